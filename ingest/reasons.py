@@ -1,0 +1,40 @@
+"""Why an image or a face could not be scored: one typed list, used in results, errors and tests."""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Machine-readable reason codes; the values are part of the result schema."""
+
+    EMPTY = "empty"
+    UNREADABLE = "unreadable"
+    TOO_MANY_BYTES = "too_many_bytes"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    ANIMATED = "animated"
+    TRUNCATED = "truncated"
+    UNDECODABLE = "undecodable"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    SIDE_TOO_LONG = "side_too_long"
+    SIDE_TOO_SHORT = "side_too_short"
+    TOO_MANY_SCANS = "too_many_scans"
+    NO_FACE = "no_face"
+    BOX_OUTSIDE_IMAGE = "box_outside_image"
+    FACE_TOO_SMALL = "face_too_small"
+    NOT_FINITE = "not_finite"
+
+
+UNSUPPORTED = frozenset({Reason.UNSUPPORTED_FORMAT, Reason.ANIMATED})
+
+
+class Unscorable(Exception):
+    """One image or face cannot be scored; its batch-mates are untouched.
+
+    Attributes:
+        reason: the machine-readable code.
+        detail: one sentence with what was found and which limit it broke; never image content.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
