@@ -1,0 +1,40 @@
+"""The seam between scoring and engines: encoded faces in, features out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.probe import EncodedFace
+from ingest.reasons import Unscorable
+
+
+class BackendUnavailable(Exception):
+    """The engine cannot answer now; the same call may succeed later."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureBatch:
+    """Features of a batch of faces.
+
+    Attributes:
+        features: [N, D] float32, a row of NaN for each failed face.
+        failures: why a row failed, by row.
+    """
+
+    features: NDArray[np.float32]
+    failures: Mapping[int, Unscorable]
+
+
+class Embedder(Protocol):
+    """Turns encoded faces into features, in order; a bad face costs only its own row."""
+
+    def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
+        """Return one row per face.
+
+        Raises:
+            BackendUnavailable: the engine cannot answer now.
+        """
+        ...

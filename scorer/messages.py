@@ -1,0 +1,183 @@
+"""What goes in and what comes out: one request and one result, for a file, an archive and a stream alike.
+
+JSON Schemas are generated from these types (`result_schema`), never written by hand.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID, uuid5
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
+
+from ingest.reasons import Reason
+from ingest.spec import FaceBox
+
+RESULT_NAMESPACE = UUID("9f2c1b54-6f0e-5a7e-9a53-1f0c7f0b2a11")
+MAX_FACES = 64
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+BoxNumbers = Annotated[tuple[float, float, float, float], Field(description="x, y, width, height in upright pixels")]
+
+
+class Decision(StrEnum):
+    """What the policy says of a face or an image, from least to most suspicious."""
+
+    PASS = "pass"  # noqa: S105 - a decision, not a password
+    REVIEW = "review"
+    FLAG = "flag"
+
+    @property
+    def rank(self) -> int:
+        """0 for pass, 1 for review, 2 for flag."""
+        return list(Decision).index(self)
+
+
+class Status(StrEnum):
+    """How far scoring got: `scored`, `no_face`, `unsupported` (not a kind we take) or `failed` (broken)."""
+
+    SCORED = "scored"
+    NO_FACE = "no_face"
+    UNSUPPORTED = "unsupported"
+    FAILED = "failed"
+
+
+class Message(BaseModel):
+    """Immutable, unknown fields refused, no NaN or infinity on the wire."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class RequestedFace(Message):
+    """A face that the caller already located."""
+
+    face_id: Annotated[str, Field(min_length=1, max_length=128)]
+    box: BoxNumbers
+
+    @model_validator(mode="after")
+    def _box_has_area(self) -> Self:
+        FaceBox(*self.box)
+        return self
+
+
+class ImageSource(Message):
+    """Where the encoded image is: exactly one of `uri` and `bytes` (base64 in JSON)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    uri: str | None = None
+    data: Annotated[Base64Bytes | None, Field(alias="bytes")] = None
+    sha256: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$")] = None
+    media_type: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.uri is None) == (self.data is None):
+            message = "an image needs exactly one of 'uri' and 'bytes'"
+            raise ValueError(message)
+        return self
+
+
+class ScoreRequest(Message):
+    """One image to score; `faces` absent means "find them"."""
+
+    request_id: Annotated[str, Field(min_length=1, max_length=256)]
+    content_id: Annotated[str, Field(min_length=1, max_length=4096)]
+    image: ImageSource
+    faces: Annotated[tuple[RequestedFace, ...] | None, Field(max_length=MAX_FACES)] = None
+    tenant: str | None = None
+    stream: str | None = None
+    submitted_at: datetime | None = None
+    policy_id: str | None = None
+    explain: bool = False
+    attributes: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _face_ids_differ(self) -> Self:
+        ids = [face.face_id for face in self.faces or ()]
+        if len(ids) != len(set(ids)):
+            message = f"request {self.request_id} names a face_id twice"
+            raise ValueError(message)
+        return self
+
+
+class FaceResult(Message):
+    """One face. `log_likelihood` (nats), `p_value` and `score` are absent when the face was not scored.
+
+    `p_value` is the share of held-out photographs at most this likely, counting the face itself, so
+    never below 1/(n+1); `score` is 1 - p_value: high means unlike the photographs this bundle knows.
+    """
+
+    face_id: str
+    box: BoxNumbers
+    detector_confidence: Probability | None
+    log_likelihood: float | None
+    p_value: Probability | None
+    score: Probability | None
+    decision: Decision
+    reason_codes: tuple[Reason, ...]
+    quality: dict[str, float]
+
+
+class ImageFacts(Message):
+    """The image as probed; sides in upright pixels; absent facts could not be read."""
+
+    sha256: str | None = None
+    width: int | None = None
+    height: int | None = None
+    media_type: str | None = None
+
+
+class ModelFacts(Message):
+    """Which bundle scored: its name and the SHA-256 of its manifest, which pins every file."""
+
+    bundle_id: str
+    bundle_digest: str
+
+
+class PolicyFacts(Message):
+    """The policy that decided: its name, version and the false-alarm rates (per face) it stands for."""
+
+    policy_id: str
+    version: str
+    flag_false_alarm_rate: Probability
+    review_false_alarm_rate: Probability
+
+
+class ScoreResult(Message):
+    """The one answer to one request. `decision` is null unless `status` is `scored`."""
+
+    schema_version: Literal[1] = 1
+    result_id: UUID
+    request_id: str
+    content_id: str
+    status: Status
+    decision: Decision | None
+    reason_codes: tuple[Reason, ...]
+    detail: str | None
+    score: Probability | None
+    face_count: int
+    image: ImageFacts
+    faces: tuple[FaceResult, ...]
+    model: ModelFacts
+    policy: PolicyFacts
+    timing_ms: dict[str, float]
+    scored_at: datetime
+    attributes: dict[str, str]
+
+    @model_validator(mode="after")
+    def _only_scored_images_are_decided(self) -> Self:
+        if (self.status is Status.SCORED) != (self.decision is not None):
+            message = f"result {self.result_id} has status {self.status} and decision {self.decision}"
+            raise ValueError(message)
+        return self
+
+
+def result_id(request_id: str, bundle_digest: str, policy_version: str) -> UUID:
+    """Return the id that a replay of the same request under the same bundle and policy gets again."""
+    return uuid5(RESULT_NAMESPACE, "\0".join((request_id, bundle_digest, policy_version)))
+
+
+def result_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of a result line."""
+    return ScoreResult.model_json_schema(mode="serialization")

@@ -1,0 +1,138 @@
+"""The Gaussian mixture over features of real photographs, and its log-likelihood as one matrix product.
+
+Shape suffixes: N faces, D features, K components. Likelihoods are in nats.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+# NumPy and CuPy share this module's code; CuPy's arrays have no static type here.
+Array = Any
+WEIGHT_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GaussianMixture:
+    """The parameters of a fitted mixture, as scikit-learn names and orders them.
+
+    Attributes:
+        weights: [K], positive, summing to one.
+        means: [K, D].
+        precisions_cholesky: [K, D, D] upper triangular (full covariance) or [K, D] (diagonal), so
+            that `precision = factor @ factor.T`.
+
+    Raises:
+        ValueError: shapes disagree, a number is not finite, or the weights are no distribution.
+    """
+
+    weights: NDArray[np.floating]
+    means: NDArray[np.floating]
+    precisions_cholesky: NDArray[np.floating]
+
+    def __post_init__(self) -> None:
+        components, size = self.means.shape
+        if self.weights.shape != (components,):
+            message = f"mixture has {components} means but weights of shape {self.weights.shape}"
+            raise ValueError(message)
+        if self.precisions_cholesky.shape not in {(components, size), (components, size, size)}:
+            message = f"mixture factors have shape {self.precisions_cholesky.shape}, means {self.means.shape}"
+            raise ValueError(message)
+        if not all(np.isfinite(array).all() for array in (self.weights, self.means, self.precisions_cholesky)):
+            message = "mixture holds a number that is not finite"
+            raise ValueError(message)
+        if self.weights.min() <= 0 or abs(float(self.weights.sum(dtype=np.float64)) - 1) > WEIGHT_TOLERANCE:
+            message = "mixture weights are not positive numbers that sum to one"
+            raise ValueError(message)
+        if self.diagonals().min() <= 0:
+            message = "mixture has a precision factor whose diagonal is not positive"
+            raise ValueError(message)
+
+    def diagonals(self) -> NDArray[np.floating]:
+        """Return the diagonals of the factors, [K, D]."""
+        if self.precisions_cholesky.ndim == 2:  # noqa: PLR2004 - the rank of a matrix
+            return self.precisions_cholesky
+        return np.diagonal(self.precisions_cholesky, axis1=1, axis2=2)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StackedMixture:
+    """A mixture laid out for scoring: the factors of all components side by side in one matrix.
+
+    Attributes:
+        centre: [D], subtracted first, so that single precision is spent on differences.
+        panels: column panels of the stacked factors. Panel j is [rows_j, K * columns_j]: an upper
+            triangular factor needs only its first `rows_j` rows there, which saves a third of the work.
+        offsets: the projected means, one [K * columns_j] for each panel.
+        constants: [K], log weight + log determinant - D/2 log 2 pi.
+        xp: `numpy` or `cupy`.
+    """
+
+    centre: Array
+    panels: tuple[Array, ...]
+    offsets: tuple[Array, ...]
+    constants: Array
+    xp: Any
+
+
+def stack_mixture(mixture: GaussianMixture, dtype: DTypeLike = np.float32, xp: Any = np, panels: int = 4) -> StackedMixture:  # noqa: ANN401 - the array module
+    """Lay `mixture` out for `log_likelihood`; derived numbers are computed in float64, stored as `dtype`.
+
+    With `panels=1` and full covariances, scoring is one (N, D) x (D, K D) product; more panels skip
+    the zeros below the triangular factors' diagonals. A diagonal mixture ignores `panels`.
+    """
+    weights, means, factors = (
+        np.asarray(array, dtype=np.float64) for array in (mixture.weights, mixture.means, mixture.precisions_cholesky)
+    )
+    components, size = means.shape
+    centre = weights @ means
+    shifted = means - centre
+    constants = np.log(weights) + np.log(mixture.diagonals().astype(np.float64)).sum(axis=1) - size / 2 * math.log(2 * math.pi)
+    matrices: list[NDArray[np.float64]]
+    if factors.ndim == 2:  # noqa: PLR2004 - diagonal covariances
+        matrices, offsets = [factors], [shifted * factors]
+    else:
+        edges = np.linspace(0, size, panels + 1).astype(int)
+        matrices, offsets = [], []
+        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+            panel = factors[:, :stop, start:stop]
+            matrices.append(np.ascontiguousarray(panel.transpose(1, 0, 2)).reshape(stop, -1))
+            offsets.append(np.einsum("kd,kde->ke", shifted[:, :stop], panel).reshape(-1))
+    return StackedMixture(
+        centre=xp.asarray(centre, dtype=dtype),
+        panels=tuple(xp.asarray(matrix, dtype=dtype) for matrix in matrices),
+        offsets=tuple(xp.asarray(offset, dtype=dtype) for offset in offsets),
+        constants=xp.asarray(constants, dtype=dtype),
+        xp=xp,
+    )
+
+
+def component_log_likelihood(features_ND: Array, mixture: StackedMixture) -> Array:  # noqa: N803 - shape suffix
+    """Return [N, K]: log weight + log density of each face under each component, in nats."""
+    xp, components = mixture.xp, mixture.constants.shape[0]
+    centred = features_ND.astype(mixture.centre.dtype, copy=False) - mixture.centre
+    distances = xp.zeros((centred.shape[0], components), dtype=centred.dtype)
+    if mixture.offsets[0].ndim == 2:  # noqa: PLR2004 - diagonal covariances
+        for component in range(components):
+            residual = centred * mixture.panels[0][component] - mixture.offsets[0][component]
+            distances[:, component] = xp.einsum("nd,nd->n", residual, residual)
+    else:
+        for panel, offset in zip(mixture.panels, mixture.offsets, strict=True):
+            residual = centred[:, : panel.shape[0]] @ panel
+            residual -= offset
+            residual = residual.reshape(centred.shape[0], components, -1)
+            distances += xp.einsum("nkd,nkd->nk", residual, residual)
+    return mixture.constants - distances / 2
+
+
+def log_likelihood(features_ND: Array, mixture: StackedMixture) -> Array:  # noqa: N803 - shape suffix
+    """Return [N]: log sum_k w_k N(x; mu_k, Sigma_k) of each face in nats (the paper's Eq. 7 score).
+
+    A row with a number that is not finite gives NaN (never a large likelihood).
+    """
+    joint = component_log_likelihood(features_ND, mixture)
+    peak = joint.max(axis=1, keepdims=True)
+    return (peak + mixture.xp.log(mixture.xp.exp(joint - peak).sum(axis=1, keepdims=True)))[:, 0]

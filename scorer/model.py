@@ -1,0 +1,28 @@
+"""What the pure heart needs of a bundle: arrays and names, no files and no engine."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.spec import PreprocessSpec
+from scorer.mixture import StackedMixture
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A bundle's model facts.
+
+    Attributes:
+        bundle_id: the bundle's name.
+        digest: SHA-256 of the bundle's manifest, which pins every file.
+        preprocess: how a face is cut.
+        mixture: the mixture of photographs' features, laid out for scoring.
+        calibration: [n] held-out photographs' log-likelihoods in nats, ascending.
+    """
+
+    bundle_id: str
+    digest: str
+    preprocess: PreprocessSpec
+    mixture: StackedMixture
+    calibration: NDArray[np.float64]

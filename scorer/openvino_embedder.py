@@ -1,0 +1,84 @@
+"""Decode, crop and embed in this process: DALI for the pixels, OpenVINO for the network."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from ingest.dali import FaceCropper
+from ingest.probe import EncodedFace
+from ingest.reasons import Unscorable
+from scorer.bundle import Bundle
+from scorer.embed import FeatureBatch
+
+CROPS_PER_CHUNK = 16
+
+
+class OpenVinoExtractor:
+    """The bundle's network on the CPU: uint8 crops in, FP32 features out.
+
+    Every crop is an inference request of its own, as many in flight as there are cores: a face's
+    features then cannot depend on its batch-mates, and on a CPU this is no slower than batching.
+    """
+
+    def __init__(self, model: Path, feature_size: int, threads: int) -> None:
+        core = ov.Core()
+        network = core.read_model(model)
+        network.reshape([1, *(dimension.get_length() for dimension in list(network.input(0).partial_shape)[1:])])
+        self._compiled = core.compile_model(
+            network,
+            "CPU",
+            {
+                "PERFORMANCE_HINT": "THROUGHPUT",
+                "NUM_STREAMS": threads,
+                "INFERENCE_NUM_THREADS": threads,
+                # Machines with BF16 units would otherwise round what is not quantised, and score differently.
+                "INFERENCE_PRECISION_HINT": "f32",
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+        self.feature_size = feature_size
+        self._queue = ov.AsyncInferQueue(self._compiled, 2 * threads)
+        self._queue.set_callback(_store)
+
+    def start(self, crops: Sequence[NDArray[np.uint8]], rows: Sequence[int], features: NDArray[np.float32]) -> None:
+        """Queue `crops` ([size, size, 3] each); row `rows[i]` of `features` is filled by `wait` at the latest."""
+        for crop, row in zip(crops, rows, strict=True):
+            self._queue.start_async({0: crop[None]}, (features, row))
+
+    def wait(self) -> None:
+        """Block until every queued crop is done."""
+        self._queue.wait_all()
+
+
+def _store(request: Any, place: tuple[NDArray[np.float32], int]) -> None:  # noqa: ANN401 - OpenVINO's request is untyped
+    features, row = place
+    features[row] = request.get_output_tensor(0).data[0]
+
+
+class LocalEmbedder:
+    """An `Embedder` in this process; cutting the next crops overlaps the network's work on the last."""
+
+    def __init__(self, bundle: Bundle, threads: int) -> None:
+        self._extractor = OpenVinoExtractor(bundle.extractor, bundle.manifest.feature_size, threads)
+        self._cropper = FaceCropper(bundle.model.preprocess, threads, CROPS_PER_CHUNK)
+
+    def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
+        """Return one row of features per face; see `Embedder`."""
+        features = np.full((len(faces), self._extractor.feature_size), np.nan, dtype=np.float32)
+        failures: dict[int, Unscorable] = {}
+        for start in range(0, len(faces), CROPS_PER_CHUNK):
+            cropped = self._cropper.crop(faces[start : start + CROPS_PER_CHUNK])
+            crops, rows = [], []
+            for row, crop in enumerate(cropped, start):
+                if isinstance(crop, Unscorable):
+                    failures[row] = crop
+                else:
+                    crops.append(crop)
+                    rows.append(row)
+            self._extractor.start(crops, rows, features)
+        self._extractor.wait()
+        return FeatureBatch(features, failures)

@@ -1,0 +1,161 @@
+"""The pure heart: located images in, results out. No I/O of its own; the same for all three jobs."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from ingest.reasons import UNSUPPORTED, Reason, Unscorable
+from ingest.spec import crop_window
+from scorer.decide import Policy, decide_face, p_values
+from scorer.embed import Embedder, EncodedFace
+from scorer.locate import LocatedFace, LocatedImage
+from scorer.messages import (
+    Decision,
+    FaceResult,
+    ImageFacts,
+    ModelFacts,
+    PolicyFacts,
+    ScoreResult,
+    Status,
+    result_id,
+)
+from scorer.mixture import log_likelihood
+from scorer.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class _Score:
+    log_likelihood: float
+    p_value: float
+
+
+def score_batch(
+    images: Sequence[LocatedImage], embedder: Embedder, model: Model, policy: Policy
+) -> list[ScoreResult]:
+    """Score every face of `images` in one batch and return one result per image, in order.
+
+    A face that cannot be cut, decoded or embedded carries its reason and never changes its
+    batch-mates' numbers.
+    """
+    started = time.perf_counter()
+    outcomes: dict[tuple[int, int], _Score | Unscorable] = {}
+    places: list[tuple[int, int]] = []
+    encoded: list[EncodedFace] = []
+    for image_number, image in enumerate(images):
+        for face_number, face in enumerate(image.faces):
+            place = (image_number, face_number)
+            prepared = _prepare(image, face, model, policy)
+            if isinstance(prepared, Unscorable):
+                outcomes[place] = prepared
+            else:
+                places.append(place)
+                encoded.append(prepared)
+    embedded = embedder.embed(encoded)
+    embed_ms = (time.perf_counter() - started) * 1000
+    likelihoods = np.asarray(log_likelihood(embedded.features, model.mixture), dtype=np.float64)
+    for row, (place, value, p_value) in enumerate(
+        zip(places, likelihoods, p_values(likelihoods, model.calibration), strict=True)
+    ):
+        if row in embedded.failures:
+            outcomes[place] = embedded.failures[row]
+        elif not np.isfinite(value):
+            outcomes[place] = Unscorable(Reason.NOT_FINITE, "the extractor gave a number that is not finite")
+        else:
+            outcomes[place] = _Score(float(value), float(p_value))
+    scored_at = datetime.now(UTC)
+    return [
+        _result(image, [outcomes[number, index] for index in range(len(image.faces))], model, policy, scored_at, embed_ms)
+        for number, image in enumerate(images)
+    ]
+
+
+def _prepare(image: LocatedImage, face: LocatedFace, model: Model, policy: Policy) -> EncodedFace | Unscorable:
+    if image.info is None:
+        message = "a located image with faces has been probed"
+        raise AssertionError(message)
+    window = crop_window(face.box, image.info.width, image.info.height, model.preprocess)
+    if window is None:
+        return Unscorable(
+            Reason.BOX_OUTSIDE_IMAGE, f"box {face.box.as_tuple()} misses the {image.info.width}x{image.info.height} image"
+        )
+    if face.box.short_side < policy.min_face_px:
+        return Unscorable(
+            Reason.FACE_TOO_SMALL,
+            f"the face is {face.box.short_side:.0f} px wide, the policy scores from {policy.min_face_px:g} px",
+        )
+    return EncodedFace(image.data, image.info, window)
+
+
+def _result(  # noqa: PLR0913 - the parts of a result
+    image: LocatedImage,
+    outcomes: list[_Score | Unscorable],
+    model: Model,
+    policy: Policy,
+    scored_at: datetime,
+    embed_ms: float,
+) -> ScoreResult:
+    faces = tuple(_face_result(face, outcome, policy) for face, outcome in zip(image.faces, outcomes, strict=True))
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Unscorable)]
+    failure = image.failure
+    if failure is None and not faces:
+        failure = Unscorable(Reason.NO_FACE, "no face was found")
+    elif failure is None and len(failures) == len(faces):
+        failure = failures[0]
+    scores = [face.score for face in faces if face.score is not None]
+    status = _status(failure)
+    if failure is not None:
+        reasons, detail = (failure.reason,), failure.detail
+    else:
+        reasons, detail = tuple(dict.fromkeys(f.reason for f in failures)), failures[0].detail if failures else None
+    info = image.info
+    return ScoreResult(
+        result_id=result_id(image.request.request_id, model.digest, policy.version),
+        request_id=image.request.request_id,
+        content_id=image.request.content_id,
+        status=status,
+        decision=max((face.decision for face in faces), key=lambda d: d.rank) if status is Status.SCORED else None,
+        reason_codes=reasons,
+        detail=detail,
+        score=max(scores) if scores else None,
+        face_count=len(faces),
+        image=ImageFacts()
+        if info is None
+        else ImageFacts(sha256=info.sha256, width=info.width, height=info.height, media_type=info.media_type),
+        faces=faces,
+        model=ModelFacts(bundle_id=model.bundle_id, bundle_digest=model.digest),
+        policy=PolicyFacts(
+            policy_id=policy.policy_id,
+            version=policy.version,
+            flag_false_alarm_rate=policy.flag_false_alarm_rate,
+            review_false_alarm_rate=policy.review_false_alarm_rate,
+        ),
+        timing_ms={"locate": round(image.locate_ms, 3), "embed_batch": round(embed_ms, 3)},
+        scored_at=scored_at,
+        attributes=image.request.attributes,
+    )
+
+
+def _face_result(face: LocatedFace, outcome: _Score | Unscorable, policy: Policy) -> FaceResult:
+    score = outcome if isinstance(outcome, _Score) else None
+    return FaceResult(
+        face_id=face.face_id,
+        box=face.box.as_tuple(),
+        detector_confidence=face.confidence,
+        log_likelihood=score and score.log_likelihood,
+        p_value=score and score.p_value,
+        score=score and 1 - score.p_value,
+        decision=decide_face(score and score.p_value, policy),
+        reason_codes=() if isinstance(outcome, _Score) else (outcome.reason,),
+        quality={"face_px": round(face.box.short_side, 1)},
+    )
+
+
+def _status(failure: Unscorable | None) -> Status:
+    if failure is None:
+        return Status.SCORED
+    if failure.reason is Reason.NO_FACE:
+        return Status.NO_FACE
+    return Status.UNSUPPORTED if failure.reason in UNSUPPORTED else Status.FAILED
