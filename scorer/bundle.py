@@ -195,7 +195,9 @@ def _read_manifest(folder: Path) -> tuple[Manifest, str]:
         message = f"{path} is no manifest: {type(error).__name__}: {error}"
         raise BundleMismatch(message) from error
     if version != SCHEMA_VERSION:
-        message = f"{path} has schema version {version!r}, this unlensed reads {SCHEMA_VERSION}: use the release it was made with"
+        message = (
+            f"{path} has schema version {version!r}, this release reads {SCHEMA_VERSION}: use the one that made it"
+        )
         raise BundleMismatch(message)
     try:
         return Manifest.model_validate(fields), hashlib.sha256(raw).hexdigest()
@@ -208,7 +210,9 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     present = set(_files(folder))
     for name in sorted(present | set(manifest.files)):
         if Path(name).suffix.lower() in PICKLES:
-            message = f"{folder / name} is of a kind that can hold a pickle, which could run code: a bundle never has one"
+            message = (
+                f"{folder / name} is of a kind that can hold a pickle, which could run code: a bundle never has one"
+            )
             raise BundleMismatch(message)
         if name not in present:
             message = f"{folder / name} is missing: copy the whole bundle again"

@@ -54,5 +54,6 @@ def _requested_faces(request: ScoreRequest) -> tuple[LocatedFace, ...]:
 
 def _detected_faces(data: bytes, info: ImageInfo, detector: FaceDetector) -> tuple[LocatedFace, ...]:
     return tuple(
-        LocatedFace(str(number), found.box, found.confidence) for number, found in enumerate(detector.detect(data, info))
+        LocatedFace(str(number), found.box, found.confidence)
+        for number, found in enumerate(detector.detect(data, info))
     )

@@ -175,7 +175,7 @@ class ScoreResult(Message):
 
 def result_id(request_id: str, bundle_digest: str, policy_version: str) -> UUID:
     """Return the id that a replay of the same request under the same bundle and policy gets again."""
-    return uuid5(RESULT_NAMESPACE, "\0".join((request_id, bundle_digest, policy_version)))
+    return uuid5(RESULT_NAMESPACE, f"{request_id}\0{bundle_digest}\0{policy_version}")
 
 
 def result_schema() -> dict[str, Any]:

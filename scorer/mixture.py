@@ -5,6 +5,7 @@ Shape suffixes: N faces, D features, K components. Likelihoods are in nats.
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,9 @@ class StackedMixture:
     xp: Any
 
 
-def stack_mixture(mixture: GaussianMixture, dtype: DTypeLike = np.float32, xp: Any = np, panels: int = 4) -> StackedMixture:  # noqa: ANN401 - the array module
+def stack_mixture(
+    mixture: GaussianMixture, dtype: DTypeLike = np.float32, xp: Any = np, panels: int = 4
+) -> StackedMixture:
     """Lay `mixture` out for `log_likelihood`; derived numbers are computed in float64, stored as `dtype`.
 
     With `panels=1` and full covariances, scoring is one (N, D) x (D, K D) product; more panels skip
@@ -87,17 +90,19 @@ def stack_mixture(mixture: GaussianMixture, dtype: DTypeLike = np.float32, xp: A
     weights, means, factors = (
         np.asarray(array, dtype=np.float64) for array in (mixture.weights, mixture.means, mixture.precisions_cholesky)
     )
-    components, size = means.shape
+    size = means.shape[1]
     centre = weights @ means
     shifted = means - centre
-    constants = np.log(weights) + np.log(mixture.diagonals().astype(np.float64)).sum(axis=1) - size / 2 * math.log(2 * math.pi)
+    constants = (
+        np.log(weights) + np.log(mixture.diagonals().astype(np.float64)).sum(axis=1) - size / 2 * math.log(2 * math.pi)
+    )
     matrices: list[NDArray[np.float64]]
     if factors.ndim == 2:  # noqa: PLR2004 - diagonal covariances
         matrices, offsets = [factors], [shifted * factors]
     else:
         edges = np.linspace(0, size, panels + 1).astype(int)
         matrices, offsets = [], []
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in pairwise(edges):
             panel = factors[:, :stop, start:stop]
             matrices.append(np.ascontiguousarray(panel.transpose(1, 0, 2)).reshape(stop, -1))
             offsets.append(np.einsum("kd,kde->ke", shifted[:, :stop], panel).reshape(-1))

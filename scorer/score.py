@@ -13,7 +13,6 @@ from scorer.decide import Policy, decide_face, p_values
 from scorer.embed import Embedder, EncodedFace
 from scorer.locate import LocatedFace, LocatedImage
 from scorer.messages import (
-    Decision,
     FaceResult,
     ImageFacts,
     ModelFacts,
@@ -32,9 +31,7 @@ class _Score:
     p_value: float
 
 
-def score_batch(
-    images: Sequence[LocatedImage], embedder: Embedder, model: Model, policy: Policy
-) -> list[ScoreResult]:
+def score_batch(images: Sequence[LocatedImage], embedder: Embedder, model: Model, policy: Policy) -> list[ScoreResult]:
     """Score every face of `images` in one batch and return one result per image, in order.
 
     A face that cannot be cut, decoded or embedded carries its reason and never changes its
@@ -65,9 +62,8 @@ def score_batch(
             outcomes[place] = Unscorable(Reason.NOT_FINITE, "the extractor gave a number that is not finite")
         else:
             outcomes[place] = _Score(float(value), float(p_value))
-    scored_at = datetime.now(UTC)
     return [
-        _result(image, [outcomes[number, index] for index in range(len(image.faces))], model, policy, scored_at, embed_ms)
+        _result(image, [outcomes[number, index] for index in range(len(image.faces))], model, policy, embed_ms)
         for number, image in enumerate(images)
     ]
 
@@ -79,7 +75,8 @@ def _prepare(image: LocatedImage, face: LocatedFace, model: Model, policy: Polic
     window = crop_window(face.box, image.info.width, image.info.height, model.preprocess)
     if window is None:
         return Unscorable(
-            Reason.BOX_OUTSIDE_IMAGE, f"box {face.box.as_tuple()} misses the {image.info.width}x{image.info.height} image"
+            Reason.BOX_OUTSIDE_IMAGE,
+            f"box {face.box.as_tuple()} misses the {image.info.width}x{image.info.height} image",
         )
     if face.box.short_side < policy.min_face_px:
         return Unscorable(
@@ -89,13 +86,8 @@ def _prepare(image: LocatedImage, face: LocatedFace, model: Model, policy: Polic
     return EncodedFace(image.data, image.info, window)
 
 
-def _result(  # noqa: PLR0913 - the parts of a result
-    image: LocatedImage,
-    outcomes: list[_Score | Unscorable],
-    model: Model,
-    policy: Policy,
-    scored_at: datetime,
-    embed_ms: float,
+def _result(
+    image: LocatedImage, outcomes: list[_Score | Unscorable], model: Model, policy: Policy, embed_ms: float
 ) -> ScoreResult:
     faces = tuple(_face_result(face, outcome, policy) for face, outcome in zip(image.faces, outcomes, strict=True))
     failures = [outcome for outcome in outcomes if isinstance(outcome, Unscorable)]
@@ -133,7 +125,7 @@ def _result(  # noqa: PLR0913 - the parts of a result
             review_false_alarm_rate=policy.review_false_alarm_rate,
         ),
         timing_ms={"locate": round(image.locate_ms, 3), "embed_batch": round(embed_ms, 3)},
-        scored_at=scored_at,
+        scored_at=datetime.now(UTC),
         attributes=image.request.attributes,
     )
 

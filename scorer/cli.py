@@ -1,0 +1,165 @@
+"""The `unlensed` command: thin functions over the rooms, with one meaning for each exit code."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ingest.device import DeviceError
+from scorer.bundle import BundleMismatch, read_bundle, verify_engine
+from scorer.decide import PolicyError
+from scorer.embed import BackendUnavailable
+from scorer.messages import Status, result_schema
+from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
+from scorer.settings import SettingsError, load_settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Finds faces that are unlike the photographs its bundle knows.",
+)
+bundle_app = typer.Typer(no_args_is_help=True, help="Check a bundle.")
+app.add_typer(bundle_app, name="bundle")
+
+
+class Exit(IntEnum):
+    """Exit codes: sysexits.h where it has one."""
+
+    DONE = 0
+    USAGE = 2
+    FAILURES = 3
+    BAD_DATA = 65
+    TRY_AGAIN = 75
+    BAD_CONFIGURATION = 78
+
+
+CODES: dict[type[Exception], Exit] = {
+    UsageError: Exit.USAGE,
+    BundleMismatch: Exit.BAD_DATA,
+    BackendUnavailable: Exit.TRY_AGAIN,
+    SettingsError: Exit.BAD_CONFIGURATION,
+    PolicyError: Exit.BAD_CONFIGURATION,
+    DeviceError: Exit.BAD_CONFIGURATION,
+}
+
+BundleOption = Annotated[Path | None, typer.Option(help="The bundle to score with. [default: model_repository]")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines on standard output instead of a table.")]
+
+
+@app.command()
+def score(  # noqa: PLR0913 - one parameter per flag
+    paths: Annotated[list[str], typer.Argument(help="Files, directories, globs, or - for a list on standard input.")],
+    *,
+    as_json: JsonOption = False,
+    bundle: BundleOption = None,
+    faces: Annotated[
+        Path | None, typer.Option(help="A JSON file that brings face boxes instead of finding them.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the results to this file, one JSON line an image.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Write one annotated picture per image into this folder.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
+    max_failed: Annotated[int, typer.Option(help="Exit with 3 when more images than this could not be scored.")] = 0,
+) -> None:
+    """Score images: how unlike the photographs this bundle knows is each face?"""
+    from scorer.engine import LocalScorer  # noqa: PLC0415 - engines load only when they are needed
+    from scorer.report import Progress, ResultTable  # noqa: PLC0415
+
+    settings = load_settings(bundle=bundle, device=device, threads=threads)
+    files = expand_paths(paths, sys.stdin)
+    boxes = read_boxes(faces) if faces else None
+    if picture:
+        picture.mkdir(parents=True, exist_ok=True)
+    scorer = LocalScorer(settings)
+    table = ResultTable()
+    failed = 0
+    with _line_writer(out) as write_line, Progress(len(files)) as progress:
+        for path, result in zip(files, scorer.score(request_for(file, boxes) for file in files), strict=True):
+            line = result.model_dump_json()
+            write_line(line)
+            if as_json:
+                print(line, flush=True)  # noqa: T201 - the output asked for
+            else:
+                table.add(result)
+            if picture and result.status in {Status.SCORED, Status.NO_FACE}:
+                from scorer.picture import draw_picture  # noqa: PLC0415
+
+                draw_picture(read_image(path, settings.limits.max_bytes), result, picture)
+            failed += result.status in {Status.FAILED, Status.UNSUPPORTED}
+            progress.advance(result)
+    if not as_json:
+        table.show(scorer.bundle)
+    raise typer.Exit(Exit.FAILURES if failed > max_failed else Exit.DONE)
+
+
+@app.command()
+def doctor(*, as_json: JsonOption = False, bundle: BundleOption = None, device: str | None = None) -> None:
+    """Say which engine, decoder, device and bundle are in use and why, and what is missing."""
+    from scorer.doctor import examine  # noqa: PLC0415
+
+    findings = examine(bundle=bundle, device=device)
+    if as_json:
+        print(json.dumps([finding.as_dict() for finding in findings]))  # noqa: T201 - the output asked for
+    else:
+        findings_console = Console()
+        for finding in findings:
+            findings_console.print(finding.line(), soft_wrap=True)
+    raise typer.Exit(Exit.DONE if all(finding.usable for finding in findings) else Exit.BAD_CONFIGURATION)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a result line."""
+    print(json.dumps(result_schema(), indent=2))  # noqa: T201 - the output asked for
+
+
+@bundle_app.command()
+def verify(folder: Annotated[Path, typer.Argument(help="The bundle's folder.")], *, threads: int | None = None) -> None:
+    """Check digests, schema and arrays, then send the golden faces through the live engine."""
+    from scorer.openvino_embedder import LocalEmbedder  # noqa: PLC0415
+
+    settings = load_settings(bundle=folder, threads=threads)
+    checked = read_bundle(folder)
+    drift = verify_engine(checked, LocalEmbedder(checked, settings.threads))
+    Console().print(
+        f"{folder}: {len(checked.manifest.files)} files as recorded, golden faces {drift:.2g} nats from their answers "
+        f"({checked.manifest.golden_tolerance_nats:g} allowed). Digest {checked.model.digest}",
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def _line_writer(path: Path | None) -> Iterator[Callable[[str], object]]:
+    if path is None:
+        yield lambda _line: None
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        message = f"cannot write {path}: {error.strerror}"
+        raise UsageError(message) from error
+    with file:
+        yield lambda line: file.write(line + "\n")
+
+
+def main() -> None:
+    """Run the command line; every foreseen error is one sentence and an exit code."""
+    try:
+        app()
+    except tuple(CODES) as error:
+        Console(stderr=True).print(
+            f"unlensed: {error}", style="bold red", soft_wrap=True, markup=False, highlight=False
+        )
+        sys.exit(CODES[type(error)])

@@ -1,0 +1,118 @@
+"""What `unlensed doctor` finds: each part in use, why it was chosen, and what is missing."""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.markup import escape
+
+from ingest.device import DeviceError, resolve_device
+from scorer.bundle import BundleMismatch, read_bundle, verify_engine
+from scorer.decide import PolicyError, check_policy
+from scorer.settings import Settings, SettingsError, load_settings
+
+GPU_PACKAGES = {
+    "cupy": "the mixture on the GPU",
+    "torch_tensorrt": "compiling the extractor for TensorRT",
+    "tritonclient": "scoring through Triton",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One part of the installation; `usable` False means that scoring cannot start."""
+
+    part: str
+    usable: bool
+    found: str
+    why: str
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the finding as JSON-able fields."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """Return the finding as one line for a person."""
+        mark = "[green]ok[/]" if self.usable else "[red]no[/]"
+        return f"[bold]{self.part:<10}[/] {mark}  {escape(self.found)} [dim]({escape(self.why)})[/]"
+
+
+def examine(bundle: Path | None, device: str | None) -> list[Finding]:
+    """Look at every part that scoring needs, going on after a part that fails."""
+    findings = [_present("python", platform.python_version(), f"on {platform.machine()}, {platform.system()}")]
+    try:
+        settings = load_settings(bundle=bundle, device=device)
+    except SettingsError as error:
+        return [*findings, _missing("settings", "unusable", str(error))]
+    findings.append(_device(settings))
+    packages = [
+        _package("decoder", "nvidia.dali", "nvidia-dali-cuda130", "DALI decodes and crops; it needs no GPU driver"),
+        _package("engine", "openvino", "openvino", "the fastest int8 engine measured on CPUs"),
+    ]
+    findings += packages
+    if all(package.usable for package in packages):
+        findings += _bundle(settings)
+    findings += [
+        _present("optional", f"{name} is {'installed' if importlib.util.find_spec(name) else 'not installed'}", use)
+        for name, use in GPU_PACKAGES.items()
+    ]
+    return findings
+
+
+def _present(part: str, found: str, why: str) -> Finding:
+    return Finding(part, usable=True, found=found, why=why)
+
+
+def _missing(part: str, found: str, why: str) -> Finding:
+    return Finding(part, usable=False, found=found, why=why)
+
+
+def _device(settings: Settings) -> Finding:
+    try:
+        device = resolve_device(settings.device)
+    except DeviceError as error:
+        return _missing("device", settings.device, str(error))
+    return _present("device", f"{device.kind}, {settings.threads} of {os.cpu_count()} cores", device.reason)
+
+
+def _package(part: str, module: str, distribution: str, why: str) -> Finding:
+    try:
+        importlib.import_module(module)
+        return _present(part, f"{distribution} {importlib.metadata.version(distribution)}", why)
+    except (ImportError, OSError, importlib.metadata.PackageNotFoundError) as error:
+        return _missing(part, f"{distribution} is missing", f"{error}; install unlensed[cpu]")
+
+
+def _bundle(settings: Settings) -> list[Finding]:
+    from scorer.openvino_embedder import LocalEmbedder  # noqa: PLC0415 - the packages may be missing
+
+    try:
+        bundle = read_bundle(settings.bundle)
+        drift = verify_engine(bundle, LocalEmbedder(bundle, settings.threads))
+    except BundleMismatch as error:
+        return [_missing("bundle", str(settings.bundle), str(error))]
+    manifest = bundle.manifest
+    findings = [
+        _present(
+            "bundle", f"{manifest.bundle_id} {bundle.model.digest[:12]}", f"from {settings.bundle}, {manifest.licence}"
+        ),
+        _present("detector", manifest.detector.architecture, f"{manifest.detector.file}"),
+        _present(
+            "extractor",
+            f"{manifest.feature_size} features at {manifest.precision}",
+            f"golden faces {drift:.2g} nats from their answers, {manifest.golden_tolerance_nats:g} allowed",
+        ),
+    ]
+    policy, size = settings.policy, manifest.calibration_size
+    try:
+        check_policy(policy, size)
+    except PolicyError as error:
+        return [*findings, _missing("policy", policy.policy_id, str(error))]
+    rates = (
+        f"flags {policy.flag_false_alarm_rate:.1%}, reviews {policy.review_false_alarm_rate:.1%} of photographed faces"
+    )
+    return [*findings, _present("policy", rates, f"{size} held-out photographs resolve {1 / (size + 1):.2%}")]

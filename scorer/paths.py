@@ -1,0 +1,90 @@
+"""Which files `unlensed score` means: files, directories, globs and a list on standard input."""
+
+import glob
+import json
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from pydantic import TypeAdapter, ValidationError
+
+from ingest.reasons import Reason, Unscorable
+from scorer.messages import ImageSource, RequestedFace, ScoreRequest
+
+# In a directory, a file is an image by its name; a file that is named outright is always answered for.
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif"}
+)
+Boxes = dict[str, tuple[RequestedFace, ...]]
+
+
+class UsageError(ValueError):
+    """The command line names something that cannot be used; the sentence names it."""
+
+
+def expand_paths(arguments: Iterable[str], standard_input: TextIO) -> list[Path]:
+    """Return the files that `arguments` name, each once, in order.
+
+    Raises:
+        UsageError: an argument matches nothing, or a directory holds no image.
+    """
+    return list(dict.fromkeys(path for argument in arguments for path in _expand(argument, standard_input)))
+
+
+def _expand(argument: str, standard_input: TextIO) -> Iterator[Path]:
+    if argument == "-":
+        yield from (Path(line.rstrip("\n")) for line in standard_input if line.strip())
+        return
+    path = Path(argument)
+    if path.is_dir():
+        images = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and not file.is_dir())
+        if not images:
+            message = f"{argument} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+            raise UsageError(message)
+        yield from images
+    elif path.exists() or path.is_symlink():
+        yield path
+    elif matches := sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute patterns
+        for match in matches:
+            yield from _expand(match, standard_input)
+    else:
+        message = f"{argument} does not exist and matches no file"
+        raise UsageError(message)
+
+
+def read_boxes(path: Path) -> Boxes:
+    """Read a `--faces` file: `{"path of the image": [{"face_id": "a", "box": [x, y, width, height]}]}`.
+
+    Raises:
+        UsageError: the file cannot be read, is no such JSON, or a box is not finite or has no area.
+    """
+    try:
+        return TypeAdapter(Boxes).validate_json(path.read_bytes())
+    except (OSError, ValidationError, json.JSONDecodeError) as error:
+        message = f"{path} is no file of face boxes: {error}"
+        raise UsageError(message) from error
+
+
+def request_for(path: Path, boxes: Boxes | None) -> ScoreRequest:
+    """Return the request that scores `path`; with `boxes`, an image they do not name has no face."""
+    name = str(path)
+    faces = None if boxes is None else boxes.get(name, ())
+    return ScoreRequest(request_id=name[-256:], content_id=name[-4096:], image=ImageSource(uri=name), faces=faces)
+
+
+def read_image(path: Path, max_bytes: int) -> bytes:
+    """Read one file whole.
+
+    Raises:
+        Unscorable: it is gone, forbidden, no regular file (a pipe would block for ever), or too large.
+    """
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise Unscorable(Reason.UNREADABLE, f"{path} is not a regular file")
+        if facts.st_size > max_bytes:
+            raise Unscorable(Reason.TOO_MANY_BYTES, f"{facts.st_size} bytes, the limit is {max_bytes}")
+        return path.read_bytes()
+    except OSError as error:
+        raise Unscorable(Reason.UNREADABLE, f"{path}: {error.strerror or error}") from error

@@ -1,0 +1,68 @@
+"""Deployment facts: file < environment (`UNLENSED_...`) < flag; a name that is not listed here is refused."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from ingest.probe import Limits
+from scorer.decide import Policy
+
+PREFIX = "UNLENSED_"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or has no usable value; the sentence names it and where it came from."""
+
+
+class Settings(BaseSettings):
+    """What may differ between two deployments of the same bundle. Model facts live in the bundle only."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
+    )
+
+    bundle: Path = Path("model_repository")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    batch_images: Annotated[int, Field(ge=1, le=1024)] = 32
+    policy: Policy = Policy()
+    limits: Limits = Limits()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        **others: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: flags over environment over the file that `UNLENSED_CONFIG` names."""
+        sources = [init_settings, others["env_settings"]]
+        if file := os.environ.get(CONFIG_VARIABLE):
+            sources.append(TomlConfigSettingsSource(settings_cls, toml_file=Path(file)))
+        return tuple(sources)
+
+
+def load_settings(**flags: Any) -> Settings:  # noqa: ANN401 - validated by Settings
+    """Return the settings; a flag that is None was not given.
+
+    Raises:
+        SettingsError: an unknown name or a bad value, in the file, the environment or a flag.
+    """
+    file = os.environ.get(CONFIG_VARIABLE)
+    if file and not Path(file).is_file():
+        message = f"{CONFIG_VARIABLE} names {file}, which is no file"
+        raise SettingsError(message)
+    known = {CONFIG_VARIABLE, *(f"{PREFIX}{name}".upper() for name in Settings.model_fields)}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name.split("__", maxsplit=1)[0] not in known:
+            message = f"the environment variable {name} is no setting of unlensed; known are {', '.join(sorted(known))}"
+            raise SettingsError(message)
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except (ValidationError, ValueError) as error:
+        message = f"bad configuration (flags, {PREFIX}* variables, {file or 'no file'}): {error}"
+        raise SettingsError(message) from error
