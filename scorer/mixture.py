@@ -80,7 +80,10 @@ class StackedMixture:
 
 
 def stack_mixture(
-    mixture: GaussianMixture, dtype: DTypeLike = np.float32, xp: Any = np, panels: int = 4
+    mixture: GaussianMixture,
+    dtype: DTypeLike = np.float32,
+    xp: Any = np,  # noqa: ANN401 - the array module, numpy or cupy
+    panels: int = 4,
 ) -> StackedMixture:
     """Lay `mixture` out for `log_likelihood`; derived numbers are computed in float64, stored as `dtype`.
 

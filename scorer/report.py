@@ -115,6 +115,6 @@ class ResultTable:
         console.print(", ".join(f"{count} {name}" for name, count in sorted(self._decisions.items())), highlight=False)
         console.print(
             f"p-value: the share of {len(bundle.model.calibration)} held-out photographs at most this likely under "
-            f"{bundle.manifest.bundle_id}. A flagged face is unlike the photographs this bundle knows: no more is said.",
+            f"{bundle.manifest.bundle_id}. A flagged face is unlike the photographs this bundle knows, no more.",
             highlight=False,
         )

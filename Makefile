@@ -1,0 +1,51 @@
+# make demo   score photographs: make demo PHOTOS=dir (default: the public-domain astronaut portrait)
+# make test   the whole fast suite      make check  lint, types, import floors
+# make bench  the figures of the README, measured here
+# Python 3.11 or 3.12 with venv is all that must be there; everything else goes into .venv.
+
+PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3,$(shell $(name) -c 'import sys, ensurepip; (3, 11) <= sys.version_info < (3, 13) and print("$(name)")' 2>/dev/null)))
+PHOTOS ?= $(DEMO)/photographs
+DEMO := demo-output
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: demo test check bench clean
+.DELETE_ON_ERROR:
+
+demo: .venv/demo $(if $(filter $(DEMO)/photographs,$(PHOTOS)),$(DEMO)/photographs)
+	$(BIN)/unlensed score "$(PHOTOS)" --out $(DEMO)/results.jsonl --picture $(DEMO)/pictures --max-failed 1000000
+	@echo "results: $(DEMO)/results.jsonl   pictures: $(DEMO)/pictures/"
+
+test: .venv/test
+	$(BIN)/python -m pytest -n 2
+
+check: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/test
+	$(BIN)/python tests/benchmarks/bench.py
+
+# The portrait is copied out of the installed package: no picture is kept in this repository.
+$(DEMO)/photographs: .venv/demo
+	mkdir -p $@
+	$(BIN)/python -c 'import shutil, skimage, pathlib; shutil.copy(pathlib.Path(skimage.__file__).parent / "data/astronaut.png", "$@")'
+
+.venv/demo: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing the scorer (about a minute) ..."
+	$(INSTALL) '.[cpu,demo]'
+	touch $@
+
+.venv/test: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing everything that the tests use, PyTorch among it (a few minutes, about 6 GB) ..."
+	$(INSTALL) '.[test]'
+	touch $@ .venv/demo
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "unlensed needs Python 3.11 or 3.12 with venv (Debian: apt-get install python3 python3-venv), found neither" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+clean:
+	rm -rf .venv $(DEMO)
