@@ -1,0 +1,179 @@
+"""`make bench`: the figures of the README, measured on this machine in one run.
+
+Prints, never asserts. Every rate stands beside the limit it could reach: `cores / sum of the stages'
+core-seconds per image`, where each stage (decode and crop, engine, mixture) is measured alone, in
+CPU time over all threads, so that a stage that waits is not mistaken for one that works.
+"""
+
+import argparse
+import io
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import psutil
+import skimage
+from mixture_speed import mixture_rows
+from PIL import Image
+from resnet_bundle import make_resnet_bundle
+from rich.console import Console
+from rich.table import Table
+
+from ingest.dali import FaceCropper
+from ingest.probe import EncodedFace, probe_image
+from ingest.spec import FaceBox, crop_window
+from scorer.bundle import Bundle, read_bundle
+from scorer.engine import LocalScorer
+from scorer.messages import ImageSource, RequestedFace, ScoreRequest
+from scorer.mixture import log_likelihood
+from scorer.openvino_embedder import LocalEmbedder, OpenVinoExtractor
+from scorer.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PORTRAIT_FACE = (180.0, 70.0, 95.0, 110.0)
+STAGE_IMAGES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage alone: core-seconds of CPU and seconds of wall time per image."""
+
+    name: str
+    core_s: float
+    wall_s: float
+
+
+def make_photographs(folder: Path, count: int) -> list[ScoreRequest]:
+    """Write `count` different JPEGs of 640x480 to 1600x1200 around the astronaut; return requests with boxes."""
+    portrait = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB")
+    rng = np.random.default_rng(1)
+    requests = []
+    for number in range(count):
+        width, height = ((640, 480), (1024, 768), (1600, 1200))[number % 3]
+        scale = rng.uniform(0.8, 1.0) * height / portrait.height
+        left, top = (int(rng.integers(0, limit)) for limit in (width - height + 1, 40))
+        canvas = Image.effect_noise((width, height), 12).convert("RGB")
+        canvas.paste(portrait.resize((round(portrait.width * scale),) * 2), (left, top))
+        path = folder / f"{number:05d}.jpg"
+        canvas.save(path, quality=90)
+        x, y, w, h = (value * scale for value in PORTRAIT_FACE)
+        box = (x + left, y + top, w, h)
+        requests.append(
+            ScoreRequest(
+                request_id=path.name,
+                content_id=path.name,
+                image=ImageSource(uri=str(path)),
+                faces=(RequestedFace(face_id="0", box=box),),
+            )
+        )
+    return requests
+
+
+def measure(name: str, work: Callable[[], object], images: int) -> Stage:
+    """Run `work` once to warm up and three times on the clock; keep the fastest."""
+    work()
+    best = min((_once(work) for _ in range(3)), key=lambda times: times[1])
+    return Stage(name, best[0] / images, best[1] / images)
+
+
+def _once(work: Callable[[], object]) -> tuple[float, float]:
+    cpu, wall = time.process_time(), time.perf_counter()
+    work()
+    return time.process_time() - cpu, time.perf_counter() - wall
+
+
+def measure_stages(bundle: Bundle, requests: list[ScoreRequest], threads: int) -> list[Stage]:
+    """Measure reading, probing, decoding and cropping; the engine; and the mixture, each alone."""
+    spec = bundle.model.preprocess
+    cropper = FaceCropper(spec, threads, 16)
+
+    def encode() -> list[EncodedFace]:
+        faces = []
+        for request in requests:
+            data = Path(str(request.image.uri)).read_bytes()
+            info = probe_image(data)
+            box = FaceBox(*(request.faces or ())[0].box)
+            window = crop_window(box, info.width, info.height, spec)
+            if window is None:
+                message = f"the box of {request.request_id} misses its image"
+                raise ValueError(message)
+            faces.append(EncodedFace(data, info, window))
+        return faces
+
+    def cut() -> list[np.ndarray]:
+        faces = encode()
+        return [crop for start in range(0, len(faces), 16) for crop in cropper.crop(faces[start : start + 16])]  # type: ignore[misc]
+
+    crops = cut()
+    extractor = OpenVinoExtractor(bundle.extractor, bundle.manifest.feature_size, threads)
+    features = np.zeros((len(crops), bundle.manifest.feature_size), np.float32)
+
+    def embed() -> None:
+        extractor.start(crops, range(len(crops)), features)
+        extractor.wait()
+
+    embed()
+    return [
+        measure("read, decode, crop", cut, len(requests)),
+        measure("engine", embed, len(requests)),
+        measure("mixture", lambda: log_likelihood(features, bundle.model.mixture), len(requests)),
+    ]
+
+
+def measure_end_to_end(scorer: LocalScorer, requests: list[ScoreRequest]) -> float:
+    """Return images per second from files with given boxes to results."""
+    work = lambda: sum(1 for _ in scorer.score(requests))  # noqa: E731 - one line of work
+    return 1 / measure("all", work, len(requests)).wall_s
+
+
+def measure_memory(scorer: LocalScorer, requests: list[ScoreRequest], images: int) -> tuple[float, float, float]:
+    """Return resident MiB after 500 images, at the end, and the largest relative change in between."""
+    process, sizes = psutil.Process(), []
+    endless: Iterator[ScoreRequest] = (request for _ in range(images) for request in requests)
+    for number, _ in enumerate(scorer.score(islice(endless, images)), 1):
+        if number >= 500 and number % 50 == 0:
+            sizes.append(process.memory_info().rss / 2**20)
+    return sizes[0], sizes[-1], max(abs(size / sizes[0] - 1) for size in sizes)
+
+
+def main() -> None:
+    """Print the whole table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--memory-images", type=int, default=5000)
+    options = parser.parse_args()
+    threads = len(os.sched_getaffinity(0))
+    console = Console()
+    table = Table("bundle", "stage", "core-ms / image", "images/s", "of the limit", title=f"given boxes, {threads} cores")
+    with tempfile.TemporaryDirectory() as scratch:
+        photographs = Path(scratch) / "photographs"
+        photographs.mkdir()
+        requests = make_photographs(photographs, STAGE_IMAGES)
+        resnet = make_resnet_bundle(ROOT / "model_repository", Path(scratch) / "resnet", requests)
+        for folder in (ROOT / "model_repository", resnet):
+            bundle = read_bundle(folder)
+            scorer = LocalScorer(Settings(bundle=folder, threads=threads))
+            stages = measure_stages(bundle, requests, threads)
+            limit = threads / sum(stage.core_s for stage in stages)
+            for stage in stages:
+                table.add_row(bundle.manifest.bundle_id, stage.name, f"{stage.core_s * 1000:.2f}", f"{1 / stage.wall_s:.0f}", "")
+            achieved = measure_end_to_end(scorer, requests)
+            binding = max(stages, key=lambda stage: stage.core_s).name
+            table.add_row(bundle.manifest.bundle_id, "limit", "", f"{limit:.0f}", f"binding: {binding}")
+            table.add_row(bundle.manifest.bundle_id, "end to end", "", f"{achieved:.0f}", f"{achieved / limit:.0%}", end_section=True)
+        console.print(table)
+        console.print(mixture_rows())
+        scorer = LocalScorer(Settings(bundle=ROOT / "model_repository", threads=threads))
+        first, last, change = measure_memory(scorer, requests, options.memory_images)
+        console.print(
+            f"memory over {options.memory_images} images: {first:.0f} MiB after 500, {last:.0f} MiB at the end, "
+            f"largest change {change:.1%}"
+        )
+
+
+if __name__ == "__main__":
+    main()
