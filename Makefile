@@ -7,7 +7,8 @@ PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3,$(shell $(nam
 PHOTOS ?= $(DEMO)/photographs
 DEMO := demo-output
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL := $(PIP) --constraint constraints.txt --editable
 
 .PHONY: demo test check bench clean
 .DELETE_ON_ERROR:
@@ -41,11 +42,13 @@ $(DEMO)/photographs: .venv/demo
 .venv/test: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing everything that the tests use, PyTorch among it (a few minutes, about 6 GB) ..."
 	$(INSTALL) '.[test]'
+	$(PIP) --constraint constraints.txt --no-deps --group train-no-deps
 	touch $@ .venv/demo
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "unlensed needs Python 3.11 or 3.12 with venv (Debian: apt-get install python3 python3-venv), found neither" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
+	$(PIP) --upgrade 'pip>=25.1'
 
 clean:
 	rm -rf .venv $(DEMO)
