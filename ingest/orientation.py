@@ -1,0 +1,37 @@
+"""EXIF orientation, applied in one place: decoders hand over stored pixels, everyone else sees upright ones."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.probe import ImageInfo
+from ingest.spec import Window
+
+# orientation -> (transpose first, then flip left-right, then flip top-bottom), EXIF 2.32 section 4.6.2
+_TURNS = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
+
+
+def turn_upright(stored_HWC: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:  # noqa: N803 - shape suffix
+    """Return stored pixels (H, W, 3) as a contiguous upright array."""
+    transposed, mirrored, upside_down = _TURNS[orientation]
+    upright = stored_HWC.transpose(1, 0, 2) if transposed else stored_HWC
+    upright = upright[:, ::-1] if mirrored else upright
+    return np.ascontiguousarray(upright[::-1] if upside_down else upright)
+
+
+def find_stored_window(window: Window, info: ImageInfo) -> Window:
+    """Return where the upright `window` lies in the stored image: the inverse of `turn_upright` for a rectangle."""
+    transposed, mirrored, upside_down = _TURNS[info.orientation]
+    left = info.width - window.left - window.width if mirrored else window.left
+    top = info.height - window.top - window.height if upside_down else window.top
+    if transposed:
+        return Window(top, left, window.height, window.width)
+    return Window(left, top, window.width, window.height)
