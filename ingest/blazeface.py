@@ -1,9 +1,9 @@
-"""BlazeFace full-range on OpenVINO: an RGB array of any size in, raw face boxes out.
+"""BlazeFace on OpenVINO: square RGB tiles in, raw face boxes out.
 
-The network is the sparse full-range model of MediaPipe (Bazarevsky et al., "BlazeFace: Sub-millisecond
-Neural Face Detection on Mobile GPUs", 2019), read from the unchanged `.tflite` file. It has one anchor
-per cell of a stride-4 grid and is fully convolutional, so it runs here on whole images instead of its
-192 x 192 crops; only its three fixed-size upsamplings have to be told to double instead.
+The network is MediaPipe's back-camera model (Bazarevsky et al., "BlazeFace: Sub-millisecond Neural Face
+Detection on Mobile GPUs", 2019), read from the unchanged `.tflite` file. Tiles keep its native size and
+run one by one on as many streams as there are threads: measured, neither a batch nor a larger input is
+cheaper per pixel, and a change of shape costs more than two tiles.
 """
 
 import threading
@@ -12,94 +12,98 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
-from openvino import opset13
 from openvino.preprocess import PrePostProcessor
 
-STRIDE_PX = 4
-"""Distance between two anchors, in input pixels."""
+TILE_PX = 256
+"""Side of the square input."""
 
-SIDE_MULTIPLE_PX = 32
-"""Input sides are padded to this multiple: five halvings and five doublings must meet."""
-
+_GRIDS = ((16, 2), (32, 6))  # (pixels between anchors, anchors in one place) of the two output grids
 _BOX_FIELDS = 16  # per anchor: centre x, y, width, height, then six landmarks that are not used here
-_LOGIT_LIMIT = 60.0  # exp() of more overflows nothing in float64, and changes no float32 probability
+_LOGIT_LIMIT = 60.0  # keeps exp() finite and changes no probability that float32 can tell from 0 or 1
+
+
+def _place_anchors() -> NDArray[np.float64]:
+    """Return the anchors' (x, y) in tile pixels, (A, 2): the middles of the cells, row by row, grid by grid."""
+    grids = []
+    for stride, repeats in _GRIDS:
+        middles = (np.arange(TILE_PX // stride) + 0.5) * stride
+        places = np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 2)
+        grids.append(np.repeat(places, repeats, axis=0))
+    return np.concatenate(grids)
+
+
+_ANCHORS = _place_anchors()
 
 
 class BlazeFace:
     """The compiled network.
 
-    Safe to share between threads: inference is serialised by a lock, everything else is pure.
+    Safe to share between threads: a lock gives the streams to one call at a time. The same tiles give
+    the same boxes, whatever the number of threads.
 
     Raises:
-        ValueError: the file is not a full-range BlazeFace model that OpenVINO can read.
+        ValueError: the file is not a BlazeFace model that OpenVINO can read.
     """
 
     def __init__(self, model: Path, threads: int) -> None:
         self._lock = threading.Lock()
-        self._request = _compile(model, threads).create_infer_request()
+        self._queue = ov.AsyncInferQueue(_compile(model, threads), threads)
+        self._queue.set_callback(_keep_outputs)
 
-    def find(self, image: NDArray[np.uint8], min_confidence: float) -> NDArray[np.float64]:
-        """Return one row (x, y, width, height, confidence) for every anchor at least `min_confidence` sure.
+    def find(self, tiles: NDArray[np.uint8], min_confidence: float) -> list[NDArray[np.float64]]:
+        """Return, for each tile, a row for every anchor that is at least `min_confidence` sure.
 
-        Coordinates are pixels of `image` (uint8 RGB), corner and size; rows overlap freely.
+        `tiles` is uint8 RGB, (N, TILE_PX, TILE_PX, 3). A row is (x, y, width, height, confidence): the
+        corner and size in tile pixels. Rows of one face overlap; a box may reach outside its tile.
         """
-        height, width = image.shape[:2]
-        pad = ((0, -height % SIDE_MULTIPLE_PX), (0, -width % SIDE_MULTIPLE_PX), (0, 0))
+        outputs: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = [None] * len(tiles)  # type: ignore[list-item]
         with self._lock:
-            self._request.infer([np.pad(image, pad)[np.newaxis]])
-            outputs = [self._request.get_output_tensor(index).data.copy() for index in range(2)]
-        boxes, logits = sorted((output[0] for output in outputs), key=lambda output: -output.shape[-1])
-        return decode_anchors(boxes, logits[..., 0], min_confidence)
+            for index in range(len(tiles)):
+                self._queue.start_async([tiles[index : index + 1]], (outputs, index))
+            self._queue.wait_all()
+        return [decode_anchors(boxes, logits, min_confidence) for boxes, logits in outputs]
 
 
 def decode_anchors(
     boxes: NDArray[np.float32], logits: NDArray[np.float32], min_confidence: float
 ) -> NDArray[np.float64]:
-    """Return rows (x, y, width, height, confidence) in input pixels from the two output grids.
+    """Return rows (x, y, width, height, confidence) from regressed `boxes` (A, 16) and `logits` (A,).
 
-    The regressed centre is relative to the middle of the anchor's cell; sizes are absolute.
+    A box's centre is relative to its anchor, its size absolute; both are pixels.
     """
     confidence = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -_LOGIT_LIMIT, _LOGIT_LIMIT)))
-    row, column = np.nonzero(confidence >= min_confidence)
-    centre_x, centre_y, width, height = boxes[row, column, :4].astype(np.float64).T
-    left = centre_x + (column + 0.5) * STRIDE_PX - width / 2
-    top = centre_y + (row + 0.5) * STRIDE_PX - height / 2
-    found: NDArray[np.float64] = np.stack([left, top, width, height, confidence[row, column]], axis=1)
+    anchor = np.flatnonzero(confidence >= min_confidence)
+    anchor_x, anchor_y = _ANCHORS[anchor].T
+    centre_x, centre_y, width, height = boxes[anchor, :4].astype(np.float64).T
+    left, top = anchor_x + centre_x - width / 2, anchor_y + centre_y - height / 2
+    found: NDArray[np.float64] = np.stack([left, top, width, height, confidence[anchor]], axis=1)
     return found[(width > 0) & (height > 0)]
 
 
+def _keep_outputs(request: ov.InferRequest, where: tuple[list[object], int]) -> None:
+    """Copy one request's (boxes, logits) to its place, whatever order the requests end in."""
+    tensors = [request.get_output_tensor(index).data for index in range(2)]
+    boxes, logits = sorted(tensors, key=lambda tensor: -tensor.shape[-1])
+    outputs, index = where
+    outputs[index] = (boxes[0].copy(), logits[0, :, 0].copy())
+
+
 def _compile(model: Path, threads: int) -> ov.CompiledModel:
-    """Read the file, free its input size, put the normalisation in front and compile for the CPU."""
+    """Read the file, put the normalisation in front and compile for the CPU."""
     core = ov.Core()
     try:
-        network = _free_input_size(core.read_model(model))
+        network = core.read_model(model)
     except RuntimeError as error:
-        message = f"{model}: not a BlazeFace model that OpenVINO can read ({error}); verify the bundle"
+        message = f"{model}: OpenVINO cannot read the face detector ({error}); verify the bundle"
         raise ValueError(message) from error
+    shapes = sorted(tuple(port.partial_shape.to_shape()) for port in [*network.inputs, *network.outputs])
+    if shapes != [(1, TILE_PX, TILE_PX, 3), (1, len(_ANCHORS), 1), (1, len(_ANCHORS), _BOX_FIELDS)]:
+        message = f"{model}: tensors {shapes} are not those of BlazeFace; verify the bundle"
+        raise ValueError(message)
     steps = PrePostProcessor(network)
     steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     steps.input().model().set_layout(ov.Layout("NHWC"))
     steps.input().preprocess().convert_element_type(ov.Type.f32).mean(127.5).scale(127.5)
     # FP32 on every CPU: bfloat16, OpenVINO's choice where the CPU has it, would move boxes between machines.
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
     return core.compile_model(steps.build(), "CPU", settings)
-
-
-def _free_input_size(network: ov.Model) -> ov.Model:
-    """Return the network with any input height and width, and with its output grids unflattened."""
-    for node in network.get_ordered_ops():
-        if node.get_type_name() == "Interpolate":
-            doubled = opset13.interpolate(
-                node.input_value(0),
-                opset13.constant(np.array([2, 2], np.float32)),
-                "linear_onnx",
-                "scales",
-                axes=opset13.constant(np.array([1, 2], np.int64)),
-                coordinate_transformation_mode="half_pixel",
-            )
-            for consumer in node.output(0).get_target_inputs():
-                consumer.replace_source_output(doubled.output(0))
-    grids = [result.input_value(0).get_node().input_value(0) for result in network.get_results()]
-    free = ov.Model(grids, network.get_parameters(), "blazeface_full_range")
-    free.reshape([1, -1, -1, 3])
-    return free

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Literal, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from ingest.blazeface import BlazeFace
+from ingest.blazeface import TILE_PX, BlazeFace
 from ingest.probe import ImageInfo
+from ingest.pyramid import cut_tiles, merge_boxes
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox
 
@@ -53,6 +53,7 @@ class DetectorSpec:
         network_face_px: (smallest, largest) shorter side of a face, in network input pixels, found reliably.
         level_step: each level of the pyramid is this many times smaller than the one before.
         max_level_pixels: area of the largest level; beyond it large photographs lose their smallest faces.
+        tile_overlap_px: what neighbouring tiles of a level share; at least `level_step` smallest faces.
         min_confidence: faces below are not reported.
         max_overlap: of two boxes that share more than this part of the smaller one, the weaker goes.
         box_scale: (width, height) of the reported box in units of the network's square box.
@@ -61,15 +62,16 @@ class DetectorSpec:
     """
 
     file: str = "face_detector/1/model.tflite"
-    architecture: Literal["blazeface-full-range-sparse"] = "blazeface-full-range-sparse"
+    architecture: Literal["blazeface-back"] = "blazeface-back"
     min_face_px: float = 64.0
-    network_face_px: tuple[float, float] = (16.0, 96.0)
+    network_face_px: tuple[float, float] = (14.0, 192.0)
     level_step: float = 3.0
-    max_level_pixels: int = 640 * 640
-    min_confidence: float = 0.6
+    max_level_pixels: int = 290_000
+    tile_overlap_px: int = 42
+    min_confidence: float = 0.7
     max_overlap: float = 0.5
-    box_scale: tuple[float, float] = (0.89, 1.155)
-    box_shift: tuple[float, float] = (0.015, -0.06)
+    box_scale: tuple[float, float] = (0.9365, 1.232)
+    box_shift: tuple[float, float] = (0.0, -0.1058)
 
     @classmethod
     def from_json(cls, fields: dict[str, object]) -> Self:
@@ -106,24 +108,24 @@ class PyramidDetector:
         """Return the faces of one image; see `FaceDetector.detect`."""
         scales = _level_scales(info, self.spec)
         image = _decode_reduced(data, info, scales[0])
-        found = []
-        for scale in scales:
-            size = (max(1, round(info.width * scale)), max(1, round(info.height * scale)))
-            level = np.asarray(image.resize(size, Image.Resampling.BILINEAR) if size != image.size else image)
-            rows = self.network.find(level, self.spec.min_confidence / 2)
-            rows[:, [0, 2]] *= info.width / size[0]
-            rows[:, [1, 3]] *= info.height / size[1]
-            found.append(rows)
-        merged = _merge(np.concatenate(found), self.spec)
-        return [Detection(FaceBox(*map(float, row[:4])), float(row[4])) for row in merged]
+        tiles = list(cut_tiles(image, (info.width, info.height), scales, TILE_PX, self.spec.tile_overlap_px))
+        found = self.network.find(np.stack([tile.pixels for tile in tiles]), self.spec.min_confidence / 2)
+        rows = np.concatenate([tile.to_image(rows) for tile, rows in zip(tiles, found, strict=True)])
+        faces = merge_boxes(rows, self.spec.min_confidence, self.spec.max_overlap)
+        faces[:, :2] += faces[:, 2:4] * (0.5 + np.array(self.spec.box_shift) - np.array(self.spec.box_scale) / 2)
+        faces[:, 2:4] *= self.spec.box_scale
+        wanted = faces[faces[:, 2:4].min(axis=1) >= self.spec.min_face_px]
+        return [Detection(FaceBox(*map(float, face[:4])), float(face[4])) for face in wanted]
 
 
 def _level_scales(info: ImageInfo, spec: DetectorSpec) -> list[float]:
     """Return falling scale factors, at most 1: from the smallest wanted face to one that fills the image."""
     smallest_px, largest_px = spec.network_face_px
-    scale = min(1.0, smallest_px / spec.min_face_px, math.sqrt(spec.max_level_pixels / (info.width * info.height)))
-    scales = [scale]
-    while min(info.width, info.height) * scales[-1] > largest_px:
+    short, long = sorted((info.width, info.height))
+    one_tile = min(largest_px / short, TILE_PX / long)
+    affordable = math.sqrt(spec.max_level_pixels / (short * long))
+    scales = [min(1.0, affordable, max(one_tile, smallest_px / spec.min_face_px))]
+    while short * scales[-1] > largest_px:
         scales.append(scales[-1] / spec.level_step)
     return scales
 
@@ -166,37 +168,3 @@ def _convert_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
     return image.convert("RGB")
-
-
-_SAME_SIZE_IOU = 0.5  # below, one box is only a part of the other and would drag the average away
-
-
-def _merge(rows: NDArray[np.float64], spec: DetectorSpec) -> list[NDArray[np.float64]]:
-    """Return one row a face, most confident first, in the reported convention.
-
-    Rows that overlap a stronger one are one face with it: those nearly as large are averaged into its
-    box, weighted by confidence (Bazarevsky et al., section 3), which steadies the box between sizes.
-    """
-    rows = rows[np.argsort(-rows[:, 4], kind="stable")]
-    faces = []
-    while len(rows) and rows[0, 4] >= spec.min_confidence:
-        smaller, union = _overlap(rows[0], rows)
-        same, agree = smaller > spec.max_overlap, union > _SAME_SIZE_IOU
-        same[0] = agree[0] = True
-        weight = rows[agree, 4]
-        face = np.append(weight @ rows[agree, :4] / weight.sum(), rows[0, 4])
-        face[:2] += face[2:4] * (0.5 + np.array(spec.box_shift) - np.array(spec.box_scale) / 2)
-        face[2:4] *= spec.box_scale
-        if min(face[2:4]) >= spec.min_face_px:
-            faces.append(face)
-        rows = rows[~same]
-    return faces
-
-
-def _overlap(row: NDArray[np.float64], rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return each box's intersection with `row` over the smaller area, and over the union."""
-    low = np.maximum(rows[:, :2], row[:2])
-    high = np.minimum(rows[:, :2] + rows[:, 2:4], row[:2] + row[2:4])
-    shared = np.prod(np.clip(high - low, 0, None), axis=1)
-    areas, area = np.prod(rows[:, 2:4], axis=1), np.prod(row[2:4])
-    return shared / np.minimum(areas, area), shared / (areas + area - shared)
