@@ -19,12 +19,12 @@ _TURNS = {
 }
 
 
-def turn_upright(stored_HWC: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:  # noqa: N803 - shape suffix
-    """Return stored pixels (H, W, 3) as a contiguous upright array."""
+def turn_upright(stored: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Return `stored` pixels (H, W, 3) as a contiguous upright copy."""
     transposed, mirrored, upside_down = _TURNS[orientation]
-    upright = stored_HWC.transpose(1, 0, 2) if transposed else stored_HWC
+    upright = stored.transpose(1, 0, 2) if transposed else stored
     upright = upright[:, ::-1] if mirrored else upright
-    return np.ascontiguousarray(upright[::-1] if upside_down else upright)
+    return (upright[::-1] if upside_down else upright).copy()
 
 
 def find_stored_window(window: Window, info: ImageInfo) -> Window:

@@ -1,0 +1,208 @@
+"""The fast path from encoded images to face crops: NVIDIA DALI. The sole importer of `nvidia.dali`.
+
+Each distinct image is decoded once, only the rectangle around all its faces; each face is then cut, turned
+upright and resized. Measured on 2 cores against one region decode a face (1920 x 1080 JPEG, CPU time an image):
+4.5 against 4.3 ms for one face, 6.5 against 9.2 ms for two, 10.5 against 20.5 ms for five.
+
+Policy for damage. DALI fails a whole batch for one bad image, and libjpeg does not fail at all: it fills damaged
+areas with grey and prints a line. Either way every image of that batch is decoded again alone, and those that
+fail or cause a line become `undecodable`. So a bad image costs one more decode of its batch and never a wrong
+score; its batch-mates come out bit-identical. Not knowable here: damage that still reads as valid codes.
+Decoders get `strip_metadata` bytes, so no C parser reads the EXIF, text or profiles of strangers.
+"""
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline
+
+from ingest.native_messages import NativeMessages
+from ingest.orientation import find_stored_window, turn_upright
+from ingest.probe import ImageInfo, strip_metadata
+from ingest.reasons import Reason, Unscorable
+from ingest.spec import PreprocessSpec, Window
+
+Pixels = NDArray[np.uint8]
+Item = TypeVar("Item")
+
+# In one batch at most, of whole images (progressive JPEG, PNG and WebP are decoded whole) and of face windows.
+_MAX_BATCH_PIXELS = 100_000_000
+_IMAGE_FAILURE = re.compile(r"Failed to decode sample|nvImageCodec failure")
+_DAMAGE = re.compile(r"Corrupt JPEG|Premature end of JPEG|Inconsistent progression|Invalid SOS")
+_CHATTER = re.compile(r"libpng |Unknown Adobe color transform|Warning: unknown JFIF")
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFace:
+    """One face to cut: the image's bytes, what `probe_image` said of them, and an upright `crop_window`.
+
+    Raises:
+        ValueError: the window reaches outside the image.
+    """
+
+    data: bytes
+    info: ImageInfo
+    window: Window
+
+    def __post_init__(self) -> None:
+        window, info = self.window, self.info
+        right, bottom = window.left + window.width, window.top + window.height
+        if not (0 <= window.left < right <= info.width and 0 <= window.top < bottom <= info.height):
+            message = f"{window} is not inside the upright {info.width} x {info.height} image; use crop_window"
+            raise ValueError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """One image and those faces of a call that lie in it, by their position in the call."""
+
+    data: bytes
+    info: ImageInfo
+    windows: dict[int, Window] = field(default_factory=dict)
+
+    @property
+    def pixels(self) -> int:
+        return self.info.width * self.info.height
+
+    def region(self) -> Window:
+        """The smallest upright window that holds all faces."""
+        windows = self.windows.values()
+        left, top = min(w.left for w in windows), min(w.top for w in windows)
+        right, bottom = max(w.left + w.width for w in windows), max(w.top + w.height for w in windows)
+        return Window(left, top, right - left, bottom - top)
+
+
+class FaceCropper:
+    """Cuts faces out of encoded images on the CPU; crops follow `spec`.
+
+    One cropper belongs to one thread. `threads` decode in parallel; `max_batch` images or faces are in
+    flight at once, fewer when they are large.
+    """
+
+    def __init__(self, spec: PreprocessSpec, threads: int, max_batch: int) -> None:
+        self._threads, self._max_batch = threads, max_batch
+        self._messages = NativeMessages()
+        self._decoder = _build_decoder(threads, max_batch)
+        self._resizer = _build_resizer(spec, threads, max_batch)
+
+    def crop(self, faces: Sequence[EncodedFace]) -> list[Pixels | Unscorable]:
+        """Return, in the order of `faces`, each crop (size, size, 3) or why its image cannot be decoded."""
+        groups: dict[str, _Group] = {}
+        for position, face in enumerate(faces):
+            group = groups.setdefault(face.info.sha256, _Group(face.data, face.info))
+            group.windows[position] = face.window
+        results: dict[int, Pixels | Unscorable] = {}
+        for batch in _split([(group, group.pixels) for group in groups.values()], self._max_batch):
+            results.update(self._crop_groups(batch))
+        return [results[position] for position in range(len(faces))]
+
+    def _crop_groups(self, groups: list[_Group]) -> dict[int, Pixels | Unscorable]:
+        regions, complaint = self._decode(groups)
+        if complaint and len(groups) > 1:
+            alone = [self._crop_groups([group]) for group in groups]
+            return {position: result for part in alone for position, result in part.items()}
+        if complaint:
+            return dict.fromkeys(groups[0].windows, Unscorable(Reason.UNDECODABLE, f"the decoder says: {complaint}"))
+        faces = [
+            ((position, group, region, window), window.width * window.height)
+            for group, region in zip(groups, regions, strict=True)
+            for position, window in group.windows.items()
+        ]
+        results: dict[int, Pixels | Unscorable] = {}
+        for batch in _split(faces, self._max_batch):
+            crops = self._resizer.run(face=[_cut_face(group, region, window) for _, group, region, window in batch])
+            resized = np.array(crops[0].as_array())
+            results.update(zip((position for position, *_ in batch), resized, strict=True))
+        return results
+
+    def _decode(self, groups: list[_Group]) -> tuple[list[Pixels], str]:
+        """Return each group's stored region, valid until the next call, and what went wrong, if anything."""
+        windows = [find_stored_window(group.region(), group.info) for group in groups]
+        regions: list[Pixels] = []
+        failure = ""
+        with self._messages.collect() as lines:
+            try:
+                batch = self._decoder.run(
+                    image=[np.frombuffer(strip_metadata(g.data, g.info.media_type), np.uint8) for g in groups],
+                    start=[np.array([w.left, w.top], np.int32) for w in windows],
+                    shape=[np.array([w.width, w.height], np.int32) for w in windows],
+                )[0]
+                regions = [np.asarray(batch[i]) for i in range(len(groups))]
+            except RuntimeError as error:
+                if not _IMAGE_FAILURE.search(str(error)):
+                    raise
+                failure = "the image data cannot be decoded"
+                self._decoder = _build_decoder(self._threads, self._max_batch)
+        if failure:
+            return [], lines[0] if lines else failure
+        for line in lines:
+            if not (_DAMAGE.match(line) or _CHATTER.match(line)):
+                sys.stderr.write(line + "\n")
+        return regions, next(filter(_DAMAGE.match, lines), "")
+
+
+def _cut_face(group: _Group, region: Pixels, window: Window) -> Pixels:
+    """Return an upright contiguous copy of the `window` of an image of which `region` was decoded."""
+    origin, stored = find_stored_window(group.region(), group.info), find_stored_window(window, group.info)
+    top, left = stored.top - origin.top, stored.left - origin.left
+    return turn_upright(region[top : top + stored.height, left : left + stored.width], group.info.orientation)
+
+
+def _split(items: list[tuple[Item, int]], max_items: int) -> Iterator[list[Item]]:
+    """Yield runs of items, each of at most `max_items` and `_MAX_BATCH_PIXELS`, or one larger item alone."""
+    batch: list[Item] = []
+    total = 0
+    for item, pixels in items:
+        if batch and (len(batch) == max_items or total + pixels > _MAX_BATCH_PIXELS):
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += pixels
+    if batch:
+        yield batch
+
+
+def _build_decoder(threads: int, max_batch: int) -> Pipeline:
+    """Encoded bytes and a stored rectangle -> its pixels (H, W, 3), RGB, as stored."""
+    # With a queue of one, batches may differ in size from run to run; DALI dies otherwise.
+    pipeline = Pipeline(batch_size=max_batch, num_threads=threads, device_id=None, prefetch_queue_depth=1)
+    with pipeline:
+        pipeline.set_outputs(
+            fn.decoders.image_slice(
+                fn.external_source(name="image", dtype=types.UINT8, ndim=1),
+                fn.external_source(name="start", dtype=types.INT32, ndim=1),
+                fn.external_source(name="shape", dtype=types.INT32, ndim=1),
+                normalized_anchor=False,
+                normalized_shape=False,
+                axis_names="WH",
+                adjust_orientation=False,
+                output_type=types.RGB,
+                device="cpu",
+            )
+        )
+    pipeline.build()
+    return pipeline
+
+
+def _build_resizer(spec: PreprocessSpec, threads: int, max_batch: int) -> Pipeline:
+    """Upright pixels (H, W, 3) -> (size, size, 3); rounded to whole grey levels, edges repeated."""
+    interpolation = {"triangular": types.INTERP_TRIANGULAR}[spec.interpolation]
+    pipeline = Pipeline(batch_size=max_batch, num_threads=threads, device_id=None, prefetch_queue_depth=1)
+    with pipeline:
+        pipeline.set_outputs(
+            fn.resize(
+                fn.external_source(name="face", dtype=types.UINT8, ndim=3, layout="HWC"),
+                size=[spec.size, spec.size],
+                interp_type=interpolation,
+                antialias=spec.antialias,
+                dtype=types.UINT8,
+            )
+        )
+    pipeline.build()
+    return pipeline

@@ -1,0 +1,81 @@
+"""The slow, plain path from encoded images to face crops: Pillow decodes, NumPy does the rest.
+
+It says in a page what a crop is; the fast paths are tested against it. Do not score with it: Pillow hides
+libjpeg's reports of damage, which `ingest.dali` refuses.
+
+It decodes bit for bit as DALI does, and crops differ by one grey level at most, where a value lies on a half.
+The exception is 16-bit colour PNG, where crops may differ by two: Pillow drops the low byte of a sample and
+DALI rounds. 16-bit grey is rounded here too: round(value / 257).
+"""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile
+
+from ingest.orientation import turn_upright
+from ingest.probe import DEFAULT_LIMITS, probe_image
+from ingest.reasons import Reason, Unscorable
+from ingest.spec import PreprocessSpec, Window
+
+# `probe_image` has judged the size already; Pillow only warns above its own, lower limit.
+Image.MAX_IMAGE_PIXELS = DEFAULT_LIMITS.max_pixels
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def decode_upright(data: bytes) -> NDArray[np.uint8]:
+    """Return the upright image (H, W, 3), RGB, alpha dropped.
+
+    Raises:
+        Unscorable: `probe_image` refuses it, or it cannot be decoded.
+    """
+    info = probe_image(data)
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+            if image.mode.startswith("I;16"):
+                grey = np.rint(np.asarray(image) / 257).astype(np.uint8)
+                stored = np.repeat(grey[:, :, None], 3, axis=2)
+            else:
+                # A palette may have transparency, which Pillow drops without a warning only by way of RGBA.
+                stored = np.asarray(image.convert("RGBA" if image.mode == "P" else "RGB"))[:, :, :3]
+    except Exception as error:  # Pillow's parsers leak SyntaxError, struct.error and more on bad bytes
+        raise Unscorable(Reason.UNDECODABLE, f"Pillow cannot decode it: {type(error).__name__}") from error
+    return turn_upright(stored, info.orientation)
+
+
+def crop_face(data: bytes, window: Window, spec: PreprocessSpec) -> NDArray[np.uint8]:
+    """Return the crop (size, size, 3) of an upright `window`.
+
+    Raises:
+        Unscorable: see `decode_upright`.
+    """
+    upright = decode_upright(data)
+    return resize_triangular(upright[window.top :, window.left :][: window.height, : window.width], spec.size)
+
+
+def resize_triangular(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Stretch `pixels` (H, W, 3) to (size, size, 3) with an antialiased triangular filter."""
+    height, width, _ = pixels.shape
+    rows, columns = _triangular_weights(height, size), _triangular_weights(width, size)
+    resized: NDArray[np.float64] = np.einsum("ih,hwc,jw->ijc", rows, pixels.astype(np.float64), columns, optimize=True)
+    return np.rint(resized).astype(np.uint8)
+
+
+def _triangular_weights(length: int, size: int) -> NDArray[np.float64]:
+    """Return the (size, length) matrix that resamples one axis.
+
+    Downscaling widens the triangle by the scale, so that every source pixel counts; upscaling is plain
+    linear interpolation. Beyond an edge the edge pixel repeats (as in DALI; Pillow renormalises instead,
+    which moves edge pixels by up to 15 grey levels).
+    """
+    scale = length / size
+    radius = max(scale, 1.0)
+    centres = (np.arange(size) + 0.5) * scale
+    reach = int(np.ceil(radius)) + 1
+    sources = np.floor(centres)[:, None].astype(np.intp) + np.arange(-reach, reach + 1)
+    taps = np.clip(1 - np.abs(sources + 0.5 - centres[:, None]) / radius, 0, None)
+    weights = np.zeros((size, length))
+    np.add.at(weights, (np.arange(size)[:, None], np.clip(sources, 0, length - 1)), taps)
+    normalised: NDArray[np.float64] = weights / weights.sum(axis=1, keepdims=True)
+    return normalised
