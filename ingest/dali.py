@@ -24,7 +24,7 @@ from nvidia.dali.pipeline import Pipeline
 
 from ingest.native_messages import NativeMessages
 from ingest.orientation import find_stored_window, turn_upright
-from ingest.probe import ImageInfo, strip_metadata
+from ingest.probe import EncodedFace, ImageInfo, strip_metadata
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import PreprocessSpec, Window
 
@@ -36,26 +36,6 @@ _MAX_BATCH_PIXELS = 100_000_000
 _IMAGE_FAILURE = re.compile(r"Failed to decode sample|nvImageCodec failure")
 _DAMAGE = re.compile(r"Corrupt JPEG|Premature end of JPEG|Inconsistent progression|Invalid SOS")
 _CHATTER = re.compile(r"libpng |Unknown Adobe color transform|Warning: unknown JFIF")
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedFace:
-    """One face to cut: the image's bytes, what `probe_image` said of them, and an upright `crop_window`.
-
-    Raises:
-        ValueError: the window reaches outside the image.
-    """
-
-    data: bytes
-    info: ImageInfo
-    window: Window
-
-    def __post_init__(self) -> None:
-        window, info = self.window, self.info
-        right, bottom = window.left + window.width, window.top + window.height
-        if not (0 <= window.left < right <= info.width and 0 <= window.top < bottom <= info.height):
-            message = f"{window} is not inside the upright {info.width} x {info.height} image; use crop_window"
-            raise ValueError(message)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ingest import jpeg, png, webp
 from ingest.header import Header, read_orientation
 from ingest.reasons import Reason, Unscorable
+from ingest.spec import Window
 
 _FIRST_TRANSPOSED = 5  # orientations 5..8 exchange width and height
 
@@ -50,6 +51,26 @@ class ImageInfo:
     def stored_size(self) -> tuple[int, int]:
         """(width, height) in pixels as stored, before the orientation is applied."""
         return (self.height, self.width) if self.orientation >= _FIRST_TRANSPOSED else (self.width, self.height)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFace:
+    """One face to cut: the image's bytes, what `probe_image` said of them, and an upright `crop_window`.
+
+    Raises:
+        ValueError: the window reaches outside the image.
+    """
+
+    data: bytes
+    info: ImageInfo
+    window: Window
+
+    def __post_init__(self) -> None:
+        window, info = self.window, self.info
+        right, bottom = window.left + window.width, window.top + window.height
+        if not (0 <= window.left < right <= info.width and 0 <= window.top < bottom <= info.height):
+            message = f"{window} is not inside the upright {info.width} x {info.height} image; use crop_window"
+            raise ValueError(message)
 
 
 def probe_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> ImageInfo:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ingest.device import DeviceError
+from ingest.device import DeviceUnavailable
 from scorer.bundle import BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError
 from scorer.embed import BackendUnavailable
@@ -46,7 +46,7 @@ CODES: dict[type[Exception], Exit] = {
     BackendUnavailable: Exit.TRY_AGAIN,
     SettingsError: Exit.BAD_CONFIGURATION,
     PolicyError: Exit.BAD_CONFIGURATION,
-    DeviceError: Exit.BAD_CONFIGURATION,
+    DeviceUnavailable: Exit.BAD_CONFIGURATION,
 }
 
 BundleOption = Annotated[Path | None, typer.Option(help="The bundle to score with. [default: model_repository]")]

@@ -118,7 +118,7 @@ def stack_mixture(
     )
 
 
-def component_log_likelihood(features_ND: Array, mixture: StackedMixture) -> Array:  # noqa: N803 - shape suffix
+def component_log_likelihood(features_ND: Array, mixture: StackedMixture) -> Array:
     """Return [N, K]: log weight + log density of each face under each component, in nats."""
     xp, components = mixture.xp, mixture.constants.shape[0]
     centred = features_ND.astype(mixture.centre.dtype, copy=False) - mixture.centre
@@ -136,7 +136,7 @@ def component_log_likelihood(features_ND: Array, mixture: StackedMixture) -> Arr
     return mixture.constants - distances / 2
 
 
-def log_likelihood(features_ND: Array, mixture: StackedMixture) -> Array:  # noqa: N803 - shape suffix
+def log_likelihood(features_ND: Array, mixture: StackedMixture) -> Array:
     """Return [N]: log sum_k w_k N(x; mu_k, Sigma_k) of each face in nats (the paper's Eq. 7 score).
 
     A row with a number that is not finite gives NaN (never a large likelihood).
