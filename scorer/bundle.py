@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,7 +145,7 @@ def verify_engine(bundle: Bundle, embedder: Embedder) -> float:
     return worst
 
 
-def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.generic]]:
+def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
     """Read the named arrays of an `.npz`, never a pickle.
 
     Raises:

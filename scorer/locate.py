@@ -2,12 +2,15 @@
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ingest.detect import FaceDetector
 from ingest.probe import ImageInfo, Limits, probe_image
 from ingest.reasons import Unscorable
 from ingest.spec import FaceBox
 from scorer.messages import ScoreRequest
+
+if TYPE_CHECKING:
+    from ingest.detect import FaceDetector
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +34,12 @@ class LocatedImage:
     locate_ms: float
 
 
-def locate_faces(request: ScoreRequest, data: bytes, detector: FaceDetector, limits: Limits) -> LocatedImage:
+def locate_faces(request: ScoreRequest, data: bytes, detector: "FaceDetector", limits: Limits) -> LocatedImage:
     """Probe `data` and locate its faces; whatever is wrong with the image ends up in `failure`."""
     started = time.perf_counter()
-    info, faces, failure = None, (), None
+    info: ImageInfo | None = None
+    faces: tuple[LocatedFace, ...] = ()
+    failure: Unscorable | None = None
     try:
         info = probe_image(data, limits)
         faces = _requested_faces(request) if request.faces is not None else _detected_faces(data, info, detector)
@@ -52,7 +57,7 @@ def _requested_faces(request: ScoreRequest) -> tuple[LocatedFace, ...]:
     return tuple(LocatedFace(face.face_id, FaceBox(*face.box), None) for face in request.faces or ())
 
 
-def _detected_faces(data: bytes, info: ImageInfo, detector: FaceDetector) -> tuple[LocatedFace, ...]:
+def _detected_faces(data: bytes, info: ImageInfo, detector: "FaceDetector") -> tuple[LocatedFace, ...]:
     return tuple(
         LocatedFace(str(number), found.box, found.confidence)
         for number, found in enumerate(detector.detect(data, info))

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from ingest.probe import EncodedFace
 from ingest.reasons import UNSUPPORTED, Reason, Unscorable
 from ingest.spec import crop_window
 from scorer.decide import Policy, decide_face, p_values
-from scorer.embed import Embedder, EncodedFace
+from scorer.embed import Embedder
 from scorer.locate import LocatedFace, LocatedImage
 from scorer.messages import (
     FaceResult,
@@ -98,10 +99,7 @@ def _result(
         failure = failures[0]
     scores = [face.score for face in faces if face.score is not None]
     status = _status(failure)
-    if failure is not None:
-        reasons, detail = (failure.reason,), failure.detail
-    else:
-        reasons, detail = tuple(dict.fromkeys(f.reason for f in failures)), failures[0].detail if failures else None
+    causes = failures if failure is None else [failure]
     info = image.info
     return ScoreResult(
         result_id=result_id(image.request.request_id, model.digest, policy.version),
@@ -109,8 +107,8 @@ def _result(
         content_id=image.request.content_id,
         status=status,
         decision=max((face.decision for face in faces), key=lambda d: d.rank) if status is Status.SCORED else None,
-        reason_codes=reasons,
-        detail=detail,
+        reason_codes=tuple(dict.fromkeys(cause.reason for cause in causes)),
+        detail=causes[0].detail if causes else None,
         score=max(scores) if scores else None,
         face_count=len(faces),
         image=ImageFacts()
@@ -131,16 +129,17 @@ def _result(
 
 
 def _face_result(face: LocatedFace, outcome: _Score | Unscorable, policy: Policy) -> FaceResult:
-    score = outcome if isinstance(outcome, _Score) else None
+    scored = outcome if isinstance(outcome, _Score) else None
+    p_value = scored.p_value if scored else None
     return FaceResult(
         face_id=face.face_id,
         box=face.box.as_tuple(),
         detector_confidence=face.confidence,
-        log_likelihood=score and score.log_likelihood,
-        p_value=score and score.p_value,
-        score=score and 1 - score.p_value,
-        decision=decide_face(score and score.p_value, policy),
-        reason_codes=() if isinstance(outcome, _Score) else (outcome.reason,),
+        log_likelihood=scored.log_likelihood if scored else None,
+        p_value=p_value,
+        score=None if p_value is None else 1 - p_value,
+        decision=decide_face(p_value, policy),
+        reason_codes=(outcome.reason,) if isinstance(outcome, Unscorable) else (),
         quality={"face_px": round(face.box.short_side, 1)},
     )
 

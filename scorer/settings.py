@@ -37,10 +37,12 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        **others: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a file in the working folder must not decide
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - nothing here is a secret
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Order the sources: flags over environment over the file that `UNLENSED_CONFIG` names."""
-        sources = [init_settings, others["env_settings"]]
+        sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
         if file := os.environ.get(CONFIG_VARIABLE):
             sources.append(TomlConfigSettingsSource(settings_cls, toml_file=Path(file)))
         return tuple(sources)
