@@ -6,8 +6,10 @@ run one by one on as many streams as there are threads: measured, neither a batc
 cheaper per pixel, and a change of shape costs more than two tiles.
 """
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import openvino as ov
@@ -38,17 +40,18 @@ _ANCHORS = _place_anchors()
 class BlazeFace:
     """The compiled network.
 
-    Safe to share between threads: a lock gives the streams to one call at a time. The same tiles give
-    the same boxes, whatever the number of threads.
+    Safe to share between threads. The same tile gives the same boxes, whatever the number of threads.
 
     Raises:
         ValueError: the file is not a BlazeFace model that OpenVINO can read.
     """
 
     def __init__(self, model: Path, threads: int) -> None:
-        self._lock = threading.Lock()
-        self._queue = ov.AsyncInferQueue(_compile(model, threads), threads)
-        self._queue.set_callback(_keep_outputs)
+        network = _compile(model, threads)
+        self._idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
+        for _ in range(threads):
+            self._idle.put(network.create_infer_request())
+        self._workers = ThreadPoolExecutor(threads, "blazeface")
 
     def find(self, tiles: NDArray[np.uint8], min_confidence: float) -> list[NDArray[np.float64]]:
         """Return, for each tile, a row for every anchor that is at least `min_confidence` sure.
@@ -56,12 +59,17 @@ class BlazeFace:
         `tiles` is uint8 RGB, (N, TILE_PX, TILE_PX, 3). A row is (x, y, width, height, confidence): the
         corner and size in tile pixels. Rows of one face overlap; a box may reach outside its tile.
         """
-        outputs: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = [None] * len(tiles)  # type: ignore[list-item]
-        with self._lock:
-            for index in range(len(tiles)):
-                self._queue.start_async([tiles[index : index + 1]], (outputs, index))
-            self._queue.wait_all()
-        return [decode_anchors(boxes, logits, min_confidence) for boxes, logits in outputs]
+        return list(self._workers.map(partial(self._find_one, min_confidence=min_confidence), tiles))
+
+    def _find_one(self, tile: NDArray[np.uint8], min_confidence: float) -> NDArray[np.float64]:
+        request = self._idle.get()
+        try:
+            request.infer([tile[np.newaxis]], share_inputs=True)
+            tensors = [request.get_output_tensor(index).data[0] for index in range(2)]
+            logits, boxes = sorted(tensors, key=lambda tensor: int(tensor.shape[-1]))
+            return decode_anchors(boxes, logits[:, 0], min_confidence)
+        finally:
+            self._idle.put(request)
 
 
 def decode_anchors(
@@ -73,19 +81,10 @@ def decode_anchors(
     """
     confidence = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -_LOGIT_LIMIT, _LOGIT_LIMIT)))
     anchor = np.flatnonzero(confidence >= min_confidence)
-    anchor_x, anchor_y = _ANCHORS[anchor].T
-    centre_x, centre_y, width, height = boxes[anchor, :4].astype(np.float64).T
-    left, top = anchor_x + centre_x - width / 2, anchor_y + centre_y - height / 2
-    found: NDArray[np.float64] = np.stack([left, top, width, height, confidence[anchor]], axis=1)
-    return found[(width > 0) & (height > 0)]
-
-
-def _keep_outputs(request: ov.InferRequest, where: tuple[list[object], int]) -> None:
-    """Copy one request's (boxes, logits) to its place, whatever order the requests end in."""
-    tensors = [request.get_output_tensor(index).data for index in range(2)]
-    boxes, logits = sorted(tensors, key=lambda tensor: -tensor.shape[-1])
-    outputs, index = where
-    outputs[index] = (boxes[0].copy(), logits[0, :, 0].copy())
+    centre, size = _ANCHORS[anchor] + boxes[anchor, :2], boxes[anchor, 2:4].astype(np.float64)
+    found = np.concatenate([centre - size / 2, size, confidence[anchor, np.newaxis]], axis=1)
+    valid: NDArray[np.float64] = found[(size > 0).all(axis=1)]
+    return valid
 
 
 def _compile(model: Path, threads: int) -> ov.CompiledModel:

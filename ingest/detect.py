@@ -1,26 +1,28 @@
 """Where the faces of an encoded image are.
 
 Detection decides which pixels are scored, so training and serving must use the same detector: a bundle
-carries its weights and its `DetectorSpec`. The image is decoded once, reduced (inside the JPEG decoder
-where it is a JPEG), and shown to the network at several sizes, because one pass finds faces of about a
-tenth to two thirds of the input side only.
+carries its weights and its `DetectorSpec`. The image is decoded once, reduced inside the JPEG decoder
+where it is a JPEG, and shown to the network at one to three sizes.
 """
 
 import io
 import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol
 
 import numpy as np
 from PIL import Image
 
 from ingest.blazeface import TILE_PX, BlazeFace
-from ingest.probe import ImageInfo
+from ingest.orientation import turn_upright
+from ingest.probe import DEFAULT_LIMITS, ImageInfo
 from ingest.pyramid import cut_tiles, merge_boxes
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox
+
+# `probe_image` has judged the size already; Pillow only warns above its own, lower limit.
+Image.MAX_IMAGE_PIXELS = DEFAULT_LIMITS.max_pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,39 +51,30 @@ class DetectorSpec:
     Attributes:
         file: weights, relative to the bundle's folder.
         architecture: names the code that reads the file.
-        min_face_px: faces whose shorter side is smaller, in image pixels, are not looked for.
-        network_face_px: (smallest, largest) shorter side of a face, in network input pixels, found reliably.
-        level_step: each level of the pyramid is this many times smaller than the one before.
-        max_level_pixels: area of the largest level; beyond it large photographs lose their smallest faces.
-        tile_overlap_px: what neighbouring tiles of a level share; at least `level_step` smallest faces.
         min_confidence: faces below are not reported.
+        min_face_px: faces whose shorter side is smaller, in image pixels, are not reported.
+        network_face_px: (smallest, largest) shorter side of a face, in network pixels, that is found reliably.
+        max_level_pixels: area of the largest level of the pyramid; in a photograph so large that this
+            shrinks faces below `network_face_px`, the smallest faces are missed.
+        level_step: each level is this many times smaller than the one before.
+        tile_overlap_px: what neighbouring tiles of a level share; at least `level_step` smallest faces.
         max_overlap: of two boxes that share more than this part of the smaller one, the weaker goes.
         box_scale: (width, height) of the reported box in units of the network's square box.
-        box_shift: (right, down) shift of the centre in the same units. Scale and shift were fitted so
-            that boxes agree with YuNet's convention, hairline-to-chin, on photographs.
+        box_shift: (right, down) shift of the centre in the same units. Scale and shift make the boxes
+            agree on average with YuNet's, which reach from the hairline to the chin.
     """
 
     file: str = "face_detector/1/model.tflite"
     architecture: Literal["blazeface-back"] = "blazeface-back"
+    min_confidence: float = 0.7
     min_face_px: float = 64.0
     network_face_px: tuple[float, float] = (14.0, 192.0)
-    level_step: float = 3.0
     max_level_pixels: int = 290_000
+    level_step: float = 3.0
     tile_overlap_px: int = 42
-    min_confidence: float = 0.7
     max_overlap: float = 0.5
-    box_scale: tuple[float, float] = (0.9365, 1.232)
-    box_shift: tuple[float, float] = (0.0, -0.1058)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, object]) -> Self:
-        """Rebuild a spec from a bundle's JSON object.
-
-        Raises:
-            TypeError: a field is missing or unknown, so the bundle was cut for another version.
-        """
-        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        return cls(**{**fields, **lists})  # type: ignore[arg-type]  # checked by the constructor's signature
+    box_scale: tuple[float, float] = (0.937, 1.23)
+    box_shift: tuple[float, float] = (0.0, -0.104)
 
 
 def load_detector(folder: Path, spec: DetectorSpec, threads: int) -> FaceDetector:
@@ -106,9 +99,10 @@ class PyramidDetector:
 
     def detect(self, data: bytes, info: ImageInfo) -> list[Detection]:
         """Return the faces of one image; see `FaceDetector.detect`."""
-        scales = _level_scales(info, self.spec)
+        scales = plan_scales(info, self.spec)
         image = _decode_reduced(data, info, scales[0])
         tiles = list(cut_tiles(image, (info.width, info.height), scales, TILE_PX, self.spec.tile_overlap_px))
+        # Weaker rows than are reported still help to average a box.
         found = self.network.find(np.stack([tile.pixels for tile in tiles]), self.spec.min_confidence / 2)
         rows = np.concatenate([tile.to_image(rows) for tile, rows in zip(tiles, found, strict=True)])
         faces = merge_boxes(rows, self.spec.min_confidence, self.spec.max_overlap)
@@ -118,8 +112,12 @@ class PyramidDetector:
         return [Detection(FaceBox(*map(float, face[:4])), float(face[4])) for face in wanted]
 
 
-def _level_scales(info: ImageInfo, spec: DetectorSpec) -> list[float]:
-    """Return falling scale factors, at most 1: from the smallest wanted face to one that fills the image."""
+def plan_scales(info: ImageInfo, spec: DetectorSpec) -> list[float]:
+    """Return the levels' scale factors, falling, at most 1.
+
+    The first shows the smallest wanted face, or fills one tile, or is as large as is affordable; the
+    last shows a face that fills the image.
+    """
     smallest_px, largest_px = spec.network_face_px
     short, long = sorted((info.width, info.height))
     one_tile = min(largest_px / short, TILE_PX / long)
@@ -131,40 +129,24 @@ def _level_scales(info: ImageInfo, spec: DetectorSpec) -> list[float]:
 
 
 def _decode_reduced(data: bytes, info: ImageInfo, scale: float) -> Image.Image:
-    """Return the upright RGB image, at `scale` of its size or up to twice that.
+    """Return the upright RGB image at `scale` of its size or up to twice that.
 
     Raises:
         Unscorable: Pillow cannot decode the bytes.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `probe_image` has set the limits
-            image = Image.open(io.BytesIO(data))
-        image.draft("RGB", (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-        image.load()
-        return _turn_upright(_convert_rgb(image), info.orientation)
-    except Exception as error:  # decoders raise anything on foreign bytes: OSError, SyntaxError, struct.error
-        raise Unscorable(Reason.UNDECODABLE, f"the decoder failed with {type(error).__name__}") from error
-
-
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def _turn_upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Undo an EXIF orientation, 1 to 8."""
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+            image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
+            stored = _convert_rgb(image)
+    except Exception as error:  # Pillow's parsers leak SyntaxError, struct.error and more on bad bytes
+        raise Unscorable(Reason.UNDECODABLE, f"Pillow cannot decode it: {type(error).__name__}") from error
+    factor = max(1, math.floor(stored.width / (info.stored_size[0] * scale)))
+    return Image.fromarray(turn_upright(np.asarray(stored.reduce(factor)), info.orientation))
 
 
 def _convert_rgb(image: Image.Image) -> Image.Image:
-    """Convert any Pillow mode to 8-bit RGB; alpha is dropped, 16-bit grey scaled (Pillow would clip it)."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    """Convert any Pillow mode to 8-bit RGB: alpha is dropped, 16-bit grey scaled, which Pillow would clip."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    # A palette may have transparency, which Pillow drops without a warning only by way of RGBA.
+    return image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")

@@ -34,7 +34,7 @@ class Tile:
         side = len(self.pixels)
         low, high = rows[:, :2], rows[:, :2] + rows[:, 2:4]
         cut = np.concatenate([low < _EDGE_PX, high > side - _EDGE_PX], axis=1) & np.array(self.inner)
-        moved = rows[~cut.any(axis=1)]
+        moved: NDArray[np.float64] = rows[~cut.any(axis=1)]
         moved[:, :2] += (self.left, self.top)
         moved[:, :4] *= self.scale * 2
         return moved
@@ -50,20 +50,21 @@ def cut_tiles(
     """
     for scale in scales:
         width, height = (max(1, round(length * scale)) for length in size)
-        level = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2.0))
+        level = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
         for top in _place_tiles(height, side, overlap):
             for left in _place_tiles(width, side, overlap):
                 pixels = np.zeros((side, side, 3), np.uint8)
-                part = level[top : top + side, left : left + side]
-                pixels[: part.shape[0], : part.shape[1]] = part
+                part = level[max(0, top) : top + side, max(0, left) : left + side]
+                row, column = max(0, -top), max(0, -left)
+                pixels[row : row + part.shape[0], column : column + part.shape[1]] = part
                 inner = (left > 0, top > 0, left + side < width, top + side < height)
                 yield Tile(pixels, left, top, (size[0] / width, size[1] / height), inner)
 
 
 def _place_tiles(length: int, side: int, overlap: int) -> list[int]:
-    """Return where tiles start along an axis: evenly spread, the last one ending with the image."""
+    """Return where tiles start along an axis: evenly spread, or one around a shorter image."""
     if length <= side:
-        return [0]
+        return [(length - side) // 2]
     count = math.ceil((length - side) / (side - overlap)) + 1
     return [round(index * (length - side) / (count - 1)) for index in range(count)]
 
