@@ -6,7 +6,6 @@ CPU time over all threads, so that a stage that waits is not mistaken for one th
 """
 
 import argparse
-import io
 import os
 import tempfile
 import time
@@ -26,12 +25,12 @@ from rich.table import Table
 
 from ingest.dali import FaceCropper
 from ingest.probe import EncodedFace, probe_image
-from ingest.spec import FaceBox, crop_window
+from ingest.spec import FaceBox, PreprocessSpec, crop_window
 from scorer.bundle import Bundle, read_bundle
 from scorer.engine import LocalScorer
 from scorer.messages import ImageSource, RequestedFace, ScoreRequest
 from scorer.mixture import log_likelihood
-from scorer.openvino_embedder import LocalEmbedder, OpenVinoExtractor
+from scorer.openvino_embedder import OpenVinoExtractor
 from scorer.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -87,26 +86,27 @@ def _once(work: Callable[[], object]) -> tuple[float, float]:
     return time.process_time() - cpu, time.perf_counter() - wall
 
 
+def encode_faces(requests: list[ScoreRequest], spec: PreprocessSpec) -> list[EncodedFace]:
+    """Read, probe and window each request's one face."""
+    faces = []
+    for request in requests:
+        data = Path(str(request.image.uri)).read_bytes()
+        info = probe_image(data)
+        window = crop_window(FaceBox(*(request.faces or ())[0].box), info.width, info.height, spec)
+        if window is None:
+            message = f"the box of {request.request_id} misses its image"
+            raise ValueError(message)
+        faces.append(EncodedFace(data, info, window))
+    return faces
+
+
 def measure_stages(bundle: Bundle, requests: list[ScoreRequest], threads: int) -> list[Stage]:
     """Measure reading, probing, decoding and cropping; the engine; and the mixture, each alone."""
     spec = bundle.model.preprocess
     cropper = FaceCropper(spec, threads, 16)
 
-    def encode() -> list[EncodedFace]:
-        faces = []
-        for request in requests:
-            data = Path(str(request.image.uri)).read_bytes()
-            info = probe_image(data)
-            box = FaceBox(*(request.faces or ())[0].box)
-            window = crop_window(box, info.width, info.height, spec)
-            if window is None:
-                message = f"the box of {request.request_id} misses its image"
-                raise ValueError(message)
-            faces.append(EncodedFace(data, info, window))
-        return faces
-
     def cut() -> list[np.ndarray]:
-        faces = encode()
+        faces = encode_faces(requests, spec)
         return [crop for start in range(0, len(faces), 16) for crop in cropper.crop(faces[start : start + 16])]  # type: ignore[misc]
 
     crops = cut()
@@ -148,23 +148,36 @@ def main() -> None:
     options = parser.parse_args()
     threads = len(os.sched_getaffinity(0))
     console = Console()
-    table = Table("bundle", "stage", "core-ms / image", "images/s", "of the limit", title=f"given boxes, {threads} cores")
+    table = Table(
+        "bundle", "stage", "core-ms / image", "images/s", "of the limit", title=f"given boxes, {threads} cores"
+    )
     with tempfile.TemporaryDirectory() as scratch:
         photographs = Path(scratch) / "photographs"
         photographs.mkdir()
         requests = make_photographs(photographs, STAGE_IMAGES)
-        resnet = make_resnet_bundle(ROOT / "model_repository", Path(scratch) / "resnet", requests)
+        resnet = make_resnet_bundle(
+            ROOT / "model_repository", Path(scratch) / "resnet", encode_faces(requests, PreprocessSpec())
+        )
         for folder in (ROOT / "model_repository", resnet):
             bundle = read_bundle(folder)
             scorer = LocalScorer(Settings(bundle=folder, threads=threads))
             stages = measure_stages(bundle, requests, threads)
             limit = threads / sum(stage.core_s for stage in stages)
             for stage in stages:
-                table.add_row(bundle.manifest.bundle_id, stage.name, f"{stage.core_s * 1000:.2f}", f"{1 / stage.wall_s:.0f}", "")
+                table.add_row(
+                    bundle.manifest.bundle_id, stage.name, f"{stage.core_s * 1000:.2f}", f"{1 / stage.wall_s:.0f}", ""
+                )
             achieved = measure_end_to_end(scorer, requests)
             binding = max(stages, key=lambda stage: stage.core_s).name
             table.add_row(bundle.manifest.bundle_id, "limit", "", f"{limit:.0f}", f"binding: {binding}")
-            table.add_row(bundle.manifest.bundle_id, "end to end", "", f"{achieved:.0f}", f"{achieved / limit:.0%}", end_section=True)
+            table.add_row(
+                bundle.manifest.bundle_id,
+                "end to end",
+                "",
+                f"{achieved:.0f}",
+                f"{achieved / limit:.0%}",
+                end_section=True,
+            )
         console.print(table)
         console.print(mixture_rows())
         scorer = LocalScorer(Settings(bundle=ROOT / "model_repository", threads=threads))

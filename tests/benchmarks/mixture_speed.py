@@ -22,7 +22,9 @@ def mixture_rows() -> Table:
     reference.weights_, reference.means_, reference.precisions_cholesky_ = weights, means, factors
     features = means[rng.integers(0, COMPONENTS, BATCH)] + rng.normal(size=(BATCH, SIZE))
     expected = reference.score_samples(features)
-    table = Table("mixture", "faces/s", "of scikit-learn", "largest difference", title=f"B={BATCH}, K={COMPONENTS}, D={SIZE}")
+    table = Table(
+        "mixture", "faces/s", "of scikit-learn", "largest difference", title=f"B={BATCH}, K={COMPONENTS}, D={SIZE}"
+    )
     mixture = GaussianMixture(weights, means, factors)
     stacked = {dtype: stack_mixture(mixture, dtype) for dtype in (np.float32, np.float64)}
     jobs: dict[str, Callable[[], np.ndarray]] = {

@@ -53,10 +53,17 @@ def test_what_names_nothing_is_a_usage_error(tmp_path: Path, argument: str) -> N
 
 
 def test_unreadable_files_have_a_reason(tmp_path: Path) -> None:
-    """A vanished file, a pipe and a file over the limit each end as a typed reason, without blocking."""
+    """A vanished file, a pipe, a link to itself and a large file each end as a typed reason, without blocking."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "large").write_bytes(b"12345")
-    for name, reason in (("gone", Reason.UNREADABLE), ("pipe", Reason.UNREADABLE), ("large", Reason.TOO_MANY_BYTES)):
+    (tmp_path / "loop").symlink_to("loop")
+    expected = {
+        "gone": Reason.UNREADABLE,
+        "pipe": Reason.UNREADABLE,
+        "loop": Reason.UNREADABLE,
+        "large": Reason.TOO_MANY_BYTES,
+    }
+    for name, reason in expected.items():
         with pytest.raises(Unscorable) as caught:
             read_image(tmp_path / name, max_bytes=4)
         assert caught.value.reason is reason

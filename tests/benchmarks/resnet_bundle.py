@@ -1,0 +1,50 @@
+"""A bundle with the paper's network, ResNet-50 with 768 features, at int8 and with random weights: for speed alone."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision.models import resnet50
+
+from ingest.dali import FaceCropper
+from ingest.probe import EncodedFace
+from scorer.bundle import MANIFEST, read_bundle, write_manifest
+from training.export import export_extractor
+from training.features import extract_features
+from training.network import FEATURE_SIZE, Normalise
+
+COMPONENTS = 8
+CALIBRATION_CROPS = 32
+
+
+def make_resnet_bundle(starter: Path, folder: Path, faces: Sequence[EncodedFace]) -> Path:
+    """Write the bundle into `folder`, borrowing everything but network and mixture from `starter`."""
+    bundle = read_bundle(starter)
+    shutil.copytree(starter, folder)
+    (folder / MANIFEST).unlink()
+    crops = np.stack(FaceCropper(bundle.model.preprocess, 2, CALIBRATION_CROPS).crop(faces[:CALIBRATION_CROPS]))
+    torch.manual_seed(0)
+    network = nn.Sequential(Normalise(bundle.model.preprocess), resnet50(num_classes=FEATURE_SIZE))
+    model = export_extractor(network, folder, "int8", crops)
+    features = extract_features(model, crops, threads=2)
+    means = np.tile(features.mean(axis=0), (COMPONENTS, 1))
+    factors = np.tile(np.eye(FEATURE_SIZE, dtype=np.float32) / features.std(), (COMPONENTS, 1, 1))
+    weights = np.full(COMPONENTS, 1 / COMPONENTS, np.float32)
+    np.savez(folder / "mixture.npz", weights=weights, means=means, precisions_cholesky=factors)
+    fields = bundle.manifest.to_json() | {
+        "bundle_id": "resnet50-random-int8",
+        "precision": "int8",
+        "mixture_components": COMPONENTS,
+        "preprocess": asdict(bundle.manifest.preprocess),
+    }
+    fields = {name: value for name, value in fields.items() if name not in {"schema_version", "files"}}
+    write_manifest(folder, fields, dict.fromkeys(_names(folder), "random weights"))
+    return folder
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
