@@ -46,11 +46,13 @@ def cut_tiles(
     """Yield the tiles of every level.
 
     `image` is RGB, already reduced at will; `size` is the (width, height) it stands for, and `scales`
-    are relative to that. Neighbouring tiles share at least `overlap` pixels.
+    are relative to that, falling: each level is made from the one before. Neighbouring tiles share at
+    least `overlap` pixels.
     """
     for scale in scales:
         width, height = (max(1, round(length * scale)) for length in size)
-        level = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        level = np.asarray(image)
         for top in _place_tiles(height, side, overlap):
             for left in _place_tiles(width, side, overlap):
                 pixels = np.zeros((side, side, 3), np.uint8)

