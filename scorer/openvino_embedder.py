@@ -41,7 +41,7 @@ class OpenVinoExtractor:
             },
         )
         self.feature_size = feature_size
-        self._queue = ov.AsyncInferQueue(self._compiled, 2 * threads)
+        self._queue = ov.AsyncInferQueue(self._compiled, 2 * CROPS_PER_CHUNK)
         self._queue.set_callback(_store)
 
     def start(self, crops: Sequence[NDArray[np.uint8]], rows: Sequence[int], features: NDArray[np.float32]) -> None:
