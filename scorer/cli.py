@@ -95,7 +95,7 @@ def score(  # noqa: PLR0913 - one parameter per flag
             if picture and result.status in {Status.SCORED, Status.NO_FACE}:
                 from scorer.picture import draw_picture  # noqa: PLC0415
 
-                draw_picture(read_image(path, settings.limits.max_bytes), result, picture)
+                draw_picture(read_image(path.absolute().as_uri(), settings.limits.max_bytes), result, picture)
             failed += result.status in {Status.FAILED, Status.UNSUPPORTED}
             progress.advance(result)
     if not as_json:

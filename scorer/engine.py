@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from pathlib import Path
 
 from ingest.detect import load_detector
 from ingest.device import resolve_device
@@ -48,7 +47,7 @@ class LocalScorer:
         try:
             data = request.image.data
             if data is None:
-                data = read_image(Path(str(request.image.uri)), self._settings.limits.max_bytes)
+                data = read_image(str(request.image.uri), self._settings.limits.max_bytes)
         except Unscorable as failure:
             return refuse(request, failure)
         return locate_faces(request, data, self._detector, self._settings.limits)

@@ -15,6 +15,7 @@ from ingest.spec import FaceBox
 
 RESULT_NAMESPACE = UUID("9f2c1b54-6f0e-5a7e-9a53-1f0c7f0b2a11")
 MAX_FACES = 64
+MAX_ID_CHARACTERS = 4096  # a path is the id of a file, and Linux allows this many
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 BoxNumbers = Annotated[tuple[float, float, float, float], Field(description="x, y, width, height in upright pixels")]
@@ -81,8 +82,8 @@ class ImageSource(Message):
 class ScoreRequest(Message):
     """One image to score; `faces` absent means "find them"."""
 
-    request_id: Annotated[str, Field(min_length=1, max_length=256)]
-    content_id: Annotated[str, Field(min_length=1, max_length=4096)]
+    request_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
+    content_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
     image: ImageSource
     faces: Annotated[tuple[RequestedFace, ...] | None, Field(max_length=MAX_FACES)] = None
     tenant: str | None = None

@@ -2,10 +2,12 @@
 
 import glob
 import json
+import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -68,23 +70,26 @@ def read_boxes(path: Path) -> Boxes:
 
 def request_for(path: Path, boxes: Boxes | None) -> ScoreRequest:
     """Return the request that scores `path`; with `boxes`, an image they do not name has no face."""
-    name = str(path)
+    # A file name may hold bytes that are no text; the id shows them escaped, the URI keeps them exactly.
+    name = os.fsencode(path).decode(errors="backslashreplace")
     faces = None if boxes is None else boxes.get(name, ())
-    return ScoreRequest(request_id=name[-256:], content_id=name[-4096:], image=ImageSource(uri=name), faces=faces)
+    image = ImageSource(uri=path.absolute().as_uri())
+    return ScoreRequest(request_id=name, content_id=name, image=image, faces=faces)
 
 
-def read_image(path: Path, max_bytes: int) -> bytes:
-    """Read one file whole.
+def read_image(uri: str, max_bytes: int) -> bytes:
+    """Read the file at a `file:` URI whole.
 
     Raises:
         Unscorable: it is gone, forbidden, no regular file (a pipe would block for ever), or too large.
     """
+    path = Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):
-            raise Unscorable(Reason.UNREADABLE, f"{path} is not a regular file")
+            raise Unscorable(Reason.UNREADABLE, "not a regular file")
         if facts.st_size > max_bytes:
             raise Unscorable(Reason.TOO_MANY_BYTES, f"{facts.st_size} bytes, the limit is {max_bytes}")
         return path.read_bytes()
     except OSError as error:
-        raise Unscorable(Reason.UNREADABLE, f"{path}: {error.strerror or error}") from error
+        raise Unscorable(Reason.UNREADABLE, str(error.strerror)) from error

@@ -24,13 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ingest.dali import FaceCropper
-from ingest.probe import EncodedFace, probe_image
+from ingest.probe import EncodedFace, Limits, probe_image
 from ingest.spec import FaceBox, PreprocessSpec, crop_window
 from scorer.bundle import Bundle, read_bundle
 from scorer.engine import LocalScorer
 from scorer.messages import ImageSource, RequestedFace, ScoreRequest
 from scorer.mixture import log_likelihood
 from scorer.openvino_embedder import OpenVinoExtractor
+from scorer.paths import read_image
 from scorer.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -66,7 +67,7 @@ def make_photographs(folder: Path, count: int) -> list[ScoreRequest]:
             ScoreRequest(
                 request_id=path.name,
                 content_id=path.name,
-                image=ImageSource(uri=str(path)),
+                image=ImageSource(uri=path.as_uri()),
                 faces=(RequestedFace(face_id="0", box=box),),
             )
         )
@@ -90,7 +91,7 @@ def encode_faces(requests: list[ScoreRequest], spec: PreprocessSpec) -> list[Enc
     """Read, probe and window each request's one face."""
     faces = []
     for request in requests:
-        data = Path(str(request.image.uri)).read_bytes()
+        data = read_image(str(request.image.uri), Limits().max_bytes)
         info = probe_image(data)
         window = crop_window(FaceBox(*(request.faces or ())[0].box), info.width, info.height, spec)
         if window is None:

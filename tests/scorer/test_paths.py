@@ -65,7 +65,7 @@ def test_unreadable_files_have_a_reason(tmp_path: Path) -> None:
     }
     for name, reason in expected.items():
         with pytest.raises(Unscorable) as caught:
-            read_image(tmp_path / name, max_bytes=4)
+            read_image((tmp_path / name).as_uri(), max_bytes=4)
         assert caught.value.reason is reason
 
 
@@ -77,7 +77,7 @@ def test_forbidden_file_has_a_reason(tmp_path: Path) -> None:
     if os.access(secret, os.R_OK):
         pytest.skip("this user may read every file")
     with pytest.raises(Unscorable, match="unreadable"):
-        read_image(secret, max_bytes=4)
+        read_image(secret.as_uri(), max_bytes=4)
 
 
 def test_boxes_file_brings_the_faces(tmp_path: Path) -> None:
@@ -99,3 +99,13 @@ def test_bad_boxes_file_is_a_usage_error(tmp_path: Path, content: str) -> None:
     file.write_text(content)
     with pytest.raises(UsageError, match=r"boxes\.json"):
         read_boxes(file)
+
+
+def test_any_file_name_survives(tmp_path: Path) -> None:
+    """A name with bytes that are no text, spaces and per cent signs is read back exactly and can be printed."""
+    path = tmp_path / os.fsdecode(b"50% \xff #?.jpg")
+    path.write_bytes(b"abc")
+    request = request_for(path, None)
+    assert read_image(str(request.image.uri), max_bytes=4) == b"abc"
+    assert request.content_id.endswith("50% \\xff #?.jpg")
+    assert request.model_dump_json()
