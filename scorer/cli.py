@@ -1,6 +1,7 @@
 """The `unlensed` command: thin functions over the rooms, with one meaning for each exit code."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,6 +77,7 @@ def score(  # noqa: PLR0913 - one parameter per flag
     from scorer.engine import LocalScorer  # noqa: PLC0415 - engines load only when they are needed
     from scorer.report import Progress, ResultTable  # noqa: PLC0415
 
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `unlensed score ... --json | head` ends quietly
     settings = load_settings(bundle=bundle, device=device, threads=threads)
     files = expand_paths(paths, sys.stdin)
     boxes = read_boxes(faces) if faces else None

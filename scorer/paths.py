@@ -91,5 +91,5 @@ def read_image(uri: str, max_bytes: int) -> bytes:
         if facts.st_size > max_bytes:
             raise Unscorable(Reason.TOO_MANY_BYTES, f"{facts.st_size} bytes, the limit is {max_bytes}")
         return path.read_bytes()
-    except OSError as error:
-        raise Unscorable(Reason.UNREADABLE, str(error.strerror)) from error
+    except (OSError, ValueError) as error:  # ValueError: a listed name holds a NUL
+        raise Unscorable(Reason.UNREADABLE, getattr(error, "strerror", None) or str(error)) from error
