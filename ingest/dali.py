@@ -132,7 +132,7 @@ class FaceCropper:
 
 
 def _cut_face(group: _Group, region: Pixels, window: Window) -> Pixels:
-    """Return an upright contiguous copy of the `window` of an image of which `region` was decoded."""
+    """Return the `window`, upright and contiguous, of an image of which `region` was decoded."""
     origin, stored = find_stored_window(group.region(), group.info), find_stored_window(window, group.info)
     top, left = stored.top - origin.top, stored.left - origin.left
     return turn_upright(region[top : top + stored.height, left : left + stored.width], group.info.orientation)
@@ -159,7 +159,7 @@ def _build_decoder(threads: int, max_batch: int) -> Pipeline:
     with pipeline:
         pipeline.set_outputs(
             fn.decoders.image_slice(
-                fn.external_source(name="image", dtype=types.UINT8, ndim=1),
+                fn.external_source(name="image", dtype=types.UINT8, ndim=1, no_copy=True),
                 fn.external_source(name="start", dtype=types.INT32, ndim=1),
                 fn.external_source(name="shape", dtype=types.INT32, ndim=1),
                 normalized_anchor=False,
@@ -181,7 +181,7 @@ def _build_resizer(spec: PreprocessSpec, threads: int, max_batch: int) -> Pipeli
     with pipeline:
         pipeline.set_outputs(
             fn.resize(
-                fn.external_source(name="face", dtype=types.UINT8, ndim=3, layout="HWC"),
+                fn.external_source(name="face", dtype=types.UINT8, ndim=3, layout="HWC", no_copy=True),
                 size=[spec.size, spec.size],
                 interp_type=interpolation,
                 antialias=spec.antialias,

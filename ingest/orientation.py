@@ -20,11 +20,11 @@ _TURNS = {
 
 
 def turn_upright(stored: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Return `stored` pixels (H, W, 3) as a contiguous upright copy."""
+    """Return `stored` pixels (H, W, 3) as a contiguous upright array, a view where nothing has to move."""
     transposed, mirrored, upside_down = _TURNS[orientation]
     upright = stored.transpose(1, 0, 2) if transposed else stored
     upright = upright[:, ::-1] if mirrored else upright
-    return (upright[::-1] if upside_down else upright).copy()
+    return np.ascontiguousarray(upright[::-1] if upside_down else upright)
 
 
 def find_stored_window(window: Window, info: ImageInfo) -> Window:
