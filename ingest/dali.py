@@ -34,7 +34,8 @@ Item = TypeVar("Item")
 
 # In one batch at most, of whole images (progressive JPEG, PNG and WebP are decoded whole) and of face windows.
 _MAX_BATCH_PIXELS = 100_000_000
-_IMAGE_FAILURE = re.compile(r"Failed to decode sample|nvImageCodec failure")
+# The last: the decoder reads another size than `probe_image` did. Any other failure is not an image's and is raised.
+_IMAGE_FAILURE = re.compile(r"Failed to decode sample|nvImageCodec failure|not valid for image dimensions")
 # libjpeg prints its first remark on an image and swallows the rest, so that even a harmless one may hide damage.
 _LIBJPEG_REMARK = re.compile(
     r"Corrupt JPEG|Premature end of JPEG|Inconsistent progression|Invalid SOS|Unknown Adobe|Warning: unknown JFIF"
@@ -50,16 +51,26 @@ class _Group:
     info: ImageInfo
     windows: dict[int, Window] = field(default_factory=dict)
 
-    @property
-    def pixels(self) -> int:
-        return self.info.width * self.info.height
-
-    def region(self) -> Window:
-        """The smallest upright window that holds all faces."""
+    def find_region(self) -> Window:
+        """Return the smallest stored rectangle that holds all faces."""
         windows = self.windows.values()
         left, top = min(w.left for w in windows), min(w.top for w in windows)
         right, bottom = max(w.left + w.width for w in windows), max(w.top + w.height for w in windows)
-        return Window(left, top, right - left, bottom - top)
+        return find_stored_window(Window(left, top, right - left, bottom - top), self.info)
+
+
+@dataclass(frozen=True, slots=True)
+class _Region:
+    """Decoded stored pixels (H, W, 3) and where they lie; DALI owns them until its next run."""
+
+    pixels: Pixels
+    place: Window
+
+    def cut(self, window: Window, info: ImageInfo) -> Pixels:
+        """Return an upright `window` of the image, contiguous."""
+        stored = find_stored_window(window, info)
+        top, left = stored.top - self.place.top, stored.left - self.place.left
+        return turn_upright(self.pixels[top : top + stored.height, left : left + stored.width], info.orientation)
 
 
 class FaceCropper:
@@ -82,7 +93,8 @@ class FaceCropper:
             group = groups.setdefault(face.info.sha256, _Group(face.data, face.info))
             group.windows[position] = face.window
         results: dict[int, Pixels | Unscorable] = {}
-        for batch in _split([(group, group.pixels) for group in groups.values()], self._max_batch):
+        images = [(group, group.info.width * group.info.height) for group in groups.values()]
+        for batch in _split(images, self._max_batch):
             results.update(self._crop_groups(batch))
         return [results[position] for position in range(len(faces))]
 
@@ -94,48 +106,41 @@ class FaceCropper:
         if complaint:
             return dict.fromkeys(groups[0].windows, Unscorable(Reason.UNDECODABLE, f"the decoder says: {complaint}"))
         faces = [
-            ((position, group, region, window), window.width * window.height)
+            ((position, region, window, group.info), window.width * window.height)
             for group, region in zip(groups, regions, strict=True)
             for position, window in group.windows.items()
         ]
         results: dict[int, Pixels | Unscorable] = {}
         for batch in _split(faces, self._max_batch):
-            crops = self._resizer.run(face=[_cut_face(group, region, window) for _, group, region, window in batch])
+            crops = self._resizer.run(face=[region.cut(window, info) for _, region, window, info in batch])
             resized = np.array(crops[0].as_array())
             results.update(zip((position for position, *_ in batch), resized, strict=True))
         return results
 
-    def _decode(self, groups: list[_Group]) -> tuple[list[Pixels], str]:
-        """Return each group's stored region, valid until the next call, and what went wrong, if anything."""
-        windows = [find_stored_window(group.region(), group.info) for group in groups]
-        regions: list[Pixels] = []
+    def _decode(self, groups: list[_Group]) -> tuple[list[_Region], str]:
+        """Return each group's region, valid until the next call, and what went wrong, if anything."""
+        places = [group.find_region() for group in groups]
+        regions: list[_Region] = []
         failure = ""
         with self._messages.collect() as lines:
             try:
-                batch = self._decoder.run(
+                decoded = self._decoder.run(
                     image=[np.frombuffer(strip_metadata(g.data, g.info.media_type), np.uint8) for g in groups],
-                    start=[np.array([w.left, w.top], np.int32) for w in windows],
-                    shape=[np.array([w.width, w.height], np.int32) for w in windows],
+                    start=[np.array([place.left, place.top], np.int32) for place in places],
+                    shape=[np.array([place.width, place.height], np.int32) for place in places],
                 )[0]
-                regions = [np.asarray(batch[i]) for i in range(len(groups))]
+                regions = [_Region(np.asarray(decoded[i]), place) for i, place in enumerate(places)]
             except RuntimeError as error:
+                self._decoder = _build_decoder(self._threads, self._max_batch)  # no pipeline survives an error
                 if not _IMAGE_FAILURE.search(str(error)):
                     raise
                 failure = "the image data cannot be decoded"
-                self._decoder = _build_decoder(self._threads, self._max_batch)
         if failure:
             return [], lines[-1] if lines else failure
         for line in lines:
             if not (_LIBJPEG_REMARK.match(line) or _LIBPNG_REMARK.match(line)):
                 sys.stderr.write(line + "\n")
         return regions, next(filter(_LIBJPEG_REMARK.match, lines), "")
-
-
-def _cut_face(group: _Group, region: Pixels, window: Window) -> Pixels:
-    """Return the `window`, upright and contiguous, of an image of which `region` was decoded."""
-    origin, stored = find_stored_window(group.region(), group.info), find_stored_window(window, group.info)
-    top, left = stored.top - origin.top, stored.left - origin.left
-    return turn_upright(region[top : top + stored.height, left : left + stored.width], group.info.orientation)
 
 
 def _split(items: list[tuple[Item, int]], max_items: int) -> Iterator[list[Item]]:
