@@ -1,0 +1,84 @@
+"""The laws of the crop window and of the boxes it is made from."""
+
+import json
+import math
+from dataclasses import asdict
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from ingest.spec import FaceBox, PreprocessSpec, Window, crop_window
+
+SPEC = PreprocessSpec()
+SIDES = st.integers(1, 5000)
+CORNERS = st.floats(-3000, 8000)
+LENGTHS = st.floats(0.01, 4000)
+BOXES = st.builds(FaceBox, CORNERS, CORNERS, LENGTHS, LENGTHS)
+
+
+@given(BOXES, SIDES, SIDES)
+def test_a_window_lies_in_the_image_and_holds_its_box(box: FaceBox, width: int, height: int) -> None:
+    """Whatever the box, the window is inside the image and covers all of the box that is."""
+    window = crop_window(box, width, height, SPEC)
+    assume(window is not None)
+    assert window is not None
+    assert 0 <= window.left < window.left + window.width <= width
+    assert 0 <= window.top < window.top + window.height <= height
+    assert window.left <= max(0, box.x)
+    assert window.top <= max(0, box.y)
+    assert window.left + window.width >= min(width, box.x + box.width)
+    assert window.top + window.height >= min(height, box.y + box.height)
+
+
+@given(BOXES, SIDES, SIDES)
+def test_no_window_means_that_the_box_misses_the_image(box: FaceBox, width: int, height: int) -> None:
+    """None is returned exactly when the square around the box shares no pixel with the image."""
+    half = max(box.width, box.height) * SPEC.margin / 2
+    x, y = box.x + box.width / 2, box.y + box.height / 2
+    misses = x + half <= 0 or y + half <= 0 or math.floor(x - half) >= width or math.floor(y - half) >= height
+    assert (crop_window(box, width, height, SPEC) is None) == misses
+
+
+@given(st.floats(1000, 2000), st.floats(1000, 2000), st.floats(1, 500), st.floats(1, 500))
+def test_a_window_away_from_edges_is_square_to_a_pixel(x: float, y: float, width: float, height: float) -> None:
+    """Where nothing is clipped, the window is 1.3 times the longer side, widened to whole pixels."""
+    window = crop_window(FaceBox(x, y, width, height), 5000, 5000, SPEC)
+    assert window is not None
+    side = 1.3 * max(width, height)
+    assert side - 1e-6 <= window.width < side + 2
+    assert side - 1e-6 <= window.height < side + 2
+
+
+def test_a_window_by_hand() -> None:
+    """One box worked out on paper: 100 x 80 at (50, 60) in 120 x 400, margin 1.3."""
+    assert crop_window(FaceBox(50, 60, 100, 80), 120, 400, SPEC) == Window(35, 35, 85, 130)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", range(4))
+def test_a_box_is_finite(bad: float, place: int) -> None:
+    """A coordinate that is not a finite number is refused, and the message says so."""
+    values = [1.0, 2.0, 3.0, 4.0]
+    values[place] = bad
+    with pytest.raises(ValueError, match="not a finite number"):
+        FaceBox(*values)
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0), (-1, 5)])
+def test_a_box_has_an_area(width: float, height: float) -> None:
+    """A side that is not positive is refused, and the message says so."""
+    with pytest.raises(ValueError, match="no area"):
+        FaceBox(0, 0, width, height)
+
+
+def test_a_spec_survives_json() -> None:
+    """What a bundle stores is read back equal."""
+    spec = PreprocessSpec(size=160, margin=1.1)
+    assert PreprocessSpec.from_json(json.loads(json.dumps(asdict(spec)))) == spec
+
+
+def test_a_spec_of_another_version_is_refused() -> None:
+    """A field that this version does not know means that the bundle was cut for another one."""
+    with pytest.raises(TypeError):
+        PreprocessSpec.from_json({**asdict(SPEC), "gamma": 2.2})
