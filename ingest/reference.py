@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from ingest.orientation import turn_upright
-from ingest.probe import DEFAULT_LIMITS, probe_image
+from ingest.probe import DEFAULT_LIMITS, probe_image, strip_metadata
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import PreprocessSpec, Window
 
@@ -32,7 +32,8 @@ def decode_upright(data: bytes) -> NDArray[np.uint8]:
     """
     info = probe_image(data)
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+        bare = io.BytesIO(strip_metadata(data, info.media_type))  # damaged metadata is not a damaged picture
+        with Image.open(bare, formats=("JPEG", "PNG", "WEBP")) as image:
             if image.mode.startswith("I;16"):
                 grey = np.rint(np.asarray(image) / 257).astype(np.uint8)
                 stored = np.repeat(grey[:, :, None], 3, axis=2)
