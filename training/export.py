@@ -1,0 +1,80 @@
+"""A trained extractor to the engine that serves it: OpenVINO graph, at a stated precision."""
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import nncf
+import numpy as np
+import openvino as ov
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+Precision = Literal["fp32", "fp16", "weights_int8", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+INPUT_TENSOR, OUTPUT_TENSOR = "crops", "features"
+MODEL_FILE = "face_extractor/1/model.xml"
+
+
+def convert_extractor(extractor: nn.Module, size: int) -> ov.Model:
+    """Trace `extractor` to an FP32 graph: `crops` uint8 [N, size, size, 3] to `features` FP32 [N, D]."""
+    example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        model: ov.Model = ov.convert_model(
+            extractor.eval().to(memory_format=torch.contiguous_format),  # type: ignore[call-overload]  # torch's stub
+            example_input=example,
+            input=[([-1, size, size, 3], ov.Type.u8)],
+        )
+    model.inputs[0].get_tensor().set_names({INPUT_TENSOR})
+    model.outputs[0].get_tensor().set_names({OUTPUT_TENSOR})
+    return model
+
+
+def quantise(model: ov.Model, precision: Precision, calibration_crops: NDArray[np.uint8]) -> ov.Model:
+    """Return `model` at `precision`; features stay FP32.
+
+    Args:
+        model: the FP32 graph.
+        precision: "int8" quantises weights and activations, with ranges from `calibration_crops`;
+            "weights_int8" the weights alone. FP16 is applied when the graph is written.
+        calibration_crops: [N, S, S, 3] photographs.
+    """
+    if precision == "int8":
+        data = nncf.Dataset(list(calibration_crops[:, None]), lambda crop: {INPUT_TENSOR: crop})
+        return nncf.quantize(
+            model,
+            data,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(calibration_crops),
+            fast_bias_correction=False,
+        )
+    if precision == "weights_int8":
+        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
+    return model
+
+
+def write_model(model: ov.Model, path: Path, precision: Precision) -> None:
+    """Write `model.xml` and `model.bin` at `path`, without the notes that tools leave in the graph."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    strip_notes(model)
+    ov.save_model(model, path, compress_to_fp16=precision != "fp32")
+
+
+def strip_notes(model: ov.Model) -> None:
+    """Forget the graph's conversion records: they name the machine's paths and cost bytes."""
+    info: Any = model.get_rt_info()
+    for key in list(info):
+        del info[key]
+    for index, node in enumerate(model.get_ordered_ops()):
+        node.set_friendly_name(f"n{index}")
+
+
+def export_extractor(
+    extractor: nn.Module, folder: Path, precision: Precision, calibration_crops: NDArray[np.uint8]
+) -> Path:
+    """Convert, quantise and write `extractor` into the bundle `folder`; return the graph's path."""
+    path = folder / MODEL_FILE
+    shutil.rmtree(path.parent, ignore_errors=True)
+    write_model(quantise(convert_extractor(extractor, calibration_crops.shape[1]), precision, calibration_crops), path, precision)
+    return path

@@ -1,0 +1,34 @@
+"""Faces with known answers for a bundle: a public-domain portrait and generated pictures, no private person."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import skimage
+from numpy.typing import NDArray
+from PIL import Image
+
+PORTRAIT_BOX = (172.0, 70.0, 100.0, 132.0)  # of scikit-image's astronaut (NASA, public domain), in its pixels
+
+
+def encode(pixels: NDArray[np.uint8], kind: str) -> bytes:
+    """Return `pixels`, [H, W, 3], as a JPEG, PNG or WebP file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **({"quality": 90} if kind != "PNG" else {}))
+    return buffer.getvalue()
+
+
+def draw_waves(side: int) -> NDArray[np.uint8]:
+    """Return smooth colour waves with pixel noise of a fixed seed: content from low to high frequency."""
+    y, x = np.mgrid[0:side, 0:side] / side
+    waves = np.stack([np.sin(9 * x + 4 * y), np.sin(5 * y * y + x), np.cos(12 * x * y)], axis=-1)
+    noise = np.random.default_rng(2024).normal(0, 8, waves.shape)
+    return np.clip(128 + 90 * waves + noise, 0, 255).astype(np.uint8)
+
+
+def draw_golden_images() -> tuple[tuple[bytes, ...], NDArray[np.float64]]:
+    """Return the pictures, encoded, and one box each, [G, 4] as x, y, width, height in pixels."""
+    portrait = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB")
+    waves = draw_waves(160)
+    images = (encode(np.asarray(portrait), "JPEG"), encode(waves, "JPEG"), encode(waves[::-1, ::-1], "WEBP"))
+    return images, np.array([PORTRAIT_BOX, (30.0, 30.0, 100.0, 100.0), (10.0, 40.0, 90.0, 110.0)])

@@ -1,0 +1,95 @@
+"""The pretext losses of Zou, Yu, Zhan and Ma (2025), Eqs. 1-6, over all pairs of a batch at once.
+
+Eq. 1 is the target of a pair, Eq. 2 Thurstone's probability with unit variances, Eq. 3 the fidelity
+loss, Eq. 4 its mean over pairs and tags, Eq. 5 the fidelity loss of the manipulation head, Eq. 6 the
+weighted sum. Shape suffixes: M faces of a batch, T tags, P = M(M-1)/2 unordered pairs.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ROOT_FLOOR = 1e-8  # the authors' release adds it inside each root; it keeps the gradient finite at p = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PairRule:
+    """Where the paper and the authors' release differ.
+
+    Attributes:
+        thurstone_scale: factor of the score difference inside the normal distribution function;
+            1/sqrt(2) in the paper, 2 in the release.
+        tie_target: probability asked of two equal tags; 1 in the paper (`>=`), 0.5 in the release.
+    """
+
+    thurstone_scale: float = 1 / math.sqrt(2)
+    tie_target: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """One batch's losses; `total` carries the gradient."""
+
+    total: Tensor
+    ranking_T: Tensor
+    manipulation: Tensor
+
+
+def fidelity_loss(target: Tensor, predicted: Tensor) -> Tensor:
+    """Return `1 - sqrt(p q) - sqrt((1-p)(1-q))` elementwise (Eq. 3); zero where p = q."""
+    agree = torch.sqrt(target * predicted + ROOT_FLOOR)
+    disagree = torch.sqrt((1 - target) * (1 - predicted) + ROOT_FLOOR)
+    return 1 - agree - disagree
+
+
+def rank_pairs(tags_MT: Tensor, tie_target: float) -> Tensor:
+    """Return [P, T] targets (Eq. 1): 1 where the first of a pair has the larger tag, NaN where one lacks it."""
+    first, second = pair_indices(tags_MT.shape[0])
+    larger, smaller = tags_MT[first], tags_MT[second]
+    target = torch.where(larger == smaller, tie_target, (larger > smaller).to(tags_MT.dtype))
+    return torch.where(larger.isnan() | smaller.isnan(), torch.nan, target)
+
+
+def pair_indices(count: int) -> tuple[Tensor, Tensor]:
+    """Return the first and second index of each of the `count * (count - 1) / 2` unordered pairs."""
+    first, second = torch.triu_indices(count, count, offset=1)
+    return first, second
+
+
+def exif_ranking_loss(scores_MT: Tensor, tags_MT: Tensor, rule: PairRule) -> Tensor:
+    """Return [T] mean fidelity losses over the pairs that have the tag (Eqs. 2-4); zero where no pair has.
+
+    Args:
+        scores_MT: what the ranking heads gave, any real number.
+        tags_MT: the tags, NaN where absent.
+        rule: the paper's or the release's reading.
+    """
+    targets_PT = rank_pairs(tags_MT, rule.tie_target)
+    first, second = pair_indices(scores_MT.shape[0])
+    predicted_PT = torch.special.ndtr((scores_MT[first] - scores_MT[second]) * rule.thurstone_scale)
+    known_PT = ~targets_PT.isnan()
+    # NaN targets are replaced before the loss, not after: NaN times zero would poison the gradient.
+    loss_PT = fidelity_loss(torch.where(known_PT, targets_PT, 0.5), predicted_PT) * known_PT
+    return loss_PT.sum(dim=0) / known_PT.sum(dim=0).clamp(min=1)
+
+
+def manipulation_loss(logits_M: Tensor, manipulated_M: Tensor) -> Tensor:
+    """Return the mean fidelity loss of the manipulation head (Eq. 5); `manipulated_M` is 1 for manipulated faces."""
+    return fidelity_loss(manipulated_M, torch.sigmoid(logits_M)).mean()
+
+
+def combine_losses(  # noqa: PLR0913 - two heads, two labels, two settings
+    scores_MT: Tensor,
+    logits_M: Tensor,
+    tags_MT: Tensor,
+    manipulated_M: Tensor,
+    rule: PairRule,
+    manipulation_weight: float,
+) -> Losses:
+    """Return the batch's losses (Eq. 6). Ranking pairs are photographic faces only, as in the paper."""
+    photographic = torch.where(manipulated_M[:, None] > 0, torch.nan, tags_MT)
+    ranking = exif_ranking_loss(scores_MT, photographic, rule)
+    manipulation = manipulation_loss(logits_M, manipulated_M)
+    return Losses(ranking.mean() + manipulation_weight * manipulation, ranking.detach(), manipulation.detach())

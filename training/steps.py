@@ -1,0 +1,208 @@
+"""The steps after training, on one run folder: engine, mixture, calibration, evaluation, bundle."""
+
+import json
+import platform
+import shutil
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.dali import FaceCropper
+from ingest.detect import DetectorSpec
+from ingest.probe import EncodedFace, probe_image
+from ingest.spec import FaceBox, PreprocessSpec, crop_window
+from scorer.bundle import write_manifest
+from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
+from training import detector
+from training.calibrate import calibrate, name_calibration
+from training.checkpoints import load_checkpoint
+from training.data.shards import load_role
+from training.evaluation.card import LICENCE, write_card
+from training.evaluation.generated import cut_generated
+from training.evaluation.protocol import evaluate_scores, measure_drift
+from training.export import INPUT_TENSOR, MODEL_FILE, OUTPUT_TENSOR, Precision, export_extractor
+from training.features import extract_features
+from training.golden import draw_golden_images
+from training.mixture_fit import choose_mixture, describe
+from training.network import FEATURE_SIZE, build_network
+from training.recipes import Recipe
+
+QUANTISATION_FACES = 192
+GOLDEN_SHARE_OF_SPREAD = 0.05
+
+
+def engine_path(run: Path, precision: str) -> Path:
+    """Return where `build_engine` writes an engine of `precision`."""
+    return run / "engine" / precision / MODEL_FILE
+
+
+def build_engine(run: Path, precision: Precision, frozen_blocks: int) -> Path:
+    """Export the run's best checkpoint at `precision`; quantisation ranges come from training photographs."""
+    network = build_network(PreprocessSpec(), frozen_blocks)
+    load_checkpoint(run / "best.safetensors", network)
+    crops = load_role(run, "train").crops
+    chosen = np.random.default_rng(0).permutation(len(crops))[:QUANTISATION_FACES]
+    return export_extractor(network.extractor, run / "engine" / precision, precision, crops[chosen])
+
+
+def fit_run(run: Path, recipe: Recipe, threads: int) -> dict[str, object]:
+    """Fit the mixture on the recipe's roles through the engine; write `mixture.npz` and `fit.json`."""
+    roles = sorted({role for roles in recipe.mixture.role_sets for role in roles} | {"fit"})
+    faces = {role: load_role(run, role) for role in roles}
+    engine = engine_path(run, recipe.precision)
+    features = {role: extract_features(engine, faces[role].crops, threads) for role in roles}
+    fitted = choose_mixture(features, {role: faces[role].sources for role in roles}, recipe.mixture)
+    np.savez_compressed(run / "mixture.npz", **asdict_arrays(fitted.mixture))
+    report: dict[str, object] = {
+        "precision": recipe.precision,
+        "shape": describe(fitted.shape),
+        "roles": list(fitted.roles),
+        "faces": sum(len(faces[role]) for role in fitted.roles),
+        "held_out_nats": fitted.held_out_nats,
+    }
+    (run / "fit.json").write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def asdict_arrays(mixture: GaussianMixture) -> dict[str, NDArray[np.floating]]:
+    """Return the mixture's arrays by name."""
+    return {name: getattr(mixture, name) for name in ("weights", "means", "precisions_cholesky")}
+
+
+def read_mixture(run: Path) -> GaussianMixture:
+    """Read what `fit_run` wrote.
+
+    Raises:
+        FileNotFoundError: `fit` has not run.
+    """
+    with np.load(run / "mixture.npz", allow_pickle=False) as arrays:
+        return GaussianMixture(**{name: arrays[name] for name in arrays.files})
+
+
+def calibrate_run(run: Path, threads: int) -> int:
+    """Score the role `calibrate` through the fitted engine; write `calibration.npz`; return the number of faces."""
+    precision = json.loads((run / "fit.json").read_text())["precision"]
+    features = extract_features(engine_path(run, precision), load_role(run, "calibrate").crops, threads)
+    values = calibrate(read_mixture(run), features)
+    np.savez_compressed(run / "calibration.npz", log_likelihoods=values)
+    return len(values)
+
+
+def evaluate_run(run: Path, generated: Path, recipe: Recipe, threads: int) -> dict[str, object]:
+    """Measure the run on the role `test` and on generated faces; write `evaluation.json`."""
+    mixture = stack_mixture(read_mixture(run))
+    test, held_out = load_role(run, "test"), load_role(run, "calibrate")
+    engine = engine_path(run, recipe.precision)
+
+    def score(path: Path, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return log_likelihood(extract_features(path, crops, threads), mixture).astype(np.float64)
+
+    reference = build_engine(run, "fp32", recipe.frozen_blocks)
+    held_out_reference = np.sort(score(reference, held_out.crops))
+    fakes = cut_generated(generated, run, threads)
+    report = evaluate_scores(lambda crops: score(engine, crops), test, held_out, fakes)
+    report["drift"] = asdict(
+        measure_drift(
+            score(reference, test.crops),
+            score(engine, test.crops),
+            held_out_reference,
+            np.sort(score(engine, held_out.crops)),
+        )
+    )
+    report["faces_per_second"] = {
+        "threads": threads,
+        recipe.precision: measure_speed(engine, test.crops, threads),
+        "fp32": measure_speed(reference, test.crops, threads),
+    }
+    (run / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def measure_speed(engine: Path, crops: NDArray[np.uint8], threads: int) -> float:
+    """Return faces per second of the engine alone, compilation excluded by a difference of two runs."""
+    times = []
+    for count in (16, 144):
+        started = time.perf_counter()
+        extract_features(engine, crops[:count], threads)
+        times.append(time.perf_counter() - started)
+    return round((min(len(crops), 144) - 16) / (times[1] - times[0]), 1)
+
+
+def write_golden(run: Path, engine: Path, threads: int) -> None:
+    """Write `golden.npz`: pictures, boxes, and the engine's answers to them."""
+    spec = PreprocessSpec()
+    images, boxes = draw_golden_images()
+    faces = []
+    for data, box in zip(images, boxes, strict=True):
+        info = probe_image(data)
+        window = crop_window(FaceBox(*map(float, box)), info.width, info.height, spec)
+        faces.append(EncodedFace(data, info, window))  # type: ignore[arg-type]  # the boxes lie inside their pictures
+    crops = np.stack(FaceCropper(spec, threads, len(faces)).crop(faces))  # type: ignore[arg-type]  # none is unscorable
+    features = extract_features(engine, crops, threads)
+    np.savez_compressed(
+        run / "golden.npz",
+        pictures=np.frombuffer(b"".join(images), dtype=np.uint8),
+        lengths=np.array([len(data) for data in images]),
+        boxes=boxes,
+        features=features,
+        log_likelihoods=log_likelihood(features, stack_mixture(read_mixture(run))).astype(np.float64),
+    )
+
+
+def write_bundle(run: Path, recipe: Recipe, threads: int) -> Path:
+    """Assemble `run/bundle` from the steps' results and return it.
+
+    Raises:
+        FileNotFoundError: a step has not run yet.
+    """
+    folder, engine = run / "bundle", engine_path(run, recipe.precision)
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(engine.parents[1], folder / "face_extractor")
+    detector.copy_detector(folder, DetectorSpec())
+    write_golden(run, engine, threads)
+    for name in ("mixture.npz", "calibration.npz", "golden.npz"):
+        shutil.copyfile(run / name, folder / name)
+    with np.load(run / "calibration.npz", allow_pickle=False) as arrays:
+        values = arrays["log_likelihoods"]
+    created = datetime.now(UTC).date().isoformat()
+    calibration_id, bundle_id = name_calibration(values), f"{recipe.name}-{created}"
+    write_card(run, folder / "MODEL_CARD.md", recipe, bundle_id, len(values))
+    mixture = read_mixture(run)
+    write_manifest(
+        folder,
+        {
+            "bundle_id": bundle_id,
+            "licence": LICENCE["bundle"],
+            "preprocess": PreprocessSpec(),
+            "detector": DetectorSpec(),
+            "extractor": MODEL_FILE,
+            "input_tensor": INPUT_TENSOR,
+            "output_tensor": OUTPUT_TENSOR,
+            "feature_size": FEATURE_SIZE,
+            "precision": recipe.precision,
+            "mixture_components": len(mixture.weights),
+            "calibration_id": calibration_id,
+            "calibration_size": len(values),
+            "golden_tolerance_nats": round(GOLDEN_SHARE_OF_SPREAD * float(values.std()), 2),
+            "provenance": {
+                "created_at": created,
+                "recipe": recipe.name,
+                "data": {role: str(len(load_role(run, role))) for role in ("train", "fit", "calibrate", "test")},
+                "tools": {
+                    "python": platform.python_version(),
+                    **{name: version(name) for name in ("torch", "openvino", "nncf", "scikit-learn")},
+                },
+            },
+        },
+        {
+            path.relative_to(folder).as_posix(): LICENCE["detector" if "face_detector" in path.parts else "bundle"]
+            for path in folder.rglob("*")
+            if path.is_file()
+        },
+    )
+    return folder
