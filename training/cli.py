@@ -21,11 +21,21 @@ from training.recipes import RECIPES
 from training.steps import build_engine, calibrate_run, evaluate_run, fit_run, write_bundle
 from training.trainer import TrainingDiverged, train_extractor
 
-USAGE, BAD_DATA = 2, 65
+BAD_DATA = 65
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console(stderr=True)
 Run = Annotated[Path, typer.Argument(help="The run folder.")]
-RecipeName = Annotated[str, typer.Option(help=f"One of {', '.join(RECIPES)}.")]
+
+
+def check_recipe(name: str) -> str:
+    """Return `name`, or end with a usage error that lists the recipes."""
+    if name not in RECIPES:
+        message = f"no recipe {name!r}; use one of {', '.join(RECIPES)}"
+        raise typer.BadParameter(message)
+    return name
+
+
+RecipeName = Annotated[str, typer.Option(help=f"One of {', '.join(RECIPES)}.", callback=check_recipe)]
 Threads = Annotated[int, typer.Option(help="CPU threads.", min=1)]
 CORES = len(os.sched_getaffinity(0))
 
@@ -37,12 +47,11 @@ def prepare(
     sources: Annotated[Path, typer.Option(help="Table with the columns repo and role.")],
     landmarks: Annotated[Path, typer.Option(help="Folder of face_landmark_68_model.*")],
     recipe: RecipeName = "starter",
-    threads: Threads = CORES,
 ) -> None:
     """Find, cut and describe the faces of the photographs. Sources that are done are not done again."""
     rule = RECIPES[recipe]()
-    detector = load_detector(copy_detector(out, DetectorSpec()).parents[2], DetectorSpec(), threads)
-    cutter = FaceCutter(detector, load_landmark_net(landmarks), PreprocessSpec(), rule.min_face_px, threads)
+    detector = load_detector(copy_detector(out, DetectorSpec()).parents[2], DetectorSpec(), CORES)
+    cutter = FaceCutter(detector, load_landmark_net(landmarks), PreprocessSpec(), rule.min_face_px, CORES)
     found, dropped = read_photos(photos, read_roles(sources))
     prepare_sources(found, cutter, out, console)
     report = {"photographs": len(found), "dropped": dropped | dict(cutter.dropped)}

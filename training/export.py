@@ -2,7 +2,7 @@
 
 import shutil
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import nncf
 import numpy as np
@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-Precision = Literal["fp32", "fp16", "weights_int8", "int8"]
+from training.recipes import Precision
+
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 INPUT_TENSOR, OUTPUT_TENSOR = "crops", "features"
 MODEL_FILE = "face_extractor/1/model.xml"
@@ -76,5 +77,9 @@ def export_extractor(
     """Convert, quantise and write `extractor` into the bundle `folder`; return the graph's path."""
     path = folder / MODEL_FILE
     shutil.rmtree(path.parent, ignore_errors=True)
-    write_model(quantise(convert_extractor(extractor, calibration_crops.shape[1]), precision, calibration_crops), path, precision)
+    write_model(
+        quantise(convert_extractor(extractor, calibration_crops.shape[1]), precision, calibration_crops),
+        path,
+        precision,
+    )
     return path

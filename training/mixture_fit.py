@@ -98,7 +98,9 @@ def choose_mixture(
         message = "the recipe's mixture rule names no candidate"
         raise ValueError(message)
     _, shape, roles = best
-    return FittedMixture(fit_shape(np.concatenate([features[role] for role in roles]), shape, rule), shape, roles, scores)
+    return FittedMixture(
+        fit_shape(np.concatenate([features[role] for role in roles]), shape, rule), shape, roles, scores
+    )
 
 
 def describe(shape: MixtureShape) -> str:

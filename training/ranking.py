@@ -33,7 +33,7 @@ class Losses:
     """One batch's losses; `total` carries the gradient."""
 
     total: Tensor
-    ranking_T: Tensor
+    ranking: Tensor
     manipulation: Tensor
 
 
@@ -80,15 +80,19 @@ def manipulation_loss(logits_M: Tensor, manipulated_M: Tensor) -> Tensor:
     return fidelity_loss(manipulated_M, torch.sigmoid(logits_M)).mean()
 
 
-def combine_losses(  # noqa: PLR0913 - two heads, two labels, two settings
-    scores_MT: Tensor,
-    logits_M: Tensor,
-    tags_MT: Tensor,
-    manipulated_M: Tensor,
-    rule: PairRule,
-    manipulation_weight: float,
+def combine_losses(
+    outputs: tuple[Tensor, Tensor], tags_MT: Tensor, manipulated_M: Tensor, rule: PairRule, manipulation_weight: float
 ) -> Losses:
-    """Return the batch's losses (Eq. 6). Ranking pairs are photographic faces only, as in the paper."""
+    """Return the batch's losses (Eq. 6). Ranking pairs are photographic faces only, as in the paper.
+
+    Args:
+        outputs: EXIF scores [M, T] and manipulation logits [M], as the network gives them.
+        tags_MT: NaN where absent.
+        manipulated_M: 1 for manipulated faces, 0 for untouched ones.
+        rule: reading of Eqs. 1 and 2.
+        manipulation_weight: of Eq. 5 against the mean of the ranking losses.
+    """
+    scores_MT, logits_M = outputs
     photographic = torch.where(manipulated_M[:, None] > 0, torch.nan, tags_MT)
     ranking = exif_ranking_loss(scores_MT, photographic, rule)
     manipulation = manipulation_loss(logits_M, manipulated_M)

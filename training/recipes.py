@@ -5,6 +5,8 @@ from typing import Literal
 
 from training.ranking import PairRule
 
+Precision = Literal["fp32", "fp16", "weights_int8", "int8"]
+
 
 @dataclass(frozen=True, slots=True)
 class AugmentRule:
@@ -16,13 +18,15 @@ class AugmentRule:
         rotation_deg: largest rotation of the common resampling chain, either way.
         zoom: largest relative zoom of the common chain, either way.
         shift: largest shift of the common chain, a share of the crop.
+        warps: how many piecewise affine warps are made at the start, to be drawn from.
     """
 
     manipulated_share: float = 0.5
-    affine_scale: tuple[float, float] = (0.012, 0.035)
+    affine_scale: tuple[float, float] = (0.02, 0.045)
     rotation_deg: float = 8.0
     zoom: float = 0.08
     shift: float = 0.03
+    warps: int = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ class Recipe:
     pairs: PairRule = field(default_factory=PairRule)
     augment: AugmentRule = field(default_factory=AugmentRule)
     mixture: MixtureRule = field(default_factory=MixtureRule)
-    precision: str = "int8"
+    precision: Precision = "int8"
     min_face_px: float = 100.0
 
 

@@ -25,12 +25,12 @@ from training.data.shards import load_role
 from training.evaluation.card import LICENCE, write_card
 from training.evaluation.generated import cut_generated
 from training.evaluation.protocol import evaluate_scores, measure_drift
-from training.export import INPUT_TENSOR, MODEL_FILE, OUTPUT_TENSOR, Precision, export_extractor
+from training.export import INPUT_TENSOR, MODEL_FILE, OUTPUT_TENSOR, export_extractor
 from training.features import extract_features
 from training.golden import draw_golden_images
 from training.mixture_fit import choose_mixture, describe
 from training.network import FEATURE_SIZE, build_network
-from training.recipes import Recipe
+from training.recipes import Precision, Recipe
 
 QUANTISATION_FACES = 192
 GOLDEN_SHARE_OF_SPREAD = 0.05
@@ -57,7 +57,13 @@ def fit_run(run: Path, recipe: Recipe, threads: int) -> dict[str, object]:
     engine = engine_path(run, recipe.precision)
     features = {role: extract_features(engine, faces[role].crops, threads) for role in roles}
     fitted = choose_mixture(features, {role: faces[role].sources for role in roles}, recipe.mixture)
-    np.savez_compressed(run / "mixture.npz", **asdict_arrays(fitted.mixture))
+    mixture = fitted.mixture
+    np.savez_compressed(
+        run / "mixture.npz",
+        weights=mixture.weights,
+        means=mixture.means,
+        precisions_cholesky=mixture.precisions_cholesky,
+    )
     report: dict[str, object] = {
         "precision": recipe.precision,
         "shape": describe(fitted.shape),
@@ -67,11 +73,6 @@ def fit_run(run: Path, recipe: Recipe, threads: int) -> dict[str, object]:
     }
     (run / "fit.json").write_text(json.dumps(report, indent=1) + "\n")
     return report
-
-
-def asdict_arrays(mixture: GaussianMixture) -> dict[str, NDArray[np.floating]]:
-    """Return the mixture's arrays by name."""
-    return {name: getattr(mixture, name) for name in ("weights", "means", "precisions_cholesky")}
 
 
 def read_mixture(run: Path) -> GaussianMixture:
@@ -100,7 +101,8 @@ def evaluate_run(run: Path, generated: Path, recipe: Recipe, threads: int) -> di
     engine = engine_path(run, recipe.precision)
 
     def score(path: Path, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return log_likelihood(extract_features(path, crops, threads), mixture).astype(np.float64)
+        values: NDArray[np.float64] = log_likelihood(extract_features(path, crops, threads), mixture).astype(np.float64)
+        return values
 
     reference = build_engine(run, "fp32", recipe.frozen_blocks)
     held_out_reference = np.sort(score(reference, held_out.crops))

@@ -37,9 +37,7 @@ class Batch:
     manipulated: Tensor
 
 
-def draw_batches(
-    faces: FaceSet, sampler: FaceSampler, batch_size: int, rng: np.random.Generator
-) -> Iterator[Batch]:
+def draw_batches(faces: FaceSet, sampler: FaceSampler, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
     """Yield one epoch of batches in a new order, each face drawn afresh; a short last batch is dropped."""
     order = rng.permutation(len(faces))
     for start in range(0, len(order) - batch_size + 1, batch_size):
@@ -59,7 +57,9 @@ def draw_batch(
         sampler.sample(faces.wide[row], faces.landmarks[row], kind, rng) for row, kind in zip(rows, kinds, strict=True)
     ]
     manipulated = [float(kind is not Manipulation.NONE) for kind in kinds]
-    return Batch(torch.from_numpy(np.stack(crops)), torch.from_numpy(faces.tags[rows]).float(), torch.tensor(manipulated))
+    return Batch(
+        torch.from_numpy(np.stack(crops)), torch.from_numpy(faces.tags[rows]).float(), torch.tensor(manipulated)
+    )
 
 
 def pick_validation(faces: FaceSet, seed: int) -> FaceSet:
@@ -99,7 +99,10 @@ def validate(network: PretextNetwork, batches: list[Batch]) -> dict[str, float]:
     network.eval()
     outputs = [network(batch.crops) for batch in batches]
     scores, logits = (torch.cat([output[part] for output in outputs]) for part in (0, 1))
-    tags, manipulated = torch.cat([batch.tags for batch in batches]), torch.cat([batch.manipulated for batch in batches])
+    tags, manipulated = (
+        torch.cat([batch.tags for batch in batches]),
+        torch.cat([batch.manipulated for batch in batches]),
+    )
     untouched = manipulated == 0
     right = (logits > 0) == (manipulated > 0)
     balanced = (right[untouched].float().mean() + right[~untouched].float().mean()) / 2
@@ -113,7 +116,9 @@ def figure_of_merit(figures: dict[str, float]) -> float:
 
 def make_optimiser(network: PretextNetwork, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW with the recipe's two rates."""
-    trunk = [value for name, value in network.named_parameters() if name.startswith("extractor.") and value.requires_grad]
+    trunk = [
+        value for name, value in network.named_parameters() if name.startswith("extractor.") and value.requires_grad
+    ]
     heads = [value for name, value in network.named_parameters() if not name.startswith("extractor.")]
     return torch.optim.AdamW(
         [{"params": trunk, "lr": recipe.backbone_rate}, {"params": heads, "lr": recipe.head_rate}],
@@ -140,17 +145,17 @@ def train_extractor(network: PretextNetwork, train: FaceSet, held_out: FaceSet, 
     best = run / "best.safetensors"
     highest = -1.0
     started = time.monotonic()
-    with Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn(), transient=True) as progress, (
-        run / "progress.jsonl"
-    ).open("w") as log:
+    with (
+        Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn(), transient=True) as progress,
+        (run / "progress.jsonl").open("w") as log,
+    ):
         bar = progress.add_task(f"training {recipe.name}", total=steps)
         for epoch in range(1, recipe.epochs + 1):
             network.train()
             losses = []
             for batch in draw_batches(train, sampler, recipe.batch_size, rng):
-                scores, logits = network(batch.crops)
                 loss = combine_losses(
-                    scores, logits, batch.tags, batch.manipulated, recipe.pairs, recipe.manipulation_weight
+                    network(batch.crops), batch.tags, batch.manipulated, recipe.pairs, recipe.manipulation_weight
                 )
                 if not torch.isfinite(loss.total):
                     message = f"the loss is {float(loss.total)} in epoch {epoch}; {best} holds the last good weights"
@@ -159,7 +164,7 @@ def train_extractor(network: PretextNetwork, train: FaceSet, held_out: FaceSet, 
                 loss.total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
                 optimiser.step()
                 schedule.step()
-                losses.append([float(loss.total.detach()), *loss.ranking_T.tolist(), float(loss.manipulation)])
+                losses.append([float(loss.total.detach()), *loss.ranking.tolist(), float(loss.manipulation)])
                 progress.advance(bar)
             figures = validate(network, validation)
             names = ("loss", *(f"loss_{name}" for name in TAG_NAMES), "loss_manipulation")

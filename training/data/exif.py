@@ -14,7 +14,9 @@ EXIF_IFD = 0x8769
 F_NUMBER, EXPOSURE_TIME, FOCAL_LENGTH, ISO = 0x829D, 0x829A, 0x920A, 0x8827
 APERTURE_APEX, SHUTTER_SPEED_APEX = 0x9202, 0x9201
 MAKE, MODEL = 0x10F, 0x110
-NUMBER = re.compile(r"^[fF]?/?\s*(\d+(?:\.\d*)?|\.\d+)(?:\s*/\s*(\d+(?:\.\d*)?|\.\d+))?\s*(?:s|sec|secs|seconds|mm)?\.?$")
+NUMBER = re.compile(
+    r"^[fF]?/?\s*(\d+(?:\.\d*)?|\.\d+)(?:\s*/\s*(\d+(?:\.\d*)?|\.\d+))?\s*(?:s|sec|secs|seconds|mm)?\.?$"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,9 @@ class LandmarkNet(nn.Module):
             total = functional.relu(self.convolve(x, f"dense{block}_conv0", 2))
             first = total
             for layer in range(1, 4):
-                total = total + self.convolve(first if layer == 1 else functional.relu(total), f"dense{block}_conv{layer}", 1)
+                total = total + self.convolve(
+                    first if layer == 1 else functional.relu(total), f"dense{block}_conv{layer}", 1
+                )
             x = functional.relu(total)
         pooled = functional.avg_pool2d(x, 7, 2).flatten(1)
         points = functional.linear(pooled, self.get_buffer("fc_weights"), self.get_buffer("fc_bias"))
@@ -94,7 +96,9 @@ def load_landmark_net(folder: Path) -> LandmarkNet:
     return LandmarkNet(read_weights(folder)).eval()
 
 
-def find_landmarks(net: LandmarkNet, crop: NDArray[np.uint8], box: tuple[float, float, float, float]) -> NDArray[np.float32]:
+def find_landmarks(
+    net: LandmarkNet, crop: NDArray[np.uint8], box: tuple[float, float, float, float]
+) -> NDArray[np.float32]:
     """Return [68, 2] points in pixels of `crop`, [S, S, 3], for the face box (x, y, width, height) in it."""
     side = crop.shape[0]
     x, y, width, height = box
@@ -109,4 +113,5 @@ def find_landmarks(net: LandmarkNet, crop: NDArray[np.uint8], box: tuple[float, 
     small = functional.interpolate(square, (INPUT_SIDE, INPUT_SIDE), mode="bilinear", align_corners=False)
     with torch.inference_mode():
         points = net(small.permute(0, 2, 3, 1))[0].numpy() * longer
-    return (points + np.array([left - pad_x, top - pad_y])).astype(np.float32)
+    placed: NDArray[np.float32] = (points + np.array([left - pad_x, top - pad_y])).astype(np.float32)
+    return placed

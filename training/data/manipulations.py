@@ -7,6 +7,7 @@ manipulated faces alone were resampled, so that resampling alone separated the c
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +19,6 @@ from training.recipes import AugmentRule
 
 Face = NDArray[np.uint8]
 Points = NDArray[np.float32]
-WARPS = 48
 
 
 class Manipulation(StrEnum):
@@ -51,7 +51,7 @@ def flip_region(face: Face, points: Points, axis: int, margin: float) -> Face:
     region = face[top:bottom, left:right].astype(np.float32)
     mirrored = region[::-1] if axis == 0 else region[:, ::-1]
     hull = cv2.convexHull((points - (left, top)).round().astype(np.int32))
-    mask = np.zeros(region.shape[:2], dtype=np.float32)
+    mask: NDArray[Any] = np.zeros(region.shape[:2], dtype=np.float32)
     cv2.fillConvexPoly(mask, hull, 1.0)
     mask = np.maximum(mask, mask[::-1] if axis == 0 else mask[:, ::-1])
     reach = max(1, round(min(region.shape[:2]) * margin / 2))
@@ -62,6 +62,12 @@ def flip_region(face: Face, points: Points, axis: int, margin: float) -> Face:
     weight = mask[..., None]
     blended[top:bottom, left:right] = np.rint(region * (1 - weight) + mirrored * weight).astype(np.uint8)
     return blended
+
+
+def resample(image: NDArray[Any], mapping: Map, border: int) -> NDArray[Any]:
+    """Return `image` taken bilinearly at `mapping`, [H, W, 2] as (x, y) pixels."""
+    across, down = (np.ascontiguousarray(mapping[..., axis], dtype=np.float32) for axis in (0, 1))
+    return cv2.remap(image, across, down, cv2.INTER_LINEAR, borderMode=border)
 
 
 def flip_eyes(face: Face, points: Points, rng: np.random.Generator) -> Face:
@@ -107,8 +113,8 @@ class FaceSampler:
         if kind is Manipulation.PIECEWISE_AFFINE:
             # Composed into one map: two resamplings would blur this class alone.
             shift = self.shifts[rng.integers(len(self.shifts))]
-            mapping = mapping + cv2.remap(shift, mapping, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        turned = cv2.remap(face, mapping, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+            mapping = mapping + resample(shift, mapping, cv2.BORDER_REPLICATE)
+        turned = resample(face, mapping, cv2.BORDER_REFLECT_101)
         small = cv2.resize(turned, (self.size, self.size), interpolation=cv2.INTER_AREA)
         return np.ascontiguousarray(small[:, ::-1] if rng.random() < 0.5 else small)  # noqa: PLR2004 - a fair coin
 
@@ -120,9 +126,9 @@ class FaceSampler:
 
 
 def make_sampler(size: int, wide_size: int, rule: AugmentRule, seed: int) -> FaceSampler:
-    """Build a sampler with `WARPS` piecewise affine warps over crops of `wide_size` pixels."""
+    """Build a sampler with `rule.warps` piecewise affine warps over crops of `wide_size` pixels."""
     rng = np.random.default_rng(seed)
     low, high = rule.affine_scale
-    scales = rng.uniform(low, high, WARPS)
+    scales = rng.uniform(low, high, rule.warps)
     shifts = tuple(piecewise_affine_shift(wide_size, float(scale), seed + index) for index, scale in enumerate(scales))
     return FaceSampler(size, rule, shifts)

@@ -15,13 +15,13 @@ _SCTYPES = {
     "complex": [np.complex64, np.complex128],
     "others": [bool, object, bytes, str, np.void],
 }
-np.sctypes = _SCTYPES  # type: ignore[attr-defined]
+np.sctypes = _SCTYPES  # type: ignore[attr-defined]  # noqa: NPY201 - the seam itself
 try:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # imgaug warns of its own deprecated imports
         from imgaug.augmenters import PiecewiseAffine
 finally:
-    del np.sctypes  # type: ignore[attr-defined]
+    del np.sctypes  # type: ignore[attr-defined]  # noqa: NPY201 - the seam itself
 
 Map = NDArray[np.float32]
 
@@ -46,5 +46,5 @@ def piecewise_affine_shift(side: int, scale: float, seed: int) -> Map:
         warnings.simplefilter("ignore", FutureWarning)  # imgaug calls a method that scikit-image renamed
         warp = PiecewiseAffine(scale=scale, nb_rows=5, nb_cols=5, order=1, mode="edge", seed=seed).to_deterministic()
         warped = [warp.augment_image(np.ascontiguousarray(coordinates[..., axis])) for axis in (0, 1)]
-    shift: Map = (np.stack(warped, axis=-1) - coordinates)[pad:-pad, pad:-pad] * wide
-    return shift
+    shift = (np.stack(warped, axis=-1) - coordinates)[pad:-pad, pad:-pad] * wide
+    return shift.astype(np.float32)

