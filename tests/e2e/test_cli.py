@@ -78,7 +78,7 @@ def test_score_writes_lines_and_pictures(photographs: Path, tmp_path: Path, root
 def test_table_names_every_file_and_the_bundle(photographs: Path, tmp_path: Path, root: Path) -> None:
     """Without --json a person gets a table with one row a face and what the numbers mean."""
     run = unlensed(
-        "score", photographs, "--bundle", root / "model_repository", "--max-failed", 2, cwd=tmp_path, COLUMNS="160"
+        "score", photographs.name, "--bundle", root / "model_repository", "--max-failed", 2, cwd=tmp_path, COLUMNS="160"
     )
     assert run.returncode == 0, run.stderr
     for word in ("astronaut.png", "broken.jpg", "old.gif", "p-value", "held-out photographs"):
