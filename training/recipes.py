@@ -105,10 +105,10 @@ def starter() -> Recipe:
         name="starter",
         seed=2024,
         frozen_blocks=5,
-        batch_size=24,
-        epochs=14,
+        batch_size=32,
+        epochs=10,
         head_rate=2e-3,
-        backbone_rate=3e-4,
+        backbone_rate=1e-4,
         weight_decay=1e-2,
         manipulation_weight=1.0,
     )

@@ -25,7 +25,7 @@ from training.data.shards import load_role
 from training.evaluation.card import LICENCE, write_card
 from training.evaluation.generated import cut_generated
 from training.evaluation.protocol import evaluate_scores, measure_drift
-from training.export import INPUT_TENSOR, MODEL_FILE, OUTPUT_TENSOR, export_extractor
+from training.export import INPUT_TENSOR, MODEL_FILE, OUTPUT_TENSOR, PRECISIONS, export_extractor
 from training.features import extract_features
 from training.golden import draw_golden_images
 from training.mixture_fit import choose_mixture, describe
@@ -104,23 +104,24 @@ def evaluate_run(run: Path, generated: Path, recipe: Recipe, threads: int) -> di
         values: NDArray[np.float64] = log_likelihood(extract_features(path, crops, threads), mixture).astype(np.float64)
         return values
 
-    reference = build_engine(run, "fp32", recipe.frozen_blocks)
-    held_out_reference = np.sort(score(reference, held_out.crops))
+    scored = {}
+    for precision in PRECISIONS:
+        path = engine_path(run, precision)
+        if precision != recipe.precision:
+            build_engine(run, precision, recipe.frozen_blocks)
+        scored[precision] = score(path, test.crops), np.sort(score(path, held_out.crops))
     fakes = cut_generated(generated, run, threads)
     report = evaluate_scores(lambda crops: score(engine, crops), test, held_out, fakes)
-    report["drift"] = asdict(
-        measure_drift(
-            score(reference, test.crops),
-            score(engine, test.crops),
-            held_out_reference,
-            np.sort(score(engine, held_out.crops)),
-        )
-    )
-    report["faces_per_second"] = {
-        "threads": threads,
-        recipe.precision: measure_speed(engine, test.crops, threads),
-        "fp32": measure_speed(reference, test.crops, threads),
+    reference, reference_calibration = scored["fp32"]
+    report["engines"] = {
+        precision: {
+            "drift": asdict(measure_drift(reference, values, reference_calibration, calibration)),
+            "bytes": sum(file.stat().st_size for file in engine_path(run, precision).parent.iterdir()),
+            "faces_per_second": measure_speed(engine_path(run, precision), test.crops, threads),
+        }
+        for precision, (values, calibration) in scored.items()
     }
+    report["threads"] = threads
     (run / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
     return report
 

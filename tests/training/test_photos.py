@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from training.data.photos import list_photos, read_photos, read_roles
+from training.data.shards import FaceSet, find_distinct
 
 
 def draw(seed: int) -> Image.Image:
@@ -40,3 +41,26 @@ def test_missing_source_is_named(tmp_path: Path) -> None:
     """A source of the table without a folder stops the run before any work."""
     with pytest.raises(FileNotFoundError, match="collect the photographs of a"):
         list_photos(tmp_path, {"a+one": "train"})
+
+
+def test_one_portrait_shown_in_several_ways_counts_once() -> None:
+    """Turned, marked and noisy copies of a face go, the largest and every other face stay."""
+    face = np.asarray(draw(5).resize((224, 224)))
+    noisy = np.clip(face + np.random.default_rng(0).normal(0, 12, face.shape), 0, 255).astype(np.uint8)
+    marked = face.copy()
+    marked[180:, 150:] = 255
+    crops = np.stack([np.rot90(face), noisy, face, marked, np.asarray(draw(6).resize((224, 224)))])
+    count = len(crops)
+    names = np.array(["x"] * count)
+    empty = np.zeros((count, 1, 1, 3), dtype=np.uint8)
+    faces = FaceSet(
+        crops,
+        empty,
+        np.zeros((count, 68, 2), np.float32),
+        np.full((count, 4), np.nan),
+        names,
+        names,
+        names,
+        np.array([100.0, 110, 300, 120, 130]),
+    )
+    assert find_distinct(faces).tolist() == [2, 4]

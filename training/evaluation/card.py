@@ -35,7 +35,7 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, calibratio
         json.loads((run / name).read_text()) for name in ("fit.json", "evaluation.json", "prepare.json")
     )
     facts = read_facts(run)
-    drift, speed, dropped = report["drift"], report["faces_per_second"], prepared["dropped"]
+    dropped = prepared["dropped"]
     text = Template(TEMPLATE.read_text()).substitute(
         bundle_id=bundle_id,
         verdict=judge(report),
@@ -75,13 +75,9 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, calibratio
         ),
         shape_rows="\n".join(f"| {name} | {nats:.1f} |" for name, nats in fit["held_out_nats"].items()),
         test_faces=report["test_faces"],
-        drift_median=f"{drift['median_nats']:.2f}",
-        drift_p95=f"{drift['p95_nats']:.2f}",
-        drift_max=f"{drift['max_nats']:.2f}",
-        drift_spread=f"{drift['spread_nats']:.1f}",
-        drift_rank=f"{drift['rank_correlation']:.4f}",
-        drift_flips=f"{drift['flips_at_5_percent']:.1%}",
-        speed=describe_speed(speed, recipe.precision),
+        engine_rows="\n".join(describe_engine(name, row) for name, row in report["engines"].items()),
+        spread=f"{report['engines']['fp32']['drift']['spread_nats']:.0f}",
+        threads=report["threads"],
         detector_licence=detector.LICENCE,
     )
     path.write_text(text)
@@ -133,9 +129,11 @@ def describe_generator(report: dict[str, Any], name: str) -> str:
     return f"| {name} | {raw['count']} | {' | '.join(cells)} | {report['raw']['flagged_at_5_percent'][name]:.0%} |"
 
 
-def describe_speed(speed: dict[str, float], precision: str) -> str:
-    """Return one sentence on the engine's speed beside FP32."""
+def describe_engine(precision: str, row: dict[str, Any]) -> str:
+    """Return one table row with an engine's drift, size and speed."""
+    drift = row["drift"]
+    nats = " | ".join(f"{drift[name]:.2f}" for name in ("median_nats", "p95_nats", "max_nats"))
     return (
-        f"Engine alone on {speed['threads']} threads: {speed[precision]:.0f} faces/s, FP32 {speed['fp32']:.0f}, "
-        "measured on a shared machine"
+        f"| {precision} | {nats} | {drift['rank_correlation']:.4f} | {drift['flips_at_5_percent']:.1%} "
+        f"| {row['bytes'] / 1e6:.2f} | {row['faces_per_second']:.0f} |"
     )
