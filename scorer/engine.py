@@ -7,7 +7,7 @@ from itertools import islice
 from ingest.detect import load_detector
 from ingest.device import resolve_device
 from ingest.reasons import Unscorable
-from scorer.bundle import Bundle, read_bundle
+from scorer.bundle import Bundle, read_bundle, verify_engine
 from scorer.decide import check_policy
 from scorer.locate import LocatedImage, locate_faces, refuse
 from scorer.messages import ScoreRequest, ScoreResult
@@ -21,7 +21,7 @@ class LocalScorer:
     """Scores files in this process.
 
     Raises:
-        BundleMismatch: the bundle cannot be trusted.
+        BundleMismatch: the bundle cannot be trusted, or this machine's engine does not give its golden answers.
         PolicyError: the bundle's calibration does not resolve the policy's rates.
     """
 
@@ -30,6 +30,7 @@ class LocalScorer:
         self.bundle: Bundle = read_bundle(settings.bundle)
         check_policy(settings.policy, len(self.bundle.model.calibration))
         self.embedder = LocalEmbedder(self.bundle, settings.threads)
+        verify_engine(self.bundle, self.embedder)
         self._settings = settings
         self._detector = load_detector(self.bundle.folder, self.bundle.manifest.detector, settings.threads)
 

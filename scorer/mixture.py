@@ -131,7 +131,7 @@ def component_log_likelihood(features_ND: Array, mixture: StackedMixture) -> Arr
         for panel, offset in zip(mixture.panels, mixture.offsets, strict=True):
             residual = centred[:, : panel.shape[0]] @ panel
             residual -= offset
-            residual = residual.reshape(centred.shape[0], components, -1)
+            residual = residual.reshape(centred.shape[0], components, panel.shape[1] // components)
             distances += xp.einsum("nkd,nkd->nk", residual, residual)
     return mixture.constants - distances / 2
 

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +41,20 @@ def edit(folder: Path, **fields: object) -> None:
 def test_live_engine_gives_the_golden_answers(starter: Bundle, embedder: LocalEmbedder) -> None:
     """The shipped bundle verifies here, within its own tolerance."""
     assert verify_engine(starter, embedder) <= starter.manifest.golden_tolerance_nats
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE"])
+def test_older_processors_give_the_golden_answers(root: Path, instructions: str) -> None:
+    """The engine restricted to older instruction sets, which add int8 products in 16 bits, scores the same."""
+    run = subprocess.run(
+        [Path(sys.executable).parent / "unlensed", "bundle", "verify", root / "model_repository"],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": instructions},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
 
 
 def test_golden_tolerance_is_tighter_than_a_decision(starter: Bundle) -> None:

@@ -72,6 +72,13 @@ def test_order_of_components_does_not_matter(order: list[int]) -> None:
     np.testing.assert_allclose(log_likelihood(features, stack_mixture(shuffled, np.float64)), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("covariance_type", [FULL, DIAGONAL])
+def test_no_face_has_no_likelihood(covariance_type: str) -> None:
+    """A batch without faces gives an empty answer, not an error."""
+    _, ours, features = fitted(covariance_type)
+    assert log_likelihood(features[:0], stack_mixture(ours)).shape == (0,)
+
+
 def test_components_sum_to_the_whole() -> None:
     """The log-likelihood is the log-sum-exp of the component terms."""
     _, ours, features = fitted(FULL)
