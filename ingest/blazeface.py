@@ -51,6 +51,9 @@ class BlazeFace:
         self._idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
         for _ in range(threads):
             self._idle.put(network.create_infer_request())
+        # OpenVINO's binding prepares its NumPy side on first use, under a lock that it takes without giving up
+        # the interpreter's: two threads that meet there wait for each other for ever (one start in 40, measured).
+        self._find_one(np.zeros((TILE_PX, TILE_PX, 3), np.uint8), min_confidence=1.0)
         self._workers = ThreadPoolExecutor(threads, "blazeface")
 
     def find(self, tiles: NDArray[np.uint8], min_confidence: float) -> list[NDArray[np.float64]]:
