@@ -32,8 +32,9 @@ from ingest.spec import PreprocessSpec, Window
 Pixels = NDArray[np.uint8]
 Item = TypeVar("Item")
 
-# In one batch at most, of whole images (progressive JPEG, PNG and WebP are decoded whole) and of face windows.
-_MAX_BATCH_PIXELS = 100_000_000
+# In one batch, of whole images (progressive JPEG, PNG and WebP are decoded whole) and of face windows: a phone's
+# photograph a thread. Bounds memory, and lets an image that is dear to decode share its batch with nothing.
+_BATCH_PIXELS_PER_THREAD = 16_000_000
 # The last: the decoder reads another size than `probe_image` did. Any other failure is not an image's and is raised.
 _IMAGE_FAILURE = re.compile(r"Failed to decode sample|nvImageCodec failure|not valid for image dimensions")
 # libjpeg prints its first remark on an image and swallows the rest, so that even a harmless one may hide damage.
@@ -82,6 +83,7 @@ class FaceCropper:
 
     def __init__(self, spec: PreprocessSpec, threads: int, max_batch: int) -> None:
         self._threads, self._max_batch = threads, max_batch
+        self._max_pixels = threads * _BATCH_PIXELS_PER_THREAD
         self._messages = NativeMessages()
         self._decoder = _build_decoder(threads, max_batch)
         self._resizer = _build_resizer(spec, threads, max_batch)
@@ -94,7 +96,7 @@ class FaceCropper:
             group.windows[position] = face.window
         results: dict[int, Pixels | Unscorable] = {}
         images = [(group, group.info.width * group.info.height) for group in groups.values()]
-        for batch in _split(images, self._max_batch):
+        for batch in _split(images, self._max_batch, self._max_pixels):
             results.update(self._crop_groups(batch))
         return [results[position] for position in range(len(faces))]
 
@@ -111,7 +113,7 @@ class FaceCropper:
             for position, window in group.windows.items()
         ]
         results: dict[int, Pixels | Unscorable] = {}
-        for batch in _split(faces, self._max_batch):
+        for batch in _split(faces, self._max_batch, self._max_pixels):
             crops = self._resizer.run(face=[region.cut(window, info) for _, region, window, info in batch])
             resized = np.array(crops[0].as_array())
             results.update(zip((position for position, *_ in batch), resized, strict=True))
@@ -143,12 +145,12 @@ class FaceCropper:
         return regions, next(filter(_LIBJPEG_REMARK.match, lines), "")
 
 
-def _split(items: list[tuple[Item, int]], max_items: int) -> Iterator[list[Item]]:
-    """Yield runs of items, each of at most `max_items` and `_MAX_BATCH_PIXELS`, or one larger item alone."""
+def _split(items: list[tuple[Item, int]], max_items: int, max_pixels: int) -> Iterator[list[Item]]:
+    """Yield runs of items, each of at most `max_items` and `max_pixels`, or one larger item alone."""
     batch: list[Item] = []
     total = 0
     for item, pixels in items:
-        if batch and (len(batch) == max_items or total + pixels > _MAX_BATCH_PIXELS):
+        if batch and (len(batch) == max_items or total + pixels > max_pixels):
             yield batch
             batch, total = [], 0
         batch.append(item)

@@ -9,12 +9,16 @@ _LAST_ORIENTATION = 8
 
 
 class Header(NamedTuple):
-    """The stored image: sides in pixels before the orientation is applied."""
+    """The stored image: sides in pixels before the orientation is applied.
+
+    A decoder holds `pixel_bytes` for each pixel, and at least three, since it ends with RGB.
+    """
 
     width: int
     height: int
     exif: bytes = b""
     scans: int = 1
+    pixel_bytes: int = 3
 
 
 def read_orientation(exif: bytes) -> int:

@@ -15,6 +15,7 @@ MAGIC = b"\x89PNG\r\n\x1a\n"
 _MAX_CHUNKS = 65_536  # 32 MiB in IDATs of 512 bytes; bounds the walk over millions of empty chunks
 _CRITICAL = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # table 8 of the specification
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
 def read_png(data: bytes) -> Header:
@@ -71,4 +72,5 @@ def _read_header(header: bytes, exif: bytes) -> Header:
     """Return the `Header` of an IHDR body."""
     if len(header) != 13 or header[8] not in _DEPTHS.get(header[9], ()):  # noqa: PLR2004 - IHDR is 13 bytes
         raise Unscorable(Reason.UNDECODABLE, "the PNG header names no existing colour type and depth")
-    return Header(int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big"), exif)
+    width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
+    return Header(width, height, exif, pixel_bytes=max(3, _CHANNELS[header[9]] * header[8] // 8))

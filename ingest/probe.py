@@ -23,7 +23,8 @@ class Limits:
     """What an image may claim. Sides and pixels count stored pixels, scans exist in JPEG only.
 
     `max_scan_pixels` bounds scans x pixels: a progressive JPEG of few bytes makes a decoder visit the whole
-    image once a scan. A usual progressive photograph has 10 scans, so 100 megapixels still pass.
+    image once a scan. A usual progressive photograph has 10 scans, so 100 megapixels still pass. `max_decoded_bytes`
+    bounds what PNG inflates to: 16 bits and alpha cost up to 8 bytes a pixel.
     """
 
     max_bytes: int = 32 * 2**20
@@ -32,6 +33,7 @@ class Limits:
     min_side: int = 32
     max_scans: int = 100
     max_scan_pixels: int = 1_000_000_000
+    max_decoded_bytes: int = 300_000_000
 
 
 DEFAULT_LIMITS = Limits()
@@ -113,12 +115,16 @@ def _read_header(data: bytes, max_scans: int) -> tuple[str, Header]:
 
 def _check_size(header: Header, limits: Limits) -> None:
     """Refuse a stored size outside `limits`."""
-    width, height, _, scans = header
+    width, height, _, scans, pixel_bytes = header
     size = f"the header states {width} x {height} pixels"
     if min(width, height) < limits.min_side:
         raise Unscorable(Reason.SIDE_TOO_SHORT, f"{size}; a side needs {limits.min_side}")
     if width * height > limits.max_pixels:
         raise Unscorable(Reason.TOO_MANY_PIXELS, f"{size}; the limit is {limits.max_pixels} in all")
+    if width * height * pixel_bytes > limits.max_decoded_bytes:
+        raise Unscorable(
+            Reason.TOO_MANY_PIXELS, f"{size} of {pixel_bytes} bytes; the limit is {limits.max_decoded_bytes} bytes"
+        )
     if max(width, height) > limits.max_side:
         raise Unscorable(Reason.SIDE_TOO_LONG, f"{size}; the limit is {limits.max_side} a side")
     if scans * width * height > limits.max_scan_pixels:

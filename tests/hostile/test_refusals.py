@@ -101,6 +101,10 @@ CASES: dict[str, tuple[Reason, Callable[[], bytes]]] = {
         Reason.TOO_MANY_PIXELS,
         lambda: make_png_header(65_500, 65_500) + make_chunk(b"IDAT") + make_chunk(b"IEND"),
     ),
+    "a deep PNG bomb": (
+        Reason.TOO_MANY_PIXELS,
+        lambda: make_png_header(8_000, 8_000, depth=16, colour=6) + make_chunk(b"IDAT") + make_chunk(b"IEND"),
+    ),
     "a WebP bomb": (
         Reason.TOO_MANY_PIXELS,
         lambda: make_webp(b"VP8L", make_lossless_header(16_384, 16_384) + bytes(9)),
