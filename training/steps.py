@@ -33,7 +33,7 @@ from training.network import FEATURE_SIZE, build_network
 from training.recipes import Precision, Recipe
 
 QUANTISATION_FACES = 192
-GOLDEN_SHARE_OF_SPREAD = 0.05
+GOLDEN_SHARE_OF_SPREAD = 0.05  # of the interquartile range, which an outlier does not widen
 
 
 def engine_path(run: Path, precision: str) -> Path:
@@ -191,7 +191,7 @@ def write_bundle(run: Path, recipe: Recipe, threads: int) -> Path:
             "mixture_components": len(mixture.weights),
             "calibration_id": calibration_id,
             "calibration_size": len(values),
-            "golden_tolerance_nats": round(GOLDEN_SHARE_OF_SPREAD * float(values.std()), 2),
+            "golden_tolerance_nats": round(GOLDEN_SHARE_OF_SPREAD * float(np.subtract(*np.percentile(values, [75, 25]))), 2),
             "provenance": {
                 "created_at": created,
                 "recipe": recipe.name,
