@@ -191,7 +191,9 @@ def write_bundle(run: Path, recipe: Recipe, threads: int) -> Path:
             "mixture_components": len(mixture.weights),
             "calibration_id": calibration_id,
             "calibration_size": len(values),
-            "golden_tolerance_nats": round(GOLDEN_SHARE_OF_SPREAD * float(np.subtract(*np.percentile(values, [75, 25]))), 2),
+            "golden_tolerance_nats": round(
+                GOLDEN_SHARE_OF_SPREAD * float(np.subtract(*np.percentile(values, [75, 25]))), 2
+            ),
             "provenance": {
                 "created_at": created,
                 "recipe": recipe.name,
