@@ -10,10 +10,10 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from ingest.device import DeviceUnavailable, resolve_device
+from ingest.device import DeviceUnavailable
 from scorer.bundle import BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError, check_policy
-from scorer.settings import Settings, SettingsError, load_settings
+from scorer.settings import Settings, SettingsError, load_settings, scoring_device
 
 GPU_PACKAGES = {
     "cupy": "the mixture on the GPU",
@@ -73,7 +73,7 @@ def _missing(part: str, found: str, why: str) -> Finding:
 
 def _device(settings: Settings) -> Finding:
     try:
-        device = resolve_device(settings.device)
+        device = scoring_device(settings.device)
     except DeviceUnavailable as error:
         return _missing("device", settings.device, str(error))
     return _present("device", f"{device.kind}, {settings.threads} of {os.cpu_count()} cores", device.reason)

@@ -5,7 +5,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
 from ingest.detect import load_detector
-from ingest.device import resolve_device
 from ingest.reasons import Unscorable
 from scorer.bundle import Bundle, read_bundle, verify_engine
 from scorer.decide import check_policy
@@ -14,7 +13,7 @@ from scorer.messages import ScoreRequest, ScoreResult
 from scorer.openvino_embedder import LocalEmbedder
 from scorer.paths import read_image
 from scorer.score import score_batch
-from scorer.settings import Settings
+from scorer.settings import Settings, scoring_device
 
 
 class LocalScorer:
@@ -26,7 +25,7 @@ class LocalScorer:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.device = resolve_device(settings.device)
+        self.device = scoring_device(settings.device)
         self.bundle: Bundle = read_bundle(settings.bundle)
         check_policy(settings.policy, len(self.bundle.model.calibration))
         self.embedder = LocalEmbedder(self.bundle, settings.threads)
