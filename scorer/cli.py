@@ -48,6 +48,7 @@ CODES: dict[type[Exception], Exit] = {
     SettingsError: Exit.BAD_CONFIGURATION,
     PolicyError: Exit.BAD_CONFIGURATION,
     DeviceUnavailable: Exit.BAD_CONFIGURATION,
+    OSError: Exit.TRY_AGAIN,  # a full disk, a folder that may not be written
 }
 
 BundleOption = Annotated[Path | None, typer.Option(help="The bundle to score with. [default: model_repository]")]
@@ -146,13 +147,8 @@ def _line_writer(path: Path | None) -> Iterator[Callable[[str], object]]:
     if path is None:
         yield lambda _line: None
         return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        message = f"cannot write {path}: {error.strerror}"
-        raise UsageError(message) from error
-    with file:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
         yield lambda line: file.write(line + "\n")
 
 
@@ -164,4 +160,4 @@ def main() -> None:
         Console(stderr=True).print(
             f"unlensed: {error}", style="bold red", soft_wrap=True, markup=False, highlight=False
         )
-        sys.exit(CODES[type(error)])
+        sys.exit(next(code for kind, code in CODES.items() if isinstance(error, kind)))

@@ -88,11 +88,14 @@ def _package(part: str, module: str, distribution: str, why: str) -> Finding:
 
 
 def _bundle(settings: Settings) -> list[Finding]:
-    from scorer.openvino_embedder import LocalEmbedder  # noqa: PLC0415 - the packages may be missing
+    # The packages may be missing, which doctor has said by now.
+    from scorer.engine import load_bundle_detector  # noqa: PLC0415
+    from scorer.openvino_embedder import LocalEmbedder  # noqa: PLC0415
 
     try:
         bundle = read_bundle(settings.bundle)
         drift = verify_engine(bundle, LocalEmbedder(bundle, settings.threads))
+        load_bundle_detector(bundle, settings.threads)
     except BundleMismatch as error:
         return [_missing("bundle", str(settings.bundle), str(error))]
     manifest = bundle.manifest

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 
-from ingest.detect import load_detector
+from ingest.detect import FaceDetector, load_detector
 from ingest.reasons import Unscorable
-from scorer.bundle import Bundle, read_bundle, verify_engine
+from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
 from scorer.decide import check_policy
 from scorer.locate import LocatedImage, locate_faces, refuse
 from scorer.messages import ScoreRequest, ScoreResult
@@ -31,7 +31,7 @@ class LocalScorer:
         self.embedder = LocalEmbedder(self.bundle, settings.threads)
         verify_engine(self.bundle, self.embedder)
         self._settings = settings
-        self._detector = load_detector(self.bundle.folder, self.bundle.manifest.detector, settings.threads)
+        self._detector = load_bundle_detector(self.bundle, settings.threads)
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
         """Yield one result per request, in order; reading and locating run ahead by one batch."""
@@ -55,6 +55,18 @@ class LocalScorer:
     def _finish(self, waiting: Sequence[Future[LocatedImage]]) -> list[ScoreResult]:
         images = [future.result() for future in waiting]
         return score_batch(images, self.embedder, self.bundle.model, self._settings.policy) if images else []
+
+
+def load_bundle_detector(bundle: Bundle, threads: int) -> FaceDetector:
+    """Load the bundle's face detector.
+
+    Raises:
+        BundleMismatch: its file is not the network that the manifest names.
+    """
+    try:
+        return load_detector(bundle.folder, bundle.manifest.detector, threads)
+    except ValueError as error:
+        raise BundleMismatch(str(error)) from error
 
 
 def _batched(requests: Iterable[ScoreRequest], size: int) -> Iterator[list[ScoreRequest]]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ingest.dali import FaceCropper
 from ingest.probe import EncodedFace
 from ingest.reasons import Unscorable
-from scorer.bundle import Bundle
+from scorer.bundle import Bundle, BundleMismatch
 from scorer.embed import FeatureBatch
 
 CROPS_PER_CHUNK = 16
@@ -21,12 +21,24 @@ class OpenVinoExtractor:
     """The bundle's network on the CPU: uint8 crops in, FP32 features out.
 
     Every crop is an inference request of its own, as many in flight as there are cores: a face's
-    features then cannot depend on its batch-mates, and on a CPU this is no slower than batching.
+    features then cannot depend on its batch-mates, and on a CPU this costs no more than 5 % against
+    batches of 4 or 16 (EfficientNet-Lite0, int8: 239 against 251 and 244 crops per core-second).
+
+    Raises:
+        BundleMismatch: the file is no network, or has another number of features.
     """
 
     def __init__(self, model: Path, feature_size: int, threads: int) -> None:
         core = ov.Core()
-        network = core.read_model(model)
+        try:
+            network = core.read_model(model)
+        except RuntimeError as error:
+            message = f"{model} is no network that OpenVINO can read: copy the whole bundle again"
+            raise BundleMismatch(message) from error
+        found, size = network.output(0).partial_shape[-1].get_length(), feature_size
+        if found != size:
+            message = f"{model} gives {found} features, the manifest states {size}"
+            raise BundleMismatch(message)
         network.reshape([1, *(dimension.get_length() for dimension in list(network.input(0).partial_shape)[1:])])
         self._compiled = core.compile_model(
             network,

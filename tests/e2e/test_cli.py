@@ -118,6 +118,7 @@ def test_list_on_standard_input_and_given_boxes(photographs: Path, tmp_path: Pat
         (["score", "x.jpg", "--device", "cuda"], 78, "CUDA"),
         (["score", "x.jpg", "--threads", "0"], 78, "threads"),
         (["bundle", "verify", "."], 65, "is no bundle"),
+        (["score", "x.jpg", "--picture", "x.jpg"], 75, "x.jpg"),
     ],
 )
 def test_errors_are_one_sentence_and_a_code(tmp_path: Path, arguments: list[str], code: int, word: str) -> None:

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from scorer.bundle import MANIFEST, Bundle, BundleMismatch, read_bundle, read_golden, verify_engine
-from scorer.openvino_embedder import LocalEmbedder
+from scorer.engine import LocalScorer
+from scorer.openvino_embedder import LocalEmbedder, OpenVinoExtractor
+from scorer.settings import Settings
 
 
 @pytest.fixture
@@ -133,6 +135,23 @@ def test_damaged_bundle_is_refused_with_a_sentence(copy: Path, damage: Callable[
     damage(copy)
     with pytest.raises(BundleMismatch, match=sentence):
         read_bundle(copy)
+
+
+@pytest.mark.parametrize("part", ["extractor", "detector"])
+def test_a_network_that_is_none_is_refused(copy: Path, part: str) -> None:
+    """A forged file in place of a network is a sentence that names it, even when all digests fit."""
+    manifest = read_bundle(copy).manifest
+    name = manifest.extractor if part == "extractor" else manifest.detector.file
+    (copy / name).write_bytes(b"<net/>")
+    record(copy, name)
+    with pytest.raises(BundleMismatch, match=Path(name).name):
+        LocalScorer(Settings(bundle=copy, threads=1))
+
+
+def test_a_network_of_another_size_is_refused(copy: Path) -> None:
+    """A manifest that states another number of features than the network gives is refused."""
+    with pytest.raises(BundleMismatch, match="gives 768 features, the manifest states 512"):
+        OpenVinoExtractor(copy / read_bundle(copy).manifest.extractor, feature_size=512, threads=1)
 
 
 def test_an_engine_with_other_answers_is_refused(copy: Path, embedder: LocalEmbedder) -> None:
