@@ -16,6 +16,7 @@ from scorer.bundle import MANIFEST, read_bundle, write_manifest
 from training.export import export_extractor
 from training.features import extract_features
 from training.network import FEATURE_SIZE, Normalise
+from training.steps import write_golden
 
 COMPONENTS = 8
 CALIBRATION_CROPS = 32
@@ -35,6 +36,7 @@ def make_resnet_bundle(starter: Path, folder: Path, faces: Sequence[EncodedFace]
     factors = np.tile(np.eye(FEATURE_SIZE, dtype=np.float32) / features.std(), (COMPONENTS, 1, 1))
     weights = np.full(COMPONENTS, 1 / COMPONENTS, np.float32)
     np.savez(folder / "mixture.npz", weights=weights, means=means, precisions_cholesky=factors)
+    write_golden(folder, model, threads=2)
     fields = bundle.manifest.to_json() | {
         "bundle_id": "resnet50-random-int8",
         "precision": "int8",
