@@ -19,7 +19,7 @@ from training.data.exif import EXIF_IFD
 from training.data.landmarks import LandmarkNet
 from training.data.photos import read_photos
 from training.data.prepare import FaceCutter, prepare_sources
-from training.data.shards import load_role
+from training.data.shards import FaceSet, load_role
 from training.detector import copy_detector
 from training.export import convert_extractor, export_extractor, write_model
 from training.features import extract_features
@@ -141,13 +141,14 @@ def test_photographs_become_a_checkpoint(portrait: bytes, tmp_path: Path) -> Non
     detector = load_detector(copy_detector(run, DetectorSpec()).parents[2], DetectorSpec(), 1)
     cutter = FaceCutter(detector, centred_landmarks(), PreprocessSpec(), 64, 1)
     prepare_sources(photos, cutter, run, Console(quiet=True))
-    faces = load_role(run, "train")
+    faces, held_out = (FaceSet.load(run / "faces" / place) for place in ("train/a+one.npz", "fit/b+two.npz"))
+    assert len(load_role(run, "train")) == 1  # the same face in three pictures
     assert sorted(faces.tags[:, 0]) == pytest.approx([2, 3, 4])
     assert faces.crops.shape[1:] == (224, 224, 3)
 
     recipe = dataclasses.replace(starter(), batch_size=3, epochs=1, frozen_blocks=15, augment=AugmentRule(warps=2))
     network = build_network(PreprocessSpec(), recipe.frozen_blocks)
-    best = train_extractor(network, faces, load_role(run, "fit"), recipe, run)
+    best = train_extractor(network, faces, held_out, recipe, run)
     facts = json.loads((run / "progress.jsonl").read_text())
     assert facts["epoch"] == 1
     assert 0 <= facts["manipulation"] <= 1
