@@ -14,7 +14,7 @@ from ingest.reasons import Unscorable
 from scorer.bundle import Bundle, BundleMismatch
 from scorer.embed import FeatureBatch
 
-CROPS_PER_CHUNK = 16
+CROPS_PER_CHUNK = 32
 
 
 class OpenVinoExtractor:

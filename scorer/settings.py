@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     bundle: Path = Path("model_repository")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    batch_images: Annotated[int, Field(ge=1, le=1024)] = 32
+    batch_images: Annotated[int, Field(ge=1, le=1024)] = 64
     policy: Policy = Policy()
     limits: Limits = Limits()
 
