@@ -14,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 # NumPy and CuPy share this module's code; CuPy's arrays have no static type here.
 Array = Any
 WEIGHT_TOLERANCE = 1e-5
+ROW_BLOCK = 32  # a multiple of the rows that BLAS kernels take at once
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,9 +120,15 @@ def stack_mixture(
 
 
 def component_log_likelihood(features_ND: Array, mixture: StackedMixture) -> Array:
-    """Return [N, K]: log weight + log density of each face under each component, in nats."""
-    xp, components = mixture.xp, mixture.constants.shape[0]
-    centred = features_ND.astype(mixture.centre.dtype, copy=False) - mixture.centre
+    """Return [N, K]: log weight + log density of each face under each component, in nats.
+
+    A face gets the same numbers, bit for bit, in whatever batch it comes.
+    """
+    xp, components, count = mixture.xp, mixture.constants.shape[0], features_ND.shape[0]
+    # Matrix products sum in another order for the last few rows, or for a small matrix: the batch is filled up.
+    centred = xp.zeros((count + -count % ROW_BLOCK, features_ND.shape[1]), dtype=mixture.centre.dtype)
+    centred[:count] = features_ND
+    centred[:count] -= mixture.centre
     distances = xp.zeros((centred.shape[0], components), dtype=centred.dtype)
     if mixture.offsets[0].ndim == 2:  # noqa: PLR2004 - diagonal covariances
         for component in range(components):
@@ -133,7 +140,7 @@ def component_log_likelihood(features_ND: Array, mixture: StackedMixture) -> Arr
             residual -= offset
             residual = residual.reshape(centred.shape[0], components, panel.shape[1] // components)
             distances += xp.einsum("nkd,nkd->nk", residual, residual)
-    return mixture.constants - distances / 2
+    return mixture.constants - distances[:count] / 2
 
 
 def log_likelihood(features_ND: Array, mixture: StackedMixture) -> Array:

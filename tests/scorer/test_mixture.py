@@ -72,6 +72,20 @@ def test_order_of_components_does_not_matter(order: list[int]) -> None:
     np.testing.assert_allclose(log_likelihood(features, stack_mixture(shuffled, np.float64)), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("components", [1, 8])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_face_scores_the_same_in_any_batch(components: int, dtype: type) -> None:
+    """At the paper's size, a face's log-likelihood is bit for bit the same alone and in batches of any size."""
+    rng = np.random.default_rng(5)
+    factors = np.triu(rng.normal(scale=0.02, size=(components, 768, 768)), 1) + np.eye(768)
+    means = rng.normal(size=(components, 768))
+    stacked = stack_mixture(GaussianMixture(np.full(components, 1 / components), means, factors), dtype)
+    features = rng.normal(size=(130, 768)).astype(dtype)
+    whole = log_likelihood(features, stacked)
+    for start, stop in ((0, 1), (0, 2), (3, 8), (5, 20), (1, 33), (60, 124), (129, 130), (7, 130)):
+        np.testing.assert_array_equal(log_likelihood(features[start:stop], stacked), whole[start:stop])
+
+
 @pytest.mark.parametrize("covariance_type", [FULL, DIAGONAL])
 def test_no_face_has_no_likelihood(covariance_type: str) -> None:
     """A batch without faces gives an empty answer, not an error."""
