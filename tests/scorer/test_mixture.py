@@ -73,9 +73,9 @@ def test_order_of_components_does_not_matter(order: list[int]) -> None:
 
 
 @pytest.mark.parametrize("components", [1, 8])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_face_scores_the_same_in_any_batch(components: int, dtype: type) -> None:
-    """At the paper's size, a face's log-likelihood is bit for bit the same alone and in batches of any size."""
+@pytest.mark.parametrize(("dtype", "bound_nats"), [(np.float32, 1e-3), (np.float64, 0)])
+def test_a_face_scores_the_same_in_any_batch(components: int, dtype: type, bound_nats: float) -> None:
+    """At the paper's size, a face's log-likelihood does not depend on its batch: bit for bit in double precision."""
     rng = np.random.default_rng(5)
     factors = np.triu(rng.normal(scale=0.02, size=(components, 768, 768)), 1) + np.eye(768)
     means = rng.normal(size=(components, 768))
@@ -83,7 +83,8 @@ def test_a_face_scores_the_same_in_any_batch(components: int, dtype: type) -> No
     features = rng.normal(size=(130, 768)).astype(dtype)
     whole = log_likelihood(features, stacked)
     for start, stop in ((0, 1), (0, 2), (3, 8), (5, 20), (1, 33), (60, 124), (129, 130), (7, 130)):
-        np.testing.assert_array_equal(log_likelihood(features[start:stop], stacked), whole[start:stop])
+        alone = log_likelihood(features[start:stop], stacked)
+        np.testing.assert_allclose(alone, whole[start:stop], rtol=0, atol=bound_nats)
 
 
 @pytest.mark.parametrize("covariance_type", [FULL, DIAGONAL])
