@@ -1,13 +1,16 @@
 """What a person sees of a run: progress with remaining time, then a table."""
 
 import json
+import os
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from rich import progress as rich_progress
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -81,37 +84,40 @@ class ResultTable:
 
     def __init__(self) -> None:
         self._decisions: Counter[str] = Counter()
-        self._table = Table(header_style="bold")
-        self._table.add_column("image", overflow="fold")
-        for name in ("face", "side", "log-likelihood", "p-value"):
-            self._table.add_column(name, justify="right")
-        self._table.add_column("decision")
-        self._table.add_column("why", overflow="fold")
+        self._rows: list[tuple[str, list[str | Text]]] = []
 
     def add(self, result: ScoreResult) -> None:
         """Add the rows of one image."""
         self._decisions[result.decision or result.status] += 1
-        if self._table.row_count >= MAX_ROWS:
+        if len(self._rows) >= MAX_ROWS:
             return
         if not result.faces:
-            self._table.add_row(Text(result.content_id), "", "", "", "", Text(result.status), Text(result.detail or ""))
+            verdict = Text(": ".join((result.status, *result.reason_codes)))
+            self._rows.append((result.content_id, ["", "", "", "", verdict]))
         for face in result.faces:
-            self._table.add_row(
-                Text(result.content_id),
+            cells: list[str | Text] = [
                 Text(face.face_id),
                 f"{min(face.box[2:]):.0f} px",
                 "" if face.log_likelihood is None else f"{face.log_likelihood:.1f}",
                 "" if face.p_value is None else f"{face.p_value:.3f}",
-                Text(face.decision, style=STYLES[face.decision]),
-                Text(", ".join(face.reason_codes)),
-            )
+                Text(": ".join((face.decision, *face.reason_codes)), style=STYLES[face.decision]),
+            ]
+            self._rows.append((result.content_id, cells))
 
     def show(self, bundle: Bundle) -> None:
-        """Print the table and one line on what the numbers mean."""
+        """Print the table, with paths below their common folder, and one line on what the numbers mean."""
         console = Console()
-        if self._table.row_count >= MAX_ROWS:
+        folder = os.path.commonpath([Path(name).absolute().parent for name, _ in self._rows] or [Path.cwd()])
+        table = Table(box=SIMPLE_HEAD, header_style="bold", title=Text(f"images in {folder}"), title_justify="left")
+        table.add_column("image", overflow="fold")
+        for heading in ("face", "side", "log-likelihood", "p-value"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("decision", overflow="fold")
+        for name, cells in self._rows:
+            table.add_row(Text(str(Path(name).absolute().relative_to(folder))), *cells)
+        if len(self._rows) >= MAX_ROWS:
             console.print(f"The first {MAX_ROWS} rows; use --out or --json for all.")
-        console.print(self._table)
+        console.print(table)
         console.print(", ".join(f"{count} {name}" for name, count in sorted(self._decisions.items())), highlight=False)
         console.print(
             f"p-value: the share of {len(bundle.model.calibration)} held-out photographs at most this likely under "
