@@ -1,4 +1,7 @@
-"""MODEL_CARD.md from measured figures: nothing in a card is typed by hand but its limits."""
+"""MODEL_CARD.md from measured figures: nothing in a card is typed by hand but its limits and the detector's recall.
+
+That recall is a figure of the detector's settings, not of a run: `tests/benchmarks/detector_recall.py` prints it.
+"""
 
 import json
 from pathlib import Path
