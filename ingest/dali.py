@@ -97,7 +97,7 @@ class FaceCropper:
         results: dict[int, Pixels | Unscorable] = {}
         # Entropy-coded bytes cost about what two pixels do; it shows only in files near the limit of bytes.
         images = [(g, max(g.info.width * g.info.height, 2 * len(g.data))) for g in groups.values()]
-        for batch in _split(images, self._max_batch, self._max_pixels):
+        for batch in split_batches(images, self._max_batch, self._max_pixels):
             results.update(self._crop_groups(batch))
         return [results[position] for position in range(len(faces))]
 
@@ -114,7 +114,7 @@ class FaceCropper:
             for position, window in group.windows.items()
         ]
         results: dict[int, Pixels | Unscorable] = {}
-        for batch in _split(faces, self._max_batch, self._max_pixels):
+        for batch in split_batches(faces, self._max_batch, self._max_pixels):
             crops = self._resizer.run(face=[region.cut(window, info) for _, region, window, info in batch])
             resized = np.array(crops[0].as_array())
             results.update(zip((position for position, *_ in batch), resized, strict=True))
@@ -146,7 +146,7 @@ class FaceCropper:
         return regions, next(filter(_LIBJPEG_REMARK.match, lines), "")
 
 
-def _split(items: list[tuple[Item, int]], max_items: int, max_pixels: int) -> Iterator[list[Item]]:
+def split_batches(items: list[tuple[Item, int]], max_items: int, max_pixels: int) -> Iterator[list[Item]]:
     """Yield runs of items, each of at most `max_items` and `max_pixels`, or one larger item alone."""
     batch: list[Item] = []
     total = 0

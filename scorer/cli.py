@@ -15,7 +15,6 @@ from rich.console import Console
 from ingest.device import DeviceUnavailable
 from scorer.bundle import BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError
-from scorer.embed import BackendUnavailable
 from scorer.messages import Status, result_schema
 from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
 from scorer.settings import SettingsError, load_settings
@@ -44,7 +43,6 @@ class Exit(IntEnum):
 CODES: dict[type[Exception], Exit] = {
     UsageError: Exit.USAGE,
     BundleMismatch: Exit.BAD_DATA,
-    BackendUnavailable: Exit.TRY_AGAIN,
     SettingsError: Exit.BAD_CONFIGURATION,
     PolicyError: Exit.BAD_CONFIGURATION,
     DeviceUnavailable: Exit.BAD_CONFIGURATION,

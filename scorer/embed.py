@@ -11,10 +11,6 @@ from ingest.probe import EncodedFace
 from ingest.reasons import Unscorable
 
 
-class BackendUnavailable(Exception):
-    """The engine cannot answer now; the same call may succeed later."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureBatch:
     """Features of a batch of faces.
@@ -32,9 +28,5 @@ class Embedder(Protocol):
     """Turns encoded faces into features, in order; a bad face costs only its own row."""
 
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
-        """Return one row per face.
-
-        Raises:
-            BackendUnavailable: the engine cannot answer now.
-        """
+        """Return one row per face."""
         ...

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from ingest.dali import FaceCropper
+from ingest.dali import FaceCropper, split_batches
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason, Unscorable
 from ingest.reference import decode_upright
@@ -146,3 +146,13 @@ def test_a_size_that_the_decoder_does_not_find_is_a_refusal(cropper: FaceCropper
     refused, cropped = cropper.crop([liar, honest])
     assert isinstance(refused, Unscorable)
     assert isinstance(cropped, np.ndarray)
+
+
+@given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 8), st.integers(1, 80))
+def test_batches_keep_both_budgets(pixels: list[int], max_items: int, max_pixels: int) -> None:
+    """Batches hold every item once and in order, within both limits, unless one item alone is larger."""
+    batches = list(split_batches(list(enumerate(pixels)), max_items, max_pixels))
+    assert [number for batch in batches for number in batch] == list(range(len(pixels)))
+    for batch in batches:
+        assert len(batch) <= max_items
+        assert len(batch) == 1 or sum(pixels[number] for number in batch) <= max_pixels
