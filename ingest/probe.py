@@ -9,11 +9,12 @@ Not covered: damage inside compressed pixels. A decoder meets that later (`inges
 
 import hashlib
 from dataclasses import dataclass
+from typing import Self
 
 from ingest import jpeg, png, webp
 from ingest.header import Header, read_orientation
 from ingest.reasons import Reason, Unscorable
-from ingest.spec import Window
+from ingest.spec import FaceBox, PreprocessSpec, Window, crop_window
 
 _FIRST_TRANSPOSED = 5  # orientations 5..8 exchange width and height
 
@@ -73,6 +74,12 @@ class EncodedFace:
         if not (0 <= window.left < right <= info.width and 0 <= window.top < bottom <= info.height):
             message = f"{window} is not inside the upright {info.width} x {info.height} image; use crop_window"
             raise ValueError(message)
+
+    @classmethod
+    def around(cls, data: bytes, info: ImageInfo, box: FaceBox, spec: PreprocessSpec) -> Self | None:
+        """Return the face that `spec` cuts around `box`, or None when the box misses the image."""
+        window = crop_window(box, info.width, info.height, spec)
+        return None if window is None else cls(data, info, window)
 
 
 def probe_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> ImageInfo:

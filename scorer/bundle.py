@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Unscorable
-from ingest.spec import FaceBox, crop_window
+from ingest.spec import FaceBox
 from scorer.embed import Embedder
 from scorer.manifest import SCHEMA_VERSION, FileRecord, Manifest
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
@@ -88,9 +88,7 @@ def read_bundle(folder: Path) -> Bundle:
     if (np.diff(calibration) < 0).any():
         message = f"{folder / 'calibration.npz'} is not in ascending order"
         raise BundleMismatch(message)
-    # Double precision: a face then scores the same bit for bit in any batch, for a hundredth of the engine's time.
-    stacked = stack_mixture(mixture, np.float64)
-    model = Model(manifest.bundle_id, digest, manifest.preprocess, stacked, calibration)
+    model = Model(manifest.bundle_id, digest, manifest.preprocess, stack_mixture(mixture), calibration)
     return Bundle(folder, manifest, model)
 
 
@@ -112,11 +110,11 @@ def embed_golden(golden: GoldenFaces, bundle: Bundle, embedder: Embedder) -> NDA
     faces = []
     for data, box in zip(golden.images, golden.boxes, strict=True):
         info = probe_image(data)
-        window = crop_window(FaceBox(*map(float, box)), info.width, info.height, bundle.model.preprocess)
-        if window is None:
+        face = EncodedFace.around(data, info, FaceBox(*map(float, box)), bundle.model.preprocess)
+        if face is None:
             message = f"{bundle.folder / 'golden.npz'} has a box outside its picture"
             raise BundleMismatch(message)
-        faces.append(EncodedFace(data, info, window))
+        faces.append(face)
     batch = embedder.embed(faces)
     for row, failure in batch.failures.items():
         message = f"golden face {row} of {bundle.folder} could not be embedded: {failure}"
@@ -174,10 +172,10 @@ def write_manifest(folder: Path, fields: Mapping[str, object], licences: Mapping
     """
     files = {
         path: FileRecord(sha256=_digest(folder / path), bytes=(folder / path).stat().st_size, licence=licences[path])
-        for path in _files(folder)
+        for path in list_files(folder)
     }
     manifest = Manifest.model_validate({"schema_version": SCHEMA_VERSION, **fields, "files": files})
-    (folder / MANIFEST).write_text(json.dumps(manifest.to_json(), indent=1) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
     return manifest
 
 
@@ -210,7 +208,7 @@ def _read_manifest(folder: Path) -> tuple[Manifest, str]:
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
-    present = set(_files(folder))
+    present = set(list_files(folder))
     for name in sorted(present | set(manifest.files)):
         if Path(name).suffix.lower() in PICKLES:
             message = (
@@ -228,7 +226,8 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
             raise BundleMismatch(message)
 
 
-def _files(folder: Path) -> list[str]:
+def list_files(folder: Path) -> list[str]:
+    """Return the paths in a bundle's folder that its manifest must list: every file but the manifest."""
     return sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST
     )

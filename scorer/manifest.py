@@ -1,8 +1,7 @@
 """`bundle.json`: the types of a bundle's manifest."""
 
-from dataclasses import asdict
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -70,7 +69,3 @@ class Manifest(Section):
                 message = f"file name {name!r} is not a plain path inside the bundle"
                 raise ValueError(message)
         return files
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that `bundle.json` holds."""
-        return self.model_dump(mode="json") | {"preprocess": asdict(self.preprocess), "detector": asdict(self.detector)}

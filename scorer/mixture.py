@@ -82,11 +82,14 @@ class StackedMixture:
 
 def stack_mixture(
     mixture: GaussianMixture,
-    dtype: DTypeLike = np.float32,
+    dtype: DTypeLike = np.float64,
     xp: Any = np,  # noqa: ANN401 - the array module, numpy or cupy
     panels: int = 4,
 ) -> StackedMixture:
     """Lay `mixture` out for `log_likelihood`; derived numbers are computed in float64, stored as `dtype`.
+
+    Double precision is the default, for training and serving alike: a face then scores the same bit for
+    bit in any batch, for a hundredth of the engine's time.
 
     With `panels=1` and full covariances, scoring is one (N, D) x (D, K D) product; more panels skip
     the zeros below the triangular factors' diagonals. A diagonal mixture ignores `panels`.

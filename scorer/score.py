@@ -9,7 +9,6 @@ import numpy as np
 
 from ingest.probe import EncodedFace
 from ingest.reasons import UNSUPPORTED, Reason, Unscorable
-from ingest.spec import crop_window
 from scorer.decide import Policy, decide_face, p_values
 from scorer.embed import Embedder
 from scorer.locate import LocatedFace, LocatedImage
@@ -73,8 +72,8 @@ def _prepare(image: LocatedImage, face: LocatedFace, model: Model, policy: Polic
     if image.info is None:
         message = "a located image with faces has been probed"
         raise AssertionError(message)
-    window = crop_window(face.box, image.info.width, image.info.height, model.preprocess)
-    if window is None:
+    encoded = EncodedFace.around(image.data, image.info, face.box, model.preprocess)
+    if encoded is None:
         return Unscorable(
             Reason.BOX_OUTSIDE_IMAGE,
             f"box {face.box.as_tuple()} misses the {image.info.width}x{image.info.height} image",
@@ -84,7 +83,7 @@ def _prepare(image: LocatedImage, face: LocatedFace, model: Model, policy: Polic
             Reason.FACE_TOO_SMALL,
             f"the face is {face.box.short_side:.0f} px wide, the policy scores from {policy.min_face_px:g} px",
         )
-    return EncodedFace(image.data, image.info, window)
+    return encoded
 
 
 def _result(

@@ -8,15 +8,11 @@ from numpy.typing import NDArray
 from scorer.openvino_embedder import OpenVinoExtractor
 from training.network import FEATURE_SIZE
 
-CHUNK = 256
-
 
 def extract_features(model: Path, crops_NHWC: NDArray[np.uint8], threads: int) -> NDArray[np.float32]:
     """Return [N, 768] features of [N, S, S, 3] crops from the exported graph at `model`."""
     extractor = OpenVinoExtractor(model, FEATURE_SIZE, threads)
     features = np.full((len(crops_NHWC), FEATURE_SIZE), np.nan, dtype=np.float32)
-    for start in range(0, len(crops_NHWC), CHUNK):
-        chunk = crops_NHWC[start : start + CHUNK]
-        extractor.start(list(chunk), range(start, start + len(chunk)), features)
-        extractor.wait()
+    extractor.start(list(crops_NHWC), range(len(crops_NHWC)), features)
+    extractor.wait()
     return features

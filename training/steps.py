@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from ingest.dali import FaceCropper
 from ingest.detect import DetectorSpec
 from ingest.probe import EncodedFace, probe_image
-from ingest.spec import FaceBox, PreprocessSpec, crop_window
-from scorer.bundle import write_manifest
+from ingest.spec import FaceBox, PreprocessSpec
+from scorer.bundle import list_files, write_manifest
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
 from training import detector
 from training.calibrate import calibrate, name_calibration
@@ -140,12 +140,11 @@ def write_golden(run: Path, engine: Path, threads: int) -> None:
     """Write `golden.npz`: pictures, boxes, and the engine's answers to them."""
     spec = PreprocessSpec()
     images, boxes = draw_golden_images()
-    faces = []
-    for data, box in zip(images, boxes, strict=True):
-        info = probe_image(data)
-        window = crop_window(FaceBox(*map(float, box)), info.width, info.height, spec)
-        faces.append(EncodedFace(data, info, window))  # type: ignore[arg-type]  # the boxes lie inside their pictures
-    crops = np.stack(FaceCropper(spec, threads, len(faces)).crop(faces))  # type: ignore[arg-type]  # none is unscorable
+    faces = [
+        EncodedFace.around(data, probe_image(data), FaceBox(*map(float, box)), spec)
+        for data, box in zip(images, boxes, strict=True)
+    ]
+    crops = np.stack(FaceCropper(spec, threads, len(faces)).crop(faces))  # type: ignore[arg-type]  # each box lies inside its sound picture
     features = extract_features(engine, crops, threads)
     np.savez_compressed(
         run / "golden.npz",
@@ -204,10 +203,6 @@ def write_bundle(run: Path, recipe: Recipe, threads: int) -> Path:
                 },
             },
         },
-        {
-            path.relative_to(folder).as_posix(): LICENCE["detector" if "face_detector" in path.parts else "bundle"]
-            for path in folder.rglob("*")
-            if path.is_file()
-        },
+        {path: LICENCE["detector" if path == DetectorSpec().file else "bundle"] for path in list_files(folder)},
     )
     return folder

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from ingest.dali import FaceCropper
 from ingest.probe import EncodedFace, Limits, probe_image
-from ingest.spec import FaceBox, PreprocessSpec, crop_window
+from ingest.spec import FaceBox, PreprocessSpec
 from scorer.bundle import Bundle, read_bundle
 from scorer.engine import LocalScorer
 from scorer.messages import ImageSource, RequestedFace, ScoreRequest
@@ -93,11 +93,11 @@ def encode_faces(requests: list[ScoreRequest], spec: PreprocessSpec) -> list[Enc
     for request in requests:
         data = read_image(str(request.image.uri), Limits().max_bytes)
         info = probe_image(data)
-        window = crop_window(FaceBox(*(request.faces or ())[0].box), info.width, info.height, spec)
-        if window is None:
+        face = EncodedFace.around(data, info, FaceBox(*(request.faces or ())[0].box), spec)
+        if face is None:
             message = f"the box of {request.request_id} misses its image"
             raise ValueError(message)
-        faces.append(EncodedFace(data, info, window))
+        faces.append(face)
     return faces
 
 
@@ -107,8 +107,7 @@ def measure_stages(bundle: Bundle, requests: list[ScoreRequest], threads: int) -
     cropper = FaceCropper(spec, threads, 16)
 
     def cut() -> list[np.ndarray]:
-        faces = encode_faces(requests, spec)
-        return [crop for start in range(0, len(faces), 16) for crop in cropper.crop(faces[start : start + 16])]  # type: ignore[misc]
+        return cropper.crop(encode_faces(requests, spec))  # type: ignore[return-value]  # every picture is sound
 
     crops = cut()
     extractor = OpenVinoExtractor(bundle.extractor, bundle.manifest.feature_size, threads)

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from torchvision.models import resnet50
 
 from ingest.dali import FaceCropper
 from ingest.probe import EncodedFace
-from scorer.bundle import MANIFEST, read_bundle, write_manifest
+from scorer.bundle import MANIFEST, list_files, read_bundle, write_manifest
 from training.export import export_extractor
 from training.features import extract_features
 from training.network import FEATURE_SIZE, Normalise
@@ -37,16 +36,10 @@ def make_resnet_bundle(starter: Path, folder: Path, faces: Sequence[EncodedFace]
     weights = np.full(COMPONENTS, 1 / COMPONENTS, np.float32)
     np.savez(folder / "mixture.npz", weights=weights, means=means, precisions_cholesky=factors)
     write_golden(folder, model, threads=2)
-    fields = bundle.manifest.to_json() | {
+    fields = bundle.manifest.model_dump(exclude={"schema_version", "files"}) | {
         "bundle_id": "resnet50-random-int8",
         "precision": "int8",
         "mixture_components": COMPONENTS,
-        "preprocess": asdict(bundle.manifest.preprocess),
     }
-    fields = {name: value for name, value in fields.items() if name not in {"schema_version", "files"}}
-    write_manifest(folder, fields, dict.fromkeys(_names(folder), "random weights"))
+    write_manifest(folder, fields, dict.fromkeys(list_files(folder), "random weights"))
     return folder
-
-
-def _names(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]

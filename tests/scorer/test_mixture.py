@@ -44,7 +44,7 @@ def test_paper_sized_mixture_in_single_precision() -> None:
     reference.weights_, reference.means_, reference.precisions_cholesky_ = mixture.weights, means, factors
     features = means[rng.integers(0, components, 64)] + rng.normal(size=(64, size))
     expected = reference.score_samples(features)
-    single = log_likelihood(features.astype(np.float32), stack_mixture(mixture))
+    single = log_likelihood(features.astype(np.float32), stack_mixture(mixture, np.float32))
     np.testing.assert_allclose(single, expected, rtol=0, atol=1e-3)
     np.testing.assert_allclose(
         log_likelihood(features, stack_mixture(mixture, np.float64)), expected, rtol=0, atol=1e-9

@@ -14,7 +14,7 @@ from ingest.dali import FaceCropper
 from ingest.detect import FaceDetector
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason, Unscorable
-from ingest.spec import FaceBox, PreprocessSpec, Window, crop_window
+from ingest.spec import FaceBox, PreprocessSpec, Window
 from training.data.landmarks import LandmarkNet, find_landmarks
 from training.data.photos import Photo
 from training.data.shards import WIDE_SIZE, FaceSet
@@ -52,9 +52,9 @@ class FaceCutter:
             self.dropped["photo_without_large_face"] += 1
         faces = []
         for box in large:
-            window = crop_window(box, info.width, info.height, self.spec)
-            if window is not None:
-                faces.append((EncodedFace(data, info, window), box))
+            face = EncodedFace.around(data, info, box, self.spec)
+            if face is not None:
+                faces.append((face, box))
         return faces
 
     def cut(self, photos: Iterable[Photo]) -> FaceSet | None:

@@ -9,7 +9,7 @@ from ingest.dali import FaceCropper
 from ingest.detect import DetectorSpec, load_detector
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Unscorable
-from ingest.spec import PreprocessSpec, crop_window
+from ingest.spec import PreprocessSpec
 
 
 def cut_generated(folder: Path, run: Path, threads: int) -> dict[str, NDArray[np.uint8]]:
@@ -33,15 +33,10 @@ def cut_generated(folder: Path, run: Path, threads: int) -> dict[str, NDArray[np
             data = path.read_bytes()
             info = probe_image(data)
             found = detector.detect(data, info)
-            window = crop_window(found[0].box, info.width, info.height, spec) if found else None
-            if window is not None:
-                faces.append(EncodedFace(data, info, window))
-        crops = [
-            crop
-            for start in range(0, len(faces), 16)
-            for crop in cropper.crop(faces[start : start + 16])
-            if not isinstance(crop, Unscorable)
-        ]
+            face = EncodedFace.around(data, info, found[0].box, spec) if found else None
+            if face is not None:
+                faces.append(face)
+        crops = [crop for crop in cropper.crop(faces) if not isinstance(crop, Unscorable)]
         if crops:
             cut[generator.name] = np.stack(crops)
     if not cut:

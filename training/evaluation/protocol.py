@@ -1,6 +1,6 @@
 """How good the scores are: AUC with intervals, confound controls, false alarms, engine drift.
 
-Fakes are positive and low likelihoods are suspicious, as in the paper. No figure from here chooses
+Generated faces are positive and low likelihoods are suspicious, as in the paper. No figure from here chooses
 anything in training.
 """
 
