@@ -8,6 +8,9 @@ class Reason(StrEnum):
 
     EMPTY = "empty"
     UNREADABLE = "unreadable"
+    FORBIDDEN_URI = "forbidden_uri"
+    TIMED_OUT = "timed_out"
+    DIGEST_MISMATCH = "digest_mismatch"
     TOO_MANY_BYTES = "too_many_bytes"
     UNSUPPORTED_FORMAT = "unsupported_format"
     ANIMATED = "animated"
@@ -21,6 +24,7 @@ class Reason(StrEnum):
     BOX_OUTSIDE_IMAGE = "box_outside_image"
     FACE_TOO_SMALL = "face_too_small"
     NOT_FINITE = "not_finite"
+    ENGINE_FAILED = "engine_failed"
 
 
 UNSUPPORTED = frozenset({Reason.UNSUPPORTED_FORMAT, Reason.ANIMATED})

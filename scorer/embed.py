@@ -11,6 +11,10 @@ from ingest.probe import EncodedFace
 from ingest.reasons import Unscorable
 
 
+class BackendUnavailable(Exception):
+    """The engine is down, slow or overloaded; the same faces may be scored later."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureBatch:
     """Features of a batch of faces.
@@ -28,5 +32,9 @@ class Embedder(Protocol):
     """Turns encoded faces into features, in order; a bad face costs only its own row."""
 
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
-        """Return one row per face."""
+        """Return one row per face.
+
+        Raises:
+            BackendUnavailable: no face of the batch has an answer now; asking again is safe.
+        """
         ...

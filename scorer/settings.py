@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from ingest.device import Device, DeviceUnavailable, resolve_device
 from ingest.probe import Limits
 from scorer.decide import Policy
+from scorer.stream.settings import HealthSettings, KafkaSettings, PayloadSettings, StreamSettings, TritonSettings
 
 PREFIX = "UNLENSED_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -32,6 +33,12 @@ class Settings(BaseSettings):
     batch_images: Annotated[int, Field(ge=1, le=1024)] = 64
     policy: Policy = Policy()
     limits: Limits = Limits()
+    stream: StreamSettings = StreamSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    triton: TritonSettings = TritonSettings()
+    payloads: PayloadSettings = PayloadSettings()
+    health: HealthSettings = HealthSettings()
+    insecure_dev: bool = False
 
     @classmethod
     def settings_customise_sources(

@@ -1,0 +1,231 @@
+"""The seam to brokers: what the service asks of one, and one that lives in memory.
+
+The in-memory broker keeps a broker's promises (offsets, groups, notes, transactions seen as a whole) within one
+process: `unlensed serve --replay` runs the real service on it, and so do tests that are not about delivery.
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+class BrokerUnavailable(Exception):
+    """The broker does not answer or asks to wait; the same call may succeed later. Nothing is lost by trying again."""
+
+
+class BrokerRefused(Exception):
+    """The broker will never do this: no such topic, no right to it, or this worker was fenced by its successor."""
+
+
+class Place(NamedTuple):
+    """A partition of a topic."""
+
+    topic: str
+    partition: int
+
+
+class Position(NamedTuple):
+    """The next offset that a group reads of a partition, and the `note` (at most 4,000 bytes) it keeps beside it."""
+
+    offset: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as the broker keeps it; `value` is None for a tombstone."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+    @property
+    def place(self) -> Place:
+        """The partition it lies in."""
+        return Place(self.topic, self.partition)
+
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers."""
+        return (
+            len(self.key or b"")
+            + len(self.value or b"")
+            + sum(len(name) + len(value or b"") for name, value in self.headers)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A record to produce; records of one key keep their order."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+class PartitionListener(Protocol):
+    """Told of partitions that come and go: from within `RecordSource.poll` or `close`, on the caller's thread."""
+
+    def on_assigned(self, positions: Mapping[Place, Position | None]) -> None:
+        """Take these on; None where the group never committed. No record of them was returned before this call."""
+
+    def on_revoked(self, places: Collection[Place]) -> None:
+        """Finish or forget these; `RecordSource.commit` still works for them during this call."""
+
+    def on_lost(self, places: Collection[Place]) -> None:
+        """Forget these: somebody else owns them already, so that nothing of them may be committed."""
+
+
+class RecordSource(Protocol):
+    """Reads records for a group. Every method is called from one thread, the poller's."""
+
+    def subscribe(self, listener: PartitionListener) -> None:
+        """Join the group; call once, before `poll`."""
+
+    def poll(self, timeout_s: float, max_records: int) -> Sequence[Record]:
+        """Return records of partitions that are not paused, and keep the membership alive.
+
+        Outages of the broker show as no records, never as an exception.
+
+        Raises:
+            BrokerRefused: waiting will not help.
+        """
+
+    def pause(self, places: Collection[Place]) -> None:
+        """Return nothing of these until they are resumed; what is not ours is ignored."""
+
+    def resume(self, places: Collection[Place]) -> None:
+        """End a pause; what is not ours is ignored."""
+
+    def commit(self, positions: Mapping[Place, Position]) -> None:
+        """Store positions and notes for the group; returns when they are stored.
+
+        Raises:
+            BrokerUnavailable: not stored now (an outage, a rebalance under way).
+        """
+
+    def lag(self) -> Mapping[Place, int]:
+        """Return how many records lie after the last one returned, by partition, as far as is known."""
+
+    def close(self, timeout_s: float) -> None:
+        """Leave the group; calls `on_revoked` for what is still ours."""
+
+
+class RecordSink(Protocol):
+    """Writes records. Every method is called from one thread, the deliverer's."""
+
+    def deliver(self, records: Sequence[Outgoing]) -> None:
+        """Produce and return when all are acknowledged.
+
+        Raises:
+            BrokerUnavailable: not all are acknowledged; delivering them again may write some twice.
+            BrokerRefused: a record will never be taken.
+        """
+
+    def deliver_once(self, records: Sequence[Outgoing], positions: Mapping[Place, Position]) -> None:
+        """Produce and store the source's positions in one transaction: all of it or nothing.
+
+        Raises:
+            BrokerUnavailable: nothing of it happened.
+            BrokerRefused: this worker was fenced, or a record will never be taken; nothing of it happened.
+        """
+
+    def close(self, timeout_s: float) -> None:
+        """Give back what is held; what was not delivered stays undelivered."""
+
+
+@dataclass(slots=True)
+class MemoryBroker:
+    """Topics of one partition each, and committed positions, in this process."""
+
+    topics: dict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
+    committed: dict[Place, Position] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def append(self, records: Iterable[Outgoing], timestamp_ms: int = 0) -> None:
+        """Add records to the ends of their topics."""
+        with self.lock:
+            for record in records:
+                log = self.topics[record.topic]
+                log.append(Record(record.topic, 0, len(log), timestamp_ms, record.key, record.value, record.headers))
+
+
+class MemorySource:
+    """The only member of its group, reading `topic` of a `MemoryBroker`."""
+
+    def __init__(self, broker: MemoryBroker, topic: str) -> None:
+        self._broker, self._place = broker, Place(topic, 0)
+        self._paused = False
+        self._owned = False
+        self._next = 0
+        self._listener: PartitionListener | None = None
+
+    def subscribe(self, listener: PartitionListener) -> None:
+        """See `RecordSource`."""
+        self._listener = listener
+
+    def poll(self, timeout_s: float, max_records: int) -> Sequence[Record]:
+        """See `RecordSource`; waits out `timeout_s` when there is nothing."""
+        if not self._owned and self._listener:
+            position = self._broker.committed.get(self._place)
+            self._next, self._owned = (position.offset if position else 0), True
+            self._listener.on_assigned({self._place: position})
+        with self._broker.lock:
+            log = self._broker.topics[self._place.topic]
+            records = [] if self._paused else log[self._next : self._next + max_records]
+        if not records:
+            threading.Event().wait(timeout_s)
+        self._next += len(records)
+        return records
+
+    def pause(self, places: Collection[Place]) -> None:
+        """See `RecordSource`."""
+        self._paused = self._paused or self._place in places
+
+    def resume(self, places: Collection[Place]) -> None:
+        """See `RecordSource`."""
+        self._paused = self._paused and self._place not in places
+
+    def commit(self, positions: Mapping[Place, Position]) -> None:
+        """See `RecordSource`."""
+        with self._broker.lock:
+            self._broker.committed.update(positions)
+
+    def lag(self) -> Mapping[Place, int]:
+        """See `RecordSource`."""
+        return {self._place: len(self._broker.topics[self._place.topic]) - self._next}
+
+    def close(self, timeout_s: float) -> None:  # noqa: ARG002 - nothing here can wait
+        """See `RecordSource`."""
+        if self._owned and self._listener:
+            self._listener.on_revoked({self._place})
+        self._owned = False
+
+
+class MemorySink:
+    """Writes to a `MemoryBroker`."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+
+    def deliver(self, records: Sequence[Outgoing]) -> None:
+        """See `RecordSink`."""
+        self._broker.append(records)
+
+    def deliver_once(self, records: Sequence[Outgoing], positions: Mapping[Place, Position]) -> None:
+        """See `RecordSink`."""
+        self._broker.append(records)
+        with self._broker.lock:
+            self._broker.committed.update(positions)
+
+    def close(self, timeout_s: float) -> None:
+        """See `RecordSink`."""

@@ -1,0 +1,91 @@
+"""The service's deployment facts; `scorer.settings` nests them, so that `UNLENSED_STREAM__GROUP` sets `group`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A group of settings: immutable, unknown names refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StreamSettings(Section):
+    """What is read, what is written, and how much is held at once."""
+
+    mode: Literal["live", "shadow"] = "live"
+    delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
+    group: str = "unlensed"
+    requests: str = "unlensed.requests"
+    results: str = "unlensed.results"
+    dead_letters: str = "unlensed.dead-letters"
+    policies: Path | None = None
+    max_record_bytes: Count = 48 * 2**20
+    max_in_flight_images: Count = 256
+    max_in_flight_bytes: Count = 256 * 2**20
+    batch_images: Count = 32
+    batch_bytes: Count = 32 * 2**20
+    batch_age_s: Seconds = 0.02
+    batches_in_flight: Count = 3
+    detector_processes: Count = 1
+    detector_timeout_s: Seconds = 20
+    drain_s: Seconds = 25
+    revoke_s: Seconds = 5
+
+
+class KafkaSettings(Section):
+    """How to reach the brokers. `instance_id` makes the membership static: a restarted worker keeps its partitions."""
+
+    bootstrap: str = "127.0.0.1:9092"
+    security: Literal["plaintext", "tls", "sasl_plaintext", "sasl_tls"] = "plaintext"
+    sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    username: str | None = None
+    password: SecretStr | None = None
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    instance_id: str | None = None
+    session_timeout_s: Seconds = 45
+    max_poll_interval_s: Seconds = 300
+    transaction_timeout_s: Seconds = 60
+
+
+class TritonSettings(Section):
+    """Where the engine is. Without `url` the service scores in its own process."""
+
+    url: str | None = None
+    tls: bool = False
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    timeout_s: Seconds = 20
+
+
+class PayloadSettings(Section):
+    """Where a claim check may point: everything is refused until it is listed.
+
+    Attributes:
+        schemes: fsspec protocols, `file` and `s3` among them.
+        file_roots: the folders that `file://` may read, after links are resolved.
+        https_hosts: exact host names; `https://` is refused for all others.
+    """
+
+    schemes: tuple[str, ...] = ()
+    file_roots: tuple[Path, ...] = ()
+    https_hosts: tuple[str, ...] = ()
+    timeout_s: Seconds = 10
+
+
+class HealthSettings(Section):
+    """The HTTP port for probes and metrics; 0 takes a free one and logs it."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    max_poll_age_s: Seconds = 30
+    max_canary_age_s: Seconds = 300
+    canary_every_s: Seconds = 15
