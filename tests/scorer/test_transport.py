@@ -1,0 +1,36 @@
+"""Plaintext leaves this machine only when somebody accepted it."""
+
+import pytest
+
+from scorer.settings import SettingsError
+from scorer.transport import is_loopback, require_private_transport
+
+HERE = ["127.0.0.1:9092", "127.8.9.1", "localhost:8001", "LOCALHOST", "[::1]:8001", "::1", "kafka://127.0.0.1:1"]
+ELSEWHERE = [
+    "10.0.0.1:9092",
+    "broker.example:9092",
+    "localhost.example:1",
+    "[2001:db8::1]:8001",
+    "2001:db8::1",
+    "127.0.0.1.example",
+    "127.0.0.1@broker.example:9092",
+    "0.0.0.0:8001",
+    "[broken",
+    "",
+]
+
+
+@pytest.mark.parametrize("host", HERE)
+def test_the_loopback_needs_no_encryption(host: str) -> None:
+    """Every spelling of this machine passes in the clear."""
+    assert is_loopback(host)
+    require_private_transport(host, encrypted=False, insecure_dev=False)
+
+
+@pytest.mark.parametrize("host", ELSEWHERE)
+def test_another_machine_needs_encryption(host: str) -> None:
+    """Anything else is refused in the clear, and passes encrypted or accepted."""
+    with pytest.raises(SettingsError, match="insecure-dev"):
+        require_private_transport(host, encrypted=False, insecure_dev=False)
+    require_private_transport(host, encrypted=True, insecure_dev=False)
+    require_private_transport(host, encrypted=False, insecure_dev=True)
