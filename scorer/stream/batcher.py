@@ -1,0 +1,65 @@
+"""Collects located images until a batch is worth sending: enough images, enough bytes, or old enough."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Batcher(Generic[Item]):
+    """Thread-safe; any thread adds, scoring threads take.
+
+    A batch holds at most `max_items` and, unless a single item is larger, at most `max_bytes`; its oldest item
+    never waits longer than `max_age_s` for company while somebody is there to take it.
+    """
+
+    def __init__(
+        self, max_items: int, max_bytes: int, max_age_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_items, self._max_bytes, self._max_age_s = max_items, max_bytes, max_age_s
+        self._clock = clock
+        self._items: list[tuple[Item, int, float]] = []
+        self._bytes = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def add(self, item: Item, size: int) -> None:
+        """Add an item of `size` bytes."""
+        with self._changed:
+            self._items.append((item, size, self._clock()))
+            self._bytes += size
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Let waiting takers go home; what is left is not handed out."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def take(self) -> list[tuple[Item, float]]:
+        """Wait for a batch and return its items with the seconds each has waited; empty once closed."""
+        with self._changed:
+            while not self._closed:
+                if self._items:
+                    now = self._clock()
+                    left_s = self._items[0][2] + self._max_age_s - now
+                    if left_s <= 0 or len(self._items) >= self._max_items or self._bytes >= self._max_bytes:
+                        return self._cut(now)
+                    self._changed.wait(left_s)
+                else:
+                    self._changed.wait()
+            return []
+
+    def _cut(self, now: float) -> list[tuple[Item, float]]:
+        count, size = 0, 0
+        for _, item_size, _ in self._items[: self._max_items]:
+            if count and size + item_size > self._max_bytes:
+                break
+            count, size = count + 1, size + item_size
+        batch, self._items = self._items[:count], self._items[count:]
+        self._bytes -= size
+        if self._items:
+            self._changed.notify()
+        return [(item, now - since) for item, _, since in batch]

@@ -1,0 +1,151 @@
+"""What was taken from the broker and is not yet finished: the one place that knows which offset may be committed.
+
+A partition's records are answered in the order in which they came. An offset may be committed only when every
+record below it was acknowledged; a partition that went away takes its unfinished records with it.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from scorer.stream.broker import Outgoing, Place, Record
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One record in flight; `answer` is what will be produced for it."""
+
+    record: Record
+    answer: Outgoing | None = None
+
+
+@dataclass(slots=True)
+class _Partition:
+    next_offset: int | None = None  # everything below is acknowledged
+    committed: int | None = None
+    open: deque[Ticket] = field(default_factory=deque)
+
+
+class Ledger:
+    """Thread-safe. The poller opens, adds and closes; workers answer; the deliverer takes and acknowledges."""
+
+    def __init__(self) -> None:
+        self._partitions: dict[Place, _Partition] = {}
+        self._changed = threading.Condition()
+        self.images = 0
+        self.bytes = 0
+
+    def open(self, place: Place) -> None:
+        """Start to account for a partition that was assigned."""
+        with self._changed:
+            self._partitions[place] = _Partition()
+
+    def close(self, places: Collection[Place]) -> None:
+        """Forget partitions; answers to their records fall on the floor."""
+        with self._changed:
+            for place in places:
+                partition = self._partitions.pop(place, _Partition())
+                self.images -= len(partition.open)
+                self.bytes -= sum(ticket.record.size for ticket in partition.open)
+            self._changed.notify_all()
+
+    def add(self, record: Record) -> Ticket:
+        """Account for a record that was polled."""
+        ticket = Ticket(record)
+        with self._changed:
+            partition = self._partitions[record.place]
+            partition.open.append(ticket)
+            if partition.next_offset is None:
+                partition.next_offset = record.offset
+            self.images += 1
+            self.bytes += record.size
+        return ticket
+
+    def owns(self, ticket: Ticket) -> bool:
+        """Return whether the ticket's partition is still ours, in the same assignment."""
+        with self._changed:
+            partition = self._partitions.get(ticket.record.place)
+            return partition is not None and ticket in partition.open
+
+    def answer(self, ticket: Ticket, answer: Outgoing) -> None:
+        """Say what is to be produced for a record."""
+        with self._changed:
+            ticket.answer = answer
+            self._changed.notify_all()
+
+    def wait_ready(self, timeout_s: float, max_records: int) -> dict[Place, list[Ticket]]:
+        """Return what may be produced now: of each partition the answered records before the first open one.
+
+        Nothing is taken away until `acknowledge`, so that a delivery that failed is simply asked for again.
+        """
+        with self._changed:
+            if not self._ready(max_records):
+                self._changed.wait(timeout_s)
+            return self._ready(max_records)
+
+    def acknowledge(self, delivered: Mapping[Place, list[Ticket]]) -> None:
+        """Note that the answers were acknowledged; those of partitions that went away meanwhile count for nothing."""
+        with self._changed:
+            for place, tickets in delivered.items():
+                partition = self._partitions.get(place)
+                for ticket in tickets:
+                    if partition is None or not partition.open or partition.open[0] is not ticket:
+                        break
+                    partition.open.popleft()
+                    partition.next_offset = ticket.record.offset + 1
+                    self.images -= 1
+                    self.bytes -= ticket.record.size
+            self._changed.notify_all()
+
+    def uncommitted(self) -> dict[Place, int]:
+        """Return the offsets that may be committed and are not."""
+        with self._changed:
+            return {
+                place: partition.next_offset
+                for place, partition in self._partitions.items()
+                if partition.next_offset is not None and partition.next_offset != partition.committed
+            }
+
+    def positions(self, places: Collection[Place]) -> dict[Place, int]:
+        """Return how far these partitions are acknowledged; one without a record has no position."""
+        with self._changed:
+            return {
+                place: partition.next_offset
+                for place in places
+                if (partition := self._partitions.get(place)) and partition.next_offset is not None
+            }
+
+    def committed(self, offsets: Mapping[Place, int]) -> None:
+        """Note what was committed."""
+        with self._changed:
+            for place, offset in offsets.items():
+                if partition := self._partitions.get(place):
+                    partition.committed = offset
+
+    def wait_empty(self, places: Collection[Place], timeout_s: float) -> bool:
+        """Wait until these partitions have nothing in flight; return whether that came true."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: not any(self._partitions[place].open for place in places if place in self._partitions),
+                timeout_s,
+            )
+
+    def oldest_timestamp_ms(self) -> int | None:
+        """Return when the oldest unfinished record was written."""
+        with self._changed:
+            return min((p.open[0].record.timestamp_ms for p in self._partitions.values() if p.open), default=None)
+
+    def _ready(self, max_records: int) -> dict[Place, list[Ticket]]:
+        ready: dict[Place, list[Ticket]] = {}
+        left = max_records
+        for place, partition in self._partitions.items():
+            tickets = []
+            for ticket in partition.open:
+                if ticket.answer is None or left == 0:
+                    break
+                tickets.append(ticket)
+                left -= 1
+            if tickets:
+                ready[place] = tickets
+        return ready
