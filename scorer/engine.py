@@ -7,7 +7,7 @@ from itertools import islice
 from ingest.detect import FaceDetector, load_detector
 from ingest.reasons import Unscorable
 from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
-from scorer.decide import check_policy
+from scorer.decide import Policy, check_policy
 from scorer.locate import LocatedImage, locate_faces, refuse
 from scorer.messages import ScoreRequest, ScoreResult
 from scorer.openvino_embedder import LocalEmbedder
@@ -54,7 +54,10 @@ class LocalScorer:
 
     def _finish(self, waiting: Sequence[Future[LocatedImage]]) -> list[ScoreResult]:
         images = [future.result() for future in waiting]
-        return score_batch(images, self.embedder, self.bundle.model, self._settings.policy) if images else []
+        return score_batch(images, self.embedder, self.bundle.model, self._choose_policy) if images else []
+
+    def _choose_policy(self, _: ScoreRequest) -> Policy:
+        return self._settings.policy
 
 
 def load_bundle_detector(bundle: Bundle, threads: int) -> FaceDetector:

@@ -1,7 +1,7 @@
 """The pure heart: located images in, results out. No I/O of its own; the same for all three jobs."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -17,6 +17,7 @@ from scorer.messages import (
     ImageFacts,
     ModelFacts,
     PolicyFacts,
+    ScoreRequest,
     ScoreResult,
     Status,
     result_id,
@@ -31,17 +32,21 @@ class _Score:
     p_value: float
 
 
-def score_batch(images: Sequence[LocatedImage], embedder: Embedder, model: Model, policy: Policy) -> list[ScoreResult]:
+def score_batch(
+    images: Sequence[LocatedImage], embedder: Embedder, model: Model, choose_policy: Callable[[ScoreRequest], Policy]
+) -> list[ScoreResult]:
     """Score every face of `images` in one batch and return one result per image, in order.
 
     A face that cannot be cut, decoded or embedded carries its reason and never changes its
-    batch-mates' numbers.
+    batch-mates' numbers. `choose_policy` is asked once per image, so that one batch serves many tenants;
+    whatever it raises ends the whole batch: refuse a request without a policy before it gets here.
     """
     started = time.perf_counter()
+    policies = [choose_policy(image.request) for image in images]
     outcomes: dict[tuple[int, int], _Score | Unscorable] = {}
     places: list[tuple[int, int]] = []
     encoded: list[EncodedFace] = []
-    for image_number, image in enumerate(images):
+    for image_number, (image, policy) in enumerate(zip(images, policies, strict=True)):
         for face_number, face in enumerate(image.faces):
             place = (image_number, face_number)
             prepared = _prepare(image, face, model, policy)
@@ -64,7 +69,7 @@ def score_batch(images: Sequence[LocatedImage], embedder: Embedder, model: Model
             outcomes[place] = _Score(float(value), float(p_value))
     return [
         _result(image, [outcomes[number, index] for index in range(len(image.faces))], model, policy, embed_ms)
-        for number, image in enumerate(images)
+        for number, (image, policy) in enumerate(zip(images, policies, strict=True))
     ]
 
 

@@ -11,8 +11,11 @@ from PIL import Image
 
 from ingest.probe import Limits
 from ingest.reasons import Reason
-from scorer.engine import LocalScorer
+from scorer.decide import Policy
+from scorer.engine import LocalScorer, load_bundle_detector
+from scorer.locate import locate_faces
 from scorer.messages import Decision, ImageSource, RequestedFace, ScoreRequest, ScoreResult, Status
+from scorer.score import score_batch
 
 FACE = (180.0, 70.0, 95.0, 110.0)
 TINY = (10.0, 10.0, 20.0, 20.0)
@@ -120,6 +123,23 @@ def test_several_faces_of_one_image_are_scored_apart(local_scorer: LocalScorer, 
     singles = [score(local_scorer, ask("one", portrait, box))[0].faces[0] for box in (FACE, other)]
     assert [face.log_likelihood for face in both.faces] == [face.log_likelihood for face in singles]
     assert both.score == max(face.score for face in singles if face.score is not None)
+
+
+def test_each_image_of_a_batch_is_judged_by_its_own_policy(local_scorer: LocalScorer, portrait: bytes) -> None:
+    """Two tenants share a batch: equal likelihoods, but each result carries its tenant's policy and decision."""
+    policies = {
+        "all": Policy(policy_id="all", version="3", flag_false_alarm_rate=1, review_false_alarm_rate=1),
+        "large": Policy(policy_id="large", version="8", min_face_px=200),
+    }
+    requests = [ask(name, portrait, FACE).model_copy(update={"tenant": name}) for name in policies]
+    detector = load_bundle_detector(local_scorer.bundle, threads=1)
+    images = [locate_faces(request, portrait, detector, Limits()) for request in requests]
+    flagged, refused = score_batch(
+        images, local_scorer.embedder, local_scorer.bundle.model, lambda request: policies[str(request.tenant)]
+    )
+    assert (flagged.decision, flagged.policy.policy_id, flagged.policy.version) == (Decision.FLAG, "all", "3")
+    assert (refused.reason_codes, refused.policy.policy_id) == ((Reason.FACE_TOO_SMALL,), "large")
+    assert flagged.result_id != refused.result_id
 
 
 def test_size_limit_is_answered_not_raised(portrait: bytes, local_scorer: LocalScorer) -> None:
