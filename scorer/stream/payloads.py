@@ -1,0 +1,192 @@
+"""Gets the bytes of a request's image: inline, or by a claim check that points into a store.
+
+Everything is refused until `payloads` in the settings lists it. What is wrong with the image or its URI ends as
+`Unscorable`, a result; what is wrong with a store ends as `PayloadUnavailable`, because an outage must never turn
+into an answer. Object stores are read with this machine's own rights, so those must reach no further than what every
+producer of requests may see.
+"""
+
+import asyncio
+import errno
+import hashlib
+import os
+import random
+import stat
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
+
+import fsspec
+from fsspec.asyn import AsyncFileSystem
+
+from ingest.reasons import Reason, Unscorable
+from scorer.messages import ScoreRequest
+from scorer.settings import SettingsError
+from scorer.stream.https import (
+    PUBLIC_NETWORK,
+    Network,
+    PayloadUnavailable,
+    TryAgain,
+    describe_uri,
+    fetch_https,
+    seconds_left,
+)
+from scorer.stream.settings import PayloadSettings
+
+FIRST_PAUSE_S = 0.1
+MAX_PAUSE_S = 2.0
+_UNGUARDED = frozenset({"http", "https", "local"})  # fsspec would read these past the host list and the file roots
+_LOST_FILE = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+_BAD_NAME = frozenset({"ValueError", "ParamValidationError"})  # the latter is botocore's
+# Stores without an asynchronous client block a thread; these few wait for them, whoever asks.
+_READERS = ThreadPoolExecutor(16, "payload-store")
+_OPENING = asyncio.Lock()
+
+
+def check_payloads(settings: PayloadSettings) -> None:
+    """Refuse settings under which no claim check could ever be read.
+
+    Raises:
+        SettingsError: a scheme that has its own rules or whose package is not installed; a root that is no folder.
+    """
+    for scheme in settings.schemes:
+        if scheme in _UNGUARDED:
+            message = f"payloads.schemes lists {scheme!r}: https:// has payloads.https_hosts, files have 'file'"
+            raise SettingsError(message)
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except (ValueError, ImportError) as error:
+            message = f"payloads.schemes lists {scheme!r}, which cannot be read here: {error}"
+            raise SettingsError(message) from error
+    if ("file" in settings.schemes) != bool(settings.file_roots):
+        message = "payloads.schemes lists 'file' exactly when payloads.file_roots names the folders it may read"
+        raise SettingsError(message)
+    for root in settings.file_roots:
+        if not root.is_dir():
+            message = f"payloads.file_roots names {root}, which is no folder"
+            raise SettingsError(message)
+
+
+def read_payload(
+    request: ScoreRequest, settings: PayloadSettings, max_bytes: int, network: Network = PUBLIC_NETWORK
+) -> bytes:
+    """Return the encoded image of a request; safe to call from many threads.
+
+    Raises:
+        Unscorable: forbidden_uri, unreadable, too_many_bytes or digest_mismatch; asking again would not help.
+        PayloadUnavailable: the store did not answer within `settings.timeout_s`, or does not let this machine in.
+    """
+    source = request.image
+    data = _fetch(str(source.uri), settings, max_bytes, network) if source.data is None else source.data
+    if len(data) > max_bytes:
+        raise Unscorable(Reason.TOO_MANY_BYTES, f"more than the limit of {max_bytes} bytes")
+    if source.sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != source.sha256:
+        raise Unscorable(Reason.DIGEST_MISMATCH, f"the image's SHA-256 is {found}, the request says {source.sha256}")
+    return data
+
+
+def _fetch(uri: str, settings: PayloadSettings, max_bytes: int, network: Network) -> bytes:
+    scheme = uri.partition(":")[0].lower()
+    deadline = time.monotonic() + settings.timeout_s
+    if scheme == "https" and settings.https_hosts:
+        return _persist(lambda: fetch_https(uri, settings.https_hosts, max_bytes, deadline, network), deadline)
+    if scheme not in settings.schemes or scheme in _UNGUARDED:
+        raise Unscorable(Reason.FORBIDDEN_URI, f"{describe_uri(uri)}: the scheme is not in payloads.schemes")
+    if scheme == "file":
+        return read_file(uri, settings.file_roots, max_bytes)
+    return _persist(lambda: _read_store(uri, scheme, max_bytes, deadline), deadline)
+
+
+def _persist(read: Callable[[], bytes], deadline: float) -> bytes:
+    """Read, and read again with growing pauses, until `deadline`."""
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            return read()
+        except TryAgain as error:
+            wait_s = pause_s * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret
+            if time.monotonic() + wait_s >= deadline:
+                raise PayloadUnavailable(str(error)) from None
+        time.sleep(wait_s)
+        pause_s = min(2 * pause_s, MAX_PAUSE_S)
+
+
+def read_file(uri: str, roots: tuple[Path, ...], max_bytes: int) -> bytes:
+    """Read a regular file that lies, after all links are resolved, under one of `roots`.
+
+    The check is made on the opened file, so that a link which is exchanged meanwhile gains nothing. A file that the
+    local system is slow to read is waited for: no limit of time can be set for that.
+
+    Raises:
+        Unscorable: forbidden_uri, unreadable or too_many_bytes.
+        PayloadUnavailable: the file system fails.
+    """
+    parts = urlsplit(uri)
+    if parts.netloc not in {"", "localhost"}:
+        raise Unscorable(Reason.FORBIDDEN_URI, f"{describe_uri(uri)}: a file:// URI names a file of this machine")
+    try:
+        real = Path(os.fsdecode(unquote_to_bytes(parts.path))).resolve()
+        _require_root(real, roots)  # before opening: what lies elsewhere is not even touched
+        # A FIFO must not block, a terminal must not become ours, and a link put here since then is not followed.
+        descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            _require_root(Path(f"/proc/self/fd/{descriptor}").readlink(), roots)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise Unscorable(Reason.UNREADABLE, "not a regular file")
+            with open(descriptor, "rb", closefd=False) as file:
+                return file.read(max_bytes + 1)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; links in a circle
+        text = getattr(error, "strerror", None) or "no name of a file"
+        if isinstance(error, OSError) and error.errno in _LOST_FILE:
+            message = f"{describe_uri(uri)}: {text}"
+            raise PayloadUnavailable(message) from error
+        raise Unscorable(Reason.UNREADABLE, text) from error
+
+
+def _require_root(path: Path, roots: tuple[Path, ...]) -> None:
+    if not any(path.is_relative_to(root.resolve()) for root in roots):
+        raise Unscorable(Reason.FORBIDDEN_URI, "the file is not under payloads.file_roots")
+
+
+def _read_store(uri: str, scheme: str, max_bytes: int, deadline: float) -> bytes:
+    name = describe_uri(uri)
+    try:
+        store = fsspec.filesystem(scheme)
+        if isinstance(store, AsyncFileSystem):
+            reading = asyncio.run_coroutine_threadsafe(_read_range(store, uri, max_bytes), store.loop)
+        else:
+            reading = _READERS.submit(lambda: fsspec.filesystem(scheme).cat_file(uri, start=0, end=max_bytes + 1))
+        return _wait(reading, deadline)
+    except (FileNotFoundError, IsADirectoryError):
+        raise Unscorable(Reason.UNREADABLE, f"{name} does not exist") from None
+    except TimeoutError:
+        message = f"{name}: the store did not answer in time"
+        raise TryAgain(message) from None
+    except PermissionError:
+        message = f"{name}: the store refuses this machine; check the service's credentials"
+        raise PayloadUnavailable(message) from None
+    except Exception as error:  # noqa: BLE001 - every store has its own; their texts may repeat secrets
+        if type(error).__name__ in _BAD_NAME:
+            raise Unscorable(Reason.UNREADABLE, f"{name} is no name that the store takes") from None
+        message = f"{name}: the store failed ({type(error).__name__})"
+        raise TryAgain(message) from None
+
+
+def _wait(reading: "Future[bytes]", deadline: float) -> bytes:
+    try:
+        return reading.result(seconds_left(deadline))
+    finally:
+        reading.cancel()
+
+
+async def _read_range(store: AsyncFileSystem, uri: str, max_bytes: int) -> bytes:
+    if hasattr(store, "set_session"):
+        # s3fs opens its session on first use, and readers who meet there would each open one and lose all but one.
+        async with _OPENING:
+            await store.set_session()
+    data: bytes = await store._cat_file(uri, start=0, end=max_bytes + 1)  # noqa: SLF001 - fsspec's asynchronous API
+    return data
