@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ingest.spec import PreprocessSpec
+from scorer.triton.repository import render_repository
 from training.recipes import Precision
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -86,3 +88,11 @@ def export_extractor(
         precision,
     )
     return path
+
+
+def write_repository(folder: Path, preprocess: PreprocessSpec, feature_size: int) -> None:
+    """Write the files that make the bundle `folder` a model repository of Triton."""
+    texts = render_repository(preprocess, MODEL_FILE, feature_size, INPUT_TENSOR, OUTPUT_TENSOR)
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)

@@ -25,7 +25,7 @@ from training.data.shards import load_role
 from training.evaluation.card import LICENCE, write_card
 from training.evaluation.generated import cut_generated
 from training.evaluation.protocol import evaluate_scores, measure_drift
-from training.export import INPUT_TENSOR, MODEL_FILE, OUTPUT_TENSOR, PRECISIONS, export_extractor
+from training.export import INPUT_TENSOR, MODEL_FILE, OUTPUT_TENSOR, PRECISIONS, export_extractor, write_repository
 from training.features import extract_features
 from training.golden import draw_golden_images
 from training.mixture_fit import choose_mixture, describe
@@ -166,6 +166,7 @@ def write_bundle(run: Path, recipe: Recipe, threads: int) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(engine.parents[1], folder / "face_extractor")
     detector.copy_detector(folder, DetectorSpec())
+    write_repository(folder, PreprocessSpec(), FEATURE_SIZE)
     write_golden(run, engine, threads)
     for name in ("mixture.npz", "calibration.npz", "golden.npz"):
         shutil.copyfile(run / name, folder / name)

@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""A real Triton Inference Server on this machine's loopback: for development, tests and benchmarks.
+
+    python deploy/local/triton.py --bundle model_repository
+
+The server is the one in the nvidia-pytriton wheel, which knows Python backends only. It runs in an environment of
+its own (`deploy/local/triton.txt`; `make triton` makes it). Only `face_features` and what it joins are loaded.
+"""
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = ROOT / ".venv-triton"
+BACKENDS = {"unlensed_crops": "FaceCropsModel", "unlensed_openvino": "FaceExtractorModel"}
+START_S = 60
+STOP_S = 10
+LOG_LINES = 15
+# What the server's environment says of itself: its packages, its version, where its shared library should lie.
+_DESCRIBE = (
+    "from sysconfig import *; names = 'py_version_short', 'LIBDIR', 'INSTSONAME'; "
+    "print(get_path('purelib'), *get_config_vars(*names), sep='\\n')"
+)
+MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory
+
+
+class TritonFailed(RuntimeError):
+    """The server cannot be started; the sentence says why and what to do."""
+
+
+class TritonServer:
+    """A server of one bundle, in a process group of its own; `url` is its gRPC address.
+
+    Args:
+        bundle: the model repository.
+        scratch: an empty folder for the log and the backends.
+        python: the interpreter of the server's environment.
+        port: the gRPC port on 127.0.0.1; 0 takes a free one and keeps it over restarts.
+
+    Raises:
+        TritonFailed: the environment lacks something.
+    """
+
+    def __init__(self, bundle: Path, scratch: Path, python: Path = ENVIRONMENT / "bin/python", port: int = 0) -> None:
+        self.log = scratch / "triton.log"
+        self._port = port or _free_port()
+        self.url = f"127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        packages, version, library_folder = _describe(python)
+        server = packages / "pytriton" / "tritonserver"
+        _link_backends(server, version, scratch / "backends")
+        self._memory_prefix = f"unlensed-{os.getpid()}-{self._port}-"
+        self._command = [
+            str(server / "bin" / "tritonserver"),
+            f"--model-repository={bundle.resolve()}",
+            f"--backend-directory={scratch / 'backends'}",
+            f"--backend-config=python,shm-region-prefix-name={self._memory_prefix}",
+            # A bundle holds more than Triton serves (the detector), so the models are named; nobody may load others.
+            "--model-control-mode=explicit",
+            "--load-model=face_features",
+            "--grpc-restricted-protocol=model-repository:none=none",
+            "--grpc-address=127.0.0.1",
+            f"--grpc-port={self._port}",
+            "--allow-http=false",
+            "--allow-metrics=false",
+        ]
+        # The stub ignores PYTHONPATH; it finds its environment as the first python3 on the PATH.
+        self._environment = os.environ | {
+            "PATH": f"{python.absolute().parent}:{os.environ.get('PATH', os.defpath)}",
+            "LD_LIBRARY_PATH": f"{library_folder}:{packages / 'nvidia_pytriton.libs'}",
+        }
+
+    @property
+    def pid(self) -> int | None:
+        """The running server's process id."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start and return when it serves.
+
+        Raises:
+            TritonFailed: it ended, or did not serve within a minute.
+        """
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - the server of the environment that the caller named
+                self._command,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_S
+        while not _listens(self._port):  # it listens once its models are loaded
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                message = f"Triton did not start; the last lines of {self.log}:\n{self.read_log_end()}"
+                raise TritonFailed(message)
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Let it finish what it works on, then end it."""
+        if self._process and self._process.poll() is None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """End it and its Python processes at once, as a crash would."""
+        if not self._process:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+        for region in MEMORY.glob(f"{self._memory_prefix}*"):
+            region.unlink(missing_ok=True)
+
+    def restart(self) -> None:
+        """Start again on the same port."""
+        self.stop()
+        self.start()
+
+    def read_log_end(self) -> str:
+        """Return the last lines of the log, without the tables of options that surround what matters."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join([line for line in lines if line and line[0] not in "+|"][-LOG_LINES:])
+
+    def wait(self) -> int:
+        """Block until it ends; return its exit status."""
+        return self._process.wait() if self._process else 0
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _describe(python: Path) -> tuple[Path, str, Path]:
+    """Return the environment's packages, its Python version and the folder of its libpython."""
+    if not python.is_file():
+        message = f"{python} does not exist; `make triton` makes the environment"
+        raise TritonFailed(message)
+    answer = subprocess.run(  # noqa: S603 - the interpreter that the caller named
+        [str(python), "-c", _DESCRIBE], capture_output=True, text=True, check=True
+    )
+    packages, version, folder, library = answer.stdout.splitlines()
+    if not (Path(folder) / library).is_file():
+        message = f"{folder}/{library} does not exist, which the server's Python stub needs: install libpython{version}"
+        raise TritonFailed(message)
+    if not (Path(packages) / "pytriton").is_dir():
+        message = f"{packages} has no pytriton: pip install --no-deps --requirement deploy/local/triton.txt"
+        raise TritonFailed(message)
+    return Path(packages), version, Path(folder)
+
+
+def _link_backends(server: Path, version: str, folder: Path) -> None:
+    """Lay out a backend directory: Triton's Python backend, and this project's on top of it."""
+    files = [*(server / "backends" / "python").iterdir(), *(server / "python_backend_stubs" / version).iterdir()]
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "python").mkdir(parents=True)
+    for file in files:
+        shutil.copy(file, folder / "python")  # Triton refuses links
+    for name, model in BACKENDS.items():
+        (folder / name).mkdir()
+        (folder / name / "model.py").write_text(
+            "import sys\n"
+            f"sys.path.append({str(ROOT)!r})\n"
+            f"from scorer.triton.backends import {model} as TritonPythonModel\n"
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def main() -> None:
+    """Serve a bundle until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=ROOT / "model_repository")
+    parser.add_argument("--grpc-port", type=int, default=8001, help="0 takes a free one")
+    parser.add_argument("--python", type=Path, default=ENVIRONMENT / "bin/python", help="of the server's environment")
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+    with tempfile.TemporaryDirectory(prefix="unlensed-triton-") as scratch:
+        try:
+            with TritonServer(options.bundle, Path(scratch), options.python, options.grpc_port) as server:
+                print(f"Triton serves {options.bundle} on grpc://{server.url}   log: {server.log}", flush=True)  # noqa: T201 - the output
+                server.wait()
+                sys.exit(f"Triton ended by itself:\n{server.read_log_end()}")
+        except TritonFailed as error:
+            sys.exit(f"triton: {error}")
+
+
+if __name__ == "__main__":
+    main()
