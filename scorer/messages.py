@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID, uuid5
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from ingest.reasons import Reason
 from ingest.spec import FaceBox
@@ -18,6 +18,7 @@ MAX_FACES = 64
 MAX_ID_CHARACTERS = 4096  # a path is the id of a file, and Linux allows this many
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+EncodedImage = Annotated[bytes, WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
 BoxNumbers = Annotated[tuple[float, float, float, float], Field(description="x, y, width, height in upright pixels")]
 
 
@@ -64,10 +65,10 @@ class RequestedFace(Message):
 class ImageSource(Message):
     """Where the encoded image is: exactly one of `uri` and `bytes` (base64 in JSON)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True, val_json_bytes="base64", ser_json_bytes="base64")
 
     uri: str | None = None
-    data: Annotated[Base64Bytes | None, Field(alias="bytes")] = None
+    data: Annotated[EncodedImage | None, Field(alias="bytes")] = None
     sha256: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$")] = None
     media_type: str | None = None
 

@@ -5,6 +5,7 @@ record below it was acknowledged; a partition that went away takes its unfinishe
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -14,10 +15,11 @@ from scorer.stream.broker import Outgoing, Place, Record
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One record in flight; `answer` is what will be produced for it."""
+    """One record in flight, since `received_s` of the monotonic clock; `answer` is what will be produced for it."""
 
     record: Record
     answer: Outgoing | None = None
+    received_s: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
@@ -61,6 +63,17 @@ class Ledger:
             self.images += 1
             self.bytes += record.size
         return ticket
+
+    def drop(self, tickets: Collection[Ticket]) -> None:
+        """Forget the last records of partitions that nobody has begun; their offsets stay as they are."""
+        with self._changed:
+            for ticket in reversed(list(tickets)):
+                partition = self._partitions.get(ticket.record.place)
+                if partition and partition.open and partition.open[-1] is ticket:
+                    partition.open.pop()
+                    self.images -= 1
+                    self.bytes -= ticket.record.size
+            self._changed.notify_all()
 
     def owns(self, ticket: Ticket) -> bool:
         """Return whether the ticket's partition is still ours, in the same assignment."""
@@ -122,6 +135,18 @@ class Ledger:
             for place, offset in offsets.items():
                 if partition := self._partitions.get(place):
                     partition.committed = offset
+
+    def wait_finished(self, ticket: Ticket, timeout_s: float) -> bool:
+        """Wait until a record is acknowledged or forgotten; return whether that came true."""
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: ticket not in self._partitions.get(ticket.record.place, _Partition()).open, timeout_s
+            )
+
+    def wait_fewer(self, images: int, timeout_s: float) -> None:
+        """Wait until fewer than `images` are in flight."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.images < images, timeout_s)
 
     def wait_empty(self, places: Collection[Place], timeout_s: float) -> bool:
         """Wait until these partitions have nothing in flight; return whether that came true."""

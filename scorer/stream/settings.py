@@ -16,7 +16,11 @@ class Section(BaseModel):
 
 
 class StreamSettings(Section):
-    """What is read, what is written, and how much is held at once."""
+    """What is read, what is written, and how much is held at once.
+
+    A shadow scores the same requests and cannot be mistaken for the live service: its group, results and dead
+    letters bear the suffix `.shadow`, always.
+    """
 
     mode: Literal["live", "shadow"] = "live"
     delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
@@ -36,6 +40,24 @@ class StreamSettings(Section):
     detector_timeout_s: Seconds = 20
     drain_s: Seconds = 25
     revoke_s: Seconds = 5
+
+    @property
+    def group_id(self) -> str:
+        """The consumer group."""
+        return self._of_mode(self.group)
+
+    @property
+    def results_topic(self) -> str:
+        """Where results go."""
+        return self._of_mode(self.results)
+
+    @property
+    def dead_letters_topic(self) -> str:
+        """Where records go that get no result."""
+        return self._of_mode(self.dead_letters)
+
+    def _of_mode(self, name: str) -> str:
+        return name if self.mode == "live" else f"{name}.{self.mode}"
 
 
 class KafkaSettings(Section):

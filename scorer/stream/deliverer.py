@@ -1,0 +1,82 @@
+"""Produces answers and learns that they are safe: the one thread that owns the sink."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from scorer.stream.broker import BrokerUnavailable, Position, RecordSink
+from scorer.stream.caution import Note
+from scorer.stream.ledger import Ledger
+from scorer.stream.metrics import Metrics
+
+MAX_RECORDS = 500
+FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
+
+
+class Deliverer:
+    """Delivers what the ledger has ready, again and again until it is acknowledged.
+
+    Args:
+        once: deliver answers and positions in one transaction instead of answers alone.
+        on_outage: told of each failed try and, with None, of the end of an outage.
+    """
+
+    def __init__(  # noqa: PLR0913 - one parameter per collaborator
+        self,
+        ledger: Ledger,
+        sink: RecordSink,
+        metrics: Metrics,
+        *,
+        on_outage: Callable[[str | None], None],
+        on_crash: Callable[[BaseException], None],
+        once: bool,
+    ) -> None:
+        self._ledger, self._sink, self._metrics, self._once = ledger, sink, metrics, once
+        self._on_outage, self._on_crash = on_outage, on_crash
+        self._stop = threading.Event()
+        self.waiting = False
+        self._thread = threading.Thread(target=self._run, name="deliver", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout_s: float) -> None:
+        """End after the delivery under way."""
+        self._stop.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            delay_s = FIRST_DELAY_S
+            while not self._stop.is_set():
+                try:
+                    self._deliver()
+                except BrokerUnavailable as error:
+                    self.waiting = True
+                    self._on_outage(str(error))
+                    self._stop.wait(delay_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, no secret
+                    delay_s = min(2 * delay_s, MAX_DELAY_S)
+                else:
+                    if self.waiting:
+                        self._on_outage(None)
+                    self.waiting, delay_s = False, FIRST_DELAY_S
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the worker must not go on
+            self._on_crash(error)
+
+    def _deliver(self) -> None:
+        ready = self._ledger.wait_ready(0.1, MAX_RECORDS)
+        if not ready:
+            return
+        answers = [ticket.answer for tickets in ready.values() for ticket in tickets if ticket.answer]
+        with self._metrics.stage_seconds.labels(stage="deliver").time():
+            if self._once:
+                offsets = {place: tickets[-1].record.offset + 1 for place, tickets in ready.items()}
+                note = str(Note(open=True))
+                self._sink.deliver_once(answers, {place: Position(offset, note) for place, offset in offsets.items()})
+                self._ledger.committed(offsets)
+            else:
+                self._sink.deliver(answers)
+        self._ledger.acknowledge(ready)
+        now_s = time.monotonic()
+        for tickets in ready.values():
+            for ticket in tickets:
+                self._metrics.stage_seconds.labels(stage="total").observe(now_s - ticket.received_s)

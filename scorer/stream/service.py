@@ -1,0 +1,281 @@
+"""The service's loop: poll, hand out, commit, hold back, and leave in good order.
+
+Polling never stops while work is in flight: when a budget is full the partitions are paused and polling goes on, so
+that the group never takes a busy worker for a dead one. The loop's thread owns the source; the deliverer's owns the
+sink; everything in flight is in the ledger.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+
+from scorer.stream.broker import BrokerUnavailable, Place, Position, Record, RecordSink, RecordSource
+from scorer.stream.caution import MAX_DEATHS, Note, Suspects, find_suspects
+from scorer.stream.deliverer import Deliverer
+from scorer.stream.health import HealthState
+from scorer.stream.ledger import Ledger, Ticket
+from scorer.stream.logs import get_logger
+from scorer.stream.metrics import Metrics
+from scorer.stream.pipeline import Parts, Pipeline
+from scorer.stream.settings import StreamSettings
+
+POLL_S = 0.1
+COMMIT_EVERY_S = 0.1
+REPORT_EVERY_S = 1.0
+MAX_POLL_RECORDS = 64
+RESUME_BELOW = 0.75  # of a budget, so that partitions are not paused and resumed at every record
+
+log = get_logger(__name__)
+
+
+class Service:
+    """Answers a group's records; a `PartitionListener`.
+
+    Args:
+        stop: set from outside (a signal) to leave in good order.
+        engine_waits: whether an outage of the engine is being waited out.
+    """
+
+    def __init__(  # noqa: PLR0913 - one parameter per collaborator
+        self,
+        source: RecordSource,
+        sink: RecordSink,
+        parts: Parts,
+        settings: StreamSettings,
+        *,
+        metrics: Metrics,
+        state: HealthState,
+        stop: threading.Event,
+        engine_waits: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._source, self._sink, self._settings = source, sink, settings
+        self._metrics, self._state, self._stop, self._engine_waits = metrics, state, stop, engine_waits
+        self._policies = parts.policies
+        self._ledger = Ledger()
+        self._once = settings.delivery == "exactly_once"
+        self._crash: BaseException | None = None
+        self._pipeline = Pipeline(parts, settings, self._ledger, metrics, self._on_crash)
+        self._deliverer = Deliverer(
+            self._ledger,
+            sink,
+            metrics,
+            on_outage=self._on_broker_outage,
+            on_crash=self._on_crash,
+            once=self._once,
+        )
+        self._places: set[Place] = set()
+        self._unclaimed: set[Place] = set()
+        self._suspects: dict[Place, Suspects] = {}
+        self._waiting: deque[Ticket] = deque()  # received and not begun
+        self._alone: Ticket | None = None
+        self._held: set[Place] = set()  # paused
+        self._holding = False
+        self._commit_at_s = self._report_at_s = 0.0
+
+    def run(self, *, until_drained: bool = False) -> None:
+        """Serve until told to stop, or until the source has no more; then finish, commit and leave.
+
+        Raises:
+            BrokerRefused: the broker will never do what it must.
+            BundleMismatch: the engine came back as another one.
+        """
+        self._source.subscribe(self)
+        try:
+            while not self._stop.is_set():
+                self._turn()
+                if until_drained and not self._ledger.images and self._places and not any(self._source.lag().values()):
+                    break
+            self._drain()
+        finally:
+            self._pipeline.close()
+            self._deliverer.close(timeout_s=1)
+            self._sink.close(timeout_s=1)
+
+    def on_assigned(self, positions: Mapping[Place, Position | None]) -> None:
+        """See `PartitionListener`."""
+        for place, position in positions.items():
+            self._ledger.open(place)
+            self._places.add(place)
+            self._unclaimed.add(place)
+            if suspects := find_suspects(position, self._settings.max_in_flight_images):
+                self._suspects[place] = suspects
+                log.warning(
+                    "a worker died here; its records are processed alone",
+                    topic=place.topic,
+                    partition=place.partition,
+                    first_offset=suspects.first,
+                    deaths=suspects.deaths,
+                )
+        log.info("partitions assigned", partitions=sorted(place.partition for place in positions))
+
+    def on_revoked(self, places: Collection[Place]) -> None:
+        """See `PartitionListener`: finish what was begun, forget the rest, commit with a closed note."""
+        self._forget_waiting(places)
+        if not self._ledger.wait_empty(places, self._settings.revoke_s):
+            log.warning("some records are not finished in time; their next owner starts them again")
+        positions = {
+            place: Position(offset, str(Note(open=False, deaths=self._deaths(place, offset))))
+            for place, offset in self._ledger.positions(places).items()
+        }
+        try:
+            if positions:
+                self._source.commit(positions)
+        except BrokerUnavailable as error:
+            log.warning("the last positions were not committed; the next owner repeats what follows", error=str(error))
+        self._let_go(places)
+        log.info("partitions revoked", partitions=sorted(place.partition for place in places))
+
+    def on_lost(self, places: Collection[Place]) -> None:
+        """See `PartitionListener`."""
+        self._forget_waiting(places)
+        self._let_go(places)
+        log.warning("partitions lost to another worker", partitions=sorted(place.partition for place in places))
+
+    def _turn(self) -> None:
+        room = self._settings.max_in_flight_images - self._ledger.images
+        timeout_s = 0.0 if self._alone or self._waiting else POLL_S
+        for record in self._source.poll(timeout_s, max(1, min(MAX_POLL_RECORDS, room))):
+            self._receive(record)
+        self._state.polled()
+        if self._crash:
+            raise self._crash
+        self._hand_out()
+        self._commit()
+        self._hold_back()
+        self._report()
+
+    def _receive(self, record: Record) -> None:
+        self._metrics.records_received.labels(topic=record.topic).inc()
+        self._metrics.record_bytes_received.inc(record.size)
+        self._waiting.append(self._ledger.add(record))
+
+    def _hand_out(self) -> None:
+        """Begin every record that may begin: all of them, or, among suspects, one alone."""
+        if self._alone:
+            if not self._ledger.wait_finished(self._alone, POLL_S):
+                return
+            self._alone = None
+        while self._waiting:
+            ticket = self._waiting[0]
+            place, offset = ticket.record.place, ticket.record.offset
+            deaths = self._deaths(place, offset)
+            if deaths and self._ledger.images > len(self._waiting):
+                self._ledger.wait_fewer(self._ledger.images, POLL_S)
+                return  # others are under way
+            if (deaths or place in self._unclaimed) and not self._claim(place, offset, deaths):
+                return
+            self._waiting.popleft()
+            if deaths >= MAX_DEATHS:
+                message = f"{deaths} workers died with this record in hand, {deaths - 1} of them with no other"
+                self._pipeline.reject(ticket, "kills_worker", message, attempts=deaths)
+            else:
+                self._pipeline.submit(ticket)
+            if deaths:
+                self._metrics.isolated_records.inc()
+                self._alone = ticket
+                return
+
+    def _claim(self, place: Place, offset: int, deaths: int) -> bool:
+        """Write down, before a record begins, that a worker is at it."""
+        try:
+            self._source.commit({place: Position(offset, str(Note(open=True, deaths=deaths)))})
+        except BrokerUnavailable as error:
+            log.warning("cannot begin: the broker does not take a position", error=str(error))
+            self._stop.wait(POLL_S)
+            return False
+        self._ledger.committed({place: offset})
+        self._unclaimed.discard(place)
+        return True
+
+    def _deaths(self, place: Place, offset: int) -> int:
+        suspects = self._suspects.get(place)
+        if suspects and offset >= suspects.until:
+            del self._suspects[place]
+        return suspects.deaths_of(offset) if suspects else 0
+
+    def _commit(self) -> None:
+        now_s = time.monotonic()
+        if self._once or now_s < self._commit_at_s:
+            return
+        if offsets := self._ledger.uncommitted():
+            note = str(Note(open=True))
+            try:
+                self._source.commit({place: Position(offset, note) for place, offset in offsets.items()})
+            except BrokerUnavailable as error:
+                log.warning("a commit is put off", error=str(error))
+            else:
+                self._ledger.committed(offsets)
+        self._commit_at_s = time.monotonic() + COMMIT_EVERY_S
+
+    def _hold_back(self) -> None:
+        """Pause or resume all partitions by the budgets of bytes and images."""
+        bytes_used = self._ledger.bytes / self._settings.max_in_flight_bytes
+        images_used = self._ledger.images / self._settings.max_in_flight_images
+        used = max(bytes_used, images_used)
+        if used >= 1 and not self._holding:
+            self._holding = True
+            reason = "bytes" if bytes_used >= 1 else "images"
+            reason = "broker" if self._deliverer.waiting else "engine" if self._engine_waits() else reason
+            self._metrics.pauses.labels(reason=reason).inc()
+        elif used < RESUME_BELOW:
+            self._holding = False
+        held = self._places if self._holding else set()
+        self._source.pause(held - self._held)
+        self._source.resume(self._held - held)
+        self._held = set(held)
+        self._metrics.paused.set(self._holding)
+
+    def _report(self) -> None:
+        self._metrics.in_flight_images.set(self._ledger.images)
+        self._metrics.in_flight_bytes.set(self._ledger.bytes)
+        now_s = time.monotonic()
+        if now_s < self._report_at_s:
+            return
+        self._report_at_s = now_s + REPORT_EVERY_S
+        for place, records in self._source.lag().items():
+            self._metrics.lag_records.labels(topic=place.topic, partition=str(place.partition)).set(records)
+        oldest_ms = self._ledger.oldest_timestamp_ms()
+        self._metrics.lag_seconds.set(max(0.0, time.time() - oldest_ms / 1000) if oldest_ms else 0.0)
+        self._policies.reload_if_changed()
+
+    def _drain(self) -> None:
+        """Begin nothing more; finish what was begun within the deadline, still a member of the group."""
+        log.info("leaving: finishing what is in flight", images=self._ledger.images)
+        deadline_s = time.monotonic() + self._settings.drain_s
+        self._forget_waiting(self._places)
+        self._source.pause(self._places)
+        while time.monotonic() < deadline_s and not self._ledger.wait_empty(self._places, POLL_S):
+            if self._crash:
+                raise self._crash
+            self._source.poll(0, 1)
+            self._state.polled()
+            self._commit()
+        self._source.close(timeout_s=self._settings.revoke_s)
+        log.info("left the group")
+
+    def _forget_waiting(self, places: Collection[Place]) -> None:
+        gone = [ticket for ticket in self._waiting if ticket.record.place in places]
+        self._waiting = deque(ticket for ticket in self._waiting if ticket.record.place not in places)
+        self._ledger.drop(gone)
+
+    def _let_go(self, places: Collection[Place]) -> None:
+        self._ledger.close(places)
+        if self._alone and self._alone.record.place in places:
+            self._alone = None
+        for place in places:
+            self._places.discard(place)
+            self._held.discard(place)
+            self._unclaimed.discard(place)
+            self._suspects.pop(place, None)
+            self._metrics.forget(place)
+
+    def _on_broker_outage(self, error: str | None) -> None:
+        if error is None:
+            log.info("the broker takes answers again")
+        else:
+            self._metrics.backend_retries.labels(backend="broker").inc()
+            log.warning("the broker takes no answers; trying again", error=error)
+
+    def _on_crash(self, error: BaseException) -> None:
+        self._crash = self._crash or error

@@ -1,0 +1,132 @@
+"""The ledger: what may be produced, what may be committed, and what is forgotten."""
+
+import threading
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scorer.stream.broker import Outgoing, Place, Record
+from scorer.stream.ledger import Ledger, Ticket
+
+PLACE, OTHER = Place("requests", 0), Place("requests", 1)
+
+
+def record(offset: int, place: Place = PLACE, size: int = 10) -> Record:
+    """Return a record of `size` bytes."""
+    return Record(place.topic, place.partition, offset, offset, None, b"x" * size)
+
+
+def answer(number: int = 0) -> Outgoing:
+    """Return some answer."""
+    return Outgoing("results", None, str(number).encode())
+
+
+def filled(offsets: range, place: Place = PLACE) -> tuple[Ledger, list[Ticket]]:
+    """Return a ledger with records in flight."""
+    ledger = Ledger()
+    ledger.open(place)
+    return ledger, [ledger.add(record(offset, place)) for offset in offsets]
+
+
+@given(st.permutations(range(12)), st.integers(1, 5))
+def test_answers_leave_in_the_order_of_the_records(order: list[int], at_once: int) -> None:
+    """In whatever order records are finished, they leave in offset order, each once, and nothing further is committed."""
+    ledger, tickets = filled(range(100, 112))
+    delivered: list[int] = []
+    for number in order:
+        ledger.answer(tickets[number], answer(number))
+        while ready := ledger.wait_ready(0, at_once):
+            delivered += [ticket.record.offset for ticket in ready[PLACE]]
+            ledger.acknowledge(ready)
+        assert ledger.positions({PLACE}) == {PLACE: 100 + len(delivered)}
+    assert delivered == list(range(100, 112))
+    assert (ledger.images, ledger.bytes) == (0, 0)
+
+
+@given(st.lists(st.sampled_from(["add", "answer", "deliver", "drop", "close"]), max_size=60))
+def test_the_bill_is_always_right(steps: list[str]) -> None:
+    """After any sequence of steps, images and bytes are those of the records that are open."""
+    ledger = Ledger()
+    ledger.open(PLACE)
+    open_tickets: list[Ticket] = []
+    next_offset = 0
+    for step in steps:
+        if step == "add":
+            open_tickets.append(ledger.add(record(next_offset, size=next_offset)))
+            next_offset += 1
+        elif step == "answer" and open_tickets:
+            ledger.answer(open_tickets[0], answer())
+        elif step == "deliver":
+            ready = ledger.wait_ready(0, 10)
+            ledger.acknowledge(ready)
+            gone = ready.get(PLACE, [])
+            open_tickets = [ticket for ticket in open_tickets if not any(ticket is other for other in gone)]
+        elif step == "drop" and open_tickets:
+            ledger.drop([open_tickets.pop()])
+        elif step == "close":
+            ledger.close({PLACE})
+            ledger.open(PLACE)
+            open_tickets = []
+        assert ledger.images == len(open_tickets)
+        assert ledger.bytes == sum(ticket.record.size for ticket in open_tickets)
+
+
+def test_a_delivery_that_fails_is_offered_again() -> None:
+    """What was not acknowledged is still there to be delivered."""
+    ledger, tickets = filled(range(2))
+    ledger.answer(tickets[0], answer())
+    assert ledger.wait_ready(0, 10) == ledger.wait_ready(0, 10) == {PLACE: [tickets[0]]}
+
+
+def test_a_lost_partition_is_not_committed() -> None:
+    """An acknowledgement that comes after the partition went away moves no position, even if it came back since."""
+    ledger, tickets = filled(range(2))
+    ledger.answer(tickets[0], answer())
+    ready = ledger.wait_ready(0, 10)
+    ledger.close({PLACE})
+    ledger.open(PLACE)
+    ledger.add(record(0))
+    ledger.acknowledge(ready)
+    assert ledger.positions({PLACE}) == {PLACE: 0}
+    assert not ledger.owns(tickets[0])
+
+
+def test_only_what_moved_is_committed() -> None:
+    """A position is offered for commit once, until it moves again."""
+    ledger, tickets = filled(range(5, 7))
+    assert ledger.uncommitted() == {PLACE: 5}
+    ledger.committed({PLACE: 5})
+    assert ledger.uncommitted() == {}
+    ledger.answer(tickets[0], answer())
+    ledger.acknowledge(ledger.wait_ready(0, 10))
+    assert ledger.uncommitted() == {PLACE: 6}
+
+
+def test_a_gap_in_the_offsets_is_stepped_over() -> None:
+    """Offsets that compaction or transactions took away do not stop a partition."""
+    ledger = Ledger()
+    ledger.open(PLACE)
+    tickets = [ledger.add(record(offset)) for offset in (3, 9)]
+    for ticket in tickets:
+        ledger.answer(ticket, answer())
+    ledger.acknowledge(ledger.wait_ready(0, 10))
+    assert ledger.positions({PLACE}) == {PLACE: 10}
+
+
+def test_partitions_do_not_wait_for_each_other() -> None:
+    """A slow record holds back its own partition only."""
+    ledger, _ = filled(range(2))
+    ledger.open(OTHER)
+    quick = ledger.add(record(0, OTHER))
+    ledger.answer(quick, answer())
+    assert ledger.wait_ready(0, 10) == {OTHER: [quick]}
+
+
+def test_waiting_ends_when_the_last_record_is_acknowledged() -> None:
+    """`wait_empty` and `wait_finished` wake up for an acknowledgement from another thread."""
+    ledger, (ticket,) = filled(range(1))
+    assert not ledger.wait_empty({PLACE}, 0)
+    ledger.answer(ticket, answer())
+    threading.Timer(0.05, lambda: ledger.acknowledge(ledger.wait_ready(0, 1))).start()
+    assert ledger.wait_empty({PLACE}, 30)
+    assert ledger.wait_finished(ticket, 0)
