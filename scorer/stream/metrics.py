@@ -1,0 +1,120 @@
+"""What the service counts, for Prometheus.
+
+`NAMES` is the whole list, as a dashboard sees it. Labels take few values, all of them ours or the operator's: what a
+request says (tenant, ids, uris) labels nothing, so that no sender can grow the list.
+"""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.metrics import MetricWrapperBase
+
+from scorer.messages import Decision, Status
+from scorer.stream.broker import Place
+
+NAMES = {
+    # Records in and out. received = answered + dead + in flight, except for records that were read twice.
+    "unlensed_records_received_total": "Records polled, by topic.",
+    "unlensed_record_bytes_received_total": "Bytes of keys, values and headers polled.",
+    "unlensed_records_answered_total": "Results acknowledged by the broker, by the result's status.",
+    "unlensed_records_dead_total": "Dead letters acknowledged by the broker, by error code.",
+    "unlensed_isolated_records_total": "Records processed alone, because a worker died with them in hand.",
+    # What was found.
+    "unlensed_faces_scored_total": "Faces in acknowledged results, by decision.",
+    "unlensed_p_value": "p-values of scored faces. Photographs like the calibration's spread evenly from 0 to 1: a "
+    "share that drifts away from a bucket's width means other traffic, other preprocessing, or more that is unlike "
+    "photographs.",
+    # Time and batches.
+    "unlensed_stage_seconds": "Seconds a record spent in a stage: payload (fetch it), locate (probe and find faces), "
+    "wait (for company in a batch), score (engine and mixture), deliver (produce, acknowledge), total (all of it).",
+    "unlensed_batch_images": "Images in a batch.",
+    "unlensed_batch_faces": "Faces in a batch.",
+    # How far behind.
+    "unlensed_lag_records": "Records behind the last one polled, by topic and partition that this worker holds.",
+    "unlensed_lag_seconds": "Age of the oldest record in hand, by its broker timestamp; 0 with none in hand.",
+    # Backpressure and outages.
+    "unlensed_in_flight_images": "Records polled and not yet acknowledged.",
+    "unlensed_in_flight_bytes": "Bytes held for records in flight.",
+    "unlensed_paused": "1 while partitions are paused.",
+    "unlensed_pauses_total": "Pauses begun, by reason: bytes or images (a budget is spent), backend or broker (down).",
+    "unlensed_backend_up": "1 while the engine answers.",
+    "unlensed_backend_retries_total": "Calls repeated because nobody was there, by backend: engine or broker.",
+    # What is running.
+    "unlensed_bundle_info": "1, with bundle_id, digest, mode and delivery as labels.",
+    "unlensed_policy_reloads_total": "Readings of the policy file after the first, by outcome: applied or refused.",
+}
+
+STAGES = ("payload", "locate", "wait", "score", "deliver", "total")
+PAUSE_REASONS = ("bytes", "images", "backend", "broker")
+BACKENDS = ("engine", "broker")
+RELOAD_OUTCOMES = ("applied", "refused")
+
+STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+P_VALUES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
+
+Metric = TypeVar("Metric", bound=MetricWrapperBase)
+
+# They would be one more series beside each counter, outside the list.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped there
+
+
+class Metrics:
+    """The metrics of `NAMES`, each an attribute named without `unlensed_` and `_total`; thread-safe.
+
+    Series whose labels take few values exist from the start, so that a first error is a rise from 0 and not a new
+    series, which `rate()` overlooks.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)  # process_resident_memory_bytes, process_cpu_seconds_total, ...
+        self.records_received = self._new(Counter, "unlensed_records_received_total", "topic")
+        self.record_bytes_received = self._new(Counter, "unlensed_record_bytes_received_total")
+        self.records_answered = self._new(Counter, "unlensed_records_answered_total", "status", values=Status)
+        self.records_dead = self._new(Counter, "unlensed_records_dead_total", "code")
+        self.isolated_records = self._new(Counter, "unlensed_isolated_records_total")
+        self.faces_scored = self._new(Counter, "unlensed_faces_scored_total", "decision", values=Decision)
+        self.p_value = self._new(Histogram, "unlensed_p_value", buckets=P_VALUES)
+        self.stage_seconds = self._new(
+            Histogram, "unlensed_stage_seconds", "stage", values=STAGES, buckets=STAGE_SECONDS
+        )
+        self.batch_images = self._new(Histogram, "unlensed_batch_images", buckets=COUNTS)
+        self.batch_faces = self._new(Histogram, "unlensed_batch_faces", buckets=COUNTS)
+        self.lag_records = self._new(Gauge, "unlensed_lag_records", "topic", "partition")
+        self.lag_seconds = self._new(Gauge, "unlensed_lag_seconds")
+        self.in_flight_images = self._new(Gauge, "unlensed_in_flight_images")
+        self.in_flight_bytes = self._new(Gauge, "unlensed_in_flight_bytes")
+        self.paused = self._new(Gauge, "unlensed_paused")
+        self.pauses = self._new(Counter, "unlensed_pauses_total", "reason", values=PAUSE_REASONS)
+        self.backend_up = self._new(Gauge, "unlensed_backend_up")
+        self.backend_retries = self._new(Counter, "unlensed_backend_retries_total", "backend", values=BACKENDS)
+        self.bundle_info = self._new(Info, "unlensed_bundle_info")
+        self.policy_reloads = self._new(Counter, "unlensed_policy_reloads_total", "outcome", values=RELOAD_OUTCOMES)
+
+    def forget(self, place: Place) -> None:
+        """Drop the lag of a partition that is no longer ours; its new owner reports it."""
+        self.lag_records.remove(place.topic, str(place.partition))
+
+    def _new(
+        self,
+        kind: type[Metric],
+        name: str,
+        *labels: str,
+        values: Iterable[str] = (),
+        **options: Any,  # noqa: ANN401 - `buckets` of a histogram
+    ) -> Metric:
+        # prometheus_client adds _info itself; it does so with _total, too, but knows when it is there already.
+        metric = kind(name.removesuffix("_info"), NAMES[name], labels, registry=self.registry, **options)
+        for value in values:
+            metric.labels(value)
+        return metric

@@ -1,0 +1,217 @@
+"""W3C Trace Context from request headers to result headers, and OpenTelemetry spans where the extra is installed.
+
+Rules: https://www.w3.org/TR/trace-context/ (parsing, duplicates, limits) and OpenTelemetry's semantic conventions for
+messaging. Without spans the context of the request is handed on unchanged, as the standard asks of whoever does not
+take part in the trace. Spans carry places and counts, never what a record says.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from scorer.settings import SettingsError
+from scorer.stream.broker import Headers, Record
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export import SpanExporter
+    from opentelemetry.trace import Span as OtelSpan
+    from opentelemetry.trace import Tracer
+
+TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
+MAX_STATE_CHARACTERS = 512
+MAX_STATE_MEMBERS = 32
+LONG_MEMBER_CHARACTERS = 128  # entries above this go first when the state is too long
+EXPORT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+FLUSH_S = 3.0
+KNOWN_FLAGS = 0x01  # sampled, the only flag of version 00
+
+Attribute = str | int | float | bool
+
+_PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[\x20-\x7e]*)?")
+_KEY = r"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
+_MEMBER = re.compile(_KEY + r"=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]")
+
+
+@dataclass(frozen=True, slots=True)
+class TraceContext:
+    """Where a trace stands: its id, the span that is the parent of what follows, and what vendors keep beside it."""
+
+    trace_id: str
+    span_id: str
+    flags: int = 0
+    state: str = ""
+
+
+def parse_traceparent(headers: Headers) -> TraceContext | None:
+    """Return the context that a request brought; None when there is none, two, or one that breaks the standard.
+
+    A later version than 00 is read as far as 00 goes. A bad `tracestate` is left behind without its `traceparent`.
+    """
+    parents = [value for name, value in headers if name.lower() == TRACEPARENT]
+    if len(parents) != 1:
+        return None
+    match = _PARENT.fullmatch(parents[0].decode("ascii", errors="replace"))
+    if match is None:
+        return None
+    version, trace_id, span_id, flags, more = match.groups()
+    if version == "ff" or (version == "00" and more) or not int(trace_id, 16) or not int(span_id, 16):
+        return None
+    states = [value.decode("ascii", errors="replace") for name, value in headers if name.lower() == TRACESTATE]
+    return TraceContext(trace_id, span_id, int(flags, 16) & KNOWN_FLAGS, _checked_state(",".join(states)))
+
+
+def trace_headers(context: TraceContext | None) -> Headers:
+    """Return the headers that hand `context` on: one `traceparent` of version 00, and `tracestate` if there is one."""
+    if context is None:
+        return ()
+    parent = (TRACEPARENT, f"00-{context.trace_id}-{context.span_id}-{context.flags:02x}".encode())
+    return (parent, (TRACESTATE, context.state.encode())) if context.state else (parent,)
+
+
+def _checked_state(text: str) -> str:
+    members = [member for part in text.split(",") if (member := part.strip(" \t"))]
+    keys = {member.partition("=")[0] for member in members}
+    if len(members) > MAX_STATE_MEMBERS or len(keys) < len(members) or not all(map(_MEMBER.fullmatch, members)):
+        return ""
+    if len(text) <= MAX_STATE_CHARACTERS:
+        return text if members else ""
+    while len(",".join(members)) > MAX_STATE_CHARACTERS:
+        long = [number for number, member in enumerate(members) if len(member) > LONG_MEMBER_CHARACTERS]
+        members.pop(long[-1] if long else -1)
+    return ",".join(members)
+
+
+_current: ContextVar[TraceContext | None] = ContextVar("current trace", default=None)
+_tracer: "Tracer | None" = None
+
+
+def current_trace() -> TraceContext | None:
+    """Return the context of the innermost `with span(...)` around the caller, for log lines."""
+    return _current.get()
+
+
+class Span:
+    """A stretch of work: ends with its `with` block, or, when that is another thread's business, with `end`.
+
+    Attributes:
+        context: what children and results continue; without OpenTelemetry the context given, or None.
+    """
+
+    def __init__(self, context: TraceContext | None, otel: "OtelSpan | None" = None) -> None:
+        self.context = context
+        self._otel = otel
+        self._token: Token[TraceContext | None] | None = None
+
+    def set(self, **attributes: Attribute) -> None:
+        """Add attributes: places, counts and codes, never content."""
+        if self._otel:
+            self._otel.set_attributes(attributes)
+
+    def end(self, error_type: str | None = None) -> None:
+        """End the span; `error_type` is a code or the name of an exception's type, never its message."""
+        if self._otel is None:
+            return
+        if error_type is not None:
+            from opentelemetry.trace import StatusCode  # noqa: PLC0415 - an extra that may be missing
+
+            self._otel.set_attribute("error.type", error_type)
+            self._otel.set_status(StatusCode.ERROR)
+        self._otel.end()
+
+    def __enter__(self) -> Self:
+        self._token = _current.set(self.context)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._token is not None:
+            _current.reset(self._token)
+            self._token = None
+        self.end(kind.__name__ if kind else None)
+
+
+def span(name: str, context: TraceContext | None, **attributes: Attribute) -> Span:
+    """Start a span under `context`, which may come from another thread; None starts a trace of its own."""
+    return _start(name, context, "INTERNAL", attributes)
+
+
+def record_span(record: Record, group: str) -> Span:
+    """Start the span of one record, from poll to delivery, under the context that its headers bring."""
+    attributes: dict[str, Attribute] = {
+        "messaging.system": "kafka",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": record.topic,
+        "messaging.destination.partition.id": str(record.partition),
+        "messaging.kafka.offset": record.offset,
+        "messaging.consumer.group.name": group,
+        "messaging.message.body.size": len(record.value or b""),
+    }
+    return _start(f"process {record.topic}", parse_traceparent(record.headers), "CONSUMER", attributes)
+
+
+def _start(
+    name: str, context: TraceContext | None, kind: Literal["INTERNAL", "CONSUMER"], attributes: dict[str, Attribute]
+) -> Span:
+    if _tracer is None:
+        return Span(context)
+    from opentelemetry import trace  # noqa: PLC0415 - an extra that may be missing
+
+    parent = trace.INVALID_SPAN
+    if context:
+        parent = trace.NonRecordingSpan(
+            trace.SpanContext(
+                int(context.trace_id, 16),
+                int(context.span_id, 16),
+                is_remote=kind == "CONSUMER",
+                trace_flags=trace.TraceFlags(context.flags),
+            )
+        )
+    otel = _tracer.start_span(name, trace.set_span_in_context(parent), kind=trace.SpanKind[kind], attributes=attributes)
+    made = otel.get_span_context()
+    # The state of the request travels beside OpenTelemetry, whose own type would reorder and trim it.
+    state = context.state if context else ""
+    ids = (trace.format_trace_id(made.trace_id), trace.format_span_id(made.span_id))
+    return Span(TraceContext(*ids, int(made.trace_flags) & KNOWN_FLAGS, state), otel)
+
+
+@contextmanager
+def exporting_spans(exporter: "SpanExporter | None" = None) -> Iterator[None]:
+    """Make real spans until the block ends, if `exporter` is given or an OTEL_EXPORTER_OTLP_*ENDPOINT is set.
+
+    Where they go, sampling and batching are OpenTelemetry's own `OTEL_*` variables. An exporter that does not answer
+    costs spans, and at the end `FLUSH_S`; never a record.
+
+    Raises:
+        SettingsError: an endpoint is set, but the extra `otel` is not installed.
+    """
+    global _tracer  # noqa: PLW0603 - as in OpenTelemetry, a process has one tracer
+    endpoint = next((name for name in EXPORT_VARIABLES if os.environ.get(name)), None)
+    if exporter is None and endpoint is None:
+        yield
+        return
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - an extra
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    except ImportError as error:
+        message = f"{endpoint} is set, but {error.name} is not installed: pip install 'unlensed[otel]', or unset it"
+        raise SettingsError(message) from error
+    name = os.environ.get("OTEL_SERVICE_NAME", "unlensed")
+    provider = TracerProvider(resource=Resource.create({"service.name": name}), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(exporter or OTLPSpanExporter()))
+    _tracer = provider.get_tracer("unlensed")
+    try:
+        yield
+    finally:
+        _tracer = None
+        # The provider offers no limit of its own, and waits half a minute for an endpoint that is down.
+        flush = threading.Thread(target=provider.shutdown, name="flush spans", daemon=True)
+        flush.start()
+        flush.join(FLUSH_S)
