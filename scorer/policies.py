@@ -1,0 +1,255 @@
+"""Which policy judges a request: one file names policies and says which tenant and stream gets which.
+
+`deploy/policies.toml` is such a file, with every key explained.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, ValidationError
+
+from scorer.decide import Policy, PolicyError, check_policy
+from scorer.messages import Message, ScoreRequest
+from scorer.stream.logs import get_logger
+
+MAX_FILE_BYTES = 1 << 20
+_SHOWN_ERRORS = 3
+_SHOWN_CHARACTERS = 80
+
+log = get_logger(__name__)
+
+
+class PolicyNotFound(Exception):
+    """No policy judges this request: it becomes a dead letter.
+
+    Attributes:
+        code: machine-readable, part of the dead letter's headers.
+    """
+
+    code = "policy_not_found"
+
+
+class UnknownTenant(PolicyNotFound):
+    """The request's tenant is not listed and there is no default policy."""
+
+    code = "unknown_tenant"
+
+
+class UnknownPolicy(PolicyNotFound):
+    """The request names a policy that does not exist."""
+
+    code = "unknown_policy"
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPolicies:
+    """What a tenant gets: `policy`, or another one on some of its streams."""
+
+    policy: Policy
+    streams: Mapping[str, Policy]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyBook:
+    """The policies by name, the tenants' choices, and what everybody else gets: nothing when `default` is None."""
+
+    policies: Mapping[str, Policy]
+    tenants: Mapping[str, TenantPolicies]
+    default: Policy | None
+
+    @classmethod
+    def of(cls, policy: Policy) -> Self:
+        """Return the book of a service without a file: one policy for every tenant."""
+        return cls({policy.policy_id: policy}, {}, policy)
+
+    def choose(self, request: ScoreRequest) -> Policy:
+        """Return the policy that judges `request`: the one it names, else its stream's, its tenant's, the default.
+
+        Raises:
+            UnknownTenant: its tenant is not listed and there is no default, whatever policy it names.
+            UnknownPolicy: it names a policy that does not exist.
+        """
+        tenant = self.tenants.get(request.tenant or "")
+        if tenant is None and self.default is None:
+            message = f"tenant {_shorten(request.tenant)} is not in the policies' file, which has no default_policy"
+            raise UnknownTenant(message)
+        if request.policy_id is not None:
+            if request.policy_id not in self.policies:
+                message = f"policy {_shorten(request.policy_id)} does not exist; there are {', '.join(self.policies)}"
+                raise UnknownPolicy(message)
+            return self.policies[request.policy_id]
+        chosen = tenant.streams.get(request.stream or "", tenant.policy) if tenant else self.default
+        if chosen is None:
+            message = "a book without a default refuses unlisted tenants above"
+            raise AssertionError(message)
+        return chosen
+
+
+class _TenantTable(Message):
+    policy: str
+    streams: dict[str, str] = Field(default_factory=dict)
+
+
+class _PolicyFile(Message):
+    default_policy: str | None = None
+    policies: dict[str, dict[str, Any]]
+    tenants: dict[str, _TenantTable] = Field(default_factory=dict)
+
+
+def read_policies(path: Path, calibration_size: int) -> PolicyBook:
+    """Read a policies' file for a bundle that was calibrated on `calibration_size` photographs.
+
+    Raises:
+        PolicyError: it cannot be read, has an unknown key or a name that no policy has, or asks for a rate that the
+            calibration cannot resolve; the sentence names the file and the key.
+    """
+    return _parse(_read(path)[0], path, calibration_size)
+
+
+class PolicyWatcher:
+    """Keeps the book of a file that may change under the running service; `book` is always a good one.
+
+    The file is read again at each look: it is small, and neither a coarse clock nor a link that is exchanged (as
+    Kubernetes does with a ConfigMap) can hide a change. A file that is replaced counts at once; one that is written in
+    place counts when two looks find the same, because half of a file may be a valid file.
+
+    Args:
+        path: the file; None for a service without one.
+        calibration_size: see `read_policies`.
+        policy: what everybody gets without a file.
+
+    Raises:
+        PolicyError: the file is bad at the start.
+    """
+
+    def __init__(self, path: Path | None, calibration_size: int, policy: Policy | None = None) -> None:
+        self._path, self._calibration_size = path, calibration_size
+        self._content: bytes
+        self._identity: tuple[int, int] | None  # of the file that was read last, None while it cannot be read
+        self._content, self._identity = _read(path) if path else (b"", None)
+        self._unstable = b""
+        book = _parse(self._content, path, calibration_size) if path else PolicyBook.of(policy or Policy())
+        self._versions: dict[tuple[str, str], Policy] = {}
+        self._remember(book)
+        self.book = book
+
+    def reload_if_changed(self) -> bool:
+        """Look at the file and return whether `book` is new; what is wrong with a file is logged once."""
+        if self._path is None:
+            return False
+        try:
+            content, identity = _read(self._path)
+        except PolicyError as error:
+            if self._identity is not None:
+                _keep_old(error)
+            self._content, self._identity = b"", None
+            return False
+        if content == self._content:
+            return False
+        if identity == self._identity and content != self._unstable:
+            self._unstable = content
+            return False
+        self._content, self._identity = content, identity
+        try:
+            book = _parse(content, self._path, self._calibration_size)
+            self._remember(book)
+        except PolicyError as error:
+            _keep_old(error)
+            return False
+        self.book = book
+        log.info("new policies", policies=", ".join(f"{p.policy_id} {p.version}" for p in book.policies.values()))
+        return True
+
+    def _remember(self, book: PolicyBook) -> None:
+        """Refuse a policy that changed and kept its version: results made before and after could not be told apart."""
+        for policy in book.policies.values():
+            known = self._versions.get((policy.policy_id, policy.version), policy)
+            if known != policy:
+                message = (
+                    f"{self._path}: policies.{policy.policy_id} differs from what its version {policy.version!r} "
+                    "was before: give it a new version"
+                )
+                raise PolicyError(message)
+        self._versions |= {(policy.policy_id, policy.version): policy for policy in book.policies.values()}
+
+
+def _keep_old(error: PolicyError) -> None:
+    log.error("the policies' file is refused, the old policies stay", why=str(error))
+
+
+def _read(path: Path) -> tuple[bytes, tuple[int, int]]:
+    """Return the file's bytes and which file it is (device and inode)."""
+    try:
+        with path.open("rb") as file:
+            content, facts = file.read(MAX_FILE_BYTES + 1), os.fstat(file.fileno())
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror})"
+        raise PolicyError(message) from error
+    if len(content) > MAX_FILE_BYTES:
+        message = f"{path}: larger than the {MAX_FILE_BYTES} bytes of any real file of policies"
+        raise PolicyError(message)
+    return content, (facts.st_dev, facts.st_ino)
+
+
+def _parse(content: bytes, path: Path, calibration_size: int) -> PolicyBook:
+    try:
+        file = _PolicyFile.model_validate(tomllib.loads(content.decode()))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        message = f"{path}: not TOML: {error}"
+        raise PolicyError(message) from error
+    except ValidationError as error:
+        raise PolicyError(_explain(error, path)) from error
+    policies = {name: _make_policy(name, fields, path, calibration_size) for name, fields in file.policies.items()}
+
+    def find(name: str, key: str) -> Policy:
+        if name not in policies:
+            message = f"{path}: {key} names {name!r}, but there is no [policies.{name}]"
+            raise PolicyError(message)
+        return policies[name]
+
+    tenants = {
+        tenant: TenantPolicies(
+            find(table.policy, f"tenants.{tenant}.policy"),
+            {stream: find(name, f"tenants.{tenant}.streams.{stream}") for stream, name in table.streams.items()},
+        )
+        for tenant, table in file.tenants.items()
+    }
+    default = None if file.default_policy is None else find(file.default_policy, "default_policy")
+    if default is None and not tenants:
+        message = f"{path}: no tenant and no default_policy: every request would be refused"
+        raise PolicyError(message)
+    return PolicyBook(policies, tenants, default)
+
+
+def _make_policy(name: str, fields: Mapping[str, Any], path: Path, calibration_size: int) -> Policy:
+    key = f"policies.{name}"
+    if "policy_id" in fields:
+        message = f"{path}: {key}.policy_id: the table's name is the policy's id, remove the key"
+        raise PolicyError(message)
+    if "version" not in fields:
+        message = f"{path}: {key}.version is missing: results state it, and a replay is recognised by it"
+        raise PolicyError(message)
+    try:
+        policy = Policy.model_validate({"policy_id": name, **fields})
+        check_policy(policy, calibration_size)
+    except ValidationError as error:
+        raise PolicyError(_explain(error, path, key)) from error
+    except PolicyError as error:
+        message = f"{path}: {key}.flag_false_alarm_rate: {error}"
+        raise PolicyError(message) from error
+    return policy
+
+
+def _explain(error: ValidationError, path: Path, key: str = "") -> str:
+    problems = error.errors(include_url=False)
+    shown = [f"{'.'.join([key, *map(str, problem['loc'])]).strip('.')}: {problem['msg']}" for problem in problems]
+    more = f"; and {len(shown) - _SHOWN_ERRORS} more" if len(shown) > _SHOWN_ERRORS else ""
+    return f"{path}: {'; '.join(shown[:_SHOWN_ERRORS])}{more}"
+
+
+def _shorten(name: str | None) -> str:
+    return f"{name!r:.{_SHOWN_CHARACTERS}}"
