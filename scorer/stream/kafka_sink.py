@@ -1,0 +1,122 @@
+"""Writes results and dead letters to Kafka. The deliverer's thread owns it.
+
+A producer of kafka-python whose records expired, or that was fenced, may never work again. So it is thrown away after
+every failure, and the next delivery makes a new one.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+from uuid import uuid4
+
+from scorer.stream.broker import BrokerUnavailable, Outgoing, Place, Position
+from scorer.stream.kafka_client import (
+    DELIVERY_S,
+    REQUEST_S,
+    Brokers,
+    ConsumerGroupMetadata,
+    errors,
+    send_record,
+    to_offsets,
+)
+from scorer.stream.settings import KafkaSettings
+from scorer.stream.watchdog import Watchdog
+
+WATCHDOG_MARGIN_S = 15
+
+
+class KafkaSink:
+    """Writes, in transactions when asked to. See `RecordSink`.
+
+    The transactional id is the group and the instance id, so that a restarted worker aborts what its predecessor left
+    open at once. Without an instance id it is random: what keeps a predecessor from committing is then its outdated
+    membership of the group (KIP-447), and what it left open ends with the transaction's time-out.
+    """
+
+    def __init__(
+        self,
+        brokers: Brokers,
+        kafka: KafkaSettings,
+        group: str,
+        membership: Callable[[Collection[Place]], ConsumerGroupMetadata],
+    ) -> None:
+        self._brokers, self._membership = brokers, membership
+        self._has_successors = kafka.instance_id is not None
+        self._transactional_id = f"{group}-{kafka.instance_id or uuid4()}"
+        self._producers: dict[str | None, Any] = {}
+        self._watchdog = Watchdog(kafka.transaction_timeout_s + WATCHDOG_MARGIN_S, "transaction")
+
+    def fence_predecessor(self) -> None:
+        """Make the transactional producer now, which aborts what a predecessor of the same id left open."""
+        with self._watchdog:
+            self._producer(self._transactional_id)
+
+    def deliver(self, records: Sequence[Outgoing]) -> None:
+        """See `RecordSink`; takes at most about a minute."""
+        with self._failures(None):
+            self._send(self._producer(None), records)
+
+    def deliver_once(self, records: Sequence[Outgoing], positions: Mapping[Place, Position]) -> None:
+        """See `RecordSink`; ends the process when the broker neither commits nor refuses in time."""
+        membership = self._membership(positions.keys())
+        with self._watchdog, self._failures(self._transactional_id):
+            producer = self._producer(self._transactional_id)
+            producer.begin_transaction()
+            self._send(producer, records)
+            producer.send_offsets_to_transaction(to_offsets(positions), membership)
+            producer.commit_transaction()
+
+    def close(self, timeout_s: float) -> None:
+        """See `RecordSink`."""
+        for transactional_id in list(self._producers):
+            self._discard(transactional_id, timeout_s)
+        self._watchdog.close()
+
+    @contextmanager
+    def _failures(self, transactional_id: str | None) -> Iterator[None]:
+        """Turn the client's errors into the seam's, and leave no transaction open behind them."""
+        try:
+            yield
+        except errors.KafkaError as error:
+            answered = isinstance(error, errors.BrokerResponseError | errors.CommitFailedError)
+            if transactional_id and answered and not isinstance(error, errors.ProducerFencedError):
+                with suppress(errors.KafkaError):
+                    self._producers[transactional_id].abort_transaction()
+            self._discard(transactional_id, timeout_s=2)
+            explained = self._brokers.explain(error, "nothing was acknowledged")
+            if isinstance(error, errors.ProducerFencedError) and not self._has_successors:
+                # Nobody can have a random id: the coordinator itself ended a transaction that took too long.
+                explained = BrokerUnavailable(str(explained))
+            raise explained from error
+
+    def _producer(self, transactional_id: str | None) -> Any:  # noqa: ANN401 - the client ships no types
+        if producer := self._producers.get(transactional_id):
+            return producer
+        producer = self._brokers.open_producer(transactional_id)
+        self._producers[transactional_id] = producer
+        if transactional_id:
+            producer.init_transactions()
+        return producer
+
+    def _send(self, producer: Any, records: Sequence[Outgoing]) -> None:  # noqa: ANN401 - the client ships no types
+        """Send all and wait for all, so that nothing is left inside a producer that is thrown away."""
+        sent, failure = [], None
+        try:
+            for record in records:
+                sent.append(send_record(producer, record))  # noqa: PERF401 - what was sent before a failure must stay
+        except errors.KafkaError as error:
+            failure = error
+        until = time.monotonic() + DELIVERY_S + REQUEST_S
+        for future in sent:
+            try:
+                future.get(timeout=max(0.0, until - time.monotonic()))
+            except errors.KafkaError as error:
+                failure = failure or error
+        if failure:
+            raise failure
+
+    def _discard(self, transactional_id: str | None, timeout_s: float) -> None:
+        if producer := self._producers.pop(transactional_id, None):
+            with suppress(errors.KafkaError):
+                producer.close(timeout=timeout_s)

@@ -1,0 +1,202 @@
+"""Reads requests from Kafka for a group, cooperative-sticky. The poller's thread owns it."""
+
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, PartitionListener, Place, Position, Record
+from scorer.stream.kafka_client import (
+    Brokers,
+    ConsumerGroupMetadata,
+    HandOver,
+    Rebalances,
+    TopicPartition,
+    errors,
+    to_offsets,
+    to_record,
+)
+from scorer.stream.logs import get_logger
+
+COMMIT_S = 5
+SILENCE_S = 2  # no connection for this long is an outage; shorter is a reconnect
+
+log = get_logger(__name__)
+
+
+class KafkaSource:
+    """Reads a topic as a member of a group. See `RecordSource`.
+
+    Raises:
+        BrokerUnavailable: no broker answers within 15 s.
+        BrokerRefused: they will not have us.
+    """
+
+    def __init__(self, brokers: Brokers, group: str, topic: str) -> None:
+        self._brokers, self._group, self._topic = brokers, group, topic
+        self._consumer, self._connections = brokers.open_consumer(group, joins=True)
+        self._rebalances = Rebalances()
+        self._listener: PartitionListener | None = None
+        self._arriving: set[Place] = set()  # assigned, and held paused until the listener knows their positions
+        self._lock = threading.Lock()  # the deliverer asks for the membership
+        self._owned: set[Place] = set()
+        self._membership = ConsumerGroupMetadata(group_id=group)
+        self._answered_s = time.monotonic()
+        self._silent = False
+
+    def require_topics(self, wanted: Collection[str]) -> None:
+        """Check that topics are there.
+
+        Raises:
+            BrokerRefused: one is not, or this user may not see it.
+            BrokerUnavailable: the broker went away.
+        """
+        try:
+            missing = sorted(set(wanted) - self._consumer.topics())
+        except errors.KafkaError as error:
+            raise self._brokers.explain(error, "topics could not be listed") from error
+        if missing:
+            message = f"Kafka at {self._brokers.bootstrap} has no topic {', '.join(missing)}, or hides it from us"
+            raise BrokerRefused(message)
+
+    def subscribe(self, listener: PartitionListener) -> None:
+        """See `RecordSource`."""
+        self._listener = listener
+        self._consumer.subscribe([self._topic], listener=self._rebalances)
+
+    def poll(self, timeout_s: float, max_records: int) -> Sequence[Record]:
+        """See `RecordSource`."""
+        until = time.monotonic() + timeout_s
+        self._announce()
+        polled: Mapping[TopicPartition, list[Any]] = {}
+        try:
+            polled = self._consumer.poll(timeout_ms=timeout_s * 1000, max_records=max_records)
+        except errors.KafkaError as error:
+            if not isinstance(error.__cause__, HandOver):
+                self._wait_out(error, until)
+        with self._lock:
+            self._membership = self._consumer.group_metadata()
+        self._hand_over()
+        self._notice_silence()
+        return [to_record(each) for records in polled.values() for each in records]
+
+    def pause(self, places: Collection[Place]) -> None:
+        """See `RecordSource`."""
+        self._consumer.pause(*self._ours(places))
+
+    def resume(self, places: Collection[Place]) -> None:
+        """See `RecordSource`."""
+        self._consumer.resume(*self._ours(places))
+
+    def commit(self, positions: Mapping[Place, Position]) -> None:
+        """See `RecordSource`; takes at most 5 s.
+
+        Raises:
+            BrokerUnavailable: not stored now.
+            BrokerRefused: another worker has our instance id, or we have no right to the group.
+            ValueError: a partition is not ours, so that its owner's position would be overwritten.
+        """
+        if strangers := positions.keys() - self._owned:
+            message = f"positions of {sorted(strangers)} are not ours to commit"
+            raise ValueError(message)
+        try:
+            self._consumer.commit(to_offsets(positions), timeout_ms=COMMIT_S * 1000)
+        except errors.KafkaError as error:
+            raise self._brokers.explain(error, "positions were not committed") from error
+
+    def lag(self) -> Mapping[Place, int]:
+        """See `RecordSource`; asks nobody."""
+        lags = {}
+        for partition in self._ours(self._owned):
+            end = self._consumer.highwater(partition)
+            with suppress(errors.KafkaError):
+                position = self._consumer.position(partition, timeout_ms=0)
+                if end is not None and position is not None:
+                    lags[Place(*partition)] = max(0, end - position)
+        return lags
+
+    def membership(self, places: Collection[Place]) -> ConsumerGroupMetadata:
+        """Return what proves to the broker that these partitions are ours now; from any thread.
+
+        Raises:
+            BrokerUnavailable: they are not, or we are between two generations of the group.
+        """
+        with self._lock:
+            # A generation below zero stands for a consumer without a group: the broker would check nothing.
+            if self._owned.issuperset(places) and self._membership.generation_id >= 0:
+                return self._membership
+        message = f"the group {self._group} is moving {sorted(places)}; nothing was written"
+        raise BrokerUnavailable(message)
+
+    def close(self, timeout_s: float) -> None:
+        """See `RecordSource`."""
+        if self._listener and self._owned:
+            self._listener.on_revoked(frozenset(self._owned))
+        with self._lock:
+            self._owned.clear()
+        self._rebalances.closing = True
+        with suppress(errors.KafkaError):  # the group notices by itself that we are gone
+            self._consumer.close(autocommit=False, timeout_ms=timeout_s * 1000)
+
+    def _ours(self, places: Collection[Place]) -> list[TopicPartition]:
+        ours = self._owned.intersection(places)  # without what is revoked: the client has dropped it already
+        return [each for each in self._consumer.assignment() if each in ours]
+
+    def _hand_over(self) -> None:
+        """Tell the listener what the client's thread noted."""
+        noted, self._rebalances.noted = self._rebalances.noted, []
+        for what, places in noted:
+            if what == "assigned":
+                self._arriving |= places
+                self._consumer.pause(*(TopicPartition(*place) for place in places))
+                continue
+            self._arriving -= places
+            gone = self._owned & places
+            if what == "revoked" and gone and self._listener:
+                self._listener.on_revoked(gone)
+            with self._lock:
+                self._owned -= gone
+            if what == "lost" and gone and self._listener:
+                self._listener.on_lost(gone)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Take on what was assigned as soon as its committed positions are known."""
+        if not self._arriving or not self._listener:
+            return
+        arriving = {place: TopicPartition(*place) for place in sorted(self._arriving)}
+        positions: dict[Place, Position | None] = {}
+        try:
+            for place, partition in arriving.items():
+                stored = self._consumer.committed(partition, metadata=True, timeout_ms=COMMIT_S * 1000)
+                positions[place] = Position(stored.offset, stored.metadata or "") if stored else None
+        except errors.KafkaError as error:
+            self._wait_out(error, time.monotonic())
+            return
+        for place, position in positions.items():
+            if position:
+                self._consumer.seek(arriving[place], position.offset)
+        self._consumer.resume(*arriving.values())
+        with self._lock:
+            self._owned |= self._arriving
+        self._arriving = set()
+        self._listener.on_assigned(positions)
+
+    def _wait_out(self, error: errors.KafkaError, until: float) -> None:
+        """Let an outage pass, without spinning; raise when it is none."""
+        explained = self._brokers.explain(error, "reading failed")
+        if isinstance(explained, BrokerRefused):
+            raise explained from error
+        log.warning("the broker did not serve a read", error=str(error))
+        time.sleep(max(0.0, until - time.monotonic()))
+
+    def _notice_silence(self) -> None:
+        now = time.monotonic()
+        if self._connections.any_open():
+            if self._silent:
+                log.info("a broker answers again", seconds=round(now - self._answered_s, 1))
+            self._answered_s, self._silent = now, False
+        elif not self._silent and now - self._answered_s > SILENCE_S:
+            self._silent = True
+            log.warning("no broker answers; reading goes on when one does", brokers=self._brokers.bootstrap)

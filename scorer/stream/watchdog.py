@@ -1,0 +1,59 @@
+"""Ends the process when a call that cannot be interrupted does not come back."""
+
+import logging
+import os
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from scorer.stream.logs import get_logger
+
+TRY_AGAIN = 75  # EX_TEMPFAIL: whoever started this process may start it again
+
+log = get_logger(__name__)
+
+
+class Watchdog:
+    """`with watchdog:` must be left within `limit_s`, or the process ends with exit code 75. For one thread at a time.
+
+    Ending is the safe way out where a call waits for ever: the next process learns from the broker what happened.
+    """
+
+    def __init__(self, limit_s: float, what: str) -> None:
+        self._limit_s, self._what = limit_s, what
+        self._changed = threading.Condition()
+        self._deadline: float | None = None
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        with self._changed:
+            self._deadline = time.monotonic() + self._limit_s
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._deadline = None
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _watch(self) -> None:
+        with self._changed:
+            while not self._closed:
+                left_s = None if self._deadline is None else self._deadline - time.monotonic()
+                if left_s is not None and left_s <= 0:
+                    log.error("a call to the broker does not come back; this process ends", what=self._what)
+                    logging.shutdown()
+                    os._exit(TRY_AGAIN)
+                self._changed.wait(left_s)
