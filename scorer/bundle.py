@@ -63,6 +63,10 @@ class GoldenFaces:
     features: NDArray[np.float32]
     log_likelihoods: NDArray[np.float64]
 
+    def first(self, faces: int | None) -> "GoldenFaces":
+        """Return the first `faces` of them; all if None."""
+        return GoldenFaces(self.images[:faces], self.boxes[:faces], self.features[:faces], self.log_likelihoods[:faces])
+
 
 def read_bundle(folder: Path) -> Bundle:
     """Read the bundle in `folder` after checking every file against its recorded digest.
@@ -122,14 +126,19 @@ def embed_golden(golden: GoldenFaces, bundle: Bundle, embedder: Embedder) -> NDA
     return batch.features
 
 
-def verify_engine(bundle: Bundle, embedder: Embedder) -> float:
+def verify_engine(bundle: Bundle, embedder: Embedder, faces: int | None = None) -> float:
     """Compare the live engine with the golden answers; return the largest difference in nats.
+
+    Args:
+        bundle: whose answers they are.
+        embedder: the engine.
+        faces: how many golden faces to send; all of them if None.
 
     Raises:
         BundleMismatch: the difference exceeds the manifest's tolerance, or the golden faces fail.
     """
     try:
-        golden = read_golden(bundle.folder)
+        golden = read_golden(bundle.folder).first(faces)
         features = embed_golden(golden, bundle, embedder)
     except Unscorable as error:
         message = f"{bundle.folder / 'golden.npz'} holds a picture that cannot be read: {error}"

@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from ingest.device import DeviceUnavailable
 from scorer.bundle import BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError
-from scorer.messages import Status, result_schema
+from scorer.messages import Status
 from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
 from scorer.settings import SettingsError, load_settings
 
@@ -38,6 +38,14 @@ class Exit(IntEnum):
     BAD_DATA = 65
     TRY_AGAIN = 75
     BAD_CONFIGURATION = 78
+
+
+class Document(StrEnum):
+    """What `unlensed schema` prints."""
+
+    RESULT = "result"
+    REQUEST = "request"
+    ASYNCAPI = "asyncapi"
 
 
 CODES: dict[type[Exception], Exit] = {
@@ -105,6 +113,43 @@ def score(  # noqa: PLR0913 - one parameter per flag
 
 
 @app.command()
+def serve(  # noqa: PLR0913 - one parameter per flag
+    *,
+    bundle: BundleOption = None,
+    kafka: Annotated[str | None, typer.Option(help="Brokers, host:port,host:port.")] = None,
+    triton: Annotated[
+        str | None, typer.Option(help="Triton's gRPC host:port. [default: score in this process]")
+    ] = None,
+    policies: Annotated[Path | None, typer.Option(help="Policies per tenant and stream, a TOML file.")] = None,
+    mode: Annotated[str | None, typer.Option(help="live, or shadow: the same requests, other topics.")] = None,
+    delivery: Annotated[str | None, typer.Option(help="at_least_once or exactly_once.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Answer a file of requests, one JSON object a line, without any broker.")
+    ] = None,
+    insecure_dev: Annotated[
+        bool, typer.Option("--insecure-dev", help="Allow connections in the clear to other machines.")
+    ] = False,
+) -> None:
+    """Answer a stream of requests: every record gets one result or one dead letter."""
+    from scorer import serve as service  # noqa: PLC0415 - engines load only when they are needed
+
+    settings = load_settings(
+        bundle=bundle,
+        insecure_dev=insecure_dev or None,
+        kafka={"bootstrap": kafka} if kafka else None,
+        triton={"url": triton} if triton else None,
+        stream={
+            name: value for name, value in (("policies", policies), ("mode", mode), ("delivery", delivery)) if value
+        }
+        or None,
+    )
+    if replay is None:
+        service.serve(settings)
+    else:
+        raise typer.Exit(Exit.FAILURES if service.replay(settings, replay) else Exit.DONE)
+
+
+@app.command()
 def doctor(*, as_json: JsonOption = False, bundle: BundleOption = None, device: str | None = None) -> None:
     """Say which engine, decoder, device and bundle are in use and why, and what is missing."""
     from scorer.doctor import examine  # noqa: PLC0415
@@ -120,9 +165,18 @@ def doctor(*, as_json: JsonOption = False, bundle: BundleOption = None, device: 
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a result line."""
-    print(json.dumps(result_schema(), indent=2))  # noqa: T201 - the output asked for
+def schema(
+    document: Annotated[Document, typer.Argument(help="What to print.")] = Document.RESULT,
+    *,
+    write: Annotated[Path | None, typer.Option(help="Write all of them into this folder instead.")] = None,
+) -> None:
+    """Print the JSON Schema of a result or a request, or the AsyncAPI document of the topics."""
+    from scorer.schemas import document_text, write_documents  # noqa: PLC0415 - only this command needs them
+
+    if write:
+        write_documents(write)
+    else:
+        print(document_text(document), end="")  # noqa: T201 - the output asked for
 
 
 @bundle_app.command()

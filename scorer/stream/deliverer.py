@@ -2,7 +2,6 @@
 
 import random
 import threading
-import time
 from collections.abc import Callable
 
 from scorer.stream.broker import BrokerUnavailable, Position, RecordSink
@@ -76,7 +75,3 @@ class Deliverer:
             else:
                 self._sink.deliver(answers)
         self._ledger.acknowledge(ready)
-        now_s = time.monotonic()
-        for tickets in ready.values():
-            for ticket in tickets:
-                self._metrics.stage_seconds.labels(stage="total").observe(now_s - ticket.received_s)

@@ -7,7 +7,7 @@ record below it was acknowledged; a partition that went away takes its unfinishe
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from scorer.stream.broker import Outgoing, Place, Record
@@ -15,10 +15,16 @@ from scorer.stream.broker import Outgoing, Place, Record
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One record in flight, since `received_s` of the monotonic clock; `answer` is what will be produced for it."""
+    """One record in flight, since `received_s` of the monotonic clock.
+
+    Attributes:
+        answer: what will be produced for it.
+        on_acknowledged: called once, when that is safe with the broker.
+    """
 
     record: Record
     answer: Outgoing | None = None
+    on_acknowledged: Callable[[], object] = lambda: None
     received_s: float = field(default_factory=time.monotonic)
 
 
@@ -81,10 +87,10 @@ class Ledger:
             partition = self._partitions.get(ticket.record.place)
             return partition is not None and ticket in partition.open
 
-    def answer(self, ticket: Ticket, answer: Outgoing) -> None:
-        """Say what is to be produced for a record."""
+    def answer(self, ticket: Ticket, answer: Outgoing, on_acknowledged: Callable[[], object] = lambda: None) -> None:
+        """Say what is to be produced for a record, and what to do when that is acknowledged."""
         with self._changed:
-            ticket.answer = answer
+            ticket.answer, ticket.on_acknowledged = answer, on_acknowledged
             self._changed.notify_all()
 
     def wait_ready(self, timeout_s: float, max_records: int) -> dict[Place, list[Ticket]]:
@@ -98,7 +104,7 @@ class Ledger:
             return self._ready(max_records)
 
     def acknowledge(self, delivered: Mapping[Place, list[Ticket]]) -> None:
-        """Note that the answers were acknowledged; those of partitions that went away meanwhile count for nothing."""
+        """Note that the answers were acknowledged; those of partitions that went away meanwhile move no position."""
         with self._changed:
             for place, tickets in delivered.items():
                 partition = self._partitions.get(place)
@@ -110,6 +116,9 @@ class Ledger:
                     self.images -= 1
                     self.bytes -= ticket.record.size
             self._changed.notify_all()
+        for tickets in delivered.values():
+            for ticket in tickets:
+                ticket.on_acknowledged()
 
     def uncommitted(self) -> dict[Place, int]:
         """Return the offsets that may be committed and are not."""

@@ -5,8 +5,11 @@ An exception that nobody foresaw is handed to `on_crash`, which ends the worker 
 """
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 
 from ingest.detect import FaceDetector
@@ -27,6 +30,7 @@ from scorer.stream.metrics import Metrics
 from scorer.stream.patience import Stopped
 from scorer.stream.payloads import PayloadUnavailable
 from scorer.stream.settings import StreamSettings
+from scorer.stream.tracing import Span, TraceContext, record_span, span, trace_headers
 
 WORKERS = 8  # more than cores: a claim check waits for its store
 
@@ -36,6 +40,7 @@ class Scorable:
     """A located image on its way into a batch."""
 
     ticket: Ticket
+    span: Span
     image: LocatedImage
     policy: Policy
 
@@ -84,9 +89,7 @@ class Pipeline:
 
     def reject(self, ticket: Ticket, code: str, message: str, attempts: int = 1) -> None:
         """Answer a record with a dead letter."""
-        self._metrics.records_dead.labels(code=code).inc()
-        topic, digest = self._settings.dead_letters_topic, self._parts.model.digest
-        self._ledger.answer(ticket, dead_letter(ticket.record, topic, code, message, attempts, digest))
+        self._reject(ticket, record_span(ticket.record, self._settings.group_id), code, message, attempts)
 
     def close(self) -> None:
         """Send idle threads home; busy ones end with the process."""
@@ -109,35 +112,36 @@ class Pipeline:
 
     def _prepare_all(self) -> None:
         while (ticket := self._submitted.get()) is not None:
+            of_record = record_span(ticket.record, self._settings.group_id)
             try:
-                scorable = self._prepare(ticket)
-            except InvalidRecord as error:
-                self.reject(ticket, error.code, str(error))
-            except PolicyNotFound as error:
-                self.reject(ticket, error.code, str(error))
+                scorable = self._prepare(ticket, of_record)
+            except (InvalidRecord, PolicyNotFound) as error:
+                self._reject(ticket, of_record, error.code, str(error))
             except PayloadUnavailable as error:
-                self.reject(ticket, "payload_unavailable", str(error))
+                self._reject(ticket, of_record, "payload_unavailable", str(error))
             else:
                 self._batcher.add(scorable, len(scorable.image.data))
 
-    def _prepare(self, ticket: Ticket) -> Scorable:
+    def _prepare(self, ticket: Ticket, of_record: Span) -> Scorable:
         request = parse_request(ticket.record, self._settings.max_record_bytes)
         policy = self._parts.policies.book.choose(request)
-        stage_s = self._metrics.stage_seconds
         try:
-            with stage_s.labels(stage="payload").time():
+            with self._stage("payload", of_record.context):
                 data = self._parts.read_payload(request)
         except Unscorable as failure:
-            return Scorable(ticket, refuse(request, failure), policy)
-        with stage_s.labels(stage="locate").time():
-            return Scorable(ticket, locate_faces(request, data, self._parts.detector, self._parts.limits), policy)
+            return Scorable(ticket, of_record, refuse(request, failure), policy)
+        with self._stage("locate", of_record.context):
+            image = locate_faces(request, data, self._parts.detector, self._parts.limits)
+        return Scorable(ticket, of_record, image, policy)
 
     def _score_all(self) -> None:
         while batch := self._batcher.take():
-            self._metrics.batch_images.observe(len(batch))
             for _, waited_s in batch:
                 self._metrics.stage_seconds.labels(stage="wait").observe(waited_s)
-            with self._metrics.stage_seconds.labels(stage="score").time():
+            self._metrics.batch_images.observe(len(batch))
+            self._metrics.batch_faces.observe(sum(len(scorable.image.faces) for scorable, _ in batch))
+            # A batch has as many parents as records; its span hangs under the first one's.
+            with self._stage("score", batch[0][0].span.context):
                 self._score([scorable for scorable, _ in batch])
 
     def _score(self, batch: list[Scorable]) -> None:
@@ -148,16 +152,34 @@ class Pipeline:
             self._parts.model,
             lambda request: policies[id(request)],
         )
+        topic, mode = self._settings.results_topic, self._settings.mode
         for scorable, result in zip(batch, results, strict=True):
-            self._count(result)
-            record = scorable.ticket.record
-            self._ledger.answer(
-                scorable.ticket, encode_result(record, result, self._settings.results_topic, self._settings.mode)
-            )
+            ticket, of_record = scorable.ticket, scorable.span
+            answer = encode_result(ticket.record, result, topic, mode, trace_headers(of_record.context))
+            self._ledger.answer(ticket, answer, partial(self._count_result, ticket, of_record, result))
 
-    def _count(self, result: ScoreResult) -> None:
+    def _reject(self, ticket: Ticket, of_record: Span, code: str, message: str, attempts: int = 1) -> None:
+        topic, digest = self._settings.dead_letters_topic, self._parts.model.digest
+        letter = dead_letter(ticket.record, topic, code, message, attempts, digest)
+        self._ledger.answer(ticket, letter, partial(self._count_dead, ticket, of_record, code))
+
+    def _count_result(self, ticket: Ticket, of_record: Span, result: ScoreResult) -> None:
         self._metrics.records_answered.labels(status=result.status.value).inc()
         for face in result.faces:
             self._metrics.faces_scored.labels(decision=face.decision.value).inc()
             if face.p_value is not None:
                 self._metrics.p_value.observe(face.p_value)
+        self._finish(ticket, of_record, None)
+
+    def _count_dead(self, ticket: Ticket, of_record: Span, code: str) -> None:
+        self._metrics.records_dead.labels(code=code).inc()
+        self._finish(ticket, of_record, code)
+
+    def _finish(self, ticket: Ticket, of_record: Span, error_type: str | None) -> None:
+        self._metrics.stage_seconds.labels(stage="total").observe(time.monotonic() - ticket.received_s)
+        of_record.end(error_type)
+
+    @contextmanager
+    def _stage(self, name: str, parent: TraceContext | None) -> Iterator[None]:
+        with self._metrics.stage_seconds.labels(stage=name).time(), span(name, parent):
+            yield

@@ -55,13 +55,13 @@ class Service:
         self._ledger = Ledger()
         self._once = settings.delivery == "exactly_once"
         self._crash: BaseException | None = None
-        self._pipeline = Pipeline(parts, settings, self._ledger, metrics, self._on_crash)
+        self._pipeline = Pipeline(parts, settings, self._ledger, metrics, self.crash)
         self._deliverer = Deliverer(
             self._ledger,
             sink,
             metrics,
             on_outage=self._on_broker_outage,
-            on_crash=self._on_crash,
+            on_crash=self.crash,
             once=self._once,
         )
         self._places: set[Place] = set()
@@ -91,6 +91,10 @@ class Service:
             self._pipeline.close()
             self._deliverer.close(timeout_s=1)
             self._sink.close(timeout_s=1)
+
+    def crash(self, error: BaseException) -> None:
+        """End `run` with `error` at its next turn, with nothing more committed; any thread may call this."""
+        self._crash = self._crash or error
 
     def on_assigned(self, positions: Mapping[Place, Position | None]) -> None:
         """See `PartitionListener`."""
@@ -216,7 +220,7 @@ class Service:
         if used >= 1 and not self._holding:
             self._holding = True
             reason = "bytes" if bytes_used >= 1 else "images"
-            reason = "broker" if self._deliverer.waiting else "engine" if self._engine_waits() else reason
+            reason = "broker" if self._deliverer.waiting else "backend" if self._engine_waits() else reason
             self._metrics.pauses.labels(reason=reason).inc()
         elif used < RESUME_BELOW:
             self._holding = False
@@ -276,6 +280,3 @@ class Service:
         else:
             self._metrics.backend_retries.labels(backend="broker").inc()
             log.warning("the broker takes no answers; trying again", error=error)
-
-    def _on_crash(self, error: BaseException) -> None:
-        self._crash = self._crash or error

@@ -1,0 +1,224 @@
+"""Assembles the service from its settings and runs it: on Kafka, or on a file of requests in memory."""
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+from ingest.probe import EncodedFace
+from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
+from scorer.embed import Embedder, FeatureBatch
+from scorer.policies import PolicyWatcher
+from scorer.settings import Settings, scoring_device
+from scorer.stream.broker import MemoryBroker, MemorySink, MemorySource, Outgoing, RecordSink, RecordSource
+from scorer.stream.detector_pool import DetectorPool
+from scorer.stream.health import Canary, HealthServer, HealthState
+from scorer.stream.logs import configure_logs, get_logger
+from scorer.stream.metrics import Metrics
+from scorer.stream.patience import PatientEmbedder, Stopped
+from scorer.stream.payloads import check_payloads, read_payload
+from scorer.stream.pipeline import Parts
+from scorer.stream.service import Service
+from scorer.stream.settings import StreamSettings
+from scorer.stream.tracing import exporting_spans
+from scorer.transport import require_private_transport
+
+CANARY_FACES = 1
+
+log = get_logger(__name__)
+
+
+class ReplaySink(MemorySink):
+    """Also writes results to `out` and dead letters to `dead` as they come, one JSON object a line.
+
+    Attributes:
+        dead_letters: how many were written.
+    """
+
+    def __init__(self, broker: MemoryBroker, results_topic: str, out: TextIO, dead: TextIO) -> None:
+        super().__init__(broker)
+        self._results_topic, self._out, self._dead = results_topic, out, dead
+        self.dead_letters = 0
+
+    def deliver(self, records: Sequence[Outgoing]) -> None:
+        """Write the records out; the broker keeps none."""
+        for record in records:
+            if record.topic == self._results_topic:
+                self._out.write((record.value or b"").decode() + "\n")
+            else:
+                self.dead_letters += 1
+                facts = {name: value.decode(errors="replace") for name, value in record.headers}
+                self._dead.write(json.dumps({"dead_letter": facts}) + "\n")
+        self._out.flush()
+
+
+def serve(settings: Settings) -> None:
+    """Answer the records of Kafka until SIGTERM or SIGINT; a second signal ends at once.
+
+    Raises:
+        SettingsError, PolicyError, BundleMismatch, BrokerRefused: it cannot or must not run.
+    """
+    from scorer.stream.kafka import connect  # noqa: PLC0415 - the client loads only when it is needed
+
+    _run(
+        settings,
+        partial(connect, settings.kafka, settings.stream, insecure_dev=settings.insecure_dev),
+        until_drained=False,
+    )
+
+
+def replay(settings: Settings, requests: Path) -> int:
+    """Answer the requests in a file of JSON lines with the same service; return how many became dead letters.
+
+    Results go to standard output, dead letters to standard error.
+    """
+    broker = MemoryBroker()
+    with requests.open("rb") as lines:
+        broker.append(Outgoing(settings.stream.requests, None, line.strip()) for line in lines if line.strip())
+    sink = ReplaySink(broker, settings.stream.results_topic, sys.stdout, sys.stderr)
+    source = MemorySource(broker, settings.stream.requests)
+    if broker.topics:
+        _run(settings, lambda: (source, sink), until_drained=True)
+    return sink.dead_letters
+
+
+def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSink]], *, until_drained: bool) -> None:
+    configure_logs(json=not sys.stderr.isatty())
+    check_payloads(settings.payloads)
+    bundle = read_bundle(settings.bundle)
+    watcher = PolicyWatcher(settings.stream.policies, len(bundle.model.calibration), settings.policy)
+    metrics, state, stop = Metrics(), HealthState(settings.health), threading.Event()
+    metrics.bundle_info.info(
+        {
+            "bundle_id": bundle.model.bundle_id,
+            "digest": bundle.model.digest,
+            "mode": settings.stream.mode,
+            "delivery": settings.stream.delivery,
+        }
+    )
+    with ExitStack() as stack:
+        stack.enter_context(_stopping_on_signals(stop))
+        stack.enter_context(exporting_spans())
+        server = stack.enter_context(HealthServer(settings.health, state, metrics))
+        log.info("health and metrics", url=server.url)
+        engine = stack.enter_context(_engine(bundle, settings))
+        patient = partial(PatientEmbedder, engine, bundle.manifest.feature_size, partial(verify_engine, bundle, engine))
+        try:
+            patient(stop, partial(_note_outage, metrics, state, starting=True)).wait_for_engine()
+        except Stopped:
+            return
+        give_up = threading.Event()  # after the drain's deadline, not before
+        stack.callback(give_up.set)
+        embedder = patient(give_up, partial(_note_outage, metrics, state))
+        state.set_ready(ready=True, why="")
+        log.info("the engine gives the golden answers", bundle=bundle.model.bundle_id, digest=bundle.model.digest)
+        detector = stack.enter_context(_detector(bundle, settings.stream))
+        parts = Parts(
+            partial(read_payload, settings=settings.payloads, max_bytes=settings.limits.max_bytes),
+            detector,
+            embedder,
+            bundle.model,
+            settings.limits,
+            watcher,
+        )
+        source, sink = connect()
+        service = Service(
+            source,
+            sink,
+            parts,
+            settings.stream,
+            metrics=metrics,
+            state=state,
+            stop=stop,
+            engine_waits=lambda: embedder.waiting,
+        )
+        stack.enter_context(
+            Canary(partial(_check_engine, bundle, engine, service.crash), state, settings.health.canary_every_s)
+        )
+        service.run(until_drained=until_drained)
+
+
+@contextmanager
+def _engine(bundle: Bundle, settings: Settings) -> Iterator[Embedder]:
+    if settings.triton.url is None:
+        from scorer.openvino_embedder import LocalEmbedder  # noqa: PLC0415 - engines load only when they are needed
+
+        device = scoring_device(settings.device)
+        log.info("scoring in this process", device=device.kind, reason=device.reason)
+        yield OneAtATime(LocalEmbedder(bundle, settings.threads))
+        return
+    from scorer.triton.embedder import TritonEmbedder  # noqa: PLC0415
+
+    require_private_transport(settings.triton.url, encrypted=settings.triton.tls, insecure_dev=settings.insecure_dev)
+    log.info("scoring through Triton", url=settings.triton.url)
+    triton = TritonEmbedder(bundle, settings.triton)
+    try:
+        yield triton
+    finally:
+        triton.close()
+
+
+@contextmanager
+def _detector(bundle: Bundle, settings: StreamSettings) -> Iterator[DetectorPool]:
+    pool = DetectorPool(
+        bundle.folder, bundle.manifest.detector, settings.detector_processes, settings.detector_timeout_s
+    )
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+class OneAtATime:
+    """An `Embedder` for many threads around one that belongs to a single thread."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self._lock = threading.Lock()
+
+    def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
+        """See `Embedder`."""
+        with self._lock:
+            return self._embedder.embed(faces)
+
+
+def _check_engine(bundle: Bundle, engine: Embedder, crash: Callable[[BaseException], None]) -> None:
+    """Send a golden face through the engine; an engine that answers otherwise must not score one record more."""
+    try:
+        verify_engine(bundle, engine, CANARY_FACES)
+    except BundleMismatch as error:
+        crash(error)
+        raise
+
+
+def _note_outage(metrics: Metrics, state: HealthState, error: str | None, *, starting: bool = False) -> None:
+    if starting:
+        state.polled()  # there is no poll loop yet that could be stuck
+    metrics.backend_up.set(error is None)
+    if error is None:
+        log.info("the engine answers")
+    else:
+        metrics.backend_retries.labels(backend="engine").inc()
+        state.canary(ok=False, detail=error)
+        log.warning("the engine does not answer; waiting", error=error)
+
+
+@contextmanager
+def _stopping_on_signals(stop: threading.Event) -> Iterator[None]:
+    """Set `stop` on the first SIGTERM or SIGINT; the second acts as it does by default."""
+
+    def leave(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,27 @@
+"""A stage for each fault test, and a way to print what it measured."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.faults.stage import Stage
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    """Fresh servers for one test."""
+    with ExitStack() as stack:
+        yield Stage(tmp_path, stack)
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
+    """Print a measured figure so that it is seen without -s."""
+
+    def write(line: str) -> None:
+        with capsys.disabled():
+            print(f"\n    {line}", flush=True)  # noqa: T201 - figures are the point of these tests
+
+    return write

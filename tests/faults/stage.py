@@ -1,0 +1,43 @@
+"""What a fault test plays on: a broker, an engine, workers, traffic and results, all real."""
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from deploy.local.kafka import KafkaServer
+from deploy.local.triton import ENVIRONMENT, TritonServer
+from deploy.local.worker import PROGRAM, Worker
+from tests.faults.traffic import DEAD_LETTERS, REQUESTS, RESULTS, Results, Traffic
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTITIONS = 4
+
+
+class Stage:
+    """A broker, a Triton server, workers, traffic and results."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        python = Path(os.environ.get("UNLENSED_TRITON_PYTHON", ENVIRONMENT / "bin" / "python"))
+        self._folder, self._stack = folder, stack
+        (folder / "triton").mkdir()
+        self.kafka = stack.enter_context(KafkaServer(folder / "kafka"))
+        self.triton = stack.enter_context(TritonServer(ROOT / "model_repository", folder / "triton", python))
+        for topic in (REQUESTS, RESULTS, DEAD_LETTERS):
+            self.kafka.create_topic(topic, PARTITIONS)
+        self.traffic = Traffic(self.kafka.bootstrap)
+        self.results = Results(self.kafka.bootstrap)
+        stack.callback(self.results.close)
+
+    def worker(self, name: str, program: str = PROGRAM, **settings: object) -> Worker:
+        """Return a worker, not started; it ends with the test at the latest."""
+        defaults: dict[str, object] = {
+            "bundle": ROOT / "model_repository",
+            "kafka__bootstrap": self.kafka.bootstrap,
+            "kafka__instance_id": name,
+            "kafka__session_timeout_s": 6,
+            "kafka__transaction_timeout_s": 20,
+            "triton__url": self.triton.url,
+        }
+        worker = Worker(self._folder / f"{name}.log", defaults | settings, program)
+        self._stack.callback(worker.kill)
+        return worker

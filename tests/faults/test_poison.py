@@ -1,0 +1,47 @@
+"""A record that kills whoever touches it: found, set aside, and nobody else pays."""
+
+from collections.abc import Callable
+
+from kafka import KafkaProducer
+
+from tests.faults.stage import Stage
+from tests.faults.traffic import REQUESTS, make_request
+
+# The real service, with a decoder that a certain picture kills as a native crash would.
+PROGRAM = """
+import os, signal
+from scorer.stream import pipeline
+locate = pipeline.locate_faces
+def deadly(request, *arguments):
+    if request.request_id == "poison":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return locate(request, *arguments)
+pipeline.locate_faces = deadly
+from scorer.cli import main
+main()
+"""
+MAX_STARTS = 10
+
+
+def test_a_record_that_kills_becomes_a_dead_letter(stage: Stage, say: Callable[[str], None]) -> None:
+    """The worker dies three times, the record is dead-lettered as `kills_worker`, and all others are answered."""
+    stage.traffic.send(100)
+    producer = KafkaProducer(bootstrap_servers=stage.kafka.bootstrap)
+    producer.send(REQUESTS, value=make_request("poison", stage.traffic.samples[0]), key=b"k1")
+    producer.flush(30)
+    producer.close()
+    stage.traffic.send(100)
+    worker = stage.worker("worker", PROGRAM)
+    everything = stage.traffic.expected() | {"poison"}
+    starts = 0
+    while stage.results.verdict.missing(everything) and starts < MAX_STARTS:
+        worker.start()
+        starts += 1
+        while worker.pid and stage.results.verdict.missing(everything):
+            stage.results.read(0.2)
+    verdict = stage.results.verdict
+    say(f"a deadly record: {starts - 1} deaths, {dict(verdict.dead)}, {verdict.duplicates} duplicates")
+    assert not verdict.missing(everything)
+    assert verdict.dead == {"kills_worker": 1}
+    assert starts == 4
+    assert worker.stop() == 0

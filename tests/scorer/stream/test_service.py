@@ -1,0 +1,278 @@
+"""The service on the in-memory broker: one answer a record, whatever the record is."""
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ingest.probe import EncodedFace, Limits
+from scorer.bundle import Bundle
+from scorer.decide import Policy
+from scorer.embed import FeatureBatch
+from scorer.engine import load_bundle_detector
+from scorer.openvino_embedder import LocalEmbedder
+from scorer.policies import PolicyWatcher
+from scorer.serve import OneAtATime
+from scorer.stream.broker import MemoryBroker, MemorySink, MemorySource, Outgoing, Place, Position
+from scorer.stream.caution import Note
+from scorer.stream.health import HealthState
+from scorer.stream.metrics import Metrics
+from scorer.stream.payloads import read_payload
+from scorer.stream.pipeline import Parts
+from scorer.stream.service import Service
+from scorer.stream.settings import HealthSettings, PayloadSettings, StreamSettings
+
+PLACE = Place("unlensed.requests", 0)
+FACE = {"face_id": "0", "box": [180, 70, 95, 110]}
+READ = partial(read_payload, settings=PayloadSettings(), max_bytes=Limits().max_bytes)
+
+
+@dataclass
+class Bench:
+    """A service, its broker, and what it counts."""
+
+    starter: Bundle
+    embedder: Any
+    read: Callable[..., bytes] = READ
+    broker: MemoryBroker = field(default_factory=MemoryBroker)
+    metrics: Metrics = field(default_factory=Metrics)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def send(self, *values: object) -> None:
+        """Append requests, as JSON unless they are bytes or None."""
+        encoded = [v if v is None or isinstance(v, bytes) else json.dumps(v).encode() for v in values]
+        self.broker.append(Outgoing(PLACE.topic, b"key", value) for value in encoded)
+
+    def service(self, **settings: object) -> Service:
+        """Return a service on the broker."""
+        parts = Parts(
+            self.read,
+            load_bundle_detector(self.starter, 1),
+            self.embedder,
+            self.starter.model,
+            Limits(),
+            PolicyWatcher(None, len(self.starter.model.calibration), Policy()),
+        )
+        return Service(
+            MemorySource(self.broker, PLACE.topic),
+            MemorySink(self.broker),
+            parts,
+            StreamSettings.model_validate(settings),
+            metrics=self.metrics,
+            state=HealthState(HealthSettings()),
+            stop=self.stop,
+        )
+
+    def run(self, **settings: object) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+        """Serve until all is answered; return the results and the dead letters' headers."""
+        self.service(**settings).run(until_drained=True)
+        results = [json.loads(record.value or b"") for record in self.broker.topics["unlensed.results"]]
+        dead = [
+            {name: value.decode() for name, value in record.headers}
+            for record in self.broker.topics["unlensed.dead-letters"]
+        ]
+        return results, dead
+
+    def count(self, name: str, **labels: str) -> float:
+        """Return a metric's value."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+def bench(starter: Bundle, embedder: LocalEmbedder) -> Bench:
+    """A bench with the starter bundle's real engine."""
+    return Bench(starter, OneAtATime(embedder))
+
+
+@pytest.fixture(scope="session")
+def request_for(portrait: bytes) -> Callable[..., dict[str, Any]]:
+    """Make requests that carry the portrait."""
+    encoded = base64.b64encode(portrait).decode()
+
+    def make(request_id: str, **fields: object) -> dict[str, Any]:
+        return {
+            "request_id": request_id,
+            "content_id": "c",
+            "image": {"bytes": encoded},
+            "faces": [FACE],
+            **fields,
+        }
+
+    return make
+
+
+class Held:
+    """An engine that answers when it is let go."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.batches: list[int] = []
+
+    def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
+        """Wait, then answer."""
+        self.batches.append(len(faces))
+        self.go.wait(60)
+        return FeatureBatch(np.zeros((len(faces), 768), np.float32), {})
+
+
+def test_every_record_gets_one_answer_in_order(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
+    """Good, bad and broken records are each answered once; results keep the order and the key of their requests."""
+    bench.send(
+        request_for("a"),
+        b"not JSON",
+        request_for("b", image={"bytes": base64.b64encode(b"no picture").decode()}),
+        None,
+        request_for("c", faces=None),
+        request_for("d", faces=[FACE | {"box": [9000, 9000, 50, 50]}]),
+        request_for("e", image={"uri": "https://127.0.0.1/secret?token=1"}),
+        request_for("a"),
+        request_for("f", faces=[]),
+    )
+    results, dead = bench.run()
+    assert [(result["request_id"], result["status"]) for result in results] == [
+        ("a", "scored"),
+        ("b", "unsupported"),
+        ("c", "scored"),
+        ("d", "failed"),
+        ("e", "failed"),
+        ("a", "scored"),
+        ("f", "no_face"),
+    ]
+    assert results[4]["reason_codes"] == ["forbidden_uri"]
+    assert "token" not in json.dumps(results)
+    assert results[0]["result_id"] == results[5]["result_id"]
+    assert [letter["unlensed-error-code"] for letter in dead] == ["not_json", "null_value"]
+    assert all(record.key == b"key" for record in bench.broker.topics["unlensed.results"])
+    assert bench.broker.committed[PLACE] == Position(9, str(Note(open=False)))
+    assert bench.count("unlensed_records_answered_total", status="scored") == 3
+    assert bench.count("unlensed_records_dead_total", code="not_json") == 1
+
+
+def test_the_trace_reaches_the_result(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
+    """A request's traceparent is on its result, and the result says what it is."""
+    parent = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    value = json.dumps(request_for("a")).encode()
+    bench.broker.append([Outgoing(PLACE.topic, None, value, (("traceparent", parent),))])
+    bench.run()
+    headers = dict(bench.broker.topics["unlensed.results"][0].headers)
+    assert headers["traceparent"] == parent
+    assert headers["ce_type"] == b"unlensed.result.v1"
+    assert headers["unlensed-mode"] == b"live"
+
+
+def test_a_shadow_writes_to_its_own_topics(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
+    """In shadow mode nothing reaches the live topics."""
+    bench.send(request_for("a"), b"bad")
+    results, dead = bench.run(mode="shadow")
+    assert not results
+    assert not dead
+    assert len(bench.broker.topics["unlensed.results.shadow"]) == 1
+    assert len(bench.broker.topics["unlensed.dead-letters.shadow"]) == 1
+
+
+def test_positions_go_with_the_answers_when_exactly_once(
+    bench: Bench, request_for: Callable[..., dict[str, Any]]
+) -> None:
+    """With transactions every record is answered once and the position is stored."""
+    bench.send(*[request_for(str(number)) for number in range(5)])
+    results, _ = bench.run(delivery="exactly_once")
+    assert [result["request_id"] for result in results] == list("01234")
+    assert bench.broker.committed[PLACE].offset == 5
+
+
+def test_a_dead_workers_records_are_processed_alone(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
+    """After an open note as many records as a worker holds are begun one at a time; the rest go in batches again."""
+    bench.broker.committed[PLACE] = Position(0, str(Note(open=True)))
+    bench.send(*[request_for(str(number)) for number in range(8)])
+    results, dead = bench.run(max_in_flight_images=4)
+    assert len(results) == 8
+    assert not dead
+    assert bench.count("unlensed_isolated_records_total") == 4
+
+
+def test_a_record_present_at_three_deaths_is_not_tried_again(
+    bench: Bench, request_for: Callable[..., dict[str, Any]]
+) -> None:
+    """It becomes a dead letter that says so, and the records behind it are answered."""
+    bench.broker.committed[PLACE] = Position(0, str(Note(open=True, deaths=2)))
+    bench.send(*[request_for(str(number)) for number in range(3)])
+    results, dead = bench.run()
+    assert [result["request_id"] for result in results] == ["1", "2"]
+    assert dead[0]["unlensed-error-code"] == "kills_worker"
+    assert dead[0]["unlensed-attempts"] == "3"
+
+
+def test_a_worker_leaves_a_note_before_it_begins(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
+    """What kills a worker with its first record is seen by the next: the position is claimed before work starts."""
+
+    class Deadly:
+        def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
+            raise MemoryError(len(faces))
+
+    bench.embedder = Deadly()
+    bench.send(request_for("a"))
+    with pytest.raises(MemoryError):
+        bench.service().run()
+    assert bench.broker.committed[PLACE] == Position(0, str(Note(open=True)))
+    assert not bench.broker.topics["unlensed.results"]
+
+
+def test_a_full_budget_pauses_and_polling_goes_on(starter: Bundle, request_for: Callable[..., dict[str, Any]]) -> None:
+    """While the engine hangs no more records are taken than the budget allows; afterwards all are answered."""
+    held = Held()
+    bench = Bench(starter, held)
+    bench.send(*[request_for(str(number)) for number in range(20)])
+    service = bench.service(max_in_flight_images=5, batch_images=2)
+    thread = threading.Thread(target=lambda: service.run(until_drained=True), daemon=True)
+    thread.start()
+    for _ in range(200):
+        if bench.count("unlensed_paused"):
+            break
+        bench.stop.wait(0.05)
+    polled = bench.count("unlensed_records_received_total", topic=PLACE.topic)
+    assert bench.count("unlensed_paused") == 1
+    assert polled == 5
+    held.go.set()
+    thread.join(30)
+    assert len(bench.broker.topics["unlensed.results"]) == 20
+    assert bench.count("unlensed_pauses_total", reason="images") >= 1
+
+
+def test_leaving_finishes_what_was_begun(starter: Bundle, request_for: Callable[..., dict[str, Any]]) -> None:
+    """Told to stop, the service answers what it has begun, commits that with a closed note, and begins no more."""
+    held = Held()
+    bench = Bench(starter, held)
+    bench.send(*[request_for(str(number)) for number in range(20)])
+    service = bench.service(max_in_flight_images=5, batch_images=5)
+    thread = threading.Thread(target=service.run, daemon=True)
+    thread.start()
+    while not held.batches:
+        bench.stop.wait(0.01)
+    bench.stop.set()
+    threading.Timer(0.3, held.go.set).start()
+    thread.join(30)
+    answered = len(bench.broker.topics["unlensed.results"])
+    assert 0 < answered < 20
+    assert bench.broker.committed[PLACE] == Position(answered, str(Note(open=False)))
+
+
+def test_a_drain_has_a_deadline(starter: Bundle, request_for: Callable[..., dict[str, Any]]) -> None:
+    """An engine that never answers does not keep the service from leaving; nothing unfinished is committed."""
+    bench = Bench(starter, Held())
+    bench.send(request_for("a"))
+    service = bench.service(drain_s=0.2, revoke_s=0.1)
+    thread = threading.Thread(target=service.run, daemon=True)
+    thread.start()
+    while not bench.embedder.batches:
+        bench.stop.wait(0.01)
+    bench.stop.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert bench.broker.committed[PLACE] == Position(0, str(Note(open=False)))
+    assert not bench.broker.topics["unlensed.results"]
