@@ -11,6 +11,7 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ingest.reasons import Unscorable
 # Address space, of which OpenVINO and NumPy reserve more than they use. The largest admitted image must fit.
 MEMORY_BYTES = 4 << 30
 MAX_FRAME_BYTES = 1 << 30
-GRACE_S = 5.0  # the parent's clock comes first; this process's own is for a parent that died
+GRACE_S = 1.0  # the parent's clock comes first; this process's own is for a parent that died
 _LENGTHS = struct.Struct(">II")
 
 
@@ -83,7 +84,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # meant for the service, which finishes its images first
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold somebody's picture
-    Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")  # this process before the service
+    with suppress(OSError):  # where memory runs out this process goes before the service, if the system lets it say so
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     channel = socket.socket(fileno=0)
     try:
         setup, _ = receive_frame(channel.recv_into, MAX_FRAME_BYTES)

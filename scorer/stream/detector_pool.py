@@ -1,6 +1,7 @@
 """The face detector in processes of its own: a picture that kills a decoder costs itself, not the service."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from scorer.stream.patience import Stopped
 
 MAX_ANSWER_BYTES = 1 << 20
 START_TIMEOUT_S = 60.0
+END_TIMEOUT_S = 1.0
 START_TRIES = 3
 TRIES = 2
 # What Python and its libraries need to start; the service's secrets lie in other variables and stay out.
@@ -163,7 +165,7 @@ class _Child:
         self._channel, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "scorer.stream.detector_child"],
+                [sys.executable, "-P", "-m", "scorer.stream.detector_child"],  # -P: no module of the working folder
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 env={name: os.environ[name] for name in _INHERITED if name in os.environ} | _ONE_THREAD,
@@ -202,9 +204,16 @@ class _Child:
         except TimeoutError:
             raise _ChildFailed(Reason.TIMED_OUT, f"the detector gave no answer within {timeout_s:g} s") from None
         except (OSError, EOFError, ValueError) as error:
-            self._process.kill()  # it may live yet, when what it said made no sense
-            status = self._process.wait()
-            raise _ChildFailed(Reason.UNDECODABLE, f"the detector's process ended with status {status}") from error
+            status = self._await_end()
+            reason = Reason.TIMED_OUT if status == -signal.SIGALRM else Reason.UNDECODABLE
+            raise _ChildFailed(reason, f"the detector's process ended with status {status}") from error
+
+    def _await_end(self) -> int:
+        try:
+            return self._process.wait(END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:  # what it said made no sense, but it lives
+            self._process.kill()
+            return self._process.wait()
 
     def _receive_until(self, deadline: float) -> Callable[[memoryview], int]:
         def receive(buffer: memoryview) -> int:
