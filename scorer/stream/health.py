@@ -178,7 +178,7 @@ class _Server(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
-    request_queue_size = MAX_CONNECTIONS
+    request_queue_size = 128  # who is not taken yet; beyond it, a client waits a second before it tries again
 
     def __init__(self, host: str, port: int, state: HealthState, metrics: Metrics) -> None:
         self.state, self.metrics = state, metrics

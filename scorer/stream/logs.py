@@ -163,7 +163,7 @@ def _facts(record: logging.LogRecord) -> dict[str, object]:
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
         "level": record.levelname.lower(),
         "logger": record.name,
-        "event": redact_text(event),
+        "event": redact_text(event).rstrip(),
     }
     fields: Mapping[str, object] = getattr(record, "fields", {})
     facts |= {name: redact_field(name, value) for name, value in fields.items() if name not in facts}

@@ -39,8 +39,8 @@ _PATTERNS = (
     ),  # a path with a query whose host stands elsewhere, as urllib3 writes it
     (
         re.compile(
-            rf"({_WORDS})([\w-]{{0,32}}[\"']?\s{{0,4}}[:=]\s{{0,4}})"
-            r"(?:'(?:\\.|[^'\\])*'?|\"(?:\\.|[^\"\\])*\"?|(?:(?:bearer|basic|digest)\s+)?\S+)",
+            rf"({_WORDS})([\w-]{{0,32}}[\\\"']{{0,4}}\s{{0,4}}[:=]\s{{0,4}})"
+            r"(?:'(?:\\.|[^'\\])*'?\S*|\"(?:\\.|[^\"\\])*\"?\S*|(?:(?:bearer|basic|digest)\s+)?\S+)",
             re.IGNORECASE | re.DOTALL,
         ),
         rf"\1\2{HIDDEN}",

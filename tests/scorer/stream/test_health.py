@@ -1,0 +1,253 @@
+"""Probes: what makes a service live and ready, and that no client can keep others from asking."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from scorer.stream import health
+from scorer.stream.health import Canary, HealthServer, HealthState
+from scorer.stream.metrics import Metrics
+from scorer.stream.settings import HealthSettings
+
+SETTINGS = HealthSettings(port=0, max_poll_age_s=30, max_canary_age_s=300)
+
+
+class Clock:
+    """A clock that a test holds."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """Return what the test has set."""
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """The clock that `state` reads."""
+    return Clock()
+
+
+@pytest.fixture
+def state(clock: Clock) -> HealthState:
+    """The state of a service that has just begun."""
+    return HealthState(SETTINGS, clock)
+
+
+@pytest.fixture
+def server(state: HealthState) -> Iterator[HealthServer]:
+    """A server on a free port."""
+    with HealthServer(SETTINGS, state, Metrics()) as running:
+        yield running
+
+
+def ask(server: HealthServer, path: str, method: str = "GET", **headers: str) -> tuple[int, str, str]:
+    """Return status, content type and body of an answer."""
+    connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=10)
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    body = answer.read().decode()
+    connection.close()
+    return answer.status, answer.headers["Content-Type"], body
+
+
+def connect(server: HealthServer, sent: bytes) -> socket.socket:
+    """Return a connection that has sent `sent` and no more."""
+    parts = urlsplit(server.url)
+    connection = socket.create_connection((parts.hostname, parts.port), timeout=10)
+    connection.sendall(sent)
+    return connection
+
+
+def test_a_service_that_begins_is_live_and_not_ready(state: HealthState, clock: Clock) -> None:
+    """It has the same time to its first poll and canary as later between two."""
+    assert state.live().ok
+    assert state.ready().reasons == ("the service is starting", "canary inference: none has run yet")
+    clock.now += 31
+    assert state.live().reasons == ("the poll loop has not gone round for 31 s; 30 s allowed",)
+
+
+def test_ready_takes_a_verified_bundle_and_a_canary(state: HealthState) -> None:
+    """Each alone is not enough, and each can be withdrawn."""
+    state.set_ready(ready=True, why="")
+    assert not state.ready().ok
+    state.canary(ok=True, detail="")
+    assert state.ready() == health.Verdict(ok=True, reasons=())
+    state.canary(ok=False, detail="EngineFailed: timeout")
+    assert state.ready().reasons == ("canary inference: EngineFailed: timeout",)
+    state.canary(ok=True, detail="")
+    state.set_ready(ready=False, why="draining")
+    assert state.ready().reasons == ("draining",)
+
+
+def test_a_canary_that_fails_ends_a_service_only_after_long(state: HealthState, clock: Clock) -> None:
+    """An outage of the engine leaves the scorer live until no canary has succeeded for `max_canary_age_s`."""
+    state.canary(ok=True, detail="")
+    for _ in range(300):
+        clock.now += 1
+        state.polled()
+        state.canary(ok=False, detail="down")
+        assert state.live().ok
+    clock.now += 1
+    state.polled()
+    assert state.live().reasons == ("no canary inference has succeeded for 301 s; 300 s allowed",)
+    state.canary(ok=True, detail="")
+    assert state.live().ok
+
+
+def test_a_canary_that_hangs_is_neither_live_nor_ready(state: HealthState, clock: Clock) -> None:
+    """A last success that is too old counts no more, though nothing failed since."""
+    state.set_ready(ready=True, why="")
+    state.canary(ok=True, detail="")
+    clock.now += 301
+    state.polled()
+    assert not state.live().ok
+    assert not state.ready().ok
+
+
+def test_probes_answer_with_reasons(server: HealthServer, state: HealthState) -> None:
+    """200 or 503, and a body that says why, without the secrets of an exception's message."""
+    assert ask(server, "/health/live") == (200, "application/json", '{"ok": true, "reasons": []}\n')
+    state.set_ready(ready=True, why="")
+    state.canary(ok=False, detail="cannot reach https://u:zQ7@engine/p?token=zQ7")
+    status, _, body = ask(server, "/health/ready?full=1")
+    assert status == 503
+    assert json.loads(body)["reasons"] == ["canary inference: cannot reach https://engine/p?<redacted>"]
+    state.canary(ok=True, detail="")
+    assert ask(server, "/health/ready")[0] == 200
+
+
+def test_metrics_are_served_as_asked_for(server: HealthServer) -> None:
+    """Text by default, OpenMetrics for whoever accepts it."""
+    assert "unlensed_backend_up 0.0" in ask(server, "/metrics")[2]
+    _, kind, body = ask(server, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert kind.startswith("application/openmetrics-text")
+    assert "unlensed_backend_up" in {family.name for family in text_string_to_metric_families(body)}
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/health/live/", "/metrics/..", "/metrics2", "/health/../metrics"])
+def test_there_is_nothing_else(server: HealthServer, path: str) -> None:
+    """Other paths are not found."""
+    assert ask(server, path)[0] == 404
+
+
+def test_only_reading(server: HealthServer) -> None:
+    """HEAD has no body; every other method, and what is no HTTP, is refused without an echo."""
+    assert ask(server, "/health/live", "HEAD") == (200, "application/json", "")
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "TRACE", "zQ7"):
+        status, _, body = ask(server, "/health/live", method)
+        assert (status, json.loads(body)) == (405, {"error": "Method Not Allowed"})
+    with connect(server, b"zQ7 zQ7 zQ7 zQ7\r\n\r\n") as connection:
+        assert b"zQ7" not in connection.recv(10_000)
+    assert ask(server, "/health/live")[0] == 200
+
+
+def test_silent_clients_keep_nobody_out(server: HealthServer) -> None:
+    """Three times as many silent connections as there is room for, and a probe is answered; threads stay few."""
+    before = threading.active_count()
+    silent = [connect(server, b"GET /health/live HT") for _ in range(3 * health.MAX_CONNECTIONS)]
+    assert ask(server, "/health/live")[0] == 200
+    assert threading.active_count() - before <= health.MAX_CONNECTIONS + 2
+    assert silent[0].recv(1) == b""
+    for connection in silent:
+        connection.close()
+
+
+def drip(connection: socket.socket) -> None:
+    """Send a header line now and then, for ever but for a bound."""
+    for _ in range(1000):
+        connection.sendall(b"X: y\r\n")
+        threading.Event().wait(0.02)
+
+
+def test_a_slow_request_is_cut_off(state: HealthState, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that sends a header line now and then does not live for ever, though it is never silent."""
+    monkeypatch.setattr(health, "MAX_REQUEST_S", 0.3)
+    with HealthServer(SETTINGS, state, Metrics()) as server, connect(server, b"GET /metrics HTTP/1.1\r\n") as slow:
+        with pytest.raises(ConnectionError):
+            drip(slow)
+        assert ask(server, "/health/live")[0] == 200
+
+
+def test_clients_that_hang_up_leave_no_trace(server: HealthServer, capfd: pytest.CaptureFixture[str]) -> None:
+    """A connection reset in the middle prints no traceback."""
+    for _ in range(20):
+        connection = connect(server, b"GET /metrics HTTP/1.1\r\n")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        connection.close()
+    assert ask(server, "/metrics")[0] == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_taken_port_is_named(server: HealthServer, state: HealthState) -> None:
+    """The error says which port and which setting."""
+    taken = SETTINGS.model_copy(update={"port": urlsplit(server.url).port})
+    with pytest.raises(OSError, match=rf"127\.0\.0\.1:{taken.port}; choose another UNLENSED_HEALTH__PORT"):
+        HealthServer(taken, state, Metrics())
+
+
+def test_a_server_gives_its_port_back(state: HealthState) -> None:
+    """After the block nobody listens."""
+    with HealthServer(SETTINGS, state, Metrics()) as server:
+        pass
+    with pytest.raises(ConnectionRefusedError):
+        connect(server, b"")
+
+
+def test_canaries_run_one_after_another(state: HealthState) -> None:
+    """At once and again, never two at a time however long one takes, and none after `stop`."""
+    running, most, runs = 0, 0, threading.Semaphore(0)
+
+    def check() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        time.sleep(0.005)
+        running -= 1
+        runs.release()
+
+    with Canary(check, state, every_s=0.001):
+        for _ in range(5):
+            assert runs.acquire(timeout=10)
+    assert not any(thread.name == "canary" for thread in threading.enumerate())
+    assert most == 1
+
+
+def test_a_canary_tells_what_it_found(state: HealthState) -> None:
+    """A check that raises makes the service unready with the exception's words; one that returns makes it ready."""
+    state.set_ready(ready=True, why="")
+    heard = threading.Semaphore(0)
+    broken = threading.Event()
+    broken.set()
+
+    def check() -> None:
+        heard.release()
+        if broken.is_set():
+            message = "golden face 3 is 4.1 nats off"
+            raise RuntimeError(message)
+
+    with Canary(check, state, every_s=0.001):
+        for _ in range(2):
+            heard.acquire(timeout=10)
+        assert state.ready().reasons == ("canary inference: RuntimeError: golden face 3 is 4.1 nats off",)
+        broken.clear()
+        for _ in range(3):
+            heard.acquire(timeout=10)
+        assert state.ready().ok
+
+
+def test_a_canary_that_hangs_does_not_hold_up_the_end(state: HealthState) -> None:
+    """`stop` gives up on a check that does not return."""
+    release = threading.Event()
+    canary = Canary(release.wait, state, every_s=1)
+    canary.stop(timeout_s=0.01)
+    assert not state.ready().ok
+    release.set()

@@ -1,0 +1,93 @@
+"""The metrics are the ones in the list, have few series, and Prometheus can read them."""
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest, openmetrics
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from scorer.stream.broker import Place
+from scorer.stream.metrics import NAMES, STAGES, Metrics
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """The service's metrics with one series each, as after a first record."""
+    metrics = Metrics()
+    metrics.bundle_info.info({"bundle_id": "starter", "digest": "d", "mode": "live", "delivery": "at_least_once"})
+    metrics.records_received.labels(topic="requests").inc()
+    metrics.records_dead.labels(code="not_json").inc()
+    metrics.lag_records.labels(topic="requests", partition="0").set(7)
+    metrics.stage_seconds.labels(stage="score").observe(0.02)
+    return metrics
+
+
+def exposed(registry: CollectorRegistry) -> dict[str, str]:
+    """Return the help of each metric as it is exposed, without those of the process."""
+    shown = {}
+    for line in generate_latest(registry).decode().splitlines():
+        if line.startswith("# HELP unlensed_"):
+            _, _, name, text = line.split(" ", 3)
+            shown[name] = text
+    return shown
+
+
+def test_the_list_is_what_is_exposed(metrics: Metrics) -> None:
+    """Every name in the list exists with its text, and every metric that exists is in the list."""
+    assert exposed(metrics.registry) == NAMES
+
+
+def test_each_metric_is_an_attribute_named_after_it(metrics: Metrics) -> None:
+    """`unlensed_records_dead_total` is `records_dead`."""
+    attributes = {name for name, value in vars(metrics).items() if isinstance(value, MetricWrapperBase)}
+    assert attributes == {name.removeprefix("unlensed_").removesuffix("_total") for name in NAMES}
+
+
+def test_both_expositions_parse(metrics: Metrics) -> None:
+    """Prometheus' text and OpenMetrics say the same counts."""
+    text = generate_latest(metrics.registry).decode()
+    om = openmetrics.exposition.generate_latest(metrics.registry).decode()
+    for families in (parse_text(text), parse_openmetrics(om)):
+        samples = {(s.name, *sorted(s.labels.values())): s.value for family in families for s in family.samples}
+        assert samples["unlensed_records_received_total", "requests"] == 1
+        assert samples["unlensed_stage_seconds_count", "score"] == 1
+        assert samples["unlensed_lag_records", "0", "requests"] == 7
+        assert samples["process_resident_memory_bytes",] > 0
+
+
+def test_labels_are_ours(metrics: Metrics) -> None:
+    """No label takes what a request says, such as a tenant, so that no sender can add series."""
+    labels = {name for family in metrics.registry.collect() for sample in family.samples for name in sample.labels}
+    ours = {"topic", "partition", "status", "code", "decision", "stage", "reason", "backend", "outcome", "le"}
+    assert labels == ours | {"bundle_id", "digest", "mode", "delivery"}
+
+
+def test_series_of_known_labels_start_at_zero() -> None:
+    """Before the first record, every status, decision, stage, reason and outcome is there."""
+    samples = {(s.name, *s.labels.values()): s.value for f in Metrics().registry.collect() for s in f.samples}
+    for stage in STAGES:
+        assert samples["unlensed_stage_seconds_count", stage] == 0
+    for series in (
+        ("unlensed_records_answered_total", "no_face"),
+        ("unlensed_faces_scored_total", "flag"),
+        ("unlensed_pauses_total", "backend"),
+        ("unlensed_backend_retries_total", "engine"),
+        ("unlensed_policy_reloads_total", "refused"),
+    ):
+        assert samples[series] == 0
+
+
+def test_a_revoked_partition_is_forgotten(metrics: Metrics) -> None:
+    """Its lag disappears, once or twice said; the others' stays."""
+    metrics.lag_records.labels(topic="requests", partition="1").set(9)
+    metrics.forget(Place("requests", 0))
+    metrics.forget(Place("requests", 0))
+    lags = [sample for family in metrics.lag_records.collect() for sample in family.samples]
+    assert [(sample.labels["partition"], sample.value) for sample in lags] == [("1", 9)]
+
+
+def test_two_services_in_one_process_do_not_mix() -> None:
+    """Each has a registry of its own."""
+    one, other = Metrics(), Metrics()
+    one.isolated_records.inc()
+    assert other.registry.get_sample_value("unlensed_isolated_records_total") == 0
