@@ -11,10 +11,11 @@ from importlib.util import find_spec
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka.consumer.fetcher import ConsumerRecord, Fetcher
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.net.compat import KafkaNetClient
 from kafka.serializer import Serializer
-from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
+from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 
 from scorer.settings import SettingsError
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, Position, Record
@@ -22,7 +23,8 @@ from scorer.stream.kafka_security import is_encrypted, security_options, split_a
 from scorer.stream.settings import KafkaSettings
 from scorer.transport import require_private_transport
 
-__all__ = ["ConsumerGroupMetadata", "TopicPartition", "errors"]  # for the source and the sink beside this module
+# For the source and the sink beside this module.
+__all__ = ["ConsumerGroupMetadata", "MemberState", "TopicPartition", "errors"]
 
 CONNECT_S = 15
 REQUEST_S = 15
@@ -39,10 +41,11 @@ FRAME_BYTES = 2**31 - 1
 PRODUCE_BYTES = 96 * MIB
 BATCH_BYTES = 128 * 1024
 
+UNREADABLE = "unlensed-unreadable"  # the header of a record that stands for one that the client cannot parse
+
 # Waiting does not help with these; with everything else it may.
 REFUSALS = (
     errors.AuthorizationError,
-    errors.CorruptRecordError,
     errors.FencedInstanceIdError,
     errors.GroupMaxSizeReachedError,
     errors.InconsistentGroupProtocolError,
@@ -102,7 +105,7 @@ class Brokers:
             "heartbeat_interval_ms": int(min(3.0, self._kafka.session_timeout_s / 3) * 1000),
             "max_poll_interval_ms": int(self._kafka.max_poll_interval_s * 1000),
         }
-        return self._open(
+        consumer, connections = self._open(
             KafkaConsumer,
             group_id=group,
             enable_auto_commit=False,
@@ -113,6 +116,8 @@ class Brokers:
             receive_message_max_bytes=FRAME_BYTES,
             **(membership if joins else {}),
         )
+        consumer._fetcher.PartitionRecords = _TolerantRecords  # noqa: SLF001 - it has no option for this
+        return consumer, connections
 
     def open_producer(self, transactional_id: str | None) -> Any:  # noqa: ANN401 - the client ships no types
         """Return a producer that waits for all replicas, once each, uncompressed because JPEG does not shrink.
@@ -142,7 +147,7 @@ class Brokers:
         clients: list[Any] = []
 
         def keep(**configuration: object) -> Any:  # noqa: ANN401 - the client ships no types
-            clients.append(KafkaNetClient(**configuration))
+            clients.append(_PatientClient(**configuration))
             return clients[-1]
 
         try:
@@ -160,6 +165,66 @@ class Brokers:
         inner = next((each for each in error.args if isinstance(each, errors.KafkaError)), error)
         kind = BrokerRefused if isinstance(error, REFUSALS) or isinstance(inner, REFUSALS) else BrokerUnavailable
         return kind(f"Kafka at {self.bootstrap}: {what}: {error}")
+
+
+class _PatientClient(KafkaNetClient):  # type: ignore[misc]  # the client ships no types
+    def await_ready(self, node_id: object, timeout_ms: float = 30_000) -> bool:
+        """Say that a node is not ready instead of raising, at which the producer forgets what it was about to send.
+
+        A transaction would then wait for ever for a request that nobody sends.
+        """
+        try:
+            return bool(super().await_ready(node_id, timeout_ms=timeout_ms))
+        except errors.KafkaError:
+            self.poll(timeout_ms=100)  # the producer asks again at once
+            return False
+
+
+class _TolerantRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # the client ships no types
+    def take(self, n: int | None = None) -> list[ConsumerRecord]:
+        """Return a record that cannot be parsed without key and value, so that it becomes a dead letter.
+
+        Brokers do not look into records: a header's name that is no UTF-8 is enough. The client itself raises once,
+        then spins at that record for ever. Those behind it in the same batch cannot be parsed either.
+        """
+        try:
+            return list(super().take(n))
+        except errors.CorruptRecordError as error:
+            place, offset = self.topic_partition, self.next_fetch_offset
+            self.drain()
+            if "crc check" in str(error):
+                raise  # damaged on its way here: it may be whole when it is fetched again
+            self.next_fetch_offset = offset + 1
+            unreadable = [(UNREADABLE, str(error).encode()[:200])]
+            return [ConsumerRecord(*place, -1, offset, 0, 0, None, None, unreadable, None, -1, -1, -1)]
+
+
+class _Joining:
+    """A join under way, which the client will wait for again even if it is done by then."""
+
+    is_done = False
+
+    def __init__(self, task: Any) -> None:  # noqa: ANN401 - the client ships no types
+        self.add_callback, self.add_errback = task.add_callback, task.add_errback
+
+
+def keep_join(consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
+    """Keep a join that `poll` did not see the end of; to be called after every `poll`.
+
+    A join that ends between two polls is forgotten by the client, which then joins anew and so sets the whole group
+    to joining again. Members with short polls never come to rest.
+    """
+    coordinator = consumer._coordinator  # noqa: SLF001 - there is no other way to it
+    if coordinator._join_task is not None:  # noqa: SLF001
+        coordinator._join_task = _Joining(coordinator._join_task)  # noqa: SLF001
+
+
+def is_replaced(consumer: Any) -> bool:  # noqa: ANN401 - the client ships no types
+    """Return whether another worker has taken our instance id, at which the client only stops its heartbeats."""
+    coordinator = consumer._coordinator  # noqa: SLF001 - there is no other way to it
+    return (
+        coordinator.stable() and not coordinator.rejoin_needed and not coordinator._heartbeat_enabled  # noqa: SLF001
+    )
 
 
 class Connections:

@@ -65,13 +65,22 @@ class KafkaSink:
             producer.begin_transaction()
             self._send(producer, records)
             producer.send_offsets_to_transaction(to_offsets(positions), membership)
-            producer.commit_transaction()
+            self._commit(producer)
 
     def close(self, timeout_s: float) -> None:
         """See `RecordSink`."""
         for transactional_id in list(self._producers):
             self._discard(transactional_id, timeout_s)
         self._watchdog.close()
+
+    def _commit(self, producer: Any) -> None:  # noqa: ANN401 - the client ships no types
+        try:
+            producer.commit_transaction()
+        except errors.BrokerResponseError:
+            raise  # the coordinator says that it is not committed
+        except errors.KafkaError as error:
+            # Nobody says whether it is. To report a failure would be to write it all twice if it is.
+            self._watchdog.bite(str(error))
 
     @contextmanager
     def _failures(self, transactional_id: str | None) -> Iterator[None]:
@@ -118,5 +127,6 @@ class KafkaSink:
 
     def _discard(self, transactional_id: str | None, timeout_s: float) -> None:
         if producer := self._producers.pop(transactional_id, None):
+            producer._sender.force_close()  # noqa: SLF001 - `close` alone waits for records that nobody wants any more
             with suppress(errors.KafkaError):
                 producer.close(timeout=timeout_s)

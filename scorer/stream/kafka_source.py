@@ -11,9 +11,12 @@ from scorer.stream.kafka_client import (
     Brokers,
     ConsumerGroupMetadata,
     HandOver,
+    MemberState,
     Rebalances,
     TopicPartition,
     errors,
+    is_replaced,
+    keep_join,
     to_offsets,
     to_record,
 )
@@ -75,6 +78,10 @@ class KafkaSource:
         except errors.KafkaError as error:
             if not isinstance(error.__cause__, HandOver):
                 self._wait_out(error, until)
+        keep_join(self._consumer)
+        if is_replaced(self._consumer):
+            message = f"another worker has joined the group {self._group} with our instance id, and replaced this one"
+            raise BrokerRefused(message)
         with self._lock:
             self._membership = self._consumer.group_metadata()
         self._hand_over()
@@ -131,6 +138,9 @@ class KafkaSource:
 
     def close(self, timeout_s: float) -> None:
         """See `RecordSource`."""
+        until = time.monotonic() + timeout_s
+        while self._membership.state == MemberState.REBALANCING and time.monotonic() < until:
+            self.poll(0.05, 1)  # nothing can be committed before the group is formed; what comes is left uncommitted
         if self._listener and self._owned:
             self._listener.on_revoked(frozenset(self._owned))
         with self._lock:

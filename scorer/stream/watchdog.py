@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 from scorer.stream.logs import get_logger
 
@@ -42,6 +42,12 @@ class Watchdog:
         with self._changed:
             self._deadline = None
 
+    def bite(self, why: str) -> NoReturn:
+        """End the process with exit code 75."""
+        log.error("this process ends, to learn from the broker what was done", what=self._what, why=why)
+        logging.shutdown()
+        os._exit(TRY_AGAIN)
+
     def close(self) -> None:
         """End the thread."""
         with self._changed:
@@ -53,7 +59,5 @@ class Watchdog:
             while not self._closed:
                 left_s = None if self._deadline is None else self._deadline - time.monotonic()
                 if left_s is not None and left_s <= 0:
-                    log.error("a call to the broker does not come back; this process ends", what=self._what)
-                    logging.shutdown()
-                    os._exit(TRY_AGAIN)
+                    self.bite(f"it did not come back within {self._limit_s:g} s")
                 self._changed.wait(left_s)

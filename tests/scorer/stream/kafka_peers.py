@@ -1,0 +1,175 @@
+"""What the Kafka tests play with: topics of their own, members of groups, and readers of what was written."""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from kafka import KafkaAdminClient, KafkaConsumer
+
+from scorer.stream.broker import BrokerUnavailable, Outgoing, Place, Position, Record
+from scorer.stream.kafka import KafkaSink, KafkaSource, connect
+from scorer.stream.settings import KafkaSettings, StreamSettings
+
+PATIENCE_S = 40
+
+
+def wait_until(true: Callable[[], object], what: str) -> None:
+    """Wait for something that must come."""
+    until = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < until, f"waited {PATIENCE_S} s for {what}"
+        time.sleep(0.01)
+
+
+class Site:
+    """A test's topics and group; what is opened here is closed here."""
+
+    def __init__(self, kafka: KafkaSettings, stream: StreamSettings) -> None:
+        self.kafka, self.stream = kafka, stream
+        self._stack = ExitStack()
+
+    def create_topics(self, partitions: int = 1, **configs: str) -> None:
+        """Create the requests with so many partitions, and the two others, whose settings may be given."""
+        admin = KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
+        plain = {"num_partitions": 1, "replication_factor": 1}
+        topics = {
+            self.stream.requests: {**plain, "num_partitions": partitions},
+            self.stream.results: {**plain, "configs": {key.replace("_", "."): value for key, value in configs.items()}},
+            self.stream.dead_letters: plain,
+        }
+        admin.create_topics(topics, wait_for_metadata=True)
+        admin.close()
+
+    def connect(self, **settings: object) -> tuple[KafkaSource, KafkaSink]:
+        """Return a source and a sink, connected."""
+        kafka = self.kafka.model_copy(update={name: settings.pop(name) for name in set(settings) - {"delivery"}})
+        source, sink = connect(kafka, self.stream.model_copy(update=settings))
+        self._stack.callback(sink.close, 2)
+        self._stack.callback(source.close, 2)
+        return source, sink
+
+    def join(self, **settings: object) -> "Member":
+        """Return a member of the group that has subscribed and not polled yet."""
+        return Member(*self.connect(**settings))
+
+    def produce(self, records: Iterable[Outgoing]) -> None:
+        """Write requests."""
+        _, sink = self.connect()
+        sink.deliver(list(records))
+
+    def requests(self, count: int) -> list[Outgoing]:
+        """Return requests, each with a key of its own."""
+        return [Outgoing(self.stream.requests, b"%d" % number, b"value %d" % number) for number in range(count)]
+
+    def read(self, topic: str) -> list[Any]:
+        """Return what a read_committed reader sees in a topic now."""
+        consumer = KafkaConsumer(
+            topic,
+            bootstrap_servers=self.kafka.bootstrap,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
+            max_partition_fetch_bytes=64 << 20,
+        )
+        seen: list[Any] = []
+        quiet = 0
+        while quiet < 2:
+            polled = [each for records in consumer.poll(timeout_ms=400).values() for each in records]
+            seen += polled
+            quiet = 0 if polled or not consumer.assignment() else quiet + 1
+        consumer.close()
+        return seen
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self._stack.close()
+
+
+class Member:
+    """A member of the group that acknowledges what it polls and commits in `on_revoked`, as the service does."""
+
+    def __init__(self, source: KafkaSource, sink: KafkaSink) -> None:
+        self.source, self.sink = source, sink
+        self.owned: dict[Place, Position | None] = {}
+        self.started: dict[Place, Position | None] = {}
+        self.told: list[tuple[str, frozenset[Place]]] = []
+        self.polled: list[Record] = []
+        self.done: dict[Place, int] = {}
+        self.before_revoked: Callable[[Collection[Place]], None] = lambda _places: None
+        self.note = ""
+        source.subscribe(self)
+
+    def on_assigned(self, positions: Mapping[Place, Position | None]) -> None:
+        """Note it."""
+        self.told.append(("assigned", frozenset(positions)))
+        self.owned.update(positions)
+        self.started.update(positions)
+
+    def on_revoked(self, places: Collection[Place]) -> None:
+        """Commit what was acknowledged."""
+        self.told.append(("revoked", frozenset(places)))
+        self.before_revoked(places)
+        self.source.commit(self.positions(places))
+        self._forget(places)
+
+    def on_lost(self, places: Collection[Place]) -> None:
+        """Forget it all."""
+        self.told.append(("lost", frozenset(places)))
+        self._forget(places)
+
+    def positions(self, places: Collection[Place]) -> dict[Place, Position]:
+        """Return what may be committed."""
+        return {place: Position(self.done[place], self.note) for place in places if place in self.done}
+
+    def turn(self, *, commit: bool = False) -> list[Record]:
+        """Poll once, acknowledge, and commit if asked to."""
+        records = list(self.source.poll(0.05, 100))
+        for record in records:
+            assert record.place in self.owned, "a record of a partition that was not announced"
+            self.done[record.place] = record.offset + 1
+        self.polled += records
+        if commit:
+            with suppress(BrokerUnavailable):
+                self.source.commit(self.positions(self.owned))
+        return records
+
+    def _forget(self, places: Collection[Place]) -> None:
+        for place in places:
+            self.owned.pop(place)
+            self.done.pop(place, None)
+
+
+def turn_until(members: Collection[Member], true: Callable[[], object], what: str) -> None:
+    """Let members poll, one after the other, until something comes true."""
+    until = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < until, f"waited {PATIENCE_S} s for {what}"
+        for member in members:
+            member.turn()
+
+
+class Runner:
+    """Lets a member poll and commit on a thread of its own until it is stopped, then leave the group."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.crash: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Leave the group in order."""
+        self._stop.set()
+        self._thread.join()
+        if self.crash:
+            raise self.crash
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self.member.turn(commit=True)
+            self.member.source.close(timeout_s=2)
+        except BaseException as error:  # noqa: BLE001 - raised again on the test's thread
+            self.crash = error

@@ -1,0 +1,289 @@
+"""Reading from a real broker: positions, notes, rebalances, lag, and records that mean harm."""
+
+import threading
+import time
+from collections import Counter
+
+import pytest
+from kafka import KafkaProducer
+
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, Position
+from scorer.stream.kafka_client import UNREADABLE
+from tests.scorer.stream.kafka_peers import Runner, Site, turn_until, wait_until
+
+
+def test_records_come_as_they_were_written(site: Site) -> None:
+    """Key, value and headers arrive byte for byte, absent ones as None, in order; 40 MiB pass."""
+    site.create_topics()
+    topic = site.stream.requests
+    large = bytes(range(256)) * (40 << 12)
+    outgoing = [
+        Outgoing(topic, b"k", b"v", (("a", b"1"), ("a", b"2"), ("", b""))),
+        Outgoing(topic, None, b""),
+        Outgoing(topic, b"", None),
+        Outgoing(topic, None, None),
+        Outgoing(topic, b"large", large),
+    ]
+    site.produce(outgoing)
+    member = site.join()
+    turn_until([member], lambda: len(member.polled) == len(outgoing), "all records")
+    assert [Outgoing(r.topic, r.key, r.value, r.headers) for r in member.polled] == outgoing
+    assert [record.offset for record in member.polled] == list(range(len(outgoing)))
+    assert all(abs(record.timestamp_ms / 1000 - time.time()) < 60 for record in member.polled)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd"])
+def test_producers_may_compress(site: Site, codec: str) -> None:
+    """Each of Kafka's codecs is read."""
+    site.create_topics()
+    producer = KafkaProducer(bootstrap_servers=site.kafka.bootstrap, compression_type=codec)
+    producer.send(site.stream.requests, b"value" * 1000)
+    producer.close()
+    member = site.join()
+    turn_until([member], lambda: member.polled, "the record")
+    assert member.polled[0].value == b"value" * 1000
+
+
+def test_a_position_and_its_note_are_told_before_the_first_record(site: Site) -> None:
+    """Who takes over a partition learns the committed offset and 4,000 bytes of note, and reads on from there."""
+    site.create_topics(2)
+    site.produce(site.requests(40))
+    first = site.join()
+    first.note = "é" * 2000
+    turn_until([first], lambda: len(first.polled) == 40, "all records")
+    ends = dict(first.done)
+    first.done = {place: end - 3 for place, end in ends.items()}
+    first.source.close(timeout_s=2)
+    second = site.join()
+    turn_until([second], lambda: len(second.polled) == 6, "the records that were not acknowledged")
+    assert first.owned == {}
+    assert second.owned == {place: Position(end - 3, "é" * 2000) for place, end in ends.items()}
+    assert Counter(record.place for record in second.polled) == dict.fromkeys(ends, 3)
+
+
+def test_a_group_that_never_committed_starts_at_the_beginning(site: Site) -> None:
+    """The position of such a partition is None."""
+    site.create_topics(2)
+    member = site.join()
+    turn_until([member], lambda: member.owned, "an assignment")
+    assert member.owned == {Place(site.stream.requests, 0): None, Place(site.stream.requests, 1): None}
+
+
+def test_pauses_hold_records_back(site: Site) -> None:
+    """Nothing comes of a paused partition, everything after it is resumed; partitions of others are ignored."""
+    site.create_topics(2)
+    member = site.join()
+    turn_until([member], lambda: member.owned, "an assignment")
+    quiet, stranger = Place(site.stream.requests, 0), Place("somewhere", 3)
+    member.source.pause([quiet, stranger])
+    site.produce(site.requests(40))
+    turn_until([member], lambda: member.polled, "records of the other partition")
+    for _ in range(10):
+        member.turn()
+    assert quiet not in {record.place for record in member.polled}
+    member.source.resume([quiet, stranger])
+    turn_until([member], lambda: len(member.polled) == 40, "all records")
+
+
+def test_lag_counts_what_is_left(site: Site) -> None:
+    """Lag is what lies behind the last record returned, for each partition."""
+    site.create_topics()
+    site.produce(site.requests(25))
+    member = site.join()
+    place = Place(site.stream.requests, 0)
+    assert member.source.lag() == {}
+    polled: list[object] = []
+    while not polled:
+        polled += member.source.poll(0.1, 10)
+    assert member.source.lag() == {place: 15}
+    while len(polled) < 25:
+        polled += member.source.poll(0.1, 10)
+    assert member.source.lag() == {place: 0}
+
+
+def test_rebalances_lose_and_repeat_nothing(site: Site) -> None:
+    """While members come and go in good order, each record is acknowledged once, in order, and all are committed."""
+    site.create_topics(6)
+    stop = threading.Event()
+    produced: list[Outgoing] = []
+
+    def produce() -> None:
+        _, sink = site.connect()
+        while not stop.is_set():
+            some = [Outgoing(site.stream.requests, b"%d" % n, b"v") for n in range(len(produced), len(produced) + 20)]
+            sink.deliver(some)
+            produced.extend(some)
+            time.sleep(0.02)
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    members = [site.join() for _ in range(3)]
+    runners = []
+    for size, member in enumerate(members, start=1):
+        runners.append(Runner(member))
+        present = members[:size]
+        wait_until(lambda present=present: {len(m.owned) for m in present} == {6 // len(present)}, "a fair share")
+    runners[0].stop()
+    wait_until(lambda: {len(m.owned) for m in members[1:]} == {3}, "what the first one left")
+    stop.set()
+    producer.join()
+    wait_until(lambda: sum(len(m.polled) for m in members) >= len(produced), "all records")
+    runners[1].stop()
+    runners[2].stop()
+    seen = [(record.partition, record.offset) for member in members for record in member.polled]
+    assert len(seen) == len(set(seen)) == len(produced)
+    for member in members:
+        for partition in range(6):
+            offsets = [record.offset for record in member.polled if record.partition == partition]
+            assert offsets == sorted(offsets)
+    assert all("lost" not in {what for what, _ in member.told} for member in members)
+    heir = site.join()
+    turn_until([heir], lambda: len(heir.owned) == 6, "all partitions")
+    assert sum(position.offset for position in heir.owned.values() if position) == len(produced)
+
+
+def test_only_what_moves_is_revoked(site: Site) -> None:
+    """A member that comes takes half of the partitions; the other half is never taken from its owner."""
+    site.create_topics(4)
+    first = site.join()
+    turn_until([first], lambda: len(first.owned) == 4, "all partitions")
+    second = site.join()
+    turn_until([first, second], lambda: len(second.owned) == 2, "half of them")
+    revoked = [places for what, places in first.told if what == "revoked"]
+    assert len(revoked) == 1
+    assert revoked[0] == frozenset(second.owned)
+
+
+def test_revoked_partitions_are_finished_while_heartbeats_go_on(site: Site) -> None:
+    """Four seconds in on_revoked with a session of three: still a member, the commit counts, nobody reads before."""
+    site.create_topics(2)
+    site.produce(site.requests(40))
+    slow = site.join(session_timeout_s=3)
+    turn_until([slow], lambda: len(slow.polled) == 40, "all records")
+    threads: list[str] = []
+
+    def linger(_places: object) -> None:
+        threads.append(threading.current_thread().name)
+        time.sleep(4)
+        assert not heir.owned
+
+    slow.before_revoked, slow.note = linger, "finished late"
+    heir = site.join(session_timeout_s=3)
+    runner = Runner(heir)
+    turn_until([slow], lambda: len(heir.owned) == 1, "the other's partition")
+    runner.stop()
+    assert threads == [threading.current_thread().name]
+    assert [position.note for position in heir.started.values() if position] == ["finished late"]
+    assert not heir.polled
+    assert {what for what, _ in slow.told} == {"assigned", "revoked"}
+    slow.before_revoked = lambda _places: None
+
+
+def test_commits_during_a_rebalance_are_refused_and_repeated(site: Site) -> None:
+    """While the group forms anew a commit says so at once; after it the same commit succeeds."""
+    site.create_topics(2)
+    site.produce(site.requests(10))
+    member = site.join()
+    turn_until([member], lambda: len(member.polled) == 10, "all records")
+    other = site.join()
+
+    def is_refused() -> bool:
+        try:
+            member.source.commit(member.positions(member.owned))
+        except BrokerUnavailable:
+            return True
+        return False
+
+    turn_until([other, member], is_refused, "a commit in the middle of a rebalance")
+    turn_until([other, member], lambda: len(other.owned) == len(member.owned) == 1, "an even split")
+    turn_until([other, member], lambda: not is_refused(), "a commit after it")
+
+
+def test_what_is_not_ours_cannot_be_committed(site: Site) -> None:
+    """Neither a partition that we never had nor one that moved on."""
+    site.create_topics(2)
+    site.produce(site.requests(10))
+    first = site.join()
+    turn_until([first], lambda: len(first.polled) == 10, "all records")
+    before = first.positions(first.owned)
+    second = site.join()
+    turn_until([first, second], lambda: second.owned, "a partition that moved")
+    with pytest.raises(ValueError, match="not ours"):
+        first.source.commit(before)
+    with pytest.raises(ValueError, match="not ours"):
+        first.source.commit({Place("somewhere", 0): Position(1)})
+
+
+def test_a_member_that_stalls_is_told_what_it_lost(site: Site) -> None:
+    """After max.poll.interval without a poll another owns everything: commits fail, then on_lost comes."""
+    site.create_topics(2)
+    site.produce(site.requests(10))
+    stalled = site.join(max_poll_interval_s=1.5)
+    turn_until([stalled], lambda: len(stalled.polled) == 10, "all records")
+    places = frozenset(stalled.owned)
+    heir = site.join()
+    turn_until([heir], lambda: len(heir.owned) == 2, "the partitions of the stalled member")
+    with pytest.raises(BrokerUnavailable):
+        stalled.source.commit(stalled.positions(places))
+    turn_until([heir, stalled], lambda: ("lost", places) in stalled.told, "the loss")
+    assert len(heir.polled) == 10
+
+
+def test_a_static_member_comes_back_to_its_partitions(site: Site) -> None:
+    """With an instance id a restart moves nothing, and the one that was replaced is refused."""
+    site.create_topics(4)
+    old, other = site.join(instance_id="one"), site.join(instance_id="two")
+    turn_until([old, other], lambda: len(old.owned) == len(other.owned) == 2, "an even split")
+    new = site.join(instance_id="one")
+    turn_until([new, other], lambda: len(new.owned) == 2, "the same partitions")
+    assert set(new.owned) == set(old.owned)
+    assert {what for what, _ in other.told[2:]} <= {"assigned"}
+    with pytest.raises(BrokerRefused, match="instance id"):
+        turn_until([old, other], lambda: False, "the refusal")
+
+
+class _NoUtf8(str):
+    """A header's name that reaches the broker as a byte that UTF-8 does not know."""
+
+    __slots__ = ()
+
+    def encode(self, _encoding: str = "", _errors: str = "") -> bytes:
+        """Return it."""
+        return b"\xff"
+
+
+def test_a_record_that_cannot_be_parsed_stops_nothing(site: Site) -> None:
+    """It comes without key and value and says so in a header; those before and after it come whole."""
+    site.create_topics()
+    topic = site.stream.requests
+    for records in (
+        [Outgoing(topic, b"1", b"before")],
+        [Outgoing(topic, b"2", b"harm", ((_NoUtf8("x"), b"v"),))],
+        [Outgoing(topic, b"3", b"after")],
+    ):
+        site.produce(records)
+    member = site.join()
+    turn_until([member], lambda: len(member.polled) == 3, "three records")
+    assert [record.value for record in member.polled] == [b"before", None, b"after"]
+    assert [name for name, _ in member.polled[1].headers] == [UNREADABLE]
+    member.source.commit(member.positions(member.owned))
+
+
+def test_a_topic_that_is_not_there_is_refused(site: Site) -> None:
+    """Connecting names the topics that are missing instead of making them."""
+    with pytest.raises(BrokerRefused, match=r"has no topic .*requests"):
+        site.connect()
+
+
+@pytest.fixture
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scorer.stream.kafka_client.CONNECT_S", 1)
+
+
+@pytest.mark.usefixtures("_brief")
+def test_no_broker_is_an_outage(site: Site) -> None:
+    """Connecting to nobody says so after a bounded time and leaves no thread behind."""
+    before = threading.active_count()
+    with pytest.raises(BrokerUnavailable, match="no connection"):
+        site.connect(bootstrap="127.0.0.1:1")
+    wait_until(lambda: threading.active_count() <= before, "the client's threads to end")
