@@ -20,15 +20,17 @@ class Batcher(Generic[Item]):
     ) -> None:
         self._max_items, self._max_bytes, self._max_age_s = max_items, max_bytes, max_age_s
         self._clock = clock
-        self._items: list[tuple[Item, int, float]] = []
+        self._items: list[tuple[Item, int, float]] = []  # with their sizes and when they came
+        self._full = False
         self._bytes = 0
         self._closed = False
         self._changed = threading.Condition()
 
-    def add(self, item: Item, size: int) -> None:
-        """Add an item of `size` bytes."""
+    def add(self, item: Item, size: int, *, full: bool = False) -> None:
+        """Add an item of `size` bytes; `full` says that no more are to be waited for."""
         with self._changed:
             self._items.append((item, size, self._clock()))
+            self._full = self._full or full
             self._bytes += size
             self._changed.notify()
 
@@ -45,7 +47,12 @@ class Batcher(Generic[Item]):
                 if self._items:
                     now = self._clock()
                     left_s = self._items[0][2] + self._max_age_s - now
-                    if left_s <= 0 or len(self._items) >= self._max_items or self._bytes >= self._max_bytes:
+                    if (
+                        self._full
+                        or left_s <= 0
+                        or len(self._items) >= self._max_items
+                        or self._bytes >= self._max_bytes
+                    ):
                         return self._cut(now)
                     self._changed.wait(left_s)
                 else:
@@ -60,6 +67,7 @@ class Batcher(Generic[Item]):
             count, size = count + 1, size + item_size
         batch, self._items = self._items[:count], self._items[count:]
         self._bytes -= size
+        self._full = False
         if self._items:
             self._changed.notify()
         return [(item, now - since) for item, _, since in batch]

@@ -1,12 +1,12 @@
 """Finds the record that kills its worker, by what dying workers leave behind: the note beside a committed offset.
 
-A worker that holds a partition commits with an *open* note, one that leaves in good order with a *closed* one. Who
-takes over and finds an open note knows that somebody died with records from that offset on in hand. Each of these
-is then processed alone in the worker; before it begins, the number of deaths it has been present at is written into
-the note. A record that has been present at three deaths is not tried again: it becomes a dead letter.
+Before a worker begins with records it writes how far its hands reach, with an *open* note beside the offset that it
+commits; when it leaves in good order it writes a *closed* one. Who takes over and finds an open note knows that
+somebody died with those records in hand. Each of them is then processed alone in the worker; before it begins, the
+number of deaths it has been present at is written into the note. A record that has been present at three deaths is not
+tried again: it becomes a dead letter.
 
-Kept in the group's own offsets, the count survives whatever happens to the worker, its disk and its pod, and costs
-nothing while nobody dies.
+Kept in the group's own offsets, the count survives whatever happens to the worker, its disk and its pod.
 """
 
 import re
@@ -16,27 +16,34 @@ from typing import Self
 from scorer.stream.broker import Position
 
 MAX_DEATHS = 3
-_NOTE = re.compile(r"(open|closed) deaths=(\d{1,9})")
+_NOTE = re.compile(r"(open|closed) until=(\d{1,19}) deaths=(\d{1,9})")
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What stands beside a committed offset: is a worker at it, and at how many deaths was its record present?"""
+    """What stands beside a committed offset.
+
+    Attributes:
+        open: a worker has the records from that offset up to `until` in hand.
+        until: one past the last of them.
+        deaths: at how many deaths the record at the offset was present.
+    """
 
     open: bool
+    until: int
     deaths: int = 0
 
     def __str__(self) -> str:
-        return f"{'open' if self.open else 'closed'} deaths={self.deaths}"
+        return f"{'open' if self.open else 'closed'} until={self.until} deaths={self.deaths}"
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> Self | None:
         """Read a note; one of another making says nothing."""
         match = _NOTE.fullmatch(text)
-        return cls(match[1] == "open", int(match[2])) if match else cls(open=False)
+        return cls(match[1] == "open", int(match[2]), int(match[3])) if match else None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Suspects:
     """The records of one partition that must be processed alone: `first` was present at `deaths`, others at one."""
 
@@ -51,11 +58,10 @@ class Suspects:
         return self.deaths if offset <= self.first else 1
 
 
-def find_suspects(position: Position | None, window: int) -> Suspects | None:
-    """Return whom to suspect on taking over a partition; `window` is how many records a worker may have in hand."""
-    if position is None:
+def find_suspects(position: Position | None) -> Suspects | None:
+    """Return whom to suspect on taking over a partition."""
+    note = Note.parse(position.note) if position else None
+    if position is None or note is None or note.until <= position.offset:
         return None
-    note = Note.parse(position.note)
-    if note.open:
-        return Suspects(position.offset, position.offset + window, note.deaths + 1)
-    return Suspects(position.offset, position.offset + 1, note.deaths) if note.deaths else None
+    deaths = note.deaths + note.open
+    return Suspects(position.offset, note.until, deaths) if deaths else None

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from scorer.stream.broker import Outgoing, Place, Record
 
@@ -28,10 +29,17 @@ class Ticket:
     received_s: float = field(default_factory=time.monotonic)
 
 
+class Reach(NamedTuple):
+    """A worker's hands in a partition: all below `offset` is acknowledged, nothing from `until` on was received."""
+
+    offset: int
+    until: int
+
+
 @dataclass(slots=True)
 class _Partition:
-    next_offset: int | None = None  # everything below is acknowledged
-    committed: int | None = None
+    reach: Reach | None = None
+    committed: Reach | None = None
     open: deque[Ticket] = field(default_factory=deque)
 
 
@@ -64,14 +72,13 @@ class Ledger:
         with self._changed:
             partition = self._partitions[record.place]
             partition.open.append(ticket)
-            if partition.next_offset is None:
-                partition.next_offset = record.offset
+            partition.reach = Reach(partition.reach.offset if partition.reach else record.offset, record.offset + 1)
             self.images += 1
             self.bytes += record.size
         return ticket
 
     def drop(self, tickets: Collection[Ticket]) -> None:
-        """Forget the last records of partitions that nobody has begun; their offsets stay as they are."""
+        """Forget the last records of partitions, which nobody has begun."""
         with self._changed:
             for ticket in reversed(list(tickets)):
                 partition = self._partitions.get(ticket.record.place)
@@ -112,7 +119,8 @@ class Ledger:
                     if partition is None or not partition.open or partition.open[0] is not ticket:
                         break
                     partition.open.popleft()
-                    partition.next_offset = ticket.record.offset + 1
+                    offset = ticket.record.offset + 1
+                    partition.reach = Reach(offset, max(offset, partition.reach.until if partition.reach else 0))
                     self.images -= 1
                     self.bytes -= ticket.record.size
             self._changed.notify_all()
@@ -120,30 +128,36 @@ class Ledger:
             for ticket in tickets:
                 ticket.on_acknowledged()
 
-    def uncommitted(self) -> dict[Place, int]:
-        """Return the offsets that may be committed and are not."""
+    def reach(self, places: Collection[Place]) -> dict[Place, Reach]:
+        """Return how far these partitions are; one without a record so far is nowhere."""
         with self._changed:
             return {
-                place: partition.next_offset
-                for place, partition in self._partitions.items()
-                if partition.next_offset is not None and partition.next_offset != partition.committed
-            }
-
-    def positions(self, places: Collection[Place]) -> dict[Place, int]:
-        """Return how far these partitions are acknowledged; one without a record has no position."""
-        with self._changed:
-            return {
-                place: partition.next_offset
+                place: partition.reach
                 for place in places
-                if (partition := self._partitions.get(place)) and partition.next_offset is not None
+                if (partition := self._partitions.get(place)) and partition.reach is not None
             }
 
-    def committed(self, offsets: Mapping[Place, int]) -> None:
+    def uncommitted(self) -> dict[Place, Reach]:
+        """Return what has changed since it was committed."""
+        with self._changed:
+            return {
+                place: partition.reach
+                for place, partition in self._partitions.items()
+                if partition.reach is not None and partition.reach != partition.committed
+            }
+
+    def committed(self, reaches: Mapping[Place, Reach]) -> None:
         """Note what was committed."""
         with self._changed:
-            for place, offset in offsets.items():
+            for place, reach in reaches.items():
                 if partition := self._partitions.get(place):
-                    partition.committed = offset
+                    partition.committed = reach
+
+    def is_announced(self, ticket: Ticket) -> bool:
+        """Return whether a committed note says that this record is in our hands."""
+        with self._changed:
+            partition = self._partitions.get(ticket.record.place)
+            return bool(partition and partition.committed and ticket.record.offset < partition.committed.until)
 
     def wait_finished(self, ticket: Ticket, timeout_s: float) -> bool:
         """Wait until a record is acknowledged or forgotten; return whether that came true."""

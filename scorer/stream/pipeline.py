@@ -25,10 +25,10 @@ from scorer.score import score_batch
 from scorer.stream.batcher import Batcher
 from scorer.stream.codec import InvalidRecord, encode_result, parse_request
 from scorer.stream.dead_letters import dead_letter
+from scorer.stream.https import PayloadUnavailable
 from scorer.stream.ledger import Ledger, Ticket
 from scorer.stream.metrics import Metrics
 from scorer.stream.patience import Stopped
-from scorer.stream.payloads import PayloadUnavailable
 from scorer.stream.settings import StreamSettings
 from scorer.stream.tracing import Span, TraceContext, record_span, span, trace_headers
 
@@ -76,16 +76,16 @@ class Pipeline:
     ) -> None:
         self._parts, self._settings, self._ledger, self._metrics = parts, settings, ledger, metrics
         self._on_crash = on_crash
-        self._submitted: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._submitted: SimpleQueue[tuple[Ticket, bool] | None] = SimpleQueue()
         self._batcher: Batcher[Scorable] = Batcher(settings.batch_images, settings.batch_bytes, settings.batch_age_s)
         self._threads = [
             *(self._thread(f"prepare-{number}", self._prepare_all) for number in range(WORKERS)),
             *(self._thread(f"score-{number}", self._score_all) for number in range(settings.batches_in_flight)),
         ]
 
-    def submit(self, ticket: Ticket) -> None:
-        """Start on a record."""
-        self._submitted.put(ticket)
+    def submit(self, ticket: Ticket, *, alone: bool = False) -> None:
+        """Start on a record; one that is `alone` does not wait for others to share its batch."""
+        self._submitted.put((ticket, alone))
 
     def reject(self, ticket: Ticket, code: str, message: str, attempts: int = 1) -> None:
         """Answer a record with a dead letter."""
@@ -111,7 +111,8 @@ class Pipeline:
         return thread
 
     def _prepare_all(self) -> None:
-        while (ticket := self._submitted.get()) is not None:
+        while (submitted := self._submitted.get()) is not None:
+            ticket, alone = submitted
             of_record = record_span(ticket.record, self._settings.group_id)
             try:
                 scorable = self._prepare(ticket, of_record)
@@ -120,7 +121,7 @@ class Pipeline:
             except PayloadUnavailable as error:
                 self._reject(ticket, of_record, "payload_unavailable", str(error))
             else:
-                self._batcher.add(scorable, len(scorable.image.data))
+                self._batcher.add(scorable, len(scorable.image.data), full=alone)
 
     def _prepare(self, ticket: Ticket, of_record: Span) -> Scorable:
         request = parse_request(ticket.record, self._settings.max_record_bytes)

@@ -14,7 +14,7 @@ from scorer.stream.broker import BrokerUnavailable, Place, Position, Record, Rec
 from scorer.stream.caution import MAX_DEATHS, Note, Suspects, find_suspects
 from scorer.stream.deliverer import Deliverer
 from scorer.stream.health import HealthState
-from scorer.stream.ledger import Ledger, Ticket
+from scorer.stream.ledger import Ledger, Reach, Ticket
 from scorer.stream.logs import get_logger
 from scorer.stream.metrics import Metrics
 from scorer.stream.pipeline import Parts, Pipeline
@@ -55,6 +55,7 @@ class Service:
         self._ledger = Ledger()
         self._once = settings.delivery == "exactly_once"
         self._crash: BaseException | None = None
+        self._positions = threading.Lock()  # see `Deliverer`
         self._pipeline = Pipeline(parts, settings, self._ledger, metrics, self.crash)
         self._deliverer = Deliverer(
             self._ledger,
@@ -63,9 +64,9 @@ class Service:
             on_outage=self._on_broker_outage,
             on_crash=self.crash,
             once=self._once,
+            positions=self._positions,
         )
         self._places: set[Place] = set()
-        self._unclaimed: set[Place] = set()
         self._suspects: dict[Place, Suspects] = {}
         self._waiting: deque[Ticket] = deque()  # received and not begun
         self._alone: Ticket | None = None
@@ -101,14 +102,14 @@ class Service:
         for place, position in positions.items():
             self._ledger.open(place)
             self._places.add(place)
-            self._unclaimed.add(place)
-            if suspects := find_suspects(position, self._settings.max_in_flight_images):
+            if suspects := find_suspects(position):
                 self._suspects[place] = suspects
                 log.warning(
                     "a worker died here; its records are processed alone",
                     topic=place.topic,
                     partition=place.partition,
                     first_offset=suspects.first,
+                    records=suspects.until - suspects.first,
                     deaths=suspects.deaths,
                 )
         log.info("partitions assigned", partitions=sorted(place.partition for place in positions))
@@ -118,15 +119,8 @@ class Service:
         self._forget_waiting(places)
         if not self._ledger.wait_empty(places, self._settings.revoke_s):
             log.warning("some records are not finished in time; their next owner starts them again")
-        positions = {
-            place: Position(offset, str(Note(open=False, deaths=self._deaths(place, offset))))
-            for place, offset in self._ledger.positions(places).items()
-        }
-        try:
-            if positions:
-                self._source.commit(positions)
-        except BrokerUnavailable as error:
-            log.warning("the last positions were not committed; the next owner repeats what follows", error=str(error))
+        if not self._write(self._ledger.reach(places), is_open=False):
+            log.warning("the last positions were not committed; the next owner repeats what follows them")
         self._let_go(places)
         log.info("partitions revoked", partitions=sorted(place.partition for place in places))
 
@@ -138,7 +132,8 @@ class Service:
 
     def _turn(self) -> None:
         room = self._settings.max_in_flight_images - self._ledger.images
-        timeout_s = 0.0 if self._alone or self._waiting else POLL_S
+        # A client that is given no time in `poll` does not get through a rebalance.
+        timeout_s = 0.0 if self._alone else POLL_S
         for record in self._source.poll(timeout_s, max(1, min(MAX_POLL_RECORDS, room))):
             self._receive(record)
         self._state.polled()
@@ -167,29 +162,41 @@ class Service:
             if deaths and self._ledger.images > len(self._waiting):
                 self._ledger.wait_fewer(self._ledger.images, POLL_S)
                 return  # others are under way
-            if (deaths or place in self._unclaimed) and not self._claim(place, offset, deaths):
+            if deaths:
+                announced = self._write({place: Reach(offset, self._suspects[place].until)})
+            else:
+                announced = self._ledger.is_announced(ticket) or self._write(self._ledger.uncommitted())
+            if not announced:
                 return
             self._waiting.popleft()
             if deaths >= MAX_DEATHS:
                 message = f"{deaths} workers died with this record in hand, {deaths - 1} of them with no other"
                 self._pipeline.reject(ticket, "kills_worker", message, attempts=deaths)
             else:
-                self._pipeline.submit(ticket)
+                self._pipeline.submit(ticket, alone=deaths > 0)
             if deaths:
                 self._metrics.isolated_records.inc()
                 self._alone = ticket
                 return
 
-    def _claim(self, place: Place, offset: int, deaths: int) -> bool:
-        """Write down, before a record begins, that a worker is at it."""
-        try:
-            self._source.commit({place: Position(offset, str(Note(open=True, deaths=deaths)))})
-        except BrokerUnavailable as error:
-            log.warning("cannot begin: the broker does not take a position", error=str(error))
-            self._stop.wait(POLL_S)
+    def _write(self, reaches: Mapping[Place, Reach], *, is_open: bool = True) -> bool:
+        """Commit how far partitions are, with a note of what is in hand; return whether that is stored."""
+        if not reaches:
+            return True
+        if not self._positions.acquire(timeout=POLL_S):
             return False
-        self._ledger.committed({place: offset})
-        self._unclaimed.discard(place)
+        try:
+            positions = {
+                place: Position(reach.offset, str(Note(is_open, reach.until, self._deaths(place, reach.offset))))
+                for place, reach in reaches.items()
+            }
+            self._source.commit(positions)
+        except BrokerUnavailable as error:
+            log.warning("a position is not committed now", error=str(error))
+            return False
+        finally:
+            self._positions.release()
+        self._ledger.committed(reaches)
         return True
 
     def _deaths(self, place: Place, offset: int) -> int:
@@ -199,18 +206,10 @@ class Service:
         return suspects.deaths_of(offset) if suspects else 0
 
     def _commit(self) -> None:
-        now_s = time.monotonic()
-        if self._once or now_s < self._commit_at_s:
-            return
-        if offsets := self._ledger.uncommitted():
-            note = str(Note(open=True))
-            try:
-                self._source.commit({place: Position(offset, note) for place, offset in offsets.items()})
-            except BrokerUnavailable as error:
-                log.warning("a commit is put off", error=str(error))
-            else:
-                self._ledger.committed(offsets)
-        self._commit_at_s = time.monotonic() + COMMIT_EVERY_S
+        """Commit what was acknowledged; with transactions that has happened already."""
+        if not self._once and time.monotonic() >= self._commit_at_s:
+            self._write(self._ledger.uncommitted())
+            self._commit_at_s = time.monotonic() + COMMIT_EVERY_S
 
     def _hold_back(self) -> None:
         """Pause or resume all partitions by the budgets of bytes and images."""
@@ -249,10 +248,10 @@ class Service:
         deadline_s = time.monotonic() + self._settings.drain_s
         self._forget_waiting(self._places)
         self._source.pause(self._places)
-        while time.monotonic() < deadline_s and not self._ledger.wait_empty(self._places, POLL_S):
+        while time.monotonic() < deadline_s and not self._ledger.wait_empty(self._places, 0):
             if self._crash:
                 raise self._crash
-            self._source.poll(0, 1)
+            self._source.poll(POLL_S, 1)
             self._state.polled()
             self._commit()
         self._source.close(timeout_s=self._settings.revoke_s)
@@ -270,7 +269,6 @@ class Service:
         for place in places:
             self._places.discard(place)
             self._held.discard(place)
-            self._unclaimed.discard(place)
             self._suspects.pop(place, None)
             self._metrics.forget(place)
 

@@ -30,7 +30,7 @@ class StreamSettings(Section):
     dead_letters: str = "unlensed.dead-letters"
     policies: Path | None = None
     max_record_bytes: Count = 48 * 2**20
-    max_in_flight_images: Count = 256
+    max_in_flight_images: Count = 128
     max_in_flight_bytes: Count = 256 * 2**20
     batch_images: Count = 32
     batch_bytes: Count = 32 * 2**20

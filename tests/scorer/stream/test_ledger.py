@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scorer.stream.broker import Outgoing, Place, Record
-from scorer.stream.ledger import Ledger, Ticket
+from scorer.stream.ledger import Ledger, Reach, Ticket
 
 PLACE, OTHER = Place("requests", 0), Place("requests", 1)
 
@@ -30,7 +30,7 @@ def filled(offsets: range, place: Place = PLACE) -> tuple[Ledger, list[Ticket]]:
 
 @given(st.permutations(range(12)), st.integers(1, 5))
 def test_answers_leave_in_the_order_of_the_records(order: list[int], at_once: int) -> None:
-    """In whatever order records are finished, they leave in offset order, each once, and nothing further is committed."""
+    """Whatever order records are finished in, they leave in offset order, each once; no further offset is committed."""
     ledger, tickets = filled(range(100, 112))
     delivered: list[int] = []
     for number in order:
@@ -38,7 +38,7 @@ def test_answers_leave_in_the_order_of_the_records(order: list[int], at_once: in
         while ready := ledger.wait_ready(0, at_once):
             delivered += [ticket.record.offset for ticket in ready[PLACE]]
             ledger.acknowledge(ready)
-        assert ledger.positions({PLACE}) == {PLACE: 100 + len(delivered)}
+        assert ledger.reach({PLACE}) == {PLACE: Reach(100 + len(delivered), 112)}
     assert delivered == list(range(100, 112))
     assert (ledger.images, ledger.bytes) == (0, 0)
 
@@ -87,19 +87,22 @@ def test_a_lost_partition_is_not_committed() -> None:
     ledger.open(PLACE)
     ledger.add(record(0))
     ledger.acknowledge(ready)
-    assert ledger.positions({PLACE}) == {PLACE: 0}
+    assert ledger.reach({PLACE}) == {PLACE: Reach(0, 1)}
     assert not ledger.owns(tickets[0])
 
 
-def test_only_what_moved_is_committed() -> None:
-    """A position is offered for commit once, until it moves again."""
+def test_only_what_changed_is_committed() -> None:
+    """A reach is offered for commit until it is committed, and again when it moves."""
     ledger, tickets = filled(range(5, 7))
-    assert ledger.uncommitted() == {PLACE: 5}
-    ledger.committed({PLACE: 5})
+    assert ledger.uncommitted() == {PLACE: Reach(5, 7)}
+    assert not ledger.is_announced(tickets[0])
+    ledger.committed({PLACE: Reach(5, 7)})
     assert ledger.uncommitted() == {}
+    assert ledger.is_announced(tickets[1])
+    assert not ledger.is_announced(ledger.add(record(7)))
     ledger.answer(tickets[0], answer())
     ledger.acknowledge(ledger.wait_ready(0, 10))
-    assert ledger.uncommitted() == {PLACE: 6}
+    assert ledger.uncommitted() == {PLACE: Reach(6, 8)}
 
 
 def test_a_gap_in_the_offsets_is_stepped_over() -> None:
@@ -110,7 +113,7 @@ def test_a_gap_in_the_offsets_is_stepped_over() -> None:
     for ticket in tickets:
         ledger.answer(ticket, answer())
     ledger.acknowledge(ledger.wait_ready(0, 10))
-    assert ledger.positions({PLACE}) == {PLACE: 10}
+    assert ledger.reach({PLACE}) == {PLACE: Reach(10, 10)}
 
 
 def test_partitions_do_not_wait_for_each_other() -> None:

@@ -149,7 +149,7 @@ def test_every_record_gets_one_answer_in_order(bench: Bench, request_for: Callab
     assert results[0]["result_id"] == results[5]["result_id"]
     assert [letter["unlensed-error-code"] for letter in dead] == ["not_json", "null_value"]
     assert all(record.key == b"key" for record in bench.broker.topics["unlensed.results"])
-    assert bench.broker.committed[PLACE] == Position(9, str(Note(open=False)))
+    assert bench.broker.committed[PLACE] == Position(9, str(Note(open=False, until=9)))
     assert bench.count("unlensed_records_answered_total", status="scored") == 3
     assert bench.count("unlensed_records_dead_total", code="not_json") == 1
 
@@ -187,10 +187,10 @@ def test_positions_go_with_the_answers_when_exactly_once(
 
 
 def test_a_dead_workers_records_are_processed_alone(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
-    """After an open note as many records as a worker holds are begun one at a time; the rest go in batches again."""
-    bench.broker.committed[PLACE] = Position(0, str(Note(open=True)))
+    """After an open note the records that were in hand are begun one at a time; the rest go in batches again."""
+    bench.broker.committed[PLACE] = Position(0, str(Note(open=True, until=4)))
     bench.send(*[request_for(str(number)) for number in range(8)])
-    results, dead = bench.run(max_in_flight_images=4)
+    results, dead = bench.run()
     assert len(results) == 8
     assert not dead
     assert bench.count("unlensed_isolated_records_total") == 4
@@ -200,7 +200,7 @@ def test_a_record_present_at_three_deaths_is_not_tried_again(
     bench: Bench, request_for: Callable[..., dict[str, Any]]
 ) -> None:
     """It becomes a dead letter that says so, and the records behind it are answered."""
-    bench.broker.committed[PLACE] = Position(0, str(Note(open=True, deaths=2)))
+    bench.broker.committed[PLACE] = Position(0, str(Note(open=True, until=1, deaths=2)))
     bench.send(*[request_for(str(number)) for number in range(3)])
     results, dead = bench.run()
     assert [result["request_id"] for result in results] == ["1", "2"]
@@ -219,7 +219,7 @@ def test_a_worker_leaves_a_note_before_it_begins(bench: Bench, request_for: Call
     bench.send(request_for("a"))
     with pytest.raises(MemoryError):
         bench.service().run()
-    assert bench.broker.committed[PLACE] == Position(0, str(Note(open=True)))
+    assert bench.broker.committed[PLACE] == Position(0, str(Note(open=True, until=1)))
     assert not bench.broker.topics["unlensed.results"]
 
 
@@ -259,7 +259,7 @@ def test_leaving_finishes_what_was_begun(starter: Bundle, request_for: Callable[
     thread.join(30)
     answered = len(bench.broker.topics["unlensed.results"])
     assert 0 < answered < 20
-    assert bench.broker.committed[PLACE] == Position(answered, str(Note(open=False)))
+    assert bench.broker.committed[PLACE] == Position(answered, str(Note(open=False, until=answered)))
 
 
 def test_a_drain_has_a_deadline(starter: Bundle, request_for: Callable[..., dict[str, Any]]) -> None:
@@ -274,5 +274,5 @@ def test_a_drain_has_a_deadline(starter: Bundle, request_for: Callable[..., dict
     bench.stop.set()
     thread.join(30)
     assert not thread.is_alive()
-    assert bench.broker.committed[PLACE] == Position(0, str(Note(open=False)))
+    assert bench.broker.committed[PLACE] == Position(0, str(Note(open=False, until=1)))
     assert not bench.broker.topics["unlensed.results"]
