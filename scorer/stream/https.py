@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ingest.reasons import Reason, Unscorable
 from scorer.stream.addresses import Address, Endpoint, Resolve, is_public, resolve_host
+from scorer.stream.redact import redact
 
 MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -84,11 +85,7 @@ PUBLIC_NETWORK = Network()
 
 def describe_uri(uri: str) -> str:
     """Return a URI for a message: without query, fragment, user and password, any of which may be a secret."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return "a URI that is none"
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    return str(redact(uri)) if "://" in uri else "a URI that is none"
 
 
 def fetch_https(
@@ -124,7 +121,10 @@ def fetch_https(
             raise TryAgain(message) from None
         if isinstance(answer, bytes):
             return answer
-        uri = urljoin(uri, answer.location)
+        try:
+            uri = urljoin(uri, answer.location)
+        except ValueError:
+            raise Unscorable(Reason.UNREADABLE, f"{describe_uri(uri)} redirects to what is no URL") from None
     raise Unscorable(Reason.UNREADABLE, f"more than {MAX_REDIRECTS} redirects, the last to {describe_uri(uri)}")
 
 
@@ -161,7 +161,7 @@ def _fetch_once(parts: SplitResult, max_bytes: int, deadline: float, network: Ne
         except (UnicodeEncodeError, http.client.InvalidURL):
             raise Unscorable(Reason.UNREADABLE, "the image's URI has characters that no URL has") from None
         with connection.getresponse() as response:
-            return _judge_response(response, f"{parts.scheme}://{host}{parts.path}", max_bytes)
+            return _judge_response(response, describe_uri(parts.geturl()), max_bytes)
 
 
 def _judge_response(response: http.client.HTTPResponse, name: str, max_bytes: int) -> bytes | _Redirect:
