@@ -188,5 +188,11 @@ async def _read_range(store: AsyncFileSystem, uri: str, max_bytes: int) -> bytes
         # s3fs opens its session on first use, and readers who meet there would each open one and lose all but one.
         async with _OPENING:
             await store.set_session()
-    data: bytes = await store._cat_file(uri, start=0, end=max_bytes + 1)  # noqa: SLF001 - fsspec's asynchronous API
+    try:
+        data: bytes = await store._cat_file(uri, start=0, end=max_bytes + 1)  # noqa: SLF001 - fsspec's asynchronous API
+    except OSError as error:
+        # S3 has no range of nothing: it calls the request for an empty object invalid.
+        if error.errno != errno.EINVAL or (await store._info(uri))["size"]:  # noqa: SLF001 - as above
+            raise
+        return b""
     return data
