@@ -57,6 +57,9 @@ DEAD_LETTER_HEADERS = {
     "unlensed-attempts": "How often it was tried, deaths of workers included.",
     "unlensed-bundle": "The digest of the bundle that was to score it.",
 }
+UNREADABLE_HEADER = {
+    "unlensed-unreadable": "Only when the client could not parse the record: it is known by its place alone.",
+}
 
 EXAMPLE_REQUEST = ScoreRequest(
     request_id="2f1c6f0e-8d0b-4a53-9d43-5f0f7b1f6f1a",
@@ -231,9 +234,9 @@ def _messages() -> Document:
             ],
         },
         "deadLetter": {
-            "summary": "The record as it was read, with why it got no result beside its own headers.",
+            "summary": "The record as it was read, with why it got no result after its own headers.",
             "contentType": "application/octet-stream",
-            "headers": _headers(DEAD_LETTER_HEADERS),
+            "headers": _headers(DEAD_LETTER_HEADERS, UNREADABLE_HEADER),
             "payload": {"description": "The record's value, verbatim: any bytes, or none."},
             "bindings": _key("The record's key, verbatim."),
             "examples": [{"name": "not JSON", "headers": dead, "payload": "not JSON"}],

@@ -16,17 +16,20 @@ from typer.testing import CliRunner
 from scorer.cli import app
 from scorer.messages import ScoreRequest, ScoreResult
 from scorer.schemas import (
+    DEAD_LETTER_HEADERS,
     DIALECT,
     DOCUMENTS,
     EXAMPLE_RESULT,
     RESULT_HEADERS,
     SCHEMA_FORMAT,
+    UNREADABLE_HEADER,
     asyncapi,
     document_text,
     request_schema,
 )
 from scorer.stream.broker import Record
 from scorer.stream.codec import encode_result
+from scorer.stream.dead_letters import UNREADABLE, dead_letter
 from scorer.stream.settings import StreamSettings
 
 API = asyncapi()
@@ -151,6 +154,13 @@ def test_headers_of_a_result_are_the_ones_written() -> None:
     headers = {name: value.decode() for name, value in encode_result(RECORD, EXAMPLE_RESULT, "r", "live").headers}
     assert set(headers) == set(RESULT_HEADERS)
     assert headers == MESSAGES["scoreResult"]["examples"][1]["headers"]
+
+
+def test_headers_of_a_dead_letter_are_the_ones_written() -> None:
+    """What is written beside a dead letter is what is published."""
+    written = dead_letter(RECORD, "d", "not_json", "m", 1, "digest").headers
+    assert [name for name, _ in written] == list(DEAD_LETTER_HEADERS)
+    assert list(UNREADABLE_HEADER) == [UNREADABLE]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
