@@ -1,9 +1,16 @@
 """Kafka behind the seam of `scorer.stream.broker`."""
 
+from collections.abc import Collection
+from typing import NoReturn
+
+from scorer.stream.broker import BrokerRefused, Place
 from scorer.stream.kafka_client import Brokers
+from scorer.stream.kafka_log import KafkaLog
 from scorer.stream.kafka_sink import KafkaSink
 from scorer.stream.kafka_source import KafkaSource
 from scorer.stream.settings import KafkaSettings, StreamSettings
+
+REPLAY_SUFFIX = ".replayed"
 
 __all__ = ["KafkaSink", "KafkaSource", "connect"]
 
@@ -29,3 +36,27 @@ def connect(
         source.close(timeout_s=1)
         raise
     return source, sink
+
+
+def open_dead_letters(kafka: KafkaSettings, stream: StreamSettings, *, insecure_dev: bool = False) -> KafkaLog:
+    """Return the topic of dead letters, with the memory of what was replayed.
+
+    Raises:
+        SettingsError, BrokerUnavailable, BrokerRefused: see `connect`.
+    """
+    group = f"{stream.group_id}{REPLAY_SUFFIX}"
+    return KafkaLog(Brokers(kafka, insecure_dev=insecure_dev), stream.dead_letters_topic, group)
+
+
+def open_sink(kafka: KafkaSettings, *, insecure_dev: bool = False) -> KafkaSink:
+    """Return a sink for records alone: it is in no group, and so can store no positions.
+
+    Raises:
+        SettingsError, BrokerRefused: see `connect`; it connects when it delivers.
+    """
+
+    def refuse(_places: Collection[Place]) -> NoReturn:
+        message = "this sink is in no group and can store no positions"
+        raise BrokerRefused(message)
+
+    return KafkaSink(Brokers(kafka, insecure_dev=insecure_dev), kafka, "unlensed", refuse)

@@ -14,11 +14,15 @@ from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, Topic
 from kafka.consumer.fetcher import ConsumerRecord, Fetcher
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.net.compat import KafkaNetClient
+from kafka.net.manager import KafkaConnectionManager
+from kafka.net.selector import NetworkSelector
+from kafka.partitioner import DefaultPartitioner
 from kafka.serializer import Serializer
 from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 
 from scorer.settings import SettingsError
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, Position, Record
+from scorer.stream.dead_letters import UNREADABLE
 from scorer.stream.kafka_security import is_encrypted, security_options, split_addresses
 from scorer.stream.settings import KafkaSettings
 from scorer.transport import require_private_transport
@@ -40,8 +44,7 @@ FRAME_BYTES = 2**31 - 1
 # Just below the socket.request.max.bytes that brokers have by default: whatever came in can go out again.
 PRODUCE_BYTES = 96 * MIB
 BATCH_BYTES = 128 * 1024
-
-UNREADABLE = "unlensed-unreadable"  # the header of a record that stands for one that the client cannot parse
+HASHED_BYTES = 4096
 
 # Waiting does not help with these; with everything else it may.
 REFUSALS = (
@@ -136,6 +139,7 @@ class Brokers:
             enable_idempotence=True,
             compression_type=None,
             value_serializer=_Verbatim(),
+            partitioner=_Partitioner(),
             max_request_size=PRODUCE_BYTES,
             batch_size=BATCH_BYTES,
             delivery_timeout_ms=DELIVERY_S * 1000,
@@ -147,7 +151,8 @@ class Brokers:
         clients: list[Any] = []
 
         def keep(**configuration: object) -> Any:  # noqa: ANN401 - the client ships no types
-            clients.append(_PatientClient(**configuration))
+            net = NetworkSelector(**configuration)
+            clients.append(_PatientClient(net, _Manager(net, **configuration), **configuration))
             return clients[-1]
 
         try:
@@ -165,6 +170,35 @@ class Brokers:
         inner = next((each for each in error.args if isinstance(each, errors.KafkaError)), error)
         kind = BrokerRefused if isinstance(error, REFUSALS) or isinstance(inner, REFUSALS) else BrokerUnavailable
         return kind(f"Kafka at {self.bootstrap}: {what}: {error}")
+
+
+class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # the client ships no types
+    def get_connection(self, node_id: object, *arguments: object, **options: object) -> Any:  # noqa: ANN401 - untyped
+        """Remember that a broker refused our password, at which the client otherwise tries again for ever.
+
+        It has a place for that, which it looks at before every try, and clears after each.
+        """
+        is_new = node_id not in self._conns
+        connection = super().get_connection(node_id, *arguments, **options)
+        if is_new:
+            connection.init_future.add_errback(lambda error: self._remember(node_id, error))
+        return connection
+
+    async def _build_transport(self, *arguments: object, **options: object) -> Any:  # noqa: ANN401 - untyped
+        """Hand on a broker's last words: those that arrive together with its hanging up are thrown away otherwise."""
+        transport = await super()._build_transport(*arguments, **options)
+        receive = transport._sock_recv  # noqa: SLF001 - see above
+
+        def receive_words_first() -> tuple[bytes, errors.KafkaError | None]:
+            words, error = receive()
+            return words, (None if words else error)  # the end is still there when it is read again
+
+        transport._sock_recv = receive_words_first  # noqa: SLF001
+        return transport
+
+    def _remember(self, node_id: object, error: BaseException) -> None:
+        if isinstance(error, errors.SaslAuthenticationFailedError | errors.UnsupportedSaslMechanismError):
+            self._net.call_soon(lambda: self._auth_failures.update({node_id: error}))  # after it cleared that place
 
 
 class _PatientClient(KafkaNetClient):  # type: ignore[misc]  # the client ships no types
@@ -280,6 +314,12 @@ _NOTHING = object()  # stands for an absent value, which the client refuses besi
 class _Verbatim(Serializer):  # type: ignore[misc]  # the client ships no types
     def serialize(self, topic: str, headers: object, data: object) -> object:  # noqa: ARG002 - the client's signature
         return None if data is _NOTHING else data
+
+
+class _Partitioner(DefaultPartitioner):  # type: ignore[misc]  # the client ships no types
+    def partition(self, topic: str, key: object, serialized_key: bytes | None, *rest: object) -> int:
+        """Choose as other clients do, by the first 4 KiB of a key: the hash is Python, and a key may have 40 MiB."""
+        return int(super().partition(topic, key, serialized_key and serialized_key[:HASHED_BYTES], *rest))
 
 
 def send_record(producer: Any, record: Outgoing) -> Any:  # noqa: ANN401 - the client ships no types

@@ -139,10 +139,12 @@ class KafkaSource:
     def close(self, timeout_s: float) -> None:
         """See `RecordSource`."""
         until = time.monotonic() + timeout_s
-        while self._membership.state == MemberState.REBALANCING and time.monotonic() < until:
-            self.poll(0.05, 1)  # nothing can be committed before the group is formed; what comes is left uncommitted
-        if self._listener and self._owned:
-            self._listener.on_revoked(frozenset(self._owned))
+        with suppress(BrokerRefused):
+            while self._membership.state == MemberState.REBALANCING and time.monotonic() < until:
+                self.poll(0.05, 1)  # nothing can be committed before the group is formed; what comes is not committed
+        ours, lost = frozenset(self._owned), is_replaced(self._consumer) or self._membership.generation_id < 0
+        if self._listener and ours:
+            (self._listener.on_lost if lost else self._listener.on_revoked)(ours)
         with self._lock:
             self._owned.clear()
         self._rebalances.closing = True

@@ -8,7 +8,7 @@ import pytest
 from kafka import KafkaProducer
 
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, Position
-from scorer.stream.kafka_client import UNREADABLE
+from scorer.stream.dead_letters import UNREADABLE
 from tests.scorer.stream.kafka_peers import Runner, Site, turn_until, wait_until
 
 

@@ -1,0 +1,151 @@
+"""Dead letters: the record as it was, followed by headers that say what became of it.
+
+    letter = dead_letter(record, topic, "not_json", "...", attempts=1, bundle_digest="...")
+    restore(letter)   the original again: key, value and headers, for the topic that it came from
+
+What a letter adds are always the last headers, so that nothing in the original can be taken for them. An original
+that was itself a letter (somebody copied one back with its headers) keeps the account of its last death; older ones
+are dropped, so that a record which goes round and round does not grow.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from scorer.stream.broker import Headers, Outgoing, Place, Record
+
+UNREADABLE = "unlensed-unreadable"  # the header of a record that stands for one which the client cannot parse
+NAMES = (
+    "unlensed-error-code",
+    "unlensed-error-message",
+    "unlensed-topic",
+    "unlensed-partition",
+    "unlensed-offset",
+    "unlensed-timestamp-ms",
+    "unlensed-attempts",
+    "unlensed-bundle",
+)
+MAX_MESSAGE_CHARACTERS = 1000
+
+
+class NotReplayable(ValueError):
+    """This record cannot be sent back; the sentence says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """What became of a record: `place` and `offset` are where it was read, `timestamp_ms` is when it was written."""
+
+    code: str
+    message: str
+    place: Place
+    offset: int
+    timestamp_ms: int
+    attempts: int
+    bundle: str
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter as it lies in its topic."""
+
+    place: Place
+    offset: int
+    died_at: datetime
+    bytes: int
+    death: Death
+
+    def as_dict(self) -> dict[str, object]:
+        """Return facts for a line of JSON; nothing of the record's key, value or headers is among them."""
+        return {
+            "partition": self.place.partition,
+            "offset": self.offset,
+            "died_at": self.died_at.isoformat(timespec="milliseconds"),
+            "bytes": self.bytes,
+            "code": self.death.code,
+            "message": self.death.message,
+            "attempts": self.death.attempts,
+            "bundle": self.death.bundle,
+            "record": {
+                "topic": self.death.place.topic,
+                "partition": self.death.place.partition,
+                "offset": self.death.offset,
+                "timestamp_ms": self.death.timestamp_ms,
+            },
+        }
+
+
+def dead_letter(  # noqa: PLR0913, PLR0917 - one argument per fact
+    record: Record, topic: str, code: str, message: str, attempts: int, bundle_digest: str
+) -> Outgoing:
+    """Return the letter for `topic`.
+
+    Args:
+        record: the original.
+        topic: where the letter goes.
+        code: why it died, for machines.
+        message: why it died, for people, without anything that the record holds; cut after 1,000 characters.
+        attempts: how often the record was tried.
+        bundle_digest: of the bundle that was to score it.
+    """
+    facts = (
+        code,
+        message[:MAX_MESSAGE_CHARACTERS],
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp_ms,
+        attempts,
+        bundle_digest,
+    )
+    account = tuple((name, str(fact).encode(errors="replace")) for name, fact in zip(NAMES, facts, strict=True))
+    return Outgoing(topic, record.key, record.value, (*_forget_older_deaths(record.headers), *account))
+
+
+def read_letter(record: Record) -> Letter:
+    """Return what a record of the dead-letter topic says.
+
+    Raises:
+        NotReplayable: it does not end with the headers of a dead letter.
+    """
+    if not _ends_with_account(record.headers):
+        message = "it does not end with the headers of a dead letter"
+        raise NotReplayable(message)
+    code, reason, topic, partition, offset, timestamp_ms, attempts, bundle = (
+        value.decode(errors="replace") for _, value in record.headers[-len(NAMES) :]
+    )
+    try:
+        place = Place(topic, int(partition))
+        death = Death(code, reason, place, int(offset), int(timestamp_ms), int(attempts), bundle)
+    except ValueError as error:
+        message = f"its headers hold no numbers where they should: {error}"
+        raise NotReplayable(message) from error
+    died_at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
+    return Letter(record.place, record.offset, died_at, record.size, death)
+
+
+def restore(record: Record) -> Outgoing:
+    """Return the original of a dead letter, for the topic that it came from.
+
+    Raises:
+        NotReplayable: it is no dead letter, or its original could not be read in the first place.
+    """
+    letter = read_letter(record)
+    headers = record.headers[: -len(NAMES)]
+    if any(name == UNREADABLE for name, _ in headers):
+        message = "its original could not be parsed, so that only its place is known"
+        raise NotReplayable(message)
+    return Outgoing(letter.death.place.topic, record.key, record.value, headers)
+
+
+def _ends_with_account(headers: Headers) -> bool:
+    return tuple(name for name, _ in headers[-len(NAMES) :]) == NAMES
+
+
+def _forget_older_deaths(headers: Headers) -> Headers:
+    accounts = 0
+    while _ends_with_account(headers[: len(headers) - accounts * len(NAMES)]):
+        accounts += 1
+    if accounts <= 1:
+        return headers
+    own = headers[: len(headers) - accounts * len(NAMES)]
+    return (*own, *headers[-len(NAMES) :])

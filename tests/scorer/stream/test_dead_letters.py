@@ -1,0 +1,244 @@
+"""Dead letters: what goes in comes out, and replaying sends each once."""
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scorer.dlq_cli import parse_since
+from scorer.paths import UsageError
+from scorer.stream.broker import (
+    BrokerUnavailable,
+    Headers,
+    MemoryBroker,
+    MemorySink,
+    Outgoing,
+    Place,
+    Position,
+    Record,
+)
+from scorer.stream.dead_letters import NAMES, UNREADABLE, NotReplayable, dead_letter, read_letter, restore
+from scorer.stream.replay import MAX_NOTE_CHARACTERS, Choice, Memory, Replay, TooScattered, list_letters
+
+HEADERS = st.lists(st.tuples(st.one_of(st.text(max_size=8), st.sampled_from(NAMES)), st.binary(max_size=8)))
+RECORDS = st.builds(
+    Record,
+    topic=st.just("requests"),
+    partition=st.integers(0, 99),
+    offset=st.integers(0, 2**62),
+    timestamp_ms=st.integers(0, 2**40),
+    key=st.none() | st.binary(max_size=8),
+    value=st.none() | st.binary(max_size=32),
+    headers=HEADERS.map(tuple),
+)
+
+
+def as_record(letter: Outgoing, offset: int = 0, timestamp_ms: int = 0) -> Record:
+    """Return a letter as it is read again."""
+    return Record(letter.topic, 0, offset, timestamp_ms, letter.key, letter.value, letter.headers)
+
+
+def kill(record: Record, code: str = "not_json", message: str = "no JSON") -> Outgoing:
+    """Return a letter."""
+    return dead_letter(record, "dead", code, message, attempts=1, bundle_digest="d" * 64)
+
+
+@given(RECORDS, st.text(), st.integers(0, 9))
+def test_restoring_gives_the_original_back(record: Record, message: str, attempts: int) -> None:
+    """Key, value and headers survive whatever they are, and the account says what was told."""
+    letter = as_record(dead_letter(record, "dead", "a_code", message, attempts, "digest"))
+    original = restore(letter)
+    assert (original.topic, original.key, original.value) == ("requests", record.key, record.value)
+    assert original.headers == record.headers
+    death = read_letter(letter).death
+    assert (death.code, death.place, death.offset) == ("a_code", record.place, record.offset)
+    assert (death.timestamp_ms, death.attempts, death.bundle) == (record.timestamp_ms, attempts, "digest")
+    assert death.message == message.encode(errors="replace").decode()[:1000]
+
+
+@given(RECORDS, st.integers(3, 6))
+def test_a_letter_that_goes_round_does_not_grow(record: Record, deaths: int) -> None:
+    """A letter copied back with its headers dies again and again, and keeps its own headers and two accounts."""
+    second = as_record(kill(as_record(kill(record))))
+    letter = second
+    for death in range(deaths):
+        letter = as_record(kill(letter, f"code{death}"))
+    assert len(letter.headers) == len(second.headers)
+    assert letter.headers[: -2 * len(NAMES)] == second.headers[: -2 * len(NAMES)]
+    assert read_letter(letter).death.code == f"code{deaths - 1}"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        (),
+        (("unlensed-error-code", b"not_json"),),
+        tuple((name, b"x") for name in NAMES),
+        (*((name, b"1") for name in NAMES), ("one-more", b"")),
+    ],
+)
+def test_what_is_no_letter_is_not_restored(headers: Headers) -> None:
+    """Headers that are missing, are no numbers or are followed by others make no letter."""
+    with pytest.raises(NotReplayable):
+        restore(Record("dead", 0, 0, 0, None, b"", headers))
+
+
+def test_a_record_that_could_not_be_parsed_is_not_restored() -> None:
+    """Its place is known and its content is not, so that sending it back would be sending something else."""
+    letter = as_record(kill(Record("requests", 0, 7, 0, None, None, ((UNREADABLE, b""),))))
+    assert read_letter(letter).death.offset == 7
+    with pytest.raises(NotReplayable, match="could not be parsed"):
+        restore(letter)
+
+
+def test_a_line_about_a_letter_shows_nothing_of_the_record() -> None:
+    """JSON about a letter holds neither key nor value nor headers."""
+    letter = as_record(kill(Record("requests", 0, 7, 0, b"secret", b"secret", (("secret", b"secret"),))))
+    assert "secret" not in json.dumps(read_letter(letter).as_dict())
+
+
+class MemoryLog:
+    """A topic of two partitions and what a group remembers of it."""
+
+    def __init__(self, letters: list[Outgoing]) -> None:
+        self.letters = [
+            Record("dead", n % 2, n // 2, n * 1000, each.key, each.value, each.headers)
+            for n, each in enumerate(letters)
+        ]
+        self.stored: dict[Place, Position] = {}
+
+    def positions(self) -> Mapping[Place, Position]:
+        """See `Log`."""
+        return dict(self.stored)
+
+    def read(self, start: Mapping[Place, int]) -> Iterator[Record]:
+        """See `Log`."""
+        yield from (each for each in self.letters if each.offset >= start.get(each.place, 0))
+
+    def remember(self, positions: Mapping[Place, Position]) -> None:
+        """See `Log`."""
+        assert all(len(position.note) <= MAX_NOTE_CHARACTERS for position in positions.values())
+        self.stored.update(positions)
+
+
+def make_log(codes: list[str]) -> MemoryLog:
+    """Return a log with a letter of each code; the original's value is its number."""
+    return MemoryLog([kill(Record("requests", 0, n, 0, None, b"%d" % n), code) for n, code in enumerate(codes)])
+
+
+def run(log: MemoryLog, code: str | None = None, *, again: bool = False, limit: int | None = None) -> list[int]:
+    """Return the numbers of the originals that a replay sends, having checked that its plan says the same."""
+    choice = Choice("requests", code)
+    planned = Replay(log, choice, again=again, limit=limit).plan()
+    broker = MemoryBroker()
+    counts: list[int] = []
+    tally = Replay(log, choice, again=again, limit=limit).run(MemorySink(broker), counts.append)
+    sent = [int(record.value or b"-1") for record in broker.topics["requests"]]
+    assert planned.sent == tally.sent
+    assert sum(counts) == tally.sent.total() == len(sent)
+    return sent
+
+
+STEPS = st.lists(st.tuples(st.sampled_from([None, "a", "b"]), st.none() | st.integers(1, 5)), max_size=8)
+
+
+@given(st.lists(st.sampled_from("ab"), max_size=30), STEPS)
+def test_replays_send_each_once(codes: list[str], steps: list[tuple[str | None, int | None]]) -> None:
+    """However replays are cut by code and limit, no original is sent twice, and in the end all were sent."""
+    log = make_log(codes)
+    sent: list[int] = []
+    for code, limit in steps:
+        now = run(log, code, limit=limit)
+        assert all(code in {None, codes[number]} for number in now)
+        assert limit is None or len(now) <= limit
+        sent += now
+    sent += run(log)
+    assert sorted(sent) == list(range(len(codes)))
+    assert run(log) == []
+
+
+def test_again_sends_what_was_sent() -> None:
+    """With --again everything goes once more, and nothing is forgotten about what was sent."""
+    log = make_log(list("abab"))
+    assert run(log, "a") == [0, 2]
+    assert sorted(run(log, again=True)) == [0, 1, 2, 3]
+    assert run(log) == []
+
+
+def test_a_replay_that_fails_remembers_what_was_sent() -> None:
+    """An outage after the first batch leaves that batch remembered; the next replay goes on behind it."""
+    log = make_log(["a"] * 250)
+    broker = MemoryBroker()
+
+    class Failing(MemorySink):
+        def deliver(self, records: list[Outgoing]) -> None:  # type: ignore[override]  # narrower is enough here
+            if broker.topics["requests"]:
+                message = "gone"
+                raise BrokerUnavailable(message)
+            super().deliver(records)
+
+    with pytest.raises(BrokerUnavailable):
+        Replay(log, Choice("requests")).run(Failing(broker), lambda _sent: None)
+    first = {int(record.value or b"-1") for record in broker.topics["requests"]}
+    assert 0 < len(first) < 250
+    assert first.isdisjoint(run(log))
+
+
+def test_letters_from_elsewhere_and_others_stay() -> None:
+    """A letter that names another topic, one whose original is unknown and what is no letter are counted, not sent."""
+    log = MemoryLog(
+        [
+            kill(Record("payments", 0, 0, 0, None, b"1")),
+            kill(Record("requests", 0, 1, 0, None, None, ((UNREADABLE, b""),))),
+            Outgoing("dead", None, b"no letter"),
+        ]
+    )
+    assert run(log) == []
+    assert Replay(log, Choice("requests")).plan().refused.total() == 3
+
+
+@given(st.integers(0, 10**9), st.sets(st.integers(1, 5000)))
+def test_memory_survives_storage(first: int, later: set[int]) -> None:
+    """What was replayed is known after storing and loading, and nothing else is."""
+    memory = Memory(Position(first))
+    memory.walk(first, replayed=False)
+    for offset in sorted(later):
+        memory.walk(first + offset, replayed=True)
+    loaded = Memory(memory.store())
+    for offset in range(-2, 5002):
+        assert loaded.knows(first + offset) == (offset < 0 or offset in later)
+
+
+def test_a_memory_that_does_not_fit_is_refused() -> None:
+    """Rather than forgetting what was sent, a replay stops before it sends."""
+    memory = Memory(None)
+    number = 1
+    for offset in range(100_000):
+        number = number * 1103515245 + 12345 & 0x7FFFFFFF
+        memory.walk(offset, replayed=offset > 0 and number >> 16 & 1 == 1)
+    with pytest.raises(TooScattered):
+        memory.store()
+
+
+def test_listing_filters_by_code_and_time() -> None:
+    """--code and --since choose; what is no letter is left out."""
+    log = make_log(list("abab"))
+    log.letters.append(Record("dead", 0, 9, 0, None, b"no letter"))
+    moment = datetime.fromtimestamp(1, UTC)
+    assert [letter.death.offset for letter in list_letters(log, Choice("requests"))] == [0, 1, 2, 3]
+    assert [letter.death.offset for letter in list_letters(log, Choice("requests", "a"))] == [0, 2]
+    assert [letter.death.offset for letter in list_letters(log, Choice("requests", since=moment))] == [1, 2, 3]
+
+
+def test_since_takes_ages_and_times() -> None:
+    """30m, 24h and 7d count back from now; a time without a zone is UTC; the rest is refused."""
+    now = datetime(2026, 1, 8, tzinfo=UTC)
+    assert parse_since(None, now) is None
+    assert parse_since("24h", now) == now - timedelta(days=1)
+    assert parse_since("2026-01-01", now) == datetime(2026, 1, 1, tzinfo=UTC)
+    assert parse_since("2026-01-01T02:00+02:00", now) == datetime(2026, 1, 1, tzinfo=UTC)
+    with pytest.raises(UsageError, match="yesterday"):
+        parse_since("yesterday", now)
