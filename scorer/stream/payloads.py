@@ -42,7 +42,6 @@ _LOST_FILE = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, 
 _BAD_NAME = frozenset({"ValueError", "ParamValidationError"})  # the latter is botocore's
 # Stores without an asynchronous client block a thread; these few wait for them, whoever asks.
 _READERS = ThreadPoolExecutor(16, "payload-store")
-_OPENING = asyncio.Lock()
 
 
 def check_payloads(settings: PayloadSettings) -> None:
@@ -184,10 +183,6 @@ def _wait(reading: "Future[bytes]", deadline: float) -> bytes:
 
 
 async def _read_range(store: AsyncFileSystem, uri: str, max_bytes: int) -> bytes:
-    if hasattr(store, "set_session"):
-        # s3fs opens its session on first use, and readers who meet there would each open one and lose all but one.
-        async with _OPENING:
-            await store.set_session()
     try:
         data: bytes = await store._cat_file(uri, start=0, end=max_bytes + 1)  # noqa: SLF001 - fsspec's asynchronous API
     except OSError as error:

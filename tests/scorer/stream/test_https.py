@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 import psutil
@@ -349,15 +348,12 @@ def test_certificates_are_checked_by_name(server: Server, tmp_path: Path) -> Non
         server.fetch(answer("200 OK", BODY), network)
 
 
-def test_slow_handshake_and_slow_resolver_end_in_time(server: Server) -> None:
-    """The time limit covers what comes before the request."""
+def test_slow_handshake_ends_in_time(server: Server) -> None:
+    """The time limit covers a server that accepts and then says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = Endpoint(socket.AF_INET, silent.getsockname())
         with pytest.raises(TryAgain):
             server.fetch(answer("200 OK"), replace(server.network(), resolve=lambda *_: [endpoint]), timeout_s=0.3)
-    with pytest.raises(TimeoutError):
-        resolve_host("localhost", 443, 0)
-    assert {str(endpoint.ip) for endpoint in resolve_host("localhost", 443, 20)} & {"127.0.0.1", "::1"}
 
 
 @pytest.mark.parametrize(
@@ -384,30 +380,6 @@ def test_read_payload_persists_until_its_limit(server: Server, handlers: list[Ha
         assert "503" in str(error.value)
         assert "hunter2" not in str(error.value)
     assert len(server.requests) - before > 1
-
-
-PRIVATE = (
-    "0.0.0.0 10.1.2.3 100.64.0.1 127.0.0.1 169.254.169.254 172.16.0.1 192.0.0.8 192.0.2.1 192.88.99.1 192.168.1.1 "
-    "198.18.0.1 198.51.100.1 203.0.113.1 224.0.0.1 239.1.1.1 240.0.0.1 255.255.255.255 :: ::1 fe80::1 fec0::1 fc00::1 "
-    "fd00:ec2::254 ff02::1 2001:db8::1 2001::1 2002:7f00:1::1 2002:808:808::1 64:ff9b:1::808:808 100::1 ::ffff:8.8.8.8 "
-    "::8.8.8.8 3fff::1 4000::1"
-)
-
-
-def test_only_the_public_internet_is_public() -> None:
-    """Every special block of both families is refused, and well-known public hosts are not."""
-    assert [address for address in PRIVATE.split() if is_public(ip_address(address))] == []
-    assert all(is_public(ip_address(address)) for address in ("8.8.8.8", "2606:4700::1111", "64:ff9b::8.8.8.8"))
-    assert not is_public(Endpoint(socket.AF_INET6, ("fe80::1%lo", 443, 0, 1)).ip)
-
-
-@given(st.integers(0, 2**32 - 1))
-def test_embedded_addresses_gain_nothing(number: int) -> None:
-    """NAT64 is as public as the address it embeds; mapped, compatible, 6to4 and Teredo addresses never are."""
-    inner = IPv4Address(number)
-    assert is_public(IPv6Address((0x64FF9B << 96) | number)) == is_public(inner)
-    for outer in ((0xFFFF << 32) | number, number, (0x2002 << 112) | (number << 80), (0x20010000 << 96) | number):
-        assert not is_public(IPv6Address(outer))
 
 
 @given(st.text(), st.text(alphabet="abc/"), st.text())
