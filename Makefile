@@ -1,6 +1,8 @@
 # make demo   score photographs: make demo PHOTOS=dir (default: the public-domain astronaut portrait)
 # make test   the whole fast suite      make check  lint, types, import floors
 # make bench  the figures of the README, measured here
+# make kafka  an Apache Kafka broker with the service's topics on 127.0.0.1:9092 (needs Java and, once, Maven)
+# make triton a Triton Inference Server of the starter bundle on this machine's loopback
 # Python 3.11 or 3.12 with venv is all that must be there; everything else goes into .venv.
 
 PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3,$(shell $(name) -c 'import sys, ensurepip; (3, 11) <= sys.version_info < (3, 13) and print("$(name)")' 2>/dev/null)))
@@ -10,7 +12,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --constraint constraints.txt --editable
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench kafka triton clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo $(if $(filter $(DEMO)/photographs,$(PHOTOS)),$(DEMO)/photographs)
@@ -28,6 +30,12 @@ check: .venv/test
 
 bench: .venv/test
 	$(BIN)/python tests/benchmarks/bench.py
+
+kafka: .venv/test
+	$(BIN)/python deploy/local/kafka.py --topic unlensed.requests:4 --topic unlensed.results:4 --topic unlensed.dead-letters
+
+triton: .venv-triton/installed
+	.venv-triton/bin/python deploy/local/triton.py
 
 # The portrait is copied out of the installed package: no picture is kept in this repository.
 $(DEMO)/photographs: .venv/demo
@@ -50,5 +58,12 @@ $(DEMO)/photographs: .venv/demo
 	$(PYTHON) -m venv .venv
 	$(PIP) --upgrade 'pip>=25.1'
 
+# Complete and pinned, so that nothing is resolved; its own environment, because the server wants NumPy 1.
+.venv-triton/installed: deploy/local/triton.txt
+	@echo "installing Triton Inference Server (about a minute) ..."
+	$(PYTHON) -m venv --clear .venv-triton
+	.venv-triton/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
+	touch $@
+
 clean:
-	rm -rf .venv $(DEMO)
+	rm -rf .venv .venv-triton $(DEMO)

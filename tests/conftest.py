@@ -1,10 +1,13 @@
 """What several rooms' tests share: the starter bundle, its engine, and a public-domain portrait."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import skimage
 
+from deploy.local.triton import TritonServer, find_python
 from scorer.bundle import Bundle, read_bundle
 from scorer.engine import LocalScorer
 from scorer.openvino_embedder import LocalEmbedder
@@ -41,3 +44,20 @@ def local_scorer() -> LocalScorer:
 def portrait() -> bytes:
     """The public-domain astronaut portrait as scikit-image ships it: 512 x 512 PNG, one face."""
     return (Path(skimage.__file__).parent / "data" / "astronaut.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def triton_python() -> Path:
+    """The interpreter of Triton's environment; where there is none, tests are skipped, but never in CI."""
+    python = find_python()
+    if not python.is_file():
+        message = f"{python} does not exist: `make .venv-triton/installed` makes Triton's environment"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
+    return python
+
+
+@pytest.fixture(scope="session")
+def triton(triton_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A real server of the starter bundle; a test that stops it starts it again."""
+    with TritonServer(ROOT / "model_repository", tmp_path_factory.mktemp("triton"), triton_python) as server:
+        yield server

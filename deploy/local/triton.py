@@ -4,7 +4,8 @@
     python deploy/local/triton.py --bundle model_repository
 
 The server is the one in the nvidia-pytriton wheel, which knows Python backends only. It runs in an environment of
-its own (`deploy/local/triton.txt`; `make triton` makes it). Only `face_features` and what it joins are loaded.
+its own (`deploy/local/triton.txt`; `make triton` makes it as `.venv-triton`; `TRITON_PYTHON` names another's
+interpreter). Only `face_features` and what it joins are loaded.
 """
 
 import argparse
@@ -16,7 +17,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,6 +29,8 @@ ENVIRONMENT = ROOT / ".venv-triton"
 BACKENDS = {"unlensed_crops": "FaceCropsModel", "unlensed_openvino": "FaceExtractorModel"}
 START_S = 60
 STOP_S = 10
+WATCH_S = 0.5
+GRACE_S = 2.5  # in which Triton answers what a dead backend had in hand
 LOG_LINES = 15
 # What the server's environment says of itself: its packages, its version, where its shared library should lie.
 _DESCRIBE = (
@@ -45,21 +50,26 @@ class TritonServer:
     Args:
         bundle: the model repository.
         scratch: an empty folder for the log and the backends.
-        python: the interpreter of the server's environment.
+        python: the interpreter of the server's environment; without one, `find_python`.
         port: the gRPC port on 127.0.0.1; 0 takes a free one and keeps it over restarts.
+        options: further options of `tritonserver`.
 
     Raises:
         TritonFailed: the environment lacks something.
     """
 
-    def __init__(self, bundle: Path, scratch: Path, python: Path = ENVIRONMENT / "bin/python", port: int = 0) -> None:
+    def __init__(
+        self, bundle: Path, scratch: Path, python: Path | None = None, port: int = 0, options: Sequence[str] = ()
+    ) -> None:
+        python = python or find_python()
         self.log = scratch / "triton.log"
         self._port = port or _free_port()
         self.url = f"127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._backends: set[int] = set()
         packages, version, library_folder = _describe(python)
         server = packages / "pytriton" / "tritonserver"
-        _link_backends(server, version, scratch / "backends")
+        _lay_out_backends(server, version, scratch / "backends")
         self._memory_prefix = f"unlensed-{os.getpid()}-{self._port}-"
         self._command = [
             str(server / "bin" / "tritonserver"),
@@ -74,6 +84,7 @@ class TritonServer:
             f"--grpc-port={self._port}",
             "--allow-http=false",
             "--allow-metrics=false",
+            *options,
         ]
         # The stub ignores PYTHONPATH; it finds its environment as the first python3 on the PATH.
         self._environment = os.environ | {
@@ -96,18 +107,25 @@ class TritonServer:
             self._process = subprocess.Popen(  # noqa: S603 - the server of the environment that the caller named
                 self._command,
                 env=self._environment,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+        try:
+            self._wait_until_it_serves(self._process)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait_until_it_serves(self, process: "subprocess.Popen[bytes]") -> None:
         deadline = time.monotonic() + START_S
         while not _listens(self._port):  # it listens once its models are loaded
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
+            if process.poll() is not None or time.monotonic() > deadline:
                 message = f"Triton did not start; the last lines of {self.log}:\n{self.read_log_end()}"
                 raise TritonFailed(message)
             time.sleep(0.05)
+        self._backends = _living(process.pid)
 
     def stop(self) -> None:
         """Let it finish what it works on, then end it."""
@@ -138,9 +156,22 @@ class TritonServer:
         lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join([line for line in lines if line and line[0] not in "+|"][-LOG_LINES:])
 
-    def wait(self) -> int:
-        """Block until it ends; return its exit status."""
-        return self._process.wait() if self._process else 0
+    @property
+    def healthy(self) -> bool:
+        """Whether it and its backends live: Triton stays when a Python backend dies, and fails all requests to it."""
+        process = self._process
+        return process is not None and process.poll() is None and self._backends <= _living(process.pid)
+
+    def supervise(self, stop: threading.Event) -> None:
+        """Start it again whenever it or one of its backends has died, until `stop` is set.
+
+        Raises:
+            TritonFailed: it does not start any more.
+        """
+        while not stop.wait(WATCH_S):
+            if not self.healthy and not stop.wait(GRACE_S):
+                self.kill()
+                self.start()
 
     def __enter__(self) -> Self:
         self.start()
@@ -152,16 +183,21 @@ class TritonServer:
         self.stop()
 
 
+def find_python() -> Path:
+    """Return the interpreter of the server's environment, whether or not it exists."""
+    return Path(os.environ.get("TRITON_PYTHON", ENVIRONMENT / "bin/python"))
+
+
 def _describe(python: Path) -> tuple[Path, str, Path]:
     """Return the environment's packages, its Python version and the folder of its libpython."""
     if not python.is_file():
-        message = f"{python} does not exist; `make triton` makes the environment"
+        message = f"{python} does not exist; `make triton` makes the environment, TRITON_PYTHON names another"
         raise TritonFailed(message)
     answer = subprocess.run(  # noqa: S603 - the interpreter that the caller named
         [str(python), "-c", _DESCRIBE], capture_output=True, text=True, check=True
     )
     packages, version, folder, library = answer.stdout.splitlines()
-    if not (Path(folder) / library).is_file():
+    if ".so" not in library or not (Path(folder) / library).is_file():
         message = f"{folder}/{library} does not exist, which the server's Python stub needs: install libpython{version}"
         raise TritonFailed(message)
     if not (Path(packages) / "pytriton").is_dir():
@@ -170,13 +206,11 @@ def _describe(python: Path) -> tuple[Path, str, Path]:
     return Path(packages), version, Path(folder)
 
 
-def _link_backends(server: Path, version: str, folder: Path) -> None:
+def _lay_out_backends(server: Path, version: str, folder: Path) -> None:
     """Lay out a backend directory: Triton's Python backend, and this project's on top of it."""
-    files = [*(server / "backends" / "python").iterdir(), *(server / "python_backend_stubs" / version).iterdir()]
     shutil.rmtree(folder, ignore_errors=True)
-    (folder / "python").mkdir(parents=True)
-    for file in files:
-        shutil.copy(file, folder / "python")  # Triton refuses links
+    shutil.copytree(server / "backends" / "python", folder / "python")  # copies, since Triton refuses links
+    shutil.copytree(server / "python_backend_stubs" / version, folder / "python", dirs_exist_ok=True)
     for name, model in BACKENDS.items():
         (folder / name).mkdir()
         (folder / name / "model.py").write_text(
@@ -184,6 +218,17 @@ def _link_backends(server: Path, version: str, folder: Path) -> None:
             f"sys.path.append({str(ROOT)!r})\n"
             f"from scorer.triton.backends import {model} as TritonPythonModel\n"
         )
+
+
+def _living(parent: int) -> set[int]:
+    """Return the children of a process that still run."""
+    children = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, ppid = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(ppid) == parent and state != "Z":
+                children.add(int(stat.parent.name))
+    return children
 
 
 def _free_port() -> int:
@@ -204,16 +249,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=ROOT / "model_repository")
     parser.add_argument("--grpc-port", type=int, default=8001, help="0 takes a free one")
-    parser.add_argument("--python", type=Path, default=ENVIRONMENT / "bin/python", help="of the server's environment")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="unlensed-triton-") as scratch:
         try:
-            with TritonServer(options.bundle, Path(scratch), options.python, options.grpc_port) as server:
+            with TritonServer(options.bundle, Path(scratch), port=options.grpc_port) as server:
                 print(f"Triton serves {options.bundle} on grpc://{server.url}   log: {server.log}", flush=True)  # noqa: T201 - the output
-                server.wait()
-                sys.exit(f"Triton ended by itself:\n{server.read_log_end()}")
+                server.supervise(threading.Event())
         except TritonFailed as error:
             sys.exit(f"triton: {error}")
 

@@ -94,6 +94,11 @@ class TritonEmbedder:
         self._raise_outage(calls, len(faces))
         return FeatureBatch(features, failures)
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests wait for their answer."""
+        return self._room.requests
+
     def close(self) -> None:
         """Close the connection; requests in flight fail as unavailable."""
         self._channel.close()
@@ -143,23 +148,23 @@ class _Room:
 
     def __init__(self, max_requests: int, max_bytes: int) -> None:
         self._max_requests, self._max_bytes = max_requests, max_bytes
-        self._requests = self._bytes = 0
+        self.requests = self._bytes = 0
         self._changed = threading.Condition()
 
     def enter(self, size: int) -> None:
         """Wait until `size` bytes may go."""
         with self._changed:
             self._changed.wait_for(lambda: self._fits(size))
-            self._requests, self._bytes = self._requests + 1, self._bytes + size
+            self.requests, self._bytes = self.requests + 1, self._bytes + size
 
     def leave(self, size: int) -> None:
         """Say that `size` bytes have been answered."""
         with self._changed:
-            self._requests, self._bytes = self._requests - 1, self._bytes - size
+            self.requests, self._bytes = self.requests - 1, self._bytes - size
             self._changed.notify_all()
 
     def _fits(self, size: int) -> bool:
-        return not self._requests or (self._requests < self._max_requests and self._bytes + size <= self._max_bytes)
+        return not self.requests or (self.requests < self._max_requests and self._bytes + size <= self._max_bytes)
 
 
 def _write_request(face: EncodedFace) -> Any:  # noqa: ANN401 - generated messages are untyped

@@ -4,9 +4,12 @@
 `face_crops` (decode and cut) to `face_extractor` (the network). The backends named here hold the code
 (`scorer.triton.backends`); a bundle holds none. Another device renders other backends behind the same ensemble.
 
-Two instances of each: one answers while the other computes, and a crash of one costs its batch only. There is no
-`default_queue_policy` on purpose: with one, Triton's batcher no longer fetches a batch ahead, can miss that an
-instance became free and then sleeps half a second (versions 2.51 to 2.6x; measured: half of the throughput). What
+One instance of each, with all cores: the two overlap, and more instances measured no faster. Moreover Triton never
+starts a dead Python backend again. A single one then fails everything, golden faces included, until the server is
+started anew; one of two would go on failing every other batch.
+
+There is no `default_queue_policy` on purpose: with one, Triton's batcher does not fetch a batch ahead, can miss
+that an instance became free and then sleeps half a second (2.51 and later; measured: half of the throughput). What
 waits is bounded by what clients may have in flight, and a request whose deadline passes leaves the queue.
 """
 
@@ -30,7 +33,7 @@ input [
   { name: "window" data_type: TYPE_INT32 dims: [ 4 ] }  # left, top, width, height in upright pixels
 ]
 output [ { name: "$crops" data_type: TYPE_UINT8 dims: [ $side, $side, 3 ] } ]
-instance_group [ { count: 2 kind: KIND_CPU } ]
+instance_group [ { count: 1 kind: KIND_CPU } ]
 dynamic_batching { max_queue_delay_microseconds: 500 }
 """)
 
@@ -42,7 +45,7 @@ default_model_filename: "$model_file"
 max_batch_size: 16
 input [ { name: "$crops" data_type: TYPE_UINT8 dims: [ $side, $side, 3 ] } ]
 output [ { name: "$features" data_type: TYPE_FP32 dims: [ $feature_size ] } ]
-instance_group [ { count: 2 kind: KIND_CPU } ]
+instance_group [ { count: 1 kind: KIND_CPU } ]
 dynamic_batching { max_queue_delay_microseconds: 500 }
 """)
 

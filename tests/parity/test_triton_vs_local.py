@@ -1,0 +1,60 @@
+"""The same faces through a live Triton server and through this process: the same features, bit for bit."""
+
+import io
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploy.local.triton import TritonServer
+from ingest.probe import EncodedFace, probe_image
+from ingest.spec import FaceBox
+from scorer.bundle import Bundle, verify_engine
+from scorer.openvino_embedder import LocalEmbedder
+from scorer.stream.settings import TritonSettings
+from scorer.triton.embedder import TritonEmbedder
+
+ORIENTATION = 0x0112
+BOXES = [(180.0, 70.0, 95.0, 110.0), (-20.0, 100.0, 90.0, 90.0), (300.0, 300.0, 400.0, 400.0)]
+
+
+@pytest.fixture(scope="module")
+def remote(starter: Bundle, triton: TritonServer) -> Iterator[TritonEmbedder]:
+    """A client of the live server."""
+    embedder = TritonEmbedder(starter, TritonSettings(url=triton.url))
+    yield embedder
+    embedder.close()
+
+
+@pytest.fixture(scope="module")
+def faces(starter: Bundle, portrait: bytes) -> list[EncodedFace]:
+    """The portrait as three kinds of file, turned in two ways, each with three windows."""
+    picture, encoded = Image.open(io.BytesIO(portrait)).convert("RGB"), [portrait]
+    for kind, orientation in (("JPEG", 1), ("JPEG", 6), ("WEBP", 1), ("PNG", 3)):
+        buffer, exif = io.BytesIO(), Image.Exif()
+        exif[ORIENTATION] = orientation
+        picture.save(buffer, kind, exif=exif)
+        encoded.append(buffer.getvalue())
+    found = [
+        EncodedFace.around(data, probe_image(data), FaceBox(*box), starter.model.preprocess)
+        for data in encoded
+        for box in BOXES
+    ]
+    return [face for face in found if face]
+
+
+def test_golden_faces_get_their_golden_answers(
+    starter: Bundle, remote: TritonEmbedder, embedder: LocalEmbedder
+) -> None:
+    """The lock that guards a start holds against the live server, with the very drift of this process."""
+    assert verify_engine(starter, remote) == verify_engine(starter, embedder)
+
+
+def test_features_are_the_same(faces: list[EncodedFace], remote: TritonEmbedder, embedder: LocalEmbedder) -> None:
+    """Every container, orientation and window: no bit differs, in any batch."""
+    assert len(faces) == 15
+    here, there = embedder.embed(faces), remote.embed(faces * 3)
+    assert not here.failures
+    assert not there.failures
+    assert np.array_equal(np.tile(here.features, (3, 1)), there.features)
