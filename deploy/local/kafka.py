@@ -292,8 +292,9 @@ def main() -> None:
         except KafkaUnavailable as error:
             sys.exit(f"kafka: {error}")
         print(f"Kafka is ready at {server.bootstrap}, its log is {server.log}", flush=True)  # noqa: T201 - says so
-        while server.pid and not stopping.wait(1):
-            pass
+        while not stopping.wait(1):
+            if server.pid is None:
+                sys.exit(f"kafka: the broker ended by itself; {server.log} says why")
 
 
 if __name__ == "__main__":

@@ -55,15 +55,23 @@ def test_serving_rooms_read_no_pickle(root: Path) -> None:
     assert not guilty
 
 
-def test_one_door_to_each_foreign_room(root: Path) -> None:
-    """DALI, and later every broker and server client, is imported by exactly one module."""
+@pytest.mark.parametrize(
+    ("package", "door"),
+    [
+        ("nvidia", "ingest/dali.py"),
+        ("kafka", "scorer/stream/kafka_client.py"),
+        ("tritonclient", "scorer/triton/embedder.py"),
+    ],
+)
+def test_one_door_to_each_foreign_room(root: Path, package: str, door: str) -> None:
+    """DALI and every broker's and server's client is imported by exactly one module."""
     importers = [
         path.relative_to(root).as_posix()
         for room in ROOMS
         for path in tracked(root, f"{room}/*.py")
-        if re.search(r"^\s*(import|from) nvidia", path.read_text(), re.MULTILINE)
+        if re.search(rf"^\s*(import|from) {package}\b", path.read_text(), re.MULTILINE)
     ]
-    assert importers == ["ingest/dali.py"]
+    assert importers == [door]
 
 
 def test_no_machine_path_in_the_tree(root: Path) -> None:

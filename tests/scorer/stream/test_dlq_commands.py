@@ -1,0 +1,99 @@
+"""`unlensed dlq` on a real broker."""
+
+import json
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from scorer.dlq_cli import dlq_app
+from scorer.paths import UsageError
+from scorer.stream.broker import Outgoing, Record
+from scorer.stream.dead_letters import dead_letter
+from tests.scorer.stream.kafka_peers import Site
+
+SECRET = b"what the record held"
+
+
+def invoke(site: Site, *arguments: str) -> Result:
+    """Run a command with the settings of this site in the environment."""
+    environment = {
+        "UNLENSED_KAFKA__BOOTSTRAP": site.kafka.bootstrap,
+        "UNLENSED_STREAM__GROUP": site.stream.group,
+        "UNLENSED_STREAM__REQUESTS": site.stream.requests,
+        "UNLENSED_STREAM__RESULTS": site.stream.results,
+        "UNLENSED_STREAM__DEAD_LETTERS": site.stream.dead_letters,
+        "COLUMNS": "200",
+    }
+    return CliRunner().invoke(dlq_app, arguments, env=environment)
+
+
+def bury(site: Site, *codes: str) -> list[Outgoing]:
+    """Write a dead letter of each code; return the originals."""
+    site.create_topics(2)
+    records = [
+        Record(site.stream.requests, 1, 100 + n, 5, b"key %d" % n, SECRET + b"%d" % n, (("h", b"%d" % n),))
+        for n in range(len(codes))
+    ]
+    site.produce(
+        dead_letter(record, site.stream.dead_letters, code, f"because of {code}", 2, "d" * 64)
+        for record, code in zip(records, codes, strict=True)
+    )
+    return [Outgoing(record.topic, record.key, record.value, record.headers) for record in records]
+
+
+def replayed(site: Site) -> list[Outgoing]:
+    """Return what lies in the topic of requests."""
+    return [
+        Outgoing(site.stream.requests, each.key, each.value, tuple(each.headers))
+        for each in site.read(site.stream.requests)
+    ]
+
+
+def test_list_says_what_died_and_shows_nothing_of_it(site: Site) -> None:
+    """A table for people, JSON lines for machines, filtered; neither shows what the record held."""
+    bury(site, "not_json", "wrong_schema", "not_json")
+    table = invoke(site, "list")
+    lines = invoke(site, "list", "--json", "--code", "not_json", "--since", "1h")
+    assert (table.exit_code, lines.exit_code) == (0, 0)
+    assert "3 letters (2 not_json, 1 wrong_schema)" in table.output
+    assert f"{site.stream.requests}[1]@101" in table.output
+    letters = [json.loads(line) for line in lines.output.splitlines()]
+    assert [(each["code"], each["record"]["offset"], each["attempts"]) for each in letters] == [
+        ("not_json", 100, 2),
+        ("not_json", 102, 2),
+    ]
+    for output in (table.output, lines.output):
+        assert SECRET.decode() not in output
+        assert "key 0" not in output
+
+
+def test_replay_sends_originals_once(site: Site) -> None:
+    """First nothing without consent, then each original verbatim, then nothing again until --again."""
+    originals = bury(site, "a", "b", "a")
+    assert "2 letters (2 a)" in invoke(site, "replay", "--code", "a", "--dry-run").output
+    refused = invoke(site, "replay")
+    assert isinstance(refused.exception, UsageError)
+    assert replayed(site) == []
+    assert invoke(site, "replay", "--code", "a", "--yes").exit_code == 0
+    assert sorted(replayed(site), key=str) == sorted([originals[0], originals[2]], key=str)
+    assert "1 letter (1 b)" in invoke(site, "replay", "--yes").output
+    assert sorted(replayed(site), key=str) == sorted(originals, key=str)
+    assert "0 letters" in invoke(site, "replay", "--yes").output
+    assert "1 letter (1 a)" in invoke(site, "replay", "--yes", "--again", "--limit", "1").output
+    assert len(replayed(site)) == len(originals) + 1
+
+
+def test_a_topic_without_letters_is_no_error(site: Site) -> None:
+    """Nothing died, nothing to do."""
+    site.create_topics()
+    assert "0 letters" in invoke(site, "list").output
+    assert invoke(site, "replay", "--yes").exit_code == 0
+
+
+@pytest.mark.parametrize("arguments", [("list", "--since", "soon"), ("replay", "--since", "soon")])
+def test_bad_arguments_are_refused(site: Site, arguments: tuple[str, ...]) -> None:
+    """The sentence names the flag."""
+    refused = invoke(site, *arguments)
+    assert isinstance(refused.exception, UsageError)
+    assert "--since soon" in str(refused.exception)
