@@ -83,10 +83,15 @@ class Memory:
         """Take in the next letter of a walk in order of offsets."""
         if offset < self.first_open:
             return
-        if not self._at_gap:
-            self.first_open, self._at_gap = (offset + 1, False) if replayed else (offset, True)
+        if self._at_gap:
+            if replayed:
+                self._later.add(offset)
         elif replayed:
-            self._later.add(offset)
+            self.first_open = offset + 1
+            while self.first_open in self._later:
+                self.first_open += 1
+        else:
+            self.first_open, self._at_gap = offset, True
 
     def store(self) -> Position:
         """Return the position to commit.

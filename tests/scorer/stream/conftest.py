@@ -1,8 +1,7 @@
 """One real broker for all tests of a session, with every kind of listener."""
 
 import os
-from collections.abc import Iterator
-from itertools import count
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -12,7 +11,6 @@ from tests.scorer.stream.certificates import Authority
 from tests.scorer.stream.kafka_peers import Site
 
 USER, PASSWORD = "worker", "made for this test"
-NAMES = count()
 
 
 @pytest.fixture(scope="session")
@@ -45,16 +43,28 @@ def kafka_server(tmp_path_factory: pytest.TempPathFactory, authority: Authority)
         yield server
 
 
-@pytest.fixture
-def site(request: pytest.FixtureRequest) -> Iterator[Site]:
-    """Topics and a group of this test's own, on our broker or on the one that `KAFKA_BOOTSTRAP_SERVERS` names."""
-    name = f"t{os.getpid()}-{next(NAMES)}"
+@pytest.fixture(scope="session")
+def open_site(request: pytest.FixtureRequest) -> Iterator[Callable[[], Site]]:
+    """Makes names of topics and a group, on our broker or on the one that `KAFKA_BOOTSTRAP_SERVERS` names."""
     bootstrap = os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or request.getfixturevalue("kafka_server").bootstrap
-    stream = StreamSettings(
-        group=name, requests=f"{name}.requests", results=f"{name}.results", dead_letters=f"{name}.dead"
-    )
-    site = Site(KafkaSettings(bootstrap=bootstrap, session_timeout_s=3), stream)
-    try:
-        yield site
-    finally:
+    sites: list[Site] = []
+
+    def open_one() -> Site:
+        name = f"t{os.getpid()}-{len(sites)}"
+        stream = StreamSettings(
+            group=name, requests=f"{name}.requests", results=f"{name}.results", dead_letters=f"{name}.dead"
+        )
+        sites.append(Site(KafkaSettings(bootstrap=bootstrap, session_timeout_s=3), stream))
+        return sites[-1]
+
+    yield open_one
+    for site in sites:
         site.close()
+
+
+@pytest.fixture
+def site(open_site: Callable[[], Site]) -> Iterator[Site]:
+    """Topics and a group of this test's own."""
+    site = open_site()
+    yield site
+    site.close()

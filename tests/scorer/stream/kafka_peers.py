@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 from scorer.stream.broker import BrokerUnavailable, Outgoing, Place, Position, Record
 from scorer.stream.kafka import KafkaSink, KafkaSource, connect
@@ -66,18 +66,17 @@ class Site:
     def read(self, topic: str) -> list[Any]:
         """Return what a read_committed reader sees in a topic now."""
         consumer = KafkaConsumer(
-            topic,
             bootstrap_servers=self.kafka.bootstrap,
-            auto_offset_reset="earliest",
             isolation_level="read_committed",
             max_partition_fetch_bytes=64 << 20,
         )
+        partitions = [TopicPartition(topic, each) for each in sorted(consumer.partitions_for_topic(topic))]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning()
+        ends = consumer.end_offsets(partitions)
         seen: list[Any] = []
-        quiet = 0
-        while quiet < 2:
-            polled = [each for records in consumer.poll(timeout_ms=400).values() for each in records]
-            seen += polled
-            quiet = 0 if polled or not consumer.assignment() else quiet + 1
+        while any(consumer.position(each) < ends[each] for each in partitions):
+            seen += [each for records in consumer.poll(timeout_ms=100).values() for each in records]
         consumer.close()
         return seen
 

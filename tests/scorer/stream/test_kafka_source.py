@@ -155,20 +155,20 @@ def test_only_what_moves_is_revoked(site: Site) -> None:
 
 
 def test_revoked_partitions_are_finished_while_heartbeats_go_on(site: Site) -> None:
-    """Four seconds in on_revoked with a session of three: still a member, the commit counts, nobody reads before."""
+    """Three seconds in on_revoked with a session of two: still a member, the commit counts, nobody reads before."""
     site.create_topics(2)
     site.produce(site.requests(40))
-    slow = site.join(session_timeout_s=3)
+    slow = site.join(session_timeout_s=2)
     turn_until([slow], lambda: len(slow.polled) == 40, "all records")
     threads: list[str] = []
 
     def linger(_places: object) -> None:
         threads.append(threading.current_thread().name)
-        time.sleep(4)
+        time.sleep(3)
         assert not heir.owned
 
     slow.before_revoked, slow.note = linger, "finished late"
-    heir = site.join(session_timeout_s=3)
+    heir = site.join(session_timeout_s=2)
     runner = Runner(heir)
     turn_until([slow], lambda: len(heir.owned) == 1, "the other's partition")
     runner.stop()
