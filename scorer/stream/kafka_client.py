@@ -142,6 +142,7 @@ class Brokers:
             partitioner=_Partitioner(),
             max_request_size=PRODUCE_BYTES,
             batch_size=BATCH_BYTES,
+            retry_backoff_ms=20,  # a transaction waits this long for the end of the one before it
             delivery_timeout_ms=DELIVERY_S * 1000,
             max_block_ms=DELIVERY_S * 1000,
             **transactions,
@@ -215,6 +216,8 @@ class _PatientClient(KafkaNetClient):  # type: ignore[misc]  # the client ships 
 
 
 class _TolerantRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # the client ships no types
+    next_fetch_offset: int
+
     def take(self, n: int | None = None) -> list[ConsumerRecord]:
         """Return a record that cannot be parsed without key and value, so that it becomes a dead letter.
 

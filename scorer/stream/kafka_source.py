@@ -140,7 +140,7 @@ class KafkaSource:
         """See `RecordSource`."""
         until = time.monotonic() + timeout_s
         with suppress(BrokerRefused):
-            while self._membership.state == MemberState.REBALANCING and time.monotonic() < until:
+            while self._consumer.group_metadata().state == MemberState.REBALANCING and time.monotonic() < until:
                 self.poll(0.05, 1)  # nothing can be committed before the group is formed; what comes is not committed
         ours, lost = frozenset(self._owned), is_replaced(self._consumer) or self._membership.generation_id < 0
         if self._listener and ours:
