@@ -1,11 +1,10 @@
 """What a fault test plays on: a broker, an engine, workers, traffic and results, all real."""
 
-import os
 from contextlib import ExitStack
 from pathlib import Path
 
 from deploy.local.kafka import KafkaServer
-from deploy.local.triton import ENVIRONMENT, TritonServer
+from deploy.local.triton import TritonServer
 from deploy.local.worker import PROGRAM, Worker
 from tests.faults.traffic import DEAD_LETTERS, REQUESTS, RESULTS, Results, Traffic
 
@@ -17,11 +16,10 @@ class Stage:
     """A broker, a Triton server, workers, traffic and results."""
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
-        python = Path(os.environ.get("UNLENSED_TRITON_PYTHON", ENVIRONMENT / "bin" / "python"))
         self._folder, self._stack = folder, stack
         (folder / "triton").mkdir()
         self.kafka = stack.enter_context(KafkaServer(folder / "kafka"))
-        self.triton = stack.enter_context(TritonServer(ROOT / "model_repository", folder / "triton", python))
+        self.triton = stack.enter_context(TritonServer(ROOT / "model_repository", folder / "triton"))
         for topic in (REQUESTS, RESULTS, DEAD_LETTERS):
             self.kafka.create_topic(topic, PARTITIONS)
         self.traffic = Traffic(self.kafka.bootstrap)
