@@ -158,13 +158,19 @@ class Brokers:
 
         try:
             made = kind(kafka_client=keep, **self._options, **options)
-        except errors.KafkaError as error:
+            self._require_private(clients[0])
+        except BaseException as error:
             for client in clients:
                 client.close()  # or its thread would stay
-            raise self.explain(error, "no connection") from error
-        for broker in clients[0].cluster.brokers():  # the addresses that brokers tell may differ from the one we knew
-            require_private_transport(broker.host, encrypted=is_encrypted(self._kafka), insecure_dev=self._insecure_dev)
+            if isinstance(error, errors.KafkaError):
+                raise self.explain(error, "no connection") from error
+            raise
         return made, Connections(clients[0])
+
+    def _require_private(self, client: Any) -> None:  # noqa: ANN401 - the client ships no types
+        """Check the addresses that the brokers tell, which may differ from the one we knew."""
+        for broker in client.cluster.brokers():
+            require_private_transport(broker.host, encrypted=is_encrypted(self._kafka), insecure_dev=self._insecure_dev)
 
     def explain(self, error: errors.KafkaError, what: str) -> BrokerRefused | BrokerUnavailable:
         """Return the error in the terms of the seam; the message starts with where and `what`."""
