@@ -15,9 +15,12 @@ from rich.console import Console
 from ingest.device import DeviceUnavailable
 from scorer.bundle import BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError
+from scorer.dlq_cli import dlq_app
 from scorer.messages import Status
 from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
 from scorer.settings import SettingsError, load_settings
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable
+from scorer.stream.replay import TooScattered
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,6 +30,7 @@ app = typer.Typer(
 )
 bundle_app = typer.Typer(no_args_is_help=True, help="Check a bundle.")
 app.add_typer(bundle_app, name="bundle")
+app.add_typer(dlq_app, name="dlq")
 
 
 class Exit(IntEnum):
@@ -36,6 +40,7 @@ class Exit(IntEnum):
     USAGE = 2
     FAILURES = 3
     BAD_DATA = 65
+    CRASHED = 70
     TRY_AGAIN = 75
     BAD_CONFIGURATION = 78
 
@@ -54,6 +59,9 @@ CODES: dict[type[Exception], Exit] = {
     SettingsError: Exit.BAD_CONFIGURATION,
     PolicyError: Exit.BAD_CONFIGURATION,
     DeviceUnavailable: Exit.BAD_CONFIGURATION,
+    BrokerRefused: Exit.BAD_CONFIGURATION,
+    BrokerUnavailable: Exit.TRY_AGAIN,
+    TooScattered: Exit.BAD_DATA,
     OSError: Exit.TRY_AGAIN,  # a full disk, a folder that may not be written
 }
 
@@ -143,10 +151,12 @@ def serve(  # noqa: PLR0913 - one parameter per flag
         }
         or None,
     )
-    if replay is None:
-        service.serve(settings)
-    else:
-        raise typer.Exit(Exit.FAILURES if service.replay(settings, replay) else Exit.DONE)
+    try:
+        dead = service.replay(settings, replay) if replay else service.serve(settings)
+    except tuple(CODES) as error:
+        service.log.error("the service ends", error=str(error))
+        raise typer.Exit(_exit_code(error)) from error
+    raise typer.Exit(Exit.FAILURES if dead else Exit.DONE)
 
 
 @app.command()
@@ -204,6 +214,10 @@ def _line_writer(path: Path | None) -> Iterator[Callable[[str], object]]:
         yield lambda line: file.write(line + "\n")
 
 
+def _exit_code(error: Exception) -> Exit:
+    return next(code for kind, code in CODES.items() if isinstance(error, kind))
+
+
 def main() -> None:
     """Run the command line; every foreseen error is one sentence and an exit code."""
     try:
@@ -212,4 +226,7 @@ def main() -> None:
         Console(stderr=True).print(
             f"unlensed: {error}", style="bold red", soft_wrap=True, markup=False, highlight=False
         )
-        sys.exit(next(code for kind, code in CODES.items() if isinstance(error, kind)))
+        sys.exit(_exit_code(error))
+    except Exception:  # noqa: BLE001 - whatever it is, it has an exit code of its own
+        sys.excepthook(*sys.exc_info())
+        sys.exit(Exit.CRASHED)

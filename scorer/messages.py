@@ -3,6 +3,7 @@
 JSON Schemas are generated from these types (`result_schema`), never written by hand.
 """
 
+import json
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
@@ -175,9 +176,9 @@ class ScoreResult(Message):
         return self
 
 
-def result_id(request_id: str, bundle_digest: str, policy_version: str) -> UUID:
-    """Return the id that a replay of the same request under the same bundle and policy gets again."""
-    return uuid5(RESULT_NAMESPACE, f"{request_id}\0{bundle_digest}\0{policy_version}")
+def result_id(request_id: str, tenant: str | None, bundle_digest: str, policy_id: str, policy_version: str) -> UUID:
+    """Return the id that a replay of the same request under the same bundle and policy gets again, and no other."""
+    return uuid5(RESULT_NAMESPACE, json.dumps([request_id, tenant, bundle_digest, policy_id, policy_version]))
 
 
 def result_schema() -> dict[str, Any]:

@@ -75,7 +75,7 @@ EXAMPLE_INLINE_REQUEST = ScoreRequest.model_validate_json(
     '{"request_id": "r-1", "content_id": "c-1", "image": {"bytes": "/9j/4AAQSkZJRgABAQAAAQABAAD/2Q=="}}'
 )
 _FACTS: Document = {
-    "result_id": result_id(EXAMPLE_REQUEST.request_id, "c0ffee" * 10 + "c0ff", "1"),
+    "result_id": result_id(EXAMPLE_REQUEST.request_id, EXAMPLE_REQUEST.tenant, "c0ffee" * 10 + "c0ff", "default", "1"),
     "request_id": EXAMPLE_REQUEST.request_id,
     "content_id": EXAMPLE_REQUEST.content_id,
     "model": ModelFacts(bundle_id="starter", bundle_digest="c0ffee" * 10 + "c0ff"),

@@ -106,7 +106,9 @@ def _result(
     causes = failures if failure is None else [failure]
     info = image.info
     return ScoreResult(
-        result_id=result_id(image.request.request_id, model.digest, policy.version),
+        result_id=result_id(
+            image.request.request_id, image.request.tenant, model.digest, policy.policy_id, policy.version
+        ),
         request_id=image.request.request_id,
         content_id=image.request.content_id,
         status=status,

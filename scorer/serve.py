@@ -57,8 +57,8 @@ class ReplaySink(MemorySink):
         self._out.flush()
 
 
-def serve(settings: Settings) -> None:
-    """Answer the records of Kafka until SIGTERM or SIGINT; a second signal ends at once.
+def serve(settings: Settings) -> int:
+    """Answer the records of Kafka until SIGTERM or SIGINT, then return 0; a second signal ends at once.
 
     Raises:
         SettingsError, PolicyError, BundleMismatch, BrokerRefused: it cannot or must not run.
@@ -70,6 +70,7 @@ def serve(settings: Settings) -> None:
         partial(connect, settings.kafka, settings.stream, insecure_dev=settings.insecure_dev),
         until_drained=False,
     )
+    return 0
 
 
 def replay(settings: Settings, requests: Path) -> int:

@@ -37,7 +37,7 @@ class StreamSettings(Section):
     batch_age_s: Seconds = 0.02
     batches_in_flight: Count = 3
     detector_processes: Count = 1
-    detector_timeout_s: Seconds = 20
+    detector_timeout_s: Seconds = 8
     drain_s: Seconds = 25
     revoke_s: Seconds = 5
 

@@ -4,6 +4,8 @@ import base64
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from scorer.messages import ScoreRequest, ScoreResult, result_id
@@ -47,19 +49,17 @@ def test_senseless_boxes_are_refused(faces: list[dict[str, object]]) -> None:
         request(faces=faces)
 
 
-def test_a_replay_gets_the_same_result_id() -> None:
-    """The id depends on request, bundle and policy version, and on nothing else."""
-    assert result_id("r", "d", "1") == result_id("r", "d", "1")
-    assert (
-        len({result_id("r", "d", "1"), result_id("r", "e", "1"), result_id("r", "d", "2"), result_id("s", "d", "1")})
-        == 4
-    )
+@given(st.tuples(*[st.text(max_size=5)] * 5), st.tuples(*[st.text(max_size=5)] * 5))
+def test_a_replay_gets_the_same_result_id(one: tuple[str, ...], other: tuple[str, ...]) -> None:
+    """The id depends on request, tenant, bundle, policy and its version, and no two differ in these and agree in it."""
+    assert (result_id(*one) == result_id(*other)) == (one == other)
+    assert result_id(one[0], None, *one[2:]) != result_id(*one)
 
 
 def test_an_unscored_result_cannot_carry_a_decision() -> None:
     """A result that says both `failed` and `pass` cannot be built."""
     fields = {
-        "result_id": result_id("r", "d", "1"),
+        "result_id": result_id("r", None, "d", "default", "1"),
         "request_id": "r",
         "content_id": "c",
         "status": "failed",
