@@ -117,6 +117,10 @@ class PolicyWatcher:
     Kubernetes does with a ConfigMap) can hide a change. A file that is replaced counts at once; one that is written in
     place counts when two looks find the same, because half of a file may be a valid file.
 
+    Attributes:
+        book: the policies in force.
+        refusals: how many bad files were seen since the start.
+
     Args:
         path: the file; None for a service without one.
         calibration_size: see `read_policies`.
@@ -132,6 +136,7 @@ class PolicyWatcher:
         self._identity: tuple[int, int] | None  # of the file that was read last, None while it cannot be read
         self._content, self._identity = _read(path) if path else (b"", None)
         self._unstable = b""
+        self.refusals = 0
         book = _parse(self._content, path, calibration_size) if path else PolicyBook.of(policy or Policy())
         self._versions: dict[tuple[str, str], Policy] = {}
         self._remember(book)
@@ -145,7 +150,7 @@ class PolicyWatcher:
             content, identity = _read(self._path)
         except PolicyError as error:
             if self._identity is not None:
-                _keep_old(error)
+                self._keep_old(error)
             self._content, self._identity = b"", None
             return False
         if content == self._content:
@@ -158,7 +163,7 @@ class PolicyWatcher:
             book = _parse(content, self._path, self._calibration_size)
             self._remember(book)
         except PolicyError as error:
-            _keep_old(error)
+            self._keep_old(error)
             return False
         self.book = book
         log.info("new policies", policies=", ".join(f"{p.policy_id} {p.version}" for p in book.policies.values()))
@@ -176,9 +181,9 @@ class PolicyWatcher:
                 raise PolicyError(message)
         self._versions |= {(policy.policy_id, policy.version): policy for policy in book.policies.values()}
 
-
-def _keep_old(error: PolicyError) -> None:
-    log.error("the policies' file is refused, the old policies stay", why=str(error))
+    def _keep_old(self, error: PolicyError) -> None:
+        self.refusals += 1
+        log.error("the policies' file is refused, the old policies stay", why=str(error))
 
 
 def _read(path: Path) -> tuple[bytes, tuple[int, int]]:

@@ -213,6 +213,7 @@ def test_bad_file_keeps_the_old_policies_and_says_so_once(
     with caplog.at_level(logging.ERROR):
         assert [watcher.reload_if_changed() for _ in range(3)] == [False] * 3
     assert watcher.book is before
+    assert watcher.refusals == 1
     assert len(caplog.records) == 1
     assert str(file) in str(caplog.records[0].__dict__["fields"])
     if file.is_dir():
