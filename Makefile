@@ -1,9 +1,11 @@
-# make demo   score photographs: make demo PHOTOS=dir (default: the public-domain astronaut portrait)
-# make test   the whole fast suite      make check  lint, types, import floors
-# make bench  the figures of the README, measured here
-# make kafka  an Apache Kafka broker with the service's topics on 127.0.0.1:9092 (needs Java and, once, Maven)
-# make triton a Triton Inference Server of the starter bundle on this machine's loopback
-# Python 3.11 or 3.12 with venv is all that must be there; everything else goes into .venv.
+# make demo         score photographs: make demo PHOTOS=dir (default: the public-domain astronaut portrait)
+# make stream-demo  the same as a stream: Kafka, Triton and `unlensed serve` on this machine; PHOTOS=dir here, too
+# make test         the whole fast suite      make check  lint, types, import floors
+# make faults       kills, outages and overload, one after the other (about an hour); make soak  the same for a day
+# make bench        the figures of the README, measured here
+# make kafka        an Apache Kafka broker with the service's topics on 127.0.0.1:9092
+# make triton       a Triton Inference Server of the starter bundle on 127.0.0.1:8001
+# Python 3.11 or 3.12 with venv must be there, and for Kafka Java 17 and (once) Maven; all else goes into .venv*.
 
 PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3,$(shell $(name) -c 'import sys, ensurepip; (3, 11) <= sys.version_info < (3, 13) and print("$(name)")' 2>/dev/null)))
 PHOTOS ?= $(DEMO)/photographs
@@ -12,15 +14,27 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --constraint constraints.txt --editable
 
-.PHONY: demo test check bench kafka triton clean
+.PHONY: demo stream-demo test check faults soak bench kafka triton clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo $(if $(filter $(DEMO)/photographs,$(PHOTOS)),$(DEMO)/photographs)
 	$(BIN)/unlensed score "$(PHOTOS)" --out $(DEMO)/results.jsonl --picture $(DEMO)/pictures --max-failed 1000000
 	@echo "results: $(DEMO)/results.jsonl   pictures: $(DEMO)/pictures/"
 
-test: .venv/test
-	$(BIN)/python -m pytest -n 2
+stream-demo: .venv/stream .venv-triton/installed
+	$(BIN)/python -m deploy.local.stream_demo $(if $(filter-out $(DEMO)/photographs,$(PHOTOS)),--photos "$(PHOTOS)")
+
+# A file's tests stay in one process: they share their servers.
+test: .venv/test .venv-triton/installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/faults
+
+faults: .venv/test .venv-triton/installed
+	$(BIN)/python -m pytest tests/faults
+
+soak: export UNLENSED_KILLS ?= 500
+soak: export UNLENSED_RECORDS ?= 1000000
+soak: export UNLENSED_OVERLOAD_S ?= 720
+soak: faults
 
 check: .venv/test
 	$(BIN)/ruff check .
@@ -31,7 +45,7 @@ check: .venv/test
 bench: .venv/test
 	$(BIN)/python tests/benchmarks/bench.py
 
-kafka: .venv/test
+kafka: .venv/stream
 	$(BIN)/python deploy/local/kafka.py --topic unlensed.requests:4 --topic unlensed.results:4 --topic unlensed.dead-letters
 
 triton: .venv-triton/installed
@@ -47,11 +61,16 @@ $(DEMO)/photographs: .venv/demo
 	$(INSTALL) '.[cpu,demo]'
 	touch $@
 
+.venv/stream: .venv/bin/python pyproject.toml constraints.txt
+	@echo "installing the service (about a minute) ..."
+	$(INSTALL) '.[cpu,demo,stream]'
+	touch $@ .venv/demo
+
 .venv/test: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing everything that the tests use, PyTorch among it (a few minutes, about 6 GB) ..."
 	$(INSTALL) '.[test]'
 	$(PIP) --constraint constraints.txt --no-deps --group train-no-deps
-	touch $@ .venv/demo
+	touch $@ .venv/demo .venv/stream
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "unlensed needs Python 3.11 or 3.12 with venv (Debian: apt-get install python3 python3-venv), found neither" >&2; exit 1; }
