@@ -1,0 +1,108 @@
+"""The same photographs through `score` and through the stream: the same numbers, whatever lies between.
+
+The stream is the real one: a broker, a Triton server and `unlensed serve`, with batches of other sizes than here.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from deploy.local.triton import TritonServer
+from scorer.engine import LocalScorer
+from scorer.messages import ScoreRequest, ScoreResult
+from tests.live_stream import open_stream
+
+COUNT = 300
+TOLERANCE_NATS = 1e-4
+ORIENTATION = 0x0112
+FACE = (180, 70, 95, 110)
+FORMATS = ["JPEG", "PNG", "WEBP"]
+SHARES = [0.7, 0.1, 0.2]
+
+
+def make_photographs(portrait: bytes) -> Iterator[tuple[bytes, list[float] | None]]:
+    """Yield different photographs of the astronaut: cut, resized, mirrored, turned, lit and encoded otherwise.
+
+    Every third comes with the box of its face, in upright pixels.
+    """
+    rng = np.random.default_rng(3)
+    original = Image.open(io.BytesIO(portrait)).convert("RGB")
+    for number in range(COUNT):
+        left, top = (int(each) for each in rng.integers(0, (140, 40)))
+        right, bottom = (int(each) for each in rng.integers((320, 260), 513))
+        scale = rng.uniform(0.9, 1.6)
+        picture = original.crop((left, top, right, bottom))
+        x, y, width, height = FACE[0] - left, FACE[1] - top, *FACE[2:]
+        picture = picture.resize(
+            (round(scale * picture.width), round(scale * picture.height)), Image.Resampling.BICUBIC
+        )
+        box = [scale * each for each in (x, y, width, height)]
+        if rng.random() < 0.5:
+            picture = ImageOps.mirror(picture)
+            box[0] = picture.width - box[0] - box[2]
+        if rng.random() < 0.1:
+            picture = picture.convert("L")
+        else:
+            picture = ImageEnhance.Color(picture).enhance(rng.uniform(0.5, 1.5))
+        picture = ImageEnhance.Brightness(picture).enhance(rng.uniform(0.7, 1.3))
+        yield encode(picture, rng), box if number % 3 == 0 else None
+
+
+def encode(picture: Image.Image, rng: np.random.Generator) -> bytes:
+    """Return the picture in a format and a quality of chance, a JPEG also turned, with the tag that turns it back."""
+    kind = str(rng.choice(FORMATS, p=SHARES))
+    buffer = io.BytesIO()
+    options: dict[str, object] = {} if kind == "PNG" else {"quality": int(rng.integers(30, 99))}
+    if kind == "JPEG" and rng.random() < 0.3:
+        turns: dict[int, Callable[[Image.Image], Image.Image]] = {
+            3: lambda image: image.transpose(Image.Transpose.ROTATE_180),
+            6: lambda image: image.transpose(Image.Transpose.ROTATE_90),
+            8: lambda image: image.transpose(Image.Transpose.ROTATE_270),
+        }
+        orientation = int(rng.choice(list(turns)))
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        picture, options["exif"] = turns[orientation](picture), exif.tobytes()
+    if kind == "JPEG":
+        options |= {"subsampling": int(rng.integers(3)), "progressive": bool(rng.integers(2))}
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def make_request(number: int, data: bytes, box: list[float] | None) -> bytes:
+    """Return the value of a record that asks for one photograph."""
+    faces = {"faces": [{"face_id": "given", "box": box}]} if box else {}
+    image = {"bytes": base64.b64encode(data).decode()}
+    return json.dumps({"request_id": str(number), "content_id": str(number), "image": image, **faces}).encode()
+
+
+def test_stream_and_score_agree(
+    portrait: bytes, local_scorer: LocalScorer, triton: TritonServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every photograph gets the same status and faces, and log-likelihoods equal to 1e-4 nats."""
+    photographs = enumerate(make_photographs(portrait))
+    values = {str(number): make_request(number, data, box) for number, (data, box) in photographs}
+    with open_stream(tmp_path, triton__url=triton.url) as stream:
+        answers = stream.ask(values)
+    apart_nats, scored = 0.0, 0
+    for here in local_scorer.score(map(ScoreRequest.model_validate_json, values.values())):
+        (answer,) = answers[here.request_id]
+        there = ScoreResult.model_validate_json(answer.value)
+        assert (there.status, there.reason_codes, there.image) == (here.status, here.reason_codes, here.image)
+        assert [(face.face_id, face.box) for face in there.faces] == [(face.face_id, face.box) for face in here.faces]
+        for face, same in zip(here.faces, there.faces, strict=True):
+            if face.log_likelihood is None or same.log_likelihood is None:
+                assert face.log_likelihood == same.log_likelihood
+                continue
+            apart_nats = max(apart_nats, abs(face.log_likelihood - same.log_likelihood))
+            scored += 1
+    with capsys.disabled():
+        print(f"\n    stream and score: {scored} faces in {COUNT} photographs, at most {apart_nats:.2g} nats apart")  # noqa: T201 - the figure is the point
+    assert scored > 0.8 * COUNT
+    assert apart_nats <= TOLERANCE_NATS
