@@ -5,20 +5,26 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.markup import escape
 
 from ingest.device import DeviceUnavailable
-from scorer.bundle import BundleMismatch, read_bundle, verify_engine
+from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError, check_policy
+from scorer.embed import BackendUnavailable
 from scorer.settings import Settings, SettingsError, load_settings, scoring_device
+from scorer.transport import require_private_transport
 
-GPU_PACKAGES = {
+OPTIONAL_PACKAGES = {
     "cupy": "the mixture on the GPU",
     "torch_tensorrt": "compiling the extractor for TensorRT",
-    "tritonclient": "scoring through Triton",
+    "kafka": "serving a stream; in the extra 'stream'",
+    "tritonclient": "scoring through Triton; in the extra 'stream'",
+    "opentelemetry": "spans; in the extra 'otel'",
 }
 
 
@@ -58,7 +64,7 @@ def examine(bundle: Path | None, device: str | None) -> list[Finding]:
         findings += _bundle(settings)
     findings += [
         _present("optional", f"{name} is {'installed' if importlib.util.find_spec(name) else 'not installed'}", use)
-        for name, use in GPU_PACKAGES.items()
+        for name, use in OPTIONAL_PACKAGES.items()
     ]
     return findings
 
@@ -104,6 +110,7 @@ def _bundle(settings: Settings) -> list[Finding]:
             "bundle", f"{manifest.bundle_id} {bundle.model.digest[:12]}", f"from {settings.bundle}, {manifest.licence}"
         ),
         _present("detector", manifest.detector.architecture, f"{manifest.detector.file}"),
+        *(_triton(bundle, settings) if settings.triton.url else ()),
         _present(
             "extractor",
             f"{manifest.feature_size} features at {manifest.precision}",
@@ -119,3 +126,17 @@ def _bundle(settings: Settings) -> list[Finding]:
         f"flags {policy.flag_false_alarm_rate:.1%}, reviews {policy.review_false_alarm_rate:.1%} of photographed faces"
     )
     return [*findings, _present("policy", rates, f"{size} held-out photographs resolve {1 / (size + 1):.2%}")]
+
+
+def _triton(bundle: Bundle, settings: Settings) -> Iterator[Finding]:
+    url = str(settings.triton.url)
+    try:
+        from scorer.triton.embedder import TritonEmbedder  # noqa: PLC0415 - it may not be installed
+
+        require_private_transport(url, encrypted=settings.triton.tls, insecure_dev=settings.insecure_dev)
+        with closing(TritonEmbedder(bundle, settings.triton)) as triton:
+            drift = verify_engine(bundle, triton)
+    except (ImportError, SettingsError, BackendUnavailable, BundleMismatch) as error:
+        yield _missing("triton", url, str(error))
+    else:
+        yield _present("triton", url, f"golden faces {drift:.2g} nats from their answers through it")

@@ -17,6 +17,7 @@ import jsonschema
 import pytest
 from PIL import Image
 
+from deploy.local.triton import TritonServer
 from deploy.local.worker import Worker
 from tests.live_stream import open_stream
 from tests.scorer.stream.kafka_peers import wait_until
@@ -153,6 +154,28 @@ def test_an_absent_engine_is_waited_for(tmp_path: Path) -> None:
         assert status == 503
         assert "starting" in why
         assert worker.stop() == 0, worker.read_log()
+
+
+def test_doctor_looks_at_triton(triton: TritonServer, root: Path) -> None:
+    """Where a Triton server is set, doctor sends it the golden faces; one that is not there is a finding."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        nobody = f"127.0.0.1:{free.getsockname()[1]}"
+    found = {}
+    for url in (triton.url, nobody):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("UNLENSED_")}
+        run = subprocess.run(
+            [COMMAND, "doctor", "--json"],
+            cwd=root,
+            env=environment | {"UNLENSED_TRITON__URL": url},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        (finding,) = (each for each in json.loads(run.stdout) if each["part"] == "triton")
+        assert finding["found"] == url
+        found[url] = (finding["usable"], run.returncode)
+    assert found == {triton.url: (True, 0), nobody: (False, 78)}
 
 
 def test_probes_and_metrics_of_a_running_worker(tmp_path: Path) -> None:
