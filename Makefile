@@ -42,8 +42,9 @@ check: .venv/test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/test
+bench: .venv/test .venv-triton/installed
 	$(BIN)/python tests/benchmarks/bench.py
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/stream.py
 
 kafka: .venv/stream
 	$(BIN)/python deploy/local/kafka.py --topic unlensed.requests:4 --topic unlensed.results:4 --topic unlensed.dead-letters

@@ -1,0 +1,368 @@
+"""`make bench`, second part: the service beside `score`, on this machine and the same photographs with given boxes.
+
+Prints, never asserts. A real broker, a real Triton server and one worker share the machine's cores with each other,
+and, in the table of latencies, with the producer. Times are the broker's: it stamps requests and results as it
+appends them. Requests for the rates lie in the topic before the worker starts, so that it never starves.
+"""
+
+import argparse
+import base64
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+import psutil
+from bench import ROOT, STAGE_IMAGES, encode_faces, make_photographs, measure_end_to_end
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from resnet_bundle import make_resnet_bundle
+from rich.console import Console
+from rich.table import Table
+
+from deploy.local.kafka import KafkaServer
+from deploy.local.triton import TritonServer
+from deploy.local.worker import Worker
+from ingest.probe import EncodedFace
+from ingest.spec import PreprocessSpec
+from scorer.engine import LocalScorer
+from scorer.messages import ScoreRequest
+from scorer.paths import read_image
+from scorer.settings import Settings
+from scorer.stream.broker import Outgoing, Place, Position
+from scorer.stream.kafka import connect
+from scorer.stream.settings import KafkaSettings, StreamSettings, TritonSettings
+from scorer.triton.embedder import TritonEmbedder
+
+PARTITIONS = 4
+DEAD_LETTERS, REQUESTS = "unlensed.dead-letters", "bench.requests"
+WARM_UP_IMAGES = 384
+CLIENT_RECORDS = 1024
+EMBED_ROUNDS = 3
+LOADS = (0.5, 0.9)
+STAMPED = {"message_timestamp_type": "LogAppendTime"}
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRun:
+    """One worker in its steady state: images per second, and core-seconds per image of each process."""
+
+    rate: float
+    core_s: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One result as the broker keeps it; `number` is the request's key."""
+
+    number: int
+    timestamp_ms: int
+    value: bytes
+
+
+class Bench:
+    """A broker and an engine, the requests in their topic, and workers when they are asked for.
+
+    Args:
+        settings: of every worker, on top of where things are.
+    """
+
+    def __init__(self, folder: Path, kafka: KafkaServer, bundle: Path, settings: Mapping[str, str]) -> None:
+        self.kafka, self.bundle, self._folder, self._settings = kafka, bundle, folder, settings
+        folder.mkdir()
+        self.triton = TritonServer(bundle, folder)
+        self._names = (f"{folder.name}.{number}" for number in count())
+
+    def worker(self, requests: str) -> tuple[Worker, str]:
+        """Return a worker that answers all of a topic, not started, and its results' topic."""
+        name = next(self._names)
+        self.kafka.create_topic(name, PARTITIONS, **STAMPED)
+        facts = {
+            "bundle": self.bundle,
+            "kafka__bootstrap": self.kafka.bootstrap,
+            "triton__url": self.triton.url,
+            "stream__group": name,
+            "stream__requests": requests,
+            "stream__results": name,
+        }
+        return Worker(self._folder / f"{name}.log", {**facts, **self._settings}), name
+
+    def processes(self, worker: Worker | None = None) -> dict[str, psutil.Process]:
+        """Return every process that works for the service."""
+        server = psutil.Process(self.triton.pid)
+        found = {"Kafka: broker": psutil.Process(self.kafka.pid), "Triton: server": server}
+        for stub in server.children(recursive=True):
+            command = " ".join(stub.cmdline())
+            found |= {f"Triton: {name}": stub for name in ("crops", "extractor") if f"/face_{name}/1/" in command}
+        if worker:
+            found["worker"] = psutil.Process(worker.pid)
+            for number, child in enumerate(found["worker"].children(recursive=True)):
+                found[f"worker: detector process {number}"] = child
+        return found
+
+
+class CoreSeconds:
+    """What processes have used since this was made; `elsewhere` is everybody else on the machine."""
+
+    def __init__(self, processes: Mapping[str, psutil.Process]) -> None:
+        self._processes, self._before, self._at_s = processes, self._read(processes), time.monotonic()
+
+    def since(self) -> dict[str, float]:
+        """Return core-seconds by process; `wall` is the time that passed."""
+        now = self._read(self._processes)
+        used = {name: now[name] - before for name, before in self._before.items()}
+        ours = sum(seconds for name, seconds in used.items() if name != "elsewhere")
+        return used | {"elsewhere": used["elsewhere"] - ours, "wall": time.monotonic() - self._at_s}
+
+    @staticmethod
+    def _read(processes: Mapping[str, psutil.Process]) -> dict[str, float]:
+        used = {name: sum(process.cpu_times()[:2]) for name, process in processes.items()}
+        machine = psutil.cpu_times()
+        return used | {"elsewhere": sum(machine) - machine.idle - machine.iowait}
+
+
+def write_values(requests: Iterable[ScoreRequest]) -> list[bytes]:
+    """Return each request as a record's value, with the image's bytes inside."""
+    values = []
+    for request in requests:
+        data = read_image(str(request.image.uri), 2**30)
+        faces = [face.model_dump() for face in request.faces or ()]
+        body = {"request_id": request.request_id, "content_id": request.content_id, "faces": faces}
+        values.append(json.dumps(body | {"image": {"bytes": base64.b64encode(data).decode()}}).encode())
+    return values
+
+
+def open_producer(kafka: KafkaServer) -> KafkaProducer:
+    """Return a producer that sends large records at once."""
+    return KafkaProducer(bootstrap_servers=kafka.bootstrap, acks="all", max_request_size=2**26, linger_ms=0)
+
+
+def produce(kafka: KafkaServer, topic: str, values: Sequence[bytes], records: int) -> None:
+    """Fill a new topic with the values, again and again."""
+    kafka.create_topic(topic, PARTITIONS, **STAMPED)
+    producer = open_producer(kafka)
+    for number in range(records):
+        producer.send(topic, values[number % len(values)], key=b"%d" % number)
+    producer.flush(300)
+    producer.close()
+
+
+def read_results(kafka: KafkaServer, topic: str) -> list[Result]:
+    """Return the results that lie in a topic now, oldest first."""
+    places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+    consumer = KafkaConsumer(bootstrap_servers=kafka.bootstrap, enable_auto_commit=False)
+    consumer.assign(places)
+    ends = consumer.end_offsets(places)
+    consumer.seek_to_beginning(*places)
+    results = []
+    while any(consumer.position(place) < ends[place] for place in places):
+        for records in consumer.poll(timeout_ms=1000).values():
+            results += [Result(int(record.key), record.timestamp, record.value) for record in records]
+    consumer.close()
+    return sorted(results, key=lambda result: result.timestamp_ms)
+
+
+def wait_answered(worker: Worker, images: int) -> int:
+    """Wait until a worker has answered that many; return how many it has answered by then."""
+    while (answered := int(worker.read_metric("unlensed_records_answered_total"))) < images:
+        time.sleep(0.5)
+    return answered
+
+
+def measure_stream(bench: Bench, seconds: float) -> tuple[StreamRun, Result]:
+    """Run a worker on the waiting requests for `seconds` after its warm-up; also return one of its results."""
+    worker, topic = bench.worker(REQUESTS)
+    with worker:
+        worker.wait_ready()
+        answered = wait_answered(worker, WARM_UP_IMAGES)
+        cores, from_ms = CoreSeconds(bench.processes(worker)), time.time() * 1000
+        time.sleep(seconds)
+        used, until_ms = cores.since(), time.time() * 1000
+        answered = wait_answered(worker, 0) - answered
+    results = read_results(bench.kafka, topic)
+    times = [result.timestamp_ms for result in results if from_ms <= result.timestamp_ms <= until_ms]
+    rate = (len(times) - 1) / (times[-1] - times[0]) * 1000
+    return StreamRun(rate, {name: value / answered for name, value in used.items()}), results[0]
+
+
+class _Nobody:
+    """A listener that has nothing to finish."""
+
+    def on_assigned(self, positions: Mapping[Place, Position | None]) -> None:
+        pass
+
+    def on_revoked(self, places: Collection[Place]) -> None:
+        pass
+
+    def on_lost(self, places: Collection[Place]) -> None:
+        pass
+
+
+def measure_kafka(bench: Bench, answer: Result) -> tuple[float, float]:
+    """Return core-seconds per record of client and broker when nothing is done with the records but to answer them."""
+    bench.kafka.create_topic("bench.answers", PARTITIONS)
+    stream = StreamSettings(group="bench.client", requests=REQUESTS, results="bench.answers")
+    source, sink = connect(KafkaSettings(bootstrap=bench.kafka.bootstrap), stream)
+    headers = tuple((f"ce_header_{number}", b"x" * 16) for number in range(7))
+    source.subscribe(_Nobody())
+    while not source.poll(0.1, 1):
+        pass
+    cores = CoreSeconds({"client": psutil.Process(), "broker": psutil.Process(bench.kafka.pid)})
+    done = 0
+    while done < CLIENT_RECORDS:
+        records = source.poll(0.1, stream.batch_images)
+        sink.deliver([Outgoing("bench.answers", record.key, answer.value, headers) for record in records])
+        source.commit({record.place: Position(record.offset + 1) for record in records})
+        done += len(records)
+    used = cores.since()
+    source.close(5)
+    sink.close(5)
+    return used["client"] / done, used["broker"] / done
+
+
+def measure_engines(bench: Bench, scorer: LocalScorer, faces: Sequence[EncodedFace]) -> dict[str, float]:
+    """Return core-seconds per image of the engine in this process, and of Triton and its client."""
+    triton = TritonEmbedder(scorer.bundle, TritonSettings(url=bench.triton.url))
+    batches = [faces[start : start + 32] for start in range(0, len(faces), 32)]
+    used: dict[str, float] = {}
+    with ThreadPoolExecutor(StreamSettings().batches_in_flight) as pool:
+        jobs: dict[str, Callable[[], object]] = {
+            "local": lambda: scorer.embedder.embed(faces),
+            "Triton": lambda: list(pool.map(triton.embed, batches)),
+        }
+        for name, job in jobs.items():
+            job()
+            cores = CoreSeconds({"here": psutil.Process(), **bench.processes()})
+            for _ in range(EMBED_ROUNDS):
+                job()
+            spent = {key: value / EMBED_ROUNDS / len(faces) for key, value in cores.since().items()}
+            used |= {name: spent["here"], f"{name} server": sum(v for k, v in spent.items() if k.startswith("Triton"))}
+    triton.close()
+    return used
+
+
+def measure_latency(bench: Bench, values: Sequence[bytes], rate: float, seconds: float) -> tuple[float, list[float]]:
+    """Send at a steady rate, whatever comes back; return the rate that was kept and the milliseconds of each image."""
+    worker, topic = bench.worker(requests := f"{bench.bundle.name}.{rate:.3f}")
+    bench.kafka.create_topic(requests, PARTITIONS, **STAMPED)
+    producer, sent = open_producer(bench.kafka), []
+    with worker:
+        worker.wait_ready()
+        warm_up = int(5 * rate)
+        started_s = time.monotonic()
+        for number in range(warm_up + int(seconds * rate)):
+            time.sleep(max(0.0, started_s + number / rate - time.monotonic()))
+            sent.append(producer.send(requests, values[number % len(values)], key=b"%d" % number))
+        producer.flush(60)
+        kept = len(sent) / (time.monotonic() - started_s)
+        wait_answered(worker, len(sent))
+    stamps = [future.get().timestamp for future in sent]
+    producer.close()
+    results = read_results(bench.kafka, topic)
+    return kept, [each.timestamp_ms - stamps[each.number] for each in results if each.number >= warm_up]
+
+
+def cost_table(name: str, runs: Sequence[StreamRun]) -> Table:
+    """Return who used the cores, in the mean of the runs."""
+    table = Table("process", "core-ms / image", "share", title=f"{name}: cores while streaming")
+    core_s = {key: mean(run.core_s[key] for run in runs) for key in runs[0].core_s}
+    available = core_s.pop("wall") * len(os.sched_getaffinity(0))
+    core_s["idle"] = available - sum(core_s.values())
+    for key, value in sorted(core_s.items(), key=lambda each: each[0] in ("elsewhere", "idle")):
+        table.add_row(key, f"{value * 1000:.2f}", f"{value / available:.1%}")
+    return table
+
+
+def overhead_table(name: str, worker_s: float, kafka: tuple[float, float], engines: Mapping[str, float]) -> Table:
+    """Return what Kafka and Triton cost, measured alone, and what remains of the worker."""
+    client, broker = kafka
+    triton = engines["Triton"] + engines["Triton server"]
+    table = Table("what", "core-ms / image", title=f"{name}: what the service's parts cost, each alone")
+    rows = {
+        "Kafka: client (fetch, produce, commit)": client,
+        "Kafka: broker": broker,
+        "Kafka: per-record overhead": client + broker,
+        "Triton: client": engines["Triton"],
+        "Triton: server and backends": engines["Triton server"],
+        "the same engine in the process": engines["local"],
+        "Triton: per-record overhead": triton - engines["local"],
+        "rest of the worker (JSON, base64, probe, mixture, result)": worker_s - client - engines["Triton"],
+    }
+    for what, core_s in rows.items():
+        table.add_row(what, f"{core_s * 1000:.2f}", end_section="overhead" in what)
+    return table
+
+
+def parse_options() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="20 s a load instead of 60")
+    parser.add_argument("--rounds", type=int, default=3, help="how often score and stream take turns")
+    parser.add_argument("--seconds", type=float, default=20, help="of each round's steady state")
+    parser.add_argument("--bundle", choices=("starter", "resnet"), help="only this one")
+    parser.add_argument("--no-latency", action="store_true")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="stream__batch_images=16")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print all tables."""
+    options = parse_options()
+    settings = dict(each.split("=", 1) for each in options.set)
+    console, threads = Console(), len(os.sched_getaffinity(0))
+    rates = Table("bundle", "round", "score, images/s", "stream, images/s", "ratio", title=f"{threads} cores, all told")
+    latencies = Table("bundle", "load", "images/s", "p50 ms", "p99 ms", "images", title="request to result")
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (scratch / "photographs").mkdir()
+        requests = make_photographs(scratch / "photographs", STAGE_IMAGES)
+        values = write_values(requests)
+        faces = encode_faces(requests, PreprocessSpec())
+        bundles = {"starter": ROOT / "model_repository"}
+        if options.bundle != "starter":
+            bundles["resnet"] = make_resnet_bundle(bundles["starter"], scratch / "resnet", faces)
+        if options.bundle:
+            bundles = {options.bundle: bundles[options.bundle]}
+        kafka = stack.enter_context(KafkaServer(scratch / "kafka"))
+        kafka.create_topic(DEAD_LETTERS)
+        filled = 0
+        for name, bundle in bundles.items():
+            scorer = LocalScorer(Settings(bundle=bundle, threads=threads))
+            bench = Bench(scratch / f"bench-{name}", kafka, bundle, settings)
+            with bench.triton:
+                runs, ratios = [], []
+                for number in range(1, options.rounds + 1):
+                    score = measure_end_to_end(scorer, requests)
+                    if not filled:  # more than the worker can do, if the other bundle is not much faster
+                        filled = int(1.2 * score * (options.seconds + 5)) + 2 * WARM_UP_IMAGES
+                        produce(kafka, REQUESTS, values, filled)
+                    run, answer = measure_stream(bench, options.seconds)
+                    runs.append(run)
+                    ratios.append(run.rate / score)
+                    rates.add_row(name, str(number), f"{score:.1f}", f"{run.rate:.1f}", f"{ratios[-1]:.0%}")
+                rates.add_row(name, "mean", "", f"{mean(r.rate for r in runs):.1f}", f"{mean(ratios):.0%}")
+                rates.add_section()
+                console.print(cost_table(name, runs))
+                costs = measure_kafka(bench, answer), measure_engines(bench, scorer, faces)
+                console.print(overhead_table(name, mean(run.core_s["worker"] for run in runs), *costs))
+                for load in () if options.no_latency else LOADS:
+                    kept, times = measure_latency(
+                        bench, values, load * mean(r.rate for r in runs), 20 if options.quick else 60
+                    )
+                    p50, p99 = np.percentile(times, (50, 99))
+                    latencies.add_row(name, f"{load:.0%}", f"{kept:.1f}", f"{p50:.0f}", f"{p99:.0f}", str(len(times)))
+        console.print(rates)
+        if latencies.row_count:
+            console.print(latencies)
+        console.print(f"mean record {mean(map(len, values)) / 1024:.0f} KiB; load average {os.getloadavg()}")
+
+
+if __name__ == "__main__":
+    main()
