@@ -1,5 +1,6 @@
 """Assembles the service from its settings and runs it: on Kafka, or on a file of requests in memory."""
 
+import ctypes
 import json
 import signal
 import sys
@@ -10,9 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
+from threadpoolctl import threadpool_limits
+
 from ingest.probe import EncodedFace
 from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
 from scorer.embed import Embedder, FeatureBatch
+from scorer.paths import UsageError
 from scorer.policies import PolicyWatcher
 from scorer.settings import Settings, scoring_device
 from scorer.stream.broker import MemoryBroker, MemorySink, MemorySource, Outgoing, RecordSink, RecordSource
@@ -29,6 +33,8 @@ from scorer.stream.tracing import exporting_spans
 from scorer.transport import require_private_transport
 
 CANARY_FACES = 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+KEPT_BYTES, POOLED_BYTES = 256 * 2**20, 32 * 2**20
 
 log = get_logger(__name__)
 
@@ -63,8 +69,10 @@ def serve(settings: Settings) -> int:
     Raises:
         SettingsError, PolicyError, BundleMismatch, BrokerRefused: it cannot or must not run.
     """
-    from scorer.stream.kafka import connect  # noqa: PLC0415 - the client loads only when it is needed
+    from scorer.stream.kafka import check_settings, connect  # noqa: PLC0415 - the client loads only when it is needed
 
+    configure_logs(json=not sys.stderr.isatty())
+    check_settings(settings.kafka, insecure_dev=settings.insecure_dev)
     _run(
         settings,
         partial(connect, settings.kafka, settings.stream, insecure_dev=settings.insecure_dev),
@@ -78,6 +86,10 @@ def replay(settings: Settings, requests: Path) -> int:
 
     Results go to standard output, dead letters to standard error.
     """
+    configure_logs(json=not sys.stderr.isatty())
+    if not requests.exists():
+        message = f"--replay names {requests}, which is no file"
+        raise UsageError(message)
     broker = MemoryBroker()
     with requests.open("rb") as lines:
         broker.append(Outgoing(settings.stream.requests, None, line.strip()) for line in lines if line.strip())
@@ -89,7 +101,7 @@ def replay(settings: Settings, requests: Path) -> int:
 
 
 def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSink]], *, until_drained: bool) -> None:
-    configure_logs(json=not sys.stderr.isatty())
+    _tune_process()
     check_payloads(settings.payloads)
     bundle = read_bundle(settings.bundle)
     watcher = PolicyWatcher(settings.stream.policies, len(bundle.model.calibration), settings.policy)
@@ -142,6 +154,20 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
             Canary(partial(_check_engine, bundle, engine, service.crash), state, settings.health.canary_every_s)
         )
         service.run(until_drained=until_drained)
+
+
+def _tune_process() -> None:
+    """Fit NumPy and the allocator to many small batches of large records.
+
+    Measured on 2 cores, starter bundle, core-ms an image of the worker: 7.0 as it is, 4.5 with one BLAS thread (a
+    second one spins between the mixture's small products), 3.5 when memory of records is also kept for the next ones
+    instead of being given back and faulted in again.
+    """
+    threadpool_limits(limits=1, user_api="blas")
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_MMAP_THRESHOLD, POOLED_BYTES)
 
 
 @contextmanager

@@ -143,6 +143,7 @@ class KafkaServer:
             self._process = subprocess.Popen(  # noqa: S603 - fixed arguments
                 [*self._command("kafka.Kafka"), str(self._folder / "server.properties")],
                 stdin=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C is for whoever started it, who then stops it in order
                 stdout=log,
                 stderr=log,
             )

@@ -56,6 +56,7 @@ class Worker:
                 [sys.executable, "-c", self._program, "serve"],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C is for whoever started it, who then stops it in order
                 stdout=log,
                 stderr=log,
             )

@@ -75,8 +75,11 @@ class Outgoing:
 class PartitionListener(Protocol):
     """Told of partitions that come and go: from within `RecordSource.poll` or `close`, on the caller's thread."""
 
-    def on_assigned(self, positions: Mapping[Place, Position | None]) -> None:
-        """Take these on; None where the group never committed. No record of them was returned before this call."""
+    def on_assigned(self, notes: Mapping[Place, str]) -> None:
+        """Take these on, with what `RecordSource.write_notes` last kept for each, or nothing.
+
+        No record of them was returned before this call; the first one will be the one after what was committed.
+        """
 
     def on_revoked(self, places: Collection[Place]) -> None:
         """Finish or forget these; `RecordSource.commit` still works for them during this call."""
@@ -106,11 +109,18 @@ class RecordSource(Protocol):
     def resume(self, places: Collection[Place]) -> None:
         """End a pause; what is not ours is ignored."""
 
-    def commit(self, positions: Mapping[Place, Position]) -> None:
-        """Store positions and notes for the group; returns when they are stored.
+    def commit(self, offsets: Mapping[Place, int]) -> None:
+        """Store the next offset that the group reads of each; returns when they are stored.
 
         Raises:
             BrokerUnavailable: not stored now (an outage, a rebalance under way).
+        """
+
+    def write_notes(self, notes: Mapping[Place, str]) -> None:
+        """Keep a note of at most 4,000 bytes for each; works while the group rebalances, too.
+
+        Raises:
+            BrokerUnavailable: not kept now (an outage).
         """
 
     def lag(self) -> Mapping[Place, int]:
@@ -131,8 +141,8 @@ class RecordSink(Protocol):
             BrokerRefused: a record will never be taken.
         """
 
-    def deliver_once(self, records: Sequence[Outgoing], positions: Mapping[Place, Position]) -> None:
-        """Produce and store the source's positions in one transaction: all of it or nothing.
+    def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[Place, int]) -> None:
+        """Produce, and store the next offsets of the source's group, in one transaction: all of it or nothing.
 
         Raises:
             BrokerUnavailable: nothing of it happened.
@@ -145,10 +155,11 @@ class RecordSink(Protocol):
 
 @dataclass(slots=True)
 class MemoryBroker:
-    """Topics of one partition each, and committed positions, in this process."""
+    """Topics of one partition each, committed offsets and notes, in this process."""
 
     topics: dict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
-    committed: dict[Place, Position] = field(default_factory=dict)
+    committed: dict[Place, int] = field(default_factory=dict)
+    notes: dict[Place, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def append(self, records: Iterable[Outgoing], timestamp_ms: int = 0) -> None:
@@ -176,9 +187,8 @@ class MemorySource:
     def poll(self, timeout_s: float, max_records: int) -> Sequence[Record]:
         """See `RecordSource`; waits out `timeout_s` when there is nothing."""
         if not self._owned and self._listener:
-            position = self._broker.committed.get(self._place)
-            self._next, self._owned = (position.offset if position else 0), True
-            self._listener.on_assigned({self._place: position})
+            self._next, self._owned = self._broker.committed.get(self._place, 0), True
+            self._listener.on_assigned({self._place: self._broker.notes.get(self._place, "")})
         with self._broker.lock:
             log = self._broker.topics[self._place.topic]
             records = [] if self._paused else log[self._next : self._next + max_records]
@@ -195,10 +205,15 @@ class MemorySource:
         """See `RecordSource`."""
         self._paused = self._paused and self._place not in places
 
-    def commit(self, positions: Mapping[Place, Position]) -> None:
+    def commit(self, offsets: Mapping[Place, int]) -> None:
         """See `RecordSource`."""
         with self._broker.lock:
-            self._broker.committed.update(positions)
+            self._broker.committed.update(offsets)
+
+    def write_notes(self, notes: Mapping[Place, str]) -> None:
+        """See `RecordSource`."""
+        with self._broker.lock:
+            self._broker.notes.update(notes)
 
     def lag(self) -> Mapping[Place, int]:
         """See `RecordSource`."""
@@ -221,11 +236,11 @@ class MemorySink:
         """See `RecordSink`."""
         self._broker.append(records)
 
-    def deliver_once(self, records: Sequence[Outgoing], positions: Mapping[Place, Position]) -> None:
+    def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[Place, int]) -> None:
         """See `RecordSink`."""
-        self._broker.append(records)
+        self.deliver(records)
         with self._broker.lock:
-            self._broker.committed.update(positions)
+            self._broker.committed.update(offsets)
 
     def close(self, timeout_s: float) -> None:
         """See `RecordSink`."""

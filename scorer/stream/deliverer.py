@@ -4,9 +4,8 @@ import random
 import threading
 from collections.abc import Callable
 
-from scorer.stream.broker import BrokerUnavailable, Outgoing, Place, Position, RecordSink
-from scorer.stream.caution import Note
-from scorer.stream.ledger import Ledger, Reach, Ticket
+from scorer.stream.broker import BrokerUnavailable, RecordSink
+from scorer.stream.ledger import Ledger
 from scorer.stream.metrics import Metrics
 
 MAX_RECORDS = 500
@@ -18,9 +17,6 @@ class Deliverer:
 
     Args:
         once: deliver answers and positions in one transaction instead of answers alone.
-        positions: held while a transaction moves positions. A commit beside it could be ordered after the transaction
-            began and before it ended, and would then set back what the transaction stored.
-        on_outage: told of each failed try and, with None, of the end of an outage.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter per collaborator
@@ -32,10 +28,9 @@ class Deliverer:
         on_outage: Callable[[str | None], None],
         on_crash: Callable[[BaseException], None],
         once: bool,
-        positions: threading.Lock,
     ) -> None:
         self._ledger, self._sink, self._metrics, self._once = ledger, sink, metrics, once
-        self._on_outage, self._on_crash, self._positions = on_outage, on_crash, positions
+        self._on_outage, self._on_crash = on_outage, on_crash
         self._stop = threading.Event()
         self.waiting = False
         self._thread = threading.Thread(target=self._run, name="deliver", daemon=True)
@@ -71,23 +66,9 @@ class Deliverer:
         answers = [ticket.answer for tickets in ready.values() for ticket in tickets if ticket.answer]
         with self._metrics.stage_seconds.labels(stage="deliver").time():
             if self._once:
-                with self._positions:
-                    self._deliver_once(ready, answers)
+                offsets = {place: tickets[-1].record.offset + 1 for place, tickets in ready.items()}
+                self._sink.deliver_once(answers, offsets)
+                self._ledger.committed(offsets)
             else:
                 self._sink.deliver(answers)
-                self._ledger.acknowledge(ready)
-
-    def _deliver_once(self, ready: dict[Place, list[Ticket]], answers: list[Outgoing]) -> None:
-        reaches = {
-            place: Reach(ready[place][-1].record.offset + 1, reach.until)
-            for place, reach in self._ledger.reach(ready.keys()).items()
-        }
-        self._sink.deliver_once(
-            answers,
-            {
-                place: Position(reach.offset, str(Note(open=True, until=reach.until)))
-                for place, reach in reaches.items()
-            },
-        )
-        self._ledger.committed(reaches)
         self._ledger.acknowledge(ready)

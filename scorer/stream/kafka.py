@@ -12,7 +12,17 @@ from scorer.stream.settings import KafkaSettings, StreamSettings
 
 REPLAY_SUFFIX = ".replayed"
 
-__all__ = ["KafkaSink", "KafkaSource", "connect"]
+__all__ = ["KafkaSink", "KafkaSource", "check_settings", "connect"]
+
+
+def check_settings(kafka: KafkaSettings, *, insecure_dev: bool = False) -> None:
+    """Refuse settings that no connection could be made with; asks no broker.
+
+    Raises:
+        SettingsError: settings contradict each other, or bytes would travel in the clear.
+        BrokerRefused: a certificate cannot be read.
+    """
+    Brokers(kafka, insecure_dev=insecure_dev)
 
 
 def connect(

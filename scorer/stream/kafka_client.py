@@ -346,7 +346,7 @@ def to_record(fetched: Any) -> Record:  # noqa: ANN401 - the client ships no typ
 
 
 def to_offsets(positions: Mapping[Place, Position]) -> dict[TopicPartition, OffsetAndMetadata]:
-    """Return positions as the client has them."""
+    """Return positions and their notes as the client has them."""
     return {
         TopicPartition(*place): OffsetAndMetadata(position.offset, position.note, -1)
         for place, position in positions.items()

@@ -57,14 +57,16 @@ class KafkaSink:
         with self._failures(None):
             self._send(self._producer(None), records)
 
-    def deliver_once(self, records: Sequence[Outgoing], positions: Mapping[Place, Position]) -> None:
+    def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[Place, int]) -> None:
         """See `RecordSink`; ends the process when the broker neither commits nor refuses in time."""
-        membership = self._membership(positions.keys())
+        membership = self._membership(offsets.keys())
         with self._watchdog, self._failures(self._transactional_id):
             producer = self._producer(self._transactional_id)
             producer.begin_transaction()
             self._send(producer, records)
-            producer.send_offsets_to_transaction(to_offsets(positions), membership)
+            producer.send_offsets_to_transaction(
+                to_offsets({place: Position(offset) for place, offset in offsets.items()}), membership
+            )
             self._commit(producer)
 
     def close(self, timeout_s: float) -> None:

@@ -39,6 +39,8 @@ class KafkaSource:
     def __init__(self, brokers: Brokers, group: str, topic: str) -> None:
         self._brokers, self._group, self._topic = brokers, group, topic
         self._consumer, self._connections = brokers.open_consumer(group, joins=True)
+        self._notes, _ = brokers.open_consumer(f"{group}.notes", joins=False)
+        self._notes.assign([TopicPartition(topic, 0)])  # a member of no group, whatever the partition
         self._rebalances = Rebalances()
         self._listener: PartitionListener | None = None
         self._arriving: set[Place] = set()  # assigned, and held paused until the listener knows their positions
@@ -96,7 +98,7 @@ class KafkaSource:
         """See `RecordSource`."""
         self._consumer.resume(*self._ours(places))
 
-    def commit(self, positions: Mapping[Place, Position]) -> None:
+    def commit(self, offsets: Mapping[Place, int]) -> None:
         """See `RecordSource`; takes at most 5 s.
 
         Raises:
@@ -104,13 +106,21 @@ class KafkaSource:
             BrokerRefused: another worker has our instance id, or we have no right to the group.
             ValueError: a partition is not ours, so that its owner's position would be overwritten.
         """
-        if strangers := positions.keys() - self._owned:
+        if strangers := offsets.keys() - self._owned:
             message = f"positions of {sorted(strangers)} are not ours to commit"
             raise ValueError(message)
-        try:
-            self._consumer.commit(to_offsets(positions), timeout_ms=COMMIT_S * 1000)
-        except errors.KafkaError as error:
-            raise self._brokers.explain(error, "positions were not committed") from error
+        self._store(self._consumer, {place: Position(offset) for place, offset in offsets.items()})
+
+    def write_notes(self, notes: Mapping[Place, str]) -> None:
+        """See `RecordSource`; takes at most 5 s.
+
+        They are kept as commits of a second group, `<group>.notes`, that has no members and so never rebalances.
+
+        Raises:
+            BrokerUnavailable: not kept now.
+            BrokerRefused: we have no right to that group.
+        """
+        self._store(self._notes, {place: Position(0, note) for place, note in notes.items()})
 
     def lag(self) -> Mapping[Place, int]:
         """See `RecordSource`; asks nobody."""
@@ -150,6 +160,13 @@ class KafkaSource:
         self._rebalances.closing = True
         with suppress(errors.KafkaError):  # the group notices by itself that we are gone
             self._consumer.close(autocommit=False, timeout_ms=timeout_s * 1000)
+            self._notes.close(autocommit=False, timeout_ms=timeout_s * 1000)
+
+    def _store(self, consumer: Any, positions: Mapping[Place, Position]) -> None:  # noqa: ANN401 - the client ships no types
+        try:
+            consumer.commit(to_offsets(positions), timeout_ms=COMMIT_S * 1000)
+        except errors.KafkaError as error:
+            raise self._brokers.explain(error, "positions were not committed") from error
 
     def _ours(self, places: Collection[Place]) -> list[TopicPartition]:
         ours = self._owned.intersection(places)  # without what is revoked: the client has dropped it already
@@ -178,22 +195,24 @@ class KafkaSource:
         if not self._arriving or not self._listener:
             return
         arriving = {place: TopicPartition(*place) for place in sorted(self._arriving)}
-        positions: dict[Place, Position | None] = {}
+        offsets: dict[Place, int | None] = {}
+        notes: dict[Place, str] = {}
         try:
             for place, partition in arriving.items():
-                stored = self._consumer.committed(partition, metadata=True, timeout_ms=COMMIT_S * 1000)
-                positions[place] = Position(stored.offset, stored.metadata or "") if stored else None
+                offsets[place] = self._consumer.committed(partition, timeout_ms=COMMIT_S * 1000)
+                kept = self._notes.committed(partition, metadata=True, timeout_ms=COMMIT_S * 1000)
+                notes[place] = (kept.metadata or "") if kept else ""
         except errors.KafkaError as error:
             self._wait_out(error, time.monotonic())
             return
-        for place, position in positions.items():
-            if position:
-                self._consumer.seek(arriving[place], position.offset)
+        for place, offset in offsets.items():
+            if offset is not None:
+                self._consumer.seek(arriving[place], offset)
         self._consumer.resume(*arriving.values())
         with self._lock:
             self._owned |= self._arriving
         self._arriving = set()
-        self._listener.on_assigned(positions)
+        self._listener.on_assigned(notes)
 
     def _wait_out(self, error: errors.KafkaError, until: float) -> None:
         """Let an outage pass, without spinning; raise when it is none."""

@@ -39,7 +39,8 @@ class Reach(NamedTuple):
 @dataclass(slots=True)
 class _Partition:
     reach: Reach | None = None
-    committed: Reach | None = None
+    committed: int | None = None
+    announced: int = -1
     open: deque[Ticket] = field(default_factory=deque)
 
 
@@ -137,27 +138,43 @@ class Ledger:
                 if (partition := self._partitions.get(place)) and partition.reach is not None
             }
 
-    def uncommitted(self) -> dict[Place, Reach]:
-        """Return what has changed since it was committed."""
+    def uncommitted(self) -> dict[Place, int]:
+        """Return the offsets that have moved since they were committed."""
+        with self._changed:
+            return {
+                place: partition.reach.offset
+                for place, partition in self._partitions.items()
+                if partition.reach is not None and partition.reach.offset != partition.committed
+            }
+
+    def committed(self, offsets: Mapping[Place, int]) -> None:
+        """Note what was committed."""
+        with self._changed:
+            for place, offset in offsets.items():
+                if partition := self._partitions.get(place):
+                    partition.committed = offset
+
+    def unannounced(self) -> dict[Place, Reach]:
+        """Return the partitions with records in hand that no note speaks of yet."""
         with self._changed:
             return {
                 place: partition.reach
                 for place, partition in self._partitions.items()
-                if partition.reach is not None and partition.reach != partition.committed
+                if partition.reach is not None and partition.reach.until > partition.announced
             }
 
-    def committed(self, reaches: Mapping[Place, Reach]) -> None:
-        """Note what was committed."""
+    def announced(self, reaches: Mapping[Place, Reach]) -> None:
+        """Note what a note speaks of."""
         with self._changed:
             for place, reach in reaches.items():
                 if partition := self._partitions.get(place):
-                    partition.committed = reach
+                    partition.announced = reach.until
 
     def is_announced(self, ticket: Ticket) -> bool:
-        """Return whether a committed note says that this record is in our hands."""
+        """Return whether a note speaks of this record."""
         with self._changed:
             partition = self._partitions.get(ticket.record.place)
-            return bool(partition and partition.committed and ticket.record.offset < partition.committed.until)
+            return bool(partition and ticket.record.offset < partition.announced)
 
     def wait_finished(self, ticket: Ticket, timeout_s: float) -> bool:
         """Wait until a record is acknowledged or forgotten; return whether that came true."""

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
-from scorer.stream.broker import BrokerUnavailable, Place, Position, Record, RecordSink, RecordSource
+from scorer.stream.broker import BrokerUnavailable, Place, Record, RecordSink, RecordSource
 from scorer.stream.caution import MAX_DEATHS, Note, Suspects, find_suspects
 from scorer.stream.deliverer import Deliverer
 from scorer.stream.health import HealthState
@@ -24,6 +24,7 @@ POLL_S = 0.1
 COMMIT_EVERY_S = 0.1
 REPORT_EVERY_S = 1.0
 MAX_POLL_RECORDS = 64
+ANNOUNCED_AHEAD = 32  # records a partition; one more suspect each after a death, and far fewer notes until then
 RESUME_BELOW = 0.75  # of a budget, so that partitions are not paused and resumed at every record
 
 log = get_logger(__name__)
@@ -55,7 +56,6 @@ class Service:
         self._ledger = Ledger()
         self._once = settings.delivery == "exactly_once"
         self._crash: BaseException | None = None
-        self._positions = threading.Lock()  # see `Deliverer`
         self._pipeline = Pipeline(parts, settings, self._ledger, metrics, self.crash)
         self._deliverer = Deliverer(
             self._ledger,
@@ -64,7 +64,6 @@ class Service:
             on_outage=self._on_broker_outage,
             on_crash=self.crash,
             once=self._once,
-            positions=self._positions,
         )
         self._places: set[Place] = set()
         self._suspects: dict[Place, Suspects] = {}
@@ -97,12 +96,12 @@ class Service:
         """End `run` with `error` at its next turn, with nothing more committed; any thread may call this."""
         self._crash = self._crash or error
 
-    def on_assigned(self, positions: Mapping[Place, Position | None]) -> None:
+    def on_assigned(self, notes: Mapping[Place, str]) -> None:
         """See `PartitionListener`."""
-        for place, position in positions.items():
+        for place, note in notes.items():
             self._ledger.open(place)
             self._places.add(place)
-            if suspects := find_suspects(position):
+            if suspects := find_suspects(note):
                 self._suspects[place] = suspects
                 log.warning(
                     "a worker died here; its records are processed alone",
@@ -112,15 +111,17 @@ class Service:
                     records=suspects.until - suspects.first,
                     deaths=suspects.deaths,
                 )
-        log.info("partitions assigned", partitions=sorted(place.partition for place in positions))
+        log.info("partitions assigned", partitions=sorted(place.partition for place in notes))
 
     def on_revoked(self, places: Collection[Place]) -> None:
-        """See `PartitionListener`: finish what was begun, forget the rest, commit with a closed note."""
+        """See `PartitionListener`: finish what was begun, forget the rest, commit and close the notes."""
         self._forget_waiting(places)
         if not self._ledger.wait_empty(places, self._settings.revoke_s):
             log.warning("some records are not finished in time; their next owner starts them again")
-        if not self._write(self._ledger.reach(places), is_open=False):
-            log.warning("the last positions were not committed; the next owner repeats what follows them")
+        reaches = self._ledger.reach(places)
+        if not self._commit({place: reach.offset for place, reach in reaches.items()}):
+            log.warning("the last offsets were not committed; the next owner repeats what follows them")
+        self._write_notes(reaches, is_open=False)
         self._let_go(places)
         log.info("partitions revoked", partitions=sorted(place.partition for place in places))
 
@@ -140,7 +141,7 @@ class Service:
         if self._crash:
             raise self._crash
         self._hand_out()
-        self._commit()
+        self._commit_regularly()
         self._hold_back()
         self._report()
 
@@ -151,10 +152,8 @@ class Service:
 
     def _hand_out(self) -> None:
         """Begin every record that may begin: all of them, or, among suspects, one alone."""
-        if self._alone:
-            if not self._ledger.wait_finished(self._alone, POLL_S):
-                return
-            self._alone = None
+        if self._alone and not self._finish_alone(self._alone):
+            return
         while self._waiting:
             ticket = self._waiting[0]
             place, offset = ticket.record.place, ticket.record.offset
@@ -163,9 +162,9 @@ class Service:
                 self._ledger.wait_fewer(self._ledger.images, POLL_S)
                 return  # others are under way
             if deaths:
-                announced = self._write({place: Reach(offset, self._suspects[place].until)})
+                announced = self._write_notes({place: Reach(offset, self._suspects[place].until)})
             else:
-                announced = self._ledger.is_announced(ticket) or self._write(self._ledger.uncommitted())
+                announced = self._ledger.is_announced(ticket) or self._announce()
             if not announced:
                 return
             self._waiting.popleft()
@@ -179,24 +178,52 @@ class Service:
                 self._alone = ticket
                 return
 
-    def _write(self, reaches: Mapping[Place, Reach], *, is_open: bool = True) -> bool:
-        """Commit how far partitions are, with a note of what is in hand; return whether that is stored."""
-        if not reaches:
-            return True
-        if not self._positions.acquire(timeout=POLL_S):
+    def _finish_alone(self, ticket: Ticket) -> bool:
+        """Return whether the record that was begun alone is done with, and write that down."""
+        if not self._ledger.wait_finished(ticket, POLL_S):
             return False
-        try:
-            positions = {
-                place: Position(reach.offset, str(Note(is_open, reach.until, self._deaths(place, reach.offset))))
-                for place, reach in reaches.items()
+        place, offset = ticket.record.place, ticket.record.offset
+        following = self._waiting[0].record if self._waiting else None
+        if place in self._suspects and (following is None or following.place != place):
+            self._write_notes({place: Reach(offset + 1, self._suspects[place].until)})
+        self._alone = None
+        return True
+
+    def _announce(self) -> bool:
+        """Write down what is in hand or soon will be, but of suspects only when one is begun."""
+        return self._write_notes(
+            {
+                place: Reach(reach.offset, reach.until + ANNOUNCED_AHEAD)
+                for place, reach in self._ledger.unannounced().items()
+                if place not in self._suspects
             }
-            self._source.commit(positions)
+        )
+
+    def _write_notes(self, reaches: Mapping[Place, Reach], *, is_open: bool = True) -> bool:
+        """Write down what is in hand; return whether that is kept."""
+        notes = {
+            place: str(Note(is_open, reach.offset, reach.until, self._deaths(place, reach.offset)))
+            for place, reach in reaches.items()
+        }
+        try:
+            if notes:
+                self._source.write_notes(notes)
         except BrokerUnavailable as error:
-            log.warning("a position is not committed now", error=str(error))
+            log.warning("the broker keeps no notes now", error=str(error))
             return False
-        finally:
-            self._positions.release()
-        self._ledger.committed(reaches)
+        self._ledger.announced(reaches)
+        return True
+
+    def _commit(self, offsets: Mapping[Place, int]) -> bool:
+        """Commit what was acknowledged, which transactions have done already; return whether it is stored."""
+        if self._once or not offsets:
+            return True
+        try:
+            self._source.commit(offsets)
+        except BrokerUnavailable as error:
+            log.warning("a commit is put off", error=str(error))
+            return False
+        self._ledger.committed(offsets)
         return True
 
     def _deaths(self, place: Place, offset: int) -> int:
@@ -205,10 +232,9 @@ class Service:
             del self._suspects[place]
         return suspects.deaths_of(offset) if suspects else 0
 
-    def _commit(self) -> None:
-        """Commit what was acknowledged; with transactions that has happened already."""
-        if not self._once and time.monotonic() >= self._commit_at_s:
-            self._write(self._ledger.uncommitted())
+    def _commit_regularly(self) -> None:
+        if time.monotonic() >= self._commit_at_s:
+            self._commit(self._ledger.uncommitted())
             self._commit_at_s = time.monotonic() + COMMIT_EVERY_S
 
     def _hold_back(self) -> None:
@@ -256,7 +282,7 @@ class Service:
                 raise self._crash
             self._source.poll(POLL_S, 1)
             self._state.polled()
-            self._commit()
+            self._commit_regularly()
         self._source.close(timeout_s=self._settings.revoke_s)
         log.info("left the group")
 

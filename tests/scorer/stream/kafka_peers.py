@@ -8,7 +8,7 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, Position, Record
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, Record
 from scorer.stream.kafka import KafkaSink, KafkaSource, connect
 from scorer.stream.settings import KafkaSettings, StreamSettings
 
@@ -96,8 +96,8 @@ class Member:
 
     def __init__(self, source: KafkaSource, sink: KafkaSink) -> None:
         self.source, self.sink = source, sink
-        self.owned: dict[Place, Position | None] = {}
-        self.started: dict[Place, Position | None] = {}
+        self.owned: dict[Place, str] = {}
+        self.started: dict[Place, str] = {}
         self.told: list[tuple[str, frozenset[Place]]] = []
         self.polled: list[Record] = []
         self.done: dict[Place, int] = {}
@@ -105,17 +105,19 @@ class Member:
         self.note = ""
         source.subscribe(self)
 
-    def on_assigned(self, positions: Mapping[Place, Position | None]) -> None:
+    def on_assigned(self, notes: Mapping[Place, str]) -> None:
         """Note it."""
-        self.told.append(("assigned", frozenset(positions)))
-        self.owned.update(positions)
-        self.started.update(positions)
+        self.told.append(("assigned", frozenset(notes)))
+        self.owned.update(notes)
+        self.started.update(notes)
 
     def on_revoked(self, places: Collection[Place]) -> None:
         """Commit what was acknowledged."""
         self.told.append(("revoked", frozenset(places)))
         self.before_revoked(places)
-        self.source.commit(self.positions(places))
+        self.source.commit(self.offsets(places))
+        if self.note:
+            self.source.write_notes(dict.fromkeys(places, self.note))
         self._forget(places)
 
     def on_lost(self, places: Collection[Place]) -> None:
@@ -123,9 +125,9 @@ class Member:
         self.told.append(("lost", frozenset(places)))
         self._forget(places)
 
-    def positions(self, places: Collection[Place]) -> dict[Place, Position]:
+    def offsets(self, places: Collection[Place]) -> dict[Place, int]:
         """Return what may be committed."""
-        return {place: Position(self.done[place], self.note) for place in places if place in self.done}
+        return {place: self.done[place] for place in places if place in self.done}
 
     def turn(self, *, commit: bool = False) -> list[Record]:
         """Poll once, acknowledge, and commit if asked to."""
@@ -136,7 +138,7 @@ class Member:
         self.polled += records
         if commit:
             with suppress(BrokerUnavailable):
-                self.source.commit(self.positions(self.owned))
+                self.source.commit(self.offsets(self.owned))
         return records
 
     def _forget(self, places: Collection[Place]) -> None:

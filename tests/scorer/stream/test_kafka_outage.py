@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from deploy.local.kafka import KafkaServer
-from scorer.stream.broker import BrokerUnavailable, Outgoing, Place, Position, Record
+from scorer.stream.broker import BrokerUnavailable, Outgoing, Place, Record
 from tests.scorer.stream.kafka_peers import Member, Site, turn_until, wait_until
 
 REQUESTS = 20
@@ -37,7 +37,7 @@ class Deliveries:
             record = Outgoing(self._topic, None, value)
             try:
                 if self._place:
-                    self._member.sink.deliver_once([record], {self._place: Position(int(value) + 1)})
+                    self._member.sink.deliver_once([record], {self._place: int(value) + 1})
                 else:
                     self._member.sink.deliver([record])
             except BrokerUnavailable:
@@ -102,7 +102,7 @@ def outage(kafka_server: KafkaServer, open_site: Callable[[], Site]) -> Outage:
             witness.live_through()
         member = seen.witnesses["at_least_once"].member
         try:
-            member.source.commit(member.positions(member.owned))
+            member.source.commit(member.offsets(member.owned))
         except BrokerUnavailable as error:
             seen.refused_commit = error
         leaver.member.positions = lambda _places: {}  # type: ignore[method-assign]  # there is nobody to commit to
@@ -140,7 +140,7 @@ def test_commits_say_that_nothing_was_stored(outage: Outage) -> None:
     """During the outage with an exception, after it with success."""
     assert outage.refused_commit is not None
     member = outage.witnesses["at_least_once"].member
-    member.source.commit(member.positions(member.owned))
+    member.source.commit(member.offsets(member.owned))
 
 
 def test_leaving_needs_no_broker(outage: Outage) -> None:

@@ -50,8 +50,8 @@ def test_records_travel_encrypted(site: Site, kafka_server: KafkaServer, authori
     sink.deliver(site.requests(5))
     member = Member(source, sink)
     turn_until([member], lambda: len(member.polled) == 5, "all records")
-    sink.deliver_once(site.requests(1), member.positions(member.owned))
-    source.commit(member.positions(member.owned))
+    sink.deliver_once(site.requests(1), member.offsets(member.owned))
+    source.commit(member.offsets(member.owned))
 
 
 @pytest.mark.parametrize(

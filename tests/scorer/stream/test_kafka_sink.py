@@ -4,7 +4,7 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition, errors
 from kafka.partitioner import murmur2
 
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, Position
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place
 from scorer.stream.kafka_client import Brokers, ConsumerGroupMetadata
 from scorer.stream.kafka_sink import KafkaSink
 from tests.scorer.stream.kafka_peers import Member, Site, turn_until
@@ -78,18 +78,18 @@ def test_a_record_that_the_topic_refuses_is_refused(site: Site) -> None:
 
 
 def test_transactions_write_results_and_positions_together(site: Site) -> None:
-    """Readers see each batch as a whole, and the group's position moves with it, note included."""
+    """Readers see each batch as a whole, and the group's position moves with it."""
     member = join_with_records(site, delivery=ONCE)
     place = Place(site.stream.requests, 0)
     for number in range(3):
-        member.sink.deliver_once(results(site, b"a%d" % number, b"b%d" % number), {place: Position(number + 1, "n")})
+        member.sink.deliver_once(results(site, b"a%d" % number, b"b%d" % number), {place: number + 1})
         assert stored(site) == number + 1
     assert values(site) == [b"a0", b"b0", b"a1", b"b1", b"a2", b"b2"]
     member.done.clear()
     member.source.close(timeout_s=2)
     heir = site.join()
     turn_until([heir], lambda: heir.owned, "the partition")
-    assert heir.owned == {place: Position(3, "n")}
+    assert heir.owned == {place: ""}
 
 
 def test_a_transaction_that_fails_leaves_nothing(site: Site) -> None:
@@ -100,10 +100,10 @@ def test_a_transaction_that_fails_leaves_nothing(site: Site) -> None:
     turn_until([member], lambda: len(member.polled) == 3, "all records")
     place = Place(site.stream.requests, 0)
     with pytest.raises(BrokerRefused):
-        member.sink.deliver_once(results(site, b"small", b"x" * 20_000), {place: Position(3)})
+        member.sink.deliver_once(results(site, b"small", b"x" * 20_000), {place: 3})
     assert values(site) == []
     assert stored(site) is None
-    member.sink.deliver_once(results(site, b"good"), {place: Position(3)})
+    member.sink.deliver_once(results(site, b"good"), {place: 3})
     assert values(site) == [b"good"]
     assert stored(site) == 3
 
@@ -112,9 +112,9 @@ def test_partitions_of_others_are_not_stored(site: Site) -> None:
     """What is not ours any more is refused before anything is written."""
     member = join_with_records(site, delivery=ONCE)
     with pytest.raises(BrokerUnavailable, match="nothing was written"):
-        member.sink.deliver_once(results(site, b"x"), {Place(site.stream.requests, 9): Position(1)})
+        member.sink.deliver_once(results(site, b"x"), {Place(site.stream.requests, 9): 1})
     with pytest.raises(BrokerUnavailable, match="nothing was written"):
-        site.connect()[1].deliver_once(results(site, b"x"), {Place(site.stream.requests, 0): Position(1)})
+        site.connect()[1].deliver_once(results(site, b"x"), {Place(site.stream.requests, 0): 1})
     assert values(site) == []
 
 
@@ -132,8 +132,8 @@ def test_an_outdated_membership_commits_nothing(site: Site) -> None:
     sink = KafkaSink(Brokers(site.kafka, insecure_dev=False), site.kafka, site.stream.group_id, claim)
     for _ in false:
         with pytest.raises(BrokerUnavailable):
-            sink.deliver_once(results(site, b"stale"), {place: Position(5)})
-    sink.deliver_once(results(site, b"current"), {place: Position(6)})
+            sink.deliver_once(results(site, b"stale"), {place: 5})
+    sink.deliver_once(results(site, b"current"), {place: 6})
     sink.close(timeout_s=2)
     assert values(site) == [b"current"]
     assert stored(site) == 6
@@ -143,7 +143,7 @@ def test_a_successor_fences_its_predecessor(site: Site) -> None:
     """With an instance id, the restarted worker aborts what the old one left open, and the old one is refused."""
     member = join_with_records(site, delivery=ONCE, instance_id="one")
     place = Place(site.stream.requests, 0)
-    member.sink.deliver_once(results(site, b"before"), {place: Position(1)})
+    member.sink.deliver_once(results(site, b"before"), {place: 1})
     hung = Brokers(site.kafka, insecure_dev=False).open_producer(f"{site.stream.group_id}-one")
     hung.init_transactions()
     hung.begin_transaction()
@@ -154,8 +154,8 @@ def test_a_successor_fences_its_predecessor(site: Site) -> None:
         hung.commit_transaction()
     hung.close()
     with pytest.raises(BrokerRefused):
-        member.sink.deliver_once(results(site, b"late"), {place: Position(2)})
-    successor.sink.deliver_once(results(site, b"after"), {place: Position(10)})
+        member.sink.deliver_once(results(site, b"late"), {place: 2})
+    successor.sink.deliver_once(results(site, b"after"), {place: 10})
     assert values(site) == [b"before", b"after"]
     assert stored(site) == 10
 
@@ -169,7 +169,7 @@ def test_without_an_instance_id_a_fenced_producer_is_replaced(site: Site) -> Non
     fencer.init_transactions()
     fencer.close()
     with pytest.raises(BrokerUnavailable):
-        member.sink.deliver_once(results(site, b"fenced"), {place: Position(1)})
-    member.sink.deliver_once(results(site, b"fresh"), {place: Position(2)})
+        member.sink.deliver_once(results(site, b"fenced"), {place: 1})
+    member.sink.deliver_once(results(site, b"fresh"), {place: 2})
     assert values(site) == [b"fresh"]
     assert stored(site) == 2

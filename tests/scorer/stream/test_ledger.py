@@ -91,18 +91,27 @@ def test_a_lost_partition_is_not_committed() -> None:
     assert not ledger.owns(tickets[0])
 
 
-def test_only_what_changed_is_committed() -> None:
-    """A reach is offered for commit until it is committed, and again when it moves."""
+def test_only_what_moved_is_committed() -> None:
+    """An offset is offered for commit once, and again when it moves."""
     ledger, tickets = filled(range(5, 7))
-    assert ledger.uncommitted() == {PLACE: Reach(5, 7)}
-    assert not ledger.is_announced(tickets[0])
-    ledger.committed({PLACE: Reach(5, 7)})
+    assert ledger.uncommitted() == {PLACE: 5}
+    ledger.committed({PLACE: 5})
     assert ledger.uncommitted() == {}
-    assert ledger.is_announced(tickets[1])
-    assert not ledger.is_announced(ledger.add(record(7)))
     ledger.answer(tickets[0], answer())
     ledger.acknowledge(ledger.wait_ready(0, 10))
-    assert ledger.uncommitted() == {PLACE: Reach(6, 8)}
+    assert ledger.uncommitted() == {PLACE: 6}
+
+
+def test_what_is_in_hand_is_announced_once() -> None:
+    """A record is announced from its note on; only a later record asks for another note."""
+    ledger, tickets = filled(range(5, 7))
+    assert ledger.unannounced() == {PLACE: Reach(5, 7)}
+    assert not ledger.is_announced(tickets[0])
+    ledger.announced({PLACE: Reach(5, 7)})
+    assert ledger.unannounced() == {}
+    assert ledger.is_announced(tickets[1])
+    assert not ledger.is_announced(ledger.add(record(7)))
+    assert ledger.unannounced() == {PLACE: Reach(5, 8)}
 
 
 def test_a_gap_in_the_offsets_is_stepped_over() -> None:

@@ -19,13 +19,13 @@ from scorer.engine import load_bundle_detector
 from scorer.openvino_embedder import LocalEmbedder
 from scorer.policies import PolicyWatcher
 from scorer.serve import OneAtATime
-from scorer.stream.broker import MemoryBroker, MemorySink, MemorySource, Outgoing, Place, Position
+from scorer.stream.broker import MemoryBroker, MemorySink, MemorySource, Outgoing, Place
 from scorer.stream.caution import Note
 from scorer.stream.health import HealthState
 from scorer.stream.metrics import Metrics
 from scorer.stream.payloads import read_payload
 from scorer.stream.pipeline import Parts
-from scorer.stream.service import Service
+from scorer.stream.service import ANNOUNCED_AHEAD, Service
 from scorer.stream.settings import HealthSettings, PayloadSettings, StreamSettings
 
 PLACE = Place("unlensed.requests", 0)
@@ -149,7 +149,8 @@ def test_every_record_gets_one_answer_in_order(bench: Bench, request_for: Callab
     assert results[0]["result_id"] == results[5]["result_id"]
     assert [letter["unlensed-error-code"] for letter in dead] == ["not_json", "null_value"]
     assert all(record.key == b"key" for record in bench.broker.topics["unlensed.results"])
-    assert bench.broker.committed[PLACE] == Position(9, str(Note(open=False, until=9)))
+    assert bench.broker.committed[PLACE] == 9
+    assert bench.broker.notes[PLACE] == str(Note(open=False, first=9, until=9))
     assert bench.count("unlensed_records_answered_total", status="scored") == 3
     assert bench.count("unlensed_records_dead_total", code="not_json") == 1
 
@@ -183,12 +184,12 @@ def test_positions_go_with_the_answers_when_exactly_once(
     bench.send(*[request_for(str(number)) for number in range(5)])
     results, _ = bench.run(delivery="exactly_once")
     assert [result["request_id"] for result in results] == list("01234")
-    assert bench.broker.committed[PLACE].offset == 5
+    assert bench.broker.committed[PLACE] == 5
 
 
 def test_a_dead_workers_records_are_processed_alone(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
     """After an open note the records that were in hand are begun one at a time; the rest go in batches again."""
-    bench.broker.committed[PLACE] = Position(0, str(Note(open=True, until=4)))
+    bench.broker.notes[PLACE] = str(Note(open=True, first=0, until=4))
     bench.send(*[request_for(str(number)) for number in range(8)])
     results, dead = bench.run()
     assert len(results) == 8
@@ -200,7 +201,7 @@ def test_a_record_present_at_three_deaths_is_not_tried_again(
     bench: Bench, request_for: Callable[..., dict[str, Any]]
 ) -> None:
     """It becomes a dead letter that says so, and the records behind it are answered."""
-    bench.broker.committed[PLACE] = Position(0, str(Note(open=True, until=1, deaths=2)))
+    bench.broker.notes[PLACE] = str(Note(open=True, first=0, until=1, deaths=2))
     bench.send(*[request_for(str(number)) for number in range(3)])
     results, dead = bench.run()
     assert [result["request_id"] for result in results] == ["1", "2"]
@@ -209,7 +210,7 @@ def test_a_record_present_at_three_deaths_is_not_tried_again(
 
 
 def test_a_worker_leaves_a_note_before_it_begins(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
-    """What kills a worker with its first record is seen by the next: the position is claimed before work starts."""
+    """What kills a worker with its first record is seen by the next: work starts after what is in hand is noted."""
 
     class Deadly:
         def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
@@ -219,7 +220,8 @@ def test_a_worker_leaves_a_note_before_it_begins(bench: Bench, request_for: Call
     bench.send(request_for("a"))
     with pytest.raises(MemoryError):
         bench.service().run()
-    assert bench.broker.committed[PLACE] == Position(0, str(Note(open=True, until=1)))
+    assert bench.broker.notes[PLACE] == str(Note(open=True, first=0, until=1 + ANNOUNCED_AHEAD))
+    assert bench.broker.committed.get(PLACE, 0) == 0
     assert not bench.broker.topics["unlensed.results"]
 
 
@@ -259,7 +261,8 @@ def test_leaving_finishes_what_was_begun(starter: Bundle, request_for: Callable[
     thread.join(30)
     answered = len(bench.broker.topics["unlensed.results"])
     assert 0 < answered < 20
-    assert bench.broker.committed[PLACE] == Position(answered, str(Note(open=False, until=answered)))
+    assert bench.broker.committed[PLACE] == answered
+    assert bench.broker.notes[PLACE].startswith("closed")
 
 
 def test_a_drain_has_a_deadline(starter: Bundle, request_for: Callable[..., dict[str, Any]]) -> None:
@@ -274,5 +277,6 @@ def test_a_drain_has_a_deadline(starter: Bundle, request_for: Callable[..., dict
     bench.stop.set()
     thread.join(30)
     assert not thread.is_alive()
-    assert bench.broker.committed[PLACE] == Position(0, str(Note(open=False, until=1)))
+    assert bench.broker.committed.get(PLACE, 0) == 0
+    assert bench.broker.notes[PLACE].startswith("closed")
     assert not bench.broker.topics["unlensed.results"]
