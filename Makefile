@@ -1,7 +1,7 @@
 # make demo         score photographs: make demo PHOTOS=dir (default: the public-domain astronaut portrait)
 # make stream-demo  the same as a stream: Kafka, Triton and `unlensed serve` on this machine; PHOTOS=dir here, too
 # make test         the whole fast suite      make check  lint, types, import floors
-# make faults       kills, outages and overload, one after the other (about an hour); make soak  the same for a day
+# make faults       kills, outages and overload, one after the other; make soak  far more of them
 # make bench        the figures of the README, measured here
 # make kafka        an Apache Kafka broker with the service's topics on 127.0.0.1:9092
 # make triton       a Triton Inference Server of the starter bundle on 127.0.0.1:8001
