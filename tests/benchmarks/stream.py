@@ -36,7 +36,7 @@ from scorer.engine import LocalScorer
 from scorer.messages import ScoreRequest
 from scorer.paths import read_image
 from scorer.settings import Settings
-from scorer.stream.broker import Outgoing, Place, Position
+from scorer.stream.broker import Outgoing, Place
 from scorer.stream.kafka import connect
 from scorer.stream.settings import KafkaSettings, StreamSettings, TritonSettings
 from scorer.triton.embedder import TritonEmbedder
@@ -219,7 +219,7 @@ def measure_kafka(bench: Bench, answer: Result) -> tuple[float, float]:
     while done < CLIENT_RECORDS:
         records = source.poll(0.1, stream.batch_images)
         sink.deliver([Outgoing("bench.answers", record.key, answer.value, headers) for record in records])
-        source.commit({record.place: Position(record.offset + 1) for record in records})
+        source.commit({record.place: record.offset + 1 for record in records})
         done += len(records)
     used = cores.since()
     source.close(5)
