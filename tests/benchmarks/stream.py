@@ -195,7 +195,7 @@ def measure_stream(bench: Bench, seconds: float) -> tuple[StreamRun, Result]:
 class _Nobody:
     """A listener that has nothing to finish."""
 
-    def on_assigned(self, positions: Mapping[Place, Position | None]) -> None:
+    def on_assigned(self, notes: Mapping[Place, str]) -> None:
         pass
 
     def on_revoked(self, places: Collection[Place]) -> None:
