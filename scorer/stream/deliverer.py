@@ -16,7 +16,7 @@ class Deliverer:
     """Delivers what the ledger has ready, again and again until it is acknowledged.
 
     Args:
-        once: deliver answers and positions in one transaction instead of answers alone.
+        once: deliver answers and offsets in one transaction instead of answers alone.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter per collaborator

@@ -89,12 +89,6 @@ class Ledger:
                     self.bytes -= ticket.record.size
             self._changed.notify_all()
 
-    def owns(self, ticket: Ticket) -> bool:
-        """Return whether the ticket's partition is still ours, in the same assignment."""
-        with self._changed:
-            partition = self._partitions.get(ticket.record.place)
-            return partition is not None and ticket in partition.open
-
     def answer(self, ticket: Ticket, answer: Outgoing, on_acknowledged: Callable[[], object] = lambda: None) -> None:
         """Say what is to be produced for a record, and what to do when that is acknowledged."""
         with self._changed:
@@ -107,8 +101,9 @@ class Ledger:
         Nothing is taken away until `acknowledge`, so that a delivery that failed is simply asked for again.
         """
         with self._changed:
-            if not self._ready(max_records):
-                self._changed.wait(timeout_s)
+            if ready := self._ready(max_records):
+                return ready
+            self._changed.wait(timeout_s)
             return self._ready(max_records)
 
     def acknowledge(self, delivered: Mapping[Place, list[Ticket]]) -> None:
