@@ -158,7 +158,10 @@ def test_silent_clients_keep_nobody_out(server: HealthServer) -> None:
     before = threading.active_count()
     silent = [connect(server, b"GET /health/live HT") for _ in range(3 * health.MAX_CONNECTIONS)]
     assert ask(server, "/health/live")[0] == 200
-    assert threading.active_count() - before <= health.MAX_CONNECTIONS + 2
+    deadline = time.monotonic() + 10
+    while threading.active_count() - before > health.MAX_CONNECTIONS + 1:  # whoever was cut off has yet to notice
+        assert time.monotonic() < deadline, f"{threading.active_count() - before} threads"
+        time.sleep(0.01)
     assert silent[0].recv(1) == b""
     for connection in silent:
         connection.close()
