@@ -21,6 +21,7 @@ from ingest.reasons import Unscorable
 from ingest.spec import FaceBox
 from scorer.embed import Embedder
 from scorer.manifest import SCHEMA_VERSION, FileRecord, Manifest
+from scorer.messages import describe_problems
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
 from scorer.model import Model
 
@@ -211,8 +212,8 @@ def _read_manifest(folder: Path) -> tuple[Manifest, str]:
         raise BundleMismatch(message)
     try:
         return Manifest.model_validate(fields), hashlib.sha256(raw).hexdigest()
-    except (ValidationError, TypeError) as error:
-        message = f"{path} does not fit the manifest's schema: {error}"
+    except ValidationError as error:
+        message = f"{path} does not fit the manifest's schema: {describe_problems(error)}"
         raise BundleMismatch(message) from error
 
 

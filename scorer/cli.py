@@ -20,6 +20,7 @@ from scorer.messages import Status
 from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
 from scorer.settings import SettingsError, load_settings
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable
+from scorer.stream.detector_pool import DetectorBroken
 from scorer.stream.replay import TooScattered
 
 app = typer.Typer(
@@ -56,6 +57,7 @@ class Document(StrEnum):
 CODES: dict[type[Exception], Exit] = {
     UsageError: Exit.USAGE,
     BundleMismatch: Exit.BAD_DATA,
+    DetectorBroken: Exit.BAD_DATA,
     SettingsError: Exit.BAD_CONFIGURATION,
     PolicyError: Exit.BAD_CONFIGURATION,
     DeviceUnavailable: Exit.BAD_CONFIGURATION,

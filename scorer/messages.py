@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID, uuid5
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from ingest.reasons import Reason
 from ingest.spec import FaceBox
@@ -17,6 +17,7 @@ from ingest.spec import FaceBox
 RESULT_NAMESPACE = UUID("9f2c1b54-6f0e-5a7e-9a53-1f0c7f0b2a11")
 MAX_FACES = 64
 MAX_ID_CHARACTERS = 4096  # a path is the id of a file, and Linux allows this many
+SHOWN_PROBLEMS = 3
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 EncodedImage = Annotated[bytes, WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
@@ -43,6 +44,19 @@ class Status(StrEnum):
     NO_FACE = "no_face"
     UNSUPPORTED = "unsupported"
     FAILED = "failed"
+
+
+class DeadLetterCode(StrEnum):
+    """Why a record of a stream got no result."""
+
+    NULL_VALUE = "null_value"
+    TOO_LARGE = "too_large"
+    NOT_JSON = "not_json"
+    WRONG_SCHEMA = "wrong_schema"
+    UNKNOWN_TENANT = "unknown_tenant"
+    UNKNOWN_POLICY = "unknown_policy"
+    PAYLOAD_UNAVAILABLE = "payload_unavailable"
+    KILLS_WORKER = "kills_worker"
 
 
 class Message(BaseModel):
@@ -184,3 +198,14 @@ def result_id(request_id: str, tenant: str | None, bundle_digest: str, policy_id
 def result_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of a result line."""
     return ScoreResult.model_json_schema(mode="serialization")
+
+
+def describe_problems(error: ValidationError, name: str = "") -> str:
+    """Return in one line which names break which rules, but no value that was found: it may be a picture or a secret.
+
+    `name` is that of the whole; it stands before the names of its parts.
+    """
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    shown = [f"{'.'.join([name, *map(str, each['loc'])]).strip('.')}: {each['msg']}" for each in problems]
+    more = f"; and {len(shown) - SHOWN_PROBLEMS} more" if len(shown) > SHOWN_PROBLEMS else ""
+    return "; ".join(shown[:SHOWN_PROBLEMS]) + more

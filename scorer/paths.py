@@ -1,7 +1,6 @@
 """Which files `unlensed score` means: files, directories, globs and a list on standard input."""
 
 import glob
-import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -12,7 +11,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from ingest.reasons import Reason, Unscorable
-from scorer.messages import ImageSource, RequestedFace, ScoreRequest
+from scorer.messages import ImageSource, RequestedFace, ScoreRequest, describe_problems
 
 # In a directory, a file is an image by its name; a file that is named outright is always answered for.
 IMAGE_SUFFIXES = frozenset(
@@ -63,8 +62,9 @@ def read_boxes(path: Path) -> Boxes:
     """
     try:
         return TypeAdapter(Boxes).validate_json(path.read_bytes())
-    except (OSError, ValidationError, json.JSONDecodeError) as error:
-        message = f"{path} is no file of face boxes: {error}"
+    except (OSError, ValidationError) as error:
+        why = describe_problems(error) if isinstance(error, ValidationError) else error
+        message = f"{path} is no file of face boxes: {why}"
         raise UsageError(message) from error
 
 

@@ -8,41 +8,36 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
 from scorer.decide import Policy, PolicyError, check_policy
-from scorer.messages import Message, ScoreRequest
+from scorer.messages import DeadLetterCode, Message, ScoreRequest, describe_problems
 from scorer.stream.logs import get_logger
 
 MAX_FILE_BYTES = 1 << 20
-_SHOWN_ERRORS = 3
 _SHOWN_CHARACTERS = 80
 
 log = get_logger(__name__)
 
 
 class PolicyNotFound(Exception):
-    """No policy judges this request: it becomes a dead letter.
+    """No policy judges this request: it becomes a dead letter with this `code`."""
 
-    Attributes:
-        code: machine-readable, part of the dead letter's headers.
-    """
-
-    code = "policy_not_found"
+    code: ClassVar[DeadLetterCode]
 
 
 class UnknownTenant(PolicyNotFound):
     """The request's tenant is not listed and there is no default policy."""
 
-    code = "unknown_tenant"
+    code = DeadLetterCode.UNKNOWN_TENANT
 
 
 class UnknownPolicy(PolicyNotFound):
     """The request names a policy that does not exist."""
 
-    code = "unknown_policy"
+    code = DeadLetterCode.UNKNOWN_POLICY
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +202,8 @@ def _parse(content: bytes, path: Path, calibration_size: int) -> PolicyBook:
         message = f"{path}: not TOML: {error}"
         raise PolicyError(message) from error
     except ValidationError as error:
-        raise PolicyError(_explain(error, path)) from error
+        message = f"{path}: {describe_problems(error)}"
+        raise PolicyError(message) from error
     policies = {name: _make_policy(name, fields, path, calibration_size) for name, fields in file.policies.items()}
 
     def find(name: str, key: str) -> Policy:
@@ -242,18 +238,12 @@ def _make_policy(name: str, fields: Mapping[str, Any], path: Path, calibration_s
         policy = Policy.model_validate({"policy_id": name, **fields})
         check_policy(policy, calibration_size)
     except ValidationError as error:
-        raise PolicyError(_explain(error, path, key)) from error
+        message = f"{path}: {describe_problems(error, key)}"
+        raise PolicyError(message) from error
     except PolicyError as error:
         message = f"{path}: {key}.flag_false_alarm_rate: {error}"
         raise PolicyError(message) from error
     return policy
-
-
-def _explain(error: ValidationError, path: Path, key: str = "") -> str:
-    problems = error.errors(include_url=False)
-    shown = [f"{'.'.join([key, *map(str, problem['loc'])]).strip('.')}: {problem['msg']}" for problem in problems]
-    more = f"; and {len(shown) - _SHOWN_ERRORS} more" if len(shown) > _SHOWN_ERRORS else ""
-    return f"{path}: {'; '.join(shown[:_SHOWN_ERRORS])}{more}"
 
 
 def _shorten(name: str | None) -> str:

@@ -13,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from ingest.reasons import Reason
 from scorer.messages import (
+    DeadLetterCode,
     Decision,
     FaceResult,
     ImageFacts,
@@ -48,7 +49,7 @@ RESULT_HEADERS = {
     "unlensed-mode": "`live`, or `shadow` when a bundle is only being watched.",
 }
 DEAD_LETTER_HEADERS = {
-    "unlensed-error-code": "Why there is no result, for machines.",
+    "unlensed-error-code": f"Why there is no result, for machines: {', '.join(DeadLetterCode)}.",
     "unlensed-error-message": "Why there is no result, for people; never what the record held.",
     "unlensed-topic": "Where the record was read.",
     "unlensed-partition": "Its partition.",
@@ -191,7 +192,7 @@ def _operation(action: str, channel: str, message: str, summary: str) -> Documen
 
 def _messages() -> Document:
     dead = dict.fromkeys(DEAD_LETTER_HEADERS, "") | {
-        "unlensed-error-code": "not_json",
+        "unlensed-error-code": DeadLetterCode.NOT_JSON,
         "unlensed-error-message": "Invalid JSON: expected value at line 1 column 1",
         "unlensed-topic": StreamSettings().requests,
         "unlensed-partition": "3",

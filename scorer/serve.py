@@ -128,9 +128,9 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
         give_up = threading.Event()  # after the drain's deadline, not before
         stack.callback(give_up.set)
         embedder = patient(give_up, partial(_note_outage, metrics, state))
-        state.set_ready(ready=True, why="")
         log.info("the engine gives the golden answers", bundle=bundle.model.bundle_id, digest=bundle.model.digest)
         detector = stack.enter_context(_detector(bundle, settings.stream))
+        state.set_ready(ready=True, why="")
         parts = Parts(
             partial(read_payload, settings=settings.payloads, max_bytes=settings.limits.max_bytes),
             detector,
@@ -196,6 +196,7 @@ def _detector(bundle: Bundle, settings: StreamSettings) -> Iterator[DetectorPool
         bundle.folder, bundle.manifest.detector, settings.detector_processes, settings.detector_timeout_s
     )
     try:
+        pool.start()
         yield pool
     finally:
         pool.close()

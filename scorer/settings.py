@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from ingest.device import Device, DeviceUnavailable, resolve_device
 from ingest.probe import Limits
 from scorer.decide import Policy
+from scorer.messages import describe_problems
 from scorer.stream.settings import HealthSettings, KafkaSettings, PayloadSettings, StreamSettings, TritonSettings
 
 PREFIX = "UNLENSED_"
@@ -88,6 +89,7 @@ def load_settings(**flags: Any) -> Settings:  # noqa: ANN401 - validated by Sett
             raise SettingsError(message)
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
-    except (ValidationError, ValueError) as error:
-        message = f"bad configuration (flags, {PREFIX}* variables, {file or 'no file'}): {error}"
+    except ValueError as error:
+        why = describe_problems(error) if isinstance(error, ValidationError) else error
+        message = f"bad configuration (flags, {PREFIX}* variables, {file or 'no file'}): {why}"
         raise SettingsError(message) from error

@@ -146,11 +146,6 @@ class TritonServer:
         for region in MEMORY.glob(f"{self._memory_prefix}*"):
             region.unlink(missing_ok=True)
 
-    def restart(self) -> None:
-        """Start again on the same port."""
-        self.stop()
-        self.start()
-
     def read_log_end(self) -> str:
         """Return the last lines of the log, without the tables of options that surround what matters."""
         lines = self.log.read_text(errors="replace").splitlines()

@@ -4,21 +4,16 @@ from collections.abc import Iterable
 
 from pydantic import ValidationError
 
-from scorer.messages import ScoreRequest, ScoreResult
+from scorer.messages import DeadLetterCode, ScoreRequest, ScoreResult, describe_problems
 from scorer.stream.broker import Headers, Outgoing, Record
 
 RESULT_TYPE = "unlensed.result.v1"
-_SHOWN_ERRORS = 3
 
 
 class InvalidRecord(Exception):
-    """A record that is no request: it becomes a dead letter.
+    """A record that is no request: it becomes a dead letter with this `code`."""
 
-    Attributes:
-        code: machine-readable, part of the dead letter's headers.
-    """
-
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: DeadLetterCode, message: str) -> None:
         super().__init__(message)
         self.code = code
 
@@ -31,22 +26,17 @@ def parse_request(record: Record, max_bytes: int) -> ScoreRequest:
             the values that were found: they may be pictures or secrets.
     """
     if record.value is None:
-        code, message = "null_value", "the record has no value; a request is a JSON object"
-        raise InvalidRecord(code, message)
+        message = "the record has no value; a request is a JSON object"
+        raise InvalidRecord(DeadLetterCode.NULL_VALUE, message)
     if record.size > max_bytes:
-        code, message = "too_large", f"the record has {record.size} bytes; stream.max_record_bytes is {max_bytes}"
-        raise InvalidRecord(code, message)
+        message = f"the record has {record.size} bytes; stream.max_record_bytes is {max_bytes}"
+        raise InvalidRecord(DeadLetterCode.TOO_LARGE, message)
     try:
         return ScoreRequest.model_validate_json(record.value)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False, include_input=False)
-        if problems[0]["type"] == "json_invalid":
-            code, message = "not_json", problems[0]["msg"]
-            raise InvalidRecord(code, message) from None
-        shown = [f"{'.'.join(map(str, p['loc'])) or 'request'}: {p['msg']}" for p in problems[:_SHOWN_ERRORS]]
-        more = len(problems) - len(shown)
-        code, message = "wrong_schema", "; ".join(shown) + (f"; and {more} more" if more else "")
-        raise InvalidRecord(code, message) from None
+        no_json = error.errors(include_url=False)[0]["type"] == "json_invalid"
+        code = DeadLetterCode.NOT_JSON if no_json else DeadLetterCode.WRONG_SCHEMA
+        raise InvalidRecord(code, describe_problems(error, "request")) from None
 
 
 def encode_result(

@@ -1,6 +1,6 @@
 """Dead letters: the record as it was, followed by headers that say what became of it.
 
-    letter = dead_letter(record, topic, "not_json", "...", attempts=1, bundle_digest="...")
+    letter = dead_letter(record, topic, DeadLetterCode.NOT_JSON, "...", attempts=1, bundle_digest="...")
     restore(letter)   the original again: key, value and headers, for the topic that it came from
 
 What a letter adds are always the last headers, so that nothing in the original can be taken for them. An original
@@ -11,6 +11,7 @@ are dropped, so that a record which goes round and round does not grow.
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from scorer.messages import DeadLetterCode
 from scorer.stream.broker import Headers, Outgoing, Place, Record
 
 UNREADABLE = "unlensed-unreadable"  # the header of a record that stands for one which the client cannot parse
@@ -75,7 +76,7 @@ class Letter:
 
 
 def dead_letter(  # noqa: PLR0913, PLR0917 - one argument per fact
-    record: Record, topic: str, code: str, message: str, attempts: int, bundle_digest: str
+    record: Record, topic: str, code: DeadLetterCode, message: str, attempts: int, bundle_digest: str
 ) -> Outgoing:
     """Return the letter for `topic`.
 

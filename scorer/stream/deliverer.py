@@ -1,15 +1,14 @@
 """Produces answers and learns that they are safe: the one thread that owns the sink."""
 
-import random
 import threading
 from collections.abc import Callable
 
 from scorer.stream.broker import BrokerUnavailable, RecordSink
 from scorer.stream.ledger import Ledger
 from scorer.stream.metrics import Metrics
+from scorer.stream.patience import Backoff
 
 MAX_RECORDS = 500
-FIRST_DELAY_S, MAX_DELAY_S = 0.1, 5.0
 
 
 class Deliverer:
@@ -43,19 +42,19 @@ class Deliverer:
 
     def _run(self) -> None:
         try:
-            delay_s = FIRST_DELAY_S
+            backoff = Backoff(self._stop)
             while not self._stop.is_set():
                 try:
                     self._deliver()
                 except BrokerUnavailable as error:
                     self.waiting = True
                     self._on_outage(str(error))
-                    self._stop.wait(delay_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, no secret
-                    delay_s = min(2 * delay_s, MAX_DELAY_S)
+                    backoff.wait()
                 else:
                     if self.waiting:
                         self._on_outage(None)
-                    self.waiting, delay_s = False, FIRST_DELAY_S
+                    self.waiting = False
+                    backoff.reset()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the worker must not go on
             self._on_crash(error)
 

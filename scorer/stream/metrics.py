@@ -18,7 +18,7 @@ from prometheus_client import (
 )
 from prometheus_client.metrics import MetricWrapperBase
 
-from scorer.messages import Decision, Status
+from scorer.messages import DeadLetterCode, Decision, Status
 from scorer.stream.broker import Place
 
 NAMES = {
@@ -81,7 +81,7 @@ class Metrics:
         self.records_received = self._new(Counter, "unlensed_records_received_total", "topic")
         self.record_bytes_received = self._new(Counter, "unlensed_record_bytes_received_total")
         self.records_answered = self._new(Counter, "unlensed_records_answered_total", "status", values=Status)
-        self.records_dead = self._new(Counter, "unlensed_records_dead_total", "code")
+        self.records_dead = self._new(Counter, "unlensed_records_dead_total", "code", values=DeadLetterCode)
         self.isolated_records = self._new(Counter, "unlensed_isolated_records_total")
         self.faces_scored = self._new(Counter, "unlensed_faces_scored_total", "decision", values=Decision)
         self.p_value = self._new(Histogram, "unlensed_p_value", buckets=P_VALUES)

@@ -20,6 +20,26 @@ FIRST_DELAY_S = 0.1
 MAX_TRIES_ALONE = 3
 
 
+class Backoff:
+    """Pauses between tries: 0.1 s, then twice as long each time up to 5 s, give or take half.
+
+    The jitter keeps workers that lost the same server from coming back all at once.
+    """
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again with the shortest pause: a try has succeeded."""
+        self._delay_s = FIRST_DELAY_S
+
+    def wait(self) -> bool:
+        """Pause; return True, at once, when told to stop."""
+        delay_s, self._delay_s = self._delay_s, min(2 * self._delay_s, MAX_DELAY_S)
+        return self._stop.wait(delay_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, no secret
+
+
 class Stopped(Exception):
     """The service is going down; the faces were not embedded."""
 
@@ -82,13 +102,12 @@ class PatientEmbedder:
             self._probe(error)
 
     def _probe(self, error: BackendUnavailable | None) -> None:
-        delay_s = FIRST_DELAY_S
+        backoff = Backoff(self._stop)
         while True:
             if error is not None:
                 self._on_outage(str(error))
-                if self._stop.wait(delay_s * random.uniform(0.5, 1.5)):  # noqa: S311 - jitter, no secret
+                if backoff.wait():
                     raise Stopped
-                delay_s = min(2 * delay_s, MAX_DELAY_S)
             try:
                 self._verify()
             except BackendUnavailable as again:

@@ -18,7 +18,7 @@ from ingest.reasons import Unscorable
 from scorer.decide import Policy
 from scorer.embed import Embedder
 from scorer.locate import LocatedImage, locate_faces, refuse
-from scorer.messages import ScoreRequest, ScoreResult
+from scorer.messages import DeadLetterCode, ScoreRequest, ScoreResult
 from scorer.model import Model
 from scorer.policies import PolicyNotFound, PolicyWatcher
 from scorer.score import score_batch
@@ -87,7 +87,7 @@ class Pipeline:
         """Start on a record; one that is `alone` does not wait for others to share its batch."""
         self._submitted.put((ticket, alone))
 
-    def reject(self, ticket: Ticket, code: str, message: str, attempts: int = 1) -> None:
+    def reject(self, ticket: Ticket, code: DeadLetterCode, message: str, attempts: int = 1) -> None:
         """Answer a record with a dead letter."""
         self._reject(ticket, record_span(ticket.record, self._settings.group_id), code, message, attempts)
 
@@ -119,7 +119,7 @@ class Pipeline:
             except (InvalidRecord, PolicyNotFound) as error:
                 self._reject(ticket, of_record, error.code, str(error))
             except PayloadUnavailable as error:
-                self._reject(ticket, of_record, "payload_unavailable", str(error))
+                self._reject(ticket, of_record, DeadLetterCode.PAYLOAD_UNAVAILABLE, str(error))
             else:
                 self._batcher.add(scorable, len(scorable.image.data), full=alone)
 
@@ -159,7 +159,7 @@ class Pipeline:
             answer = encode_result(ticket.record, result, topic, mode, trace_headers(of_record.context))
             self._ledger.answer(ticket, answer, partial(self._count_result, ticket, of_record, result))
 
-    def _reject(self, ticket: Ticket, of_record: Span, code: str, message: str, attempts: int = 1) -> None:
+    def _reject(self, ticket: Ticket, of_record: Span, code: DeadLetterCode, message: str, attempts: int = 1) -> None:
         topic, digest = self._settings.dead_letters_topic, self._parts.model.digest
         letter = dead_letter(ticket.record, topic, code, message, attempts, digest)
         self._ledger.answer(ticket, letter, partial(self._count_dead, ticket, of_record, code))
@@ -172,7 +172,7 @@ class Pipeline:
                 self._metrics.p_value.observe(face.p_value)
         self._finish(ticket, of_record, None)
 
-    def _count_dead(self, ticket: Ticket, of_record: Span, code: str) -> None:
+    def _count_dead(self, ticket: Ticket, of_record: Span, code: DeadLetterCode) -> None:
         self._metrics.records_dead.labels(code=code).inc()
         self._finish(ticket, of_record, code)
 

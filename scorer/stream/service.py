@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 
+from scorer.messages import DeadLetterCode
 from scorer.stream.broker import BrokerUnavailable, Place, Record, RecordSink, RecordSource
 from scorer.stream.caution import MAX_DEATHS, Note, Suspects, find_suspects
 from scorer.stream.deliverer import Deliverer
@@ -157,6 +158,8 @@ class Service:
         while self._waiting:
             ticket = self._waiting[0]
             place, offset = ticket.record.place, ticket.record.offset
+            if place in self._suspects and offset >= self._suspects[place].until:
+                del self._suspects[place]
             deaths = self._deaths(place, offset)
             if deaths and self._ledger.images > len(self._waiting):
                 self._ledger.wait_fewer(self._ledger.images, POLL_S)
@@ -170,7 +173,7 @@ class Service:
             self._waiting.popleft()
             if deaths >= MAX_DEATHS:
                 message = f"{deaths} workers died with this record in hand, {deaths - 1} of them with no other"
-                self._pipeline.reject(ticket, "kills_worker", message, attempts=deaths)
+                self._pipeline.reject(ticket, DeadLetterCode.KILLS_WORKER, message, attempts=deaths)
             else:
                 self._pipeline.submit(ticket, alone=deaths > 0)
             if deaths:
@@ -227,10 +230,7 @@ class Service:
         return True
 
     def _deaths(self, place: Place, offset: int) -> int:
-        suspects = self._suspects.get(place)
-        if suspects and offset >= suspects.until:
-            del self._suspects[place]
-        return suspects.deaths_of(offset) if suspects else 0
+        return self._suspects[place].deaths_of(offset) if place in self._suspects else 0
 
     def _commit_regularly(self) -> None:
         if time.monotonic() >= self._commit_at_s:

@@ -3,12 +3,37 @@
 import time
 from collections.abc import Callable
 
+from deploy.local.kafka import KafkaServer
+from deploy.local.triton import TritonServer
 from tests.faults.stage import Stage
 
 TIMES = 5
 RECORDS = 150
+DOWN_S = 3
 TRITON_RECOVERY_S = 30
 KAFKA_RECOVERY_S = 60
+
+
+def survive_restarts(stage: Stage, server: KafkaServer | TritonServer, limit_s: float) -> list[float]:
+    """Kill a server in mid-batch again and again; return the seconds from each start to the last answer."""
+    worker = stage.worker("worker")
+    worker.start()
+    worker.wait_ready()
+    recoveries = []
+    for _ in range(TIMES):
+        stage.traffic.send(RECORDS)
+        stage.results.read(0.5)
+        server.kill()
+        time.sleep(DOWN_S)
+        assert worker.pid
+        server.start()
+        recoveries.append(_recover(stage, limit_s))
+    verdict = stage.results.verdict
+    assert not verdict.missing(stage.traffic.expected())
+    assert not verdict.conflicting
+    assert not verdict.dead
+    assert worker.stop() == 0
+    return recoveries
 
 
 def _recover(stage: Stage, limit_s: float) -> float:
@@ -20,51 +45,19 @@ def _recover(stage: Stage, limit_s: float) -> float:
 
 def test_triton_restarts(stage: Stage, say: Callable[[str], None]) -> None:
     """Killed in mid-batch five times, the engine costs no record, and work goes on soon after it is back."""
-    worker = stage.worker("worker")
-    worker.start()
-    worker.wait_ready()
-    recoveries = []
-    for _ in range(TIMES):
-        stage.traffic.send(RECORDS)
-        stage.results.read(0.5)
-        stage.triton.kill()
-        stage.results.read(3)
-        assert worker.pid
-        stage.triton.start()
-        recoveries.append(_recover(stage, TRITON_RECOVERY_S))
-    verdict = stage.results.verdict
+    recoveries = survive_restarts(stage, stage.triton, TRITON_RECOVERY_S)
     say(f"{TIMES} Triton restarts: recovered after {', '.join(f'{s:.1f}' for s in recoveries)} s")
-    assert not verdict.missing(stage.traffic.expected())
-    assert not verdict.conflicting
-    assert not verdict.dead
     assert max(recoveries) <= TRITON_RECOVERY_S
-    assert worker.stop() == 0
 
 
 def test_kafka_restarts(stage: Stage, say: Callable[[str], None]) -> None:
     """Killed five times, the broker costs no record; the same worker goes on when it is back."""
-    worker = stage.worker("worker")
-    worker.start()
-    worker.wait_ready()
-    recoveries = []
-    for _ in range(TIMES):
-        stage.traffic.send(RECORDS)
-        stage.results.read(0.5)
-        stage.kafka.kill()
-        time.sleep(3)
-        assert worker.pid
-        stage.kafka.start()
-        recoveries.append(_recover(stage, KAFKA_RECOVERY_S))
-    verdict = stage.results.verdict
+    recoveries = survive_restarts(stage, stage.kafka, KAFKA_RECOVERY_S)
     say(
         f"{TIMES} Kafka restarts: recovered after {', '.join(f'{s:.1f}' for s in recoveries)} s, "
-        f"{verdict.duplicates} duplicates"
+        f"{stage.results.verdict.duplicates} duplicates"
     )
-    assert not verdict.missing(stage.traffic.expected())
-    assert not verdict.conflicting
-    assert not verdict.dead
     assert max(recoveries) <= KAFKA_RECOVERY_S
-    assert worker.stop() == 0
 
 
 def test_workers_come_and_go(stage: Stage, say: Callable[[str], None]) -> None:
