@@ -22,7 +22,7 @@ def test_overload_grows_the_lag_and_nothing_else(stage: Stage, say: Callable[[st
     worker = stage.worker("worker")
     worker.start()
     worker.wait_ready()
-    for records in (200, 1000):  # the first lot only warms up
+    for records in (200, 3000):  # the first lot only warms up
         stage.traffic.send(records)
         since_s = time.monotonic()
         stage.results.read_until(stage.traffic.expected(), 120)
