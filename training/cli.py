@@ -66,7 +66,7 @@ def train(run: Run, recipe: RecipeName = "starter", threads: Threads = CORES) ->
 
     torch.set_num_threads(threads)
     rule = RECIPES[recipe]()
-    network = build_network(PreprocessSpec(), rule.frozen_blocks)
+    network = build_network(rule)
     train_extractor(network, load_role(run, "train"), load_role(run, "fit"), rule, run)
 
 
@@ -74,7 +74,7 @@ def train(run: Run, recipe: RecipeName = "starter", threads: Threads = CORES) ->
 def fit(run: Run, recipe: RecipeName = "starter", threads: Threads = CORES) -> None:
     """Build the engine at the recipe's precision and fit the mixture on features through it."""
     rule = RECIPES[recipe]()
-    build_engine(run, rule.precision, rule.frozen_blocks)
+    build_engine(run, rule, rule.precision)
     console.print(fit_run(run, rule, threads))
 
 

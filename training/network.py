@@ -9,6 +9,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from ingest.spec import PreprocessSpec
+from training.recipes import Recipe
 
 FEATURE_SIZE = 768
 TAGS = 4
@@ -108,9 +109,9 @@ def load_imagenet(extractor: LiteExtractor) -> None:
     extractor.load_state_dict(renamed, strict=True)
 
 
-def build_network(spec: PreprocessSpec, frozen_blocks: int) -> PretextNetwork:
-    """Return the starter's network with ImageNet weights below and fresh heads."""
-    extractor = LiteExtractor(spec, frozen_blocks)
+def build_network(recipe: Recipe) -> PretextNetwork:
+    """Return the recipe's network with ImageNet weights below and fresh heads."""
+    extractor = LiteExtractor(recipe.preprocess, recipe.frozen_blocks)
     load_imagenet(extractor)
     network = PretextNetwork(extractor)
     for head in (network.exif_heads, network.manipulation_head):

@@ -6,7 +6,7 @@ weighted sum. Shape suffixes: M faces of a batch, T tags, P = M(M-1)/2 unordered
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,6 +26,23 @@ class PairRule:
 
     thurstone_scale: float = 1 / math.sqrt(2)
     tie_target: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class LossRule:
+    """Eqs. 1 to 6 of the paper and what the release made of them.
+
+    Attributes:
+        pairs: reading of Eqs. 1 and 2.
+        ranking_weight: of the mean of the four ranking losses; 0 leaves the EXIF task out.
+        manipulation_weight: of Eq. 5; 0 leaves the manipulation task out.
+        rank_manipulated: whether manipulated faces take part in ranking pairs (the release) or not (the paper).
+    """
+
+    pairs: PairRule = field(default_factory=PairRule)
+    ranking_weight: float = 1.0
+    manipulation_weight: float = 1.0
+    rank_manipulated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +97,18 @@ def manipulation_loss(logits_M: Tensor, manipulated_M: Tensor) -> Tensor:
     return fidelity_loss(manipulated_M, torch.sigmoid(logits_M)).mean()
 
 
-def combine_losses(
-    outputs: tuple[Tensor, Tensor], tags_MT: Tensor, manipulated_M: Tensor, rule: PairRule, manipulation_weight: float
-) -> Losses:
-    """Return the batch's losses (Eq. 6). Ranking pairs are photographic faces only, as in the paper.
+def combine_losses(outputs: tuple[Tensor, Tensor], tags_MT: Tensor, manipulated_M: Tensor, rule: LossRule) -> Losses:
+    """Return the batch's losses (Eq. 6).
 
     Args:
         outputs: EXIF scores [M, T] and manipulation logits [M], as the network gives them.
         tags_MT: NaN where absent.
         manipulated_M: 1 for manipulated faces, 0 for untouched ones.
-        rule: reading of Eqs. 1 and 2.
-        manipulation_weight: of Eq. 5 against the mean of the ranking losses.
+        rule: which faces are ranked, and what each task weighs.
     """
     scores_MT, logits_M = outputs
-    photographic = torch.where(manipulated_M[:, None] > 0, torch.nan, tags_MT)
-    ranking = exif_ranking_loss(scores_MT, photographic, rule)
+    ranked_MT = tags_MT if rule.rank_manipulated else torch.where(manipulated_M[:, None] > 0, torch.nan, tags_MT)
+    ranking = exif_ranking_loss(scores_MT, ranked_MT, rule.pairs)
     manipulation = manipulation_loss(logits_M, manipulated_M)
-    return Losses(ranking.mean() + manipulation_weight * manipulation, ranking.detach(), manipulation.detach())
+    total = rule.ranking_weight * ranking.mean() + rule.manipulation_weight * manipulation
+    return Losses(total, ranking.detach(), manipulation.detach())

@@ -41,9 +41,9 @@ def engine_path(run: Path, precision: str) -> Path:
     return run / "engine" / precision / MODEL_FILE
 
 
-def build_engine(run: Path, precision: Precision, frozen_blocks: int) -> Path:
+def build_engine(run: Path, recipe: Recipe, precision: Precision) -> Path:
     """Export the run's best checkpoint at `precision`; quantisation ranges come from training photographs."""
-    network = build_network(PreprocessSpec(), frozen_blocks)
+    network = build_network(recipe)
     load_checkpoint(run / "best.safetensors", network)
     crops = load_role(run, "train").crops
     chosen = np.random.default_rng(0).permutation(len(crops))[:QUANTISATION_FACES]
@@ -108,7 +108,7 @@ def evaluate_run(run: Path, generated: Path, recipe: Recipe, threads: int) -> di
     for precision in PRECISIONS:
         path = engine_path(run, precision)
         if precision != recipe.precision:
-            build_engine(run, precision, recipe.frozen_blocks)
+            build_engine(run, recipe, precision)
         scored[precision] = score(path, test.crops), np.sort(score(path, held_out.crops))
     generated_faces = cut_generated(generated, run, threads)
     report = evaluate_scores(lambda crops: score(engine, crops), test, held_out, generated_faces)

@@ -19,7 +19,7 @@ from training.data.manipulations import FaceSampler, Manipulation, make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
 from training.network import PretextNetwork
 from training.ranking import combine_losses, pair_indices
-from training.recipes import Recipe
+from training.recipes import OptimiserRule, Recipe
 
 VALIDATION_BATCH, UNTAGGED_IN_VALIDATION = 64, 100
 
@@ -114,15 +114,15 @@ def figure_of_merit(figures: dict[str, float]) -> float:
     return float(np.nanmean(list(figures.values())))
 
 
-def make_optimiser(network: PretextNetwork, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with the recipe's two rates."""
+def make_optimiser(network: PretextNetwork, rule: OptimiserRule) -> torch.optim.AdamW:
+    """Return AdamW with the rule's two rates."""
     trunk = [
         value for name, value in network.named_parameters() if name.startswith("extractor.") and value.requires_grad
     ]
     heads = [value for name, value in network.named_parameters() if not name.startswith("extractor.")]
     return torch.optim.AdamW(
-        [{"params": trunk, "lr": recipe.backbone_rate}, {"params": heads, "lr": recipe.head_rate}],
-        weight_decay=recipe.weight_decay,
+        [{"params": trunk, "lr": rule.backbone_rate}, {"params": heads, "lr": rule.head_rate}],
+        weight_decay=rule.weight_decay,
     )
 
 
@@ -138,7 +138,7 @@ def train_extractor(network: PretextNetwork, train: FaceSet, held_out: FaceSet, 
     rng = np.random.default_rng(recipe.seed)
     sampler = make_sampler(PreprocessSpec().size, WIDE_SIZE, recipe.augment, recipe.seed)
     validation = fixed_batches(pick_validation(held_out, recipe.seed), sampler, recipe.seed)
-    optimiser = make_optimiser(network, recipe)
+    optimiser = make_optimiser(network, recipe.optimiser)
     steps = recipe.epochs * (len(train) // recipe.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this overload
@@ -154,9 +154,7 @@ def train_extractor(network: PretextNetwork, train: FaceSet, held_out: FaceSet, 
             network.train()
             losses = []
             for batch in draw_batches(train, sampler, recipe.batch_size, rng):
-                loss = combine_losses(
-                    network(batch.crops), batch.tags, batch.manipulated, recipe.pairs, recipe.manipulation_weight
-                )
+                loss = combine_losses(network(batch.crops), batch.tags, batch.manipulated, recipe.losses)
                 if not torch.isfinite(loss.total):
                     message = f"the loss is {float(loss.total)} in epoch {epoch}; {best} holds the last good weights"
                     raise TrainingDiverged(message)

@@ -32,7 +32,7 @@ from training.trainer import ranking_accuracy, train_extractor
 def fixture_network() -> PretextNetwork:
     """The starter's network with ImageNet weights."""
     torch.manual_seed(0)
-    return build_network(PreprocessSpec(), frozen_blocks=13)
+    return build_network(dataclasses.replace(starter(), frozen_blocks=13))
 
 
 @pytest.fixture(name="crops", scope="module")
@@ -147,12 +147,12 @@ def test_photographs_become_a_checkpoint(portrait: bytes, tmp_path: Path) -> Non
     assert faces.crops.shape[1:] == (224, 224, 3)
 
     recipe = dataclasses.replace(starter(), batch_size=3, epochs=1, frozen_blocks=15, augment=AugmentRule(warps=2))
-    network = build_network(PreprocessSpec(), recipe.frozen_blocks)
+    network = build_network(recipe)
     best = train_extractor(network, faces, held_out, recipe, run)
     facts = json.loads((run / "progress.jsonl").read_text())
     assert facts["epoch"] == 1
     assert 0 <= facts["manipulation"] <= 1
-    again = build_network(PreprocessSpec(), recipe.frozen_blocks)
+    again = build_network(recipe)
     assert load_checkpoint(best, again)["merit"] == facts["merit"]
     assert torch.equal(again.exif_heads.weight, network.exif_heads.weight)
 

@@ -8,7 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.ranking import ROOT_FLOOR, PairRule, combine_losses, exif_ranking_loss, fidelity_loss, manipulation_loss
+from training.ranking import (
+    ROOT_FLOOR,
+    LossRule,
+    PairRule,
+    combine_losses,
+    exif_ranking_loss,
+    fidelity_loss,
+    manipulation_loss,
+)
 
 PAPER, RELEASED = PairRule(1 / math.sqrt(2), 1.0), PairRule(2.0, 0.5)
 
@@ -88,7 +96,7 @@ def test_manipulated_faces_are_not_ranked() -> None:
     tags = torch.tensor([[1.0] * 4, [2.0] * 4, [9.0] * 4])
     scores, logits = torch.randn(3, 4), torch.tensor([-3.0, -3.0, 3.0])
     manipulated = torch.tensor([0.0, 0.0, 1.0])
-    losses = combine_losses((scores, logits), tags, manipulated, PAPER, 2.0)
+    losses = combine_losses((scores, logits), tags, manipulated, LossRule(PAPER, manipulation_weight=2.0))
     expected = exif_ranking_loss(scores[:2], tags[:2], PAPER)
     torch.testing.assert_close(losses.ranking, expected)
     torch.testing.assert_close(losses.total, expected.mean() + 2 * manipulation_loss(logits, manipulated))
