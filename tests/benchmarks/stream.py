@@ -228,8 +228,9 @@ class _Nobody:
 
 def measure_kafka(bench: Bench, answer: Result) -> tuple[float, float]:
     """Return core-seconds per record of client and broker when nothing is done with the records but to answer them."""
-    bench.kafka.create_topic("bench.answers", PARTITIONS)
-    stream = StreamSettings(group="bench.client", requests=REQUESTS, results="bench.answers")
+    group = f"{bench.bundle.name}.client"
+    bench.kafka.create_topic(answers := f"{group}.answers", PARTITIONS)
+    stream = StreamSettings(group=group, requests=REQUESTS, results=answers)
     source, sink = connect(KafkaSettings(bootstrap=bench.kafka.bootstrap), stream)
     headers = tuple((f"ce_header_{number}", b"x" * 16) for number in range(7))
     source.subscribe(_Nobody())
@@ -239,7 +240,7 @@ def measure_kafka(bench: Bench, answer: Result) -> tuple[float, float]:
     done = 0
     while done < CLIENT_RECORDS:
         records = source.poll(0.1, stream.batch_images)
-        sink.deliver([Outgoing("bench.answers", record.key, answer.value, headers) for record in records])
+        sink.deliver([Outgoing(answers, record.key, answer.value, headers) for record in records])
         source.commit({record.place: record.offset + 1 for record in records})
         done += len(records)
     used = cores.since()
