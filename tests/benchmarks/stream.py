@@ -46,7 +46,7 @@ DEAD_LETTERS, REQUESTS = "unlensed.dead-letters", "bench.requests"
 WARM_UP_IMAGES = 384
 CLIENT_RECORDS = 1024
 EMBED_ROUNDS = 3
-WARM_UP_S = 5
+WARM_UP_S = 10
 LOADS = (0.5, 0.9)
 OVERLOAD = 1.5
 STAMPED = {"message_timestamp_type": "LogAppendTime"}
@@ -271,19 +271,23 @@ def measure_engines(bench: Bench, scorer: LocalScorer, faces: Sequence[EncodedFa
 
 
 def send_steadily(bench: Bench, values: Sequence[bytes], rate: float, seconds: float) -> SteadyRun:
-    """Send at a steady rate, whatever comes back, and wait for the answers; 5 s of it only warm up."""
+    """Send at a steady rate, whatever comes back, and wait for the answers.
+
+    Half of the rate warms up before: what a cold worker leaves behind would take minutes to go at a high load.
+    """
     worker, topic = bench.worker(requests := f"{bench.bundle.name}.{rate:.3f}")
     bench.kafka.create_topic(requests, PARTITIONS, **STAMPED)
     producer, sent = open_producer(bench.kafka), []
     with worker:
         worker.wait_ready()
-        warm_up = int(WARM_UP_S * rate)
-        started_s = time.monotonic()
-        for number in range(warm_up + int(seconds * rate)):
-            time.sleep(max(0.0, started_s + number / rate - time.monotonic()))
-            sent.append(producer.send(requests, values[number % len(values)], key=b"%d" % number))
+        warm_up, steady = int(WARM_UP_S * rate / 2), int(seconds * rate)
+        started_s = time.monotonic() + WARM_UP_S
+        for number in range(-warm_up, steady):
+            due_s = started_s + (number / rate if number >= 0 else 2 * number / rate)
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            sent.append(producer.send(requests, values[number % len(values)], key=b"%d" % len(sent)))
         producer.flush(60)
-        kept = len(sent) / (time.monotonic() - started_s)
+        kept = steady / (time.monotonic() - started_s)
         wait_answered(worker, len(sent))
     stamps = [future.get().timestamp for future in sent]
     producer.close()
