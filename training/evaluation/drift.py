@@ -1,7 +1,7 @@
 """What an engine's precision costs: log-likelihoods against the FP32 engine's, and speed."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scorer.decide import p_values
-from scorer.mixture import GaussianMixture
 from training.evaluation.crops import Crops
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.measures import Scores
@@ -66,14 +65,27 @@ def measure_speed(scorer: FaceScorer, crops: Crops) -> float:
 
 
 def compare_engines(
-    engines: Mapping[str, Path], mixture: GaussianMixture, test: Crops, held_out: Crops, threads: int
+    engines: Mapping[str, Path],
+    load: Callable[[Path], FaceScorer],
+    test: Crops,
+    held_out: Crops,
+    advance: Callable[[], None],
 ) -> dict[str, dict[str, object]]:
-    """Return drift, size and speed of the graphs in `engines`, by precision; one of them is "fp32"."""
+    """Return drift, size and speed of engines.
+
+    Args:
+        engines: graph by precision; one of them is "fp32".
+        load: compiles a graph.
+        test: crops that are compared.
+        held_out: the calibration's crops.
+        advance: called after each engine.
+    """
     scored, speeds = {}, {}
     for precision, path in engines.items():
-        scorer = FaceScorer(path, mixture, threads)
+        scorer = load(path)
         scored[precision] = scorer.score(test), np.sort(scorer.score(held_out))
         speeds[precision] = measure_speed(scorer, test)
+        advance()
     reference, reference_calibration = scored["fp32"]
     return {
         precision: {

@@ -35,7 +35,8 @@ class Pictures:
     """What an evaluation looks at.
 
     Attributes:
-        fitting: photographs by role, of all roles that a mixture may be fitted on.
+        fitting: photographs by role: those that the threshold needs, and all that a mixture of other features may be
+            fitted on.
         fitted_roles: the roles that the run's mixture was fitted on.
         held_out: the calibration's photographs.
         test: photographs that nothing was fitted, chosen or calibrated on.
@@ -119,8 +120,9 @@ def compare(
         recipe: says where the threshold comes from, and whether faces or whole pictures are compared.
         scored: log-likelihoods of the test photographs' and generators' faces, where they are known.
     """
-    chosen = [pictures.fitting[role] for role in fitted_roles]
-    if recipe.threshold_on == "calibrate":
+    if recipe.threshold_on == "train":
+        chosen = [pictures.fitting[role] for role in fitted_roles]
+    else:
         chosen = [pictures.held_out]
     threshold = np.concatenate([score(faces.crops) for faces in chosen])
     if pictures.whole is not None or scored is None:

@@ -158,9 +158,9 @@ def summarise(verdicts: Mapping[str, Verdict], flagged: Flagged, rate: float) ->
         first = "As a detector this does not work: no generator's AUC clears its control."
     alarms, found = flagged.photographs, [row.value for row in flagged.generated.values() if row]
     if alarms is None:
-        return f"{first} The calibration is too small to promise a false-alarm rate of {rate:.0%}."
-    interval = f"95 % interval {alarms.low:.1%} to {alarms.high:.1%}"
+        return f"{first} The calibration is too small to promise a false-alarm rate of {100 * rate:g} %."
     return (
-        f"{first} At a promised false-alarm rate of {rate:.0%}, {alarms.value:.1%} of the photographs' faces were "
-        f"flagged ({interval}), and {min(found):.0%} to {max(found):.0%} of a generator's."
+        f"{first} At a promised false-alarm rate of {100 * rate:g} %, {100 * alarms.value:.1f} % of the photographs' "
+        f"faces were flagged (95 % interval {100 * alarms.low:.1f} to {100 * alarms.high:.1f} %), and "
+        f"{100 * min(found):.0f} to {100 * max(found):.0f} % of each generator's."
     )

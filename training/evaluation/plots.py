@@ -31,7 +31,8 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "grid.alpha": 0.25,
+    "grid.alpha": 0.2,
+    "grid.linewidth": 0.6,
     "legend.frameon": False,
     **dict.fromkeys(
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), INK
@@ -95,7 +96,8 @@ def draw_precision_recall(photographs: Scores, generated: Mapping[str, Scores]) 
     axes.axhline(0.5, color=INK, linewidth=0.8)
     axes.annotate("chance", (0.02, 0.455), color=INK)
     for index, (name, values) in enumerate(generated.items()):
-        alarms, found = (curve[1:] for curve in roc_curve(photographs, values))
+        alarms, found = roc_curve(photographs, values)
+        alarms, found = alarms[found > 0], found[found > 0]
         axes.plot(found, found / (found + alarms), color=colour(index), linestyle=dash(index), label=name)
     axes.legend(loc="upper right")
     return write_svg(figure)

@@ -33,7 +33,7 @@ TEMPLATE = "report_template.html"
 def pick_thresholds(calibration: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
     """Return the largest log-likelihood with a p-value of at most each rate, where the calibration resolves it."""
     places = {rate: int(rate * (len(calibration) + 1)) - 1 for rate in RATES}
-    return {f"{rate:.0%} threshold": float(calibration[place]) for rate, place in places.items() if place >= 0}
+    return {f"{100 * rate:g} % threshold": float(calibration[place]) for rate, place in places.items() if place >= 0}
 
 
 def draw_figures(report: Mapping[str, Any], evidence: Evidence) -> dict[str, str]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -128,7 +129,9 @@ def evaluate_subject(subject: Subject, generated: Path, extras: Extras, console:
         message = f"the recipe {recipe.name} compares whole pictures: name a folder of photographs to compare"
         raise FileNotFoundError(message)
     folders = list_generators(generated)
-    roles = sorted({role for roles in recipe.mixture.role_sets for role in roles} | set(fit["roles"]))
+    roles = set(fit["roles"]) if recipe.threshold_on == "train" else set()
+    if extras.features:
+        roles |= {"fit"} | {role for roles in recipe.mixture.role_sets for role in roles}
     with TemporaryDirectory(prefix="evaluate-", dir=run) as scratch:
         faces = cut_folders(folders, "face", subject, Path(scratch), console)
         whole = None
@@ -137,15 +140,17 @@ def evaluate_subject(subject: Subject, generated: Path, extras: Extras, console:
             others = cut_folders(folders, "image", subject, Path(scratch), console)
             whole = real["photographs"].crops, {name: cut.crops for name, cut in others.items()}
         pictures = Pictures(
-            fitting={role: load_role(run, role) for role in roles},
+            fitting={role: load_role(run, role) for role in sorted(roles)},
             fitted_roles=tuple(fit["roles"]),
             held_out=load_role(run, "calibrate"),
             test=load_role(run, "test"),
             generated={name: cut.crops for name, cut in faces.items()},
             whole=whole,
         )
-        scorer = FaceScorer(subject.engines[recipe.precision], subject.mixture, subject.threads)
-        sections, evidence = evaluate_faces(scorer, pictures, recipe, console)
+        load = partial(FaceScorer, mixture=subject.mixture, threads=subject.threads)
+        sections, evidence = evaluate_faces(load(subject.engines[recipe.precision]), pictures, recipe, console)
+        with track(console, "engines", len(subject.engines)) as advance:
+            engines = compare_engines(subject.engines, load, pictures.test.crops, pictures.held_out.crops, advance)
         report: dict[str, Any] = sections | {
             "features": {
                 name: describe_comparison(compare_features(extract, pictures, recipe), recipe)
@@ -155,13 +160,13 @@ def evaluate_subject(subject: Subject, generated: Path, extras: Extras, console:
                 name: {section: other[section] for section in ("run", "comparable")}
                 for name, other in ablations.items()
             },
-            "engines": compare_engines(
-                subject.engines, subject.mixture, pictures.test.crops, pictures.held_out.crops, subject.threads
-            ),
+            "engines": engines,
         }
         report["run"] = describe_run(subject, fit, pictures, faces) | {"seconds": round(time.monotonic() - started)}
     (run / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    write_report(run, report, evidence)
+    with track(console, "report", 1) as advance:
+        write_report(run, report, evidence)
+        advance()
     return report
 
 
