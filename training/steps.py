@@ -4,6 +4,7 @@ import json
 import platform
 import shutil
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from training.calibrate import calibrate, name_calibration
 from training.checkpoints import load_checkpoint
 from training.data.shards import load_role
 from training.evaluation.card import LICENCE, write_card
-from training.evaluation.run import Extras, Subject, evaluate_subject
+from training.evaluation.inputs import Extras, Subject
+from training.evaluation.run import evaluate_subject
 from training.export import INPUT_TENSOR, MODEL_FILE, OUTPUT_TENSOR, PRECISIONS, export_extractor, write_repository
 from training.features import extract_features
 from training.golden import draw_golden_images
@@ -112,7 +114,7 @@ def evaluate_run(
         built = engines[precision] = engine_path(run, precision)
         if not built.exists() or built.stat().st_mtime < checkpoint.stat().st_mtime:
             build_engine(run, recipe, precision)
-    subject = Subject(run, recipe, read_mixture(run), engines, threads)
+    subject = Subject(run, recipe, partial(load_role, run), read_mixture(run), engines, threads)
     return evaluate_subject(subject, generated, extras or Extras(), Console(stderr=True))
 
 

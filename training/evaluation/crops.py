@@ -12,11 +12,11 @@ Alteration = Callable[[Crop, int], Crop]
 
 
 class Crops(Protocol):
-    """[N, S, S, 3] uint8, read a slice at a time."""
+    """[N, S, S, 3] uint8, read a few at a time."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, rows: slice, /) -> Crop: ...
+    def __getitem__(self, rows: slice | NDArray[np.intp], /) -> Crop: ...
 
 
 class Photographs(Protocol):

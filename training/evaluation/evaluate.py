@@ -1,6 +1,6 @@
 """All figures of an evaluation: what goes into `evaluation.json`, and the arrays that the figures are drawn from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -27,6 +27,7 @@ from training.recipes import Recipe
 
 Extract = Callable[[Crop], NDArray[np.float32]]
 """From crops [n, S, S, 3] to features [n, D] of a compared method."""
+FITTING_ROLES = ("train", "fit")
 CHART_FACES = 300  # of each class in the t-SNE chart: more would only cover each other
 
 
@@ -35,21 +36,13 @@ class Pictures:
     """What an evaluation looks at.
 
     Attributes:
-        fitting: photographs by role: those that the threshold needs, and all that a mixture of other features may be
-            fitted on.
-        fitted_roles: the roles that the run's mixture was fitted on.
-        held_out: the calibration's photographs.
-        test: photographs that nothing was fitted, chosen or calibrated on.
+        photographs: by role: `test`, on which nothing was fitted, chosen or calibrated; `calibrate`; and the roles that
+            a threshold is taken from or a mixture of other features is fitted on.
         generated: crops by generator.
-        whole: for recipes that compare whole pictures, those of photographs and of each generator.
     """
 
-    fitting: Mapping[str, Photographs]
-    fitted_roles: tuple[str, ...]
-    held_out: Photographs
-    test: Photographs
+    photographs: Mapping[str, Photographs]
     generated: Mapping[str, Crops]
-    whole: tuple[Crops, Mapping[str, Crops]] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,14 +56,12 @@ class Evidence:
     classes: NDArray[np.str_]
 
 
-def evaluate_faces(
-    scorer: FaceScorer, pictures: Pictures, recipe: Recipe, console: Console
-) -> tuple[dict[str, object], Evidence]:
-    """Return the report's sections `verdict`, `honest`, `comparable` and `robustness`, and the evidence."""
-    test, generated = pictures.test, pictures.generated
+def evaluate_faces(scorer: FaceScorer, pictures: Pictures, console: Console) -> tuple[dict[str, object], Evidence]:
+    """Return the report's sections `verdict`, `honest` and `robustness`, and the evidence."""
+    test, generated = pictures.photographs["test"], pictures.generated
     places = test.sources, test.photos
     with track(console, "scoring", 2 * (1 + len(generated)) + 1) as advance:
-        calibration = np.sort(scorer.score(pictures.held_out.crops))
+        calibration = np.sort(scorer.score(pictures.photographs["calibrate"].crops))
         advance()
         embedded = {}
         for name, crops in {"": test.crops, **generated}.items():
@@ -96,20 +87,13 @@ def evaluate_faces(
             "raw": asdict(plain),
             "format_equalised": asdict(equalised),
         },
-        "comparable": describe_comparison(
-            compare(scorer.score, pictures, pictures.fitted_roles, recipe, (photographs, others)), recipe
-        ),
         "robustness": measure_robustness(scorer, pictures, calibration, console),
     }
     return report, Evidence(photographs, others, calibration, *sample_features(embedded))
 
 
 def compare(
-    score: Callable[[Crops], Scores],
-    pictures: Pictures,
-    fitted_roles: tuple[str, ...],
-    recipe: Recipe,
-    scored: tuple[Scores, Mapping[str, Scores]] | None = None,
+    score: Callable[[Crops], Scores], pictures: Pictures, fitted_roles: Sequence[str], recipe: Recipe
 ) -> Comparison:
     """Return the paper's figures.
 
@@ -117,18 +101,14 @@ def compare(
         score: log-likelihoods of crops.
         pictures: what is compared.
         fitted_roles: roles that the mixture behind `score` was fitted on.
-        recipe: says where the threshold comes from, and whether faces or whole pictures are compared.
-        scored: log-likelihoods of the test photographs' and generators' faces, where they are known.
+        recipe: says where the threshold comes from.
     """
-    if recipe.threshold_on == "train":
-        chosen = [pictures.fitting[role] for role in fitted_roles]
-    else:
-        chosen = [pictures.held_out]
-    threshold = np.concatenate([score(faces.crops) for faces in chosen])
-    if pictures.whole is not None or scored is None:
-        crops, others = pictures.whole or (pictures.test.crops, pictures.generated)
-        scored = score(crops), {name: score(faces) for name, faces in others.items()}
-    return compare_generators(threshold, *scored)
+    roles = fitted_roles if recipe.threshold_on == "train" else ("calibrate",)
+    return compare_generators(
+        np.concatenate([score(pictures.photographs[role].crops) for role in roles]),
+        score(pictures.photographs["test"].crops),
+        {name: score(crops) for name, crops in pictures.generated.items()},
+    )
 
 
 def describe_comparison(comparison: Comparison, recipe: Recipe) -> dict[str, object]:
@@ -140,11 +120,11 @@ def measure_robustness(
     scorer: FaceScorer, pictures: Pictures, calibration: Scores, console: Console
 ) -> list[dict[str, object]]:
     """Return one entry a condition."""
-    test = pictures.test
+    test = pictures.photographs["test"]
     rows = draw_rows(len(test.crops))
     groups = name_photographs(test.sources, test.photos)[rows]
-    crops = gather(test.crops, rows)
-    generated = {name: gather(faces, draw_rows(len(faces))) for name, faces in pictures.generated.items()}
+    crops = test.crops[rows]
+    generated = {name: faces[draw_rows(len(faces))] for name, faces in pictures.generated.items()}
     conditions = list(list_conditions())
     entries: list[dict[str, object]] = []
     with track(console, "robustness", len(conditions)) as advance:
@@ -152,16 +132,6 @@ def measure_robustness(
             entries.append(asdict(endure(condition, scorer.score, (crops, groups), generated, calibration)))
             advance()
     return entries
-
-
-def gather(crops: Crops, rows: NDArray[np.intp]) -> Crop:
-    """Return the crops of `rows`; they are read in slices, since they may lie on disk."""
-    slices = (np.asarray(crops[start : start + FACES_PER_CHUNK]) for start in range(0, len(crops), FACES_PER_CHUNK))
-    parts = [
-        part[rows[(rows >= start) & (rows < start + len(part))] - start]
-        for start, part in zip(range(0, len(crops), FACES_PER_CHUNK), slices, strict=True)
-    ]
-    return np.concatenate(parts)
 
 
 def sample_features(embedded: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
@@ -172,16 +142,23 @@ def sample_features(embedded: Mapping[str, NDArray[np.float32]]) -> tuple[NDArra
     return np.concatenate(list(drawn.values())), classes
 
 
+def list_compared_roles(recipe: Recipe) -> list[str]:
+    """Return the roles that `compare_features` needs."""
+    fitted = {role for roles in recipe.mixture.role_sets for role in roles} | {"fit"}
+    return sorted(fitted | {"test"} | ({"calibrate"} if recipe.threshold_on == "calibrate" else set()))
+
+
 def compare_features(extract: Extract, pictures: Pictures, recipe: Recipe) -> Comparison:
-    """Return the paper's figures of other features, with a mixture by the recipe's rule on the same photographs."""
+    """Return the paper's figures of other features or crops, with a mixture of their own by the recipe's rule."""
 
     def embed(crops: Crops) -> NDArray[np.float32]:
         starts = range(0, len(crops), FACES_PER_CHUNK)
         return np.concatenate([extract(np.asarray(crops[start : start + FACES_PER_CHUNK])) for start in starts])
 
+    fitting = {role: pictures.photographs[role] for role in list_compared_roles(recipe) if role in FITTING_ROLES}
     fitted = choose_mixture(
-        {role: embed(faces.crops) for role, faces in pictures.fitting.items()},
-        {role: faces.sources for role, faces in pictures.fitting.items()},
+        {role: embed(faces.crops) for role, faces in fitting.items()},
+        {role: faces.sources for role, faces in fitting.items()},
         recipe.mixture,
     )
     mixture = stack_mixture(fitted.mixture)

@@ -1,7 +1,7 @@
 """Pictures for evaluation only, found and cut exactly as photographs are; they wait on disk, not in memory."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,6 @@ from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Unscorable
 from ingest.spec import PreprocessSpec, Window
 from training.evaluation.crops import Crop
-from training.evaluation.protocol import MAX_FACES
 
 PICTURES_PER_BATCH = 16
 Part = Literal["face", "image"]
@@ -56,20 +55,14 @@ class PictureCutter:
         found = self.detector.detect(data, info)
         return EncodedFace.around(data, info, found[0].box, self.spec) if found else None
 
-    def cut(self, name: str, folder: Path, advance: Callable[[], None], seed: int = 2024) -> CutPictures:
-        """Return the crops of `folder` and all folders in it; of more than 5,000 files as many are drawn.
+    def cut(self, name: str, paths: Sequence[Path], advance: Callable[[], None]) -> CutPictures:
+        """Return the crops of at least one picture.
 
         Args:
             name: of the file of crops.
-            folder: holds pictures.
+            paths: of the pictures.
             advance: called after each picture.
-            seed: of the draw.
         """
-        files = list_pictures(folder)
-        drawn = np.sort(np.random.default_rng(seed).permutation(len(files))[:MAX_FACES])
-        paths = [files[index] for index in drawn]
-        if not paths:
-            return CutPictures(np.empty((0, self.spec.size, self.spec.size, 3), np.uint8), 0, {})
         crops = np.lib.format.open_memmap(
             self.scratch / f"{name}.npy", "w+", np.uint8, (len(paths), self.spec.size, self.spec.size, 3)
         )
@@ -102,19 +95,27 @@ class PictureCutter:
             advance()
 
 
-def list_pictures(folder: Path) -> list[Path]:
-    """Return the files in `folder` and all folders below, in a stable order."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+def draw_pictures(folder: Path, most: int, seed: int = 2024) -> list[Path]:
+    """Return the files in `folder` and all folders below, in a stable order; of more than `most`, as many at random.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not files:
+        message = f"no picture was found under {folder}: it must hold one or more"
+        raise FileNotFoundError(message)
+    return [files[index] for index in np.sort(np.random.default_rng(seed).permutation(len(files))[:most])]
 
 
 def list_generators(folder: Path) -> dict[str, Path]:
     """Return the folder of each generator.
 
     Raises:
-        FileNotFoundError: there is none with a file in it.
+        FileNotFoundError: there is none.
     """
-    found = {path.name: path for path in sorted(folder.glob("*/")) if list_pictures(path)}
+    found = {path.name: path for path in sorted(folder.glob("*/"))}
     if not found:
-        message = f"no picture was found under {folder}: it must hold one folder of pictures a generator"
+        message = f"no folder was found in {folder}: it must hold one folder of pictures a generator"
         raise FileNotFoundError(message)
     return found

@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -14,58 +13,22 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from ingest.detect import DetectorSpec, load_detector
-from scorer.mixture import GaussianMixture
-from training.data.shards import load_role
 from training.evaluation.drift import compare_engines
 from training.evaluation.evaluate import (
-    Extract,
     Pictures,
+    compare,
     compare_features,
     describe_comparison,
     evaluate_faces,
+    list_compared_roles,
 )
 from training.evaluation.face_scorer import FaceScorer
-from training.evaluation.generated import CutPictures, Part, PictureCutter, list_generators, list_pictures
+from training.evaluation.generated import CutPictures, list_generators
+from training.evaluation.inputs import Extras, Subject, compare_whole, cut_folders
 from training.evaluation.progress import track
-from training.evaluation.protocol import MAX_FACES
 from training.evaluation.report import write_report
 from training.evaluation.robustness import MAX_FACES as ROBUSTNESS_FACES
 from training.recipes import Recipe
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is evaluated.
-
-    Attributes:
-        run: folder that was prepared, trained, fitted and calibrated.
-        recipe: of the run.
-        mixture: what `fit` wrote.
-        engines: exported graph by precision, the recipe's and "fp32" among them.
-        threads: CPU threads.
-    """
-
-    run: Path
-    recipe: Recipe
-    mixture: GaussianMixture
-    engines: Mapping[str, Path]
-    threads: int
-
-
-@dataclass(frozen=True, slots=True)
-class Extras:
-    """What stands beside the run, all of it optional.
-
-    Attributes:
-        photographs: pictures to compare as a whole, for recipes that do not compare faces.
-        features: other features by name, for Table II.
-        runs: folders of evaluated runs by name, for Table III.
-    """
-
-    photographs: Path | None = None
-    features: Mapping[str, Extract] = field(default_factory=dict)
-    runs: Mapping[str, Path] = field(default_factory=dict)
 
 
 def read_report(run: Path) -> dict[str, Any]:
@@ -80,26 +43,6 @@ def read_report(run: Path) -> dict[str, Any]:
         raise FileNotFoundError(message)
     report: dict[str, Any] = json.loads(path.read_text())
     return report
-
-
-def cut_folders(
-    folders: Mapping[str, Path], part: Part, subject: Subject, scratch: Path, console: Console
-) -> dict[str, CutPictures]:
-    """Return the crops of each folder, cut as the recipe cuts faces.
-
-    Raises:
-        FileNotFoundError: a folder gives no crop.
-    """
-    detector = load_detector(subject.run, DetectorSpec(), subject.threads)
-    cutter = PictureCutter(detector, subject.recipe.preprocess, part, subject.threads, scratch)
-    total = sum(min(MAX_FACES, len(list_pictures(folder))) for folder in folders.values())
-    with track(console, f"cutting {part}s of {', '.join(folders)}", total) as advance:
-        cut = {name: cutter.cut(f"{part}-{name}", folder, advance) for name, folder in folders.items()}
-    for name, pictures in cut.items():
-        if not len(pictures.crops):
-            message = f"no {part} was found in the {pictures.pictures} pictures of {folders[name]}: {pictures.dropped}"
-            raise FileNotFoundError(message)
-    return cut
 
 
 def name_tasks(recipe: Recipe) -> str:
@@ -124,34 +67,31 @@ def evaluate_subject(subject: Subject, generated: Path, extras: Extras, console:
     run, recipe = subject.run, subject.recipe
     fit = json.loads((run / "fit.json").read_text())
     ablations = {name: read_report(folder) for name, folder in extras.runs.items()}
-    whole_photographs = extras.photographs
-    if recipe.test_crop == "image" and whole_photographs is None:
-        message = f"the recipe {recipe.name} compares whole pictures: name a folder of photographs to compare"
+    if recipe.test_crop == "image" and extras.photographs is None:
+        message = f"the recipe {recipe.name} compares whole pictures: name a folder with photographs/fit and /test"
         raise FileNotFoundError(message)
     folders = list_generators(generated)
-    roles = set(fit["roles"]) if recipe.threshold_on == "train" else set()
+    roles = {"calibrate", "test"} | (set(fit["roles"]) if recipe.threshold_on == "train" else set())
     if extras.features:
-        roles |= {"fit"} | {role for roles in recipe.mixture.role_sets for role in roles}
+        roles |= set(list_compared_roles(recipe))
     with TemporaryDirectory(prefix="evaluate-", dir=run) as scratch:
         faces = cut_folders(folders, "face", subject, Path(scratch), console)
-        whole = None
-        if recipe.test_crop == "image" and whole_photographs is not None:
-            real = cut_folders({"photographs": whole_photographs}, "image", subject, Path(scratch), console)
-            others = cut_folders(folders, "image", subject, Path(scratch), console)
-            whole = real["photographs"].crops, {name: cut.crops for name, cut in others.items()}
         pictures = Pictures(
-            fitting={role: load_role(run, role) for role in sorted(roles)},
-            fitted_roles=tuple(fit["roles"]),
-            held_out=load_role(run, "calibrate"),
-            test=load_role(run, "test"),
-            generated={name: cut.crops for name, cut in faces.items()},
-            whole=whole,
+            {role: subject.load_role(role) for role in sorted(roles)},
+            {name: cut.crops for name, cut in faces.items()},
         )
         load = partial(FaceScorer, mixture=subject.mixture, threads=subject.threads)
-        sections, evidence = evaluate_faces(load(subject.engines[recipe.precision]), pictures, recipe, console)
+        scorer = load(subject.engines[recipe.precision])
+        sections, evidence = evaluate_faces(scorer, pictures, console)
+        if recipe.test_crop == "image" and extras.photographs is not None:
+            comparison = compare_whole(scorer, subject, (extras.photographs, folders), Path(scratch), console)
+        else:
+            comparison = compare(scorer.score, pictures, fit["roles"], recipe)
+        test, held_out = pictures.photographs["test"], pictures.photographs["calibrate"]
         with track(console, "engines", len(subject.engines)) as advance:
-            engines = compare_engines(subject.engines, load, pictures.test.crops, pictures.held_out.crops, advance)
+            engines = compare_engines(subject.engines, load, test.crops, held_out.crops, advance)
         report: dict[str, Any] = sections | {
+            "comparable": describe_comparison(comparison, recipe),
             "features": {
                 name: describe_comparison(compare_features(extract, pictures, recipe), recipe)
                 for name, extract in extras.features.items()
@@ -174,7 +114,7 @@ def describe_run(
     subject: Subject, fit: Mapping[str, Any], pictures: Pictures, faces: Mapping[str, CutPictures]
 ) -> dict[str, Any]:
     """Return what was evaluated, on what, with what."""
-    test = pictures.test
+    test = pictures.photographs["test"]
     return {
         "recipe": subject.recipe.name,
         "tasks": name_tasks(subject.recipe),
@@ -182,7 +122,7 @@ def describe_run(
         "mixture": fit["shape"],
         "fitted_roles": fit["roles"],
         "fitted_faces": fit["faces"],
-        "calibration_faces": len(pictures.held_out.crops),
+        "calibration_faces": len(pictures.photographs["calibrate"].crops),
         "test_faces": len(test.crops),
         "test_photographs": len(np.unique(np.char.add(np.char.add(test.sources, "/"), test.photos))),
         "robustness_faces": ROBUSTNESS_FACES,
