@@ -57,7 +57,11 @@ class Evidence:
 
 
 def evaluate_faces(scorer: FaceScorer, pictures: Pictures, console: Console) -> tuple[dict[str, object], Evidence]:
-    """Return the report's sections `verdict`, `honest` and `robustness`, and the evidence."""
+    """Return the report's sections `verdict`, `honest` and `robustness`, and the evidence.
+
+    Raises:
+        ValueError: a face has no finite log-likelihood.
+    """
     test, generated = pictures.photographs["test"], pictures.generated
     places = test.sources, test.photos
     with track(console, "scoring", 2 * (1 + len(generated)) + 1) as advance:
@@ -72,6 +76,9 @@ def evaluate_faces(scorer: FaceScorer, pictures: Pictures, console: Console) -> 
         for name, crops in {"": test.crops, **generated}.items():
             equal[name] = scorer.score(crops, equalise_format)
             advance()
+    if not all(np.isfinite(values).all() for values in (calibration, *raw.values(), *equal.values())):
+        message = "a face has no finite log-likelihood: look for a broken engine or mixture, and run `fit` again"
+        raise ValueError(message)
     photographs, others = raw.pop(""), raw
     plain = separate(photographs, places, others)
     equalised = separate(equal.pop(""), places, equal)

@@ -61,7 +61,7 @@ def write_svg(figure: Figure) -> str:
 
 def square_axes(title: str, x_label: str, y_label: str) -> tuple[Figure, Any]:
     """Return a figure for two shares."""
-    figure = Figure(figsize=(WIDTH_IN, 5.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, 6.2), layout="constrained")
     axes = figure.subplots()
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", title=title, xlabel=x_label, ylabel=y_label)
     return figure, axes
@@ -81,7 +81,7 @@ def draw_roc(photographs: Scores, generated: Mapping[str, Scores]) -> str:
         alarms, found = roc_curve(photographs, values)
         label = f"{name} (AUC {auc(photographs, values):.2f})"
         axes.plot(alarms, found, color=colour(index), linestyle=dash(index), drawstyle="steps-post", label=label)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2)
     return write_svg(figure)
 
 
@@ -99,7 +99,7 @@ def draw_precision_recall(photographs: Scores, generated: Mapping[str, Scores]) 
         alarms, found = roc_curve(photographs, values)
         alarms, found = alarms[found > 0], found[found > 0]
         axes.plot(found, found / (found + alarms), color=colour(index), linestyle=dash(index), label=name)
-    axes.legend(loc="upper right")
+    figure.legend(loc="outside lower center", ncols=3)
     return write_svg(figure)
 
 

@@ -5,17 +5,18 @@ by folders of strangers. It costs nothing, since torch requires it. No picture o
 of photographs are numbered, not named.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from training.evaluation.evaluate import Evidence
 from training.evaluation.honest import RATES
+from training.evaluation.measures import Scores
 from training.evaluation.plots import (
     COLOURS,
     INK,
@@ -30,9 +31,10 @@ from training.evaluation.tables import list_tables
 TEMPLATE = "report_template.html"
 
 
-def pick_thresholds(calibration: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
-    """Return the largest log-likelihood with a p-value of at most each rate, where the calibration resolves it."""
-    places = {rate: int(rate * (len(calibration) + 1)) - 1 for rate in RATES}
+def pick_thresholds(calibration: Scores) -> dict[str, float]:
+    """Return the log-likelihood that a face is flagged below, for each rate that the calibration resolves."""
+    # A p-value is at most the rate if so many held-out faces are at most as likely; the nudge undoes 0.01 * 2900 < 29.
+    places = {rate: math.floor(rate * (len(calibration) + 1) + 1e-9) - 1 for rate in RATES}
     return {f"{100 * rate:g} % threshold": float(calibration[place]) for rate, place in places.items() if place >= 0}
 
 

@@ -43,13 +43,13 @@ def table_generators(report: dict[str, Any]) -> Table:
     """Return Table I: each generator under the paper's protocol."""
     comparable = report["comparable"]
     generators = comparable["generators"]
-    source = "photographs that the mixture was fitted on" if comparable["threshold_on"] == "train" else "held-out ones"
+    seen = "photographs that the mixture was fitted on" if comparable["threshold_on"] == "train" else "held-out ones"
     part = "face" if comparable["test_crop"] == "face" else "whole picture"
     return Table(
         title="Table I: generators under the paper's protocol",
         note=(
-            f"N of each class, the {part} of each picture; AP takes photographs for positive. Threshold "
-            f"{comparable['threshold_nats']:.1f} nats: 5 % of the photographs lie below it, of the {source}. "
+            f"N of each class, drawn once; the {part} of each picture; AP takes photographs for positive. Threshold "
+            f"{comparable['threshold_nats']:.1f} nats, the 5th percentile of the {seen}. "
             "The published averages are over other generators and CelebA-HQ; by generator they are not at hand. "
             f"Sources: {PAPER.source}; {FOLLOW_UP.source}."
         ),

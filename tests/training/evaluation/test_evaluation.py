@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from scorer.decide import p_values
 from training.data.exif import TAG_NAMES
 from training.evaluation import card
-from training.evaluation.evaluate import Pictures, compare, compare_features
+from training.evaluation.evaluate import Pictures, compare, compare_features, evaluate_faces
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import list_generators
 from training.evaluation.inputs import Extras, Subject, compare_whole
+from training.evaluation.report import pick_thresholds
 from training.evaluation.run import evaluate_subject
 from training.evaluation.tables import list_tables, print_tables
 from training.features import extract_features
@@ -217,6 +219,26 @@ def test_whole_pictures_are_compared_with_a_mixture_of_their_own(
     crops = np.load(tmp_path / "image-plain.npy")[:5]
     assert crops[:, 0, 0].std() > 0  # corners, far from any face
     assert comparison.generators["plain"].count == 4  # of five pictures, as many as there are photographs
+
+
+@pytest.mark.parametrize("count", [20, 59, 99, 103, 2899])
+def test_drawn_thresholds_are_those_of_the_p_values(count: int) -> None:
+    """A face is flagged below the drawn line and not on it; no line is drawn for a rate that cannot be promised."""
+    calibration = np.arange(float(count))
+    lines = pick_thresholds(calibration)
+    assert len(lines) == (2 if count >= 99 else 1)
+    for rate, line in zip((0.05, 0.01), lines.values(), strict=False):
+        below, on = p_values(np.array([line - 0.5, line]), calibration)
+        assert below <= rate < on
+
+
+def test_a_broken_mixture_gives_no_figures(subject: Subject) -> None:
+    """Not-a-number would sort anywhere and make every figure wrong."""
+    scorer = FaceScorer(subject.engines["int8"], subject.mixture, 1)
+    scorer.weigh = lambda features: np.full(len(features), np.nan)  # type: ignore[method-assign]  # what overflow does
+    pictures = Pictures({role: subject.load_role(role) for role in ("calibrate", "test")}, {})
+    with pytest.raises(ValueError, match="no finite log-likelihood"):
+        evaluate_faces(scorer, pictures, Console(file=io.StringIO()))
 
 
 def test_refusals_say_what_to_do(subject: Subject, pictures: Path, tmp_path: Path) -> None:
