@@ -31,6 +31,13 @@ def test_a_rate_that_the_calibration_cannot_resolve_is_not_promised(*, held_out:
     assert (count_flagged(np.zeros(10), np.arange(float(held_out)), 0.01) is not None) is promised
 
 
+def test_the_least_likely_face_of_all_is_flagged_at_the_finest_rate() -> None:
+    """A p-value that equals the promised rate is flagged, as serving flags it."""
+    rate = count_flagged(np.array([-1.0, 5.0]), np.arange(19.0), 0.05)
+    assert rate is not None
+    assert rate.value == 0.5
+
+
 def test_faces_of_one_photograph_are_one_case() -> None:
     """The interval of ten photographs with ten faces each is that of ten cases."""
     groups = np.repeat(np.arange(10).astype(str), 10)
@@ -71,8 +78,10 @@ def test_verdict_needs_both_formats_and_the_control() -> None:
     assert clear["g"].sentence.startswith("g clears its control: AUC 1.00")
     format_only = judge_generators(separate(real, places, {"g": far}), separate(real, places, {"g": near}))
     assert not format_only["g"].clears
-    odd = real - 5 * (SOURCES == "a")
-    confounded = judge_generators(separate(odd, places, {"g": far}), separate(odd, places, {"g": far}))
+    odd, below = real - 9 * (SOURCES == "a"), {"g": far - 6}
+    confounded = judge_generators(separate(odd, places, below), separate(odd, places, below))
+    assert confounded["g"].sentence.startswith("g does not clear its control: AUC 0.8")
+    assert "up to 1.00" in confounded["g"].sentence
     assert not confounded["g"].clears
 
 

@@ -54,9 +54,10 @@ def test_equal_error_rate_of_the_extremes(shift: float, expected: float) -> None
 def test_bootstrap_widens_when_faces_share_photographs() -> None:
     """Ten faces of one photograph are one draw, not ten."""
     rng = np.random.default_rng(0)
-    values = np.repeat(rng.normal(size=12), 10)
+    shuffled = rng.permutation(120)
+    values, groups = np.repeat(rng.normal(size=12), 10)[shuffled], np.repeat(np.arange(12).astype(str), 10)[shuffled]
     others = rng.normal(-1, 1, 200)
-    together = bootstrap_auc(values, np.repeat(np.arange(12).astype(str), 10), others)
+    together = bootstrap_auc(values, groups, others)
     apart = bootstrap_auc(values, np.arange(120).astype(str), others)
     assert together.low < together.value < together.high
     assert together.high - together.low > 1.5 * (apart.high - apart.low)
