@@ -3,14 +3,13 @@
 import json
 import platform
 import shutil
-import time
-from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from rich.console import Console
 
 from ingest.dali import FaceCropper
 from ingest.detect import DetectorSpec
@@ -23,8 +22,8 @@ from training.calibrate import calibrate, name_calibration
 from training.checkpoints import load_checkpoint
 from training.data.shards import load_role
 from training.evaluation.card import LICENCE, write_card
-from training.evaluation.generated import cut_generated
-from training.evaluation.protocol import evaluate_scores, measure_drift
+from training.evaluation.inputs import Extras, Subject
+from training.evaluation.run import evaluate_subject
 from training.export import INPUT_TENSOR, MODEL_FILE, OUTPUT_TENSOR, PRECISIONS, export_extractor, write_repository
 from training.features import extract_features
 from training.golden import draw_golden_images
@@ -94,46 +93,29 @@ def calibrate_run(run: Path, threads: int) -> int:
     return len(values)
 
 
-def evaluate_run(run: Path, generated: Path, recipe: Recipe, threads: int) -> dict[str, object]:
-    """Measure the run on the role `test` and on generated faces; write `evaluation.json`."""
-    mixture = stack_mixture(read_mixture(run))
-    test, held_out = load_role(run, "test"), load_role(run, "calibrate")
-    engine = engine_path(run, recipe.precision)
+def evaluate_run(
+    run: Path, generated: Path, recipe: Recipe, threads: int, extras: Extras | None = None
+) -> dict[str, object]:
+    """Measure the run on the role `test` and on generated pictures; write `evaluation.json` and `evaluation.html`.
 
-    def score(path: Path, crops: NDArray[np.uint8]) -> NDArray[np.float64]:
-        values: NDArray[np.float64] = log_likelihood(extract_features(path, crops, threads), mixture).astype(np.float64)
-        return values
+    Args:
+        run: folder that was prepared, trained, fitted and calibrated.
+        generated: one folder of pictures a generator.
+        recipe: of the run.
+        threads: CPU threads.
+        extras: other features, other runs, and photographs to compare as a whole.
 
-    scored = {}
+    Raises:
+        FileNotFoundError: an earlier step has not run, or a folder is missing or empty.
+    """
+    checkpoint = run / "best.safetensors"
+    engines: dict[str, Path] = {}
     for precision in PRECISIONS:
-        path = engine_path(run, precision)
-        if precision != recipe.precision:
+        built = engines[precision] = engine_path(run, precision)
+        if not built.exists() or built.stat().st_mtime < checkpoint.stat().st_mtime:
             build_engine(run, recipe, precision)
-        scored[precision] = score(path, test.crops), np.sort(score(path, held_out.crops))
-    generated_faces = cut_generated(generated, run, threads)
-    report = evaluate_scores(lambda crops: score(engine, crops), test, held_out, generated_faces)
-    reference, reference_calibration = scored["fp32"]
-    report["engines"] = {
-        precision: {
-            "drift": asdict(measure_drift(reference, values, reference_calibration, calibration)),
-            "bytes": sum(file.stat().st_size for file in engine_path(run, precision).parent.iterdir()),
-            "faces_per_second": measure_speed(engine_path(run, precision), test.crops, threads),
-        }
-        for precision, (values, calibration) in scored.items()
-    }
-    report["threads"] = threads
-    (run / "evaluation.json").write_text(json.dumps(report, indent=1) + "\n")
-    return report
-
-
-def measure_speed(engine: Path, crops: NDArray[np.uint8], threads: int) -> float:
-    """Return faces per second of the engine alone, compilation excluded by a difference of two runs."""
-    times = []
-    for count in (16, 144):
-        started = time.perf_counter()
-        extract_features(engine, crops[:count], threads)
-        times.append(time.perf_counter() - started)
-    return round((min(len(crops), 144) - 16) / (times[1] - times[0]), 1)
+    subject = Subject(run, recipe, partial(load_role, run), read_mixture(run), engines, threads)
+    return evaluate_subject(subject, generated, extras or Extras(), Console(stderr=True))
 
 
 def write_golden(run: Path, engine: Path, threads: int) -> None:

@@ -1,0 +1,101 @@
+"""A small evaluation of the starter bundle, end to end: public-domain faces, the real engine, detector and mixture."""
+
+import io
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage
+from PIL import Image
+from rich.console import Console
+
+from scorer.mixture import GaussianMixture
+from training.evaluation.crops import Crop
+from training.evaluation.inputs import Extras, Subject
+from training.evaluation.run import evaluate_subject
+from training.recipes import RECIPES, MixtureRule, MixtureShape
+
+ODD_NAME = "<b>odd&name"
+FACE = (150, 40, 300, 220)
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Photographs of an evaluation, with what a card tells of them."""
+
+    crops: Crop
+    photos: np.ndarray
+    sources: np.ndarray
+    tags: np.ndarray
+    cameras: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+
+def vary(seed: int) -> Image.Image:
+    """Return the astronaut's portrait, turned, brightened and noisy by a seed."""
+    rng = np.random.default_rng(seed)
+    turned = Image.fromarray(skimage.data.astronaut()).rotate(rng.uniform(-6, 6), Image.Resampling.BICUBIC)
+    pixels = np.asarray(turned) * rng.uniform(0.7, 1.2) + rng.normal(0, rng.uniform(1, 6), (512, 512, 3))
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def make_faces(count: int, first_seed: int) -> Faces:
+    """Return `count` crops of two sources, two a photograph."""
+    crops = [np.asarray(vary(first_seed + face).crop(FACE).resize((224, 224))) for face in range(count)]
+    numbers = np.arange(count)
+    sources = np.where(numbers % 4 < 2, "private.example", "b")
+    return Faces(np.stack(crops), (numbers // 2).astype(str), sources, np.ones((count, 4)), np.full(count, "camera"))
+
+
+@pytest.fixture(scope="package")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two generators: portraits, of which one file is no picture and one shows nobody."""
+    folder = tmp_path_factory.mktemp("generated")
+    for generator, first_seed in (("plain", 1000), (ODD_NAME, 2000)):
+        (folder / generator / "deeper").mkdir(parents=True)
+        for picture in range(4):
+            vary(first_seed + picture).save(folder / generator / "deeper" / f"{picture}.jpg", quality=90)
+    (folder / "plain" / "notes.txt").write_text("no picture")
+    Image.new("RGB", (256, 256), "grey").save(folder / "plain" / "empty.png")
+    return folder
+
+
+@pytest.fixture(scope="package")
+def subject(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """The starter bundle's engine and mixture as a run, with a recipe that compares as the paper does."""
+    bundle = root / "model_repository"
+    run = tmp_path_factory.mktemp("run")
+    shutil.copytree(bundle / "face_detector", run / "face_detector")
+    (run / "fit.json").write_text(json.dumps({"shape": "full K=1", "roles": ["fit"], "faces": 24}))
+    roles = {"fit": make_faces(24, 0), "calibrate": make_faces(24, 100), "test": make_faces(16, 200)}
+    engine = bundle / "face_extractor" / "1" / "model.xml"
+    with np.load(bundle / "mixture.npz") as arrays:
+        mixture = GaussianMixture(**{name: arrays[name] for name in arrays.files})
+    rule = MixtureRule((MixtureShape("diag", 1),), role_sets=(("fit",),))
+    recipe = replace(RECIPES["starter"](), threshold_on="train", mixture=rule)
+    return Subject(run, recipe, roles.__getitem__, mixture, {"fp32": engine, "int8": engine}, 1)
+
+
+def average_colours(crops: Crop) -> np.ndarray:
+    """Return the mean colours of an 8 x 8 grid: features to compare."""
+    return crops.reshape(len(crops), 8, 28, 8, 28, 3).mean(axis=(2, 4)).reshape(len(crops), -1).astype(np.float32)
+
+
+@pytest.fixture(scope="package")
+def report(subject: Subject, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The evaluation's figures, with other features and another run beside them; the run's folder holds its files."""
+    other = tmp_path_factory.mktemp("other")
+    outcome = {"accuracy": 0.5, "average_precision": 0.25, "auc": 0.125, "count": 8}
+    facts = {
+        "run": {"recipe": "exif_only", "tasks": "EXIF", "mixture": "full K=12"},
+        "comparable": {"average": outcome},
+    }
+    (other / "evaluation.json").write_text(json.dumps(facts))
+    extras = Extras(features={"colours": average_colours}, runs={"before": other})
+    return evaluate_subject(subject, pictures, extras, Console(file=io.StringIO()))

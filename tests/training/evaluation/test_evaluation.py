@@ -1,0 +1,280 @@
+"""A whole evaluation through the real engine: what it reports, writes and refuses."""
+
+import io
+import json
+import re
+import shutil
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from scorer.decide import p_values
+from training.data.exif import TAG_NAMES
+from training.evaluation import card
+from training.evaluation.evaluate import Pictures, compare, compare_features, evaluate_faces
+from training.evaluation.face_scorer import FaceScorer
+from training.evaluation.generated import list_generators
+from training.evaluation.inputs import Extras, Subject, compare_whole
+from training.evaluation.report import pick_thresholds
+from training.evaluation.run import evaluate_subject
+from training.evaluation.tables import list_tables, print_tables
+from training.features import extract_features
+from training.recipes import Recipe
+
+ODD_NAME = "<b>odd&name"
+
+
+class PageReader(HTMLParser):
+    """Collects what a page consists of, and fails on tags that do not nest."""
+
+    VOID: ClassVar = {"meta", "br", "link", "img"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag and its attributes."""
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note an empty tag."""
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        """Close the innermost tag."""
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Note text."""
+        self.text += data
+
+
+@pytest.fixture(scope="module", name="page")
+def fixture_page(report: dict[str, Any], subject: Subject) -> PageReader:
+    """The report as a browser would take it apart."""
+    assert report
+    reader = PageReader()
+    reader.feed((subject.run / "evaluation.html").read_text())
+    reader.close()
+    return reader
+
+
+def test_json_is_the_report(report: dict[str, Any], subject: Subject) -> None:
+    """`evaluation.json` is strict JSON and holds what the command returns."""
+    text = (subject.run / "evaluation.json").read_text()
+    assert json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) == report
+
+
+def test_pictures_without_a_face_are_counted(report: dict[str, Any]) -> None:
+    """Files that are no picture and pictures that show nobody are left out, and told."""
+    assert report["run"]["generated"]["plain"] == {
+        "pictures": 6,
+        "faces": 4,
+        "dropped": {"no_face": 1, "unsupported_format": 1},
+    }
+
+
+def test_figures_come_from_the_deployed_engine(report: dict[str, Any], subject: Subject) -> None:
+    """The threshold is the 5th percentile of the fitted photographs' log-likelihoods through the engine."""
+    features = extract_features(subject.engines["int8"], subject.load_role("fit").crops, 1)
+    scorer = FaceScorer(subject.engines["int8"], subject.mixture, 1)
+    assert report["comparable"]["threshold_nats"] == pytest.approx(np.sort(scorer.weigh(features))[1])
+    assert report["engines"]["int8"]["drift"]["max_nats"] == 0  # the same graph stands for both precisions here
+
+
+def test_embedding_does_not_depend_on_the_chunk(subject: Subject) -> None:
+    """A crop gets the same features alone and among 80, bit for bit."""
+    scorer = FaceScorer(subject.engines["int8"], subject.mixture, 1)
+    crops = np.tile(subject.load_role("test").crops, (5, 1, 1, 1))
+    np.testing.assert_array_equal(scorer.embed(crops)[70:72], scorer.embed(crops[70:72]))
+
+
+def test_too_small_a_calibration_promises_no_rate(report: dict[str, Any], page: PageReader) -> None:
+    """24 held-out faces support 5 %, not 1 %: no figure is given for that."""
+    flagged = report["honest"]["flagged"]
+    assert flagged["0.05"]["photographs"] is not None
+    assert flagged["0.01"]["photographs"] is None
+    assert "too small to promise" in page.text
+
+
+def test_report_needs_nothing_but_itself(page: PageReader, subject: Subject) -> None:
+    """No script, no picture, no style sheet, no font and no link that leaves the file."""
+    assert not {"script", "img", "image", "link", "iframe", "object", "foreignobject"} & page.tags.keys()
+    assert page.tags["svg"] == 5
+    addresses = [value for name, value in page.attributes if name in {"href", "xlink:href", "src", "srcset", "data"}]
+    assert addresses
+    assert all(address.startswith("#") for address in addresses)
+    text = (subject.run / "evaluation.html").read_text()
+    assert "@import" not in text
+    assert "data:" not in text
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+    outside = set(re.findall(r"https?://[^\s\"'<]+", text))
+    assert outside <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names, not addresses
+
+
+def test_report_is_well_formed(page: PageReader) -> None:
+    """Every tag is closed, every id is there once, and every reference finds its id."""
+    assert not page.open
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    references = {value[1:] for name, value in page.attributes if name.endswith("href")}
+    references |= set(re.findall(r"url\(#([^)]*)\)", " ".join(value for _, value in page.attributes)))
+    assert references <= set(ids)
+
+
+def test_report_escapes_and_hides_names(page: PageReader, report: dict[str, Any], subject: Subject) -> None:
+    """A generator's name is text, never markup; the sources of photographs are numbers."""
+    assert page.tags["b"] == 0
+    assert page.text.count(ODD_NAME) > 5
+    assert "private.example" in report["honest"]["flagged"]["0.05"]["by_source"]
+    assert "private.example" not in (subject.run / "evaluation.html").read_text()
+    assert "real source 2" in page.text
+
+
+def test_report_begins_with_the_verdict(page: PageReader, report: dict[str, Any]) -> None:
+    """Two sentences first, then the honest figures, then the comparable ones; the word "fake" is nowhere."""
+    places = [
+        page.text.index(part)
+        for part in (report["verdict"]["summary"], "against photographs of other sources", "Table I", "Data and limits")
+    ]
+    assert places == sorted(places)
+    assert "fake" not in page.text.lower()
+
+
+def test_same_figures_make_the_same_svg(report: dict[str, Any], subject: Subject) -> None:
+    """Figures are written as files too, without a date, and state their unit."""
+    assert report
+    figures = {path.stem: path.read_text() for path in (subject.run / "figures").glob("*.svg")}
+    assert set(figures) == {"roc", "precision_recall", "likelihoods", "robustness", "features"}
+    assert "nats" in figures["likelihoods"]
+    assert not [name for name, svg in figures.items() if "<dc:date>" in svg]
+
+
+def test_published_figures_stand_apart_and_unknown_ones_are_dashes(report: dict[str, Any]) -> None:
+    """Table I cites the paper's averages; nothing is invented for a generator."""
+    table = list_tables(report)[0]
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["published: the paper's method, K=8"] == ("-", "86.63", "93.01", "93.43")
+    assert rows["published: its follow-up BLADES, one-class"] == ("-", "88.01", "-", "95.05")
+    assert "arXiv 2501.02207" in table.note
+    assert rows["plain"][0] == "4"
+    screen = io.StringIO()
+    print_tables(report, Console(file=screen, width=120))
+    assert "86.63" in screen.getvalue()
+
+
+def test_other_features_and_runs_fill_tables_two_and_three(report: dict[str, Any]) -> None:
+    """Features are compared with a mixture of their own, and evaluated runs stand beside this one."""
+    _, two, three = list_tables(report)
+    assert [row[0] for row in two.rows] == ["ours", "colours", "published: the paper's method, K=8"]
+    assert two.rows[0][1:] != two.rows[1][1:]
+    assert [row[1:3] for row in three.rows[:2]] == [("starter", "EXIF and face"), ("exif_only", "EXIF")]
+    assert three.rows[1] == ("before", "exif_only", "EXIF", "full K=12", "50.00", "25.00", "12.50")
+
+
+def test_compared_features_are_fitted_by_the_recipe_s_rule(subject: Subject) -> None:
+    """One diagonal component gives what a mean and variances computed by hand give."""
+    scorer = FaceScorer(subject.engines["int8"], subject.mixture, 1)
+    rule = subject.recipe.mixture
+    pictures = Pictures(
+        {role: subject.load_role(role) for role in ("fit", "test")}, {"g": subject.load_role("calibrate").crops}
+    )
+    features = scorer.embed(subject.load_role("fit").crops).astype(float)
+    variance = features.var(axis=0) + rule.variance_floor * features.var(axis=0).mean()
+
+    def score(crops: np.ndarray) -> np.ndarray:
+        distances = (scorer.embed(crops) - features.mean(axis=0)) ** 2 / variance
+        return -(distances + np.log(2 * np.pi * variance)).sum(axis=1) / 2
+
+    ours = compare_features(scorer.embed, pictures, subject.recipe)
+    expected = compare(score, pictures, ["fit"], subject.recipe)
+    assert ours.average.auc == pytest.approx(expected.average.auc, abs=0.01)
+    assert ours.threshold_nats == pytest.approx(expected.threshold_nats, abs=2)  # stored factors are half precision
+
+
+def test_whole_pictures_are_compared_with_a_mixture_of_their_own(
+    subject: Subject, pictures: Path, tmp_path: Path
+) -> None:
+    """As in the release, pictures are taken whole on both sides, even those that show no face."""
+    for role, generator in (("fit", "plain"), ("test", ODD_NAME)):
+        shutil.copytree(pictures / generator, tmp_path / role)
+    scorer = FaceScorer(subject.engines["int8"], subject.mixture, 1)
+    folders = tmp_path, list_generators(pictures)
+    comparison = compare_whole(scorer, subject, folders, tmp_path, Console(file=io.StringIO()))
+    assert comparison.generators[ODD_NAME].auc == 0.5  # the same pictures on both sides
+    crops = np.load(tmp_path / "image-plain.npy")[:5]
+    assert crops[:, 0, 0].std() > 0  # corners, far from any face
+    assert comparison.generators["plain"].count == 4  # of five pictures, as many as there are photographs
+
+
+@pytest.mark.parametrize("count", [20, 59, 99, 103, 2899])
+def test_drawn_thresholds_are_those_of_the_p_values(count: int) -> None:
+    """A face is flagged below the drawn line and not on it; no line is drawn for a rate that cannot be promised."""
+    calibration = np.arange(float(count))
+    lines = pick_thresholds(calibration)
+    assert len(lines) == (2 if count >= 99 else 1)
+    for rate, line in zip((0.05, 0.01), lines.values(), strict=False):
+        below, on = p_values(np.array([line - 0.5, line]), calibration)
+        assert below <= rate < on
+
+
+def test_a_broken_mixture_gives_no_figures(subject: Subject) -> None:
+    """Not-a-number would sort anywhere and make every figure wrong."""
+    scorer = FaceScorer(subject.engines["int8"], subject.mixture, 1)
+    scorer.weigh = lambda features: np.full(len(features), np.nan)  # type: ignore[method-assign]  # what overflow does
+    pictures = Pictures({role: subject.load_role(role) for role in ("calibrate", "test")}, {})
+    with pytest.raises(ValueError, match="no finite log-likelihood"):
+        evaluate_faces(scorer, pictures, Console(file=io.StringIO()))
+
+
+def test_refusals_say_what_to_do(subject: Subject, pictures: Path, tmp_path: Path) -> None:
+    """No generator's folder, an empty one, no face in any picture, no whole photographs, no other run's report."""
+    console = Console(file=io.StringIO())
+
+    def refuse(generated: Path, extras: Extras, sentence: str, recipe: Recipe = subject.recipe) -> None:
+        with pytest.raises(FileNotFoundError, match=sentence):
+            evaluate_subject(replace(subject, recipe=recipe), generated, extras, console)
+
+    refuse(tmp_path, Extras(), "one folder of pictures a generator")
+    (tmp_path / "g").mkdir()
+    refuse(tmp_path, Extras(), "no picture was found under")
+    (tmp_path / "g" / "notes.txt").write_text("no picture")
+    refuse(tmp_path, Extras(), "no face was found in the 1 pictures of .*'unsupported_format': 1")
+    refuse(pictures, Extras(), "name a folder with photographs", replace(subject.recipe, test_crop="image"))
+    refuse(pictures, Extras(runs={"other": tmp_path}), "run `unlensed-train evaluate")
+    assert not list(subject.run.glob("evaluate-*"))
+
+
+def test_card_states_the_report_s_figures(
+    report: dict[str, Any], subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card finds every figure it needs in the run's files, and names no source."""
+    faces = subject.load_role("test")
+    monkeypatch.setattr(card, "load_role", lambda _run, _role: faces)
+    facts = dict.fromkeys((*TAG_NAMES, "manipulation"), 0.7) | {"epoch": 3.0, "merit": 0.7}
+    fit = {"shape": "full K=1", "faces": 24, "roles": ["fit"], "held_out_nats": {"fit full K=1": 1.0}}
+    prepared = {"photographs": 9, "dropped": {"near_duplicate": 1, "unreadable": 0}, "roles": {"test": {"sources": 2}}}
+    files = {"fit.json": fit, "prepare.json": prepared, "evaluation.json": report, "progress.jsonl": facts}
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content) + "\n")
+    card.write_card(tmp_path, tmp_path / "CARD.md", subject.recipe, "starter-test", 24)
+    text = (tmp_path / "CARD.md").read_text()
+    assert report["verdict"]["summary"] in text
+    assert f"| plain | 4 | {card.describe_auc(report['honest']['raw']['auc']['plain'])} |" in text
+    assert "| 1% | - | 16 |" in text
+    assert "private.example" not in text
+    assert "$" not in text

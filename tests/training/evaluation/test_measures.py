@@ -1,0 +1,82 @@
+"""AUC, intervals, equal error rate against plain definitions."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_curve as sklearn_roc_curve
+
+from training.evaluation.measures import auc, bootstrap_auc, equal_error_rate, roc_curve, wilson
+
+NATS = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=30)
+
+
+@settings(max_examples=50, deadline=None)
+@given(NATS, NATS)
+def test_auc_is_scikit_learn_s(photographs: list[float], others: list[float]) -> None:
+    """Low likelihood is suspicious, ties count half."""
+    labels = [0] * len(photographs) + [1] * len(others)
+    expected = roc_auc_score(labels, [-value for value in photographs + others])
+    assert auc(np.array(photographs), np.array(others)) == pytest.approx(expected)
+
+
+@settings(max_examples=50, deadline=None)
+@given(NATS, NATS)
+def test_roc_curve_is_scikit_learn_s(photographs: list[float], others: list[float]) -> None:
+    """Every threshold's false alarms and detections."""
+    labels = [0] * len(photographs) + [1] * len(others)
+    expected = sklearn_roc_curve(labels, [-value for value in photographs + others], drop_intermediate=False)[:2]
+    for mine, theirs in zip(roc_curve(np.array(photographs), np.array(others)), expected, strict=True):
+        np.testing.assert_allclose(mine, theirs)
+
+
+@settings(max_examples=50, deadline=None)
+@given(NATS, NATS)
+def test_equal_error_rate_lies_on_the_curve(photographs: list[float], others: list[float]) -> None:
+    """At it, false alarms equal misses on the curve's straight lines."""
+    real, generated = np.array(photographs), np.array(others)
+    rate = equal_error_rate(real, generated)
+    alarms, found = roc_curve(real, generated)
+    # Along a vertical step the detection rate takes every value between its ends.
+    reached = found[alarms <= rate + 1e-12].max(), found[alarms >= rate - 1e-12].min()
+    between = np.interp(rate, alarms, found)
+    assert min(*reached, between) - 1e-9 <= 1 - rate <= max(*reached, between) + 1e-9
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0.0, 0.5), (-100.0, 0.0), (100.0, 1.0)])
+def test_equal_error_rate_of_the_extremes(shift: float, expected: float) -> None:
+    """Alike is a coin, far below is perfect, far above is always wrong."""
+    values = np.arange(20.0)
+    assert equal_error_rate(values, values + shift) == pytest.approx(expected, abs=0.03)
+
+
+def test_bootstrap_widens_when_faces_share_photographs() -> None:
+    """Ten faces of one photograph are one draw, not ten."""
+    rng = np.random.default_rng(0)
+    shuffled = rng.permutation(120)
+    values, groups = np.repeat(rng.normal(size=12), 10)[shuffled], np.repeat(np.arange(12).astype(str), 10)[shuffled]
+    others = rng.normal(-1, 1, 200)
+    together = bootstrap_auc(values, groups, others)
+    apart = bootstrap_auc(values, np.arange(120).astype(str), others)
+    assert together.low < together.value < together.high
+    assert together.high - together.low > 1.5 * (apart.high - apart.low)
+
+
+def test_bootstrap_covers_the_truth() -> None:
+    """Of 60 samples of a known AUC, the 95 % interval misses it in few."""
+    rng = np.random.default_rng(3)
+    truth, misses = 0.7602, 0  # normal distributions one standard deviation apart: Phi(1 / sqrt 2)
+    for seed in range(60):
+        rate = bootstrap_auc(rng.normal(size=80), np.arange(80).astype(str), rng.normal(-1, 1, 80), seed)
+        misses += not rate.low <= truth <= rate.high
+    assert misses <= 8
+
+
+def test_wilson_interval_knows_how_many_cases_there_are() -> None:
+    """Published values of Wilson's interval; fewer independent cases widen it, none flagged still has an upper end."""
+    rate = wilson(1, 10)
+    assert (rate.low, rate.high) == pytest.approx((0.0179, 0.4042), abs=1e-4)
+    assert wilson(10, 100, 10).high == pytest.approx(rate.high)
+    assert wilson(10, 100, 10).count == 100
+    assert 0 == wilson(0, 50).low < wilson(0, 50).high < 0.1

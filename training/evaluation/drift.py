@@ -1,0 +1,97 @@
+"""What an engine's precision costs: log-likelihoods against the FP32 engine's, and speed."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scorer.decide import p_values
+from training.evaluation.crops import Crops
+from training.evaluation.face_scorer import FaceScorer
+from training.evaluation.measures import Scores
+
+SPEED_FACES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How an engine's log-likelihoods differ from the FP32 engine's, under one mixture, on the same crops.
+
+    Attributes:
+        median_nats: of the absolute differences; `p95_nats` and `max_nats` likewise.
+        spread_nats: standard deviation of the FP32 log-likelihoods, to compare with.
+        rank_correlation: Spearman's.
+        flips_at_5_percent: share of faces on the other side of the 5 % threshold, each engine
+            calibrated on its own scores of the calibration photographs.
+    """
+
+    median_nats: float
+    p95_nats: float
+    max_nats: float
+    spread_nats: float
+    rank_correlation: float
+    flips_at_5_percent: float
+
+
+def rank(values: Scores) -> NDArray[np.intp]:
+    """Return each value's place in ascending order."""
+    return np.argsort(np.argsort(values, kind="stable"), kind="stable")
+
+
+def measure_drift(reference: Scores, engine: Scores, reference_calibration: Scores, calibration: Scores) -> Drift:
+    """Compare an engine's log-likelihoods of the same faces with the FP32 engine's."""
+    difference = np.abs(engine - reference)
+    flips = (p_values(engine, calibration) <= 0.05) != (p_values(reference, reference_calibration) <= 0.05)  # noqa: PLR2004 - the 5 % threshold
+    return Drift(
+        median_nats=float(np.median(difference)),
+        p95_nats=float(np.quantile(difference, 0.95)),
+        max_nats=float(difference.max()),
+        spread_nats=float(reference.std()),
+        rank_correlation=float(np.corrcoef(rank(reference), rank(engine))[0, 1]),
+        flips_at_5_percent=float(flips.mean()),
+    )
+
+
+def measure_speed(scorer: FaceScorer, crops: Crops) -> float:
+    """Return faces per second of the engine alone, after a first call."""
+    batch = np.asarray(crops[:SPEED_FACES])
+    scorer.embed(batch[:8])
+    started = time.perf_counter()
+    scorer.embed(batch)
+    return round(len(batch) / (time.perf_counter() - started), 1)
+
+
+def compare_engines(
+    engines: Mapping[str, Path],
+    load: Callable[[Path], FaceScorer],
+    test: Crops,
+    held_out: Crops,
+    advance: Callable[[], None],
+) -> dict[str, dict[str, object]]:
+    """Return drift, size and speed of engines.
+
+    Args:
+        engines: graph by precision; one of them is "fp32".
+        load: compiles a graph.
+        test: crops that are compared.
+        held_out: the calibration's crops.
+        advance: called after each engine.
+    """
+    scored, speeds = {}, {}
+    for precision, path in engines.items():
+        scorer = load(path)
+        scored[precision] = scorer.score(test), np.sort(scorer.score(held_out))
+        speeds[precision] = measure_speed(scorer, test)
+        advance()
+    reference, reference_calibration = scored["fp32"]
+    return {
+        precision: {
+            "drift": asdict(measure_drift(reference, values, reference_calibration, calibration)),
+            "bytes": sum(file.stat().st_size for file in engines[precision].parent.iterdir()),
+            "faces_per_second": speeds[precision],
+        }
+        for precision, (values, calibration) in scored.items()
+    }

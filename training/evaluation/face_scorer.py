@@ -1,0 +1,53 @@
+"""Crops to log-likelihoods through the deployed engine, compiled once for a whole evaluation."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scorer.mixture import GaussianMixture, StackedMixture, log_likelihood, stack_mixture
+from scorer.openvino_embedder import OpenVinoExtractor
+from training.evaluation.crops import Alteration, Crops
+from training.evaluation.measures import Scores
+
+FACES_PER_CHUNK = 64
+ROWS_PER_PRODUCT = 1024  # bounds the mixture's intermediate arrays: 1024 x 12 x 768 doubles are 75 MB
+
+
+class FaceScorer:
+    """A compiled extractor and a mixture; memory does not grow with the number of crops but by their features.
+
+    Raises:
+        BundleMismatch: the graph at `model` is unreadable or has another number of features than the mixture.
+    """
+
+    def __init__(self, model: Path, mixture: GaussianMixture, threads: int) -> None:
+        self._size = mixture.means.shape[1]
+        self._extractor = OpenVinoExtractor(model, self._size, threads)
+        self._mixture = stack_mixture(mixture)
+
+    def embed(self, crops_NHWC: Crops, alter: Alteration | None = None) -> NDArray[np.float32]:
+        """Return [N, D] features of [N, S, S, 3] crops, each altered first where `alter` is given."""
+        features = np.full((len(crops_NHWC), self._size), np.nan, dtype=np.float32)
+        for start in range(0, len(crops_NHWC), FACES_PER_CHUNK):
+            chunk = np.asarray(crops_NHWC[start : start + FACES_PER_CHUNK])
+            rows = range(start, start + len(chunk))
+            batch = list(chunk) if alter is None else [alter(crop, row) for crop, row in zip(chunk, rows, strict=True)]
+            self._extractor.start(batch, rows, features)
+        self._extractor.wait()
+        return features
+
+    def weigh(self, features_ND: NDArray[np.float32]) -> Scores:
+        """Return [N] log-likelihoods in nats of [N, D] features."""
+        return weigh(features_ND, self._mixture)
+
+    def score(self, crops_NHWC: Crops, alter: Alteration | None = None) -> Scores:
+        """Return [N] log-likelihoods in nats of [N, S, S, 3] crops."""
+        return self.weigh(self.embed(crops_NHWC, alter))
+
+
+def weigh(features_ND: NDArray[np.float32], mixture: StackedMixture) -> Scores:
+    """Return [N] log-likelihoods in nats of [N, D] features, as serving computes them."""
+    starts = range(0, len(features_ND), ROWS_PER_PRODUCT)
+    blocks = [log_likelihood(features_ND[start : start + ROWS_PER_PRODUCT], mixture) for start in starts]
+    return np.concatenate(blocks).astype(np.float64)

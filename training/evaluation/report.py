@@ -1,0 +1,97 @@
+"""`evaluation.html` from `evaluation.json` and the figures: one file, no network, no script.
+
+Jinja2 rather than string.Template, because the report is tables in loops, and because it escapes: generators are named
+by folders of strangers. It costs nothing, since torch requires it. No picture of a face is in the report, and sources
+of photographs are numbered, not named.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from training.evaluation.evaluate import Evidence
+from training.evaluation.honest import RATES
+from training.evaluation.measures import Scores
+from training.evaluation.plots import (
+    COLOURS,
+    INK,
+    draw_features,
+    draw_histograms,
+    draw_precision_recall,
+    draw_robustness,
+    draw_roc,
+)
+from training.evaluation.tables import list_tables
+
+TEMPLATE = "report_template.html"
+
+
+def pick_thresholds(calibration: Scores) -> dict[str, float]:
+    """Return the log-likelihood that a face is flagged below, for each rate that the calibration resolves."""
+    # A p-value is at most the rate if so many held-out faces are at most as likely; the nudge undoes 0.01 * 2900 < 29.
+    places = {rate: math.floor(rate * (len(calibration) + 1) + 1e-9) - 1 for rate in RATES}
+    return {f"{100 * rate:g} % threshold": float(calibration[place]) for rate, place in places.items() if place >= 0}
+
+
+def draw_figures(report: Mapping[str, Any], evidence: Evidence) -> dict[str, str]:
+    """Return the figures as SVG text by file name."""
+    real, generated = evidence.photographs, evidence.generated
+    return {
+        "roc": draw_roc(real, generated),
+        "precision_recall": draw_precision_recall(real, generated),
+        "likelihoods": draw_histograms(real, generated, pick_thresholds(evidence.calibration)),
+        "robustness": draw_robustness(report["robustness"]),
+        "features": draw_features(evidence.features, evidence.classes),
+    }
+
+
+def inline_svg(svg: str, name: str) -> Markup:
+    """Return SVG text fit for a page: no prologue, ids of its own, and colours that follow the page's theme."""
+    body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
+    body = body.replace(INK, "currentColor")
+    for index, colour in enumerate(COLOURS):
+        body = body.replace(colour, f"var(--c{index})")
+    return Markup(body)  # noqa: S704 - matplotlib escapes what it writes
+
+
+def number_sources(report: Mapping[str, Any]) -> dict[str, str]:
+    """Return a number for each source of test photographs: their names are those of private people's sites."""
+    sources = report["honest"]["flagged"][f"{RATES[0]:g}"]["by_source"]
+    return {source: f"real source {index}" for index, source in enumerate(sources, 1)}
+
+
+def render_report(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
+    """Return the page."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share, digits=1: "-" if share is None else f"{100 * share:.{digits}f} %"
+    return environment.get_template(TEMPLATE).render(
+        report=report,
+        tables=list_tables(dict(report)),
+        sources=number_sources(report),
+        figures={name: inline_svg(svg, name) for name, svg in figures.items()},
+    )
+
+
+def write_report(run: Path, report: Mapping[str, Any], evidence: Evidence) -> Path:
+    """Write `figures/*.svg` and `evaluation.html` into `run`; return the page's path."""
+    figures = draw_figures(report, evidence)
+    folder = run / "figures"
+    folder.mkdir(exist_ok=True)
+    for name, svg in figures.items():
+        (folder / f"{name}.svg").write_text(svg)
+    page = run / "evaluation.html"
+    page.write_text(render_report(report, figures))
+    return page

@@ -1,0 +1,157 @@
+"""What pictures go through before they are scored: recompression, blur, noise, resizing.
+
+They are done to real and generated faces alike, on the crop that the extractor sees, so that detection and cropping
+stay out of the figure. Each condition states AUCs, and what a platform would feel first: how far the real false-alarm
+rate moves from its promise, since the calibration photographs stay as they are.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from training.evaluation.crops import Alteration, Crop, Crops
+from training.evaluation.honest import count_flagged
+from training.evaluation.measures import Rate, Scores, auc
+
+EQUAL_SIDE, EQUAL_QUALITY = 112, 75
+THUMBNAIL_QUALITY = 85
+MAX_FACES = 500  # of each generator and of the photographs: 25 conditions of all 5,000 would take an hour on 2 cores
+RATE = 0.05
+KERNELS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "Lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One alteration: its family, e.g. "JPEG", its setting, e.g. "quality 95", and what it does to a crop."""
+
+    family: str
+    setting: str
+    alter: Alteration
+
+
+@dataclass(frozen=True, slots=True)
+class Endurance:
+    """What one condition leaves.
+
+    Attributes:
+        family, setting: of the condition.
+        auc: altered generated faces against altered photographs, by generator.
+        false_alarms: share of altered photographs flagged at a promised 5 %; None where it cannot be promised.
+    """
+
+    family: str
+    setting: str
+    auc: dict[str, float]
+    false_alarms: Rate | None
+
+
+def encode(crop: Crop, kind: str, quality: int) -> Crop:
+    """Return the crop after one lossy compression; JPEG with 4:2:0 chroma, as the web has it."""
+    buffer = io.BytesIO()
+    Image.fromarray(crop).save(buffer, kind, quality=quality)
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def rescale(crop: Crop, side: int, kernel: Image.Resampling) -> Crop:
+    """Return the crop stretched to `side` pixels; Pillow widens every kernel but nearest when it reduces."""
+    return np.asarray(Image.fromarray(crop).resize((side, side), kernel))
+
+
+def compress(crop: Crop, _: int, kind: str, quality: int) -> Crop:
+    """Compress once."""
+    return encode(crop, kind, quality)
+
+
+def compress_twice(crop: Crop, _: int, first: int, second: int) -> Crop:
+    """Compress as JPEG twice, the second time on a block grid moved by 4 pixels, as after a crop."""
+    return np.roll(encode(np.roll(encode(crop, "JPEG", first), (4, 4), (0, 1)), "JPEG", second), (-4, -4), (0, 1))
+
+
+def blur(crop: Crop, _: int, sigma_px: float) -> Crop:
+    """Blur with a Gaussian."""
+    return cv2.GaussianBlur(crop, (0, 0), sigma_px).astype(np.uint8, copy=False)
+
+
+def add_noise(crop: Crop, row: int, deviation: float) -> Crop:
+    """Add Gaussian noise of `deviation` grey levels; the same face always gets the same noise."""
+    noise = np.random.default_rng(row).normal(0, deviation, crop.shape)
+    return np.clip(np.rint(crop + noise), 0, 255).astype(np.uint8)
+
+
+def halve(crop: Crop, _: int, kernel: Image.Resampling) -> Crop:
+    """Reduce to half the side and back with one kernel."""
+    return rescale(rescale(crop, crop.shape[0] // 2, kernel), crop.shape[0], kernel)
+
+
+def thumbnail(crop: Crop, _: int, side: int, quality: int) -> Crop:
+    """Reduce to a JPEG of `side` pixels, and bring that back to size as serving does."""
+    small = encode(rescale(crop, side, Image.Resampling.BILINEAR), "JPEG", quality)
+    return rescale(small, crop.shape[0], Image.Resampling.BILINEAR)
+
+
+equalise_format: Alteration = partial(thumbnail, side=EQUAL_SIDE, quality=EQUAL_QUALITY)
+"""One path for all: 112 px, JPEG of quality 75, back to size.
+
+What survives it cannot be a matter of file format, sharpness beyond 112 px or compression history.
+"""
+
+
+def list_conditions() -> Iterator[Condition]:
+    """Yield the grid, an untouched crop first."""
+    yield Condition("untouched", "", lambda crop, _: crop)
+    for quality in (95, 90, 80, 70, 60, 50, 40, 30):
+        yield Condition("JPEG", f"quality {quality}", partial(compress, kind="JPEG", quality=quality))
+    for quality in (90, 75, 50):
+        yield Condition("WebP", f"quality {quality}", partial(compress, kind="WEBP", quality=quality))
+    for first, second in ((90, 60), (60, 90)):
+        yield Condition("double JPEG", f"{first} then {second}", partial(compress_twice, first=first, second=second))
+    for sigma_px in (0.5, 1.0, 2.0):
+        yield Condition("blur", f"sigma {sigma_px:g} px", partial(blur, sigma_px=sigma_px))
+    for deviation in (2, 5, 10):
+        yield Condition("noise", f"{deviation} grey levels", partial(add_noise, deviation=deviation))
+    for name, kernel in KERNELS.items():
+        yield Condition("resize", f"half and back, {name}", partial(halve, kernel=kernel))
+    for side in (128, 64):
+        yield Condition("thumbnail", f"{side} px", partial(thumbnail, side=side, quality=THUMBNAIL_QUALITY))
+
+
+def draw_rows(count: int, seed: int = 2024) -> NDArray[np.intp]:
+    """Return at most `MAX_FACES` of `count` rows, ascending."""
+    return np.sort(np.random.default_rng(seed).permutation(count)[:MAX_FACES])
+
+
+def endure(
+    condition: Condition,
+    score: Callable[[Crops, Alteration], Scores],
+    photographs: tuple[Crops, NDArray[np.str_]],
+    generated: Mapping[str, Crops],
+    calibration: Scores,
+) -> Endurance:
+    """Return what is left of the figures under one condition.
+
+    Args:
+        condition: what is done to every crop, photograph or not.
+        score: log-likelihoods of altered crops.
+        photographs: crops, and each one's photograph.
+        generated: crops by generator.
+        calibration: log-likelihoods of held-out photographs as they are, ascending.
+    """
+    crops, groups = photographs
+    real = score(crops, condition.alter)
+    return Endurance(
+        condition.family,
+        condition.setting,
+        {name: auc(real, score(faces, condition.alter)) for name, faces in generated.items()},
+        count_flagged(real, calibration, RATE, groups),
+    )
