@@ -1,4 +1,4 @@
-"""68 facial landmarks from face-api's FaceLandmark68Net (MIT), for placing manipulations.
+"""68 facial landmarks, for placing manipulations: face-api's FaceLandmark68Net (MIT), or the face-alignment package.
 
 The folder that `--landmarks` names holds `face_landmark_68_model-weights_manifest.json` and
 `face_landmark_68_model.bin`: 8-bit weights of TensorFlow.js, dequantised as `scale * q + min`.
@@ -6,7 +6,9 @@ The weights are read as plain numbers; the architecture is rebuilt here in torch
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,6 +20,38 @@ INPUT_SIDE = 112
 MEAN_RGB = (122.782, 117.001, 104.298)  # face-api.js, FaceFeatureExtractor
 MANIFEST = "face_landmark_68_model-weights_manifest.json"
 RIGHT_EYE, LEFT_EYE, MOUTH = slice(36, 42), slice(42, 48), slice(48, 68)
+FACE_ALIGNMENT = "face-alignment"
+
+Box = tuple[float, float, float, float]
+Crop = NDArray[np.uint8]
+Points = NDArray[np.float32]
+
+
+class Landmarker(Protocol):
+    """Places the 68 points of iBUG 300-W on a face."""
+
+    @property
+    def name(self) -> str:
+        """What the run folder records: faces of two landmarkers are not mixed."""
+
+    def find(self, crop: Crop, box: Box) -> Points:
+        """Return [68, 2] points in pixels of `crop`, [S, S, 3] RGB, for the face box (x, y, width, height) in it."""
+
+
+def open_landmarker(choice: str) -> Landmarker:
+    """Return the landmarker that `--landmarks` chose: `face-alignment`, `face-alignment:DIR`, or the net's folder.
+
+    Raises:
+        FileNotFoundError: the weights are not where they must be; nothing is ever downloaded.
+        ModuleNotFoundError: face-alignment is chosen and not installed.
+        ValueError: the weights are not the chosen network's.
+    """
+    name, _, folder = choice.partition(":")
+    if name == FACE_ALIGNMENT:
+        from training.data.fan_landmarks import FanLandmarker  # noqa: PLC0415 - the package is optional
+
+        return FanLandmarker.load(Path(folder) if folder else None)
+    return FaceApiLandmarker(load_landmark_net(Path(choice)))
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -27,6 +61,12 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         FileNotFoundError: the manifest or its binary is not in `folder`.
         ValueError: the binary does not hold the bytes that the manifest lists.
     """
+    if not (folder / MANIFEST).is_file():
+        message = (
+            f"no {MANIFEST} in {folder}: give the folder of face-api's FaceLandmark68Net, "
+            f"or `--landmarks {FACE_ALIGNMENT}`"
+        )
+        raise FileNotFoundError(message)
     group = json.loads((folder / MANIFEST).read_text())[0]
     data = b"".join((folder / name).read_bytes() for name in group["paths"])
     weights, offset = {}, 0
@@ -96,22 +136,29 @@ def load_landmark_net(folder: Path) -> LandmarkNet:
     return LandmarkNet(read_weights(folder)).eval()
 
 
-def find_landmarks(
-    net: LandmarkNet, crop: NDArray[np.uint8], box: tuple[float, float, float, float]
-) -> NDArray[np.float32]:
-    """Return [68, 2] points in pixels of `crop`, [S, S, 3], for the face box (x, y, width, height) in it."""
-    side = crop.shape[0]
-    x, y, width, height = box
-    left, top = max(0, round(x)), max(0, round(y))
-    right, bottom = min(side, round(x + width)), min(side, round(y + height))
-    face = torch.from_numpy(crop[top:bottom, left:right].copy()).permute(2, 0, 1)[None].float()
-    high, wide = face.shape[2:]
-    longer = max(high, wide)
-    # face-api centres the face on a black square before it resizes.
-    pad_x, pad_y = (longer - wide) // 2, (longer - high) // 2
-    square = functional.pad(face, (pad_x, longer - wide - pad_x, pad_y, longer - high - pad_y))
-    small = functional.interpolate(square, (INPUT_SIDE, INPUT_SIDE), mode="bilinear", align_corners=False)
-    with torch.inference_mode():
-        points = net(small.permute(0, 2, 3, 1))[0].numpy() * longer
-    placed: NDArray[np.float32] = (points + np.array([left - pad_x, top - pad_y])).astype(np.float32)
-    return placed
+@dataclass(frozen=True, slots=True)
+class FaceApiLandmarker:
+    """The offline net as a `Landmarker`."""
+
+    net: LandmarkNet
+    name: str = "face-api"
+
+    def find(self, crop: Crop, box: Box) -> Points:
+        """Return [68, 2] points in pixels of `crop`; a box that misses the crop is taken as the whole crop."""
+        side = crop.shape[0]
+        x, y, width, height = box
+        left, top = max(0, round(x)), max(0, round(y))
+        right, bottom = min(side, round(x + width)), min(side, round(y + height))
+        if right <= left or bottom <= top:
+            left, top, right, bottom = 0, 0, side, side
+        face = torch.from_numpy(crop[top:bottom, left:right].copy()).permute(2, 0, 1)[None].float()
+        high, wide = face.shape[2:]
+        longer = max(high, wide)
+        # face-api centres the face on a black square before it resizes.
+        pad_x, pad_y = (longer - wide) // 2, (longer - high) // 2
+        square = functional.pad(face, (pad_x, longer - wide - pad_x, pad_y, longer - high - pad_y))
+        small = functional.interpolate(square, (INPUT_SIDE, INPUT_SIDE), mode="bilinear", align_corners=False)
+        with torch.inference_mode():
+            points = self.net(small.permute(0, 2, 3, 1))[0].numpy() * longer
+        placed: Points = (points + np.array([left - pad_x, top - pad_y])).astype(np.float32)
+        return placed
