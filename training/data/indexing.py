@@ -23,7 +23,7 @@ COLUMNS = (
     "photo_numbers", "photo_bytes", "photo_hashes", "face_hashes",
 )  # fmt: skip
 CHUNK_PHOTOS = 1 << 20  # more than the photographs of any chunk: makes their numbers unique
-MAX_ROWS = 25
+MAX_ROWS, FILE_WIDTH = 25, 140
 UNTAGGED_PHOTOS = 20  # fewer photographs without tags say little about a source
 
 Columns = dict[str, NDArray[Any]]
@@ -125,7 +125,7 @@ def list_warnings(tables: dict[str, Columns], recipe: Recipe) -> list[str]:
     tagged: dict[str, NDArray[np.bool_]] = {
         role: np.any(~np.isnan(table["tags"]), axis=1) for role, table in tables.items()
     }
-    if not any(known.any() for known in tagged.values()):
+    if tables and not any(known.any() for known in tagged.values()):
         warnings.append(
             "no photograph has camera tags, so that there is nothing to rank: are these generated pictures, "
             "or were the tags stripped?"
@@ -174,6 +174,8 @@ def _describe_untagged(role: str, sources: NDArray[np.str_], tagged: NDArray[np.
 
 def print_report(facts: dict[str, Any], console: Console) -> None:
     """Print the facts as tables: roles, then what was dropped by source, then warnings."""
+    if not console.is_terminal:
+        console = Console(file=console.file, width=FILE_WIDTH)  # else it would be 80 columns
     roles = Table("role", "sources", "photographs", "faces", *TAG_NAMES, "cameras", box=SIMPLE_HEAD)
     for role, row in facts["roles"].items():
         cells = [row["sources"], row["photographs"], row["faces"], *row["tags"].values(), len(row["cameras"])]
@@ -194,6 +196,8 @@ def print_report(facts: dict[str, Any], console: Console) -> None:
         console.print(f"{sum(facts['without_role'].values())} photographs of sources without a role were left out")
     for name, reason, count in facts["left_out_by_layout"]:
         console.print(f"{name}: {count} {reason} were left out", markup=False)
-    console.print(f"{facts['photographs']} photographs, {facts['faces']} faces in {facts['seconds']:.0f} s")
+    console.print(
+        f"{facts['photographs']} photographs, {facts['faces']} faces in use; this call took {facts['seconds']:.0f} s"
+    )
     for warning in facts["warnings"]:
         console.print(f"warning: {warning}", style="yellow", markup=False)

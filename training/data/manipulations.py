@@ -154,7 +154,7 @@ class FaceSampler:
             mapping = mapping[0] + shift[..., 0], mapping[1] + shift[..., 1]
         turned = resample(face, mapping, cv2.BORDER_REFLECT_101)
         small = cv2.resize(turned, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        return np.ascontiguousarray(small[:, ::-1] if draw.mirrored else small)
+        return np.asarray(cv2.flip(small, 1) if draw.mirrored else small, dtype=np.uint8)
 
     def apply(self, face: Face, points: Points, draw: Draw) -> Face:
         """Return the [size, size, 3] crop of the wide `face`, [W, W, 3], that `draw` describes."""

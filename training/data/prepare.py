@@ -33,7 +33,8 @@ def prepare_run(  # noqa: PLR0913, PLR0917 - what a person chooses
     Raises:
         FileNotFoundError: an input, a source of the roles table or the landmarks' weights are not there.
         PrepareStopped: Ctrl-C, or the disk is full; the same call goes on.
-        ValueError: an input is damaged, a source has two roles, or `run` was prepared with other settings.
+        ValueError: there is no face, an input is damaged, a source has two roles, or `run` was prepared with other
+            settings.
     """
     started = time.monotonic()
     inputs = Inputs([open_source(text, roles.table or ()) for text in photos], roles)
@@ -51,3 +52,6 @@ def prepare_run(  # noqa: PLR0913, PLR0917 - what a person chooses
     }
     (run / "prepare.json").write_text(json.dumps(facts, indent=1) + "\n")
     print_report(facts, console)
+    if not facts["faces"]:
+        message = f"none of {facts['photographs']} photographs has a face to use: the report above says why"
+        raise ValueError(message)

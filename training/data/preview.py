@@ -1,5 +1,6 @@
 """A contact sheet of the manipulations on prepared faces, like Fig. 2 of the paper: look at it before training."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,8 @@ def draw_preview(run: Path, recipe: Recipe, path: Path) -> int:
 def draw_sheet(faces: FaceSet, recipe: Recipe) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Return the sheet: a row for each face, a labelled column for each kind, one draw of the common chain a row."""
     size = recipe.preprocess.size
-    sampler = make_sampler(size, WIDE_SIZE, recipe.augment, recipe.seed)
+    # A warp takes a quarter of a second to make; the sheet shows one a face.
+    sampler = make_sampler(size, WIDE_SIZE, replace(recipe.augment, warps=len(faces)), recipe.seed)
     pitch = size + GAP_PX
     sheet = Image.new("RGB", (GAP_PX + pitch * len(TITLES), TITLE_PX + GAP_PX + pitch * len(faces)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)

@@ -77,6 +77,7 @@ class TarPhotos:
     def _samples(self) -> Iterator[tuple[Path, tarfile.TarFile, list[tarfile.TarInfo]]]:
         for path in self.paths:
             try:
+                check_blocks(path)  # tarfile takes half a header at the end for the end
                 # "r:" reads no compression: finding a member again would decompress the tar from its start.
                 with tarfile.open(path, "r:") as archive:
                     files = (member for member in archive if member.isreg())
@@ -96,6 +97,17 @@ class TarPhotos:
             self.dropped["json_unreadable"] += 1
             return {}
         return facts if isinstance(facts, dict) else {}
+
+
+def check_blocks(path: Path) -> None:
+    """Refuse a file that was cut within a block.
+
+    Raises:
+        tarfile.ReadError: its size is no whole number of blocks.
+    """
+    if path.stat().st_size % tarfile.BLOCKSIZE:
+        message = f"its size is no multiple of {tarfile.BLOCKSIZE} bytes"
+        raise tarfile.ReadError(message)
 
 
 def keep_reading(exif: ExifReading) -> Callable[[], ExifReading] | None:
