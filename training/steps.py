@@ -54,7 +54,7 @@ def fit_run(run: Path, recipe: Recipe, threads: int) -> dict[str, object]:
     roles = sorted({role for roles in recipe.mixture.role_sets for role in roles} | {"fit"})
     faces = {role: load_role(run, role) for role in roles}
     engine = engine_path(run, recipe.precision)
-    features = {role: extract_features(engine, faces[role].crops, threads) for role in roles}
+    features = {role: extract_features(engine, np.asarray(faces[role].crops), threads) for role in roles}
     fitted = choose_mixture(features, {role: faces[role].sources for role in roles}, recipe.mixture)
     mixture = fitted.mixture
     np.savez_compressed(
@@ -87,7 +87,7 @@ def read_mixture(run: Path) -> GaussianMixture:
 def calibrate_run(run: Path, threads: int) -> int:
     """Score the role `calibrate` through the fitted engine; write `calibration.npz`; return the number of faces."""
     precision = json.loads((run / "fit.json").read_text())["precision"]
-    features = extract_features(engine_path(run, precision), load_role(run, "calibrate").crops, threads)
+    features = extract_features(engine_path(run, precision), np.asarray(load_role(run, "calibrate").crops), threads)
     values = calibrate(read_mixture(run), features)
     np.savez_compressed(run / "calibration.npz", log_likelihoods=values)
     return len(values)
