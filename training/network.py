@@ -11,7 +11,6 @@ from training.backbone import FEATURE_SIZE, Backbone, Normalise
 from training.data.exif import TAG_NAMES
 from training.efficientnet import LiteExtractor, load_imagenet
 from training.recipes import Recipe
-from training.resnet import ResNetExtractor
 
 __all__ = ["FEATURE_SIZE", "MANIPULATION", "Normalise", "PretextNetwork", "build_network", "load_initial"]
 
@@ -59,6 +58,8 @@ def build_network(recipe: Recipe) -> PretextNetwork:
             )
             load_imagenet(extractor)
         else:
+            from training.resnet import ResNetExtractor  # noqa: PLC0415 - torchvision takes seconds to import
+
             extractor = ResNetExtractor(
                 recipe.preprocess, recipe.frozen_blocks, frozen_statistics=recipe.frozen_statistics
             )

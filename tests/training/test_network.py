@@ -25,7 +25,8 @@ from training.export import convert_extractor, export_extractor, write_model
 from training.features import extract_features
 from training.network import FEATURE_SIZE, Normalise, PretextNetwork, build_network
 from training.recipes import AugmentRule, Precision, starter
-from training.trainer import ranking_accuracy, train_extractor
+from training.trainer import train_extractor
+from training.validation import ranking_accuracy
 
 
 @pytest.fixture(name="network", scope="module")
@@ -154,7 +155,7 @@ def test_photographs_become_a_checkpoint(portrait: bytes, tmp_path: Path) -> Non
     assert 0 <= facts["manipulation"] <= 1
     again = build_network(recipe)
     assert load_checkpoint(best, again)["merit"] == facts["merit"]
-    assert torch.equal(again.exif_heads.weight, network.exif_heads.weight)
+    assert torch.equal(again.heads["iso"].weight, network.heads["iso"].weight)
 
 
 class CentredLandmarks(LandmarkNet):
