@@ -69,7 +69,7 @@ def skip_averaging(module: nn.Module) -> AbstractContextManager[None]:
 
 @contextmanager
 def join_ranks(device: torch.device) -> Iterator[Ranks]:
-    """Join the processes that `torchrun` started, or be alone.
+    """Join the processes that `torchrun` started, or be alone; joined processes stay so until the outermost exit.
 
     Args:
         device: "cuda" takes the GPU of this process's local rank.
@@ -81,8 +81,11 @@ def join_ranks(device: torch.device) -> Iterator[Ranks]:
     if count == 1:
         yield Ranks(device=device)
         return
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    outermost = not torch.distributed.is_initialized()
+    if outermost:
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(torch.distributed.get_rank(), count, device)
     finally:
-        torch.distributed.destroy_process_group()
+        if outermost:
+            torch.distributed.destroy_process_group()

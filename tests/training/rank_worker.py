@@ -71,4 +71,4 @@ if __name__ == "__main__":
             _, gradients, _ = measure_gradients(cut, joined, frozen_statistics=True)
             if joined.rank == 0:
                 np.savez(out / f"{micro_batch}.npz", **{name: value.numpy() for name, value in gradients.items()})
-    train_tiny(out / "run", make_recipe(micro_batch=1))
+        train_tiny(out / "run", make_recipe(micro_batch=1))
