@@ -203,7 +203,11 @@ def test_too_few_faces_are_refused(tmp_path: Path, train: int, held_out: int, se
     rows = torch.arange(8).numpy()
     with pytest.raises(ValueError, match=sentence):
         train_extractor(
-            make_network(make_recipe()), faces.select(rows[:train]), faces.select(rows[:held_out]), make_recipe(), tmp_path
+            make_network(make_recipe()),
+            faces.select(rows[:train]),
+            faces.select(rows[:held_out]),
+            make_recipe(),
+            tmp_path,
         )
 
 
