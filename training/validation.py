@@ -117,11 +117,15 @@ def figure_of_merit(figures: dict[str, float], losses: LossRule) -> float:
 
 
 def judge_control(figures: dict[str, float]) -> str | None:
-    """Return the warning that is due when resampling alone moves the manipulation head; None when it does not."""
-    if figures[CONTROL] <= CONTROL_BOUND:
+    """Return the warning that is due when resampling alone moves the manipulation head; None when it does not.
+
+    Either way counts: where untouched faces were resampled more, the AUC is far below a half. Measured on collected
+    photographs with the starter: 0.49 to 0.52 with fresh heads, 0.52 after training.
+    """
+    if 1 - CONTROL_BOUND <= figures[CONTROL] <= CONTROL_BOUND:
         return None
     return (
         f"the manipulation head tells untouched faces from the same faces resampled over {CONTROL_SIDE_PX} px with an "
-        f"AUC of {figures[CONTROL]:.2f} (bound {CONTROL_BOUND:g}): it may have learned resampling instead of "
-        "manipulations; check that manipulated and untouched faces pass the same chain"
+        f"AUC of {figures[CONTROL]:.2f} (bounds {1 - CONTROL_BOUND:g} and {CONTROL_BOUND:g}): it may have learned "
+        "resampling instead of manipulations; check that manipulated and untouched faces pass the same chain"
     )

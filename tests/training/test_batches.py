@@ -10,8 +10,8 @@ from tests.training.tiny_training import make_faces
 from training.batches import Batch, BatchPlan, draw_epoch
 from training.data.manipulations import FaceSampler, make_sampler
 from training.data.shards import WIDE_SIZE
-from training.recipes import AugmentRule, OptimiserRule
 from training.optimiser import cosine_share, make_optimiser, set_rates
+from training.recipes import AugmentRule, OptimiserRule
 
 FACES, BATCH = 14, 4
 
@@ -87,7 +87,7 @@ def test_a_failing_face_is_not_swallowed(sampler: FaceSampler) -> None:
 
 
 @pytest.mark.parametrize(("cosine_epochs", "stepwise"), [(None, True), (3, False)])
-def test_rates_follow_torch_s_cosine(cosine_epochs: int | None, stepwise: bool) -> None:
+def test_rates_follow_torch_s_cosine(cosine_epochs: int | None, *, stepwise: bool) -> None:
     """The rate as a function of the step is torch's cosine annealing, also where that rises again."""
     rule = OptimiserRule("coupled", 1e-5, 1e-5, 1e-4, cosine_epochs=cosine_epochs, rate_floor=1e-7, stepwise=stepwise)
     epochs, steps = 6, 4

@@ -109,7 +109,7 @@ def test_weights_of_another_network_are_refused(network: PretextNetwork, tmp_pat
     with pytest.raises(ValueError, match=r"1 missing \(extractor.trunk.layer3.0.conv1.weight\); choose"):
         load_initial(network, tmp_path / "short.safetensors")
     assert torch.equal(network.get_parameter("extractor.trunk.conv1.weight"), before)
-    with pytest.raises(ValueError, match="missing .* unknown"):
+    with pytest.raises(ValueError, match=r"missing .* unknown"):
         load_initial(build_network(starter()), tmp_path / "short.safetensors")
 
 
@@ -146,7 +146,7 @@ def test_a_wrong_file_is_refused_by_its_keys(tmp_path: Path, how: str, sentence:
     path = write(tmp_path / "ckpt.pth", spoil(make_model(small=True), how))
     with pytest.raises(ImportRefused, match=sentence):
         import_checkpoint(path, "anomalies", tmp_path / "out.safetensors")
-    assert os.listdir(tmp_path) == ["ckpt.pth"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["ckpt.pth"]
 
 
 def test_a_file_of_the_other_kind_is_refused(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ class Intruder:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, zipped: bool) -> None:
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, *, zipped: bool) -> None:
     """A pickle that would run something is refused in one line, in the new format and in the old one."""
     path, trace = tmp_path / "ckpt.pth", tmp_path / "trace"
     torch.save(

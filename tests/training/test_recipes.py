@@ -34,7 +34,7 @@ def test_optimisers() -> None:
 
 
 def test_schedules() -> None:
-    """Both start at 1e-5 and batches of 256 for 20 epochs; the paper's rate ends at zero, the release's where it was."""
+    """20 epochs of batches of 256 from 1e-5; the rate ends at zero in the paper, where it was in the release."""
     for recipe in (paper(), released()):
         assert (recipe.batch_size, recipe.epochs) == (256, 20)
         assert recipe.optimiser.head_rate == recipe.optimiser.backbone_rate == 1e-5
@@ -61,7 +61,7 @@ def test_weights_of_the_losses() -> None:
 
 
 def test_mixtures_and_thresholds() -> None:
-    """Full covariances with 8 components in the paper, 12 in the release, on raw features; threshold where it is fitted."""
+    """Full covariances, 8 components in the paper and 12 in the release; the threshold lies where they are fitted."""
     assert paper().mixture.shapes == (MixtureShape("full", 8),)
     assert released().mixture.shapes == (MixtureShape("full", 12),)
     for rule in (paper().mixture, released().mixture):
