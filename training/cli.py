@@ -1,6 +1,5 @@
 """`unlensed-train`: photographs to bundle, one command a step; every step reads and writes one run folder."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -10,18 +9,14 @@ import torch
 import typer
 from rich.console import Console
 
-from ingest.detect import DetectorSpec, load_detector
-from ingest.spec import PreprocessSpec
-from training.data.landmarks import load_landmark_net
-from training.data.photos import read_photos, read_roles
-from training.data.prepare import FaceCutter, prepare_sources
+from training.data.chunks import PrepareStopped
+from training.data.roles import RoleRule
 from training.data.shards import load_role
-from training.detector import copy_detector
 from training.recipes import RECIPES
 from training.steps import build_engine, calibrate_run, evaluate_run, fit_run, write_bundle
 from training.trainer import TrainingDiverged, train_extractor
 
-BAD_DATA = 65
+BAD_DATA, TRY_AGAIN = 65, 75
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console(stderr=True)
 Run = Annotated[Path, typer.Argument(help="The run folder.")]
@@ -41,22 +36,43 @@ CORES = len(os.sched_getaffinity(0))
 
 
 @app.command()
-def prepare(
+def prepare(  # noqa: PLR0913, PLR0917 - one parameter an option
     out: Run,
-    photos: Annotated[Path, typer.Option(help="Folder of photographs, one folder a source.")],
-    sources: Annotated[Path, typer.Option(help="Table with the columns repo and role.")],
-    landmarks: Annotated[Path, typer.Option(help="Folder of face_landmark_68_model.*")],
+    photos: Annotated[
+        list[str] | None,
+        typer.Option(help="Photographs: a folder with a folder a source, FDF, CelebA-HQ, *.parquet, x-{00..15}.tar."),
+    ] = None,
+    roles: Annotated[
+        Path | None, typer.Option("--roles", "--sources", help="Table with the columns source (or repo) and role.")
+    ] = None,
+    shares: Annotated[
+        str, typer.Option(help="Without a table: each role's share of the sources, by a hash of their names.")
+    ] = "train=0.7,fit=0.1,calibrate=0.1,test=0.1",
+    landmarks: Annotated[
+        str | None, typer.Option(help="Folder of face_landmark_68_model.*, or face-alignment[:FOLDER].")
+    ] = None,
+    preview: Annotated[Path | None, typer.Option(help="Write a contact sheet of the manipulations (PNG).")] = None,
     recipe: RecipeName = "starter",
 ) -> None:
-    """Find, cut and describe the faces of the photographs. Sources that are done are not done again."""
+    """Find, cut and describe the faces of the photographs. Ended at any point, the same command goes on from there."""
+    from training.data.prepare import prepare_run  # noqa: PLC0415 - DALI and OpenVINO are slow to import
+    from training.data.preview import draw_preview  # noqa: PLC0415 - likewise imgaug
+
     rule = RECIPES[recipe]()
-    detector = load_detector(copy_detector(out, DetectorSpec()).parents[2], DetectorSpec(), CORES)
-    cutter = FaceCutter(detector, load_landmark_net(landmarks), PreprocessSpec(), rule.min_face_px, CORES)
-    found, dropped = read_photos(photos, read_roles(sources))
-    prepare_sources(found, cutter, out, console)
-    report = {"photographs": len(found), "dropped": dropped | dict(cutter.dropped)}
-    (out / "prepare.json").write_text(json.dumps(report, indent=1) + "\n")
-    console.print(report)
+    if photos is None and preview is None:
+        message = "say with --photos where photographs are, or with --preview where to draw the prepared faces"
+        raise typer.BadParameter(message)
+    if photos is not None:
+        if landmarks is None:
+            message = "choose with --landmarks: the folder of face_landmark_68_model.*, or face-alignment"
+            raise typer.BadParameter(message)
+        try:
+            prepare_run(out, photos, RoleRule.read(roles, shares), landmarks, rule, CORES, console)
+        except PrepareStopped as error:
+            console.print(str(error), style="yellow", markup=False, highlight=False)
+            raise typer.Exit(TRY_AGAIN) from error
+    if preview is not None:
+        console.print(f"{preview}: {draw_preview(out, rule, preview)} faces")
 
 
 @app.command()

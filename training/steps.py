@@ -55,7 +55,7 @@ def fit_run(run: Path, recipe: Recipe, threads: int) -> dict[str, object]:
     roles = sorted({role for roles in recipe.mixture.role_sets for role in roles} | {"fit"})
     faces = {role: load_role(run, role) for role in roles}
     engine = engine_path(run, recipe.precision)
-    features = {role: extract_features(engine, faces[role].crops, threads) for role in roles}
+    features = {role: extract_features(engine, np.asarray(faces[role].crops), threads) for role in roles}
     fitted = choose_mixture(features, {role: faces[role].sources for role in roles}, recipe.mixture)
     mixture = fitted.mixture
     np.savez_compressed(
@@ -88,7 +88,7 @@ def read_mixture(run: Path) -> GaussianMixture:
 def calibrate_run(run: Path, threads: int) -> int:
     """Score the role `calibrate` through the fitted engine; write `calibration.npz`; return the number of faces."""
     precision = json.loads((run / "fit.json").read_text())["precision"]
-    features = extract_features(engine_path(run, precision), load_role(run, "calibrate").crops, threads)
+    features = extract_features(engine_path(run, precision), np.asarray(load_role(run, "calibrate").crops), threads)
     values = calibrate(read_mixture(run), features)
     np.savez_compressed(run / "calibration.npz", log_likelihoods=values)
     return len(values)
@@ -109,7 +109,7 @@ def evaluate_run(run: Path, generated: Path, recipe: Recipe, threads: int) -> di
         path = engine_path(run, precision)
         if precision != recipe.precision:
             build_engine(run, recipe, precision)
-        scored[precision] = score(path, test.crops), np.sort(score(path, held_out.crops))
+        scored[precision] = score(path, np.asarray(test.crops)), np.sort(score(path, np.asarray(held_out.crops)))
     generated_faces = cut_generated(generated, run, threads)
     report = evaluate_scores(lambda crops: score(engine, crops), test, held_out, generated_faces)
     reference, reference_calibration = scored["fp32"]
@@ -117,7 +117,7 @@ def evaluate_run(run: Path, generated: Path, recipe: Recipe, threads: int) -> di
         precision: {
             "drift": asdict(measure_drift(reference, values, reference_calibration, calibration)),
             "bytes": sum(file.stat().st_size for file in engine_path(run, precision).parent.iterdir()),
-            "faces_per_second": measure_speed(engine_path(run, precision), test.crops, threads),
+            "faces_per_second": measure_speed(engine_path(run, precision), np.asarray(test.crops), threads),
         }
         for precision, (values, calibration) in scored.items()
     }

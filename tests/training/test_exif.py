@@ -1,6 +1,8 @@
-"""Typed EXIF from numbers, rationals and text."""
+"""Typed EXIF from numbers, rationals, text and JSON."""
 
 import io
+import json
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from training.data.exif import EXIF_IFD, ExifTags, parse_positive, read_camera, read_exif
+from training.data.exif import (
+    EXIF_IFD,
+    PLAUSIBLE,
+    ExifReading,
+    ExifTags,
+    from_apex,
+    parse_positive,
+    read_file_exif,
+    read_json_exif,
+)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +31,20 @@ from training.data.exif import EXIF_IFD, ExifTags, parse_positive, read_camera, 
         ("F2.8", 2.8),
         ("f/4", 4.0),
         ("50 mm", 50.0),
+        ("f/2.8", 2.8),
+        ("55.0 mm", 55.0),
+        ("0.5 sec", 0.5),
+        ("1/0 sec", None),
+        ("F", None),
+        ("ISO 400", 400.0),
+        ("1.25e-4", 0.000125),
+        ("-2", None),
+        ("1e400", None),
+        ("9" * 400 + "/" + "9" * 400, None),
+        ("1/1e-320", None),
+        (True, None),
+        (((((1,),),),), None),
+        ("\u0661\u0662", None),
         (b"200\x00", 200.0),
         ((100, 200), 100.0),
         (IFDRational(1, 8), 0.125),
@@ -39,41 +64,155 @@ def test_values_are_parsed_and_never_evaluated(value: object, expected: float | 
     assert parse_positive(value) == (None if expected is None else pytest.approx(expected))
 
 
+ANYTHING = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.text(),
+        st.binary(),
+        st.floats(),
+        st.integers(),
+        st.fractions(),
+        st.from_regex(r"[fF]?/?[0-9.]{1,6}(/[0-9.]{1,6})?( sec| mm)?", fullmatch=True),
+        st.builds(IFDRational, st.integers(), st.integers()),
+    ),
+    lambda values: st.lists(values, max_size=2) | st.tuples(values),
+    max_leaves=4,
+)
+
+
 @settings(deadline=None)  # the first text strategy is slow to build
-@given(st.one_of(st.text(), st.binary(), st.floats(), st.integers()))
+@given(ANYTHING)
 def test_no_value_raises(value: object) -> None:
     """Whatever stands in a tag, the result is a positive finite number or None."""
-    number = parse_positive(value)
-    assert number is None or 0 < number < float("inf")
+    for number in (parse_positive(value), from_apex(value, math.sqrt(2)), from_apex(value, 0.5)):
+        assert number is None or 0 < number < float("inf")
 
 
 @given(st.integers(1, 8000), st.integers(1, 60))
 def test_fractions_keep_their_order(first: int, second: int) -> None:
     """1/125 is shorter than 1/60: the text is a quotient, not its denominator."""
     left, right = parse_positive(f"1/{first}"), parse_positive(f"1/{second}")
+    assert left is not None
+    assert right is not None
     assert (left < right) == (first > second)
 
 
-def save_with_exif(tags: dict[int, object], make: str = "") -> Image.Image:
-    """Return a reopened JPEG with `tags` in its EXIF block."""
+def save_with_exif(tags: dict[int, object], make: str = "") -> bytes:
+    """Return a JPEG with `tags` in its EXIF block."""
     exif = Image.Exif()
     if make:
         exif[0x10F] = make
     exif.get_ifd(EXIF_IFD).update(tags)
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8)).save(buffer, "JPEG", exif=exif)
-    return Image.open(buffer)
+    return buffer.getvalue()
+
+
+def read(tags: dict[int, object], make: str = "") -> ExifReading:
+    """Return what is read from a JPEG with `tags`."""
+    reading = read_file_exif(save_with_exif(tags, make))
+    assert reading is not None
+    return reading
 
 
 def test_direct_tags_are_read_from_a_jpeg() -> None:
     """The four tags and the camera come out of a real file's EXIF block."""
-    image = save_with_exif({0x829D: 2.8, 0x829A: 1 / 125, 0x920A: 35.0, 0x8827: 400}, make="Maker")
-    tags = read_exif(image)
-    assert tags.as_floats() == pytest.approx((2.8, 0.008, 35.0, 400.0), rel=1e-3)
-    assert read_camera(image) == "Maker"
+    reading = read({0x829D: 2.8, 0x829A: 1 / 125, 0x920A: 35.0, 0x8827: 400}, make="Maker\x00\n")
+    assert reading.tags.as_floats() == pytest.approx((2.8, 0.008, 35.0, 400.0), rel=1e-3)
+    assert reading.camera == "Maker"
+    assert reading.implausible == ()
 
 
 def test_apex_values_stand_in() -> None:
     """An aperture of 3 APEX is f/2.83, a shutter speed of 7 APEX 1/128 s."""
-    tags = read_exif(save_with_exif({0x9202: 3.0, 0x9201: 7.0}))
+    tags = read({0x9202: 3.0, 0x9201: 7.0}).tags
     assert tags == ExifTags(pytest.approx(2.828, rel=1e-3), pytest.approx(1 / 128, rel=1e-3), None, None)
+
+
+def test_absurd_values_are_absent_and_named() -> None:
+    """What no camera can have measured is no tag, and is named; zero is an absent tag, not a lie."""
+    reading = read({0x829D: 4e6, 0x829A: 90000.0, 0x920A: 0.0, 0x8827: 400})
+    assert reading.tags == ExifTags(iso=400)
+    assert reading.implausible == ("f_number", "exposure_time_s")
+
+
+def test_a_plausible_apex_value_outweighs_an_absurd_direct_one() -> None:
+    """One of two spellings of a tag may be damaged; the other one counts."""
+    reading = read({0x829D: 4e6, 0x9202: 4.0})
+    assert reading.tags.f_number == pytest.approx(4)
+    assert reading.implausible == ()
+
+
+def test_damaged_metadata_is_told_from_none() -> None:
+    """A picture without EXIF has no tags; one whose EXIF cannot be read is None."""
+    assert read_file_exif(save_with_exif({})) == ExifReading()
+    assert read_file_exif(b"\xff\xd8\xff") is None
+
+
+def test_fdf_json_is_read() -> None:
+    """The release's JSON of one Flickr photograph, in its own spellings."""
+    document = {
+        "EXIF": {
+            "ISO Speed Ratings": "400",
+            "Aperture Value": "F2.8",
+            "Exposure Time": "1/125 sec",
+            "Focal Length": "55.0 mm",
+            "Make": "Maker",
+            "Model": "One",
+        }
+    }
+    assert read_json_exif(document) == ExifReading(ExifTags(2.8, 0.008, 55.0, 400.0), "Maker One")
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"EXIF FNumber": "14/5", "EXIF ExposureTime": "1/50", "Image Make": "M"}, ExifTags(2.8, 0.02)),
+        ({"Aperture Value": 4}, ExifTags(4.0)),  # a bare number is APEX: sqrt(2) ** 4
+        ({"Aperture Value": "F"}, ExifTags()),
+        ({"F-Number": "f/8.0", "Aperture Value": "F2"}, ExifTags(8.0)),
+        ({"Shutter Speed Value": "1/60 sec"}, ExifTags(None, 1 / 60)),
+        ({"Shutter Speed Value": "5"}, ExifTags(None, 1 / 32)),
+        ({"PhotographicSensitivity": [100, 0]}, ExifTags(None, None, None, 100.0)),
+        ({"ISO Speed Ratings": "99999999"}, ExifTags()),
+    ],
+)
+def test_other_spellings_are_read(fields: dict[str, object], expected: ExifTags) -> None:
+    """Names as other tools write them, and as JSON text."""
+    assert read_json_exif(fields).tags.as_floats() == pytest.approx(expected.as_floats(), nan_ok=True)
+    assert read_json_exif(json.dumps(fields)) == read_json_exif(fields)
+
+
+JSON_NAMES = (
+    "EXIF",
+    "Aperture Value",
+    "F-Number",
+    "Exposure Time",
+    "Shutter Speed Value",
+    "Focal Length",
+    "ISO",
+    "Make",
+)
+
+
+@settings(deadline=None)
+@given(
+    st.one_of(
+        ANYTHING,
+        st.dictionaries(st.sampled_from(JSON_NAMES) | st.text(), ANYTHING | st.dictionaries(st.text(), ANYTHING)),
+        st.fixed_dictionaries({"EXIF": st.dictionaries(st.sampled_from(JSON_NAMES), ANYTHING)}),
+    )
+)
+def test_no_json_raises(document: object) -> None:
+    """Whatever the JSON, each tag is absent or plausible, and the camera printable."""
+    reading = read_json_exif(document)
+    assert reading.camera.isprintable()
+    for name, (low, high) in PLAUSIBLE.items():
+        value = getattr(reading.tags, name)
+        assert value is None or low <= value <= high
+
+
+def test_deeply_nested_json_text_is_no_tag() -> None:
+    """Text that would exhaust the parser's stack has no tags and does no harm."""
+    assert read_json_exif("[" * 100_000) == ExifReading()

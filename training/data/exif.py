@@ -1,11 +1,14 @@
 """The four EXIF tags that the extractor learns to rank, as typed numbers.
 
-Values arrive as rationals, floats, byte strings or text such as `1/125 sec` and `F2.8`; the text is
-parsed, never evaluated. Not covered: maker notes, XMP.
+Values arrive as rationals, floats, byte strings or text such as `1/125 sec` and `F2.8`, from a file's EXIF block or
+from a data set's JSON; the text is parsed, never evaluated. Not covered: maker notes, XMP.
 """
 
+import io
+import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from PIL import Image
@@ -14,14 +17,23 @@ EXIF_IFD = 0x8769
 F_NUMBER, EXPOSURE_TIME, FOCAL_LENGTH, ISO = 0x829D, 0x829A, 0x920A, 0x8827
 APERTURE_APEX, SHUTTER_SPEED_APEX = 0x9202, 0x9201
 MAKE, MODEL = 0x10F, 0x110
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
+_FIGURE = r"((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?)"
 NUMBER = re.compile(
-    r"^[fF]?/?\s*(\d+(?:\.\d*)?|\.\d+)(?:\s*/\s*(\d+(?:\.\d*)?|\.\d+))?\s*(?:s|sec|secs|seconds|mm)?\.?$"
+    rf"^(?:f|iso)?\s*/?\s*{_FIGURE}(?:\s*/\s*{_FIGURE})?\s*(?:s|sec|secs|seconds|mm)?\.?$", re.IGNORECASE | re.ASCII
 )
+# What lenses, shutters and sensors have had, with room to spare; a value outside was not measured by a camera.
+PLAUSIBLE = {
+    "f_number": (0.5, 256.0),
+    "exposure_time_s": (1e-6, 3600.0),
+    "focal_length_mm": (0.5, 6000.0),
+    "iso": (1.0, 1e7),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class ExifTags:
-    """What the camera wrote; None where a tag is absent, zero or not a number.
+    """What the camera wrote; None where a tag is absent, zero, not a number or physically impossible.
 
     Attributes:
         f_number: aperture as N in f/N.
@@ -44,24 +56,40 @@ class ExifTags:
 TAG_NAMES = tuple(field.name for field in fields(ExifTags))
 
 
+@dataclass(frozen=True, slots=True)
+class ExifReading:
+    """The tags of one photograph.
+
+    Attributes:
+        tags: the plausible ones.
+        camera: make and model, empty where absent.
+        implausible: names of the tags whose values no camera can have; they are absent in `tags`.
+    """
+
+    tags: ExifTags = ExifTags()
+    camera: str = ""
+    implausible: tuple[str, ...] = ()
+
+
 def parse_number(value: object) -> float | None:
     """Return `value` as a finite float, or None when it is no number."""
+    if isinstance(value, tuple | list):
+        value = value[0] if value else None
     if isinstance(value, bytes):
         value = value.decode("ascii", "replace")
-    if isinstance(value, tuple | list):
-        if not value:
-            return None
-        value = value[0]
+    if isinstance(value, bool):
+        return None
     if isinstance(value, str):
-        match = NUMBER.match(value.strip(" \x00"))
+        match = NUMBER.match(value.strip(" \t\r\n\x00"))
         if match is None:
             return None
         top, bottom = float(match[1]), float(match[2] or 1)
-        return top / bottom if bottom else None
-    try:
-        number = float(value)  # type: ignore[arg-type]  # IFDRational and NumPy scalars convert too
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
-        return None
+        number = top / bottom if bottom else math.nan
+    else:
+        try:
+            number = float(value)  # type: ignore[arg-type]  # IFDRational and NumPy scalars convert too
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+            return None
     return number if math.isfinite(number) else None
 
 
@@ -80,18 +108,99 @@ def from_apex(value: object, base: float) -> float | None:
         return None
 
 
-def read_exif(image: Image.Image) -> ExifTags:
+def choose_tags(candidates: Mapping[str, tuple[float | None, ...]], camera: str) -> ExifReading:
+    """Return the first plausible candidate of each tag; a tag with none but implausible ones is named."""
+    chosen: dict[str, float] = {}
+    implausible = []
+    for name, values in candidates.items():
+        low, high = PLAUSIBLE[name]
+        present = [value for value in values if value is not None]
+        possible = [value for value in present if low <= value <= high]
+        if possible:
+            chosen[name] = possible[0]
+        elif present:
+            implausible.append(name)
+    return ExifReading(ExifTags(**chosen), camera, tuple(implausible))
+
+
+def read_exif(image: Image.Image) -> ExifReading:
     """Read the tags of an opened photograph; APEX values stand in for absent direct ones."""
-    detail = image.getexif().get_ifd(EXIF_IFD)
-    return ExifTags(
-        f_number=parse_positive(detail.get(F_NUMBER)) or from_apex(detail.get(APERTURE_APEX), math.sqrt(2)),
-        exposure_time_s=parse_positive(detail.get(EXPOSURE_TIME)) or from_apex(detail.get(SHUTTER_SPEED_APEX), 0.5),
-        focal_length_mm=parse_positive(detail.get(FOCAL_LENGTH)),
-        iso=parse_positive(detail.get(ISO)),
-    )
-
-
-def read_camera(image: Image.Image) -> str:
-    """Return make and model as one string, empty where absent."""
     exif = image.getexif()
-    return " ".join(str(exif.get(tag, "")).replace("\x00", "").strip() for tag in (MAKE, MODEL)).strip()
+    detail = exif.get_ifd(EXIF_IFD)
+    candidates = {
+        "f_number": (parse_positive(detail.get(F_NUMBER)), from_apex(detail.get(APERTURE_APEX), math.sqrt(2))),
+        "exposure_time_s": (
+            parse_positive(detail.get(EXPOSURE_TIME)),
+            from_apex(detail.get(SHUTTER_SPEED_APEX), 0.5),
+        ),
+        "focal_length_mm": (parse_positive(detail.get(FOCAL_LENGTH)),),
+        "iso": (parse_positive(detail.get(ISO)),),
+    }
+    return choose_tags(candidates, join_camera(exif.get(MAKE), exif.get(MODEL)))
+
+
+def read_file_exif(data: bytes) -> ExifReading | None:
+    """Read the tags of an encoded picture, or return None where its metadata is too damaged to read."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return read_exif(image)
+    except Exception:  # noqa: BLE001 - Pillow leaks struct.error, SyntaxError and more on bad metadata
+        return None
+
+
+def join_camera(make: object, model: object) -> str:
+    """Return make and model as one printable string, empty where absent."""
+    parts = ("".join(c for c in str(part or "") if c.isprintable()).strip() for part in (make, model))
+    return " ".join(part for part in parts if part)
+
+
+def parse_aperture(value: object) -> float | None:
+    """Return the f-number of a JSON's `Aperture Value`: `F2.8` is one, a bare number is APEX (EXIF 2.3, annex C)."""
+    if isinstance(value, str) and value.strip()[:1] in {"F", "f"}:
+        return parse_positive(value)
+    return from_apex(value, math.sqrt(2))
+
+
+def parse_shutter(value: object) -> float | None:
+    """Return the seconds of a JSON's `Shutter Speed Value`: `1/124 sec` are seconds, a bare number is APEX."""
+    if isinstance(value, str) and value.strip()[-1:] in {"s", "c", "."}:
+        return parse_positive(value)
+    return from_apex(value, 0.5)
+
+
+def read_json_exif(document: object) -> ExifReading:
+    """Read the tags of a data set's JSON, such as FDF's `{"EXIF": {"Exposure Time": "1/125 sec", ...}}`.
+
+    Fields go by EXIF's names in any spelling (`F-Number`, `FNumber`, `EXIF FNumber`); a text is parsed as JSON first,
+    as img2dataset stores it. What is no JSON object has no tags.
+    """
+    if isinstance(document, str | bytes):
+        try:
+            document = json.loads(document)
+        except (ValueError, RecursionError):
+            return ExifReading()
+    if not isinstance(document, Mapping):
+        return ExifReading()
+    inner = document.get("EXIF")
+    named = {_plain_name(key): value for key, value in (inner if isinstance(inner, Mapping) else document).items()}
+    candidates = {
+        "f_number": (
+            parse_positive(named.get("fnumber")),
+            parse_aperture(named.get("aperturevalue")),
+        ),
+        "exposure_time_s": (
+            parse_positive(named.get("exposuretime")),
+            parse_shutter(named.get("shutterspeedvalue")),
+        ),
+        "focal_length_mm": (parse_positive(named.get("focallength")),),
+        "iso": tuple(
+            parse_positive(named.get(name))
+            for name in ("isospeedratings", "photographicsensitivity", "isospeed", "iso")
+        ),
+    }
+    return choose_tags(candidates, join_camera(named.get("make"), named.get("model")))
+
+
+def _plain_name(key: object) -> str:
+    """Return a field's name without a leading `EXIF` or `Image`, spaces, hyphens and case."""
+    return re.sub(r"[^a-z0-9]", "", re.sub(r"^(exif|image)\b", "", str(key).lower()))

@@ -1,117 +1,43 @@
-"""68 facial landmarks from face-api's FaceLandmark68Net (MIT), for placing manipulations.
+"""68 facial landmarks, for placing manipulations: who may find them, and which of them are eyes and mouth."""
 
-The folder that `--landmarks` names holds `face_landmark_68_model-weights_manifest.json` and
-`face_landmark_68_model.bin`: 8-bit weights of TensorFlow.js, dequantised as `scale * q + min`.
-The weights are read as plain numbers; the architecture is rebuilt here in torch.
-"""
-
-import json
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
 
-INPUT_SIDE = 112
-MEAN_RGB = (122.782, 117.001, 104.298)  # face-api.js, FaceFeatureExtractor
-MANIFEST = "face_landmark_68_model-weights_manifest.json"
 RIGHT_EYE, LEFT_EYE, MOUTH = slice(36, 42), slice(42, 48), slice(48, 68)
+FACE_ALIGNMENT = "face-alignment"
+
+Box = tuple[float, float, float, float]
+Crop = NDArray[np.uint8]
+Points = NDArray[np.float32]
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read and dequantise the weights, named as in the manifest.
+class Landmarker(Protocol):
+    """Places the 68 points of iBUG 300-W on a face."""
+
+    @property
+    def name(self) -> str:
+        """What the run folder records: faces of two landmarkers are not mixed."""
+
+    def find(self, crop: Crop, box: Box) -> Points:
+        """Return [68, 2] points in pixels of `crop`, [S, S, 3] RGB, for the face box (x, y, width, height) in it."""
+
+
+def open_landmarker(choice: str) -> Landmarker:
+    """Return the landmarker that `--landmarks` chose: `face-alignment`, `face-alignment:DIR`, or the net's folder.
 
     Raises:
-        FileNotFoundError: the manifest or its binary is not in `folder`.
-        ValueError: the binary does not hold the bytes that the manifest lists.
+        FileNotFoundError: the weights are not where they must be; nothing is ever downloaded.
+        ModuleNotFoundError: face-alignment is chosen and not installed.
+        ValueError: the weights are not the chosen network's.
     """
-    group = json.loads((folder / MANIFEST).read_text())[0]
-    data = b"".join((folder / name).read_bytes() for name in group["paths"])
-    weights, offset = {}, 0
-    for entry in group["weights"]:
-        count = int(np.prod(entry["shape"]))
-        quantised = np.frombuffer(data, dtype=np.uint8, count=count, offset=offset)
-        values = quantised * entry["quantization"]["scale"] + entry["quantization"]["min"]
-        weights[entry["name"]] = torch.from_numpy(values.astype(np.float32).reshape(entry["shape"]))
-        offset += count
-    if offset != len(data):
-        message = f"{folder}: the manifest lists {offset} bytes of weights, the files hold {len(data)}"
-        raise ValueError(message)
-    return weights
+    name, _, folder = choice.partition(":")
+    if name == FACE_ALIGNMENT:
+        from training.data.fan_landmarks import FanLandmarker  # noqa: PLC0415 - the package is optional
 
+        return FanLandmarker.load(Path(folder) if folder else None)
+    from training.data.landmark_net import FaceApiLandmarker, load_landmark_net  # noqa: PLC0415 - torch is slow to import
 
-def pad_same(x: Tensor, stride: int) -> Tensor:
-    """Pad for TensorFlow's SAME rule with a 3x3 kernel on an even side."""
-    return functional.pad(x, (0, 1, 0, 1) if stride == 2 else (1, 1, 1, 1))  # noqa: PLR2004 - a stride
-
-
-class LandmarkNet(nn.Module):
-    """Four dense blocks of separable convolutions and one linear layer (face-api.js, `denseBlock4`)."""
-
-    def __init__(self, weights: dict[str, Tensor]) -> None:
-        super().__init__()
-        for name, values in weights.items():
-            if name == "fc/weights":
-                laid = values.T
-            elif name.endswith("depthwise_filter"):
-                laid = values.permute(2, 3, 0, 1)  # HWIO with O=1 -> I1HW
-            elif values.ndim == 4:  # noqa: PLR2004 - HWIO
-                laid = values.permute(3, 2, 0, 1)
-            else:
-                laid = values
-            self.register_buffer(name.replace("/", "_"), laid.contiguous())
-
-    def convolve(self, x: Tensor, name: str, stride: int) -> Tensor:
-        """Apply one convolution, plain or separable, with bias."""
-        bias = self.get_buffer(f"{name}_bias")
-        padded = pad_same(x, stride)
-        if name == "dense0_conv0":
-            return functional.conv2d(padded, self.get_buffer(f"{name}_filters"), bias, stride)
-        depthwise = functional.conv2d(
-            padded, self.get_buffer(f"{name}_depthwise_filter"), stride=stride, groups=x.shape[1]
-        )
-        return functional.conv2d(depthwise, self.get_buffer(f"{name}_pointwise_filter"), bias)
-
-    def forward(self, faces_NHWC: Tensor) -> Tensor:
-        """Map [N, 112, 112, 3] RGB of 0..255 to [N, 68, 2] points (x, y) in 0..1 of the crop."""
-        x = (faces_NHWC.float() - torch.tensor(MEAN_RGB)) / 255
-        x = x.permute(0, 3, 1, 2)
-        for block in range(4):
-            total = functional.relu(self.convolve(x, f"dense{block}_conv0", 2))
-            first = total
-            for layer in range(1, 4):
-                total = total + self.convolve(
-                    first if layer == 1 else functional.relu(total), f"dense{block}_conv{layer}", 1
-                )
-            x = functional.relu(total)
-        pooled = functional.avg_pool2d(x, 7, 2).flatten(1)
-        points = functional.linear(pooled, self.get_buffer("fc_weights"), self.get_buffer("fc_bias"))
-        return points.reshape(-1, 68, 2)
-
-
-def load_landmark_net(folder: Path) -> LandmarkNet:
-    """Build the net from the weights in `folder`; raises as `read_weights` does."""
-    return LandmarkNet(read_weights(folder)).eval()
-
-
-def find_landmarks(
-    net: LandmarkNet, crop: NDArray[np.uint8], box: tuple[float, float, float, float]
-) -> NDArray[np.float32]:
-    """Return [68, 2] points in pixels of `crop`, [S, S, 3], for the face box (x, y, width, height) in it."""
-    side = crop.shape[0]
-    x, y, width, height = box
-    left, top = max(0, round(x)), max(0, round(y))
-    right, bottom = min(side, round(x + width)), min(side, round(y + height))
-    face = torch.from_numpy(crop[top:bottom, left:right].copy()).permute(2, 0, 1)[None].float()
-    high, wide = face.shape[2:]
-    longer = max(high, wide)
-    # face-api centres the face on a black square before it resizes.
-    pad_x, pad_y = (longer - wide) // 2, (longer - high) // 2
-    square = functional.pad(face, (pad_x, longer - wide - pad_x, pad_y, longer - high - pad_y))
-    small = functional.interpolate(square, (INPUT_SIDE, INPUT_SIDE), mode="bilinear", align_corners=False)
-    with torch.inference_mode():
-        points = net(small.permute(0, 2, 3, 1))[0].numpy() * longer
-    placed: NDArray[np.float32] = (points + np.array([left - pad_x, top - pad_y])).astype(np.float32)
-    return placed
+    return FaceApiLandmarker(load_landmark_net(Path(choice)))

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.landmarks import LEFT_EYE, MOUTH, RIGHT_EYE
-from training.data.warps import Map, identity_map, piecewise_affine_shift
+from training.data.shards import WIDE_SIZE
+from training.data.warps import Map, piecewise_affine_shift
 from training.recipes import AugmentRule
 
 Face = NDArray[np.uint8]
@@ -32,14 +33,36 @@ class Manipulation(StrEnum):
 
 
 KINDS = tuple(kind for kind in Manipulation if kind is not Manipulation.NONE)
+EYES = {"any": ((True, False), (False, True), (True, True)), "one": ((True, False), (False, True))}
+VERTICAL_AXES = {"mirror": (0,), "half_turn": (0, 1)}
+EYE_MARGIN, MOUTH_MARGIN = 0.5, 0.25  # of the region's size
 
 
-def flip_region(face: Face, points: Points, axis: int, margin: float) -> Face:
-    """Mirror the region of `points` in place along `axis` (0 vertical, 1 horizontal) and blend it in softly.
+@dataclass(frozen=True, slots=True, eq=False)
+class Draw:
+    """All that chance decides of one training face; a face, its points and a draw give one crop.
+
+    Attributes:
+        kind: the manipulation.
+        eyes: which eyes an eye flip mirrors: right, left, both.
+        warp: which of the sampler's warps a piecewise affine manipulation takes.
+        matrix: [2, 3], from the pixels (x, y, 1) of the resampled face, as wide as the wide crop, to the wide crop's.
+        mirrored: whether the finished crop is mirrored, manipulated or not.
+    """
+
+    kind: Manipulation
+    eyes: tuple[bool, bool]
+    warp: int
+    matrix: NDArray[np.float64]
+    mirrored: bool
+
+
+def flip_region(face: Face, points: Points, axes: tuple[int, ...], margin: float) -> Face:
+    """Mirror the region of `points` in place along `axes` (0 vertical, 1 horizontal) and blend it in softly.
 
     The region is the points' bounding box widened by `margin` of its size; the mirror line runs
     through whole or half pixels, so that no pixel is interpolated. The blend is linear, by a mask that
-    is the points' hull, widened and blurred (section III-B).
+    is the points' hull, widened and blurred (section III-B). `face` is not written to.
     """
     side = face.shape[0]
     low, high = points.min(axis=0), points.max(axis=0)
@@ -49,80 +72,107 @@ def flip_region(face: Face, points: Points, axis: int, margin: float) -> Face:
     if right - left < 4 or bottom - top < 4:  # noqa: PLR2004 - nothing to mirror
         return face
     region = face[top:bottom, left:right].astype(np.float32)
-    mirrored = region[::-1] if axis == 0 else region[:, ::-1]
+    mirrored = np.flip(region, axes)
     hull = cv2.convexHull((points - (left, top)).round().astype(np.int32))
     mask: NDArray[Any] = np.zeros(region.shape[:2], dtype=np.float32)
     cv2.fillConvexPoly(mask, hull, 1.0)
-    mask = np.maximum(mask, mask[::-1] if axis == 0 else mask[:, ::-1])
+    mask = np.maximum(mask, np.flip(mask, axes))
     reach = max(1, round(min(region.shape[:2]) * margin / 2))
     mask = cv2.dilate(mask, np.ones((reach, reach), dtype=np.uint8))
     # The blur must reach zero at the region's edge, or the edge itself would be the cue.
     mask = cv2.GaussianBlur(cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT), (0, 0), reach / 2)[1:-1, 1:-1]
     blended = face.copy()
     weight = mask[..., None]
-    blended[top:bottom, left:right] = np.rint(region * (1 - weight) + mirrored * weight).astype(np.uint8)
+    blended[top:bottom, left:right] = np.rint(region + (mirrored - region) * weight).astype(np.uint8)
     return blended
 
 
-def resample(image: NDArray[Any], mapping: Map, border: int) -> NDArray[Any]:
-    """Return `image` taken bilinearly at `mapping`, [H, W, 2] as (x, y) pixels."""
-    across, down = (np.ascontiguousarray(mapping[..., axis], dtype=np.float32) for axis in (0, 1))
-    return cv2.remap(image, across, down, cv2.INTER_LINEAR, borderMode=border)
-
-
-def flip_eyes(face: Face, points: Points, rng: np.random.Generator) -> Face:
-    """Mirror the left eye, the right eye or both, each about its own vertical axis."""
-    for eye in ((RIGHT_EYE,), (LEFT_EYE,), (RIGHT_EYE, LEFT_EYE))[rng.integers(3)]:
-        face = flip_region(face, points[eye], axis=1, margin=0.5)
-    return face
+def resample(
+    image: NDArray[Any], mapping: tuple[NDArray[np.float32], NDArray[np.float32]], border: int
+) -> NDArray[Any]:
+    """Return `image` taken bilinearly at `mapping`: x and y in its pixels, [H, W] each."""
+    return cv2.remap(image, *mapping, cv2.INTER_LINEAR, borderMode=border)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FaceSampler:
     """Draws training faces; the piecewise affine warps are made once, as they cost more than a training step.
 
+    `draw` decides, `apply` executes: `manipulate` changes the wide crop, and `resample` is the one chain of all
+    classes, which another device may execute from the same draw.
+
     Attributes:
         size: side of the crops that come out, in pixels.
         rule: how faces are drawn.
-        shifts: piecewise affine warps over the wide crop.
+        shifts: piecewise affine warps over the wide crop: how far each pixel comes from, (x, y).
     """
 
     size: int
     rule: AugmentRule
     shifts: tuple[Map, ...]
 
-    def draw_map(self, side: int, rng: np.random.Generator) -> Map:
-        """Return the similarity that every face passes: rotation, zoom, shift by fractions of a pixel."""
-        angle = np.deg2rad(rng.uniform(-self.rule.rotation_deg, self.rule.rotation_deg))
-        zoom = 1 + rng.uniform(-self.rule.zoom, self.rule.zoom)
-        turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        shift = rng.uniform(-self.rule.shift, self.rule.shift, 2) * side
-        centre = (side - 1) / 2
-        mapped: Map = ((identity_map(side) - centre) @ turn.T + centre + shift).astype(np.float32)
-        return mapped
-
-    def sample(self, face: Face, points: Points, kind: Manipulation, rng: np.random.Generator) -> Face:
-        """Return one [size, size, 3] crop of the wide `face` with the manipulation `kind`."""
-        if kind is Manipulation.EYE_FLIP:
-            face = flip_eyes(face, points, rng)
-        elif kind is Manipulation.MOUTH_FLIP_HORIZONTAL:
-            face = flip_region(face, points[MOUTH], axis=1, margin=0.25)
-        elif kind is Manipulation.MOUTH_FLIP_VERTICAL:
-            face = flip_region(face, points[MOUTH], axis=0, margin=0.25)
-        mapping = self.draw_map(face.shape[0], rng)
-        if kind is Manipulation.PIECEWISE_AFFINE:
-            # Composed into one map: two resamplings would blur this class alone.
-            shift = self.shifts[rng.integers(len(self.shifts))]
-            mapping = mapping + resample(shift, mapping, cv2.BORDER_REPLICATE)
-        turned = resample(face, mapping, cv2.BORDER_REFLECT_101)
-        small = cv2.resize(turned, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        return np.ascontiguousarray(small[:, ::-1] if rng.random() < 0.5 else small)  # noqa: PLR2004 - a fair coin
-
     def draw_kind(self, rng: np.random.Generator) -> Manipulation:
         """Return a manipulation with the rule's odds, each kind alike."""
         if rng.random() >= self.rule.manipulated_share:
             return Manipulation.NONE
         return KINDS[rng.integers(len(KINDS))]
+
+    def draw(self, rng: np.random.Generator, kind: Manipulation, side: int = WIDE_SIZE) -> Draw:
+        """Decide everything about one face, whose wide crop has `side` pixels; `rng` draws alike for every kind."""
+        angle = np.deg2rad(rng.uniform(-self.rule.rotation_deg, self.rule.rotation_deg))
+        zoom = 1 + rng.uniform(-self.rule.zoom, self.rule.zoom)
+        turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        shift = rng.uniform(-self.rule.shift, self.rule.shift, 2) * side
+        centre = np.full(2, (side - 1) / 2)
+        matrix = np.column_stack([turn, centre + shift - turn @ centre])
+        eyes = EYES[self.rule.eyes]
+        return Draw(
+            kind,
+            eyes[rng.integers(len(eyes))],
+            int(rng.integers(len(self.shifts))) if self.shifts else 0,
+            matrix,
+            bool(rng.random() < 0.5),  # noqa: PLR2004 - a fair coin
+        )
+
+    def manipulate(self, face: Face, points: Points, draw: Draw) -> Face:
+        """Return the wide `face` with the flips of `draw`, or as it is; a piecewise affine warp is resampling."""
+        if draw.kind is Manipulation.EYE_FLIP:
+            for wanted, eye in zip(draw.eyes, (RIGHT_EYE, LEFT_EYE), strict=True):
+                face = flip_region(face, points[eye], (1,), EYE_MARGIN) if wanted else face
+        elif draw.kind is Manipulation.MOUTH_FLIP_HORIZONTAL:
+            face = flip_region(face, points[MOUTH], (1,), MOUTH_MARGIN)
+        elif draw.kind is Manipulation.MOUTH_FLIP_VERTICAL:
+            face = flip_region(face, points[MOUTH], VERTICAL_AXES[self.rule.vertical_mouth], MOUTH_MARGIN)
+        return face
+
+    def resample(self, face: Face, draw: Draw) -> Face:
+        """Return the [size, size, 3] crop of a manipulated or untouched wide `face`."""
+        mapping = spread(draw.matrix, face.shape[0])
+        if draw.kind is Manipulation.PIECEWISE_AFFINE:
+            # Composed into one map: two resamplings would blur this class alone.
+            shift = resample(self.shifts[draw.warp], mapping, cv2.BORDER_REPLICATE)
+            mapping = mapping[0] + shift[..., 0], mapping[1] + shift[..., 1]
+        turned = resample(face, mapping, cv2.BORDER_REFLECT_101)
+        small = cv2.resize(turned, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        return np.asarray(cv2.flip(small, 1) if draw.mirrored else small, dtype=np.uint8)
+
+    def apply(self, face: Face, points: Points, draw: Draw) -> Face:
+        """Return the [size, size, 3] crop of the wide `face`, [W, W, 3], that `draw` describes."""
+        return self.resample(self.manipulate(face, points, draw), draw)
+
+    def sample(self, face: Face, points: Points, kind: Manipulation, rng: np.random.Generator) -> Face:
+        """Draw and apply."""
+        return self.apply(face, points, self.draw(rng, kind, face.shape[0]))
+
+
+def spread(matrix: NDArray[np.float64], side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return where each of `side` x `side` pixels comes from under `matrix`, x and y apart, as OpenCV takes them."""
+    axis = np.arange(side)
+    across, down = (
+        ((row[0] * axis + row[2])[None].astype(np.float32) + (row[1] * axis)[:, None].astype(np.float32))
+        for row in matrix
+    )
+    return across, down
 
 
 def make_sampler(size: int, wide_size: int, rule: AugmentRule, seed: int) -> FaceSampler:

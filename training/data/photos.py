@@ -1,106 +1,133 @@
-"""A folder of photographs with one CSV per source: which photographs there are, and in which role.
+"""Photographs and where they come from: the protocol of every source, and folders, the plainest of them."""
 
-The folder is what a collector writes: `DIR/<source>/<sha[:12]><suffix>`, and rows with `repo`, `path`,
-`sha`. A second table gives each source its role, so that no source serves two roles: splitting by
-face would let one camera, place or person sit on both sides.
-"""
-
-import csv
-import io
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, Protocol, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
-
-from training.data.exif import ExifTags, read_camera, read_exif
+from ingest.probe import DEFAULT_LIMITS
+from ingest.reasons import Reason, Unscorable
+from ingest.spec import FaceBox
+from training.data.exif import ExifReading
 
 Role = Literal["train", "fit", "calibrate", "test"]
 ROLES: tuple[Role, ...] = get_args(Role)
-HASH_SIDE = 16
-NEAR_DUPLICATE_BITS = 12  # of 256; measured: distinct photographs of one series differ in 20 and more
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Photo:
-    """One photograph on disk with what its camera wrote into it."""
+    """One photograph of a source.
 
-    path: Path
+    Attributes:
+        name: what it is called, unique within its input.
+        source: the photographer, repository or data set; one source serves one role.
+        read: returns its encoded bytes; it works only until the next photograph is asked for, and raises `OSError`
+            or `Unscorable`.
+        boxes: its faces in upright pixels where the layout knows them; None leaves them to the detector.
+        read_exif: returns its tags where the layout knows them (None where they are damaged); no function leaves them
+            to the file. It works as long as `read`.
+        role: what the layout would use it for; None leaves it to the roles table or the shares.
+    """
+
+    name: str
     source: str
-    role: Role
-    tags: ExifTags
-    camera: str
+    read: Callable[[], bytes]
+    boxes: tuple[FaceBox, ...] | None = None
+    read_exif: Callable[[], ExifReading | None] | None = None
+    role: Role | None = None
 
 
-def read_roles(sources_csv: Path) -> dict[str, Role]:
-    """Return the role of each source from a table with the columns `repo` and `role`.
+class PhotoSource(Protocol):
+    """An input of `prepare`.
+
+    Attributes:
+        dropped: what the latest pass of `list_photos` left out, by reason.
+    """
+
+    dropped: Counter[str]
+
+    def list_photos(self) -> Iterator[Photo]:
+        """Yield the photographs, always in the same order, without reading a picture.
+
+        Raises:
+            ValueError: the input is damaged.
+        """
+
+    def describe(self) -> str:
+        """Return what was recognised, for a person."""
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file that is not larger than an image may be.
 
     Raises:
-        ValueError: a role is not one of train, fit, calibrate, test.
+        Unscorable: too_many_bytes.
+        OSError: it cannot be read.
     """
-    with sources_csv.open(newline="") as handle:
-        rows = {row["repo"].replace("/", "+"): row["role"] for row in csv.DictReader(handle)}
-    for source, role in rows.items():
-        if role not in ROLES:
-            message = f"{sources_csv}: source {source} has role {role!r}; use one of {', '.join(ROLES)}"
-            raise ValueError(message)
-    return cast("dict[str, Role]", rows)
+    size = path.stat().st_size
+    check_bytes(size)
+    return path.read_bytes()
 
 
-def list_photos(folder: Path, roles: dict[str, Role]) -> list[tuple[Path, str, Role]]:
-    """Return (path, source, role) of every file of every known source, in a stable order.
+def check_bytes(size: int) -> None:
+    """Refuse an encoded image before it is read.
 
     Raises:
-        FileNotFoundError: a source of the table has no folder.
+        Unscorable: too_many_bytes.
     """
-    found = []
-    for source, role in sorted(roles.items()):
-        if not (folder / source).is_dir():
-            message = f"no folder {folder / source}: collect the photographs of {source} first"
-            raise FileNotFoundError(message)
-        found += [(path, source, role) for path in sorted((folder / source).iterdir()) if path.is_file()]
-    return found
+    if size > DEFAULT_LIMITS.max_bytes:
+        detail = f"the image has {size} bytes; the limit is {DEFAULT_LIMITS.max_bytes}"
+        raise Unscorable(Reason.TOO_MANY_BYTES, detail)
 
 
-def hash_image(image: Image.Image) -> NDArray[np.bool_]:
-    """Return a perceptual hash, [256] bits: the signs of the low frequencies' horizontal differences.
+def reader(path: Path) -> Callable[[], bytes]:
+    """Return a function that reads `path`; a lambda in a loop would read the last one."""
+    return lambda: read_file(path)
 
-    The hash survives a resize and a recompression, which is how a web site repeats one photograph.
+
+@dataclass(slots=True)
+class FolderPhotos:
+    """A folder with a folder for each source, each with pictures at any depth.
+
+    Attributes:
+        folder: pictures right in it belong to a source of its own name.
+        expected: sources that must be there, as a roles table names them.
     """
-    grey = ImageOps.exif_transpose(image).convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
-    pixels = np.asarray(grey, dtype=np.int16)
-    return (np.diff(pixels, axis=1) > 0).reshape(-1)
+
+    folder: Path
+    expected: frozenset[str] = frozenset()
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def list_photos(self) -> Iterator[Photo]:
+        """Yield the files by path; what is no picture is found out when it is read.
+
+        Raises:
+            FileNotFoundError: an expected source has no folder.
+        """
+        for source in sorted(self.expected):
+            if not (self.folder / source).is_dir():
+                message = f"no folder {self.folder / source}: collect the photographs of {source} first"
+                raise FileNotFoundError(message)
+        for path in walk_files(self.folder):
+            inside = path.relative_to(self.folder)
+            source = inside.parts[0] if len(inside.parts) > 1 else self.folder.resolve().name
+            yield Photo(inside.as_posix(), source, reader(path))
+
+    def describe(self) -> str:
+        """Return the folder."""
+        return f"{self.folder}: a folder for each source"
 
 
-def read_photos(folder: Path, roles: dict[str, Role]) -> tuple[list[Photo], dict[str, int]]:
-    """Open every photograph, drop repeats, and return what is left with counts of what was dropped.
-
-    Of near-duplicates (within and across sources) the one with the most bytes stays: it is nearest to
-    the camera's file.
-    """
-    photos: list[tuple[Photo, NDArray[np.bool_]]] = []
-    dropped = {"unreadable": 0, "near_duplicate": 0}
-    largest_first = sorted(list_photos(folder, roles), key=lambda item: (-item[0].stat().st_size, item[0].name))
-    for path, source, role in largest_first:
-        try:
-            with Image.open(io.BytesIO(path.read_bytes())) as image:
-                photo = Photo(path, source, role, read_exif(image), read_camera(image))
-                image.draft("L", (256, 256))
-                bits = hash_image(image)
-        except (OSError, ValueError, SyntaxError):  # Pillow leaks SyntaxError on broken PNG and TIFF
-            dropped["unreadable"] += 1
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield the files below `folder` by path, without hidden ones; links to folders are not followed."""
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        if entry.name.startswith("."):
             continue
-        if is_repeat(bits, (known for _, known in photos)):
-            dropped["near_duplicate"] += 1
-            continue
-        photos.append((photo, bits))
-    return sorted((photo for photo, _ in photos), key=lambda photo: str(photo.path)), dropped
-
-
-def is_repeat(bits: NDArray[np.bool_], known: Iterable[NDArray[np.bool_]]) -> bool:
-    """Return whether `bits` lie within `NEAR_DUPLICATE_BITS` of a known hash."""
-    table = np.array(list(known))
-    return bool(table.size) and int((table ^ bits).sum(axis=1).min()) <= NEAR_DUPLICATE_BITS
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk_files(Path(entry.path))
+        elif entry.is_file():
+            yield Path(entry.path)

@@ -1,111 +1,57 @@
-"""Photographs to face sets: detect, cut as serving cuts, place landmarks, read tags."""
+"""The whole of `unlensed-train prepare`: inputs to shards, indices and `prepare.json`."""
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+import json
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
 
-from ingest.dali import FaceCropper
-from ingest.detect import FaceDetector
-from ingest.probe import EncodedFace, probe_image
-from ingest.reasons import Reason, Unscorable
-from ingest.spec import FaceBox, PreprocessSpec, Window
-from training.data.landmarks import LandmarkNet, find_landmarks
-from training.data.photos import Photo
-from training.data.shards import WIDE_SIZE, FaceSet
+from ingest.detect import DetectorSpec, load_detector
+from training.data.chunks import Inputs, prepare_photos
+from training.data.cutting import FaceCutter
+from training.data.indexing import index_run, print_report
+from training.data.landmarks import open_landmarker
+from training.data.progress import PrepareProgress
+from training.data.roles import RoleRule
+from training.data.sources import open_source
+from training.detector import copy_detector
+from training.recipes import Recipe
 
-Crop = NDArray[np.uint8]
 
+def prepare_run(  # noqa: PLR0913, PLR0917 - what a person chooses
+    run: Path,
+    photos: Sequence[str],
+    roles: RoleRule,
+    landmarks: str,
+    recipe: Recipe,
+    threads: int,
+    console: Console,
+) -> None:
+    """Prepare the photographs of all inputs into `run` and print the report.
 
-@dataclass(slots=True)
-class FaceCutter:
-    """Finds and cuts the faces of photographs; counts what it drops and why.
-
-    Attributes:
-        detector: the detector that the bundle will carry.
-        net: landmarks.
-        spec: how a face is cut.
-        min_face_px: faces with a shorter side are dropped.
-        threads: for decoding.
-        dropped: photographs and faces left out, by reason.
+    Raises:
+        FileNotFoundError: an input, a source of the roles table or the landmarks' weights are not there.
+        PrepareStopped: Ctrl-C, or the disk is full; the same call goes on.
+        ValueError: there is no face, an input is damaged, a source has two roles, or `run` was prepared with other
+            settings.
     """
-
-    detector: FaceDetector
-    net: LandmarkNet
-    spec: PreprocessSpec
-    min_face_px: float
-    threads: int
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    def locate(self, photo: Photo) -> list[tuple[EncodedFace, FaceBox]]:
-        """Return the photograph's faces of at least `min_face_px`, each with its box."""
-        data = photo.path.read_bytes()
-        info = probe_image(data)
-        boxes = [detection.box for detection in self.detector.detect(data, info)]
-        large = [box for box in boxes if box.short_side >= self.min_face_px]
-        if not large:
-            self.dropped["photo_without_large_face"] += 1
-        faces = []
-        for box in large:
-            face = EncodedFace.around(data, info, box, self.spec)
-            if face is not None:
-                faces.append((face, box))
-        return faces
-
-    def cut(self, photos: Iterable[Photo]) -> FaceSet | None:
-        """Return the faces of `photos` as one set, or None when there are none."""
-        cutters = [FaceCropper(replace(self.spec, size=size), self.threads, 16) for size in (self.spec.size, WIDE_SIZE)]
-        rows = []
-        for photo in photos:
-            try:
-                faces = self.locate(photo)
-            except Unscorable as failure:
-                self.dropped[f"photo_{failure.reason}"] += 1
-                continue
-            encoded = [face for face, _ in faces]
-            crops, wides = (cutter.crop(encoded) for cutter in cutters)
-            for (face, box), crop, wide in zip(faces, crops, wides, strict=True):
-                if isinstance(crop, Unscorable) or isinstance(wide, Unscorable):
-                    self.dropped[f"face_{Reason.UNDECODABLE}"] += 1
-                    continue
-                points = find_landmarks(self.net, wide, box_in_crop(box, face.window, WIDE_SIZE))
-                rows.append((crop, wide, points, photo, box.short_side))
-        if not rows:
-            return None
-        return FaceSet(
-            crops=np.stack([row[0] for row in rows]),
-            wide=np.stack([row[1] for row in rows]),
-            landmarks=np.stack([row[2] for row in rows]),
-            tags=np.array([row[3].tags.as_floats() for row in rows]),
-            photos=np.array([row[3].path.name for row in rows]),
-            sources=np.array([row[3].source for row in rows]),
-            cameras=np.array([row[3].camera for row in rows]),
-            short_sides=np.array([row[4] for row in rows]),
-        )
-
-
-def box_in_crop(box: FaceBox, window: Window, size: int) -> tuple[float, float, float, float]:
-    """Return `box` (x, y, width, height) in pixels of the crop of `window` stretched to `size`."""
-    across, down = size / window.width, size / window.height
-    return (box.x - window.left) * across, (box.y - window.top) * down, box.width * across, box.height * down
-
-
-def prepare_sources(photos: list[Photo], cutter: FaceCutter, run: Path, console: Console) -> None:
-    """Write one face set a source into `run/faces/<role>/`; a source whose file exists is skipped."""
-    sources = sorted({(photo.role, photo.source) for photo in photos})
-    with Progress(*Progress.get_default_columns(), console=console, transient=True) as progress:
-        bar = progress.add_task("preparing", total=len(photos))
-        for role, source in sources:
-            path = run / "faces" / role / f"{source}.npz"
-            mine = [photo for photo in photos if photo.source == source]
-            faces = None if path.exists() else cutter.cut(mine)
-            if faces is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                faces.save(path)
-                console.print(f"{role} {source}: {len(mine)} photographs, {len(faces)} faces")
-            progress.advance(bar, len(mine))
+    started = time.monotonic()
+    inputs = Inputs([open_source(text, roles.table or ()) for text in photos], roles)
+    for source in inputs.sources:
+        console.print(source.describe(), markup=False, highlight=False)
+    landmarker = open_landmarker(landmarks)
+    detector = load_detector(copy_detector(run, DetectorSpec()).parents[2], DetectorSpec(), threads)
+    cutter = FaceCutter(detector, landmarker, recipe.preprocess, recipe.min_face_px, threads)
+    with PrepareProgress(console) as progress:
+        records = prepare_photos(run, inputs, cutter, progress)
+    facts = index_run(run, records, inputs, recipe) | {
+        "recipe": recipe.name,
+        "landmarks": landmarker.name,
+        "seconds": time.monotonic() - started,
+    }
+    (run / "prepare.json").write_text(json.dumps(facts, indent=1) + "\n")
+    print_report(facts, console)
+    if not facts["faces"]:
+        message = f"none of {facts['photographs']} photographs has a face to use: the report above says why"
+        raise ValueError(message)

@@ -1,19 +1,78 @@
-"""Faces cut from photographs, one array file per source: what `prepare` writes and training reads."""
+"""Faces cut from photographs, in shards on disk: what `prepare` writes and training reads.
 
+A shard is a folder `faces/<role>/<number>` of `crops.npy`, `wide.npy` and `table.npz`. Pictures are mapped into memory
+and gathered when they are asked for; the tables, about 1 kB a face, are read whole. The index of a role,
+`faces/<role>/index.npz`, says which rows are in use: not those that repeat others.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-
-from training.data.photos import hash_image
 
 WIDE_SIZE = 320
-REPEATED_FACE_BITS = (
-    40  # of 256; measured: two faces of one role differ in 50 and more but for a few in ten thousand pairs
-)
+INDEX, TABLE = "index.npz", "table.npz"
+Rows = NDArray[np.integer[Any]]
+
+
+class ImageRows:
+    """[N, S, S, 3] uint8 pictures in files, mapped into memory; only what is indexed is read.
+
+    Indexing by a number, a slice or an array of numbers returns a new array; `select` returns rows still on disk.
+
+    Attributes:
+        shape: as of an array.
+        dtype: uint8.
+    """
+
+    def __init__(self, paths: Sequence[Path], places_N2: Rows) -> None:
+        """Map `paths`; row i is row `places_N2[i, 1]` of the file `places_N2[i, 0]`."""
+        self._paths, self._places = tuple(paths), places_N2
+        # An array's `base` keeps the mapping; a memmap object would be slower to index.
+        self._files = [np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in self._paths]
+        side = self._files[0].shape[1] if self._files else 0
+        self.shape = (len(places_N2), side, side, 3)
+        self.dtype = np.dtype(np.uint8)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A worker process maps the files again instead of being sent their bytes.
+        return type(self), (self._paths, self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return (self[row] for row in range(len(self)))
+
+    def __getitem__(self, key: int | np.integer[Any] | slice | NDArray[np.generic]) -> NDArray[np.uint8]:
+        places = self._places[key]
+        if places.ndim == 1:
+            return np.array(self._files[places[0]][places[1]])
+        gathered = np.empty((len(places), *self.shape[1:]), dtype=np.uint8)
+        for row, (file, place) in enumerate(places):
+            gathered[row] = self._files[file][place]
+        return gathered
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: ANN401, FBT001 - NumPy's protocol
+        if copy is False:
+            message = "pictures on disk can only be copied into an array"
+            raise ValueError(message)
+        return self[:].astype(dtype or np.uint8, copy=False)
+
+    def select(self, rows: NDArray[np.generic]) -> "ImageRows":
+        """Return the pictures of `rows` (indices or a mask), still on disk."""
+        chosen = type(self).__new__(type(self))
+        chosen.__dict__.update(self.__dict__)
+        chosen._places = self._places[rows]  # noqa: SLF001 - of its own class
+        chosen.shape = (len(chosen._places), *self.shape[1:])  # noqa: SLF001 - of its own class
+        return chosen
+
+
+Images = NDArray[np.uint8] | ImageRows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,8 +90,8 @@ class FaceSet:
         short_sides: [N] shorter side of the face box in pixels of the photograph.
     """
 
-    crops: NDArray[np.uint8]
-    wide: NDArray[np.uint8]
+    crops: Images
+    wide: Images
     landmarks: NDArray[np.float32]
     tags: NDArray[np.float64]
     photos: NDArray[np.str_]
@@ -44,48 +103,88 @@ class FaceSet:
         return len(self.crops)
 
     def select(self, rows: NDArray[np.generic]) -> Self:
-        """Return the faces of `rows` (indices or a mask)."""
-        return type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+        """Return the faces of `rows` (indices or a mask); pictures on disk stay there."""
+        chosen: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            chosen[field.name] = value.select(rows) if isinstance(value, ImageRows) else value[rows]
+        return type(self)(**chosen)
 
-    def save(self, path: Path) -> None:
-        """Write the arrays; the rename makes the file whole or absent."""
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, **{field.name: getattr(self, field.name) for field in fields(self)})
-        partial.replace(path)
 
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a file that `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(**{field.name: arrays[field.name] for field in fields(cls)})
+TABLE_FIELDS = tuple(field.name for field in fields(FaceSet) if field.name not in {"crops", "wide"})
+
+
+def write_shard(folder: Path, pictures: dict[str, list[NDArray[np.uint8]]], table: dict[str, NDArray[Any]]) -> None:
+    """Write a shard; the rename makes it whole or absent.
+
+    Args:
+        folder: of the shard; what is there is replaced.
+        pictures: equally large ones by the name of their file.
+        table: arrays with a row for each face.
+
+    Raises:
+        OSError: the disk is full, among others.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, images in pictures.items():
+        with (partial / f"{name}.npy").open("wb") as handle:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *images[0].shape)}
+            np.lib.format.write_array_header_1_0(handle, header)
+            for image in images:
+                # Not through a map: a full disk would end the process by a signal instead of an error.
+                handle.write(np.ascontiguousarray(image).data)
+    np.savez(partial / TABLE, **table)  # type: ignore[arg-type]  # the stub takes every name for `allow_pickle`
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def read_tables(folders: Iterable[Path], names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Return the named columns of several shards, one after the other."""
+    names = tuple(names)
+    columns: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+    for folder in folders:
+        with np.load(folder / TABLE, allow_pickle=False) as arrays:
+            for name in names:
+                columns[name].append(arrays[name])
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
+def write_index(run: Path, role: str, shards: Sequence[str], counts: Sequence[int], rows: Rows) -> None:
+    """Say which faces of a role are in use.
+
+    Args:
+        run: the run folder.
+        role: whose shards they are.
+        shards: names of the shards.
+        counts: their numbers of faces.
+        rows: the faces in use, counted through all shards.
+    """
+    path = run / "faces" / role / INDEX
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, shards=np.array(shards, dtype=np.str_), counts=np.array(counts), rows=rows)
+    partial.replace(path)
 
 
 def load_role(run: Path, role: str) -> FaceSet:
-    """Read all sources of a role, each face once.
+    """Return the faces of a role, each once; their pictures stay on disk until they are indexed.
 
     Raises:
-        FileNotFoundError: `prepare` has written none for it.
+        FileNotFoundError: `prepare` has written none for it, or has not come to its end.
     """
-    paths = sorted((run / "faces" / role).glob("*.npz"))
-    if not paths:
-        message = f"no faces in {run / 'faces' / role}: run `unlensed-train prepare` first"
+    folder = run / "faces" / role
+    if not (folder / INDEX).is_file():
+        message = f"no faces in {folder}: run `unlensed-train prepare` first, to its end"
         raise FileNotFoundError(message)
-    sets = [FaceSet.load(path) for path in paths]
-    merged = FaceSet(*(np.concatenate([getattr(part, field.name) for part in sets]) for field in fields(FaceSet)))
-    return merged.select(find_distinct(merged))
-
-
-def find_distinct(faces: FaceSet) -> NDArray[np.intp]:
-    """Return the rows that repeat no other face; of repeats the largest in its photograph stays.
-
-    Whole photographs were compared when they were read; this finds one portrait cut, turned, marked or
-    filtered in several ways, of which a web site shows many and which would count as many faces.
-    """
-    images = [Image.fromarray(crop) for crop in faces.crops]
-    upright = np.array([hash_image(image) for image in images])
-    turned = np.array([[hash_image(image.rotate(90 * turns)) for turns in range(4)] for image in images])
-    kept: list[int] = []
-    for row in np.argsort(-faces.short_sides, kind="stable"):
-        if not kept or int((turned[row][:, None] ^ upright[kept]).sum(axis=-1).min()) > REPEATED_FACE_BITS:
-            kept.append(int(row))
-    return np.sort(np.array(kept, dtype=np.intp))
+    with np.load(folder / INDEX, allow_pickle=False) as index:
+        shards, counts, rows = [folder / str(name) for name in index["shards"]], index["counts"], index["rows"]
+    table = read_tables(shards, TABLE_FIELDS)
+    starts = np.cumsum(counts) - counts
+    files = np.searchsorted(starts, rows, "right") - 1
+    places = np.stack([files, rows - starts[files]], axis=1).astype(np.int32)
+    return FaceSet(
+        crops=ImageRows([shard / "crops.npy" for shard in shards], places),
+        wide=ImageRows([shard / "wide.npy" for shard in shards], places),
+        **{name: column[rows] for name, column in table.items()},
+    )

@@ -143,8 +143,8 @@ def evaluate_scores(
         held_out: the calibration's photographs.
         generated_faces: crops by generator.
     """
-    calibration = np.sort(score(held_out.crops))
-    raw = score(test.crops)
+    calibration = np.sort(score(np.asarray(held_out.crops)))
+    raw = score(np.asarray(test.crops))
     report: dict[str, object] = {
         "test_faces": len(test),
         "false_alarms": {f"{rate:g}": asdict(false_alarms(raw, calibration, rate)) for rate in (0.05, 0.01)},
@@ -154,7 +154,7 @@ def evaluate_scores(
         },
     }
     for name, prepare in (("raw", lambda crops: crops), ("format_equalised", equalise_format)):
-        photographs = raw if name == "raw" else score(prepare(test.crops))
+        photographs = raw if name == "raw" else score(prepare(np.asarray(test.crops)))
         others = {generator: score(prepare(crops)) for generator, crops in generated_faces.items()}
         report[name] = {
             "auc": {

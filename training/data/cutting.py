@@ -1,0 +1,147 @@
+"""Photographs to faces: detect, cut as serving cuts, place landmarks, read tags."""
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ingest.dali import FaceCropper
+from ingest.detect import FaceDetector
+from ingest.orientation import turn_upright
+from ingest.probe import EncodedFace, ImageInfo, probe_image
+from ingest.reasons import Reason, Unscorable
+from ingest.spec import FaceBox, PreprocessSpec, Window
+from training.data.exif import ExifReading, read_file_exif
+from training.data.landmarks import Landmarker
+from training.data.photos import Photo
+from training.data.repeats import Hashes, hash_image, hash_turns
+from training.data.shards import WIDE_SIZE
+
+CROPS_AT_ONCE = 16
+HASHED_PX = 256  # a JPEG is decoded at the smallest size that is not below this
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadPhoto:
+    """A photograph's facts, without its bytes: what stays of it when its faces are cut."""
+
+    photo: Photo
+    byte_count: int
+    exif: ExifReading
+    hashed: Hashes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundFace:
+    """A face that is still in its encoded photograph."""
+
+    origin: ReadPhoto
+    encoded: EncodedFace
+    box: FaceBox
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CutFace:
+    """One face as it goes into a shard."""
+
+    origin: ReadPhoto
+    short_side: float
+    crop: NDArray[np.uint8]
+    wide: NDArray[np.uint8]
+    landmarks: NDArray[np.float32]
+    hashes: Hashes
+
+
+@dataclass(slots=True)
+class FaceCutter:
+    """Finds and cuts the faces of photographs; counts what it drops and why.
+
+    Attributes:
+        detector: the detector that the bundle will carry.
+        landmarker: places the landmarks.
+        spec: how a face is cut.
+        min_face_px: detected faces with a shorter side are dropped; those whose boxes a layout gives are kept.
+        threads: for decoding.
+        dropped: photographs and faces left out, by source and reason.
+        refused: photographs with a tag that no camera can have written, or with damaged metadata, by source.
+    """
+
+    detector: FaceDetector
+    landmarker: Landmarker
+    spec: PreprocessSpec
+    min_face_px: float
+    threads: int
+    dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)
+    _croppers: list[FaceCropper] = field(default_factory=list)
+
+    def find(self, photo: Photo) -> list[FoundFace]:
+        """Return the photograph's faces; a photograph with none to use is counted."""
+        try:
+            data = photo.read()
+            info = probe_image(data)
+            boxes = photo.boxes
+            if boxes is None:
+                found = [detection.box for detection in self.detector.detect(data, info)]
+                boxes = tuple(box for box in found if box.short_side >= self.min_face_px)
+            windows = [(EncodedFace.around(data, info, box, self.spec), box) for box in boxes]
+            faces = [(face, box) for face, box in windows if face is not None]
+            if not faces:
+                self.dropped[photo.source, "photo_without_large_face"] += 1
+                return []
+            hashed = hash_photo(data, info)
+        except Unscorable as failure:
+            self.dropped[photo.source, f"photo_{failure.reason}"] += 1
+            return []
+        except OSError:
+            self.dropped[photo.source, f"photo_{Reason.UNREADABLE}"] += 1
+            return []
+        origin = ReadPhoto(photo, len(data), self._read_exif(photo, data), hashed)
+        return [FoundFace(origin, face, box) for face, box in faces]
+
+    def _read_exif(self, photo: Photo, data: bytes) -> ExifReading:
+        exif = photo.read_exif() if photo.read_exif else read_file_exif(data)
+        for tag in exif.implausible if exif else ("metadata",):
+            self.refused[photo.source, tag] += 1
+        return exif or ExifReading()
+
+    def cut(self, faces: Sequence[FoundFace]) -> list[CutFace]:
+        """Return the faces that `find` found, cut; a photograph's faces must come together."""
+        if not self._croppers:
+            sizes = (self.spec.size, WIDE_SIZE)
+            self._croppers = [FaceCropper(replace(self.spec, size=size), self.threads, CROPS_AT_ONCE) for size in sizes]
+        crops, wides = (cropper.crop([face.encoded for face in faces]) for cropper in self._croppers)
+        cut = []
+        for face, crop, wide in zip(faces, crops, wides, strict=True):
+            if isinstance(crop, Unscorable) or isinstance(wide, Unscorable):
+                self.dropped[face.origin.photo.source, f"face_{Reason.UNDECODABLE}"] += 1
+                continue
+            points = self.landmarker.find(wide, box_in_crop(face.box, face.encoded.window, WIDE_SIZE))
+            hashes = hash_turns(Image.fromarray(crop))
+            cut.append(CutFace(face.origin, face.box.short_side, crop, wide, points, hashes))
+        return cut
+
+
+def box_in_crop(box: FaceBox, window: Window, size: int) -> tuple[float, float, float, float]:
+    """Return `box` (x, y, width, height) in pixels of the crop of `window` stretched to `size`."""
+    across, down = size / window.width, size / window.height
+    return (box.x - window.left) * across, (box.y - window.top) * down, box.width * across, box.height * down
+
+
+def hash_photo(data: bytes, info: ImageInfo) -> Hashes:
+    """Return the perceptual hash of an encoded photograph, upright.
+
+    Raises:
+        Unscorable: Pillow cannot decode it.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+            image.draft("L", (HASHED_PX, HASHED_PX))
+            stored = np.asarray(image.convert("L"))
+    except Exception as error:  # Pillow's parsers leak SyntaxError, struct.error and more on bad bytes
+        raise Unscorable(Reason.UNDECODABLE, f"Pillow cannot decode it: {type(error).__name__}") from error
+    return hash_image(Image.fromarray(turn_upright(stored[:, :, None], info.orientation)[:, :, 0]))

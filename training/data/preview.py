@@ -1,0 +1,52 @@
+"""A contact sheet of the manipulations on prepared faces, like Fig. 2 of the paper: look at it before training."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from training.data.manipulations import Manipulation, make_sampler
+from training.data.photos import ROLES
+from training.data.shards import WIDE_SIZE, FaceSet, load_role
+from training.recipes import Recipe
+
+FACES, GAP_PX, TITLE_PX = 6, 8, 28
+TITLES = {
+    Manipulation.NONE: "untouched",
+    Manipulation.EYE_FLIP: "eye flip",
+    Manipulation.MOUTH_FLIP_HORIZONTAL: "mouth flip, horizontal",
+    Manipulation.MOUTH_FLIP_VERTICAL: "mouth flip, vertical",
+    Manipulation.PIECEWISE_AFFINE: "piecewise affine",
+}
+
+
+def draw_preview(run: Path, recipe: Recipe, path: Path) -> int:
+    """Write the sheet of a run's first role with faces to `path` and return the number of faces on it.
+
+    Raises:
+        FileNotFoundError: no role has faces.
+    """
+    role = next((role for role in ROLES if (run / "faces" / role).is_dir()), "train")
+    faces = load_role(run, role)
+    chosen = np.linspace(0, len(faces) - 1, min(FACES, len(faces))).round().astype(int)
+    Image.fromarray(draw_sheet(faces.select(chosen), recipe)).save(path)
+    return len(chosen)
+
+
+def draw_sheet(faces: FaceSet, recipe: Recipe) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Return the sheet: a row for each face, a labelled column for each kind, one draw of the common chain a row."""
+    size = recipe.preprocess.size
+    # A warp takes a quarter of a second to make; the sheet shows one a face.
+    sampler = make_sampler(size, WIDE_SIZE, replace(recipe.augment, warps=len(faces)), recipe.seed)
+    pitch = size + GAP_PX
+    sheet = Image.new("RGB", (GAP_PX + pitch * len(TITLES), TITLE_PX + GAP_PX + pitch * len(faces)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    for column, (kind, title) in enumerate(TITLES.items()):
+        left = GAP_PX + column * pitch
+        pen.text((left + size / 2, GAP_PX + TITLE_PX / 2), title, "black", font, anchor="mm")
+        for row in range(len(faces)):
+            draw = sampler.draw(np.random.default_rng([recipe.seed, row]), kind)
+            crop = sampler.apply(faces.wide[row], faces.landmarks[row], draw)
+            sheet.paste(Image.fromarray(crop), (left, TITLE_PX + GAP_PX + row * pitch))
+    return np.asarray(sheet)

@@ -1,0 +1,135 @@
+"""WebDataset tars: the files of one sample lie side by side and share their name up to the first dot."""
+
+import io
+import itertools
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from braceexpand import braceexpand
+
+from training.data.exif import ExifReading, ExifTags, read_json_exif
+from training.data.photos import Photo, check_bytes
+
+PICTURES = ("jpg", "jpeg", "png", "webp")
+SOURCE_FIELDS = ("source", "photographer", "author", "owner")
+MAX_JSON_BYTES = 1 << 20
+
+
+@dataclass(slots=True)
+class TarPhotos:
+    """Uncompressed tars of pictures, each optionally with a JSON of the same name beside it.
+
+    The JSON's `source`, `photographer`, `author` or `owner` is the photograph's source, the tar's name where there is
+    none; its `exif` (or its own fields) are the tags where it has any, else the picture's are read. Members stay in
+    memory, and their names are never paths.
+
+    Attributes:
+        paths: of the tars.
+    """
+
+    paths: tuple[Path, ...]
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def expand(cls, pattern: str) -> "TarPhotos":
+        """Return the tars of a pattern such as `faces-{000..015}.tar`.
+
+        Raises:
+            FileNotFoundError: one of them does not exist.
+        """
+        paths = tuple(map(Path, braceexpand(pattern)))
+        for path in paths:
+            if not path.is_file():
+                message = f"no tar {path}, which {pattern!r} names"
+                raise FileNotFoundError(message)
+        return cls(paths)
+
+    def list_photos(self) -> Iterator[Photo]:
+        """Yield a photograph for each sample with a picture; other samples are counted.
+
+        Raises:
+            ValueError: a tar is damaged or compressed.
+        """
+        self.dropped.clear()
+        for path, archive, members in self._samples():
+            picture = next((member for member in members if _split_name(member)[1] in PICTURES), None)
+            if picture is None:
+                self.dropped["sample_without_picture"] += 1
+                continue
+            facts = self._read_facts(archive, members)
+            exif = read_json_exif(facts.get("exif", facts))
+            source = next((str(facts[name]) for name in SOURCE_FIELDS if facts.get(name)), path.name.split(".")[0])
+            yield Photo(
+                f"{path.name}/{picture.name}",
+                source,
+                _member_reader(archive, picture),
+                read_exif=keep_reading(exif),
+            )
+
+    def describe(self) -> str:
+        """Return how many tars."""
+        return f"{self.paths[0]}: WebDataset, {len(self.paths)} tars"
+
+    def _samples(self) -> Iterator[tuple[Path, tarfile.TarFile, list[tarfile.TarInfo]]]:
+        for path in self.paths:
+            try:
+                check_blocks(path)  # tarfile takes half a header at the end for the end
+                # "r:" reads no compression: finding a member again would decompress the tar from its start.
+                with tarfile.open(path, "r:") as archive:
+                    files = (member for member in archive if member.isreg())
+                    for _, members in itertools.groupby(files, lambda member: _split_name(member)[0]):
+                        yield path, archive, list(members)
+            except tarfile.TarError as error:
+                message = f"{path} is damaged or compressed ({error}): WebDataset tars must be plain tars"
+                raise ValueError(message) from error
+
+    def _read_facts(self, archive: tarfile.TarFile, members: list[tarfile.TarInfo]) -> dict[str, object]:
+        member = next((member for member in members if _split_name(member)[1] == "json"), None)
+        if member is None or member.size > MAX_JSON_BYTES:
+            return {}
+        try:
+            facts = json.loads(_read_member(archive, member))
+        except (ValueError, RecursionError):
+            self.dropped["json_unreadable"] += 1
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+
+def check_blocks(path: Path) -> None:
+    """Refuse a file that was cut within a block.
+
+    Raises:
+        tarfile.ReadError: its size is no whole number of blocks.
+    """
+    if path.stat().st_size % tarfile.BLOCKSIZE:
+        message = f"its size is no multiple of {tarfile.BLOCKSIZE} bytes"
+        raise tarfile.ReadError(message)
+
+
+def keep_reading(exif: ExifReading) -> Callable[[], ExifReading] | None:
+    """Return a function that returns `exif`, or none where it has no tag, so that the picture's own are read."""
+    return None if exif.tags == ExifTags() else lambda: exif
+
+
+def _split_name(member: tarfile.TarInfo) -> tuple[str, str]:
+    """Return a member's sample (folder and name up to the first dot) and its extension, as WebDataset splits them."""
+    folder, slash, name = member.name.rpartition("/")
+    stem, _, extension = name.partition(".")
+    return folder + slash + stem, extension.lower()
+
+
+def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    handle = archive.extractfile(member)
+    return (handle or io.BytesIO()).read()
+
+
+def _member_reader(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], bytes]:
+    def read() -> bytes:
+        check_bytes(member.size)
+        return _read_member(archive, member)
+
+    return read
