@@ -8,13 +8,14 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.manipulations import Face, FaceSampler, Manipulation
+from training.data.manipulations import Draw, Face, FaceSampler, Manipulation
 from training.data.shards import FaceSet
 
 BATCHES_AHEAD = 2
@@ -64,38 +65,70 @@ class BatchPlan:
         start = step * self.batch_size + self.rank * share
         return order[start : start + share]
 
-    def draw_face(self, row: int, epoch: int, step: int, position: int) -> tuple[Face, Manipulation]:
-        """Return the crop of the face `row` at `position` of this rank's share, with its manipulation."""
+    def draw_face(self, epoch: int, step: int, position: int) -> Draw:
+        """Return what happens to the face at `position` of this rank's share."""
         place = self.rank * (self.batch_size // self.ranks) + position
         rng = np.random.default_rng([self.seed, epoch, step, place])
-        kind = self.sampler.draw_kind(rng)
-        return self.sampler.sample(self.faces.wide[row], self.faces.landmarks[row], kind, rng), kind
+        return self.sampler.draw(rng, self.sampler.draw_kind(rng))
+
+    def cut_face(self, row: int, draw: Draw) -> Face:
+        """Return the crop of the face `row` as `draw` describes it."""
+        return self.sampler.apply(self.faces.wide[row], self.faces.landmarks[row], draw)
 
 
-def draw_epoch(plan: BatchPlan, epoch: int, first_step: int, pool: ThreadPoolExecutor) -> Iterator[Batch]:
+class BatchMaker(Protocol):
+    """Makes batches in two halves: `prepare` runs in worker threads, `finish` where the network runs."""
+
+    def prepare(self, row: int, draw: Draw) -> Any:  # noqa: ANN401 - what one half hands the other is theirs alone
+        """Return one face, as far as it is made ahead."""
+
+    def finish(self, prepared: list[Any], tags: NDArray[np.float64], draws: list[Draw]) -> Batch:
+        """Return the batch."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CpuBatches:
+    """Whole faces from the worker threads."""
+
+    plan: BatchPlan
+
+    def prepare(self, row: int, draw: Draw) -> Face:
+        """Return the crop."""
+        return self.plan.cut_face(row, draw)
+
+    def finish(self, prepared: list[Face], tags: NDArray[np.float64], draws: list[Draw]) -> Batch:
+        """Return the batch."""
+        return make_batch(prepared, tags, [draw.kind for draw in draws])
+
+
+def choose_maker(plan: BatchPlan, device: torch.device) -> BatchMaker:
+    """Return what makes batches for a network on `device`."""
+    if device.type != "cuda":
+        return CpuBatches(plan)
+    from training.batches_cuda import CudaBatches  # noqa: PLC0415 - DALI is needed where there is a GPU alone
+
+    return CudaBatches(plan, device)
+
+
+def draw_epoch(
+    plan: BatchPlan, maker: BatchMaker, epoch: int, first_step: int, pool: ThreadPoolExecutor
+) -> Iterator[Batch]:
     """Yield the batches of `epoch` from `first_step` on; up to `BATCHES_AHEAD` of them are drawn ahead in `pool`."""
-    pending: deque[tuple[NDArray[np.intp], list[Future[tuple[Face, Manipulation]]]]] = deque()
+    pending: deque[tuple[NDArray[np.intp], list[Draw], list[Future[Any]]]] = deque()
     try:
         for step in range(first_step, plan.steps + BATCHES_AHEAD):
             if step < plan.steps:
                 rows = plan.pick_rows(epoch, step)
-                pending.append(
-                    (rows, [pool.submit(plan.draw_face, row, epoch, step, place) for place, row in enumerate(rows)])
-                )
+                draws = [plan.draw_face(epoch, step, place) for place in range(len(rows))]
+                pairs = zip(rows, draws, strict=True)
+                pending.append((rows, draws, [pool.submit(maker.prepare, int(row), draw) for row, draw in pairs]))
             if step >= first_step + BATCHES_AHEAD and pending:
-                yield collect(plan, *pending.popleft())
-        while pending:
-            yield collect(plan, *pending.popleft())
+                rows, draws, futures = pending.popleft()
+                yield maker.finish([future.result() for future in futures], plan.faces.tags[rows], draws)
     finally:
-        for _, futures in pending:
+        for _, _, futures in pending:
             for future in futures:
                 future.cancel()
-
-
-def collect(plan: BatchPlan, rows: NDArray[np.intp], futures: list[Future[tuple[Face, Manipulation]]]) -> Batch:
-    """Return the drawn faces as one batch."""
-    drawn = [future.result() for future in futures]
-    return make_batch([face for face, _ in drawn], plan.faces.tags[rows], [kind for _, kind in drawn])
 
 
 def make_batch(crops: list[Face], tags: NDArray[np.float64], kinds: list[Manipulation]) -> Batch:

@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import nn
 
 from training.backward import accumulate_gradients
-from training.batches import Batch, BatchPlan, draw_epoch
+from training.batches import Batch, BatchPlan, choose_maker, draw_epoch
 from training.checkpoints import Position, load_state, save_checkpoint, save_state
 from training.data.exif import TAG_NAMES
 from training.data.manipulations import make_sampler
@@ -151,7 +151,7 @@ class Training:
         self.extractor = self.ranks.share(self.network.extractor)
         sampler = make_sampler(self.recipe.preprocess.size, WIDE_SIZE, self.recipe.augment, self.recipe.seed)
         plan = BatchPlan(train, sampler, self.recipe.seed, self.recipe.batch_size, self.ranks.rank, self.ranks.count)
-        self.steps = plan.steps
+        self.steps, maker = plan.steps, choose_maker(plan, self.ranks.device)
         if self.ranks.rank == 0:
             forget_after(self.run / "progress.jsonl", self.position.epoch)
             self.validation = fixed_batches(pick_validation(held_out, self.recipe.seed), sampler, self.recipe.seed)
@@ -166,7 +166,8 @@ class Training:
             for sentence in foresee(train, self.recipe):
                 log.caution(sentence)
             while self.position.epoch < self.recipe.epochs:
-                self.train_epoch(draw_epoch(plan, self.position.epoch, self.position.step, pool), log, stop)
+                batches = draw_epoch(plan, maker, self.position.epoch, self.position.step, pool)
+                self.train_epoch(batches, log, stop)
                 self.finish_epoch(log)
 
     def train_epoch(self, batches: Iterator[Batch], log: RunLog, stop: threading.Event) -> None:

@@ -2,12 +2,14 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from tests.training.tiny_training import make_faces
-from training.batches import Batch, BatchPlan, draw_epoch
+from training.batches import Batch, BatchPlan, CpuBatches, choose_maker, draw_epoch
+from training.batches_cuda import CudaBatches, area_weights, make_pipeline, reduce_area
 from training.data.manipulations import FaceSampler, make_sampler
 from training.data.shards import WIDE_SIZE
 from training.optimiser import cosine_share, make_optimiser, set_rates
@@ -25,7 +27,7 @@ def fixture_sampler() -> FaceSampler:
 def draw(plan: BatchPlan, epoch: int = 0, first_step: int = 0, workers: int = 2) -> list[Batch]:
     """Return the rest of an epoch."""
     with ThreadPoolExecutor(workers) as pool:
-        return list(draw_epoch(plan, epoch, first_step, pool))
+        return list(draw_epoch(plan, CpuBatches(plan), epoch, first_step, pool))
 
 
 def assert_same(batches: list[Batch], others: list[Batch]) -> None:
@@ -84,6 +86,38 @@ def test_a_failing_face_is_not_swallowed(sampler: FaceSampler) -> None:
     broken.faces.wide.resize((0,), refcheck=False)
     with pytest.raises(IndexError):
         draw(broken)
+
+
+def test_device_halves_are_the_cpu_s_chain(sampler: FaceSampler) -> None:
+    """What the GPU path computes beside DALI's remap: maps mirrored into the picture, mirrored crops, and areas."""
+    plan = BatchPlan(make_faces(FACES), sampler, seed=1, batch_size=BATCH)
+    plan.faces.wide[:] = np.random.default_rng(5).integers(0, 256, plan.faces.wide.shape)
+    weights = area_weights(WIDE_SIZE, sampler.size)
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(sampler.size))
+    maker = CudaBatches.__new__(CudaBatches)  # without its pipeline, which needs a driver
+    maker.plan = plan
+    for place in range(FACES):
+        draw = plan.draw_face(0, 0, place)
+        face, across, down = maker.prepare(place, draw)
+        assert min(across.min(), down.min()) >= 0
+        assert max(across.max(), down.max()) <= WIDE_SIZE - 1
+        turned = cv2.remap(face, across.copy(), down.copy(), cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        crop = reduce_area(torch.from_numpy(turned)[None], weights)[0].numpy().astype(int)
+        assert np.abs(crop - plan.cut_face(place, draw)).max() <= 1
+
+
+def test_device_pipeline_is_well_formed() -> None:
+    """DALI accepts operators, arguments and types of the pipeline that only a GPU can run."""
+    pipeline = make_pipeline(2, None)
+    assert pipeline.max_batch_size == 2
+    with pytest.raises(RuntimeError, match=r"(?i)gpu|device"):  # all that is wrong with it here
+        pipeline.build()
+
+
+def test_a_cpu_needs_no_dali(sampler: FaceSampler) -> None:
+    """Networks on a CPU get their batches from the worker threads alone."""
+    plan = BatchPlan(make_faces(FACES), sampler, seed=1, batch_size=BATCH)
+    assert isinstance(choose_maker(plan, torch.device("cpu")), CpuBatches)
 
 
 @pytest.mark.parametrize(("cosine_epochs", "stepwise"), [(None, True), (3, False)])
