@@ -63,15 +63,15 @@ def fidelity_loss(target: Tensor, predicted: Tensor) -> Tensor:
 
 def rank_pairs(tags_MT: Tensor, tie_target: float) -> Tensor:
     """Return [P, T] targets (Eq. 1): 1 where the first of a pair has the larger tag, NaN where one lacks it."""
-    first, second = pair_indices(tags_MT.shape[0])
+    first, second = pair_indices(tags_MT.shape[0], tags_MT.device)
     larger, smaller = tags_MT[first], tags_MT[second]
     target = torch.where(larger == smaller, tie_target, (larger > smaller).to(tags_MT.dtype))
     return torch.where(larger.isnan() | smaller.isnan(), torch.nan, target)
 
 
-def pair_indices(count: int) -> tuple[Tensor, Tensor]:
+def pair_indices(count: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Return the first and second index of each of the `count * (count - 1) / 2` unordered pairs."""
-    first, second = torch.triu_indices(count, count, offset=1)
+    first, second = torch.triu_indices(count, count, offset=1, device=device)
     return first, second
 
 
@@ -84,7 +84,7 @@ def exif_ranking_loss(scores_MT: Tensor, tags_MT: Tensor, rule: PairRule) -> Ten
         rule: the paper's or the release's reading.
     """
     targets_PT = rank_pairs(tags_MT, rule.tie_target)
-    first, second = pair_indices(scores_MT.shape[0])
+    first, second = pair_indices(scores_MT.shape[0], scores_MT.device)
     predicted_PT = torch.special.ndtr((scores_MT[first] - scores_MT[second]) * rule.thurstone_scale)
     known_PT = ~targets_PT.isnan()
     # NaN targets are replaced before the loss, not after: NaN times zero would poison the gradient.

@@ -108,11 +108,12 @@ class Recipe:
         name: recorded in checkpoints and bundles.
         seed: of every random choice.
         backbone: the network below the 768 features.
-        frozen_blocks: how many of the backbone's first blocks keep their initial weights.
-        frozen_statistics: whether batch normalisation keeps the statistics that it starts with.
+        frozen_blocks: how many of the backbone's first blocks keep their initial weights and statistics, and the
+            stem with them; 0 freezes nothing. ResNet-50 has 4 blocks (its layers), EfficientNet-Lite0 16.
+        frozen_statistics: whether batch normalisation keeps the statistics that it starts with, in every block.
         centred_heads: whether the heads see features centred and scaled over the batch.
         batch_size: faces; the ranking loss sees all pairs of a batch, over all ranks and micro-batches.
-        micro_batch: faces that go through the network at once; None is the whole batch.
+        micro_batch: faces that go through the network at once on each rank; None is the rank's whole share.
         epochs: passes over the training faces.
         bf16: whether the network runs under BF16 autocast.
         optimiser: how gradients become steps.
@@ -167,10 +168,15 @@ def paper() -> Recipe:
 
 
 def released() -> Recipe:
-    """Return the experiment as the authors' released code runs it, without its resampling confound."""
+    """Return the experiment as the authors' released code runs it, without its resampling confound.
+
+    The release starts from EXIF-as-language's weights (`--init` with an import of them), not from ImageNet's; it
+    also trains on a last, smaller batch, which is dropped here.
+    """
     return replace(
         paper(),
         name="released",
+        seed=42,
         optimiser=OptimiserRule(
             decay="coupled",
             head_rate=1e-5,

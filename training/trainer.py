@@ -1,179 +1,263 @@
-"""The training loop: faces of the role `train` in, the best checkpoint on held-out sources out."""
+"""The training loop: faces of the role `train` in, the best checkpoint on held-out sources out.
+
+A process may be killed at any time: started again, it goes on from `last.safetensors` and gives the same losses. All
+randomness follows from the recipe's seed, the epoch and the step, and the learning rate from the step.
+"""
 
 import json
+import math
+import signal
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
+import cv2
 import torch
-from numpy.typing import NDArray
-from rich.progress import Progress, TimeRemainingColumn
-from torch import Tensor
+from rich.console import Console
+from torch import nn
 
-from ingest.spec import PreprocessSpec
-from training.checkpoints import save_checkpoint
+from training.backward import accumulate_gradients
+from training.batches import Batch, BatchPlan, choose_maker, draw_epoch
+from training.checkpoints import Position, load_state, save_checkpoint, save_state
 from training.data.exif import TAG_NAMES
-from training.data.manipulations import FaceSampler, Manipulation, make_sampler
+from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
-from training.network import PretextNetwork
-from training.ranking import combine_losses, pair_indices
-from training.recipes import OptimiserRule, Recipe
+from training.distributed import Ranks, join_ranks
+from training.foresight import check_faces, foresee
+from training.network import MANIPULATION, PretextNetwork
+from training.optimiser import cosine_share, make_optimiser, set_rates
+from training.recipes import Recipe
+from training.run_log import RunLog, forget_after
+from training.validation import figure_of_merit, fixed_batches, judge_control, pick_validation, validate
 
-VALIDATION_BATCH, UNTAGGED_IN_VALIDATION = 64, 100
+BEST, LAST = "best.safetensors", "last.safetensors"
+LOSS_NAMES = ("loss", *(f"loss_{name}" for name in TAG_NAMES), f"loss_{MANIPULATION}")
 
 
 class TrainingDiverged(Exception):
-    """The loss is no longer a number; the last good checkpoint stands."""
+    """The loss or a weight is no longer a number; the last good checkpoint stands."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Batch:
-    """Crops [M, S, S, 3] uint8, tags [M, 4], and 1 for each manipulated face, [M]."""
-
-    crops: Tensor
-    tags: Tensor
-    manipulated: Tensor
+class TrainingStopped(Exception):
+    """The training was interrupted and can go on: by a signal, or because nothing more could be written."""
 
 
-def draw_batches(faces: FaceSet, sampler: FaceSampler, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Yield one epoch of batches in a new order, each face drawn afresh; a short last batch is dropped."""
-    order = rng.permutation(len(faces))
-    for start in range(0, len(order) - batch_size + 1, batch_size):
-        rows = order[start : start + batch_size]
-        yield draw_batch(faces, rows, [sampler.draw_kind(rng) for _ in rows], sampler, rng)
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """Facts of the machine that a training runs on; none changes what is learned.
+
+    Attributes:
+        device: where the network runs.
+        workers: threads that draw faces.
+        save_every_s: seconds between checkpoints within an epoch; each epoch's end has one in any case.
+        save_every_steps: steps between checkpoints, beside the seconds; None goes by the seconds alone.
+        console: where people read.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    workers: int = 2
+    save_every_s: float = 600.0
+    save_every_steps: int | None = None
+    console: Console = field(default_factory=lambda: Console(stderr=True))
 
 
-def draw_batch(
-    faces: FaceSet,
-    rows: NDArray[np.intp],
-    kinds: list[Manipulation],
-    sampler: FaceSampler,
-    rng: np.random.Generator,
-) -> Batch:
-    """Return the faces of `rows`, each with its manipulation."""
-    crops = [
-        sampler.sample(faces.wide[row], faces.landmarks[row], kind, rng) for row, kind in zip(rows, kinds, strict=True)
-    ]
-    manipulated = [float(kind is not Manipulation.NONE) for kind in kinds]
-    return Batch(
-        torch.from_numpy(np.stack(crops)), torch.from_numpy(faces.tags[rows]).float(), torch.tensor(manipulated)
-    )
+@contextmanager
+def notice_signals() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into an event, so that a step is finished; the second one acts as ever."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def notice(*_: object) -> None:
+        stop.set()
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+    for number in former:
+        signal.signal(number, notice)
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
-def pick_validation(faces: FaceSet, seed: int) -> FaceSet:
-    """Return all faces with a tag, to rank, and some without, which serve the manipulation figure only."""
-    tagged = ~np.isnan(faces.tags).all(axis=1)
-    others = np.random.default_rng(seed).permutation(np.flatnonzero(~tagged))[:UNTAGGED_IN_VALIDATION]
-    return faces.select(np.sort(np.concatenate([np.flatnonzero(tagged), others])))
+def train_extractor(  # noqa: PLR0913, PLR0917 - what is trained, on which two sets, how, where to, and on which machine
+    network: PretextNetwork,
+    train: FaceSet,
+    held_out: FaceSet,
+    recipe: Recipe,
+    run: Path,
+    options: TrainOptions | None = None,
+) -> Path:
+    """Train, or go on with an interrupted training, and return the checkpoint that is best on the held-out sources.
 
-
-def fixed_batches(faces: FaceSet, sampler: FaceSampler, seed: int) -> list[Batch]:
-    """Return each face once untouched and once manipulated, the same on every call: what epochs are compared on."""
-    rng = np.random.default_rng(seed)
-    kinds = [kind for kind in Manipulation if kind is not Manipulation.NONE]
-    batches = []
-    for start in range(0, len(faces), VALIDATION_BATCH):
-        rows = np.arange(start, min(start + VALIDATION_BATCH, len(faces)))
-        batches.append(draw_batch(faces, rows, [Manipulation.NONE] * len(rows), sampler, rng))
-        batches.append(draw_batch(faces, rows, [kinds[row % len(kinds)] for row in rows], sampler, rng))
-    return batches
-
-
-def ranking_accuracy(scores_MT: Tensor, tags_MT: Tensor) -> dict[str, float]:
-    """Return, by tag, the share of pairs with different tags that the scores order rightly; NaN without pairs."""
-    first, second = pair_indices(len(scores_MT))
-    difference, predicted = tags_MT[first] - tags_MT[second], scores_MT[first] - scores_MT[second]
-    accuracy = {}
-    for column, name in enumerate(TAG_NAMES):
-        known = difference[:, column].abs() > 0  # NaN compares false
-        right = (difference[known, column] > 0) == (predicted[known, column] > 0)
-        accuracy[name] = float(right.float().mean()) if len(right) else float("nan")
-    return accuracy
-
-
-@torch.inference_mode()
-def validate(network: PretextNetwork, batches: list[Batch]) -> dict[str, float]:
-    """Return ranking accuracy by tag and manipulation accuracy, balanced between the classes."""
-    network.eval()
-    outputs = [network(batch.crops) for batch in batches]
-    scores, logits = (torch.cat([output[part] for output in outputs]) for part in (0, 1))
-    tags, manipulated = (
-        torch.cat([batch.tags for batch in batches]),
-        torch.cat([batch.manipulated for batch in batches]),
-    )
-    untouched = manipulated == 0
-    right = (logits > 0) == (manipulated > 0)
-    balanced = (right[untouched].float().mean() + right[~untouched].float().mean()) / 2
-    return ranking_accuracy(scores[untouched], tags[untouched]) | {"manipulation": float(balanced)}
-
-
-def figure_of_merit(figures: dict[str, float]) -> float:
-    """Return the mean of the accuracies that exist: what chooses the checkpoint. No generated image has a say."""
-    return float(np.nanmean(list(figures.values())))
-
-
-def make_optimiser(network: PretextNetwork, rule: OptimiserRule) -> torch.optim.AdamW:
-    """Return AdamW with the rule's two rates."""
-    trunk = [
-        value for name, value in network.named_parameters() if name.startswith("extractor.") and value.requires_grad
-    ]
-    heads = [value for name, value in network.named_parameters() if not name.startswith("extractor.")]
-    return torch.optim.AdamW(
-        [{"params": trunk, "lr": rule.backbone_rate}, {"params": heads, "lr": rule.head_rate}],
-        weight_decay=rule.weight_decay,
-    )
-
-
-def train_extractor(network: PretextNetwork, train: FaceSet, held_out: FaceSet, recipe: Recipe, run: Path) -> Path:
-    """Train and return the checkpoint with the best mean accuracy on the held-out sources.
-
-    Writes `best.safetensors`, `last.safetensors` and one JSON line an epoch to `progress.jsonl` in `run`.
+    Writes into `run`: `recipe.json`, `best.safetensors`, `last.safetensors` (with all that a resume needs), one JSON
+    line an epoch to `progress.jsonl`, and event files for TensorBoard. Started by `torchrun`, its processes share
+    each batch.
 
     Raises:
-        TrainingDiverged: the loss became NaN or infinite.
+        TrainingDiverged: a loss or a weight became NaN or infinite.
+        TrainingStopped: a signal came, or the disk is full; the same call goes on from the last checkpoint.
+        ValueError: the faces cannot be trained on, or `run` holds another training.
     """
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
-    sampler = make_sampler(PreprocessSpec().size, WIDE_SIZE, recipe.augment, recipe.seed)
-    validation = fixed_batches(pick_validation(held_out, recipe.seed), sampler, recipe.seed)
-    optimiser = make_optimiser(network, recipe.optimiser)
-    steps = recipe.epochs * (len(train) // recipe.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this overload
-    best = run / "best.safetensors"
-    highest = -1.0
-    started = time.monotonic()
-    with (
-        Progress(*Progress.get_default_columns()[:3], TimeRemainingColumn(), transient=True) as progress,
-        (run / "progress.jsonl").open("w") as log,
-    ):
-        bar = progress.add_task(f"training {recipe.name}", total=steps)
-        for epoch in range(1, recipe.epochs + 1):
-            network.train()
-            losses = []
-            for batch in draw_batches(train, sampler, recipe.batch_size, rng):
-                loss = combine_losses(network(batch.crops), batch.tags, batch.manipulated, recipe.losses)
-                if not torch.isfinite(loss.total):
-                    message = f"the loss is {float(loss.total)} in epoch {epoch}; {best} holds the last good weights"
-                    raise TrainingDiverged(message)
-                optimiser.zero_grad()
-                loss.total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                optimiser.step()
-                schedule.step()
-                losses.append([float(loss.total.detach()), *loss.ranking.tolist(), float(loss.manipulation)])
-                progress.advance(bar)
-            figures = validate(network, validation)
-            names = ("loss", *(f"loss_{name}" for name in TAG_NAMES), "loss_manipulation")
-            facts = dict(zip(names, np.mean(losses, axis=0).round(4).tolist(), strict=True)) | figures
-            facts |= {"epoch": float(epoch), "merit": figure_of_merit(figures), "seconds": time.monotonic() - started}
-            log.write(json.dumps(facts) + "\n")
-            log.flush()
-            progress.console.print({name: round(value, 3) for name, value in facts.items()})
-            save_checkpoint(run / "last.safetensors", network, recipe, facts)
-            if facts["merit"] > highest:
-                highest = facts["merit"]
-                save_checkpoint(best, network, recipe, facts)
-    (run / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
-    return best
+    options = options or TrainOptions()
+    with join_ranks(options.device) as ranks:
+        check_faces(train, held_out, recipe, ranks.count)
+        training = Training(network, recipe, run, options, ranks)
+        try:
+            training.start(train, held_out)
+        except OSError as error:
+            message = f"{error.filename or run} cannot be written ({error.strerror or error}): free some space; "
+            raise TrainingStopped(message + training.describe_resume()) from error
+    return run / BEST
+
+
+@dataclass(slots=True)
+class Training:
+    """One training in progress."""
+
+    network: PretextNetwork
+    recipe: Recipe
+    run: Path
+    options: TrainOptions
+    ranks: Ranks
+    position: Position = field(init=False)
+    optimiser: torch.optim.Adam = field(init=False)
+    extractor: nn.Module = field(init=False)
+    steps: int = field(init=False)
+    validation: list[Batch] = field(default_factory=list)
+    saved: float = 0.0
+    saved_at: tuple[int, int] | None = None
+
+    def start(self, train: FaceSet, held_out: FaceSet) -> None:
+        """Take up the training where it stands and bring it to its end."""
+        cv2.setNumThreads(1)  # the workers are the threads; OpenCV's own would fight the network's
+        self.network.to(self.ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this overload
+        self.optimiser = make_optimiser(self.network, self.recipe.optimiser)
+        self.position = Position(len(train))
+        if (self.run / LAST).exists():
+            self.position = load_state(self.run / LAST, self.network, self.optimiser, self.recipe, len(train))
+            self.saved_at = (self.position.epoch, self.position.step)
+        elif self.ranks.rank == 0:
+            self.run.mkdir(parents=True, exist_ok=True)
+            (self.run / "recipe.json").write_text(json.dumps(asdict(self.recipe), indent=1) + "\n")
+        self.extractor = self.ranks.share(self.network.extractor)
+        sampler = make_sampler(self.recipe.preprocess.size, WIDE_SIZE, self.recipe.augment, self.recipe.seed)
+        plan = BatchPlan(train, sampler, self.recipe.seed, self.recipe.batch_size, self.ranks.rank, self.ranks.count)
+        self.steps, maker = plan.steps, choose_maker(plan, self.ranks.device)
+        if self.ranks.rank == 0:
+            forget_after(self.run / "progress.jsonl", self.position.epoch)
+            self.validation = fixed_batches(pick_validation(held_out, self.recipe.seed), sampler, self.recipe.seed)
+        self.saved = time.monotonic()
+        done = self.position.epoch * self.steps + self.position.step
+        total = self.recipe.epochs * self.steps
+        with (
+            notice_signals() as stop,
+            ThreadPoolExecutor(self.options.workers, "draw") as pool,
+            RunLog(self.run, self.recipe.name, total, done, self.options.console, silent=self.ranks.rank > 0) as log,
+        ):
+            for sentence in foresee(train, self.recipe):
+                log.caution(sentence)
+            while self.position.epoch < self.recipe.epochs:
+                batches = draw_epoch(plan, maker, self.position.epoch, self.position.step, pool)
+                self.train_epoch(batches, log, stop)
+                self.finish_epoch(log)
+
+    def train_epoch(self, batches: Iterator[Batch], log: RunLog, stop: threading.Event) -> None:
+        """Take the steps that the epoch still lacks."""
+        self.network.train()
+        started = time.monotonic()
+        position = self.position
+        for batch in batches:
+            if self.ranks.agree(here=stop.is_set()):
+                self.save()
+                message = f"stopped after step {position.step} of {self.steps} in epoch {position.epoch + 1}"
+                message = f"{message}; {self.describe_resume()}"
+                raise TrainingStopped(message)
+            losses = self.take_step(batch.to(self.ranks.device))
+            position.sums = [old + new for old, new in zip(position.sums or [0.0] * len(losses), losses, strict=True)]
+            rates = [group["lr"] for group in self.optimiser.param_groups]
+            log.log_step(dict(zip(LOSS_NAMES, losses, strict=True)), rates)
+            position.step += 1
+            now = time.monotonic()
+            position.seconds, started = position.seconds + now - started, now
+            if position.step < self.steps and self.is_due():
+                self.save()
+
+    def take_step(self, batch: Batch) -> list[float]:
+        """Train on one batch; return its losses in the order of `LOSS_NAMES`."""
+        position, rule = self.position, self.recipe.optimiser
+        done = position.epoch * self.steps + position.step
+        set_rates(self.optimiser, rule, cosine_share(rule, done, self.steps, self.recipe.epochs))
+        self.optimiser.zero_grad()
+        result = accumulate_gradients(self.network, self.extractor, batch, self.recipe, self.ranks)
+        losses = torch.cat([result.total.detach()[None], result.ranking, result.manipulation[None]]).tolist()
+        if not all(map(math.isfinite, losses)):
+            self.give_up(f"the loss is {losses[0]}")
+        self.optimiser.step()
+        return losses
+
+    def is_due(self) -> bool:
+        """Return whether a checkpoint within the epoch is due."""
+        every = self.options.save_every_steps
+        late = time.monotonic() - self.saved >= self.options.save_every_s
+        return late or (every is not None and self.position.step % every == 0)
+
+    def finish_epoch(self, log: RunLog) -> None:
+        """Validate, record, and save; the position moves to the next epoch's start."""
+        position = self.position
+        if self.ranks.rank == 0:
+            self.check_weights()
+            started = time.monotonic()
+            figures = validate(self.network, self.validation, bf16=self.recipe.bf16)
+            merit = figure_of_merit(figures, self.recipe.losses)
+            position.seconds += time.monotonic() - started
+            means = [value / self.steps for value in position.sums]
+            facts = dict(zip(LOSS_NAMES, means, strict=True)) | figures
+            facts |= {"epoch": float(position.epoch + 1), "merit": merit, "seconds": position.seconds}
+            log.log_epoch(facts)
+            if self.recipe.losses.manipulation_weight and (sentence := judge_control(figures)):
+                log.caution(sentence)
+            # Where the held-out faces tell nothing, merits are NaN and the last epoch is as good a choice as any.
+            if position.highest is None or not merit <= position.highest:
+                position.highest = merit
+                save_checkpoint(self.run / BEST, self.network, self.recipe, facts)
+        position.epoch, position.step, position.sums = position.epoch + 1, 0, []
+        self.save()
+
+    def save(self) -> None:
+        """Write `last.safetensors`."""
+        if self.ranks.rank == 0:
+            self.check_weights()
+            save_state(self.run / LAST, self.network, self.optimiser, self.recipe, self.position)
+        self.saved = time.monotonic()
+        self.saved_at = (self.position.epoch, self.position.step)
+
+    def check_weights(self) -> None:
+        """Refuse to write a network that has a NaN in it: a finite loss may have had an infinite gradient."""
+        if not all(bool(values.isfinite().all()) for values in self.network.state_dict().values()):
+            self.give_up("a weight is no longer a finite number")
+
+    def give_up(self, what: str) -> None:
+        """Raise, naming what stands."""
+        best = self.run / BEST
+        message = (
+            f"{what} in step {self.position.step + 1} of epoch {self.position.epoch + 1}; "
+            f"{best if best.exists() else 'no checkpoint'} holds the best weights so far: "
+            "lower the recipe's learning rates and start anew in another run folder"
+        )
+        raise TrainingDiverged(message)
+
+    def describe_resume(self) -> str:
+        """Return what stands and how to go on."""
+        if self.saved_at is None:
+            return "no checkpoint was written yet, so the same command starts anew"
+        epoch, step = self.saved_at
+        return f"the same command goes on from {self.run / LAST} (epoch {epoch + 1}, after step {step})"

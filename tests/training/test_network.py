@@ -17,7 +17,7 @@ from ingest.spec import PreprocessSpec
 from training.checkpoints import load_checkpoint
 from training.data.chunks import Inputs, prepare_photos
 from training.data.cutting import FaceCutter
-from training.data.exif import EXIF_IFD
+from training.data.exif import EXIF_IFD, TAG_NAMES
 from training.data.indexing import index_run
 from training.data.photos import FolderPhotos
 from training.data.progress import PrepareProgress
@@ -27,8 +27,8 @@ from training.detector import copy_detector
 from training.export import convert_extractor, export_extractor, write_model
 from training.features import extract_features
 from training.network import FEATURE_SIZE, Normalise, PretextNetwork, build_network
-from training.recipes import AugmentRule, Precision, starter
-from training.trainer import ranking_accuracy, train_extractor
+from training.recipes import AugmentRule, Precision, paper, starter
+from training.trainer import train_extractor
 
 
 @pytest.fixture(name="network", scope="module")
@@ -108,16 +108,50 @@ def test_frozen_blocks_and_batch_statistics_stay(network: PretextNetwork, crops:
     network.zero_grad()
 
 
-def test_ranking_accuracy_ignores_ties_and_missing_tags() -> None:
-    """Only pairs with two different values count; without any, the figure is NaN."""
-    nan = float("nan")
-    tags = torch.tensor([[1.0, 1, nan, 1], [2.0, 1, 5, 2], [3.0, 1, nan, 3]])
-    scores = torch.tensor([[1.0, 0, 0, 3], [2.0, 1, 0, 2], [3.0, 2, 0, 1]])
-    accuracy = ranking_accuracy(scores, tags)
-    assert accuracy["f_number"] == 1
-    assert accuracy["iso"] == 0
-    assert np.isnan(accuracy["exposure_time_s"])
-    assert np.isnan(accuracy["focal_length_mm"])
+@pytest.mark.parametrize("backbone", ["resnet50", "efficientnet_lite0"])
+@pytest.mark.parametrize("frozen_statistics", [True, False])
+def test_frozen_parts_of_either_backbone_stay(backbone: str, *, frozen_statistics: bool) -> None:
+    """Frozen blocks keep weights and statistics; the others' statistics stay only where the recipe says so."""
+    recipe = dataclasses.replace(paper(), backbone=backbone, frozen_blocks=2, frozen_statistics=frozen_statistics)
+    network = build_network(recipe).train()
+    frozen = {
+        "resnet50": ("trunk.conv1.", "trunk.bn1.", "trunk.layer1.", "trunk.layer2."),
+        "efficientnet_lite0": ("stem.", "blocks.0.", "blocks.1."),
+    }[backbone]
+    before = {name: values.clone() for name, values in network.extractor.state_dict().items()}
+    features = network.extractor(torch.zeros((2, 64, 64, 3), dtype=torch.uint8))
+    features.sum().backward()
+    after = network.extractor.state_dict()
+    for name, value in network.extractor.named_parameters():
+        assert (value.grad is None) == name.startswith(frozen), name
+    moved = [name for name in before if "running_" in name and not torch.equal(before[name], after[name])]
+    assert bool(moved) != frozen_statistics
+    assert not any(name.startswith(frozen) for name in moved)
+
+
+def test_networks_are_the_same_on_every_call() -> None:
+    """Random weights follow from the recipe's seed, and building leaves the global generator alone."""
+    torch.manual_seed(0)
+    one = build_network(paper())
+    drawn = torch.rand(1)
+    two, other = build_network(paper()), build_network(dataclasses.replace(paper(), seed=1))
+    weight = "extractor.trunk.conv1.weight"
+    assert torch.equal(one.get_parameter(weight), two.get_parameter(weight))
+    assert not torch.equal(one.get_parameter(weight), other.get_parameter(weight))
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(1))
+
+
+def test_heads_are_named_for_their_tags_and_centred_where_the_recipe_says_so(network: PretextNetwork) -> None:
+    """Five heads; the paper's read the features as they are, the starter's centred ones."""
+    assert [*network.heads] == [*TAG_NAMES, "manipulation"]
+    features = torch.randn(4, FEATURE_SIZE) + 5
+    plain = build_network(paper()).train()
+    scores, logits = plain.read_features(features)
+    torch.testing.assert_close(scores[:, 3:], plain.heads["iso"](features))
+    torch.testing.assert_close(logits[:, None], plain.heads["manipulation"](features))
+    centred, _ = network.train().read_features(features)
+    torch.testing.assert_close(centred.mean(dim=0), torch.zeros(4), atol=1e-6, rtol=0)
 
 
 def write_photographs(folder: Path, portrait: bytes) -> dict[str, str]:
@@ -157,7 +191,7 @@ def test_photographs_become_a_checkpoint(portrait: bytes, tmp_path: Path) -> Non
     assert 0 <= facts["manipulation"] <= 1
     again = build_network(recipe)
     assert load_checkpoint(best, again)["merit"] == facts["merit"]
-    assert torch.equal(again.exif_heads.weight, network.exif_heads.weight)
+    assert torch.equal(again.heads["iso"].weight, network.heads["iso"].weight)
 
 
 class CentredLandmarks:

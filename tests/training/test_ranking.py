@@ -74,6 +74,30 @@ def test_gradient_agrees_with_finite_differences() -> None:
     assert torch.autograd.gradcheck(lambda value: exif_ranking_loss(value, tags, PAPER).sum(), scores)
 
 
+@pytest.mark.parametrize("rule", [LossRule(PAPER), LossRule(RELEASED, ranking_weight=4.0, rank_manipulated=True)])
+def test_gradient_of_the_whole_loss_agrees_with_finite_differences(rule: LossRule) -> None:
+    """So is Eq. 6's, to scores and logits, with ties, missing tags and manipulated faces."""
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.randn(6, 4, dtype=torch.float64, generator=generator, requires_grad=True)
+    logits = torch.randn(6, dtype=torch.float64, generator=generator, requires_grad=True)
+    tags = torch.tensor(np.random.default_rng(3).integers(0, 3, (6, 4)).astype(float))
+    tags[2, 1] = torch.nan
+    manipulated = torch.tensor([0.0, 1, 0, 0, 1, 0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda *outputs: combine_losses(outputs, tags, manipulated, rule).total, (scores, logits)
+    )
+
+
+@pytest.mark.parametrize("logit", [0.0, 20.0, -20.0, 200.0, -200.0])
+def test_manipulation_loss_is_finite_where_the_head_is_certain(logit: float) -> None:
+    """Eq. 5 and its gradient are finite for certain heads, right or wrong."""
+    logits = torch.tensor([logit, logit], requires_grad=True)
+    loss = manipulation_loss(logits, torch.tensor([0.0, 1.0]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+
+
 def test_perfect_order_costs_less_than_the_reverse() -> None:
     """Scores that follow the tags have a loss near zero; reversed scores one near one."""
     tags = torch.arange(6.0)[:, None].repeat(1, 4)

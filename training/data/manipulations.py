@@ -145,14 +145,18 @@ class FaceSampler:
             face = flip_region(face, points[MOUTH], VERTICAL_AXES[self.rule.vertical_mouth], MOUTH_MARGIN)
         return face
 
+    def find_map(self, draw: Draw, side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return where each pixel of a wide crop of `side` pixels comes from, x and y, [side, side] each."""
+        across, down = spread(draw.matrix, side)
+        if draw.kind is not Manipulation.PIECEWISE_AFFINE:
+            return across, down
+        # Composed into one map: two resamplings would blur this class alone.
+        shift = resample(self.shifts[draw.warp], (across, down), cv2.BORDER_REPLICATE)
+        return across + shift[..., 0], down + shift[..., 1]
+
     def resample(self, face: Face, draw: Draw) -> Face:
         """Return the [size, size, 3] crop of a manipulated or untouched wide `face`."""
-        mapping = spread(draw.matrix, face.shape[0])
-        if draw.kind is Manipulation.PIECEWISE_AFFINE:
-            # Composed into one map: two resamplings would blur this class alone.
-            shift = resample(self.shifts[draw.warp], mapping, cv2.BORDER_REPLICATE)
-            mapping = mapping[0] + shift[..., 0], mapping[1] + shift[..., 1]
-        turned = resample(face, mapping, cv2.BORDER_REFLECT_101)
+        turned = resample(face, self.find_map(draw, face.shape[0]), cv2.BORDER_REFLECT_101)
         small = cv2.resize(turned, (self.size, self.size), interpolation=cv2.INTER_AREA)
         return np.asarray(cv2.flip(small, 1) if draw.mirrored else small, dtype=np.uint8)
 

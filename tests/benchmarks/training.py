@@ -1,0 +1,127 @@
+"""Whole training steps as a share of the bare forward and backward pass of the same network on the same batch.
+
+Prints, never asserts. A whole step draws the faces of a batch, takes their gradients and moves the weights; the bare
+pass has its batch at hand and no loss. Both are measured in turn, so that a slower minute slows both. Checkpoints and
+validation are left out. `python tests/benchmarks/training.py [--device cuda] [--batch 256]`: on a GPU the resampling
+runs there.
+"""
+
+import argparse
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from training.backward import embed
+from training.batches import Batch, BatchPlan, choose_maker, draw_epoch
+from training.checkpoints import Position
+from training.data.manipulations import make_sampler
+from training.data.shards import WIDE_SIZE, FaceSet
+from training.distributed import Ranks
+from training.network import build_network
+from training.optimiser import make_optimiser
+from training.recipes import RECIPES, Recipe
+from training.trainer import Training, TrainOptions
+
+CORES = len(os.sched_getaffinity(0))
+
+
+def make_noise(count: int) -> FaceSet:
+    """Return `count` noise pictures with landmarks where a face has them."""
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0.3, 0.7, (count, 68, 2)) * WIDE_SIZE
+    # Eyes and mouth as large as on real crops: what a flip costs is a matter of its size.
+    for part, centre, reach in (
+        (slice(36, 42), (0.38, 0.42), 0.06),
+        (slice(42, 48), (0.62, 0.42), 0.06),
+        (slice(48, 68), (0.5, 0.68), 0.11),
+    ):
+        points[:, part] = (np.array(centre) + rng.uniform(-reach, reach, points[:, part].shape)) * WIDE_SIZE
+    names = np.arange(count).astype(str)
+    return FaceSet(
+        crops=np.zeros((count, 1, 1, 3), np.uint8),
+        wide=rng.integers(0, 256, (count, WIDE_SIZE, WIDE_SIZE, 3), dtype=np.uint8),
+        landmarks=points.astype(np.float32),
+        tags=rng.uniform(1, 2, (count, 4)),
+        photos=names,
+        sources=names,
+        cameras=names,
+        short_sides=np.full(count, 200.0),
+    )
+
+
+def time_once(work: Callable[[], object], device: torch.device) -> float:
+    """Return the wall seconds of `work`, the device's included."""
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def measure(recipe: Recipe, steps: int, rounds: int, device: torch.device) -> tuple[float, float]:
+    """Return the median seconds of a whole step and of a bare pass, over rounds of `steps` of each."""
+    faces = make_noise(recipe.batch_size * (steps + 2))
+    network = build_network(recipe).to(device, memory_format=torch.channels_last).train()
+    sampler = make_sampler(recipe.preprocess.size, WIDE_SIZE, recipe.augment, recipe.seed)
+    plan = BatchPlan(faces, sampler, recipe.seed, recipe.batch_size)
+    maker = choose_maker(plan, device)
+    cv2.setNumThreads(1)
+    training = Training(network, recipe, Path(), TrainOptions(device=device), Ranks(device=device))
+    training.optimiser = make_optimiser(network, recipe.optimiser)
+    training.extractor, training.steps, training.position = network.extractor, plan.steps, Position(len(faces))
+    whole, bare = [], []
+    with ThreadPoolExecutor(CORES) as pool:
+        for epoch in range(rounds):
+            batches = draw_epoch(plan, maker, epoch, 0, pool)
+            batch = next(batches).to(device)
+            training.take_step(batch)  # warms up, and gives the workers the lead that they have in the long run
+
+            def take_steps(batches: Iterator[Batch] = batches) -> None:
+                for batch in islice(batches, steps):
+                    training.take_step(batch.to(device))
+
+            def pass_bare(crops: torch.Tensor = batch.crops) -> None:
+                for _ in range(steps):
+                    network.zero_grad()
+                    embed(network.extractor, crops, bf16=recipe.bf16).sum().backward()
+
+            whole.append(time_once(take_steps, device) / steps)
+            for _ in batches:  # what was drawn ahead must not be drawn while the bare pass is measured
+                pass
+            bare.append(time_once(pass_bare, device) / steps)
+    return float(np.median(whole)), float(np.median(bare))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    torch.set_num_threads(CORES)
+    table = Table(
+        "recipe", "backbone", "bare faces/s", "whole faces/s", "share", title=f"batch {arguments.batch}, {CORES} cores"
+    )
+    for name in ("paper", "starter"):
+        recipe = dataclasses.replace(RECIPES[name](), batch_size=arguments.batch)
+        whole, bare = measure(recipe, arguments.steps, arguments.rounds, device)
+        rates = [f"{arguments.batch / seconds:.1f}" for seconds in (bare, whole)]
+        table.add_row(name, recipe.backbone, *rates, f"{bare / whole:.0%}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

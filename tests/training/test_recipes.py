@@ -1,0 +1,102 @@
+"""Each difference between the paper and the authors' release, by name; and what the ablations leave out."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from ingest.spec import PreprocessSpec
+from training.optimiser import cosine_share, make_optimiser
+from training.recipes import RECIPES, MixtureShape, Recipe, exif_only, face_only, paper, released, starter
+
+
+def test_thurstone_scale_and_ties() -> None:
+    """Eq. 2 divides by sqrt(2), the release multiplies by 2; ties are certain in Eq. 1, even in the release."""
+    ours, theirs = paper().losses.pairs, released().losses.pairs
+    assert (ours.thurstone_scale, ours.tie_target) == (pytest.approx(1 / math.sqrt(2)), 1.0)
+    assert (theirs.thurstone_scale, theirs.tie_target) == (2.0, 0.5)
+    # erf(d / (sqrt(2) * 0.5)) is 2 Phi(2 d) - 1
+    gap = torch.linspace(-2, 2, 9, dtype=torch.float64)
+    released_p = 0.5 * (1 + torch.erf(gap / (math.sqrt(2) * 0.5)))
+    torch.testing.assert_close(torch.special.ndtr(gap * theirs.thurstone_scale), released_p)
+
+
+def test_optimisers() -> None:
+    """The paper decouples a decay of 1e-4 (AdamW); the release couples it, with its own betas and epsilon."""
+    network = torch.nn.Linear(2, 2)
+    ours, theirs = (make_optimiser(network, recipe().optimiser) for recipe in (paper, released))
+    assert type(ours) is torch.optim.AdamW
+    assert type(theirs) is torch.optim.Adam
+    assert [group["weight_decay"] for optimiser in (ours, theirs) for group in optimiser.param_groups] == [1e-4, 1e-4]
+    assert ours.param_groups[0]["betas"] == (0.9, 0.999)
+    assert (theirs.param_groups[0]["betas"], theirs.param_groups[0]["eps"]) == ((0.9, 0.98), 1e-6)
+
+
+def test_schedules() -> None:
+    """20 epochs of batches of 256 from 1e-5; the rate ends at zero in the paper, where it was in the release."""
+    for recipe in (paper(), released()):
+        assert (recipe.batch_size, recipe.epochs) == (256, 20)
+        assert recipe.optimiser.head_rate == recipe.optimiser.backbone_rate == 1e-5
+    ours, theirs = paper().optimiser, released().optimiser
+    assert theirs.rate_floor == 1e-7
+    assert cosine_share(ours, 2000, 100, 20) == pytest.approx(0)
+    assert cosine_share(theirs, 1000, 100, 20) == pytest.approx(0)
+    assert cosine_share(theirs, 2000, 100, 20) == pytest.approx(1)
+
+
+def test_sampling_and_manipulations() -> None:
+    """Every second face is manipulated in both; the release turns mouths by half, flips one eye, and warps more."""
+    ours, theirs = paper().augment, released().augment
+    assert ours.manipulated_share == theirs.manipulated_share == 0.5
+    assert (ours.vertical_mouth, ours.eyes) == ("mirror", "any")
+    assert (theirs.vertical_mouth, theirs.eyes, theirs.affine_scale) == ("half_turn", "one", (0.04, 0.05))
+    assert (paper().losses.rank_manipulated, released().losses.rank_manipulated) == (False, True)
+
+
+def test_weights_of_the_losses() -> None:
+    """The paper takes the mean of the four ranking losses, the release their sum; manipulations weigh one in both."""
+    assert (paper().losses.ranking_weight, released().losses.ranking_weight) == (1.0, 4.0)
+    assert paper().losses.manipulation_weight == released().losses.manipulation_weight == 1.0
+
+
+def test_mixtures_and_thresholds() -> None:
+    """Full covariances, 8 components in the paper and 12 in the release; the threshold lies where they are fitted."""
+    assert paper().mixture.shapes == (MixtureShape("full", 8),)
+    assert released().mixture.shapes == (MixtureShape("full", 12),)
+    for rule in (paper().mixture, released().mixture):
+        assert (rule.variance_added, rule.variance_floor, rule.seed) == (1e-6, 0.0, 2024)
+    assert paper().threshold_on == released().threshold_on == "train"
+    assert released().test_crop == "image"
+    assert paper().test_crop == "face"
+
+
+def test_cutting_a_face() -> None:
+    """Both cut 1.3 times the box and stretch it to 224 pixels; only the release resizes without antialias."""
+    assert dataclasses.replace(released().preprocess, antialias=True) == paper().preprocess == PreprocessSpec()
+    assert (PreprocessSpec().margin, PreprocessSpec().size) == (1.3, 224)
+    assert not released().preprocess.antialias
+
+
+def test_ablations_leave_one_task_out() -> None:
+    """They are the paper's recipe but for the task, and EXIF ranking alone draws no manipulated face."""
+    assert exif_only().losses.manipulation_weight == 0
+    assert exif_only().augment.manipulated_share == 0
+    assert face_only().losses.ranking_weight == 0
+
+    def without_task(recipe: Recipe) -> Recipe:
+        return dataclasses.replace(recipe, name="", losses=paper().losses, augment=paper().augment)
+
+    assert without_task(exif_only()) == without_task(face_only()) == without_task(paper())
+
+
+def test_starter_is_small_and_judged_on_held_out_photographs() -> None:
+    """The starter's threshold lies on photographs that nothing was fitted on."""
+    assert starter().backbone == "efficientnet_lite0"
+    assert starter().threshold_on == "calibrate"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_names_are_the_recipes_own(name: str) -> None:
+    """A recipe is found by the name that it records."""
+    assert RECIPES[name]().name == name
