@@ -7,14 +7,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.device import DeviceUnavailable, resolve_device
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
 from training.em import EmFit, EmProgress, fit_em
-from training.em_shared import factorise
+from training.em_shared import blocks, factorise
 from training.recipes import MixtureRule, MixtureShape
 from training.seeding import seed_responsibilities
 
@@ -43,6 +44,20 @@ class FittedMixture:
     held_out_nats: dict[str, float]
     refused: dict[str, str]
     em: EmFit
+
+    def notes(self) -> list[str]:
+        """Return one sentence for each thing about the fit that its user should know."""
+        notes = []
+        if not self.em.converged:
+            notes.append(f"EM stopped after {self.em.iterations} iterations before the bound had settled")
+        size = self.mixture.means.shape[1]
+        thin = int((self.em.faces <= size).sum())
+        if self.shape.covariance == "full" and thin and not self.shape.shrinkage:
+            notes.append(
+                f"{thin} of {len(self.em.faces)} components hold at most {size} faces, as many as there are features: "
+                "their likelihoods rest on the variance that is added to every feature"
+            )
+        return notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +126,9 @@ def store_mixture(fit: EmFit, shape: MixtureShape) -> GaussianMixture:
 
 def mean_log_likelihood(mixture: GaussianMixture, features_ND: NDArray[np.floating]) -> float:
     """Return the mean over faces in nats, in double precision."""
-    return float(log_likelihood(features_ND, stack_mixture(mixture, np.float64)).mean())
+    stacked = stack_mixture(mixture, np.float64)
+    total = sum(float(log_likelihood(features_ND[block], stacked).sum()) for block in blocks(len(features_ND)))
+    return total / len(features_ND)
 
 
 def choose_mixture(
@@ -180,6 +197,26 @@ def judge_candidate(  # noqa: PLR0913, PLR0917 - the data, the candidate and how
         held_out = features["fit"][np.isin(sources["fit"], fold)]
         total += mean_log_likelihood(mixture, held_out) * len(held_out)
     return total / len(features["fit"])
+
+
+def load_array_module(request: Literal["auto", "cuda", "cpu"]) -> tuple[Any, str]:
+    """Return the array module that fits, and why that one.
+
+    Raises:
+        DeviceUnavailable: "cuda" was asked for, and no GPU answers or CuPy is not installed.
+    """
+    device = resolve_device(request)
+    if device.kind == "cpu":
+        return np, device.reason
+    try:
+        import cupy  # noqa: PLC0415 - only where there is a GPU
+    except ImportError as error:
+        reason = f"{device.reason}, but CuPy is not installed"
+        if request == "cuda":
+            message = f"device 'cuda' was asked for and {reason}: install unlensed[gpu]"
+            raise DeviceUnavailable(message) from error
+        return np, reason
+    return cupy, device.reason
 
 
 def split_sources(sources_N: NDArray[np.str_]) -> list[NDArray[np.str_]]:

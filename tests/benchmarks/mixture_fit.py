@@ -65,9 +65,7 @@ def main() -> None:
     start = seed_responsibilities(features, options.components, VARIANCE, options.seed)
     seeding_s = time.perf_counter() - started
     title = f"{options.covariance}, N={options.count}, D={options.size}, K={options.components}"
-    table = Table(
-        "fit", "seconds", "speed-up", "iterations", "bound, nats per face", "load average", title=str(options)
-    )
+    table = Table("fit", "seconds", "speed-up", "iterations", "bound, nats per face", "load average", title=title)
 
     def add_row(name: str, seconds: float, iterations: int, bound: float) -> None:
         table.add_row(
@@ -95,7 +93,7 @@ def main() -> None:
     scorer.weights_, scorer.means_, scorer.covariances_ = fit.weights, fit.means, fit.covariances
     scorer.precisions_cholesky_ = precisions_cholesky(fit.covariances, options.covariance)
     add_row("ours", seconds, fit.iterations, scorer.score(exact))
-    Console().print(table, f"seeding by k-means++ took {seeding_s:.1f} s, which no row counts")
+    Console(width=110).print(table, f"seeding by k-means++ took {seeding_s:.1f} s, which no row counts")
 
 
 def bound_of(estimator: Reference, features: np.ndarray) -> float:
