@@ -110,7 +110,7 @@ def measure_threshold(values_N: NDArray[np.float64], photos_N: NDArray[np.str_],
     """
     count, photographs, needed = len(values_N), len(np.unique(photos_N)), photographs_needed(rate)
     if photographs < needed:
-        return f"n = {photographs} cannot support {rate:.1%}: at least {needed} photographs are needed"
+        return f"n = {photographs} cannot support {100 * rate:g} %: at least {needed} photographs are needed"
     ordered = np.sort(values_N)
     rank, tail = flagged_rank(count, rate), (1 - CONFIDENCE) / 2
     effective = min(count_effective(values_N, photos_N, ordered[rank - 1]), count)
@@ -122,8 +122,8 @@ def measure_threshold(values_N: NDArray[np.float64], photos_N: NDArray[np.str_],
     ranks = math.floor(low * count / whole), min(math.ceil((high + 1) * count / whole), count)
     if ranks[0] < 1:
         return (
-            f"n = {photographs} cannot support {rate:.1%}: faces of one photograph resemble each other, so that they "
-            f"are worth {effective:.0f}, and at least {needed} are needed"
+            f"n = {photographs} cannot support {100 * rate:g} %: faces of one photograph resemble each other, so that "
+            f"they are worth {effective:.0f}, and at least {needed} photographs are needed"
         )
     return Threshold(
         rate=rate,

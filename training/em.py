@@ -130,7 +130,8 @@ def fit_em(  # noqa: PLR0913 - the settings of one fit, all but the first four b
     responsibilities = xp.asarray(responsibilities_NK, dtype=np.float64)
     check_faces(to_host(responsibilities.sum(axis=0)))
     iterations = 0
-    for dtype in steps.precisions:
+    # A single component is done after one step: single precision would save nothing.
+    for dtype in steps.precisions if responsibilities.shape[1] > 1 else steps.precisions[-1:]:
         last = dtype is steps.precisions[-1]
         bound, converged = -np.inf, False
         for _ in range(max_iterations):

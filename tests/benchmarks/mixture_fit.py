@@ -68,6 +68,7 @@ def main() -> None:
     table = Table("fit", "seconds", "speed-up", "iterations", "bound, nats per face", "load average", title=title)
 
     def add_row(name: str, seconds: float, iterations: int, bound: float) -> None:
+        Console(stderr=True).print(f"{name}: {seconds:.1f} s")
         table.add_row(
             name,
             f"{seconds:.1f}",

@@ -88,7 +88,7 @@ def test_the_bound_never_falls(seed: int, covariance: Covariance, components: in
     told: list[EmProgress] = []
     fit_em(features, seed_responsibilities(features, components, 1.0, seed), covariance, 0, report=told.append)
     restarts = sum(np.isposinf(step.change_nats) for step in told)
-    assert restarts == (2 if covariance == "full" else 1)
+    assert restarts == (2 if covariance == "full" and components > 1 else 1)
     first = max(index for index, step in enumerate(told) if np.isposinf(step.change_nats))
     assert all(step.change_nats > -1e-9 for step in told[first:])
 
