@@ -15,8 +15,8 @@ def seed_responsibilities(
 ) -> NDArray[np.float64]:
     """Return [N, K] responsibilities under equal spheres of `variance` around k-means++ seeds (Arthur, 2007).
 
-    Scikit-learn's `init_params="k-means++"` with `random_state=seed` takes the same seeds and has these
-    responsibilities after its first step.
+    Scikit-learn's `init_params="k-means++"` with `random_state=seed` takes the same seeds and, with full or diagonal
+    covariances, has these responsibilities after its first step.
 
     Raises:
         ValueError: there are fewer faces, or fewer distinct faces, than components.

@@ -85,7 +85,7 @@ def fit_run(run: Path, recipe: Recipe, threads: int, console: Console | None = N
         "precision": recipe.precision,
         "shape": describe(fitted.shape),
         "roles": list(fitted.roles),
-        "faces": sum(len(faces[role]) for role in fitted.roles),
+        "faces": sum(len(features[role]) for role in fitted.roles),
         "held_out_nats": fitted.held_out_nats,
         "refused": fitted.refused,
         "bound_nats": fitted.em.bound_nats,

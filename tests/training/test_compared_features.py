@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from ingest.spec import PreprocessSpec
-from training.data.shards import FaceSet
 from training.evaluation.features.compare import COMPARED, fit_compared, load_compared
 from training.evaluation.features.networks import FARL_PRETEXT, NetworkFeatures, load_farl
 from training.evaluation.features.weights import WrongWeights
@@ -232,9 +232,7 @@ def test_each_gets_its_mixture_by_the_same_fit() -> None:
     base = rng.integers(100, 156, (8, 8, 3))
     crops = (base + rng.integers(-9, 10, (60, 8, 8, 3))).astype(np.uint8)
     names = np.array([f"source {index % 3}" for index in range(60)])
-    faces = FaceSet(
-        crops, crops, np.zeros((60, 68, 2), np.float32), np.zeros((60, 4)), names, names, names, np.full(60, 100.0)
-    )
+    faces = SimpleNamespace(crops=crops, sources=names)  # all that a fit needs of a `FaceSet`
     pooled = NetworkFeatures("pooled", nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), PreprocessSpec(size=8))
     rule = MixtureRule((MixtureShape("diag", 1), MixtureShape("diag", 2)), role_sets=(("fit",),))
     fitted, score = fit_compared(pooled, {"fit": faces}, rule)
