@@ -42,7 +42,8 @@ class EmFit:
         weights: [K].
         means: [K, D].
         covariances: [K, D, D] (full), [D, D] (tied) or [K, D] (diag).
-        bound_nats: mean log-likelihood per face of exactly these parameters.
+        bound_nats: mean log-likelihood per face before the last update (scikit-learn's `lower_bound_`); once converged,
+            these parameters' own is higher by less than the tolerance.
         faces: [K], the sum of each component's responsibilities.
         iterations: of both precisions together.
         converged: whether the bound changed by less than the tolerance in the end.
@@ -155,6 +156,8 @@ def fit_em(  # noqa: PLR0913 - the settings of one fit, all but the first four b
             )
             if converged:
                 break
+    # One more step, as scikit-learn takes: it is the same parameters that are compared then.
+    parameters = steps.maximise(responsibilities, steps.precisions[-1])
     return EmFit(
         parameters.weights,
         parameters.means,

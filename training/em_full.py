@@ -10,7 +10,8 @@ Three shortcuts, none of which changes the path that EM takes by more than round
 - A face counts for a component's covariance when its responsibility is above `NEGLIGIBLE_SHARE`. The others together
   hold less than N 1e-12 faces, and the bound is flat around its maximum: it changes in second order.
 - Iterations run in single precision until it has nothing more to give, then in double precision until they converge by
-  the double-precision bound. Differences of features and means, sums over blocks and factors are always in double.
+  the double-precision bound; the first of these evaluates everything, so that nothing rests on single precision in the
+  end. Differences of features and means, sums over blocks and factors are always in double.
 
 The triangular factors' zeros are skipped panel by panel (as `scorer.mixture` does), and a covariance is the product of
 one matrix with its own transpose, which BLAS computes as a symmetric update in half the operations.
@@ -30,7 +31,7 @@ from training.em_shared import Array, Parameters, blocks, factorise, normalise_w
 NEGLIGIBLE_NATS = 50.0
 NEGLIGIBLE_SHARE = 1e-12
 PANELS = 4
-# Bounds are carried in double precision, the distances below them may come from single: a thousandth covers both.
+# A thousandth covers the rounding of distances and of the bounds that are carried, single precision's too.
 CARRIED_SHARE = 0.999
 # Carrying bounds costs a component some 5 D^3 operations and saves it up to 1.25 N D^2.
 FACES_WORTH_CARRYING = 8
@@ -58,6 +59,7 @@ class FullSteps:
         self._xp = xp
         self._before: Parameters | None = None
         self._factors: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []  # of `_before`
+        self._dtype: type[np.floating[Any]] | None = None  # that `_floors` were measured in
         self._nearest: Array = None  # [N], the likeliest component
         self._floors: Array = None  # [N, K], no distance is below
 
@@ -108,13 +110,11 @@ class FullSteps:
         count, (components, size) = len(self._features), parameters.means.shape
         faces = parameters.weights * count
         factors = [factorise(parameters.covariances[k], faces[k]) for k in range(components)]
-        constants = np.array(
-            [
-                math.log(weight) - float(np.log(np.diagonal(lower)).sum()) - size / 2 * math.log(2 * math.pi)
-                for weight, (lower, _) in zip(parameters.weights, factors, strict=True)
-            ]
-        )
-        if self._before and components > 1 and count >= FACES_WORTH_CARRYING * size:
+        constants = [
+            math.log(weight) - float(np.log(np.diagonal(lower)).sum()) - size / 2 * math.log(2 * math.pi)
+            for weight, (lower, _) in zip(parameters.weights, factors, strict=True)
+        ]
+        if self._before and dtype is self._dtype and components > 1 and count >= FACES_WORTH_CARRYING * size:
             self._carry_floors(parameters.means - self._before.means, factors)
         else:
             self._nearest = xp.zeros(count, dtype=np.int64)
@@ -135,7 +135,8 @@ class FullSteps:
             ceiling = constants[component] - self._floors[:, component] ** 2 / 2
             rows = xp.flatnonzero((self._nearest != component) & (ceiling > likeliest - NEGLIGIBLE_NATS))
             evaluate(component, rows)
-        self._before, self._factors, self._nearest = parameters, factors, joint.argmax(axis=1)
+        self._before, self._factors, self._dtype = parameters, factors, dtype
+        self._nearest = joint.argmax(axis=1)
         return joint
 
     def _measure(
@@ -173,7 +174,7 @@ class FullSteps:
         """
         product = self._xp.asarray(inverse_before_DD.T, dtype=np.float32) @ self._xp.asarray(lower_DD, dtype=np.float32)
         excess = product @ product.T
-        excess[range(len(excess)), range(len(excess))] -= 1
+        excess -= self._xp.eye(len(excess), dtype=np.float32)
         bound = float(self._xp.linalg.norm(excess))
         if bound > LOOSE_STRETCH:
             return math.inf
