@@ -97,7 +97,7 @@ def fit(run: Run, recipe: RecipeName = "starter", threads: Threads = CORES) -> N
 @app.command()
 def calibrate(run: Run, threads: Threads = CORES) -> None:
     """Score the role `calibrate`, which p-values are counted against."""
-    console.print(f"{calibrate_run(run, threads)} held-out faces")
+    console.print(calibrate_run(run, threads))
 
 
 @app.command()

@@ -8,11 +8,18 @@ from numpy.typing import NDArray
 from scorer.openvino_embedder import OpenVinoExtractor
 from training.network import FEATURE_SIZE
 
+CROPS_AT_ONCE = 256
+
 
 def extract_features(model: Path, crops_NHWC: NDArray[np.uint8], threads: int) -> NDArray[np.float32]:
-    """Return [N, 768] features of [N, S, S, 3] crops from the exported graph at `model`."""
+    """Return [N, 768] features of [N, S, S, 3] crops from the exported graph at `model`.
+
+    `crops_NHWC` is read by slices, so that it may live on disk.
+    """
     extractor = OpenVinoExtractor(model, FEATURE_SIZE, threads)
     features = np.full((len(crops_NHWC), FEATURE_SIZE), np.nan, dtype=np.float32)
-    extractor.start(list(crops_NHWC), range(len(crops_NHWC)), features)
+    for start in range(0, len(crops_NHWC), CROPS_AT_ONCE):
+        crops = np.asarray(crops_NHWC[start : start + CROPS_AT_ONCE])
+        extractor.start(list(crops), range(start, start + len(crops)), features)
     extractor.wait()
     return features

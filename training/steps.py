@@ -3,6 +3,7 @@
 import json
 import platform
 import shutil
+import time
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -18,7 +19,7 @@ from ingest.spec import FaceBox, PreprocessSpec
 from scorer.bundle import list_files, write_manifest
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
 from training import detector
-from training.calibrate import calibrate, name_calibration
+from training.calibrate import describe_calibration, name_calibration, score_held_out
 from training.checkpoints import load_checkpoint
 from training.data.shards import load_role
 from training.evaluation.card import LICENCE, write_card
@@ -26,8 +27,9 @@ from training.evaluation.inputs import Extras, Subject
 from training.evaluation.run import evaluate_subject
 from training.export import INPUT_TENSOR, MODEL_FILE, OUTPUT_TENSOR, PRECISIONS, export_extractor, write_repository
 from training.features import extract_features
+from training.fit_progress import show_fits
 from training.golden import draw_golden_images
-from training.mixture_fit import choose_mixture, describe
+from training.mixture_fit import choose_mixture, describe, load_array_module
 from training.network import FEATURE_SIZE, build_network
 from training.recipes import Precision, Recipe
 
@@ -49,13 +51,28 @@ def build_engine(run: Path, recipe: Recipe, precision: Precision) -> Path:
     return export_extractor(network.extractor, run / "engine" / precision, precision, crops[chosen])
 
 
-def fit_run(run: Path, recipe: Recipe, threads: int) -> dict[str, object]:
-    """Fit the mixture on the recipe's roles through the engine; write `mixture.npz` and `fit.json`."""
+def fit_run(run: Path, recipe: Recipe, threads: int, console: Console | None = None) -> dict[str, object]:
+    """Fit the mixture on the recipe's roles through the engine; write `mixture.npz` and `fit.json`.
+
+    Args:
+        run: holds the faces and the engine.
+        recipe: names candidates and roles.
+        threads: of the engine.
+        console: on stderr, for progress.
+
+    Raises:
+        ValueError: too few faces or sources for any candidate.
+    """
+    console = console or Console(stderr=True)
     roles = sorted({role for roles in recipe.mixture.role_sets for role in roles} | {"fit"})
     faces = {role: load_role(run, role) for role in roles}
     engine = engine_path(run, recipe.precision)
-    features = {role: extract_features(engine, np.asarray(faces[role].crops), threads) for role in roles}
-    fitted = choose_mixture(features, {role: faces[role].sources for role in roles}, recipe.mixture)
+    features = {role: extract_features(engine, faces[role].crops, threads) for role in roles}
+    xp, device = load_array_module("auto")
+    started = time.perf_counter()
+    with show_fits(console) as report:
+        fitted = choose_mixture(features, {role: faces[role].sources for role in roles}, recipe.mixture, xp, report)
+    seconds = time.perf_counter() - started
     mixture = fitted.mixture
     np.savez_compressed(
         run / "mixture.npz",
@@ -63,15 +80,23 @@ def fit_run(run: Path, recipe: Recipe, threads: int) -> dict[str, object]:
         means=mixture.means,
         precisions_cholesky=mixture.precisions_cholesky,
     )
-    report: dict[str, object] = {
+    summary: dict[str, object] = {
         "precision": recipe.precision,
         "shape": describe(fitted.shape),
         "roles": list(fitted.roles),
-        "faces": sum(len(faces[role]) for role in fitted.roles),
+        "faces": sum(len(features[role]) for role in fitted.roles),
         "held_out_nats": fitted.held_out_nats,
+        "refused": fitted.refused,
+        "bound_nats": fitted.em.bound_nats,
+        "iterations": fitted.em.iterations,
+        "converged": fitted.em.converged,
+        "faces_by_component": [round(count, 1) for count in fitted.em.faces.tolist()],
+        "notes": fitted.notes(),
+        "device": device,
+        "seconds": round(seconds, 1),
     }
-    (run / "fit.json").write_text(json.dumps(report, indent=1) + "\n")
-    return report
+    (run / "fit.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return summary
 
 
 def read_mixture(run: Path) -> GaussianMixture:
@@ -84,13 +109,27 @@ def read_mixture(run: Path) -> GaussianMixture:
         return GaussianMixture(**{name: arrays[name] for name in arrays.files})
 
 
-def calibrate_run(run: Path, threads: int) -> int:
-    """Score the role `calibrate` through the fitted engine; write `calibration.npz`; return the number of faces."""
+def calibrate_run(run: Path, threads: int) -> dict[str, object]:
+    """Score the role `calibrate` through the fitted engine; write `calibration.npz` and `calibration.json`.
+
+    Returns:
+        The content of `calibration.json`: thresholds with their intervals, and the rates that n cannot support.
+
+    Raises:
+        FileNotFoundError: `fit` has not run.
+        ValueError: a face has no finite log-likelihood.
+    """
+    if not (run / "fit.json").exists():
+        message = f"{run} has no fit.json: run `unlensed-train fit` first"
+        raise FileNotFoundError(message)
     precision = json.loads((run / "fit.json").read_text())["precision"]
-    features = extract_features(engine_path(run, precision), np.asarray(load_role(run, "calibrate").crops), threads)
-    values = calibrate(read_mixture(run), features)
-    np.savez_compressed(run / "calibration.npz", log_likelihoods=values)
-    return len(values)
+    faces = load_role(run, "calibrate")
+    features = extract_features(engine_path(run, precision), faces.crops, threads)
+    values = score_held_out(read_mixture(run), features)
+    np.savez_compressed(run / "calibration.npz", log_likelihoods=np.sort(values))
+    report = describe_calibration(values, faces.photos)
+    (run / "calibration.json").write_text(json.dumps(report, indent=1) + "\n")
+    return report
 
 
 def evaluate_run(

@@ -1,0 +1,89 @@
+"""`fit` and `calibrate` on a run folder: features through a real engine, reports that say what was found."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from ingest.spec import PreprocessSpec
+from training import steps
+from training.export import export_extractor
+from training.network import FEATURE_SIZE, Normalise
+from training.recipes import MixtureRule, MixtureShape, Recipe, starter
+
+FACES = 150
+
+
+@pytest.fixture(name="recipe", scope="module")
+def fixture_recipe() -> Recipe:
+    """The starter's recipe with two quick candidates, the second of which cannot be fitted."""
+    shapes = (MixtureShape("diag", 2), MixtureShape("diag", 4000))
+    return replace(starter(), precision="fp32", mixture=MixtureRule(shapes, role_sets=(("fit",),)))
+
+
+@pytest.fixture(name="run", scope="module")
+def fixture_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with nothing but an engine."""
+    run = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        Normalise(PreprocessSpec()), nn.Conv2d(3, FEATURE_SIZE, 56, 56), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    export_extractor(network.eval(), run / "engine" / "fp32", "fp32", np.zeros((1, 224, 224, 3), np.uint8))
+    return run
+
+
+@pytest.fixture(autouse=True)
+def fixture_faces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every role has 150 plain faces of 90 photographs of three sources, the same each time it is read."""
+
+    def load(_: Path, role: str) -> SimpleNamespace:
+        rng = np.random.default_rng(len(role))
+        plain = rng.integers(60, 200, (FACES, 1, 1, 3)) + rng.integers(-20, 20, (FACES, 8, 8, 3))
+        index = np.arange(FACES)
+        return SimpleNamespace(
+            crops=plain.astype(np.uint8).repeat(28, axis=1).repeat(28, axis=2),
+            sources=np.array(["a", "b", "c"])[index % 3],
+            photos=np.array([f"{row % 90}" for row in index]),
+        )
+
+    monkeypatch.setattr(steps, "load_role", load)
+
+
+def test_fit_then_calibrate(run: Path, recipe: Recipe) -> None:
+    """The reports name the shape, the bound, what was refused and why; thresholds come with what n cannot support."""
+    with pytest.raises(FileNotFoundError, match=r"no fit.json: run `unlensed-train fit`"):
+        steps.calibrate_run(run, 1)
+    told = io.StringIO()
+    report = steps.fit_run(run, recipe, 1, Console(file=told))
+    assert report == json.loads((run / "fit.json").read_text())
+    assert report["shape"] == "diag K=2"
+    assert list(report["held_out_nats"]) == ["fit diag K=2"]
+    assert "4000 components need at least as many faces" in report["refused"]["fit diag K=4000"]
+    assert report["converged"]
+    assert sum(report["faces_by_component"]) == pytest.approx(FACES, abs=0.2)
+    first = json.loads(told.getvalue().splitlines()[0])
+    assert set(first) == {"fitting", "iteration", "bound_nats"}
+    assert len(told.getvalue().splitlines()) < 10  # one line an interval, not one an iteration
+    calibration = steps.calibrate_run(run, 1)
+    assert calibration == json.loads((run / "calibration.json").read_text())
+    assert (calibration["faces"], calibration["photographs"]) == (FACES, 90)
+    assert list(calibration["thresholds"]) == ["0.05"]
+    assert "n = 90 cannot support 1 %: at least 368 photographs" in calibration["refused"]["0.01"]
+    with np.load(run / "calibration.npz", allow_pickle=False) as arrays:
+        assert (np.diff(arrays["log_likelihoods"]) >= 0).all()
+
+
+def test_progress_on_a_terminal_is_one_line(run: Path, recipe: Recipe) -> None:
+    """A terminal shows the candidate, the iteration and the bound in a line that is erased in the end."""
+    told = io.StringIO()
+    steps.fit_run(run, recipe, 1, Console(file=told, force_terminal=True, width=120))
+    assert "fitting" in told.getvalue()
+    assert "{" not in told.getvalue()

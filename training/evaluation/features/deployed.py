@@ -1,0 +1,54 @@
+"""Features of this project's own runs, through the engine that serves."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.spec import PreprocessSpec
+from training.features import extract_features
+
+
+@dataclass(slots=True)
+class DeployedFeatures:
+    """A `FeatureExtractor` around an exported graph.
+
+    Attributes:
+        name: as the table prints it.
+        preprocess: of the recipe that the graph was trained with.
+        engine: the graph.
+        threads: for inference.
+    """
+
+    name: str
+    preprocess: PreprocessSpec
+    engine: Path
+    threads: int
+
+    def extract(self, crops_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return [N, 768] features of [N, S, S, 3] crops."""
+        return extract_features(self.engine, crops_NHWC, self.threads)
+
+
+def load_exif_ranking(run: Path, threads: int) -> DeployedFeatures:
+    """Return EXIF-L2R: the features of a run of the recipe `exif_only`, through its served engine.
+
+    Raises:
+        FileNotFoundError: the run has not been trained, or has no engine.
+        ValueError: it is a run of another recipe.
+    """
+    described = run / "recipe.json"
+    if not described.is_file():
+        message = f"{run} has no recipe.json; it should be a run folder of `unlensed-train train --recipe exif_only`"
+        raise FileNotFoundError(message)
+    recipe = json.loads(described.read_text())
+    if recipe["name"] != "exif_only":
+        message = f"{run} is a run of the recipe {recipe['name']}, not of exif_only: EXIF-L2R ranks EXIF tags alone"
+        raise ValueError(message)
+    engines = sorted((run / "engine" / recipe["precision"]).rglob("*.xml"))
+    if not engines:
+        message = f"{run} has no {recipe['precision']} engine: run `unlensed-train fit {run} --recipe exif_only` first"
+        raise FileNotFoundError(message)
+    return DeployedFeatures("EXIF-L2R", PreprocessSpec.from_json(recipe["preprocess"]), engines[0], threads)

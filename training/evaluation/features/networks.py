@@ -1,0 +1,141 @@
+"""The compared networks: CLIP, FaRL and EXIF-as-language, each from its published weights."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from open_clip.transformer import QuickGELU, VisionTransformer
+from torch import Tensor, nn
+from torchvision.models import resnet50
+
+from ingest.device import resolve_device
+from ingest.spec import PreprocessSpec
+from training.evaluation.features.weights import (
+    WrongWeights,
+    load_strictly,
+    name_keys,
+    open_envelope,
+    read_weights,
+    strip_prefix,
+)
+from training.network import FEATURE_SIZE, Normalise
+
+CROPS_AT_ONCE = 32
+HEAD_SIZE = 64  # of every CLIP vision transformer that OpenAI published
+CLIP_WEIGHTS = (
+    "OpenAI's ViT-B/32 as open_clip publishes it (open_clip_model.safetensors or open_clip_pytorch_model.bin of "
+    "huggingface.co/timm/vit_base_patch32_clip_224.openai); OpenAI's own .pt archive holds code and is not read"
+)
+FARL_WEIGHTS = (
+    "FaRL-Base-Patch16-LAIONFace20M-ep16.pth or -ep64.pth of the release pretrained_weights of "
+    "github.com/FacePerceiver/FaRL"
+)
+EXIF_LANGUAGE_WEIGHTS = (
+    "EXIF-as-language's checkpoint (wrapper_75_new.pth), linked from the README of "
+    "github.com/hellomuffin/exif-as-language"
+)
+# What FaRL's image tower had for masked image modelling and its features do without.
+FARL_PRETEXT = ("lm_transformer.", "ln_lm.", "lm_head.", "mask_token")
+RANKING_HEAD = "fc_iso.weight"
+
+
+@dataclass(slots=True, eq=False)
+class NetworkFeatures:
+    """A `FeatureExtractor` around a torch network that takes normalised [N, 3, S, S] images."""
+
+    name: str
+    network: nn.Module
+    preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
+
+    def extract(self, crops_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return [N, D] features of [N, S, S, 3] crops, at least one, on a GPU where there is one."""
+        device = torch.device(resolve_device("auto").kind)
+        pipeline = nn.Sequential(Normalise(self.preprocess), self.network).eval().to(device)
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(crops_NHWC), CROPS_AT_ONCE):
+                crops = torch.from_numpy(np.ascontiguousarray(crops_NHWC[start : start + CROPS_AT_ONCE]))
+                parts.append(pipeline(crops.to(device)).float().cpu().numpy())
+        return np.concatenate(parts)
+
+
+def load_clip(path: Path) -> NetworkFeatures:
+    """Return CLIP's image embedding before normalisation (Radford et al., 2021; code and weights MIT).
+
+    The size of the tower is read from the arrays: any of OpenAI's vision transformers for 224 px will do. The
+    authors' code names ViT-B/32.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        WrongWeights: it holds something else.
+    """
+    content = read_weights(path, CLIP_WEIGHTS)
+    return NetworkFeatures("CLIP", build_tower(strip_prefix(content, "visual."), path, CLIP_WEIGHTS))
+
+
+def load_farl(path: Path) -> NetworkFeatures:
+    """Return FaRL's image embedding: CLIP's ViT-B/16 trained on faces (Zheng et al., 2022; code and weights MIT).
+
+    Raises:
+        FileNotFoundError: there is no file.
+        WrongWeights: it holds something else.
+    """
+    content = open_envelope(read_weights(path, FARL_WEIGHTS), "state_dict", path, FARL_WEIGHTS)
+    weights = {
+        name: value for name, value in strip_prefix(content, "visual.").items() if not name.startswith(FARL_PRETEXT)
+    }
+    return NetworkFeatures("FaRL", build_tower(weights, path, FARL_WEIGHTS))
+
+
+def load_exif_language(path: Path) -> NetworkFeatures:
+    """Return the image embedding of EXIF as language: a ResNet-50 (Zheng et al., 2023; code MIT, weights unstated).
+
+    It was trained on patches of 124 px and is given whole crops here, as the paper's comparison and its starting
+    point for training do.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        WrongWeights: it holds something else; the authors' own ranking checkpoint has the same envelope.
+    """
+    content = open_envelope(read_weights(path, EXIF_LANGUAGE_WEIGHTS), "model", path, EXIF_LANGUAGE_WEIGHTS)
+    if RANKING_HEAD in content:
+        message = f"{path} has ranking heads ({RANKING_HEAD}): it should be {EXIF_LANGUAGE_WEIGHTS}"
+        raise WrongWeights(message)
+    network = resnet50(weights=None)
+    network.fc = nn.Linear(network.fc.in_features, FEATURE_SIZE)
+    load_strictly(network, strip_prefix(content, "model.visual."), path, EXIF_LANGUAGE_WEIGHTS)
+    return NetworkFeatures("EXIF-as-language", network)
+
+
+def build_tower(weights: dict[str, Tensor], path: Path, expected: str) -> VisionTransformer:
+    """Return OpenAI's vision transformer with these weights, its size read from them.
+
+    Raises:
+        WrongWeights: they are not such a transformer's, or not one for 224 px.
+    """
+    size = PreprocessSpec().size
+    try:
+        width, _, patch, _ = weights["conv1.weight"].shape
+        places, output = len(weights["positional_embedding"]), weights["proj"].shape[1]
+    except (KeyError, ValueError, IndexError) as error:
+        found = name_keys(weights) or "nothing"
+        message = f"{path} holds {found} where a vision transformer is expected; it should be {expected}"
+        raise WrongWeights(message) from error
+    if places != (size // patch) ** 2 + 1:
+        message = f"{path} is not made for {size} px but for {places} places of {patch} px; it should be {expected}"
+        raise WrongWeights(message)
+    layers = len({name.split(".")[2] for name in weights if name.startswith("transformer.resblocks.")})
+    tower = VisionTransformer(
+        image_size=size,
+        patch_size=patch,
+        width=width,
+        layers=layers,
+        heads=max(width // HEAD_SIZE, 1),
+        mlp_ratio=4,
+        output_dim=output,
+        act_layer=QuickGELU,
+    )
+    load_strictly(tower, weights, path, expected)
+    return tower

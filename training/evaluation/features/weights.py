@@ -1,0 +1,103 @@
+"""Published weights from a path: arrays only, every key accounted for, a wrong file in one sentence."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+SAFE_TORCH = (2, 10)
+NAMED_KEYS = 4
+
+
+class WrongWeights(ValueError):
+    """A file does not hold the weights that were asked for."""
+
+
+def read_weights(path: Path, expected: str) -> dict[str, Any]:
+    """Return what a .safetensors, .pt, .pth or .bin file holds; nothing in it is run.
+
+    Args:
+        path: the file.
+        expected: which file that should be, and where it is published, for the sentences.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        WrongWeights: it is no such file, or holds more than arrays.
+        RuntimeError: the installed torch can be made to run what a file holds (CVE-2025-32434, CVE-2026-24747).
+    """
+    if not path.is_file():
+        message = f"{path} does not exist; it should be {expected}"
+        raise FileNotFoundError(message)
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except SafetensorError as error:
+            message = f"{path} is no safetensors file ({error}); it should be {expected}"
+            raise WrongWeights(message) from error
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if version < SAFE_TORCH:
+        message = f"torch {torch.__version__} can run what {path} holds: install torch 2.10 or newer"
+        raise RuntimeError(message)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        reason = str(error).partition("\n")[0][:200]
+        message = f"{path} holds more than arrays or is damaged ({reason}); it should be {expected}"
+        raise WrongWeights(message) from error
+    if not isinstance(content, dict):
+        message = f"{path} holds a {type(content).__name__} instead of named arrays; it should be {expected}"
+        raise WrongWeights(message)
+    return content
+
+
+def open_envelope(content: Mapping[str, Any], key: str, path: Path, expected: str) -> dict[str, Any]:
+    """Return the arrays that a checkpoint keeps under `key`.
+
+    Raises:
+        WrongWeights: there is no such key.
+    """
+    if not isinstance(content.get(key), dict):
+        message = f"{path} has no arrays under {key!r} but {name_keys(content)}; it should be {expected}"
+        raise WrongWeights(message)
+    inside: dict[str, Any] = content[key]
+    return inside
+
+
+def strip_prefix(weights: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
+    """Return the arrays whose names begin with `prefix`, without it, in single precision where they are numbers."""
+    return {
+        name.removeprefix(prefix): value.float() if value.is_floating_point() else value
+        for name, value in weights.items()
+        if name.startswith(prefix) and isinstance(value, Tensor)
+    }
+
+
+def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], path: Path, expected: str) -> None:
+    """Load `weights` into `module`, every one and no other.
+
+    Raises:
+        WrongWeights: keys are missing, left over or of another shape; the sentence names some of each.
+    """
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    faults = {
+        "missing": wanted.keys() - found.keys(),
+        "left over": found.keys() - wanted.keys(),
+        "of another shape": {name for name in wanted.keys() & found.keys() if wanted[name] != found[name]},
+    }
+    told = [f"{len(names)} {fault} ({name_keys(names)})" for fault, names in faults.items() if names]
+    if told:
+        message = f"{path} does not fit: {', '.join(told)}; it should be {expected}"
+        raise WrongWeights(message)
+    module.load_state_dict(dict(weights), strict=True)
+
+
+def name_keys(names: Iterable[str]) -> str:
+    """Return the first few names."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:NAMED_KEYS]) + (", ..." if len(ordered) > NAMED_KEYS else "")
