@@ -6,12 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scorer.openvino_embedder import OpenVinoExtractor
+from training.data.shards import Images
 from training.network import FEATURE_SIZE
 
 CROPS_AT_ONCE = 256
 
 
-def extract_features(model: Path, crops_NHWC: NDArray[np.uint8], threads: int) -> NDArray[np.float32]:
+def extract_features(model: Path, crops_NHWC: Images, threads: int) -> NDArray[np.float32]:
     """Return [N, 768] features of [N, S, S, 3] crops from the exported graph at `model`.
 
     `crops_NHWC` is read by slices, so that it may live on disk.

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scorer.mixture import log_likelihood, stack_mixture
-from training.data.shards import FaceSet
+from training.data.shards import FaceSet, Images
 from training.em_shared import blocks
 from training.evaluation.features.deployed import load_exif_ranking
 from training.evaluation.features.networks import load_clip, load_exif_language, load_farl
@@ -59,7 +59,7 @@ def fit_compared(
     fitted = choose_mixture(features, {role: chosen.sources for role, chosen in faces.items()}, rule, report=report)
     stacked = stack_mixture(fitted.mixture)
 
-    def score(crops_NHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
+    def score(crops_NHWC: Images) -> NDArray[np.float64]:
         found = extractor.extract(crops_NHWC)
         parts = [log_likelihood(found[block], stacked) for block in blocks(len(found))]
         return np.concatenate(parts).astype(np.float64)

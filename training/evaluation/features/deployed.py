@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.spec import PreprocessSpec
+from training.data.shards import Images
 from training.features import extract_features
 
 
@@ -27,7 +28,7 @@ class DeployedFeatures:
     engine: Path
     threads: int
 
-    def extract(self, crops_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def extract(self, crops_NHWC: Images) -> NDArray[np.float32]:
         """Return [N, 768] features of [N, S, S, 3] crops."""
         return extract_features(self.engine, crops_NHWC, self.threads)
 

@@ -12,6 +12,7 @@ from torchvision.models import resnet50
 
 from ingest.device import resolve_device
 from ingest.spec import PreprocessSpec
+from training.data.shards import Images
 from training.evaluation.features.weights import (
     WrongWeights,
     load_strictly,
@@ -49,7 +50,7 @@ class NetworkFeatures:
     network: nn.Module
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
 
-    def extract(self, crops_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def extract(self, crops_NHWC: Images) -> NDArray[np.float32]:
         """Return [N, D] features of [N, S, S, 3] crops, at least one, on a GPU where there is one."""
         device = torch.device(resolve_device("auto").kind)
         pipeline = nn.Sequential(Normalise(self.preprocess), self.network).eval().to(device)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.spec import PreprocessSpec
+from training.data.shards import Images
 
 
 class FeatureExtractor(Protocol):
@@ -19,5 +20,5 @@ class FeatureExtractor(Protocol):
     name: str
     preprocess: PreprocessSpec
 
-    def extract(self, crops_NHWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def extract(self, crops_NHWC: Images) -> NDArray[np.float32]:
         """Return [N, D] features of [N, S, S, 3] crops, which may be read from disk slice by slice."""
