@@ -3,20 +3,16 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast, get_args
 
-import torch
 import typer
 from rich.console import Console
 
-from training.data.chunks import PrepareStopped
-from training.data.roles import RoleRule
-from training.data.shards import load_role
+from ingest.device import DeviceUnavailable, resolve_device
+from training.endings import Interrupted, TrainingDiverged
 from training.recipes import RECIPES
-from training.steps import build_engine, calibrate_run, evaluate_run, fit_run, write_bundle
-from training.trainer import TrainingDiverged, train_extractor
 
-BAD_DATA, TRY_AGAIN = 65, 75
+BAD_DATA, TRY_AGAIN, BAD_CONFIGURATION = 65, 75, 78
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console(stderr=True)
 Run = Annotated[Path, typer.Argument(help="The run folder.")]
@@ -28,6 +24,26 @@ def check_recipe(name: str) -> str:
         message = f"no recipe {name!r}; use one of {', '.join(RECIPES)}"
         raise typer.BadParameter(message)
     return name
+
+
+def check_device(name: str) -> Literal["auto", "cpu", "cuda"]:
+    """Return `name`, or end with a usage error."""
+    if name in {"auto", "cpu", "cuda"}:
+        return cast("Literal['auto', 'cpu', 'cuda']", name)
+    message = f"no device {name!r}; use auto, cpu or cuda"
+    raise typer.BadParameter(message)
+
+
+def split_pairs(texts: list[str] | None) -> list[tuple[str, Path]]:
+    """Return NAME and PATH of each NAME=PATH, or end with a usage error."""
+    pairs = []
+    for text in texts or ():
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            message = f"{text!r} is not of the form NAME=PATH"
+            raise typer.BadParameter(message)
+        pairs.append((name, Path(path)))
+    return pairs
 
 
 RecipeName = Annotated[str, typer.Option(help=f"One of {', '.join(RECIPES)}.", callback=check_recipe)]
@@ -55,9 +71,6 @@ def prepare(  # noqa: PLR0913, PLR0917 - one parameter an option
     recipe: RecipeName = "starter",
 ) -> None:
     """Find, cut and describe the faces of the photographs. Ended at any point, the same command goes on from there."""
-    from training.data.prepare import prepare_run  # noqa: PLC0415 - DALI and OpenVINO are slow to import
-    from training.data.preview import draw_preview  # noqa: PLC0415 - likewise imgaug
-
     rule = RECIPES[recipe]()
     if photos is None and preview is None:
         message = "say with --photos where photographs are, or with --preview where to draw the prepared faces"
@@ -66,29 +79,73 @@ def prepare(  # noqa: PLR0913, PLR0917 - one parameter an option
         if landmarks is None:
             message = "choose with --landmarks: the folder of face_landmark_68_model.*, or face-alignment"
             raise typer.BadParameter(message)
-        try:
-            prepare_run(out, photos, RoleRule.read(roles, shares), landmarks, rule, CORES, console)
-        except PrepareStopped as error:
-            console.print(str(error), style="yellow", markup=False, highlight=False)
-            raise typer.Exit(TRY_AGAIN) from error
+        from training.data.prepare import prepare_run
+        from training.data.roles import RoleRule
+
+        prepare_run(out, photos, RoleRule.read(roles, shares), landmarks, rule, CORES, console)
     if preview is not None:
+        from training.data.preview import draw_preview
+
         console.print(f"{preview}: {draw_preview(out, rule, preview)} faces")
 
 
 @app.command()
-def train(run: Run, recipe: RecipeName = "starter", threads: Threads = CORES) -> None:
-    """Train the extractor on the role `train`; the role `fit` chooses the checkpoint."""
-    from training.network import build_network  # noqa: PLC0415 - the backbone's package is slow to import
+def train(
+    run: Run,
+    recipe: RecipeName = "starter",
+    init: Annotated[
+        Path | None, typer.Option(help="Weights to start from, *.safetensors: what `import` wrote, or torchvision's.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Threads = CORES,
+) -> None:
+    """Train the extractor on the role `train`; the role `fit` chooses the checkpoint.
+
+    Ended at any point, the same command goes on from there. `torchrun --no-python --nproc-per-node N unlensed-train train RUN`
+    shares each batch among N GPUs.
+    """
+    import torch
+
+    from training.data.shards import load_role
+    from training.network import build_network, load_initial
 
     torch.set_num_threads(threads)
     rule = RECIPES[recipe]()
     network = build_network(rule)
-    train_extractor(network, load_role(run, "train"), load_role(run, "fit"), rule, run)
+    if init is not None:
+        load_initial(network, init)
+    elif rule.backbone == "resnet50":
+        console.print(
+            "no --init: the ResNet-50 starts from random weights, and will need far more faces", style="yellow"
+        )
+    chosen = resolve_device(check_device(device))
+    console.print(f"training on {chosen.kind}: {chosen.reason}", highlight=False)
+    options = TrainOptions(torch.device(chosen.kind), workers=threads, console=console)
+    train_extractor(network, load_role(run, "train"), load_role(run, "fit"), rule, run, options)
+
+
+@app.command(name="import")
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint as its publishers distribute it.")],
+    out: Annotated[Path, typer.Option(help="The *.safetensors file to write, for `train --init`.")],
+    kind: Annotated[str, typer.Option(help="anomalies (the authors' extractor) or exif-as-language.")] = "anomalies",
+) -> None:
+    """Convert the authors' checkpoint or EXIF-as-language's, strictly; no code in the file can run."""
+    from training.import_checkpoint import Kind, import_checkpoint
+
+    for known in get_args(Kind):
+        if kind == known:
+            console.print(import_checkpoint(checkpoint, known, out), markup=False, highlight=False)
+            return
+    message = f"no kind {kind!r}; use one of {', '.join(get_args(Kind))}"
+    raise typer.BadParameter(message)
 
 
 @app.command()
 def fit(run: Run, recipe: RecipeName = "starter", threads: Threads = CORES) -> None:
     """Build the engine at the recipe's precision and fit the mixture on features through it."""
+    from training.steps import build_engine, fit_run
+
     rule = RECIPES[recipe]()
     build_engine(run, rule, rule.precision)
     console.print(fit_run(run, rule, threads))
@@ -97,18 +154,39 @@ def fit(run: Run, recipe: RecipeName = "starter", threads: Threads = CORES) -> N
 @app.command()
 def calibrate(run: Run, threads: Threads = CORES) -> None:
     """Score the role `calibrate`, which p-values are counted against."""
+    from training.steps import calibrate_run
+
     console.print(calibrate_run(run, threads))
 
 
 @app.command()
-def evaluate(
+def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     run: Run,
     generated: Annotated[Path, typer.Option(help="Folder of generated faces, one folder a generator.")],
+    features: Annotated[
+        list[str] | None, typer.Option(help="Compare with clip, farl, exif_language or exif_l2r, each as NAME=PATH.")
+    ] = None,
+    ablation: Annotated[list[str] | None, typer.Option(help="Compare with another evaluated run, as NAME=RUN.")] = None,
+    photographs: Annotated[
+        Path | None,
+        typer.Option(help="Whole photographs in the folders fit/ and test/, for recipes that compare them."),
+    ] = None,
     recipe: RecipeName = "starter",
     threads: Threads = CORES,
 ) -> None:
-    """Measure AUC per generator with its confound controls, false alarms, and the engine's drift."""
-    console.print(evaluate_run(run, generated, RECIPES[recipe](), threads))
+    """Measure how photographs and generated faces are told apart; write `evaluation.html` and `evaluation.json`."""
+    from training.evaluation.inputs import Extras
+    from training.evaluation.tables import print_tables
+    from training.steps import evaluate_run
+
+    compared = {}
+    for name, path in split_pairs(features):
+        from training.evaluation.features.compare import load_compared  # needs the extra `compare`
+
+        compared[name] = load_compared(name, path, threads).extract
+    extras = Extras(photographs=photographs, features=compared, runs=dict(split_pairs(ablation)))
+    print_tables(evaluate_run(run, generated, RECIPES[recipe](), threads, extras), Console())
+    console.print(f"the report: {run / 'evaluation.html'}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -119,6 +197,8 @@ def export(
     threads: Threads = CORES,
 ) -> None:
     """Write the bundle: engine, mixture, calibration, golden faces, detector, card, manifest."""
+    from training.steps import write_bundle
+
     folder = write_bundle(run, RECIPES[recipe](), threads)
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(folder, out)
@@ -126,9 +206,15 @@ def export(
 
 
 def main() -> None:
-    """Run the command line; data errors end in one sentence and exit code 65."""
+    """Run the command line; every foreseen error is one sentence and an exit code, as those of `unlensed`."""
     try:
         app()
+    except Interrupted as error:
+        console.print(str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(TRY_AGAIN) from error
+    except DeviceUnavailable as error:
+        console.print(f"unlensed-train: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(BAD_CONFIGURATION) from error
     except (FileNotFoundError, ModuleNotFoundError, ValueError, TrainingDiverged) as error:
-        console.print(f"[red]{type(error).__name__}:[/red] {error}", highlight=False)
+        console.print(f"unlensed-train: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(BAD_DATA) from error

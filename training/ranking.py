@@ -5,44 +5,14 @@ loss, Eq. 4 its mean over pairs and tags, Eq. 5 the fidelity loss of the manipul
 weighted sum. Shape suffixes: M faces of a batch, T tags, P = M(M-1)/2 unordered pairs.
 """
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from training.recipes import LossRule, PairRule
+
 ROOT_FLOOR = 1e-8  # the authors' release adds it inside each root; it keeps the gradient finite at p = 0
-
-
-@dataclass(frozen=True, slots=True)
-class PairRule:
-    """Where the paper and the authors' release differ.
-
-    Attributes:
-        thurstone_scale: factor of the score difference inside the normal distribution function;
-            1/sqrt(2) in the paper, 2 in the release.
-        tie_target: probability asked of two equal tags; 1 in the paper (`>=`), 0.5 in the release.
-    """
-
-    thurstone_scale: float = 1 / math.sqrt(2)
-    tie_target: float = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class LossRule:
-    """Eqs. 1 to 6 of the paper and what the release made of them.
-
-    Attributes:
-        pairs: reading of Eqs. 1 and 2.
-        ranking_weight: of the mean of the four ranking losses; 0 leaves the EXIF task out.
-        manipulation_weight: of Eq. 5; 0 leaves the manipulation task out.
-        rank_manipulated: whether manipulated faces take part in ranking pairs (the release) or not (the paper).
-    """
-
-    pairs: PairRule = field(default_factory=PairRule)
-    ranking_weight: float = 1.0
-    manipulation_weight: float = 1.0
-    rank_manipulated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

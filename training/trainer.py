@@ -27,6 +27,7 @@ from training.data.exif import TAG_NAMES
 from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
 from training.distributed import Ranks, join_ranks
+from training.endings import Interrupted, TrainingDiverged
 from training.foresight import check_faces, foresee
 from training.network import MANIPULATION, PretextNetwork
 from training.optimiser import cosine_share, make_optimiser, set_rates
@@ -36,14 +37,6 @@ from training.validation import figure_of_merit, fixed_batches, judge_control, p
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 LOSS_NAMES = ("loss", *(f"loss_{name}" for name in TAG_NAMES), f"loss_{MANIPULATION}")
-
-
-class TrainingDiverged(Exception):
-    """The loss or a weight is no longer a number; the last good checkpoint stands."""
-
-
-class TrainingStopped(Exception):
-    """The training was interrupted and can go on: by a signal, or because nothing more could be written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +97,7 @@ def train_extractor(  # noqa: PLR0913, PLR0917 - what is trained, on which two s
 
     Raises:
         TrainingDiverged: a loss or a weight became NaN or infinite.
-        TrainingStopped: a signal came, or the disk is full; the same call goes on from the last checkpoint.
+        Interrupted: a signal came, or the disk is full; the same call goes on from the last checkpoint.
         ValueError: the faces cannot be trained on, or `run` holds another training.
     """
     options = options or TrainOptions()
@@ -115,7 +108,7 @@ def train_extractor(  # noqa: PLR0913, PLR0917 - what is trained, on which two s
             training.start(train, held_out)
         except OSError as error:
             message = f"{error.filename or run} cannot be written ({error.strerror or error}): free some space; "
-            raise TrainingStopped(message + training.describe_resume()) from error
+            raise Interrupted(message + training.describe_resume()) from error
     return run / BEST
 
 
@@ -180,7 +173,7 @@ class Training:
                 self.save()
                 message = f"stopped after step {position.step} of {self.steps} in epoch {position.epoch + 1}"
                 message = f"{message}; {self.describe_resume()}"
-                raise TrainingStopped(message)
+                raise Interrupted(message)
             losses = self.take_step(batch.to(self.ranks.device))
             position.sums = [old + new for old, new in zip(position.sums or [0.0] * len(losses), losses, strict=True)]
             rates = [group["lr"] for group in self.optimiser.param_groups]

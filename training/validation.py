@@ -14,7 +14,8 @@ from training.data.exif import TAG_NAMES
 from training.data.manipulations import KINDS, FaceSampler, Manipulation
 from training.data.shards import FaceSet
 from training.network import MANIPULATION, PretextNetwork
-from training.ranking import LossRule, pair_indices
+from training.ranking import pair_indices
+from training.recipes import LossRule
 
 VALIDATION_BATCH, UNTAGGED_FACES, TAGGED_FACES = 64, 100, 1000
 CONTROL_SIDE_PX = 128  # the detour of the release's manipulated faces

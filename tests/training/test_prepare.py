@@ -19,11 +19,11 @@ from ingest.spec import PreprocessSpec
 from tests.training.drawn_photos import ROLES, DrawnPhotos, draw, make_cutter, prepare_drawn
 from tests.training.landmark_weights import write_weights
 from training.cli import app
-from training.data.chunks import PrepareStopped
 from training.data.cutting import FaceCutter
 from training.data.indexing import index_run
 from training.data.progress import PrepareProgress
 from training.data.shards import load_role
+from training.endings import Interrupted
 from training.recipes import paper, starter
 
 CHILD = """
@@ -99,7 +99,7 @@ def test_faces_come_out_by_role(whole: Path) -> None:
 
 def test_ctrl_c_keeps_what_is_done(whole: Path, cutter: FaceCutter, tmp_path: Path) -> None:
     """The first call says how to go on; the second does the rest only, and the result is that of one call."""
-    with pytest.raises(PrepareStopped, match="of 40 photographs: the same command goes on from there"):
+    with pytest.raises(Interrupted, match="of 40 photographs: the same command goes on from there"):
         prepare(tmp_path, DrawnPhotos(40, stop_at=20), cutter)
     with pytest.raises(FileNotFoundError, match="to its end"):
         load_role(tmp_path, "train")
@@ -143,7 +143,7 @@ def test_a_full_disk_ends_in_a_sentence(whole: Path, cutter: FaceCutter, tmp_pat
         """,
     )
     said, _ = child.communicate()
-    assert said.startswith("PrepareStopped no room is left for")
+    assert said.startswith("Interrupted no room is left for")
     assert "GiB, then the same command goes on from there" in said
     assert not [path for path in (tmp_path / "faces").rglob("*") if path.name.isdigit()]
     prepare(tmp_path, DrawnPhotos(40), cutter)

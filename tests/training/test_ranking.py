@@ -8,15 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.ranking import (
-    ROOT_FLOOR,
-    LossRule,
-    PairRule,
-    combine_losses,
-    exif_ranking_loss,
-    fidelity_loss,
-    manipulation_loss,
-)
+from training.ranking import ROOT_FLOOR, combine_losses, exif_ranking_loss, fidelity_loss, manipulation_loss
+from training.recipes import LossRule, PairRule
 
 PAPER, RELEASED = PairRule(1 / math.sqrt(2), 1.0), PairRule(2.0, 0.5)
 

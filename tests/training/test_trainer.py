@@ -18,10 +18,11 @@ from tests.training import tiny_training
 from tests.training.tiny_training import HELD_OUT_FACES, make_faces, make_network, make_recipe, read_log, train_tiny
 from training.checkpoints import load_checkpoint
 from training.data.shards import FaceSet
+from training.endings import Interrupted, TrainingDiverged
 from training.foresight import foresee
 from training.network import PretextNetwork
 from training.recipes import OptimiserRule
-from training.trainer import TrainingDiverged, TrainingStopped, TrainOptions, train_extractor
+from training.trainer import TrainOptions, train_extractor
 from training.validation import CONTROL
 
 STEPS = 4  # of an epoch of the tiny recipe
@@ -139,7 +140,7 @@ def test_a_signal_ends_after_the_step_and_the_training_goes_on(
 
     network.extractor.register_forward_pre_hook(interrupt)
     before = signal.getsignal(number)
-    with pytest.raises(TrainingStopped, match="stopped after step 2 of 4 in epoch 2; the same command goes on"):
+    with pytest.raises(Interrupted, match="stopped after step 2 of 4 in epoch 2; the same command goes on"):
         train_with(network, tmp_path, save_every_steps=None)
     assert signal.getsignal(number) is before
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("draw")]
@@ -155,7 +156,7 @@ def test_a_full_disk_stops_resumably(reference: Path, tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) // 2, limits[1]))
     try:
-        with pytest.raises(TrainingStopped, match=r"cannot be written .*: free some space; the same command goes on"):
+        with pytest.raises(Interrupted, match=r"cannot be written .*: free some space; the same command goes on"):
             train_tiny(tmp_path, make_recipe())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

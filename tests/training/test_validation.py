@@ -20,8 +20,8 @@ from training.batches import Batch
 from training.data.manipulations import FaceSampler, make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
 from training.network import PretextNetwork
-from training.ranking import LossRule, manipulation_loss
-from training.recipes import AugmentRule
+from training.ranking import manipulation_loss
+from training.recipes import AugmentRule, LossRule
 from training.validation import (
     CONTROL,
     figure_of_merit,

@@ -24,15 +24,12 @@ from training.data.photos import ROLES, Photo, PhotoSource, Role
 from training.data.progress import PrepareProgress
 from training.data.roles import RoleRule
 from training.data.shards import INDEX, WIDE_SIZE, write_shard
+from training.endings import Interrupted
 
 LAYOUT = 1  # of the shards; a run folder of another layout is not continued
 FACES_A_CHUNK, PHOTOS_A_CHUNK, PHOTOS_AT_ONCE = 256, 1024, 16
 FACE_BYTES = 3 * (224 * 224 + WIDE_SIZE * WIDE_SIZE)
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-class PrepareStopped(Exception):
-    """Preparing ended early in a state that the same command continues."""
 
 
 @dataclass(slots=True)
@@ -84,7 +81,7 @@ def prepare_photos(
 
     Raises:
         FileNotFoundError: the inputs hold no photograph with a role.
-        PrepareStopped: Ctrl-C, or the disk is full.
+        Interrupted: Ctrl-C, or the disk is full.
         ValueError: `run` was prepared with other settings, or an input is damaged.
     """
     chunks = run / "faces" / "chunks"
@@ -110,13 +107,13 @@ def stopping_in_a_sentence(run: Path, progress: PrepareProgress) -> Iterator[Non
     """Turn Ctrl-C and a full disk into a sentence; whatever was recorded by then is not done again.
 
     Raises:
-        PrepareStopped: with the sentence.
+        Interrupted: with the sentence.
     """
     try:
         yield
     except KeyboardInterrupt as error:
         message = f"stopped after {describe_state(progress)}: the same command goes on from there"
-        raise PrepareStopped(message) from error
+        raise Interrupted(message) from error
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -125,7 +122,7 @@ def stopping_in_a_sentence(run: Path, progress: PrepareProgress) -> Iterator[Non
             f"no room is left for {run} after {describe_state(progress)}: "
             f"free about {max(need, 2**28) / 2**30:.1f} GiB, then the same command goes on from there"
         )
-        raise PrepareStopped(message) from error
+        raise Interrupted(message) from error
 
 
 def describe_state(progress: PrepareProgress) -> str:

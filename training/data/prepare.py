@@ -32,7 +32,7 @@ def prepare_run(  # noqa: PLR0913, PLR0917 - what a person chooses
 
     Raises:
         FileNotFoundError: an input, a source of the roles table or the landmarks' weights are not there.
-        PrepareStopped: Ctrl-C, or the disk is full; the same call goes on.
+        Interrupted: Ctrl-C, or the disk is full; the same call goes on.
         ValueError: there is no face, an input is damaged, a source has two roles, or `run` was prepared with other
             settings.
     """
