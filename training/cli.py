@@ -101,13 +101,14 @@ def train(
 ) -> None:
     """Train the extractor on the role `train`; the role `fit` chooses the checkpoint.
 
-    Ended at any point, the same command goes on from there. `torchrun --no-python --nproc-per-node N unlensed-train train RUN`
-    shares each batch among N GPUs.
+    Ended at any point, the same command goes on from there. With N GPUs:
+    `torchrun --no-python --nproc-per-node N unlensed-train train RUN`.
     """
     import torch
 
     from training.data.shards import load_role
     from training.network import build_network, load_initial
+    from training.trainer import TrainOptions, train_extractor
 
     torch.set_num_threads(threads)
     rule = RECIPES[recipe]()
