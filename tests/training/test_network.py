@@ -73,9 +73,7 @@ def test_exported_graph_equals_the_network(small: nn.Module, crops: np.ndarray, 
     np.testing.assert_allclose(extract_features(path, crops, 1), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("precision", "largest_share", "least_correlation"), [("weights_int8", 0.35, 0.99), ("int8", 0.35, 0.98)]
-)
+@pytest.mark.parametrize(("precision", "largest_share", "least_correlation"), [("int8", 0.35, 0.98)])
 def test_quantised_graphs_are_small_and_keep_the_features(
     small: nn.Module,
     crops: np.ndarray,
