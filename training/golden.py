@@ -8,7 +8,8 @@ import skimage
 from numpy.typing import NDArray
 from PIL import Image
 
-PORTRAIT_BOX = (172.0, 70.0, 100.0, 132.0)  # of scikit-image's astronaut (NASA, public domain), in its pixels
+# Of scikit-image's astronaut (NASA, public domain), in its pixels: the part that is kept, and the face's box.
+PORTRAIT_PART, PORTRAIT_BOX = (112, 16, 336, 240), (172.0, 70.0, 100.0, 132.0)
 
 
 def encode(pixels: NDArray[np.uint8], kind: str) -> bytes:
@@ -28,7 +29,9 @@ def draw_waves(side: int) -> NDArray[np.uint8]:
 
 def draw_golden_images() -> tuple[tuple[bytes, ...], NDArray[np.float64]]:
     """Return the pictures, encoded, and one box each, [G, 4] as x, y, width, height in pixels."""
-    portrait = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB")
+    astronaut = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB")
+    portrait = astronaut.crop(PORTRAIT_PART)
+    (left, top, *_), (x, y, *size) = PORTRAIT_PART, PORTRAIT_BOX
     waves = draw_waves(160)
     images = (encode(np.asarray(portrait), "JPEG"), encode(waves, "JPEG"), encode(waves[::-1, ::-1], "WEBP"))
-    return images, np.array([PORTRAIT_BOX, (30.0, 30.0, 100.0, 100.0), (10.0, 40.0, 90.0, 110.0)])
+    return images, np.array([(x - left, y - top, *size), (30.0, 30.0, 100.0, 100.0), (10.0, 40.0, 90.0, 110.0)])
