@@ -98,14 +98,14 @@ def test_fractions_keep_their_order(first: int, second: int) -> None:
     assert (left < right) == (first > second)
 
 
-def save_with_exif(tags: dict[int, object], make: str = "") -> bytes:
-    """Return a JPEG with `tags` in its EXIF block."""
+def save_with_exif(tags: dict[int, object], make: str = "", kind: str = "JPEG") -> bytes:
+    """Return a picture with `tags` in its EXIF block."""
     exif = Image.Exif()
     if make:
         exif[0x10F] = make
     exif.get_ifd(EXIF_IFD).update(tags)
     buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, "JPEG", exif=exif)
+    Image.new("RGB", (8, 8)).save(buffer, kind, exif=exif)
     return buffer.getvalue()
 
 
@@ -122,6 +122,14 @@ def test_direct_tags_are_read_from_a_jpeg() -> None:
     assert reading.tags.as_floats() == pytest.approx((2.8, 0.008, 35.0, 400.0), rel=1e-3)
     assert reading.camera == "Maker"
     assert reading.implausible == ()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP"])
+def test_every_kind_of_file_is_read(kind: str) -> None:
+    """Each format that may hold a photograph gives its tags, phones' pictures of several frames among them."""
+    reading = read_file_exif(save_with_exif({0x8827: 400}, "Maker", kind))
+    assert reading is not None
+    assert reading.tags.iso == 400
 
 
 def test_apex_values_stand_in() -> None:

@@ -12,6 +12,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def prepare_photos(
         ValueError: `run` was prepared with other settings, or an input is damaged.
     """
     chunks = run / "faces" / "chunks"
-    try:
+    with stopping_in_a_sentence(run, progress):
         chunks.mkdir(parents=True, exist_ok=True)
         check_settings(chunks / "settings.json", cutter)
         records, total = check_records(chunks, inputs)
@@ -101,6 +102,18 @@ def prepare_photos(
         maker = ChunkMaker(run, cutter, progress, faces_a_chunk)
         while record := maker.make(len(records), rest):
             records.append(record)
+    return records
+
+
+@contextmanager
+def stopping_in_a_sentence(run: Path, progress: PrepareProgress) -> Iterator[None]:
+    """Turn Ctrl-C and a full disk into a sentence; whatever was recorded by then is not done again.
+
+    Raises:
+        PrepareStopped: with the sentence.
+    """
+    try:
+        yield
     except KeyboardInterrupt as error:
         message = f"stopped after {describe_state(progress)}: the same command goes on from there"
         raise PrepareStopped(message) from error
@@ -113,7 +126,6 @@ def prepare_photos(
             f"free about {max(need, 2**28) / 2**30:.1f} GiB, then the same command goes on from there"
         )
         raise PrepareStopped(message) from error
-    return records
 
 
 def describe_state(progress: PrepareProgress) -> str:

@@ -17,7 +17,7 @@ EXIF_IFD = 0x8769
 F_NUMBER, EXPOSURE_TIME, FOCAL_LENGTH, ISO = 0x829D, 0x829A, 0x920A, 0x8827
 APERTURE_APEX, SHUTTER_SPEED_APEX = 0x9202, 0x9201
 MAKE, MODEL = 0x10F, 0x110
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP")
+FORMATS = ("JPEG", "PNG", "WEBP")  # a JPEG of several pictures (MPO) counts as JPEG
 _FIGURE = r"((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?)"
 NUMBER = re.compile(
     rf"^(?:f|iso)?\s*/?\s*{_FIGURE}(?:\s*/\s*{_FIGURE})?\s*(?:s|sec|secs|seconds|mm)?\.?$", re.IGNORECASE | re.ASCII

@@ -60,7 +60,8 @@ def choose_faces(tables: dict[str, Columns], dropped: Counter[tuple[str, str]]) 
     """
     if not tables:
         return {}
-    merged = {name: np.concatenate([table[name] for table in tables.values()]) for name in COLUMNS}
+    names = ("photo_hashes", "photo_bytes", "sources")
+    merged = {name: np.concatenate([table[name] for table in tables.values()]) for name in names}
     ids = np.concatenate([table["photo_ids"] for table in tables.values()])
     numbers, first = np.unique(ids, return_index=True)
     kept = find_distinct_photos(merged["photo_hashes"][first], merged["photo_bytes"][first])

@@ -117,8 +117,12 @@ def _uri_reader(uri: str, folder: Path) -> Callable[[], bytes]:
         return lambda: read_file(folder / uri)
 
     def read() -> bytes:
-        with fsspec.open(uri, "rb") as handle:
-            check_bytes(handle.size or 0)
-            return cast("bytes", handle.read())
+        try:
+            with fsspec.open(uri, "rb") as handle:
+                check_bytes(handle.size or 0)
+                return cast("bytes", handle.read())
+        except ImportError as error:  # not one unreadable picture, but all of them
+            message = f"{uri} cannot be read here: {error}"
+            raise ModuleNotFoundError(message) from error
 
     return read

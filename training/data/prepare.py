@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ingest.detect import DetectorSpec, load_detector
-from training.data.chunks import Inputs, prepare_photos
+from training.data.chunks import Inputs, prepare_photos, stopping_in_a_sentence
 from training.data.cutting import FaceCutter
 from training.data.indexing import index_run, print_report
 from training.data.landmarks import open_landmarker
@@ -45,12 +45,13 @@ def prepare_run(  # noqa: PLR0913, PLR0917 - what a person chooses
     cutter = FaceCutter(detector, landmarker, recipe.preprocess, recipe.min_face_px, threads)
     with PrepareProgress(console) as progress:
         records = prepare_photos(run, inputs, cutter, progress)
-    facts = index_run(run, records, inputs, recipe) | {
-        "recipe": recipe.name,
-        "landmarks": landmarker.name,
-        "seconds": time.monotonic() - started,
-    }
-    (run / "prepare.json").write_text(json.dumps(facts, indent=1) + "\n")
+    with stopping_in_a_sentence(run, progress):
+        facts = index_run(run, records, inputs, recipe) | {
+            "recipe": recipe.name,
+            "landmarks": landmarker.name,
+            "seconds": time.monotonic() - started,
+        }
+        (run / "prepare.json").write_text(json.dumps(facts, indent=1) + "\n")
     print_report(facts, console)
     if not facts["faces"]:
         message = f"none of {facts['photographs']} photographs has a face to use: the report above says why"
