@@ -115,9 +115,9 @@ def load_state(
         prefix = f"{OPTIMISER}{name}."
         kept = {key.removeprefix(prefix): values for key, values in state.items() if key.startswith(prefix)}
         if kept:
-            # Adam's moments take the parameter's device and memory format; its step counter stays where it was.
+            # Adam's moments take the parameter's device and memory format, its step counter the device alone.
             optimiser.state[parameter] = {
-                key: torch.empty_like(parameter).copy_(values) if values.ndim == parameter.ndim else values
+                key: torch.empty_like(parameter).copy_(values) if values.ndim else values.to(parameter.device)
                 for key, values in kept.items()
             }
     return position

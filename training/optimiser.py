@@ -19,7 +19,8 @@ def make_optimiser(network: nn.Module, rule: OptimiserRule) -> torch.optim.Adam:
         if values
     ]
     kind = torch.optim.AdamW if rule.decay == "decoupled" else torch.optim.Adam
-    return kind(groups, betas=rule.betas, eps=rule.epsilon, weight_decay=rule.weight_decay)
+    # Fused: one kernel an array instead of ten, each of which would wait for all threads on a busy machine.
+    return kind(groups, betas=rule.betas, eps=rule.epsilon, weight_decay=rule.weight_decay, fused=True)
 
 
 def cosine_share(rule: OptimiserRule, step: int, steps_per_epoch: int, epochs: int) -> float:

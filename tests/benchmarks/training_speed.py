@@ -2,8 +2,9 @@
 
 Prints, never asserts. A whole step draws the faces of a batch, takes their gradients and moves the weights; the bare
 pass has its batch at hand and no loss. Both are measured in turn, so that a slower minute slows both. Checkpoints and
-validation are left out. `python tests/benchmarks/training.py [--device cuda] [--batch 256]`: on a GPU the resampling
-runs there.
+validation are left out. On a machine with other work the share of core-seconds is the steadier figure, with one thread
+above all, as long as the network keeps the cores busy. On a GPU the resampling runs there.
+`python tests/benchmarks/training_speed.py [--device cuda] [--batch 256] [--threads 1]`
 """
 
 import argparse
@@ -59,17 +60,17 @@ def make_noise(count: int) -> FaceSet:
     )
 
 
-def time_once(work: Callable[[], object], device: torch.device) -> float:
-    """Return the wall seconds of `work`, the device's included."""
-    started = time.perf_counter()
+def time_once(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """Return the wall seconds of `work`, the device's included, and this process's core-seconds."""
+    started = time.perf_counter(), time.process_time()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return time.perf_counter() - started[0], time.process_time() - started[1]
 
 
-def measure(recipe: Recipe, steps: int, rounds: int, device: torch.device) -> tuple[float, float]:
-    """Return the median seconds of a whole step and of a bare pass, over rounds of `steps` of each."""
+def measure(recipe: Recipe, steps: int, rounds: int, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """Return median wall seconds and core-seconds of a whole step and of a bare pass; a round is `steps` of each."""
     faces = make_noise(recipe.batch_size * (steps + 2))
     network = build_network(recipe).to(device, memory_format=torch.channels_last).train()
     sampler = make_sampler(recipe.preprocess.size, WIDE_SIZE, recipe.augment, recipe.seed)
@@ -95,11 +96,11 @@ def measure(recipe: Recipe, steps: int, rounds: int, device: torch.device) -> tu
                     network.zero_grad()
                     embed(network.extractor, crops, bf16=recipe.bf16).sum().backward()
 
-            whole.append(time_once(take_steps, device) / steps)
+            whole.append(time_once(take_steps, device))
             for _ in batches:  # what was drawn ahead must not be drawn while the bare pass is measured
                 pass
-            bare.append(time_once(pass_bare, device) / steps)
-    return float(np.median(whole)), float(np.median(bare))
+            bare.append(time_once(pass_bare, device))
+    return np.median(whole, axis=0) / steps, np.median(bare, axis=0) / steps
 
 
 def main() -> None:
@@ -108,18 +109,20 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=CORES)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    torch.set_num_threads(CORES)
+    torch.set_num_threads(arguments.threads)
     table = Table(
-        "recipe", "backbone", "bare faces/s", "whole faces/s", "share", title=f"batch {arguments.batch}, {CORES} cores"
+        *("recipe", "backbone", "bare faces/s", "whole faces/s", "share of bare", "in core-seconds"),
+        title=f"batch {arguments.batch}, {arguments.threads} threads, {device}",
     )
     for name in ("paper", "starter"):
         recipe = dataclasses.replace(RECIPES[name](), batch_size=arguments.batch)
         whole, bare = measure(recipe, arguments.steps, arguments.rounds, device)
-        rates = [f"{arguments.batch / seconds:.1f}" for seconds in (bare, whole)]
-        table.add_row(name, recipe.backbone, *rates, f"{bare / whole:.0%}")
+        rates = [f"{arguments.batch / seconds[0]:.1f}" for seconds in (bare, whole)]
+        table.add_row(name, recipe.backbone, *rates, *(f"{share:.0%}" for share in bare / whole))
     Console().print(table)
 
 
