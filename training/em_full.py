@@ -162,23 +162,33 @@ class FullSteps:
     ) -> None:
         """Turn what no distance was below for the last parameters into the same for these."""
         for component, ((lower, inverse), (_, inverse_before)) in enumerate(zip(factors, self._factors, strict=True)):
-            stretch = self._bound_stretch(inverse_before, lower)
+            stretch = bound_stretch(inverse_before, lower, self._xp)
             shift = float(np.linalg.norm(inverse.T @ shifts_KD[component]))
             floor = (self._floors[:, component] / stretch - shift) * CARRIED_SHARE
             self._floors[:, component] = self._xp.maximum(floor, 0)
 
-    def _bound_stretch(self, inverse_before_DD: NDArray[np.float64], lower_DD: NDArray[np.float64]) -> float:
-        """Return an upper bound of |A^-1| = |L_old^-1 L_new| in the spectral norm.
 
-        With E = A^-1 A^-T - I, |A^-1|^2 <= 1 + |E|, and |E| <= |E^4|_F^(1/4), which is within D^(1/8) of it.
-        """
-        product = self._xp.asarray(inverse_before_DD.T, dtype=np.float32) @ self._xp.asarray(lower_DD, dtype=np.float32)
-        excess = product @ product.T
-        excess -= self._xp.eye(len(excess), dtype=np.float32)
-        bound = float(self._xp.linalg.norm(excess))
-        if bound > LOOSE_STRETCH:
-            return math.inf
-        if bound > TIGHT_STRETCH:
-            square = excess.T @ excess
-            bound = min(bound, float(self._xp.linalg.norm(square.T @ square)) ** 0.25)
-        return math.sqrt(1 + bound)
+def bound_stretch(
+    inverse_before_DD: NDArray[np.float64],
+    lower_DD: NDArray[np.float64],
+    xp: Any,  # noqa: ANN401 - the array module, numpy or cupy
+) -> float:
+    """Return an upper bound of |A^-1| = |L_old^-1 L_new| in the spectral norm.
+
+    With E = A^-1 A^-T - I, |A^-1|^2 <= 1 + |E|, and |E| <= |E^4|_F^(1/4), which is within D^(1/8) of it.
+
+    Args:
+        inverse_before_DD: L_old^-T.
+        lower_DD: L_new.
+        xp: `numpy` or `cupy`.
+    """
+    product = xp.asarray(inverse_before_DD.T, dtype=np.float32) @ xp.asarray(lower_DD, dtype=np.float32)
+    excess = product @ product.T
+    excess -= xp.eye(len(excess), dtype=np.float32)
+    bound = float(xp.linalg.norm(excess))
+    if bound > LOOSE_STRETCH:
+        return math.inf
+    if bound > TIGHT_STRETCH:
+        square = excess.T @ excess
+        bound = min(bound, float(xp.linalg.norm(square.T @ square)) ** 0.25)
+    return math.sqrt(1 + bound)
