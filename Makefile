@@ -2,6 +2,7 @@
 # make stream-demo  the same as a stream: Kafka, Triton and `unlensed serve` on this machine; PHOTOS=dir here, too
 # make test         the whole fast suite      make check  lint, types, import floors
 # make faults       kills, outages and overload, one after the other; make soak  far more of them
+# make train-demo   prepare, train, fit, calibrate, evaluate, export: PHOTOS=dir LANDMARKS=dir GENERATED=dir [ROLES=table]
 # make bench        the figures of the README, measured here
 # make kafka        an Apache Kafka broker with the service's topics on 127.0.0.1:9092
 # make triton       a Triton Inference Server of the starter bundle on 127.0.0.1:8001
@@ -14,7 +15,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --constraint constraints.txt --editable
 
-.PHONY: demo stream-demo test check faults soak bench kafka triton clean
+.PHONY: demo stream-demo train-demo test check faults soak bench kafka triton clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo $(if $(filter $(DEMO)/photographs,$(PHOTOS)),$(DEMO)/photographs)
@@ -23,6 +24,16 @@ demo: .venv/demo $(if $(filter $(DEMO)/photographs,$(PHOTOS)),$(DEMO)/photograph
 
 stream-demo: .venv/stream .venv-triton/installed
 	$(BIN)/python -m deploy.local.stream_demo $(if $(filter-out $(DEMO)/photographs,$(PHOTOS)),--photos "$(PHOTOS)")
+
+train-demo: .venv/test
+	@test -d "$(PHOTOS)" -a -d "$(LANDMARKS)" -a -d "$(GENERATED)" || { echo "usage: make train-demo PHOTOS=dir LANDMARKS=dir GENERATED=dir [ROLES=table]; the README says what each is" >&2; exit 2; }
+	$(BIN)/unlensed-train prepare $(DEMO)/run --photos "$(PHOTOS)" --landmarks "$(LANDMARKS)" $(if $(ROLES),--roles "$(ROLES)") --preview $(DEMO)/manipulations.png
+	$(BIN)/unlensed-train train $(DEMO)/run
+	$(BIN)/unlensed-train fit $(DEMO)/run
+	$(BIN)/unlensed-train calibrate $(DEMO)/run
+	$(BIN)/unlensed-train evaluate $(DEMO)/run --generated "$(GENERATED)"
+	$(BIN)/unlensed-train export $(DEMO)/run --out $(DEMO)/bundle
+	@echo "the report: $(DEMO)/run/evaluation.html   the bundle: $(DEMO)/bundle/"
 
 # A file's tests stay in one process: they share their servers.
 test: .venv/test .venv-triton/installed

@@ -93,9 +93,12 @@ def load_state(
     """Load what `save_state` wrote and return where that training stood.
 
     Raises:
-        ValueError: it was another recipe's training, or one on other faces.
+        ValueError: it was another recipe's training, one on other faces, or none that can go on.
     """
     notes = read_notes(path)
+    if "position" not in notes:
+        message = f"{path} holds weights but no interrupted training: start anew in another run folder"
+        raise ValueError(message)
     position = Position(**notes["position"])
     if notes["recipe"] != json.loads(json.dumps(asdict(recipe))):
         message = (

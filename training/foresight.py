@@ -31,9 +31,14 @@ def check_faces(train: FaceSet, held_out: FaceSet, recipe: Recipe, ranks: int) -
         raise ValueError(message)
 
 
-def foresee(train: FaceSet, recipe: Recipe) -> list[str]:
-    """Return warnings of what will not be learned, one sentence each."""
+def foresee(train: FaceSet, recipe: Recipe, *, random_weights: bool) -> list[str]:
+    """Return warnings of what will not be learned, one sentence each; `random_weights` where none were given."""
     sentences = []
+    if random_weights:
+        sentences.append(
+            f"the {recipe.backbone} starts from random weights, which take far more photographs than the recipe was "
+            "made for: give initial ones with --init (from `unlensed-train import`, or torchvision's as safetensors)"
+        )
     if recipe.losses.ranking_weight:
         useless = [name for column, name in enumerate(TAG_NAMES) if count_distinct(train.tags[:, column]) < 2]  # noqa: PLR2004 - a pair to rank
         if len(useless) == len(TAG_NAMES):

@@ -29,7 +29,7 @@ from training.data.shards import WIDE_SIZE, FaceSet
 from training.distributed import Ranks, join_ranks
 from training.endings import Interrupted, TrainingDiverged
 from training.foresight import check_faces, foresee
-from training.network import MANIPULATION, PretextNetwork
+from training.network import MANIPULATION, PretextNetwork, load_initial
 from training.optimiser import cosine_share, make_optimiser, set_rates
 from training.recipes import Recipe
 from training.run_log import RunLog, forget_after
@@ -41,9 +41,10 @@ LOSS_NAMES = ("loss", *(f"loss_{name}" for name in TAG_NAMES), f"loss_{MANIPULAT
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """Facts of the machine that a training runs on; none changes what is learned.
+    """Facts of the machine that a training runs on, and of the files that lie there.
 
     Attributes:
+        init: initial weights for `load_initial`; an interrupted training goes on from its own.
         device: where the network runs.
         workers: threads that draw faces.
         save_every_s: seconds between checkpoints within an epoch; each epoch's end has one in any case.
@@ -51,6 +52,7 @@ class TrainOptions:
         console: where people read.
     """
 
+    init: Path | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     workers: int = 2
     save_every_s: float = 600.0
@@ -97,8 +99,13 @@ def train_extractor(  # noqa: PLR0913, PLR0917 - what is trained, on which two s
 
     Raises:
         TrainingDiverged: a loss or a weight became NaN or infinite.
+<<<<<<< HEAD
         Interrupted: a signal came, or the disk is full; the same call goes on from the last checkpoint.
         ValueError: the faces cannot be trained on, or `run` holds another training.
+=======
+        TrainingStopped: a signal came, or the disk is full; the same call goes on from the last checkpoint.
+        ValueError: the faces cannot be trained on, `run` holds another training, or the initial weights do not fit.
+>>>>>>> i4-b
     """
     options = options or TrainOptions()
     with join_ranks(options.device) as ranks:
@@ -138,7 +145,9 @@ class Training:
         if (self.run / LAST).exists():
             self.position = load_state(self.run / LAST, self.network, self.optimiser, self.recipe, len(train))
             self.saved_at = (self.position.epoch, self.position.step)
-        elif self.ranks.rank == 0:
+        elif self.options.init is not None:
+            load_initial(self.network, self.options.init)
+        if self.saved_at is None and self.ranks.rank == 0:
             self.run.mkdir(parents=True, exist_ok=True)
             (self.run / "recipe.json").write_text(json.dumps(asdict(self.recipe), indent=1) + "\n")
         self.extractor = self.ranks.share(self.network.extractor)
@@ -156,7 +165,8 @@ class Training:
             ThreadPoolExecutor(self.options.workers, "draw") as pool,
             RunLog(self.run, self.recipe.name, total, done, self.options.console, silent=self.ranks.rank > 0) as log,
         ):
-            for sentence in foresee(train, self.recipe):
+            untaught = self.saved_at is None and self.options.init is None and self.recipe.backbone == "resnet50"
+            for sentence in foresee(train, self.recipe, random_weights=untaught):
                 log.caution(sentence)
             while self.position.epoch < self.recipe.epochs:
                 batches = draw_epoch(plan, maker, self.position.epoch, self.position.step, pool)

@@ -188,10 +188,32 @@ def test_one_camera_is_warned_of_before_the_training(tmp_path: Path, capsys: pyt
     train_extractor(make_network(recipe), same, same, recipe, tmp_path)
     assert "no two training faces differ in any EXIF tag (1 named cameras)" in capsys.readouterr().err
     same.tags[3, 0] = 4.0
-    assert foresee(same, recipe) == [
+    assert foresee(same, recipe, random_weights=False) == [
         "no two training faces differ in exposure_time_s, focal_length_mm, iso: these tags will not be learned"
     ]
-    assert foresee(make_faces(8), recipe) == []
+    assert foresee(make_faces(8), recipe, random_weights=False) == []
+
+
+def test_initial_weights_are_taken_or_missed(
+    reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training starts from the weights of `init`; a ResNet-50 without any is warned of, once, in one sentence."""
+    still = make_recipe(epochs=1, optimiser=OptimiserRule("decoupled", 0.0, 0.0, 0.0))
+    train_tiny(tmp_path / "given", still, init=reference / "best.safetensors", console=Console(stderr=True))
+    assert "random weights" not in capsys.readouterr().err
+    trained, start = (load_file(folder / "best.safetensors") for folder in (tmp_path / "given", reference))
+    assert torch.equal(trained["extractor.last.weight"], start["extractor.last.weight"])
+    train_tiny(tmp_path / "none", still, console=Console(stderr=True))
+    assert capsys.readouterr().err.count("resnet50 starts from random weights") == 1
+    train_tiny(tmp_path / "none", still, console=Console(stderr=True))
+    assert "random weights" not in capsys.readouterr().err
+
+
+def test_weights_without_a_training_do_not_go_on(reference: Path, tmp_path: Path) -> None:
+    """A `last.safetensors` that is none of a training is refused in one sentence."""
+    (tmp_path / "last.safetensors").write_bytes((reference / "best.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="holds weights but no interrupted training"):
+        train_tiny(tmp_path, make_recipe())
 
 
 @pytest.mark.parametrize(
