@@ -107,21 +107,15 @@ def train(
     import torch
 
     from training.data.shards import load_role
-    from training.network import build_network, load_initial
+    from training.network import build_network
     from training.trainer import TrainOptions, train_extractor
 
     torch.set_num_threads(threads)
     rule = RECIPES[recipe]()
     network = build_network(rule)
-    if init is not None:
-        load_initial(network, init)
-    elif rule.backbone == "resnet50":
-        console.print(
-            "no --init: the ResNet-50 starts from random weights, and will need far more faces", style="yellow"
-        )
     chosen = resolve_device(check_device(device))
     console.print(f"training on {chosen.kind}: {chosen.reason}", highlight=False)
-    options = TrainOptions(torch.device(chosen.kind), workers=threads, console=console)
+    options = TrainOptions(init, torch.device(chosen.kind), workers=threads, console=console)
     train_extractor(network, load_role(run, "train"), load_role(run, "fit"), rule, run, options)
 
 

@@ -99,13 +99,8 @@ def train_extractor(  # noqa: PLR0913, PLR0917 - what is trained, on which two s
 
     Raises:
         TrainingDiverged: a loss or a weight became NaN or infinite.
-<<<<<<< HEAD
         Interrupted: a signal came, or the disk is full; the same call goes on from the last checkpoint.
-        ValueError: the faces cannot be trained on, or `run` holds another training.
-=======
-        TrainingStopped: a signal came, or the disk is full; the same call goes on from the last checkpoint.
         ValueError: the faces cannot be trained on, `run` holds another training, or the initial weights do not fit.
->>>>>>> i4-b
     """
     options = options or TrainOptions()
     with join_ranks(options.device) as ranks:
