@@ -1,0 +1,44 @@
+"""The command `unlensed-train`: what it refuses, in one sentence and with which exit code."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.cli import main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["train", "{run}", "--recipe", "papr"], 2, "papr"),
+        (["train", "{run}", "--device", "tpu"], 2, "tpu"),
+        (["train", "{run}"], 65, "prepare"),
+        (["evaluate", "{run}", "--generated", "{run}", "--features", "clip"], 2, "NAME=PATH"),
+        (["import", "{run}/weights.pth", "--out", "{run}/out.safetensors", "--kind", "clip"], 2, "clip"),
+        (["import", "{run}/weights.pth", "--out", "{run}/out.safetensors"], 65, "weights.pth"),
+        (["prepare", "{run}"], 2, "--photos"),
+    ],
+)
+def test_refusals_are_sentences(
+    arguments: list[str],
+    code: int,
+    named: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Each wrong call names what is wrong, and has the exit code of its kind."""
+    monkeypatch.setattr(sys, "argv", ["unlensed-train", *(text.format(run=tmp_path) for text in arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code
+    assert named in capsys.readouterr().err
+
+
+def test_help_loads_no_framework() -> None:
+    """Asking for help waits for neither PyTorch nor DALI."""
+    program = "import sys, training.cli; print('torch' in sys.modules, 'nvidia.dali' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
