@@ -255,11 +255,14 @@ def keep_join(consumer: Any) -> None:  # noqa: ANN401 - the client ships no type
     """Keep a join that `poll` did not see the end of; to be called after every `poll`.
 
     A join that ends between two polls is forgotten by the client, which then joins anew and so sets the whole group
-    to joining again. Members with short polls never come to rest.
+    to joining again. Members with short polls never come to rest. And a leader that joins because the topic's metadata
+    changed forgets why as soon as it has dealt out the partitions: it would never look for the end of its join, send no
+    heartbeat, and go on with partitions that the group has long given to others.
     """
     coordinator = consumer._coordinator  # noqa: SLF001 - there is no other way to it
     if coordinator._join_task is not None:  # noqa: SLF001
         coordinator._join_task = _Joining(coordinator._join_task)  # noqa: SLF001
+        coordinator.rejoin_needed = True
 
 
 def is_replaced(consumer: Any) -> bool:  # noqa: ANN401 - the client ships no types

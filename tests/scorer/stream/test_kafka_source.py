@@ -201,6 +201,22 @@ def test_commits_during_a_rebalance_are_refused_and_repeated(site: Site) -> None
     turn_until([other, member], lambda: not is_refused(), "a commit after it")
 
 
+def test_a_join_for_new_metadata_comes_to_its_end(site: Site) -> None:
+    """A leader whose polls are too short to see the end of such a join is a member all the same, and commits."""
+    site.create_topics(2)
+    site.produce(site.requests(1))
+    member = site.join()
+    turn_until([member], lambda: member.polled, "the record")
+    coordinator = member.source._consumer._coordinator  # noqa: SLF001 - such a change cannot be timed from outside
+    coordinator._assignment_snapshot = {}  # noqa: SLF001 - as if the leader had dealt out partitions of other metadata
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        member.source.poll(0, 1)
+        time.sleep(0.01)
+    wait_until(lambda: member.source.poll(0.05, 1) or coordinator.stable(), "the group")
+    member.source.commit({place: end for place, end in member.done.items() if place in member.owned})
+
+
 def test_what_is_not_ours_cannot_be_committed(site: Site) -> None:
     """Neither a partition that we never had nor one that moved on."""
     site.create_topics(2)
