@@ -245,9 +245,10 @@ def test_a_canary_tells_what_it_found(state: HealthState) -> None:
             heard.acquire(timeout=10)
         assert state.ready().reasons == ("canary inference: RuntimeError: golden face 3 is 4.1 nats off",)
         broken.clear()
-        for _ in range(3):
-            heard.acquire(timeout=10)
-        assert state.ready().ok
+        deadline = time.monotonic() + 10
+        while not state.ready().ok:  # the check under way may still have found it broken
+            assert time.monotonic() < deadline, state.ready()
+            time.sleep(0.001)
 
 
 def test_a_canary_that_hangs_does_not_hold_up_the_end(state: HealthState) -> None:

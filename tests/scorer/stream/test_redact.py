@@ -163,6 +163,6 @@ def test_nobody_slows_the_log_with_a_text(unit: str) -> None:
 
 
 def _seconds(text: str) -> float:
-    begin = time.perf_counter()
+    begin = time.thread_time()  # what else the machine does is not this text's cost
     redact_text(text)
-    return time.perf_counter() - begin
+    return time.thread_time() - begin
