@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.mixture import log_likelihood, stack_mixture
+from scorer.mixture import stack_mixture
 from training.data.shards import FaceSet, Images
-from training.em_shared import blocks
+from training.evaluation.face_scorer import weigh
 from training.evaluation.features.deployed import load_exif_ranking
 from training.evaluation.features.networks import load_clip, load_exif_language, load_farl
 from training.evaluation.features.protocol import FeatureExtractor
@@ -60,8 +60,6 @@ def fit_compared(
     stacked = stack_mixture(fitted.mixture)
 
     def score(crops_NHWC: Images) -> NDArray[np.float64]:
-        found = extractor.extract(crops_NHWC)
-        parts = [log_likelihood(found[block], stacked) for block in blocks(len(found))]
-        return np.concatenate(parts).astype(np.float64)
+        return weigh(extractor.extract(crops_NHWC), stacked)
 
     return fitted, score
