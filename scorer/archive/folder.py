@@ -1,0 +1,55 @@
+"""The folder of a run: which file is what, and how a file is published whole or not at all.
+
+    run.json                  settings, bundle digest, number of shards: written when the plan is complete
+    _plan/                    shards and images, in the order in which every process sees them
+    results/part-NNNNN.parquet  one row a face, one for an image without a face (`scorer.archive.rows.RESULTS`)
+    errors/part-NNNNN.parquet   one row an image that could not be scored (`ERRORS`); absent where there is none
+    _stats/NNNNN.json         a shard's commit mark, written last: names its files and counts their rows
+    summary.json, report.html, _SUCCESS  when every shard is committed
+
+Only what a commit mark names counts; anything else is a killed process's rest and is written over.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+
+def part_name(index: int) -> str:
+    """Return the file name of shard `index` in `results/` and `errors/`."""
+    return f"part-{index:05d}.parquet"
+
+
+def mark_name(index: int) -> str:
+    """Return the file name of shard `index` in `_stats/`."""
+    return f"{index:05d}.json"
+
+
+def publish(path: Path, write: Callable[[IO[bytes]], object], verify: Callable[[Path], object]) -> None:
+    """Write a file under a temporary name, sync it, verify it, rename it, and sync its folder.
+
+    Args:
+        path: its final name; what is there is replaced in one instant.
+        write: fills the open file.
+        verify: reads the file again and raises when it is not what it should be.
+
+    Raises:
+        OSError: the disk is full, among others; nothing of it is left behind.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with partial.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        verify(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,64 @@
+"""The columns of a scan's Parquet files: the result schema, flat, so that any engine can query it."""
+
+import pyarrow as pa
+
+_WORD = pa.dictionary(pa.int32(), pa.string())
+_WORDS = pa.list_(pa.string())
+
+RESULTS = pa.schema(
+    [
+        ("schema_version", pa.int8()),
+        ("shard", pa.int32()),
+        ("position", pa.int32()),  # of the image in its shard
+        ("result_id", pa.string()),
+        ("content_id", pa.string()),
+        ("source", _WORD),
+        ("uri", pa.string()),  # of the image, or of the tar or manifest that holds it
+        ("span_offset", pa.int64()),  # of a tar's member
+        ("span_size", pa.int64()),
+        ("status", _WORD),  # scored or no_face; failed and unsupported images are in errors/
+        ("decision", _WORD),
+        ("score", pa.float64()),
+        ("reason_codes", _WORDS),
+        ("face_count", pa.int32()),
+        ("sha256", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("media_type", _WORD),
+        ("camera", _WORD),  # EXIF make and model
+        ("jpeg_quality", pa.int16()),  # 1..100, as libjpeg's scale; null where the image is no JPEG
+        ("resampled", _WORDS),  # marks of `ingest.resampling`; empty where there is none
+        ("face_id", pa.string()),  # null in the row of an image without a face
+        ("face_x", pa.float64()),
+        ("face_y", pa.float64()),
+        ("face_width", pa.float64()),
+        ("face_height", pa.float64()),
+        ("detector_confidence", pa.float64()),
+        ("log_likelihood", pa.float64()),
+        ("p_value", pa.float64()),
+        ("face_score", pa.float64()),
+        ("face_decision", _WORD),
+        ("face_reason_codes", _WORDS),
+        ("face_px", pa.float64()),
+        ("bundle_id", _WORD),
+        ("bundle_digest", _WORD),
+        ("policy_id", _WORD),
+        ("policy_version", _WORD),
+        ("scored_at", pa.timestamp("ms", tz="UTC")),
+    ]
+)
+
+ERRORS = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("position", pa.int32()),
+        ("content_id", pa.string()),
+        ("source", _WORD),
+        ("uri", pa.string()),
+        ("status", _WORD),  # failed or unsupported
+        ("reason", _WORD),
+        ("detail", pa.string()),
+        ("sha256", pa.string()),
+        ("scored_at", pa.timestamp("ms", tz="UTC")),
+    ]
+)
