@@ -25,6 +25,7 @@ class Reason(StrEnum):
     FACE_TOO_SMALL = "face_too_small"
     NOT_FINITE = "not_finite"
     ENGINE_FAILED = "engine_failed"
+    KILLS_WORKER = "kills_worker"
 
 
 UNSUPPORTED = frozenset({Reason.UNSUPPORTED_FORMAT, Reason.ANIMATED})

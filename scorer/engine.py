@@ -1,8 +1,8 @@
 """Put a bundle to work in this process: detector, embedder, model and policy behind one `score`."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import TypeVar
 
 from ingest.detect import FaceDetector, load_detector
 from ingest.reasons import Unscorable
@@ -12,12 +12,15 @@ from scorer.locate import LocatedImage, locate_faces, refuse
 from scorer.messages import ScoreRequest, ScoreResult
 from scorer.openvino_embedder import LocalEmbedder
 from scorer.paths import read_image
+from scorer.pipeline import Pipeline, TimeLimit
 from scorer.score import score_batch
 from scorer.settings import Settings, scoring_device
 
+T = TypeVar("T")
+
 
 class LocalScorer:
-    """Scores files in this process.
+    """Scores images in this process, two batches at a time: one is decoded while the other is in the engine.
 
     Raises:
         BundleMismatch: the bundle cannot be trusted, or this machine's engine does not give its golden answers.
@@ -30,34 +33,47 @@ class LocalScorer:
         check_policy(settings.policy, len(self.bundle.model.calibration))
         self.embedder = LocalEmbedder(self.bundle, settings.threads)
         verify_engine(self.bundle, self.embedder)
-        self._settings = settings
+        self.settings = settings
+        self._embedders = (self.embedder, self.embedder.share())
         self._detector = load_bundle_detector(self.bundle, settings.threads)
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
-        """Yield one result per request, in order; reading and locating run ahead by one batch."""
-        with ThreadPoolExecutor(self._settings.threads) as pool:
-            waiting: list[Future[LocatedImage]] = []
-            for batch in _batched(requests, self._settings.batch_images):
-                ahead = [pool.submit(self._locate, request) for request in batch]
-                yield from self._finish(waiting)
-                waiting = ahead
-            yield from self._finish(waiting)
+        """Yield one result per request, in order; reading and locating run ahead."""
+        for done in self.open_pipeline(self._read_and_locate).run(requests):
+            yield done.result
 
-    def _locate(self, request: ScoreRequest) -> LocatedImage:
+    def open_pipeline(
+        self, locate: Callable[[T], LocatedImage], limit: TimeLimit[T] | None = None, batch_images: int | None = None
+    ) -> Pipeline[T]:
+        """Return a pipeline that scores whatever `locate` makes of its tasks; one at a time may run.
+
+        Args:
+            locate: see `Pipeline`; `LocatedImage.request` decides what is scored.
+            limit: see `Pipeline`.
+            batch_images: another size than the settings'.
+        """
+        scorers = [
+            partial(score_batch, embedder=each, model=self.bundle.model, choose_policy=self._choose_policy)
+            for each in self._embedders
+        ]
+        size = batch_images or self.settings.batch_images
+        return Pipeline(locate, scorers, threads=self.settings.threads, batch_images=size, limit=limit)
+
+    def locate(self, request: ScoreRequest, data: bytes) -> LocatedImage:
+        """Probe an image's bytes and find or check its faces; safe to call from many threads."""
+        return locate_faces(request, data, self._detector, self.settings.limits)
+
+    def _read_and_locate(self, request: ScoreRequest) -> LocatedImage:
         try:
             data = request.image.data
             if data is None:
-                data = read_image(str(request.image.uri), self._settings.limits.max_bytes)
+                data = read_image(str(request.image.uri), self.settings.limits.max_bytes)
         except Unscorable as failure:
             return refuse(request, failure)
-        return locate_faces(request, data, self._detector, self._settings.limits)
-
-    def _finish(self, waiting: Sequence[Future[LocatedImage]]) -> list[ScoreResult]:
-        images = [future.result() for future in waiting]
-        return score_batch(images, self.embedder, self.bundle.model, self._choose_policy) if images else []
+        return self.locate(request, data)
 
     def _choose_policy(self, _: ScoreRequest) -> Policy:
-        return self._settings.policy
+        return self.settings.policy
 
 
 def load_bundle_detector(bundle: Bundle, threads: int) -> FaceDetector:
@@ -70,9 +86,3 @@ def load_bundle_detector(bundle: Bundle, threads: int) -> FaceDetector:
         return load_detector(bundle.folder, bundle.manifest.detector, threads)
     except ValueError as error:
         raise BundleMismatch(str(error)) from error
-
-
-def _batched(requests: Iterable[ScoreRequest], size: int) -> Iterator[list[ScoreRequest]]:
-    iterator = iter(requests)
-    while batch := list(islice(iterator, size)):  # itertools.batched needs Python 3.12
-        yield batch

@@ -1,8 +1,10 @@
 """Decode, crop and embed in this process: DALI for the pixels, OpenVINO for the network."""
 
 from collections.abc import Sequence
+from copy import copy
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import openvino as ov
@@ -53,6 +55,15 @@ class OpenVinoExtractor:
             },
         )
         self.feature_size = feature_size
+        self._open_queue()
+
+    def share(self) -> Self:
+        """Return an extractor for another thread: the same network and cores, a queue of its own."""
+        other = copy(self)
+        other._open_queue()  # noqa: SLF001 - its own kind
+        return other
+
+    def _open_queue(self) -> None:
         self._queue = ov.AsyncInferQueue(self._compiled, 2 * CROPS_PER_CHUNK)
         self._queue.set_callback(_store)
 
@@ -72,11 +83,22 @@ def _store(request: Any, place: tuple[NDArray[np.float32], int]) -> None:  # noq
 
 
 class LocalEmbedder:
-    """An `Embedder` in this process; cutting the next crops overlaps the network's work on the last."""
+    """An `Embedder` in this process; cutting the next crops overlaps the network's work on the last.
+
+    One embedder belongs to one thread at a time.
+    """
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         self._extractor = OpenVinoExtractor(bundle.extractor, bundle.manifest.feature_size, threads)
-        self._cropper = FaceCropper(bundle.model.preprocess, threads, CROPS_PER_CHUNK)
+        self._open_cropper = partial(FaceCropper, bundle.model.preprocess, threads, CROPS_PER_CHUNK)
+        self._cropper = self._open_cropper()
+
+    def share(self) -> Self:
+        """Return an embedder for another thread, over the same network."""
+        other = copy(self)
+        other._extractor = self._extractor.share()  # noqa: SLF001 - its own kind
+        other._cropper = self._open_cropper()  # noqa: SLF001 - as above
+        return other
 
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
         """Return one row of features per face; see `Embedder`."""

@@ -1,0 +1,138 @@
+"""From results to the rows of a shard's Parquet files; what is kept of an image is its rows, never its bytes."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from ingest.probe import ImageInfo
+from ingest.reasons import Reason
+from scorer.archive.items import Item
+from scorer.archive.rows import ERRORS, RESULTS
+from scorer.messages import ScoreResult, Status
+
+# The image may be fine: a later try can end otherwise.
+RETRYABLE = frozenset({Reason.UNREADABLE, Reason.TIMED_OUT, Reason.ENGINE_FAILED})
+CHUNK_ROWS = 1024  # Python's rows are ten times as large as Arrow's
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What an image's headers and spectrum say of its past; None where nothing was read."""
+
+    camera: str | None = None
+    jpeg_quality: int | None = None
+    resampled: tuple[str, ...] | None = None
+
+
+def examine_provenance(data: bytes, info: ImageInfo) -> Provenance:  # noqa: ARG001 - filled by what reads them
+    """Return the columns camera, jpeg_quality and resampled of an admitted image."""
+    return Provenance()
+
+
+@dataclass(slots=True)
+class Rows:
+    """Rows of one schema, converted chunk by chunk."""
+
+    schema: pa.Schema
+    chunks: list[pa.RecordBatch] = field(default_factory=list)
+    waiting: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add one row; names that it lacks are null."""
+        self.waiting.append(row)
+        if len(self.waiting) == CHUNK_ROWS:
+            self._convert()
+
+    def to_table(self) -> pa.Table:
+        """Return all rows."""
+        self._convert()
+        return pa.Table.from_batches(self.chunks, self.schema)
+
+    def _convert(self) -> None:
+        if self.waiting:
+            self.chunks.append(pa.RecordBatch.from_pylist(self.waiting, self.schema))
+            self.waiting = []
+
+
+@dataclass(slots=True)
+class ShardOutput:
+    """What is known of a shard's images so far.
+
+    Attributes:
+        counts: images, faces, no_face, failed, retryable, and images by decision: flag, review, pass.
+        stage_s: seconds that each stage was busy, over all threads.
+    """
+
+    shard: int
+    results: Rows = field(default_factory=lambda: Rows(RESULTS))
+    errors: Rows = field(default_factory=lambda: Rows(ERRORS))
+    counts: Counter[str] = field(default_factory=Counter)
+    stage_s: Counter[str] = field(default_factory=Counter)
+
+    def add(self, position: int, item: Item, result: ScoreResult, provenance: Provenance) -> None:
+        """Add one image's rows: one a face, one without a face, or one error."""
+        self.counts["images"] += 1
+        image = {
+            "shard": self.shard,
+            "position": position,
+            "content_id": item.content_id,
+            "source": item.source,
+            "uri": item.uri,
+            "status": result.status.value,
+            "sha256": result.image.sha256,
+            "scored_at": result.scored_at,
+        }
+        if result.status in {Status.FAILED, Status.UNSUPPORTED}:
+            reason = result.reason_codes[0]
+            self.counts["failed"] += 1
+            self.counts["retryable"] += reason in RETRYABLE
+            self.errors.add(image | {"reason": reason.value, "detail": result.detail})
+            return
+        self.counts["faces"] += len(result.faces)
+        self.counts[result.decision.value if result.decision else "no_face"] += 1
+        image |= _image_columns(item, result) | {
+            "camera": provenance.camera,
+            "jpeg_quality": provenance.jpeg_quality,
+            "resampled": provenance.resampled,
+        }
+        for face in _face_columns(result) or [{}]:
+            self.results.add(image | face)
+
+
+def _image_columns(item: Item, result: ScoreResult) -> dict[str, Any]:
+    return {
+        "schema_version": result.schema_version,
+        "result_id": str(result.result_id),
+        "span_offset": item.span.offset if item.span else None,
+        "span_size": item.span.size if item.span else None,
+        "decision": result.decision.value if result.decision else None,
+        "score": result.score,
+        "reason_codes": [reason.value for reason in result.reason_codes],
+        "face_count": result.face_count,
+        "width": result.image.width,
+        "height": result.image.height,
+        "media_type": result.image.media_type,
+        "bundle_id": result.model.bundle_id,
+        "bundle_digest": result.model.bundle_digest,
+        "policy_id": result.policy.policy_id,
+        "policy_version": result.policy.version,
+    }
+
+
+def _face_columns(result: ScoreResult) -> list[dict[str, Any]]:
+    return [
+        {
+            "face_id": face.face_id,
+            **dict(zip(("face_x", "face_y", "face_width", "face_height"), face.box, strict=True)),
+            "detector_confidence": face.detector_confidence,
+            "log_likelihood": face.log_likelihood,
+            "p_value": face.p_value,
+            "face_score": face.score,
+            "face_decision": face.decision.value,
+            "face_reason_codes": [reason.value for reason in face.reason_codes],
+            "face_px": face.quality["face_px"],
+        }
+        for face in result.faces
+    ]
