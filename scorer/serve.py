@@ -17,6 +17,7 @@ from ingest.probe import EncodedFace
 from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
 from scorer.embed import Embedder, FeatureBatch
 from scorer.paths import UsageError
+from scorer.payloads.read import check_payloads, read_payload
 from scorer.policies import PolicyWatcher
 from scorer.settings import Settings, scoring_device
 from scorer.stream.broker import MemoryBroker, MemorySink, MemorySource, Outgoing, RecordSink, RecordSource
@@ -25,7 +26,6 @@ from scorer.stream.health import Canary, HealthServer, HealthState
 from scorer.stream.logs import configure_logs, get_logger
 from scorer.stream.metrics import Metrics
 from scorer.stream.patience import PatientEmbedder, Stopped
-from scorer.stream.payloads import check_payloads, read_payload
 from scorer.stream.pipeline import Parts
 from scorer.stream.service import Service
 from scorer.stream.settings import StreamSettings

@@ -11,7 +11,8 @@ from ingest.device import Device, DeviceUnavailable, resolve_device
 from ingest.probe import Limits
 from scorer.decide import Policy
 from scorer.messages import describe_problems
-from scorer.stream.settings import HealthSettings, KafkaSettings, PayloadSettings, StreamSettings, TritonSettings
+from scorer.payloads.settings import PayloadSettings
+from scorer.stream.settings import HealthSettings, KafkaSettings, StreamSettings, TritonSettings
 
 PREFIX = "UNLENSED_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"

@@ -19,9 +19,9 @@ from typing import Any, Self
 
 from prometheus_client.exposition import choose_encoder
 
+from scorer.redact import redact_text
 from scorer.stream.logs import get_logger
 from scorer.stream.metrics import Metrics
-from scorer.stream.redact import redact_text
 from scorer.stream.settings import HealthSettings
 
 MAX_CONNECTIONS = 16

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from scorer.stream.redact import redact_field, redact_text
+from scorer.redact import redact_field, redact_text
 from scorer.stream.tracing import current_trace
 
 REPEAT_S = 10.0

@@ -20,12 +20,12 @@ from scorer.embed import Embedder
 from scorer.locate import LocatedImage, locate_faces, refuse
 from scorer.messages import DeadLetterCode, ScoreRequest, ScoreResult
 from scorer.model import Model
+from scorer.payloads.https import PayloadUnavailable
 from scorer.policies import PolicyNotFound, PolicyWatcher
 from scorer.score import score_batch
 from scorer.stream.batcher import Batcher
 from scorer.stream.codec import InvalidRecord, encode_result, parse_request
 from scorer.stream.dead_letters import dead_letter
-from scorer.stream.https import PayloadUnavailable
 from scorer.stream.ledger import Ledger, Ticket
 from scorer.stream.metrics import Metrics
 from scorer.stream.patience import Stopped

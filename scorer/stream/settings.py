@@ -3,16 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 
-Seconds = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class Section(BaseModel):
-    """A group of settings: immutable, unknown names refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from scorer.sections import Count, Seconds, Section
 
 
 class StreamSettings(Section):
@@ -86,21 +79,6 @@ class TritonSettings(Section):
     certificate_file: Path | None = None
     key_file: Path | None = None
     timeout_s: Seconds = 20
-
-
-class PayloadSettings(Section):
-    """Where a claim check may point: everything is refused until it is listed.
-
-    Attributes:
-        schemes: fsspec protocols, `file` and `s3` among them.
-        file_roots: the folders that `file://` may read, after links are resolved.
-        https_hosts: exact host names; `https://` is refused for all others.
-    """
-
-    schemes: tuple[str, ...] = ()
-    file_roots: tuple[Path, ...] = ()
-    https_hosts: tuple[str, ...] = ()
-    timeout_s: Seconds = 10
 
 
 class HealthSettings(Section):

@@ -17,16 +17,17 @@ from scorer.decide import Policy
 from scorer.embed import FeatureBatch
 from scorer.engine import load_bundle_detector
 from scorer.openvino_embedder import LocalEmbedder
+from scorer.payloads.read import read_payload
+from scorer.payloads.settings import PayloadSettings
 from scorer.policies import PolicyWatcher
 from scorer.serve import OneAtATime
 from scorer.stream.broker import MemoryBroker, MemorySink, MemorySource, Outgoing, Place
 from scorer.stream.caution import Note
 from scorer.stream.health import HealthState
 from scorer.stream.metrics import Metrics
-from scorer.stream.payloads import read_payload
 from scorer.stream.pipeline import Parts
 from scorer.stream.service import ANNOUNCED_AHEAD, Service
-from scorer.stream.settings import HealthSettings, PayloadSettings, StreamSettings
+from scorer.stream.settings import HealthSettings, StreamSettings
 
 PLACE = Place("unlensed.requests", 0)
 FACE = {"face_id": "0", "box": [180, 70, 95, 110]}

@@ -23,9 +23,9 @@ from s3fs import S3FileSystem
 
 from ingest.reasons import Reason, Unscorable
 from scorer.messages import ImageSource, ScoreRequest
+from scorer.payloads.read import PayloadUnavailable, check_payloads, read_payload
+from scorer.payloads.settings import PayloadSettings
 from scorer.settings import SettingsError
-from scorer.stream.payloads import PayloadUnavailable, check_payloads, read_payload
-from scorer.stream.settings import PayloadSettings
 
 LIMIT = 1000
 BODY = bytes(range(250))

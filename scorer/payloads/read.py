@@ -23,8 +23,7 @@ from fsspec.asyn import AsyncFileSystem
 
 from ingest.reasons import Reason, Unscorable
 from scorer.messages import ScoreRequest
-from scorer.settings import SettingsError
-from scorer.stream.https import (
+from scorer.payloads.https import (
     PUBLIC_NETWORK,
     Network,
     PayloadUnavailable,
@@ -33,7 +32,8 @@ from scorer.stream.https import (
     fetch_https,
     seconds_left,
 )
-from scorer.stream.settings import PayloadSettings
+from scorer.payloads.settings import PayloadSettings
+from scorer.settings import SettingsError
 
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0

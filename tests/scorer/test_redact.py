@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from scorer.messages import Decision, ScoreRequest
+from scorer.redact import MAX_CHARACTERS, MAX_ITEMS, redact, redact_text
 from scorer.stream.broker import Place, Record
 from scorer.stream.logs import JsonLines, PlainLines
-from scorer.stream.redact import MAX_CHARACTERS, MAX_ITEMS, redact, redact_text
 
 MARK = "zQ7"  # each piece of a secret bears it, so that a part that leaks is seen, too
 PIECES = st.text("abXY01", max_size=6).map(lambda text: MARK + text)

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from ingest.reasons import Reason, Unscorable
 from scorer.messages import ImageSource, ScoreRequest
-from scorer.stream.addresses import Endpoint, is_public, resolve_host
-from scorer.stream.https import Network, PayloadUnavailable, TryAgain, describe_uri, fetch_https, trust_authorities
-from scorer.stream.payloads import read_payload
-from scorer.stream.settings import PayloadSettings
+from scorer.payloads.addresses import Endpoint, is_public, resolve_host
+from scorer.payloads.https import Network, PayloadUnavailable, TryAgain, describe_uri, fetch_https, trust_authorities
+from scorer.payloads.read import read_payload
+from scorer.payloads.settings import PayloadSettings
 
 Handler = Callable[[ssl.SSLSocket], None]
 BODY = bytes(range(256)) * 40

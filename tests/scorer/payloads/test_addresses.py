@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorer.stream.addresses import Endpoint, is_public, resolve_host
+from scorer.payloads.addresses import Endpoint, is_public, resolve_host
 
 PRIVATE = (
     "0.0.0.0 10.1.2.3 100.64.0.1 127.0.0.1 169.254.169.254 172.16.0.1 192.0.0.8 192.0.2.1 192.88.99.1 192.168.1.1 "
