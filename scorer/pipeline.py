@@ -19,6 +19,7 @@ from scorer.locate import LocatedImage
 from scorer.messages import ScoreResult
 
 EXTRA_LOCATORS = 4  # beyond one a core: a read waits for its disk or its store
+END_S = 10.0
 BATCHES_HELD = 6  # being read, located, scored and handed out
 HELD_BYTES = 256 << 20
 BATCH_BYTES = HELD_BYTES // 8  # a batch ends here, so that what is held cannot wait for what may not come in
@@ -100,13 +101,19 @@ class Pipeline(Generic[T]):
         self._locate, self._scorers, self._limit = locate, scorers, limit
         self._locators, self._batch_images = threads + EXTRA_LOCATORS, batch_images
         self._hanging = 0
+        self._threads: list[threading.Thread] = []
         self._to_locate: SimpleQueue[_Ticket[T] | None] = SimpleQueue()
         self._in_order: SimpleQueue[_Ticket[T] | BaseException | None] = SimpleQueue()
         self._to_score: SimpleQueue[_Batch[T] | None] = SimpleQueue()
         self._finished: SimpleQueue[_Batch[T] | BaseException | None] = SimpleQueue()
         self._room = threading.Condition()
-        self._images = self._bytes = 0
+        self._images = self._bytes = self._unbegun = 0
         self._ended = self._stopping = False
+
+    @property
+    def hangs(self) -> bool:
+        """Whether threads are left that did not end with the run."""
+        return any(thread.is_alive() for thread in self._threads)
 
     def stop(self) -> None:
         """End the run after the batch in hand; may be called by a signal's handler."""
@@ -124,7 +131,7 @@ class Pipeline(Generic[T]):
         threads += [self._locate_all] * self._locators
         threads += [lambda scorer=scorer: self._score_all(scorer) for scorer in self._scorers]  # type: ignore[misc]
         for work in threads:
-            threading.Thread(target=work, daemon=True).start()
+            self._start(work)
         try:
             while (batch := self._finished.get()) is not None:
                 if isinstance(batch, BaseException):
@@ -144,12 +151,21 @@ class Pipeline(Generic[T]):
     def _end(self) -> None:
         with self._room:
             self._ended = True
-            self._room.notify_all()
+            self._room.notify()
         for _ in range(self._locators):
             self._to_locate.put(None)
         for _ in self._scorers:
             self._to_score.put(None)
         self._in_order.put(None)
+        # An interpreter that ends while a thread comes out of native code aborts; whoever hangs is not waited for.
+        deadline_s = time.monotonic() + END_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+
+    def _start(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _feed(self, tasks: Iterable[T]) -> None:
         try:
@@ -159,6 +175,7 @@ class Pipeline(Generic[T]):
                     if self._ended:
                         break
                     self._images += 1
+                    self._unbegun += 1
                     ticket = _Ticket(task)
                     self._to_locate.put(ticket)
                     self._in_order.put(ticket)
@@ -168,16 +185,21 @@ class Pipeline(Generic[T]):
             self._in_order.put(None)
 
     def _has_room(self) -> bool:
-        return self._ended or (self._images < BATCHES_HELD * self._batch_images and self._bytes < HELD_BYTES)
+        # How large an image is shows when it is read: so no more are let in unread than will be read at once.
+        room = self._images < BATCHES_HELD * self._batch_images and self._bytes < HELD_BYTES
+        return self._ended or (room and self._unbegun < self._locators)
 
     def _release(self, images: int, size: int) -> None:
         with self._room:
             self._images -= images
             self._bytes -= size
-            self._room.notify_all()
+            self._room.notify()
 
     def _locate_all(self) -> None:
         while (ticket := self._to_locate.get()) is not None:
+            with self._room:
+                self._unbegun -= 1
+                self._room.notify()  # only the feeder waits
             ticket.begun_s = time.monotonic()
             ticket.begun.set()
             try:
@@ -239,7 +261,7 @@ class Pipeline(Generic[T]):
         if self._hanging > limit.max_hanging:
             message = f"{self._hanging} images hang at once, each for more than {limit.seconds:g} s"
             raise Overdue(message)
-        threading.Thread(target=self._locate_all, daemon=True).start()
+        self._start(self._locate_all)
         return limit.give_up(ticket.task)
 
     def _score_all(self, score: Scorer) -> None:

@@ -99,7 +99,8 @@ def read_errors(folder: Path, mark: Mark) -> pa.Table:
     for name in mark.errors:
         path = folder / "errors" / name
         try:
-            tables.append(pq.read_table(path, schema=ERRORS, partitioning=None))
+            with pq.ParquetFile(path) as parquet:
+                tables.append(parquet.read().cast(ERRORS))
         except (OSError, pa.ArrowException) as error:
             message = f"{path} cannot be read, though {mark_name(mark.shard)} names it: delete that mark in _stats"
             raise RunDamaged(message) from error
@@ -185,7 +186,8 @@ def _publish_table(path: Path, table: pa.Table, schema: pa.Schema) -> File:
     digests: list[str] = []
 
     def verify(partial: Path) -> None:
-        again = pq.read_table(partial, partitioning=None)
+        with pq.ParquetFile(partial) as parquet:
+            again = parquet.read()
         if again.num_rows != len(table) or not again.schema.equals(schema):
             message = f"{path} was not written as it should be: {again.num_rows} of {len(table)} rows read back"
             raise OSError(message)
