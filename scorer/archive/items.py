@@ -43,10 +43,10 @@ class Shard:
 
     Attributes:
         index: from 0, without gaps; names its files.
-        kind: "list" where the plan lists the images, "tar" where a tar is streamed, "rows" where a row group of a
-            Parquet manifest holds the bytes.
+        kind: "list" where the plan lists the images, "tar" where a tar is streamed, "rows" where row groups of
+            a Parquet manifest hold the bytes.
         uri: of the tar or manifest; empty for a list.
-        row_group: of the manifest, or of the plan's list of images; 0 for a tar.
+        row_group: the first of the manifest, or the one of the plan's list of images; 0 for a tar.
         images: how many there are; None where only reading tells (a tar).
     """
 
@@ -55,6 +55,14 @@ class Shard:
     uri: str
     row_group: int
     images: int | None
+
+
+class SourceChanged(Exception):
+    """A tar or manifest is gone, or is not what it was when the run was planned; the sentence names it."""
+
+
+class SourceDamaged(Exception):
+    """A tar or manifest cannot be read to its end; the sentence names it. What came before holds."""
 
 
 class Plan(Protocol):
@@ -73,4 +81,5 @@ class Plan(Protocol):
         Raises:
             PayloadUnavailable: the tar or manifest cannot be read now.
             SourceChanged: it is not what it was when the run was planned.
+            SourceDamaged: it is no plain tar, no Parquet, or cut short; raised after the images before the damage.
         """
