@@ -31,7 +31,7 @@ class Container:
         version: of the file when the run was planned.
         images: how many it holds; None where only reading tells.
         size: bytes of its images; of a tar, of the whole file.
-        row_group: the first, and `row_groups` how many; `first_row` of the file is in it.
+        row_group: the first of `row_groups`, which hold `rows` from `first_row` of the file on; a null is no image.
         data_column: with the bytes.
         faces_column: with their faces, if there is one.
     """
@@ -43,6 +43,7 @@ class Container:
     size: int
     row_group: int = 0
     row_groups: int = 0
+    rows: int = 0
     first_row: int = 0
     data_column: str = ""
     faces_column: str | None = None
@@ -93,7 +94,9 @@ def split_rows(uri: str, data_column: str, faces_column: str | None, shard_image
             rows, size = rows + group.num_rows, size + column.total_compressed_size
             if rows >= shard_images or number == parquet.num_row_groups - 1:
                 groups = number + 1 - start
-                yield Container("rows", uri, version, images, size, start, groups, first_row, data_column, faces_column)
+                yield Container(
+                    "rows", uri, version, images, size, start, groups, rows, first_row, data_column, faces_column
+                )
                 first_row, start = first_row + rows, number + 1
                 rows = size = images = 0
 

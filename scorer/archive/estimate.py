@@ -51,7 +51,7 @@ def estimate_archive(archive: Archive, payloads: PayloadSettings, shard_images: 
 def _estimate_images(tars: list[Container], size: int) -> int | None:
     images = length = 0
     for tar in tars:
-        ends = []
+        ends: list[int] = []
         with StoreFile(tar.uri) as file, suppress(SourceDamaged):  # the scan will say so
             ends.extend(span.offset + span.size for _, span in islice(walk_members(file, tar.uri), SAMPLED_MEMBERS))
         images += len(ends)

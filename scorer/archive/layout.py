@@ -29,6 +29,7 @@ class PlanFacts:
         uncounted: tars (and Parquet row groups) whose images only reading counts.
         uncounted_bytes: their size.
         duplicates: images and containers that were named again; the first one counts.
+        imageless_rows: of manifests, with no URI or no bytes (null).
         digest: SHA-256 of all that is planned, in order.
     """
 
@@ -39,6 +40,7 @@ class PlanFacts:
     uncounted: int
     uncounted_bytes: int
     duplicates: int
+    imageless_rows: int
     digest: str
 
 
@@ -53,6 +55,7 @@ class Tally:
     uncounted: int = 0
     uncounted_bytes: int = 0
     duplicates: int = 0
+    imageless_rows: int = 0
     _digest: Any = field(default_factory=hashlib.sha256)
 
     def facts(self) -> PlanFacts:
@@ -65,6 +68,7 @@ class Tally:
             self.uncounted,
             self.uncounted_bytes,
             self.duplicates,
+            self.imageless_rows,
             self._digest.hexdigest(),
         )
 
@@ -83,6 +87,7 @@ class Tally:
             self.uncounted_bytes += container.size
         else:
             self.images += container.images
+            self.imageless_rows += container.rows - container.images if container.kind == "rows" else 0
             self.image_bytes += container.size
 
     def count_list(self, items: list[Item]) -> None:
@@ -119,7 +124,9 @@ def cut_shards(
             # A folder alone cannot name a file twice.
             unique = len(sources) == 1 and source.kind == "folder"
             for piece in list_pieces(source, archive, access, shard_images):
-                if not unique and not seen.add(_name(piece)):
+                if piece is None:
+                    tally.imageless_rows += 1
+                elif not unique and not seen.add(_name(piece)):
                     tally.duplicates += 1
                 elif isinstance(piece, Container):
                     tally.count_container(piece)

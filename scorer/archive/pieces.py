@@ -9,9 +9,9 @@ from scorer.archive.access import Access
 from scorer.archive.containers import Container, describe_tar, split_rows
 from scorer.archive.img2dataset import find_shards, list_shards
 from scorer.archive.items import Item
-from scorer.archive.manifests import list_manifest
+from scorer.archive.manifests import is_manifest, list_manifest
 from scorer.archive.names import printable, shorten_id
-from scorer.archive.sources import TAR, Archive, Source, is_manifest
+from scorer.archive.sources import TAR, Archive, Source
 from scorer.archive.stores import folder_exists, list_folder, match_names
 from scorer.paths import IMAGE_SUFFIXES, UsageError
 from scorer.payloads.https import describe_uri
@@ -25,7 +25,10 @@ class Listed:
     size: int | None
 
 
-def list_pieces(source: Source, archive: Archive, access: Access, shard_images: int) -> Iterator[Listed | Container]:
+Piece = Listed | Container | None  # None: a manifest's row that names no image
+
+
+def list_pieces(source: Source, archive: Archive, access: Access, shard_images: int) -> Iterator[Piece]:
     """Yield what a source is made of: folders sorted by name, the matches of a glob sorted, manifests in their order.
 
     Args:
@@ -41,7 +44,7 @@ def list_pieces(source: Source, archive: Archive, access: Access, shard_images: 
     """
     empty = True
     for piece in _list(source, archive, access, shard_images):
-        empty = False
+        empty = empty and piece is None
         yield piece
     if empty:
         message = (
@@ -53,7 +56,7 @@ def list_pieces(source: Source, archive: Archive, access: Access, shard_images: 
         raise UsageError(message)
 
 
-def _list(source: Source, archive: Archive, access: Access, shard_images: int) -> Iterator[Listed | Container]:
+def _list(source: Source, archive: Archive, access: Access, shard_images: int) -> Iterator[Piece]:
     if source.kind == "glob":
         for path in match_names(source.store, source.path):
             yield from _list_match(source, path, archive, access, shard_images)
@@ -63,9 +66,7 @@ def _list(source: Source, archive: Archive, access: Access, shard_images: int) -
         yield from _list_file(source, source.path, archive, access, shard_images)
 
 
-def _list_match(
-    source: Source, path: str, archive: Archive, access: Access, shard_images: int
-) -> Iterator[Listed | Container]:
+def _list_match(source: Source, path: str, archive: Archive, access: Access, shard_images: int) -> Iterator[Piece]:
     suffix = PurePosixPath(path).suffix.lower()
     if suffix == TAR or suffix in IMAGE_SUFFIXES or is_manifest(path):
         yield from _list_file(source, path, archive, access, shard_images)
@@ -73,7 +74,7 @@ def _list_match(
         yield from _list_folder(source, path, shard_images)
 
 
-def _list_folder(source: Source, folder: str, shard_images: int) -> Iterator[Listed | Container]:
+def _list_folder(source: Source, folder: str, shard_images: int) -> Iterator[Piece]:
     shards = find_shards(source.store, folder)
     if shards is not None:
         yield from list_shards(source.store, folder, shards, shard_images)
@@ -84,9 +85,7 @@ def _list_folder(source: Source, folder: str, shard_images: int) -> Iterator[Lis
         yield _listed(source, path, first if slash else posixpath.basename(folder.rstrip("/")), size)
 
 
-def _list_file(
-    source: Source, path: str, archive: Archive, access: Access, shard_images: int
-) -> Iterator[Listed | Container]:
+def _list_file(source: Source, path: str, archive: Archive, access: Access, shard_images: int) -> Iterator[Piece]:
     uri = source.store.name(path)
     if PurePosixPath(path).suffix.lower() == TAR:
         yield describe_tar(uri)
@@ -107,9 +106,12 @@ def _listed(source: Source, path: str, group: str, size: int | None) -> Listed:
     return Listed(Item(shorten_id(printable(uri)), printable(group), printable(uri)), size)
 
 
-def _list_rows(manifest: str, uri_column: str, faces_column: str | None, access: Access) -> Iterator[Listed]:
+def _list_rows(manifest: str, uri_column: str, faces_column: str | None, access: Access) -> Iterator[Piece]:
     first = True
     for item in list_manifest(manifest, uri_column, faces_column):
+        if item is None:
+            yield None
+            continue
         if first and not access.admits(item.uri):
             message = (
                 f"{describe_uri(manifest)} names {describe_uri(item.uri)}, which may not be read: list its scheme in "

@@ -32,6 +32,7 @@ _SHARDS = pa.schema(
         ("uri", pa.string()),
         ("row_group", pa.int32()),
         ("row_groups", pa.int32()),
+        ("rows", pa.int64()),
         ("first_row", pa.int64()),
         ("images", pa.int64()),
         ("size", pa.int64()),
@@ -92,10 +93,8 @@ def _row_of(container: Container) -> dict[str, Any]:
 
 
 def _items_table(items: list[Item]) -> pa.Table:
-    rows = [
-        {"content_id": i.content_id, "source": i.source, "uri": i.uri, "faces": write_faces(i.faces)} for i in items
-    ]
-    return pa.Table.from_pylist(rows, _ITEMS)
+    rows = [(item.content_id, item.source, item.uri, write_faces(item.faces)) for item in items]
+    return pa.Table.from_pylist([dict(zip(_ITEMS.names, row, strict=True)) for row in rows], _ITEMS)
 
 
 def open_plan(folder: Path, max_bytes: int) -> "StoredPlan":

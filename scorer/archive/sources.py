@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from scorer.archive.manifests import is_manifest
 from scorer.archive.stores import LOCAL, Store, folder_exists, open_store, read_version
@@ -75,7 +75,7 @@ def _expand_braces(argument: str) -> Iterator[str]:
         return
     try:
         yield from braceexpand(argument)
-    except (UnbalancedBracesError, ValueError) as error:
+    except ValueError as error:
         message = f"{argument} has braces that do not close"
         raise UsageError(message) from error
 
