@@ -78,11 +78,27 @@ def read_payload(
         PayloadUnavailable: the store did not answer within `settings.timeout_s`, or does not let this machine in.
     """
     source = request.image
-    data = _fetch(str(source.uri), settings, max_bytes, network) if source.data is None else source.data
-    if len(data) > max_bytes:
-        raise Unscorable(Reason.TOO_MANY_BYTES, f"more than the limit of {max_bytes} bytes")
+    data = read_uri(str(source.uri), settings, max_bytes, network) if source.data is None else source.data
+    _require_size(data, max_bytes)
     if source.sha256 is not None and (found := hashlib.sha256(data).hexdigest()) != source.sha256:
         raise Unscorable(Reason.DIGEST_MISMATCH, f"the image's SHA-256 is {found}, the request says {source.sha256}")
+    return data
+
+
+def _require_size(data: bytes, max_bytes: int) -> None:
+    if len(data) > max_bytes:
+        raise Unscorable(Reason.TOO_MANY_BYTES, f"more than the limit of {max_bytes} bytes")
+
+
+def read_uri(uri: str, settings: PayloadSettings, max_bytes: int, network: Network = PUBLIC_NETWORK) -> bytes:
+    """Return the bytes at a URI that `settings` admit; safe to call from many threads.
+
+    Raises:
+        Unscorable: forbidden_uri, unreadable or too_many_bytes; asking again would not help.
+        PayloadUnavailable: the store did not answer within `settings.timeout_s`, or does not let this machine in.
+    """
+    data = _fetch(uri, settings, max_bytes, network)
+    _require_size(data, max_bytes)
     return data
 
 

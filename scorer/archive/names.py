@@ -1,0 +1,26 @@
+"""Names of images: what a result calls them, and what a report groups them by."""
+
+import hashlib
+from pathlib import PurePosixPath
+from urllib.parse import unquote
+
+from scorer.messages import MAX_ID_CHARACTERS
+
+_KEPT_CHARACTERS = MAX_ID_CHARACTERS - 100
+
+
+def printable(name: str) -> str:
+    """Return a name in which bytes that are no text (surrogates, as Python reads them) stand escaped."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def shorten_id(name: str) -> str:
+    """Return a name as it is, or what a result takes of a longer one: its start, and a digest of the whole."""
+    if len(name) <= _KEPT_CHARACTERS:
+        return name
+    return f"{name[:_KEPT_CHARACTERS]}...{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+def source_of(uri: str) -> str:
+    """Return what the images of a tar or a manifest are grouped by: its file name."""
+    return printable(unquote(PurePosixPath(uri).name) if uri.startswith("file:") else PurePosixPath(uri).name)
