@@ -13,11 +13,15 @@ import typer
 from rich.console import Console
 
 from ingest.device import DeviceUnavailable
+from scorer.archive.endings import Interrupted, Outage, RunDamaged, RunNotReady, RunRefused
+from scorer.archive.items import SourceChanged, SourceDamaged
 from scorer.bundle import BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError
 from scorer.dlq_cli import dlq_app
 from scorer.messages import Status
 from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
+from scorer.payloads.https import PayloadUnavailable
+from scorer.scan_cli import scan
 from scorer.settings import SettingsError, load_settings
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable
 from scorer.stream.detector_pool import DetectorBroken
@@ -32,6 +36,7 @@ app = typer.Typer(
 bundle_app = typer.Typer(no_args_is_help=True, help="Check a bundle.")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(dlq_app, name="dlq")
+app.command()(scan)
 
 
 class Exit(IntEnum):
@@ -64,6 +69,14 @@ CODES: dict[type[Exception], Exit] = {
     BrokerRefused: Exit.BAD_CONFIGURATION,
     BrokerUnavailable: Exit.TRY_AGAIN,
     TooScattered: Exit.BAD_DATA,
+    RunRefused: Exit.BAD_CONFIGURATION,
+    RunDamaged: Exit.BAD_DATA,
+    SourceChanged: Exit.BAD_DATA,
+    SourceDamaged: Exit.BAD_DATA,
+    RunNotReady: Exit.TRY_AGAIN,
+    Interrupted: Exit.TRY_AGAIN,
+    Outage: Exit.TRY_AGAIN,
+    PayloadUnavailable: Exit.TRY_AGAIN,
     OSError: Exit.TRY_AGAIN,  # a full disk, a folder that may not be written
 }
 

@@ -10,7 +10,6 @@ read. What is held at once is bounded in images and in bytes, so memory does not
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Generic, TypeVar
@@ -204,8 +203,9 @@ class Pipeline(Generic[T]):
             ticket.begun.set()
             try:
                 if self._ended:
-                    raise Stopped
-                ticket.image = self._locate(ticket.task)
+                    ticket.error = Stopped()
+                else:
+                    ticket.image = self._locate(ticket.task)
             except BaseException as error:  # noqa: BLE001 - raised again by `run`
                 ticket.error = error
             with self._room:

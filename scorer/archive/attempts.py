@@ -72,8 +72,8 @@ class Claim:
         """Return whether an image was at so many deaths that it is not tried again."""
         return self.deaths.get(position, 0) >= MAX_DEATHS
 
-    def note(self, position: int) -> None:
-        """Write down which image is about to begin, alone."""
+    def note(self, position: int | None) -> None:
+        """Write down which image is about to begin, alone; None for one that is not even tried."""
         self._write(position)
 
     def release(self) -> None:

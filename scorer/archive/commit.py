@@ -12,16 +12,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from scorer.archive.endings import RunDamaged
 from scorer.archive.folder import mark_name, part_name, publish
 from scorer.archive.output import RETRYABLE, ShardOutput
 from scorer.archive.rows import ERRORS, RESULTS
 
 COUNTS = ("images", "faces", "no_face", "failed", "retryable", "flag", "review", "pass")
 Count = Annotated[int, Field(ge=0)]
-
-
-class RunDamaged(ValueError):
-    """A committed file is not what its mark says; the sentence names it."""
 
 
 class File(BaseModel):
@@ -136,9 +133,10 @@ def commit_shard(
     stage_s = dict(output.stage_s)
     if before:
         old = read_errors(folder, before)
-        again = pa.array(sorted(select_retryable(old)), pa.int32())
-        errors = pa.concat_tables([old.filter(pc.invert(pc.is_in(old["position"], again))), errors])
-        counts = _add_counts(before, counts, retried=len(again))
+        answered = pa.concat_arrays([*results["position"].chunks, *errors["position"].chunks, pa.array([], pa.int32())])
+        kept = old.filter(pc.invert(pc.is_in(old["position"], answered)))
+        errors = pa.concat_tables([kept, errors])
+        counts = _add_counts(before, counts, errors)
         stage_s = {name: before.stage_s.get(name, 0.0) + seconds for name, seconds in stage_s.items()}
     files: dict[str, File] = {path: file for path, file in before.files.items() if "results/" in path} if before else {}
     name = part_name(output.shard) if not generation else part_name(output.shard).replace(".", f".{generation}.")
@@ -169,17 +167,15 @@ def commit_shard(
 def publish_json(path: Path, content: BaseModel) -> None:
     """Publish a JSON file, and read it again before it is renamed."""
     text = content.model_dump_json(indent=1, by_alias=True).encode() + b"\n"
-    publish(path, lambda file: file.write(text), lambda partial: type(content).model_validate_json(partial.read_bytes()))
+    publish(
+        path, lambda file: file.write(text), lambda partial: type(content).model_validate_json(partial.read_bytes())
+    )
 
 
-def _add_counts(before: Mark, counts: Mapping[str, int], retried: int) -> dict[str, int]:
+def _add_counts(before: Mark, counts: Mapping[str, int], errors: pa.Table) -> dict[str, int]:
     old = before.model_dump(by_alias=True)
     total = {name: old[name] + counts[name] for name in COUNTS}
-    return total | {
-        "images": before.images,
-        "failed": before.failed - retried + counts["failed"],
-        "retryable": counts["retryable"],
-    }
+    return total | {"images": before.images, "failed": len(errors), "retryable": len(select_retryable(errors))}
 
 
 def _publish_table(path: Path, table: pa.Table, schema: pa.Schema) -> File:

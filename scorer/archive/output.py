@@ -1,6 +1,6 @@
 """From results to the rows of a shard's Parquet files; what is kept of an image is its rows, never its bytes."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,11 +69,12 @@ class ShardOutput:
     results: Rows = field(default_factory=lambda: Rows(RESULTS))
     errors: Rows = field(default_factory=lambda: Rows(ERRORS))
     counts: Counter[str] = field(default_factory=Counter)
-    stage_s: Counter[str] = field(default_factory=Counter)
+    stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def add(self, position: int, item: Item, result: ScoreResult, provenance: Provenance) -> None:
-        """Add one image's rows: one a face, one without a face, or one error."""
-        self.counts["images"] += 1
+    def add(self, position: int, item: Item, result: ScoreResult, provenance: Provenance) -> dict[str, int]:
+        """Add one image's rows, one a face, one without a face, or one error; return what it adds to the counts."""
+        counted = _count(result)
+        self.counts.update(counted)
         image = {
             "shard": self.shard,
             "position": position,
@@ -85,13 +86,8 @@ class ShardOutput:
             "scored_at": result.scored_at,
         }
         if result.status in {Status.FAILED, Status.UNSUPPORTED}:
-            reason = result.reason_codes[0]
-            self.counts["failed"] += 1
-            self.counts["retryable"] += reason in RETRYABLE
-            self.errors.add(image | {"reason": reason.value, "detail": result.detail})
-            return
-        self.counts["faces"] += len(result.faces)
-        self.counts[result.decision.value if result.decision else "no_face"] += 1
+            self.errors.add(image | {"reason": result.reason_codes[0].value, "detail": result.detail})
+            return counted
         image |= _image_columns(item, result) | {
             "camera": provenance.camera,
             "jpeg_quality": provenance.jpeg_quality,
@@ -99,6 +95,13 @@ class ShardOutput:
         }
         for face in _face_columns(result) or [{}]:
             self.results.add(image | face)
+        return counted
+
+
+def _count(result: ScoreResult) -> dict[str, int]:
+    if result.status in {Status.FAILED, Status.UNSUPPORTED}:
+        return {"images": 1, "failed": 1, "retryable": int(result.reason_codes[0] in RETRYABLE)}
+    return {"images": 1, "faces": len(result.faces), result.decision.value if result.decision else "no_face": 1}
 
 
 def _image_columns(item: Item, result: ScoreResult) -> dict[str, Any]:

@@ -10,20 +10,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ingest.probe import Limits
 from scorer.archive.commit import publish_json
+from scorer.archive.endings import RunNotReady, RunRefused
 from scorer.bundle import Bundle
 from scorer.decide import Policy
 from scorer.messages import describe_problems
 from scorer.settings import Settings
 
 SHOWN_CHARACTERS = 120
-
-
-class RunRefused(ValueError):
-    """The folder holds a run of another bundle, policy or archive; the sentence names the difference."""
-
-
-class RunNotReady(Exception):
-    """The run is not planned yet; the process of index 0 does that."""
 
 
 class RunFile(BaseModel):
@@ -149,7 +142,9 @@ def find_difference(there: RunFile, wanted: RunFile) -> str:
         if isinstance(old, dict):
             for key in sorted({*old, *new}):
                 if old.get(key) != new.get(key):
-                    return f"its {name.rstrip('s')} {key} is {_show(old.get(key))}, now it would be {_show(new.get(key))}"
+                    return (
+                        f"its {name.rstrip('s')} {key} is {_show(old.get(key))}, now it would be {_show(new.get(key))}"
+                    )
         elif old != new:
             of_bundle = f" ({there.bundle_id} there, {wanted.bundle_id} here)" if name == "bundle_digest" else ""
             return f"its {name.replace('_', ' ')}: {_show(old)}, now: {_show(new)}{of_bundle}"

@@ -1,43 +1,33 @@
 """The scan itself: shards of a plan in, committed shards out, with reading, scoring and writing overlapped.
 
-A feeder runs ahead over shard boundaries, so nothing drains at a shard's end; one thread writes and commits. Shards
+The feeder runs ahead over shard boundaries, so nothing drains at a shard's end; one thread writes and commits. Shards
 whose process was killed repeatedly come last and one image at a time (`scorer.archive.attempts`).
 """
 
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ingest.reasons import Reason, Unscorable
-from scorer.archive.attempts import Claim, find_suspects
-from scorer.archive.commit import Mark, commit_shard, read_errors, read_mark, select_retryable
-from scorer.archive.items import Item, Plan, Shard, SourceDamaged
+from scorer.archive.commit import Mark, commit_shard
+from scorer.archive.endings import CannotCommit, Interrupted, Outage
+from scorer.archive.feed import Feeder
+from scorer.archive.items import Item, Plan
 from scorer.archive.output import examine_provenance
 from scorer.archive.work import ShardWork, Task
 from scorer.engine import LocalScorer
 from scorer.locate import LocatedImage, refuse
 from scorer.messages import ImageSource, ScoreRequest
 from scorer.payloads.https import PayloadUnavailable
-from scorer.pipeline import Done, Pipeline, TimeLimit
+from scorer.pipeline import Done, Overdue, Pipeline, Stopped, TimeLimit
 
 OUTAGE_ITEMS = 100  # in a row that could not be had: an outage is not an answer
-OUTAGE_SHARDS = 3
 COMMITS_WAITING = 2
-KILLS_WORKER = Unscorable(Reason.KILLS_WORKER, "the process died whenever it began this image")
-
-
-class Outage(Exception):
-    """The archive cannot be read now; what is not committed is not answered."""
-
-
-class CannotCommit(OSError):
-    """A shard cannot be written; the sentence says why and how to go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +38,15 @@ class Limits:
     shard_s: float | None = None
 
 
+NO_HURRY = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Told after each image: what this scan has done so far."""
+    """What a scan has done so far: counts as `Mark` has them, and seconds that each stage was busy."""
 
-    counts: Counter[str]
-    stage_s: Counter[str]
+    counts: Counter[str] = field(default_factory=Counter)
+    stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 class Scan:
@@ -66,75 +59,84 @@ class Scan:
         read: returns an item's bytes; raises `Unscorable` or `PayloadUnavailable`, the latter within the item's limit.
         limits: of time.
         on_advance: told of each image, in the calling thread.
+
+    Attributes:
+        progress: what it has done so far.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one parameter per collaborator
         self,
         folder: Path,
         plan: Plan,
         scorer: LocalScorer,
         read: Callable[[Item], bytes],
-        limits: Limits = Limits(),  # noqa: B008 - frozen
+        *,
+        limits: Limits = NO_HURRY,
         on_advance: Callable[[Advance], object] = lambda _: None,
     ) -> None:
         self._folder, self._plan, self._scorer, self._read, self._limits = folder, plan, scorer, read, limits
         self._on_advance = on_advance
-        self._digest = scorer.bundle.model.digest
-        self._progress = Advance(Counter(), Counter())
+        self.progress = Advance()
         self._stopping = False
         self._pipeline: Pipeline[Task] | None = None
         self._in_hand: set[ShardWork] = set()
         self._commits: deque[Future[Mark]] = deque()
-        self._suspects: set[int] = set()
-        self._unreadable: list[str] = []
         self._unavailable_in_a_row = 0
         self._writer = ThreadPoolExecutor(1, "commit")
 
     def stop(self) -> None:
-        """End after the batch in hand with `Stopped`; may be called by a signal's handler."""
+        """End after the batch in hand with `Interrupted`; may be called by a signal's handler."""
         self._stopping = True
         if self._pipeline:
             self._pipeline.stop()
 
-    def run(self, shards: Sequence[int], *, retry_failed: bool = False) -> Counter[str]:
-        """Scan `shards`, those that are committed left out, and return what was done (`Mark`'s counts).
+    def run(self, shards: Sequence[int], *, retry_failed: bool = False) -> None:
+        """Scan `shards`, those left out that are committed or in another process's hands.
 
         Args:
             shards: their indexes, ascending.
             retry_failed: score the images again that could not be read or not in time, of committed shards.
 
         Raises:
-            Stopped: `stop` was called.
+            Interrupted: `stop` was called.
             Outage: the archive cannot be read now.
             CannotCommit: the disk is full, among others.
+            SourceChanged: a tar or manifest is not what it was when the run was planned.
+            RunDamaged: a commit mark cannot be understood.
         """
-        self._suspects = find_suspects(self._folder / "_attempts")
+        feeder = Feeder(self._folder, self._plan, self._commit, retry_failed=retry_failed)
+        self._in_hand = feeder.in_hand
         try:
-            self._drive(shards, retry_failed=retry_failed)
-            for shard in sorted(self._suspects.intersection(shards)):
-                self._drive([shard], retry_failed=retry_failed, alone=True)
+            self._drive(feeder, shards)
+            for shard in sorted(feeder.suspects.intersection(shards)):
+                self._drive(feeder, [shard], alone=True)
+        except Stopped:
+            message = "stopped; every shard is committed whole or not at all: the same command goes on"
+            raise Interrupted(message) from None
+        except Overdue as error:
+            message = f"{error}: when the archive can be read again, run the same command again"
+            raise Outage(message) from error
         finally:
-            self._stopping = True
+            feeder.end()
             self._writer.shutdown(wait=True)
             for work in list(self._in_hand):
                 with suppress(OSError):  # what ended the run matters more than a note about it
                     work.claim.release()
-        if self._unreadable:
+        if feeder.unreadable:
             message = (
-                f"{len(self._unreadable)} shards cannot be read now ({self._unreadable[0]}); all others are "
+                f"{len(feeder.unreadable)} shards cannot be read now ({feeder.unreadable[0]}); all others are "
                 "committed: run the same command again"
             )
             raise Outage(message)
-        return self._progress.counts
 
-    def _drive(self, shards: Sequence[int], *, retry_failed: bool, alone: bool = False) -> None:
+    def _drive(self, feeder: Feeder, shards: Sequence[int], *, alone: bool = False) -> None:
         limit = TimeLimit(self._limits.item_s, self._give_up) if self._limits.item_s else None
         self._pipeline = self._scorer.open_pipeline(self._locate, limit, batch_images=1 if alone else None)
         if self._stopping:
             self._pipeline.stop()
         gate = threading.Semaphore(1) if alone else None
         try:
-            for done in self._pipeline.run(self._feed(shards, gate, retry_failed=retry_failed)):
+            for done in self._pipeline.run(feeder.feed(shards, gate)):
                 self._receive(done)
                 if gate:
                     gate.release()
@@ -144,64 +146,8 @@ class Scan:
         while self._commits:
             self._commits.popleft().result()
 
-    def _feed(self, shards: Sequence[int], gate: threading.Semaphore | None, *, retry_failed: bool) -> Iterator[Task]:
-        for index in shards:
-            if self._stopping:
-                return
-            if gate is None and index in self._suspects:
-                continue
-            work = self._begin(index, alone=gate is not None, retry_failed=retry_failed)
-            if work is None:
-                continue
-            expected = 0
-            try:
-                for position, item in enumerate(self._plan.read_items(work.shard)):
-                    if not work.wants(position):
-                        continue
-                    refusal = KILLS_WORKER if work.claim.kills(position) else None
-                    if gate:
-                        gate.acquire()
-                        if not refusal:
-                            work.claim.note(position)
-                    expected += 1
-                    yield Task(work, position, item, refusal)
-            except SourceDamaged as error:  # what came before holds; that there is more, nobody can say
-                refusal = Unscorable(Reason.TRUNCATED, str(error))
-                expected += 1
-                yield Task(work, expected, stand_in(work.shard), refusal)
-            except PayloadUnavailable as error:
-                work.abandoned = True
-                self._unreadable.append(str(error))
-                if len(self._unreadable) >= OUTAGE_SHARDS:
-                    message = f"{error}; {len(self._unreadable)} shards cannot be read: run the same command again"
-                    raise Outage(message) from error
-                continue
-            if work.end(expected):
-                self._commit(work)
-
-    def _begin(self, index: int, *, alone: bool, retry_failed: bool) -> ShardWork | None:
-        mark = read_mark(self._folder, index)
-        if mark and not (retry_failed and mark.retryable):
-            return None
-        claim = Claim.take(self._folder / "_attempts", index)
-        if claim is None:
-            return None  # another process works on it
-        mark = read_mark(self._folder, index)  # as it is now that nobody else changes it
-        if mark and not (retry_failed and mark.retryable):
-            claim.finish()
-            return None
-        if claim.suspect and not alone:  # its process died since this scan began
-            claim.release()
-            self._suspects.add(index)
-            return None
-        wanted = select_retryable(read_errors(self._folder, mark)) if mark else None
-        work = ShardWork(self._plan.read_shard(index), claim, mark, wanted)
-        self._in_hand.add(work)
-        return work
-
     def _locate(self, task: Task) -> LocatedImage:
-        item = task.item
-        request = make_request(item)
+        request = make_request(task.item)
         if task.refusal:
             return refuse(request, task.refusal)
         if task.work.is_overdue(self._limits.shard_s):
@@ -209,7 +155,7 @@ class Scan:
             return refuse(request, Unscorable(Reason.TIMED_OUT, why))
         started_s = time.perf_counter()
         try:
-            data = self._read(item)
+            data = self._read(task.item)
         except Unscorable as failure:
             return refuse(request, failure)
         except PayloadUnavailable as error:
@@ -240,24 +186,26 @@ class Scan:
             self._commits.popleft().result()
         if work.abandoned:
             return
-        output = work.output
-        before = output.counts.copy()
-        output.add(task.position, task.item, done.result, task.provenance)
-        self._progress.counts.update(output.counts - before)
-        stages = {"read": task.read_s, "locate": done.image.locate_ms / 1000, "score": done.score_s}
-        for stage_s in (output.stage_s, self._progress.stage_s):
-            stage_s.update(stages)
-        self._on_advance(self._progress)
+        counted = work.output.add(task.position, task.item, done.result, task.provenance)
+        self.progress.counts.update(counted)
+        for stage, seconds in (("read", task.read_s), ("locate", done.image.locate_ms / 1000), ("score", done.score_s)):
+            work.output.stage_s[stage] += seconds
+            self.progress.stage_s[stage] += seconds
+        self._on_advance(self.progress)
         if work.receive():
             self._commit(work)
 
     def _commit(self, work: ShardWork) -> None:
-        self._commits.append(self._writer.submit(partial(self._publish, work)))
+        self._commits.append(self._writer.submit(self._publish, work))
 
     def _publish(self, work: ShardWork) -> Mark:
         try:
             mark = commit_shard(
-                self._folder, work.output, work.before, started_at=work.started_at, bundle_digest=self._digest
+                self._folder,
+                work.output,
+                work.before,
+                started_at=work.started_at,
+                bundle_digest=self._scorer.bundle.model.digest,
             )
             work.claim.finish()
         except OSError as error:
@@ -267,7 +215,7 @@ class Scan:
             )
             raise CannotCommit(message) from error
         self._in_hand.discard(work)
-        self._progress.stage_s["write"] += mark.stage_s["write"]
+        self.progress.stage_s["write"] += mark.stage_s["write"]
         return mark
 
 
@@ -276,8 +224,3 @@ def make_request(item: Item) -> ScoreRequest:
     return ScoreRequest(
         request_id=item.content_id, content_id=item.content_id, image=ImageSource(uri=item.uri), faces=item.faces
     )
-
-
-def stand_in(shard: Shard) -> Item:
-    """Return what stands for the images of a tar or manifest that cannot be read to its end."""
-    return Item(content_id=shard.uri, source=shard.uri.rpartition("/")[2], uri=shard.uri)

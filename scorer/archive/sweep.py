@@ -1,4 +1,4 @@
-"""Removes what killed processes left in `results/` and `errors/`, so that these folders hold nothing but what counts."""
+"""Removes what killed processes left in `results/` and `errors/`, so that nothing lies there but what counts."""
 
 import re
 from collections.abc import Container

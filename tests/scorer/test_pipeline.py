@@ -3,7 +3,8 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import given, settings
@@ -31,10 +32,10 @@ def answer(images: Sequence[LocatedImage]) -> list[ScoreResult]:
 
 
 def open_pipeline(
-    locate: Callable[[int], LocatedImage] = make_image, *, batch: int = 4, **options: Any
+    locate: Callable[[int], LocatedImage] = make_image, *, batch: int = 4, limit: TimeLimit[int] | None = None
 ) -> Pipeline[int]:
     """Return a pipeline of numbers."""
-    return Pipeline(locate, [answer, answer], threads=2, batch_images=batch, **options)
+    return Pipeline(locate, [answer, answer], threads=2, batch_images=batch, limit=limit)
 
 
 @settings(deadline=None, max_examples=25)
@@ -66,7 +67,7 @@ def test_what_came_before_an_error_is_handed_out() -> None:
 def test_an_error_of_a_stage_reaches_the_caller() -> None:
     """What locating or scoring raises ends the run where the caller is."""
 
-    def fail(_: object) -> Any:
+    def fail(_: object) -> NoReturn:
         raise LookupError
 
     with pytest.raises(LookupError):
@@ -75,7 +76,9 @@ def test_an_error_of_a_stage_reaches_the_caller() -> None:
         list(Pipeline(make_image, [fail], threads=1, batch_images=2).run(range(9)))
 
 
-@pytest.mark.parametrize(("size", "most"), [(1, 4 * module.BATCHES_HELD + 1), (250, 4 + 2 * (2 + module.EXTRA_LOCATORS) + 2)])
+@pytest.mark.parametrize(
+    ("size", "most"), [(1, 4 * module.BATCHES_HELD + 1), (250, 4 + 2 * (2 + module.EXTRA_LOCATORS) + 2)]
+)
 def test_no_more_is_fed_than_may_be_held(monkeypatch: pytest.MonkeyPatch, size: int, most: int) -> None:
     """A caller that takes nothing more holds the feeder back: by images, or by bytes and what is being read."""
     monkeypatch.setattr(module, "HELD_BYTES", 1000)
@@ -128,14 +131,13 @@ def test_too_many_hanging_tasks_end_the_run() -> None:
 def test_stop_ends_after_the_batch_in_hand() -> None:
     """Once stopped, the rest of the batch comes, and then `Stopped`, though the tasks never end."""
     pipeline = open_pipeline(batch=4)
-    answered = 0
+    run = pipeline.run(iter(int, 1))
+    for _ in range(6):
+        next(run)
+    pipeline.stop()
+    assert len(list(islice(run, 2))) == 2
     with pytest.raises(Stopped):
-        for done in pipeline.run(iter(int, 1)):
-            assert done.task == 0
-            answered += 1
-            if answered == 6:
-                pipeline.stop()
-    assert answered == 8
+        next(run)
 
 
 def test_closing_early_leaves_no_thread() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from scorer.archive.items import Item, Shard
-from scorer.archive.scan import Limits, Scan
+from scorer.archive.scan import Scan
 from scorer.engine import LocalScorer
 from scorer.messages import RequestedFace
 from scorer.paths import read_image
@@ -67,7 +67,7 @@ def main() -> None:
     images, out, shard_images, bundle = sys.argv[1:5]
     plan = ListPlan(Path(images), int(shard_images), (RequestedFace(face_id="0", box=FACE),))
     scorer = LocalScorer(Settings(bundle=Path(bundle), threads=1, batch_images=8))
-    scan = Scan(Path(out), plan, scorer, read_file, Limits())
+    scan = Scan(Path(out), plan, scorer, read_file)
     print("ready", flush=True)  # noqa: T201 - the test waits for it
     scan.run(range(plan.shard_count))
 

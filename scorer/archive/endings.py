@@ -1,0 +1,25 @@
+"""How a scan can end other than done; each message is a sentence that says how to go on."""
+
+
+class RunRefused(ValueError):
+    """The folder holds a run of another bundle, policy or archive, or no run; the sentence names the difference."""
+
+
+class RunNotReady(Exception):
+    """The run is not planned yet; the process of index 0 does that."""
+
+
+class RunDamaged(ValueError):
+    """A file of the run is not what its mark says; the sentence names it."""
+
+
+class Outage(Exception):
+    """The archive cannot be read now; what is not committed is not answered."""
+
+
+class Interrupted(Exception):
+    """Somebody stopped the scan; what is committed stays."""
+
+
+class CannotCommit(OSError):
+    """A shard cannot be written: the disk is full, among others."""

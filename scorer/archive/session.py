@@ -1,0 +1,154 @@
+"""One process's part in a run: the run it joined, the plan, what it may read, and its limits."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+from scorer.archive.access import read_image_bytes
+from scorer.archive.commit import COUNTS, read_mark
+from scorer.archive.endings import RunDamaged
+from scorer.archive.finish import finish_run
+from scorer.archive.items import Item, Plan, Shard
+from scorer.archive.plan import StoredPlan, open_plan, write_plan
+from scorer.archive.run import RunFile, await_run, describe_run, open_run
+from scorer.archive.scan import NO_HURRY, Advance, Limits, Scan
+from scorer.archive.sources import Archive
+from scorer.bundle import read_bundle
+from scorer.decide import check_policy
+from scorer.engine import LocalScorer
+from scorer.paths import Boxes, read_boxes
+from scorer.settings import Settings
+
+PLAN_PATIENCE_S = 3600.0  # how long others wait for the process that plans
+READ_SHARE = 0.8  # of an image's time limit; an outage is told from a slow detector by who gives up
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a process needs to scan shards of a run; it can be sent to another machine that sees `folder`.
+
+    Attributes:
+        folder: the run's.
+        run: its description.
+        settings: of the process.
+        limits: of time.
+        faces: a file of face boxes by content id.
+    """
+
+    folder: Path
+    run: RunFile
+    settings: Settings
+    limits: Limits = NO_HURRY
+    faces: Path | None = None
+
+    def limited(self, faces: Path | None, item_s: float, shard_s: float | None) -> "Session":
+        """Return the same with time limits and a file of face boxes."""
+        return replace(self, faces=faces and faces.absolute(), limits=Limits(item_s, shard_s))
+
+    @cached_property
+    def plan(self) -> StoredPlan:
+        """The plan.
+
+        Raises:
+            RunDamaged: it is not the one that the run was begun with.
+        """
+        plan = open_plan(self.folder / "_plan", self.settings.limits.max_bytes)
+        if plan.facts.digest != self.run.plan_digest:
+            message = f"{self.folder / '_plan'} is not the plan that run.json was written for: scan into another --out"
+            raise RunDamaged(message)
+        return plan
+
+    def open_scan(self, scorer: LocalScorer, on_advance: Callable[[Advance], object] = lambda _: None) -> Scan:
+        """Return a scan of the run's shards with a scorer."""
+        timeout_s = READ_SHARE * (self.limits.item_s or self.settings.payloads.timeout_s)
+        access = self.plan.grant_access(self.settings.payloads.model_copy(update={"timeout_s": timeout_s}))
+        plan = FacedPlan(self.plan, read_boxes(self.faces)) if self.faces else self.plan
+        return Scan(
+            self.folder,
+            plan,
+            scorer,
+            lambda item: read_image_bytes(item, access),
+            limits=self.limits,
+            on_advance=on_advance,
+        )
+
+    def count_images(self, shards: Sequence[int]) -> tuple[int | None, int]:
+        """Return how many images `shards` have, None where only reading tells, and how many are committed."""
+        total: int | None = 0
+        done = 0
+        for index in shards:
+            images, mark = self.plan.read_shard(index).images, read_mark(self.folder, index)
+            images = mark.images if mark else images
+            done += mark.images if mark else 0
+            total = None if total is None or images is None else total + images
+        return total, done
+
+    def finish(self, shards: Sequence[int]) -> tuple[int, Counter[str]]:
+        """Finish the run if this was its last part; return how many shards are missing, and the counts of `shards`."""
+        counts: Counter[str] = Counter()
+        for index in shards:
+            if mark := read_mark(self.folder, index):
+                values = mark.model_dump(by_alias=True)
+                counts.update({name: values[name] for name in COUNTS})
+        return finish_run(self.folder, self.run.shards), counts
+
+
+def join_run(  # noqa: PLR0913 - what the command line says
+    folder: Path,
+    archive: Archive,
+    settings: Settings,
+    *,
+    shard_images: int,
+    faces_digest: str | None,
+    first: bool,
+    new_run: bool,
+) -> Session:
+    """Go on with the run in `folder`, or begin it; only the `first` process plans, others wait for it.
+
+    Raises:
+        RunRefused: the folder holds another run.
+        RunNotReady: there is none yet, and this is not the first process.
+        BundleMismatch, PolicyError, UsageError, PayloadUnavailable, SourceDamaged, OSError: as they say.
+    """
+    bundle = read_bundle(settings.bundle)
+    check_policy(settings.policy, len(bundle.model.calibration))
+    options = {
+        "uri_column": archive.uri_column,
+        "bytes_column": archive.bytes_column,
+        "faces_column": archive.faces_column,
+        "faces_sha256": faces_digest,
+        "shard_images": shard_images,
+    }
+    wanted = describe_run(settings, bundle, archive.sources, options, version("unlensed"))
+
+    def make_plan(place: Path) -> tuple[int, str]:
+        facts = write_plan(place, archive, settings.payloads, shard_images)
+        return facts.shards, facts.digest
+
+    run = open_run(folder, wanted, make_plan, new_run=new_run) if first else await_run(folder, wanted, PLAN_PATIENCE_S)
+    return Session(folder.absolute(), run, settings)
+
+
+@dataclass(frozen=True, slots=True)
+class FacedPlan:
+    """A plan whose images have the faces that a file of boxes names; an image it does not name has no face."""
+
+    plan: Plan
+    boxes: Boxes
+
+    @property
+    def shard_count(self) -> int:
+        """How many shards there are."""
+        return self.plan.shard_count
+
+    def read_shard(self, index: int) -> Shard:
+        """Return what is known of a shard."""
+        return self.plan.read_shard(index)
+
+    def read_items(self, shard: Shard) -> Iterator[Item]:
+        """Yield the images of a shard."""
+        for item in self.plan.read_items(shard):
+            yield replace(item, faces=self.boxes.get(item.content_id, ()))
