@@ -35,6 +35,7 @@ class _Ticket(Generic[T]):
     begun: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
     begun_s: float = 0.0
+    thread: threading.Thread | None = None
     image: LocatedImage | None = None
     error: BaseException | None = None
     given_up: bool = False
@@ -100,7 +101,7 @@ class Pipeline(Generic[T]):
         self._locate, self._scorers, self._limit = locate, scorers, limit
         self._locators, self._batch_images = threads + EXTRA_LOCATORS, batch_images
         self._hanging = 0
-        self._threads: list[threading.Thread] = []
+        self._threads: list[threading.Thread | None] = []  # that the end waits for
         self._to_locate: SimpleQueue[_Ticket[T] | None] = SimpleQueue()
         self._in_order: SimpleQueue[_Ticket[T] | BaseException | None] = SimpleQueue()
         self._to_score: SimpleQueue[_Batch[T] | None] = SimpleQueue()
@@ -108,11 +109,6 @@ class Pipeline(Generic[T]):
         self._room = threading.Condition()
         self._images = self._bytes = self._unbegun = 0
         self._ended = self._stopping = False
-
-    @property
-    def hangs(self) -> bool:
-        """Whether threads are left that did not end with the run."""
-        return any(thread.is_alive() for thread in self._threads)
 
     def stop(self) -> None:
         """End the run after the batch in hand; may be called by a signal's handler."""
@@ -158,7 +154,7 @@ class Pipeline(Generic[T]):
         self._in_order.put(None)
         # An interpreter that ends while a thread comes out of native code aborts; whoever hangs is not waited for.
         deadline_s = time.monotonic() + END_S
-        for thread in self._threads:
+        for thread in filter(None, self._threads):
             thread.join(max(0.0, deadline_s - time.monotonic()))
 
     def _start(self, work: Callable[[], None]) -> None:
@@ -199,7 +195,7 @@ class Pipeline(Generic[T]):
             with self._room:
                 self._unbegun -= 1
                 self._room.notify()  # only the feeder waits
-            ticket.begun_s = time.monotonic()
+            ticket.begun_s, ticket.thread = time.monotonic(), threading.current_thread()
             ticket.begun.set()
             try:
                 if self._ended:
@@ -262,6 +258,7 @@ class Pipeline(Generic[T]):
             message = f"{self._hanging} images hang at once, each for more than {limit.seconds:g} s"
             raise Overdue(message)
         self._start(self._locate_all)
+        self._threads.remove(ticket.thread)
         return limit.give_up(ticket.task)
 
     def _score_all(self, score: Scorer) -> None:

@@ -90,7 +90,8 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     own = range(index, session.run.shards, of)
     session = session.limited(faces, item_timeout_s, shard_timeout_s)
     sweep(session.folder, own)
-    (_scan_on_ray if engine is Engine.RAY else _scan_here)(session, own, retry_failed=retry_failed)
+    if session.has_work(own, retry_failed=retry_failed):
+        (_scan_on_ray if engine is Engine.RAY else _scan_here)(session, own, retry_failed=retry_failed)
     missing, counts = session.finish(own)
     console = Console(stderr=True)
     console.print(
@@ -101,7 +102,7 @@ def scan(  # noqa: PLR0913 - one parameter per flag
         highlight=False,
     )
     if missing:
-        console.print(f"{missing} shards are with other processes and not committed yet", highlight=False)
+        console.print(f"shards of other processes that are not committed yet: {missing}", highlight=False)
     raise typer.Exit(FAILURES if counts["failed"] > max_failed else 0)
 
 

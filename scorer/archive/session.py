@@ -86,6 +86,11 @@ class Session:
             total = None if total is None or images is None else total + images
         return total, done
 
+    def has_work(self, shards: Sequence[int], *, retry_failed: bool) -> bool:
+        """Return whether one of `shards` is to be scanned."""
+        marks = (read_mark(self.folder, index) for index in shards)
+        return any(mark is None or (retry_failed and mark.retryable) for mark in marks)
+
     def finish(self, shards: Sequence[int]) -> tuple[int, Counter[str]]:
         """Finish the run if this was its last part; return how many shards are missing, and the counts of `shards`."""
         counts: Counter[str] = Counter()

@@ -22,7 +22,7 @@ class ListPlan:
     """The files of a folder in the order of their names, `shard_images` to a shard, with the box of the portrait."""
 
     def __init__(self, folder: Path, shard_images: int, faces: tuple[RequestedFace, ...] | None = None) -> None:
-        self._files = sorted(folder.iterdir())
+        self.folder, self._files = folder, sorted(folder.iterdir())
         self._size, self._faces = shard_images, faces
 
     @property

@@ -1,0 +1,37 @@
+"""`kill -9` of a scan at random moments, often: nothing unreadable, nothing lost, nothing twice."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from scorer.archive.scan import Scan
+from scorer.engine import LocalScorer
+from scorer.messages import RequestedFace
+from tests.scorer.archive.killed_scan import KilledScan, kill_often, read_images
+from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_file
+
+KILLS = min(int(os.environ.get("UNLENSED_KILLS", "60")), 200)
+SHARDS, SHARD_IMAGES = 30, 100
+LONGEST_S = 60 / KILLS  # so that the work outlasts the kills
+
+
+def test_a_scan_that_is_killed_often_ends_like_an_unkilled_one(
+    tmp_path: Path, portrait: bytes, root: Path, local_scorer: LocalScorer, say: Callable[[str], None]
+) -> None:
+    """After every kill all published files can be read; in the end each image has its row, the same as without kills."""
+    images = make_archive(tmp_path / "photographs", portrait, SHARDS * SHARD_IMAGES)
+    plan = ListPlan(images, SHARD_IMAGES, (RequestedFace(face_id="0", box=FACE),))
+    Scan(tmp_path / "whole", plan, local_scorer, read_file).run(range(plan.shard_count))
+    scan = KilledScan(images, tmp_path / "run", SHARD_IMAGES, root)
+    started_s = time.monotonic()
+    committed = kill_often(scan, KILLS, LONGEST_S)
+    before = committed[-1]
+    scan.finish()
+    rows = read_images(tmp_path / "run")
+    say(
+        f"{scan.kills} kills in {time.monotonic() - started_s:.0f} s, {before} of {SHARDS} shards committed by killed "
+        f"processes: {len(rows)} images, none twice"
+    )
+    assert committed == sorted(committed)
+    assert rows == read_images(tmp_path / "whole")

@@ -1,0 +1,80 @@
+"""A scan whose process is killed at random moments, and what is left of it."""
+
+import random
+import select
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+PROGRAM = "tests.scorer.archive.list_plan"
+
+
+class KilledScan:
+    """Scans a folder of images into a run, in processes that are killed until one is let through.
+
+    Args:
+        images: the folder.
+        folder: the run's.
+        shard_images: in a shard.
+        root: the checkout.
+    """
+
+    def __init__(self, images: Path, folder: Path, shard_images: int, root: Path) -> None:
+        self.folder = folder
+        self.kills = 0
+        self._root = root
+        self._command = [sys.executable, "-m", PROGRAM, images, folder, str(shard_images), root / "model_repository"]
+
+    def kill_after(self, delay_s: float) -> bool:
+        """Start it, kill it so long after it began to scan; return False when it was done before."""
+        with self._start() as process:
+            if process.stdout is None:
+                raise AssertionError
+            process.stdout.readline()  # "ready": the engine is loaded
+            select.select([process.stdout], [], [], delay_s)  # its end ends the wait
+            process.kill()
+            self.kills += 1
+            return process.wait() != 0
+
+    def finish(self) -> None:
+        """Let it through."""
+        with self._start() as process:
+            output, errors = process.communicate()
+            if process.returncode:
+                raise AssertionError(output + errors)
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(self._command, cwd=self._root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def committed(self) -> int:
+        """Return how many shards are committed; every published file can be read, whenever the process was killed."""
+        for room in ("results", "errors"):
+            for path in (self.folder / room).glob("part-*"):
+                pq.read_table(path, partitioning=None)
+        return len(list((self.folder / "_stats").glob("[0-9]*.json")))
+
+
+def read_images(folder: Path) -> dict[str, Any]:
+    """Return the row of each image in results and errors, without the time; no image may have two."""
+    rows = [
+        row | {"scored_at": None}
+        for room in ("results", "errors")
+        for path in sorted((folder / room).glob("part-*"))
+        for row in pq.read_table(path, partitioning=None).to_pylist()
+    ]
+    twice = [name for name, count in Counter(row["content_id"] for row in rows).items() if count > 1]
+    assert not twice, f"scored twice: {twice[:5]}"
+    return {row["content_id"]: row for row in rows}
+
+
+def kill_often(scan: KilledScan, kills: int, longest_s: float, seed: int = 3) -> list[int]:
+    """Kill a scan so often, each time after up to `longest_s`; return how many shards were committed after each."""
+    rng = random.Random(seed)  # noqa: S311 - chooses moments, no secret
+    committed = []
+    while scan.kills < kills and scan.kill_after(rng.uniform(0, longest_s)):
+        committed.append(scan.committed())
+    return committed

@@ -1,0 +1,89 @@
+"""A shard is committed whole or not at all, also where the disk is full or a killed process left something."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from scorer.archive.attempts import Claim
+from scorer.archive.commit import read_mark
+from scorer.archive.endings import CannotCommit, RunDamaged
+from scorer.archive.scan import Scan
+from scorer.archive.sweep import sweep
+from scorer.engine import LocalScorer
+from scorer.messages import RequestedFace
+from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_file
+
+LIMITED = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+runpy.run_module("tests.scorer.archive.list_plan", run_name="__main__")
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path, portrait: bytes) -> ListPlan:
+    """Three shards of six images."""
+    return ListPlan(make_archive(tmp_path / "photographs", portrait, 18), 6, (RequestedFace(face_id="0", box=FACE),))
+
+
+def test_a_disk_that_takes_no_more_publishes_nothing_half(
+    plan: ListPlan, tmp_path: Path, root: Path, local_scorer: LocalScorer
+) -> None:
+    """Where no file may grow past 3,000 bytes the scan fails in a sentence, leaves nothing behind, and goes on later."""
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", LIMITED, "3000", plan.folder, folder, "6", root / "model_repository"]
+    run = subprocess.run(
+        command, cwd=root, env=os.environ | {"PYTHONPATH": "."}, capture_output=True, text=True, check=False
+    )
+    assert run.returncode
+    assert "CannotCommit" in run.stderr
+    assert "File too large" in run.stderr
+    assert "run the same command again" in run.stderr
+    assert not [path for path in folder.rglob("*") if path.is_file()]
+    Scan(folder, plan, local_scorer, read_file).run(range(3))
+    assert sum(pq.read_metadata(path).num_rows for path in (folder / "results").iterdir()) == 16
+
+
+def test_a_folder_that_cannot_be_written_commits_nothing(
+    plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer
+) -> None:
+    """The sentence names shard and cause, and marks stay away from what is not there."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "errors").touch()
+    with pytest.raises(CannotCommit, match="shard 0 cannot be written"):
+        Scan(tmp_path / "run", plan, local_scorer, read_file).run(range(3))
+    assert read_mark(tmp_path / "run", 0) is None
+    assert not list((tmp_path / "run" / "_attempts").iterdir())
+
+
+def test_what_killed_processes_left_is_swept(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """Partial files and files without a mark go, what counts and what is in somebody's hands stays."""
+    folder = tmp_path / "run"
+    Scan(folder, plan, local_scorer, read_file).run(range(2))
+    kept = {path for path in folder.rglob("*") if path.is_file()}
+    strays = [
+        folder / "results" / "part-00000.1.parquet",
+        folder / "results" / ".part-00001.parquet.77.partial",
+        folder / "errors" / "part-00002.parquet",
+    ]
+    others = [folder / "results" / "notes.txt", folder / "results" / "part-00009.parquet"]
+    for path in [*strays, *others]:
+        path.write_text("rest")
+    claim = Claim.take(folder / "_attempts", 1)
+    assert claim
+    assert sweep(folder, range(3)) == 2
+    claim.release()
+    assert sweep(folder, range(3)) == 1
+    assert {path for path in folder.rglob("*") if path.is_file()} == kept | set(others)
+
+
+def test_a_damaged_mark_is_named(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """A mark that cannot be understood ends the scan with what to do, whoever wrote it."""
+    (tmp_path / "_stats").mkdir()
+    (tmp_path / "_stats" / "00001.json").write_text('{"shard": 1}')
+    with pytest.raises(RunDamaged, match=r"00001\.json is no commit mark.*delete it"):
+        Scan(tmp_path, plan, local_scorer, read_file).run(range(3))

@@ -1,0 +1,26 @@
+"""`kill -9` of a scan; `tests/faults/test_scan_kills.py` does the same more often and with more images."""
+
+from pathlib import Path
+
+from scorer.archive.scan import Scan
+from scorer.engine import LocalScorer
+from scorer.messages import RequestedFace
+from tests.scorer.archive.killed_scan import KilledScan, kill_often, read_images
+from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_file
+
+KILLS, IMAGES, SHARD_IMAGES = 4, 160, 20
+
+
+def test_a_killed_scan_ends_like_an_unkilled_one(
+    tmp_path: Path, portrait: bytes, root: Path, local_scorer: LocalScorer
+) -> None:
+    """The rows are those of a run that nobody killed, each image once, and nothing that was committed is lost."""
+    images = make_archive(tmp_path / "photographs", portrait, IMAGES)
+    plan = ListPlan(images, SHARD_IMAGES, (RequestedFace(face_id="0", box=FACE),))
+    Scan(tmp_path / "whole", plan, local_scorer, read_file).run(range(plan.shard_count))
+    scan = KilledScan(images, tmp_path / "run", SHARD_IMAGES, root)
+    committed = kill_often(scan, KILLS, longest_s=0.5)
+    assert committed == sorted(committed)
+    scan.finish()
+    assert read_images(tmp_path / "run") == read_images(tmp_path / "whole")
+    assert len(list((tmp_path / "run" / "_stats").iterdir())) == plan.shard_count

@@ -1,0 +1,328 @@
+"""What a scan commits: every image once, in rows that say what `score` says, whatever goes wrong beside it."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from ingest.reasons import Reason, Unscorable
+from scorer.archive import scan as module
+from scorer.archive.commit import Mark, read_mark
+from scorer.archive.endings import Interrupted, Outage
+from scorer.archive.items import Item, Shard, SourceDamaged
+from scorer.archive.rows import ERRORS, RESULTS
+from scorer.archive.scan import NO_HURRY, Advance, Limits, Scan, make_request
+from scorer.engine import LocalScorer
+from scorer.messages import RequestedFace
+from scorer.payloads.https import PayloadUnavailable
+from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_file
+
+COUNT, SHARD = 23, 6
+GIVEN = (RequestedFace(face_id="0", box=FACE),)
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory, portrait: bytes) -> Path:
+    """A folder of photographs; numbers 3 and 13 are broken."""
+    return make_archive(tmp_path_factory.mktemp("archive") / "photographs", portrait, COUNT)
+
+
+@pytest.fixture
+def plan(archive: Path) -> ListPlan:
+    """Four shards with given boxes."""
+    return ListPlan(archive, SHARD, GIVEN)
+
+
+def read_rows(folder: Path, room: str = "results") -> list[dict[str, Any]]:
+    """Return the rows of every file in a room, in order."""
+    return [row for path in sorted((folder / room).iterdir()) for row in pq.ParquetFile(path).read().to_pylist()]
+
+
+def read_marks(folder: Path) -> list[Mark]:
+    """Return the commit marks."""
+    marks = [read_mark(folder, int(path.stem)) for path in sorted((folder / "_stats").iterdir())]
+    return [mark for mark in marks if mark]
+
+
+def scan_all(
+    plan: ListPlan,
+    folder: Path,
+    scorer: LocalScorer,
+    *,
+    read: Callable[[Item], bytes] = read_file,
+    limits: Limits = NO_HURRY,
+    retry_failed: bool = False,
+) -> Scan:
+    """Scan every shard."""
+    scan = Scan(folder, plan, scorer, read, limits=limits)
+    scan.run(range(plan.shard_count), retry_failed=retry_failed)
+    return scan
+
+
+def test_rows_say_what_score_says(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """The same images through `score` and `scan`: the same numbers to the last bit, each image once, in order."""
+    scan = scan_all(plan, tmp_path, local_scorer)
+    items = [item for index in range(plan.shard_count) for item in plan.read_items(plan.read_shard(index))]
+    results = {result.content_id: result for result in local_scorer.score(map(make_request, items))}
+    rows, errors = read_rows(tmp_path), read_rows(tmp_path, "errors")
+    assert [row["content_id"] for row in errors] == ["00003.jpg", "00013.jpg"]
+    assert {row["content_id"] for row in errors} | {row["content_id"] for row in rows} == set(results)
+    assert len(rows) + len(errors) == COUNT
+    assert [row["content_id"] for row in rows] == sorted(row["content_id"] for row in rows)
+    for row in rows:
+        result = results[row["content_id"]]
+        (face,) = result.faces
+        assert (row["log_likelihood"], row["p_value"]) == (face.log_likelihood, face.p_value)
+        assert (row["result_id"], row["decision"]) == (str(result.result_id), result.decision)
+        assert (row["face_x"], row["face_y"], row["face_width"], row["face_height"]) == FACE
+    assert {row["reason"] for row in errors} == {"truncated"}
+    assert scan.progress.counts["images"] == COUNT
+    assert scan.progress.counts["faces"] == len(rows)
+    assert not list((tmp_path / "_attempts").iterdir())
+
+
+def test_files_are_what_their_marks_say(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """Each file has the contract's columns, the stated rows, and nothing lies there that no mark names."""
+    scan_all(plan, tmp_path, local_scorer)
+    marks = read_marks(tmp_path)
+    named = {path: file for mark in marks for path, file in mark.files.items()}
+    found = {
+        path.relative_to(tmp_path).as_posix() for room in ("results", "errors") for path in (tmp_path / room).iterdir()
+    }
+    assert set(named) == found
+    for path, file in named.items():
+        table = pq.ParquetFile(tmp_path / path).read()
+        assert len(table) == file.rows
+        assert table.schema.equals(RESULTS if path.startswith("results") else ERRORS)
+    assert sum(mark.images for mark in marks) == COUNT
+    assert [mark.failed for mark in marks] == [1, 0, 1, 0]
+    assert all(mark.images == mark.flag + mark.review + mark.passed + mark.no_face + mark.failed for mark in marks)
+    assert all(mark.stage_s.keys() == {"read", "locate", "score", "write"} for mark in marks)
+
+
+def test_an_image_without_a_face_has_a_row(archive: Path, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """No face is an answer: one row without a face's columns."""
+    plan = ListPlan(archive, COUNT, ())
+    scan_all(plan, tmp_path, local_scorer)
+    rows = read_rows(tmp_path)
+    assert len(rows) == COUNT - 2
+    assert {(row["status"], row["face_id"], row["face_count"], row["decision"]) for row in rows} == {
+        ("no_face", None, 0, None)
+    }
+    assert read_marks(tmp_path)[0].no_face == COUNT - 2
+
+
+def test_only_what_is_missing_is_scanned_again(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """Committed shards are neither read nor written; a lost mark is made again."""
+    scan_all(plan, tmp_path, local_scorer)
+    kept = (tmp_path / "results" / "part-00001.parquet").stat().st_mtime_ns
+    (tmp_path / "_stats" / "00002.json").unlink()
+    again = scan_all(plan, tmp_path, local_scorer)
+    assert again.progress.counts["images"] == SHARD
+    assert (tmp_path / "results" / "part-00001.parquet").stat().st_mtime_ns == kept
+    assert len(read_marks(tmp_path)) == 4
+
+
+def failing(names: set[str]) -> Callable[[Item], bytes]:
+    """Return a reader whose store is out for some images."""
+
+    def read(item: Item) -> bytes:
+        if item.content_id in names:
+            message = "the store is not there"
+            raise PayloadUnavailable(message)
+        return read_file(item)
+
+    return read
+
+
+def test_failed_images_alone_are_retried(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """Retrying scores what could not be read, keeps all other rows and errors, and leaves nothing that does not count."""
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    scan_all(plan, whole, local_scorer)
+    scan_all(plan, folder, local_scorer, read=failing({"00001.jpg", "00002.jpg", "00008.jpg"}))
+    assert [mark.retryable for mark in read_marks(folder)] == [2, 1, 0, 0]
+    scan_all(plan, folder, local_scorer, read=failing({"00001.jpg"}), retry_failed=True)
+    assert [mark.retryable for mark in read_marks(folder)] == [1, 0, 0, 0]
+    assert sorted(path.name for path in (folder / "errors").iterdir()) == ["part-00000.1.parquet", "part-00002.parquet"]
+    assert {row["content_id"] for row in read_rows(folder, "errors")} == {"00001.jpg", "00003.jpg", "00013.jpg"}
+    retried = scan_all(plan, folder, local_scorer, retry_failed=True)
+    assert retried.progress.counts["images"] == 1
+    assert by_image(read_rows(folder)) == by_image(read_rows(whole))
+    assert by_image(read_rows(folder, "errors")) == by_image(read_rows(whole, "errors"))
+    left_out = {"generation", "results", "errors", "files", "stage_s", "started_at", "finished_at"}
+    assert [mark.model_dump(exclude=left_out) for mark in read_marks(folder)] == [
+        mark.model_dump(exclude=left_out) for mark in read_marks(whole)
+    ]
+
+
+def by_image(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows in the order of their images, without the time."""
+    return [row | {"scored_at": None} for row in sorted(rows, key=lambda row: row["content_id"])]
+
+
+def test_an_outage_is_no_answer(
+    plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When image after image cannot be had the scan ends and commits none of them; later it goes on."""
+    monkeypatch.setattr(module, "OUTAGE_ITEMS", 10)
+    with pytest.raises(Outage, match="10 images in a row"):
+        scan_all(plan, tmp_path, local_scorer, read=failing({f"{number:05d}.jpg" for number in range(8, COUNT)}))
+    assert [mark.shard for mark in read_marks(tmp_path)] == [0, 1]
+    assert not list((tmp_path / "_attempts").iterdir())
+    scan_all(plan, tmp_path, local_scorer, retry_failed=True)
+    assert len(read_rows(tmp_path)) == COUNT - 2
+
+
+def test_time_limits_cost_images_and_not_the_run(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """An image that hangs is `timed_out`, and so is what is left of a shard past its time; both can be retried."""
+    release = threading.Event()
+
+    def hang(item: Item) -> bytes:
+        if item.content_id == "00002.jpg":
+            release.wait(60)
+        return read_file(item)
+
+    scan_all(plan, tmp_path / "item", local_scorer, read=hang, limits=Limits(item_s=1))
+    release.set()
+    late = [row for row in read_rows(tmp_path / "item", "errors") if row["reason"] == "timed_out"]
+    assert [row["content_id"] for row in late] == ["00002.jpg"]
+
+    def slow(item: Item) -> bytes:
+        time.sleep(0.3 if item.content_id < "00006" else 0)
+        return read_file(item)
+
+    scan_all(plan, tmp_path / "shard", local_scorer, read=slow, limits=Limits(shard_s=0.2))
+    late = [row for row in read_rows(tmp_path / "shard", "errors") if row["reason"] == "timed_out"]
+    assert {row["content_id"] for row in late} >= {"00005.jpg"}
+    assert len(read_marks(tmp_path / "shard")) == 4
+    scan_all(plan, tmp_path / "shard", local_scorer, retry_failed=True)
+    assert len(read_rows(tmp_path / "shard")) == COUNT - 2
+
+
+def test_a_damaged_tar_gives_what_it_holds(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """What comes before the damage is scored; one error row stands for the rest, and is not retried."""
+
+    class DamagedPlan(ListPlan):
+        def read_shard(self, index: int) -> Shard:
+            return Shard(index, "tar", "file:///photographs.tar", 0, None)
+
+        def read_items(self, shard: Shard) -> Iterator[Item]:
+            yield from list(super().read_items(shard))[:2]
+            message = "the tar is cut short"
+            raise SourceDamaged(message)
+
+    damaged = DamagedPlan(plan.folder, SHARD, GIVEN)
+    Scan(tmp_path, damaged, local_scorer, read_file).run([1])
+    Scan(tmp_path, damaged, local_scorer, read_file).run([1], retry_failed=True)
+    assert [row["position"] for row in read_rows(tmp_path)] == [0, 1]
+    assert [(row["position"], row["reason"]) for row in read_rows(tmp_path, "errors")] == [(2, "truncated")]
+
+
+def test_a_tar_that_cannot_be_read_now_is_left_out(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """Other shards are committed, the sentence names it, and nothing of it is published."""
+
+    class LostPlan(ListPlan):
+        def read_items(self, shard: Shard) -> Iterator[Item]:
+            items = list(super().read_items(shard))
+            yield from items[:2]
+            if shard.index == 1:
+                message = "tar number 1: the store failed"
+                raise PayloadUnavailable(message)
+            yield from items[2:]
+
+    with pytest.raises(Outage, match="tar number 1"):
+        scan_all(LostPlan(plan.folder, SHARD, GIVEN), tmp_path, local_scorer)
+    assert [mark.shard for mark in read_marks(tmp_path)] == [0, 2, 3]
+    assert len(list((tmp_path / "results").iterdir())) == 3
+    assert not list((tmp_path / "_attempts").iterdir())
+
+
+def test_stopped_scans_go_on(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """A scan that is stopped raises, commits nothing half and blames nobody; the next one does the rest."""
+
+    def stop_soon(advance: Advance) -> None:
+        if advance.counts["images"] == SHARD + 1:
+            scan.stop()
+
+    scan = Scan(tmp_path, plan, local_scorer, read_file, on_advance=stop_soon)
+    with pytest.raises(Interrupted, match="same command"):
+        scan.run(range(plan.shard_count))
+    assert 1 <= len(read_marks(tmp_path)) < 4
+    assert len(list((tmp_path / "results").iterdir())) == len(read_marks(tmp_path))
+    assert not list((tmp_path / "_attempts").iterdir())
+    scan_all(plan, tmp_path, local_scorer)
+    assert len(read_rows(tmp_path)) == COUNT - 2
+
+
+def test_an_image_that_killed_is_passed_over(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """After its deaths were counted an image gets an error row, untouched, and all others of its shard are scored."""
+    (tmp_path / "_attempts").mkdir()
+    note = {"starts": 4, "deaths": {"4": 2}, "now": 4}
+    (tmp_path / "_attempts" / "00001.json").write_text(json.dumps(note))
+    touched = []
+
+    def read(item: Item) -> bytes:
+        touched.append(item.content_id)
+        return read_file(item)
+
+    scan_all(plan, tmp_path, local_scorer, read=read)
+    assert "00010.jpg" not in touched
+    errors = [row for row in read_rows(tmp_path, "errors") if row["reason"] == "kills_worker"]
+    assert [(row["content_id"], row["shard"], row["position"]) for row in errors] == [("00010.jpg", 1, 4)]
+    assert len(read_rows(tmp_path)) == COUNT - 3
+    assert not list((tmp_path / "_attempts").iterdir())
+
+
+def test_a_suspect_shard_is_taken_alone(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """Each image of a suspect shard is noted before it is read, when no other image is in hand."""
+    (tmp_path / "_attempts").mkdir()
+    path = tmp_path / "_attempts" / "00002.json"
+    path.write_text(json.dumps({"starts": 2, "deaths": {}, "now": None}))
+    noted = []
+
+    def read(item: Item) -> bytes:
+        if path.exists() and "00012" <= item.content_id < "00018":
+            noted.append((item.content_id, json.loads(path.read_text())["now"]))
+        return read_file(item)
+
+    scan_all(plan, tmp_path, local_scorer, read=read)
+    assert noted == [(f"{12 + position:05d}.jpg", position) for position in range(SHARD)]
+    assert len(read_marks(tmp_path)) == 4
+
+
+def test_two_scans_share_a_run(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """Whoever has a shard in hand has it alone: a second scan of the same shards takes none twice."""
+    blocked, go = threading.Event(), threading.Event()
+
+    def wait(item: Item) -> bytes:
+        blocked.set()
+        go.wait(60)
+        return read_file(item)
+
+    other = LocalScorer(local_scorer.settings)
+    first = Scan(tmp_path, plan, other, wait)
+    thread = threading.Thread(target=first.run, args=([0],))
+    thread.start()
+    blocked.wait(60)
+    second = scan_all(plan, tmp_path, local_scorer)
+    go.set()
+    thread.join()
+    assert second.progress.counts["images"] == COUNT - SHARD
+    assert first.progress.counts["images"] == SHARD
+    assert len(read_rows(tmp_path)) == COUNT - 2
+
+
+def test_what_is_no_image_is_answered(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """Whatever a reader refuses is an error row with its reason, not retried."""
+
+    def refuse(_: Item) -> bytes:
+        raise Unscorable(Reason.FORBIDDEN_URI, "not here")
+
+    scan_all(plan, tmp_path, local_scorer, read=refuse)
+    assert {row["reason"] for row in read_rows(tmp_path, "errors")} == {"forbidden_uri"}
+    assert sum(mark.retryable for mark in read_marks(tmp_path)) == 0
