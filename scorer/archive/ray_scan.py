@@ -6,6 +6,7 @@ the unit: between two of them an actor's stages drain. Ray starts dead actors ag
 finds the image that kills them.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -52,6 +53,8 @@ def scan_on_ray(session: Session, shards: Sequence[int], *, retry_failed: bool) 
     Raises:
         Outage: an actor could not read the archive, or not write to the run's folder; other shards are committed.
     """
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # the command has its own
     if not ray.is_initialized():
         # One CPU more than there are: Ray Data's own tasks need one, and with none left for them all would wait.
         local = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": session.settings.threads + 1}
@@ -65,7 +68,7 @@ def scan_on_ray(session: Session, shards: Sequence[int], *, retry_failed: bool) 
         ShardScorer,
         fn_constructor_args=(session, retry_failed),
         batch_size=1,
-        concurrency=gpus or max(1, free_cpus // cpus),
+        compute=ray.data.ActorPoolStrategy(size=gpus or max(1, free_cpus // cpus)),
         num_cpus=cpus,
         num_gpus=1 if gpus else 0,
     )

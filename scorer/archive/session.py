@@ -134,6 +134,8 @@ def join_run(  # noqa: PLR0913 - what the command line says
         return facts.shards, facts.digest
 
     run = open_run(folder, wanted, make_plan, new_run=new_run) if first else await_run(folder, wanted, PLAN_PATIENCE_S)
+    # Another machine has another working folder.
+    settings = settings.model_copy(update={"bundle": settings.bundle.absolute()})
     return Session(folder.absolute(), run, settings)
 
 

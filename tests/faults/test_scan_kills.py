@@ -19,7 +19,7 @@ LONGEST_S = 60 / KILLS  # so that the work outlasts the kills
 def test_a_scan_that_is_killed_often_ends_like_an_unkilled_one(
     tmp_path: Path, portrait: bytes, root: Path, local_scorer: LocalScorer, say: Callable[[str], None]
 ) -> None:
-    """After every kill all published files can be read; in the end each image has its row, the same as without kills."""
+    """After every kill all published files can be read; in the end each image has its row, as without kills."""
     images = make_archive(tmp_path / "photographs", portrait, SHARDS * SHARD_IMAGES)
     plan = ListPlan(images, SHARD_IMAGES, (RequestedFace(face_id="0", box=FACE),))
     Scan(tmp_path / "whole", plan, local_scorer, read_file).run(range(plan.shard_count))

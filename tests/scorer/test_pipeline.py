@@ -119,8 +119,9 @@ def test_a_task_that_hangs_costs_itself() -> None:
     assert late == list(range(0, 40, 5))
 
 
-def test_too_many_hanging_tasks_end_the_run() -> None:
+def test_too_many_hanging_tasks_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads are not replaced for ever."""
+    monkeypatch.setattr(module, "END_S", 0.1)
     release = threading.Event()
     limit = TimeLimit(0.01, make_image, max_hanging=3)
     with pytest.raises(Overdue):

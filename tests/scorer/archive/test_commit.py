@@ -33,7 +33,7 @@ def plan(tmp_path: Path, portrait: bytes) -> ListPlan:
 def test_a_disk_that_takes_no_more_publishes_nothing_half(
     plan: ListPlan, tmp_path: Path, root: Path, local_scorer: LocalScorer
 ) -> None:
-    """Where no file may grow past 3,000 bytes the scan fails in a sentence, leaves nothing behind, and goes on later."""
+    """Where no file may grow past 3,000 bytes the scan fails in a sentence, leaves nothing, and goes on later."""
     folder = tmp_path / "run"
     command = [sys.executable, "-c", LIMITED, "3000", plan.folder, folder, "6", root / "model_repository"]
     run = subprocess.run(

@@ -141,7 +141,7 @@ def failing(names: set[str]) -> Callable[[Item], bytes]:
 
 
 def test_failed_images_alone_are_retried(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """Retrying scores what could not be read, keeps all other rows and errors, and leaves nothing that does not count."""
+    """Retrying scores what could not be read, keeps all other rows and errors, and leaves nothing else behind."""
     whole, folder = tmp_path / "whole", tmp_path / "run"
     scan_all(plan, whole, local_scorer)
     scan_all(plan, folder, local_scorer, read=failing({"00001.jpg", "00002.jpg", "00008.jpg"}))
