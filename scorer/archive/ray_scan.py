@@ -55,7 +55,8 @@ def scan_on_ray(session: Session, shards: Sequence[int], *, retry_failed: bool) 
     """
     logging.getLogger("ray").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False  # the command has its own
-    if not ray.is_initialized():
+    begun_here = not ray.is_initialized()
+    if begun_here:
         # One CPU more than there are: Ray Data's own tasks need one, and with none left for them all would wait.
         local = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": session.settings.threads + 1}
         ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, **local)
@@ -73,11 +74,15 @@ def scan_on_ray(session: Session, shards: Sequence[int], *, retry_failed: bool) 
         num_gpus=1 if gpus else 0,
     )
     obstacles = []
-    for row in done.iter_rows():
-        if row["obstacle"]:
-            obstacles.append(row["obstacle"])
-        else:
-            yield row
+    try:
+        for row in done.iter_rows():
+            if row["obstacle"]:
+                obstacles.append(row["obstacle"])
+            else:
+                yield row
+    finally:
+        if begun_here:
+            ray.shutdown()
     if obstacles:
         message = f"{len(obstacles)} shards are not committed, all others are; the first: {obstacles[0]}"
         raise Outage(message)
