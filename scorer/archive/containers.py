@@ -78,9 +78,9 @@ def split_rows(uri: str, data_column: str, faces_column: str | None, shard_image
         if faces_column:
             # Faces that nobody can read are told now, not by a shard that fails in the middle of the night.
             find_type(parquet, faces_column, uri)
-            every = range(parquet.num_row_groups)
+            every, name = range(parquet.num_row_groups), describe_uri(uri)
             for row, (faces,) in enumerate(read_columns(parquet, [faces_column], every, _CHECKED_ROWS, uri)):
-                read_faces(faces, f"{describe_uri(uri)}, row {row},")
+                read_faces(faces, f"{name}, row {row},")
         place = _leaf(parquet.metadata, data_column)
         first_row = start = 0
         rows = size = 0

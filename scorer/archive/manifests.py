@@ -44,9 +44,9 @@ def list_manifest(manifest: str, uri_column: str, faces_column: str | None) -> I
         PayloadUnavailable: the store fails.
     """
     resolve = _resolver(manifest)
-    source = source_of(manifest)
+    source, name = source_of(manifest), describe_uri(manifest)
     for row, (value, faces) in enumerate(_rows(manifest, uri_column, faces_column)):
-        where = f"{describe_uri(manifest)}, row {row},"
+        where = f"{name}, row {row},"
         if value is not None and not isinstance(value, str):
             message = f"{where} holds {type(value).__name__} in {uri_column!r}, not text"
             raise UsageError(message)

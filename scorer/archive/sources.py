@@ -66,7 +66,11 @@ def find_sources(archive: Archive) -> list[Source]:
     if archive.faces_column and not (archive.uri_column or archive.bytes_column):
         message = "--faces-column belongs to a manifest, which needs --uri-column or --bytes-column, too"
         raise UsageError(message)
-    return [_find(argument) for source in archive.sources for argument in _expand_braces(source)]
+    sources = [_find(argument) for source in archive.sources for argument in _expand_braces(source)]
+    if (archive.uri_column or archive.bytes_column) and not any(each.kind in {"manifest", "glob"} for each in sources):
+        message = "a column is named, but no SOURCE is a manifest (.parquet, .csv or .jsonl)"
+        raise UsageError(message)
+    return sources
 
 
 def _expand_braces(argument: str) -> Iterator[str]:
