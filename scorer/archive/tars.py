@@ -7,10 +7,9 @@ from pathlib import PurePosixPath
 from typing import IO, cast
 
 from scorer.archive.items import Item, SourceDamaged, Span
-from scorer.archive.names import printable, shorten_id, source_of
+from scorer.archive.names import describe, printable, shorten_id, source_of
 from scorer.archive.stores import StoreFile
 from scorer.paths import IMAGE_SUFFIXES
-from scorer.payloads.https import describe_uri
 
 MAX_HEADER_BYTES = 2**20
 # What tarfile raises on bytes that are no tar: its own errors, and those of numbers and texts that it converts.
@@ -100,4 +99,4 @@ def _read_member(file: StoreFile, uri: str, span: Span, max_bytes: int) -> bytes
 
 
 def _damage(uri: str, offset: int, why: str) -> SourceDamaged:
-    return SourceDamaged(f"{describe_uri(uri)} is no plain tar, or damaged or cut short after {offset} bytes ({why})")
+    return SourceDamaged(f"{describe(uri)} is no plain tar, or damaged or cut short after {offset} bytes ({why})")
