@@ -56,7 +56,7 @@ def open_store(name: str) -> tuple[Store, str]:
     Raises:
         UsageError: the scheme is unknown or its package is not installed.
     """
-    scheme, separator, _ = name.partition("://")
+    scheme, separator, rest = name.partition("://")
     scheme = scheme.lower() if separator else LOCAL
     try:
         files = fsspec.filesystem(scheme, use_listings_cache=False)
@@ -64,9 +64,9 @@ def open_store(name: str) -> tuple[Store, str]:
         message = f"{scheme}:// cannot be read here: {error}"
         raise UsageError(message) from error
     if scheme != LOCAL:
-        return Store(scheme, files), str(files._strip_protocol(name))  # noqa: SLF001 - fsspec's way to say it
+        return Store(scheme, files), str(files._strip_protocol(f"{scheme}://{rest}"))  # noqa: SLF001 - fsspec's way to say it
     # Not by `urlsplit`: the question mark of a glob begins no query.
-    path = os.fsdecode(unquote_to_bytes(name[len("file://") :].removeprefix("localhost"))) if separator else name
+    path = os.fsdecode(unquote_to_bytes(rest.removeprefix("localhost"))) if separator else name
     return Store(LOCAL, files), str(Path(path).absolute())
 
 

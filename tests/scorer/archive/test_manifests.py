@@ -155,7 +155,12 @@ def test_a_manifest_reaches_no_further_than_its_folder(tmp_path: Path) -> None:
     fill(tmp_path, {"secret/s.jpg": b"secret", "in-not/n.jpg": b"not"})
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "out").symlink_to("../secret/s.jpg")
-    files = ["../secret/s.jpg", "out", str(tmp_path / "secret" / "s.jpg"), f"{tmp_path.as_uri()}/in/%2e%2e/secret/s.jpg"]
+    files = [
+        "../secret/s.jpg",
+        "out",
+        str(tmp_path / "secret" / "s.jpg"),
+        f"{tmp_path.as_uri()}/in/%2e%2e/secret/s.jpg",
+    ]
     others = [
         "../in-not/n.jpg",
         "https://images.example/a.jpg",
