@@ -54,6 +54,8 @@ def read_columns(
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the values of `columns` in each row of `row_groups`, in order; memory holds a batch and a page a column.
 
+    How large a page is was decided when the file was written: PyArrow puts up to 1,024 values into one.
+
     Raises:
         SourceDamaged: a page cannot be read.
         PayloadUnavailable: the store fails.

@@ -12,7 +12,7 @@ from scorer.archive.items import Item
 from scorer.archive.manifests import is_manifest, list_manifest
 from scorer.archive.names import describe, printable, shorten_id
 from scorer.archive.sources import TAR, Archive, Source
-from scorer.archive.stores import folder_exists, list_folder, match_names
+from scorer.archive.stores import LOCAL, list_folder, local_size, match_names
 from scorer.paths import IMAGE_SUFFIXES, UsageError
 
 
@@ -43,10 +43,10 @@ def list_pieces(source: Source, archive: Archive, access: Access, shard_images: 
     """
     if source.kind == "glob":
         folders: set[str] = set()
-        for path in match_names(source.store, source.path):
+        for path, is_folder in match_names(source.store, source.path):
             if any(str(parent) in folders for parent in PurePosixPath(path).parents):
                 continue  # `**` matches a folder and then what is in it
-            if folder_exists(source.store, path):
+            if is_folder:
                 folders.add(path)
                 yield from _list_folder(source, path, shard_images)
             elif _is_known(path):
@@ -78,7 +78,8 @@ def _list_file(source: Source, path: str, archive: Archive, access: Access, shar
     if PurePosixPath(path).suffix.lower() == TAR:
         yield describe_tar(uri)
     elif not is_manifest(path):
-        yield _listed(source, path, posixpath.basename(posixpath.dirname(path)), None)
+        size = local_size(path) if source.store.scheme == LOCAL else None
+        yield _listed(source, path, posixpath.basename(posixpath.dirname(path)), size)
     elif archive.bytes_column and path.lower().endswith(".parquet"):
         yield from split_rows(uri, archive.bytes_column, archive.faces_column, shard_images)
     elif archive.uri_column:

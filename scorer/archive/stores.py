@@ -186,13 +186,14 @@ def _list_local(folder: str, suffixes: frozenset[str]) -> Iterator[tuple[str, in
         )
     for name, is_folder in children:
         path = Path(folder, name)
-        yield str(path), None if is_folder else _local_size(path), is_folder
+        yield str(path), None if is_folder else local_size(str(path)), is_folder
 
 
-def _local_size(path: Path) -> int | None:
+def local_size(path: str) -> int | None:
+    """Return a local file's size in bytes; None where there is none, which reading it will say."""
     try:
-        return path.stat().st_size
-    except OSError:  # a broken link: reading it will say so
+        return Path(path).stat().st_size
+    except OSError:
         return None
 
 
@@ -206,8 +207,10 @@ def _list_store(store: Store, folder: str, suffixes: frozenset[str]) -> Iterator
             yield path, size, is_folder
 
 
-def match_names(store: Store, pattern: str) -> list[str]:
-    """Return the sorted paths that a glob matches (`*`, `?`, `[...]`, and `**` for any folders); memory holds all.
+def match_names(store: Store, pattern: str) -> list[tuple[str, bool]]:
+    """Return the paths that a glob matches (`*`, `?`, `[...]`, and `**` for any folders), sorted; memory holds all.
+
+    Beside each stands whether it is a folder.
 
     Links to folders are not matched, so that no circle of them is walked.
 
@@ -218,8 +221,11 @@ def match_names(store: Store, pattern: str) -> list[str]:
         if store.scheme == LOCAL:
             root = glob_root(pattern)
             matches = Path(root).glob(pattern[len(root) :].lstrip("/"))
-            return sorted(str(path) for path in matches if not (path.is_symlink() and path.is_dir()))
-        return sorted(map(str, store.files.glob(pattern)))
+            found = [(str(path), path.is_dir()) for path in matches if not (path.is_symlink() and path.is_dir())]
+        else:
+            listing = store.files.glob(pattern, detail=True)
+            found = [(str(path), facts["type"] == "directory") for path, facts in listing.items()]
+    return sorted(found)
 
 
 def glob_root(pattern: str) -> str:
