@@ -13,8 +13,8 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from ingest.reasons import Reason, Unscorable
 from scorer.archive.items import Item, SourceChanged, Span
+from scorer.archive.names import describe
 from scorer.archive.stores import LOCAL, open_store, store_errors
-from scorer.payloads.https import describe_uri
 from scorer.payloads.read import read_uri
 from scorer.payloads.settings import PayloadSettings
 
@@ -98,9 +98,9 @@ def read_span(uri: str, span: Span) -> bytes:
             with store_errors(uri):
                 data = bytes(store.files.cat_file(path, start=span.offset, end=span.offset + span.size))
     except FileNotFoundError:
-        message = f"{describe_uri(uri)} is gone"
+        message = f"{describe(uri)} is gone"
         raise SourceChanged(message) from None
     if len(data) < span.size:
-        message = f"{describe_uri(uri)} ends before byte {span.offset + span.size}: it is another file by now"
+        message = f"{describe(uri)} ends before byte {span.offset + span.size}: it is another file by now"
         raise SourceChanged(message)
     return data

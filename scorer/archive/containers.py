@@ -10,12 +10,11 @@ import pyarrow.parquet as pq
 
 from scorer.archive.faces import read_faces
 from scorer.archive.items import Item, SourceChanged, SourceDamaged
-from scorer.archive.names import shorten_id, source_of
+from scorer.archive.names import describe, shorten_id, source_of
 from scorer.archive.parquet import find_type, open_parquet, read_columns
 from scorer.archive.stores import StoreFile, Version, read_version
 from scorer.archive.tars import read_members
 from scorer.paths import UsageError
-from scorer.payloads.https import describe_uri
 
 _BATCH_ROWS = 16
 _CHECKED_ROWS = 1024
@@ -73,14 +72,14 @@ def split_rows(uri: str, data_column: str, faces_column: str | None, shard_image
     with open_parquet(uri) as parquet:
         kind = find_type(parquet, data_column, uri)
         if not any(is_bytes(kind) for is_bytes in _BYTES):
-            message = f"{describe_uri(uri)} holds {kind} in {data_column!r}, not bytes; URIs need --uri-column"
+            message = f"{describe(uri)} holds {kind} in {data_column!r}, not bytes; URIs need --uri-column"
             raise UsageError(message)
         if faces_column:
             # Faces that nobody can read are told now, not by a shard that fails in the middle of the night.
             find_type(parquet, faces_column, uri)
-            every = range(parquet.num_row_groups)
+            every, name = range(parquet.num_row_groups), describe(uri)
             for row, (faces,) in enumerate(read_columns(parquet, [faces_column], every, _CHECKED_ROWS, uri)):
-                read_faces(faces, f"{describe_uri(uri)}, row {row},")
+                read_faces(faces, f"{name}, row {row},")
         place = _leaf(parquet.metadata, data_column)
         first_row = start = 0
         rows = size = 0
@@ -117,7 +116,7 @@ def read_container(container: Container, max_bytes: int) -> Iterator[Item]:
     try:
         yield from _read_tar(container, max_bytes) if container.kind == "tar" else _read_rows(container)
     except FileNotFoundError:
-        message = f"{describe_uri(container.uri)} went while it was read"
+        message = f"{describe(container.uri)} went while it was read"
         raise SourceChanged(message) from None
     except SourceDamaged:
         _require_version(container)  # bytes of two files in one look like damage
@@ -129,12 +128,12 @@ def _require_version(container: Container) -> None:
     try:
         found = read_version(container.uri)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        message = f"{describe_uri(container.uri)} is gone since the run was planned; bring it back, or start a new run"
+        message = f"{describe(container.uri)} is gone since the run was planned; bring it back, or start a new run"
         raise SourceChanged(message) from None
     if found != container.version:
         then = container.version
         message = (
-            f"{describe_uri(container.uri)} has changed since the run was planned ({then.size} bytes, {then.state}; "
+            f"{describe(container.uri)} has changed since the run was planned ({then.size} bytes, {then.state}; "
             f"now {found.size}, {found.state}); start a new run"
         )
         raise SourceChanged(message)

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 
 from scorer.archive.containers import Container, describe_tar, split_rows
+from scorer.archive.names import describe
 from scorer.archive.parquet import open_parquet
 from scorer.archive.stores import LOCAL, Store, StoreFile, store_errors
 from scorer.paths import UsageError
-from scorer.payloads.https import describe_uri
 
 _STATS = "_stats.json"
 _OURS = re.compile(rf"\d+(\.tar|\.parquet|{re.escape(_STATS)})?")
@@ -37,7 +37,7 @@ def find_shards(store: Store, folder: str) -> dict[str, set[str]] | None:
     for stem, endings in sorted(shards.items()):
         if _STATS not in endings:
             message = (
-                f"{describe_uri(store.name(folder))} holds {stem} without {stem}{_STATS}: img2dataset is still at work "
+                f"{describe(store.name(folder))} holds {stem} without {stem}{_STATS}: img2dataset is still at work "
                 "or was stopped; let it finish, or name the complete files yourself"
             )
             raise UsageError(message)
@@ -67,7 +67,7 @@ def list_shards(store: Store, folder: str, shards: dict[str, set[str]], shard_im
         elif ".parquet" in endings:
             yield from split_rows(f"{uri}.parquet", _image_column(f"{uri}.parquet"), None, shard_images)
         else:
-            message = f"{describe_uri(uri)}{_STATS} stands alone: {stem}.tar or {stem}.parquet is missing"
+            message = f"{describe(uri)}{_STATS} stands alone: {stem}.tar or {stem}.parquet is missing"
             raise UsageError(message)
 
 
@@ -77,7 +77,7 @@ def _count_successes(uri: str) -> int:
     try:
         return int(json.loads(text)["successes"])
     except (ValueError, KeyError, TypeError) as error:
-        message = f"{describe_uri(uri)} is no statistics of img2dataset: it counts no successes"
+        message = f"{describe(uri)} is no statistics of img2dataset: it counts no successes"
         raise UsageError(message) from error
 
 
@@ -85,6 +85,6 @@ def _image_column(uri: str) -> str:
     with open_parquet(uri) as parquet:
         found = [name for name in _IMAGE_COLUMNS if name in parquet.schema_arrow.names]
     if len(found) != 1:
-        message = f"{describe_uri(uri)} has no column {' or '.join(map(repr, _IMAGE_COLUMNS))} with the images"
+        message = f"{describe(uri)} has no column {' or '.join(map(repr, _IMAGE_COLUMNS))} with the images"
         raise UsageError(message)
     return found[0]

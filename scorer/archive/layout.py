@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import chain, groupby
 from typing import Any
 
 from scorer.archive.access import Access
@@ -13,8 +14,10 @@ from scorer.archive.faces import write_faces
 from scorer.archive.items import Item
 from scorer.archive.pieces import Listed, list_pieces
 from scorer.archive.sources import Archive, Source
-from scorer.paths import UsageError
+from scorer.paths import IMAGE_SUFFIXES, UsageError
 from scorer.payloads.settings import PayloadSettings
+
+_WHAT = f"image ({', '.join(sorted(IMAGE_SUFFIXES))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +123,12 @@ def cut_shards(
     """
     pending: list[Item] = []
     with Seen() as seen:
-        for source in sources:
+        for argument, found in groupby(sources, lambda source: source.argument):
             # A folder alone cannot name a file twice.
-            unique = len(sources) == 1 and source.kind == "folder"
-            for piece in list_pieces(source, archive, access, shard_images):
+            unique = len(sources) == 1 and sources[0].kind == "folder"
+            empty = True
+            for piece in chain.from_iterable(list_pieces(each, archive, access, shard_images) for each in found):
+                empty = False
                 if piece is None:
                     tally.imageless_rows += 1
                 elif not unique and not seen.add(_name(piece)):
@@ -138,11 +143,14 @@ def cut_shards(
                     tally.count_list(pending)
                     yield pending
                     pending = []
+            if empty:
+                message = f"{argument} holds no {_WHAT}; tars and manifests in a folder are named themselves (*.tar)"
+                raise UsageError(message)
     if pending:
         tally.count_list(pending)
         yield pending
     if not tally.shards:
-        message = f"nothing to scan: {', '.join(archive.sources)}"
+        message = f"{', '.join(archive.sources)}: every row lacks its image"
         raise UsageError(message)
 
 

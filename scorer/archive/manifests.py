@@ -12,11 +12,10 @@ import pyarrow as pa
 
 from scorer.archive.faces import read_faces
 from scorer.archive.items import Item, SourceDamaged
-from scorer.archive.names import printable, shorten_id, source_of
+from scorer.archive.names import describe, printable, shorten_id, source_of
 from scorer.archive.parquet import find_type, open_parquet, read_columns
 from scorer.archive.stores import LOCAL, StoreFile, open_store
 from scorer.paths import UsageError
-from scorer.payloads.https import describe_uri
 
 MANIFESTS = frozenset({".parquet", ".csv", ".jsonl"})
 MAX_LINE_BYTES = 2**24
@@ -44,9 +43,9 @@ def list_manifest(manifest: str, uri_column: str, faces_column: str | None) -> I
         PayloadUnavailable: the store fails.
     """
     resolve = _resolver(manifest)
-    source = source_of(manifest)
+    source, name = source_of(manifest), describe(manifest)
     for row, (value, faces) in enumerate(_rows(manifest, uri_column, faces_column)):
-        where = f"{describe_uri(manifest)}, row {row},"
+        where = f"{name}, row {row},"
         if value is not None and not isinstance(value, str):
             message = f"{where} holds {type(value).__name__} in {uri_column!r}, not text"
             raise UsageError(message)
@@ -84,7 +83,7 @@ def _parquet_rows(manifest: str, uri_column: str, faces_column: str | None) -> I
         kinds = [find_type(parquet, column, manifest) for column in columns]
         kind = kinds[0].value_type if pa.types.is_dictionary(kinds[0]) else kinds[0]
         if not any(is_text(kind) for is_text in _TEXT):
-            message = f"{describe_uri(manifest)} holds {kind} in {uri_column!r}, not text; bytes need --bytes-column"
+            message = f"{describe(manifest)} holds {kind} in {uri_column!r}, not text; bytes need --bytes-column"
             raise UsageError(message)
         for values in read_columns(parquet, columns, range(parquet.num_row_groups), _BATCH_ROWS, manifest):
             yield values[0], values[1] if faces_column else None
@@ -99,20 +98,22 @@ def _csv_rows(manifest: str, uri_column: str, faces_column: str | None) -> Itera
             for row in rows:
                 yield row[uri_column], row[faces_column] if faces_column else None
         except (csv.Error, UnicodeDecodeError) as error:
-            message = f"{describe_uri(manifest)} is no CSV from line {rows.line_num + 1} on: {error}"
+            message = f"{describe(manifest)} is no CSV from line {rows.line_num + 1} on: {error}"
             raise SourceDamaged(message) from error
 
 
 def _jsonl_rows(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[tuple[Any, Any]]:
     with io.BufferedReader(StoreFile(manifest)) as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
+            if not line.strip():
+                continue
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                message = f"{describe_uri(manifest)} is no JSON in line {number}: {error}"
+                message = f"{describe(manifest)} is no JSON in line {number}: {error}"
                 raise SourceDamaged(message) from error
             if not isinstance(row, dict):
-                message = f"{describe_uri(manifest)} holds no JSON object in line {number}"
+                message = f"{describe(manifest)} holds no JSON object in line {number}"
                 raise SourceDamaged(message)
             if number == 1:
                 _require_columns(row, (uri_column, faces_column), manifest)
@@ -122,5 +123,5 @@ def _jsonl_rows(manifest: str, uri_column: str, faces_column: str | None) -> Ite
 def _require_columns(found: Any, wanted: tuple[str | None, ...], manifest: str) -> None:  # noqa: ANN401
     for column in wanted:
         if column is not None and column not in found:
-            message = f"{describe_uri(manifest)} has no column {column!r}; it has {', '.join(map(repr, found))}"
+            message = f"{describe(manifest)} has no column {column!r}; it has {', '.join(map(repr, found))}"
             raise UsageError(message)

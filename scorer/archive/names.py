@@ -5,8 +5,14 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 from scorer.messages import MAX_ID_CHARACTERS
+from scorer.payloads.https import describe_uri
 
 _KEPT_CHARACTERS = MAX_ID_CHARACTERS - 100
+
+
+def describe(uri: str) -> str:
+    """Return a URI for a message: a local file's path, any other without what may be a secret."""
+    return printable(unquote(uri.removeprefix("file://"))) if uri.startswith("file://") else describe_uri(uri)
 
 
 def printable(name: str) -> str:

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer.archive.items import SourceDamaged
+from scorer.archive.names import describe
 from scorer.archive.stores import StoreFile
 from scorer.paths import UsageError
-from scorer.payloads.https import describe_uri
 
 PAGE_BUFFER_BYTES = 2**20
 
@@ -45,7 +45,7 @@ def find_type(parquet: pq.ParquetFile, column: str, uri: str) -> pa.DataType:
         struct = schema.field(outer).type
         if struct.get_field_index(inner) >= 0:
             return struct.field(inner).type
-    message = f"{describe_uri(uri)} has no column {column!r}; it has {', '.join(map(repr, schema.names))}"
+    message = f"{describe(uri)} has no column {column!r}; it has {', '.join(map(repr, schema.names))}"
     raise UsageError(message)
 
 
@@ -53,6 +53,8 @@ def read_columns(
     parquet: pq.ParquetFile, columns: Sequence[str], row_groups: Sequence[int], batch_rows: int, uri: str
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the values of `columns` in each row of `row_groups`, in order; memory holds a batch and a page a column.
+
+    How large a page is was decided when the file was written: PyArrow puts up to 1,024 values into one.
 
     Raises:
         SourceDamaged: a page cannot be read.
@@ -82,5 +84,5 @@ def _damage(uri: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:  # the store's own errors are others by now
         why = str(error).splitlines()[0]
-        message = f"{describe_uri(uri)} is no Parquet file, or is damaged: {why}"
+        message = f"{describe(uri)} is no Parquet file, or is damaged: {why}"
         raise SourceDamaged(message) from error

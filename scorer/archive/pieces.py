@@ -10,11 +10,10 @@ from scorer.archive.containers import Container, describe_tar, split_rows
 from scorer.archive.img2dataset import find_shards, list_shards
 from scorer.archive.items import Item
 from scorer.archive.manifests import is_manifest, list_manifest
-from scorer.archive.names import printable, shorten_id
+from scorer.archive.names import describe, printable, shorten_id
 from scorer.archive.sources import TAR, Archive, Source
-from scorer.archive.stores import folder_exists, list_folder, match_names
+from scorer.archive.stores import LOCAL, list_folder, local_size, match_names
 from scorer.paths import IMAGE_SUFFIXES, UsageError
-from scorer.payloads.https import describe_uri
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,40 +37,29 @@ def list_pieces(source: Source, archive: Archive, access: Access, shard_images: 
         shard_images: rows of a Parquet manifest with bytes that make one container.
 
     Raises:
-        UsageError: there is no image, or a manifest's columns are not what they should be.
+        UsageError: a manifest's columns are not what they should be.
         SourceDamaged: a manifest cannot be read to its end.
         PayloadUnavailable: the store fails.
     """
-    empty = True
-    for piece in _list(source, archive, access, shard_images):
-        empty = empty and piece is None
-        yield piece
-    if empty:
-        message = (
-            f"{source.argument} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}); tars and manifests are named "
-            f"themselves, for example {source.argument.rstrip('/')}/*{TAR}"
-            if source.kind == "folder"
-            else f"{source.argument} matches no image, tar or manifest"
-        )
-        raise UsageError(message)
-
-
-def _list(source: Source, archive: Archive, access: Access, shard_images: int) -> Iterator[Piece]:
     if source.kind == "glob":
-        for path in match_names(source.store, source.path):
-            yield from _list_match(source, path, archive, access, shard_images)
+        folders: set[str] = set()
+        for path, is_folder in match_names(source.store, source.path):
+            if any(str(parent) in folders for parent in PurePosixPath(path).parents):
+                continue  # `**` matches a folder and then what is in it
+            if is_folder:
+                folders.add(path)
+                yield from _list_folder(source, path, shard_images)
+            elif _is_known(path):
+                yield from _list_file(source, path, archive, access, shard_images)
     elif source.kind == "folder":
         yield from _list_folder(source, source.path, shard_images)
     else:
         yield from _list_file(source, source.path, archive, access, shard_images)
 
 
-def _list_match(source: Source, path: str, archive: Archive, access: Access, shard_images: int) -> Iterator[Piece]:
+def _is_known(path: str) -> bool:
     suffix = PurePosixPath(path).suffix.lower()
-    if suffix == TAR or suffix in IMAGE_SUFFIXES or is_manifest(path):
-        yield from _list_file(source, path, archive, access, shard_images)
-    elif folder_exists(source.store, path):
-        yield from _list_folder(source, path, shard_images)
+    return suffix == TAR or suffix in IMAGE_SUFFIXES or is_manifest(path)
 
 
 def _list_folder(source: Source, folder: str, shard_images: int) -> Iterator[Piece]:
@@ -90,14 +78,15 @@ def _list_file(source: Source, path: str, archive: Archive, access: Access, shar
     if PurePosixPath(path).suffix.lower() == TAR:
         yield describe_tar(uri)
     elif not is_manifest(path):
-        yield _listed(source, path, posixpath.basename(posixpath.dirname(path)), None)
+        size = local_size(path) if source.store.scheme == LOCAL else None
+        yield _listed(source, path, posixpath.basename(posixpath.dirname(path)), size)
     elif archive.bytes_column and path.lower().endswith(".parquet"):
         yield from split_rows(uri, archive.bytes_column, archive.faces_column, shard_images)
     elif archive.uri_column:
         yield from _list_rows(uri, archive.uri_column, archive.faces_column, access)
     else:
         column = "--uri-column" if archive.bytes_column else "--uri-column or (Parquet only) --bytes-column"
-        message = f"{describe_uri(uri)} is a manifest: name its column of images with {column}"
+        message = f"{describe(uri)} is a manifest: name its column of images with {column}"
         raise UsageError(message)
 
 
@@ -114,7 +103,7 @@ def _list_rows(manifest: str, uri_column: str, faces_column: str | None, access:
             continue
         if first and not access.admits(item.uri):
             message = (
-                f"{describe_uri(manifest)} names {describe_uri(item.uri)}, which may not be read: list its scheme in "
+                f"{describe(manifest)} names {describe(item.uri)}, which may not be read: list its scheme in "
                 "payloads.schemes (and a file's folder in payloads.file_roots), or its host in payloads.https_hosts"
             )
             raise UsageError(message)

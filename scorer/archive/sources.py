@@ -10,9 +10,9 @@ from typing import Literal
 from braceexpand import braceexpand
 
 from scorer.archive.manifests import is_manifest
-from scorer.archive.stores import LOCAL, Store, folder_exists, open_store, read_version
+from scorer.archive.names import describe
+from scorer.archive.stores import LOCAL, Store, folder_exists, glob_root, open_store, read_version
 from scorer.paths import UsageError
-from scorer.payloads.https import describe_uri
 
 TAR = ".tar"
 _COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".lz4", ".zip", ".7z"})
@@ -40,7 +40,7 @@ class Source:
     """One SOURCE after its braces were expanded.
 
     Attributes:
-        argument: as it was written, for messages.
+        argument: as it was written, braces and all.
         path: in the store.
         kind: what stands at `path`.
         named: the URI that may be read because of it, of a folder when it ends in "/"; None where none is needed.
@@ -66,7 +66,11 @@ def find_sources(archive: Archive) -> list[Source]:
     if archive.faces_column and not (archive.uri_column or archive.bytes_column):
         message = "--faces-column belongs to a manifest, which needs --uri-column or --bytes-column, too"
         raise UsageError(message)
-    return [_find(argument) for source in archive.sources for argument in _expand_braces(source)]
+    sources = [_find(name, argument) for argument in archive.sources for name in _expand_braces(argument)]
+    if (archive.uri_column or archive.bytes_column) and not any(each.kind in {"manifest", "glob"} for each in sources):
+        message = "a column is named, but no SOURCE is a manifest (.parquet, .csv or .jsonl)"
+        raise UsageError(message)
+    return sources
 
 
 def _expand_braces(argument: str) -> Iterator[str]:
@@ -80,21 +84,21 @@ def _expand_braces(argument: str) -> Iterator[str]:
         raise UsageError(message) from error
 
 
-def _find(argument: str) -> Source:
-    scheme = argument.partition("://")[0].lower()
-    if "::" in argument or scheme in {"http", "https"}:
+def _find(name: str, argument: str) -> Source:
+    scheme = name.partition("://")[0].lower()
+    if "::" in name or scheme in {"http", "https"}:
         message = (
-            f"{describe_uri(argument)} is no source: sources are folders, globs, tars and manifests, local or in an "
+            f"{describe(name)} is no source: sources are folders, globs, tars and manifests, local or in an "
             "object store; list https:// images in a manifest, and their hosts in payloads.https_hosts"
         )
         raise UsageError(message)
-    store, path = open_store(argument)
+    store, path = open_store(name)
     if _exists_as_folder(store, path):
         return Source(argument, store, path, "folder", store.name(path).rstrip("/") + "/")
     if glob.has_magic(path) and not _exists_as_file(store, path):
         return Source(argument, store, path, "glob", _glob_root(store, path))
     if not _exists_as_file(store, path):
-        message = f"{argument} does not exist"
+        message = f"{name} does not exist"
         raise UsageError(message)
     kind = sort_file(path)
     return Source(argument, store, path, kind, None if kind == "tar" else _file_root(store, path))
@@ -130,12 +134,9 @@ def _exists_as_file(store: Store, path: str) -> bool:
 
 
 def _glob_root(store: Store, pattern: str) -> str:
-    folder = pattern
-    while glob.has_magic(folder):
-        folder = posixpath.dirname(folder)
-    if is_manifest(pattern):
-        return _bucket(store, pattern) if store.scheme != LOCAL else store.name(folder).rstrip("/") + "/"
-    return store.name(folder).rstrip("/") + "/"
+    if is_manifest(pattern) and store.scheme != LOCAL:
+        return _bucket(store, pattern)
+    return store.name(glob_root(pattern)).rstrip("/") + "/"
 
 
 def _file_root(store: Store, path: str) -> str:

@@ -3,18 +3,20 @@
 import glob
 import io
 import os
+import posixpath
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 import fsspec
 
 from scorer.archive.items import SourceChanged
+from scorer.archive.names import describe
 from scorer.paths import UsageError
-from scorer.payloads.https import PayloadUnavailable, describe_uri
+from scorer.payloads.https import PayloadUnavailable
 
 BLOCK_BYTES = 4 * 2**20
 LOCAL = "file"
@@ -54,7 +56,7 @@ def open_store(name: str) -> tuple[Store, str]:
     Raises:
         UsageError: the scheme is unknown or its package is not installed.
     """
-    scheme, separator, _ = name.partition("://")
+    scheme, separator, rest = name.partition("://")
     scheme = scheme.lower() if separator else LOCAL
     try:
         files = fsspec.filesystem(scheme, use_listings_cache=False)
@@ -62,8 +64,9 @@ def open_store(name: str) -> tuple[Store, str]:
         message = f"{scheme}:// cannot be read here: {error}"
         raise UsageError(message) from error
     if scheme != LOCAL:
-        return Store(scheme, files), str(files._strip_protocol(name))  # noqa: SLF001 - fsspec's way to say it
-    path = os.fsdecode(unquote_to_bytes(urlsplit(name).path)) if separator else name
+        return Store(scheme, files), str(files._strip_protocol(f"{scheme}://{rest}"))  # noqa: SLF001 - fsspec's way to say it
+    # Not by `urlsplit`: the question mark of a glob begins no query.
+    path = os.fsdecode(unquote_to_bytes(rest.removeprefix("localhost"))) if separator else name
     return Store(LOCAL, files), str(Path(path).absolute())
 
 
@@ -75,13 +78,13 @@ def store_errors(uri: str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise
     except PermissionError:
-        message = f"{describe_uri(uri)}: the store refuses this machine; check its credentials or the file's rights"
+        message = f"{describe(uri)}: the store refuses this machine; check its credentials or the file's rights"
         raise PayloadUnavailable(message) from None
     except Exception as error:  # noqa: BLE001 - every store has its own; their texts may repeat secrets
         if type(error).__name__ == "FileExpired":  # s3fs's
-            message = f"{describe_uri(uri)} was replaced while it was read"
+            message = f"{describe(uri)} was replaced while it was read"
             raise SourceChanged(message) from None
-        message = f"{describe_uri(uri)}: the store failed ({type(error).__name__})"
+        message = f"{describe(uri)}: the store failed ({type(error).__name__})"
         raise PayloadUnavailable(message) from None
 
 
@@ -183,13 +186,14 @@ def _list_local(folder: str, suffixes: frozenset[str]) -> Iterator[tuple[str, in
         )
     for name, is_folder in children:
         path = Path(folder, name)
-        yield str(path), None if is_folder else _local_size(path), is_folder
+        yield str(path), None if is_folder else local_size(str(path)), is_folder
 
 
-def _local_size(path: Path) -> int | None:
+def local_size(path: str) -> int | None:
+    """Return a local file's size in bytes; None where there is none, which reading it will say."""
     try:
-        return path.stat().st_size
-    except OSError:  # a broken link: reading it will say so
+        return Path(path).stat().st_size
+    except OSError:
         return None
 
 
@@ -203,16 +207,32 @@ def _list_store(store: Store, folder: str, suffixes: frozenset[str]) -> Iterator
             yield path, size, is_folder
 
 
-def match_names(store: Store, pattern: str) -> list[str]:
-    """Return the sorted paths that a glob matches (`*`, `?`, `[...]`, and `**` for any folders); memory holds all.
+def match_names(store: Store, pattern: str) -> list[tuple[str, bool]]:
+    """Return the paths that a glob matches (`*`, `?`, `[...]`, and `**` for any folders), sorted; memory holds all.
+
+    Beside each stands whether it is a folder.
+
+    Links to folders are not matched, so that no circle of them is walked.
 
     Raises:
         PayloadUnavailable: the store fails.
     """
     with store_errors(store.name(pattern)):
         if store.scheme == LOCAL:
-            return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - Path.glob takes no absolute patterns
-        return sorted(map(str, store.files.glob(pattern)))
+            root = glob_root(pattern)
+            matches = Path(root).glob(pattern[len(root) :].lstrip("/"))
+            found = [(str(path), path.is_dir()) for path in matches if not (path.is_symlink() and path.is_dir())]
+        else:
+            listing = store.files.glob(pattern, detail=True)
+            found = [(str(path), facts["type"] == "directory") for path, facts in listing.items()]
+    return sorted(found)
+
+
+def glob_root(pattern: str) -> str:
+    """Return the folder below which everything lies that a glob can match."""
+    while glob.has_magic(pattern):
+        pattern = posixpath.dirname(pattern)
+    return pattern
 
 
 def folder_exists(store: Store, path: str) -> bool:

@@ -1,15 +1,15 @@
 """Images in a tar, member by member: nothing is extracted, and no name is ever a path."""
 
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import IO, cast
 
 from scorer.archive.items import Item, SourceDamaged, Span
-from scorer.archive.names import printable, shorten_id, source_of
+from scorer.archive.names import describe, printable, shorten_id, source_of
 from scorer.archive.stores import StoreFile
 from scorer.paths import IMAGE_SUFFIXES
-from scorer.payloads.https import describe_uri
 
 MAX_HEADER_BYTES = 2**20
 # What tarfile raises on bytes that are no tar: its own errors, and those of numbers and texts that it converts.
@@ -58,6 +58,8 @@ def walk_members(file: StoreFile, uri: str) -> Iterator[tuple[str, Span]]:
         PayloadUnavailable: the store fails.
     """
     archive, end = None, 0
+    length = file.seek(0, os.SEEK_END)
+    file.seek(0)
     while True:
         try:
             if archive is None:
@@ -70,12 +72,20 @@ def walk_members(file: StoreFile, uri: str) -> Iterator[tuple[str, Span]]:
             break
         if member.size < 0 or archive.offset <= end:
             raise _damage(uri, end, "a header leads back")
+        span = Span(member.offset_data, member.size)
+        is_image = member.isreg() and not member.issparse() and _has_image_name(member.name)
+        if is_image and span.offset + span.size <= length:
+            yield member.name, span
+        if archive.offset > length:  # before tarfile goes there: no disk has places beyond 2^63
+            raise _damage(uri, end, "unexpected end of data")
         end = archive.offset
-        if member.isreg() and not member.issparse() and PurePosixPath(member.name).suffix.lower() in IMAGE_SUFFIXES:
-            yield member.name, Span(member.offset_data, member.size)
     file.seek(end)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise _damage(uri, end, "no end mark")
+
+
+def _has_image_name(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def _read_member(file: StoreFile, uri: str, span: Span, max_bytes: int) -> bytes | None:
@@ -89,4 +99,4 @@ def _read_member(file: StoreFile, uri: str, span: Span, max_bytes: int) -> bytes
 
 
 def _damage(uri: str, offset: int, why: str) -> SourceDamaged:
-    return SourceDamaged(f"{describe_uri(uri)} is no plain tar, or damaged or cut short after {offset} bytes ({why})")
+    return SourceDamaged(f"{describe(uri)} is no plain tar, or damaged or cut short after {offset} bytes ({why})")

@@ -18,7 +18,6 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from ingest.reasons import Reason, Unscorable
@@ -26,10 +25,10 @@ from scorer.messages import ImageSource, ScoreRequest
 from scorer.payloads.read import PayloadUnavailable, check_payloads, read_payload
 from scorer.payloads.settings import PayloadSettings
 from scorer.settings import SettingsError
+from tests.scorer.s3 import SECRET
 
 LIMIT = 1000
 BODY = bytes(range(250))
-SECRET = "hunter2"  # noqa: S105 - looked for in messages
 
 
 def ask(uri: str | None = None, data: bytes | None = None, sha256: str | None = None) -> ScoreRequest:
@@ -212,27 +211,6 @@ def test_files_leak_no_descriptor(roots: PayloadSettings, tmp_path: Path) -> Non
 
 S3 = PayloadSettings(schemes=("s3",), timeout_s=20)
 IMPATIENT = PayloadSettings(schemes=("s3",), timeout_s=1)
-
-
-@pytest.fixture
-def credentials(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Let s3fs find credentials in the environment; call it with the server's address."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    S3FileSystem.clear_instance_cache()  # one of another test has another address
-    return lambda address: monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    """A real S3 server; its address."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture
