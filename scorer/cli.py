@@ -13,6 +13,8 @@ import typer
 from rich.console import Console
 
 from ingest.device import DeviceUnavailable
+from scorer.archive import report_cli
+from scorer.archive.marks import RunBroken
 from scorer.bundle import BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError
 from scorer.dlq_cli import dlq_app
@@ -32,6 +34,8 @@ app = typer.Typer(
 bundle_app = typer.Typer(no_args_is_help=True, help="Check a bundle.")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(dlq_app, name="dlq")
+app.command()(report_cli.report)
+app.command()(report_cli.compare)
 
 
 class Exit(IntEnum):
@@ -58,6 +62,7 @@ CODES: dict[type[Exception], Exit] = {
     UsageError: Exit.USAGE,
     BundleMismatch: Exit.BAD_DATA,
     DetectorBroken: Exit.BAD_DATA,
+    RunBroken: Exit.BAD_DATA,
     SettingsError: Exit.BAD_CONFIGURATION,
     PolicyError: Exit.BAD_CONFIGURATION,
     DeviceUnavailable: Exit.BAD_CONFIGURATION,

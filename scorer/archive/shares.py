@@ -42,7 +42,8 @@ def find_share(count: int, of: int, cases: int) -> Share:
     share, z, n = count / of, _NORMAL_95, min(cases, of)
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Share(count=count, of=of, value=share, low=max(0.0, centre - half), high=min(1.0, centre + half))
+    low, high = (centre - half if count else 0.0), (centre + half if count < of else 1.0)  # rounding leaves 1e-17
+    return Share(count=count, of=of, value=share, low=low, high=high)
 
 
 def read_groups(rows: Iterable[Mapping[str, Any]]) -> tuple[Group, ...]:

@@ -1,5 +1,6 @@
 """A run's folder, written through the contract's schemas: what `scan` would leave."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class Seen:
             "decision": max(decisions, key=lambda d: d.rank) if decisions else None,
             "reason_codes": [],
             "face_count": len(self.p_values),
-            "sha256": None,
+            "sha256": hashlib.sha256(self.name.encode()).hexdigest(),
             "width": 800,
             "height": 600,
             "media_type": "image/jpeg",
