@@ -83,6 +83,15 @@ def open_tables() -> Iterator[Tables]:
 def _told() -> Iterator[None]:
     try:
         yield
-    except (duckdb.DataError, duckdb.OperationalError, duckdb.InvalidInputException) as error:
-        message = f"a file that a commit mark names cannot be read: {str(error).splitlines()[0]}"
+    except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException):
+        raise  # a mistake of this module, not of the files
+    except duckdb.OutOfMemoryException as error:
+        message = f"the report needs more room than the temporary folder has; let TMPDIR name another: {_first(error)}"
+        raise OSError(message) from error
+    except duckdb.Error as error:
+        message = f"a file that a commit mark names cannot be read: {_first(error)}"
         raise RunBroken(message) from error
+
+
+def _first(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")

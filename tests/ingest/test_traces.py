@@ -76,7 +76,7 @@ def _write_exif(tags: dict[int, bytes]) -> bytes:
 
 
 @given(quality=st.integers(1, 100), grey=st.booleans(), progressive=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_quality_is_the_one_that_libjpeg_was_given(quality: int, *, grey: bool, progressive: bool) -> None:
     """Whatever quality a JPEG is saved with is what is read from it."""
     buffer = io.BytesIO()
@@ -109,7 +109,7 @@ def test_wide_tables_are_read() -> None:
     assert read_traces(cut, INFO).jpeg_quality is None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=mutate(), kind=st.sampled_from(["image/jpeg", "image/png", "image/webp"]))
 def test_no_damage_raises(data: bytes, kind: str) -> None:
     """Damaged pictures, even under the name of another container, give traces within their bounds."""
@@ -119,7 +119,7 @@ def test_no_damage_raises(data: bytes, kind: str) -> None:
     assert traces.jpeg_quality is None or 1 <= traces.jpeg_quality <= 100
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(body=st.binary(max_size=200), order=st.sampled_from([b"II*\0", b"MM\0*"]))
 def test_no_directory_raises(body: bytes, order: bytes) -> None:
     """Random directories with pointers to anywhere, themselves included, give something or nothing."""
