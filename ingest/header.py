@@ -4,7 +4,7 @@ import struct
 from typing import NamedTuple
 
 _ORIENTATION_TAG = 0x0112
-_SHORT, _LONG = 3, 4
+_ASCII, _SHORT, _LONG = 2, 3, 4
 _LAST_ORIENTATION = 8
 
 
@@ -21,24 +21,67 @@ class Header(NamedTuple):
     pixel_bytes: int = 3
 
 
-def read_orientation(exif: bytes) -> int:
-    """Return the EXIF orientation 1..8 of a TIFF-structured `exif` block, with or without its `Exif` prefix.
+class TiffBlock:
+    """The directories of a TIFF-structured EXIF block, with or without its `Exif` prefix (TIFF 6.0, section 2).
 
-    Only the first directory is read, never a pointer after it, so neither a loop nor a huge count can cost
-    more than one block of 64 KiB. Damaged metadata does not make a photograph unscorable: whatever cannot
-    be understood counts as 1, upright (EXIF 2.32, section 4.6.2; TIFF 6.0, section 2).
+    Damaged metadata does not make a photograph unscorable: what cannot be understood is absent. A directory is read
+    up to `MAX_ENTRIES` and no pointer is followed unasked, so neither a loop nor a huge count can cost much.
     """
-    tiff = exif.removeprefix(b"Exif\0\0")
-    order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
-    if order is None or len(tiff) < 8:  # noqa: PLR2004 - a TIFF header is 8 bytes
-        return 1
-    start = struct.unpack_from(order + "I", tiff, 4)[0]
-    if start + 2 > len(tiff):
-        return 1
-    count = struct.unpack_from(order + "H", tiff, start)[0]
-    entries = tiff[start + 2 : start + 2 + 12 * count]
-    for tag, kind, values, raw in struct.iter_unpack(order + "HHI4s", entries[: len(entries) // 12 * 12]):
-        if tag == _ORIENTATION_TAG and values and kind in (_SHORT, _LONG):
-            value = struct.unpack_from(order + ("H" if kind == _SHORT else "I"), raw)[0]
-            return int(value) if 1 <= value <= _LAST_ORIENTATION else 1
-    return 1
+
+    MAX_ENTRIES = 1024  # a camera's main directory has about 15, its EXIF directory about 40
+
+    def __init__(self, exif: bytes) -> None:
+        self._tiff = exif.removeprefix(b"Exif\0\0")
+        self._order = {b"II*\0": "<", b"MM\0*": ">"}.get(self._tiff[:4], "")
+
+    def read_first_directory(self) -> dict[int, "TiffField"]:
+        """Return the fields of the main directory by tag."""
+        if not self._order or len(self._tiff) < 8:  # noqa: PLR2004 - a TIFF header is 8 bytes
+            return {}
+        return self.read_directory(struct.unpack_from(self._order + "I", self._tiff, 4)[0])
+
+    def read_directory(self, start: int) -> dict[int, "TiffField"]:
+        """Return the fields of the directory at byte `start` by tag; of a tag that comes twice, the first."""
+        if start + 2 > len(self._tiff):
+            return {}
+        count = min(struct.unpack_from(self._order + "H", self._tiff, start)[0], self.MAX_ENTRIES)
+        entries = self._tiff[start + 2 : start + 2 + 12 * count]
+        fields: dict[int, TiffField] = {}
+        for tag, kind, values, raw in struct.iter_unpack(self._order + "HHI4s", entries[: len(entries) // 12 * 12]):
+            fields.setdefault(tag, TiffField(kind, values, raw))
+        return fields
+
+    def read_number(self, field: "TiffField | None") -> int | None:
+        """Return the first value of a SHORT or LONG field."""
+        if field is None or not field.values or field.kind not in (_SHORT, _LONG):
+            return None
+        return int(struct.unpack_from(self._order + ("H" if field.kind == _SHORT else "I"), field.raw)[0])
+
+    def read_text(self, field: "TiffField | None", max_bytes: int) -> bytes:
+        """Return an ASCII field up to its first NUL, `max_bytes` of it at most."""
+        if field is None or field.kind != _ASCII:
+            return b""
+        if field.values <= len(field.raw):
+            text = field.raw[: field.values]
+        else:
+            start = struct.unpack_from(self._order + "I", field.raw)[0]
+            text = self._tiff[start : start + min(field.values, max_bytes)]
+        return text.partition(b"\0")[0]
+
+
+class TiffField(NamedTuple):
+    """One entry of a directory: its type, how many values it has, and the value itself or where it lies."""
+
+    kind: int
+    values: int
+    raw: bytes
+
+
+def read_orientation(exif: bytes) -> int:
+    """Return the EXIF orientation 1..8 of an `exif` block; what cannot be understood counts as 1, upright.
+
+    EXIF 2.32, section 4.6.2. Only the main directory is read.
+    """
+    block = TiffBlock(exif)
+    value = block.read_number(block.read_first_directory().get(_ORIENTATION_TAG))
+    return value if value is not None and 1 <= value <= _LAST_ORIENTATION else 1

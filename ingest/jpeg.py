@@ -35,7 +35,7 @@ def read_jpeg(data: bytes, max_scans: int) -> Header:
     """
     frames: list[tuple[int, bytes]] = []
     exif, adobe, scans = b"", False, 0
-    for code, start, end in _walk_segments(data):
+    for code, start, end in walk_segments(data):
         if code in _FRAMES:
             frames.append((code, data[start:end]))
         elif code == _SOS:
@@ -58,7 +58,7 @@ def strip_jpeg(data: bytes) -> bytes:
     A decoder written in C then never parses metadata from strangers. `data` passed `read_jpeg`.
     """
     parts = [data[:2]]
-    for code, start, end in _walk_segments(data):
+    for code, start, end in walk_segments(data):
         if code == _SOS:
             parts.append(data[start - 4 :])
             break
@@ -67,7 +67,7 @@ def strip_jpeg(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _walk_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def walk_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield (marker code, start, end) of each segment's body until the end marker."""
     position = 2
     for _ in range(_MAX_SEGMENTS):

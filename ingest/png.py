@@ -25,7 +25,7 @@ def read_png(data: bytes) -> Header:
         Unscorable: truncated, undecodable or animated.
     """
     header, exif, filled = b"", b"", False
-    for kind, start, end in _walk_chunks(data):
+    for kind, start, end in walk_chunks(data):
         if (kind == b"IHDR") == bool(header):
             raise Unscorable(Reason.UNDECODABLE, "the PNG does not begin with its one IHDR chunk")
         if kind in _CRITICAL and zlib.crc32(memoryview(data)[start - 4 : end]) != int.from_bytes(
@@ -49,11 +49,11 @@ def strip_png(data: bytes) -> bytes:
 
     `data` passed `read_png`.
     """
-    kept = (data[start - 8 : end + 4] for kind, start, end in _walk_chunks(data) if kind in _CRITICAL)
+    kept = (data[start - 8 : end + 4] for kind, start, end in walk_chunks(data) if kind in _CRITICAL)
     return b"".join((MAGIC, *kept))
 
 
-def _walk_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def walk_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield (type, start, end) of each chunk's body, IEND included."""
     position = len(MAGIC)
     for _ in range(_MAX_CHUNKS):

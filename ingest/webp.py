@@ -28,7 +28,7 @@ def read_webp(data: bytes) -> Header:
     canvas: tuple[int, int] | None = None
     sizes: list[tuple[int, int]] = []
     exif = b""
-    for kind, start, end in _walk_chunks(data):
+    for kind, start, end in walk_chunks(data):
         body = data[start : min(end, start + 10)]  # headers take 10 bytes at most
         animated = kind in (b"ANIM", b"ANMF") or (kind == b"VP8X" and body[:1] and body[0] & _ANIMATION_FLAG)
         if animated:
@@ -50,12 +50,12 @@ def strip_webp(data: bytes) -> bytes:
     nvImageCodec 0.9 needs this: it refuses valid files whose EXIF follows a picture of odd length.
     `data` passed `read_webp`.
     """
-    picture = next(data[start - 8 : end] for kind, start, end in _walk_chunks(data) if kind in _PICTURES)
+    picture = next(data[start - 8 : end] for kind, start, end in walk_chunks(data) if kind in _PICTURES)
     picture += b"\0" * (len(picture) % 2)
     return b"RIFF" + (4 + len(picture)).to_bytes(4, "little") + b"WEBP" + picture
 
 
-def _walk_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def walk_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield (type, start, end) of each chunk's body."""
     stop = 8 + int.from_bytes(data[4:8], "little")
     if stop > len(data):

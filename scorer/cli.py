@@ -13,8 +13,10 @@ import typer
 from rich.console import Console
 
 from ingest.device import DeviceUnavailable
-from scorer.archive.endings import Interrupted, Outage, RunDamaged, RunNotReady, RunRefused
+from scorer.archive import report_cli
+from scorer.archive.endings import Interrupted, Outage, RunNotReady, RunRefused
 from scorer.archive.items import SourceChanged, SourceDamaged
+from scorer.archive.marks import RunBroken
 from scorer.bundle import BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError
 from scorer.dlq_cli import dlq_app
@@ -37,6 +39,8 @@ bundle_app = typer.Typer(no_args_is_help=True, help="Check a bundle.")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(dlq_app, name="dlq")
 app.command()(scan)
+app.command()(report_cli.report)
+app.command()(report_cli.compare)
 
 
 class Exit(IntEnum):
@@ -63,6 +67,7 @@ CODES: dict[type[Exception], Exit] = {
     UsageError: Exit.USAGE,
     BundleMismatch: Exit.BAD_DATA,
     DetectorBroken: Exit.BAD_DATA,
+    RunBroken: Exit.BAD_DATA,
     SettingsError: Exit.BAD_CONFIGURATION,
     PolicyError: Exit.BAD_CONFIGURATION,
     DeviceUnavailable: Exit.BAD_CONFIGURATION,
@@ -70,7 +75,6 @@ CODES: dict[type[Exception], Exit] = {
     BrokerUnavailable: Exit.TRY_AGAIN,
     TooScattered: Exit.BAD_DATA,
     RunRefused: Exit.BAD_CONFIGURATION,
-    RunDamaged: Exit.BAD_DATA,
     SourceChanged: Exit.BAD_DATA,
     SourceDamaged: Exit.BAD_DATA,
     RunNotReady: Exit.TRY_AGAIN,

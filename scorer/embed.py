@@ -30,10 +30,12 @@ class FeatureBatch:
     Attributes:
         features: [N, D] float32, a row of NaN for each failed face.
         failures: why a row failed, by row.
+        high_band: [N] float32, how much fine detail each crop has (`ingest.resampling`); NaN where not measured.
     """
 
     features: NDArray[np.float32]
     failures: Mapping[int, Unscorable]
+    high_band: NDArray[np.float32]
 
 
 class Embedder(Protocol):

@@ -123,6 +123,8 @@ class FaceResult(Message):
 
     `p_value` is the share of held-out photographs at most this likely, counting the face itself, so
     never below 1/(n+1); `score` is 1 - p_value: high means unlike the photographs this bundle knows.
+    `quality` has `face_px`, the box's short side, and `high_band` where it was measured: the share of fine detail
+    (0 to 1), near 0 in an image that was made larger.
     """
 
     face_id: str

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ingest.dali import FaceCropper
 from ingest.probe import EncodedFace
 from ingest.reasons import Unscorable
+from ingest.resampling import MIN_SIDE_PX, measure_high_band
 from scorer.bundle import Bundle, BundleMismatch
 from scorer.embed import FeatureBatch
 
@@ -103,6 +104,7 @@ class LocalEmbedder:
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
         """Return one row of features per face; see `Embedder`."""
         features = np.full((len(faces), self._extractor.feature_size), np.nan, dtype=np.float32)
+        high_band = np.full(len(faces), np.nan, dtype=np.float32)
         failures: dict[int, Unscorable] = {}
         for start in range(0, len(faces), CROPS_PER_CHUNK):
             cropped = self._cropper.crop(faces[start : start + CROPS_PER_CHUNK])
@@ -114,5 +116,9 @@ class LocalEmbedder:
                     crops.append(crop)
                     rows.append(row)
             self._extractor.start(crops, rows, features)
+            for crop, row in zip(crops, rows, strict=True):  # while the network works
+                window = faces[row].window
+                if min(window.width, window.height) >= len(crop) >= MIN_SIDE_PX:
+                    high_band[row] = measure_high_band(crop)
         self._extractor.wait()
-        return FeatureBatch(features, failures)
+        return FeatureBatch(features, failures, high_band)

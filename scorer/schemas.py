@@ -102,7 +102,7 @@ EXAMPLE_RESULT = ScoreResult(
             score=0.996,
             decision=Decision.FLAG,
             reason_codes=(),
-            quality={"face_px": 208.0},
+            quality={"face_px": 208.0, "high_band": 0.21},
         ),
     ),
     timing_ms={"locate": 1.2, "embed_batch": 9.8},

@@ -30,6 +30,7 @@ from scorer.model import Model
 class _Score:
     log_likelihood: float
     p_value: float
+    high_band: float
 
 
 def score_batch(
@@ -66,7 +67,7 @@ def score_batch(
         elif not np.isfinite(value):
             outcomes[place] = Unscorable(Reason.NOT_FINITE, "the extractor gave a number that is not finite")
         else:
-            outcomes[place] = _Score(float(value), float(p_value))
+            outcomes[place] = _Score(float(value), float(p_value), float(embedded.high_band[row]))
     return [
         _result(image, [outcomes[number, index] for index in range(len(image.faces))], model, policy, embed_ms)
         for number, (image, policy) in enumerate(zip(images, policies, strict=True))
@@ -146,8 +147,15 @@ def _face_result(face: LocatedFace, outcome: _Score | Unscorable, policy: Policy
         score=None if p_value is None else 1 - p_value,
         decision=decide_face(p_value, policy),
         reason_codes=(outcome.reason,) if isinstance(outcome, Unscorable) else (),
-        quality={"face_px": round(face.box.short_side, 1)},
+        quality=_quality(face, scored),
     )
+
+
+def _quality(face: LocatedFace, scored: _Score | None) -> dict[str, float]:
+    quality = {"face_px": round(face.box.short_side, 1)}
+    if scored and np.isfinite(scored.high_band):
+        quality["high_band"] = round(scored.high_band, 4)
+    return quality
 
 
 def _status(failure: Unscorable | None) -> Status:

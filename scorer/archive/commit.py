@@ -12,13 +12,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from scorer.archive.endings import RunDamaged
 from scorer.archive.folder import mark_name, part_name, publish
+from scorer.archive.marks import CommitMark, Count, RunBroken
 from scorer.archive.output import RETRYABLE, ShardOutput
 from scorer.archive.rows import ERRORS, RESULTS
 
 COUNTS = ("images", "faces", "no_face", "failed", "retryable", "flag", "review", "pass")
-Count = Annotated[int, Field(ge=0)]
 
 
 class File(BaseModel):
@@ -30,38 +29,24 @@ class File(BaseModel):
     sha256: str
 
 
-class Mark(BaseModel):
-    """`_stats/NNNNN.json`: a shard is committed. The newest generation of its files is the one that counts.
+class Mark(CommitMark):
+    """A commit mark with all that a scan keeps in it.
 
     Attributes:
-        shard: its index.
         generation: how often failed images were tried again; later files have it in their names.
-        results: its files' names in `results/`.
-        errors: its file's name in `errors/`; none where nothing failed.
         files: what is in them, by folder and name.
-        counts: images, faces, no_face, failed, retryable, and images by decision: flag, review, pass.
-        stage_s: seconds that each stage was busy, over all threads.
+        no_face, flag, review, passed: images by their answer; with `failed` they are all.
+        retryable: failed images that another try may score.
         bundle_digest: of the bundle that scored.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    shard: Count
     generation: Count = 0
-    results: tuple[str, ...]
-    errors: tuple[str, ...]
     files: dict[str, File]
-    images: Count
-    faces: Count
     no_face: Count
-    failed: Count
     retryable: Count
     flag: Count
     review: Count
     passed: Annotated[Count, Field(alias="pass")]
-    started_at: datetime
-    finished_at: datetime
-    stage_s: dict[str, float]
     bundle_digest: str
 
     @property
@@ -74,7 +59,7 @@ def read_mark(folder: Path, shard: int) -> Mark | None:
     """Return a shard's commit mark, or None while it is not committed.
 
     Raises:
-        RunDamaged: the mark cannot be understood.
+        RunBroken: the mark cannot be understood.
     """
     path = folder / "_stats" / mark_name(shard)
     try:
@@ -83,14 +68,14 @@ def read_mark(folder: Path, shard: int) -> Mark | None:
         return None
     except ValidationError as error:
         message = f"{path} is no commit mark of this release: delete it and the shard is scanned again"
-        raise RunDamaged(message) from error
+        raise RunBroken(message) from error
 
 
 def read_errors(folder: Path, mark: Mark) -> pa.Table:
     """Return the rows of the images that could not be scored.
 
     Raises:
-        RunDamaged: a file is gone or not what the mark says.
+        RunBroken: a file is gone or not what the mark says.
     """
     tables = [ERRORS.empty_table()]
     for name in mark.errors:
@@ -100,7 +85,7 @@ def read_errors(folder: Path, mark: Mark) -> pa.Table:
                 tables.append(parquet.read().cast(ERRORS))
         except (OSError, pa.ArrowException) as error:
             message = f"{path} cannot be read, though {mark_name(mark.shard)} names it: delete that mark in _stats"
-            raise RunDamaged(message) from error
+            raise RunBroken(message) from error
     return pa.concat_tables(tables)
 
 

@@ -9,10 +9,6 @@ class RunNotReady(Exception):
     """The run is not planned yet; the process of index 0 does that."""
 
 
-class RunDamaged(ValueError):
-    """A file of the run is not what its mark says; the sentence names it."""
-
-
 class Outage(Exception):
     """The archive cannot be read now; what is not committed is not answered."""
 

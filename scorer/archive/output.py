@@ -6,8 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from ingest.probe import ImageInfo
 from ingest.reasons import Reason
+from ingest.resampling import find_marks
+from ingest.traces import Traces
 from scorer.archive.items import Item
 from scorer.archive.rows import ERRORS, RESULTS
 from scorer.messages import ScoreResult, Status
@@ -15,20 +16,6 @@ from scorer.messages import ScoreResult, Status
 # The image may be fine: a later try can end otherwise.
 RETRYABLE = frozenset({Reason.UNREADABLE, Reason.TIMED_OUT, Reason.ENGINE_FAILED})
 CHUNK_ROWS = 1024  # Python's rows are ten times as large as Arrow's
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """What an image's headers and spectrum say of its past; None where nothing was read."""
-
-    camera: str | None = None
-    jpeg_quality: int | None = None
-    resampled: tuple[str, ...] | None = None
-
-
-def examine_provenance(data: bytes, info: ImageInfo) -> Provenance:  # noqa: ARG001 - filled by what reads them
-    """Return the columns camera, jpeg_quality and resampled of an admitted image."""
-    return Provenance()
 
 
 @dataclass(slots=True)
@@ -71,7 +58,7 @@ class ShardOutput:
     counts: Counter[str] = field(default_factory=Counter)
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def add(self, position: int, item: Item, result: ScoreResult, provenance: Provenance) -> dict[str, int]:
+    def add(self, position: int, item: Item, result: ScoreResult, traces: Traces) -> dict[str, int]:
         """Add one image's rows, one a face, one without a face, or one error; return what it adds to the counts."""
         counted = _count(result)
         self.counts.update(counted)
@@ -88,11 +75,7 @@ class ShardOutput:
         if result.status in {Status.FAILED, Status.UNSUPPORTED}:
             self.errors.add(image | {"reason": result.reason_codes[0].value, "detail": result.detail})
             return counted
-        image |= _image_columns(item, result) | {
-            "camera": provenance.camera,
-            "jpeg_quality": provenance.jpeg_quality,
-            "resampled": provenance.resampled,
-        }
+        image |= _image_columns(item, result) | _past_columns(result, traces)
         for face in _face_columns(result) or [{}]:
             self.results.add(image | face)
         return counted
@@ -121,6 +104,16 @@ def _image_columns(item: Item, result: ScoreResult) -> dict[str, Any]:
         "bundle_digest": result.model.bundle_digest,
         "policy_id": result.policy.policy_id,
         "policy_version": result.policy.version,
+    }
+
+
+def _past_columns(result: ScoreResult, traces: Traces) -> dict[str, Any]:
+    high_bands = [face.quality["high_band"] for face in result.faces if "high_band" in face.quality]
+    marks = find_marks(result.image.width or 0, result.image.height or 0, traces, high_bands)
+    return {
+        "camera": traces.camera or None,
+        "jpeg_quality": traces.jpeg_quality,
+        "resampled": [mark.value for mark in marks],
     }
 
 

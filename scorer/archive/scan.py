@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ingest.reasons import Reason, Unscorable
+from ingest.traces import read_traces
 from scorer.archive.commit import Mark, commit_shard
 from scorer.archive.endings import CannotCommit, Interrupted, Outage
 from scorer.archive.feed import Feeder
 from scorer.archive.items import Item, Plan
-from scorer.archive.output import examine_provenance
 from scorer.archive.work import ShardWork, Task
 from scorer.engine import LocalScorer
 from scorer.locate import LocatedImage, refuse
@@ -102,7 +102,7 @@ class Scan:
             Outage: the archive cannot be read now.
             CannotCommit: the disk is full, among others.
             SourceChanged: a tar or manifest is not what it was when the run was planned.
-            RunDamaged: a commit mark cannot be understood.
+            RunBroken: a commit mark cannot be understood.
         """
         feeder = Feeder(self._folder, self._plan, self._commit, retry_failed=retry_failed)
         self._in_hand = feeder.in_hand
@@ -165,7 +165,7 @@ class Scan:
             task.read_s = time.perf_counter() - started_s
         image = self._scorer.locate(request, data)
         if image.info:
-            task.provenance = examine_provenance(data, image.info)
+            task.traces = read_traces(data, image.info)
         return image
 
     def _give_up(self, task: Task) -> LocatedImage:
@@ -186,7 +186,7 @@ class Scan:
             self._commits.popleft().result()
         if work.abandoned:
             return
-        counted = work.output.add(task.position, task.item, done.result, task.provenance)
+        counted = work.output.add(task.position, task.item, done.result, task.traces)
         self.progress.counts.update(counted)
         for stage, seconds in (("read", task.read_s), ("locate", done.image.locate_ms / 1000), ("score", done.score_s)):
             work.output.stage_s[stage] += seconds

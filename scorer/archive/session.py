@@ -9,10 +9,11 @@ from pathlib import Path
 
 from scorer.archive.access import read_image_bytes
 from scorer.archive.commit import COUNTS, read_mark
-from scorer.archive.endings import RunDamaged
 from scorer.archive.finish import finish_run
 from scorer.archive.items import Item, Plan, Shard
+from scorer.archive.marks import RunBroken
 from scorer.archive.plan import StoredPlan, open_plan, write_plan
+from scorer.archive.reading import read_file_again
 from scorer.archive.run import RunFile, await_run, describe_run, open_run
 from scorer.archive.scan import NO_HURRY, Advance, Limits, Scan
 from scorer.archive.sources import Archive
@@ -53,12 +54,12 @@ class Session:
         """The plan.
 
         Raises:
-            RunDamaged: it is not the one that the run was begun with.
+            RunBroken: it is not the one that the run was begun with.
         """
         plan = open_plan(self.folder / "_plan", self.settings.limits.max_bytes)
         if plan.facts.digest != self.run.plan_digest:
             message = f"{self.folder / '_plan'} is not the plan that run.json was written for: scan into another --out"
-            raise RunDamaged(message)
+            raise RunBroken(message)
         return plan
 
     def open_scan(self, scorer: LocalScorer, on_advance: Callable[[Advance], object] = lambda _: None) -> Scan:
@@ -98,7 +99,12 @@ class Session:
             if mark := read_mark(self.folder, index):
                 values = mark.model_dump(by_alias=True)
                 counts.update({name: values[name] for name in COUNTS})
-        return finish_run(self.folder, self.run.shards), counts
+        return finish_run(self.folder, self.run.shards, self._write_report), counts
+
+    def _write_report(self, folder: Path) -> None:
+        from scorer.archive.report import write_report  # noqa: PLC0415 - DuckDB loads only when it is needed
+
+        write_report(folder, read_file_again)
 
 
 def join_run(  # noqa: PLR0913 - what the command line says

@@ -14,7 +14,7 @@ def sweep(folder: Path, shards: Container[int]) -> int:
     """Remove partial files, and files that no mark names, of those `shards` that nobody works on; return how many.
 
     Raises:
-        RunDamaged: a commit mark cannot be understood.
+        RunBroken: a commit mark cannot be understood.
         OSError: a file cannot be removed.
     """
     found: dict[int, list[Path]] = {}

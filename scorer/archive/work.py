@@ -2,14 +2,17 @@
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from ingest.reasons import Unscorable
+from ingest.traces import Traces
 from scorer.archive.attempts import Claim
 from scorer.archive.commit import Mark
 from scorer.archive.items import Item, Shard
-from scorer.archive.output import Provenance, ShardOutput
+from scorer.archive.output import ShardOutput
+
+UNKNOWN = Traces()
 
 
 class ShardWork:
@@ -72,6 +75,7 @@ class Task:
         refusal: why it is not even tried.
         unavailable: its bytes could not be had, or not in time.
         read_s: seconds that reading took.
+        traces: what the image's headers say of its past.
     """
 
     work: ShardWork
@@ -80,4 +84,4 @@ class Task:
     refusal: Unscorable | None = None
     unavailable: bool = False
     read_s: float = 0.0
-    provenance: Provenance = field(default_factory=Provenance)
+    traces: Traces = UNKNOWN

@@ -89,7 +89,11 @@ class PatientEmbedder:
             self.wait_for_engine(error)
         rows = [self._embed_alone(face) for face in faces]
         failures = {row: batch.failures[0] for row, batch in enumerate(rows) if batch.failures}
-        return FeatureBatch(np.concatenate([batch.features for batch in rows]), failures)
+        return FeatureBatch(
+            np.concatenate([batch.features for batch in rows]),
+            failures,
+            np.concatenate([batch.high_band for batch in rows]),
+        )
 
     def wait_for_engine(self, error: BackendUnavailable | None = None) -> None:
         """Return when the engine gives its golden answers.
@@ -126,4 +130,5 @@ class PatientEmbedder:
                 tries += error.blames_faces
                 if tries == MAX_TRIES_ALONE:
                     failure = Unscorable(Reason.ENGINE_FAILED, "the engine fails on this face and on no other")
-                    return FeatureBatch(np.full((1, self._feature_size), np.nan, np.float32), {0: failure})
+                    nothing = np.full((1, self._feature_size), np.nan, np.float32)
+                    return FeatureBatch(nothing, {0: failure}, nothing[:, 0])

@@ -92,7 +92,7 @@ class TritonEmbedder:
             elif failure := _read_failure(call):
                 failures[row] = failure
         self._raise_outage(calls, len(faces))
-        return FeatureBatch(features, failures)
+        return FeatureBatch(features, failures, np.full(len(faces), np.nan, np.float32))  # crops stay on the server
 
     @property
     def in_flight(self) -> int:

@@ -48,6 +48,8 @@ def test_processes_share_a_run_by_index(
     second = scan(root, images, out, "--of", 2)
     assert (second.exit_code, (out / "_SUCCESS").exists()) == (3, True), second.output
     rows = read_images(out)
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["images"], summary["failed"], summary["complete"]) == (14, 2, True)
     assert sorted(Path(name).name for name in rows) == sorted(path.name for path in images.iterdir())
     before = {path: path.stat().st_mtime_ns for path in (out / "results").iterdir()}
     assert scan(root, images, out, "--of", 2, "--retry-failed").exit_code == 3

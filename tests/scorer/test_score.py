@@ -55,6 +55,14 @@ def test_portrait_is_found_and_scored(local_scorer: LocalScorer, portrait: bytes
     assert face.detector_confidence > 0.5
 
 
+def test_detail_is_measured_where_the_crop_is_not_enlarged(local_scorer: LocalScorer, portrait: bytes) -> None:
+    """A face whose window fills the crop carries its share of fine detail; a smaller one carries none."""
+    (result,) = score(local_scorer, ask("a", portrait, (130.0, 30.0, 200.0, 200.0), FACE))
+    large, small = result.faces
+    assert 0 < large.quality["high_band"] < 1
+    assert set(small.quality) == {"face_px"}
+
+
 @pytest.mark.parametrize(
     ("boxes", "status", "decision", "reasons"),
     [

@@ -29,13 +29,16 @@ class KilledScan:
         self._root = root
         self._command = [sys.executable, "-m", PROGRAM, images, folder, str(shard_images), root / "model_repository"]
 
-    def kill_after(self, delay_s: float) -> bool:
-        """Start it, kill it so long after it began to scan; return False when it was done before."""
+    def kill_after(self, commits: int, delay_s: float) -> bool:
+        """Start it, kill it so long after so many more shards are committed; return False when it was done before."""
+        wanted = self.count_marks() + commits
         with self._start() as process:
             if process.stdout is None:
                 raise AssertionError
             process.stdout.readline()  # "ready": the engine is loaded
-            select.select([process.stdout], [], [], delay_s)  # its end ends the wait
+            while self.count_marks() < wanted and process.poll() is None:
+                select.select([process.stdout], [], [], 0.02)  # its end ends the wait
+            select.select([process.stdout], [], [], delay_s)
             process.kill()
             self.kills += 1
             return process.wait() != 0
@@ -55,6 +58,10 @@ class KilledScan:
         for room in ("results", "errors"):
             for path in (self.folder / room).glob("part-*"):
                 pq.read_table(path, partitioning=None)
+        return self.count_marks()
+
+    def count_marks(self) -> int:
+        """Return how many shards are committed."""
         return len(list((self.folder / "_stats").glob("[0-9]*.json")))
 
 
@@ -71,10 +78,18 @@ def read_images(folder: Path) -> dict[str, Any]:
     return {row["content_id"]: row for row in rows}
 
 
-def kill_often(scan: KilledScan, kills: int, longest_s: float, seed: int = 3) -> list[int]:
-    """Kill a scan so often, each time after up to `longest_s`; return how many shards were committed after each."""
+def kill_often(scan: KilledScan, kills: int, share: float, longest_s: float = 0.3, seed: int = 3) -> list[int]:
+    """Kill a scan so often, after up to `longest_s`; return how many shards were committed after each kill.
+
+    Args:
+        scan: not started.
+        kills: how often.
+        share: of the kills, those that come after a commit; the work has to outlast them.
+        longest_s: that a kill comes after the start, or after that commit.
+        seed: chooses the moments.
+    """
     rng = random.Random(seed)  # noqa: S311 - chooses moments, no secret
     committed = []
-    while scan.kills < kills and scan.kill_after(rng.uniform(0, longest_s)):
+    while scan.kills < kills and scan.kill_after(int(rng.random() < share), rng.uniform(0, longest_s)):
         committed.append(scan.committed())
     return committed

@@ -10,7 +10,8 @@ import pytest
 
 from scorer.archive.attempts import Claim
 from scorer.archive.commit import read_mark
-from scorer.archive.endings import CannotCommit, RunDamaged
+from scorer.archive.endings import CannotCommit
+from scorer.archive.marks import RunBroken
 from scorer.archive.scan import Scan
 from scorer.archive.sweep import sweep
 from scorer.engine import LocalScorer
@@ -85,5 +86,5 @@ def test_a_damaged_mark_is_named(plan: ListPlan, tmp_path: Path, local_scorer: L
     """A mark that cannot be understood ends the scan with what to do, whoever wrote it."""
     (tmp_path / "_stats").mkdir()
     (tmp_path / "_stats" / "00001.json").write_text('{"shard": 1}')
-    with pytest.raises(RunDamaged, match=r"00001\.json is no commit mark.*delete it"):
+    with pytest.raises(RunBroken, match=r"00001\.json is no commit mark.*delete it"):
         Scan(tmp_path, plan, local_scorer, read_file).run(range(3))

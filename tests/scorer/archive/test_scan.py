@@ -80,6 +80,8 @@ def test_rows_say_what_score_says(plan: ListPlan, tmp_path: Path, local_scorer: 
         assert (row["log_likelihood"], row["p_value"]) == (face.log_likelihood, face.p_value)
         assert (row["result_id"], row["decision"]) == (str(result.result_id), result.decision)
         assert (row["face_x"], row["face_y"], row["face_width"], row["face_height"]) == FACE
+        assert 59 <= row["jpeg_quality"] <= 96
+        assert row["resampled"][0] == "thumbnail"
     assert {row["reason"] for row in errors} == {"truncated"}
     assert scan.progress.counts["images"] == COUNT
     assert scan.progress.counts["faces"] == len(rows)

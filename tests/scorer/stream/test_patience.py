@@ -32,7 +32,7 @@ class ScriptedEngine:
         if self.breaks_on in lefts:
             message = "the stub died"
             raise BackendUnavailable(message, blames_faces=True)
-        return FeatureBatch(np.array(lefts, np.float32)[:, None], {})
+        return FeatureBatch(np.array(lefts, np.float32)[:, None], {}, np.array(lefts, np.float32))
 
     def verify(self) -> None:
         """Answer the golden faces as everything else."""

@@ -119,7 +119,7 @@ class Held:
         """Wait, then answer."""
         self.batches.append(len(faces))
         self.go.wait(60)
-        return FeatureBatch(np.zeros((len(faces), 768), np.float32), {})
+        return FeatureBatch(np.zeros((len(faces), 768), np.float32), {}, np.zeros(len(faces), np.float32))
 
 
 def test_every_record_gets_one_answer_in_order(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:

@@ -1,0 +1,72 @@
+"""Marks of resampled images, on drawn pictures whose past is known."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from ingest.resampling import MIN_CAMERA_SIDE_PX, MIN_HIGH_BAND, MIN_JPEG_QUALITY, Mark, find_marks, measure_high_band
+from ingest.traces import Traces
+
+SIDE = 224
+
+
+def draw(side: int, seed: int) -> NDArray[np.uint8]:
+    """Return a picture (side, side, 3) whose amplitudes fall with frequency as those of photographs do."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side))
+    spectrum = np.fft.rfft2(rng.standard_normal((side, side))) / np.maximum(frequency, 1 / side) ** 1.5
+    grey = np.fft.irfft2(spectrum, (side, side))
+    levels = np.clip(128 + 60 * grey / grey.std(), 0, 255).astype(np.uint8)
+    return np.repeat(levels[:, :, None], 3, axis=2)
+
+
+@pytest.mark.parametrize("kernel", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_was_made_larger_lacks_detail(kernel: Image.Resampling, factor: int, seed: int) -> None:
+    """A picture that was made larger by any usual kernel keeps less than half of a drawn one's fine detail."""
+    small = Image.fromarray(draw(SIDE // factor, seed))
+    assert measure_high_band(np.asarray(small.resize((SIDE, SIDE), kernel))) < measure_high_band(draw(SIDE, seed)) / 2
+    assert measure_high_band(draw(SIDE, seed)) > 2 * MIN_HIGH_BAND
+
+
+@given(level=st.integers(0, 255), size=st.integers(128, 300))
+def test_nothing_is_measured_where_nothing_is_drawn(level: int, size: int) -> None:
+    """A flat crop has no share of detail, and no number pretends it has."""
+    assert math.isnan(measure_high_band(np.full((size, size, 3), level, np.uint8)))
+
+
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(128, 300))
+def test_the_share_is_a_share(seed: int, size: int) -> None:
+    """Whatever a crop shows, its share of detail lies from 0 to 1."""
+    crop = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    assert 0 <= measure_high_band(crop) <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "traces", "bands", "marks"),
+    [
+        ((4000, 3000), Traces(), [], ()),
+        ((4000, 3000), Traces("Canon", 95, 4000, 3000), [0.2, math.nan], ()),
+        ((3000, 4000), Traces("Canon", 95, 4000, 3000), [], ()),
+        ((4000, 2250), Traces("Canon", 95, 4000, 3000), [], ()),
+        ((2000, 1500), Traces("Canon", 95, 4000, 3000), [], (Mark.RESIZED,)),
+        ((2000, 1500), Traces("Canon", 95, 4000, None), [], ()),
+        ((MIN_CAMERA_SIDE_PX, 480), Traces(), [], ()),
+        ((480, MIN_CAMERA_SIDE_PX - 1), Traces(), [], (Mark.THUMBNAIL,)),
+        ((4000, 3000), Traces("", MIN_JPEG_QUALITY), [], ()),
+        ((4000, 3000), Traces("", MIN_JPEG_QUALITY - 1), [], (Mark.LOW_QUALITY,)),
+        ((4000, 3000), Traces(), [MIN_HIGH_BAND / 2], (Mark.UPSAMPLED,)),
+        ((4000, 3000), Traces(), [MIN_HIGH_BAND / 2, MIN_HIGH_BAND], ()),
+        ((4000, 3000), Traces(), [math.nan], ()),
+        ((200, 200), Traces("", 10, 300, 300), [0.01], tuple(Mark)),
+    ],
+)
+def test_marks(size: tuple[int, int], traces: Traces, bands: list[float], marks: tuple[Mark, ...]) -> None:
+    """Each mark is given on its own side of its bound, and one sharp face clears the whole image."""
+    assert find_marks(*size, traces, bands) == marks

@@ -1,0 +1,115 @@
+"""A run's folder, written through the contract's schemas: what `scan` would leave."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scorer.archive.folder import mark_name, part_name
+from scorer.archive.rows import ERRORS, RESULTS
+from scorer.decide import Policy, decide_face
+
+START = datetime(2026, 1, 15, 9, 30, tzinfo=UTC)
+POLICY = Policy()
+CALIBRATION_SIZE = 199
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One image of a written run; `p_values` holds one number a face, None for a face that was not scored."""
+
+    name: str
+    p_values: tuple[float | None, ...] = ()
+    source: str = "holiday"
+    camera: str | None = "Canon EOS 5D"
+    marks: tuple[str, ...] = ()
+    failure: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def rows(self, shard: int, position: int) -> list[dict[str, Any]]:
+        """Return the image's rows in `results/`."""
+        decisions = [decide_face(p, POLICY) for p in self.p_values]
+        image = {
+            "schema_version": 1,
+            "shard": shard,
+            "position": position,
+            "content_id": self.name,
+            "source": self.source,
+            "uri": f"file:///archive/{self.name}",
+            "status": "scored" if self.p_values else "no_face",
+            "decision": max(decisions, key=lambda d: d.rank) if decisions else None,
+            "reason_codes": [],
+            "face_count": len(self.p_values),
+            "sha256": hashlib.sha256(self.name.encode()).hexdigest(),
+            "width": 800,
+            "height": 600,
+            "media_type": "image/jpeg",
+            "camera": self.camera,
+            "jpeg_quality": 90,
+            "resampled": list(self.marks),
+            "scored_at": START,
+        } | self.facts
+        faces = [
+            {
+                "face_id": str(number),
+                "face_x": 100.0 + 200 * number,
+                "face_y": 100.0,
+                "face_width": 120.0,
+                "face_height": 140.0,
+                "log_likelihood": None if p is None else 100 * p - 900,
+                "p_value": p,
+                "face_decision": decision,
+            }
+            for number, (p, decision) in enumerate(zip(self.p_values, decisions, strict=True))
+        ]
+        return [image | face for face in faces or [{}]]
+
+
+def write_run(
+    folder: Path, shards: Sequence[Sequence[Seen]], *, planned: int | None = None, bundle: str = "starter"
+) -> Path:
+    """Write a run of `shards`, each committed, and return its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, images in enumerate(shards):
+        write_shard(folder, index, images)
+    facts = {
+        "bundle_id": bundle,
+        "bundle_digest": bundle.encode().hex().ljust(64, "0")[:64],
+        "policy": POLICY.model_dump(mode="json"),
+        "shards": len(shards) if planned is None else planned,
+    }
+    (folder / "run.json").write_text(json.dumps(facts))
+    return folder
+
+
+def write_shard(folder: Path, index: int, images: Sequence[Seen]) -> None:
+    """Write the files of one shard and its commit mark."""
+    rows = [row for place, seen in enumerate(images) if not seen.failure for row in seen.rows(index, place)]
+    errors = [
+        {"shard": index, "position": place, "content_id": seen.name, "source": seen.source, "reason": seen.failure}
+        for place, seen in enumerate(images)
+        if seen.failure
+    ]
+    for kind, schema, lines in (("results", RESULTS, rows), ("errors", ERRORS, errors)):
+        (folder / kind).mkdir(exist_ok=True)
+        if lines or kind == "results":
+            pq.write_table(pa.Table.from_pylist(lines, schema), folder / kind / part_name(index))
+    (folder / "_stats").mkdir(exist_ok=True)
+    mark = {
+        "shard": index,
+        "results": [part_name(index)],
+        "errors": [part_name(index)] if errors else [],
+        "images": len(images),
+        "faces": sum(len(seen.p_values) for seen in images),
+        "failed": len(errors),
+        "started_at": (START + timedelta(seconds=10 * index)).isoformat(),
+        "finished_at": (START + timedelta(seconds=10 * index + 10)).isoformat(),
+        "stage_s": {"read": 1.0, "decode": 6.0},
+    }
+    (folder / "_stats" / mark_name(index)).write_text(json.dumps(mark))
