@@ -107,8 +107,8 @@ def train(
     import torch
 
     from training.data.shards import load_role
-    from training.network import build_network
-    from training.trainer import TrainOptions, train_extractor
+    from training.pretext.network import build_network
+    from training.pretext.trainer import TrainOptions, train_extractor
 
     torch.set_num_threads(threads)
     rule = RECIPES[recipe]()
@@ -126,7 +126,7 @@ def import_(
     kind: Annotated[str, typer.Option(help="anomalies (the authors' extractor) or exif-as-language.")] = "anomalies",
 ) -> None:
     """Convert the authors' checkpoint or EXIF-as-language's, strictly; no code in the file can run."""
-    from training.import_checkpoint import Kind, import_checkpoint
+    from training.pretext.import_checkpoint import Kind, import_checkpoint
 
     for known in get_args(Kind):
         if kind == known:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from scorer.openvino_embedder import OpenVinoExtractor
 from training.data.shards import Images
-from training.network import FEATURE_SIZE
+from training.pretext.network import FEATURE_SIZE
 
 CROPS_AT_ONCE = 256
 

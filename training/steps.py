@@ -19,18 +19,18 @@ from ingest.spec import FaceBox, PreprocessSpec
 from scorer.bundle import list_files, write_manifest
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
 from training import detector
-from training.calibrate import describe_calibration, name_calibration, score_held_out
-from training.checkpoints import load_checkpoint
 from training.data.shards import load_role
 from training.evaluation.card import LICENCE, write_card
 from training.evaluation.inputs import Extras, Subject
 from training.evaluation.run import evaluate_subject
 from training.export import INPUT_TENSOR, MODEL_FILE, OUTPUT_TENSOR, PRECISIONS, export_extractor, write_repository
 from training.features import extract_features
-from training.fit_progress import show_fits
 from training.golden import draw_golden_images
-from training.mixture_fit import choose_mixture, describe, load_array_module
-from training.network import FEATURE_SIZE, build_network
+from training.mixture.calibrate import describe_calibration, name_calibration, score_held_out
+from training.mixture.fit import choose_mixture, describe, load_array_module
+from training.mixture.fit_progress import show_fits
+from training.pretext.checkpoints import load_checkpoint
+from training.pretext.network import FEATURE_SIZE, build_network
 from training.recipes import Precision, Recipe
 
 QUANTISATION_FACES = 192

@@ -15,7 +15,7 @@ from torch import nn
 from ingest.spec import PreprocessSpec
 from training import steps
 from training.export import export_extractor
-from training.network import FEATURE_SIZE, Normalise
+from training.pretext.network import FEATURE_SIZE, Normalise
 from training.recipes import MixtureRule, MixtureShape, Recipe, starter
 
 FACES = 150

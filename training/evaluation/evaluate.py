@@ -22,7 +22,7 @@ from training.evaluation.measures import Scores
 from training.evaluation.progress import track
 from training.evaluation.protocol import Comparison, compare_generators
 from training.evaluation.robustness import draw_rows, endure, equalise_format, list_conditions
-from training.mixture_fit import choose_mixture
+from training.mixture.fit import choose_mixture
 from training.recipes import Recipe
 
 Extract = Callable[[Crop], NDArray[np.float32]]

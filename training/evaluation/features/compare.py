@@ -12,7 +12,7 @@ from training.evaluation.face_scorer import weigh
 from training.evaluation.features.deployed import load_exif_ranking
 from training.evaluation.features.networks import load_clip, load_exif_language, load_farl
 from training.evaluation.features.protocol import FeatureExtractor
-from training.mixture_fit import FittedMixture, Report, choose_mixture
+from training.mixture.fit import FittedMixture, Report, choose_mixture
 from training.recipes import MixtureRule
 
 # Each from a path: weights, but a run folder for exif_l2r.
