@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from scorer.mixture import stack_mixture
+from scorer.progress import Progress
 from training.evaluation.crops import Crop, Crops, Photographs
 from training.evaluation.face_scorer import FACES_PER_CHUNK, FaceScorer, weigh
 from training.evaluation.honest import (
@@ -19,7 +20,6 @@ from training.evaluation.honest import (
     summarise,
 )
 from training.evaluation.measures import Scores
-from training.evaluation.progress import track
 from training.evaluation.protocol import Comparison, compare_generators
 from training.evaluation.robustness import draw_rows, endure, equalise_format, list_conditions
 from training.mixture.fit import choose_mixture
@@ -64,18 +64,18 @@ def evaluate_faces(scorer: FaceScorer, pictures: Pictures, console: Console) -> 
     """
     test, generated = pictures.photographs["test"], pictures.generated
     places = test.sources, test.photos
-    with track(console, "scoring", 2 * (1 + len(generated)) + 1) as advance:
+    with Progress("scoring", 2 * (1 + len(generated)) + 1, "sets", console, summary=True) as progress:
         calibration = np.sort(scorer.score(pictures.photographs["calibrate"].crops))
-        advance()
+        progress.advance()
         embedded = {}
         for name, crops in {"": test.crops, **generated}.items():
             embedded[name] = scorer.embed(crops)
-            advance()
+            progress.advance()
         raw = {name: scorer.weigh(features) for name, features in embedded.items()}
         equal = {}
         for name, crops in {"": test.crops, **generated}.items():
             equal[name] = scorer.score(crops, equalise_format)
-            advance()
+            progress.advance()
     if not all(np.isfinite(values).all() for values in (calibration, *raw.values(), *equal.values())):
         message = "a face has no finite log-likelihood: look for a broken engine or mixture, and run `fit` again"
         raise ValueError(message)
@@ -134,10 +134,10 @@ def measure_robustness(
     generated = {name: faces[draw_rows(len(faces))] for name, faces in pictures.generated.items()}
     conditions = list(list_conditions())
     entries: list[dict[str, object]] = []
-    with track(console, "robustness", len(conditions)) as advance:
+    with Progress("robustness", len(conditions), "conditions", console, summary=True) as progress:
         for condition in conditions:
             entries.append(asdict(endure(condition, scorer.score, (crops, groups), generated, calibration)))
-            advance()
+            progress.advance()
     return entries
 
 

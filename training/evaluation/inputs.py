@@ -11,11 +11,11 @@ from rich.console import Console
 
 from ingest.detect import DetectorSpec, load_detector
 from scorer.mixture import GaussianMixture
+from scorer.progress import Progress
 from training.evaluation.crops import Crop, Photographs
 from training.evaluation.evaluate import Extract, Pictures, compare_features, list_compared_roles
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import CutPictures, Part, PictureCutter, draw_pictures
-from training.evaluation.progress import track
 from training.evaluation.protocol import MAX_FACES, Comparison
 from training.recipes import Recipe
 
@@ -78,8 +78,9 @@ def cut_folders(
         name: draw_pictures(folder, MAX_FITTED if (part, name) == ("image", "fit") else MAX_FACES)
         for name, folder in folders.items()
     }
-    with track(console, f"cutting {part}s of {', '.join(folders)}", sum(map(len, paths.values()))) as advance:
-        cut = {name: cutter.cut(f"{part}-{name}", files, advance) for name, files in paths.items()}
+    label, total = f"cutting {part}s of {', '.join(folders)}", sum(map(len, paths.values()))
+    with Progress(label, total, "pictures", console, summary=True) as progress:
+        cut = {name: cutter.cut(f"{part}-{name}", files, progress.advance) for name, files in paths.items()}
     for name, pictures in cut.items():
         if not len(pictures.crops):
             message = f"no {part} was found in the {pictures.pictures} pictures of {folders[name]}: {pictures.dropped}"

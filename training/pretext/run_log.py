@@ -1,18 +1,18 @@
 """What a training tells while it runs: progress on stderr, `progress.jsonl`, and TensorBoard's event files."""
 
 import json
-import time
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import Progress, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
+from scorer.progress import Progress
+
 LOG_FILE = "progress.jsonl"
-REPORT_EVERY_S = 30.0
 
 
 def forget_after(path: Path, epoch: int) -> None:
@@ -44,32 +44,24 @@ class RunLog:
     done: int
     console: Console
     silent: bool = False
-    _started: float = field(default_factory=time.monotonic)
-    _reported: float = field(default_factory=time.monotonic)
-    _first: int = 0
     _events: SummaryWriter | None = None
-    _bar: Progress | None = None
+    _progress: Progress | None = None
+    _open: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
-        self._first = self.done
         if self.silent:
             return self
         # Events after the step at which this process takes over were another process's, and are void.
-        self._events = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.done)
-        if self.console.is_terminal:
-            columns = (*Progress.get_default_columns()[:3], TimeRemainingColumn())
-            self._bar = Progress(*columns, console=self.console, transient=True)
-            self._bar.start()
-            self._bar.add_task(self.title, total=self.total, completed=self.done)
+        events = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.done)
+        self._events = self._open.enter_context(closing(events))
+        self._progress = self._open.enter_context(Progress(self.title, self.total, "steps", self.console))
+        self._progress.begin(self.total, self.done)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        if self._events is not None:
-            self._events.close()
+        self._open.close()
 
     def _write(self, values: dict[str, float]) -> None:
         if self._events is not None:
@@ -81,14 +73,8 @@ class RunLog:
         rated = {f"rate/{group}": rate for group, rate in enumerate(rates)}
         self._write({f"train/{name}": value for name, value in losses.items()} | rated)
         self.done += 1
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self.done)
-        elif not self.silent and now - self._reported > REPORT_EVERY_S:
-            self._reported = now
-            remaining = (now - self._started) / (self.done - self._first) * (self.total - self.done)
-            facts = {"step": self.done, "steps": self.total, "loss": losses["loss"], "remaining_s": round(remaining)}
-            self.console.print(json.dumps(facts), soft_wrap=True, highlight=False)
+        if self._progress is not None:
+            self._progress.advance(1, loss=round(losses["loss"], 4))
 
     def log_epoch(self, facts: dict[str, float]) -> None:
         """Record one epoch's means and held-out figures; the line is on the disk when this returns."""

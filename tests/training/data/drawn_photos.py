@@ -12,11 +12,10 @@ from rich.console import Console
 
 from ingest.detect import DetectorSpec, load_detector
 from ingest.spec import FaceBox, PreprocessSpec
-from training.data.chunks import Inputs, Record, prepare_photos
+from training.data.chunks import Inputs, PrepareProgress, Record, prepare_photos
 from training.data.cutting import FaceCutter
 from training.data.exif import ExifReading, ExifTags
 from training.data.photos import Photo
-from training.data.progress import PrepareProgress
 from training.data.roles import RoleRule
 from training.detector import copy_detector
 
@@ -93,4 +92,5 @@ def prepare_drawn(
 ) -> tuple[Inputs, list[Record]]:
     """Prepare in chunks of 16 photographs."""
     inputs = Inputs([photos], RoleRule(table=roles))
-    return inputs, prepare_photos(run, inputs, cutter, PrepareProgress(Console(quiet=True)), faces_a_chunk=8)
+    progress = PrepareProgress("preparing", None, "photographs", Console(quiet=True))
+    return inputs, prepare_photos(run, inputs, cutter, progress, faces_a_chunk=8)

@@ -19,9 +19,9 @@ from ingest.spec import PreprocessSpec
 from tests.training.data.drawn_photos import ROLES, DrawnPhotos, draw, make_cutter, prepare_drawn
 from tests.training.data.landmark_weights import write_weights
 from training.cli import app
+from training.data.chunks import PrepareProgress
 from training.data.cutting import FaceCutter
 from training.data.indexing import index_run
-from training.data.progress import PrepareProgress
 from training.data.shards import load_role
 from training.endings import Interrupted
 from training.recipes import paper, starter
@@ -225,12 +225,12 @@ def test_one_camera_and_few_faces_are_warned_of(cutter: FaceCutter, tmp_path: Pa
 
 
 def test_progress_is_a_json_line_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Photographs done by an earlier run count as done, not for the remaining time."""
-    monkeypatch.setattr("training.data.progress.INTERVAL_S", 0.0)
+    """It counts photographs, and beside them faces and their speed."""
+    monkeypatch.setattr("scorer.progress.INTERVAL_S", 0.0)
     output = io.StringIO()
-    with PrepareProgress(Console(file=output)) as progress:
+    with PrepareProgress("preparing", None, "photographs", Console(file=output)) as progress:
         progress.begin(total=100, done=90)
-        progress.advance(5, 7)
+        progress.count(5, 7)
     line = json.loads(output.getvalue())
     assert (line["done"], line["total"], line["faces"]) == (95, 100, 7)
     assert line["faces_per_s"] >= 0

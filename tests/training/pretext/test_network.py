@@ -14,12 +14,11 @@ from torch import nn
 
 from ingest.detect import DetectorSpec, load_detector
 from ingest.spec import PreprocessSpec
-from training.data.chunks import Inputs, prepare_photos
+from training.data.chunks import Inputs, PrepareProgress, prepare_photos
 from training.data.cutting import FaceCutter
 from training.data.exif import EXIF_IFD, TAG_NAMES
 from training.data.indexing import index_run
 from training.data.photos import FolderPhotos
-from training.data.progress import PrepareProgress
 from training.data.roles import RoleRule
 from training.data.shards import load_role
 from training.detector import copy_detector
@@ -175,7 +174,8 @@ def test_photographs_become_a_checkpoint(portrait: bytes, tmp_path: Path) -> Non
     run = tmp_path / "run"
     detector = load_detector(copy_detector(run, DetectorSpec()).parents[2], DetectorSpec(), 1)
     cutter = FaceCutter(detector, CentredLandmarks(), PreprocessSpec(), 64, 1)
-    index_run(run, prepare_photos(run, inputs, cutter, PrepareProgress(Console(quiet=True))), inputs, starter())
+    progress = PrepareProgress("preparing", None, "photographs", Console(quiet=True))
+    index_run(run, prepare_photos(run, inputs, cutter, progress), inputs, starter())
     assert len(load_role(run, "train")) == 1  # the same face in three pictures
     faces, held_out = (load_role(run, role).select(np.zeros(3, dtype=int)) for role in ("train", "fit"))
     assert faces.tags[0, 0] in {2, 3, 4}
