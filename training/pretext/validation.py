@@ -1,6 +1,8 @@
 """What epochs are compared on: held-out sources, the same faces each time, and a control against false cues."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -74,36 +76,54 @@ def separation(lower: Tensor, higher: Tensor) -> float:
     return float(((difference > 0).double() + (difference == 0).double() / 2).mean())
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """What the heads say of [M] faces of batches, in their order.
+
+    Attributes:
+        scores: [M, 4], a higher one for a higher tag.
+        logits: [M], positive for manipulated.
+        tags: [M, 4], NaN where absent.
+        manipulated: [M], whether each is.
+    """
+
+    scores: Tensor
+    logits: Tensor
+    tags: Tensor
+    manipulated: Tensor
+
+
 @torch.inference_mode()
+def predict(network: PretextNetwork, batches: Sequence[Batch], *, bf16: bool = False) -> Predictions:
+    """Return what the network says of all faces of `batches`."""
+    network.eval()
+    device = next(network.parameters()).device
+    outputs = [network.read_features(embed(network.extractor, batch.crops.to(device), bf16=bf16)) for batch in batches]
+    return Predictions(
+        scores=torch.cat([scores.cpu() for scores, _ in outputs]),
+        logits=torch.cat([logits.cpu() for _, logits in outputs]),
+        tags=torch.cat([batch.tags for batch in batches]),
+        manipulated=torch.cat([batch.manipulated for batch in batches]) > 0,
+    )
+
+
 def validate(network: PretextNetwork, batches: list[Batch], *, bf16: bool = False) -> dict[str, float]:
     """Return ranking accuracy by tag, manipulation accuracy balanced between the classes, and the control.
 
     The control is the AUC of the manipulation logit between untouched faces and the same faces resampled once more.
     """
-    network.eval()
-    device = next(network.parameters()).device
-
-    def run(crops: Tensor) -> tuple[Tensor, Tensor]:
-        scores, logits = network.read_features(embed(network.extractor, crops.to(device), bf16=bf16))
-        return scores.cpu(), logits.cpu()
-
-    outputs = [run(batch.crops) for batch in batches]
-    scores, logits = (torch.cat([output[part] for output in outputs]) for part in (0, 1))
-    tags = torch.cat([batch.tags for batch in batches])
-    manipulated = torch.cat([batch.manipulated for batch in batches])
-    untouched = manipulated == 0
-    right = (logits > 0) == (manipulated > 0)
+    told = predict(network, batches, bf16=bf16)
+    untouched = ~told.manipulated
+    right = (told.logits > 0) == told.manipulated
     balanced = (right[untouched].float().mean() + right[~untouched].float().mean()) / 2
-    resampled = torch.cat(
-        [
-            run(torch.from_numpy(resample_once_more(batch.crops.numpy())))[1]
-            for batch in batches
-            if not batch.manipulated.any()
-        ]
-    )
-    return ranking_accuracy(scores[untouched], tags[untouched]) | {
+    resampled = [
+        replace(batch, crops=torch.from_numpy(resample_once_more(batch.crops.numpy())))
+        for batch in batches
+        if not batch.manipulated.any()
+    ]
+    return ranking_accuracy(told.scores[untouched], told.tags[untouched]) | {
         MANIPULATION: float(balanced),
-        CONTROL: separation(logits[untouched], resampled),
+        CONTROL: separation(told.logits[untouched], predict(network, resampled, bf16=bf16).logits),
     }
 
 
