@@ -34,8 +34,8 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, calibratio
     Raises:
         FileNotFoundError: a step whose figures the card states has not run.
     """
-    fit, report, prepared = (
-        json.loads((run / name).read_text()) for name in ("fit.json", "evaluation.json", "prepare.json")
+    fit, report, prepared, calibration = (
+        json.loads((run / f"{name}.json").read_text()) for name in ("fit", "evaluation", "prepare", "calibration")
     )
     facts, honest = read_facts(run), report["honest"]
     dropped = prepared["dropped"]
@@ -54,6 +54,10 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, calibratio
         fitted_faces=fit["faces"],
         fitted_roles=" and ".join(fit["roles"]),
         calibration_size=calibration_size,
+        calibration_photos=calibration["photographs"],
+        confidence=f"{100 * calibration['confidence']:g} %",
+        assumption=calibration["assumption"],
+        threshold_rows=describe_thresholds(calibration),
         finest=f"{1 / (calibration_size + 1):.2%}",
         min_face=f"{recipe.min_face_px:g}",
         data_rows="\n".join(describe_role(run, role) for role in ROLES),
@@ -117,6 +121,14 @@ def describe_auc(row: dict[str, Any]) -> str:
 def describe_rate(row: dict[str, Any] | None) -> str:
     """Return a share with its interval; a dash where the calibration cannot promise the rate."""
     return "-" if row is None else f"{row['value']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
+
+
+def describe_thresholds(calibration: dict[str, Any]) -> str:
+    """Return a table row for each promised rate, or why the calibration cannot promise it, highest rate first."""
+    cells = {rate: f"- | {sentence}" for rate, sentence in calibration["refused"].items()}
+    for rate, row in calibration["thresholds"].items():
+        cells[rate] = f"{row['nats']:.1f} | {100 * row['rate_low']:.2g} to {100 * row['rate_high']:.2g} %"
+    return "\n".join(f"| {100 * float(rate):g} % | {cells[rate]} |" for rate in sorted(cells, key=float, reverse=True))
 
 
 def describe_generator(honest: dict[str, Any], name: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +10,8 @@ from rich.console import Console
 
 from scorer.mixture import stack_mixture
 from scorer.progress import Progress
-from training.evaluation.crops import Crop, Crops, Photographs
-from training.evaluation.face_scorer import FACES_PER_CHUNK, FaceScorer, weigh
+from training.data.shards import Images
+from training.evaluation.face_scorer import FaceScorer, weigh
 from training.evaluation.honest import (
     RATES,
     flag_faces,
@@ -25,10 +26,32 @@ from training.evaluation.robustness import draw_rows, endure, equalise_format, l
 from training.mixture.fit import choose_mixture
 from training.recipes import Recipe
 
-Extract = Callable[[Crop], NDArray[np.float32]]
-"""From crops [n, S, S, 3] to features [n, D] of a compared method."""
+Extract = Callable[[Images], NDArray[np.float32]]
+"""From crops [N, S, S, 3], which may lie on disk, to features [N, D] of a compared method."""
 FITTING_ROLES = ("train", "fit")
 CHART_FACES = 300  # of each class in the t-SNE chart: more would only cover each other
+
+
+class Photographs(Protocol):
+    """Faces of photographs; `FaceSet` is one.
+
+    Attributes:
+        crops: [N, S, S, 3] uint8.
+        photos: [N] name of the photograph.
+        sources: [N] source of the photograph.
+    """
+
+    @property
+    def crops(self) -> Images:
+        """The faces."""
+
+    @property
+    def photos(self) -> NDArray[np.str_]:
+        """Where each comes from."""
+
+    @property
+    def sources(self) -> NDArray[np.str_]:
+        """Whose photograph it is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +65,7 @@ class Pictures:
     """
 
     photographs: Mapping[str, Photographs]
-    generated: Mapping[str, Crops]
+    generated: Mapping[str, Images]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +123,7 @@ def evaluate_faces(scorer: FaceScorer, pictures: Pictures, console: Console) -> 
 
 
 def compare(
-    score: Callable[[Crops], Scores], pictures: Pictures, fitted_roles: Sequence[str], recipe: Recipe
+    score: Callable[[Images], Scores], pictures: Pictures, fitted_roles: Sequence[str], recipe: Recipe
 ) -> Comparison:
     """Return the paper's figures.
 
@@ -157,16 +180,11 @@ def list_compared_roles(recipe: Recipe) -> list[str]:
 
 def compare_features(extract: Extract, pictures: Pictures, recipe: Recipe) -> Comparison:
     """Return the paper's figures of other features or crops, with a mixture of their own by the recipe's rule."""
-
-    def embed(crops: Crops) -> NDArray[np.float32]:
-        starts = range(0, len(crops), FACES_PER_CHUNK)
-        return np.concatenate([extract(np.asarray(crops[start : start + FACES_PER_CHUNK])) for start in starts])
-
     fitting = {role: pictures.photographs[role] for role in list_compared_roles(recipe) if role in FITTING_ROLES}
     fitted = choose_mixture(
-        {role: embed(faces.crops) for role, faces in fitting.items()},
+        {role: extract(faces.crops) for role, faces in fitting.items()},
         {role: faces.sources for role, faces in fitting.items()},
         recipe.mixture,
     )
     mixture = stack_mixture(fitted.mixture)
-    return compare(lambda crops: weigh(embed(crops), mixture), pictures, fitted.roles, recipe)
+    return compare(lambda crops: weigh(extract(crops), mixture), pictures, fitted.roles, recipe)

@@ -12,8 +12,8 @@ from rich.console import Console
 from ingest.detect import DetectorSpec, load_detector
 from scorer.mixture import GaussianMixture
 from scorer.progress import Progress
-from training.evaluation.crops import Crop, Photographs
-from training.evaluation.evaluate import Extract, Pictures, compare_features, list_compared_roles
+from training.data.shards import Images
+from training.evaluation.evaluate import Extract, Photographs, Pictures, compare_features, list_compared_roles
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import CutPictures, Part, PictureCutter, draw_pictures
 from training.evaluation.protocol import MAX_FACES, Comparison
@@ -92,12 +92,12 @@ def cut_folders(
 class WholePictures:
     """Photographs as a whole; see `Photographs`."""
 
-    crops: Crop
+    crops: Images
     photos: NDArray[np.str_]
     sources: NDArray[np.str_]
 
     @classmethod
-    def number(cls, crops: Crop) -> Self:
+    def number(cls, crops: Images) -> Self:
         """Return crops each of its own photograph, in two halves that serve as sources."""
         numbers = np.arange(len(crops))
         return cls(crops, numbers.astype(str), (numbers % 2).astype(str))

@@ -8,7 +8,7 @@ Shape suffixes: N faces, D features, K components. Likelihoods are in nats.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +65,7 @@ class Steps(Protocol):
         precisions: data types to iterate in, one after the other until each has converged.
     """
 
-    precisions: tuple[type[np.floating[Any]], ...]
+    precisions: ClassVar[tuple[type[np.floating[Any]], ...]]
 
     def maximise(self, responsibilities_NK: Array, dtype: type[np.floating[Any]]) -> Parameters:
         """Return the parameters that explain the features best under these responsibilities."""

@@ -20,13 +20,23 @@ Shape suffixes: N faces, D features, K components.
 """
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.mixture.em_shared import Array, Parameters, blocks, factorise, normalise_weights, to_host
+from training.mixture.em_shared import (
+    Array,
+    FeatureSteps,
+    Parameters,
+    blocks,
+    factorise,
+    normalise_weights,
+    sum_faces,
+    to_host,
+)
 
 NEGLIGIBLE_NATS = 50.0
 NEGLIGIBLE_SHARE = 1e-12
@@ -39,24 +49,17 @@ FACES_WORTH_CARRYING = 8
 LOOSE_STRETCH, TIGHT_STRETCH = 1e3, 0.02
 
 
-class FullSteps:
+@dataclass(eq=False)
+class FullSteps(FeatureSteps):
     """`training.mixture.em.Steps` for covariances [K, D, D].
 
     Attributes:
         precisions: single, then double.
     """
 
-    precisions: tuple[type[np.floating[Any]], ...] = (np.float32, np.float64)
+    precisions: ClassVar[tuple[type[np.floating[Any]], ...]] = (np.float32, np.float64)
 
-    def __init__(
-        self,
-        features_ND: Array,
-        variance_added: float,
-        xp: Any,  # noqa: ANN401 - the array module, numpy or cupy
-    ) -> None:
-        self._features = features_ND
-        self._variance_added = variance_added
-        self._xp = xp
+    def __post_init__(self) -> None:
         self._before: Parameters | None = None
         self._factors: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []  # of `_before`
         self._dtype: type[np.floating[Any]] | None = None  # that `_floors` were measured in
@@ -65,26 +68,26 @@ class FullSteps:
 
     def maximise(self, responsibilities_NK: Array, dtype: type[np.floating[Any]]) -> Parameters:
         """Return the parameters that explain the features best under these responsibilities."""
-        components, size = responsibilities_NK.shape[1], self._features.shape[1]
-        faces = to_host(responsibilities_NK.sum(axis=0)) + 10 * np.finfo(np.float64).eps
+        components, size = responsibilities_NK.shape[1], self.features.shape[1]
+        faces = sum_faces(responsibilities_NK)
         means = np.empty((components, size))
         covariances = np.empty((components, size, size))
         for component in range(components):
             shares = responsibilities_NK[:, component]
-            rows = self._xp.flatnonzero(shares > NEGLIGIBLE_SHARE)
+            rows = self.xp.flatnonzero(shares > NEGLIGIBLE_SHARE)
             # Deviations from the last mean; those from the new one follow from it by one small correction.
             around = self._before.means[component] if self._before else self._mean(shares, rows)
             total, scatter = self._scatter(shares, rows, around, dtype)
             shift = total / faces[component]
             means[component] = around + shift
             covariances[component] = scatter / faces[component] - np.outer(shift, shift)
-        covariances[:, range(size), range(size)] += self._variance_added
+        covariances[:, range(size), range(size)] += self.variance_added
         return Parameters(normalise_weights(faces), means, covariances)
 
     def _mean(self, shares_N: Array, rows: Array) -> NDArray[np.float64]:
         """Return the mean [D] of the features of `rows`, weighted."""
         total = sum(
-            shares_N[rows[block]] @ self._features[rows[block]].astype(np.float64) for block in blocks(len(rows))
+            shares_N[rows[block]] @ self.features[rows[block]].astype(np.float64) for block in blocks(len(rows))
         )
         return to_host(total / shares_N[rows].sum())
 
@@ -92,12 +95,12 @@ class FullSteps:
         self, shares_N: Array, rows: Array, around_D: NDArray[np.float64], dtype: type[np.floating[Any]]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the weighted sum [D] of the deviations from `around_D` and of their squares [D, D]."""
-        xp, size = self._xp, len(around_D)
+        xp, size = self.xp, len(around_D)
         centre = xp.asarray(around_D)
         total, scatter = xp.zeros(size), xp.zeros((size, size))
         for block in blocks(len(rows)):
             root = xp.sqrt(shares_N[rows[block]])
-            deviations = self._features[rows[block]] - centre
+            deviations = self.features[rows[block]] - centre
             deviations *= root[:, None]
             total += root @ deviations
             deviations = deviations.astype(dtype, copy=False)
@@ -106,8 +109,8 @@ class FullSteps:
 
     def expect(self, parameters: Parameters, dtype: type[np.floating[Any]]) -> Array:
         """Return [N, K]: log weight + log density, -inf where the responsibility rounds to zero."""
-        xp = self._xp
-        count, (components, size) = len(self._features), parameters.means.shape
+        xp = self.xp
+        count, (components, size) = len(self.features), parameters.means.shape
         faces = parameters.weights * count
         factors = [factorise(parameters.covariances[k], faces[k]) for k in range(components)]
         constants = [
@@ -143,7 +146,7 @@ class FullSteps:
         self, rows: Array, mean_D: NDArray[np.float64], factor_DD: NDArray[np.float64], dtype: type[np.floating[Any]]
     ) -> Array:
         """Return the squared Mahalanobis distances of `rows` to one component."""
-        xp = self._xp
+        xp = self.xp
         centre = xp.asarray(mean_D)
         panels = [
             xp.asarray(np.ascontiguousarray(factor_DD[:stop, start:stop], dtype=dtype))
@@ -151,7 +154,7 @@ class FullSteps:
         ]
         squares = xp.zeros(len(rows))
         for block in blocks(len(rows)):
-            deviations = (self._features[rows[block]] - centre).astype(dtype, copy=False)
+            deviations = (self.features[rows[block]] - centre).astype(dtype, copy=False)
             for panel in panels:
                 residual = deviations[:, : len(panel)] @ panel
                 squares[block] += xp.einsum("nd,nd->n", residual, residual)
@@ -162,10 +165,10 @@ class FullSteps:
     ) -> None:
         """Turn what no distance was below for the last parameters into the same for these."""
         for component, ((lower, inverse), (_, inverse_before)) in enumerate(zip(factors, self._factors, strict=True)):
-            stretch = bound_stretch(inverse_before, lower, self._xp)
+            stretch = bound_stretch(inverse_before, lower, self.xp)
             shift = float(np.linalg.norm(inverse.T @ shifts_KD[component]))
             floor = (self._floors[:, component] / stretch - shift) * CARRIED_SHARE
-            self._floors[:, component] = self._xp.maximum(floor, 0)
+            self._floors[:, component] = self.xp.maximum(floor, 0)
 
 
 def bound_stretch(

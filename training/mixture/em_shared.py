@@ -25,6 +25,21 @@ class Parameters:
     covariances: NDArray[np.float64]
 
 
+@dataclass(eq=False)
+class FeatureSteps:
+    """What the steps for every kind of covariance start from; see `training.mixture.em.Steps`.
+
+    Attributes:
+        features: [N, D], on the device that computes.
+        variance_added: to the diagonal of every covariance.
+        xp: the array module, `numpy` or `cupy`.
+    """
+
+    features: Array
+    variance_added: float
+    xp: Any
+
+
 class SingularCovariance(ValueError):
     """A covariance has no inverse."""
 
@@ -38,6 +53,12 @@ def to_host(array: Array) -> NDArray[Any]:
 def blocks(count: int) -> Iterator[slice]:
     """Yield slices over `count` faces."""
     return (slice(start, start + BLOCK_FACES) for start in range(0, count, BLOCK_FACES))
+
+
+def sum_faces(responsibilities_NK: Array) -> NDArray[np.float64]:
+    """Return the faces [K] of each component; as in scikit-learn, a little more, to divide by."""
+    faces: NDArray[np.float64] = to_host(responsibilities_NK.sum(axis=0)) + 10 * np.finfo(np.float64).eps
+    return faces
 
 
 def normalise_weights(faces_K: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -6,76 +6,68 @@ Shape suffixes: N faces, D features, K components.
 """
 
 import math
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.mixture.em_shared import (
     Array,
+    FeatureSteps,
     Parameters,
     SingularCovariance,
     blocks,
     factorise,
     normalise_weights,
+    sum_faces,
     to_host,
 )
 
 
-class CentredSteps:
+@dataclass(eq=False)
+class CentredSteps(FeatureSteps):
     """What both kinds do alike: features are centred on their mean, so that squares of sums lose no digits.
 
     Attributes:
         precisions: double.
     """
 
-    precisions: tuple[type[np.floating[Any]], ...] = (np.float64,)
+    precisions: ClassVar[tuple[type[np.floating[Any]], ...]] = (np.float64,)
 
-    def __init__(
-        self,
-        features_ND: Array,
-        variance_added: float,
-        xp: Any,  # noqa: ANN401 - the array module, numpy or cupy
-    ) -> None:
-        self._features = features_ND
-        self._variance_added = variance_added
-        self._xp = xp
-        self._centre = features_ND.mean(axis=0, dtype=np.float64)
+    def __post_init__(self) -> None:
+        self._centre = self.features.mean(axis=0, dtype=np.float64)
 
     def _block(self, block: slice) -> Array:
         """Return the centred features of a block in double precision."""
-        return self._features[block] - self._centre
+        return self.features[block] - self._centre
 
-    def _sum_faces(self, responsibilities_NK: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _average(self, responsibilities_NK: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the faces [K] and the means [K, D] of centred features."""
-        faces = to_host(responsibilities_NK.sum(axis=0)) + 10 * np.finfo(np.float64).eps
-        totals = sum(responsibilities_NK[block].T @ self._block(block) for block in blocks(len(self._features)))
+        faces = sum_faces(responsibilities_NK)
+        totals = sum(responsibilities_NK[block].T @ self._block(block) for block in blocks(len(self.features)))
         return faces, to_host(totals) / faces[:, None]
 
 
+@dataclass(eq=False)
 class TiedSteps(CentredSteps):
     """`training.mixture.em.Steps` of one covariance [D, D]: scatter summed once, features whitened once a step."""
 
-    def __init__(
-        self,
-        features_ND: Array,
-        variance_added: float,
-        xp: Any,  # noqa: ANN401 - the array module, numpy or cupy
-    ) -> None:
-        super().__init__(features_ND, variance_added, xp)
-        total = sum((part := self._block(block)).T @ part for block in blocks(len(features_ND)))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        total = sum((part := self._block(block)).T @ part for block in blocks(len(self.features)))
         self._scatter = to_host(total)
 
     def maximise(self, responsibilities_NK: Array, dtype: type[np.floating[Any]]) -> Parameters:  # noqa: ARG002 - always double
         """Return the parameters that explain the features best under these responsibilities."""
-        faces, means = self._sum_faces(responsibilities_NK)
+        faces, means = self._average(responsibilities_NK)
         covariance = (self._scatter - (faces[:, None] * means).T @ means) / faces.sum()
-        covariance[range(len(covariance)), range(len(covariance))] += self._variance_added
+        covariance[range(len(covariance)), range(len(covariance))] += self.variance_added
         return Parameters(normalise_weights(faces), means + to_host(self._centre), covariance)
 
     def expect(self, parameters: Parameters, dtype: type[np.floating[Any]]) -> Array:  # noqa: ARG002 - always double
         """Return [N, K]: log weight + log density."""
-        xp, count, (components, size) = self._xp, len(self._features), parameters.means.shape
+        xp, count, (components, size) = self.xp, len(self.features), parameters.means.shape
         lower, inverse = factorise(parameters.covariances, count)
         means = xp.asarray((parameters.means - to_host(self._centre)) @ inverse)
         factor = xp.asarray(inverse)
@@ -93,9 +85,9 @@ class DiagonalSteps(CentredSteps):
 
     def maximise(self, responsibilities_NK: Array, dtype: type[np.floating[Any]]) -> Parameters:  # noqa: ARG002 - always double
         """Return the parameters that explain the features best under these responsibilities."""
-        faces, means = self._sum_faces(responsibilities_NK)
-        squares = sum(responsibilities_NK[block].T @ self._block(block) ** 2 for block in blocks(len(self._features)))
-        variances = to_host(squares) / faces[:, None] - means**2 + self._variance_added
+        faces, means = self._average(responsibilities_NK)
+        squares = sum(responsibilities_NK[block].T @ self._block(block) ** 2 for block in blocks(len(self.features)))
+        variances = to_host(squares) / faces[:, None] - means**2 + self.variance_added
         return Parameters(normalise_weights(faces), means + to_host(self._centre), variances)
 
     def expect(self, parameters: Parameters, dtype: type[np.floating[Any]]) -> Array:  # noqa: ARG002 - always double
@@ -104,7 +96,7 @@ class DiagonalSteps(CentredSteps):
         Raises:
             SingularCovariance: a feature does not vary within a component.
         """
-        xp, count, (components, size) = self._xp, len(self._features), parameters.means.shape
+        xp, count, (components, size) = self.xp, len(self.features), parameters.means.shape
         if parameters.covariances.min() <= 0:
             message = "a feature does not vary within a component: raise variance_floor or variance_added"
             raise SingularCovariance(message)

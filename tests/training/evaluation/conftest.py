@@ -14,9 +14,9 @@ from PIL import Image
 from rich.console import Console
 
 from scorer.mixture import GaussianMixture
-from training.evaluation.crops import Crop
 from training.evaluation.inputs import Extras, Subject
 from training.evaluation.run import evaluate_subject
+from training.features import Crop
 from training.recipes import RECIPES, MixtureRule, MixtureShape
 
 ODD_NAME = "<b>odd&name"

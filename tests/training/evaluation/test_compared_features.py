@@ -1,8 +1,8 @@
 """The compared features: published layouts give the reference's features, other files give one clear sentence."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import open_clip
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from ingest.spec import PreprocessSpec
-from training.evaluation.features.compare import COMPARED, fit_compared, load_compared
+from training.evaluation.evaluate import Pictures, compare_features
+from training.evaluation.features.compare import COMPARED, load_compared
 from training.evaluation.features.networks import FARL_PRETEXT, NetworkFeatures, load_farl
 from training.evaluation.features.weights import WrongWeights
+from training.evaluation.inputs import WholePictures
 from training.export import export_extractor
 from training.pretext.network import FEATURE_SIZE, Normalise
-from training.recipes import MixtureRule, MixtureShape
+from training.recipes import MixtureRule, MixtureShape, starter
 
 WIDTH, LAYERS, OUTPUT = 128, 2, 24
 
@@ -227,14 +229,15 @@ def test_exif_ranking_comes_from_a_run_of_its_recipe(tmp_path: Path, crops: np.n
 
 
 def test_each_gets_its_mixture_by_the_same_fit() -> None:
-    """Crops like the fitted ones score higher than others, by a mixture that the rule's own shapes were tried for."""
+    """Crops like the fitted ones score higher than others, by a mixture of the rule."""
     rng = np.random.default_rng(4)
     base = rng.integers(100, 156, (8, 8, 3))
     crops = (base + rng.integers(-9, 10, (60, 8, 8, 3))).astype(np.uint8)
     names = np.array([f"source {index % 3}" for index in range(60)])
-    faces = SimpleNamespace(crops=crops, sources=names)  # all that a fit needs of a `FaceSet`
+    faces = WholePictures(crops, names, names)
     pooled = NetworkFeatures("pooled", nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), PreprocessSpec(size=8))
     rule = MixtureRule((MixtureShape("diag", 1), MixtureShape("diag", 2)), role_sets=(("fit",),))
-    fitted, score = fit_compared(pooled, {"fit": faces}, rule)
-    assert set(fitted.held_out_nats) == {"fit diag K=1", "fit diag K=2"}
-    assert score(crops).min() > score(255 - crops).max()
+    pictures = Pictures({"fit": faces, "test": faces}, {"inverted": 255 - crops})
+    comparison = compare_features(pooled.extract, pictures, replace(starter(), mixture=rule, threshold_on="train"))
+    assert comparison.generators["inverted"].auc == 1
+    assert comparison.generators["inverted"].accuracy == pytest.approx(1 - 0.05 / 2)
