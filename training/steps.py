@@ -23,6 +23,7 @@ from training import detector
 from training.data.shards import load_role
 from training.evaluation.card import LICENCE, write_card
 from training.evaluation.inputs import Extras, Subject
+from training.evaluation.pretext import measure_pretext
 from training.evaluation.run import evaluate_subject
 from training.export import INPUT_TENSOR, MODEL_FILE, OUTPUT_TENSOR, PRECISIONS, export_extractor, write_repository
 from training.features import extract_features
@@ -162,7 +163,8 @@ def evaluate_run(
         built = engines[precision] = engine_path(run, precision)
         if not built.exists() or built.stat().st_mtime < checkpoint.stat().st_mtime:
             build_engine(run, recipe, precision)
-    subject = Subject(run, recipe, partial(load_role, run), read_mixture(run), engines, threads)
+    pretext = measure_pretext(checkpoint, load_role(run, "test"), recipe)
+    subject = Subject(run, recipe, partial(load_role, run), read_mixture(run), engines, threads, pretext)
     return evaluate_subject(subject, generated, extras or Extras(), Console(stderr=True))
 
 

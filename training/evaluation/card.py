@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from training import detector
-from training.data.exif import TAG_NAMES
 from training.data.photos import ROLES
 from training.data.shards import load_role
 from training.evaluation.honest import RATES
@@ -24,6 +23,7 @@ LICENCE = {
     ),
     "detector": detector.LICENCE,
 }
+CHANCE = 0.5
 PROMISE = f"{RATES[0]:g}"  # the false-alarm rate that the card speaks of
 TEMPLATE = Path(__file__).with_name("card_template.md")
 
@@ -65,8 +65,10 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, calibratio
         duplicates=dropped.get("near_duplicate", 0),
         collected=prepared["photographs"],
         dropped=", ".join(f"{name.replace('_', ' ')} {count}" for name, count in dropped.items()),
-        pretext_rows="\n".join(f"| {name} | {facts[name]:.2f} |" for name in (*TAG_NAMES, "manipulation")),
-        pretext_verdict=judge_pretext(facts),
+        pretext_rows="\n".join(
+            f"| {name} | {describe_auc(row)} | {facts[name]:.2f} |" for name, row in report["pretext"].items()
+        ),
+        pretext_verdict=judge_pretext(report["pretext"]),
         auc_rows="\n".join(describe_generator(honest, name) for name in honest["raw"]["auc"]),
         control_rows="\n".join(
             f"| real source {index} | {describe_auc(raw)} "
@@ -98,10 +100,10 @@ def read_facts(run: Path) -> dict[str, float]:
     return chosen
 
 
-def judge_pretext(facts: dict[str, float]) -> str:
-    """Return one sentence naming the tasks that were hardly learned."""
-    weak = [name for name in (*TAG_NAMES, "manipulation") if facts[name] < 0.6]  # noqa: PLR2004 - little above chance
-    return f"Little or nothing was learned that carries over to other sources for: {', '.join(weak)}." if weak else ""
+def judge_pretext(pretext: dict[str, dict[str, Any]]) -> str:
+    """Return one sentence naming the tasks whose accuracy on other sources cannot be told from chance, or is below."""
+    weak = [name for name, row in pretext.items() if row["low"] <= CHANCE]
+    return f"Not shown to carry over to other sources: {', '.join(weak)}." if weak else ""
 
 
 def describe_role(run: Path, role: str) -> str:
@@ -114,7 +116,7 @@ def describe_role(run: Path, role: str) -> str:
 
 
 def describe_auc(row: dict[str, Any]) -> str:
-    """Return an AUC with its interval."""
+    """Return an AUC or an accuracy with its interval."""
     return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 

@@ -16,6 +16,7 @@ from training.data.shards import Images
 from training.evaluation.evaluate import Extract, Photographs, Pictures, compare_features, list_compared_roles
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import CutPictures, Part, PictureCutter, draw_pictures
+from training.evaluation.measures import Rate
 from training.evaluation.protocol import MAX_FACES, Comparison
 from training.recipes import Recipe
 
@@ -33,6 +34,7 @@ class Subject:
         mixture: what `fit` wrote.
         engines: exported graph by precision, the recipe's and "fp32" among them.
         threads: CPU threads.
+        pretext: accuracy of the pretext tasks on the role test, by task.
     """
 
     run: Path
@@ -41,6 +43,7 @@ class Subject:
     mixture: GaussianMixture
     engines: Mapping[str, Path]
     threads: int
+    pretext: Mapping[str, Rate]
 
 
 @dataclass(frozen=True, slots=True)

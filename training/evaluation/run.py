@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -101,6 +102,7 @@ def evaluate_subject(subject: Subject, generated: Path, extras: Extras, console:
                 for name, other in ablations.items()
             },
             "engines": engines,
+            "pretext": {task: asdict(rate) for task, rate in subject.pretext.items()},
         }
         report["run"] = describe_run(subject, fit, pictures, faces) | {"seconds": round(time.monotonic() - started)}
     (run / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")

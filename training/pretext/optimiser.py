@@ -7,15 +7,18 @@ from torch import nn
 
 from training.recipes import OptimiserRule
 
+# Layers that no published weights fill: the heads, and what makes 768 features of a trunk.
+NEW_LAYERS = ("centre.", "heads.", "extractor.widen.", "extractor.trunk.fc.")
+
 
 def make_optimiser(network: nn.Module, rule: OptimiserRule) -> torch.optim.Adam:
     """Return AdamW or plain Adam over what is trained, with the rule's two rates."""
     named = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
-    trunk = [value for name, value in named if name.startswith("extractor.")]
-    heads = [value for name, value in named if not name.startswith("extractor.")]
+    trunk = [value for name, value in named if not name.startswith(NEW_LAYERS)]
+    new = [value for name, value in named if name.startswith(NEW_LAYERS)]
     groups = [
         {"params": values, "lr": rate, "highest_rate": rate}
-        for values, rate in ((trunk, rule.backbone_rate), (heads, rule.head_rate))
+        for values, rate in ((trunk, rule.backbone_rate), (new, rule.head_rate))
         if values
     ]
     kind = torch.optim.AdamW if rule.decay == "decoupled" else torch.optim.Adam
