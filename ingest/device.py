@@ -7,6 +7,8 @@ import ctypes
 from dataclasses import dataclass
 from typing import Literal
 
+Request = Literal["auto", "cpu", "cuda"]
+
 _DRIVER = "libcuda.so.1"
 _NAME_BYTES = 128
 
@@ -23,7 +25,7 @@ class Device:
     reason: str
 
 
-def resolve_device(request: Literal["auto", "cuda", "cpu"]) -> Device:
+def resolve_device(request: Request) -> Device:
     """Return the device for `request`; "auto" takes CUDA where a GPU answers.
 
     Raises:

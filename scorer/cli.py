@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum, StrEnum
@@ -109,7 +110,8 @@ def score(  # noqa: PLR0913 - one parameter per flag
 ) -> None:
     """Score images: how unlike the photographs this bundle knows is each face?"""
     from scorer.engine import LocalScorer  # noqa: PLC0415 - engines load only when they are needed
-    from scorer.report import Progress, ResultTable  # noqa: PLC0415
+    from scorer.progress import Progress  # noqa: PLC0415
+    from scorer.report import ResultTable  # noqa: PLC0415
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `unlensed score ... --json | head` ends quietly
     settings = load_settings(bundle=bundle, device=device, threads=threads)
@@ -119,8 +121,8 @@ def score(  # noqa: PLR0913 - one parameter per flag
         picture.mkdir(parents=True, exist_ok=True)
     scorer = LocalScorer(settings)
     table = ResultTable()
-    failed = 0
-    with _line_writer(out) as write_line, Progress(len(files)) as progress:
+    counts: Counter[str] = Counter()
+    with _line_writer(out) as write_line, Progress("scoring", len(files)) as progress:
         for path, result in zip(files, scorer.score(request_for(file, boxes) for file in files), strict=True):
             line = result.model_dump_json()
             write_line(line)
@@ -132,10 +134,11 @@ def score(  # noqa: PLR0913 - one parameter per flag
                 from scorer.picture import draw_picture  # noqa: PLC0415
 
                 draw_picture(read_image(path.absolute().as_uri(), settings.limits.max_bytes), result, picture)
-            failed += result.status in {Status.FAILED, Status.UNSUPPORTED}
-            progress.advance(result)
+            counts[result.decision or result.status] += 1
+            progress.advance(1, **dict(sorted(counts.items())))
     if not as_json:
         table.show(scorer.bundle)
+    failed = counts[Status.FAILED] + counts[Status.UNSUPPORTED]
     raise typer.Exit(Exit.FAILURES if failed > max_failed else Exit.DONE)
 
 

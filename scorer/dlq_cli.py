@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from scorer.paths import UsageError
+from scorer.progress import Progress
 from scorer.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -103,12 +103,10 @@ def replay(  # noqa: PLR0913 - one parameter per flag
                 message = "nobody is there to ask: add --yes to send these, or --dry-run to stop here"
                 raise UsageError(message)
             typer.confirm("Send them?", abort=True, err=True)
-        columns = (SpinnerColumn(), TextColumn("sending"), MofNCompleteColumn(), TimeElapsedColumn())
         sink = open_sink(settings.kafka, insecure_dev=settings.insecure_dev)
         try:
-            with Progress(*columns, console=console, transient=True) as progress:
-                task = progress.add_task("", total=plan.sent.total())
-                done = way.run(sink, lambda sent: progress.advance(task, sent))
+            with Progress("sending", plan.sent.total(), "letters", console) as progress:
+                done = way.run(sink, progress.advance)
         finally:
             sink.close(timeout_s=5)
         console.print(f"sent to {choice.requests}: {_describe(done.sent)}", soft_wrap=True, markup=False)

@@ -1,15 +1,9 @@
-"""What a person sees of a run: progress with remaining time, then a table."""
+"""What a person sees of a run: a table."""
 
-import json
 import os
-import sys
-import time
 from collections import Counter
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from rich import progress as rich_progress
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -18,65 +12,8 @@ from rich.text import Text
 from scorer.bundle import Bundle
 from scorer.messages import Decision, ScoreResult
 
-INTERVAL_S = 10.0
 STYLES = {Decision.PASS: "blue", Decision.REVIEW: "yellow", Decision.FLAG: "bold red"}
 MAX_ROWS = 200
-
-
-class Progress:
-    """Progress on standard error: a bar on a terminal, one JSON line per interval elsewhere."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._counts: Counter[str] = Counter()
-        self._started = self._reported = time.monotonic()
-        console = Console(stderr=True)
-        self._bar = (
-            rich_progress.Progress(
-                rich_progress.TextColumn("scoring"),
-                rich_progress.BarColumn(),
-                rich_progress.MofNCompleteColumn(),
-                rich_progress.TextColumn("{task.fields[tally]}"),
-                rich_progress.TimeElapsedColumn(),
-                rich_progress.TextColumn("left"),
-                rich_progress.TimeRemainingColumn(),
-                console=console,
-                transient=True,
-            )
-            if console.is_terminal
-            else None
-        )
-        self._task = self._bar.add_task("scoring", total=total, tally="") if self._bar else None
-
-    def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def advance(self, result: ScoreResult) -> None:
-        """Count one more image."""
-        self._counts[result.decision or result.status] += 1
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, advance=1, tally=self._tally())
-        elif time.monotonic() - self._reported >= INTERVAL_S:
-            self._reported = time.monotonic()
-            self._print_line()
-
-    def _tally(self) -> str:
-        return ", ".join(f"{count} {name}" for name, count in sorted(self._counts.items()))
-
-    def _print_line(self) -> None:
-        done = self._counts.total()
-        rate = done / (time.monotonic() - self._started)
-        left_s = (self._total - done) / rate
-        line = {"done": done, "total": self._total, "images_per_s": round(rate, 2), "left_s": round(left_s)}
-        print(json.dumps(line | dict(self._counts)), file=sys.stderr, flush=True)  # noqa: T201 - progress for machines
 
 
 class ResultTable:

@@ -2,12 +2,12 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from ingest.device import Device, DeviceUnavailable, resolve_device
+from ingest.device import Device, DeviceUnavailable, Request, resolve_device
 from ingest.probe import Limits
 from scorer.decide import Policy
 from scorer.messages import describe_problems
@@ -30,7 +30,7 @@ class Settings(BaseSettings):
     )
 
     bundle: Path = Path("model_repository")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Request = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
     batch_images: Annotated[int, Field(ge=1, le=1024)] = 64
     policy: Policy = Policy()
@@ -58,7 +58,7 @@ class Settings(BaseSettings):
         return tuple(sources)
 
 
-def scoring_device(request: Literal["auto", "cpu", "cuda"]) -> Device:
+def scoring_device(request: Request) -> Device:
     """Return the device that scores, with the reason; scoring on CUDA is not built yet, and nothing pretends it is.
 
     Raises:

@@ -3,12 +3,12 @@
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated, Literal, cast, get_args
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from ingest.device import DeviceUnavailable, resolve_device
+from ingest.device import DeviceUnavailable, Request, resolve_device
 from training.endings import Interrupted, TrainingDiverged
 from training.recipes import RECIPES
 
@@ -24,14 +24,6 @@ def check_recipe(name: str) -> str:
         message = f"no recipe {name!r}; use one of {', '.join(RECIPES)}"
         raise typer.BadParameter(message)
     return name
-
-
-def check_device(name: str) -> Literal["auto", "cpu", "cuda"]:
-    """Return `name`, or end with a usage error."""
-    if name in {"auto", "cpu", "cuda"}:
-        return cast("Literal['auto', 'cpu', 'cuda']", name)
-    message = f"no device {name!r}; use auto, cpu or cuda"
-    raise typer.BadParameter(message)
 
 
 def split_pairs(texts: list[str] | None) -> list[tuple[str, Path]]:
@@ -96,7 +88,7 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Weights to start from, *.safetensors: what `import` wrote, or torchvision's.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Request, typer.Option(help="Where the network runs.")] = "auto",
     threads: Threads = CORES,
 ) -> None:
     """Train the extractor on the role `train`; the role `fit` chooses the checkpoint.
@@ -107,13 +99,13 @@ def train(
     import torch
 
     from training.data.shards import load_role
-    from training.network import build_network
-    from training.trainer import TrainOptions, train_extractor
+    from training.pretext.network import build_network
+    from training.pretext.trainer import TrainOptions, train_extractor
 
     torch.set_num_threads(threads)
     rule = RECIPES[recipe]()
     network = build_network(rule)
-    chosen = resolve_device(check_device(device))
+    chosen = resolve_device(device)
     console.print(f"training on {chosen.kind}: {chosen.reason}", highlight=False)
     options = TrainOptions(init, torch.device(chosen.kind), workers=threads, console=console)
     train_extractor(network, load_role(run, "train"), load_role(run, "fit"), rule, run, options)
@@ -123,17 +115,14 @@ def train(
 def import_(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint as its publishers distribute it.")],
     out: Annotated[Path, typer.Option(help="The *.safetensors file to write, for `train --init`.")],
-    kind: Annotated[str, typer.Option(help="anomalies (the authors' extractor) or exif-as-language.")] = "anomalies",
+    kind: Annotated[
+        Literal["anomalies", "exif-as-language"], typer.Option(help="Whose it is; anomalies: the authors' extractor.")
+    ] = "anomalies",
 ) -> None:
     """Convert the authors' checkpoint or EXIF-as-language's, strictly; no code in the file can run."""
-    from training.import_checkpoint import Kind, import_checkpoint
+    from training.pretext.import_checkpoint import import_checkpoint
 
-    for known in get_args(Kind):
-        if kind == known:
-            console.print(import_checkpoint(checkpoint, known, out), markup=False, highlight=False)
-            return
-    message = f"no kind {kind!r}; use one of {', '.join(get_args(Kind))}"
-    raise typer.BadParameter(message)
+    console.print(import_checkpoint(checkpoint, kind, out), markup=False, highlight=False)
 
 
 @app.command()

@@ -47,7 +47,7 @@ class OptimiserRule:
 
     Attributes:
         decay: "decoupled" is AdamW (the paper), "coupled" plain Adam with an L2 penalty (the release).
-        head_rate: learning rate of the new layers.
+        head_rate: learning rate of the new layers: the heads, and the one that makes 768 features of a trunk.
         backbone_rate: learning rate of the pre-trained layers.
         weight_decay: strength of the decay.
         betas, epsilon: Adam's.
@@ -139,7 +139,7 @@ class Recipe:
         seed: of every random choice.
         backbone: the network below the 768 features.
         frozen_blocks: how many of the backbone's first blocks keep their initial weights and statistics, and the
-            stem with them; 0 freezes nothing. ResNet-50 has 4 blocks (its layers), EfficientNet-Lite0 16.
+            stem with them; 0 freezes nothing. ResNet-50 has 4 blocks (its layers), the cut EfficientNet-Lite0 11.
         frozen_statistics: whether batch normalisation keeps the statistics that it starts with, in every block.
         centred_heads: whether the heads see features centred and scaled over the batch.
         batch_size: faces; the ranking loss sees all pairs of a batch, over all ranks and micro-batches.

@@ -18,19 +18,21 @@ from ingest.probe import EncodedFace, probe_image
 from ingest.spec import FaceBox, PreprocessSpec
 from scorer.bundle import list_files, write_manifest
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
+from scorer.progress import Progress
 from training import detector
-from training.calibrate import describe_calibration, name_calibration, score_held_out
-from training.checkpoints import load_checkpoint
 from training.data.shards import load_role
 from training.evaluation.card import LICENCE, write_card
 from training.evaluation.inputs import Extras, Subject
+from training.evaluation.pretext import measure_pretext
 from training.evaluation.run import evaluate_subject
 from training.export import INPUT_TENSOR, MODEL_FILE, OUTPUT_TENSOR, PRECISIONS, export_extractor, write_repository
 from training.features import extract_features
-from training.fit_progress import show_fits
 from training.golden import draw_golden_images
-from training.mixture_fit import choose_mixture, describe, load_array_module
-from training.network import FEATURE_SIZE, build_network
+from training.mixture.calibrate import describe_calibration, name_calibration, score_held_out
+from training.mixture.em import EmProgress
+from training.mixture.fit import choose_mixture, describe, load_array_module
+from training.pretext.checkpoints import load_checkpoint
+from training.pretext.network import FEATURE_SIZE, build_network
 from training.recipes import Precision, Recipe
 
 QUANTISATION_FACES = 192
@@ -70,8 +72,9 @@ def fit_run(run: Path, recipe: Recipe, threads: int, console: Console | None = N
     features = {role: extract_features(engine, faces[role].crops, threads) for role in roles}
     xp, device = load_array_module("auto")
     started = time.perf_counter()
-    with show_fits(console) as report:
-        fitted = choose_mixture(features, {role: faces[role].sources for role in roles}, recipe.mixture, xp, report)
+    sources = {role: faces[role].sources for role in roles}
+    with Progress("fitting", None, "iterations", console) as progress:
+        fitted = choose_mixture(features, sources, recipe.mixture, xp, partial(show_iteration, progress))
     seconds = time.perf_counter() - started
     mixture = fitted.mixture
     np.savez_compressed(
@@ -97,6 +100,13 @@ def fit_run(run: Path, recipe: Recipe, threads: int, console: Console | None = N
     }
     (run / "fit.json").write_text(json.dumps(summary, indent=1) + "\n")
     return summary
+
+
+def show_iteration(progress: Progress, mixture: str, em: EmProgress) -> None:
+    """Show an iteration of the mixture that is being fitted; the next mixture's start from 1 again."""
+    if em.iteration <= progress.done:
+        progress.begin(None)
+    progress.advance(em.iteration - progress.done, mixture=mixture, bound_nats=round(em.bound_nats, 4))
 
 
 def read_mixture(run: Path) -> GaussianMixture:
@@ -153,7 +163,8 @@ def evaluate_run(
         built = engines[precision] = engine_path(run, precision)
         if not built.exists() or built.stat().st_mtime < checkpoint.stat().st_mtime:
             build_engine(run, recipe, precision)
-    subject = Subject(run, recipe, partial(load_role, run), read_mixture(run), engines, threads)
+    pretext = measure_pretext(checkpoint, load_role(run, "test"), recipe)
+    subject = Subject(run, recipe, partial(load_role, run), read_mixture(run), engines, threads, pretext)
     return evaluate_subject(subject, generated, extras or Extras(), Console(stderr=True))
 
 

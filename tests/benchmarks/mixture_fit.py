@@ -21,9 +21,9 @@ from rich.table import Table
 from sklearn.mixture import GaussianMixture as Reference
 
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
-from training.em import fit_em
+from training.mixture.em import fit_em
+from training.mixture.seeding import seed_responsibilities
 from training.recipes import Covariance
-from training.seeding import seed_responsibilities
 
 VARIANCE = 1e-6  # scikit-learn's and the paper's
 TAIL = 8.0  # degrees of freedom of Student's t

@@ -14,7 +14,7 @@ from ingest.probe import EncodedFace
 from scorer.bundle import MANIFEST, list_files, read_bundle, write_manifest
 from training.export import export_extractor
 from training.features import extract_features
-from training.network import FEATURE_SIZE, Normalise
+from training.pretext.network import FEATURE_SIZE, Normalise
 from training.steps import write_golden
 
 COMPONENTS = 8

@@ -22,16 +22,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from training.backward import embed
-from training.batches import Batch, BatchPlan, choose_maker, draw_epoch
-from training.checkpoints import Position
 from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
-from training.distributed import Ranks
-from training.network import build_network
-from training.optimiser import make_optimiser
+from training.pretext.backward import embed
+from training.pretext.batches import Batch, BatchPlan, choose_maker, draw_epoch
+from training.pretext.checkpoints import Position
+from training.pretext.distributed import Ranks
+from training.pretext.network import build_network
+from training.pretext.optimiser import make_optimiser
+from training.pretext.trainer import Training, TrainOptions
 from training.recipes import RECIPES, Recipe
-from training.trainer import Training, TrainOptions
 
 CORES = len(os.sched_getaffinity(0))
 

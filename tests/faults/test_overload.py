@@ -22,16 +22,15 @@ def test_overload_grows_the_lag_and_nothing_else(stage: Stage, say: Callable[[st
     worker = stage.worker("worker")
     worker.start()
     worker.wait_ready()
-    for records in (200, 3000):  # the first lot only warms up
-        stage.traffic.send(records)
-        since_s = time.monotonic()
-        stage.results.read_until(stage.traffic.expected(), 120)
-        capacity = records / (time.monotonic() - since_s)
+    stage.traffic.send(200)  # warms up
+    stage.results.read_until(stage.traffic.expected(), 120)
     stop = threading.Event()
 
     def flood() -> None:
         while not stop.wait(1):
-            stage.traffic.send(int(TIMES_CAPACITY * capacity))
+            # What the worker can do beside the producer, shown by what it did: whatever else the machine is busy with.
+            wanted = TIMES_CAPACITY * len(stage.results.verdict.answers) - stage.traffic.sent
+            stage.traffic.send(max(wanted, 200))
 
     thread = threading.Thread(target=flood, daemon=True)
     thread.start()
@@ -52,7 +51,7 @@ def test_overload_grows_the_lag_and_nothing_else(stage: Stage, say: Callable[[st
         f"{SETTLE_S} s, {min(sizes):.0f} to {max(sizes):.0f} MiB since; lag {lags[0]:.0f} -> {lags[-1]:.0f}"
     )
     assert worker.pid
-    assert stage.traffic.sent > 2 * answered, "this was no overload"
+    assert stage.traffic.sent > (TIMES_CAPACITY - 0.5) * answered, "this was no overload"
     assert lags[-1] > lags[0]
     # Single readings swing by what the client has fetched or not (8 MiB) and by what the allocator has just given back:
     # whether anything grows, the medians and the peaks say.

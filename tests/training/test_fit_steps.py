@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +14,10 @@ from rich.console import Console
 from torch import nn
 
 from ingest.spec import PreprocessSpec
+from scorer import progress
 from training import steps
 from training.export import export_extractor
-from training.network import FEATURE_SIZE, Normalise
+from training.pretext.network import FEATURE_SIZE, Normalise
 from training.recipes import MixtureRule, MixtureShape, Recipe, starter
 
 FACES = 150
@@ -61,17 +63,13 @@ def test_fit_then_calibrate(run: Path, recipe: Recipe) -> None:
     """The reports name the shape, the bound, what was refused and why; thresholds come with what n cannot support."""
     with pytest.raises(FileNotFoundError, match=r"no fit.json: run `unlensed-train fit`"):
         steps.calibrate_run(run, 1)
-    told = io.StringIO()
-    report = steps.fit_run(run, recipe, 1, Console(file=told))
+    report = steps.fit_run(run, recipe, 1)
     assert report == json.loads((run / "fit.json").read_text())
     assert report["shape"] == "diag K=2"
     assert list(report["held_out_nats"]) == ["fit diag K=2"]
     assert "4000 components need at least as many faces" in report["refused"]["fit diag K=4000"]
     assert report["converged"]
     assert sum(report["faces_by_component"]) == pytest.approx(FACES, abs=0.2)
-    first = json.loads(told.getvalue().splitlines()[0])
-    assert set(first) == {"fitting", "iteration", "bound_nats"}
-    assert len(told.getvalue().splitlines()) < 10  # one line an interval, not one an iteration
     calibration = steps.calibrate_run(run, 1)
     assert calibration == json.loads((run / "calibration.json").read_text())
     assert (calibration["faces"], calibration["photographs"]) == (FACES, 90)
@@ -79,6 +77,18 @@ def test_fit_then_calibrate(run: Path, recipe: Recipe) -> None:
     assert "n = 90 cannot support 1 %: at least 368 photographs" in calibration["refused"]["0.01"]
     with np.load(run / "calibration.npz", allow_pickle=False) as arrays:
         assert (np.diff(arrays["log_likelihoods"]) >= 0).all()
+
+
+def test_progress_counts_each_mixture_s_iterations(run: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line has the mixture, its iteration and the bound; the next mixture's iterations start from 1 again."""
+    monkeypatch.setattr(progress, "INTERVAL_S", 0.0)
+    told = io.StringIO()
+    steps.fit_run(run, recipe, 1, Console(file=told))
+    lines = [json.loads(line) for line in told.getvalue().splitlines()]
+    assert set(lines[0]) == {"done", "total", "iterations_per_s", "left_s", "mixture", "bound_nats"}
+    counted = [line["done"] for line in lines]
+    assert counted.count(1) > 1
+    assert all(after in {1, before + 1} for before, after in pairwise([0, *counted]))
 
 
 def test_progress_on_a_terminal_is_one_line(run: Path, recipe: Recipe) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ingest.spec import PreprocessSpec
-from training.optimiser import cosine_share, make_optimiser
+from training.pretext.optimiser import cosine_share, make_optimiser
 from training.recipes import RECIPES, MixtureShape, Recipe, exif_only, face_only, paper, released, starter
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from scorer.progress import Progress
 from training.data.cutting import CutFace, FaceCutter, FoundFace
 from training.data.photos import ROLES, Photo, PhotoSource, Role
-from training.data.progress import PrepareProgress
 from training.data.roles import RoleRule
 from training.data.shards import INDEX, WIDE_SIZE, write_shard
 from training.endings import Interrupted
@@ -30,6 +30,17 @@ LAYOUT = 1  # of the shards; a run folder of another layout is not continued
 FACES_A_CHUNK, PHOTOS_A_CHUNK, PHOTOS_AT_ONCE = 256, 1024, 16
 FACE_BYTES = 3 * (224 * 224 + WIDE_SIZE * WIDE_SIZE)
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class PrepareProgress(Progress):
+    """Counts photographs, and beside them the faces of this run."""
+
+    faces = 0
+
+    def count(self, photos: int, faces: int) -> None:
+        """Count more photographs and faces."""
+        self.faces += faces
+        self.advance(photos, faces=self.faces, faces_per_s=round(self.faces / self.elapsed_s, 2))
 
 
 @dataclass(slots=True)
@@ -117,7 +128,7 @@ def stopping_in_a_sentence(run: Path, progress: PrepareProgress) -> Iterator[Non
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        need = FACE_BYTES * (progress.total - progress.done) * progress.faces / max(progress.done, 1)
+        need = FACE_BYTES * ((progress.total or 0) - progress.done) * progress.faces / max(progress.done, 1)
         message = (
             f"no room is left for {run} after {describe_state(progress)}: "
             f"free about {max(need, 2**28) / 2**30:.1f} GiB, then the same command goes on from there"
@@ -249,7 +260,7 @@ class ChunkMaker:
         if len(taken) == before:
             return None
         cut = [(places[id(face.origin)], face) for face in self.cutter.cut(found)]
-        self.progress.advance(len(taken) - before, len(cut))
+        self.progress.count(len(taken) - before, len(cut))
         return cut
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from ingest.detect import DetectorSpec, load_detector
-from training.data.chunks import Inputs, prepare_photos, stopping_in_a_sentence
+from training.data.chunks import Inputs, PrepareProgress, prepare_photos, stopping_in_a_sentence
 from training.data.cutting import FaceCutter
 from training.data.indexing import index_run, print_report
 from training.data.landmarks import open_landmarker
-from training.data.progress import PrepareProgress
 from training.data.roles import RoleRule
 from training.data.sources import open_source
 from training.detector import copy_detector
@@ -43,7 +42,7 @@ def prepare_run(  # noqa: PLR0913, PLR0917 - what a person chooses
     landmarker = open_landmarker(landmarks)
     detector = load_detector(copy_detector(run, DetectorSpec()).parents[2], DetectorSpec(), threads)
     cutter = FaceCutter(detector, landmarker, recipe.preprocess, recipe.min_face_px, threads)
-    with PrepareProgress(console) as progress:
+    with PrepareProgress("preparing", None, "photographs", console) as progress:
         records = prepare_photos(run, inputs, cutter, progress)
     with stopping_in_a_sentence(run, progress):
         facts = index_run(run, records, inputs, recipe) | {

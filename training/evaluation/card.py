@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from training import detector
-from training.data.exif import TAG_NAMES
 from training.data.photos import ROLES
 from training.data.shards import load_role
 from training.evaluation.honest import RATES
@@ -24,6 +23,7 @@ LICENCE = {
     ),
     "detector": detector.LICENCE,
 }
+CHANCE = 0.5
 PROMISE = f"{RATES[0]:g}"  # the false-alarm rate that the card speaks of
 TEMPLATE = Path(__file__).with_name("card_template.md")
 
@@ -34,8 +34,8 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, calibratio
     Raises:
         FileNotFoundError: a step whose figures the card states has not run.
     """
-    fit, report, prepared = (
-        json.loads((run / name).read_text()) for name in ("fit.json", "evaluation.json", "prepare.json")
+    fit, report, prepared, calibration = (
+        json.loads((run / f"{name}.json").read_text()) for name in ("fit", "evaluation", "prepare", "calibration")
     )
     facts, honest = read_facts(run), report["honest"]
     dropped = prepared["dropped"]
@@ -54,6 +54,10 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, calibratio
         fitted_faces=fit["faces"],
         fitted_roles=" and ".join(fit["roles"]),
         calibration_size=calibration_size,
+        calibration_photos=calibration["photographs"],
+        confidence=f"{100 * calibration['confidence']:g} %",
+        assumption=calibration["assumption"],
+        threshold_rows=describe_thresholds(calibration),
         finest=f"{1 / (calibration_size + 1):.2%}",
         min_face=f"{recipe.min_face_px:g}",
         data_rows="\n".join(describe_role(run, role) for role in ROLES),
@@ -61,8 +65,10 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, calibratio
         duplicates=dropped.get("near_duplicate", 0),
         collected=prepared["photographs"],
         dropped=", ".join(f"{name.replace('_', ' ')} {count}" for name, count in dropped.items()),
-        pretext_rows="\n".join(f"| {name} | {facts[name]:.2f} |" for name in (*TAG_NAMES, "manipulation")),
-        pretext_verdict=judge_pretext(facts),
+        pretext_rows="\n".join(
+            f"| {name} | {describe_auc(row)} | {facts[name]:.2f} |" for name, row in report["pretext"].items()
+        ),
+        pretext_verdict=judge_pretext(report["pretext"]),
         auc_rows="\n".join(describe_generator(honest, name) for name in honest["raw"]["auc"]),
         control_rows="\n".join(
             f"| real source {index} | {describe_auc(raw)} "
@@ -94,10 +100,10 @@ def read_facts(run: Path) -> dict[str, float]:
     return chosen
 
 
-def judge_pretext(facts: dict[str, float]) -> str:
-    """Return one sentence naming the tasks that were hardly learned."""
-    weak = [name for name in (*TAG_NAMES, "manipulation") if facts[name] < 0.6]  # noqa: PLR2004 - little above chance
-    return f"Little or nothing was learned that carries over to other sources for: {', '.join(weak)}." if weak else ""
+def judge_pretext(pretext: dict[str, dict[str, Any]]) -> str:
+    """Return one sentence naming the tasks whose accuracy on other sources cannot be told from chance, or is below."""
+    weak = [name for name, row in pretext.items() if row["low"] <= CHANCE]
+    return f"Not shown to carry over to other sources: {', '.join(weak)}." if weak else ""
 
 
 def describe_role(run: Path, role: str) -> str:
@@ -110,13 +116,21 @@ def describe_role(run: Path, role: str) -> str:
 
 
 def describe_auc(row: dict[str, Any]) -> str:
-    """Return an AUC with its interval."""
+    """Return an AUC or an accuracy with its interval."""
     return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 
 def describe_rate(row: dict[str, Any] | None) -> str:
     """Return a share with its interval; a dash where the calibration cannot promise the rate."""
     return "-" if row is None else f"{row['value']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
+
+
+def describe_thresholds(calibration: dict[str, Any]) -> str:
+    """Return a table row for each promised rate, or why the calibration cannot promise it, highest rate first."""
+    cells = {rate: f"- | {sentence}" for rate, sentence in calibration["refused"].items()}
+    for rate, row in calibration["thresholds"].items():
+        cells[rate] = f"{row['nats']:.1f} | {100 * row['rate_low']:.2g} to {100 * row['rate_high']:.2g} %"
+    return "\n".join(f"| {100 * float(rate):g} % | {cells[rate]} |" for rate in sorted(cells, key=float, reverse=True))
 
 
 def describe_generator(honest: dict[str, Any], name: str) -> str:

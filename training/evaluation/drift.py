@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scorer.decide import p_values
-from training.evaluation.crops import Crops
+from training.data.shards import Images
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.measures import Scores
 
@@ -55,7 +55,7 @@ def measure_drift(reference: Scores, engine: Scores, reference_calibration: Scor
     )
 
 
-def measure_speed(scorer: FaceScorer, crops: Crops) -> float:
+def measure_speed(scorer: FaceScorer, crops: Images) -> float:
     """Return faces per second of the engine alone, after a first call."""
     batch = np.asarray(crops[:SPEED_FACES])
     scorer.embed(batch[:8])
@@ -67,8 +67,8 @@ def measure_speed(scorer: FaceScorer, crops: Crops) -> float:
 def compare_engines(
     engines: Mapping[str, Path],
     load: Callable[[Path], FaceScorer],
-    test: Crops,
-    held_out: Crops,
+    test: Images,
+    held_out: Images,
     advance: Callable[[], None],
 ) -> dict[str, dict[str, object]]:
     """Return drift, size and speed of engines.

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
 from scorer.mixture import stack_mixture
-from training.evaluation.crops import Crop, Crops, Photographs
-from training.evaluation.face_scorer import FACES_PER_CHUNK, FaceScorer, weigh
+from scorer.progress import Progress
+from training.data.shards import Images
+from training.evaluation.face_scorer import FaceScorer, weigh
 from training.evaluation.honest import (
     RATES,
     flag_faces,
@@ -19,16 +21,37 @@ from training.evaluation.honest import (
     summarise,
 )
 from training.evaluation.measures import Scores
-from training.evaluation.progress import track
 from training.evaluation.protocol import Comparison, compare_generators
 from training.evaluation.robustness import draw_rows, endure, equalise_format, list_conditions
-from training.mixture_fit import choose_mixture
+from training.mixture.fit import choose_mixture
 from training.recipes import Recipe
 
-Extract = Callable[[Crop], NDArray[np.float32]]
-"""From crops [n, S, S, 3] to features [n, D] of a compared method."""
+Extract = Callable[[Images], NDArray[np.float32]]
+"""From crops [N, S, S, 3], which may lie on disk, to features [N, D] of a compared method."""
 FITTING_ROLES = ("train", "fit")
 CHART_FACES = 300  # of each class in the t-SNE chart: more would only cover each other
+
+
+class Photographs(Protocol):
+    """Faces of photographs; `FaceSet` is one.
+
+    Attributes:
+        crops: [N, S, S, 3] uint8.
+        photos: [N] name of the photograph.
+        sources: [N] source of the photograph.
+    """
+
+    @property
+    def crops(self) -> Images:
+        """The faces."""
+
+    @property
+    def photos(self) -> NDArray[np.str_]:
+        """Where each comes from."""
+
+    @property
+    def sources(self) -> NDArray[np.str_]:
+        """Whose photograph it is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,7 +65,7 @@ class Pictures:
     """
 
     photographs: Mapping[str, Photographs]
-    generated: Mapping[str, Crops]
+    generated: Mapping[str, Images]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,18 +87,18 @@ def evaluate_faces(scorer: FaceScorer, pictures: Pictures, console: Console) -> 
     """
     test, generated = pictures.photographs["test"], pictures.generated
     places = test.sources, test.photos
-    with track(console, "scoring", 2 * (1 + len(generated)) + 1) as advance:
+    with Progress("scoring", 2 * (1 + len(generated)) + 1, "sets", console, summary=True) as progress:
         calibration = np.sort(scorer.score(pictures.photographs["calibrate"].crops))
-        advance()
+        progress.advance()
         embedded = {}
         for name, crops in {"": test.crops, **generated}.items():
             embedded[name] = scorer.embed(crops)
-            advance()
+            progress.advance()
         raw = {name: scorer.weigh(features) for name, features in embedded.items()}
         equal = {}
         for name, crops in {"": test.crops, **generated}.items():
             equal[name] = scorer.score(crops, equalise_format)
-            advance()
+            progress.advance()
     if not all(np.isfinite(values).all() for values in (calibration, *raw.values(), *equal.values())):
         message = "a face has no finite log-likelihood: look for a broken engine or mixture, and run `fit` again"
         raise ValueError(message)
@@ -100,7 +123,7 @@ def evaluate_faces(scorer: FaceScorer, pictures: Pictures, console: Console) -> 
 
 
 def compare(
-    score: Callable[[Crops], Scores], pictures: Pictures, fitted_roles: Sequence[str], recipe: Recipe
+    score: Callable[[Images], Scores], pictures: Pictures, fitted_roles: Sequence[str], recipe: Recipe
 ) -> Comparison:
     """Return the paper's figures.
 
@@ -134,10 +157,10 @@ def measure_robustness(
     generated = {name: faces[draw_rows(len(faces))] for name, faces in pictures.generated.items()}
     conditions = list(list_conditions())
     entries: list[dict[str, object]] = []
-    with track(console, "robustness", len(conditions)) as advance:
+    with Progress("robustness", len(conditions), "conditions", console, summary=True) as progress:
         for condition in conditions:
             entries.append(asdict(endure(condition, scorer.score, (crops, groups), generated, calibration)))
-            advance()
+            progress.advance()
     return entries
 
 
@@ -157,16 +180,11 @@ def list_compared_roles(recipe: Recipe) -> list[str]:
 
 def compare_features(extract: Extract, pictures: Pictures, recipe: Recipe) -> Comparison:
     """Return the paper's figures of other features or crops, with a mixture of their own by the recipe's rule."""
-
-    def embed(crops: Crops) -> NDArray[np.float32]:
-        starts = range(0, len(crops), FACES_PER_CHUNK)
-        return np.concatenate([extract(np.asarray(crops[start : start + FACES_PER_CHUNK])) for start in starts])
-
     fitting = {role: pictures.photographs[role] for role in list_compared_roles(recipe) if role in FITTING_ROLES}
     fitted = choose_mixture(
-        {role: embed(faces.crops) for role, faces in fitting.items()},
+        {role: extract(faces.crops) for role, faces in fitting.items()},
         {role: faces.sources for role, faces in fitting.items()},
         recipe.mixture,
     )
     mixture = stack_mixture(fitted.mixture)
-    return compare(lambda crops: weigh(embed(crops), mixture), pictures, fitted.roles, recipe)
+    return compare(lambda crops: weigh(extract(crops), mixture), pictures, fitted.roles, recipe)

@@ -1,4 +1,4 @@
-"""Crops to log-likelihoods through the deployed engine, compiled once for a whole evaluation."""
+"""Images to log-likelihoods through the deployed engine, compiled once for a whole evaluation."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from scorer.mixture import GaussianMixture, StackedMixture, log_likelihood, stack_mixture
 from scorer.openvino_embedder import OpenVinoExtractor
-from training.evaluation.crops import Alteration, Crops
+from training.data.shards import Images
 from training.evaluation.measures import Scores
+from training.features import Alteration, embed_crops
 
-FACES_PER_CHUNK = 64
 ROWS_PER_PRODUCT = 1024  # bounds the mixture's intermediate arrays: 1024 x 12 x 768 doubles are 75 MB
 
 
@@ -22,26 +22,18 @@ class FaceScorer:
     """
 
     def __init__(self, model: Path, mixture: GaussianMixture, threads: int) -> None:
-        self._size = mixture.means.shape[1]
-        self._extractor = OpenVinoExtractor(model, self._size, threads)
+        self._extractor = OpenVinoExtractor(model, mixture.means.shape[1], threads)
         self._mixture = stack_mixture(mixture)
 
-    def embed(self, crops_NHWC: Crops, alter: Alteration | None = None) -> NDArray[np.float32]:
+    def embed(self, crops_NHWC: Images, alter: Alteration | None = None) -> NDArray[np.float32]:
         """Return [N, D] features of [N, S, S, 3] crops, each altered first where `alter` is given."""
-        features = np.full((len(crops_NHWC), self._size), np.nan, dtype=np.float32)
-        for start in range(0, len(crops_NHWC), FACES_PER_CHUNK):
-            chunk = np.asarray(crops_NHWC[start : start + FACES_PER_CHUNK])
-            rows = range(start, start + len(chunk))
-            batch = list(chunk) if alter is None else [alter(crop, row) for crop, row in zip(chunk, rows, strict=True)]
-            self._extractor.start(batch, rows, features)
-        self._extractor.wait()
-        return features
+        return embed_crops(self._extractor, crops_NHWC, alter)
 
     def weigh(self, features_ND: NDArray[np.float32]) -> Scores:
         """Return [N] log-likelihoods in nats of [N, D] features."""
         return weigh(features_ND, self._mixture)
 
-    def score(self, crops_NHWC: Crops, alter: Alteration | None = None) -> Scores:
+    def score(self, crops_NHWC: Images, alter: Alteration | None = None) -> Scores:
         """Return [N] log-likelihoods in nats of [N, S, S, 3] crops."""
         return self.weigh(self.embed(crops_NHWC, alter))
 

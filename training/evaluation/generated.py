@@ -13,7 +13,7 @@ from ingest.detect import FaceDetector
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Unscorable
 from ingest.spec import PreprocessSpec, Window
-from training.evaluation.crops import Crop
+from training.data.shards import Images
 
 PICTURES_PER_BATCH = 16
 Part = Literal["face", "image"]
@@ -23,7 +23,7 @@ Part = Literal["face", "image"]
 class CutPictures:
     """Crops [N, S, S, 3] of one folder, how many pictures were looked at, and what was left out, by reason."""
 
-    crops: Crop
+    crops: Images
     pictures: int
     dropped: dict[str, int]
 

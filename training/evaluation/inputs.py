@@ -11,11 +11,12 @@ from rich.console import Console
 
 from ingest.detect import DetectorSpec, load_detector
 from scorer.mixture import GaussianMixture
-from training.evaluation.crops import Crop, Photographs
-from training.evaluation.evaluate import Extract, Pictures, compare_features, list_compared_roles
+from scorer.progress import Progress
+from training.data.shards import Images
+from training.evaluation.evaluate import Extract, Photographs, Pictures, compare_features, list_compared_roles
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import CutPictures, Part, PictureCutter, draw_pictures
-from training.evaluation.progress import track
+from training.evaluation.measures import Rate
 from training.evaluation.protocol import MAX_FACES, Comparison
 from training.recipes import Recipe
 
@@ -33,6 +34,7 @@ class Subject:
         mixture: what `fit` wrote.
         engines: exported graph by precision, the recipe's and "fp32" among them.
         threads: CPU threads.
+        pretext: accuracy of the pretext tasks on the role test, by task.
     """
 
     run: Path
@@ -41,6 +43,7 @@ class Subject:
     mixture: GaussianMixture
     engines: Mapping[str, Path]
     threads: int
+    pretext: Mapping[str, Rate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,9 @@ def cut_folders(
         name: draw_pictures(folder, MAX_FITTED if (part, name) == ("image", "fit") else MAX_FACES)
         for name, folder in folders.items()
     }
-    with track(console, f"cutting {part}s of {', '.join(folders)}", sum(map(len, paths.values()))) as advance:
-        cut = {name: cutter.cut(f"{part}-{name}", files, advance) for name, files in paths.items()}
+    label, total = f"cutting {part}s of {', '.join(folders)}", sum(map(len, paths.values()))
+    with Progress(label, total, "pictures", console, summary=True) as progress:
+        cut = {name: cutter.cut(f"{part}-{name}", files, progress.advance) for name, files in paths.items()}
     for name, pictures in cut.items():
         if not len(pictures.crops):
             message = f"no {part} was found in the {pictures.pictures} pictures of {folders[name]}: {pictures.dropped}"
@@ -91,12 +95,12 @@ def cut_folders(
 class WholePictures:
     """Photographs as a whole; see `Photographs`."""
 
-    crops: Crop
+    crops: Images
     photos: NDArray[np.str_]
     sources: NDArray[np.str_]
 
     @classmethod
-    def number(cls, crops: Crop) -> Self:
+    def number(cls, crops: Images) -> Self:
         """Return crops each of its own photograph, in two halves that serve as sources."""
         numbers = np.arange(len(crops))
         return cls(crops, numbers.astype(str), (numbers % 2).astype(str))

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.evaluation.crops import Alteration, Crop, Crops
+from training.data.shards import Images
 from training.evaluation.honest import count_flagged
 from training.evaluation.measures import Rate, Scores, auc
+from training.features import Alteration, Crop
 
 EQUAL_SIDE, EQUAL_QUALITY = 112, 75
 THUMBNAIL_QUALITY = 85
@@ -133,9 +134,9 @@ def draw_rows(count: int, seed: int = 2024) -> NDArray[np.intp]:
 
 def endure(
     condition: Condition,
-    score: Callable[[Crops, Alteration], Scores],
-    photographs: tuple[Crops, NDArray[np.str_]],
-    generated: Mapping[str, Crops],
+    score: Callable[[Images, Alteration], Scores],
+    photographs: tuple[Images, NDArray[np.str_]],
+    generated: Mapping[str, Images],
     calibration: Scores,
 ) -> Endurance:
     """Return what is left of the figures under one condition.

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from scorer.progress import Progress
 from training.evaluation.drift import compare_engines
 from training.evaluation.evaluate import (
     Pictures,
@@ -25,7 +27,6 @@ from training.evaluation.evaluate import (
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import CutPictures, list_generators
 from training.evaluation.inputs import Extras, Subject, compare_whole, cut_folders
-from training.evaluation.progress import track
 from training.evaluation.report import write_report
 from training.evaluation.robustness import MAX_FACES as ROBUSTNESS_FACES
 from training.recipes import Recipe
@@ -88,8 +89,8 @@ def evaluate_subject(subject: Subject, generated: Path, extras: Extras, console:
         else:
             comparison = compare(scorer.score, pictures, fit["roles"], recipe)
         test, held_out = pictures.photographs["test"], pictures.photographs["calibrate"]
-        with track(console, "engines", len(subject.engines)) as advance:
-            engines = compare_engines(subject.engines, load, test.crops, held_out.crops, advance)
+        with Progress("comparing", len(subject.engines), "engines", console, summary=True) as progress:
+            engines = compare_engines(subject.engines, load, test.crops, held_out.crops, progress.advance)
         report: dict[str, Any] = sections | {
             "comparable": describe_comparison(comparison, recipe),
             "features": {
@@ -101,12 +102,13 @@ def evaluate_subject(subject: Subject, generated: Path, extras: Extras, console:
                 for name, other in ablations.items()
             },
             "engines": engines,
+            "pretext": {task: asdict(rate) for task, rate in subject.pretext.items()},
         }
         report["run"] = describe_run(subject, fit, pictures, faces) | {"seconds": round(time.monotonic() - started)}
     (run / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    with track(console, "report", 1) as advance:
+    with Progress("writing", 1, "report", console, summary=True) as progress:
         write_report(run, report, evidence)
-        advance()
+        progress.advance()
     return report
 
 

@@ -25,6 +25,7 @@ from training.evaluation.report import pick_thresholds
 from training.evaluation.run import evaluate_subject
 from training.evaluation.tables import list_tables, print_tables
 from training.features import extract_features
+from training.mixture.calibrate import describe_calibration
 from training.recipes import Recipe
 
 ODD_NAME = "<b>odd&name"
@@ -259,6 +260,16 @@ def test_refusals_say_what_to_do(subject: Subject, pictures: Path, tmp_path: Pat
     assert not list(subject.run.glob("evaluate-*"))
 
 
+def test_card_states_what_the_calibration_can_promise() -> None:
+    """Highest rate first, each with its threshold and the beta interval of a rank's coverage, or why there is none."""
+    calibration = describe_calibration(np.arange(400.0), np.arange(400).astype(str))
+    assert card.describe_thresholds(calibration).splitlines() == [
+        "| 5 % | 19.0 | 3.1 to 7.3 % |",
+        "| 1 % | 3.0 | 0.27 to 2.2 % |",
+        "| 0.1 % | - | n = 400 cannot support 0.1 %: at least 3688 photographs are needed |",
+    ]
+
+
 def test_card_states_the_report_s_figures(
     report: dict[str, Any], subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -268,7 +279,9 @@ def test_card_states_the_report_s_figures(
     facts = dict.fromkeys((*TAG_NAMES, "manipulation"), 0.7) | {"epoch": 3.0, "merit": 0.7}
     fit = {"shape": "full K=1", "faces": 24, "roles": ["fit"], "held_out_nats": {"fit full K=1": 1.0}}
     prepared = {"photographs": 9, "dropped": {"near_duplicate": 1, "unreadable": 0}, "roles": {"test": {"sources": 2}}}
+    calibration = describe_calibration(np.arange(24.0), np.arange(24).astype(str))
     files = {"fit.json": fit, "prepare.json": prepared, "evaluation.json": report, "progress.jsonl": facts}
+    files["calibration.json"] = calibration
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content) + "\n")
     card.write_card(tmp_path, tmp_path / "CARD.md", subject.recipe, "starter-test", 24)
@@ -276,5 +289,7 @@ def test_card_states_the_report_s_figures(
     assert report["verdict"]["summary"] in text
     assert f"| plain | 4 | {card.describe_auc(report['honest']['raw']['auc']['plain'])} |" in text
     assert "| 1% | - | 16 |" in text
+    head = "| promised rate | threshold (nats) | 95 % interval of the true rate |\n|---|---|---|\n"
+    assert f"of 24 photographs of the role calibrate:\n\n{head}{card.describe_thresholds(calibration)}" in text
     assert "private.example" not in text
     assert "$" not in text

@@ -21,7 +21,7 @@ from training.evaluation.features.weights import (
     read_weights,
     strip_prefix,
 )
-from training.network import FEATURE_SIZE, Normalise
+from training.pretext.network import FEATURE_SIZE, Normalise
 
 CROPS_AT_ONCE = 32
 HEAD_SIZE = 64  # of every CLIP vision transformer that OpenAI published

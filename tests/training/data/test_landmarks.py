@@ -1,0 +1,100 @@
+"""Landmarkers with random weights in the published layouts."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.data.landmark_weights import write_weights
+from training.data.fan_landmarks import FAN, WEIGHTS
+from training.data.landmarks import Landmarker, open_landmarker
+
+FACE = np.random.default_rng(1).integers(0, 256, (80, 60, 3), dtype=np.uint8)
+
+
+def place(left: int, top: int) -> np.ndarray:
+    """Return a black crop with the face at a place."""
+    canvas = np.zeros((200, 200, 3), dtype=np.uint8)
+    canvas[top : top + 80, left : left + 60] = FACE
+    return canvas
+
+
+def test_points_follow_the_box(tmp_path: Path) -> None:
+    """The same pixels at another place give the same points, moved by as much."""
+    write_weights(tmp_path)
+    landmarker = open_landmarker(str(tmp_path))
+    first = landmarker.find(place(30, 20), (30, 20, 60, 80))
+    second = landmarker.find(place(100, 70), (100, 70, 60, 80))
+    assert first.shape == (68, 2)
+    np.testing.assert_allclose(second - first, np.tile([70, 50], (68, 1)), atol=1e-3)
+
+
+def test_a_box_beside_the_crop_is_the_whole_crop(tmp_path: Path) -> None:
+    """A layout's box that misses the picture gives points and no error."""
+    write_weights(tmp_path)
+    landmarker = open_landmarker(str(tmp_path))
+    beside = landmarker.find(place(30, 20), (-90, -90, 60, 80))
+    assert np.array_equal(beside, landmarker.find(place(30, 20), (0, 0, 200, 200)))
+
+
+def test_wrong_size_is_refused(tmp_path: Path) -> None:
+    """A binary with bytes the manifest does not list is not these weights."""
+    write_weights(tmp_path, extra=1)
+    with pytest.raises(ValueError, match="the manifest lists"):
+        open_landmarker(str(tmp_path))
+
+
+@pytest.fixture(name="fan", scope="module")
+def fixture_fan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Landmarker]:
+    """Where torch keeps its downloads, with 2D-FAN-4's file of random weights in it; and the landmarker."""
+    home = tmp_path_factory.mktemp("torch")
+    folder = home / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.manual_seed(0)
+    torch.save(FAN(4).state_dict(), folder / WEIGHTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(home))
+        return folder, open_landmarker("face-alignment")
+
+
+def test_face_alignment_points_follow_the_box(fan: tuple[Path, Landmarker]) -> None:
+    """The package's network, found where torch keeps downloads, moves its points with the face."""
+    first = fan[1].find(place(30, 20), (30, 20, 60, 80))
+    second = fan[1].find(place(80, 60), (80, 60, 60, 80))
+    assert first.shape == (68, 2)
+    assert first.dtype == np.float32
+    assert np.isfinite(first).all()
+    assert np.abs(first).max() < 400
+    # The package rounds the corner of what it looks at, and a random network's flat heatmaps jump by that.
+    assert (np.abs(second - first - (50, 40)).max(axis=1) < 2).mean() > 0.7
+
+
+def test_face_alignment_in_a_named_folder(fan: tuple[Path, Landmarker], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights may lie in a folder of their own, wherever torch keeps downloads."""
+    monkeypatch.setenv("TORCH_HOME", "/nonexistent")
+    named = open_landmarker(f"face-alignment:{fan[0]}")
+    crop, box = place(30, 20), (30.0, 20.0, 60.0, 80.0)
+    assert np.array_equal(named.find(crop, box), fan[1].find(crop, box))
+
+
+def test_absent_weights_are_named_and_never_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence says which file must lie in which folder."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_: pytest.fail("it downloads"))
+    where = re.escape(f"{WEIGHTS} are not in {tmp_path / 'hub' / 'checkpoints'}: put the file there")
+    with pytest.raises(FileNotFoundError, match=where):
+        open_landmarker("face-alignment")
+    with pytest.raises(FileNotFoundError, match=r"no face_landmark_68_model-weights_manifest\.json in"):
+        open_landmarker(str(tmp_path))
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    """A file of that name with other keys, or with no weights at all, is not loaded."""
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match=r"does not hold the weights of 2D-FAN-4"):
+        open_landmarker(f"face-alignment:{tmp_path}")
+    (tmp_path / WEIGHTS).write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=r"does not hold the weights of 2D-FAN-4"):
+        open_landmarker(f"face-alignment:{tmp_path}")

@@ -1,0 +1,283 @@
+"""`prepare` from end to end: what comes out, what ends it early, and going on from there."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+from ingest.spec import PreprocessSpec
+from tests.training.data.drawn_photos import ROLES, DrawnPhotos, draw, make_cutter, prepare_drawn
+from tests.training.data.landmark_weights import write_weights
+from training.cli import app
+from training.data.chunks import PrepareProgress
+from training.data.cutting import FaceCutter
+from training.data.indexing import index_run
+from training.data.shards import load_role
+from training.endings import Interrupted
+from training.recipes import paper, starter
+
+CHILD = """
+    import pathlib, resource, signal, sys, time
+    from tests.training.data.drawn_photos import *
+    run = pathlib.Path(sys.argv[1])
+    cutter = make_cutter(run)
+"""
+
+
+@pytest.fixture(name="weights", scope="module")
+def fixture_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with random landmark weights."""
+    folder = tmp_path_factory.mktemp("landmarks")
+    write_weights(folder)
+    return folder
+
+
+@pytest.fixture(name="cutter", scope="module")
+def fixture_cutter(tmp_path_factory: pytest.TempPathFactory) -> FaceCutter:
+    """The real cutter with one thread."""
+    return make_cutter(tmp_path_factory.mktemp("detector"))
+
+
+def prepare(run: Path, photos: DrawnPhotos, cutter: FaceCutter, roles: dict[str, str] = ROLES) -> dict[str, object]:
+    """Prepare in chunks of 16 photographs and return the facts."""
+    inputs, records = prepare_drawn(run, photos, cutter, roles)
+    return index_run(run, records, inputs, starter())
+
+
+def start_child(run: Path, code: str) -> subprocess.Popen[str]:
+    """Prepare in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(CHILD) + textwrap.dedent(code), str(run)],
+        cwd=Path(__file__).parents[3],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def assert_same_faces(one: Path, other: Path) -> None:
+    """Compare all that two runs hold."""
+    for role in ("train", "fit"):
+        first, second = load_role(one, role), load_role(other, role)
+        assert first.photos.tolist() == second.photos.tolist()
+        assert np.array_equal(np.asarray(first.crops), np.asarray(second.crops))
+        assert np.array_equal(np.asarray(first.wide), np.asarray(second.wide))
+        assert np.array_equal(first.landmarks, second.landmarks)
+        assert np.array_equal(first.tags, second.tags, equal_nan=True)
+
+
+@pytest.fixture(name="whole", scope="module")
+def fixture_whole(cutter: FaceCutter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted: 40 photographs in three chunks."""
+    run = tmp_path_factory.mktemp("whole")
+    prepare(run, DrawnPhotos(40), cutter)
+    return run
+
+
+def test_faces_come_out_by_role(whole: Path) -> None:
+    """Pictures, tags, sources and sizes of each role, the sources not mixed."""
+    train, fit = load_role(whole, "train"), load_role(whole, "fit")
+    assert (len(train), len(fit)) == (27, 13)
+    assert set(train.sources) == {"ann"}
+    assert set(fit.sources) == {"bob"}
+    assert train.wide[:].shape == (27, 320, 320, 3)
+    assert train.crops[:].shape == (27, 224, 224, 3)
+    assert train.tags[:3, 0].tolist() == [2.0, 3.0, 5.0]
+    assert train.short_sides.tolist() == [50.0] * 27
+    shrunk = Image.fromarray(train.wide[0]).resize((224, 224))
+    assert np.abs(np.asarray(shrunk, dtype=int) - train.crops[0]).mean() < 2
+
+
+def test_ctrl_c_keeps_what_is_done(whole: Path, cutter: FaceCutter, tmp_path: Path) -> None:
+    """The first call says how to go on; the second does the rest only, and the result is that of one call."""
+    with pytest.raises(Interrupted, match="of 40 photographs: the same command goes on from there"):
+        prepare(tmp_path, DrawnPhotos(40, stop_at=20), cutter)
+    with pytest.raises(FileNotFoundError, match="to its end"):
+        load_role(tmp_path, "train")
+    done = DrawnPhotos(40, stop_at=3)  # a photograph of the first chunk, which is done: it is not read again
+    prepare(tmp_path, done, cutter)
+    assert_same_faces(whole, tmp_path)
+
+
+def test_kill_9_keeps_what_is_done(whole: Path, cutter: FaceCutter, tmp_path: Path) -> None:
+    """A process killed after its first chunk leaves a run that goes on to the same result."""
+    child = start_child(
+        tmp_path,
+        """
+        read = DrawnPhotos.read
+        DrawnPhotos.read = lambda self, number: (time.sleep(0.1), read(self, number))[1]
+        prepare_drawn(run, DrawnPhotos(40), cutter, ROLES)
+        """,
+    )
+    while not (tmp_path / "faces" / "chunks" / "000000.json").exists():
+        assert child.poll() is None, "it ended by itself"
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    (tmp_path / "faces" / "train" / "000001.partial").mkdir()  # a kill may also fall into the writing of a shard
+    prepare(tmp_path, DrawnPhotos(40, stop_at=3), cutter)
+    assert_same_faces(whole, tmp_path)
+    assert not list((tmp_path / "faces").rglob("*.partial"))
+
+
+def test_a_full_disk_ends_in_a_sentence(whole: Path, cutter: FaceCutter, tmp_path: Path) -> None:
+    """What cannot be written leaves no half shard, says how much room to make, and goes on once there is some."""
+    child = start_child(
+        tmp_path,
+        """
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))  # as a quota, without a disk to fill
+        try:
+            prepare_drawn(run, DrawnPhotos(40), cutter, ROLES)
+        except Exception as error:
+            print(type(error).__name__, error)
+        """,
+    )
+    said, _ = child.communicate()
+    assert said.startswith("Interrupted no room is left for")
+    assert "GiB, then the same command goes on from there" in said
+    assert not [path for path in (tmp_path / "faces").rglob("*") if path.name.isdigit()]
+    prepare(tmp_path, DrawnPhotos(40), cutter)
+    assert_same_faces(whole, tmp_path)
+
+
+def test_nothing_is_done_twice(whole: Path, cutter: FaceCutter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished run is only listed again."""
+    monkeypatch.setattr(DrawnPhotos, "read", lambda *_: pytest.fail("a photograph is read again"))
+    facts = prepare(whole, DrawnPhotos(40), cutter)
+    assert facts["photographs"] == facts["faces"] == 40
+
+
+def test_later_photographs_are_added_and_changed_ones_done_again(
+    whole: Path, cutter: FaceCutter, tmp_path: Path
+) -> None:
+    """More photographs at the end cost only themselves; another role for a source renews what it stood in."""
+    prepare(tmp_path, DrawnPhotos(20), cutter)
+    before = (tmp_path / "faces" / "train" / "000000" / "table.npz").stat().st_mtime_ns
+    prepare(tmp_path, DrawnPhotos(40), cutter)
+    assert (tmp_path / "faces" / "train" / "000000" / "table.npz").stat().st_mtime_ns == before
+    assert sorted(load_role(tmp_path, "train").photos) == sorted(load_role(whole, "train").photos)
+    prepare(tmp_path, DrawnPhotos(40), cutter, {"ann": "test", "bob": "fit"})
+    assert len(load_role(tmp_path, "test")) == 27
+    with pytest.raises(FileNotFoundError):
+        load_role(tmp_path, "train")
+
+
+def test_other_settings_are_refused(whole: Path, cutter: FaceCutter) -> None:
+    """Faces cut in two ways are not mixed; the sentence names what differs."""
+    other = FaceCutter(cutter.detector, cutter.landmarker, PreprocessSpec(margin=1.5), 50, 1)
+    with pytest.raises(ValueError, match=r"prepared with other settings \(min_face_px, preprocess\)"):
+        prepare(whole, DrawnPhotos(40), other)
+
+
+def test_repeats_are_dropped_across_roles(cutter: FaceCutter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A photograph that another role shows recompressed counts once, where its file is the largest."""
+    monkeypatch.setattr(DrawnPhotos, "read", lambda _, number: draw(0, quality=40) if number == 2 else draw(number, 95))
+    facts = prepare(tmp_path, DrawnPhotos(6), cutter)
+    assert facts["dropped"] == {"near_duplicate": 1}
+    assert facts["sources"]["bob"]["dropped"] == {"near_duplicate": 1}
+    assert load_role(tmp_path, "fit").photos.tolist() == ["5.jpg"]
+    assert len(load_role(tmp_path, "train")) == 4
+
+
+def test_damaged_photographs_are_counted_by_reason(
+    cutter: FaceCutter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unreadable file, no image, an image cut short and one that is gone: each has its reason, the others stay."""
+    damaged = {0: b"", 1: b"no image at all", 3: draw(3)[:900]}
+
+    def read(_: DrawnPhotos, number: int) -> bytes:
+        if number == 4:
+            raise FileNotFoundError(number)
+        return damaged.get(number, draw(number))
+
+    monkeypatch.setattr(DrawnPhotos, "read", read)
+    facts = prepare(tmp_path, DrawnPhotos(9), cutter)
+    assert facts["dropped"].pop("photo_empty") == 1
+    assert facts["dropped"].pop("photo_unsupported_format") == 1
+    assert facts["dropped"].pop("photo_unreadable") == 1
+    assert sum(facts["dropped"].values()) == 1  # cut short: found by its markers or by the decoder
+    assert facts["faces"] == 5
+
+
+def test_pictures_without_tags_are_questioned(cutter: FaceCutter, tmp_path: Path) -> None:
+    """Generated pictures given as photographs have no camera tags; the warning asks."""
+    facts = prepare(tmp_path, DrawnPhotos(6, tags=False), cutter)
+    assert any("no photograph has camera tags" in warning for warning in facts["warnings"])
+    assert any("no face for the role calibrate" in warning for warning in facts["warnings"])
+
+
+def test_one_camera_and_few_faces_are_warned_of(cutter: FaceCutter, tmp_path: Path) -> None:
+    """Ties in every pair, and fewer faces than the mixture has components."""
+    inputs, records = prepare_drawn(tmp_path, DrawnPhotos(9), cutter, ROLES)
+    warnings = index_run(tmp_path, records, inputs, paper())["warnings"]
+    assert any("of one camera, Maker One" in warning for warning in warnings)
+    assert any("3 faces and the recipe paper at least 8 components" in warning for warning in warnings)
+
+
+def test_progress_is_a_json_line_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts photographs, and beside them faces and their speed."""
+    monkeypatch.setattr("scorer.progress.INTERVAL_S", 0.0)
+    output = io.StringIO()
+    with PrepareProgress("preparing", None, "photographs", Console(file=output)) as progress:
+        progress.begin(total=100, done=90)
+        progress.count(5, 7)
+    line = json.loads(output.getvalue())
+    assert (line["done"], line["total"], line["faces"]) == (95, 100, 7)
+    assert line["faces_per_s"] >= 0
+    assert line["left_s"] >= 0
+
+
+def test_the_command_prepares_and_draws_a_preview(portrait: bytes, weights: Path, tmp_path: Path) -> None:
+    """Photographs in, a report and a contact sheet out: five columns of the portrait, whose flips change it."""
+    folder = tmp_path / "photos" / "nasa"
+    folder.mkdir(parents=True)
+    Image.open(io.BytesIO(portrait)).resize((1024, 1024)).save(folder / "astronaut.png")
+    (folder / "notes.txt").write_text("no picture")
+    run, sheet = tmp_path / "run", tmp_path / "sheet.png"
+    arguments = ["prepare", str(run), "--photos", str(tmp_path / "photos"), "--shares", "train=1"]
+    result = CliRunner().invoke(app, [*arguments, "--landmarks", str(weights), "--preview", str(sheet)])
+    assert result.exit_code == 0, result.output
+    facts = json.loads((run / "prepare.json").read_text())
+    assert facts["faces"] == 1
+    assert facts["dropped"] == {"photo_unsupported_format": 1}
+    pixels = np.asarray(Image.open(sheet), dtype=int)
+    assert pixels.shape == (28 + 8 + 232, 8 + 5 * 232, 3)
+    crops = [pixels[36:260, 8 + 232 * column :][:, :224] for column in range(5)]
+    assert all((crop != crops[0]).any() for crop in crops[1:])
+
+
+def test_photographs_without_a_face_end_in_a_sentence(weights: Path, tmp_path: Path) -> None:
+    """Nothing to train on is an error, after the report of what was dropped."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "empty.jpg").write_bytes(draw(0))
+    arguments = ["prepare", str(tmp_path / "run"), "--photos", str(tmp_path / "photos"), "--landmarks", str(weights)]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, ValueError)
+    assert "none of 1 photographs has a face to use" in str(result.exception)
+    assert "1 photo_without_large_face" in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "say with --photos"),
+        (["--photos", "."], "choose with --landmarks"),
+        (["--photos", ".", "--landmarks", ".", "--shares", "train=2"], "share"),
+    ],
+)
+def test_a_wrong_command_is_refused(tmp_path: Path, options: list[str], sentence: str) -> None:
+    """What is missing is named before any work."""
+    result = CliRunner().invoke(app, ["prepare", str(tmp_path / "run"), *options], terminal_width=200)
+    assert result.exit_code != 0
+    assert sentence in result.output + str(result.exception)
+    assert not (tmp_path / "run").exists()

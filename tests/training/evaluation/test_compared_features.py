@@ -1,0 +1,243 @@
+"""The compared features: published layouts give the reference's features, other files give one clear sentence."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision.models import resnet50
+
+from ingest.spec import PreprocessSpec
+from training.evaluation.evaluate import Pictures, compare_features
+from training.evaluation.features.compare import COMPARED, load_compared
+from training.evaluation.features.networks import FARL_PRETEXT, NetworkFeatures, load_farl
+from training.evaluation.features.weights import WrongWeights
+from training.evaluation.inputs import WholePictures
+from training.export import export_extractor
+from training.pretext.network import FEATURE_SIZE, Normalise
+from training.recipes import MixtureRule, MixtureShape, starter
+
+WIDTH, LAYERS, OUTPUT = 128, 2, 24
+
+
+@pytest.fixture(name="crops", scope="module")
+def fixture_crops() -> np.ndarray:
+    """Five random crops."""
+    return np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3), dtype=np.uint8)
+
+
+def normalise(crops: np.ndarray) -> Tensor:
+    """Return crops as CLIP's own transform does it: to 0..1, NCHW, minus mean, over deviation."""
+    mean, std = (
+        torch.tensor(values).reshape(3, 1, 1)
+        for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    return (torch.from_numpy(crops).permute(0, 3, 1, 2) / 255 - mean) / std
+
+
+def build_clip(patch: int) -> open_clip.CLIP:
+    """Return a narrow CLIP with both towers, whose state dictionary has the published layout."""
+    torch.manual_seed(0)
+    vision = CLIPVisionCfg(layers=LAYERS, width=WIDTH, patch_size=patch, image_size=224)
+    text = CLIPTextCfg(context_length=8, vocab_size=32, width=64, heads=1, layers=1)
+    clip = open_clip.CLIP(OUTPUT, vision, text, quick_gelu=True).eval()
+    for value in clip.parameters():  # biases and norms start at 0 and 1, where a mix-up of keys would not show
+        nn.init.normal_(value, std=0.1 if value.ndim < 2 else value.shape[-1] ** -0.5)
+    return clip
+
+
+@pytest.fixture(name="clip_file")
+def fixture_clip_file(tmp_path: Path) -> Path:
+    """A narrow CLIP as open_clip publishes it."""
+    path = tmp_path / "open_clip_model.safetensors"
+    save_file({name: value.contiguous() for name, value in build_clip(32).state_dict().items()}, path)
+    return path
+
+
+@pytest.fixture(name="farl_state")
+def fixture_farl_state() -> dict[str, Tensor]:
+    """A narrow FaRL's arrays: CLIP's with patches of 16 px, and those of its masked image modelling."""
+    pretext = {
+        "visual.mask_token": torch.zeros(WIDTH),
+        "visual.ln_lm.weight": torch.ones(WIDTH),
+        "visual.lm_head.weight": torch.zeros(9, WIDTH),
+        "visual.lm_transformer.resblocks.0.ln_1.weight": torch.ones(WIDTH),
+    }
+    assert {name.split(".")[1] for name in pretext} == {name.rstrip(".") for name in FARL_PRETEXT}
+    return build_clip(16).state_dict() | pretext
+
+
+def build_exif_language() -> tuple[nn.Module, dict[str, object]]:
+    """Return a random ResNet-50 with 768 outputs, and the checkpoint that holds it among DistilBERT's arrays."""
+    torch.manual_seed(1)
+    network = resnet50(weights=None)
+    network.fc = nn.Linear(2048, FEATURE_SIZE)
+    others = {
+        "sink_temp": torch.zeros(()),
+        "model.positional_embedding": torch.zeros(77, 8),
+        "model.logit_scale": torch.zeros(()),
+        "model.transformer.embeddings.word_embeddings.weight": torch.zeros(11, 8),
+        "model.token_embedding.weight": torch.zeros(11, 8),
+        "model.ln_final.weight": torch.zeros(8),
+    }
+    model = {f"model.visual.{name}": value for name, value in network.state_dict().items()} | others
+    return network.eval(), {"epoch": 75, "model": model, "optimizer": {"state": {}, "param_groups": []}, "lr_sched": {}}
+
+
+def test_clip_equals_open_clip(clip_file: Path, crops: np.ndarray) -> None:
+    """The loaded tower gives open_clip's image embedding, before its normalisation, at the size of the arrays."""
+    with torch.inference_mode():
+        expected = build_clip(32).encode_image(normalise(crops)).numpy()
+    extractor = load_compared("clip", clip_file, 1)
+    assert extractor.name == "CLIP"
+    features = extractor.extract(crops)
+    assert features.shape == (5, OUTPUT)
+    np.testing.assert_allclose(features, expected, atol=1e-4)
+
+
+def test_farl_is_clip_with_its_own_envelope(farl_state: dict[str, Tensor], tmp_path: Path, crops: np.ndarray) -> None:
+    """FaRL's file loads in its published layout, in half precision too, and what its pretext needed is left out."""
+    path = tmp_path / "FaRL-Base-Patch16-LAIONFace20M-ep16.pth"
+    torch.save({"state_dict": {name: value.half() for name, value in farl_state.items()}}, path)
+    clip = build_clip(16)
+    clip.load_state_dict({name: value.half().float() for name, value in clip.state_dict().items()})
+    with torch.inference_mode():
+        expected = clip.encode_image(normalise(crops)).numpy()
+    np.testing.assert_allclose(load_farl(path).extract(crops), expected, atol=1e-4)
+
+
+def test_exif_language_equals_torchvision(tmp_path: Path, crops: np.ndarray) -> None:
+    """The ResNet under `model.visual.` gives torchvision's forward, 768 features."""
+    network, checkpoint = build_exif_language()
+    path = tmp_path / "wrapper_75_new.pth"
+    torch.save(checkpoint, path)
+    with torch.inference_mode():
+        expected = network(normalise(crops)).numpy()
+    features = load_compared("exif_language", path, 1).extract(crops)
+    assert features.shape == (5, FEATURE_SIZE)
+    np.testing.assert_allclose(features, expected, atol=1e-4)
+
+
+def test_features_do_not_depend_on_the_batch(clip_file: Path) -> None:
+    """More crops than one batch holds come out in order."""
+    many = np.random.default_rng(2).integers(0, 256, (37, 224, 224, 3), dtype=np.uint8)
+    extractor = load_compared("clip", clip_file, 1)
+    np.testing.assert_allclose(extractor.extract(many)[35:], extractor.extract(many[35:]), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(COMPARED))
+def test_absent_weights_are_one_sentence(name: str, tmp_path: Path) -> None:
+    """The sentence names the path, and which file should be there or which command makes it."""
+    path = tmp_path / "absent"
+    with pytest.raises(FileNotFoundError, match=r"absent.* it should be .*(open_clip|FaRL-Base|wrapper_75|exif_only)"):
+        load_compared(name, path, 1)
+
+
+def test_unknown_features_list_the_known() -> None:
+    """A misspelt name is answered with the names there are."""
+    with pytest.raises(ValueError, match="clip, farl, exif_language, exif_l2r"):
+        load_compared("clipp", Path(), 1)
+
+
+def test_missing_and_foreign_keys_are_named(farl_state: dict[str, Tensor], tmp_path: Path) -> None:
+    """A key that is absent, one that is left over and one of another shape are each named."""
+    path = tmp_path / "farl.pth"
+    del farl_state["visual.ln_post.weight"]
+    farl_state["visual.surprise"] = torch.zeros(3)
+    farl_state["visual.ln_pre.bias"] = torch.zeros(WIDTH + 1)
+    torch.save({"state_dict": farl_state}, path)
+    with pytest.raises(WrongWeights, match=r"missing \(ln_post.weight\).*over \(surprise\).*shape \(ln_pre.bias\)"):
+        load_farl(path)
+
+
+def test_the_wrong_publisher_is_recognised(clip_file: Path, tmp_path: Path) -> None:
+    """Each loader refuses another's file and names the file it wants."""
+    _, checkpoint = build_exif_language()
+    ranking = {**checkpoint, "model": {**checkpoint["model"], "fc_iso.weight": torch.zeros(1, FEATURE_SIZE)}}
+    for name, content in (("language", checkpoint), ("ranking", ranking)):
+        torch.save(content, tmp_path / f"{name}.pth")
+    with pytest.raises(WrongWeights, match=r"no arrays under 'state_dict' but epoch, .*FaRL-Base"):
+        load_compared("farl", tmp_path / "language.pth", 1)
+    with pytest.raises(WrongWeights, match=r"no arrays under 'model'.*wrapper_75_new"):
+        load_compared("exif_language", clip_file, 1)
+    with pytest.raises(WrongWeights, match="has ranking heads"):
+        load_compared("exif_language", tmp_path / "ranking.pth", 1)
+    with pytest.raises(WrongWeights, match=r"holds nothing where a vision transformer.*open_clip_model"):
+        load_compared("clip", tmp_path / "language.pth", 1)
+
+
+class Runs:
+    """An object that leaves a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:.*TorchScript archive")
+@pytest.mark.parametrize("name", ["clip", "farl", "exif_language"])
+def test_nothing_in_a_file_is_run(name: str, tmp_path: Path) -> None:
+    """A pickle that would run code, a TorchScript archive, a damaged file and an array alone are refused unread."""
+    torch.save({"state_dict": Runs(tmp_path / "ran")}, tmp_path / "hostile.pth")
+    torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "ViT-B-32.pt"))
+    (tmp_path / "damaged.pth").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "damaged.safetensors").write_bytes(b"\xff" * 64)
+    (tmp_path / "empty.pth").touch()
+    torch.save(torch.zeros(3), tmp_path / "array.pth")
+    for path in sorted(tmp_path.iterdir()):
+        with pytest.raises(WrongWeights, match="it should be"):
+            load_compared(name, path, 1)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_image_size_is_refused(tmp_path: Path) -> None:
+    """A tower for 336 px has other places than 224 px crops give it."""
+    clip = build_clip(32)
+    state = clip.state_dict() | {"visual.positional_embedding": torch.zeros(11 * 11 + 1, WIDTH)}
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "clip.safetensors")
+    with pytest.raises(WrongWeights, match="not made for 224 px but for 122 places"):
+        load_compared("clip", tmp_path / "clip.safetensors", 1)
+
+
+def test_exif_ranking_comes_from_a_run_of_its_recipe(tmp_path: Path, crops: np.ndarray) -> None:
+    """EXIF-L2R is read through the engine of a run of `exif_only`; other runs, and runs without one, are refused."""
+    described = {"name": "starter", "precision": "fp32", "preprocess": {"antialias": False}}
+    (tmp_path / "recipe.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="a run of the recipe starter, not of exif_only"):
+        load_compared("exif_l2r", tmp_path, 1)
+    (tmp_path / "recipe.json").write_text(json.dumps(described | {"name": "exif_only"}))
+    with pytest.raises(FileNotFoundError, match="no fp32 engine: run"):
+        load_compared("exif_l2r", tmp_path, 1)
+    torch.manual_seed(3)
+    network = nn.Sequential(
+        Normalise(PreprocessSpec()), nn.Conv2d(3, FEATURE_SIZE, 32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    ).eval()
+    export_extractor(network, tmp_path / "engine" / "fp32", "fp32", crops)
+    extractor = load_compared("exif_l2r", tmp_path, 1)
+    assert (extractor.name, extractor.preprocess) == ("EXIF-L2R", PreprocessSpec(antialias=False))
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(crops)).numpy()
+    np.testing.assert_allclose(extractor.extract(crops), expected, atol=1e-4)
+
+
+def test_each_gets_its_mixture_by_the_same_fit() -> None:
+    """Crops like the fitted ones score higher than others, by a mixture of the rule."""
+    rng = np.random.default_rng(4)
+    base = rng.integers(100, 156, (8, 8, 3))
+    crops = (base + rng.integers(-9, 10, (60, 8, 8, 3))).astype(np.uint8)
+    names = np.array([f"source {index % 3}" for index in range(60)])
+    faces = WholePictures(crops, names, names)
+    pooled = NetworkFeatures("pooled", nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), PreprocessSpec(size=8))
+    rule = MixtureRule((MixtureShape("diag", 1), MixtureShape("diag", 2)), role_sets=(("fit",),))
+    pictures = Pictures({"fit": faces, "test": faces}, {"inverted": 255 - crops})
+    comparison = compare_features(pooled.extract, pictures, replace(starter(), mixture=rule, threshold_on="train"))
+    assert comparison.generators["inverted"].auc == 1
+    assert comparison.generators["inverted"].accuracy == pytest.approx(1 - 0.05 / 2)

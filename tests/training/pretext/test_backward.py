@@ -1,0 +1,129 @@
+"""A batch's losses and gradients are the same however it is divided among micro-batches and processes."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.pretext.rank_worker import FACES, make_pictures, make_reader, measure_gradients
+from tests.training.pretext.tiny_training import make_recipe, read_log, train_tiny
+from training.pretext.backward import accumulate_gradients, embed, without_statistics
+from training.pretext.distributed import Ranks
+from training.pretext.ranking import combine_losses
+
+TIMEOUT_S = 240
+WORKER = Path(__file__).with_name("rank_worker.py")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Sums of floats in the order in which the processes of these tests add them."""
+    torch.set_num_threads(1)
+
+
+def test_one_portion_is_the_plain_backward_pass() -> None:
+    """Cutting the graph at the features changes no gradient against one backward pass through the whole network."""
+    recipe = make_recipe(centred_heads=True)
+    losses, gradients, _ = measure_gradients(recipe, Ranks(), frozen_statistics=False)
+    network, batch = make_reader(recipe, frozen_statistics=False), make_pictures()
+    expected = combine_losses(network(batch.crops), batch.tags, batch.manipulated, recipe.losses)
+    expected.total.backward()
+    torch.testing.assert_close(losses.total, expected.total)
+    for name, value in network.named_parameters():
+        torch.testing.assert_close(gradients[name], value.grad, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 5, FACES])
+def test_micro_batches_keep_the_pairs_of_the_whole_batch(micro_batch: int) -> None:
+    """Gradients and losses of any portions are those of the whole batch, centred heads included."""
+    recipe = make_recipe(centred_heads=True)
+    whole_losses, whole, _ = measure_gradients(recipe, Ranks(), frozen_statistics=True)
+    cut = make_recipe(centred_heads=True, micro_batch=micro_batch)
+    losses, gradients, _ = measure_gradients(cut, Ranks(), frozen_statistics=True)
+    torch.testing.assert_close(losses.total, whole_losses.total, rtol=1e-12, atol=0)
+    for name, value in whole.items():
+        torch.testing.assert_close(gradients[name], value, rtol=1e-10, atol=1e-14)
+
+
+def test_pairs_of_separate_portions_would_differ() -> None:
+    """The tests above can fail: portions that only see their own pairs have another gradient."""
+    recipe = make_recipe()
+    _, whole, _ = measure_gradients(recipe, Ranks(), frozen_statistics=True)
+    network, batch = make_reader(recipe, frozen_statistics=True), make_pictures()
+    for part in range(2):
+        rows = slice(part * FACES // 2, (part + 1) * FACES // 2)
+        outputs = network(batch.crops[rows])
+        (combine_losses(outputs, batch.tags[rows], batch.manipulated[rows], recipe.losses).total / 2).backward()
+    weight = network.get_parameter("heads.iso.weight").grad
+    assert (weight - whole["heads.iso.weight"]).abs().max() > 1e-3 * weight.abs().max()
+
+
+def test_running_statistics_count_each_portion_once() -> None:
+    """Two passes update batch normalisation as one does, and the pass without graph computes the same features."""
+    recipe = make_recipe(micro_batch=4)
+    _, _, network = measure_gradients(recipe, Ranks(), frozen_statistics=False)
+    once = make_reader(recipe, frozen_statistics=False)
+    portions = make_pictures().crops.split(4)
+    features = [once.extractor(portion) for portion in portions]
+    assert torch.equal(network.extractor.norm.running_mean, once.extractor.norm.running_mean)
+    assert network.extractor.norm.num_batches_tracked == len(portions)
+    with without_statistics(once.extractor):
+        again = [once.extractor(portion) for portion in portions]
+    assert all(torch.equal(one, two) for one, two in zip(features, again, strict=True))
+    assert once.extractor.norm.track_running_stats
+    assert once.extractor.norm.num_batches_tracked == len(portions)
+
+
+def test_bf16_runs_the_extractor_alone_in_bf16() -> None:
+    """Under BF16 features are coarser and come out as FP32; gradients reach the FP32 weights."""
+    recipe = make_recipe(bf16=True)
+    network, batch = make_reader(recipe, frozen_statistics=True).float(), make_pictures()
+    crops = batch.crops.float()
+    coarse, fine = (embed(network.extractor, crops, bf16=bf16) for bf16 in (True, False))
+    assert coarse.dtype == torch.float32
+    assert 1e-4 < float((coarse - fine).abs().max().detach()) < 0.1
+    batch = type(batch)(crops, batch.tags.float(), batch.manipulated.float())
+    losses = accumulate_gradients(network, network.extractor, batch, recipe, Ranks())
+    assert losses.total.dtype == torch.float32
+    assert network.get_parameter("extractor.last.weight").grad.dtype == torch.float32
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    """Two processes have one process's gradients in double precision, whole and in portions, and its loss curve."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    workers = [
+        subprocess.Popen(
+            [sys.executable, str(WORKER), str(tmp_path)],
+            env=os.environ
+            | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            | {"GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(WORKER.parents[3])},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        errors = [worker.communicate(timeout=TIMEOUT_S)[1] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    assert [worker.returncode for worker in workers] == [0, 0], errors
+    _, expected, _ = measure_gradients(make_recipe(centred_heads=True), Ranks(), frozen_statistics=True)
+    for name in ("None", "2"):
+        with np.load(tmp_path / f"{name}.npz") as arrays:
+            assert set(arrays.files) == set(expected)
+            for parameter, values in expected.items():
+                np.testing.assert_allclose(arrays[parameter], values.numpy(), rtol=1e-9, atol=1e-12)
+    train_tiny(tmp_path / "alone", make_recipe(micro_batch=1))
+    ours, alone = read_log(tmp_path / "run"), read_log(tmp_path / "alone")
+    # Batch normalisation's running statistics, which only validation uses, are those of rank 0's faces.
+    for one, two in zip(ours, alone, strict=True):
+        for name in (name for name in one if name.startswith("loss")):
+            assert one[name] == pytest.approx(two[name], rel=1e-5, abs=1e-5)

@@ -1,0 +1,205 @@
+"""The extractor, its export, one step of training, and the run from photographs to a checkpoint."""
+
+import dataclasses
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import nn
+
+from ingest.detect import DetectorSpec, load_detector
+from ingest.spec import PreprocessSpec
+from training.data.chunks import Inputs, PrepareProgress, prepare_photos
+from training.data.cutting import FaceCutter
+from training.data.exif import EXIF_IFD, TAG_NAMES
+from training.data.indexing import index_run
+from training.data.photos import FolderPhotos
+from training.data.roles import RoleRule
+from training.data.shards import load_role
+from training.detector import copy_detector
+from training.export import convert_extractor, export_extractor, write_model
+from training.features import extract_features
+from training.pretext.checkpoints import load_checkpoint
+from training.pretext.network import FEATURE_SIZE, Normalise, PretextNetwork, build_network
+from training.pretext.trainer import train_extractor
+from training.recipes import AugmentRule, Precision, paper, starter
+
+
+@pytest.fixture(name="network", scope="module")
+def fixture_network() -> PretextNetwork:
+    """The starter's network with ImageNet weights."""
+    torch.manual_seed(0)
+    return build_network(dataclasses.replace(starter(), frozen_blocks=9))
+
+
+@pytest.fixture(name="crops", scope="module")
+def fixture_crops() -> np.ndarray:
+    """Four smooth random crops."""
+    rng = np.random.default_rng(0)
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((224, 224)))
+            for _ in range(4)
+        ]
+    )
+
+
+@pytest.fixture(name="small", scope="module")
+def fixture_small() -> nn.Module:
+    """A small extractor of the same interface, which converts in a second."""
+    torch.manual_seed(1)
+    return nn.Sequential(
+        Normalise(PreprocessSpec()),
+        nn.Conv2d(3, 16, 16, 16),
+        nn.ReLU6(),
+        nn.Conv2d(16, FEATURE_SIZE, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ).eval()
+
+
+def test_exported_graph_equals_the_network(small: nn.Module, crops: np.ndarray, tmp_path: Path) -> None:
+    """The FP32 graph takes raw uint8 crops and gives the network's features."""
+    path = tmp_path / "model.xml"
+    write_model(convert_extractor(small, 224), path, "fp32")
+    with torch.inference_mode():
+        expected = small(torch.from_numpy(crops)).numpy()
+    np.testing.assert_allclose(extract_features(path, crops, 1), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("precision", "largest_share", "least_correlation"), [("int8", 0.35, 0.98)])
+def test_quantised_graphs_are_small_and_keep_the_features(
+    small: nn.Module,
+    crops: np.ndarray,
+    tmp_path: Path,
+    precision: Precision,
+    largest_share: float,
+    least_correlation: float,
+) -> None:
+    """Int8 takes a third of FP32's bytes at most, keeps the features, and the file names no path of this machine."""
+    sizes, features = {}, {}
+    for kind in ("fp32", precision):
+        path = export_extractor(small, tmp_path / kind, kind, crops)
+        sizes[kind] = path.with_suffix(".bin").stat().st_size
+        features[kind] = extract_features(path, crops, 1)
+        assert str(tmp_path).encode() not in path.read_bytes()
+        assert str(Path.cwd()).encode() not in path.read_bytes()
+    assert sizes[precision] < largest_share * sizes["fp32"]
+    assert np.corrcoef(features["fp32"].ravel(), features[precision].ravel())[0, 1] > least_correlation
+
+
+def test_frozen_blocks_and_batch_statistics_stay(network: PretextNetwork, crops: np.ndarray) -> None:
+    """A training pass leaves frozen weights without gradient, and the statistics of all but the new layer."""
+    network.train()
+    last = network.extractor.blocks[-1]
+    before, new = last._bn2.running_mean.clone(), network.extractor.widen[1].running_mean.clone()
+    scores, _ = network(torch.from_numpy(crops))
+    scores.sum().backward()
+    assert torch.equal(last._bn2.running_mean, before)
+    assert not torch.equal(network.extractor.widen[1].running_mean, new)
+    assert network.extractor.stem[0].weight.grad is None
+    assert network.extractor.widen[0].weight.grad is not None
+    network.zero_grad()
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "efficientnet_lite0"])
+@pytest.mark.parametrize("frozen_statistics", [True, False])
+def test_frozen_parts_of_either_backbone_stay(backbone: str, *, frozen_statistics: bool) -> None:
+    """Frozen blocks keep weights and statistics; the others' statistics stay only where the recipe says so."""
+    recipe = dataclasses.replace(paper(), backbone=backbone, frozen_blocks=2, frozen_statistics=frozen_statistics)
+    network = build_network(recipe).train()
+    frozen = {
+        "resnet50": ("trunk.conv1.", "trunk.bn1.", "trunk.layer1.", "trunk.layer2."),
+        "efficientnet_lite0": ("stem.", "blocks.0.", "blocks.1."),
+    }[backbone]
+    before = {name: values.clone() for name, values in network.extractor.state_dict().items()}
+    features = network.extractor(torch.zeros((2, 64, 64, 3), dtype=torch.uint8))
+    features.sum().backward()
+    after = network.extractor.state_dict()
+    for name, value in network.extractor.named_parameters():
+        assert (value.grad is None) == name.startswith(frozen), name
+    moved = [name for name in before if "running_" in name and not torch.equal(before[name], after[name])]
+    assert any(not name.startswith("widen.") for name in moved) != frozen_statistics
+    assert not any(name.startswith(frozen) for name in moved)
+
+
+def test_networks_are_the_same_on_every_call() -> None:
+    """Random weights follow from the recipe's seed, and building leaves the global generator alone."""
+    torch.manual_seed(0)
+    one = build_network(paper())
+    drawn = torch.rand(1)
+    two, other = build_network(paper()), build_network(dataclasses.replace(paper(), seed=1))
+    weight = "extractor.trunk.conv1.weight"
+    assert torch.equal(one.get_parameter(weight), two.get_parameter(weight))
+    assert not torch.equal(one.get_parameter(weight), other.get_parameter(weight))
+    torch.manual_seed(0)
+    assert torch.equal(drawn, torch.rand(1))
+
+
+def test_heads_are_named_for_their_tags_and_centred_where_the_recipe_says_so(network: PretextNetwork) -> None:
+    """Five heads; the paper's read the features as they are, the starter's centred ones."""
+    assert [*network.heads] == [*TAG_NAMES, "manipulation"]
+    features = torch.randn(4, FEATURE_SIZE) + 5
+    plain = build_network(paper()).train()
+    scores, logits = plain.read_features(features)
+    torch.testing.assert_close(scores[:, 3:], plain.heads["iso"](features))
+    torch.testing.assert_close(logits[:, None], plain.heads["manipulation"](features))
+    centred, _ = network.train().read_features(features)
+    torch.testing.assert_close(centred.mean(dim=0), torch.zeros(4), atol=1e-6, rtol=0)
+
+
+def write_photographs(folder: Path, portrait: bytes) -> dict[str, str]:
+    """Write tinted, tagged copies of the portrait in two sources; return the roles."""
+    image = Image.open(io.BytesIO(portrait)).convert("RGB")
+    for source, count in (("a+one", 3), ("b+two", 2)):
+        (folder / source).mkdir(parents=True)
+        for index in range(count):
+            exif = Image.Exif()
+            exif.get_ifd(EXIF_IFD).update({0x829D: 2.0 + index, 0x829A: 0.01, 0x920A: 50.0, 0x8827: 100})
+            # Each copy gets other colours below the face, or it would be dropped as a near-duplicate.
+            copy = image.copy()
+            noise = np.random.default_rng(index + 10 * count).integers(0, 256, (5, 8, 3), dtype=np.uint8)
+            copy.paste(Image.fromarray(noise).resize((512, 232)), (0, 280))
+            copy.save(folder / source / f"{index}.jpg", quality=90, exif=exif)
+    return {"a+one": "train", "b+two": "fit"}
+
+
+def test_photographs_become_a_checkpoint(portrait: bytes, tmp_path: Path) -> None:
+    """Prepare and train on tagged pictures: faces, tags, a log line an epoch, and weights that load again."""
+    roles = write_photographs(tmp_path / "photos", portrait)
+    inputs = Inputs([FolderPhotos(tmp_path / "photos")], RoleRule(table=roles))
+    run = tmp_path / "run"
+    detector = load_detector(copy_detector(run, DetectorSpec()).parents[2], DetectorSpec(), 1)
+    cutter = FaceCutter(detector, CentredLandmarks(), PreprocessSpec(), 64, 1)
+    progress = PrepareProgress("preparing", None, "photographs", Console(quiet=True))
+    index_run(run, prepare_photos(run, inputs, cutter, progress), inputs, starter())
+    assert len(load_role(run, "train")) == 1  # the same face in three pictures
+    faces, held_out = (load_role(run, role).select(np.zeros(3, dtype=int)) for role in ("train", "fit"))
+    assert faces.tags[0, 0] in {2, 3, 4}
+    assert faces.crops.shape[1:] == (224, 224, 3)
+
+    recipe = dataclasses.replace(starter(), batch_size=3, epochs=1, frozen_blocks=15, augment=AugmentRule(warps=2))
+    network = build_network(recipe)
+    best = train_extractor(network, faces, held_out, recipe, run)
+    facts = json.loads((run / "progress.jsonl").read_text())
+    assert facts["epoch"] == 1
+    assert 0 <= facts["manipulation"] <= 1
+    again = build_network(recipe)
+    assert load_checkpoint(best, again)["merit"] == facts["merit"]
+    assert torch.equal(again.heads["iso"].weight, network.heads["iso"].weight)
+
+
+class CentredLandmarks:
+    """Places all points on a small face pattern in the middle: the test needs no real landmarks."""
+
+    name = "centred"
+
+    def find(self, crop: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+        """Return fixed points within the box."""
+        places = 0.3 + 0.4 * np.random.default_rng(crop.shape[0]).random((68, 2))
+        return (places * box[2:] + box[:2]).astype(np.float32)

@@ -1,0 +1,119 @@
+"""The losses against a plain transcription of the paper's equations in double precision."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.pretext.ranking import ROOT_FLOOR, combine_losses, exif_ranking_loss, fidelity_loss, manipulation_loss
+from training.recipes import LossRule, PairRule
+
+PAPER, RELEASED = PairRule(1 / math.sqrt(2), 1.0), PairRule(2.0, 0.5)
+
+
+def transcribe_fidelity(target: float, predicted: float) -> float:
+    """Eq. 3 with the floor inside each root."""
+    return 1 - math.sqrt(target * predicted + ROOT_FLOOR) - math.sqrt((1 - target) * (1 - predicted) + ROOT_FLOOR)
+
+
+def transcribe_ranking(scores: np.ndarray, tags: np.ndarray, rule: PairRule) -> list[float]:
+    """Eqs. 1-4, pair by pair."""
+    losses = []
+    for tag in range(tags.shape[1]):
+        total, pairs = 0.0, 0
+        for i in range(len(tags)):
+            for j in range(i + 1, len(tags)):
+                x, y = tags[i, tag], tags[j, tag]
+                if np.isnan(x) or np.isnan(y):
+                    continue
+                target = rule.tie_target if x == y else float(x > y)
+                z = (scores[i, tag] - scores[j, tag]) * rule.thurstone_scale
+                total += transcribe_fidelity(target, 0.5 * (1 + math.erf(z / math.sqrt(2))))
+                pairs += 1
+        losses.append(total / max(pairs, 1))
+    return losses
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, 9), rule=st.sampled_from([PAPER, RELEASED]))
+def test_ranking_loss_equals_the_transcription(seed: int, count: int, rule: PairRule) -> None:
+    """All pairs at once give what the equations give pair by pair, with ties and missing tags."""
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(0, 2, (count, 4))
+    tags = rng.integers(0, 4, (count, 4)).astype(float)
+    tags[rng.random((count, 4)) < 0.3] = np.nan
+    loss = exif_ranking_loss(torch.tensor(scores), torch.tensor(tags), rule)
+    np.testing.assert_allclose(loss.numpy(), transcribe_ranking(scores, tags, rule), atol=1e-12)
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-3, 1.0, 40.0, -40.0])
+@pytest.mark.parametrize("target", [0.0, 0.5, 1.0])
+def test_gradients_are_finite_at_certain_probabilities(gap: float, target: float) -> None:
+    """A probability of exactly 0 or 1 gives a finite loss and a finite gradient."""
+    difference = torch.tensor([gap], requires_grad=True)
+    loss = fidelity_loss(torch.tensor([target]), torch.special.ndtr(difference)).sum()
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(difference.grad).all()
+
+
+def test_gradient_agrees_with_finite_differences() -> None:
+    """Autograd's gradient of the ranking loss is the numerical one."""
+    scores = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    tags = torch.tensor(np.random.default_rng(1).integers(0, 3, (5, 4)).astype(float))
+    assert torch.autograd.gradcheck(lambda value: exif_ranking_loss(value, tags, PAPER).sum(), scores)
+
+
+@pytest.mark.parametrize("rule", [LossRule(PAPER), LossRule(RELEASED, ranking_weight=4.0, rank_manipulated=True)])
+def test_gradient_of_the_whole_loss_agrees_with_finite_differences(rule: LossRule) -> None:
+    """So is Eq. 6's, to scores and logits, with ties, missing tags and manipulated faces."""
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.randn(6, 4, dtype=torch.float64, generator=generator, requires_grad=True)
+    logits = torch.randn(6, dtype=torch.float64, generator=generator, requires_grad=True)
+    tags = torch.tensor(np.random.default_rng(3).integers(0, 3, (6, 4)).astype(float))
+    tags[2, 1] = torch.nan
+    manipulated = torch.tensor([0.0, 1, 0, 0, 1, 0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda *outputs: combine_losses(outputs, tags, manipulated, rule).total, (scores, logits)
+    )
+
+
+@pytest.mark.parametrize("logit", [0.0, 20.0, -20.0, 200.0, -200.0])
+def test_manipulation_loss_is_finite_where_the_head_is_certain(logit: float) -> None:
+    """Eq. 5 and its gradient are finite for certain heads, right or wrong."""
+    logits = torch.tensor([logit, logit], requires_grad=True)
+    loss = manipulation_loss(logits, torch.tensor([0.0, 1.0]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_perfect_order_costs_less_than_the_reverse() -> None:
+    """Scores that follow the tags have a loss near zero; reversed scores one near one."""
+    tags = torch.arange(6.0)[:, None].repeat(1, 4)
+    assert exif_ranking_loss(10 * tags, tags, PAPER).max() < 1e-3
+    assert exif_ranking_loss(-10 * tags, tags, PAPER).min() > 0.9
+
+
+def test_missing_tags_take_no_part() -> None:
+    """A face without a tag changes neither that tag's loss nor any gradient."""
+    tags = torch.tensor([[1.0, 2, 3, 4], [2.0, 1, 4, 3], [math.nan] * 4])
+    scores = torch.randn(3, 4, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    loss = exif_ranking_loss(scores, tags, RELEASED)
+    torch.testing.assert_close(loss, exif_ranking_loss(scores[:2], tags[:2], RELEASED))
+    loss.sum().backward()
+    assert scores.grad[2].abs().max() == 0
+
+
+def test_manipulated_faces_are_not_ranked() -> None:
+    """Ranking pairs are photographic faces only; the manipulation head sees all."""
+    tags = torch.tensor([[1.0] * 4, [2.0] * 4, [9.0] * 4])
+    scores, logits = torch.randn(3, 4), torch.tensor([-3.0, -3.0, 3.0])
+    manipulated = torch.tensor([0.0, 0.0, 1.0])
+    losses = combine_losses((scores, logits), tags, manipulated, LossRule(PAPER, manipulation_weight=2.0))
+    expected = exif_ranking_loss(scores[:2], tags[:2], PAPER)
+    torch.testing.assert_close(losses.ranking, expected)
+    torch.testing.assert_close(losses.total, expected.mean() + 2 * manipulation_loss(logits, manipulated))

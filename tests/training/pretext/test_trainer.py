@@ -1,0 +1,247 @@
+"""A training that is killed, stopped, starved of disk or driven mad: what stands afterwards, and how it goes on."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from tests.training.pretext import tiny_training
+from tests.training.pretext.tiny_training import (
+    HELD_OUT_FACES,
+    make_faces,
+    make_network,
+    make_recipe,
+    read_log,
+    train_tiny,
+)
+from training.data.shards import FaceSet
+from training.endings import Interrupted, TrainingDiverged
+from training.pretext.checkpoints import load_checkpoint
+from training.pretext.foresight import foresee
+from training.pretext.network import PretextNetwork
+from training.pretext.trainer import TrainOptions, train_extractor
+from training.pretext.validation import CONTROL
+from training.recipes import OptimiserRule
+
+STEPS = 4  # of an epoch of the tiny recipe
+TIMEOUT_S = 240
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Sums of floats in the same order in every process."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(name="reference", scope="module")
+def fixture_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a training that nothing disturbed."""
+    torch.set_num_threads(1)
+    run = tmp_path_factory.mktemp("reference")
+    train_tiny(run, make_recipe())
+    return run
+
+
+def assert_same_curve(run: Path, reference: Path) -> None:
+    """Compare losses, held-out figures and the final weights."""
+    lines, expected = read_log(run), read_log(reference)
+    assert [line["epoch"] for line in lines] == [1.0, 2.0, 3.0]
+    for line, other in zip(lines, expected, strict=True):
+        assert line == pytest.approx(other, rel=1e-6, abs=1e-9)
+    weights, others = (load_file(folder / "last.safetensors") for folder in (run, reference))
+    assert weights.keys() == others.keys()
+    for name, values in weights.items():
+        torch.testing.assert_close(values, others[name], rtol=1e-6, atol=1e-9)
+
+
+def test_losses_fall_and_the_files_are_there(reference: Path) -> None:
+    """The undisturbed training learns to rank, and leaves what later steps read."""
+    lines = read_log(reference)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert json.loads((reference / "recipe.json").read_text())["name"] == "tiny"
+    assert list((reference / "tensorboard").glob("events.out.tfevents.*"))
+    best = max(lines, key=lambda line: line["merit"])
+    network = make_network(make_recipe())
+    assert load_checkpoint(reference / "best.safetensors", network)["epoch"] == best["epoch"]
+    load_checkpoint(reference / "last.safetensors", network)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_killed_training_goes_on_as_if_nothing_had_happened(reference: Path, tmp_path: Path, every: int) -> None:
+    """A process that SIGKILL ends within the second epoch, and another that goes on, give the same loss curve."""
+    if every == 1:
+        command = [sys.executable, tiny_training.__file__, str(tmp_path), "--die-after", str(STEPS + 2)]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+        ended = subprocess.run(command, env=environment, check=False, capture_output=True, timeout=TIMEOUT_S)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+    else:  # the same without a process, with steps that are lost and taken again
+        with pytest.raises(StepLost):
+            run_to_loss(tmp_path, STEPS + 2, every)
+    assert len(read_log(tmp_path)) == 1
+    train_tiny(tmp_path, make_recipe())
+    assert_same_curve(tmp_path, reference)
+
+
+class StepLost(Exception):
+    """Stands for a crash in the middle of a step."""
+
+
+def run_to_loss(run: Path, after: int, every: int) -> None:
+    """Train with a checkpoint every `every` steps until the forward pass number `after` + 1 fails."""
+    network = make_network(make_recipe())
+    passes = []
+
+    def fail(*_: object) -> None:
+        passes.append(network.training)
+        if sum(passes) > after:
+            raise StepLost
+
+    network.extractor.register_forward_pre_hook(fail)
+    train_with(network, run, save_every_steps=every)
+
+
+def train_with(network: PretextNetwork, run: Path, **options: object) -> Path:
+    """Train a network that the test prepared."""
+    options = {"console": Console(quiet=True), "save_every_steps": 1} | options
+    train, held_out = make_faces(tiny_training.TRAIN_FACES), make_faces(HELD_OUT_FACES, seed=1)
+    return train_extractor(network, train, held_out, make_recipe(), run, TrainOptions(**options))
+
+
+def test_a_finished_training_is_not_trained_again(reference: Path) -> None:
+    """Called again, it returns the best checkpoint and leaves the log as it is."""
+    before = (reference / "progress.jsonl").read_text()
+    assert train_tiny(reference, make_recipe()) == reference / "best.safetensors"
+    assert (reference / "progress.jsonl").read_text() == before
+
+
+def test_another_recipe_or_other_faces_do_not_go_on(reference: Path) -> None:
+    """A run folder of another training is refused in one sentence that says what to do."""
+    with pytest.raises(ValueError, match="another recipe, or by other settings of 'tiny': finish"):
+        train_tiny(reference, make_recipe(seed=6))
+    network, faces = make_network(make_recipe()), make_faces(12)
+    with pytest.raises(ValueError, match="16 faces and there are 12 now: restore"):
+        train_extractor(network, faces, faces, make_recipe(), reference, TrainOptions(console=Console(quiet=True)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_after_the_step_and_the_training_goes_on(
+    reference: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Ctrl-C and SIGTERM end in one sentence, with a checkpoint of the very step; the handlers are given back."""
+    network = make_network(make_recipe())
+    passes = []
+
+    def interrupt(*_: object) -> None:
+        passes.append(network.training)
+        if sum(passes) == STEPS + 2:
+            os.kill(os.getpid(), number)
+
+    network.extractor.register_forward_pre_hook(interrupt)
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="stopped after step 2 of 4 in epoch 2; the same command goes on"):
+        train_with(network, tmp_path, save_every_steps=None)
+    assert signal.getsignal(number) is before
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("draw")]
+    train_tiny(tmp_path, make_recipe())
+    assert_same_curve(tmp_path, reference)
+
+
+def test_a_full_disk_stops_resumably(reference: Path, tmp_path: Path) -> None:
+    """Where no checkpoint fits any more, one sentence says so, the last one stays whole, and later it goes on."""
+    with pytest.raises(StepLost):
+        run_to_loss(tmp_path, STEPS + 1, every=1)
+    kept = (tmp_path / "last.safetensors").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) // 2, limits[1]))
+    try:
+        with pytest.raises(Interrupted, match=r"cannot be written .*: free some space; the same command goes on"):
+            train_tiny(tmp_path, make_recipe())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "last.safetensors").read_bytes() == kept
+    assert not list(tmp_path.glob("*.partial"))
+    train_tiny(tmp_path, make_recipe())
+    assert_same_curve(tmp_path, reference)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    """Rates that drive the weights to infinity end in one sentence; what was saved before is finite."""
+    wild = OptimiserRule(decay="decoupled", head_rate=1e3, backbone_rate=1e30, weight_decay=0.0)
+    with pytest.raises(TrainingDiverged, match=r"is (nan|no longer).* in step \d of epoch 1; no checkpoint holds"):
+        train_tiny(tmp_path, make_recipe(optimiser=wild))
+    if (tmp_path / "last.safetensors").exists():
+        assert all(values.isfinite().all() for values in load_file(tmp_path / "last.safetensors").values())
+
+
+def select_tags(faces: FaceSet, values: list[float]) -> FaceSet:
+    """Give every face the same tags."""
+    faces.tags[:] = values
+    return faces
+
+
+def test_one_camera_is_warned_of_before_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where all pairs are ties, a sentence says that nothing will be ranked; single useless tags are named."""
+    same = select_tags(make_faces(8), [2.8, 0.01, 50.0, 100.0])
+    recipe = make_recipe(epochs=1)
+    train_extractor(make_network(recipe), same, same, recipe, tmp_path)
+    assert "no two training faces differ in any EXIF tag (1 named cameras)" in capsys.readouterr().err
+    same.tags[3, 0] = 4.0
+    assert foresee(same, recipe, random_weights=False) == [
+        "no two training faces differ in exposure_time_s, focal_length_mm, iso: these tags will not be learned"
+    ]
+    assert foresee(make_faces(8), recipe, random_weights=False) == []
+
+
+def test_initial_weights_are_taken_or_missed(
+    reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Training starts from the weights of `init`; a ResNet-50 without any is warned of, once, in one sentence."""
+    still = make_recipe(epochs=1, optimiser=OptimiserRule("decoupled", 0.0, 0.0, 0.0))
+    train_tiny(tmp_path / "given", still, init=reference / "best.safetensors", console=Console(stderr=True))
+    assert "random weights" not in capsys.readouterr().err
+    trained, start = (load_file(folder / "best.safetensors") for folder in (tmp_path / "given", reference))
+    assert torch.equal(trained["extractor.last.weight"], start["extractor.last.weight"])
+    train_tiny(tmp_path / "none", still, console=Console(stderr=True))
+    assert capsys.readouterr().err.count("resnet50 starts from random weights") == 1
+    train_tiny(tmp_path / "none", still, console=Console(stderr=True))
+    assert "random weights" not in capsys.readouterr().err
+
+
+def test_weights_without_a_training_do_not_go_on(reference: Path, tmp_path: Path) -> None:
+    """A `last.safetensors` that is none of a training is refused in one sentence."""
+    (tmp_path / "last.safetensors").write_bytes((reference / "best.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="holds weights but no interrupted training"):
+        train_tiny(tmp_path, make_recipe())
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "sentence"),
+    [(3, 4, "3 training faces are fewer than one batch of 4"), (8, 0, "no held-out face")],
+)
+def test_too_few_faces_are_refused(tmp_path: Path, train: int, held_out: int, sentence: str) -> None:
+    """A training that could not take one step is refused, with what to do."""
+    faces = make_faces(8)
+    rows = torch.arange(8).numpy()
+    with pytest.raises(ValueError, match=sentence):
+        train_extractor(
+            make_network(make_recipe()),
+            faces.select(rows[:train]),
+            faces.select(rows[:held_out]),
+            make_recipe(),
+            tmp_path,
+        )
+
+
+def test_progress_without_a_terminal_is_json(reference: Path) -> None:
+    """Each line of the log has the losses, the held-out figures, the control and the merit."""
+    for line in read_log(reference):
+        assert {"loss", "loss_iso", "iso", "manipulation", "merit", CONTROL} <= line.keys()

@@ -1,0 +1,166 @@
+"""What chooses a checkpoint, and the control that notices a head which learned resampling."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from ingest.spec import PreprocessSpec
+from tests.training.pretext.tiny_training import make_faces
+from training.data.manipulations import FaceSampler, make_sampler
+from training.data.shards import WIDE_SIZE, FaceSet
+from training.pretext.backbone import FEATURE_SIZE, Normalise
+from training.pretext.batches import Batch
+from training.pretext.network import PretextNetwork
+from training.pretext.ranking import manipulation_loss
+from training.pretext.validation import (
+    CONTROL,
+    figure_of_merit,
+    fixed_batches,
+    judge_control,
+    pick_validation,
+    ranking_accuracy,
+    resample_once_more,
+    separation,
+    validate,
+)
+from training.recipes import AugmentRule, LossRule
+
+FACES, STEPS = 16, 40
+
+
+class Ears(nn.Module):
+    """Eight 3x3 filters and their mean response: enough to hear how sharp and how dark a picture is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            Normalise(PreprocessSpec()), nn.Conv2d(3, 8, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        self.widen = nn.Linear(8, FEATURE_SIZE)
+
+    def forward(self, crops_NHWC: torch.Tensor) -> torch.Tensor:
+        """Map [N, S, S, 3] to [N, 768]."""
+        features: torch.Tensor = self.widen(self.layers(crops_NHWC))
+        return features
+
+
+@pytest.fixture(name="sampler", scope="module")
+def fixture_sampler() -> FaceSampler:
+    """A sampler of full-size crops."""
+    return make_sampler(224, WIDE_SIZE, AugmentRule(warps=2), seed=3)
+
+
+@pytest.fixture(name="faces", scope="module")
+def fixture_faces() -> FaceSet:
+    """Noise of different contrast and sharpness, as photographs have."""
+    rng = np.random.default_rng(0)
+    pictures = []
+    for _ in range(FACES):
+        noise = rng.normal(0, rng.uniform(30, 50), (WIDE_SIZE, WIDE_SIZE, 3))
+        pictures.append(np.clip(cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.7, 3.0)) + 128, 0, 255).astype(np.uint8))
+    return dataclasses.replace(make_faces(FACES), wide=np.stack(pictures))
+
+
+def learn(batches: list[Batch]) -> PretextNetwork:
+    """Train the manipulation head of a tiny network."""
+    torch.manual_seed(2)
+    network = PretextNetwork(Ears(), centred_heads=True).train()
+    optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
+    crops, labels = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("crops", "manipulated"))
+    for _ in range(STEPS):
+        optimiser.zero_grad()
+        manipulation_loss(network(crops)[1], labels).backward()
+        optimiser.step()
+    return network
+
+
+def test_control_hears_a_head_that_learned_resampling(faces: FaceSet, sampler: FaceSampler) -> None:
+    """With the release's confound the warning comes; with a mark that is no resampling it does not."""
+    batches = fixed_batches(faces, sampler, seed=1)
+    untouched = [batch for batch in batches if not batch.manipulated.any()]
+
+    def alter(change: Callable[[np.ndarray], np.ndarray]) -> list[Batch]:
+        changed = [change(batch.crops.numpy().copy()) for batch in untouched]
+        return [
+            Batch(torch.from_numpy(crops), batch.tags, torch.ones(len(crops)))
+            for crops, batch in zip(changed, untouched, strict=True)
+        ]
+
+    def darken(crops: np.ndarray) -> np.ndarray:
+        crops[:, 140:190, 70:150] //= 2
+        return crops
+
+    sound, confounded = untouched + alter(darken), untouched + alter(resample_once_more)
+    held_out = fixed_batches(faces, sampler, seed=2)
+    deaf, hearing = validate(learn(sound), held_out), validate(learn(confounded), held_out)
+    assert judge_control(deaf) is None
+    assert "may have learned resampling instead" in judge_control(hearing)
+    assert hearing[CONTROL] > 0.9
+
+
+def test_control_counts_either_direction() -> None:
+    """A head that takes resampled faces for untouched ones is as suspect; at the bound it is not."""
+    assert judge_control({CONTROL: 0.24}) is not None
+    assert judge_control({CONTROL: 0.76}) is not None
+    assert judge_control({CONTROL: 0.75}) is None
+    assert judge_control({CONTROL: 0.5}) is None
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 30))
+def test_separation_is_the_auc(seed: int, size: int) -> None:
+    """It is scikit-learn's ROC AUC, ties included."""
+    rng = np.random.default_rng(seed)
+    low, high = rng.integers(0, 6, size).astype(float), rng.integers(1, 8, size).astype(float)
+    labels = np.repeat([0, 1], size)
+    expected = roc_auc_score(labels, np.concatenate([low, high]))
+    assert separation(torch.from_numpy(low), torch.from_numpy(high)) == pytest.approx(expected)
+
+
+def test_validation_shows_the_same_faces_each_time(faces: FaceSet, sampler: FaceSampler) -> None:
+    """Each face comes once untouched and once manipulated, the same on every call."""
+    once, again = (fixed_batches(faces, sampler, seed=1) for _ in range(2))
+    assert all(torch.equal(one.crops, two.crops) for one, two in zip(once, again, strict=True))
+    assert sum(len(batch.crops) for batch in once) == 2 * FACES
+    assert sum(float(batch.manipulated.sum()) for batch in once) == FACES
+
+
+def test_untagged_faces_are_few() -> None:
+    """All tagged faces are compared on, up to a bound, and at most a hundred of the others."""
+    faces = make_faces(3)
+    many = faces.select(np.zeros(400, dtype=int))
+    many.tags[:150] = np.nan
+    picked = pick_validation(many, seed=0)
+    assert int(np.isnan(picked.tags).all(axis=1).sum()) == 100
+    assert len(picked) == 350
+
+
+def test_merit_counts_what_the_recipe_trains() -> None:
+    """An ablation is judged by its own task, missing tags are left out, and nothing at all is NaN."""
+    figures = {"f_number": 0.6, "exposure_time_s": 0.8, "focal_length_mm": math.nan, "iso": 0.7, "manipulation": 0.9}
+    figures[CONTROL] = 0.0
+    assert figure_of_merit(figures, LossRule()) == pytest.approx(0.75)
+    assert figure_of_merit(figures, LossRule(manipulation_weight=0)) == pytest.approx(0.7)
+    assert figure_of_merit(figures, LossRule(ranking_weight=0)) == pytest.approx(0.9)
+    assert math.isnan(figure_of_merit(dict.fromkeys(figures, math.nan), LossRule()))
+
+
+def test_ranking_accuracy_ignores_ties_and_missing_tags() -> None:
+    """Only pairs with two different values count; without any, the figure is NaN."""
+    nan = float("nan")
+    tags = torch.tensor([[1.0, 1, nan, 1], [2.0, 1, 5, 2], [3.0, 1, nan, 3]])
+    scores = torch.tensor([[1.0, 0, 0, 3], [2.0, 1, 0, 2], [3.0, 2, 0, 1]])
+    accuracy = ranking_accuracy(scores, tags)
+    assert accuracy["f_number"] == 1
+    assert accuracy["iso"] == 0
+    assert math.isnan(accuracy["exposure_time_s"])
+    assert math.isnan(accuracy["focal_length_mm"])

@@ -1,0 +1,249 @@
+"""Fit the Gaussian mixture of photographs' features; its shape is chosen by held-out likelihood.
+
+Shape suffixes: N faces, D features, K components.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.device import DeviceUnavailable, resolve_device
+from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
+from training.mixture.em import EmFit, EmProgress, fit_em
+from training.mixture.em_shared import blocks, factorise
+from training.mixture.seeding import seed_responsibilities
+from training.recipes import MixtureRule, MixtureShape
+
+MAX_FOLDS = 10
+HALF = np.finfo(np.float16)
+Report = Callable[[str, EmProgress], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedMixture:
+    """A mixture and how it was chosen.
+
+    Attributes:
+        mixture: factors rounded to half precision, as the bundle stores them.
+        shape: the chosen shape.
+        roles: whose photographs were fitted.
+        held_out_nats: mean log-likelihood per face of sources left out of the fit, by candidate; empty when the rule
+            names a single candidate.
+        refused: why a candidate could not be fitted, by candidate.
+        em: the fit behind `mixture`, before shrinkage and rounding.
+    """
+
+    mixture: GaussianMixture
+    shape: MixtureShape
+    roles: tuple[str, ...]
+    held_out_nats: dict[str, float]
+    refused: dict[str, str]
+    em: EmFit
+
+    def notes(self) -> list[str]:
+        """Return one sentence for each thing about the fit that its user should know."""
+        notes = []
+        if not self.em.converged:
+            notes.append(f"EM stopped after {self.em.iterations} iterations before the bound had settled")
+        size = self.mixture.means.shape[1]
+        thin = int((self.em.faces <= size).sum())
+        if self.shape.covariance == "full" and thin and not self.shape.shrinkage:
+            notes.append(
+                f"{thin} of {len(self.em.faces)} components hold at most {size} faces, as many as there are features: "
+                "their likelihoods rest on the variance that is added to every feature"
+            )
+        return notes
+
+
+@dataclass(frozen=True, slots=True)
+class Fitter:
+    """Fits shapes by a rule.
+
+    Attributes:
+        rule: variances added, and the seed.
+        xp: the array module that computes, `numpy` or `cupy`.
+        report: called with what is fitted and with each iteration.
+    """
+
+    rule: MixtureRule
+    xp: Any = np
+    report: Report = lambda *_: None
+
+    def fit(self, features_ND: NDArray[np.floating], shape: MixtureShape, name: str = "") -> EmFit:
+        """Fit one shape by EM from k-means++ seeds; see `fit_shape`."""
+        variance = self.rule.variance_floor * float(features_ND.var(axis=0, dtype=np.float64).mean())
+        variance += self.rule.variance_added
+        return fit_em(
+            features_ND,
+            seed_responsibilities(features_ND, shape.components, variance, self.rule.seed),
+            shape.covariance,
+            variance,
+            xp=self.xp,
+            report=partial(self.report, name or describe(shape)),
+        )
+
+
+def fit_shape(features_ND: NDArray[np.floating], shape: MixtureShape, rule: MixtureRule) -> GaussianMixture:
+    """Fit one shape by EM.
+
+    To every variance `rule.variance_floor` of the mean variance and `rule.variance_added` are added: a full covariance
+    of a few hundred faces in 768 dimensions is singular without. `shape.shrinkage` moves its correlations towards zero.
+
+    Raises:
+        ValueError: there are fewer faces than components, or too few for a covariance that has an inverse.
+    """
+    return store_mixture(Fitter(rule).fit(features_ND, shape), shape)
+
+
+def store_mixture(fit: EmFit, shape: MixtureShape) -> GaussianMixture:
+    """Return what the bundle stores: factors shrunk and rounded to half precision, where that can hold them.
+
+    Half precision halves the bundle's largest array; the rounded mixture is the one that is calibrated.
+
+    Raises:
+        SingularCovariance: rounding apart, a covariance has no inverse.
+    """
+    if shape.covariance == "diag":
+        factors = 1 / np.sqrt(fit.covariances)
+    else:
+        keep = 1 - shape.shrinkage * (1 - np.eye(fit.means.shape[1]))
+        covariances = fit.covariances.reshape(-1, *keep.shape)
+        factors = np.stack([factorise(matrix * keep, fit.faces.sum())[1] for matrix in covariances])
+        factors = np.broadcast_to(factors, (len(fit.weights), *keep.shape))
+    diagonals = factors if shape.covariance == "diag" else np.diagonal(factors, axis1=1, axis2=2)
+    fits_half = np.abs(factors).max() < HALF.max and diagonals.min() > HALF.tiny
+    return GaussianMixture(
+        weights=fit.weights.astype(np.float32),
+        means=fit.means.astype(np.float32),
+        precisions_cholesky=factors.astype(np.float16 if fits_half else np.float32),
+    )
+
+
+def mean_log_likelihood(mixture: GaussianMixture, features_ND: NDArray[np.floating]) -> float:
+    """Return the mean over faces in nats, in double precision."""
+    stacked = stack_mixture(mixture, np.float64)
+    total = sum(float(log_likelihood(features_ND[block], stacked).sum()) for block in blocks(len(features_ND)))
+    return total / len(features_ND)
+
+
+def choose_mixture(
+    features: dict[str, NDArray[np.floating]],
+    sources: dict[str, NDArray[np.str_]],
+    rule: MixtureRule,
+    xp: Any = np,  # noqa: ANN401 - the array module, numpy or cupy
+    report: Report = lambda *_: None,
+) -> FittedMixture:
+    """Compare the rule's shapes and role sets on left-out sources of the role `fit`; fit the best on everything.
+
+    A single candidate is fitted as it is.
+
+    Args:
+        features: [N, D] by role.
+        sources: [N] by role.
+        rule: candidates and seed.
+        xp: the array module that computes, `numpy` or `cupy`.
+        report: called with what is fitted and with each iteration.
+
+    Raises:
+        ValueError: there is no candidate, no second source to judge several on, or none could be fitted.
+    """
+    fitter = Fitter(rule, xp, report)
+    candidates = list(product(rule.role_sets, rule.shapes))
+    if not candidates:
+        message = "the recipe's mixture rule names no candidate"
+        raise ValueError(message)
+    scores: dict[str, float] = {}
+    refused: dict[str, str] = {}
+    best = candidates[0]
+    if len(candidates) > 1:
+        folds = split_sources(sources["fit"])
+        for roles, shape in candidates:
+            name = f"{'+'.join(roles)} {describe(shape)}"
+            try:
+                scores[name] = round(judge_candidate(features, sources, roles, shape, folds, fitter), 2)
+            except ValueError as error:
+                refused[name] = str(error)
+                continue
+            if scores[name] >= max(scores.values()):
+                best = (roles, shape)
+        if not scores:
+            message = f"no candidate of the mixture rule could be fitted; the first: {next(iter(refused.values()))}"
+            raise ValueError(message)
+    roles, shape = best
+    em = fitter.fit(np.concatenate([features[role] for role in roles]), shape, f"{'+'.join(roles)} {describe(shape)}")
+    return FittedMixture(store_mixture(em, shape), shape, roles, scores, refused, em)
+
+
+def judge_candidate(  # noqa: PLR0913, PLR0917 - the data, the candidate and how it is judged
+    features: dict[str, NDArray[np.floating]],
+    sources: dict[str, NDArray[np.str_]],
+    roles: tuple[str, ...],
+    shape: MixtureShape,
+    folds: list[NDArray[np.str_]],
+    fitter: Fitter,
+) -> float:
+    """Return the mean log-likelihood per face of the role `fit`, each fold of sources under a fit without it."""
+    pool = np.concatenate([features[role] for role in roles])
+    origin = np.concatenate([sources[role] for role in roles])
+    total = 0.0
+    for number, fold in enumerate(folds, 1):
+        name = f"{'+'.join(roles)} {describe(shape)}, without part {number} of {len(folds)}"
+        mixture = store_mixture(fitter.fit(pool[~np.isin(origin, fold)], shape, name), shape)
+        held_out = features["fit"][np.isin(sources["fit"], fold)]
+        total += mean_log_likelihood(mixture, held_out) * len(held_out)
+    return total / len(features["fit"])
+
+
+def load_array_module(request: Literal["auto", "cuda", "cpu"]) -> tuple[Any, str]:
+    """Return the array module that fits, and why that one.
+
+    Raises:
+        DeviceUnavailable: "cuda" was asked for, and no GPU answers or CuPy is not installed.
+    """
+    device = resolve_device(request)
+    if device.kind == "cpu":
+        return np, device.reason
+    try:
+        import cupy  # noqa: PLC0415 - only where there is a GPU
+    except ImportError as error:
+        reason = f"{device.reason}, but CuPy is not installed"
+        if request == "cuda":
+            message = f"device 'cuda' was asked for and {reason}: install unlensed[gpu]"
+            raise DeviceUnavailable(message) from error
+        return np, reason
+    return cupy, device.reason
+
+
+def split_sources(sources_N: NDArray[np.str_]) -> list[NDArray[np.str_]]:
+    """Return sets of sources of about equal numbers of faces: each source alone, or at most `MAX_FOLDS` sets.
+
+    Raises:
+        ValueError: there is a single source.
+    """
+    names, faces = np.unique(sources_N, return_counts=True)
+    if len(names) < 2:  # noqa: PLR2004 - one to fit, one to judge
+        message = (
+            f"the role fit has {len(names)} source, so that no mixture can be judged on another: "
+            "prepare more sources, or name a single shape and role set in the recipe"
+        )
+        raise ValueError(message)
+    folds: list[list[str]] = [[] for _ in range(min(len(names), MAX_FOLDS))]
+    sizes = np.zeros(len(folds))
+    for index in np.argsort(-faces, kind="stable"):
+        smallest = int(sizes.argmin())
+        folds[smallest].append(names[index])
+        sizes[smallest] += faces[index]
+    return [np.array(fold) for fold in folds]
+
+
+def describe(shape: MixtureShape) -> str:
+    """Return a shape in a few characters, for tables."""
+    fields = asdict(shape)
+    return f"{fields['covariance']} K={fields['components']}" + (
+        f" shrinkage={fields['shrinkage']:g}" if shape.covariance == "full" else ""
+    )

@@ -1,0 +1,27 @@
+"""ResNet-50, the paper's extractor: torchvision's network with a 768-wide last layer."""
+
+from torch import Tensor, nn
+from torchvision.models import resnet50
+
+from ingest.spec import PreprocessSpec
+from training.pretext.backbone import FEATURE_SIZE, Backbone
+
+
+class ResNetExtractor(Backbone):
+    """Maps [N, S, S, 3] crops of 0..255 to [N, 768] features; the weights are random until some are loaded.
+
+    The four blocks are torchvision's layers. All names stand as published below `trunk.`, so that published
+    weights fill it without a table of names.
+    """
+
+    def __init__(self, spec: PreprocessSpec, frozen_blocks: int, *, frozen_statistics: bool) -> None:
+        trunk = resnet50(weights=None, num_classes=FEATURE_SIZE)
+        stem = nn.Sequential(trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool)
+        layers = (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4)
+        super().__init__(spec, (stem, *layers), frozen_blocks, frozen_statistics=frozen_statistics)
+        self.trunk = trunk
+
+    def forward(self, crops_NHWC: Tensor) -> Tensor:
+        """Return the features."""
+        features: Tensor = self.trunk.fc(self.trunk.avgpool(self.run_blocks(crops_NHWC)).flatten(1))
+        return features

@@ -1,0 +1,90 @@
+"""What a training tells while it runs: progress on stderr, `progress.jsonl`, and TensorBoard's event files."""
+
+import json
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+
+from scorer.progress import Progress
+
+LOG_FILE = "progress.jsonl"
+
+
+def forget_after(path: Path, epoch: int) -> None:
+    """Drop the lines of epochs after `epoch`, which are about to be trained again."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text().splitlines() if json.loads(line)["epoch"] <= epoch]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(f"{line}\n" for line in kept))
+    partial.replace(path)
+
+
+@dataclass(slots=True)
+class RunLog:
+    """Open for the time of a training.
+
+    Attributes:
+        run: the run folder.
+        title: what the progress bar says.
+        total: steps of the whole training.
+        done: steps that an earlier process did.
+        console: where people read.
+        silent: whether another process tells it all.
+    """
+
+    run: Path
+    title: str
+    total: int
+    done: int
+    console: Console
+    silent: bool = False
+    _events: SummaryWriter | None = None
+    _progress: Progress | None = None
+    _open: ExitStack = field(default_factory=ExitStack)
+
+    def __enter__(self) -> Self:
+        if self.silent:
+            return self
+        # Events after the step at which this process takes over were another process's, and are void.
+        events = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.done)
+        self._events = self._open.enter_context(closing(events))
+        self._progress = self._open.enter_context(Progress(self.title, self.total, "steps", self.console))
+        self._progress.begin(self.total, self.done)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def _write(self, values: dict[str, float]) -> None:
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, self.done)
+
+    def log_step(self, losses: dict[str, float], rates: list[float]) -> None:
+        """Record one step: its losses, and the learning rate of each group."""
+        rated = {f"rate/{group}": rate for group, rate in enumerate(rates)}
+        self._write({f"train/{name}": value for name, value in losses.items()} | rated)
+        self.done += 1
+        if self._progress is not None:
+            self._progress.advance(1, loss=round(losses["loss"], 4))
+
+    def log_epoch(self, facts: dict[str, float]) -> None:
+        """Record one epoch's means and held-out figures; the line is on the disk when this returns."""
+        self._write({f"epoch/{name}": value for name, value in facts.items()})
+        with (self.run / LOG_FILE).open("a") as log:
+            log.write(json.dumps(facts) + "\n")
+        shown = {name: round(value, 3) for name, value in facts.items()}
+        self.console.print(json.dumps(shown), soft_wrap=True, highlight=False)
+
+    def caution(self, sentence: str) -> None:
+        """Say something that a person should know now."""
+        if not self.silent:
+            self.console.print(f"[yellow]warning:[/yellow] {sentence}", soft_wrap=True, highlight=False)

@@ -1,0 +1,261 @@
+"""The training loop: faces of the role `train` in, the best checkpoint on held-out sources out.
+
+A process may be killed at any time: started again, it goes on from `last.safetensors` and gives the same losses. All
+randomness follows from the recipe's seed, the epoch and the step, and the learning rate from the step.
+"""
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import cv2
+import torch
+from rich.console import Console
+from torch import nn
+
+from training.data.exif import TAG_NAMES
+from training.data.manipulations import make_sampler
+from training.data.shards import WIDE_SIZE, FaceSet
+from training.endings import Interrupted, TrainingDiverged
+from training.pretext.backward import accumulate_gradients
+from training.pretext.batches import Batch, BatchPlan, choose_maker, draw_epoch
+from training.pretext.checkpoints import Position, load_state, save_checkpoint, save_state
+from training.pretext.distributed import Ranks, join_ranks
+from training.pretext.foresight import check_faces, foresee
+from training.pretext.network import MANIPULATION, PretextNetwork, load_initial
+from training.pretext.optimiser import cosine_share, make_optimiser, set_rates
+from training.pretext.run_log import RunLog, forget_after
+from training.pretext.validation import figure_of_merit, fixed_batches, judge_control, pick_validation, validate
+from training.recipes import Recipe
+
+BEST, LAST = "best.safetensors", "last.safetensors"
+LOSS_NAMES = ("loss", *(f"loss_{name}" for name in TAG_NAMES), f"loss_{MANIPULATION}")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """Facts of the machine that a training runs on, and of the files that lie there.
+
+    Attributes:
+        init: initial weights for `load_initial`; an interrupted training goes on from its own.
+        device: where the network runs.
+        workers: threads that draw faces.
+        save_every_s: seconds between checkpoints within an epoch; each epoch's end has one in any case.
+        save_every_steps: steps between checkpoints, beside the seconds; None goes by the seconds alone.
+        console: where people read.
+    """
+
+    init: Path | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    workers: int = 2
+    save_every_s: float = 600.0
+    save_every_steps: int | None = None
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+
+
+@contextmanager
+def notice_signals() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into an event, so that a step is finished; the second one acts as ever."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def notice(*_: object) -> None:
+        stop.set()
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+    for number in former:
+        signal.signal(number, notice)
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def train_extractor(  # noqa: PLR0913, PLR0917 - what is trained, on which two sets, how, where to, and on which machine
+    network: PretextNetwork,
+    train: FaceSet,
+    held_out: FaceSet,
+    recipe: Recipe,
+    run: Path,
+    options: TrainOptions | None = None,
+) -> Path:
+    """Train, or go on with an interrupted training, and return the checkpoint that is best on the held-out sources.
+
+    Writes into `run`: `recipe.json`, `best.safetensors`, `last.safetensors` (with all that a resume needs), one JSON
+    line an epoch to `progress.jsonl`, and event files for TensorBoard. Started by `torchrun`, its processes share
+    each batch.
+
+    Raises:
+        TrainingDiverged: a loss or a weight became NaN or infinite.
+        Interrupted: a signal came, or the disk is full; the same call goes on from the last checkpoint.
+        ValueError: the faces cannot be trained on, `run` holds another training, or the initial weights do not fit.
+    """
+    options = options or TrainOptions()
+    with join_ranks(options.device) as ranks:
+        check_faces(train, held_out, recipe, ranks.count)
+        training = Training(network, recipe, run, options, ranks)
+        try:
+            training.start(train, held_out)
+        except OSError as error:
+            message = f"{error.filename or run} cannot be written ({error.strerror or error}): free some space; "
+            raise Interrupted(message + training.describe_resume()) from error
+    return run / BEST
+
+
+@dataclass(slots=True)
+class Training:
+    """One training in progress."""
+
+    network: PretextNetwork
+    recipe: Recipe
+    run: Path
+    options: TrainOptions
+    ranks: Ranks
+    position: Position = field(init=False)
+    optimiser: torch.optim.Adam = field(init=False)
+    extractor: nn.Module = field(init=False)
+    steps: int = field(init=False)
+    validation: list[Batch] = field(default_factory=list)
+    saved: float = 0.0
+    saved_at: tuple[int, int] | None = None
+
+    def start(self, train: FaceSet, held_out: FaceSet) -> None:
+        """Take up the training where it stands and bring it to its end."""
+        cv2.setNumThreads(1)  # the workers are the threads; OpenCV's own would fight the network's
+        self.network.to(self.ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this overload
+        self.optimiser = make_optimiser(self.network, self.recipe.optimiser)
+        self.position = Position(len(train))
+        if (self.run / LAST).exists():
+            self.position = load_state(self.run / LAST, self.network, self.optimiser, self.recipe, len(train))
+            self.saved_at = (self.position.epoch, self.position.step)
+        elif self.options.init is not None:
+            load_initial(self.network, self.options.init)
+        if self.saved_at is None and self.ranks.rank == 0:
+            self.run.mkdir(parents=True, exist_ok=True)
+            (self.run / "recipe.json").write_text(json.dumps(asdict(self.recipe), indent=1) + "\n")
+        self.extractor = self.ranks.share(self.network.extractor)
+        sampler = make_sampler(self.recipe.preprocess.size, WIDE_SIZE, self.recipe.augment, self.recipe.seed)
+        plan = BatchPlan(train, sampler, self.recipe.seed, self.recipe.batch_size, self.ranks.rank, self.ranks.count)
+        self.steps, maker = plan.steps, choose_maker(plan, self.ranks.device)
+        if self.ranks.rank == 0:
+            forget_after(self.run / "progress.jsonl", self.position.epoch)
+            self.validation = fixed_batches(pick_validation(held_out, self.recipe.seed), sampler, self.recipe.seed)
+        self.saved = time.monotonic()
+        done = self.position.epoch * self.steps + self.position.step
+        total = self.recipe.epochs * self.steps
+        with (
+            notice_signals() as stop,
+            ThreadPoolExecutor(self.options.workers, "draw") as pool,
+            RunLog(self.run, self.recipe.name, total, done, self.options.console, silent=self.ranks.rank > 0) as log,
+        ):
+            untaught = self.saved_at is None and self.options.init is None and self.recipe.backbone == "resnet50"
+            for sentence in foresee(train, self.recipe, random_weights=untaught):
+                log.caution(sentence)
+            while self.position.epoch < self.recipe.epochs:
+                batches = draw_epoch(plan, maker, self.position.epoch, self.position.step, pool)
+                self.train_epoch(batches, log, stop)
+                self.finish_epoch(log)
+
+    def train_epoch(self, batches: Iterator[Batch], log: RunLog, stop: threading.Event) -> None:
+        """Take the steps that the epoch still lacks."""
+        self.network.train()
+        started = time.monotonic()
+        position = self.position
+        for batch in batches:
+            if self.ranks.agree(here=stop.is_set()):
+                self.save()
+                message = f"stopped after step {position.step} of {self.steps} in epoch {position.epoch + 1}"
+                message = f"{message}; {self.describe_resume()}"
+                raise Interrupted(message)
+            losses = self.take_step(batch.to(self.ranks.device))
+            position.sums = [old + new for old, new in zip(position.sums or [0.0] * len(losses), losses, strict=True)]
+            rates = [group["lr"] for group in self.optimiser.param_groups]
+            log.log_step(dict(zip(LOSS_NAMES, losses, strict=True)), rates)
+            position.step += 1
+            now = time.monotonic()
+            position.seconds, started = position.seconds + now - started, now
+            if position.step < self.steps and self.is_due():
+                self.save()
+
+    def take_step(self, batch: Batch) -> list[float]:
+        """Train on one batch; return its losses in the order of `LOSS_NAMES`."""
+        position, rule = self.position, self.recipe.optimiser
+        done = position.epoch * self.steps + position.step
+        set_rates(self.optimiser, rule, cosine_share(rule, done, self.steps, self.recipe.epochs))
+        self.optimiser.zero_grad()
+        result = accumulate_gradients(self.network, self.extractor, batch, self.recipe, self.ranks)
+        losses = torch.cat([result.total.detach()[None], result.ranking, result.manipulation[None]]).tolist()
+        if not all(map(math.isfinite, losses)):
+            self.give_up(f"the loss is {losses[0]}")
+        self.optimiser.step()
+        return losses
+
+    def is_due(self) -> bool:
+        """Return whether a checkpoint within the epoch is due."""
+        every = self.options.save_every_steps
+        late = time.monotonic() - self.saved >= self.options.save_every_s
+        return late or (every is not None and self.position.step % every == 0)
+
+    def finish_epoch(self, log: RunLog) -> None:
+        """Validate, record, and save; the position moves to the next epoch's start."""
+        position = self.position
+        if self.ranks.rank == 0:
+            self.check_weights()
+            started = time.monotonic()
+            figures = validate(self.network, self.validation, bf16=self.recipe.bf16)
+            merit = figure_of_merit(figures, self.recipe.losses)
+            position.seconds += time.monotonic() - started
+            means = [value / self.steps for value in position.sums]
+            facts = dict(zip(LOSS_NAMES, means, strict=True)) | figures
+            facts |= {"epoch": float(position.epoch + 1), "merit": merit, "seconds": position.seconds}
+            log.log_epoch(facts)
+            if self.recipe.losses.manipulation_weight and (sentence := judge_control(figures)):
+                log.caution(sentence)
+            # Where the held-out faces tell nothing, merits are NaN and the last epoch is as good a choice as any.
+            if position.highest is None or not merit <= position.highest:
+                position.highest = merit
+                save_checkpoint(self.run / BEST, self.network, self.recipe, facts)
+        position.epoch, position.step, position.sums = position.epoch + 1, 0, []
+        self.save()
+
+    def save(self) -> None:
+        """Write `last.safetensors`."""
+        if self.ranks.rank == 0:
+            self.check_weights()
+            save_state(self.run / LAST, self.network, self.optimiser, self.recipe, self.position)
+        self.saved = time.monotonic()
+        self.saved_at = (self.position.epoch, self.position.step)
+
+    def check_weights(self) -> None:
+        """Refuse to write a network that has a NaN in it: a finite loss may have had an infinite gradient."""
+        if not all(bool(values.isfinite().all()) for values in self.network.state_dict().values()):
+            self.give_up("a weight is no longer a finite number")
+
+    def give_up(self, what: str) -> None:
+        """Raise, naming what stands."""
+        best = self.run / BEST
+        message = (
+            f"{what} in step {self.position.step + 1} of epoch {self.position.epoch + 1}; "
+            f"{best if best.exists() else 'no checkpoint'} holds the best weights so far: "
+            "lower the recipe's learning rates and start anew in another run folder"
+        )
+        raise TrainingDiverged(message)
+
+    def describe_resume(self) -> str:
+        """Return what stands and how to go on."""
+        if self.saved_at is None:
+            return "no checkpoint was written yet, so the same command starts anew"
+        epoch, step = self.saved_at
+        return f"the same command goes on from {self.run / LAST} (epoch {epoch + 1}, after step {step})"
