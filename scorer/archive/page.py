@@ -56,7 +56,7 @@ def show_percent(rate: float | None) -> str:
 
 def show_interval(share: Share) -> str:
     """Return the ends of the interval, or nothing where there is none."""
-    return "" if share.low is None else f"{show_percent(share.low)} to {show_percent(share.high)}"
+    return "" if share.low is None else f"{show_percent(share.low).removesuffix(' %')} to {show_percent(share.high)}"
 
 
 def show_count(number: float) -> str:
