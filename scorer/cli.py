@@ -14,7 +14,6 @@ import typer
 from rich.console import Console
 
 from ingest.device import DeviceUnavailable
-from scorer.archive import report_cli
 from scorer.archive.endings import Interrupted, Outage, RunNotReady, RunRefused
 from scorer.archive.items import SourceChanged, SourceDamaged
 from scorer.archive.marks import RunBroken
@@ -24,6 +23,7 @@ from scorer.dlq_cli import dlq_app
 from scorer.messages import Status
 from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
 from scorer.payloads.https import PayloadUnavailable
+from scorer.report_cli import compare, report
 from scorer.scan_cli import scan
 from scorer.settings import SettingsError, load_settings
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable
@@ -40,8 +40,8 @@ bundle_app = typer.Typer(no_args_is_help=True, help="Check a bundle.")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(dlq_app, name="dlq")
 app.command()(scan)
-app.command()(report_cli.report)
-app.command()(report_cli.compare)
+app.command()(report)
+app.command()(compare)
 
 
 class Exit(IntEnum):

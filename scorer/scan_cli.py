@@ -21,7 +21,7 @@ from scorer.settings import Settings, SettingsError, load_settings
 if TYPE_CHECKING:
     from scorer.archive.scan import Scan
     from scorer.archive.session import Session
-    from scorer.archive.sources import Archive
+    from scorer.archive.source.sources import Archive
 
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 FAILURES = 3
@@ -70,7 +70,7 @@ def scan(  # noqa: PLR0913 - one parameter per flag
 ) -> None:
     """Score an archive; the same command goes on where an earlier one stopped."""
     from scorer.archive.session import join_run  # noqa: PLC0415 - Arrow loads only when it is needed
-    from scorer.archive.sources import Archive  # noqa: PLC0415
+    from scorer.archive.source.sources import Archive  # noqa: PLC0415
     from scorer.archive.sweep import sweep  # noqa: PLC0415
 
     index = _read_index() if index is None else index
@@ -177,7 +177,7 @@ def _read_index() -> int:
 
 
 def _print_estimate(archive: "Archive", settings: Settings, shard_images: int) -> None:
-    from scorer.archive.estimate import estimate_archive  # noqa: PLC0415 - Arrow loads only when it is needed
+    from scorer.archive.source.estimate import estimate_archive  # noqa: PLC0415 - Arrow loads only when it is needed
 
     estimate = estimate_archive(archive, settings.payloads, shard_images)
     print(json.dumps(asdict(estimate.facts) | {"tar_images": estimate.tar_images}))  # noqa: T201 - the output asked for

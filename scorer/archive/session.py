@@ -7,16 +7,16 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-from scorer.archive.access import read_image_bytes
 from scorer.archive.commit import COUNTS, read_mark
 from scorer.archive.finish import finish_run
 from scorer.archive.items import Item, Plan, Shard
 from scorer.archive.marks import RunBroken
-from scorer.archive.plan import StoredPlan, open_plan, write_plan
-from scorer.archive.reading import read_file_again
+from scorer.archive.report.reading import read_file_again
 from scorer.archive.run import RunFile, await_run, describe_run, open_run
 from scorer.archive.scan import NO_HURRY, Advance, Limits, Scan
-from scorer.archive.sources import Archive
+from scorer.archive.source.access import read_image_bytes
+from scorer.archive.source.plan import StoredPlan, open_plan, write_plan
+from scorer.archive.source.sources import Archive
 from scorer.bundle import read_bundle
 from scorer.decide import check_policy
 from scorer.engine import LocalScorer
@@ -102,7 +102,7 @@ class Session:
         return finish_run(self.folder, self.run.shards, self._write_report), counts
 
     def _write_report(self, folder: Path) -> None:
-        from scorer.archive.report import write_report  # noqa: PLC0415 - DuckDB loads only when it is needed
+        from scorer.archive.report.report import write_report  # noqa: PLC0415 - DuckDB loads only when it is needed
 
         write_report(folder, read_file_again)
 

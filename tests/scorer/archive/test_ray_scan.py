@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scorer.archive.session import join_run
-from scorer.archive.sources import Archive
+from scorer.archive.source.sources import Archive
 from scorer.engine import LocalScorer
 from tests.scorer.archive.killed_scan import read_images
 from tests.scorer.archive.list_plan import make_archive

@@ -1,0 +1,72 @@
+"""Small pictures of faces for a report, read again from the archive, cut, and ready to be embedded."""
+
+import base64
+import hashlib
+import io
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+from PIL import Image
+from pydantic import BaseModel
+
+from ingest.probe import Limits, probe_image
+from ingest.reasons import Unscorable
+from ingest.reference import decode_upright
+from ingest.spec import FaceBox, PreprocessSpec, crop_window
+from scorer.archive.report.figures import Face
+
+SIDE_PX = 144
+QUALITY = 80
+# A report is for looking: what a decoder would need gigabytes for is not shown.
+LIMITS = Limits(max_pixels=60_000_000)
+_CUT = PreprocessSpec()  # the margin around a face that the network sees, too
+
+ReadAgain = Callable[[Face], bytes | None]  # the bytes of the face's image, or None when they cannot be had any more
+Absence = Literal["gone", "changed", "undecodable"]
+
+
+class Picture(BaseModel):
+    """A face to show: a JPEG as a data URI, or why there is none."""
+
+    face: Face
+    data_uri: str | None
+    absence: Absence | None
+
+
+def cut_pictures(faces: Iterable[Face], read_again: ReadAgain) -> list[Picture]:
+    """Return a picture of each face, in order; whatever is wrong with one image is said in its place."""
+    return [_cut_picture(face, read_again) for face in faces]
+
+
+def _cut_picture(face: Face, read_again: ReadAgain) -> Picture:
+    data = read_again(face)
+    if data is None:
+        return Picture(face=face, data_uri=None, absence="gone")
+    # Also a guard: a run's folder from elsewhere cannot have any file shown but those whose digests it knows.
+    if hashlib.sha256(data).hexdigest() != face.sha256:
+        return Picture(face=face, data_uri=None, absence="changed")
+    try:
+        jpeg = cut_jpeg(data, FaceBox(face.face_x, face.face_y, face.face_width, face.face_height))
+    except (Unscorable, ValueError):  # ValueError: the box is none
+        return Picture(face=face, data_uri=None, absence="undecodable")
+    return Picture(face=face, data_uri=f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}", absence=None)
+
+
+def cut_jpeg(data: bytes, box: FaceBox) -> bytes:
+    """Return the face in `box` (upright pixels) with its margin as a JPEG of at most `SIDE_PX`, without metadata.
+
+    Raises:
+        Unscorable: the image is refused, or cannot be decoded.
+        ValueError: the box misses the image.
+    """
+    info = probe_image(data, LIMITS)
+    window = crop_window(box, info.width, info.height, _CUT)
+    if window is None:
+        message = f"box {box.as_tuple()} misses the {info.width}x{info.height} image"
+        raise ValueError(message)
+    upright = decode_upright(data)
+    face = Image.fromarray(upright[window.top :, window.left :][: window.height, : window.width])
+    face.thumbnail((SIDE_PX, SIDE_PX))
+    buffer = io.BytesIO()
+    face.save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()

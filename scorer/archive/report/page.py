@@ -1,0 +1,64 @@
+"""One self-contained page: no script, no network, everything escaped, and a policy in the page that enforces it.
+
+Names of images, sources and cameras are strangers' text. Jinja2 escapes it, and what does not print (direction marks,
+control characters) is shown as an escape, so that no name can pass for another.
+"""
+
+import base64
+import hashlib
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from scorer.archive.report.shares import Share
+
+PAGES = Path(__file__).parent / "pages"
+SHOWN_CHARACTERS = 160
+
+
+def render_page(template: str, **content: object) -> str:
+    """Return the page that `template` of the folder `pages` makes of `content`."""
+    environment = Environment(
+        loader=FileSystemLoader(PAGES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "plain": show_plain,
+        "percent": show_percent,
+        "count": show_count,
+        "interval": show_interval,
+    }
+    style = (PAGES / "page.css").read_text()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    trusted = Markup(style)  # noqa: S704 - this project's own file
+    return environment.get_template(template).render(**content, style=trusted, policy=policy)
+
+
+def show_plain(text: str | None) -> str:
+    """Return a stranger's text in printable characters, its middle left out where it is long."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text or "")
+    half = SHOWN_CHARACTERS // 2
+    return shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:half]}…{shown[-half:]}"
+
+
+def show_percent(rate: float | None) -> str:
+    """Return a rate in per cent with two figures that count, or a dash."""
+    if rate is None:
+        return "-"
+    percent = 100 * rate
+    return f"{percent:.0f} %" if percent >= 10 or not percent else f"{percent:.{1 if percent >= 1 else 2}f} %"  # noqa: PLR2004
+
+
+def show_interval(share: Share) -> str:
+    """Return the ends of the interval, or nothing where there is none."""
+    return "" if share.low is None else f"{show_percent(share.low).removesuffix(' %')} to {show_percent(share.high)}"
+
+
+def show_count(number: float) -> str:
+    """Return a number with its thousands apart."""
+    return f"{number:,.0f}"

@@ -1,0 +1,85 @@
+"""`report.html` of a run: the summary as one page that works offline, with the least likely faces to look at."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from scorer.archive.folder import publish
+from scorer.archive.report.chart import draw_chart
+from scorer.archive.report.figures import Column, Summary
+from scorer.archive.report.gallery import ReadAgain, cut_pictures
+from scorer.archive.report.page import render_page, show_count, show_interval, show_percent
+from scorer.archive.report.summary import summarise
+
+_ROWS: list[tuple[str, Callable[[Column], int]]] = [
+    ("images", lambda column: column.images),
+    ("images without a face", lambda column: column.no_face),
+    ("images flagged", lambda column: column.image_decisions["flag"]),
+    ("images to review", lambda column: column.image_decisions["review"]),
+    ("images passed", lambda column: column.image_decisions["pass"]),
+    ("faces", lambda column: column.faces),
+    ("faces scored", lambda column: column.scored_faces),
+    ("faces flagged", lambda column: column.flagged.count),
+]
+
+
+def state_verdict(summary: Summary) -> str:
+    """Return in a sentence or two how many faces are flagged, and how that stands to the policy's promise."""
+    share = summary.main.flagged
+    if share.value is None or share.low is None or share.high is None:
+        return "No face of an image as it was taken has been scored, so that the policy's promise says nothing here."
+    found = (
+        f"Of {show_count(share.of)} scored faces in images as they were, {show_count(share.count)} are flagged: "
+        f"{show_percent(share.value)} ({show_interval(share)}), where the policy promises at most "
+        f"{show_percent(summary.promised_flag_share)} on photographs like those of its calibration."
+    )
+    if share.low > summary.promised_flag_share:
+        return (
+            f"{found} That is more than chance explains: the archive holds faces unlike the photographs this bundle "
+            "knows, or its photographs differ from those it was calibrated on; the shares by source and camera tell."
+        )
+    if share.high < summary.promised_flag_share:
+        return f"{found} That is less than was allowed for."
+    return f"{found} That is what photographs alone would give."
+
+
+def render_report(summary: Summary, read_again: ReadAgain) -> str:
+    """Return the page; `read_again` brings the bytes of the images in the gallery."""
+    return render_page(
+        "report.html",
+        summary=summary,
+        verdict=state_verdict(summary),
+        rows=_ROWS,
+        chart=draw_chart(summary.histogram),
+        main_pictures=cut_pictures(summary.main.least_likely, read_again),
+        apart_pictures=cut_pictures(summary.apart.least_likely, read_again),
+    )
+
+
+def write_report(folder: Path, read_again: ReadAgain) -> Summary:
+    """Write `summary.json` and `report.html` of the run in `folder`; writing them again gives the same.
+
+    Raises:
+        UsageError: `folder` is no run.
+        RunBroken: its marks and files do not agree.
+        OSError: the folder cannot be written.
+    """
+    summary = summarise(folder)
+    publish_text(folder / "summary.json", summary.model_dump_json(indent=1) + "\n")
+    publish_text(folder / "report.html", render_report(summary, read_again))
+    return summary
+
+
+def publish_text(path: Path, text: str) -> None:
+    """Publish a text whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    content = text.encode(errors="backslashreplace")  # half of a surrogate pair in a name is no UTF-8
+
+    def verify(partial: Path) -> None:
+        if partial.read_bytes() != content:
+            message = f"{path} does not hold what was written to it"
+            raise OSError(message)
+
+    publish(path, lambda file: file.write(content), verify)

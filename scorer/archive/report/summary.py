@@ -1,0 +1,222 @@
+"""`summary.json`: what a run found, counted from its Parquet files.
+
+Images with a mark of resampling are counted apart and never in the main figures: resampling erases what cameras leave.
+Nothing here grows with the archive: DuckDB aggregates, and spills what does not fit.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scorer.archive.marks import CommitMark, RunBroken, RunFacts, read_marks, read_run
+from scorer.archive.report.figures import Column, Face, Histogram, Summary, Throughput
+from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, find_share, read_groups
+from scorer.archive.report.tables import Tables, open_tables
+from scorer.messages import Decision, Status
+
+BINS = 40
+TAIL = 0.005  # share of faces on either side that the histogram's end bins collect
+FACES_SHOWN = 24
+_COPIES_LOOKED_AT = 8
+_NATS_LIMIT = 1_000_000
+
+# An image with n faces has n rows, so that rows // n counts images without remembering any.
+_COUNTS = """
+SELECT coalesce(len(resampled), 0) > 0 AS apart, status, decision, face_decision, face_count,
+  count(*) AS lines, count(face_id) AS faces, count(log_likelihood) AS scored
+FROM results GROUP BY ALL"""
+_GROUPS = """
+WITH counted AS (
+  SELECT coalesce(len(resampled), 0) > 0 AS apart, face_count,
+    CASE WHEN $1 = 'source' THEN coalesce(source, '') ELSE coalesce(camera, '') END AS name,
+    count(*) AS lines, count(log_likelihood) AS faces,
+    count(*) FILTER (face_decision = 'flag' AND log_likelihood IS NOT NULL) AS hits
+  FROM results WHERE status = 'scored' GROUP BY ALL
+), summed AS (
+  SELECT apart, name, sum(lines // greatest(face_count, 1)) AS images,
+    sum(faces) AS faces, sum(hits) AS hits FROM counted GROUP BY ALL
+), ranked AS (
+  SELECT *, row_number() OVER (PARTITION BY apart ORDER BY faces DESC, name) AS place FROM summed
+)
+SELECT apart, CASE WHEN place <= $2 AND faces >= $3 THEN name END AS name, count(*) AS groups,
+  sum(images) AS images, sum(faces) AS faces, sum(hits) AS hits
+FROM ranked GROUP BY 1, 2"""
+_LIKELIHOODS = """
+SELECT coalesce(len(resampled), 0) > 0 AS apart, count(*) AS faces,
+  CAST(floor(greatest(least(log_likelihood, $1), -$1)) AS INTEGER) AS nat
+FROM results WHERE log_likelihood IS NOT NULL GROUP BY ALL"""
+_THRESHOLD = "SELECT max(log_likelihood) AS nats FROM results WHERE p_value <= $1"
+_LEAST_LIKELY = """
+SELECT content_id, source, uri, span_offset, span_size, sha256, media_type, camera, jpeg_quality, resampled, face_id,
+  face_x, face_y, face_width, face_height, log_likelihood, p_value, face_decision
+FROM results WHERE log_likelihood IS NOT NULL AND (coalesce(len(resampled), 0) > 0) = $1
+ORDER BY log_likelihood, content_id, face_id LIMIT $2"""
+
+
+def summarise(folder: Path) -> Summary:
+    """Return the summary of the run in `folder`; an unfinished one is summarised as far as it is committed.
+
+    Raises:
+        UsageError: `folder` is no run.
+        RunBroken: a file that a mark names cannot be read, or marks and files do not count alike.
+    """
+    run, marks = read_run(folder), list(read_marks(folder))
+    with open_tables() as tables:
+        tables.add_run(folder, marks)
+        return _summarise(tables, run, marks)
+
+
+def _summarise(tables: Tables, run: RunFacts, marks: Sequence[CommitMark]) -> Summary:
+    counts = tables.fetch(_COUNTS)
+    groups = {kind: tables.fetch(_GROUPS, [kind, MAX_GROUPS, MIN_GROUP_FACES]) for kind in ("source", "camera")}
+    reasons = tables.fetch("SELECT reason, count(*) AS images FROM errors GROUP BY ALL ORDER BY images DESC, reason")
+    main, apart = (_fill_column(tables, counts, groups, apart=apart) for apart in (False, True))
+    failed = sum(row["images"] for row in reasons)
+    images = main.images + apart.images + failed
+    stated = sum(mark.images for mark in marks), sum(mark.faces for mark in marks), sum(mark.failed for mark in marks)
+    counted = images, main.faces + apart.faces, failed
+    if stated != counted:
+        message = f"the commit marks state (images, faces, failed) {stated}, their files hold {counted}: scan again"
+        raise RunBroken(message)
+    return Summary(
+        bundle_id=run.bundle_id,
+        bundle_digest=run.bundle_digest,
+        policy_id=run.policy.policy_id,
+        policy_version=run.policy.version,
+        promised_flag_share=run.policy.flag_false_alarm_rate,
+        promised_review_share=run.policy.review_false_alarm_rate,
+        shards_planned=run.shards,
+        shards_committed=len(marks),
+        complete=len(marks) == run.shards,
+        images=images,
+        failed=failed,
+        failed_by_reason={row["reason"] or "": row["images"] for row in reasons},
+        marks=_count_marks(tables),
+        main=main,
+        apart=apart,
+        histogram=_fill_histogram(tables, run),
+        throughput=_measure_throughput(marks),
+    )
+
+
+def _fill_column(
+    tables: Tables, counts: Sequence[Mapping[str, Any]], groups: Mapping[str, list[dict[str, Any]]], *, apart: bool
+) -> Column:
+    rows = [row for row in counts if row["apart"] is apart]
+    lines: Counter[tuple[str, str | None, int]] = Counter()  # of images alike in status, decision and number of faces
+    for row in rows:
+        lines[row["status"], row["decision"], row["face_count"] or 0] += row["lines"]
+    images: Counter[tuple[str, str | None]] = Counter()
+    for (status, decision, faces), number in lines.items():
+        images[status, decision] += number // max(faces, 1)
+    decisions = Counter({decision.value: 0 for decision in Decision})
+    for row in rows:
+        if row["face_decision"]:
+            decisions[row["face_decision"]] += row["faces"]
+    hits = sum(row["scored"] for row in rows if row["face_decision"] == Decision.FLAG)
+    scored = sum(row["scored"] for row in rows)
+    return Column(
+        images=images.total(),
+        no_face=sum(number for (status, _), number in images.items() if status == Status.NO_FACE),
+        image_decisions={
+            decision.value: sum(n for (_, found), n in images.items() if found == decision) for decision in Decision
+        },
+        faces=sum(row["faces"] for row in rows),
+        scored_faces=scored,
+        decisions=dict(decisions),
+        flagged=find_share(hits, scored, sum(n for (status, _), n in images.items() if status == Status.SCORED)),
+        by_source=read_groups(row for row in groups["source"] if row["apart"] is apart),
+        by_camera=read_groups(row for row in groups["camera"] if row["apart"] is apart),
+        least_likely=_find_least_likely(tables, apart=apart),
+    )
+
+
+def _find_least_likely(tables: Tables, *, apart: bool) -> tuple[Face, ...]:
+    """Return the least likely faces, each once: an archive may hold the same file many times."""
+    found: dict[tuple[str | None, str], Face] = {}
+    copies: Counter[tuple[str | None, str]] = Counter()
+    for row in tables.fetch(_LEAST_LIKELY, [apart, FACES_SHOWN * _COPIES_LOOKED_AT]):
+        key = row["sha256"] or row["content_id"], row["face_id"]
+        copies[key] += key in found
+        found.setdefault(key, Face(**{**row, "resampled": row["resampled"] or ()}))
+    return tuple(face.model_copy(update={"copies": copies[key]}) for key, face in list(found.items())[:FACES_SHOWN])
+
+
+def _count_marks(tables: Tables) -> dict[str, int]:
+    """Return how many images have each mark; an image may have several."""
+    images: dict[str, int] = defaultdict(int)
+    for row in tables.fetch("SELECT resampled, face_count, count(*) AS lines FROM results GROUP BY ALL"):
+        for mark in row["resampled"] or ():
+            images[mark] += row["lines"] // max(row["face_count"] or 0, 1)
+    return dict(sorted(images.items()))
+
+
+def _fill_histogram(tables: Tables, run: RunFacts) -> Histogram:
+    counts: dict[bool, Counter[int]] = defaultdict(Counter)
+    for row in tables.fetch(_LIKELIHOODS, [_NATS_LIMIT]):
+        counts[row["apart"]][row["nat"]] += row["faces"]
+    flag, review = (
+        tables.fetch(_THRESHOLD, [rate])[0]["nats"]
+        for rate in (run.policy.flag_false_alarm_rate, run.policy.review_false_alarm_rate)
+    )
+    edges = choose_edges(counts[False] + counts[True], [nats for nats in (flag, review) if nats is not None])
+    return Histogram(
+        edges_nats=edges,
+        main=_fill_bins(counts[False], edges),
+        apart=_fill_bins(counts[True], edges),
+        flag_nats=flag,
+        review_nats=review,
+    )
+
+
+def choose_edges(counts: Counter[int], shown: Sequence[float]) -> tuple[float, ...]:
+    """Return the edges in nats of at most `BINS` bins of a round width over all but the tails and over `shown`.
+
+    Args:
+        counts: faces by whole nats, rounded down.
+        shown: likelihoods that must not fall into an end bin unseen.
+    """
+    if not counts:
+        return (0.0, 1.0)
+    total, below = counts.total(), 0
+    low, high = min(counts), max(counts)
+    for nat in sorted(counts):
+        if below <= TAIL * total:
+            low = nat
+        below += counts[nat]
+        if below < (1 - TAIL) * total:
+            high = nat + 1
+    low, high = min([low, *map(math.floor, shown)]), max([high, low + 1, *map(math.ceil, shown)])
+    width = next(w for power in range(8) for w in (10**power, 2 * 10**power, 5 * 10**power) if (high - low) / w < BINS)
+    first, last = math.floor(low / width), math.ceil(high / width)
+    return tuple(float(place * width) for place in range(first, max(last, first + 1) + 1))
+
+
+def _fill_bins(counts: Counter[int], edges: Sequence[float]) -> tuple[int, ...]:
+    bins = [0] * (len(edges) - 1)
+    for nat, faces in counts.items():
+        bins[min(max(int((nat - edges[0]) // (edges[1] - edges[0])), 0), len(bins) - 1)] += faces
+    return tuple(bins)
+
+
+def _measure_throughput(marks: Sequence[CommitMark]) -> Throughput:
+    busy_s = 0.0
+    stages: dict[str, float] = defaultdict(float)
+    ordered = sorted(marks, key=lambda mark: mark.started_at)
+    until = ordered[0].started_at if ordered else None
+    for mark in ordered:
+        start = max(until or mark.started_at, mark.started_at)
+        until = max(start, mark.finished_at)
+        busy_s += (until - start).total_seconds()
+        for stage, seconds in mark.stage_s.items():
+            stages[stage] += seconds
+    images = sum(mark.images for mark in marks)
+    return Throughput(
+        shards=len(marks),
+        busy_s=busy_s,
+        images_per_s=images / busy_s if busy_s else None,
+        stage_s=dict(stages),
+        slowest_stage=max(stages, key=lambda stage: stages[stage], default=None),
+    )

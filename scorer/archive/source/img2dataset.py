@@ -1,0 +1,90 @@
+"""Folders that img2dataset filled: recognised by their `NNNNN_stats.json`, which it writes when a shard is complete."""
+
+import json
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+
+from scorer.archive.source.containers import Container, describe_tar, split_rows
+from scorer.archive.source.names import describe
+from scorer.archive.source.parquet import open_parquet
+from scorer.archive.source.stores import LOCAL, Store, StoreFile, store_errors
+from scorer.paths import UsageError
+
+_STATS = "_stats.json"
+_OURS = re.compile(rf"\d+(\.tar|\.parquet|{re.escape(_STATS)})?")
+_IMAGE_COLUMNS = ("jpg", "png", "webp")
+_MAX_STATS_BYTES = 2**24  # it counts every error message that came
+
+
+def find_shards(store: Store, folder: str) -> dict[str, set[str]] | None:
+    """Return the names of img2dataset's shards in a folder, each with the endings of its files.
+
+    None where there is no such shard, or where the shards are plain folders of images, which need no special care.
+
+    Raises:
+        UsageError: a shard lacks its statistics, so it is not complete.
+        PayloadUnavailable: the store fails.
+    """
+    shards: dict[str, set[str]] = {}
+    for name in _names(store, folder):
+        if _OURS.fullmatch(name):
+            stem = name.removesuffix(_STATS).partition(".")[0]
+            shards.setdefault(stem, set()).add(name.removeprefix(stem))
+    if not any(_STATS in endings for endings in shards.values()):
+        return None
+    for stem, endings in sorted(shards.items()):
+        if _STATS not in endings:
+            message = (
+                f"{describe(store.name(folder))} holds {stem} without {stem}{_STATS}: img2dataset is still at work "
+                "or was stopped; let it finish, or name the complete files yourself"
+            )
+            raise UsageError(message)
+    return None if any("" in endings for endings in shards.values()) else shards
+
+
+def _names(store: Store, folder: str) -> Iterator[str]:
+    with store_errors(store.name(folder)):
+        if store.scheme != LOCAL:
+            yield from (posixpath.basename(str(path).rstrip("/")) for path in store.files.ls(folder, detail=False))
+            return
+        with os.scandir(folder) as entries:
+            yield from (entry.name for entry in entries)
+
+
+def list_shards(store: Store, folder: str, shards: dict[str, set[str]], shard_images: int) -> Iterator[Container]:
+    """Yield the tars, or the row groups of the Parquet files, that hold the images.
+
+    Raises:
+        UsageError: a shard has statistics but no images.
+        PayloadUnavailable: the store fails.
+    """
+    for stem, endings in sorted(shards.items()):
+        uri = store.name(posixpath.join(folder, stem))
+        if ".tar" in endings:
+            yield describe_tar(f"{uri}.tar", _count_successes(f"{uri}{_STATS}"))
+        elif ".parquet" in endings:
+            yield from split_rows(f"{uri}.parquet", _image_column(f"{uri}.parquet"), None, shard_images)
+        else:
+            message = f"{describe(uri)}{_STATS} stands alone: {stem}.tar or {stem}.parquet is missing"
+            raise UsageError(message)
+
+
+def _count_successes(uri: str) -> int:
+    with StoreFile(uri) as file:
+        text = file.read(_MAX_STATS_BYTES)
+    try:
+        return int(json.loads(text)["successes"])
+    except (ValueError, KeyError, TypeError) as error:
+        message = f"{describe(uri)} is no statistics of img2dataset: it counts no successes"
+        raise UsageError(message) from error
+
+
+def _image_column(uri: str) -> str:
+    with open_parquet(uri) as parquet:
+        found = [name for name in _IMAGE_COLUMNS if name in parquet.schema_arrow.names]
+    if len(found) != 1:
+        message = f"{describe(uri)} has no column {' or '.join(map(repr, _IMAGE_COLUMNS))} with the images"
+        raise UsageError(message)
+    return found[0]

@@ -1,0 +1,158 @@
+"""How an archive is cut into shards, and what is counted meanwhile."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import chain, groupby
+from typing import Any
+
+from scorer.archive.items import Item
+from scorer.archive.source.access import Access
+from scorer.archive.source.containers import Container
+from scorer.archive.source.duplicates import Seen
+from scorer.archive.source.faces import write_faces
+from scorer.archive.source.pieces import Listed, list_pieces
+from scorer.archive.source.sources import Archive, Source
+from scorer.paths import IMAGE_SUFFIXES, UsageError
+from scorer.payloads.settings import PayloadSettings
+
+_WHAT = f"image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanFacts:
+    """What planning tells of an archive.
+
+    Attributes:
+        shards: how many.
+        images: that are listed or counted; those in tars come on top.
+        image_bytes: of the images whose size is known.
+        unsized_images: those whose size is not.
+        uncounted: tars (and Parquet row groups) whose images only reading counts.
+        uncounted_bytes: their size.
+        duplicates: images and containers that were named again; the first one counts.
+        imageless_rows: of manifests, with no URI or no bytes (null).
+        digest: SHA-256 of all that is planned, in order.
+    """
+
+    shards: int
+    images: int
+    image_bytes: int
+    unsized_images: int
+    uncounted: int
+    uncounted_bytes: int
+    duplicates: int
+    imageless_rows: int
+    digest: str
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts while an archive is cut; `facts` when that is done."""
+
+    shards: int = 0
+    images: int = 0
+    image_bytes: int = 0
+    unsized_images: int = 0
+    uncounted: int = 0
+    uncounted_bytes: int = 0
+    duplicates: int = 0
+    imageless_rows: int = 0
+    _digest: Any = field(default_factory=hashlib.sha256)
+
+    def facts(self) -> PlanFacts:
+        """Return the counts so far."""
+        return PlanFacts(
+            self.shards,
+            self.images,
+            self.image_bytes,
+            self.unsized_images,
+            self.uncounted,
+            self.uncounted_bytes,
+            self.duplicates,
+            self.imageless_rows,
+            self._digest.hexdigest(),
+        )
+
+    def count_image(self, image: Listed) -> None:
+        """Count an image that is listed."""
+        self.images += 1
+        self.image_bytes += image.size or 0
+        self.unsized_images += image.size is None
+
+    def count_container(self, container: Container) -> None:
+        """Count a container as a shard."""
+        self.shards += 1
+        self._add(asdict(container))
+        if container.images is None:
+            self.uncounted += 1
+            self.uncounted_bytes += container.size
+        else:
+            self.images += container.images
+            self.imageless_rows += container.rows - container.images if container.kind == "rows" else 0
+            self.image_bytes += container.size
+
+    def count_list(self, items: list[Item]) -> None:
+        """Count a list as a shard; its images were counted one by one."""
+        self.shards += 1
+        self._add([[item.content_id, item.source, item.uri, write_faces(item.faces)] for item in items])
+
+    def _add(self, value: Any) -> None:  # noqa: ANN401 - whatever JSON can say
+        self._digest.update(json.dumps(value).encode() + b"\n")
+
+
+def grant_access(sources: list[Source], payloads: PayloadSettings, max_bytes: int) -> Access:
+    """Return what may be read because sources name it, or because `payloads` lists it."""
+    named = dict.fromkeys(source.named for source in sources if source.named is not None)
+    return Access(tuple(named), payloads, max_bytes)
+
+
+def cut_shards(
+    sources: list[Source], archive: Archive, access: Access, shard_images: int, tally: Tally
+) -> Iterator[list[Item] | Container]:
+    """Yield shards in order: lists of `shard_images` images (the last one of fewer), and containers as they come.
+
+    Memory holds one shard. What comes again by its name is dropped and counted.
+
+    Raises:
+        UsageError: nothing is left to scan, or as `list_pieces`.
+        SourceDamaged: a manifest cannot be read to its end.
+        PayloadUnavailable: a store fails.
+        OSError: the disk for temporary files is full.
+    """
+    pending: list[Item] = []
+    with Seen() as seen:
+        for argument, found in groupby(sources, lambda source: source.argument):
+            # A folder alone cannot name a file twice.
+            unique = len(sources) == 1 and sources[0].kind == "folder"
+            empty = True
+            for piece in chain.from_iterable(list_pieces(each, archive, access, shard_images) for each in found):
+                empty = False
+                if piece is None:
+                    tally.imageless_rows += 1
+                elif not unique and not seen.add(_name(piece)):
+                    tally.duplicates += 1
+                elif isinstance(piece, Container):
+                    tally.count_container(piece)
+                    yield piece
+                else:
+                    tally.count_image(piece)
+                    pending.append(piece.item)
+                if len(pending) == shard_images:
+                    tally.count_list(pending)
+                    yield pending
+                    pending = []
+            if empty:
+                message = f"{argument} holds no {_WHAT}; tars and manifests in a folder are named themselves (*.tar)"
+                raise UsageError(message)
+    if pending:
+        tally.count_list(pending)
+        yield pending
+    if not tally.shards:
+        message = f"{', '.join(archive.sources)}: every row lacks its image"
+        raise UsageError(message)
+
+
+def _name(piece: Listed | Container) -> str:
+    return piece.item.content_id if isinstance(piece, Listed) else f"{piece.kind} {piece.row_group} {piece.uri}"

@@ -1,0 +1,127 @@
+"""Manifests: Parquet, CSV and JSONL files whose rows name images, and the boxes of their faces if they know them."""
+
+import csv
+import io
+import json
+import posixpath
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from scorer.archive.items import Item, SourceDamaged
+from scorer.archive.source.faces import read_faces
+from scorer.archive.source.names import describe, printable, shorten_id, source_of
+from scorer.archive.source.parquet import find_type, open_parquet, read_columns
+from scorer.archive.source.stores import LOCAL, StoreFile, open_store
+from scorer.paths import UsageError
+
+MANIFESTS = frozenset({".parquet", ".csv", ".jsonl"})
+MAX_LINE_BYTES = 2**24
+_BATCH_ROWS = 1024
+_TEXT = (pa.types.is_string, pa.types.is_large_string)
+
+
+def is_manifest(name: str) -> bool:
+    """Return whether a file is a manifest by its name."""
+    return PurePosixPath(name).suffix.lower() in MANIFESTS
+
+
+def list_manifest(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[Item | None]:
+    """Yield the images that a manifest names, in its order, and None for a row that names none.
+
+    Args:
+        manifest: its URI.
+        uri_column: of the images' URIs. What is no URI is a path; a relative one begins in the manifest's folder.
+        faces_column: of their faces, if there is one.
+
+    Raises:
+        UsageError: there is no such column, or it does not hold what it should.
+        FileNotFoundError: there is no such manifest.
+        SourceDamaged: it cannot be read to its end.
+        PayloadUnavailable: the store fails.
+    """
+    resolve = _resolver(manifest)
+    source, name = source_of(manifest), describe(manifest)
+    for row, (value, faces) in enumerate(_rows(manifest, uri_column, faces_column)):
+        where = f"{name}, row {row},"
+        if value is not None and not isinstance(value, str):
+            message = f"{where} holds {type(value).__name__} in {uri_column!r}, not text"
+            raise UsageError(message)
+        if not value:
+            yield None
+            continue
+        uri = resolve(printable(value))
+        yield Item(shorten_id(uri), source, uri, faces=read_faces(faces, where))
+
+
+def _resolver(manifest: str) -> Callable[[str], str]:
+    store, path = open_store(manifest)
+    folder = posixpath.dirname(path)
+
+    def resolve(value: str) -> str:
+        if "://" in value:
+            return value
+        if store.scheme == LOCAL:
+            return Path(folder, value).as_uri()
+        return store.name(posixpath.normpath(posixpath.join(folder, value)))
+
+    return resolve
+
+
+def _rows(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[tuple[Any, Any]]:
+    suffix = PurePosixPath(manifest).suffix.lower()
+    if suffix == ".parquet":
+        return _parquet_rows(manifest, uri_column, faces_column)
+    return (_csv_rows if suffix == ".csv" else _jsonl_rows)(manifest, uri_column, faces_column)
+
+
+def _parquet_rows(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[tuple[Any, Any]]:
+    columns = [uri_column] + ([faces_column] if faces_column else [])
+    with open_parquet(manifest) as parquet:
+        kinds = [find_type(parquet, column, manifest) for column in columns]
+        kind = kinds[0].value_type if pa.types.is_dictionary(kinds[0]) else kinds[0]
+        if not any(is_text(kind) for is_text in _TEXT):
+            message = f"{describe(manifest)} holds {kind} in {uri_column!r}, not text; bytes need --bytes-column"
+            raise UsageError(message)
+        for values in read_columns(parquet, columns, range(parquet.num_row_groups), _BATCH_ROWS, manifest):
+            yield values[0], values[1] if faces_column else None
+
+
+def _csv_rows(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[tuple[Any, Any]]:
+    with StoreFile(manifest) as file:
+        lines = io.TextIOWrapper(io.BufferedReader(file), encoding="utf-8-sig", newline="")
+        rows = csv.DictReader(lines, strict=True)
+        try:
+            _require_columns(rows.fieldnames or (), (uri_column, faces_column), manifest)
+            for row in rows:
+                yield row[uri_column], row[faces_column] if faces_column else None
+        except (csv.Error, UnicodeDecodeError) as error:
+            message = f"{describe(manifest)} is no CSV from line {rows.line_num + 1} on: {error}"
+            raise SourceDamaged(message) from error
+
+
+def _jsonl_rows(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[tuple[Any, Any]]:
+    with io.BufferedReader(StoreFile(manifest)) as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                message = f"{describe(manifest)} is no JSON in line {number}: {error}"
+                raise SourceDamaged(message) from error
+            if not isinstance(row, dict):
+                message = f"{describe(manifest)} holds no JSON object in line {number}"
+                raise SourceDamaged(message)
+            if number == 1:
+                _require_columns(row, (uri_column, faces_column), manifest)
+            yield row.get(uri_column), row.get(faces_column)
+
+
+def _require_columns(found: Any, wanted: tuple[str | None, ...], manifest: str) -> None:  # noqa: ANN401
+    for column in wanted:
+        if column is not None and column not in found:
+            message = f"{describe(manifest)} has no column {column!r}; it has {', '.join(map(repr, found))}"
+            raise UsageError(message)

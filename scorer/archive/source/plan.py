@@ -1,0 +1,181 @@
+"""The plan of a run: which shards there are and which images they hold, on disk and in the same order for everyone.
+
+`plan.json` is written last: without it there is no plan.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scorer.archive.folder import publish
+from scorer.archive.items import Item, Shard
+from scorer.archive.source.access import Access
+from scorer.archive.source.containers import Container, read_container
+from scorer.archive.source.faces import read_faces, write_faces
+from scorer.archive.source.layout import PlanFacts, Tally, cut_shards, grant_access
+from scorer.archive.source.sources import Archive, find_sources
+from scorer.archive.source.stores import Version
+from scorer.paths import UsageError
+from scorer.payloads.settings import PayloadSettings
+
+PLAN_VERSION = 1
+PLAN, SHARDS, ITEMS = "plan.json", "shards.parquet", "items.parquet"
+_WORD = pa.dictionary(pa.int32(), pa.string())
+_SHARDS = pa.schema(
+    [
+        ("kind", _WORD),
+        ("uri", pa.string()),
+        ("row_group", pa.int32()),
+        ("row_groups", pa.int32()),
+        ("rows", pa.int64()),
+        ("first_row", pa.int64()),
+        ("images", pa.int64()),
+        ("size", pa.int64()),
+        ("file_size", pa.int64()),
+        ("file_state", pa.string()),
+        ("data_column", _WORD),
+        ("faces_column", _WORD),
+    ]
+)
+_ITEMS = pa.schema([("content_id", pa.string()), ("source", _WORD), ("uri", pa.string()), ("faces", pa.string())])
+
+
+def write_plan(folder: Path, archive: Archive, payloads: PayloadSettings, shard_images: int) -> PlanFacts:
+    """Write the plan of an archive into `folder`, over what is there; memory holds one shard's images.
+
+    Args:
+        folder: usually `DIR/_plan`.
+        archive: the sources.
+        payloads: what may be read besides the sources.
+        shard_images: in a shard.
+
+    Raises:
+        UsageError: a source names nothing, or a manifest's columns are not what they should be.
+        SourceDamaged: a manifest cannot be read to its end.
+        PayloadUnavailable: a store fails.
+        OSError: the disk is full.
+    """
+    sources = find_sources(archive)
+    access = grant_access(sources, payloads, max_bytes=0)
+    tally = Tally()
+    rows: list[dict[str, Any]] = []  # some hundred bytes a shard
+
+    def write_items(file: IO[bytes]) -> None:
+        lists = 0
+        with pq.ParquetWriter(file, _ITEMS, compression="zstd", write_statistics=False) as writer:
+            for shard in cut_shards(sources, archive, access, shard_images, tally):
+                if isinstance(shard, Container):
+                    rows.append(_row_of(shard))
+                else:
+                    writer.write_table(_items_table(shard), row_group_size=len(shard))
+                    rows.append({"kind": "list", "uri": "", "row_group": lists, "images": len(shard), "size": 0})
+                    lists += 1
+
+    (folder / PLAN).unlink(missing_ok=True)
+    publish(folder / ITEMS, write_items, pq.read_metadata)
+    table = pa.Table.from_pylist(rows, _SHARDS)
+    publish(folder / SHARDS, lambda file: pq.write_table(table, file), pq.read_metadata)
+    facts = tally.facts()
+    text = json.dumps({"version": PLAN_VERSION, "named": access.named, "facts": asdict(facts)}, indent=1)
+    publish(folder / PLAN, lambda file: file.write(text.encode()), lambda path: json.loads(path.read_bytes()))
+    return facts
+
+
+def _row_of(container: Container) -> dict[str, Any]:
+    row = asdict(container)
+    version = row.pop("version")
+    return row | {"file_size": version["size"], "file_state": version["state"]}
+
+
+def _items_table(items: list[Item]) -> pa.Table:
+    rows = [(item.content_id, item.source, item.uri, write_faces(item.faces)) for item in items]
+    return pa.Table.from_pylist([dict(zip(_ITEMS.names, row, strict=True)) for row in rows], _ITEMS)
+
+
+def open_plan(folder: Path, max_bytes: int) -> "StoredPlan":
+    """Open a plan that `write_plan` wrote.
+
+    Args:
+        folder: of the plan.
+        max_bytes: of one image; a tar's larger members are not read, and `read_image_bytes` refuses them.
+
+    Raises:
+        UsageError: there is no complete plan, or one of another version.
+    """
+    try:
+        head = json.loads((folder / PLAN).read_bytes())
+        version = head["version"]
+        if version == PLAN_VERSION:
+            shards = pq.read_table(folder / SHARDS, schema=_SHARDS)
+            return StoredPlan(folder, shards, PlanFacts(**head["facts"]), tuple(head["named"]), max_bytes)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = f"{folder} holds no complete plan: {error}; start a new run"
+        raise UsageError(message) from error
+    message = f"{folder} holds a plan of version {version}, this release reads {PLAN_VERSION}; start a new run"
+    raise UsageError(message)
+
+
+class StoredPlan:
+    """A plan on disk: memory holds the table of shards, and of the images those of the shards being read.
+
+    Attributes:
+        facts: what planning told of the archive.
+    """
+
+    def __init__(
+        self, folder: Path, shards: pa.Table, facts: PlanFacts, named: tuple[str, ...], max_bytes: int
+    ) -> None:
+        self.facts = facts
+        self._folder, self._shards, self._named, self._max_bytes = folder, shards, named, max_bytes
+
+    @property
+    def shard_count(self) -> int:
+        """How many shards there are."""
+        return cast("int", self._shards.num_rows)
+
+    def grant_access(self, payloads: PayloadSettings) -> Access:
+        """Return what the run may read: what its sources name, and what `payloads` lists."""
+        return Access(self._named, payloads, self._max_bytes)
+
+    def read_shard(self, index: int) -> Shard:
+        """Return what is known of a shard before it is read.
+
+        Raises:
+            IndexError: there is no such shard.
+        """
+        row = self._row(index)
+        return Shard(index, row["kind"], row["uri"], row["row_group"], row["images"])
+
+    def read_items(self, shard: Shard) -> Iterator[Item]:
+        """Yield the images of a shard, in order; a tar's or a manifest's bytes come along, streamed.
+
+        Raises:
+            PayloadUnavailable: the tar or manifest cannot be read now.
+            SourceChanged: it is not what it was when the run was planned.
+            SourceDamaged: it cannot be read to its end; raised after the images before the damage.
+        """
+        if shard.kind == "list":
+            yield from self._read_list(shard.row_group)
+        else:
+            row = self._row(shard.index)
+            version = Version(row.pop("file_size"), row.pop("file_state"))
+            yield from read_container(Container(version=version, **row), self._max_bytes)
+
+    def _row(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < self.shard_count:
+            message = f"the plan has {self.shard_count} shards, none has the index {index}"
+            raise IndexError(message)
+        row: dict[str, Any] = self._shards.slice(index, 1).to_pylist()[0]
+        return row
+
+    def _read_list(self, row_group: int) -> Iterator[Item]:
+        with pq.ParquetFile(self._folder / ITEMS) as file:
+            rows = file.read_row_group(row_group, use_threads=False).to_pylist()
+        for row in rows:
+            faces = read_faces(row["faces"], row["content_id"])
+            yield Item(row["content_id"], row["source"], row["uri"], faces=faces)

@@ -1,0 +1,151 @@
+"""What the SOURCE arguments of a scan mean."""
+
+import glob
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from braceexpand import braceexpand
+
+from scorer.archive.source.manifests import is_manifest
+from scorer.archive.source.names import describe
+from scorer.archive.source.stores import LOCAL, Store, folder_exists, glob_root, open_store, read_version
+from scorer.paths import UsageError
+
+TAR = ".tar"
+_COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".lz4", ".zip", ".7z"})
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What a scan is to go through, as the command line says it.
+
+    Attributes:
+        sources: folders, globs, images, tars and manifests; braces expand as a shell's do.
+        uri_column: of Parquet, CSV and JSONL manifests: where the images are. One of this and `bytes_column`.
+        bytes_column: of Parquet manifests: the images themselves.
+        faces_column: of either: their faces.
+    """
+
+    sources: tuple[str, ...]
+    uri_column: str | None = None
+    bytes_column: str | None = None
+    faces_column: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One SOURCE after its braces were expanded.
+
+    Attributes:
+        argument: as it was written, braces and all.
+        path: in the store.
+        kind: what stands at `path`.
+        named: the URI that may be read because of it, of a folder when it ends in "/"; None where none is needed.
+    """
+
+    argument: str
+    store: Store
+    path: str
+    kind: Literal["folder", "glob", "tar", "manifest", "image"]
+    named: str | None
+
+
+def find_sources(archive: Archive) -> list[Source]:
+    """Return what the arguments name, in their order.
+
+    Raises:
+        UsageError: one names nothing, or what cannot be scanned, or the columns do not fit.
+        PayloadUnavailable: a store fails.
+    """
+    if archive.uri_column and archive.bytes_column:
+        message = "--uri-column and --bytes-column exclude each other: a manifest's rows hold URIs or bytes"
+        raise UsageError(message)
+    if archive.faces_column and not (archive.uri_column or archive.bytes_column):
+        message = "--faces-column belongs to a manifest, which needs --uri-column or --bytes-column, too"
+        raise UsageError(message)
+    sources = [_find(name, argument) for argument in archive.sources for name in _expand_braces(argument)]
+    if (archive.uri_column or archive.bytes_column) and not any(each.kind in {"manifest", "glob"} for each in sources):
+        message = "a column is named, but no SOURCE is a manifest (.parquet, .csv or .jsonl)"
+        raise UsageError(message)
+    return sources
+
+
+def _expand_braces(argument: str) -> Iterator[str]:
+    if "{" not in argument or ("://" not in argument and Path(argument).exists()):
+        yield argument
+        return
+    try:
+        yield from braceexpand(argument)
+    except ValueError as error:
+        message = f"{argument} has braces that do not close"
+        raise UsageError(message) from error
+
+
+def _find(name: str, argument: str) -> Source:
+    scheme = name.partition("://")[0].lower()
+    if "::" in name or scheme in {"http", "https"}:
+        message = (
+            f"{describe(name)} is no source: sources are folders, globs, tars and manifests, local or in an "
+            "object store; list https:// images in a manifest, and their hosts in payloads.https_hosts"
+        )
+        raise UsageError(message)
+    store, path = open_store(name)
+    if _exists_as_folder(store, path):
+        return Source(argument, store, path, "folder", store.name(path).rstrip("/") + "/")
+    if glob.has_magic(path) and not _exists_as_file(store, path):
+        return Source(argument, store, path, "glob", _glob_root(store, path))
+    if not _exists_as_file(store, path):
+        message = f"{name} does not exist"
+        raise UsageError(message)
+    kind = sort_file(path)
+    return Source(argument, store, path, kind, None if kind == "tar" else _file_root(store, path))
+
+
+def sort_file(path: str) -> Literal["tar", "manifest", "image"]:
+    """Return what a file is by its name.
+
+    Raises:
+        UsageError: it is compressed.
+    """
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix in _COMPRESSED:
+        message = f"{path} is compressed: unpack it, or make a plain tar ({TAR}) of it, so that one image can be found"
+        raise UsageError(message)
+    if suffix == TAR:
+        return "tar"
+    return "manifest" if is_manifest(path) else "image"
+
+
+def _exists_as_folder(store: Store, path: str) -> bool:
+    return folder_exists(store, path)
+
+
+def _exists_as_file(store: Store, path: str) -> bool:
+    if store.scheme == LOCAL:
+        return Path(path).exists() or Path(path).is_symlink()
+    try:
+        read_version(store.name(path))
+    except (FileNotFoundError, IsADirectoryError):
+        return False
+    return True
+
+
+def _glob_root(store: Store, pattern: str) -> str:
+    if is_manifest(pattern) and store.scheme != LOCAL:
+        return _bucket(store, pattern)
+    return store.name(glob_root(pattern)).rstrip("/") + "/"
+
+
+def _file_root(store: Store, path: str) -> str:
+    if not is_manifest(path):
+        return store.name(path)
+    if store.scheme != LOCAL:
+        return _bucket(store, path)
+    return store.name(posixpath.dirname(path)).rstrip("/") + "/"
+
+
+def _bucket(store: Store, path: str) -> str:
+    return store.name(path.lstrip("/").partition("/")[0]) + "/"

@@ -1,0 +1,58 @@
+"""`unlensed report` and `unlensed compare`: what people see of finished scans."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on standard output instead.")]
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run, --out of `unlensed scan`.")],
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Write summary.json and report.html of a run again, finished or not."""
+    from scorer.archive.report.reading import read_file_again  # noqa: PLC0415 - DuckDB loads only when it is needed
+    from scorer.archive.report.report import state_verdict, write_report  # noqa: PLC0415
+
+    summary = write_report(folder, read_file_again)
+    if as_json:
+        print(summary.model_dump_json(indent=1))  # noqa: T201 - the output asked for
+        return
+    console = Console(highlight=False)
+    console.print(state_verdict(summary), markup=False)
+    console.print(f"The page is {folder / 'report.html'}", markup=False, soft_wrap=True)
+
+
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="The folder of the run before.")],
+    run_b: Annotated[Path, typer.Argument(help="The folder of the run after.")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="Also write the comparison as a page, with pictures, here.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two runs over the same images: which decisions flip, and how the p-values drift."""
+    from scorer.archive.report.compare import compare_runs  # noqa: PLC0415 - DuckDB loads only when it is needed
+    from scorer.archive.report.compare_page import render_comparison, state_difference, tabulate  # noqa: PLC0415
+    from scorer.archive.report.reading import read_file_again  # noqa: PLC0415
+    from scorer.archive.report.report import publish_text  # noqa: PLC0415
+
+    found = compare_runs(run_a, run_b)
+    if out:
+        publish_text(out, render_comparison(found, read_file_again))
+    if as_json:
+        print(found.model_dump_json(indent=1))  # noqa: T201 - the output asked for
+        return
+    console = Console(highlight=False)
+    for table in tabulate(found):
+        console.print(table)
+    console.print(state_difference(found), markup=False)
+    if found.rank_correlation is not None and found.ks is not None:
+        console.print(
+            f"rank correlation of the log-likelihoods {found.rank_correlation:.3f}, KS distance {found.ks:.3f}"
+        )
+    if out:
+        console.print(f"The page is {out}", markup=False, soft_wrap=True)

@@ -1,0 +1,136 @@
+"""Two runs over the same images: a law for equal runs, hand-made differences, and a refusal for strangers."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from tests.scorer.archive.test_summary import RATE, draw_images
+
+from scorer.archive.report.compare import compare_runs
+from scorer.archive.report.compare_page import render_comparison, state_difference
+from scorer.archive.report.figures import Face
+from scorer.paths import UsageError
+from tests.scorer.archive.report.written_run import Seen, write_run
+
+
+def read_nothing(_: Face) -> None:
+    """Stand for an archive that is gone."""
+
+
+@settings(max_examples=8, deadline=None)
+@given(shards=st.lists(draw_images(), max_size=2))
+def test_a_run_agrees_with_itself(shards: list[list[Seen]]) -> None:
+    """Compared with itself, a run has no flip, no drift, no face of its own and perfect rank correlation."""
+    common = Seen("common", (0.3,))
+    named = [[replace(seen, name=f"{number}/{seen.name}") for seen in shard] for number, shard in enumerate(shards)]
+    with tempfile.TemporaryDirectory() as folder:
+        run = write_run(Path(folder), [*named, [common]])
+        found = compare_runs(run, run)
+    assert found.faces == sum(len(seen.p_values) for shard in [*named, [common]] for seen in shard)
+    assert found.flips.count == found.moved == found.a.faces_only_here == found.b.faces_only_here == 0
+    assert found.ks == 0
+    assert found.rank_correlation is None or found.rank_correlation == pytest.approx(1)
+    assert found.disagreements == ()
+    assert all(each.a == each.b for each in found.quantiles)
+    assert sum(group.flips.of for group in found.by_source) == found.faces
+
+
+@settings(max_examples=8, deadline=None)
+@given(pairs=st.lists(st.tuples(RATE, RATE), min_size=2, max_size=40))
+def test_the_figures_are_those_of_statistics(pairs: list[tuple[float, float]]) -> None:
+    """Rank correlation, KS distance and quantiles equal SciPy's and NumPy's, ties included."""
+    first, second = zip(*pairs, strict=True)
+    with tempfile.TemporaryDirectory() as folder:
+        a, b = (
+            write_run(Path(folder) / name, [[Seen(f"{n}", (p,)) for n, p in enumerate(values)]])
+            for name, values in (("a", first), ("b", second))
+        )
+        found = compare_runs(a, b)
+    assert found.ks == pytest.approx(stats.ks_2samp(first, second, method="asymp").statistic)
+    if len(set(first)) > 1 and len(set(second)) > 1:
+        assert found.rank_correlation == pytest.approx(stats.spearmanr(first, second).statistic)
+    else:
+        assert found.rank_correlation is None
+    for each in found.quantiles:
+        assert each.a == np.quantile(first, each.level, method="inverted_cdf")
+        assert each.b == np.quantile(second, each.level, method="inverted_cdf")
+
+
+def test_differences_are_counted(tmp_path: Path) -> None:
+    """Flips, faces of one run only, missing images, moved boxes and other bytes each count where they belong."""
+    before = [
+        Seen("same", (0.5,)),
+        Seen("flips", (0.005,)),
+        Seen("fewer", (0.5, 0.5)),
+        Seen("missing", (0.5,)),
+        Seen("moved", (0.5,)),
+        Seen("other", (0.5,)),
+        Seen("broken", (0.5,)),
+    ]
+    after = [
+        Seen("same", (0.6,)),
+        Seen("flips", (0.03,)),
+        Seen("fewer", (0.5,)),
+        Seen("moved", (0.5,), facts={"sha256": before[4].rows(0, 0)[0]["sha256"]}),
+        replace(before[5], facts={"sha256": "0" * 64}),
+        Seen("broken", failure="truncated"),
+        Seen("new", (0.5, 0.5)),
+    ]
+    a, b = write_run(tmp_path / "a", [before]), write_run(tmp_path / "b", [after], bundle="next")
+    found = compare_runs(a, b)
+    assert (found.faces, found.moved) == (4, 1)
+    assert found.matrix["flag"] == {"pass": 0, "review": 1, "flag": 0}
+    assert (found.flips.count, found.a.flagged.count, found.b.flagged.count) == (1, 1, 0)
+    assert (found.a.faces_only_here, found.a.of_missing_images) == (3, 1)
+    assert (found.b.faces_only_here, found.b.of_missing_images) == (2, 2)
+    assert [each.face.content_id for each in found.disagreements] == ["flips"]
+    page = render_comparison(found, read_nothing)
+    assert state_difference(found)[:20] in page
+    assert "cannot be read any more" in page
+
+
+def test_a_moved_box_is_another_face(tmp_path: Path) -> None:
+    """A face of the same number in another corner is not compared."""
+    seen = Seen("a", (0.5, 0.005))
+    a = write_run(tmp_path / "a", [[seen]])
+    rows = seen.rows(0, 0)
+    facts = {"sha256": rows[0]["sha256"]}
+    b = write_run(tmp_path / "b", [[Shifted("a", (0.5, 0.005), facts=facts)]])
+    found = compare_runs(a, b)
+    assert (found.faces, found.moved) == (0, 2)
+    assert found.flips.value is None
+    assert "was the face detector exchanged" in state_difference(found)
+    assert render_comparison(found, read_nothing)
+
+
+class Shifted(Seen):
+    """An image whose faces were found elsewhere."""
+
+    def rows(self, shard: int, position: int) -> list[dict[str, object]]:
+        """Return the image's rows, each box shifted by its width."""
+        return [row | {"face_x": row["face_x"] + row["face_width"]} for row in super().rows(shard, position)]
+
+
+def test_runs_of_other_archives_are_refused(tmp_path: Path) -> None:
+    """Runs without an image in common are refused in one sentence, whatever their sources are called."""
+    a, b = (write_run(tmp_path / name, [[Seen(f"{name}.jpg", (0.5,))]]) for name in "ab")
+    with pytest.raises(UsageError, match="no image in common"):
+        compare_runs(a, b)
+
+
+def test_no_name_becomes_markup(tmp_path: Path) -> None:
+    """Hostile ids, sources, cameras and folders are text in the comparison, too."""
+    name = "<script>alert(1)</script>\u202e"
+    runs = [
+        write_run(tmp_path / f"<b>{n}", [[Seen(name, (p,) * 25, name, name)]], bundle=name)
+        for n, p in enumerate((0.005, 0.9))
+    ]
+    page = render_comparison(compare_runs(*runs), read_nothing)
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert "\u202e" not in page

@@ -1,0 +1,172 @@
+"""The page of a run: self-contained, harmless whatever the archive's names hold, and honest about what is missing."""
+
+import hashlib
+import io
+import os
+import re
+from base64 import b64decode, b64encode
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from scorer.archive.report.figures import Face
+from scorer.archive.report.gallery import SIDE_PX
+from scorer.archive.report.page import SHOWN_CHARACTERS, show_percent, show_plain
+from scorer.archive.report.reading import read_file_again
+from scorer.archive.report.report import render_report, write_report
+from scorer.archive.report.summary import summarise
+from tests.scorer.archive.report.written_run import Seen, write_run
+
+HOSTILE = [
+    "</style><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '"><svg onload=alert(1)>',
+    "{{ 7 * 7 }}{% raw %}",
+    "\u202egnp.exe\x00\x1b[31m\ud800",
+    "]]>--><!--",
+    "x" * 4000,
+]
+
+
+class Page(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Keep an element."""
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        """Keep text."""
+        self.text += data
+
+
+def digest(data: bytes) -> str:
+    """Return the SHA-256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_nothing(_: Face) -> None:
+    """Stand for an archive that is gone."""
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_name_becomes_markup(tmp_path: Path, name: str) -> None:
+    """Ids, sources and cameras show up as text: no element and no attribute comes from them."""
+    text = name.encode(errors="backslashreplace").decode()  # Parquet holds no half of a surrogate pair
+    run = write_run(tmp_path, [[Seen(text, (0.005,) * 25, text, text, (text,)), Seen("plain", (0.005,) * 25, text)]])
+    page = Page(render_report(summarise(run), read_nothing))
+    plain = Page(
+        render_report(
+            summarise(write_run(tmp_path, [[Seen("a", (0.005,) * 25, marks=("m",)), Seen("b", (0.005,) * 25)]])),
+            read_nothing,
+        )
+    )
+    assert {tag for tag, _ in page.elements} == {tag for tag, _ in plain.elements}
+    assert not {"script", "img", "iframe", "object", "link", "base"} & {tag for tag, _ in page.elements}
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert "49" not in page.text or "7 * 7" in page.text
+    assert all(c.isprintable() or c == "\n" for c in page.text)
+    assert show_plain(text)[: SHOWN_CHARACTERS // 2] in page.text
+
+
+def test_the_page_allows_itself_nothing(tmp_path: Path) -> None:
+    """The policy admits embedded pictures and the one style sheet whose digest it states, and no address is in it."""
+    page = render_report(summarise(write_run(tmp_path, [[Seen("a", (0.005, 0.9))]])), read_nothing)
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)
+    assert style
+    allowed = b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
+    policies = [a["content"] for tag, a in Page(page).elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == [
+        f"default-src 'none'; img-src data:; style-src 'sha256-{allowed}'; base-uri 'none'; form-action 'none'"
+    ]
+    assert "style=" not in page.replace(style[0], "")
+    assert not re.findall(r"https?://|url\(|@import", page)
+
+
+@pytest.mark.parametrize("in_tar", [False, True])
+def test_faces_are_read_again_and_cut(tmp_path: Path, portrait: bytes, *, in_tar: bool) -> None:
+    """A face comes from its file, or its span of a tar, as a small JPEG without metadata behind a box to tick."""
+    file = tmp_path / "archive of #1"
+    file.write_bytes(b"x" * 512 + portrait if in_tar else portrait)
+    facts = {"uri": file.as_uri(), "sha256": digest(portrait)} | (
+        {"span_offset": 512, "span_size": len(portrait)} if in_tar else {}
+    )
+    write_report(write_run(tmp_path / "run", [[Seen("a", (0.005,), facts=facts)]]), read_file_again)
+    page = Page((tmp_path / "run" / "report.html").read_text())
+    (source,) = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
+    assert source
+    with Image.open(io.BytesIO(b64decode(source.partition("base64,")[2]))) as picture:
+        assert (picture.format, max(picture.size)) == ("JPEG", SIDE_PX)
+        assert "exif" not in picture.info
+    assert [a["aria-label"] for tag, a in page.elements if tag == "input"] == ["Show face 1"]
+
+
+def test_what_cannot_be_shown_says_why(tmp_path: Path, portrait: bytes) -> None:
+    """A lost file, another picture under the old name, a box outside, a pipe: each says so in its place."""
+    good, other, lost, pipe = (tmp_path / name for name in ("good", "other", "lost", "pipe"))
+    good.write_bytes(portrait)
+    other.write_bytes(portrait + b"changed")
+    os.mkfifo(pipe)
+    cases = [
+        {"uri": lost.as_uri(), "sha256": digest(b"lost")},
+        {"uri": other.as_uri(), "sha256": digest(b"other")},
+        {"uri": pipe.as_uri(), "sha256": digest(b"")},
+        {"uri": "s3://bucket/image", "sha256": digest(b"a")},
+        {"uri": good.as_uri(), "sha256": digest(b"span"), "span_offset": -5, "span_size": 10},
+        {"uri": "file:///a%00b", "sha256": digest(b"b")},
+    ]
+    images = [Seen(f"{n}", (0.005,), facts=facts) for n, facts in enumerate(cases)]
+    far = Seen("far", (0.9,) * 4, facts={"uri": good.as_uri(), "sha256": digest(portrait)})  # the fourth box is outside
+    page = render_report(summarise(write_run(tmp_path / "run", [[*images, far]])), read_file_again)
+    assert page.count("cannot be read any more") == 5
+    assert page.count("is not the image that was scored") == 1
+    assert page.count("cannot be shown") == 1
+
+
+def test_writing_again_gives_the_same(tmp_path: Path) -> None:
+    """Two processes that finish together write the same bytes, and leave no other file."""
+    run = write_run(tmp_path, [[Seen("a", (0.005, 0.2)), Seen("b", marks=("resized",)), Seen("c", failure="empty")]])
+    before = {path.name for path in run.iterdir()}
+    write_report(run, read_nothing)
+    first = [(run / name).read_bytes() for name in ("summary.json", "report.html")]
+    write_report(run, read_nothing)
+    assert [(run / name).read_bytes() for name in ("summary.json", "report.html")] == first
+    assert {path.name for path in run.iterdir()} - before == {"summary.json", "report.html"}
+
+
+@pytest.mark.parametrize(
+    ("p_values", "sentence"),
+    [
+        ([], "No face of an image as it was taken has been scored"),
+        ([0.005] * 50, "more than chance explains"),
+        ([0.5] * 50, "what photographs alone would give"),
+        ([0.5] * 5000, "less than was allowed for"),
+    ],
+)
+def test_the_verdict_weighs_the_promise(tmp_path: Path, p_values: list[float], sentence: str) -> None:
+    """The page says whether more is flagged than the policy promises, and never more than chance allows."""
+    images = [Seen(f"{n}", (p,)) for n, p in enumerate(p_values)]
+    page = Page(render_report(summarise(write_run(tmp_path, [images])), read_nothing))
+    assert sentence in page.text
+
+
+def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
+    """A report of a run that still goes on never looks like a finished one."""
+    page = render_report(summarise(write_run(tmp_path, [[Seen("a", (0.5,))]], planned=2)), read_nothing)
+    assert "Unfinished: 1 of 2 shards are committed" in page
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(None, "-"), (0, "0 %"), (0.0012, "0.12 %"), (0.0123, "1.2 %"), (0.5, "50 %"), (1, "100 %")]
+)
+def test_rates_have_two_figures_that_count(rate: float | None, text: str) -> None:
+    """Small rates keep their digits, large ones do not pretend to have more."""
+    assert show_percent(rate) == text

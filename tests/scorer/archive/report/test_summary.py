@@ -1,0 +1,184 @@
+"""The figures of a run: what is counted adds up, and only what commit marks name is counted."""
+
+import json
+import tempfile
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scorer.archive.folder import part_name
+from scorer.archive.marks import RunBroken
+from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, find_share
+from scorer.archive.report.summary import BINS, choose_edges, summarise
+from scorer.decide import decide_face
+from scorer.messages import Decision
+from scorer.paths import UsageError
+from tests.scorer.archive.report.written_run import POLICY, Seen, write_run, write_shard
+
+RATE = st.integers(1, 200).map(lambda rank: rank / 200)
+NAMES = st.sampled_from(["holiday", "x' OR 1=1 --", "<b>", "\u202e", ""])
+
+
+@st.composite
+def draw_images(draw: st.DrawFn) -> list[Seen]:
+    """Return images of one shard: scored ones, some with faces that are not, face-less and failed ones."""
+    images = []
+    for number in range(draw(st.integers(0, 12))):
+        faces = draw(st.lists(RATE, max_size=3))
+        unscored = draw(st.integers(0, 2)) if faces else 0
+        failure = draw(st.sampled_from([None, None, None, "truncated", "timed_out"]))
+        images.append(
+            Seen(
+                f"{number}",
+                () if failure else (*faces, *[None] * unscored),
+                draw(NAMES),
+                draw(st.none() | NAMES),
+                tuple(draw(st.sets(st.sampled_from(["thumbnail", "resized"])))),
+                failure,
+            )
+        )
+    return images
+
+
+@settings(max_examples=12, deadline=None)
+@given(shards=st.lists(draw_images(), max_size=3))
+def test_figures_add_up(shards: list[list[Seen]]) -> None:
+    """Images, faces, decisions, groups and bins agree with each other and with what was written."""
+    with tempfile.TemporaryDirectory() as folder:
+        summary = summarise(write_run(Path(folder), shards))
+    images = [seen for shard in shards for seen in shard]
+    scored = [(seen, p) for seen in images for p in seen.p_values if p is not None]
+    assert summary.images == len(images)
+    assert summary.failed_by_reason == dict(Counter(seen.failure for seen in images if seen.failure))
+    assert summary.marks == dict(Counter(mark for s in images if not s.failure for mark in sorted(s.marks)))
+    for column, bins, apart in (
+        (summary.main, summary.histogram.main, False),
+        (summary.apart, summary.histogram.apart, True),
+    ):
+        mine = [(seen, p) for seen, p in scored if bool(seen.marks) is apart]
+        assert column.scored_faces == column.flagged.of == sum(bins) == len(mine)
+        assert column.flagged.count == sum(p <= POLICY.flag_false_alarm_rate for _, p in mine)
+        assert sum(column.decisions.values()) == column.faces
+        assert sum(column.image_decisions.values()) + column.no_face == column.images
+        for groups, name in ((column.by_source, "source"), (column.by_camera, "camera")):
+            assert sum(group.flagged.of for group in groups) == len(mine)
+            assert sum(group.flagged.count for group in groups) == column.flagged.count
+            wide = Counter(getattr(seen, name) or "" for seen, _ in mine)
+            assert {g.name for g in groups if not g.folded} == {n for n, c in wide.items() if c >= MIN_GROUP_FACES}
+        decisions = Counter(decide_face(p, POLICY) for _, p in mine)
+        assert column.decisions["flag"] == decisions[Decision.FLAG]
+    assert summary.main.images + summary.apart.images + summary.failed == summary.images
+
+
+def test_only_what_a_mark_names_counts(tmp_path: Path) -> None:
+    """Files of a shard without a mark, and those that a retry superseded, are as if they were not there."""
+    run = write_run(tmp_path, [[Seen("a", (0.5,))], [Seen("b", (0.5, 0.2))]], planned=3)
+    write_shard(tmp_path, 2, [Seen("c", (0.5,))])
+    (run / "_stats" / "00002.json").unlink()
+    (run / "results" / "part-00001.1.parquet").write_bytes(b"half a file")
+    (run / "_stats" / ".00001.json.17.partial").write_bytes(b"{")
+    summary = summarise(run)
+    assert (summary.images, summary.main.faces) == (2, 3)
+    assert (summary.shards_committed, summary.shards_planned, summary.complete) == (2, 3, False)
+
+
+def test_the_same_file_many_times_is_shown_once(tmp_path: Path) -> None:
+    """Copies of the least likely face do not fill the gallery; how many there are is said."""
+    copies = [Seen(f"{n}", (0.005,), facts={"sha256": "a" * 64}) for n in range(5)]
+    summary = summarise(write_run(tmp_path, [[*copies, Seen("b", (0.2,))]]))
+    assert [(face.content_id, face.copies) for face in summary.main.least_likely] == [("0", 4), ("b", 0)]
+
+
+def test_sources_beyond_the_shown_ones_are_folded(tmp_path: Path) -> None:
+    """However many folders an archive has, the report's table ends."""
+    images = [Seen(f"{n}-{i}", (0.5,), f"s{n:02}") for n in range(MAX_GROUPS + 5) for i in range(MIN_GROUP_FACES)]
+    groups = summarise(write_run(tmp_path, [images])).main.by_source
+    assert len(groups) == MAX_GROUPS + 1
+    assert (groups[-1].folded, groups[-1].flagged.of) == (5, 5 * MIN_GROUP_FACES)
+
+
+def test_a_folder_with_a_pattern_for_a_name_is_read_as_it_is(tmp_path: Path) -> None:
+    """Brackets, stars and quotes in the run's path are no glob and no SQL."""
+    run = write_run(tmp_path / "a[1]*'; --", [[Seen("a", (0.5,))]])
+    assert summarise(run).images == 1
+
+
+def test_throughput_counts_overlapping_shards_once(tmp_path: Path) -> None:
+    """Two shards at the same time and one after a pause were worked on for as long as the clock says."""
+    run = write_run(tmp_path, [[Seen(f"{n}")] for n in range(3)])
+    for shard, start, end in ((0, "09:00:00", "09:00:10"), (1, "09:00:05", "09:00:20"), (2, "10:00:00", "10:00:10")):
+        path = run / "_stats" / f"0000{shard}.json"
+        mark = json.loads(path.read_text())
+        path.write_text(json.dumps(mark | {"started_at": f"2026-01-15T{start}Z", "finished_at": f"2026-01-15T{end}Z"}))
+    speed = summarise(run).throughput
+    assert (speed.busy_s, speed.images_per_s, speed.slowest_stage) == (30, 0.1, "decode")
+    assert speed.stage_s == {"read": 3, "decode": 18}
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    """A folder without run.json is no run, and the sentence says what to name instead."""
+    with pytest.raises(UsageError, match=r"no run\.json"):
+        summarise(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut", "flipped", "other", "mark", "name", "count", "run"])
+def test_damage_is_told_in_one_sentence(tmp_path: Path, damage: str) -> None:
+    """Missing, cut and strange files, bad marks, and marks that count otherwise are told, never summed up."""
+    run = write_run(tmp_path, [[Seen("a", (0.5,) * 400)]])
+    part, mark = run / "results" / part_name(0), run / "_stats" / "00000.json"
+    match damage:
+        case "gone":
+            part.unlink()
+        case "empty":
+            part.write_bytes(b"")
+        case "cut":
+            part.write_bytes(part.read_bytes()[:-20])
+        case "flipped":
+            data = bytearray(part.read_bytes())
+            data[4 : len(data) * 2 // 3] = bytes(len(data) * 2 // 3 - 4)
+            part.write_bytes(data)
+        case "other":
+            (run / "errors").mkdir(exist_ok=True)
+            part.rename(run / "errors" / part_name(0))
+            mark.write_text(mark.read_text().replace('"errors": []', f'"errors": ["{part_name(0)}"]'))
+            write_shard(run, 1, [])
+            (run / "results" / part_name(1)).rename(part)
+            (run / "_stats" / "00001.json").unlink()
+        case "mark":
+            mark.write_text("{}")
+        case "name":
+            mark.write_text(mark.read_text().replace(part_name(0), "../../secret.parquet"))
+        case "count":
+            mark.write_text(mark.read_text().replace('"images": 1', '"images": 2'))
+        case "run":
+            (run / "run.json").write_text("[]")
+    with pytest.raises(RunBroken):
+        summarise(run)
+
+
+@given(counts=st.dictionaries(st.integers(-1_000_000, 1_000_000), st.integers(1, 1000), max_size=30))
+def test_the_axis_is_short_and_round(counts: dict[int, int]) -> None:
+    """However far the likelihoods spread, there are at most `BINS` and one bins of one width of at least a nat."""
+    edges = choose_edges(Counter(counts), [])
+    assert 2 <= len(edges) <= BINS + 2
+    widths = {high - low for low, high in pairwise(edges)}
+    assert len(widths) == 1
+    assert min(widths) >= 1
+
+
+@given(of=st.integers(1, 10_000), part=st.floats(0, 1), cases=st.integers(1, 10_000))
+def test_an_interval_holds_its_share(of: int, part: float, cases: int) -> None:
+    """Low <= share <= high within 0..1, and fewer cases never make the interval narrower."""
+    share = find_share(round(of * part), of, cases)
+    fewer = find_share(round(of * part), of, max(1, cases // 2))
+    assert share.value is not None
+    assert share.low is not None
+    assert share.high is not None
+    assert fewer.low is not None
+    assert fewer.high is not None
+    assert 0 <= share.low <= share.value <= share.high <= 1
+    assert fewer.high - fewer.low >= share.high - share.low - 1e-12

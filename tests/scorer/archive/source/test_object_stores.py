@@ -1,0 +1,235 @@
+"""Archives in object stores: a real S3 server on the loopback, and stores that fail."""
+
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from s3fs import S3FileSystem
+
+from ingest.reasons import Reason, Unscorable
+from scorer.archive.items import Item, SourceChanged, SourceDamaged, Span
+from scorer.archive.source.access import read_image_bytes, read_span
+from scorer.archive.source.stores import BLOCK_BYTES
+from scorer.paths import UsageError
+from scorer.payloads.https import PayloadUnavailable
+from scorer.payloads.settings import PayloadSettings
+from tests.scorer.archive.source.archives import LIMIT, NOTHING, contents, items_of, make_tar, plan
+from tests.scorer.s3 import SECRET
+
+QUICK = PayloadSettings(timeout_s=1)
+
+
+@pytest.fixture
+def bucket(moto: str, credentials: Callable[[str], None], tmp_path: Path) -> S3FileSystem:
+    """A bucket `archive` with images, tars and manifests, and a bucket `other`; tests add tars of their own only."""
+    credentials(moto)
+    store = S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+    if store.exists("archive"):
+        return store
+    for name in ("archive", "other"):
+        store.mkdir(name)
+    table = pa.table({"image": [b"p0", None, b"p2"]})
+    pq.write_table(table, tmp_path / "p.parquet", row_group_size=2)
+    files = {
+        "in/a/1 ü.jpg": b"1",
+        "in/a/b/2?x=%41.png": b"2",
+        "in/c.webp": b"3",
+        "in/notes.txt": b"",
+        "in-not/4.jpg": b"4",
+        "t-0.tar": make_tar([("../../0.jpg", b"t0"), ("large.jpg", bytes(LIMIT + 1))]),
+        "t-1.tar": make_tar([(f"{n}.jpg", bytes([n]) * 900) for n in range(20)]),
+        "m/l.csv": b"uri\n../in/c.webp\ns3://archive/in-not/4.jpg\ns3://other/o.jpg\n../../other/o.jpg\n",
+        "m/p.parquet": (tmp_path / "p.parquet").read_bytes(),
+    }
+    for path, data in files.items():
+        store.pipe_file(f"archive/{path}", data)
+    store.pipe_file("other/o.jpg", b"other")
+    return store
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        (["s3://archive/in"], "1 2 3"),
+        (["s3://archive/in/"], "1 2 3"),
+        (["s3://archive"], "1 2 3 4"),
+        (["s3://archive/in*/*"], "4 1 2 3"),
+        (["s3://archive/**/*.webp"], "3"),
+        (["s3://archive/in/a/1 ü.jpg", "s3://archive/in/{c,c}.webp"], "1 3"),
+        (["S3://archive/in/a/b/2?x=%41.png"], "2"),
+    ],
+)
+@pytest.mark.usefixtures("bucket")
+def test_prefixes_and_globs_are_listed_and_read(tmp_path: Path, sources: list[str], expected: str) -> None:
+    """What is named on the command line may be read, whatever characters are in its keys."""
+    stored, facts = plan(tmp_path / "_plan", *sources, shard_images=2)
+    found = contents(stored)
+    assert [data.decode() for data in found.values()] == expected.split()
+    assert all(name.startswith("s3://archive/") for name in found)
+    assert facts.images == len(found)
+
+
+def test_tars_are_streamed_and_their_members_found_again(bucket: S3FileSystem, tmp_path: Path) -> None:
+    """By glob and by braces; a member is read again by its place alone, and a large one is refused unread."""
+    bucket.copy("archive/t-0.tar", "archive/own/t-0.tar")
+    bucket.copy("archive/t-1.tar", "archive/own/t-1.tar")
+    for source in ("s3://archive/own/*.tar", "s3://archive/own/t-{0..1}.tar"):
+        stored, _ = plan(tmp_path / "_plan", source)
+        items = items_of(stored)
+        assert [item.content_id for item in items[:2]] == [
+            "s3://archive/own/t-0.tar/../../0.jpg",
+            "s3://archive/own/t-0.tar/large.jpg",
+        ]
+        assert [item.data for item in items[2:]] == [bytes([n]) * 900 for n in range(20)]
+        for item in items:
+            if item.data is not None and item.span is not None:
+                assert read_span(item.uri, item.span) == item.data
+        with pytest.raises(Unscorable) as error:
+            read_image_bytes(items[1], stored.grant_access(NOTHING))
+        assert error.value.reason is Reason.TOO_MANY_BYTES
+    bucket.pipe_file("archive/own/t-0.tar", make_tar([("../../0.jpg", b"t1"), ("large.jpg", bytes(LIMIT + 1))]))
+    with pytest.raises(SourceChanged, match=r"s3://archive/own/t-0\.tar has changed"):
+        items_of(stored)
+    bucket.rm("archive/own/t-0.tar")
+    with pytest.raises(SourceChanged, match="is gone"):
+        items_of(stored)
+    with pytest.raises(SourceChanged):
+        read_span("s3://archive/own/t-0.tar", Span(512, 2))
+    with pytest.raises(SourceChanged, match="ends before"):
+        read_span("s3://archive/t-1.tar", Span(0, 1 << 30))
+
+
+def test_a_tar_replaced_while_it_is_read_is_told(bucket: S3FileSystem, tmp_path: Path) -> None:
+    """When an object is replaced between two reads, no image of the new one is taken for one of the old."""
+    large = [(f"{n}.jpg", bytes([n % 100]) * 900) for n in range(3 * BLOCK_BYTES // 1536)]
+    bucket.pipe_file("archive/large.tar", make_tar(large))
+    stored, _ = plan(tmp_path / "_plan", "s3://archive/large.tar")
+    items = stored.read_items(stored.read_shard(0))
+    next(items)
+    bucket.pipe_file("archive/large.tar", make_tar([(name, b"x" * 900) for name, _ in large]))
+    seen: list[Item] = []
+    with pytest.raises(SourceChanged):
+        seen.extend(items)
+    assert all(item.data != b"x" * 900 for item in seen)
+
+
+@pytest.mark.usefixtures("bucket")
+def test_manifests_reach_their_bucket(tmp_path: Path) -> None:
+    """A manifest's bucket is read because the manifest was named; another bucket needs the settings."""
+    stored, facts = plan(tmp_path / "_plan", "s3://archive/m/l.csv", uri_column="uri")
+    items = items_of(stored)
+    assert (facts.images, facts.duplicates) == (3, 1)  # both spellings of other/o.jpg are one
+    access = stored.grant_access(NOTHING)
+    assert [read_image_bytes(item, access) for item in items[:2]] == [b"3", b"4"]
+    with pytest.raises(Unscorable) as error:
+        read_image_bytes(items[2], access)
+    assert error.value.reason is Reason.FORBIDDEN_URI
+    assert read_image_bytes(items[2], stored.grant_access(PayloadSettings(schemes=("s3",)))) == b"other"
+
+
+@pytest.mark.usefixtures("bucket")
+def test_rows_and_img2dataset_are_read_from_a_store(bucket: S3FileSystem, tmp_path: Path) -> None:
+    """Row groups and img2dataset's folders work as on a disk."""
+    stored, _ = plan(tmp_path / "_plan", "s3://archive/m/p.parquet", bytes_column="image")
+    assert list(contents(stored).values()) == [b"p0", b"p2"]
+    bucket.pipe_file("archive/i/00000_stats.json", json.dumps({"successes": 2}).encode())
+    bucket.copy("archive/t-0.tar", "archive/i/00000.tar")
+    _, facts = plan(tmp_path / "_plan", "s3://archive/i")
+    assert (facts.shards, facts.images, facts.uncounted) == (1, 2, 0)
+
+
+@pytest.mark.usefixtures("bucket")
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("s3://archive/missing", "does not exist"),
+        ("s3://missing-bucket/in", "does not exist"),
+        ("s3://archive/missing*", "holds no image"),
+        ("s3://archive/t-{0..2}.tar", "t-2.tar does not exist"),
+    ],
+)
+def test_what_is_not_there_is_told(tmp_path: Path, source: str, words: str) -> None:
+    """A prefix, bucket, glob or tar that is not there ends the planning."""
+    with pytest.raises(UsageError, match=words):
+        plan(tmp_path / "_plan", source)
+
+
+class Broken(http.server.BaseHTTPRequestHandler):
+    """Refuses everything, without an answer that a client would repeat its question for."""
+
+    def do_GET(self) -> None:
+        """Refuse."""
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET  # noqa: N815 - the base class looks for it
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        """Say nothing."""
+
+
+@contextmanager
+def broken_store() -> Iterator[str]:
+    """Run a store that lets nobody in; yield its address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.02,))
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+def test_a_store_that_lets_nobody_in_is_unavailable(
+    bucket: S3FileSystem, credentials: Callable[[str], None], moto: str, tmp_path: Path
+) -> None:
+    """Neither planning nor reading takes trouble with a store for an answer about the images."""
+    stored, _ = plan(tmp_path / "_plan", "s3://archive/t-0.tar", "s3://archive/in")
+    item = items_of(stored)[-1]
+    with broken_store() as address:
+        S3FileSystem.clear_instance_cache()
+        credentials(address)
+        for failing in (
+            lambda: plan(tmp_path / "again", "s3://archive/in"),
+            lambda: plan(tmp_path / "again", "s3://archive/t-0.tar"),
+            lambda: items_of(stored),
+            lambda: read_image_bytes(item, stored.grant_access(QUICK)),
+            lambda: read_span("s3://archive/t-0.tar", Span(512, 2)),
+        ):
+            with pytest.raises(PayloadUnavailable) as error:
+                failing()
+            assert SECRET not in str(error.value)
+    S3FileSystem.clear_instance_cache()
+    credentials(moto)
+    assert bucket.exists("archive/t-0.tar")
+    assert contents(plan(tmp_path / "again", "s3://archive/in")[0])
+
+
+def test_any_store_of_fsspec_serves(tmp_path: Path) -> None:
+    """Folders, tars and manifests of a store without an asynchronous client."""
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/archive/in/a.jpg", b"a")
+    store.pipe_file("/archive/t.tar", make_tar([("b.jpg", b"b")]))
+    store.pipe_file("/archive/l.jsonl", b'{"uri": "in/a.jpg"}\n{"uri": "memory://archive/in/missing.jpg"}\n')
+    sources = ("memory://archive/in", "memory://archive/*.tar", "memory://archive/l.jsonl")
+    stored, facts = plan(tmp_path / "_plan", *sources, uri_column="uri")
+    assert facts.duplicates == 1
+    items = items_of(stored)
+    access = stored.grant_access(NOTHING)
+    assert [read_image_bytes(item, access) for item in items[:2]] == [b"b", b"a"]
+    with pytest.raises(Unscorable) as error:
+        read_image_bytes(items[2], access)
+    assert error.value.reason is Reason.UNREADABLE
+    store.pipe_file("/archive/t.tar", make_tar([("b.jpg", b"b")])[:1024])
+    with pytest.raises(SourceDamaged):
+        items_of(plan(tmp_path / "_plan", "memory://archive/t.tar")[0])
+    store.rm("/archive", recursive=True)

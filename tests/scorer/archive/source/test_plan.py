@@ -1,0 +1,213 @@
+"""The plan: every image exactly once, the same for every process, and told when what it planned has changed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scorer.archive.items import Item, SourceChanged
+from scorer.archive.source.estimate import estimate_archive
+from scorer.archive.source.plan import open_plan, write_plan
+from scorer.archive.source.sources import Archive
+from scorer.paths import UsageError
+from tests.scorer.archive.source.archives import LIMIT, NOTHING, contents, fill, items_of, make_tar, plan
+
+NAME = st.text("abä% #", min_size=1, max_size=3)
+COUNT = st.integers(0, 9)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    files=st.sets(st.tuples(NAME, NAME), min_size=1, max_size=12),
+    tars=st.lists(COUNT.filter(bool), max_size=3),
+    rows=st.lists(COUNT, max_size=4),
+    shard_images=st.integers(1, 5),
+    processes=st.integers(1, 5),
+)
+def test_every_image_is_planned_exactly_once(
+    tmp_path_factory: pytest.TempPathFactory,
+    files: set[tuple[str, str]],
+    tars: list[int],
+    rows: list[int],
+    shard_images: int,
+    processes: int,
+) -> None:
+    """Folder, tars and row groups together: the shards of all processes hold each image once, whatever overlaps."""
+    folder = tmp_path_factory.mktemp("archive")
+    expected = set()
+    for first, second in files:
+        fill(folder / "in", {f"{first}/{second}.jpg": f"file {first} {second}".encode()})
+        expected.add(f"file {first} {second}".encode())
+    for number, images in enumerate(tars):
+        members = [(f"{n}.png", f"tar {number} {n}".encode()) for n in range(images)]
+        fill(folder, {f"t-{number}.tar": make_tar(members)})
+        expected |= {data for _, data in members}
+    schema = pa.schema([("image", pa.binary())])
+    with pq.ParquetWriter(folder / "r.parquet", schema) as writer:
+        for number, images in enumerate([1, *rows]):
+            data = [f"row {number} {n}".encode() for n in range(images)]
+            writer.write_table(pa.table({"image": [*data, None]}, schema=schema), row_group_size=images + 1)
+            expected |= set(data)
+    sources = [folder / "in", folder / "r.parquet", folder / "in" / "*", folder / "r.*"]
+    sources += [f"{folder}/t-{{0..{len(tars) - 1}}}.tar", folder / "t-0.tar"] if tars else []
+    stored, facts = plan(folder / "_plan", *sources, shard_images=shard_images, bytes_column="image")
+    access = stored.grant_access(NOTHING)
+    found: list[bytes] = []
+    for process in range(processes):
+        for index in range(process, stored.shard_count, processes):
+            shard = stored.read_shard(index)
+            items = list(stored.read_items(shard))
+            assert shard.images in {None, len(items)}
+            found.extend(access.read(item.uri) if item.data is None else item.data for item in items)
+    assert sorted(found) == sorted(expected)
+    assert facts.shards == stored.shard_count
+    assert (facts.images, facts.uncounted) == (len(expected) - sum(tars), len(tars))
+    assert facts.imageless_rows == len(rows) + 1
+    assert facts.duplicates >= len(files) + (1 if tars else 0) + 1
+
+
+def test_a_plan_is_the_same_again(tmp_path: Path) -> None:
+    """Planning twice gives the same shards and digest, a dry run the digest alone; one more image changes it."""
+    fill(tmp_path / "in", {f"{n % 3}/{n}.jpg": b"x" for n in range(10)})
+    first, facts = plan(tmp_path / "p1", tmp_path / "in")
+    second, again = plan(tmp_path / "p2", tmp_path / "in")
+    assert facts == again
+    assert items_of(first) == items_of(second)
+    dry = estimate_archive(Archive((str(tmp_path / "in"),)), NOTHING, 4)
+    assert (dry.facts, dry.tar_images) == (facts, 0)
+    fill(tmp_path / "in", {"3/new.jpg": b"x"})
+    assert plan(tmp_path / "p1", tmp_path / "in")[1].digest != facts.digest
+
+
+def test_images_are_grouped_and_ordered(tmp_path: Path) -> None:
+    """Folders are sorted by name; the group is the first folder below the source, a tar's is its name."""
+    fill(tmp_path / "in", {"b/x/1.jpg": b"", "a/2.JPEG": b"", "c.png": b"", "a/notes.txt": b"", "a/b.tar": b""})
+    fill(tmp_path, {"t.tar": make_tar([("z/1.jpg", b"")])})
+    stored, facts = plan(tmp_path / "_plan", tmp_path / "in", tmp_path / "t.tar", shard_images=100)
+    found = [(Path(item.content_id).name, item.source) for item in items_of(stored)]
+    assert found == [("1.jpg", "t.tar"), ("2.JPEG", "a"), ("1.jpg", "b"), ("c.png", "in")]
+    assert (facts.images, facts.image_bytes, facts.uncounted_bytes) == (3, 0, 10240)
+
+
+def test_a_plan_without_its_mark_is_none(tmp_path: Path) -> None:
+    """Nothing there, a plan that was not finished, one of another version, and a bad index are refused."""
+    fill(tmp_path / "in", {"1.jpg": b""})
+    with pytest.raises(UsageError, match="no complete plan"):
+        open_plan(tmp_path / "_plan", LIMIT)
+    stored, _ = plan(tmp_path / "_plan", tmp_path / "in")
+    for index in (-1, 1):
+        with pytest.raises(IndexError, match="1 shards"):
+            stored.read_shard(index)
+    with pytest.raises(UsageError, match="does not exist"):
+        write_plan(tmp_path / "_plan", Archive((str(tmp_path / "missing"),)), NOTHING, 4)
+    assert open_plan(tmp_path / "_plan", LIMIT).shard_count == 1  # a mistyped source spoils nothing
+    fill(tmp_path, {"bad.csv": b"uri\n1.jpg\n\xff\n"})
+    with pytest.raises(Exception, match="no CSV"):
+        plan(tmp_path / "_plan", tmp_path / "bad.csv", uri_column="uri")
+    with pytest.raises(UsageError, match="no complete plan"):
+        open_plan(tmp_path / "_plan", LIMIT)
+    assert sorted(path.name for path in (tmp_path / "_plan").iterdir()) == ["items.parquet", "shards.parquet"]
+    (tmp_path / "_plan" / "plan.json").write_text(json.dumps({"version": 99}))
+    with pytest.raises(UsageError, match="version 99"):
+        open_plan(tmp_path / "_plan", LIMIT)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.parquet"])
+@pytest.mark.parametrize("change", ["gone", "grown", "touched", "folder"])
+def test_a_container_that_changed_is_told(tmp_path: Path, name: str, change: str) -> None:
+    """A tar or manifest that is gone, longer, or written again since the plan is not read."""
+    path = tmp_path / name
+    path.write_bytes(make_tar([("1.jpg", b"1")]))
+    if name == "a.parquet":
+        pq.write_table(pa.table({"image": [b"1"]}), path)
+    stored, _ = plan(tmp_path / "_plan", path, bytes_column="image" if name == "a.parquet" else None)
+    assert [item.data for item in items_of(stored)] == [b"1"]
+    if change == "grown":
+        path.write_bytes(path.read_bytes() + bytes(512))
+    elif change == "touched":
+        os.utime(path, (1, 1))
+    else:
+        path.unlink()
+    if change == "folder":
+        path.mkdir()
+    with pytest.raises(SourceChanged, match="start a new run"):
+        items_of(stored)
+
+
+def test_a_tar_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
+    """The change is told after the last image at the latest, so that nothing of it is committed."""
+    path = tmp_path / "a.tar"
+    path.write_bytes(make_tar([(f"{n}.jpg", b"old") for n in range(5)]))
+    stored, _ = plan(tmp_path / "_plan", path)
+    items = stored.read_items(stored.read_shard(0))
+    assert next(items).data == b"old"
+    with path.open("r+b") as file:
+        file.write(make_tar([(f"{n}.jpg", b"new") for n in range(6)]))
+    with pytest.raises(SourceChanged):
+        list(items)
+
+
+def test_a_dry_run_estimates_tars_from_their_first_members(tmp_path: Path) -> None:
+    """A tar read whole is counted, a longer one judged by its start; one without images, or damaged, does no harm."""
+    fill(tmp_path, {f"{n}.tar": make_tar([(f"{i}.jpg", bytes(600)) for i in range(100)]) for n in range(2)})
+    archive = Archive((f"{tmp_path}/*.tar",))
+    assert estimate_archive(archive, NOTHING, 9).tar_images == 200
+    fill(tmp_path, {"0.tar": make_tar([(f"{i}.jpg", bytes(600)) for i in range(1000)])})
+    assert estimate_archive(archive, NOTHING, 9).tar_images == pytest.approx(1100, rel=0.05)
+    fill(tmp_path, {"0.tar": make_tar([]), "1.tar": b"damaged" * 100})
+    assert estimate_archive(archive, NOTHING, 9).tar_images is None
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from scorer.archive.source.plan import open_plan, write_plan
+from scorer.archive.source.sources import Archive
+from scorer.payloads.settings import PayloadSettings
+folder = Path(sys.argv[1])
+archive = Archive((str(folder / "in"), str(folder / "list.csv")), uri_column="uri")
+write_plan(folder / "_plan", archive, PayloadSettings(), 100)
+plan = open_plan(folder / "_plan", 1000)
+images = sum(1 for index in range(plan.shard_count) for _ in plan.read_items(plan.read_shard(index)))
+print(images, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_memory_does_not_grow_with_the_archive(tmp_path: Path, root: Path) -> None:
+    """Planning and reading 20,000 images, half in folders, half in a manifest, takes as much memory as 2,000."""
+    peaks = []
+    for images in (2_000, 20_000):
+        folder = tmp_path / str(images)
+        for n in range(images // 2):
+            if n % 500 == 0:
+                (folder / "in" / str(n)).mkdir(parents=True)
+            (folder / "in" / str(n // 500 * 500) / f"{n}.jpg").touch()
+        (folder / "list.csv").write_text("uri\n" + "".join(f"folder/{n}.jpg\n" for n in range(images // 2)))
+        command = [sys.executable, "-c", MEASURE, str(folder)]
+        run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+        counted, peak = map(int, run.stdout.split())
+        assert counted == images
+        peaks.append(peak)
+    assert peaks[1] < 1.05 * peaks[0]
+
+
+def test_lists_keep_faces_and_items_whole(tmp_path: Path) -> None:
+    """What a manifest says of an image comes back from the plan."""
+    fill(tmp_path, {"a.jpg": b"a", "sub/b.jpg": b"b"})
+    face = {"face_id": "1", "box": [1, 2, 3, 4.5]}
+    lines = [{"u": "a.jpg", "f": [face]}, {"u": "sub/b.jpg"}, {"u": None}, {"u": "", "f": []}, {"u": "a.jpg"}]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stored, facts = plan(tmp_path / "_plan", tmp_path / "m.jsonl", uri_column="u", faces_column="f")
+    assert contents(stored) == {f"{tmp_path.as_uri()}/a.jpg": b"a", f"{tmp_path.as_uri()}/sub/b.jpg": b"b"}
+    first, second = items_of(stored)
+    assert first.faces is not None
+    assert (first.faces[0].face_id, first.faces[0].box) == ("1", (1, 2, 3, 4.5))
+    assert second == Item(second.uri, "m.jsonl", f"{tmp_path.as_uri()}/sub/b.jpg")
+    assert (facts.images, facts.duplicates, facts.imageless_rows) == (2, 1, 2)
