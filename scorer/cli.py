@@ -14,9 +14,8 @@ import typer
 from rich.console import Console
 
 from ingest.device import DeviceUnavailable
-from scorer.archive.endings import Interrupted, Outage, RunNotReady, RunRefused
+from scorer.archive.endings import Interrupted, Outage, RunBroken, RunNotReady, RunRefused
 from scorer.archive.items import SourceChanged, SourceDamaged
-from scorer.archive.marks import RunBroken
 from scorer.bundle import BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError
 from scorer.dlq_cli import dlq_app

@@ -2,73 +2,20 @@
 
 import hashlib
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from scorer.archive.folder import mark_name, part_name, publish
-from scorer.archive.marks import CommitMark, Count, RunBroken
+from scorer.archive.endings import RunBroken
+from scorer.archive.folder import mark_name, part_name, publish, publish_json
+from scorer.archive.marks import COUNTS, File, Mark, Spell
 from scorer.archive.output import RETRYABLE, ShardOutput
 from scorer.archive.rows import ERRORS, RESULTS
-
-COUNTS = ("images", "faces", "no_face", "failed", "retryable", "flag", "review", "pass")
-
-
-class File(BaseModel):
-    """A Parquet file of a shard."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    rows: Count
-    sha256: str
-
-
-class Mark(CommitMark):
-    """A commit mark with all that a scan keeps in it.
-
-    Attributes:
-        generation: how often failed images were tried again; later files have it in their names.
-        files: what is in them, by folder and name.
-        no_face, flag, review, passed: images by their answer; with `failed` they are all.
-        retryable: failed images that another try may score.
-        bundle_digest: of the bundle that scored.
-    """
-
-    generation: Count = 0
-    files: dict[str, File]
-    no_face: Count
-    retryable: Count
-    flag: Count
-    review: Count
-    passed: Annotated[Count, Field(alias="pass")]
-    bundle_digest: str
-
-    @property
-    def paths(self) -> set[str]:
-        """The shard's files, below the run's folder."""
-        return {f"results/{name}" for name in self.results} | {f"errors/{name}" for name in self.errors}
-
-
-def read_mark(folder: Path, shard: int) -> Mark | None:
-    """Return a shard's commit mark, or None while it is not committed.
-
-    Raises:
-        RunBroken: the mark cannot be understood.
-    """
-    path = folder / "_stats" / mark_name(shard)
-    try:
-        return Mark.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        message = f"{path} is no commit mark of this release: delete it and the shard is scanned again"
-        raise RunBroken(message) from error
 
 
 def read_errors(folder: Path, mark: Mark) -> pa.Table:
@@ -115,31 +62,30 @@ def commit_shard(
     generation = before.generation + 1 if before else 0
     results, errors = output.results.to_table(), output.errors.to_table()
     counts = {name: output.counts[name] for name in COUNTS}
-    stage_s = dict(output.stage_s)
     if before:
         old = read_errors(folder, before)
         answered = pa.concat_arrays([*results["position"].chunks, *errors["position"].chunks, pa.array([], pa.int32())])
         kept = old.filter(pc.invert(pc.is_in(old["position"], answered)))
         errors = pa.concat_tables([kept, errors])
         counts = _add_counts(before, counts, errors)
-        stage_s = {name: before.stage_s.get(name, 0.0) + seconds for name, seconds in stage_s.items()}
-    files: dict[str, File] = {path: file for path, file in before.files.items() if "results/" in path} if before else {}
     name = part_name(output.shard) if not generation else part_name(output.shard).replace(".", f".{generation}.")
+    named: dict[str, dict[str, File]] = {"results": dict(before.results) if before else {}, "errors": {}}
     if len(results) or not before:
-        files[f"results/{name}"] = _publish_table(folder / "results" / name, results, RESULTS)
+        named["results"][name] = _publish_table(folder / "results" / name, results, RESULTS)
     if len(errors):
-        files[f"errors/{name}"] = _publish_table(folder / "errors" / name, errors, ERRORS)
-    stage_s["write"] = stage_s.get("write", 0.0) + time.perf_counter() - started_s
+        named["errors"][name] = _publish_table(folder / "errors" / name, errors, ERRORS)
+    stage_s = defaultdict(float, before.stage_s if before else {})
+    for stage, seconds in output.stage_s.items():
+        stage_s[stage] += seconds
+    stage_s["write"] += time.perf_counter() - started_s
     mark = Mark(
         shard=output.shard,
         generation=generation,
-        results=tuple(Path(path).name for path in files if path.startswith("results/")),
-        errors=tuple(Path(path).name for path in files if path.startswith("errors/")),
-        files=files,
-        started_at=before.started_at if before else started_at,
-        finished_at=datetime.now(UTC),
+        spells=(*(before.spells if before else ()), Spell(started_at=started_at, finished_at=datetime.now(UTC))),
         stage_s={stage: round(seconds, 4) for stage, seconds in stage_s.items()},
         bundle_digest=bundle_digest,
+        results=named["results"],
+        errors=named["errors"],
         **counts,
     )
     publish_json(folder / "_stats" / mark_name(output.shard), mark)
@@ -149,17 +95,8 @@ def commit_shard(
     return mark
 
 
-def publish_json(path: Path, content: BaseModel) -> None:
-    """Publish a JSON file, and read it again before it is renamed."""
-    text = content.model_dump_json(indent=1, by_alias=True).encode() + b"\n"
-    publish(
-        path, lambda file: file.write(text), lambda partial: type(content).model_validate_json(partial.read_bytes())
-    )
-
-
 def _add_counts(before: Mark, counts: Mapping[str, int], errors: pa.Table) -> dict[str, int]:
-    old = before.model_dump(by_alias=True)
-    total = {name: old[name] + counts[name] for name in COUNTS}
+    total = {name: count + counts[name] for name, count in before.counts.items()}
     return total | {"images": before.images, "failed": len(errors), "retryable": len(select_retryable(errors))}
 
 

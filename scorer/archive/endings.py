@@ -5,6 +5,10 @@ class RunRefused(ValueError):
     """The folder holds a run of another bundle, policy or archive, or no run; the sentence names the difference."""
 
 
+class RunBroken(ValueError):
+    """A run's folder is not what its marks say; the sentence names the file."""
+
+
 class RunNotReady(Exception):
     """The run is not planned yet; the process of index 0 does that."""
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from ingest.reasons import Reason, Unscorable
 from scorer.archive.attempts import Claim, find_suspects
-from scorer.archive.commit import Mark, read_errors, read_mark, select_retryable
+from scorer.archive.commit import read_errors, select_retryable
 from scorer.archive.endings import Outage
 from scorer.archive.items import Item, Plan, Shard, SourceDamaged
+from scorer.archive.marks import Mark, read_mark
 from scorer.archive.work import ShardWork, Task
 from scorer.payloads.https import PayloadUnavailable
 

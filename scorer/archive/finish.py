@@ -1,17 +1,10 @@
 """The end of a run: when every shard is committed, whoever comes last says so. Two may; it is the same both times."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 
 from scorer.archive.folder import publish
-
-_MARK = re.compile(r"\d{5,}\.json")
-
-
-def count_missing(folder: Path, shards: int) -> int:
-    """Return how many shards are not committed."""
-    return shards - sum(_MARK.fullmatch(path.name) is not None for path in (folder / "_stats").glob("*.json"))
+from scorer.archive.marks import list_committed
 
 
 def finish_run(folder: Path, shards: int, report: Callable[[Path], object] = lambda _: None) -> int:
@@ -20,7 +13,7 @@ def finish_run(folder: Path, shards: int, report: Callable[[Path], object] = lam
     Raises:
         OSError: the folder cannot be written.
     """
-    missing = count_missing(folder, shards)
+    missing = shards - len(list_committed(folder))
     if not missing:
         report(folder)
         publish(folder / "_SUCCESS", lambda _: None, lambda _: None)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from pydantic import BaseModel
+
 
 def part_name(index: int) -> str:
     """Return the file name of shard `index` in `results/` and `errors/`."""
@@ -53,3 +55,15 @@ def publish(path: Path, write: Callable[[IO[bytes]], object], verify: Callable[[
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def publish_json(path: Path, content: BaseModel) -> None:
+    """Publish a JSON file, and read it again before it is renamed.
+
+    Raises:
+        OSError: as `publish`.
+    """
+    text = content.model_dump_json(indent=1, by_alias=True).encode() + b"\n"
+    publish(
+        path, lambda file: file.write(text), lambda partial: type(content).model_validate_json(partial.read_bytes())
+    )

@@ -1,4 +1,4 @@
-"""What a run's folder says of itself: `run.json` and the commit marks. Only files that a mark names count."""
+"""Commit marks, `_stats/NNNNN.json`: only files that a mark names count."""
 
 import re
 from collections.abc import Iterator
@@ -8,89 +8,108 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from scorer.decide import Policy
+from scorer.archive.endings import RunBroken
+from scorer.archive.folder import mark_name
 from scorer.messages import describe_problems
-from scorer.paths import UsageError
 
-_MARK = re.compile(r"\d{5,}\.json")
+COUNTS = ("images", "faces", "no_face", "failed", "retryable", "flag", "review", "pass")
+_MARK = re.compile(r"(\d{5,})\.json")
 # A plain name: a folder from elsewhere must not make a report read another file.
 PartName = Annotated[str, StringConstraints(pattern=r"^part-\d{5,}(\.\d+)?\.parquet$")]
 Count = Annotated[int, Field(ge=0)]
-
-
-class RunBroken(ValueError):
-    """A run's folder is not what its marks say; the sentence names the file."""
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")  # a newer release may say more
 
 
-class CommitMark(_Section):
-    """`_stats/NNNNN.json`: a shard is committed.
+class File(_Section):
+    """A Parquet file of a shard."""
+
+    rows: Count
+    sha256: str
+
+
+class Spell(_Section):
+    """A time in which a shard was worked on."""
+
+    started_at: datetime
+    finished_at: datetime
+
+
+class Mark(_Section):
+    """A shard is committed.
 
     Attributes:
         shard: its index.
-        results, errors: names of its files in the folders of those names.
-        images, faces, failed: how many images were answered for, faces found in them, and images that could not be
-            scored.
-        started_at, finished_at: when it was worked on.
-        stage_s: seconds that each stage was busy, over all threads.
+        generation: how often failed images were tried again; later files have it in their names.
+        results, errors: its files in the folders of those names.
+        images: how many were answered for.
+        faces: found in them.
+        no_face, flag, review, passed, failed: images by their answer; together they are all.
+        retryable: failed images that another try may score.
+        spells: the first work on it and each further try; between them it waited.
+        stage_s: seconds that each stage was busy, over all threads and spells.
+        bundle_digest: of the bundle that scored.
     """
 
     shard: Count
-    results: tuple[PartName, ...]
-    errors: tuple[PartName, ...]
+    generation: Count
+    results: dict[PartName, File]
+    errors: dict[PartName, File]
     images: Count
     faces: Count
+    no_face: Count
     failed: Count
-    started_at: datetime
-    finished_at: datetime
+    retryable: Count
+    flag: Count
+    review: Count
+    passed: Annotated[Count, Field(alias="pass")]
+    spells: tuple[Spell, ...]
     stage_s: dict[str, float]
-
-
-class RunFacts(_Section):
-    """What a report needs of `run.json`."""
-
-    bundle_id: str
     bundle_digest: str
-    policy: Policy
-    shards: Count
+
+    @property
+    def paths(self) -> set[str]:
+        """The shard's files, below the run's folder."""
+        return {f"results/{name}" for name in self.results} | {f"errors/{name}" for name in self.errors}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers that `COUNTS` names."""
+        return self.model_dump(by_alias=True, include={*COUNTS, "passed"})
 
 
-def read_run(folder: Path) -> RunFacts:
-    """Return what `run.json` says.
+def list_committed(folder: Path) -> list[int]:
+    """Return the indexes of the committed shards, ascending."""
+    stats = folder / "_stats"
+    names = [path.name for path in stats.iterdir()] if stats.is_dir() else []
+    matches = map(_MARK.fullmatch, names)  # what is no mark is a killed process's rest
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def read_mark(folder: Path, shard: int) -> Mark | None:
+    """Return a shard's commit mark, or None while it is not committed.
 
     Raises:
-        UsageError: there is none, so `folder` is no run.
-        RunBroken: it cannot be understood.
+        RunBroken: the mark cannot be understood.
     """
-    path = folder / "run.json"
+    path = folder / "_stats" / mark_name(shard)
     try:
-        text = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        message = f"{folder} holds no run.json: name the folder that `unlensed scan --out` wrote"
-        raise UsageError(message) from error
-    try:
-        return RunFacts.model_validate_json(text)
+        return Mark.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
     except ValidationError as error:
-        message = f"{path} is no run's description: {describe_problems(error)}"
+        message = f"{path} is no commit mark of this release ({describe_problems(error)}): delete it and scan again"
         raise RunBroken(message) from error
 
 
-def read_marks(folder: Path) -> Iterator[CommitMark]:
+def read_marks(folder: Path) -> Iterator[Mark]:
     """Yield the commit marks in the order of their shards.
 
     Raises:
         RunBroken: one cannot be understood.
     """
-    stats = folder / "_stats"
-    names = sorted(path.name for path in stats.iterdir()) if stats.is_dir() else []
-    for name in names:
-        if not _MARK.fullmatch(name):
-            continue  # a killed process's rest
-        try:
-            yield CommitMark.model_validate_json((stats / name).read_bytes())
-        except ValidationError as error:
-            message = f"{stats / name} is no commit mark: {describe_problems(error)}; delete it and scan again"
-            raise RunBroken(message) from error
+    for shard in list_committed(folder):
+        if mark := read_mark(folder, shard):
+            yield mark

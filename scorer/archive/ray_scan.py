@@ -15,8 +15,8 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from scorer.archive.commit import COUNTS
 from scorer.archive.endings import CannotCommit, Outage
+from scorer.archive.marks import COUNTS
 from scorer.archive.session import Session
 from scorer.engine import LocalScorer
 

@@ -9,11 +9,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ingest.probe import Limits
-from scorer.archive.commit import publish_json
-from scorer.archive.endings import RunNotReady, RunRefused
+from scorer.archive.endings import RunBroken, RunNotReady, RunRefused
+from scorer.archive.folder import publish_json
 from scorer.bundle import Bundle
 from scorer.decide import Policy
 from scorer.messages import describe_problems
+from scorer.paths import UsageError
 from scorer.settings import Settings
 
 SHOWN_CHARACTERS = 120
@@ -64,11 +65,11 @@ def describe_run(
     )
 
 
-def read_run(folder: Path) -> RunFile | None:
+def find_run(folder: Path) -> RunFile | None:
     """Return what `run.json` says, or None while there is none.
 
     Raises:
-        RunRefused: it cannot be understood.
+        RunBroken: it cannot be understood.
     """
     path = folder / "run.json"
     try:
@@ -76,8 +77,22 @@ def read_run(folder: Path) -> RunFile | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValidationError as error:
-        message = f"{path} is no run of this release ({describe_problems(error)}): name another --out"
-        raise RunRefused(message) from error
+        message = f"{path} is no run of this release ({describe_problems(error)}): name another folder"
+        raise RunBroken(message) from error
+
+
+def read_run(folder: Path) -> RunFile:
+    """Return what `run.json` says.
+
+    Raises:
+        UsageError: there is none, so `folder` is no run.
+        RunBroken: it cannot be understood.
+    """
+    run = find_run(folder)
+    if run is None:
+        message = f"{folder} holds no run.json: name the folder that `unlensed scan --out` wrote"
+        raise UsageError(message)
+    return run
 
 
 def open_run(folder: Path, wanted: RunFile, make_plan: Callable[[Path], tuple[int, str]], *, new_run: bool) -> RunFile:
@@ -92,9 +107,10 @@ def open_run(folder: Path, wanted: RunFile, make_plan: Callable[[Path], tuple[in
 
     Raises:
         RunRefused: the run there differs and `new_run` was not asked for, or the folder holds something else.
+        RunBroken: its run.json cannot be understood.
         OSError: the folder cannot be written.
     """
-    there = read_run(folder)
+    there = find_run(folder)
     if there and (difference := find_difference(there, wanted)):
         if not new_run:
             message = (
@@ -124,7 +140,7 @@ def await_run(folder: Path, wanted: RunFile, patience_s: float, pause_s: float =
     """
     deadline_s = time.monotonic() + patience_s
     while True:
-        there = read_run(folder)
+        there = find_run(folder)
         difference = find_difference(there, wanted) if there else "it is not planned yet"
         if there and not difference:
             return there

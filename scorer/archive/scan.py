@@ -15,10 +15,11 @@ from pathlib import Path
 
 from ingest.reasons import Reason, Unscorable
 from ingest.traces import read_traces
-from scorer.archive.commit import Mark, commit_shard
+from scorer.archive.commit import commit_shard
 from scorer.archive.endings import CannotCommit, Interrupted, Outage
 from scorer.archive.feed import Feeder
 from scorer.archive.items import Item, Plan
+from scorer.archive.marks import Mark
 from scorer.archive.work import ShardWork, Task
 from scorer.engine import LocalScorer
 from scorer.locate import LocatedImage, refuse
@@ -215,7 +216,8 @@ class Scan:
             )
             raise CannotCommit(message) from error
         self._in_hand.discard(work)
-        self.progress.stage_s["write"] += mark.stage_s["write"]
+        earlier_s = work.before.stage_s["write"] if work.before else 0.0
+        self.progress.stage_s["write"] += mark.stage_s["write"] - earlier_s
         return mark
 
 

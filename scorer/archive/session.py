@@ -7,10 +7,10 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-from scorer.archive.commit import COUNTS, read_mark
+from scorer.archive.endings import RunBroken
 from scorer.archive.finish import finish_run
 from scorer.archive.items import Item, Plan, Shard
-from scorer.archive.marks import RunBroken
+from scorer.archive.marks import read_mark
 from scorer.archive.report.reading import read_file_again
 from scorer.archive.run import RunFile, await_run, describe_run, open_run
 from scorer.archive.scan import NO_HURRY, Advance, Limits, Scan
@@ -97,8 +97,7 @@ class Session:
         counts: Counter[str] = Counter()
         for index in shards:
             if mark := read_mark(self.folder, index):
-                values = mark.model_dump(by_alias=True)
-                counts.update({name: values[name] for name in COUNTS})
+                counts.update(mark.counts)
         return finish_run(self.folder, self.run.shards, self._write_report), counts
 
     def _write_report(self, folder: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Container
 from pathlib import Path
 
 from scorer.archive.attempts import Claim
-from scorer.archive.commit import read_mark
+from scorer.archive.marks import read_mark
 
 _PART = re.compile(r"(?P<partial>\.)?part-(?P<shard>\d{5,})(\.\d+)?\.parquet(?(partial)\.\d+\.partial)")
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from ingest.reasons import Unscorable
 from ingest.traces import Traces
 from scorer.archive.attempts import Claim
-from scorer.archive.commit import Mark
 from scorer.archive.items import Item, Shard
+from scorer.archive.marks import Mark
 from scorer.archive.output import ShardOutput
 
 UNKNOWN = Traces()

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scorer.archive.marks import RunFacts, read_marks, read_run
+from scorer.archive.marks import read_marks
 from scorer.archive.report.figures import Face
 from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, Figures, Share, find_share
 from scorer.archive.report.summary import FACES_SHOWN
 from scorer.archive.report.tables import Tables, open_tables
+from scorer.archive.run import RunFile, read_run
 from scorer.messages import Decision
 from scorer.paths import UsageError
 
@@ -166,7 +167,7 @@ def compare_runs(folder_a: Path, folder_b: Path) -> Comparison:
         return _compare(tables, *runs)
 
 
-def _compare(tables: Tables, a: tuple[Path, RunFacts, bool], b: tuple[Path, RunFacts, bool]) -> Comparison:
+def _compare(tables: Tables, a: tuple[Path, RunFile, bool], b: tuple[Path, RunFile, bool]) -> Comparison:
     matrix = {first.value: {second.value: 0 for second in Decision} for first in Decision}
     images = 0.0
     for row in tables.fetch(_MATRIX):
@@ -199,7 +200,7 @@ def _compare(tables: Tables, a: tuple[Path, RunFacts, bool], b: tuple[Path, RunF
     )
 
 
-def _describe_side(run: tuple[Path, RunFacts, bool], only: Mapping[str, Any], flagged: Share) -> Side:
+def _describe_side(run: tuple[Path, RunFile, bool], only: Mapping[str, Any], flagged: Share) -> Side:
     folder, facts, complete = run
     return Side(
         folder=str(folder),

@@ -7,13 +7,16 @@ Nothing here grows with the archive: DuckDB aggregates, and spills what does not
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from scorer.archive.marks import CommitMark, RunBroken, RunFacts, read_marks, read_run
+from scorer.archive.endings import RunBroken
+from scorer.archive.marks import Mark, read_marks
 from scorer.archive.report.figures import Column, Face, Histogram, Summary, Throughput
 from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, find_share, read_groups
 from scorer.archive.report.tables import Tables, open_tables
+from scorer.archive.run import RunFile, read_run
 from scorer.messages import Decision, Status
 
 BINS = 40
@@ -68,7 +71,7 @@ def summarise(folder: Path) -> Summary:
         return _summarise(tables, run, marks)
 
 
-def _summarise(tables: Tables, run: RunFacts, marks: Sequence[CommitMark]) -> Summary:
+def _summarise(tables: Tables, run: RunFile, marks: Sequence[Mark]) -> Summary:
     counts = tables.fetch(_COUNTS)
     groups = {kind: tables.fetch(_GROUPS, [kind, MAX_GROUPS, MIN_GROUP_FACES]) for kind in ("source", "camera")}
     reasons = tables.fetch("SELECT reason, count(*) AS images FROM errors GROUP BY ALL ORDER BY images DESC, reason")
@@ -153,7 +156,7 @@ def _count_marks(tables: Tables) -> dict[str, int]:
     return dict(sorted(images.items()))
 
 
-def _fill_histogram(tables: Tables, run: RunFacts) -> Histogram:
+def _fill_histogram(tables: Tables, run: RunFile) -> Histogram:
     counts: dict[bool, Counter[int]] = defaultdict(Counter)
     for row in tables.fetch(_LIKELIHOODS, [_NATS_LIMIT]):
         counts[row["apart"]][row["nat"]] += row["faces"]
@@ -201,15 +204,15 @@ def _fill_bins(counts: Counter[int], edges: Sequence[float]) -> tuple[int, ...]:
     return tuple(bins)
 
 
-def _measure_throughput(marks: Sequence[CommitMark]) -> Throughput:
+def _measure_throughput(marks: Sequence[Mark]) -> Throughput:
     busy_s = 0.0
-    stages: dict[str, float] = defaultdict(float)
-    ordered = sorted(marks, key=lambda mark: mark.started_at)
-    until = ordered[0].started_at if ordered else None
-    for mark in ordered:
-        start = max(until or mark.started_at, mark.started_at)
-        until = max(start, mark.finished_at)
+    until = datetime.min.replace(tzinfo=UTC)
+    for spell in sorted((spell for mark in marks for spell in mark.spells), key=lambda spell: spell.started_at):
+        start = max(until, spell.started_at)
+        until = max(start, spell.finished_at)
         busy_s += (until - start).total_seconds()
+    stages: dict[str, float] = defaultdict(float)
+    for mark in marks:
         for stage, seconds in mark.stage_s.items():
             stages[stage] += seconds
     images = sum(mark.images for mark in marks)

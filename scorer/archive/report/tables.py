@@ -9,7 +9,8 @@ from typing import Any
 
 import duckdb
 
-from scorer.archive.marks import CommitMark, RunBroken
+from scorer.archive.endings import RunBroken
+from scorer.archive.marks import Mark
 from scorer.archive.rows import ERRORS, RESULTS
 
 MEMORY = "512MB"  # what does not fit is spilled
@@ -29,7 +30,7 @@ class Tables:
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
 
-    def add_run(self, folder: Path, marks: Sequence[CommitMark], suffix: str = "") -> None:
+    def add_run(self, folder: Path, marks: Sequence[Mark], suffix: str = "") -> None:
         """Create the views `results<suffix>` and `errors<suffix>` of a run.
 
         Raises:

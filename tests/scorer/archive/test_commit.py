@@ -9,9 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from scorer.archive.attempts import Claim
-from scorer.archive.commit import read_mark
-from scorer.archive.endings import CannotCommit
-from scorer.archive.marks import RunBroken
+from scorer.archive.endings import CannotCommit, RunBroken
+from scorer.archive.marks import read_mark
 from scorer.archive.scan import Scan
 from scorer.archive.sweep import sweep
 from scorer.engine import LocalScorer

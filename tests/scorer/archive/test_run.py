@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ingest.probe import Limits
-from scorer.archive.endings import RunNotReady, RunRefused
+from scorer.archive.endings import RunBroken, RunNotReady, RunRefused
 from scorer.archive.run import RunFile, await_run, open_run
 from scorer.decide import Policy
 
@@ -86,5 +86,5 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunRefused, match="not empty"):
         open_run(full, RUN, plan, new_run=True)
     (full / "letter.txt").rename(full / "run.json")
-    with pytest.raises(RunRefused, match="no run of this release"):
+    with pytest.raises(RunBroken, match="no run of this release"):
         open_run(full, RUN, plan, new_run=True)

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import pytest
 
 from ingest.reasons import Reason, Unscorable
 from scorer.archive import scan as module
-from scorer.archive.commit import Mark, read_mark
 from scorer.archive.endings import Interrupted, Outage
 from scorer.archive.items import Item, Shard, SourceDamaged
+from scorer.archive.marks import Mark, read_mark
 from scorer.archive.rows import ERRORS, RESULTS
 from scorer.archive.scan import NO_HURRY, Advance, Limits, Scan, make_request
 from scorer.engine import LocalScorer
@@ -92,7 +93,8 @@ def test_files_are_what_their_marks_say(plan: ListPlan, tmp_path: Path, local_sc
     """Each file has the contract's columns, the stated rows, and nothing lies there that no mark names."""
     scan_all(plan, tmp_path, local_scorer)
     marks = read_marks(tmp_path)
-    named = {path: file for mark in marks for path, file in mark.files.items()}
+    named = {f"results/{name}": file for mark in marks for name, file in mark.results.items()}
+    named |= {f"errors/{name}": file for mark in marks for name, file in mark.errors.items()}
     found = {
         path.relative_to(tmp_path).as_posix() for room in ("results", "errors") for path in (tmp_path / room).iterdir()
     }
@@ -156,7 +158,10 @@ def test_failed_images_alone_are_retried(plan: ListPlan, tmp_path: Path, local_s
     assert retried.progress.counts["images"] == 1
     assert by_image(read_rows(folder)) == by_image(read_rows(whole))
     assert by_image(read_rows(folder, "errors")) == by_image(read_rows(whole, "errors"))
-    left_out = {"generation", "results", "errors", "files", "stage_s", "started_at", "finished_at"}
+    left_out = {"generation", "results", "errors", "stage_s", "spells"}
+    spells = read_marks(folder)[0].spells
+    assert len(spells) == 3
+    assert all(before.finished_at <= after.started_at for before, after in pairwise(spells))
     assert [mark.model_dump(exclude=left_out) for mark in read_marks(folder)] == [
         mark.model_dump(exclude=left_out) for mark in read_marks(whole)
     ]

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scorer.archive.endings import RunBroken
 from scorer.archive.folder import part_name
-from scorer.archive.marks import RunBroken
 from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, find_share
 from scorer.archive.report.summary import BINS, choose_edges, summarise
 from scorer.decide import decide_face
@@ -107,13 +107,18 @@ def test_a_folder_with_a_pattern_for_a_name_is_read_as_it_is(tmp_path: Path) -> 
     assert summarise(run).images == 1
 
 
-def test_throughput_counts_overlapping_shards_once(tmp_path: Path) -> None:
-    """Two shards at the same time and one after a pause were worked on for as long as the clock says."""
+def test_throughput_counts_only_work_and_that_once(tmp_path: Path) -> None:
+    """Two shards at the same time, and after a pause one of them again: what the clock says, without the pause."""
     run = write_run(tmp_path, [[Seen(f"{n}")] for n in range(3)])
-    for shard, start, end in ((0, "09:00:00", "09:00:10"), (1, "09:00:05", "09:00:20"), (2, "10:00:00", "10:00:10")):
+    spells = [
+        [("09:00:00", "09:00:10"), ("10:00:00", "10:00:05")],
+        [("09:00:05", "09:00:20")],
+        [("10:00:00", "10:00:10")],
+    ]
+    for shard, times in enumerate(spells):
         path = run / "_stats" / f"0000{shard}.json"
-        mark = json.loads(path.read_text())
-        path.write_text(json.dumps(mark | {"started_at": f"2026-01-15T{start}Z", "finished_at": f"2026-01-15T{end}Z"}))
+        written = [{"started_at": f"2026-01-15T{a}Z", "finished_at": f"2026-01-15T{b}Z"} for a, b in times]
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"spells": written}))
     speed = summarise(run).throughput
     assert (speed.busy_s, speed.images_per_s, speed.slowest_stage) == (30, 0.1, "decode")
     assert speed.stage_s == {"read": 3, "decode": 18}
@@ -144,7 +149,8 @@ def test_damage_is_told_in_one_sentence(tmp_path: Path, damage: str) -> None:
         case "other":
             (run / "errors").mkdir(exist_ok=True)
             part.rename(run / "errors" / part_name(0))
-            mark.write_text(mark.read_text().replace('"errors": []', f'"errors": ["{part_name(0)}"]'))
+            parts = json.loads(mark.read_text())
+            mark.write_text(json.dumps(parts | {"errors": parts["results"]}))
             write_shard(run, 1, [])
             (run / "results" / part_name(1)).rename(part)
             (run / "_stats" / "00001.json").unlink()

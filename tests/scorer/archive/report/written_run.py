@@ -1,7 +1,7 @@
 """A run's folder, written through the contract's schemas: what `scan` would leave."""
 
 import hashlib
-import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,9 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ingest.probe import Limits
 from scorer.archive.folder import mark_name, part_name
+from scorer.archive.marks import File, Mark, Spell
 from scorer.archive.rows import ERRORS, RESULTS
+from scorer.archive.run import RunFile
 from scorer.decide import Policy, decide_face
+from scorer.messages import Decision
 
 START = datetime(2026, 1, 15, 9, 30, tzinfo=UTC)
 POLICY = Policy()
@@ -32,6 +36,11 @@ class Seen:
     failure: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def decision(self) -> Decision | None:
+        """The worst of its faces' decisions."""
+        return max((decide_face(p, POLICY) for p in self.p_values), key=lambda d: d.rank, default=None)
+
     def rows(self, shard: int, position: int) -> list[dict[str, Any]]:
         """Return the image's rows in `results/`."""
         decisions = [decide_face(p, POLICY) for p in self.p_values]
@@ -43,7 +52,7 @@ class Seen:
             "source": self.source,
             "uri": f"file:///archive/{self.name}",
             "status": "scored" if self.p_values else "no_face",
-            "decision": max(decisions, key=lambda d: d.rank) if decisions else None,
+            "decision": self.decision,
             "reason_codes": [],
             "face_count": len(self.p_values),
             "sha256": hashlib.sha256(self.name.encode()).hexdigest(),
@@ -78,13 +87,19 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     for index, images in enumerate(shards):
         write_shard(folder, index, images)
-    facts = {
-        "bundle_id": bundle,
-        "bundle_digest": bundle.encode().hex().ljust(64, "0")[:64],
-        "policy": POLICY.model_dump(mode="json"),
-        "shards": len(shards) if planned is None else planned,
-    }
-    (folder / "run.json").write_text(json.dumps(facts))
+    run = RunFile(
+        version="1",
+        created_at=START,
+        bundle_id=bundle,
+        bundle_digest=bundle.encode().hex().ljust(64, "0")[:64],
+        policy=POLICY,
+        limits=Limits(),
+        sources=("/archive",),
+        options={},
+        shards=len(shards) if planned is None else planned,
+        plan_digest="",
+    )
+    (folder / "run.json").write_text(run.model_dump_json())
     return folder
 
 
@@ -101,15 +116,19 @@ def write_shard(folder: Path, index: int, images: Sequence[Seen]) -> None:
         if lines or kind == "results":
             pq.write_table(pa.Table.from_pylist(lines, schema), folder / kind / part_name(index))
     (folder / "_stats").mkdir(exist_ok=True)
-    mark = {
-        "shard": index,
-        "results": [part_name(index)],
-        "errors": [part_name(index)] if errors else [],
-        "images": len(images),
-        "faces": sum(len(seen.p_values) for seen in images),
-        "failed": len(errors),
-        "started_at": (START + timedelta(seconds=10 * index)).isoformat(),
-        "finished_at": (START + timedelta(seconds=10 * index + 10)).isoformat(),
-        "stage_s": {"read": 1.0, "decode": 6.0},
-    }
-    (folder / "_stats" / mark_name(index)).write_text(json.dumps(mark))
+    counts = Counter("failed" if seen.failure else seen.decision or "no_face" for seen in images)
+    started_at = START + timedelta(seconds=10 * index)
+    mark = Mark(
+        shard=index,
+        generation=0,
+        results={part_name(index): File(rows=len(rows), sha256="")},
+        errors={part_name(index): File(rows=len(errors), sha256="")} if errors else {},
+        images=len(images),
+        faces=sum(len(seen.p_values) for seen in images),
+        retryable=0,
+        **{name: counts[name] for name in ("no_face", "failed", "flag", "review", "pass")},
+        spells=(Spell(started_at=started_at, finished_at=started_at + timedelta(seconds=10)),),
+        stage_s={"read": 1.0, "decode": 6.0},
+        bundle_digest="",
+    )
+    (folder / "_stats" / mark_name(index)).write_text(mark.model_dump_json(by_alias=True))
