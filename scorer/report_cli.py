@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from scorer.settings import load_settings
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on standard output instead.")]
 
 
@@ -15,10 +17,10 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write summary.json and report.html of a run again, finished or not."""
-    from scorer.archive.report.reading import read_file_again  # noqa: PLC0415 - DuckDB loads only when it is needed
+    from scorer.archive.report.reading import ArchiveReader  # noqa: PLC0415 - DuckDB loads only when it is needed
     from scorer.archive.report.report import state_verdict, write_report  # noqa: PLC0415
 
-    summary = write_report(folder, read_file_again)
+    summary = write_report(folder, ArchiveReader(folder, load_settings()))
     if as_json:
         print(summary.model_dump_json(indent=1))  # noqa: T201 - the output asked for
         return
@@ -37,12 +39,12 @@ def compare(
     """Compare two runs over the same images: which decisions flip, and how the p-values drift."""
     from scorer.archive.report.compare import compare_runs  # noqa: PLC0415 - DuckDB loads only when it is needed
     from scorer.archive.report.compare_page import render_comparison, state_difference, tabulate  # noqa: PLC0415
-    from scorer.archive.report.reading import read_file_again  # noqa: PLC0415
+    from scorer.archive.report.reading import ArchiveReader  # noqa: PLC0415
     from scorer.archive.report.report import publish_text  # noqa: PLC0415
 
     found = compare_runs(run_a, run_b)
     if out:
-        publish_text(out, render_comparison(found, read_file_again))
+        publish_text(out, render_comparison(found, ArchiveReader(run_a, load_settings())))
     if as_json:
         print(found.model_dump_json(indent=1))  # noqa: T201 - the output asked for
         return

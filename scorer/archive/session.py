@@ -11,7 +11,6 @@ from scorer.archive.endings import RunBroken
 from scorer.archive.finish import finish_run
 from scorer.archive.items import Item, Plan, Shard
 from scorer.archive.marks import read_mark
-from scorer.archive.report.reading import read_file_again
 from scorer.archive.run import RunFile, await_run, describe_run, open_run
 from scorer.archive.scan import NO_HURRY, Advance, Limits, Scan
 from scorer.archive.source.access import read_image_bytes
@@ -101,9 +100,10 @@ class Session:
         return finish_run(self.folder, self.run.shards, self._write_report), counts
 
     def _write_report(self, folder: Path) -> None:
-        from scorer.archive.report.report import write_report  # noqa: PLC0415 - DuckDB loads only when it is needed
+        from scorer.archive.report.reading import ArchiveReader  # noqa: PLC0415 - DuckDB loads only when it is needed
+        from scorer.archive.report.report import write_report  # noqa: PLC0415
 
-        write_report(folder, read_file_again)
+        write_report(folder, ArchiveReader(folder, self.settings))
 
 
 def join_run(  # noqa: PLR0913 - what the command line says

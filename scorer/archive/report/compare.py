@@ -22,9 +22,9 @@ from scorer.paths import UsageError
 LEVELS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
 
 _PAIRS = """
-CREATE TABLE pairs AS SELECT a.content_id, a.source, a.uri, a.span_offset, a.span_size, a.sha256, a.media_type,
-  a.camera, a.jpeg_quality, a.resampled, a.face_id, a.face_x, a.face_y, a.face_width, a.face_height, a.face_count,
-  a.log_likelihood, a.p_value, a.face_decision,
+CREATE TABLE pairs AS SELECT a.shard, a.content_id, a.source, a.uri, a.span_offset, a.span_size, a.sha256,
+  a.media_type, a.camera, a.jpeg_quality, a.resampled, a.face_id, a.face_x, a.face_y, a.face_width, a.face_height,
+  a.face_count, a.log_likelihood, a.p_value, a.face_decision,
   b.log_likelihood AS other_log_likelihood, b.p_value AS other_p_value, b.face_decision AS other_decision,
   a.sha256 IS NOT DISTINCT FROM b.sha256 AND 1.5
     * greatest(0, least(a.face_x + a.face_width, b.face_x + b.face_width) - greatest(a.face_x, b.face_x))

@@ -6,6 +6,7 @@ from scorer.archive.report.shares import Figures, Group, Share
 class Face(Figures):
     """One of the least likely faces, with what it takes to read it again; `copies` are the same face elsewhere."""
 
+    shard: int
     content_id: str
     source: str | None
     uri: str

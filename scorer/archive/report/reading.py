@@ -1,36 +1,68 @@
-"""Read the image of a face again, for a gallery, where it lies in files of this machine."""
+"""Read the image of a face again, for a gallery, through what the run's plan may read."""
 
-import os
-import stat
 from pathlib import Path
-from urllib.parse import unquote_to_bytes, urlsplit
 
-from ingest.probe import DEFAULT_LIMITS
 from ingest.reasons import Unscorable
+from scorer.archive.items import Item, SourceChanged, SourceDamaged, Span
 from scorer.archive.report.figures import Face
-from scorer.paths import read_image
+from scorer.archive.source.access import read_image_bytes
+from scorer.archive.source.plan import StoredPlan, open_plan
+from scorer.archive.source.stores import LOCAL, open_store
+from scorer.paths import UsageError
+from scorer.payloads.https import PayloadUnavailable
+from scorer.settings import Settings
+
+_OUTAGES = 3
+_FAILURES = (Unscorable, SourceChanged, SourceDamaged, UsageError, OSError, LookupError, ValueError)
 
 
-def read_file_again(face: Face) -> bytes | None:
-    """Return the bytes of a face's image, a file or a tar's member at a `file:` URI; None where they cannot be had.
+class ArchiveReader:
+    """Reads images of a run again: files, tars' members and Parquet rows, local and in object stores.
 
-    Nothing here says that they are still the same; their digest does (`scorer.archive.report.gallery`).
+    A store that failed three times is not asked again, so that an outage does not hold up a report.
+
+    Args:
+        folder: the run's.
+        settings: what may be read besides the run's sources, in what time, and how large an image may be.
     """
-    if not face.uri.startswith("file:"):
-        return None
-    try:
-        if face.span_offset is None or face.span_size is None:
-            return read_image(face.uri, DEFAULT_LIMITS.max_bytes)
-        return _read_span(face.uri, face.span_offset, face.span_size)
-    except (Unscorable, OSError, ValueError):  # ValueError: a NUL in the name, a negative offset
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        try:
+            self._plan: StoredPlan | None = open_plan(folder / "_plan", settings.limits.max_bytes)
+        except UsageError:
+            self._plan = None  # only the report of this run came here
+        self._settings = settings
+        self._outages = 0
+
+    def __call__(self, face: Face) -> bytes | None:
+        """Return the bytes of a face's image, or None where they cannot be had.
+
+        Nothing here says that they are still the same; their digest does (`scorer.archive.report.gallery`).
+        """
+        if self._plan is None or self._outages == _OUTAGES:
+            return None
+        try:
+            return self._read(self._plan, face)
+        except PayloadUnavailable:
+            self._outages += 1
+        except _FAILURES:
+            pass
         return None
 
+    def _read(self, plan: StoredPlan, face: Face) -> bytes | None:
+        shard = plan.read_shard(face.shard)
+        if shard.kind == "rows":
+            return next((item.data for item in plan.read_items(shard) if item.content_id == face.content_id), None)
+        span = None
+        if face.span_offset is not None and face.span_size is not None:
+            span = Span(face.span_offset, face.span_size)
+            if span.offset < 0 or span.size < 0 or not _is_file(face.uri):
+                return None
+        item = Item(face.content_id, face.source or "", face.uri, span=span)
+        return read_image_bytes(item, plan.grant_access(self._settings.payloads))
 
-def _read_span(uri: str, offset: int, size: int) -> bytes | None:
-    path = Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
-    if size > DEFAULT_LIMITS.max_bytes or not stat.S_ISREG(path.stat().st_mode):
-        return None
-    with path.open("rb") as file:
-        file.seek(offset)
-        data = file.read(size)
-    return data if len(data) == size else None
+
+def _is_file(uri: str) -> bool:
+    """Return False for a pipe or a device of this machine, which would be waited for."""
+    store, path = open_store(uri)
+    return store.scheme != LOCAL or Path(path).is_file()

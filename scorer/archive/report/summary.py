@@ -52,8 +52,8 @@ SELECT coalesce(len(resampled), 0) > 0 AS apart, count(*) AS faces,
 FROM results WHERE log_likelihood IS NOT NULL GROUP BY ALL"""
 _THRESHOLD = "SELECT max(log_likelihood) AS nats FROM results WHERE p_value <= $1"
 _LEAST_LIKELY = """
-SELECT content_id, source, uri, span_offset, span_size, sha256, media_type, camera, jpeg_quality, resampled, face_id,
-  face_x, face_y, face_width, face_height, log_likelihood, p_value, face_decision
+SELECT shard, content_id, source, uri, span_offset, span_size, sha256, media_type, camera, jpeg_quality, resampled,
+  face_id, face_x, face_y, face_width, face_height, log_likelihood, p_value, face_decision
 FROM results WHERE log_likelihood IS NOT NULL AND (coalesce(len(resampled), 0) > 0) = $1
 ORDER BY log_likelihood, content_id, face_id LIMIT $2"""
 

@@ -5,19 +5,26 @@ import io
 import os
 import re
 from base64 import b64decode, b64encode
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from s3fs import S3FileSystem
 
 from scorer.archive.report.figures import Face
 from scorer.archive.report.gallery import SIDE_PX
 from scorer.archive.report.page import SHOWN_CHARACTERS, show_percent, show_plain
-from scorer.archive.report.reading import read_file_again
+from scorer.archive.report.reading import ArchiveReader
 from scorer.archive.report.report import render_report, write_report
 from scorer.archive.report.summary import summarise
+from scorer.archive.source.plan import StoredPlan
+from scorer.settings import Settings
 from tests.scorer.archive.report.written_run import Seen, write_run
+from tests.scorer.archive.source.archives import items_of, make_tar, plan
 
 HOSTILE = [
     "</style><script>alert(1)</script>",
@@ -91,44 +98,85 @@ def test_the_page_allows_itself_nothing(tmp_path: Path) -> None:
     assert not re.findall(r"https?://|url\(|@import", page)
 
 
-@pytest.mark.parametrize("in_tar", [False, True])
-def test_faces_are_read_again_and_cut(tmp_path: Path, portrait: bytes, *, in_tar: bool) -> None:
-    """A face comes from its file, or its span of a tar, as a small JPEG without metadata behind a box to tick."""
-    file = tmp_path / "archive of #1"
-    file.write_bytes(b"x" * 512 + portrait if in_tar else portrait)
-    facts = {"uri": file.as_uri(), "sha256": digest(portrait)} | (
-        {"span_offset": 512, "span_size": len(portrait)} if in_tar else {}
-    )
-    write_report(write_run(tmp_path / "run", [[Seen("a", (0.005,), facts=facts)]]), read_file_again)
+@pytest.mark.parametrize("kind", ["file", "tar", "rows"])
+def test_faces_are_read_again_and_cut(tmp_path: Path, portrait: bytes, kind: str) -> None:
+    """A face comes from its file, its place in a tar or its row, as a small JPEG without metadata behind a box."""
+    source = tmp_path / "archive of #1" / {"file": "a.png", "tar": "a.tar", "rows": "a.parquet"}[kind]
+    source.parent.mkdir()
+    columns = {"bytes_column": "image"} if kind == "rows" else {}
+    if kind == "file":
+        source.write_bytes(portrait)
+    elif kind == "tar":
+        source.write_bytes(make_tar([("../b.txt", b"text"), ("../a.png", portrait)]))
+    else:
+        pq.write_table(pa.table({"image": [b"other", None, portrait]}), source)
+    seen = find_again(plan(tmp_path / "run" / "_plan", source, **columns)[0], portrait)
+    write_report(write_run(tmp_path / "run", [[seen]]), ArchiveReader(tmp_path / "run", Settings()))
     page = Page((tmp_path / "run" / "report.html").read_text())
-    (source,) = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
-    assert source
-    with Image.open(io.BytesIO(b64decode(source.partition("base64,")[2]))) as picture:
+    (picture_uri,) = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
+    assert picture_uri
+    with Image.open(io.BytesIO(b64decode(picture_uri.partition("base64,")[2]))) as picture:
         assert (picture.format, max(picture.size)) == ("JPEG", SIDE_PX)
         assert "exif" not in picture.info
     assert [a["aria-label"] for tag, a in page.elements if tag == "input"] == ["Show face 1"]
 
 
+def find_again(stored: StoredPlan, data: bytes) -> Seen:
+    """Return the last image of a plan as a scan that saw `data` writes it down."""
+    item = items_of(stored)[-1]
+    facts = {"uri": item.uri, "sha256": digest(data)}
+    facts |= {"span_offset": item.span.offset, "span_size": item.span.size} if item.span else {}
+    return Seen(item.content_id, (0.005,), facts=facts)
+
+
+def test_faces_are_read_again_from_a_store(
+    tmp_path: Path, portrait: bytes, moto: str, credentials: Callable[[str], None]
+) -> None:
+    """An object and a tar's member; what is gone is gone."""
+    credentials(moto)
+    store = S3FileSystem(skip_instance_cache=True)
+    store.mkdir("pictures")
+    store.pipe_file("pictures/a.png", portrait)
+    store.pipe_file("pictures/a.tar", make_tar([("a.png", portrait)]))
+    for name in ("a.png", "a.tar"):
+        run = tmp_path / name
+        seen = find_again(plan(run / "_plan", f"s3://pictures/{name}")[0], portrait)
+        (face,) = summarise(write_run(run, [[seen]])).main.least_likely
+        assert ArchiveReader(run, Settings())(face) == portrait
+    store.rm("pictures", recursive=True)
+    assert ArchiveReader(run, Settings())(face) is None
+
+
 def test_what_cannot_be_shown_says_why(tmp_path: Path, portrait: bytes) -> None:
     """A lost file, another picture under the old name, a box outside, a pipe: each says so in its place."""
-    good, other, lost, pipe = (tmp_path / name for name in ("good", "other", "lost", "pipe"))
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    good, other, lost, pipe, outside = (archive / name for name in ("good.png", "other", "lost", "pipe", "../outside"))
     good.write_bytes(portrait)
     other.write_bytes(portrait + b"changed")
+    outside.write_bytes(b"outside")
     os.mkfifo(pipe)
+    plan(tmp_path / "run" / "_plan", archive)
     cases = [
         {"uri": lost.as_uri(), "sha256": digest(b"lost")},
         {"uri": other.as_uri(), "sha256": digest(b"other")},
         {"uri": pipe.as_uri(), "sha256": digest(b"")},
+        {"uri": pipe.as_uri(), "sha256": digest(b"p"), "span_offset": 0, "span_size": 10},
+        {"uri": outside.resolve().as_uri(), "sha256": digest(b"outside")},
         {"uri": "s3://bucket/image", "sha256": digest(b"a")},
         {"uri": good.as_uri(), "sha256": digest(b"span"), "span_offset": -5, "span_size": 10},
         {"uri": "file:///a%00b", "sha256": digest(b"b")},
+        {"uri": good.as_uri(), "sha256": digest(b"c"), "shard": 7},
     ]
     images = [Seen(f"{n}", (0.005,), facts=facts) for n, facts in enumerate(cases)]
     far = Seen("far", (0.9,) * 4, facts={"uri": good.as_uri(), "sha256": digest(portrait)})  # the fourth box is outside
-    page = render_report(summarise(write_run(tmp_path / "run", [[*images, far]])), read_file_again)
-    assert page.count("cannot be read any more") == 5
+    summary = summarise(write_run(tmp_path / "run", [[*images, far]]))
+    page = render_report(summary, ArchiveReader(tmp_path / "run", Settings()))
+    assert page.count("cannot be read any more") == 8
     assert page.count("is not the image that was scored") == 1
     assert page.count("cannot be shown") == 1
+    alone = render_report(summary, ArchiveReader(tmp_path / "elsewhere", Settings()))
+    assert alone.count("cannot be read any more") == 13
 
 
 def test_writing_again_gives_the_same(tmp_path: Path) -> None:
