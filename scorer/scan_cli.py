@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from scorer.paths import UsageError
+from scorer.paths import UsageError, read_boxes
 from scorer.progress import Progress
 from scorer.settings import Settings, SettingsError, load_settings
 
@@ -50,7 +50,11 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     faces: Annotated[
         Path | None, typer.Option(help="A JSON file that brings face boxes by content_id instead of finding them.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much there is.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say how much there is, and, from a few images, how long it takes."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: JSON on a terminal, too.")] = False,
     new_run: Annotated[
         bool, typer.Option("--new-run", help="Rename another run that is in DIR aside, and begin anew.")
     ] = False,
@@ -81,7 +85,7 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     named = tuple(name if "://" in name else str(Path(name).absolute()) for name in sources)
     archive = Archive(named, uri_column, bytes_column, faces_column)
     if dry_run:
-        _print_estimate(archive, settings, shard_images)
+        _print_estimate(archive, settings, shard_images, faces, as_json=as_json)
         return
     faces_digest = hashlib.sha256(faces.read_bytes()).hexdigest() if faces else None
     session = join_run(
@@ -176,8 +180,18 @@ def _read_index() -> int:
     return int(text)
 
 
-def _print_estimate(archive: "Archive", settings: Settings, shard_images: int) -> None:
+def _print_estimate(
+    archive: "Archive", settings: Settings, shard_images: int, faces: Path | None, *, as_json: bool
+) -> None:
     from scorer.archive.source.estimate import estimate_archive  # noqa: PLC0415 - Arrow loads only when it is needed
+    from scorer.archive.trial import tabulate, try_scan  # noqa: PLC0415 - engines load only when they are needed
+    from scorer.engine import LocalScorer  # noqa: PLC0415
 
-    estimate = estimate_archive(archive, settings.payloads, shard_images)
-    print(json.dumps(asdict(estimate.facts) | {"tar_images": estimate.tar_images}))  # noqa: T201 - the output asked for
+    estimate = estimate_archive(archive, settings.payloads, shard_images, settings.limits.max_bytes)
+    trial = try_scan(estimate, LocalScorer(settings), read_boxes(faces) if faces else None)
+    console = Console()
+    if as_json or not console.is_terminal:
+        facts = asdict(estimate.facts) | {"tar_images": estimate.tar_images} | asdict(trial)
+        print(json.dumps(facts))  # noqa: T201 - the output asked for
+    else:
+        console.print(tabulate(estimate, trial))

@@ -68,12 +68,18 @@ def test_another_policy_is_refused(root: Path, images: Path, tmp_path: Path, mon
     assert len(list(tmp_path.glob("run*/_SUCCESS"))) == 2
 
 
-def test_dry_run_counts(root: Path, images: Path, tmp_path: Path) -> None:
-    """Without scanning or writing anything it says how much there is."""
+def test_dry_run_counts_and_measures(root: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without writing anything it says how much there is, and how long it takes; a terminal gets a table."""
     counted = scan(root, images, tmp_path / "run", "--dry-run")
     facts = json.loads(counted.stdout)
     assert (facts["images"], facts["shards"]) == (14, 4)
     assert facts["image_bytes"] == sum(path.stat().st_size for path in images.iterdir())
+    assert facts["sampled_images"] == 14
+    assert facts["duration_s"] == pytest.approx(14 / facts["images_per_s"])
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    table = scan(root, images, tmp_path / "run", "--dry-run").stdout
+    assert "measured on 14 of them" in table
+    assert json.loads(scan(root, images, tmp_path / "run", "--dry-run", "--json").stdout)["shards"] == 4
     assert not (tmp_path / "run").exists()
 
 

@@ -1,19 +1,43 @@
-"""How much there is to scan, without scanning it: `--dry-run`."""
+"""How much there is to scan, without scanning it, and a sample of it: `--dry-run`."""
 
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
+from random import Random
+from typing import Generic, TypeVar
 
-from scorer.archive.items import SourceDamaged
-from scorer.archive.source.containers import Container
+from scorer.archive.items import Item, SourceDamaged
+from scorer.archive.source.access import Access
+from scorer.archive.source.containers import Container, read_container
 from scorer.archive.source.layout import PlanFacts, Tally, cut_shards, grant_access
 from scorer.archive.source.sources import Archive, find_sources
 from scorer.archive.source.stores import StoreFile
 from scorer.archive.source.tars import walk_members
 from scorer.payloads.settings import PayloadSettings
 
-SAMPLED_TARS = 3
+SAMPLED_IMAGES = 64
+SAMPLED_CONTAINERS = 4
 SAMPLED_MEMBERS = 200
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Sample(Generic[T]):
+    """Up to `size` of however many are added, each as likely as any other, and the same every time (reservoir)."""
+
+    size: int
+    chosen: list[T] = field(default_factory=list)
+    added: int = 0
+    _rng: Random = field(default_factory=lambda: Random(0))  # noqa: S311 - no secret
+
+    def add(self, value: T) -> None:
+        """Add one."""
+        self.added += 1
+        if len(self.chosen) < self.size:
+            self.chosen.append(value)
+        elif (place := self._rng.randrange(self.added)) < self.size:
+            self.chosen[place] = value
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +46,41 @@ class Estimate:
 
     Attributes:
         facts: what planning tells.
-        tar_images: about how many images are in tars that nobody counted, judged by the first members of the first
-            tars; None where those hold no image.
+        tar_images: about how many images are in tars that nobody counted, judged by the first members of a few of them;
+            None where those hold no image.
+        access: what the run may read.
+        listed: a sample of the images in lists.
+        containers: a sample of the tars and manifests with bytes.
     """
 
     facts: PlanFacts
     tar_images: int | None
+    access: Access
+    listed: Sample[Item]
+    containers: Sample[Container]
+
+    @property
+    def images(self) -> int | None:
+        """About how many there are in all; None where nobody can tell."""
+        return None if self.tar_images is None else self.facts.images + self.tar_images
+
+    def read_sample(self) -> Iterator[Item]:
+        """Yield up to `SAMPLED_IMAGES` images, from lists and from containers as there are in the archive.
+
+        Raises:
+            SourceChanged: a tar or manifest is gone by now.
+            PayloadUnavailable: a store fails.
+        """
+        share = self.listed.added / self.images if self.images else 0.0 if self.containers.chosen else 1.0
+        listed = islice(self.listed.chosen, round(SAMPLED_IMAGES * share))
+        yield from listed
+        each = round(SAMPLED_IMAGES * (1 - share) / max(1, len(self.containers.chosen)))
+        for container in self.containers.chosen:
+            with suppress(SourceDamaged):  # the scan will say so
+                yield from islice(read_container(container, self.access.max_bytes), each)
 
 
-def estimate_archive(archive: Archive, payloads: PayloadSettings, shard_images: int) -> Estimate:
+def estimate_archive(archive: Archive, payloads: PayloadSettings, shard_images: int, max_bytes: int) -> Estimate:
     """Cut an archive into shards without writing anything.
 
     Raises:
@@ -39,13 +89,21 @@ def estimate_archive(archive: Archive, payloads: PayloadSettings, shard_images: 
         PayloadUnavailable: a store fails.
     """
     sources = find_sources(archive)
+    access = grant_access(sources, payloads, max_bytes)
     tally = Tally()
-    tars: list[Container] = []
-    for shard in cut_shards(sources, archive, grant_access(sources, payloads, max_bytes=0), shard_images, tally):
-        if isinstance(shard, Container) and shard.kind == "tar" and shard.images is None and len(tars) < SAMPLED_TARS:
-            tars.append(shard)
+    listed, containers = Sample[Item](SAMPLED_IMAGES), Sample[Container](SAMPLED_CONTAINERS)
+    tars = Sample[Container](SAMPLED_CONTAINERS)
+    for shard in cut_shards(sources, archive, access, shard_images, tally):
+        if isinstance(shard, list):
+            for item in shard:
+                listed.add(item)
+            continue
+        containers.add(shard)
+        if shard.kind == "tar" and shard.images is None:
+            tars.add(shard)
     facts = tally.facts()
-    return Estimate(facts, _estimate_images(tars, facts.uncounted_bytes) if facts.uncounted else 0)
+    tar_images = _estimate_images(tars.chosen, facts.uncounted_bytes) if facts.uncounted else 0
+    return Estimate(facts, tar_images, access, listed, containers)
 
 
 def _estimate_images(tars: list[Container], size: int) -> int | None:

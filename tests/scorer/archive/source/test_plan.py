@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scorer.archive.items import Item, SourceChanged
-from scorer.archive.source.estimate import estimate_archive
+from scorer.archive.source.estimate import SAMPLED_IMAGES, estimate_archive
 from scorer.archive.source.plan import open_plan, write_plan
 from scorer.archive.source.sources import Archive
 from scorer.paths import UsageError
@@ -80,8 +80,8 @@ def test_a_plan_is_the_same_again(tmp_path: Path) -> None:
     second, again = plan(tmp_path / "p2", tmp_path / "in")
     assert facts == again
     assert items_of(first) == items_of(second)
-    dry = estimate_archive(Archive((str(tmp_path / "in"),)), NOTHING, 4)
-    assert (dry.facts, dry.tar_images) == (facts, 0)
+    dry = estimate_archive(Archive((str(tmp_path / "in"),)), NOTHING, 4, LIMIT)
+    assert (dry.facts, dry.tar_images, dry.images) == (facts, 0, 10)
     fill(tmp_path / "in", {"3/new.jpg": b"x"})
     assert plan(tmp_path / "p1", tmp_path / "in")[1].digest != facts.digest
 
@@ -158,11 +158,24 @@ def test_a_dry_run_estimates_tars_from_their_first_members(tmp_path: Path) -> No
     """A tar read whole is counted, a longer one judged by its start; one without images, or damaged, does no harm."""
     fill(tmp_path, {f"{n}.tar": make_tar([(f"{i}.jpg", bytes(600)) for i in range(100)]) for n in range(2)})
     archive = Archive((f"{tmp_path}/*.tar",))
-    assert estimate_archive(archive, NOTHING, 9).tar_images == 200
+    assert estimate_archive(archive, NOTHING, 9, LIMIT).tar_images == 200
     fill(tmp_path, {"0.tar": make_tar([(f"{i}.jpg", bytes(600)) for i in range(1000)])})
-    assert estimate_archive(archive, NOTHING, 9).tar_images == pytest.approx(1100, rel=0.05)
+    assert estimate_archive(archive, NOTHING, 9, LIMIT).tar_images == pytest.approx(1100, rel=0.05)
     fill(tmp_path, {"0.tar": make_tar([]), "1.tar": b"damaged" * 100})
-    assert estimate_archive(archive, NOTHING, 9).tar_images is None
+    assert estimate_archive(archive, NOTHING, 9, LIMIT).tar_images is None
+
+
+def test_a_sample_comes_from_all_over_the_archive(tmp_path: Path) -> None:
+    """Lists and tars are sampled as there are of them, each image once, and never more than a few."""
+    fill(tmp_path / "in", {f"{n:04}.jpg": b"x" for n in range(300)})
+    fill(tmp_path, {f"{n}.tar": make_tar([(f"{i}.jpg", b"x") for i in range(20)]) for n in range(5)})
+    dry = estimate_archive(Archive((f"{tmp_path}/in", f"{tmp_path}/*.tar")), NOTHING, 50, LIMIT)
+    found = [item.content_id for item in dry.read_sample()]
+    assert len(found) == len(set(found)) == SAMPLED_IMAGES
+    listed = [int(Path(name).stem) for name in found if "/in/" in name]
+    assert len(listed) == SAMPLED_IMAGES * 300 // 400
+    assert min(listed) < 100
+    assert max(listed) >= 200
 
 
 MEASURE = """

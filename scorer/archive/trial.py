@@ -1,0 +1,82 @@
+"""How long a scan would take here: a few of the archive's images, read and scored on the clock."""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from rich.filesize import decimal
+from rich.table import Table
+
+from ingest.reasons import Unscorable
+from scorer.archive.items import Item
+from scorer.archive.scan import make_request
+from scorer.archive.source.access import read_image_bytes
+from scorer.archive.source.estimate import Estimate
+from scorer.engine import LocalScorer
+from scorer.locate import LocatedImage, refuse
+from scorer.paths import Boxes
+
+_BATCH_IMAGES = 8  # so that reading and scoring overlap in a short trial, too
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What was measured, and what follows.
+
+    Attributes:
+        sampled_images: how many were scored.
+        images_per_s: how fast.
+        duration_s: of the whole scan, by one process like this one; None where nobody knows how many images there are.
+    """
+
+    sampled_images: int
+    images_per_s: float
+    duration_s: float | None
+
+
+def try_scan(estimate: Estimate, scorer: LocalScorer, boxes: Boxes | None) -> Trial:
+    """Score a sample of the archive.
+
+    Args:
+        estimate: what there is.
+        scorer: the engine.
+        boxes: of faces by content id, where they are brought; else they are found.
+
+    Raises:
+        SourceChanged: a tar or manifest is gone by now.
+        PayloadUnavailable: a store fails.
+    """
+
+    def locate(item: Item) -> LocatedImage:
+        request = make_request(item if boxes is None else replace(item, faces=boxes.get(item.content_id, ())))
+        try:
+            data = read_image_bytes(item, estimate.access)
+        except Unscorable as failure:
+            return refuse(request, failure)
+        return scorer.locate(request, data)
+
+    started_s = time.perf_counter()
+    images = sum(1 for _ in scorer.open_pipeline(locate, batch_images=_BATCH_IMAGES).run(estimate.read_sample()))
+    rate = images / (time.perf_counter() - started_s)
+    return Trial(images, rate, estimate.images / rate if estimate.images is not None and images else None)
+
+
+def tabulate(estimate: Estimate, trial: Trial) -> Table:
+    """Return the table of a dry run."""
+    facts = estimate.facts
+    in_tars = f", and about {estimate.tar_images or 0:,} in {facts.uncounted:,} tars" if facts.uncounted else ""
+    unsized = f", and {facts.unsized_images:,} images of unknown size" if facts.unsized_images else ""
+    long = "unknown" if trial.duration_s is None else f"about {timedelta(seconds=math.ceil(trial.duration_s))}"
+    table = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("images", f"{facts.images:,}{in_tars}"),
+        ("bytes", decimal(facts.image_bytes + facts.uncounted_bytes) + unsized),
+        ("shards", f"{facts.shards:,}"),
+        ("named again", f"{facts.duplicates:,}"),
+        ("rows without an image", f"{facts.imageless_rows:,}"),
+        ("speed", f"{trial.images_per_s:.3g} images/s, measured on {trial.sampled_images} of them"),
+        ("duration", f"{long}, for one process like this one"),
+    ):
+        table.add_row(name, value)
+    return table
