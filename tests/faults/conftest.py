@@ -1,4 +1,4 @@
-"""A stage for each fault test, and a way to print what it measured."""
+"""A stage for each fault test, a real S3 server, and a way to print what was measured."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.faults.stage import Stage
+from tests.scorer.s3 import credentials, moto
+
+__all__ = ["credentials", "moto", "say", "stage"]
 
 
 @pytest.fixture

@@ -1,0 +1,50 @@
+"""`unlensed scan` over an object store that refuses, is slow or goes away: a real S3 server behind a real proxy."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from s3fs import S3FileSystem
+
+from tests.scorer.archive.killed_scan import read_images
+from tests.scorer.archive.list_plan import make_archive
+from tests.scorer.archive.real_scan import check_published, scan
+from tests.scorer.bad_store import BadStore, fail_between, hold_back, open_bad_store
+
+SHARDS = ("--shard-images", 6)
+COUNT = 30
+
+
+@pytest.fixture
+def store(moto: str, credentials: Callable[[str], None], tmp_path: Path, portrait: bytes) -> Iterator[BadStore]:
+    """A bucket `photographs` of `COUNT` photographs, three of them broken, behind a proxy that behaves so far."""
+    credentials(moto)
+    files = S3FileSystem(skip_instance_cache=True)
+    files.mkdir("photographs")
+    for path in make_archive(tmp_path / "photographs", portrait, COUNT).iterdir():
+        files.pipe_file(f"photographs/{path.name}", path.read_bytes())
+    with open_bad_store(moto) as proxy:
+        credentials(proxy.address)
+        yield proxy
+    files.rm("photographs", recursive=True)
+
+
+def test_refusals_and_slow_reads_cost_nothing_in_the_end(store: BadStore, root: Path, tmp_path: Path) -> None:
+    """While the store says 503 the scan tries again; a read that hangs is an error row that --retry-failed redeems."""
+    whole = scan(root, "s3://photographs", tmp_path / "whole", *SHARDS)
+    assert whole.returncode == 3, whole.stderr
+    store.judge = fail_between(8, 27, "photographs")
+    assert scan(root, "s3://photographs", tmp_path / "refused", *SHARDS).returncode == 3
+    assert read_images(tmp_path / "refused") == read_images(tmp_path / "whole")
+    store.judge = hold_back("00005.jpg", 12)
+    limited = (root, "s3://photographs", tmp_path / "slow", *SHARDS, "--item-timeout-s", 3)
+    slow = scan(*limited)
+    assert slow.returncode == 3, slow.stderr
+    rows = read_images(tmp_path / "slow")
+    assert [Path(name).name for name, row in rows.items() if row.get("reason") in {"timed_out", "unreadable"}] == [
+        "00005.jpg"
+    ]
+    store.judge = lambda _method, _path: None
+    assert scan(*limited, "--retry-failed").returncode == 3
+    check_published(tmp_path / "slow")
+    assert read_images(tmp_path / "slow") == read_images(tmp_path / "whole")
