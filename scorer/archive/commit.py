@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from scorer.archive.endings import RunBroken
 from scorer.archive.folder import mark_name, part_name, publish, publish_json
-from scorer.archive.marks import COUNTS, File, Mark, Spell
+from scorer.archive.marks import COUNTS, File, Mark, Spell, read_mark
 from scorer.archive.output import RETRYABLE, ShardOutput
 from scorer.archive.rows import ERRORS, RESULTS
 
@@ -46,7 +46,7 @@ def select_retryable(errors: pa.Table) -> frozenset[int]:
 def commit_shard(
     folder: Path, output: ShardOutput, before: Mark | None, *, started_at: datetime, bundle_digest: str
 ) -> Mark:
-    """Publish a shard's files and then its mark; remove what it supersedes.
+    """Publish a shard's files and then its mark; remove what does not count then, also after a failure.
 
     Args:
         folder: the run's.
@@ -70,28 +70,32 @@ def commit_shard(
         counts = _add_counts(before, counts, errors)
     name = part_name(output.shard) if not generation else part_name(output.shard).replace(".", f".{generation}.")
     named: dict[str, dict[str, File]] = {"results": dict(before.results) if before else {}, "errors": {}}
-    if len(results) or not before:
-        named["results"][name] = _publish_table(folder / "results" / name, results, RESULTS)
-    if len(errors):
-        named["errors"][name] = _publish_table(folder / "errors" / name, errors, ERRORS)
-    stage_s = defaultdict(float, before.stage_s if before else {})
-    for stage, seconds in output.stage_s.items():
-        stage_s[stage] += seconds
-    stage_s["write"] += time.perf_counter() - started_s
-    mark = Mark(
-        shard=output.shard,
-        generation=generation,
-        spells=(*(before.spells if before else ()), Spell(started_at=started_at, finished_at=datetime.now(UTC))),
-        stage_s={stage: round(seconds, 4) for stage, seconds in stage_s.items()},
-        bundle_digest=bundle_digest,
-        results=named["results"],
-        errors=named["errors"],
-        **counts,
-    )
-    publish_json(folder / "_stats" / mark_name(output.shard), mark)
-    superseded = {f"results/{name}", f"errors/{name}", *(before.paths if before else ())} - mark.paths
-    for path in superseded:
-        (folder / path).unlink(missing_ok=True)
+    try:
+        if len(results) or not before:
+            named["results"][name] = _publish_table(folder / "results" / name, results, RESULTS)
+        if len(errors):
+            named["errors"][name] = _publish_table(folder / "errors" / name, errors, ERRORS)
+        stage_s = defaultdict(float, before.stage_s if before else {})
+        for stage, seconds in output.stage_s.items():
+            stage_s[stage] += seconds
+        stage_s["write"] += time.perf_counter() - started_s
+        mark = Mark(
+            shard=output.shard,
+            generation=generation,
+            results=named["results"],
+            errors=named["errors"],
+            spells=(*(before.spells if before else ()), Spell(started_at=started_at, finished_at=datetime.now(UTC))),
+            stage_s={stage: round(seconds, 4) for stage, seconds in stage_s.items()},
+            bundle_digest=bundle_digest,
+            **counts,
+        )
+        publish_json(folder / "_stats" / mark_name(output.shard), mark)
+    finally:
+        # By the mark that lies there now: the new one, or after a failure the old one or none.
+        counting = read_mark(folder, output.shard)
+        written = {f"results/{name}", f"errors/{name}", *(before.paths if before else ())}
+        for path in written - (counting.paths if counting else set()):
+            (folder / path).unlink(missing_ok=True)
     return mark
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from s3fs import S3FileSystem
 
+from scorer.archive.session import join_run
+from scorer.archive.source.sources import Archive
+from scorer.engine import LocalScorer
 from tests.scorer.archive.killed_scan import read_images
 from tests.scorer.archive.list_plan import make_archive
 from tests.scorer.archive.real_scan import check_published, scan
@@ -29,14 +32,19 @@ def store(moto: str, credentials: Callable[[str], None], tmp_path: Path, portrai
     files.rm("photographs", recursive=True)
 
 
-def test_refusals_and_slow_reads_cost_nothing_in_the_end(store: BadStore, root: Path, tmp_path: Path) -> None:
+def test_refusals_and_slow_reads_cost_nothing_in_the_end(
+    store: BadStore, root: Path, tmp_path: Path, local_scorer: LocalScorer
+) -> None:
     """While the store says 503 the scan tries again; a read that hangs is an error row that --retry-failed redeems."""
-    whole = scan(root, "s3://photographs", tmp_path / "whole", *SHARDS)
-    assert whole.returncode == 3, whole.stderr
+    archive, settings = Archive(("s3://photographs",)), local_scorer.settings
+    whole = join_run(
+        tmp_path / "whole", archive, settings, shard_images=6, faces_digest=None, first=True, new_run=False
+    )
+    whole.open_scan(local_scorer).run(range(COUNT // 6))
     store.judge = fail_between(8, 27, "photographs")
     assert scan(root, "s3://photographs", tmp_path / "refused", *SHARDS).returncode == 3
     assert read_images(tmp_path / "refused") == read_images(tmp_path / "whole")
-    store.judge = hold_back("00005.jpg", 12)
+    store.judge = hold_back("00005.jpg", 5)
     limited = (root, "s3://photographs", tmp_path / "slow", *SHARDS, "--item-timeout-s", 3)
     slow = scan(*limited)
     assert slow.returncode == 3, slow.stderr

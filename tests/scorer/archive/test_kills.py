@@ -8,7 +8,7 @@ from scorer.messages import RequestedFace
 from tests.scorer.archive.killed_scan import KilledScan, kill_often, read_images
 from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_file
 
-KILLS, IMAGES, SHARD_IMAGES = 3, 160, 20
+KILLS, IMAGES, SHARD_IMAGES = 2, 80, 10
 
 
 def test_a_killed_scan_ends_like_an_unkilled_one(

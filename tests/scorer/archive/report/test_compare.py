@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from tests.scorer.archive.test_summary import RATE, draw_images
 
 from scorer.archive.report.compare import compare_runs
 from scorer.archive.report.compare_page import render_comparison, state_difference
 from scorer.archive.report.figures import Face
 from scorer.paths import UsageError
+from tests.scorer.archive.report.test_summary import RATE, draw_images
 from tests.scorer.archive.report.written_run import Seen, write_run
 
 

@@ -159,7 +159,7 @@ def test_damage_is_told_in_one_sentence(tmp_path: Path, damage: str) -> None:
         case "name":
             mark.write_text(mark.read_text().replace(part_name(0), "../../secret.parquet"))
         case "count":
-            mark.write_text(mark.read_text().replace('"images": 1', '"images": 2'))
+            mark.write_text(mark.read_text().replace('"images":1', '"images":2'))
         case "run":
             (run / "run.json").write_text("[]")
     with pytest.raises(RunBroken):
