@@ -45,14 +45,11 @@ def test_refusals_and_slow_reads_cost_nothing_in_the_end(
     assert scan(root, "s3://photographs", tmp_path / "refused", *SHARDS).returncode == 3
     assert read_images(tmp_path / "refused") == read_images(tmp_path / "whole")
     store.judge = hold_back("00005.jpg", 5)
-    limited = (root, "s3://photographs", tmp_path / "slow", *SHARDS, "--item-timeout-s", 3)
-    slow = scan(*limited)
-    assert slow.returncode == 3, slow.stderr
+    arguments = (root, "s3://photographs", tmp_path / "slow", *SHARDS)
+    assert scan(*arguments, "--item-timeout-s", 3).returncode == 3
     rows = read_images(tmp_path / "slow")
-    assert [Path(name).name for name, row in rows.items() if row.get("reason") in {"timed_out", "unreadable"}] == [
-        "00005.jpg"
-    ]
+    assert rows["s3://photographs/00005.jpg"]["reason"] in {"timed_out", "unreadable"}
     store.judge = lambda _method, _path: None
-    assert scan(*limited, "--retry-failed").returncode == 3
+    assert scan(*arguments, "--retry-failed").returncode == 3
     check_published(tmp_path / "slow")
     assert read_images(tmp_path / "slow") == read_images(tmp_path / "whole")
