@@ -53,9 +53,10 @@ check: .venv/test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/test .venv-triton/installed
+bench: .venv/bench .venv-triton/installed
 	$(BIN)/python tests/benchmarks/bench.py
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/stream.py
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/archive.py
 
 kafka: .venv/stream
 	$(BIN)/python deploy/local/kafka.py --topic unlensed.requests:4 --topic unlensed.results:4 --topic unlensed.dead-letters
@@ -83,6 +84,12 @@ $(DEMO)/photographs: .venv/demo
 	$(INSTALL) '.[test]'
 	$(PIP) --constraint constraints.txt --no-deps --group train-no-deps
 	touch $@ .venv/demo .venv/stream
+
+.venv/bench: .venv/test
+	@echo "installing what the benchmarks are measured beside (about a minute, 1 GB) ..."
+	$(INSTALL) '.[bench]'
+	$(PIP) --constraint constraints.txt --no-deps --group bench-no-deps
+	touch $@
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "unlensed needs Python 3.11 or 3.12 with venv (Debian: apt-get install python3 python3-venv), found neither" >&2; exit 1; }

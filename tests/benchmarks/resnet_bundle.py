@@ -21,14 +21,20 @@ COMPONENTS = 8
 CALIBRATION_CROPS = 32
 
 
+def make_resnet() -> nn.Module:
+    """Return the network behind the normalisation, the same weights every time."""
+    torch.manual_seed(0)
+    network: nn.Module = resnet50(num_classes=FEATURE_SIZE)
+    return network
+
+
 def make_resnet_bundle(starter: Path, folder: Path, faces: Sequence[EncodedFace]) -> Path:
     """Write the bundle into `folder`, borrowing everything but network and mixture from `starter`."""
     bundle = read_bundle(starter)
     shutil.copytree(starter, folder)
     (folder / MANIFEST).unlink()
     crops = np.stack(FaceCropper(bundle.model.preprocess, 2, CALIBRATION_CROPS).crop(faces[:CALIBRATION_CROPS]))
-    torch.manual_seed(0)
-    network = nn.Sequential(Normalise(bundle.model.preprocess), resnet50(num_classes=FEATURE_SIZE))
+    network = nn.Sequential(Normalise(bundle.model.preprocess), make_resnet())
     model = export_extractor(network, folder, "int8", crops)
     features = extract_features(model, crops, threads=2)
     means = np.tile(features.mean(axis=0), (COMPONENTS, 1))
