@@ -35,9 +35,9 @@ train-demo: .venv/test
 	$(BIN)/unlensed-train export $(DEMO)/run --out $(DEMO)/bundle
 	@echo "the report: $(DEMO)/run/evaluation.html   the bundle: $(DEMO)/bundle/"
 
-# A file's tests stay in one process: they share their servers.
+# A file's tests stay in one process: they share their servers. Where a process dies, the run ends and says so.
 test: .venv/test .venv-triton/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/faults
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --ignore=tests/faults
 
 faults: .venv/test .venv-triton/installed
 	$(BIN)/python -m pytest tests/faults

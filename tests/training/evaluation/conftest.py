@@ -80,7 +80,9 @@ def subject(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
         mixture = GaussianMixture(**{name: arrays[name] for name in arrays.files})
     rule = MixtureRule((MixtureShape("diag", 1),), role_sets=(("fit",),))
     recipe = replace(RECIPES["starter"](), threshold_on="train", mixture=rule)
-    return Subject(run, recipe, roles.__getitem__, mixture, {"fp32": engine, "int8": engine}, 1, {"iso": Rate(0.6, 0.45, 0.7, 16)})
+    return Subject(
+        run, recipe, roles.__getitem__, mixture, {"fp32": engine, "int8": engine}, 1, {"iso": Rate(0.6, 0.45, 0.7, 16)}
+    )
 
 
 def average_colours(crops: Crop) -> np.ndarray:
