@@ -148,10 +148,11 @@ def read_file(uri: str, roots: tuple[Path, ...], max_bytes: int) -> bytes:
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             _require_root(Path(f"/proc/self/fd/{descriptor}").readlink(), roots)
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode):
                 raise Unscorable(Reason.UNREADABLE, "not a regular file")
             with open(descriptor, "rb", closefd=False) as file:
-                return file.read(max_bytes + 1)
+                return file.read(min(facts.st_size, max_bytes) + 1)  # a buffer of the limit's size would cost more
         finally:
             os.close(descriptor)
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; links in a circle
