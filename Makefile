@@ -40,7 +40,7 @@ test: .venv/test .venv-triton/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --ignore=tests/faults
 
 faults: .venv/test .venv-triton/installed
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest tests/faults $(FAULTS)
 
 soak: export UNLENSED_KILLS ?= 500
 soak: export UNLENSED_RECORDS ?= 1000000
