@@ -102,10 +102,11 @@ def run_scan(bundle: Path, manifest: Path, scratch: Path, threads: int) -> Row:
     ]
     usage = run_watched(command, scratch / "scan.log", os.environ | {"PYTHONPATH": str(ROOT)}, ROOT)
     marks = [json.loads(path.read_bytes()) for path in (out / "_stats").iterdir()]
+    spells = [spell for mark in marks for spell in mark["spells"]]
     results = pq.read_table(out / "results", columns=["uri", "log_likelihood"]).to_pydict()
     answer = Answer(
-        min(datetime.fromisoformat(mark["started_at"]).timestamp() for mark in marks),
-        max(datetime.fromisoformat(mark["finished_at"]).timestamp() for mark in marks),
+        min(datetime.fromisoformat(spell["started_at"]).timestamp() for spell in spells),
+        max(datetime.fromisoformat(spell["finished_at"]).timestamp() for spell in spells),
         results["log_likelihood"],
     )
     name = f"unlensed scan, {manifest_facts.bundle_id}"
