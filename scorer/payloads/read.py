@@ -143,11 +143,12 @@ def read_file(uri: str, roots: tuple[Path, ...], max_bytes: int) -> bytes:
         raise Unscorable(Reason.FORBIDDEN_URI, f"{describe_uri(uri)}: a file:// URI names a file of this machine")
     try:
         real = Path(os.fsdecode(unquote_to_bytes(parts.path))).resolve()
-        _require_root(real, roots)  # before opening: what lies elsewhere is not even touched
+        homes = [root.resolve() for root in roots]
+        _require_root(real, homes)  # before opening: what lies elsewhere is not even touched
         # A FIFO must not block, a terminal must not become ours, and a link put here since then is not followed.
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            _require_root(Path(f"/proc/self/fd/{descriptor}").readlink(), roots)
+            _require_root(Path(f"/proc/self/fd/{descriptor}").readlink(), homes)
             facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode):
                 raise Unscorable(Reason.UNREADABLE, "not a regular file")
@@ -163,8 +164,8 @@ def read_file(uri: str, roots: tuple[Path, ...], max_bytes: int) -> bytes:
         raise Unscorable(Reason.UNREADABLE, text) from error
 
 
-def _require_root(path: Path, roots: tuple[Path, ...]) -> None:
-    if not any(path.is_relative_to(root.resolve()) for root in roots):
+def _require_root(path: Path, homes: list[Path]) -> None:
+    if not any(path.is_relative_to(home) for home in homes):
         raise Unscorable(Reason.FORBIDDEN_URI, "the file is not under payloads.file_roots")
 
 

@@ -35,7 +35,7 @@ def measure_pretext(checkpoint: Path, faces: FaceSet, recipe: Recipe) -> dict[st
     sampler = make_sampler(recipe.preprocess.size, WIDE_SIZE, recipe.augment, recipe.seed)
     told = predict(network, fixed_batches(chosen, sampler, recipe.seed))
     manipulated = told.manipulated.numpy()
-    photos = np.unique(name_photographs(chosen.sources, chosen.photos), return_inverse=True)[1]
+    photos = name_photographs(chosen.sources, chosen.photos)
     scores, tags = told.scores.numpy()[~manipulated], told.tags.numpy()[~manipulated]
     rates = {}
     if recipe.losses.ranking_weight:
@@ -50,7 +50,7 @@ def measure_pretext(checkpoint: Path, faces: FaceSet, recipe: Recipe) -> dict[st
     return rates
 
 
-def rate_ordering(scores: NDArray[np.floating], tags: NDArray[np.floating], photos: NDArray[np.intp]) -> Rate | None:
+def rate_ordering(scores: NDArray[np.floating], tags: NDArray[np.floating], photos: NDArray[np.generic]) -> Rate | None:
     """Return the share of the pairs of different `tags` that `scores` order rightly; None where all tags are equal."""
     higher = np.sign(tags[:, None] - tags[None, :])
     differ = (higher != 0).astype(np.float64)
@@ -61,13 +61,13 @@ def rate_ordering(scores: NDArray[np.floating], tags: NDArray[np.floating], phot
     return with_interval(right.sum() / differ.sum(), draws, len(tags))
 
 
-def rate_both(untouched: NDArray[np.bool_], manipulated: NDArray[np.bool_], photos: NDArray[np.intp]) -> Rate:
+def rate_both(untouched: NDArray[np.bool_], manipulated: NDArray[np.bool_], photos: NDArray[np.generic]) -> Rate:
     """Return the mean of the shares rightly told among the same faces `untouched` and `manipulated`."""
     both = (untouched.astype(np.float64) + manipulated) / 2
     return with_interval(both.mean(), [times @ both / times.sum() for times in draw_photographs(photos)], len(both))
 
 
-def draw_photographs(photos: NDArray[np.intp]) -> list[Matrix]:
+def draw_photographs(photos: NDArray[np.generic]) -> list[Matrix]:
     """Return, for each drawn sample of photographs, how often each face is in it."""
     rng = np.random.default_rng(2024)
     names, places = np.unique(photos, return_inverse=True)

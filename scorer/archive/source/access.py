@@ -7,7 +7,7 @@ first and judged then; `http://` is never read.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -32,6 +32,13 @@ class Access:
     named: tuple[str, ...]
     payloads: PayloadSettings
     max_bytes: int
+    _files: PayloadSettings = field(init=False, repr=False)  # the settings for every file, which do not vary
+
+    def __post_init__(self) -> None:
+        roots = tuple(_path_of(name) for name in self.named if name.startswith("file://"))
+        own = self.payloads.file_roots if LOCAL in self.payloads.schemes else ()
+        files = self.payloads.model_copy(update={"schemes": (LOCAL,), "file_roots": (*roots, *own)})
+        object.__setattr__(self, "_files", files)
 
     def admits(self, uri: str) -> bool:
         """Return whether reading `uri` would be tried; a file's links are judged only then."""
@@ -55,9 +62,7 @@ class Access:
         scheme = uri.partition("://")[0].lower()
         settings = self.payloads
         if scheme == LOCAL:
-            roots = tuple(_path_of(name) for name in self.named if name.startswith("file://"))
-            own = settings.file_roots if LOCAL in settings.schemes else ()
-            return settings.model_copy(update={"schemes": (LOCAL,), "file_roots": (*roots, *own)})
+            return self._files
         if any(uri == name or (name.endswith("/") and uri.startswith(name)) for name in self.named):
             return settings.model_copy(update={"schemes": (*settings.schemes, scheme)})
         return settings
