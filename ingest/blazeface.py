@@ -16,6 +16,8 @@ import openvino as ov
 from numpy.typing import NDArray
 from openvino.preprocess import PrePostProcessor
 
+from ingest.openvino_core import CORE
+
 TILE_PX = 256
 """Side of the square input."""
 
@@ -92,9 +94,8 @@ def decode_anchors(
 
 def _compile(model: Path, threads: int) -> ov.CompiledModel:
     """Read the file, put the normalisation in front and compile for the CPU."""
-    core = ov.Core()
     try:
-        network = core.read_model(model)
+        network = CORE.read_model(model)
     except RuntimeError as error:
         message = f"{model}: OpenVINO cannot read the face detector ({error}); verify the bundle"
         raise ValueError(message) from error
@@ -108,4 +109,4 @@ def _compile(model: Path, threads: int) -> ov.CompiledModel:
     steps.input().preprocess().convert_element_type(ov.Type.f32).mean(127.5).scale(127.5)
     # FP32 on every CPU: bfloat16, OpenVINO's choice where the CPU has it, would move boxes between machines.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
-    return core.compile_model(steps.build(), "CPU", settings)
+    return CORE.compile_model(steps.build(), "CPU", settings)

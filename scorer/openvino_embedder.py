@@ -11,6 +11,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from ingest.dali import FaceCropper
+from ingest.openvino_core import CORE
 from ingest.probe import EncodedFace
 from ingest.reasons import Unscorable
 from ingest.resampling import MIN_SIDE_PX, measure_high_band
@@ -32,9 +33,8 @@ class OpenVinoExtractor:
     """
 
     def __init__(self, model: Path, feature_size: int, threads: int) -> None:
-        core = ov.Core()
         try:
-            network = core.read_model(model)
+            network = CORE.read_model(model)
         except RuntimeError as error:
             message = f"{model} is no network that OpenVINO can read: copy the whole bundle again"
             raise BundleMismatch(message) from error
@@ -43,7 +43,7 @@ class OpenVinoExtractor:
             message = f"{model} gives {found} features, the manifest states {size}"
             raise BundleMismatch(message)
         network.reshape([1, *(dimension.get_length() for dimension in list(network.input(0).partial_shape)[1:])])
-        self._compiled = core.compile_model(
+        self._compiled = CORE.compile_model(
             network,
             "CPU",
             {

@@ -1,0 +1,31 @@
+"""Engines come and go; signals arrive all the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+FIRST_OPENED_FIRST_CLOSED = """
+import signal, sys
+from pathlib import Path
+from ingest.detect import DetectorSpec, load_detector
+
+root = Path(sys.argv[1])
+first = load_detector(root, DetectorSpec(), 1)
+second = load_detector(root, DetectorSpec(), 1)
+del first
+del second
+seen = []
+signal.signal(signal.SIGTERM, lambda *_: seen.append("seen"))
+signal.raise_signal(signal.SIGTERM)
+print(*seen)
+"""
+
+
+def test_a_signal_is_handled_after_engines_ended_in_any_order(root: Path) -> None:
+    """A handler runs after two networks were closed in the order in which they were opened."""
+    bundle = str(root / "model_repository")
+    ended = subprocess.run(
+        [sys.executable, "-c", FIRST_OPENED_FIRST_CLOSED, bundle], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr or ended.returncode
+    assert ended.stdout == "seen\n"
