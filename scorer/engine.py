@@ -1,5 +1,6 @@
 """Put a bundle to work in this process: detector, embedder, model and policy behind one `score`."""
 
+import ctypes
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TypeVar
@@ -19,6 +20,7 @@ from scorer.score import score_batch
 from scorer.settings import Settings, scoring_device
 
 T = TypeVar("T")
+_M_ARENA_MAX = -8  # of <malloc.h>
 
 
 class LocalScorer:
@@ -35,6 +37,7 @@ class LocalScorer:
         check_policy(settings.policy, len(self.bundle.model.calibration))
         # The mixture is a hundredth of the work; a second BLAS thread only spins, for a tenth of all CPU time.
         threadpool_limits(limits=1, user_api="blas")
+        limit_heaps(settings.threads)
         self.embedder = LocalEmbedder(self.bundle, settings.threads)
         verify_engine(self.bundle, self.embedder)
         self.settings = settings
@@ -78,6 +81,17 @@ class LocalScorer:
 
     def _choose_policy(self, _: ScoreRequest) -> Policy:
         return self.settings.policy
+
+
+def limit_heaps(count: int) -> None:
+    """Let the C library keep one heap a core (glibc's default: eight), where it is glibc.
+
+    Decoders and engines come with a dozen threads, and what each frees stays in the heap it came from: a scan of
+    20,000 images held 534 MiB at most with the default on two cores and 469 with two heaps.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(_M_ARENA_MAX, max(2, count))
 
 
 def load_bundle_detector(bundle: Bundle, threads: int) -> FaceDetector:

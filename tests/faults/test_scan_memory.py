@@ -1,17 +1,16 @@
 """What a scan holds in memory does not grow with the archive."""
 
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from tests.scorer.archive.list_plan import make_archive
+from tests.scorer.archive.real_scan import COMMAND, clean_environment
 
 FEW, MANY, SHARD_IMAGES = 2_000, 20_000, 200
 DIFFERENT = 200
 MAX_GROWTH = 0.05
-COMMAND = Path(sys.executable).parent / "unlensed"
 
 
 def test_memory_does_not_grow_with_the_archive(
@@ -39,7 +38,7 @@ def watch_scan(images: Path, run: Path, shards: int, root: Path) -> tuple[float,
     command = [COMMAND, "scan", images, "--out", run, "--bundle", root / "model_repository"]
     command += ["--shard-images", str(SHARD_IMAGES), "--max-failed", str(MANY)]
     scanning_mib = whole_mib = 0.0
-    with subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL) as scan:
+    with subprocess.Popen(command, cwd=root, env=clean_environment(), stderr=subprocess.DEVNULL) as scan:
         while scan.poll() is None:
             scanned = len(list((run / "_stats").glob("[0-9]*.json"))) == shards
             lines = Path(f"/proc/{scan.pid}/status").read_text().splitlines()

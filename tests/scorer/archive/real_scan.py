@@ -15,15 +15,19 @@ ROOMS = ("results", "errors")
 def scan(root: Path, source: object, out: Path, *more: object) -> "subprocess.CompletedProcess[str]":
     """Run the command of the checkout `root`; a store's client gives up after two tries, so that tests are short."""
     command = [COMMAND, "scan", source, "--out", out, "--bundle", root / "model_repository", *more]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("UNLENSED_")}
     return subprocess.run(
         [str(each) for each in command],
         cwd=root,
-        env=kept | {"AWS_MAX_ATTEMPTS": "2"},
+        env=clean_environment() | {"AWS_MAX_ATTEMPTS": "2"},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def clean_environment() -> dict[str, str]:
+    """Return this process's variables without the tests' own and without settings."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("UNLENSED_")}
 
 
 def check_published(folder: Path) -> int:

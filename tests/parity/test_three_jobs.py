@@ -1,4 +1,4 @@
-"""The same photographs through `score` and through the stream: the same numbers, whatever lies between.
+"""The same photographs through `score`, `scan` and the stream: the same numbers, whatever lies between.
 
 The stream is the real one: a broker, a Triton server and `unlensed serve`, with batches of other sizes than here.
 """
@@ -6,17 +6,19 @@ The stream is the real one: a broker, a Triton server and `unlensed serve`, with
 import base64
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from deploy.local.triton import TritonServer
 from scorer.engine import LocalScorer
-from scorer.messages import ScoreRequest, ScoreResult
+from scorer.messages import ScoreRequest, ScoreResult, Status
 from tests.live_stream import open_stream
+from tests.scorer.archive.real_scan import scan
 
 COUNT = 300
 TOLERANCE_NATS = 1e-4
@@ -82,27 +84,71 @@ def make_request(number: int, data: bytes, box: list[float] | None) -> bytes:
     return json.dumps({"request_id": str(number), "content_id": str(number), "image": image, **faces}).encode()
 
 
-def test_stream_and_score_agree(
-    portrait: bytes, local_scorer: LocalScorer, triton: TritonServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+Faces = tuple[tuple[str, float, float, float, float, float | None], ...]
+
+
+def list_faces(result: ScoreResult) -> Faces:
+    """Return each face's name, box and log-likelihood, by name."""
+    return tuple(sorted((face.face_id, *face.box, face.log_likelihood) for face in result.faces))
+
+
+def scan_photographs(values: Mapping[str, bytes], folder: Path, root: Path) -> dict[str, Faces]:
+    """Scan the photographs as the files of a manifest, boxes beside; return the faces of each by its number."""
+    lines = []
+    for number, value in values.items():
+        request, path = json.loads(value), folder / f"{number}.picture"
+        path.write_bytes(base64.b64decode(request["image"]["bytes"]))
+        lines.append(json.dumps({"uri": path.name, "faces": request.get("faces")}) + "\n")
+    manifest, out = folder / "photographs.jsonl", folder / "run"
+    manifest.write_text("".join(lines))
+    columns = ("--uri-column", "uri", "--faces-column", "faces")
+    ended = scan(root, manifest, out, *columns, "--shard-images", 40, "--max-failed", COUNT)
+    assert ended.returncode == 0, ended.stderr
+    facts = ["face_id", "face_x", "face_y", "face_width", "face_height", "log_likelihood"]
+    rows = pq.read_table(out / "results", columns=["uri", *facts]).to_pylist()
+    found: dict[str, Faces] = {Path(row["uri"]).stem: () for row in rows}
+    for row in rows:
+        if row["face_id"] is not None:
+            found[Path(row["uri"]).stem] += (tuple(row[name] for name in facts),)
+    return {number: tuple(sorted(faces)) for number, faces in found.items()}
+
+
+def measure_distance(here: Faces, there: Faces) -> float:
+    """Return how many nats two jobs' answers for one photograph lie apart at most; the faces must be the same."""
+    assert [face[:-1] for face in there] == [face[:-1] for face in here]
+    pairs = [(face[-1], other[-1]) for face, other in zip(here, there, strict=True)]
+    assert all((mine is None) == (theirs is None) for mine, theirs in pairs)
+    return max((abs(mine - theirs) for mine, theirs in pairs if mine is not None and theirs is not None), default=0.0)
+
+
+def test_score_scan_and_stream_agree(
+    portrait: bytes,
+    local_scorer: LocalScorer,
+    triton: TritonServer,
+    root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Every photograph gets the same status and faces, and log-likelihoods equal to 1e-4 nats."""
     photographs = enumerate(make_photographs(portrait))
     values = {str(number): make_request(number, data, box) for number, (data, box) in photographs}
     with open_stream(tmp_path, triton__url=triton.url) as stream:
         answers = stream.ask(values)
-    apart_nats, scored = 0.0, 0
+    rows = scan_photographs(values, tmp_path, root)
+    stream_nats, scan_nats, scored = 0.0, 0.0, 0
     for here in local_scorer.score(map(ScoreRequest.model_validate_json, values.values())):
         (answer,) = answers[here.request_id]
         there = ScoreResult.model_validate_json(answer.value)
         assert (there.status, there.reason_codes, there.image) == (here.status, here.reason_codes, here.image)
-        assert [(face.face_id, face.box) for face in there.faces] == [(face.face_id, face.box) for face in here.faces]
-        for face, same in zip(here.faces, there.faces, strict=True):
-            if face.log_likelihood is None or same.log_likelihood is None:
-                assert face.log_likelihood == same.log_likelihood
-                continue
-            apart_nats = max(apart_nats, abs(face.log_likelihood - same.log_likelihood))
-            scored += 1
+        stream_nats = max(stream_nats, measure_distance(list_faces(here), list_faces(there)))
+        assert (here.request_id in rows) == (here.status in {Status.SCORED, Status.NO_FACE})
+        if here.request_id in rows:  # the others have a reason, in errors/
+            scan_nats = max(scan_nats, measure_distance(list_faces(here), rows[here.request_id]))
+        scored += sum(face.log_likelihood is not None for face in here.faces)
     with capsys.disabled():
-        print(f"\n    stream and score: {scored} faces in {COUNT} photographs, at most {apart_nats:.2g} nats apart")  # noqa: T201 - the figure is the point
+        print(  # noqa: T201 - the figure is the point
+            f"\n    {scored} faces in {COUNT} photographs: score and stream at most {stream_nats:.2g} nats apart, "
+            f"score and scan {scan_nats:.2g}"
+        )
     assert scored > 0.8 * COUNT
-    assert apart_nats <= TOLERANCE_NATS
+    assert max(stream_nats, scan_nats) <= TOLERANCE_NATS
