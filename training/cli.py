@@ -220,6 +220,10 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(folder, out)
     console.print(f"{out}: {sum(path.stat().st_size for path in out.rglob('*') if path.is_file()):,} bytes")
+    if target == "tensorrt":
+        from training.steps import add_plan
+
+        console.print(add_plan(run, out, RECIPES[recipe](), deployment), highlight=False, soft_wrap=True)
 
 
 def main() -> None:
