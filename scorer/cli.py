@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ingest.device import DeviceUnavailable
+from ingest.device import DeviceUnavailable, resolve_device
 from scorer.archive.endings import Interrupted, Outage, RunBroken, RunNotReady, RunRefused
 from scorer.archive.items import SourceChanged, SourceDamaged
 from scorer.bundle import BundleMismatch, read_bundle, verify_engine
@@ -222,6 +222,7 @@ def verify(folder: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     checked = read_bundle(folder)
     if checked.manifest.target == "tensorrt":
         read_plan(checked)
+        resolve_device("cuda")
     drift = verify_engine(checked, LocalEmbedder(checked, settings.threads))
     Console().print(
         f"{folder}: {len(checked.manifest.files)} files as recorded, golden faces {drift:.2g} nats from their answers "
