@@ -74,7 +74,7 @@ def test_batches_that_cannot_be_are_refused(rtx: ModuleType, bundle: Bundle) -> 
 def test_a_plan_opens_on_a_gpu_only(rtx: ModuleType, bundle: Bundle) -> None:
     """A machine without a driver says in a sentence that the plan does not open there."""
     plan = compile_network(bundle.extractor, bundle.manifest, BatchProfile(opt=8, max=32), rtx)
-    with pytest.raises(BundleMismatch, match="the plan does not open on this machine: .*driver"):
+    with pytest.raises(BundleMismatch, match=r"the plan does not open on this machine: .*driver"):
         check_plan(plan, bundle.manifest, rtx)
 
 
