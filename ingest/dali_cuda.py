@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 from nvidia.dali import fn, types
+from nvidia.dali.backend import ReleaseUnusedMemory  # type: ignore[attr-defined]  # DALI's stubs leave it out
 from nvidia.dali.pipeline import Pipeline
 
 from ingest.dali import FaceCropper
@@ -36,6 +37,7 @@ from ingest.spec import PreprocessSpec, Window
 
 Array = Any  # NumPy's on the CPU, CuPy's on a GPU
 Failures = dict[int, Unscorable]
+HW_DECODER_LOAD = 0.65  # DALI's own
 
 
 class DeviceCropper:
@@ -49,7 +51,10 @@ class DeviceCropper:
         threads: CPU threads that decode in parallel.
         max_batch: how many images or faces are in flight at once, fewer when they are large.
         device: where.
-        hw_decoder_load: the share of JPEGs that the GPU's JPEG engine decodes, 0 to 1; None is DALI's choice.
+        hw_decoder_load: the share of JPEGs that the GPU's JPEG engine decodes, 0 to 1.
+
+    Attributes:
+        spec: the same.
     """
 
     def __init__(
@@ -58,15 +63,16 @@ class DeviceCropper:
         threads: int,
         max_batch: int,
         device: Literal["cpu", "cuda"],
-        hw_decoder_load: float | None = None,
+        hw_decoder_load: float = HW_DECODER_LOAD,
     ) -> None:
-        self._spec, self._threads, self._max_batch, self._device = spec, threads, max_batch, device
+        self.spec, self._threads, self._max_batch, self._device = spec, threads, max_batch, device
         self._hw_decoder_load = hw_decoder_load
         self._max_pixels = threads * BATCH_PIXELS_PER_THREAD
         self._xp = load_array_module(device)
         self._messages = NativeMessages()
         self._host: FaceCropper | None = None
-        self._build()
+        self._broken = False
+        self._decoder, self._cutter = self._build_decoder(), self._build_cutter()
 
     def crop(self, faces: Sequence[EncodedFace]) -> tuple[Array, Failures]:
         """Return the crops [N, size, size, 3] uint8 in the order of `faces`, on the device, and which of them failed.
@@ -77,13 +83,15 @@ class DeviceCropper:
             RuntimeError, MemoryError: of the device or the decoder, whatever is no image's fault. The cropper can be
                 used again, if the GPU can.
         """
-        crops = self._xp.zeros((len(faces), self._spec.size, self._spec.size, 3), np.uint8)
+        if self._broken:
+            self._rebuild()
+        crops = self._xp.zeros((len(faces), self.spec.size, self.spec.size, 3), np.uint8)
         failures: Failures = {}
         try:
             for batch in batch_groups(faces, self._max_batch, self._max_pixels):
                 failures |= self._crop_groups(batch, crops)
         except Exception:
-            self._build()  # no pipeline survives an error
+            self._broken = True
             raise
         return crops, failures
 
@@ -101,7 +109,9 @@ class DeviceCropper:
         ]
         for batch in split_batches(faces, self._max_batch, self._max_pixels):
             positions = [position for position, *_ in batch]
-            crops[positions] = self._cut([(region, window, group) for _, region, window, group in batch])
+            whole = positions == list(range(positions[0], positions[-1] + 1))  # a slice is one copy, a list a scatter
+            rows = slice(positions[0], positions[-1] + 1) if whole else positions
+            crops[rows] = self._cut([(region, window, group) for _, region, window, group in batch])
         return {}
 
     def _decode(self, groups: list[FaceGroup]) -> list[Any] | None:
@@ -127,7 +137,7 @@ class DeviceCropper:
         if self._device == "cuda":
             self._xp.cuda.runtime.deviceSynchronize()  # a GPU that is lost fails every image: that is no image's fault
         if self._host is None:
-            self._host = FaceCropper(self._spec, self._threads, self._max_batch)
+            self._host = FaceCropper(self.spec, self._threads, self._max_batch)
         failures: Failures = {}
         faces = [EncodedFace(group.data, group.info, window) for window in group.windows.values()]
         for position, crop in zip(group.windows, self._host.crop(faces), strict=True):
@@ -150,15 +160,19 @@ class DeviceCropper:
             stream,
             start=starts,
             shape=shapes,
-            turn=[turn_matrix(group.info.orientation, self._spec.size) for *_, group in faces],
+            turn=[turn_matrix(group.info.orientation, self.spec.size) for *_, group in faces],
         )[0]
         return self._xp.from_dlpack(cut.as_tensor())
 
     def _stream(self) -> Any:  # noqa: ANN401 - CuPy has no types
         return self._xp.cuda.get_current_stream() if self._device == "cuda" else None
 
-    def _build(self) -> None:
+    def _rebuild(self) -> None:
+        """Replace both pipelines, since none survives an error; what they held of memory is free before."""
+        del self._decoder, self._cutter
+        ReleaseUnusedMemory()
         self._decoder, self._cutter = self._build_decoder(), self._build_cutter()
+        self._broken = False
 
     def _open_pipeline(self) -> Pipeline:
         device_id = 0 if self._device == "cuda" else None
@@ -168,7 +182,6 @@ class DeviceCropper:
     def _build_decoder(self) -> Pipeline:
         """Encoded bytes and a stored rectangle -> its pixels (H, W, 3), RGB, as stored, on the device."""
         pipeline = self._open_pipeline()
-        load = {} if self._hw_decoder_load is None else {"hw_decoder_load": self._hw_decoder_load}
         with pipeline:
             pipeline.set_outputs(
                 fn.decoders.image_slice(
@@ -183,7 +196,7 @@ class DeviceCropper:
                     # As libjpeg-turbo does it on the CPU; nvJPEG's default repeats chroma samples.
                     jpeg_fancy_upsampling=True,
                     device="mixed" if self._device == "cuda" else "cpu",
-                    **load,
+                    hw_decoder_load=self._hw_decoder_load,
                 )
             )
         pipeline.build()
@@ -191,8 +204,8 @@ class DeviceCropper:
 
     def _build_cutter(self) -> Pipeline:
         """Stored pixels (H, W, 3), a rectangle in them and a turn -> (size, size, 3), upright, on the device."""
-        interpolation = {"triangular": types.INTERP_TRIANGULAR}[self._spec.interpolation]
-        side = [self._spec.size, self._spec.size]
+        interpolation = {"triangular": types.INTERP_TRIANGULAR}[self.spec.interpolation]
+        side = [self.spec.size, self.spec.size]
         pipeline = self._open_pipeline()
         with pipeline:
             region = fn.external_source(
@@ -207,7 +220,7 @@ class DeviceCropper:
             turn = fn.external_source(name="turn", dtype=types.FLOAT, ndim=2)
             face = fn.slice(region, start, shape, axis_names="WH")
             crop = fn.resize(
-                face, size=side, interp_type=interpolation, antialias=self._spec.antialias, dtype=types.UINT8
+                face, size=side, interp_type=interpolation, antialias=self.spec.antialias, dtype=types.UINT8
             )
             pipeline.set_outputs(fn.warp_affine(crop, matrix=turn, size=side, interp_type=types.INTERP_NN))
         pipeline.build()

@@ -29,7 +29,11 @@ _LOST = {
     714: ("cudaErrorHardwareStackError", "CUDA_ERROR_HARDWARE_STACK_ERROR", "hardware stack error"),
     715: ("cudaErrorIllegalInstruction", "CUDA_ERROR_ILLEGAL_INSTRUCTION", "an illegal instruction was encountered"),
     716: ("cudaErrorMisalignedAddress", "CUDA_ERROR_MISALIGNED_ADDRESS", "misaligned address"),
-    717: ("cudaErrorInvalidAddressSpace", "CUDA_ERROR_INVALID_ADDRESS_SPACE", "operation not supported on global/shared"),
+    717: (
+        "cudaErrorInvalidAddressSpace",
+        "CUDA_ERROR_INVALID_ADDRESS_SPACE",
+        "operation not supported on global/shared",
+    ),
     718: ("cudaErrorInvalidPc", "CUDA_ERROR_INVALID_PC", "invalid program counter"),
     719: ("cudaErrorLaunchFailure", "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"),
     721: ("cudaErrorTensorMemoryLeak", "CUDA_ERROR_TENSOR_MEMORY_LEAK", "tensor memory not completely freed"),
@@ -37,7 +41,9 @@ _LOST = {
 }
 _LOST_WORDS = re.compile("|".join(rf"\b{re.escape(words)}" for names in _LOST.values() for words in names))
 _MEMORY_CODES = {"CUDARuntimeError": 2, "CUDADriverError": 2, "CUBLASError": 3, "CuFFTError": 2}
-_MEMORY_WORDS = re.compile(r"out of memory|cudaErrorMemoryAllocation|CUDA allocation failed|ALLOC_FAILED", re.IGNORECASE)
+_MEMORY_WORDS = re.compile(
+    r"out of memory|cudaErrorMemoryAllocation|CUDA allocation failed|ALLOC_FAILED", re.IGNORECASE
+)
 _DRIVER_ERRORS = ("CUDARuntimeError", "CUDADriverError")
 
 
@@ -85,8 +91,9 @@ def guarding_gpu(check_gpu: Callable[[], object]) -> Iterator[None]:
 
 def end_process(error: BaseException) -> NoReturn:
     """End the process with exit code 71: nothing is cleaned up, since that would ask CUDA, too."""
+    why = " ".join(str(error).split())
     sys.stderr.write(
-        f"unlensed: the GPU is lost to this process ({' '.join(str(error).split())}); it ends with exit code {GPU_LOST}, "
+        f"unlensed: the GPU is lost to this process ({why}); it ends with exit code {GPU_LOST}, "
         "nothing of the work in hand is committed: start it again, and if this comes back, look at the GPU\n"
     )
     sys.stderr.flush()

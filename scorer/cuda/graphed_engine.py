@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from ingest.device import Kind, load_array_module
 from scorer.cuda.faults import is_out_of_memory
@@ -73,11 +74,11 @@ class GraphedEngine:
         count = len(crops_NHWC)
         recording = self._recordings[min(size for size in self._recordings if size >= count)]
         features = self._xp.empty((count, recording.features.shape[1]), self._xp.float32)
-        stream = torch.cuda.ExternalStream(self._xp.cuda.get_current_stream().ptr)
+        stream = torch.cuda.ExternalStream(self._xp.cuda.get_current_stream().ptr)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream), torch.inference_mode():
-            recording.crops[:count].copy_(torch.from_dlpack(crops_NHWC))
+            recording.crops[:count].copy_(from_dlpack(crops_NHWC))
             recording.graph.replay()
-            torch.from_dlpack(features).copy_(recording.features[:count])
+            from_dlpack(features).copy_(recording.features[:count])
         return features
 
     def _record_all(self) -> None:
@@ -101,7 +102,7 @@ class GraphedEngine:
     def _record(self, size: int, pool: Any) -> _Recording:  # noqa: ANN401 - PyTorch's handle has no type
         crops = torch.zeros((size, self._side, self._side, 3), dtype=torch.uint8, device=self._device)
         graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         exact = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
         with torch.inference_mode(), exact:
