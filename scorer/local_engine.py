@@ -21,7 +21,6 @@ class LocalEngine:
         device: where it runs, and why there.
         name: what it is, with its version.
         why: why this engine.
-        in_flight: how many embedders keep the device busy, each in a thread of its own.
     """
 
     embedder: SharedEmbedder

@@ -50,7 +50,7 @@ def open_plan(bundle: Bundle) -> tuple[Engine, str]:
 
 def open_rtx(bundle: Bundle) -> tuple[Engine, str]:
     """Build an engine from the bundle's graph by TensorRT-RTX, which takes about a second, and open it."""
-    rule, rtx = bundle.manifest.plan, _import("tensorrt_rtx")
+    rule, rtx = bundle.manifest.plan, _import("tensorrt_rtx", "tensorrt_rtx_bindings")
     from scorer.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - as above
 
     if rule is None:
@@ -79,9 +79,12 @@ ENGINES: dict[str, Callable[[Bundle], tuple[Engine, str]]] = {
 }
 
 
-def _import(name: str) -> ModuleType:
+def _import(name: str, *other_names: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:  # noqa: BLE001 - TensorRT's packages fail in ways of their own where there is no driver
+    except Exception as error:
+        if other_names:
+            return _import(*other_names)
+        # TensorRT's packages fail in ways of their own where there is no driver.
         message = f"{name} cannot be imported ({type(error).__name__}: {error})"
         raise _NotHere(message) from error
