@@ -16,7 +16,7 @@ from ingest.dali import FaceCropper
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason
 from ingest.resampling import measure_high_band
-from ingest.spec import FaceBox
+from ingest.spec import FaceBox, Window
 from scorer.bundle import Bundle, BundleMismatch, embed_golden, read_golden, verify_engine
 from scorer.cuda.embedder import CudaEmbedder
 from scorer.cuda.graphed_engine import GraphedEngine
@@ -53,13 +53,13 @@ def faces(gpu_bundle: Bundle, portrait: bytes) -> list[EncodedFace]:
 
 
 def break_image(face: EncodedFace) -> EncodedFace:
-    """Return the face in a JPEG that passes the gate and whose pixels cannot be decoded."""
+    """Return the whole picture of a face as a JPEG that passes the gate and whose pixels cannot be decoded."""
     buffer = io.BytesIO()
     Image.open(io.BytesIO(face.data)).convert("RGB").save(buffer, "JPEG")
     data = buffer.getvalue()
     start, stop = len(data) // 3, len(data) - 20
     data = data[:start] + (b"\xa5\x5a" * len(data))[: stop - start] + data[stop:]
-    return EncodedFace(data, probe_image(data), face.window)
+    return EncodedFace(data, probe_image(data), Window(0, 0, 512, 512))
 
 
 def test_features_are_those_of_crop_and_engine(
