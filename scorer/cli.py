@@ -13,12 +13,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ingest.device import DeviceUnavailable, resolve_device
+from ingest.device import DeviceUnavailable
 from scorer.archive.endings import Interrupted, Outage, RunBroken, RunNotReady, RunRefused
 from scorer.archive.items import SourceChanged, SourceDamaged
-from scorer.bundle import BundleMismatch, read_bundle, verify_engine
+from scorer.bundle import PLAN_FILE, BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError
 from scorer.dlq_cli import dlq_app
+from scorer.embed import BackendUnavailable
+from scorer.local_engine import open_local_engine
 from scorer.messages import Status
 from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
 from scorer.payloads.https import PayloadUnavailable
@@ -53,6 +55,7 @@ class Exit(IntEnum):
     FAILURES = 3
     BAD_DATA = 65
     CRASHED = 70
+    GPU_LOST = 71  # `scorer.cuda.faults` ends the process with it, from wherever it is
     TRY_AGAIN = 75
     BAD_CONFIGURATION = 78
 
@@ -84,6 +87,7 @@ CODES: dict[type[Exception], Exit] = {
     Interrupted: Exit.TRY_AGAIN,
     Outage: Exit.TRY_AGAIN,
     PayloadUnavailable: Exit.TRY_AGAIN,
+    BackendUnavailable: Exit.TRY_AGAIN,  # the GPU's memory is taken by others
     OSError: Exit.TRY_AGAIN,  # a full disk, a folder that may not be written
 }
 
@@ -216,17 +220,15 @@ def schema(
 @bundle_app.command()
 def verify(folder: Annotated[Path, typer.Argument(help="The bundle's folder.")], *, threads: int | None = None) -> None:
     """Check digests, schema and arrays, then send the golden faces through the live engine."""
-    from scorer.openvino_embedder import LocalEmbedder  # noqa: PLC0415
-
     settings = load_settings(bundle=folder, threads=threads)
     checked = read_bundle(folder)
-    if checked.manifest.target == "tensorrt":
-        read_plan(checked)
-        resolve_device("cuda")
-    drift = verify_engine(checked, LocalEmbedder(checked, settings.threads))
+    if (folder / PLAN_FILE).is_file():
+        read_plan(checked)  # a plan of another graph is refused wherever it lies
+    engine = open_local_engine(checked, settings.device, settings.threads)
+    drift = verify_engine(checked, engine.embedder)
     Console().print(
         f"{folder}: {len(checked.manifest.files)} files as recorded, golden faces {drift:.2g} nats from their answers "
-        f"({checked.manifest.golden_tolerance_nats:g} allowed). Digest {checked.model.digest}",
+        f"by {engine.name} ({checked.manifest.golden_tolerance_nats:g} allowed). Digest {checked.model.digest}",
         soft_wrap=True,
     )
 
