@@ -58,7 +58,7 @@ def test_serving_rooms_read_no_pickle(root: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "doors"),
     [
-        ("nvidia", ["ingest/dali.py", "training/pretext/batches_cuda.py"]),  # decoding on one, resampling on the other
+        ("nvidia", ["ingest/dali.py"]),
         ("kafka", ["scorer/stream/kafka_client.py"]),
         ("ray", ["scorer/archive/ray_scan.py"]),
         ("tritonclient", ["scorer/triton/embedder.py"]),
