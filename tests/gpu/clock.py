@@ -18,13 +18,14 @@ def time_device(work: Callable[[], object], device: str, rounds: int = 9, calls:
 
     Args:
         work: queues its kernels on the default or torch's current stream; it need not wait for them.
-        device: "cuda", or "cpu" for the wall clock.
+        device: "cuda", or "cpu" for the wall clock and few rounds.
         rounds: how many times are taken.
         calls: within one time, back to back: short work is then timed at the pace at which it can be queued.
     """
-    warm_up(work, device)
     if device == "cpu":
-        return time_wall(lambda: [work() for _ in range(calls)], device, rounds) / calls
+        work()
+        return time_wall(work, device, 3)
+    warm_up(work, device)
     marks = []
     for _ in range(rounds):
         marks.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))

@@ -55,7 +55,7 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
 def show_value(figure: Mapping[str, Any]) -> str:
     """Return the number with its unit, in as many digits as say something."""
     value = figure["value"]
-    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"  # noqa: PLR2004 - from there on digits are noise
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{text} {figure['unit']}"
 
 

@@ -1,4 +1,4 @@
-"""Training steps of ResNet-50 at 224 x 224 in BF16: training.pretext's own, whole and bare, and of the dense ceiling."""
+"""Training steps of ResNet-50 at 224 x 224 in BF16: training.pretext's own, beside the bare network."""
 
 import dataclasses
 import os
