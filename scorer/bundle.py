@@ -1,7 +1,7 @@
 """Read, check and write a bundle: the folder that training makes and that serving mounts.
 
 Nothing here can run code from a bundle: manifests are JSON, arrays are `.npz` read with
-`allow_pickle=False`, the network is an OpenVINO graph.
+`allow_pickle=False`, the network is an OpenVINO or an ONNX graph.
 """
 
 import hashlib
@@ -26,6 +26,9 @@ from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
 from scorer.model import Model
 
 MANIFEST = "bundle.json"
+PLAN_FILE, BUILD_FILE = "face_extractor/1/model.plan", "face_extractor/1/build.json"
+# Made beside a GPU bundle's graph by the machine that serves (`scorer.plan`); a killed build leaves a partial one.
+BUILT_FILES = frozenset({PLAN_FILE, BUILD_FILE, f"{PLAN_FILE}.partial", f"{BUILD_FILE}.partial"})
 MAX_MANIFEST_BYTES = 1 << 20
 PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".npy"})
 
@@ -185,7 +188,8 @@ def write_manifest(folder: Path, fields: Mapping[str, object], licences: Mapping
         for path in list_files(folder)
     }
     manifest = Manifest.model_validate({"schema_version": SCHEMA_VERSION, **fields, "files": files})
-    (folder / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+    fields = manifest.model_dump(mode="json", exclude_none=True)
+    (folder / MANIFEST).write_text(json.dumps(fields, indent=1) + "\n")
     return manifest
 
 
@@ -219,6 +223,8 @@ def _read_manifest(folder: Path) -> tuple[Manifest, str]:
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
     present = set(list_files(folder))
+    if manifest.target == "tensorrt":
+        present -= BUILT_FILES
     for name in sorted(present | set(manifest.files)):
         if Path(name).suffix.lower() in PICKLES:
             message = (
