@@ -50,9 +50,7 @@ def strip_notes(model: onnx.ModelProto) -> None:
     graph.ClearField("value_info")  # shapes of the values between, which whoever needs them infers
 
 
-def export_onnx(
-    extractor: nn.Module, folder: Path, precision: Precision, calibration_crops: NDArray[np.uint8]
-) -> Path:
+def export_onnx(extractor: nn.Module, folder: Path, precision: Precision, calibration_crops: NDArray[np.uint8]) -> Path:
     """Convert `extractor` and write it at `precision` into the bundle `folder`; return the graph's path.
 
     Args:

@@ -23,5 +23,7 @@ class ResNetExtractor(Backbone):
 
     def forward(self, crops_NHWC: Tensor) -> Tensor:
         """Return the features."""
-        features: Tensor = self.trunk.fc(self.run_blocks(crops_NHWC).mean(dim=(2, 3)))  # torchvision's avgpool and flatten
+        features: Tensor = self.trunk.fc(
+            self.run_blocks(crops_NHWC).mean(dim=(2, 3))
+        )  # torchvision's avgpool and flatten
         return features
