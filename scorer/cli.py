@@ -22,6 +22,8 @@ from scorer.dlq_cli import dlq_app
 from scorer.messages import Status
 from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
 from scorer.payloads.https import PayloadUnavailable
+from scorer.plan import read_plan
+from scorer.plan_builder import NoBuilder
 from scorer.report_cli import compare, report
 from scorer.scan_cli import scan
 from scorer.settings import SettingsError, load_settings
@@ -35,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Finds faces that are unlike the photographs its bundle knows.",
 )
-bundle_app = typer.Typer(no_args_is_help=True, help="Check a bundle.")
+bundle_app = typer.Typer(no_args_is_help=True, help="Check a bundle; build a GPU bundle's plan.")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(dlq_app, name="dlq")
 app.command()(scan)
@@ -71,6 +73,7 @@ CODES: dict[type[Exception], Exit] = {
     SettingsError: Exit.BAD_CONFIGURATION,
     PolicyError: Exit.BAD_CONFIGURATION,
     DeviceUnavailable: Exit.BAD_CONFIGURATION,
+    NoBuilder: Exit.BAD_CONFIGURATION,
     BrokerRefused: Exit.BAD_CONFIGURATION,
     BrokerUnavailable: Exit.TRY_AGAIN,
     TooScattered: Exit.BAD_DATA,
@@ -217,10 +220,31 @@ def verify(folder: Annotated[Path, typer.Argument(help="The bundle's folder.")],
 
     settings = load_settings(bundle=folder, threads=threads)
     checked = read_bundle(folder)
+    if checked.manifest.target == "tensorrt":
+        read_plan(checked)
     drift = verify_engine(checked, LocalEmbedder(checked, settings.threads))
     Console().print(
         f"{folder}: {len(checked.manifest.files)} files as recorded, golden faces {drift:.2g} nats from their answers "
         f"({checked.manifest.golden_tolerance_nats:g} allowed). Digest {checked.model.digest}",
+        soft_wrap=True,
+    )
+
+
+@bundle_app.command()
+def build(
+    folder: Annotated[Path, typer.Argument(help="The folder of a bundle for TensorRT.")],
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Build even where the plan still fits.")] = False,
+) -> None:
+    """Build a GPU bundle's plan: run this on the GPU that serves, with the TensorRT that serves."""
+    from scorer.plan_builder import build_plan, find_current_plan  # noqa: PLC0415 - only this command needs them
+
+    checked = read_bundle(folder)
+    current = None if force else find_current_plan(checked)
+    plan = current or build_plan(checked)
+    Console().print(
+        f"{plan.path}: {'already ' if current else ''}built by {plan.build.builder} {plan.build.version} on "
+        f"{plan.build.gpu}, for batches of {plan.build.batches.min} to {plan.build.batches.max}",
         soft_wrap=True,
     )
 

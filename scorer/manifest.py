@@ -72,8 +72,8 @@ class Manifest(Section):
 
     `files` lists every other file of the folder; a file that is not listed has no place there.
     `target` says what runs the extractor: OpenVINO on a CPU, or on a GPU TensorRT, whose `plan` is built there and is
-    no file of the bundle. `golden_tolerance_nats` is how far the golden faces' log-likelihoods may lie from the recorded
-    ones on another processor.
+    no file of the bundle. `golden_tolerance_nats` is how far the golden faces' log-likelihoods may lie from the
+    recorded ones on another processor.
     """
 
     schema_version: Literal[1]

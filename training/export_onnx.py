@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from training.export import INPUT_TENSOR, OUTPUT_TENSOR
-from training.onnx_precisions import find_kept, halve_network, quantise_network
+from training.onnx_precisions import halve_network, quantise_network
 from training.recipes import Precision
+from training.target import INPUT_TENSOR, OUTPUT_TENSOR
 
 ONNX_FILE = "face_extractor/1/model.onnx"
 OPSET = 20  # Q/DQ with FP16 scales need 19; TensorRT 10.15 and 11 read both
@@ -36,7 +36,7 @@ def convert_to_onnx(extractor: nn.Module, size: int) -> onnx.ModelProto:
     if program is None:
         message = "the ONNX exporter gave no program"
         raise RuntimeError(message)
-    model = onnx.ModelProto.FromString(program.model_proto.SerializeToString())  # a copy that is ours to change
+    model: onnx.ModelProto = program.model_proto
     strip_notes(model)
     return model
 
@@ -57,18 +57,18 @@ def export_onnx(extractor: nn.Module, folder: Path, precision: Precision, calibr
         extractor: maps [N, S, S, 3] crops to [N, D] features.
         folder: receives `face_extractor/1/model.onnx`.
         precision: "fp32"; "fp16" for the network between the normalisation and the pooling, which stay FP32 as the
-            features do; "int8" quantises that network's convolutions, the rest of it is FP16.
+            features do; "int8" quantises that network's convolutions, and the little that is left is FP32: a scale
+            of a channel with small weights would be nought in FP16.
         calibration_crops: [N, S, S, 3] photographs, for "int8".
 
     Raises:
         onnx.checker.ValidationError: the graph is no valid ONNX: a fault of this program.
     """
     model = convert_to_onnx(extractor, calibration_crops.shape[1])
-    kept = find_kept(model.graph)
     if precision == "int8":
         model = quantise_network(model, calibration_crops)
-    if precision != "fp32":
-        halve_network(model, kept)
+    elif precision == "fp16":
+        halve_network(model)
     strip_notes(model)
     onnx.checker.check_model(model, full_check=True)
     path = folder / ONNX_FILE

@@ -6,7 +6,6 @@ told to leave alone, the features among them, and its graph is not in order.
 """
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +25,7 @@ class _Crops(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime's clas
 
     def __init__(self, name: str, crops: NDArray[np.uint8]) -> None:
         starts = range(0, len(crops), _FACES_AT_ONCE)
-        self._batches: Iterator[dict[str, NDArray[np.uint8]]] = (
-            {name: crops[start : start + _FACES_AT_ONCE]} for start in starts
-        )
+        self._batches = ({name: crops[start : start + _FACES_AT_ONCE]} for start in starts)
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         """Return the next batch, or None after the last."""
@@ -36,7 +33,7 @@ class _Crops(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime's clas
 
 
 def quantise_network(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.ModelProto:
-    """Return `model` with quantise/dequantise pairs around each convolution's input and weights, as TensorRT fuses them.
+    """Return `model` with quantise/dequantise pairs at each convolution's input and weights, as TensorRT fuses them.
 
     Symmetric int8 throughout, which is all that TensorRT takes, a scale for each output channel of the weights. No
     pair follows a convolution: it would keep TensorRT from fusing convolution, addition and ReLU into one kernel.
@@ -71,13 +68,14 @@ def quantise_network(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.M
         return onnx.load(quantised)
 
 
-def halve_network(model: onnx.ModelProto, kept: set[str]) -> None:
-    """Turn all nodes of `model` to FP16 in place but the `kept` ones, casting where values pass between the two.
+def halve_network(model: onnx.ModelProto) -> None:
+    """Turn the network of the FP32 `model` to FP16 in place, with a cast before the first convolution and the pooling.
 
     Raises:
-        ValueError: a weight is beyond what FP16 holds.
+        ValueError: the graph has no convolution or no pooling, or a weight is beyond what FP16 holds.
     """
     graph = model.graph
+    kept = find_kept(graph)
     constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     made_by = {name: node.name for node in graph.node for name in node.output}
     casts: dict[str, onnx.NodeProto] = {}

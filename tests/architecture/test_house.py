@@ -58,7 +58,7 @@ def test_serving_rooms_read_no_pickle(root: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "doors"),
     [
-        ("nvidia", ["ingest/dali.py"]),
+        ("nvidia", ["ingest/dali.py", "ingest/dali_graph.py"]),  # crops, and a server's
         ("kafka", ["scorer/stream/kafka_client.py"]),
         ("ray", ["scorer/archive/ray_scan.py"]),
         ("tritonclient", ["scorer/triton/embedder.py"]),
