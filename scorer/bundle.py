@@ -19,10 +19,10 @@ from pydantic import ValidationError
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Unscorable
 from ingest.spec import FaceBox
-from scorer.embed import Embedder
+from scorer.embed import Embedder, FeatureBatch
 from scorer.manifest import SCHEMA_VERSION, FileRecord, Manifest
 from scorer.messages import describe_problems
-from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
+from scorer.mixture import GaussianMixture, stack_mixture
 from scorer.model import Model
 
 MANIFEST = "bundle.json"
@@ -109,8 +109,8 @@ def read_golden(folder: Path) -> GoldenFaces:
     return GoldenFaces(images, arrays["boxes"], arrays["features"], arrays["log_likelihoods"])
 
 
-def embed_golden(golden: GoldenFaces, bundle: Bundle, embedder: Embedder) -> NDArray[np.float32]:
-    """Send the golden faces through `embedder` and return their features, [G, D].
+def embed_golden(golden: GoldenFaces, bundle: Bundle, embedder: Embedder) -> FeatureBatch:
+    """Send the golden faces through `embedder` and return their features.
 
     Raises:
         BundleMismatch: a golden face could not be cut or embedded at all.
@@ -127,7 +127,7 @@ def embed_golden(golden: GoldenFaces, bundle: Bundle, embedder: Embedder) -> NDA
     for row, failure in batch.failures.items():
         message = f"golden face {row} of {bundle.folder} could not be embedded: {failure}"
         raise BundleMismatch(message)
-    return batch.features
+    return batch
 
 
 def verify_engine(bundle: Bundle, embedder: Embedder, faces: int | None = None) -> float:
@@ -143,11 +143,11 @@ def verify_engine(bundle: Bundle, embedder: Embedder, faces: int | None = None) 
     """
     try:
         golden = read_golden(bundle.folder).first(faces)
-        features = embed_golden(golden, bundle, embedder)
+        likelihoods = embed_golden(golden, bundle, embedder).log_likelihood(bundle.model.mixture)
     except Unscorable as error:
         message = f"{bundle.folder / 'golden.npz'} holds a picture that cannot be read: {error}"
         raise BundleMismatch(message) from error
-    drift = np.abs(log_likelihood(features, bundle.model.mixture) - golden.log_likelihoods)
+    drift = np.abs(likelihoods - golden.log_likelihoods)
     worst = float(drift.max())
     if not worst <= bundle.manifest.golden_tolerance_nats:
         message = (

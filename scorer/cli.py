@@ -19,10 +19,11 @@ from scorer.archive.items import SourceChanged, SourceDamaged
 from scorer.bundle import BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError
 from scorer.dlq_cli import dlq_app
+from scorer.embed import BackendUnavailable
+from scorer.local_engine import open_local_engine
 from scorer.messages import Status
 from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
 from scorer.payloads.https import PayloadUnavailable
-from scorer.plan import read_plan
 from scorer.plan_builder import NoBuilder
 from scorer.report_cli import compare, report
 from scorer.scan_cli import scan
@@ -53,6 +54,7 @@ class Exit(IntEnum):
     FAILURES = 3
     BAD_DATA = 65
     CRASHED = 70
+    GPU_LOST = 71  # `scorer.cuda.faults` ends the process with it, from wherever it is
     TRY_AGAIN = 75
     BAD_CONFIGURATION = 78
 
@@ -84,6 +86,7 @@ CODES: dict[type[Exception], Exit] = {
     Interrupted: Exit.TRY_AGAIN,
     Outage: Exit.TRY_AGAIN,
     PayloadUnavailable: Exit.TRY_AGAIN,
+    BackendUnavailable: Exit.TRY_AGAIN,  # the GPU's memory is taken by others
     OSError: Exit.TRY_AGAIN,  # a full disk, a folder that may not be written
 }
 
@@ -216,16 +219,13 @@ def schema(
 @bundle_app.command()
 def verify(folder: Annotated[Path, typer.Argument(help="The bundle's folder.")], *, threads: int | None = None) -> None:
     """Check digests, schema and arrays, then send the golden faces through the live engine."""
-    from scorer.openvino_embedder import LocalEmbedder  # noqa: PLC0415
-
     settings = load_settings(bundle=folder, threads=threads)
     checked = read_bundle(folder)
-    if checked.manifest.target == "tensorrt":
-        read_plan(checked)
-    drift = verify_engine(checked, LocalEmbedder(checked, settings.threads))
+    engine = open_local_engine(checked, settings.device, settings.threads)
+    drift = verify_engine(checked, engine.embedder)
     Console().print(
         f"{folder}: {len(checked.manifest.files)} files as recorded, golden faces {drift:.2g} nats from their answers "
-        f"({checked.manifest.golden_tolerance_nats:g} allowed). Digest {checked.model.digest}",
+        f"by {engine.name} ({checked.manifest.golden_tolerance_nats:g} allowed). Digest {checked.model.digest}",
         soft_wrap=True,
     )
 
