@@ -52,7 +52,7 @@ def encode_faces(requests: list[ScoreRequest], spec: PreprocessSpec) -> list[Enc
     """Read, probe and window each request's one face."""
     faces = []
     for request in requests:
-        data = read_image(str(request.image.uri), Limits().max_bytes)
+        data = request.image.data or read_image(str(request.image.uri), Limits().max_bytes)
         faces.append(encode_face(data, (request.faces or ())[0].box, spec))
     return faces
 

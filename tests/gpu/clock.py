@@ -7,13 +7,15 @@ from functools import cache
 import numpy as np
 import torch
 
+from ingest.device import Kind
+
 WARM_UP_S, WARM_UP_ROUNDS = 0.3, 3
 GEMM_SIDE = {"cuda": 8192, "cpu": 1024}
 # The half-precision ceiling: FP16 on a GPU; on a CPU, which has no units for it, BF16.
 HALF = {"cuda": torch.float16, "cpu": torch.bfloat16}
 
 
-def time_device(work: Callable[[], object], device: str, rounds: int = 9, calls: int = 1) -> float:
+def time_device(work: Callable[[], object], device: Kind, rounds: int = 9, calls: int = 1) -> float:
     """Return the median seconds of one call of `work`, by the device's own clock, after a warm-up.
 
     Args:
@@ -37,7 +39,7 @@ def time_device(work: Callable[[], object], device: str, rounds: int = 9, calls:
     return float(np.median([start.elapsed_time(end) for start, end in marks])) / 1000 / calls
 
 
-def time_wall(work: Callable[[], object], device: str, rounds: int = 5) -> float:
+def time_wall(work: Callable[[], object], device: Kind, rounds: int = 5) -> float:
     """Return the median seconds of `work` by the wall clock, the device's queues empty before and after."""
     times = []
     for _ in range(rounds):
@@ -49,7 +51,7 @@ def time_wall(work: Callable[[], object], device: str, rounds: int = 5) -> float
     return float(np.median(times))
 
 
-def warm_up(work: Callable[[], object], device: str) -> None:
+def warm_up(work: Callable[[], object], device: Kind) -> None:
     """Run `work` until modules are loaded and clocks are up."""
     started = time.perf_counter()
     for _ in range(WARM_UP_ROUNDS):
@@ -60,14 +62,14 @@ def warm_up(work: Callable[[], object], device: str) -> None:
         synchronise(device)
 
 
-def synchronise(device: str) -> None:
+def synchronise(device: Kind) -> None:
     """Wait for everything on the device, on whatever stream."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 @cache
-def measure_gemm(device: str, dtype: torch.dtype) -> float:
+def measure_gemm(device: Kind, dtype: torch.dtype) -> float:
     """Return the FLOP/s of one large dense product of random numbers; FP32 is true FP32, without TF32."""
     torch.backends.cuda.matmul.allow_tf32 = False
     side = GEMM_SIDE[device]
@@ -77,7 +79,7 @@ def measure_gemm(device: str, dtype: torch.dtype) -> float:
 
 
 @cache
-def measure_copy(device: str) -> float:
+def measure_copy(device: Kind) -> float:
     """Return bytes per second, read and written, of one large copy within the device's memory."""
     source = torch.randint(0, 255, (2**30 if device == "cuda" else 2**26,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OURS = {"ingest", "scorer", "training", "deploy", "tests", *(path.stem for path in Path(__file__).parent.glob("*.py"))}
@@ -46,7 +46,7 @@ class Part:
         scratch: a folder for files.
     """
 
-    device: str
+    device: Literal["cpu", "cuda"]
     out: Path
     scratch: Path
     figures: list[Figure] = field(default_factory=list)
@@ -125,7 +125,7 @@ def load_part(name: str) -> ModuleType:
 def main() -> int:
     """Run one part; exit code 3 stands for a missing package."""
     name, out, device, scratch = sys.argv[1:]
-    part = Part(device, Path(out), Path(scratch))
+    part = Part("cuda" if device == "cuda" else "cpu", Path(out), Path(scratch))
     part.write()
     try:
         load_part(name).measure(part)

@@ -55,6 +55,8 @@ def run_part(name: str, device: str, box_s: float, scratch: Path) -> dict[str, A
     out.write_text(json.dumps({"figures": [], "notes": [], "troubles": [], "versions": {}}))
     paths = [str(ROOT), str(HERE), str(ROOT / "tests" / "benchmarks"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
+    if device == "cpu":  # a second thread of a rehearsal gains little, and loses much on a machine with other work
+        environment["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, str(HERE / "part.py"), name, str(out), device, str(folder)]
     began_s = time.monotonic()
     with log.open("w") as file, watch_gpu(watch):

@@ -7,9 +7,10 @@ from clock import synchronise
 from mixture_fit import VARIANCE, draw_features
 from part import Part
 
+from ingest.device import Kind, load_array_module
 from scorer.mixture import log_likelihood, stack_mixture
 from training.mixture.em import EmFit, fit_em
-from training.mixture.fit import load_array_module
+from training.mixture.fit import store_mixture
 from training.mixture.seeding import seed_responsibilities
 from training.recipes import MixtureShape
 
@@ -19,15 +20,13 @@ SAME_BOUND_NATS = 1e-3
 
 def judge(fit: EmFit, features: np.ndarray) -> float:
     """Return the mean log-likelihood per face of the fitted parameters, in nats, by one computation for all."""
-    from training.mixture.fit import store_mixture  # noqa: PLC0415 - beside its only use
-
     stacked = stack_mixture(store_mixture(fit, MixtureShape("full", COMPONENTS)), np.float64)
     return float(np.mean([log_likelihood(rows, stacked).mean() for rows in np.array_split(features, 50)]))
 
 
 def measure(part: Part) -> None:
     """State seconds, iterations and the bound; the CPU's where there is a GPU to compare with, on fewer faces."""
-    xp, _ = load_array_module("cuda" if part.device == "cuda" else "cpu")
+    xp = load_array_module(part.device)
     count, size = part.choose((25_000, 768), (2_000, 64))
     features = draw_features(count, size, COMPONENTS, seed=0)
     start = seed_responsibilities(features, COMPONENTS, VARIANCE, 0)
@@ -50,7 +49,7 @@ def measure(part: Part) -> None:
             part.record("bound on the device from the CPU's", apart, "nats a face", at_most=SAME_BOUND_NATS)
 
 
-def time_fit(features: np.ndarray, start: np.ndarray, xp: object, device: str) -> tuple[float, EmFit]:
+def time_fit(features: np.ndarray, start: np.ndarray, xp: object, device: Kind) -> tuple[float, EmFit]:
     """Return the wall seconds of a fit, and the fit."""
     synchronise(device)
     began = time.perf_counter()

@@ -53,7 +53,7 @@ def compare(part: Part, name: str, features: np.ndarray, reference: Judged) -> N
 
 def measure(part: Part) -> None:
     """State every engine's figures, network by network."""
-    crops = draw_crops(part.choose(4096, 64), seed=5)
+    crops = draw_crops(part.choose(4096, 48), seed=5)
     for network in part.choose((LITE, RESNET), (LITE,)):
         with part.attempt(network):
             bare = open_reference(network, part.device, part.choose(256, 16))

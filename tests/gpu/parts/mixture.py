@@ -14,8 +14,9 @@ import torch
 from clock import HALF, measure_copy, measure_gemm, time_device
 from part import Part
 
+from ingest.device import load_array_module
+from scorer.cuda.mixture import DeviceMixture
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
-from training.mixture.fit import load_array_module
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 COMPONENTS, SIZE, FACES = 8, 768, (256, 1024, 4096)
@@ -41,24 +42,20 @@ def draw_features(mixture: GaussianMixture, count: int) -> np.ndarray:
     return (mixture.means[components] + rng.normal(size=spread.shape) * spread).astype(np.float32)
 
 
-def open_likelihoods(part: Part, mixture: GaussianMixture, xp: Any) -> dict[str, Likelihood]:  # noqa: ANN401 - numpy or cupy
+def open_likelihoods(mixture: GaussianMixture, xp: Any) -> dict[str, Likelihood]:  # noqa: ANN401 - numpy or cupy
     """Return the ways to compute it, by name; the one that serves comes last."""
     ways: dict[str, Likelihood] = {}
     for name, dtype, panels in (("one product FP64", np.float64, 1), ("panels FP32", np.float32, 4)):
         stacked = stack_mixture(mixture, dtype, xp, panels)
         ways[name] = lambda features, stacked=stacked: log_likelihood(features, stacked)  # type: ignore[misc]
-    if part.device == "cuda":
-        with part.attempt("the fused mixture"):
-            from scorer.cuda.mixture import DeviceMixture  # noqa: PLC0415 - costs only its own figures
-
-            ways["fused FP32"] = DeviceMixture(mixture, xp).log_likelihood
+    ways["fused FP32"] = DeviceMixture(stack_mixture(mixture), xp).log_likelihood
     return ways
 
 
 def measure_parity(part: Part, name: str, mixture: GaussianMixture, features: np.ndarray, xp: Any) -> None:  # noqa: ANN401 - as above
     """State how far each way is from FP64 on the CPU."""
     exact = log_likelihood(features.astype(np.float64), stack_mixture(mixture))
-    for way, compute in open_likelihoods(part, mixture, xp).items():
+    for way, compute in open_likelihoods(mixture, xp).items():
         with part.attempt(f"{way}, {name}"):
             found = compute(xp.asarray(features))
             found = found if xp is np else xp.asnumpy(found)
@@ -73,7 +70,7 @@ def measure_speed(part: Part, xp: Any) -> None:  # noqa: ANN401 - as above
     part.record("a large copy, read and written", copied / 1e9, "GB/s")
     half = measure_gemm(part.device, HALF[part.device])
     part.record("a large half-precision product", half / 1e12, "TFLOP/s")
-    ways = open_likelihoods(part, mixture, xp)
+    ways = open_likelihoods(mixture, xp)
     for faces in FACES if part.device == "cuda" else (256,):
         features = xp.asarray(draw_features(mixture, faces))
         floor = 2 * faces * COMPONENTS * SIZE**2 / flops
@@ -94,7 +91,7 @@ def measure_speed(part: Part, xp: Any) -> None:  # noqa: ANN401 - as above
 
 def measure(part: Part) -> None:
     """State parity first, speed then."""
-    xp, _ = load_array_module("cuda" if part.device == "cuda" else "cpu")
+    xp = load_array_module(part.device)
     mixture = draw_mixture()
     measure_parity(part, "paper's size", mixture, draw_features(mixture, part.choose(4096, 64)), xp)
     with np.load(ROOT / "model_repository" / "mixture.npz", allow_pickle=False) as arrays:
