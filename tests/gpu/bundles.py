@@ -27,7 +27,7 @@ BATCHES = BatchProfile(min=1, opt=128, max=256)
 
 def make_gpu_bundle(part: Part, network: str, precision: Precision) -> Bundle:
     """Write the bundle once a report, borrowing detector and calibration from the starter bundle, and read it."""
-    folder = part.scratch.parent / "bundles" / f"{network.partition(',')[0]}-{precision}"
+    folder = part.scratch.parent / "bundles" / f"{network}-{precision}"
     if (folder / MANIFEST).exists():
         return read_bundle(folder)
     shutil.rmtree(folder, ignore_errors=True)

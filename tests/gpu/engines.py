@@ -43,7 +43,7 @@ def export_graph(part: Part, network: str, precision: Precision) -> Path:
     """Return the network's ONNX graph at `precision`, exported once a report."""
     from training.export_onnx import ONNX_FILE, export_onnx  # noqa: PLC0415 - eager engines need none
 
-    folder = part.scratch.parent / "graphs" / network.replace(", ", "-").replace(" ", "-") / precision
+    folder = part.scratch.parent / "graphs" / network / precision
     if not (folder / ONNX_FILE).exists():
         crops = draw_crops(part.choose(64, 16), seed=3)
         export_onnx(make_extractor(network), folder, precision, crops)

@@ -15,7 +15,7 @@ from ingest.spec import PreprocessSpec
 from training.pretext.network import build_network
 from training.recipes import paper, starter
 
-RESNET, LITE = "ResNet-50, random", "EfficientNet-Lite0, ImageNet"
+RESNET, LITE = "ResNet-50", "EfficientNet-Lite0"  # random weights; ImageNet's
 SIDE = PreprocessSpec().size
 
 

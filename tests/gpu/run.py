@@ -38,7 +38,8 @@ BOXES_S = {
     "training_batches": (40, 30),
     "training_step": (80, 60),
     "em_fit": (60, 20),
-    "triton_server": (90, 60),
+    "gpu_faults": (45, 30),
+    "triton_server": (120, 40),
 }
 LIMIT_S = 570.0  # of all parts: a lent machine gives a command ten minutes
 TAIL_LINES = 25

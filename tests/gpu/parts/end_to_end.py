@@ -129,7 +129,7 @@ def measure_stages(
     located = [locate(request) for request in requests[:batch]]
     canned = CannedEmbedder(bundle.manifest.feature_size)
     host = partial(score_batch, located, canned, bundle.model, lambda _: Policy())
-    rates["decisions and results on the host, one thread, FP64 mixture included"] = rate_of(host, len(located), device)
+    rates["decisions and results, FP64 mixture, one thread"] = rate_of(host, len(located), device)
     for name, rate in rates.items():
         part.record(f"batches of {batch}: {name}", rate, "images/s")
     return rates
