@@ -2,8 +2,9 @@
 
 Two graphs, because faces are not images: one decodes each distinct image once, only the rectangle around its faces
 (`mixed`: nvJPEG for JPEG; for PNG, WebP and unusual JPEGs DALI falls back to its host decoders); the other takes
-those pixels by DLPack's rules, without a copy, cuts each face, resizes it as `ingest.dali` does and turns it upright
-last, where it costs least. Both graphs also run without a GPU (`device="cpu"`), which is how they are tested.
+those pixels without a copy, cuts each face, resizes it as `ingest.dali` does and turns it upright last, where it
+costs least; crops leave by DLPack. Both graphs also run without a GPU (`device="cpu"`), which is how they are tested:
+there a crop that needs no turn is `ingest.dali`'s bit for bit, a turned one differs by a rounding here and there.
 
 Policy for damage: as in `ingest.dali`, with one more judge. What fails in a batch is decoded again alone, and what
 fails alone is handed to the CPU's cropper, whose word is final: so a bad image costs only itself, and neither a kind
@@ -12,7 +13,7 @@ fills damage without a word, so that a damaged JPEG may be scored on a GPU that 
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from nvidia.dali import fn, types
@@ -20,7 +21,7 @@ from nvidia.dali.backend import ReleaseUnusedMemory  # type: ignore[attr-defined
 from nvidia.dali.pipeline import Pipeline
 
 from ingest.dali import FaceCropper
-from ingest.device import load_array_module
+from ingest.device import Kind, load_array_module
 from ingest.face_groups import (
     BATCH_PIXELS_PER_THREAD,
     IMAGE_FAILURE,
@@ -62,7 +63,7 @@ class DeviceCropper:
         spec: PreprocessSpec,
         threads: int,
         max_batch: int,
-        device: Literal["cpu", "cuda"],
+        device: Kind,
         hw_decoder_load: float = HW_DECODER_LOAD,
     ) -> None:
         self.spec, self._threads, self._max_batch, self._device = spec, threads, max_batch, device
@@ -180,48 +181,58 @@ class DeviceCropper:
         return Pipeline(self._max_batch, self._threads, device_id, prefetch_queue_depth=1)
 
     def _build_decoder(self) -> Pipeline:
-        """Encoded bytes and a stored rectangle -> its pixels (H, W, 3), RGB, as stored, on the device."""
         pipeline = self._open_pipeline()
-        with pipeline:
-            pipeline.set_outputs(
-                fn.decoders.image_slice(
-                    fn.external_source(name="image", dtype=types.UINT8, ndim=1, no_copy=True),
-                    fn.external_source(name="start", dtype=types.INT32, ndim=1),
-                    fn.external_source(name="shape", dtype=types.INT32, ndim=1),
-                    normalized_anchor=False,
-                    normalized_shape=False,
-                    axis_names="WH",
-                    adjust_orientation=False,
-                    output_type=types.RGB,
-                    # As libjpeg-turbo does it on the CPU; nvJPEG's default repeats chroma samples.
-                    jpeg_fancy_upsampling=True,
-                    device="mixed" if self._device == "cuda" else "cpu",
-                    hw_decoder_load=self._hw_decoder_load,
-                )
-            )
+        declare_decoder(pipeline, self._device, self._hw_decoder_load)
         pipeline.build()
         return pipeline
 
     def _build_cutter(self) -> Pipeline:
-        """Stored pixels (H, W, 3), a rectangle in them and a turn -> (size, size, 3), upright, on the device."""
-        interpolation = {"triangular": types.INTERP_TRIANGULAR}[self.spec.interpolation]
-        side = [self.spec.size, self.spec.size]
         pipeline = self._open_pipeline()
-        with pipeline:
-            region = fn.external_source(
-                name="region",
-                device="gpu" if self._device == "cuda" else "cpu",
-                dtype=types.UINT8,
-                ndim=3,
-                layout="HWC",
-                no_copy=True,
-            )
-            start, shape = (fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("start", "shape"))
-            turn = fn.external_source(name="turn", dtype=types.FLOAT, ndim=2)
-            face = fn.slice(region, start, shape, axis_names="WH")
-            crop = fn.resize(
-                face, size=side, interp_type=interpolation, antialias=self.spec.antialias, dtype=types.UINT8
-            )
-            pipeline.set_outputs(fn.warp_affine(crop, matrix=turn, size=side, interp_type=types.INTERP_NN))
+        declare_cutter(pipeline, self._device, self.spec)
         pipeline.build()
         return pipeline
+
+
+def declare_decoder(pipeline: Pipeline, device: Kind, hw_decoder_load: float) -> None:
+    """Declare: encoded bytes and a stored rectangle -> its pixels (H, W, 3), RGB, as stored, on the device."""
+    with pipeline:
+        pipeline.set_outputs(
+            fn.decoders.image_slice(
+                fn.external_source(name="image", dtype=types.UINT8, ndim=1, no_copy=True),
+                fn.external_source(name="start", dtype=types.INT32, ndim=1),
+                fn.external_source(name="shape", dtype=types.INT32, ndim=1),
+                normalized_anchor=False,
+                normalized_shape=False,
+                axis_names="WH",
+                adjust_orientation=False,
+                output_type=types.RGB,
+                jpeg_fancy_upsampling=True,  # as libjpeg-turbo does it; nvJPEG's default repeats chroma samples
+                hw_decoder_load=hw_decoder_load,
+                device="mixed" if device == "cuda" else "cpu",
+            )
+        )
+
+
+def declare_cutter(pipeline: Pipeline, device: Kind, spec: PreprocessSpec) -> None:
+    """Declare: stored pixels (H, W, 3), a rectangle in them and a turn -> (size, size, 3), upright, on the device."""
+    side = [spec.size, spec.size]
+    with pipeline:
+        region = fn.external_source(
+            name="region",
+            device="gpu" if device == "cuda" else "cpu",
+            dtype=types.UINT8,
+            ndim=3,
+            layout="HWC",
+            no_copy=True,
+        )
+        start, shape = (fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("start", "shape"))
+        turn = fn.external_source(name="turn", dtype=types.FLOAT, ndim=2)
+        crop = fn.resize(
+            fn.slice(region, start, shape, axis_names="WH"),
+            size=side,
+            interp_type={"triangular": types.INTERP_TRIANGULAR}[spec.interpolation],
+            antialias=spec.antialias,
+            dtype=types.UINT8,
+        )
+        # Nearest neighbours of a quarter turn or a mirror: every pixel goes to exactly one place.
+        pipeline.set_outputs(fn.warp_affine(crop, matrix=turn, size=side, interp_type=types.INTERP_NN))

@@ -40,8 +40,8 @@ extern "C" __global__ void finish_likelihood(
     __syncthreads();
     if (threadIdx.x == 0) {
         // A NaN is in every component; it passes the maximum by and comes out of the sum.
-        float peak = -INFINITY;
-        for (int k = 0; k < components; ++k) {
+        float peak = joint[0];
+        for (int k = 1; k < components; ++k) {
             peak = fmaxf(peak, joint[k]);
         }
         float total = 0.0f;

@@ -72,5 +72,5 @@ def test_the_gpu_s_file_is_the_same_graph_and_names_no_path() -> None:
         assert name.encode() in data
     assert b".py" not in data
     if find_gpu()[1]:
-        with pytest.raises(RuntimeError, match="GPU|CUDA"):  # a CPU machine refuses it rather than decode elsewhere
+        with pytest.raises(RuntimeError, match=r"GPU|CUDA"):  # a CPU machine refuses it rather than decode elsewhere
             Pipeline.deserialize(data)

@@ -77,7 +77,7 @@ def test_a_cpu_bundle_has_no_plan(starter: Bundle, tmp_path: Path) -> None:
             act(starter)
     copy = Path(shutil.copytree(starter.folder, tmp_path / "bundle"))
     (copy / PLAN_FILE).write_bytes(b"plan")
-    with pytest.raises(BundleMismatch, match="model.plan is not in the manifest"):
+    with pytest.raises(BundleMismatch, match=r"model\.plan is not in the manifest"):
         read_bundle(copy)
 
 

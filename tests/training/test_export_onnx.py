@@ -127,7 +127,7 @@ def test_weights_beyond_fp16_are_refused() -> None:
         [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.full((1, 3, 1, 1), 1e5, np.float32), "weights")],
     )
-    with pytest.raises(ValueError, match="reach 1e.05, more than FP16 holds"):
+    with pytest.raises(ValueError, match=r"reach 1e\+05, more than FP16 holds"):
         halve_network(helper.make_model(graph))
 
 
@@ -135,7 +135,7 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, graphs: dict[Precisi
     """A broken file, or another number of features, is one sentence that names it."""
     broken = tmp_path / "model.onnx"
     broken.write_bytes(b"none")
-    with pytest.raises(BundleMismatch, match="model.onnx is no network"):
+    with pytest.raises(BundleMismatch, match=r"model\.onnx is no network"):
         OnnxExtractor(broken, FEATURE_SIZE, threads=1)
     with pytest.raises(BundleMismatch, match="gives 768 features where 512 are expected"):
         OnnxExtractor(graphs["fp32"], 512, threads=1)

@@ -5,7 +5,9 @@ On a CPU neither can happen; its rehearsal only counts the faces that an embedde
 
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from bundles import make_gpu_bundle
@@ -20,7 +22,7 @@ from scorer.cuda.faults import GPU_LOST
 from scorer.cuda.graphed_engine import GraphedEngine
 from scorer.model import Model
 
-SPARE_BYTES = 192 << 20
+SPARE_BYTES, LARGEST_PIECE_BYTES = 8 << 20, 4 << 30
 # Writes where no memory is: CUDA answers with an error that stays with the process.
 LOSE_THE_GPU = """
 import cupy
@@ -33,16 +35,28 @@ with place.entered():
 """
 
 
+@contextmanager
+def hoarded_memory(runtime: Any) -> Iterator[None]:  # noqa: ANN401 - CuPy has no types
+    """Hold nearly all of the GPU's free memory, in pieces as large as it gives."""
+    pieces, size = [], LARGEST_PIECE_BYTES
+    while size > SPARE_BYTES // 2 and runtime.memGetInfo()[0] > SPARE_BYTES:
+        try:
+            pieces.append(runtime.malloc(size))
+        except runtime.CUDARuntimeError:
+            size //= 2
+    try:
+        yield
+    finally:
+        for piece in pieces:
+            runtime.free(piece)
+
+
 def measure_memory(part: Part, embedder: CudaEmbedder, model: Model, faces: list[EncodedFace]) -> None:
     """State how far batches shrink on a GPU whose memory others hold, and that scores stay what they are."""
     cupy = load_array_module("cuda")
     expected = embedder.embed(faces).log_likelihood(model.mixture)
-    with ExitStack() as stack:
-        cupy.get_default_memory_pool().free_all_blocks()
-        free, _ = cupy.cuda.runtime.memGetInfo()
-        if free > SPARE_BYTES:
-            hoard = cupy.cuda.runtime.malloc(free - SPARE_BYTES)
-            stack.callback(cupy.cuda.runtime.free, hoard)
+    cupy.get_default_memory_pool().free_all_blocks()
+    with hoarded_memory(cupy.cuda.runtime):
         part.record("crops at once before", embedder.max_crops, "")
         found = embedder.embed(faces).log_likelihood(model.mixture)
     part.record("crops at once on a full GPU", embedder.max_crops, "")
