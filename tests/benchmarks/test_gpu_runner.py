@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,39 @@ def test_a_missing_package_is_no_failure(root: Path, tmp_path: Path) -> None:
     assert (code, list(report["parts"])) == (0, ["lacking", "partly"])
     code, report, _ = run_parts(root, tmp_path, "--parts", "sound", "--limit-s", "5")
     assert (code, report["parts"]["sound"]["status"]) == (1, "no time left")
+
+
+def test_carried_packages_are_unpacked(root: Path, tmp_path: Path) -> None:
+    """Parts import wheels and archives in pieces, carried one call after the other, beside what is installed."""
+    carries = [tmp_path / name for name in ("first", "second")]
+    for folder in carries:
+        folder.mkdir()
+    with zipfile.ZipFile(carries[0] / "small-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("unlensed_small.py", "VALUE = 2")
+        wheel.writestr("nvidia/unlensed_tiny.py", "VALUE = 7")
+    (tmp_path / "unlensed_large.py").write_text("VALUE = 3")
+    with tarfile.open(tmp_path / "large.txz", "w:xz") as archive:
+        archive.add(tmp_path / "unlensed_large.py", "unlensed_large.py")
+    packed = (tmp_path / "large.txz").read_bytes()
+    for number, piece in enumerate((packed[:50], packed[50:])):
+        (carries[number] / f"large.txz.{number:02d}").write_bytes(piece)
+    (tmp_path / "carried.py").write_text(
+        "import nvidia.dali, nvidia.unlensed_tiny, unlensed_large, unlensed_small\n"
+        "def measure(part):\n"
+        "    part.record('product', unlensed_large.VALUE * unlensed_small.VALUE * nvidia.unlensed_tiny.VALUE, '')\n"
+    )
+    out = tmp_path / "report.json"
+    for folder, options in zip(carries, (["--unpack"], ["--parts", "carried", "--out", str(out)]), strict=True):
+        subprocess.run(
+            [str(root / "tests/gpu/run.sh"), *options],
+            env=os.environ
+            | {"UNLENSED_DEVICE": "cpu", "PARTS_FOLDER": str(tmp_path), "PYTHON": sys.executable}
+            | {"CARRY": str(folder), "SITE": str(tmp_path / "site")},
+            check=True,
+            timeout=120,
+        )
+    (figure,) = json.loads(out.read_text())["parts"]["carried"]["figures"]
+    assert figure["value"] == 42
 
 
 def test_without_a_gpu_nothing_is_measured_by_mistake(root: Path, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def main() -> int:
     part.write()
     try:
         load_part(name).measure(part)
-    except ImportError as error:
+    except Exception as error:  # noqa: BLE001 - told by the exit code
         traceback.print_exc()
         missing = missing_package(error)
         if missing is None:

@@ -38,7 +38,10 @@ if [ -d "$site.pieces" ] && [ "${1:-}" != --unpack ]; then
 fi
 [ "${1:-}" = --unpack ] && exit 0
 
-[ -d "$site" ] && export PYTHONPATH="$site${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+[ -d "$site" ] && export PYTHONPATH="$PYTHONPATH:$site"
+# Carried packages of the name nvidia.* must not hide, nor be hidden by, those of PyTorch's environment.
+[ -d "$site/nvidia" ] && echo '__path__ = __import__("pkgutil").extend_path(__path__, __name__)' > "$site/nvidia/__init__.py"
 # The libraries that carried packages load by name, and those beside PyTorch's own.
 for libraries in "$site"/nvidia/*/lib "$site"/tensorrt_rtx_libs "$site"/tensorrt_libs; do
   [ -d "$libraries" ] && export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"

@@ -5,7 +5,6 @@ with the starter bundle's engine, in nats.
 """
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -74,7 +73,7 @@ def measure_crops(part: Part, faces: list[EncodedFace]) -> tuple[np.ndarray, np.
     """State the rates of ingest's two paths; return the crops of both, CPU's first."""
     spec, xp = PreprocessSpec(), load_array_module(part.device)
     host, device = FaceCropper(spec, THREADS, BATCH), DeviceCropper(spec, THREADS, BATCH, part.device)
-    cuts: dict[str, Callable[[], object]] = {"CPU": lambda: host.crop(faces), "device": lambda: device.crop(faces)}
+    cuts = {"CPU": lambda: host.crop(faces), "device": lambda: device.crop(faces)}
     for name, cut in cuts.items():
         cut()
         rate = len(faces) / time_wall(cut, part.device, part.choose(5, 2))

@@ -23,7 +23,6 @@ from photographs import draw_photograph, encode_face
 
 from scorer.bundle import Bundle, read_bundle, verify_engine
 from scorer.stream.settings import TritonSettings
-from scorer.triton.embedder import TritonEmbedder
 
 BATCHES = (64, 256)
 START_S = 60
@@ -95,6 +94,8 @@ def measure(part: Part) -> None:
     rng, spec = np.random.default_rng(4), bundle.model.preprocess
     faces = [encode_face(*draw_photograph(rng, 1024, 768), spec) for _ in range(part.choose(1024, 16))]
     with (serve_on_gpu if on_gpu else serve_here)(part, bundle) as url:
+        from scorer.triton.embedder import TritonEmbedder  # noqa: PLC0415 - first of all a server is wanted
+
         embedder = TritonEmbedder(bundle, TritonSettings(url=url))
         part.record("golden faces through the server", verify_engine(bundle, embedder), "nats")
         for batch in part.choose(BATCHES, (16,)):
