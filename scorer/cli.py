@@ -16,7 +16,7 @@ from rich.console import Console
 from ingest.device import DeviceUnavailable
 from scorer.archive.endings import Interrupted, Outage, RunBroken, RunNotReady, RunRefused
 from scorer.archive.items import SourceChanged, SourceDamaged
-from scorer.bundle import BundleMismatch, read_bundle, verify_engine
+from scorer.bundle import PLAN_FILE, BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError
 from scorer.dlq_cli import dlq_app
 from scorer.embed import BackendUnavailable
@@ -24,6 +24,7 @@ from scorer.local_engine import open_local_engine
 from scorer.messages import Status
 from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
 from scorer.payloads.https import PayloadUnavailable
+from scorer.plan import read_plan
 from scorer.plan_builder import NoBuilder
 from scorer.report_cli import compare, report
 from scorer.scan_cli import scan
@@ -221,6 +222,8 @@ def verify(folder: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     """Check digests, schema and arrays, then send the golden faces through the live engine."""
     settings = load_settings(bundle=folder, threads=threads)
     checked = read_bundle(folder)
+    if (folder / PLAN_FILE).is_file():
+        read_plan(checked)  # a plan of another graph is refused wherever it lies
     engine = open_local_engine(checked, settings.device, settings.threads)
     drift = verify_engine(checked, engine.embedder)
     Console().print(

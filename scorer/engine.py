@@ -7,6 +7,7 @@ from typing import TypeVar
 from threadpoolctl import threadpool_limits
 
 from ingest.detect import FaceDetector, load_detector
+from ingest.device import resolve_device
 from ingest.reasons import Unscorable
 from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
 from scorer.decide import Policy, check_policy
@@ -32,6 +33,7 @@ class LocalScorer:
     """
 
     def __init__(self, settings: Settings) -> None:
+        resolve_device(settings.device)  # a device that is not there is told before a bundle is looked at
         self.bundle: Bundle = read_bundle(settings.bundle)
         check_policy(settings.policy, len(self.bundle.model.calibration))
         # The mixture is a hundredth of the work; a second BLAS thread only spins, for a tenth of all CPU time.

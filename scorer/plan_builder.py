@@ -54,7 +54,7 @@ def find_current_plan(bundle: Bundle) -> Plan | None:
     except BundleMismatch:
         return None
     tensorrt = find_tensorrt()
-    if tensorrt and plan.build.builder == "tensorrt" and plan.build.version != tensorrt.__version__:
+    if tensorrt and plan.build.builder != "trtexec" and plan.build.version != tensorrt.__version__:
         return None
     return plan
 

@@ -11,6 +11,7 @@ from scorer.bundle import BundleMismatch
 from scorer.manifest import BatchProfile, Manifest
 
 _SHOWN_COMPLAINTS = 3
+_Tensor = tuple[str, Any, tuple[int, ...]]  # name, type, shape
 
 
 def compile_network(onnx: Path, manifest: Manifest, batches: BatchProfile, tensorrt: ModuleType) -> bytes:
@@ -54,21 +55,47 @@ def check_tensors(network: Any, onnx: Path, manifest: Manifest, tensorrt: Module
     Raises:
         BundleMismatch: a name, a type or a shape differs.
     """
-    side = manifest.preprocess.size
-    stated = [
-        (manifest.input_tensor, tensorrt.uint8, (-1, side, side, 3)),
-        (manifest.output_tensor, tensorrt.float32, (-1, manifest.feature_size)),
-    ]
     tensors = [network.get_input(i) for i in range(network.num_inputs)]
     tensors += [network.get_output(i) for i in range(network.num_outputs)]
     found = [(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
-    if found != stated:
-        words = [
-            ", ".join(f"{name} {str(kind).rpartition('.')[2].lower()} {list(shape)}" for name, kind, shape in tensors)
-            for tensors in (found, stated)
-        ]
-        message = f"{onnx} has the tensors {words[0]}, where the manifest states {words[1]}: export the bundle again"
+    if complaint := _compare_tensors(found, manifest, tensorrt):
+        message = f"{onnx} {complaint}: export the bundle again"
         raise BundleMismatch(message)
+
+
+def check_plan(plan: bytes, manifest: Manifest, tensorrt: ModuleType) -> None:
+    """Compare the tensors of a plan with the manifest's; only a machine with a GPU can open one.
+
+    Raises:
+        BundleMismatch: the plan does not open here, or a name, a type or a shape differs.
+    """
+    complaints = _Complaints()
+    logger = _open_logger(tensorrt, complaints)
+    engine = tensorrt.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is None:
+        message = f"the plan does not open on this machine: {complaints.describe()}"
+        raise BundleMismatch(message)
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    found = [(name, engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))) for name in names]
+    if complaint := _compare_tensors(found, manifest, tensorrt):
+        message = f"the plan {complaint}"
+        raise BundleMismatch(message)
+
+
+def _compare_tensors(found: list[_Tensor], manifest: Manifest, tensorrt: ModuleType) -> str:
+    """Return how the tensors that were found differ from the manifest's, or nothing."""
+    side = manifest.preprocess.size
+    stated: list[_Tensor] = [
+        (manifest.input_tensor, tensorrt.uint8, (-1, side, side, 3)),
+        (manifest.output_tensor, tensorrt.float32, (-1, manifest.feature_size)),
+    ]
+    if found == stated:
+        return ""
+    words = [
+        ", ".join(f"{name} {str(kind).rpartition('.')[2].lower()} {list(shape)}" for name, kind, shape in tensors)
+        for tensors in (found, stated)
+    ]
+    return f"has the tensors {words[0]}, where the manifest states {words[1]}"
 
 
 class _Complaints(list[str]):

@@ -44,7 +44,7 @@ RecipeName = Annotated[str, typer.Option(help=f"One of {', '.join(RECIPES)}.", c
 Threads = Annotated[int, typer.Option(help="CPU threads.", min=1)]
 TargetName = Annotated[Target, typer.Option(help="What runs the engine: openvino on CPUs, tensorrt on GPUs.")]
 PrecisionName = Annotated[
-    Precision | None, typer.Option(help="Of the engine. [default: the recipe's for openvino, fp16 for tensorrt]")
+    Precision | None, typer.Option(help="Of the engine; else the recipe's for openvino, fp16 for tensorrt.")
 ]
 CORES = len(os.sched_getaffinity(0))
 OPTIMAL_BATCH = 64
@@ -220,6 +220,10 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(folder, out)
     console.print(f"{out}: {sum(path.stat().st_size for path in out.rglob('*') if path.is_file()):,} bytes")
+    if target == "tensorrt":
+        from training.steps import add_plan
+
+        console.print(add_plan(run, out, RECIPES[recipe](), deployment), highlight=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -41,6 +41,7 @@ from training.pretext.network import FEATURE_SIZE, build_network
 from training.recipes import Recipe
 from training.repository import write_repository
 from training.target import INPUT_TENSOR, OUTPUT_TENSOR, Deployment
+from training.torch_tensorrt_plan import build_plan_of_network, find_obstacle
 
 QUANTISATION_FACES = 192
 TOOLS: dict[Target, tuple[str, ...]] = {
@@ -265,6 +266,20 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
         {path: LICENCE["detector" if path == DetectorSpec().file else "bundle"] for path in list_files(folder)},
     )
     return folder
+
+
+def add_plan(run: Path, folder: Path, recipe: Recipe, deployment: Deployment) -> str:
+    """Build the plan of the bundle in `folder` from the network itself where that can be done here; say what was done.
+
+    Raises:
+        BundleMismatch: Torch-TensorRT built something else than the manifest states; the bundle is whole without it.
+    """
+    if obstacle := find_obstacle(deployment):
+        return f"no plan yet ({obstacle}): run `unlensed bundle build {folder}` on the GPU that serves"
+    network = build_network(recipe)
+    load_checkpoint(run / "best.safetensors", network)
+    plan = build_plan_of_network(network.extractor, folder, deployment)
+    return f"{plan.path}: built by Torch-TensorRT for {plan.build.gpu} and TensorRT {plan.build.version} only"
 
 
 def describe_engine(deployment: Deployment) -> dict[str, object]:

@@ -74,7 +74,7 @@ def test_a_broken_image_never_changes_its_batch_mates(device_cropper: DeviceCrop
     ]
     broken = [
         face
-        for data in (encode("JPEG", 5), encode("WEBP", 12, lossless=True), encode("JPEG", 7, progressive=True))
+        for data in (encode("JPEG", 5), encode("WEBP", 8, lossless=True), encode("JPEG", 7, progressive=True))
         for face in make_faces(damage(data))
     ]
     mixed = [good[0], broken[0], good[1], good[0], broken[1], good[2], broken[2], good[3]]

@@ -110,11 +110,20 @@ def test_batches_that_no_plan_can_have_are_refused(bundle: Bundle, batches: dict
         read_bundle(bundle.folder)
 
 
-def test_verify_says_how_to_build_the_plan(bundle: Bundle) -> None:
-    """`unlensed bundle verify` ends with bad data and names the command."""
-    with pytest.raises(BundleMismatch, match=f"model.plan is not built yet.*unlensed bundle build {bundle.folder}"):
+def test_verify_refuses_a_plan_of_another_graph(bundle: Bundle) -> None:
+    """`unlensed bundle verify` ends with bad data, with or without a GPU, and names the command that cures it."""
+    write_plan(bundle, b"plan", "tensorrt", "10.15", HERE)
+    edit_build(bundle.folder, onnx_sha256="0" * 64)
+    with pytest.raises(BundleMismatch, match=f"another graph.*unlensed bundle build {bundle.folder}"):
         verify(bundle.folder)
     assert CODES[BundleMismatch] is Exit.BAD_DATA
+
+
+@pytest.mark.skipif(bool(find_gpu()[0]), reason="this machine has a GPU")
+def test_verify_without_a_gpu_says_so(bundle: Bundle) -> None:
+    """The golden faces of a GPU bundle are the GPU's to answer: without one, verify says what would run here."""
+    with pytest.raises(DeviceUnavailable, match="built for a GPU: export one with --target openvino"):
+        verify(bundle.folder)
 
 
 @pytest.mark.skipif(bool(find_gpu()[0]), reason="this machine has a GPU")

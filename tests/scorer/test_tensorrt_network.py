@@ -7,9 +7,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from ingest.device import find_gpu
 from scorer.bundle import Bundle, BundleMismatch, read_bundle
 from scorer.manifest import BatchProfile
-from scorer.tensorrt_network import check_tensors, compile_network
+from scorer.tensorrt_network import check_plan, compile_network
 from scorer.trtexec import describe_command, run_trtexec
 from tests.small_extractor import make_small_extractor
 from training.export_onnx import export_onnx
@@ -62,15 +63,19 @@ def test_a_file_that_is_no_graph_is_refused(rtx: ModuleType, bundle: Bundle, tmp
     assert "\n" not in str(refused.value)
 
 
-def test_the_profile_is_the_manifest_s(rtx: ModuleType, bundle: Bundle) -> None:
-    """The profile reaches the builder: TensorRT accepts its shapes for the graph's input, and no larger crop."""
-    logger = rtx.Logger(rtx.Logger.ERROR)
-    builder = rtx.Builder(logger)
-    network = builder.create_network(1 << int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    assert rtx.OnnxParser(network, logger).parse(bundle.extractor.read_bytes())
-    check_tensors(network, bundle.extractor, bundle.manifest, rtx)
-    assert network.get_input(0).dtype == rtx.uint8
-    assert network.get_output(0).dtype == rtx.float32
+def test_batches_that_cannot_be_are_refused(rtx: ModuleType, bundle: Bundle) -> None:
+    """The profile reaches the builder: one out of order, which no manifest can state, builds no plan."""
+    batches = BatchProfile.model_construct(min=8, opt=4, max=2)
+    with pytest.raises((BundleMismatch, ValueError)):
+        compile_network(bundle.extractor, bundle.manifest, batches, rtx)
+
+
+@pytest.mark.skipif(bool(find_gpu()[0]), reason="this machine has a GPU")
+def test_a_plan_opens_on_a_gpu_only(rtx: ModuleType, bundle: Bundle) -> None:
+    """A machine without a driver says in a sentence that the plan does not open there."""
+    plan = compile_network(bundle.extractor, bundle.manifest, BatchProfile(opt=8, max=32), rtx)
+    with pytest.raises(BundleMismatch, match=r"the plan does not open on this machine: .*driver"):
+        check_plan(plan, bundle.manifest, rtx)
 
 
 TRTEXEC = """\

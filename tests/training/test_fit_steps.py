@@ -15,8 +15,10 @@ from torch import nn
 
 from ingest.spec import PreprocessSpec
 from scorer import progress
+from tests.small_extractor import make_small_extractor
 from training import steps
 from training.export import export_extractor
+from training.export_onnx import export_onnx
 from training.pretext.network import FEATURE_SIZE, Normalise
 from training.recipes import MixtureRule, MixtureShape, Recipe, starter
 from training.target import Deployment
@@ -99,3 +101,28 @@ def test_progress_on_a_terminal_is_one_line(run: Path, recipe: Recipe) -> None:
     steps.fit_run(run, recipe, ENGINE, 1, Console(file=told, force_terminal=True, width=120))
     assert "fitting" in told.getvalue()
     assert "{" not in told.getvalue()
+
+
+def test_a_target_has_results_of_its_own(run: Path, recipe: Recipe) -> None:
+    """For TensorRT, mixture and calibration come from the ONNX graph and lie apart from those for OpenVINO."""
+    deployment = Deployment("tensorrt", "fp16")
+    with pytest.raises(FileNotFoundError, match=r"no fit.json: run `unlensed-train fit` first, with --target tensorrt"):
+        steps.calibrate_run(run, deployment, 1)
+    steps.fit_run(run, recipe, ENGINE, 1)
+    before = {path.name: path.read_bytes() for path in run.glob("*.*")}
+    export_onnx(
+        make_small_extractor(),
+        deployment.results(run) / "engine" / "fp16",
+        "fp16",
+        np.zeros((1, 224, 224, 3), np.uint8),
+    )
+    report = steps.fit_run(run, recipe, deployment, 1)
+    assert report["precision"] == "fp16"
+    steps.calibrate_run(run, deployment, 1)
+    assert {path.name for path in (run / "tensorrt-fp16").glob("*.*")} == {
+        "fit.json",
+        "mixture.npz",
+        "calibration.json",
+        "calibration.npz",
+    }
+    assert {path.name: path.read_bytes() for path in run.glob("*.*")} == before
