@@ -58,10 +58,7 @@ def test_serving_rooms_read_no_pickle(root: Path) -> None:
 @pytest.mark.parametrize(
     ("package", "doors"),
     [
-        (
-            "nvidia",
-            ["ingest/dali.py", "ingest/dali_cuda.py", "ingest/dali_graph.py", "training/pretext/batches_cuda.py"],
-        ),  # crops, a server's, batches
+        ("nvidia", ["ingest/dali.py", "ingest/dali_cuda.py", "ingest/dali_graph.py"]),  # crops, and a server's
         ("cupy", ["ingest/device.py", "scorer/cuda/tensorrt_engine.py", "training/mixture/fit.py"]),
         ("kafka", ["scorer/stream/kafka_client.py"]),
         ("ray", ["scorer/archive/ray_scan.py"]),
