@@ -9,7 +9,7 @@ there a crop that needs no turn is `ingest.dali`'s bit for bit, a turned one dif
 Policy for damage: as in `ingest.dali`, with one more judge. What fails in a batch is decoded again alone, and what
 fails alone is handed to the CPU's cropper, whose word is final: so a bad image costs only itself, and neither a kind
 of JPEG that nvJPEG cannot read nor a want of GPU memory makes a photograph `undecodable`. Not knowable here: libjpeg
-prints what it papers over and nvJPEG prints nothing, so that a damaged JPEG that the CPU refuses may be scored on a GPU.
+prints what it papers over, nvJPEG prints nothing, so that a damaged JPEG that the CPU refuses may be scored on a GPU.
 """
 
 from collections.abc import Sequence
