@@ -2,14 +2,14 @@
 
 Two graphs, because faces are not images: one decodes each distinct image once, only the rectangle around its faces
 (`mixed`: nvJPEG for JPEG; for PNG, WebP and unusual JPEGs DALI falls back to its host decoders); the other takes
-those pixels without a copy, cuts each face, resizes it as `ingest.dali` does and turns it upright last, where it
+those pixels on the device, cuts each face, resizes it as `ingest.dali` does and turns it upright last, where it
 costs least; crops leave by DLPack. Both graphs also run without a GPU (`device="cpu"`), which is how they are tested:
 there a crop that needs no turn is `ingest.dali`'s bit for bit, a turned one differs by a rounding here and there.
 
 Policy for damage: as in `ingest.dali`, with one more judge. What fails in a batch is decoded again alone, and what
 fails alone is handed to the CPU's cropper, whose word is final: so a bad image costs only itself, and neither a kind
-of JPEG that nvJPEG cannot read nor a want of GPU memory makes a photograph `undecodable`. Not knowable here: nvJPEG
-fills damage without a word, so that a damaged JPEG may be scored on a GPU that the CPU refuses.
+of JPEG that nvJPEG cannot read nor a want of GPU memory makes a photograph `undecodable`. Not knowable here: libjpeg
+prints what it papers over, nvJPEG prints nothing, so that a damaged JPEG that the CPU refuses may be scored on a GPU.
 """
 
 from collections.abc import Sequence
@@ -156,7 +156,9 @@ class DeviceCropper:
             place, stored = group.find_region(), find_stored_window(window, group.info)
             starts.append(np.array([stored.left - place.left, stored.top - place.top], np.int32))
             shapes.append(np.array([stored.width, stored.height], np.int32))
-        self._cutter.feed_input("region", [region for region, *_ in faces], cuda_stream=stream)
+        regions = [region for region, *_ in faces]
+        # One kernel copies all of a GPU's regions; by default each would be a copy of its own.
+        self._cutter.feed_input("region", regions, cuda_stream=stream, use_copy_kernel=self._device == "cuda")
         cut = self._cutter.run(
             stream,
             start=starts,
@@ -198,7 +200,8 @@ def declare_decoder(pipeline: Pipeline, device: Kind, hw_decoder_load: float) ->
     with pipeline:
         pipeline.set_outputs(
             fn.decoders.image_slice(
-                fn.external_source(name="image", dtype=types.UINT8, ndim=1, no_copy=True),
+                # A GPU may still read what it was given when the call is over: there DALI has a copy of its own.
+                fn.external_source(name="image", dtype=types.UINT8, ndim=1, no_copy=device == "cpu"),
                 fn.external_source(name="start", dtype=types.INT32, ndim=1),
                 fn.external_source(name="shape", dtype=types.INT32, ndim=1),
                 normalized_anchor=False,
@@ -223,7 +226,7 @@ def declare_cutter(pipeline: Pipeline, device: Kind, spec: PreprocessSpec) -> No
             dtype=types.UINT8,
             ndim=3,
             layout="HWC",
-            no_copy=True,
+            no_copy=device == "cpu",  # as above; DALI gathers a GPU's samples in one piece anyhow
         )
         start, shape = (fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("start", "shape"))
         turn = fn.external_source(name="turn", dtype=types.FLOAT, ndim=2)

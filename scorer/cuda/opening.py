@@ -1,7 +1,7 @@
 """Which engine runs a GPU bundle here: its plan, or TensorRT-RTX from its graph, or the graph in PyTorch."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 
 from scorer.bundle import PLAN_FILE, Bundle, BundleMismatch
@@ -11,10 +11,11 @@ from scorer.plan import read_plan
 from scorer.tensorrt_network import compile_network
 
 GRAPHED_BATCH = 256
+OpenEngine = Callable[[Bundle], tuple[Engine, str]]
 
 
-class _NotHere(Exception):
-    """This engine cannot run here; the message says why, for the user who asks what does."""
+class EngineNotHere(Exception):
+    """An engine cannot run here; the message says why, for the user who asks what does."""
 
 
 def open_cuda_embedder(bundle: Bundle, threads: int) -> tuple[CudaEmbedder, str, str]:
@@ -24,16 +25,25 @@ def open_cuda_embedder(bundle: Bundle, threads: int) -> tuple[CudaEmbedder, str,
         BundleMismatch: the plan is not of this bundle's graph, or no engine can run it; the sentence says what to do.
         BackendUnavailable: the GPU has too little free memory.
     """
+    engine, name, why = choose_engine(bundle, ENGINES)
+    return CudaEmbedder(bundle.model, engine, threads, "cuda"), name, why
+
+
+def choose_engine(bundle: Bundle, engines: Mapping[str, OpenEngine]) -> tuple[Engine, str, str]:
+    """Return the first of `engines` that runs here, its name with its version, and why not those before it.
+
+    Raises:
+        BundleMismatch, BackendUnavailable: see `open_cuda_embedder`.
+    """
     obstacles: list[str] = []
-    for name, open_engine in ENGINES.items():
+    for name, open_engine in engines.items():
         try:
             engine, found = open_engine(bundle)
-        except _NotHere as obstacle:
-            obstacles.append(f"{name}: {obstacle}")
-            continue
-        why = "; ".join(["the first of TensorRT, TensorRT-RTX and CUDA graphs that runs here", *obstacles])
-        return CudaEmbedder(bundle.model, engine, threads, "cuda"), found, why
-    message = f"{bundle.folder} needs a GPU engine, and none runs here ({'; '.join(obstacles)}): install unlensed[gpu]"
+        except EngineNotHere as obstacle:
+            obstacles.append(f"not {name}: {obstacle}")
+        else:
+            return engine, found, "; ".join([f"the first of {', '.join(engines)} that runs here", *obstacles])
+    message = f"{bundle.folder} needs an engine for the GPU ({'; '.join(obstacles)}): install unlensed[gpu]"
     raise BundleMismatch(message)
 
 
@@ -41,7 +51,7 @@ def open_plan(bundle: Bundle) -> tuple[Engine, str]:
     """Open the plan that was built beside the bundle's graph."""
     if not (bundle.folder / PLAN_FILE).is_file():
         message = f"no plan is built, `unlensed bundle build {bundle.folder}` does that"
-        raise _NotHere(message)
+        raise EngineNotHere(message)
     plan, tensorrt = read_plan(bundle), _import("tensorrt")
     from scorer.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - CuPy loads only where it is used
 
@@ -60,7 +70,7 @@ def open_rtx(bundle: Bundle) -> tuple[Engine, str]:
         plan = compile_network(bundle.extractor, bundle.manifest, rule.batches, rtx)
         return TensorRtEngine(plan, bundle.manifest, rtx), f"TensorRT-RTX {rtx.__version__}"
     except BundleMismatch as error:  # it supports fewer GPUs and fewer graphs than TensorRT
-        raise _NotHere(str(error)) from error
+        raise EngineNotHere(str(error)) from error
 
 
 def open_graphs(bundle: Bundle) -> tuple[Engine, str]:
@@ -72,7 +82,7 @@ def open_graphs(bundle: Bundle) -> tuple[Engine, str]:
     return engine, f"CUDA graphs of PyTorch {torch.__version__}"
 
 
-ENGINES: dict[str, Callable[[Bundle], tuple[Engine, str]]] = {
+ENGINES: dict[str, OpenEngine] = {
     "TensorRT": open_plan,
     "TensorRT-RTX": open_rtx,
     "CUDA graphs": open_graphs,
@@ -87,4 +97,4 @@ def _import(name: str, *other_names: str) -> ModuleType:
             return _import(*other_names)
         # TensorRT's packages fail in ways of their own where there is no driver.
         message = f"{name} cannot be imported ({type(error).__name__}: {error})"
-        raise _NotHere(message) from error
+        raise EngineNotHere(message) from error

@@ -167,11 +167,14 @@ from pathlib import Path
 import cupy
 from scorer.bundle import embed_golden, read_bundle, read_golden
 from scorer.cuda.embedder import CudaEmbedder
-from scorer.cuda.graphed_engine import GraphedEngine
-from tests.scorer.cuda.broken_engine import ShortOfMemory
 
-bundle = read_bundle(Path({folder!r}))
-engine = ShortOfMemory(GraphedEngine(bundle.extractor, 224, "cpu"), 0, lambda: cupy.cuda.runtime.CUDARuntimeError(719))
+class LosingEngine:
+    max_batch = 8
+
+    def run(self, crops):
+        raise cupy.cuda.runtime.CUDARuntimeError(719)
+
+bundle, engine = read_bundle(Path({folder!r})), LosingEngine()
 embed_golden(read_golden(bundle.folder), bundle, CudaEmbedder(bundle.model, engine, 1, "cpu"))
 """
 
