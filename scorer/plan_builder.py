@@ -9,7 +9,7 @@ import os
 import shutil
 from types import ModuleType
 
-from ingest.device import find_gpu, resolve_device
+from ingest.device import DeviceUnavailable, find_gpu
 from scorer.bundle import Bundle, BundleMismatch
 from scorer.plan import Plan, read_plan, write_plan
 from scorer.tensorrt_network import compile_network
@@ -35,8 +35,10 @@ def build_plan(bundle: Bundle) -> Plan:
     if manifest.plan is None:
         message = f"{bundle.folder} is a bundle for {manifest.target}, which has no plan to build"
         raise BundleMismatch(message)
-    resolve_device("cuda")
-    gpu, _ = find_gpu()
+    gpu, obstacle = find_gpu()
+    if obstacle:
+        message = f"a plan is built on the GPU that serves it, and here is none ({obstacle}): run this there"
+        raise DeviceUnavailable(message)
     if tensorrt := find_tensorrt():
         plan = compile_network(onnx, manifest, manifest.plan.batches, tensorrt)
         return write_plan(bundle, plan, "tensorrt", tensorrt.__version__, gpu)
