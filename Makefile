@@ -59,7 +59,7 @@ bench: .venv/bench .venv-triton/installed
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/stream.py
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/archive.py
 
-gpu: .venv/gpu $(if $(filter cpu,$(UNLENSED_DEVICE)),.venv-triton/installed)
+gpu: .venv/test $(if $(filter cpu,$(UNLENSED_DEVICE)),.venv-triton/installed)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/gpu/run.sh $(GPU)
 
 kafka: .venv/stream
@@ -93,11 +93,6 @@ $(DEMO)/photographs: .venv/demo
 	@echo "installing what the benchmarks are measured beside (about a minute, 1 GB) ..."
 	$(INSTALL) '.[bench]'
 	$(PIP) --constraint constraints.txt --no-deps --group bench-no-deps
-	touch $@
-
-.venv/gpu: .venv/test
-	@echo "installing what runs on a GPU (about a minute, 1 GB) ..."
-	$(INSTALL) '.[gpu,test]'
 	touch $@
 
 .venv/bin/python:
