@@ -16,18 +16,21 @@ from rich.console import Console
 from ingest.device import DeviceUnavailable
 from scorer.archive.endings import Interrupted, Outage, RunBroken, RunNotReady, RunRefused
 from scorer.archive.items import SourceChanged, SourceDamaged
-from scorer.bundle import BundleMismatch, read_bundle, verify_engine
+from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
+from scorer.bundle_fetch import fetch
 from scorer.decide import PolicyError
 from scorer.dlq_cli import dlq_app
+from scorer.embed import BackendUnavailable, Embedder
 from scorer.messages import Status
 from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
 from scorer.payloads.https import PayloadUnavailable
 from scorer.report_cli import compare, report
 from scorer.scan_cli import scan
-from scorer.settings import SettingsError, load_settings
+from scorer.settings import Settings, SettingsError, load_settings
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable
 from scorer.stream.detector_pool import DetectorBroken
 from scorer.stream.replay import TooScattered
+from scorer.trust import check_trust
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -41,6 +44,7 @@ app.add_typer(dlq_app, name="dlq")
 app.command()(scan)
 app.command()(report)
 app.command()(compare)
+bundle_app.command()(fetch)
 
 
 class Exit(IntEnum):
@@ -81,6 +85,7 @@ CODES: dict[type[Exception], Exit] = {
     Interrupted: Exit.TRY_AGAIN,
     Outage: Exit.TRY_AGAIN,
     PayloadUnavailable: Exit.TRY_AGAIN,
+    BackendUnavailable: Exit.TRY_AGAIN,  # Triton does not answer
     OSError: Exit.TRY_AGAIN,  # a full disk, a folder that may not be written
 }
 
@@ -211,18 +216,47 @@ def schema(
 
 
 @bundle_app.command()
-def verify(folder: Annotated[Path, typer.Argument(help="The bundle's folder.")], *, threads: int | None = None) -> None:
+def verify(  # noqa: PLR0913 - one parameter per flag
+    folder: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    *,
+    digest: Annotated[str | None, typer.Option(help="The SHA-256 that bundle.json must have.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="An Ed25519 public key in PEM that must have signed bundle.json.")
+    ] = None,
+    files_only: Annotated[bool, typer.Option("--files-only", help="Start no engine; check the files only.")] = False,
+    triton: Annotated[str | None, typer.Option(help="The engine is Triton's, at this gRPC host:port.")] = None,
+    threads: int | None = None,
+) -> None:
     """Check digests, schema and arrays, then send the golden faces through the live engine."""
-    from scorer.openvino_embedder import LocalEmbedder  # noqa: PLC0415
-
-    settings = load_settings(bundle=folder, threads=threads)
+    settings = load_settings(bundle=folder, threads=threads, triton={"url": triton} if triton else None)
+    check_trust(folder, digest, key)
     checked = read_bundle(folder)
-    drift = verify_engine(checked, LocalEmbedder(checked, settings.threads))
+    if files_only:
+        print(f"{folder}: {len(checked.manifest.files)} files as recorded. Digest {checked.model.digest}")  # noqa: T201
+        return
+    with _opened_engine(checked, settings, through_triton=triton is not None) as engine:
+        drift = verify_engine(checked, engine)
     Console().print(
         f"{folder}: {len(checked.manifest.files)} files as recorded, golden faces {drift:.2g} nats from their answers "
         f"({checked.manifest.golden_tolerance_nats:g} allowed). Digest {checked.model.digest}",
         soft_wrap=True,
     )
+
+
+@contextmanager
+def _opened_engine(bundle: Bundle, settings: Settings, *, through_triton: bool) -> Iterator[Embedder]:
+    if not through_triton:
+        from scorer.openvino_embedder import LocalEmbedder  # noqa: PLC0415 - engines load only when they are needed
+
+        yield LocalEmbedder(bundle, settings.threads)
+        return
+    from scorer.triton.embedder import TritonEmbedder  # noqa: PLC0415
+
+    remote = TritonEmbedder(bundle, settings.triton)
+    try:
+        yield remote
+    finally:
+        remote.close()
 
 
 @contextmanager
