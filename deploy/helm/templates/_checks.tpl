@@ -10,6 +10,12 @@
 {{- if and (eq $kafka.security "plaintext") (or $kafka.caSecret.name $kafka.certificateSecret.name) -}}
 {{- fail "kafka.security is plaintext, which uses no certificates: leave kafka.caSecret and kafka.certificateSecret empty" -}}
 {{- end -}}
+{{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.kafka.to) -}}
+{{- fail "networkPolicy.kafka.to is empty, so that no worker would reach the brokers: list them, or set networkPolicy.enabled to false" -}}
+{{- end -}}
+{{- if and (ne .Values.triton.mode "none") (lt (int .Values.gpu.count) 1) -}}
+{{- fail "triton.mode is for GPUs: set gpu.count, or score in the workers' own processes with triton.mode none, which is faster on a CPU" -}}
+{{- end -}}
 {{- if and (eq .Values.triton.mode "remote") (or (not .Values.triton.serverSecret) (not .Values.triton.clientSecret)) -}}
 {{- fail "triton.mode is remote, which needs triton.serverSecret and triton.clientSecret: pictures do not travel in the clear" -}}
 {{- end -}}

@@ -18,9 +18,9 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 {{- end }}
 
-{{/* Labels of a pod: the selector's, what all pods of the release share, and the user's. */}}
+{{/* Labels of a pod: no version of the chart among them, so that a new chart alone restarts nothing. */}}
 {{- define "unlensed.podLabels" -}}
-{{ include "unlensed.labels" . }}
+{{ include "unlensed.selector" . }}
 {{- with .root.Values.podLabels }}
 {{ toYaml . }}
 {{- end }}

@@ -19,19 +19,16 @@ podFailurePolicy:
     # Wrong usage, a bad bundle or archive, bad configuration: no process can do better.
     - action: FailJob
       onExitCodes:
-        containerName: scan
         operator: In
         values: [2, 65, 78]
     # Too many images failed: this index is answered, and another try would say the same.
     - action: FailIndex
       onExitCodes:
-        containerName: scan
         operator: In
         values: [3]
     # A defect, a lost GPU, or a store or disk that is not there now: again, `retries` times.
     - action: Count
       onExitCodes:
-        containerName: scan
         operator: In
         values: [70, 71, 75]
 template:
@@ -80,7 +77,6 @@ template:
           - name: UNLENSED_THREADS
             valueFrom:
               resourceFieldRef:
-                containerName: scan
                 resource: requests.cpu
                 divisor: "1"
           {{- with $.Values.env }}
