@@ -25,11 +25,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.11", "3.12")
 GLIBC_MINOR = 36  # Debian 12; NVIDIA's containers have a newer one
 SERVICE = ("cpu", "otel", "s3", "scan", "stream")
-# Image -> the extras it has, groups of dependencies, and what is left out of them because its base has it, or better.
+# OpenVINO does without it. With it, importing OpenVINO fails where there is no home, leaves a client's number in one
+# where there is, and tools of OpenVINO report their use to its maker.
+LEFT_OUT = frozenset({"openvino-telemetry"})
+# Image -> the extras it has, groups of dependencies, and what else is left out.
 IMAGES: dict[str, tuple[Sequence[str], Sequence[str], frozenset[str]]] = {
-    "scorer-cpu": (SERVICE, (), frozenset()),
-    "scorer-gpu": ((*SERVICE, "gpu"), (), frozenset({"torch"})),  # NVIDIA's container has TensorRT
-    "training": (("train", "gpu"), ("train-no-deps",), frozenset()),
+    "scorer-cpu": (SERVICE, (), LEFT_OUT),
+    "scorer-gpu": ((*SERVICE, "gpu"), (), LEFT_OUT | {"torch"}),  # NVIDIA's container has TensorRT, which is faster
+    "training": (("train", "gpu"), ("train-no-deps",), LEFT_OUT),
 }
 TRITON_CPU = "triton-cpu"  # the list of the local server, complete as it is
 BUILD = "build"  # what makes the wheel
@@ -42,7 +45,7 @@ def find_requirements(image: str) -> tuple[list[str], list[str]]:
         return project["build-system"]["requires"], []
     if image == TRITON_CPU:
         lines = (line.partition("#")[0].strip() for line in (ROOT / "deploy/local/triton.txt").read_text().splitlines())
-        return [], [line for line in lines if line]
+        return [], [line for line in lines if line and canonicalize_name(Requirement(line).name) not in LEFT_OUT]
     extras, groups, left_out = IMAGES[image]
     needs = list(project["project"]["dependencies"])
     for extra in extras:
@@ -91,6 +94,7 @@ def render(image: str) -> str:
     found = {python: resolve(python, needs, alone=False) | resolve(python, alone, alone=True) for python in PYTHONS}
     lines = [f"# Made by deploy/docker/pin.py {image}: Linux on x86-64, Python {' and '.join(PYTHONS)}."]
     pins = {(name, version) for packages in found.values() for name, (version, _) in packages.items()}
+    pins = {(name, version) for name, version in pins if name not in LEFT_OUT}
     for name, version in sorted(pins):
         having = [python for python in PYTHONS if found[python].get(name, ("",))[0] == version]
         marker = "" if len(having) == len(PYTHONS) else f' ; python_version == "{having[0]}"'

@@ -30,8 +30,7 @@ RUN python -m venv --without-pip /opt/unlensed \
  && python -m pip --python /opt/unlensed/bin/python install --no-cache-dir --no-deps --require-hashes \
       --requirement /requirements.txt
 COPY --from=wheel /wheel /wheel
-RUN python -m pip --python /opt/unlensed/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl \
- && python -m pip --python /opt/unlensed/bin/python check
+RUN python -m pip --python /opt/unlensed/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl
 
 FROM ${PYTHON_IMAGE} AS cpu
 COPY --from=cpu-packages /opt/unlensed /opt/unlensed
