@@ -4,7 +4,6 @@ Linux namespaces do it; root may. What is left out: limits of memory and process
 the programs and libraries below /usr are this machine's.
 """
 
-import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -53,9 +52,8 @@ def seal(
     uid, gid = user.split(":")
     listing = scratch / "seen.txt"
     listing.write_text("".join(f"{folder.resolve()}\n" for folder in seen))
-    hidden = sorted(
-        {f"/{folder.resolve().parts[1]}" for folder in (*seen, scratch)} - {"/usr", "/opt"} | {"/home", "/root"}
-    )
+    tops = {f"/{folder.resolve().parts[1]}" for folder in (*seen, scratch)}
+    hidden = sorted(tops - {"/usr", "/opt"} | {"/home", "/root"})
     drop = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
     clean = ["env", "--ignore-environment", *(f"{name}={value}" for name, value in environment.items())]
     inner = [*drop, "--inh-caps=-all", *clean, *command]
@@ -63,8 +61,3 @@ def seal(
         *("unshare", "--mount", "--propagation", "private", "--ipc"),
         *("sh", "-c", _SEAL, "seal", str(listing), *hidden, "--", *inner),
     ]
-
-
-def describe(command: Sequence[str]) -> str:
-    """Return the command as a shell would read it."""
-    return shlex.join(command)

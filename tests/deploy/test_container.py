@@ -1,4 +1,4 @@
-"""The scorer's image rehearsed without a container engine: its packages, its user, its read-only root, its entry point."""
+"""The scorer's image rehearsed without a container engine: packages, user, read-only root, entry point."""
 
 import base64
 import json
@@ -60,7 +60,7 @@ def contained(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Ru
 
     def run_contained(*arguments: object, python: bool = False) -> "subprocess.CompletedProcess[str]":
         entry = ["python"] if python else image.entrypoint
-        seen = [argument for argument in arguments if isinstance(argument, Path)]
+        seen = [argument.parent for argument in arguments if isinstance(argument, Path)]
         command = seal(
             [*entry, *map(str, arguments)],
             user=image.user,
@@ -108,6 +108,7 @@ def test_bundle_is_verified(contained: Run) -> None:
 def test_service_answers(contained: Run, portrait: bytes, tmp_path: Path) -> None:
     """The service finds and scores a face, with its child processes and shared memory, and ends with 0."""
     image = {"bytes": base64.b64encode(portrait).decode()}
+    tmp_path.chmod(0o755)
     requests = tmp_path / "requests.jsonl"
     requests.write_text(json.dumps({"request_id": "r", "content_id": "c", "image": image}))
     done = contained("serve", "--replay", requests)

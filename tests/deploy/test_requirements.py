@@ -4,21 +4,27 @@ import re
 from pathlib import Path
 
 import pytest
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from deploy.docker.pin import BUILD, IMAGES, LEFT_OUT, TRITON_CPU, find_requirements
+from deploy.docker.pin import BUILD, IMAGES, LEFT_OUT, PYTHONS, TRITON_CPU, find_requirements
 from tests.deploy.images import DOCKER, ROOT
 
-LINE = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>\S+)(?P<marker> ; \S+ == \S+)?( --hash=sha256:[0-9a-f]{64}){1,2}")
+LINE = re.compile(
+    r"(?P<name>[a-z0-9-]+)==(?P<version>\S+)( ; (?P<marker>\S+ == \S+))?( --hash=sha256:[0-9a-f]{64}){1,2}"
+)
+
+ALWAYS = "python_version >= '3'"
 
 
-def read_versions(file: Path) -> dict[str, str]:
-    """Return the pinned versions by name; every line must be a pin with hashes and nothing else."""
+def read_versions(file: Path, python: str = PYTHONS[-1]) -> dict[str, str]:
+    """Return the versions that a Python gets, by name; every line must be a pin with hashes and nothing else."""
     lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
     pins = [LINE.fullmatch(line) for line in lines]
     assert all(pins), [line for line, pin in zip(lines, pins, strict=True) if not pin]
-    return {pin["name"]: pin["version"] for pin in pins if pin}
+    here = {"python_version": python}
+    return {pin["name"]: pin["version"] for pin in pins if pin and Marker(pin["marker"] or ALWAYS).evaluate(here)}
 
 
 @pytest.mark.parametrize("image", [*IMAGES, TRITON_CPU, BUILD])
@@ -31,19 +37,21 @@ def test_list_has_what_the_image_needs(image: str) -> None:
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_versions_are_the_tested_ones(image: str) -> None:
+@pytest.mark.parametrize("python", PYTHONS)
+def test_versions_are_the_tested_ones(image: str, python: str) -> None:
     """An image runs the versions of constraints.txt, with which the tests ran."""
-    versions = read_versions(DOCKER / "requirements" / f"{image}.txt")
+    versions = read_versions(DOCKER / "requirements" / f"{image}.txt", python)
     lines = (ROOT / "constraints.txt").read_text().splitlines()
+    here = {"python_version": python, "python_full_version": f"{python}.7"}
     tested = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    wrong = {
-        need.name: versions[canonicalize_name(need.name)]
+    wrong = [
+        f"{need.name} {version}, tested {need.specifier}"
         for need in tested
-        if canonicalize_name(need.name) in versions
-        and not need.specifier.contains(versions[canonicalize_name(need.name)])
-        and (need.marker is None or need.marker.evaluate({"python_version": "3.12", "python_full_version": "3.12.9"}))
-    }
-    assert wrong == {}
+        if (version := versions.get(canonicalize_name(need.name)))
+        and (need.marker is None or need.marker.evaluate(here))
+        and not need.specifier.contains(version)
+    ]
+    assert wrong == []
 
 
 def test_no_telemetry_is_installed() -> None:
