@@ -12,8 +12,8 @@
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 # 26.06 or later: older ones have known vulnerabilities.
 ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:26.06-py3
-# `docker buildx imagetools inspect IMAGE` prints it. There is no default: without it the target gpu is not built.
-ARG TRITON_DIGEST
+# `docker buildx imagetools inspect IMAGE` prints it. The default is no image's, so that nobody builds without one.
+ARG TRITON_DIGEST=sha256:0000000000000000000000000000000000000000000000000000000000000000
 
 FROM ${PYTHON_IMAGE} AS wheel
 WORKDIR /src
