@@ -1,13 +1,13 @@
-#!/usr/bin/env python3
 """Write `requirements/*.txt`: every package that an image installs, with the SHA-256 of the wheel that it gets.
 
     python deploy/docker/pin.py [IMAGE...]
 
-Nothing is installed and no registry's address is recorded. `constraints.txt` decides the versions where it names
-them, so that images run what the tests ran with. The hashes are kept here rather than computed when an image is
-built: a hash of what was just downloaded proves nothing. They are few, because only the wheels for Linux on x86-64
-and the two supported versions of Python count. Run it again whenever pyproject.toml or constraints.txt changes;
-`tests/deploy/test_requirements.py` says when that was forgotten.
+uv must be on the PATH: it resolves for any Python; pip then says which wheel that is. Nothing is installed, and no
+registry's address is recorded. `constraints.txt` decides the versions where it names them, so that images run what
+the tests ran with. The hashes are kept here rather than computed when an image is built: a hash of what was just
+downloaded proves nothing. They are few, because only the wheels for Linux on x86-64 and the two supported versions of
+Python count. Run it again whenever pyproject.toml or constraints.txt changes; `tests/deploy/test_requirements.py` says
+when that was forgotten.
 """
 
 import json
@@ -25,24 +25,27 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.11", "3.12")
 GLIBC_MINOR = 36  # Debian 12; NVIDIA's containers have a newer one
 SERVICE = ("cpu", "otel", "s3", "scan", "stream")
-# Image -> the extras it has, groups of dependencies, and what is left out of them because its base has it, or better.
+# OpenVINO does without it. With it, importing OpenVINO fails where there is no home, leaves a client's number in one
+# where there is, and tools of OpenVINO report their use to its maker.
+LEFT_OUT = frozenset({"openvino-telemetry"})
+# Image -> the extras it has, groups of dependencies, and what else is left out.
 IMAGES: dict[str, tuple[Sequence[str], Sequence[str], frozenset[str]]] = {
-    "scorer-cpu": (SERVICE, (), frozenset()),
-    "scorer-gpu": ((*SERVICE, "gpu"), (), frozenset({"torch"})),  # NVIDIA's container has TensorRT
-    "training": (("train", "gpu"), ("train-no-deps",), frozenset()),
+    "scorer-cpu": (SERVICE, (), LEFT_OUT),
+    "scorer-gpu": ((*SERVICE, "gpu"), (), LEFT_OUT | {"torch"}),  # NVIDIA's container has TensorRT, which is faster
+    "training": (("train", "gpu"), ("train-no-deps",), LEFT_OUT),
 }
 TRITON_CPU = "triton-cpu"  # the list of the local server, complete as it is
 BUILD = "build"  # what makes the wheel
 
 
 def find_requirements(image: str) -> tuple[list[str], list[str]]:
-    """Return what pip resolves for an image, and what is added as it is."""
+    """Return what is resolved for an image, and what is added as it is."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     if image == BUILD:
         return project["build-system"]["requires"], []
     if image == TRITON_CPU:
         lines = (line.partition("#")[0].strip() for line in (ROOT / "deploy/local/triton.txt").read_text().splitlines())
-        return [], [line for line in lines if line]
+        return [], [line for line in lines if line and canonicalize_name(Requirement(line).name) not in LEFT_OUT]
     extras, groups, left_out = IMAGES[image]
     needs = list(project["project"]["dependencies"])
     for extra in extras:
@@ -62,19 +65,28 @@ def _list_extra(project: dict[str, dict[str, dict[str, list[str]]]], extra: str)
     return needs
 
 
-def resolve(python: str, needs: Sequence[str], *, alone: bool) -> dict[str, tuple[str, str]]:
-    """Return name -> version and SHA-256 of the wheel that pip would install; `alone` leaves their own needs out."""
-    if not needs:
-        return {}
+def resolve(python: str, needs: Sequence[str]) -> list[str]:
+    """Return the versions that uv finds for one version of Python, as `name==version`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        listing = Path(scratch) / "needs.in"
+        listing.write_text("\n".join(needs))
+        command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--only-binary=:all:"]
+        command += [f"--python-version={python}", "--python-platform=x86_64-manylinux_2_28"]
+        command += [f"--constraint={ROOT / 'constraints.txt'}", str(listing)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - uv, on our own needs
+    return done.stdout.splitlines()
+
+
+def find_wheels(python: str, pins: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return name -> version and SHA-256 of the wheel that pip would install for one version of Python."""
     platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(GLIBC_MINOR, 4, -1)]
     platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps"]
         command += ["--only-binary=:all:", f"--target={scratch}", f"--report={report}", f"--python-version={python}"]
         command += [f"--platform={platform}" for platform in platforms]
-        command += ["--no-deps"] if alone else [f"--constraint={ROOT / 'constraints.txt'}"]
-        subprocess.run([*command, *needs], check=True)  # noqa: S603 - pip, with this project's own requirements
+        subprocess.run([*command, *pins], check=True)  # noqa: S603 - pip, with this project's own requirements
         items = json.loads(report.read_text())["install"]
     return {
         canonicalize_name(item["metadata"]["name"]): (
@@ -88,9 +100,10 @@ def resolve(python: str, needs: Sequence[str], *, alone: bool) -> dict[str, tupl
 def render(image: str) -> str:
     """Return the text of an image's file: a package a line, with a marker where only one Python has it."""
     needs, alone = find_requirements(image)
-    found = {python: resolve(python, needs, alone=False) | resolve(python, alone, alone=True) for python in PYTHONS}
+    found = {python: find_wheels(python, resolve(python, needs) + alone) for python in PYTHONS}
     lines = [f"# Made by deploy/docker/pin.py {image}: Linux on x86-64, Python {' and '.join(PYTHONS)}."]
     pins = {(name, version) for packages in found.values() for name, (version, _) in packages.items()}
+    pins = {(name, version) for name, version in pins if name not in LEFT_OUT}
     for name, version in sorted(pins):
         having = [python for python in PYTHONS if found[python].get(name, ("",))[0] == version]
         marker = "" if len(having) == len(PYTHONS) else f' ; python_version == "{having[0]}"'

@@ -11,8 +11,8 @@
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 # NVIDIA's container with TensorRT, of the same month as Triton's: a plan runs in the version that built it.
 ARG TENSORRT_IMAGE=nvcr.io/nvidia/tensorrt:26.06-py3
-# `docker buildx imagetools inspect IMAGE` prints it. There is no default: without it the target gpu is not built.
-ARG TENSORRT_DIGEST
+# `docker buildx imagetools inspect IMAGE` prints it. The default is no image's, so that nobody builds without one.
+ARG TENSORRT_DIGEST=sha256:0000000000000000000000000000000000000000000000000000000000000000
 
 FROM ${PYTHON_IMAGE} AS wheel
 WORKDIR /src
@@ -30,8 +30,7 @@ RUN python -m venv --without-pip /opt/unlensed \
  && python -m pip --python /opt/unlensed/bin/python install --no-cache-dir --no-deps --require-hashes \
       --requirement /requirements.txt
 COPY --from=wheel /wheel /wheel
-RUN python -m pip --python /opt/unlensed/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl \
- && python -m pip --python /opt/unlensed/bin/python check
+RUN python -m pip --python /opt/unlensed/bin/python install --no-cache-dir --no-deps --no-index /wheel/*.whl
 
 FROM ${PYTHON_IMAGE} AS cpu
 COPY --from=cpu-packages /opt/unlensed /opt/unlensed

@@ -12,8 +12,8 @@
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 # 26.06 or later: older ones have known vulnerabilities.
 ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:26.06-py3
-# `docker buildx imagetools inspect IMAGE` prints it. There is no default: without it the target gpu is not built.
-ARG TRITON_DIGEST
+# `docker buildx imagetools inspect IMAGE` prints it. The default is no image's, so that nobody builds without one.
+ARG TRITON_DIGEST=sha256:0000000000000000000000000000000000000000000000000000000000000000
 
 FROM ${PYTHON_IMAGE} AS wheel
 WORKDIR /src
@@ -32,10 +32,11 @@ RUN python -m venv --without-pip /opt/unlensed \
       --requirement /tmp/requirements.txt \
  && rm /tmp/requirements.txt
 COPY --from=wheel /wheel /opt/wheel
-COPY deploy/docker/triton_backends.py /opt/triton_backends.py
+COPY deploy/docker/triton_backends.py /opt/unlensed/deploy/docker/
+COPY deploy/local/triton.py /opt/unlensed/deploy/local/
 # Without its needs: this environment has NumPy 1.26, under which alone this server's Python stub works.
 RUN python -m pip --python /opt/unlensed/bin/python install --no-cache-dir --no-deps --no-index /opt/wheel/*.whl \
- && /opt/unlensed/bin/python /opt/triton_backends.py /opt/tritonserver
+ && /opt/unlensed/bin/python /opt/unlensed/deploy/docker/triton_backends.py /opt/tritonserver
 # The stub runs the first python3 of the PATH.
 ENV PATH=/opt/unlensed/bin:/opt/tritonserver/bin:$PATH \
     LD_LIBRARY_PATH=/usr/local/lib:/opt/tritonserver/lib \
