@@ -44,6 +44,7 @@ class Scaling:
     down_pods: int
     down_period_s: int
     fallback: int
+    fallback_keeps: bool
 
     @classmethod
     def of(cls, documents: list[dict[str, Any]], rate: float) -> "Scaling":
@@ -65,6 +66,7 @@ class Scaling:
             down_pods=down["value"],
             down_period_s=down["periodSeconds"],
             fallback=spec["fallback"]["replicas"],
+            fallback_keeps=spec["fallback"]["behavior"] == "currentReplicasIfHigher",
         )
 
 
@@ -102,7 +104,7 @@ class Autoscaler:
         """Return how many replicas there shall be; `lag` is None while nobody knows it."""
         scaling = self._scaling
         if lag is None:
-            advice = max(scaling.fallback, current)  # currentReplicasIfHigher
+            advice = max(scaling.fallback, current) if scaling.fallback_keeps else scaling.fallback
         else:
             capped = min(lag, scaling.partitions * scaling.threshold)  # allowIdleConsumers: false
             ratio = capped / (scaling.threshold * current)
