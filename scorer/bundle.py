@@ -25,7 +25,7 @@ from scorer.messages import describe_problems
 from scorer.mixture import GaussianMixture, stack_mixture
 from scorer.model import Model
 
-MANIFEST = "bundle.json"
+MANIFEST, SIGNATURE = "bundle.json", "bundle.json.sig"  # the second one is optional: `scorer.trust`
 PLAN_FILE, BUILD_FILE = "face_extractor/1/model.plan", "face_extractor/1/build.json"
 # Made beside a GPU bundle's graph by the machine that serves (`scorer.plan`); a killed build leaves a partial one.
 BUILT_FILES = frozenset({PLAN_FILE, BUILD_FILE, f"{PLAN_FILE}.partial", f"{BUILD_FILE}.partial"})
@@ -243,9 +243,12 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Return the paths in a bundle's folder that its manifest must list: every file but the manifest."""
+    """Return the paths in a bundle's folder that its manifest must list: every file but itself and its signature."""
+    unlisted = {MANIFEST, SIGNATURE}
     return sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST
+        name
+        for path in folder.rglob("*")
+        if path.is_file() and (name := path.relative_to(folder).as_posix()) not in unlisted and path.name != MANIFEST
     )
 
 

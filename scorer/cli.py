@@ -16,15 +16,14 @@ from rich.console import Console
 from ingest.device import DeviceUnavailable
 from scorer.archive.endings import Interrupted, Outage, RunBroken, RunNotReady, RunRefused
 from scorer.archive.items import SourceChanged, SourceDamaged
-from scorer.bundle import PLAN_FILE, BundleMismatch, read_bundle, verify_engine
+from scorer.bundle import BundleMismatch
+from scorer.bundle_cli import bundle_app
 from scorer.decide import PolicyError
 from scorer.dlq_cli import dlq_app
 from scorer.embed import BackendUnavailable
-from scorer.local_engine import open_local_engine
 from scorer.messages import Status
 from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
 from scorer.payloads.https import PayloadUnavailable
-from scorer.plan import read_plan
 from scorer.plan_builder import NoBuilder
 from scorer.report_cli import compare, report
 from scorer.scan_cli import scan
@@ -39,7 +38,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Finds faces that are unlike the photographs its bundle knows.",
 )
-bundle_app = typer.Typer(no_args_is_help=True, help="Check a bundle; build a GPU bundle's plan.")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(dlq_app, name="dlq")
 app.command()(scan)
@@ -87,7 +85,7 @@ CODES: dict[type[Exception], Exit] = {
     Interrupted: Exit.TRY_AGAIN,
     Outage: Exit.TRY_AGAIN,
     PayloadUnavailable: Exit.TRY_AGAIN,
-    BackendUnavailable: Exit.TRY_AGAIN,  # the GPU's memory is taken by others
+    BackendUnavailable: Exit.TRY_AGAIN,  # Triton does not answer, or the GPU's memory is taken by others
     OSError: Exit.TRY_AGAIN,  # a full disk, a folder that may not be written
 }
 
@@ -215,41 +213,6 @@ def schema(
         write_documents(write)
     else:
         print(document_text(document), end="")  # noqa: T201 - the output asked for
-
-
-@bundle_app.command()
-def verify(folder: Annotated[Path, typer.Argument(help="The bundle's folder.")], *, threads: int | None = None) -> None:
-    """Check digests, schema and arrays, then send the golden faces through the live engine."""
-    settings = load_settings(bundle=folder, threads=threads)
-    checked = read_bundle(folder)
-    if (folder / PLAN_FILE).is_file():
-        read_plan(checked)  # a plan of another graph is refused wherever it lies
-    engine = open_local_engine(checked, settings.device, settings.threads)
-    drift = verify_engine(checked, engine.embedder)
-    Console().print(
-        f"{folder}: {len(checked.manifest.files)} files as recorded, golden faces {drift:.2g} nats from their answers "
-        f"by {engine.name} ({checked.manifest.golden_tolerance_nats:g} allowed). Digest {checked.model.digest}",
-        soft_wrap=True,
-    )
-
-
-@bundle_app.command()
-def build(
-    folder: Annotated[Path, typer.Argument(help="The folder of a bundle for TensorRT.")],
-    *,
-    force: Annotated[bool, typer.Option("--force", help="Build even where the plan still fits.")] = False,
-) -> None:
-    """Build a GPU bundle's plan: run this on the GPU that serves, with the TensorRT that serves."""
-    from scorer.plan_builder import build_plan, find_current_plan  # noqa: PLC0415 - only this command needs them
-
-    checked = read_bundle(folder)
-    current = None if force else find_current_plan(checked)
-    plan = current or build_plan(checked)
-    Console().print(
-        f"{plan.path}: {'already ' if current else ''}built by {plan.build.builder} {plan.build.version} on "
-        f"{plan.build.gpu}, for batches of {plan.build.batches.min} to {plan.build.batches.max}",
-        soft_wrap=True,
-    )
 
 
 @contextmanager

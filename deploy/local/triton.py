@@ -69,7 +69,7 @@ class TritonServer:
         self._backends: set[int] = set()
         packages, version, library_folder = _describe(python)
         server = packages / "pytriton" / "tritonserver"
-        _lay_out_backends(server, version, scratch / "backends")
+        lay_out_backends(server, version, scratch / "backends")
         self._memory_prefix = f"unlensed-{os.getpid()}-{self._port}-"
         self._command = [
             str(server / "bin" / "tritonserver"),
@@ -201,7 +201,7 @@ def _describe(python: Path) -> tuple[Path, str, Path]:
     return Path(packages), version, Path(folder)
 
 
-def _lay_out_backends(server: Path, version: str, folder: Path) -> None:
+def lay_out_backends(server: Path, version: str, folder: Path) -> None:
     """Lay out a backend directory: Triton's Python backend, and this project's on top of it."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(server / "backends" / "python", folder / "python")  # copies, since Triton refuses links

@@ -9,7 +9,8 @@ import pytest
 
 from ingest.device import DeviceUnavailable, find_gpu
 from scorer.bundle import BUILD_FILE, MANIFEST, PLAN_FILE, Bundle, BundleMismatch, read_bundle
-from scorer.cli import CODES, Exit, verify
+from scorer.bundle_cli import verify
+from scorer.cli import CODES, Exit
 from scorer.plan import read_plan, write_plan
 from scorer.plan_builder import NoBuilder, build_plan, find_current_plan
 

@@ -1,0 +1,124 @@
+"""Write `requirements/*.txt`: every package that an image installs, with the SHA-256 of the wheel that it gets.
+
+    python deploy/docker/pin.py [IMAGE...]
+
+uv must be on the PATH: it resolves for any Python; pip then says which wheel that is. Nothing is installed, and no
+registry's address is recorded. `constraints.txt` decides the versions where it names them, so that images run what
+the tests ran with. The hashes are kept here rather than computed when an image is built: a hash of what was just
+downloaded proves nothing. They are few, because only the wheels for Linux on x86-64 and the two supported versions of
+Python count. Run it again whenever pyproject.toml or constraints.txt changes; `tests/deploy/test_requirements.py` says
+when that was forgotten.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHONS = ("3.11", "3.12")
+GLIBC_MINOR = 36  # Debian 12; NVIDIA's containers have a newer one
+SERVICE = ("cpu", "otel", "s3", "scan", "stream")
+# OpenVINO does without it. With it, importing OpenVINO fails where there is no home, leaves a client's number in one
+# where there is, and tools of OpenVINO report their use to its maker.
+LEFT_OUT = frozenset({"openvino-telemetry"})
+# Image -> the extras it has, groups of dependencies, and what else is left out.
+IMAGES: dict[str, tuple[Sequence[str], Sequence[str], frozenset[str]]] = {
+    "scorer-cpu": (SERVICE, (), LEFT_OUT),
+    "scorer-gpu": ((*SERVICE, "gpu"), (), LEFT_OUT | {"torch"}),  # NVIDIA's container has TensorRT, which is faster
+    "training": (("train", "gpu"), ("train-no-deps",), LEFT_OUT),
+}
+TRITON_CPU = "triton-cpu"  # the list of the local server, complete as it is
+BUILD = "build"  # what makes the wheel
+
+
+def find_requirements(image: str) -> tuple[list[str], list[str]]:
+    """Return what is resolved for an image, and what is added as it is."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    if image == BUILD:
+        return project["build-system"]["requires"], []
+    if image == TRITON_CPU:
+        lines = (line.partition("#")[0].strip() for line in (ROOT / "deploy/local/triton.txt").read_text().splitlines())
+        return [], [line for line in lines if line and canonicalize_name(Requirement(line).name) not in LEFT_OUT]
+    extras, groups, left_out = IMAGES[image]
+    needs = list(project["project"]["dependencies"])
+    for extra in extras:
+        needs += _list_extra(project, extra)
+    alone = [need for group in groups for need in project["dependency-groups"][group]]
+    return [need for need in needs if canonicalize_name(Requirement(need).name) not in left_out], alone
+
+
+def _list_extra(project: dict[str, dict[str, dict[str, list[str]]]], extra: str) -> list[str]:
+    needs = []
+    for need in project["project"]["optional-dependencies"][extra]:
+        parsed = Requirement(need)
+        if parsed.name == "unlensed":
+            needs += [inner for name in sorted(parsed.extras) for inner in _list_extra(project, name)]
+        else:
+            needs.append(need)
+    return needs
+
+
+def resolve(python: str, needs: Sequence[str]) -> list[str]:
+    """Return the versions that uv finds for one version of Python, as `name==version`."""
+    with tempfile.TemporaryDirectory() as scratch:
+        listing = Path(scratch) / "needs.in"
+        listing.write_text("\n".join(needs))
+        command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--only-binary=:all:"]
+        command += [f"--python-version={python}", "--python-platform=x86_64-manylinux_2_28"]
+        command += [f"--constraint={ROOT / 'constraints.txt'}", str(listing)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - uv, on our own needs
+    return done.stdout.splitlines()
+
+
+def find_wheels(python: str, pins: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return name -> version and SHA-256 of the wheel that pip would install for one version of Python."""
+    platforms = [f"manylinux_2_{minor}_x86_64" for minor in range(GLIBC_MINOR, 4, -1)]
+    platforms += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.json"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps"]
+        command += ["--only-binary=:all:", f"--target={scratch}", f"--report={report}", f"--python-version={python}"]
+        command += [f"--platform={platform}" for platform in platforms]
+        subprocess.run([*command, *pins], check=True)  # noqa: S603 - pip, with this project's own requirements
+        items = json.loads(report.read_text())["install"]
+    return {
+        canonicalize_name(item["metadata"]["name"]): (
+            item["metadata"]["version"],
+            item["download_info"]["archive_info"]["hashes"]["sha256"],
+        )
+        for item in items
+    }
+
+
+def render(image: str) -> str:
+    """Return the text of an image's file: a package a line, with a marker where only one Python has it."""
+    needs, alone = find_requirements(image)
+    found = {python: find_wheels(python, resolve(python, needs) + alone) for python in PYTHONS}
+    lines = [f"# Made by deploy/docker/pin.py {image}: Linux on x86-64, Python {' and '.join(PYTHONS)}."]
+    pins = {(name, version) for packages in found.values() for name, (version, _) in packages.items()}
+    pins = {(name, version) for name, version in pins if name not in LEFT_OUT}
+    for name, version in sorted(pins):
+        having = [python for python in PYTHONS if found[python].get(name, ("",))[0] == version]
+        marker = "" if len(having) == len(PYTHONS) else f' ; python_version == "{having[0]}"'
+        digests = sorted({found[python][name][1] for python in having})
+        lines.append(f"{name}=={version}{marker} " + " ".join(f"--hash=sha256:{digest}" for digest in digests))
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write the files of the images that are named, or of all."""
+    for image in sys.argv[1:] or (*IMAGES, TRITON_CPU, BUILD):
+        file = ROOT / "deploy/docker/requirements" / f"{image}.txt"
+        file.write_text(render(image))
+        print(f"{file.relative_to(ROOT)}: {len(file.read_text().splitlines()) - 1} packages")  # noqa: T201 - says so
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The dashboard of what is decided: shares of decisions and p-values beside what the calibration promises."""
+
+from deploy.grafana.panels import Panel
+from deploy.grafana.stream import OURS, rate
+
+SHOWN = (0.01, 0.05, 0.1)
+INFO = 'unlensed_bundle_info{job=~"$job"}'
+ANSWERS = rate("unlensed_records_answered_total")
+FACES = rate("unlensed_faces_scored_total")
+
+
+def share_at_most(bound: float) -> str:
+    """Return the share of faces whose p-value is at most `bound`, one of the histogram's."""
+    few = rate("unlensed_p_value_bucket", f'le="{bound}"')
+    return f"{few} / {rate('unlensed_p_value_count')}"
+
+
+def share_of_answers(status: str) -> str:
+    """Return the share of the answers with a status that matches."""
+    some = rate("unlensed_records_answered_total", f'status=~"{status}"')
+    return f"{some} / {ANSWERS}"
+
+
+def by_bundle(labels: str = "") -> str:
+    """Return faces a second by stage and bundle."""
+    faces = f'rate(unlensed_faces_scored_total{{job=~"$job"{labels}}}[$__rate_interval])'
+    return f"sum by (mode, bundle_id) ({faces} * on (job, instance) group_left (mode, bundle_id) {INFO})"
+
+
+FLAGGED = by_bundle(', decision="flag"')
+DECIDED = rate("unlensed_faces_scored_total", by="decision")
+AT_MOST = f"sum by (le) (increase(unlensed_p_value_bucket{OURS}[$__range]))"
+ALL = f"sum(increase(unlensed_p_value_count{OURS}[$__range]))"
+
+TITLE = "unlensed: decisions"
+DESCRIPTION = (
+    "p-values of photographs like the calibration's spread evenly: a share p of them is at most p. A share above that "
+    "means other traffic, other preprocessing, or more that is unlike photographs; it is no proof of any of them."
+)
+ROWS: dict[str, tuple[Panel, ...]] = {
+    "Now": (
+        Panel("Faces a second", "Scored and acknowledged.", "short", ((FACES, ""),), "stat", 4),
+        *(
+            Panel(
+                f"p at most {bound:.0%}",
+                f"Of photographs like the calibration's: {bound:.0%}.",
+                "percentunit",
+                ((share_at_most(bound), ""),),
+                "stat",
+                4,
+                limit=3 * bound,
+            )
+            for bound in SHOWN
+        ),
+        Panel(
+            "Images without a face",
+            "Share of the answers.",
+            "percentunit",
+            ((share_of_answers("no_face"), ""),),
+            "stat",
+            4,
+        ),
+        Panel(
+            "Images that cannot be scored",
+            "Unsupported or failed: share of the answers.",
+            "percentunit",
+            ((share_of_answers("unsupported|failed"), ""),),
+            "stat",
+            4,
+        ),
+    ),
+    "Decisions": (
+        Panel(
+            "Shares of decisions",
+            "Under the policies in force. With the default policy 1 % flag and 4 % review are expected of photographs.",
+            "percentunit",
+            ((f"{DECIDED} / on () group_left () {FACES}", "{{decision}}"),),
+            width=12,
+            stacked=True,
+        ),
+        Panel(
+            "Flagged, by stage and bundle",
+            "Shadow beside live: another share means another bundle or another calibration, not better or worse.",
+            "percentunit",
+            ((f"{FLAGGED} / {by_bundle()}", "{{mode}} {{bundle_id}}"),),
+            width=12,
+        ),
+    ),
+    "p-values against the calibration": (
+        Panel(
+            "Shares of small p-values",
+            "Each line should lie on the line of its own expectation.",
+            "percentunit",
+            (
+                *((share_at_most(bound), f"p at most {bound}") for bound in SHOWN),
+                *((f"vector({bound})", f"expected: {bound}") for bound in SHOWN),
+            ),
+            width=12,
+        ),
+        Panel(
+            "The whole distribution",
+            "Share of faces whose p-value is at most the bound; expected is the bound itself. More at the low end: "
+            "more that is unlike photographs. All of it moved: other preprocessing.",
+            "percentunit",
+            ((f"{AT_MOST} / on () group_left () {ALL}", "p at most {{le}}"),),
+            "bargauge",
+            12,
+        ),
+    ),
+    "What is running": (
+        Panel(
+            "Bundles",
+            "More than one digest among the live workers: a rollout is on its way, or stuck.",
+            "short",
+            ((f"count by (mode, delivery, bundle_id, digest) (unlensed_bundle_info{OURS})", ""),),
+            "table",
+            24,
+        ),
+    ),
+}

@@ -1,0 +1,32 @@
+"""Write `dashboards/*.json` from their descriptions: `python -m deploy.grafana.render` in the checkout's root."""
+
+import json
+from pathlib import Path
+
+from deploy.grafana import decisions, stream
+from deploy.grafana.panels import render_dashboard
+
+FOLDER = Path(__file__).resolve().parent / "dashboards"
+
+
+def render() -> dict[str, str]:
+    """Return the text of each dashboard by its file's name."""
+    pages = {"stream": stream, "decisions": decisions}
+    return {
+        f"{name}.json": json.dumps(
+            render_dashboard(f"unlensed-{name}", page.TITLE, page.DESCRIPTION, page.ROWS), indent=1, ensure_ascii=False
+        )
+        + "\n"
+        for name, page in pages.items()
+    }
+
+
+def main() -> None:
+    """Write all dashboards."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in render().items():
+        (FOLDER / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main()

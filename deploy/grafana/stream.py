@@ -1,0 +1,310 @@
+"""The dashboard of the stream: how far behind, how fast, how long, what fails, and the machines below it."""
+
+from deploy.grafana.panels import Panel
+
+OURS = '{job=~"$job"}'
+RATE = "[$__rate_interval]"
+
+
+def rate(metric: str, labels: str = "", by: str = "") -> str:
+    """Return the sum of a counter's rates over all workers, by some of its labels."""
+    selector = f'{{job=~"$job"{", " if labels else ""}{labels}}}'
+    return f"sum{f' by ({by}) ' if by else ''}(rate({metric}{selector}{RATE}))"
+
+
+def quantile(share: float, metric: str, labels: str = "", by: str = "") -> str:
+    """Return a quantile of a histogram over all workers."""
+    return f"histogram_quantile({share}, {rate(f'{metric}_bucket', labels, ', '.join(filter(None, ['le', by])))})"
+
+
+def mean(metric: str, by: str = "") -> str:
+    """Return the mean of what a histogram observed."""
+    return f"{rate(f'{metric}_sum', by=by)} / {rate(f'{metric}_count', by=by)}"
+
+
+def triton(metric: str) -> str:
+    """Return the sum of a Triton counter's rates by model."""
+    return f"sum by (model) (rate({metric}{RATE}))"
+
+
+def scaler(metric: str) -> str:
+    """Return a number of replicas that kube-state-metrics tells of the autoscaler."""
+    return f'max by (horizontalpodautoscaler) ({metric}{{horizontalpodautoscaler=~".*unlensed.*"}})'
+
+
+TITLE = "unlensed: stream"
+DESCRIPTION = "Lag, throughput, latency, failures; Triton and GPU below."
+ROWS: dict[str, tuple[Panel, ...]] = {
+    "Is it well": (
+        Panel(
+            "Workers", "Those that answer a scrape.", "short", ((f"count(unlensed_bundle_info{OURS})", ""),), "stat", 4
+        ),
+        Panel(
+            "Lag",
+            "Age of the oldest record in any worker's hand: how late the answers are.",
+            "s",
+            ((f"max(unlensed_lag_seconds{OURS})", ""),),
+            "stat",
+            4,
+            limit=60,
+        ),
+        Panel(
+            "Images a second",
+            "Results acknowledged.",
+            "short",
+            ((rate("unlensed_records_answered_total"), ""),),
+            "stat",
+            4,
+        ),
+        Panel(
+            "Workers with an engine",
+            "Share of the workers whose engine answers.",
+            "percentunit",
+            ((f"avg(unlensed_backend_up{OURS})", ""),),
+            "stat",
+            4,
+        ),
+        Panel(
+            "Dead letters in an hour",
+            "`unlensed dlq list` says which and why.",
+            "short",
+            ((f"sum(increase(unlensed_records_dead_total{OURS}[1h]))", ""),),
+            "stat",
+            4,
+            limit=1,
+        ),
+        Panel(
+            "99 % answered within",
+            "From the poll of a record to its acknowledged answer.",
+            "s",
+            ((quantile(0.99, "unlensed_stage_seconds", 'stage="total"'), ""),),
+            "stat",
+            4,
+        ),
+    ),
+    "How far behind": (
+        Panel(
+            "Lag in seconds",
+            "Age of the oldest record in hand by its broker's timestamp. Rises at one second a second where a worker "
+            "stands still.",
+            "s",
+            ((f"max by (instance) (unlensed_lag_seconds{OURS})", "{{instance}}"),),
+            limit=60,
+        ),
+        Panel(
+            "Lag in records",
+            "Records behind the last one polled. One partition far above the others: a hot key, or a stuck worker.",
+            "short",
+            ((f"sum by (topic, partition) (unlensed_lag_records{OURS})", "{{topic}} {{partition}}"),),
+        ),
+        Panel(
+            "Replicas",
+            "What KEDA asks for, and what there is. Flat at its most while lag grows: more partitions, or more nodes.",
+            "short",
+            (
+                (
+                    scaler("kube_horizontalpodautoscaler_status_desired_replicas"),
+                    "wanted",
+                ),
+                (
+                    scaler("kube_horizontalpodautoscaler_spec_max_replicas"),
+                    "at most",
+                ),
+                (f"count(unlensed_bundle_info{OURS})", "running"),
+            ),
+        ),
+    ),
+    "How fast": (
+        Panel(
+            "Records answered a second, by status",
+            "Results acknowledged by the broker.",
+            "short",
+            ((rate("unlensed_records_answered_total", by="status"), "{{status}}"),),
+            stacked=True,
+        ),
+        Panel(
+            "Records in and out a second",
+            "In steady state both lines are one.",
+            "short",
+            (
+                (rate("unlensed_records_received_total"), "polled"),
+                (f"{rate('unlensed_records_answered_total')} + {rate('unlensed_records_dead_total')}", "answered"),
+            ),
+        ),
+        Panel(
+            "Bytes polled a second",
+            "Keys, values and headers.",
+            "Bps",
+            ((rate("unlensed_record_bytes_received_total"), "bytes"),),
+        ),
+        Panel(
+            "Batch size",
+            "Small batches under load: `stream.batch_age_s` is too short, or too few records are in flight.",
+            "short",
+            (
+                (mean("unlensed_batch_images"), "images, mean"),
+                (mean("unlensed_batch_faces"), "faces, mean"),
+                (quantile(0.95, "unlensed_batch_images"), "images, 95 %"),
+            ),
+        ),
+        Panel(
+            "In flight",
+            "Records polled and not yet acknowledged.",
+            "short",
+            ((f"sum by (instance) (unlensed_in_flight_images{OURS})", "{{instance}}"),),
+        ),
+        Panel(
+            "Bytes in flight",
+            "Held for records in flight; `stream.max_in_flight_bytes` bounds it.",
+            "bytes",
+            ((f"sum by (instance) (unlensed_in_flight_bytes{OURS})", "{{instance}}"),),
+        ),
+    ),
+    "How long": (
+        Panel(
+            "From poll to answer",
+            "All stages of a record together.",
+            "s",
+            tuple(
+                (quantile(share, "unlensed_stage_seconds", 'stage="total"'), f"{share:.0%}")
+                for share in (0.5, 0.95, 0.99)
+            ),
+        ),
+        Panel(
+            "Mean seconds by stage",
+            "payload: fetch; locate: find faces; wait: for company; score: engine and mixture; deliver: broker.",
+            "s",
+            ((mean("unlensed_stage_seconds", by="stage"), "{{stage}}"),),
+        ),
+        Panel(
+            "95 % within, by stage",
+            "Which stage makes the slow ones slow.",
+            "s",
+            ((quantile(0.95, "unlensed_stage_seconds", by="stage"), "{{stage}}"),),
+        ),
+    ),
+    "What fails": (
+        Panel(
+            "Dead letters a second, by code",
+            "The README says what each code means.",
+            "short",
+            ((rate("unlensed_records_dead_total", by="code"), "{{code}}"),),
+        ),
+        Panel(
+            "Calls repeated a second",
+            "Nobody was there: the engine, or the broker.",
+            "short",
+            ((rate("unlensed_backend_retries_total", by="backend"), "{{backend}}"),),
+        ),
+        Panel(
+            "Pauses begun a second, by reason",
+            "bytes or images: a budget is spent, which is normal at full load; backend or broker: it is down.",
+            "short",
+            ((rate("unlensed_pauses_total", by="reason"), "{{reason}}"),),
+        ),
+        Panel(
+            "Share of workers paused",
+            "Their partitions wait.",
+            "percentunit",
+            ((f"avg(unlensed_paused{OURS})", "paused"),),
+        ),
+        Panel(
+            "Records processed alone",
+            "A worker died with them in hand; three deaths make a dead letter `kills_worker`.",
+            "short",
+            ((rate("unlensed_isolated_records_total"), "alone"),),
+        ),
+        Panel(
+            "Policy files read",
+            "refused: the file has a mistake, the policies before it stay in force.",
+            "short",
+            ((f"sum by (outcome) (increase(unlensed_policy_reloads_total{OURS}[$__range]))", "{{outcome}}"),),
+        ),
+    ),
+    "Processes": (
+        Panel(
+            "Cores",
+            "CPU seconds a second.",
+            "short",
+            ((f"sum by (instance) (rate(process_cpu_seconds_total{OURS}{RATE}))", "{{instance}}"),),
+        ),
+        Panel(
+            "Resident memory",
+            "Grows in no steady state.",
+            "bytes",
+            ((f"process_resident_memory_bytes{OURS}", "{{instance}}"),),
+        ),
+        Panel(
+            "Core-seconds an image",
+            "Of the workers alone, without Triton; the number to size by.",
+            "s",
+            ((f"{rate('process_cpu_seconds_total')} / {rate('unlensed_records_answered_total')}", "core-seconds"),),
+        ),
+    ),
+    "Triton": (
+        Panel(
+            "Queue, mean",
+            "How long a request waits for an instance. Grows when the engine is the bottleneck.",
+            "µs",
+            ((f"{triton('nv_inference_queue_duration_us')} / {triton('nv_inference_request_success')}", "{{model}}"),),
+        ),
+        Panel(
+            "Inference, mean",
+            "One execution, of a batch.",
+            "µs",
+            (
+                (
+                    f"{triton('nv_inference_compute_infer_duration_us')} / {triton('nv_inference_exec_count')}",
+                    "{{model}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Faces an execution",
+            "What the dynamic batcher brings together.",
+            "short",
+            ((f"{triton('nv_inference_count')} / {triton('nv_inference_exec_count')}", "{{model}}"),),
+        ),
+        Panel(
+            "Requests waiting",
+            "In the server's queues.",
+            "short",
+            (("sum by (model) (nv_inference_pending_request_count)", "{{model}}"),),
+        ),
+        Panel(
+            "Failures a second",
+            "Bad images fail, too: on a CPU the server judges the bytes again.",
+            "short",
+            ((triton("nv_inference_request_failure"), "{{model}}"),),
+        ),
+    ),
+    "GPU": (
+        Panel(
+            "Utilisation",
+            "From Triton, or from NVIDIA's DCGM exporter.",
+            "percentunit",
+            (
+                ("avg by (gpu_uuid) (nv_gpu_utilization)", "{{gpu_uuid}}"),
+                ("avg by (Hostname, gpu) (DCGM_FI_DEV_GPU_UTIL) / 100", "{{Hostname}} {{gpu}}"),
+            ),
+        ),
+        Panel(
+            "Memory in use",
+            "Of all processes on the GPU.",
+            "bytes",
+            (
+                ("avg by (gpu_uuid) (nv_gpu_memory_used_bytes)", "{{gpu_uuid}}"),
+                ("avg by (Hostname, gpu) (DCGM_FI_DEV_FB_USED) * 1048576", "{{Hostname}} {{gpu}}"),
+            ),
+        ),
+        Panel(
+            "Power",
+            "At the limit, the clocks go down.",
+            "watt",
+            (
+                ("avg by (gpu_uuid) (nv_gpu_power_usage)", "{{gpu_uuid}}"),
+                ("avg by (Hostname, gpu) (DCGM_FI_DEV_POWER_USAGE)", "{{Hostname}} {{gpu}}"),
+            ),
+        ),
+    ),
+}

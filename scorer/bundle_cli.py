@@ -1,0 +1,85 @@
+"""`unlensed bundle`: whether a bundle is whole, whose it is, and what its engine needs of this machine."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from scorer.bundle import PLAN_FILE, Bundle, read_bundle, verify_engine
+from scorer.bundle_fetch import fetch
+from scorer.embed import Embedder
+from scorer.local_engine import open_local_engine
+from scorer.plan import read_plan
+from scorer.settings import Settings, load_settings
+from scorer.trust import check_trust
+
+bundle_app = typer.Typer(no_args_is_help=True, help="Copy and check a bundle; build a GPU bundle's plan.")
+bundle_app.command()(fetch)
+
+
+@bundle_app.command()
+def verify(  # noqa: PLR0913 - one parameter per flag
+    folder: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    *,
+    digest: Annotated[str | None, typer.Option(help="The SHA-256 that bundle.json must have.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="An Ed25519 public key in PEM that must have signed bundle.json.")
+    ] = None,
+    files_only: Annotated[bool, typer.Option("--files-only", help="Start no engine; check the files only.")] = False,
+    triton: Annotated[str | None, typer.Option(help="The engine is Triton's, at this gRPC host:port.")] = None,
+    threads: int | None = None,
+) -> None:
+    """Check digests, schema and arrays, then send the golden faces through the live engine."""
+    settings = load_settings(bundle=folder, threads=threads, triton={"url": triton} if triton else None)
+    check_trust(folder, digest, key)
+    checked = read_bundle(folder)
+    if (folder / PLAN_FILE).is_file():
+        read_plan(checked)  # a plan of another graph is refused wherever it lies
+    if files_only:
+        print(f"{folder}: {len(checked.manifest.files)} files as recorded. Digest {checked.model.digest}")  # noqa: T201 - the output asked for
+        return
+    with _opened_engine(checked, settings, through_triton=triton is not None) as (engine, name):
+        drift = verify_engine(checked, engine)
+    Console().print(
+        f"{folder}: {len(checked.manifest.files)} files as recorded, golden faces {drift:.2g} nats from their answers "
+        f"by {name} ({checked.manifest.golden_tolerance_nats:g} allowed). Digest {checked.model.digest}",
+        soft_wrap=True,
+    )
+
+
+@bundle_app.command()
+def build(
+    folder: Annotated[Path, typer.Argument(help="The folder of a bundle for TensorRT.")],
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Build even where the plan still fits.")] = False,
+) -> None:
+    """Build a GPU bundle's plan: run this on the GPU that serves, with the TensorRT that serves."""
+    from scorer.plan_builder import build_plan, find_current_plan  # noqa: PLC0415 - only this command needs them
+
+    checked = read_bundle(folder)
+    current = None if force else find_current_plan(checked)
+    plan = current or build_plan(checked)
+    Console().print(
+        f"{plan.path}: {'already ' if current else ''}built by {plan.build.builder} {plan.build.version} on "
+        f"{plan.build.gpu}, for batches of {plan.build.batches.min} to {plan.build.batches.max}",
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def _opened_engine(bundle: Bundle, settings: Settings, *, through_triton: bool) -> Iterator[tuple[Embedder, str]]:
+    """Yield the engine and its name."""
+    if not through_triton:
+        local = open_local_engine(bundle, settings.device, settings.threads)
+        yield local.embedder, local.name
+        return
+    from scorer.triton.embedder import TritonEmbedder  # noqa: PLC0415 - engines load only when they are needed
+
+    remote = TritonEmbedder(bundle, settings.triton)
+    try:
+        yield remote, f"Triton at {settings.triton.url}"
+    finally:
+        remote.close()

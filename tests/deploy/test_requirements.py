@@ -1,0 +1,60 @@
+"""The images' lists of wheels keep up with pyproject.toml and constraints.txt."""
+
+import re
+from pathlib import Path
+
+import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from deploy.docker.pin import BUILD, IMAGES, LEFT_OUT, PYTHONS, TRITON_CPU, find_requirements
+from tests.deploy.images import DOCKER, ROOT
+
+LINE = re.compile(
+    r"(?P<name>[a-z0-9-]+)==(?P<version>\S+)( ; (?P<marker>\S+ == \S+))?( --hash=sha256:[0-9a-f]{64}){1,2}"
+)
+
+ALWAYS = "python_version >= '3'"
+
+
+def read_versions(file: Path, python: str = PYTHONS[-1]) -> dict[str, str]:
+    """Return the versions that a Python gets, by name; every line must be a pin with hashes and nothing else."""
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    pins = [LINE.fullmatch(line) for line in lines]
+    assert all(pins), [line for line, pin in zip(lines, pins, strict=True) if not pin]
+    here = {"python_version": python}
+    return {pin["name"]: pin["version"] for pin in pins if pin and Marker(pin["marker"] or ALWAYS).evaluate(here)}
+
+
+@pytest.mark.parametrize("image", [*IMAGES, TRITON_CPU, BUILD])
+def test_list_has_what_the_image_needs(image: str) -> None:
+    """Each direct need is pinned to a version that it allows; otherwise run deploy/docker/pin.py."""
+    versions = read_versions(DOCKER / "requirements" / f"{image}.txt")
+    needs, alone = find_requirements(image)
+    for need in map(Requirement, needs + alone):
+        assert need.specifier.contains(versions[canonicalize_name(need.name)]), need
+
+
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("python", PYTHONS)
+def test_versions_are_the_tested_ones(image: str, python: str) -> None:
+    """An image runs the versions of constraints.txt, with which the tests ran."""
+    versions = read_versions(DOCKER / "requirements" / f"{image}.txt", python)
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    here = {"python_version": python, "python_full_version": f"{python}.7"}
+    tested = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    wrong = [
+        f"{need.name} {version}, tested {need.specifier}"
+        for need in tested
+        if (version := versions.get(canonicalize_name(need.name)))
+        and (need.marker is None or need.marker.evaluate(here))
+        and not need.specifier.contains(version)
+    ]
+    assert wrong == []
+
+
+def test_no_telemetry_is_installed() -> None:
+    """What reports its use to others, or fails without a home, is in no image."""
+    for file in (DOCKER / "requirements").glob("*.txt"):
+        assert not LEFT_OUT & read_versions(file).keys(), file

@@ -1,0 +1,18 @@
+"""Where the ready tools are that the checks of deploy/ run: hadolint, docker-compose, Prometheus and others."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TOOLS = Path(os.environ.get("UNLENSED_TOOLS", ROOT / ".tools"))
+
+
+def find_tool(name: str) -> Path:
+    """Return a tool, or a folder of files that stand for one; where there is none, skip the test, but never in CI."""
+    tool = TOOLS / name
+    if not tool.exists():
+        message = f"{tool} does not exist: `make .tools/installed` fetches it"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
+    return tool
