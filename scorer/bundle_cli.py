@@ -36,11 +36,11 @@ def verify(  # noqa: PLR0913 - one parameter per flag
     settings = load_settings(bundle=folder, threads=threads, triton={"url": triton} if triton else None)
     check_trust(folder, digest, key)
     checked = read_bundle(folder)
-    if (folder / PLAN_FILE).is_file():
-        read_plan(checked)  # a plan of another graph is refused wherever it lies
     if files_only:
         print(f"{folder}: {len(checked.manifest.files)} files as recorded. Digest {checked.model.digest}")  # noqa: T201 - the output asked for
         return
+    if (folder / PLAN_FILE).is_file():
+        read_plan(checked)  # a plan of another graph is refused wherever it lies
     with _opened_engine(checked, settings, through_triton=triton is not None) as (engine, name):
         drift = verify_engine(checked, engine)
     Console().print(
