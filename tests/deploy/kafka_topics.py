@@ -1,4 +1,4 @@
-"""Stands for kafka-topics.sh, which the local broker's jars lack: the options that deploy/compose gives it, no others."""
+"""Stands for kafka-topics.sh, which the local broker's jars lack, with the options that deploy/compose gives it."""
 
 import argparse
 from contextlib import suppress

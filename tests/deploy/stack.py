@@ -106,7 +106,7 @@ def make_scorer(service: Mapping[str, Any], addresses: Mapping[str, object], log
 
 @contextmanager
 def running_prometheus(targets: Mapping[str, str], folder: Path) -> Iterator["Prometheus"]:
-    """Run a Prometheus with Compose's configuration, the services' names replaced by `targets`, scraping each second."""
+    """Run a Prometheus with Compose's configuration: `targets` stand for the services' names, scraped each second."""
     configuration = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     for job in configuration["scrape_configs"]:

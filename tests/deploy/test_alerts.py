@@ -5,7 +5,6 @@ import subprocess
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.deploy.promql import ROOT, RULES, find_metrics, find_wrong_labels, is_known, read_rules
 from tests.deploy.tools import find_tool

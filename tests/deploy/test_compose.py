@@ -81,7 +81,7 @@ def test_prometheus_takes_its_configuration(services: dict[str, Any], tmp_path: 
 def test_scorer_has_time_to_leave(services: dict[str, Any]) -> None:
     """Compose waits longer than a worker takes to finish what it began, with 10 s to commit and close."""
     assert services["scorer"]["stop_grace_period"] == "45s"
-    assert StreamSettings().drain_s + 10 <= 45  # noqa: PLR2004 - the line above
+    assert StreamSettings().drain_s + 10 <= 45
 
 
 def test_cluster_has_a_name_as_brokers_want_it(services: dict[str, Any]) -> None:

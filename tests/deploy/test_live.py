@@ -127,7 +127,7 @@ def test_queries_read_metrics_that_exist() -> None:
 
 @pytest.mark.parametrize("name", render())
 def test_dashboard_is_what_its_description_says(name: str) -> None:
-    """The committed file is what `python -m deploy.grafana.render` writes, and panels neither overlap nor repeat ids."""
+    """The committed file is what `python -m deploy.grafana.render` writes; no two panels overlap or share an id."""
     assert (DASHBOARDS / name).read_text() == render()[name]
     panels = PAGES[name]["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
