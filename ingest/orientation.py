@@ -35,3 +35,14 @@ def find_stored_window(window: Window, info: ImageInfo) -> Window:
     if transposed:
         return Window(top, left, window.height, window.width)
     return Window(left, top, window.width, window.height)
+
+
+def turn_matrix(orientation: int, size: int) -> NDArray[np.float32]:
+    """Return [2, 3]: from a point of an upright crop of `size` x `size` pixels to the same point of the stored crop.
+
+    What `turn_upright` moves, as the affine map that a warp takes: one operation for all orientations.
+    """
+    transposed, mirrored, upside_down = _TURNS[orientation]
+    across = (-1, 0, size) if mirrored else (1, 0, 0)
+    down = (0, -1, size) if upside_down else (0, 1, 0)
+    return np.array([down, across] if transposed else [across, down], np.float32)

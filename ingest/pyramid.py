@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+TILE_PX = 256  # side of the detector's square input
 _EDGE_PX = 2.0  # a box this close to a tile's inner edge is cut; the neighbour sees the whole face
 _SAME_FACE_IOU = 0.5  # less, and one box is only a part of the other: it must not drag the average
 

@@ -6,6 +6,7 @@ A mark is a hint, not a proof; its bounds were chosen by measurement, stated at 
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,24 @@ def measure_high_band(crop: NDArray[np.uint8]) -> float:
     energy = (spectrum.real**2 + spectrum.imag**2).ravel()
     upper, lower = float(energy @ _UPPER), float(energy @ _LOWER)
     return upper / (upper + lower) if upper + lower > 1 else float("nan")  # less is rounding
+
+
+def measure_high_bands(crops_NSSC: Any, xp: Any) -> Any:  # noqa: ANN401 - NumPy's or CuPy's, which has no types
+    """Return [N] float32: `measure_high_band` of many crops at once, where they are.
+
+    Args:
+        crops_NSSC: [N, S, S, 3] of `xp`; S >= 128.
+        xp: `numpy` or `cupy`.
+    """
+    start = (crops_NSSC.shape[1] - MIN_SIDE_PX) // 2
+    middle = slice(start, start + MIN_SIDE_PX)
+    luminance = crops_NSSC[:, middle, middle].astype(np.float32) @ xp.asarray(_LUMINANCE)
+    luminance -= luminance.mean(axis=(1, 2), keepdims=True)
+    spectrum = xp.fft.rfft2(luminance * xp.asarray(_WINDOW))
+    energy = (spectrum.real**2 + spectrum.imag**2).reshape(len(crops_NSSC), -1)
+    upper, lower = energy @ xp.asarray(_UPPER), energy @ xp.asarray(_LOWER)
+    total = upper + lower
+    return xp.where(total > 1, upper / xp.maximum(total, 1), np.nan).astype(np.float32)
 
 
 def find_marks(width: int, height: int, traces: Traces, high_bands: Iterable[float] = ()) -> tuple[Mark, ...]:

@@ -1,7 +1,7 @@
 """Read, check and write a bundle: the folder that training makes and that serving mounts.
 
 Nothing here can run code from a bundle: manifests are JSON, arrays are `.npz` read with
-`allow_pickle=False`, the network is an OpenVINO graph.
+`allow_pickle=False`, the network is an OpenVINO or an ONNX graph.
 """
 
 import hashlib
@@ -19,13 +19,16 @@ from pydantic import ValidationError
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Unscorable
 from ingest.spec import FaceBox
-from scorer.embed import Embedder
+from scorer.embed import Embedder, FeatureBatch
 from scorer.manifest import SCHEMA_VERSION, FileRecord, Manifest
 from scorer.messages import describe_problems
-from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
+from scorer.mixture import GaussianMixture, stack_mixture
 from scorer.model import Model
 
-MANIFEST = "bundle.json"
+MANIFEST, SIGNATURE = "bundle.json", "bundle.json.sig"  # the second one is optional: `scorer.trust`
+PLAN_FILE, BUILD_FILE = "face_extractor/1/model.plan", "face_extractor/1/build.json"
+# Made beside a GPU bundle's graph by the machine that serves (`scorer.plan`); a killed build leaves a partial one.
+BUILT_FILES = frozenset({PLAN_FILE, BUILD_FILE, f"{PLAN_FILE}.partial", f"{BUILD_FILE}.partial"})
 MAX_MANIFEST_BYTES = 1 << 20
 PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".npy"})
 
@@ -106,8 +109,8 @@ def read_golden(folder: Path) -> GoldenFaces:
     return GoldenFaces(images, arrays["boxes"], arrays["features"], arrays["log_likelihoods"])
 
 
-def embed_golden(golden: GoldenFaces, bundle: Bundle, embedder: Embedder) -> NDArray[np.float32]:
-    """Send the golden faces through `embedder` and return their features, [G, D].
+def embed_golden(golden: GoldenFaces, bundle: Bundle, embedder: Embedder) -> FeatureBatch:
+    """Send the golden faces through `embedder` and return their features.
 
     Raises:
         BundleMismatch: a golden face could not be cut or embedded at all.
@@ -124,7 +127,7 @@ def embed_golden(golden: GoldenFaces, bundle: Bundle, embedder: Embedder) -> NDA
     for row, failure in batch.failures.items():
         message = f"golden face {row} of {bundle.folder} could not be embedded: {failure}"
         raise BundleMismatch(message)
-    return batch.features
+    return batch
 
 
 def verify_engine(bundle: Bundle, embedder: Embedder, faces: int | None = None) -> float:
@@ -140,11 +143,11 @@ def verify_engine(bundle: Bundle, embedder: Embedder, faces: int | None = None) 
     """
     try:
         golden = read_golden(bundle.folder).first(faces)
-        features = embed_golden(golden, bundle, embedder)
+        likelihoods = embed_golden(golden, bundle, embedder).log_likelihood(bundle.model.mixture)
     except Unscorable as error:
         message = f"{bundle.folder / 'golden.npz'} holds a picture that cannot be read: {error}"
         raise BundleMismatch(message) from error
-    drift = np.abs(log_likelihood(features, bundle.model.mixture) - golden.log_likelihoods)
+    drift = np.abs(likelihoods - golden.log_likelihoods)
     worst = float(drift.max())
     if not worst <= bundle.manifest.golden_tolerance_nats:
         message = (
@@ -185,7 +188,8 @@ def write_manifest(folder: Path, fields: Mapping[str, object], licences: Mapping
         for path in list_files(folder)
     }
     manifest = Manifest.model_validate({"schema_version": SCHEMA_VERSION, **fields, "files": files})
-    (folder / MANIFEST).write_text(json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+    fields = manifest.model_dump(mode="json", exclude_none=True)
+    (folder / MANIFEST).write_text(json.dumps(fields, indent=1) + "\n")
     return manifest
 
 
@@ -219,6 +223,8 @@ def _read_manifest(folder: Path) -> tuple[Manifest, str]:
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
     present = set(list_files(folder))
+    if manifest.target == "tensorrt":
+        present -= BUILT_FILES
     for name in sorted(present | set(manifest.files)):
         if Path(name).suffix.lower() in PICKLES:
             message = (
@@ -237,9 +243,12 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Return the paths in a bundle's folder that its manifest must list: every file but the manifest."""
+    """Return the paths in a bundle's folder that its manifest must list: every file but itself and its signature."""
+    unlisted = {MANIFEST, SIGNATURE}
     return sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST
+        name
+        for path in folder.rglob("*")
+        if path.is_file() and (name := path.relative_to(folder).as_posix()) not in unlisted and path.name != MANIFEST
     )
 
 

@@ -16,18 +16,24 @@ from rich.console import Console
 from ingest.device import DeviceUnavailable
 from scorer.archive.endings import Interrupted, Outage, RunBroken, RunNotReady, RunRefused
 from scorer.archive.items import SourceChanged, SourceDamaged
-from scorer.bundle import BundleMismatch, read_bundle, verify_engine
+from scorer.bundle import PLAN_FILE, Bundle, BundleMismatch, read_bundle, verify_engine
+from scorer.bundle_fetch import fetch
 from scorer.decide import PolicyError
 from scorer.dlq_cli import dlq_app
+from scorer.embed import BackendUnavailable, Embedder
+from scorer.local_engine import open_local_engine
 from scorer.messages import Status
 from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
 from scorer.payloads.https import PayloadUnavailable
+from scorer.plan import read_plan
+from scorer.plan_builder import NoBuilder
 from scorer.report_cli import compare, report
 from scorer.scan_cli import scan
-from scorer.settings import SettingsError, load_settings
+from scorer.settings import Settings, SettingsError, load_settings
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable
 from scorer.stream.detector_pool import DetectorBroken
 from scorer.stream.replay import TooScattered
+from scorer.trust import check_trust
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,12 +41,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Finds faces that are unlike the photographs its bundle knows.",
 )
-bundle_app = typer.Typer(no_args_is_help=True, help="Check a bundle.")
+bundle_app = typer.Typer(no_args_is_help=True, help="Check a bundle; build a GPU bundle's plan.")
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(dlq_app, name="dlq")
 app.command()(scan)
 app.command()(report)
 app.command()(compare)
+bundle_app.command()(fetch)
 
 
 class Exit(IntEnum):
@@ -51,6 +58,7 @@ class Exit(IntEnum):
     FAILURES = 3
     BAD_DATA = 65
     CRASHED = 70
+    GPU_LOST = 71  # `scorer.cuda.faults` ends the process with it, from wherever it is
     TRY_AGAIN = 75
     BAD_CONFIGURATION = 78
 
@@ -71,6 +79,7 @@ CODES: dict[type[Exception], Exit] = {
     SettingsError: Exit.BAD_CONFIGURATION,
     PolicyError: Exit.BAD_CONFIGURATION,
     DeviceUnavailable: Exit.BAD_CONFIGURATION,
+    NoBuilder: Exit.BAD_CONFIGURATION,
     BrokerRefused: Exit.BAD_CONFIGURATION,
     BrokerUnavailable: Exit.TRY_AGAIN,
     TooScattered: Exit.BAD_DATA,
@@ -81,6 +90,7 @@ CODES: dict[type[Exception], Exit] = {
     Interrupted: Exit.TRY_AGAIN,
     Outage: Exit.TRY_AGAIN,
     PayloadUnavailable: Exit.TRY_AGAIN,
+    BackendUnavailable: Exit.TRY_AGAIN,  # the GPU's memory is taken by others, or Triton does not answer
     OSError: Exit.TRY_AGAIN,  # a full disk, a folder that may not be written
 }
 
@@ -211,18 +221,67 @@ def schema(
 
 
 @bundle_app.command()
-def verify(folder: Annotated[Path, typer.Argument(help="The bundle's folder.")], *, threads: int | None = None) -> None:
+def verify(  # noqa: PLR0913 - one parameter per flag
+    folder: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    *,
+    digest: Annotated[str | None, typer.Option(help="The SHA-256 that bundle.json must have.")] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="An Ed25519 public key in PEM that must have signed bundle.json.")
+    ] = None,
+    files_only: Annotated[bool, typer.Option("--files-only", help="Start no engine; check the files only.")] = False,
+    triton: Annotated[str | None, typer.Option(help="The engine is Triton's, at this gRPC host:port.")] = None,
+    threads: int | None = None,
+) -> None:
     """Check digests, schema and arrays, then send the golden faces through the live engine."""
-    from scorer.openvino_embedder import LocalEmbedder  # noqa: PLC0415
-
-    settings = load_settings(bundle=folder, threads=threads)
+    settings = load_settings(bundle=folder, threads=threads, triton={"url": triton} if triton else None)
+    check_trust(folder, digest, key)
     checked = read_bundle(folder)
-    drift = verify_engine(checked, LocalEmbedder(checked, settings.threads))
+    if files_only:
+        print(f"{folder}: {len(checked.manifest.files)} files as recorded. Digest {checked.model.digest}")  # noqa: T201
+        return
+    if (folder / PLAN_FILE).is_file():
+        read_plan(checked)  # a plan of another graph is refused wherever it lies
+    with _opened_engine(checked, settings, through_triton=triton is not None) as (engine, name):
+        drift = verify_engine(checked, engine)
     Console().print(
         f"{folder}: {len(checked.manifest.files)} files as recorded, golden faces {drift:.2g} nats from their answers "
-        f"({checked.manifest.golden_tolerance_nats:g} allowed). Digest {checked.model.digest}",
+        f"by {name} ({checked.manifest.golden_tolerance_nats:g} allowed). Digest {checked.model.digest}",
         soft_wrap=True,
     )
+
+
+@bundle_app.command()
+def build(
+    folder: Annotated[Path, typer.Argument(help="The folder of a bundle for TensorRT.")],
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Build even where the plan still fits.")] = False,
+) -> None:
+    """Build a GPU bundle's plan: run this on the GPU that serves, with the TensorRT that serves."""
+    from scorer.plan_builder import build_plan, find_current_plan  # noqa: PLC0415 - only this command needs them
+
+    checked = read_bundle(folder)
+    current = None if force else find_current_plan(checked)
+    plan = current or build_plan(checked)
+    Console().print(
+        f"{plan.path}: {'already ' if current else ''}built by {plan.build.builder} {plan.build.version} on "
+        f"{plan.build.gpu}, for batches of {plan.build.batches.min} to {plan.build.batches.max}",
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def _opened_engine(bundle: Bundle, settings: Settings, *, through_triton: bool) -> Iterator[tuple[Embedder, str]]:
+    if not through_triton:
+        local = open_local_engine(bundle, settings.device, settings.threads)
+        yield local.embedder, local.name
+        return
+    from scorer.triton.embedder import TritonEmbedder  # noqa: PLC0415 - engines load only when they are needed
+
+    remote = TritonEmbedder(bundle, settings.triton)
+    try:
+        yield remote, f"Triton at {settings.triton.url}"
+    finally:
+        remote.close()
 
 
 @contextmanager

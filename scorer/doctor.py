@@ -12,16 +12,18 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from ingest.device import DeviceUnavailable
+from ingest.device import DeviceUnavailable, resolve_device
 from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError, check_policy
 from scorer.embed import BackendUnavailable
-from scorer.settings import Settings, SettingsError, load_settings, scoring_device
+from scorer.local_engine import choose_device, open_local_engine
+from scorer.settings import Settings, SettingsError, load_settings
 from scorer.transport import require_private_transport
 
 OPTIONAL_PACKAGES = {
-    "cupy": "the mixture on the GPU",
-    "torch_tensorrt": "compiling the extractor for TensorRT",
+    "cupy": "scoring on a GPU; in the extra 'gpu'",
+    "tensorrt": "the fastest engine on a GPU: builds and runs a bundle's plan",
+    "torch": "the engine on a GPU without TensorRT; in the extra 'gpu'",
     "kafka": "serving a stream; in the extra 'stream'",
     "tritonclient": "scoring through Triton; in the extra 'stream'",
     "opentelemetry": "spans; in the extra 'otel'",
@@ -54,14 +56,16 @@ def examine(bundle: Path | None, device: str | None) -> list[Finding]:
         settings = load_settings(bundle=bundle, device=device)
     except SettingsError as error:
         return [*findings, _missing("settings", "unusable", str(error))]
-    findings.append(_device(settings))
-    packages = [
-        _package("decoder", "nvidia.dali", "nvidia-dali-cuda130", "DALI decodes and crops; it needs no GPU driver"),
-        _package("engine", "openvino", "openvino", "the fastest int8 engine measured on CPUs"),
-    ]
-    findings += packages
-    if all(package.usable for package in packages):
-        findings += _bundle(settings)
+    try:
+        checked = read_bundle(settings.bundle)
+    except BundleMismatch as error:
+        findings += [_device(settings, None), *_packages(None)]
+        findings.append(_missing("bundle", str(settings.bundle), str(error)))
+    else:
+        parts = [_device(settings, checked), *_packages(checked)]
+        findings += parts
+        if all(part.usable for part in parts):
+            findings += _bundle(checked, settings)
     findings += [
         _present("optional", f"{name} is {'installed' if importlib.util.find_spec(name) else 'not installed'}", use)
         for name, use in OPTIONAL_PACKAGES.items()
@@ -77,9 +81,21 @@ def _missing(part: str, found: str, why: str) -> Finding:
     return Finding(part, usable=False, found=found, why=why)
 
 
-def _device(settings: Settings) -> Finding:
+def _packages(bundle: Bundle | None) -> list[Finding]:
+    on_gpu = bundle is not None and bundle.manifest.target == "tensorrt"
+    use = "finds the faces, on the CPU" if on_gpu else "the fastest int8 engine measured on CPUs"
+    return [
+        _package("decoder", "nvidia.dali", "nvidia-dali-cuda130", "DALI decodes and crops; it needs no GPU driver"),
+        _package("engine", "openvino", "openvino", use),
+    ]
+
+
+def _device(settings: Settings, bundle: Bundle | None) -> Finding:
+    if bundle and _only_triton_embeds(bundle, settings):
+        cores = f"{settings.threads} of {os.cpu_count()} cores"
+        return _present("device", f"cpu, {cores}", "the bundle is for a GPU, and Triton has it")
     try:
-        device = scoring_device(settings.device)
+        device = choose_device(bundle, settings.device) if bundle else resolve_device(settings.device)
     except DeviceUnavailable as error:
         return _missing("device", settings.device, str(error))
     return _present("device", f"{device.kind}, {settings.threads} of {os.cpu_count()} cores", device.reason)
@@ -93,16 +109,15 @@ def _package(part: str, module: str, distribution: str, why: str) -> Finding:
         return _missing(part, f"{distribution} is missing", f"{error}; install unlensed[cpu]")
 
 
-def _bundle(settings: Settings) -> list[Finding]:
-    # The packages may be missing, which doctor has said by now.
-    from scorer.engine import load_bundle_detector  # noqa: PLC0415
-    from scorer.openvino_embedder import LocalEmbedder  # noqa: PLC0415
+def _bundle(bundle: Bundle, settings: Settings) -> list[Finding]:
+    from scorer.engine import load_bundle_detector  # noqa: PLC0415 - packages may be missing, which is told by now
 
+    engines: list[Finding] = []
     try:
-        bundle = read_bundle(settings.bundle)
-        drift = verify_engine(bundle, LocalEmbedder(bundle, settings.threads))
         load_bundle_detector(bundle, settings.threads)
-    except BundleMismatch as error:
+        if not _only_triton_embeds(bundle, settings):
+            engines = _engine(bundle, settings)
+    except (BundleMismatch, BackendUnavailable, DeviceUnavailable) as error:
         return [_missing("bundle", str(settings.bundle), str(error))]
     manifest = bundle.manifest
     findings = [
@@ -111,11 +126,7 @@ def _bundle(settings: Settings) -> list[Finding]:
         ),
         _present("detector", manifest.detector.architecture, f"{manifest.detector.file}"),
         *(_triton(bundle, settings) if settings.triton.url else ()),
-        _present(
-            "extractor",
-            f"{manifest.feature_size} features at {manifest.precision}",
-            f"golden faces {drift:.2g} nats from their answers, {manifest.golden_tolerance_nats:g} allowed",
-        ),
+        *engines,
     ]
     policy, size = settings.policy, manifest.calibration_size
     try:
@@ -126,6 +137,25 @@ def _bundle(settings: Settings) -> list[Finding]:
         f"flags {policy.flag_false_alarm_rate:.1%}, reviews {policy.review_false_alarm_rate:.1%} of photographed faces"
     )
     return [*findings, _present("policy", rates, f"{size} held-out photographs resolve {1 / (size + 1):.2%}")]
+
+
+def _only_triton_embeds(bundle: Bundle, settings: Settings) -> bool:
+    """Return whether `serve` needs no engine here: a client of Triton has no GPU."""
+    return bundle.manifest.target == "tensorrt" and settings.triton.url is not None
+
+
+def _engine(bundle: Bundle, settings: Settings) -> list[Finding]:
+    engine = open_local_engine(bundle, settings.device, settings.threads)
+    drift, manifest = verify_engine(bundle, engine.embedder), bundle.manifest
+    on_gpu = [_present("gpu engine", engine.name, engine.why)] if engine.device.kind == "cuda" else []
+    return [
+        *on_gpu,
+        _present(
+            "extractor",
+            f"{manifest.feature_size} features at {manifest.precision}",
+            f"golden faces {drift:.2g} nats from their answers, {manifest.golden_tolerance_nats:g} allowed",
+        ),
+    ]
 
 
 def _triton(bundle: Bundle, settings: Settings) -> Iterator[Finding]:

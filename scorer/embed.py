@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ingest.probe import EncodedFace
 from ingest.reasons import Unscorable
+from scorer.mixture import StackedMixture, log_likelihood
 
 
 class BackendUnavailable(Exception):
@@ -25,7 +26,7 @@ class BackendUnavailable(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureBatch:
-    """Features of a batch of faces.
+    """Features of a batch of faces, in this process's memory; `scorer.cuda` has them on a GPU.
 
     Attributes:
         features: [N, D] float32, a row of NaN for each failed face.
@@ -37,6 +38,14 @@ class FeatureBatch:
     failures: Mapping[int, Unscorable]
     high_band: NDArray[np.float32]
 
+    def log_likelihood(self, mixture: StackedMixture) -> NDArray[np.float64]:
+        """Return [N] in nats, computed where the features are; a row that is not finite gives NaN."""
+        return np.asarray(log_likelihood(self.features, mixture), dtype=np.float64)
+
+    def on_host(self) -> "FeatureBatch":
+        """Return the batch with its features as NumPy's."""
+        return self
+
 
 class Embedder(Protocol):
     """Turns encoded faces into features, in order; a bad face costs only its own row."""
@@ -47,4 +56,12 @@ class Embedder(Protocol):
         Raises:
             BackendUnavailable: no face of the batch has an answer now; asking again is safe.
         """
+        ...
+
+
+class SharedEmbedder(Embedder, Protocol):
+    """An `Embedder` in this process; one belongs to one thread at a time."""
+
+    def share(self) -> Self:
+        """Return an embedder for another thread, over the same network."""
         ...

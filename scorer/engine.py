@@ -8,16 +8,17 @@ from typing import TypeVar
 from threadpoolctl import threadpool_limits
 
 from ingest.detect import FaceDetector, load_detector
+from ingest.device import resolve_device
 from ingest.reasons import Unscorable
 from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
 from scorer.decide import Policy, check_policy
+from scorer.local_engine import open_local_engine
 from scorer.locate import LocatedImage, locate_faces, refuse
 from scorer.messages import ScoreRequest, ScoreResult
-from scorer.openvino_embedder import LocalEmbedder
 from scorer.paths import read_image
 from scorer.pipeline import Pipeline, TimeLimit
 from scorer.score import score_batch
-from scorer.settings import Settings, scoring_device
+from scorer.settings import Settings
 
 T = TypeVar("T")
 _M_ARENA_MAX = -8  # of <malloc.h>
@@ -28,17 +29,20 @@ class LocalScorer:
 
     Raises:
         BundleMismatch: the bundle cannot be trusted, or this machine's engine does not give its golden answers.
+        DeviceUnavailable: the device that was asked for is not there, or the bundle is not built for it.
+        BackendUnavailable: the GPU has too little free memory.
         PolicyError: the bundle's calibration does not resolve the policy's rates.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.device = scoring_device(settings.device)
+        resolve_device(settings.device)  # a device that is not there is told before a bundle is looked at
         self.bundle: Bundle = read_bundle(settings.bundle)
         check_policy(settings.policy, len(self.bundle.model.calibration))
         # The mixture is a hundredth of the work; a second BLAS thread only spins, for a tenth of all CPU time.
         threadpool_limits(limits=1, user_api="blas")
         limit_heaps(settings.threads)
-        self.embedder = LocalEmbedder(self.bundle, settings.threads)
+        self.engine = open_local_engine(self.bundle, settings.device, settings.threads)
+        self.embedder = self.engine.embedder
         verify_engine(self.bundle, self.embedder)
         self.settings = settings
         self._embedders = (self.embedder, self.embedder.share())

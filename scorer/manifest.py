@@ -1,15 +1,16 @@
 """`bundle.json`: the types of a bundle's manifest."""
 
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ingest.detect import DetectorSpec
 from ingest.spec import PreprocessSpec
 
 SCHEMA_VERSION = 1
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Target = Literal["openvino", "tensorrt"]
 
 
 class Section(BaseModel):
@@ -35,17 +36,51 @@ class Provenance(Section):
     tools: dict[str, str]
 
 
+class BatchProfile(Section):
+    """The batches that a plan takes, in crops; it is fastest at `opt`. What they need of memory grows with `max`."""
+
+    min: Annotated[int, Field(ge=1)] = 1
+    opt: Annotated[int, Field(ge=1)] = 64
+    max: Annotated[int, Field(ge=1, le=4096)] = 256
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.min <= self.opt <= self.max:
+            message = f"the batches {self.min}, {self.opt} and {self.max} are not in ascending order"
+            raise ValueError(message)
+        return self
+
+
+class PlanRule(Section):
+    """How a GPU bundle's plan comes to be: on the GPU that serves it, by the TensorRT that serves it.
+
+    Attributes:
+        batches: the plan's optimisation profile.
+        command: what builds it where there is no Python, run in the bundle's folder.
+        note: which TensorRT, and where.
+        features_by: what computed the features that mixture and calibration were fitted on.
+    """
+
+    batches: BatchProfile
+    command: str
+    note: str
+    features_by: str
+
+
 class Manifest(Section):
     """Everything the scorer must know of a bundle before it opens another file.
 
     `files` lists every other file of the folder; a file that is not listed has no place there.
-    `golden_tolerance_nats` is how far the golden faces' log-likelihoods may lie from the recorded
-    ones on another processor.
+    `target` says what runs the extractor: OpenVINO on a CPU, or on a GPU TensorRT, whose `plan` is built there and is
+    no file of the bundle. `golden_tolerance_nats` is how far the golden faces' log-likelihoods may lie from the
+    recorded ones on another processor.
     """
 
     schema_version: Literal[1]
     bundle_id: str
     licence: str
+    target: Target = "openvino"
+    plan: PlanRule | None = None
     preprocess: PreprocessSpec
     detector: DetectorSpec
     extractor: str
@@ -69,3 +104,10 @@ class Manifest(Section):
                 message = f"file name {name!r} is not a plain path inside the bundle"
                 raise ValueError(message)
         return files
+
+    @model_validator(mode="after")
+    def _plan_of_its_target(self) -> Self:
+        if (self.plan is None) != (self.target == "openvino"):
+            message = f"a bundle for {self.target} states {'no ' if self.plan is None else 'a '}plan"
+            raise ValueError(message)
+        return self

@@ -19,6 +19,7 @@ from scorer.bundle import Bundle, BundleMismatch
 from scorer.embed import FeatureBatch
 
 CROPS_PER_CHUNK = 32
+ENGINE_NAME = f"OpenVINO {ov.__version__.split('-')[0]}"
 
 
 class OpenVinoExtractor:

@@ -22,7 +22,6 @@ from scorer.messages import (
     Status,
     result_id,
 )
-from scorer.mixture import log_likelihood
 from scorer.model import Model
 
 
@@ -58,7 +57,7 @@ def score_batch(
                 encoded.append(prepared)
     embedded = embedder.embed(encoded)
     embed_ms = (time.perf_counter() - started) * 1000
-    likelihoods = np.asarray(log_likelihood(embedded.features, model.mixture), dtype=np.float64)
+    likelihoods = embedded.log_likelihood(model.mixture)
     for row, (place, value, p_value) in enumerate(
         zip(places, likelihoods, p_values(likelihoods, model.calibration), strict=True)
     ):

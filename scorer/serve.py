@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TextIO
 
 from threadpoolctl import threadpool_limits
@@ -16,10 +17,11 @@ from threadpoolctl import threadpool_limits
 from ingest.probe import EncodedFace
 from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
 from scorer.embed import Embedder, FeatureBatch
+from scorer.local_engine import open_local_engine
 from scorer.paths import UsageError
 from scorer.payloads.read import check_payloads, read_payload
 from scorer.policies import PolicyWatcher
-from scorer.settings import Settings, scoring_device
+from scorer.settings import Settings
 from scorer.stream.broker import MemoryBroker, MemorySink, MemorySource, Outgoing, RecordSink, RecordSource
 from scorer.stream.detector_pool import DetectorPool
 from scorer.stream.health import Canary, HealthServer, HealthState
@@ -173,11 +175,11 @@ def _tune_process() -> None:
 @contextmanager
 def _engine(bundle: Bundle, settings: Settings) -> Iterator[Embedder]:
     if settings.triton.url is None:
-        from scorer.openvino_embedder import LocalEmbedder  # noqa: PLC0415 - engines load only when they are needed
-
-        device = scoring_device(settings.device)
-        log.info("scoring in this process", device=device.kind, reason=device.reason)
-        yield OneAtATime(LocalEmbedder(bundle, settings.threads))
+        local = open_local_engine(bundle, settings.device, settings.threads)
+        device = local.device
+        log.info("scoring in this process", device=device.kind, reason=device.reason, engine=local.name, why=local.why)
+        # On a GPU one batch is decoded while another is in the network; on a CPU both take the same cores.
+        yield Lent([local.embedder, local.embedder.share()] if device.kind == "cuda" else [local.embedder])
         return
     from scorer.triton.embedder import TritonEmbedder  # noqa: PLC0415
 
@@ -202,17 +204,21 @@ def _detector(bundle: Bundle, settings: StreamSettings) -> Iterator[DetectorPool
         pool.close()
 
 
-class OneAtATime:
-    """An `Embedder` for many threads around one that belongs to a single thread."""
+class Lent:
+    """An `Embedder` for many threads around some that belong to one thread at a time each."""
 
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
-        self._lock = threading.Lock()
+    def __init__(self, embedders: Sequence[Embedder]) -> None:
+        self._free: SimpleQueue[Embedder] = SimpleQueue()
+        for embedder in embedders:
+            self._free.put(embedder)
 
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
         """See `Embedder`."""
-        with self._lock:
-            return self._embedder.embed(faces)
+        embedder = self._free.get()
+        try:
+            return embedder.embed(faces)
+        finally:
+            self._free.put(embedder)
 
 
 def _check_engine(bundle: Bundle, engine: Embedder, crash: Callable[[BaseException], None]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from ingest.device import Device, DeviceUnavailable, Request, resolve_device
+from ingest.device import Request
 from ingest.probe import Limits
 from scorer.decide import Policy
 from scorer.messages import describe_problems
@@ -56,21 +56,6 @@ class Settings(BaseSettings):
         if file := os.environ.get(CONFIG_VARIABLE):
             sources.append(TomlConfigSettingsSource(settings_cls, toml_file=Path(file)))
         return tuple(sources)
-
-
-def scoring_device(request: Request) -> Device:
-    """Return the device that scores, with the reason; scoring on CUDA is not built yet, and nothing pretends it is.
-
-    Raises:
-        DeviceUnavailable: CUDA was asked for.
-    """
-    device = resolve_device(request)
-    if device.kind == "cpu":
-        return device
-    if request == "cuda":
-        message = f"{device.reason}, but this release scores on the CPU only; ask for 'cpu' or 'auto'"
-        raise DeviceUnavailable(message)
-    return Device("cpu", f"{device.reason}, but this release scores on the CPU only")
 
 
 def load_settings(**flags: Any) -> Settings:  # noqa: ANN401 - validated by Settings

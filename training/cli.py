@@ -9,8 +9,10 @@ import typer
 from rich.console import Console
 
 from ingest.device import DeviceUnavailable, Request, resolve_device
+from scorer.manifest import BatchProfile, Target
 from training.endings import Interrupted, TrainingDiverged
-from training.recipes import RECIPES
+from training.recipes import RECIPES, Precision
+from training.target import Deployment
 
 BAD_DATA, TRY_AGAIN, BAD_CONFIGURATION = 65, 75, 78
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -40,7 +42,20 @@ def split_pairs(texts: list[str] | None) -> list[tuple[str, Path]]:
 
 RecipeName = Annotated[str, typer.Option(help=f"One of {', '.join(RECIPES)}.", callback=check_recipe)]
 Threads = Annotated[int, typer.Option(help="CPU threads.", min=1)]
+TargetName = Annotated[Target, typer.Option(help="What runs the engine: openvino on CPUs, tensorrt on GPUs.")]
+PrecisionName = Annotated[
+    Precision | None, typer.Option(help="Of the engine; else the recipe's for openvino, fp16 for tensorrt.")
+]
 CORES = len(os.sched_getaffinity(0))
+OPTIMAL_BATCH = 64
+
+
+def choose_deployment(
+    target: Target, precision: Precision | None, recipe: str = "starter", max_batch: int = 256
+) -> Deployment:
+    """Return the engine that the options name."""
+    chosen = precision or ("fp16" if target == "tensorrt" else RECIPES[recipe]().precision)
+    return Deployment(target, chosen, BatchProfile(opt=min(OPTIMAL_BATCH, max_batch), max=max_batch))
 
 
 @app.command()
@@ -126,21 +141,29 @@ def import_(
 
 
 @app.command()
-def fit(run: Run, recipe: RecipeName = "starter", threads: Threads = CORES) -> None:
-    """Build the engine at the recipe's precision and fit the mixture on features through it."""
+def fit(
+    run: Run,
+    recipe: RecipeName = "starter",
+    target: TargetName = "openvino",
+    precision: PrecisionName = None,
+    threads: Threads = CORES,
+) -> None:
+    """Build the engine and fit the mixture on features through it; a target for the GPU has results of its own."""
     from training.steps import build_engine, fit_run
 
-    rule = RECIPES[recipe]()
-    build_engine(run, rule, rule.precision)
-    console.print(fit_run(run, rule, threads))
+    rule, deployment = RECIPES[recipe](), choose_deployment(target, precision, recipe)
+    build_engine(run, rule, deployment)
+    console.print(fit_run(run, rule, deployment, threads))
 
 
 @app.command()
-def calibrate(run: Run, threads: Threads = CORES) -> None:
-    """Score the role `calibrate`, which p-values are counted against."""
+def calibrate(
+    run: Run, target: TargetName = "openvino", precision: PrecisionName = None, threads: Threads = CORES
+) -> None:
+    """Score the role `calibrate`, which p-values are counted against, through the engine of `fit`."""
     from training.steps import calibrate_run
 
-    console.print(calibrate_run(run, threads))
+    console.print(calibrate_run(run, choose_deployment(target, precision), threads))
 
 
 @app.command()
@@ -174,19 +197,33 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 @app.command()
-def export(
+def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     run: Run,
     out: Annotated[Path, typer.Option(help="The bundle's folder; its content is replaced.")],
     recipe: RecipeName = "starter",
+    target: TargetName = "openvino",
+    precision: PrecisionName = None,
+    max_batch: Annotated[
+        int, typer.Option(help="Of a GPU's plan: crops at once. Its memory grows with it.", min=1, max=4096)
+    ] = 256,
     threads: Threads = CORES,
 ) -> None:
-    """Write the bundle: engine, mixture, calibration, golden faces, detector, card, manifest."""
+    """Write the bundle: engine, mixture, calibration, golden faces, detector, card, manifest.
+
+    For `--target tensorrt` the engine is an ONNX graph. Where it serves, `unlensed bundle build OUT` makes the plan of
+    it; where Torch-TensorRT and a GPU are at hand, it is made here and now.
+    """
     from training.steps import write_bundle
 
-    folder = write_bundle(run, RECIPES[recipe](), threads)
+    deployment = choose_deployment(target, precision, recipe, max_batch)
+    folder = write_bundle(run, RECIPES[recipe](), deployment, threads)
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(folder, out)
     console.print(f"{out}: {sum(path.stat().st_size for path in out.rglob('*') if path.is_file()):,} bytes")
+    if target == "tensorrt":
+        from training.steps import add_plan
+
+        console.print(add_plan(run, out, RECIPES[recipe](), deployment), highlight=False, soft_wrap=True)
 
 
 def main() -> None:

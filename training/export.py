@@ -12,12 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ingest.spec import PreprocessSpec
-from scorer.triton.repository import render_repository
 from training.recipes import Precision
+from training.target import INPUT_TENSOR, OUTPUT_TENSOR
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-INPUT_TENSOR, OUTPUT_TENSOR = "crops", "features"
 MODEL_FILE = "face_extractor/1/model.xml"
 
 
@@ -89,11 +87,3 @@ def export_extractor(
         precision,
     )
     return path
-
-
-def write_repository(folder: Path, preprocess: PreprocessSpec, feature_size: int) -> None:
-    """Write the files that make the bundle `folder` a model repository of Triton."""
-    texts = render_repository(preprocess, MODEL_FILE, feature_size, INPUT_TENSOR, OUTPUT_TENSOR)
-    for name, text in texts.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)

@@ -4,6 +4,7 @@ import json
 import platform
 import shutil
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -17,48 +18,63 @@ from ingest.detect import DetectorSpec
 from ingest.probe import EncodedFace, probe_image
 from ingest.spec import FaceBox, PreprocessSpec
 from scorer.bundle import list_files, write_manifest
+from scorer.manifest import PlanRule, Target
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
 from scorer.progress import Progress
+from scorer.trtexec import describe_command
 from training import detector
 from training.data.shards import load_role
 from training.evaluation.card import LICENCE, write_card
 from training.evaluation.inputs import Extras, Subject
 from training.evaluation.pretext import measure_pretext
 from training.evaluation.run import evaluate_subject
-from training.export import INPUT_TENSOR, MODEL_FILE, OUTPUT_TENSOR, PRECISIONS, export_extractor, write_repository
+from training.export import PRECISIONS, export_extractor
+from training.export_onnx import export_onnx
 from training.features import extract_features
 from training.golden import draw_golden_images
 from training.mixture.calibrate import describe_calibration, name_calibration, score_held_out
 from training.mixture.em import EmProgress
 from training.mixture.fit import choose_mixture, describe, load_array_module
+from training.onnx_features import describe_runtime
 from training.pretext.checkpoints import load_checkpoint
 from training.pretext.network import FEATURE_SIZE, build_network
-from training.recipes import Precision, Recipe
+from training.recipes import Recipe
+from training.repository import write_repository
+from training.target import INPUT_TENSOR, OUTPUT_TENSOR, Deployment
+from training.torch_tensorrt_plan import build_plan_of_network, find_obstacle
 
 QUANTISATION_FACES = 192
+TOOLS: dict[Target, tuple[str, ...]] = {
+    "openvino": ("torch", "openvino", "nncf"),
+    "tensorrt": ("torch", "onnx", "onnxscript", "onnxruntime", "nvidia-dali-cuda130"),
+}
+PLAN_NOTE = (
+    "Build with the TensorRT that serves (10.15 or newer; 11 takes --stronglyTyped and needs it no more), on the model "
+    "of GPU that serves: `unlensed bundle build` does so, and writes build.json, which this command does not."
+)
 GOLDEN_SHARE_OF_SPREAD = 0.05  # of the interquartile range, which an outlier does not widen
 
 
-def engine_path(run: Path, precision: str) -> Path:
-    """Return where `build_engine` writes an engine of `precision`."""
-    return run / "engine" / precision / MODEL_FILE
-
-
-def build_engine(run: Path, recipe: Recipe, precision: Precision) -> Path:
-    """Export the run's best checkpoint at `precision`; quantisation ranges come from training photographs."""
+def build_engine(run: Path, recipe: Recipe, deployment: Deployment) -> Path:
+    """Export the run's best checkpoint for `deployment`; quantisation ranges come from training photographs."""
     network = build_network(recipe)
     load_checkpoint(run / "best.safetensors", network)
     crops = load_role(run, "train").crops
     chosen = np.random.default_rng(0).permutation(len(crops))[:QUANTISATION_FACES]
-    return export_extractor(network.extractor, run / "engine" / precision, precision, crops[chosen])
+    export = export_extractor if deployment.target == "openvino" else export_onnx
+    folder = deployment.engine(run).parents[2]
+    return export(network.extractor, folder, deployment.precision, crops[chosen])
 
 
-def fit_run(run: Path, recipe: Recipe, threads: int, console: Console | None = None) -> dict[str, object]:
+def fit_run(
+    run: Path, recipe: Recipe, deployment: Deployment, threads: int, console: Console | None = None
+) -> dict[str, object]:
     """Fit the mixture on the recipe's roles through the engine; write `mixture.npz` and `fit.json`.
 
     Args:
         run: holds the faces and the engine.
         recipe: names candidates and roles.
+        deployment: the engine.
         threads: of the engine.
         console: on stderr, for progress.
 
@@ -68,7 +84,7 @@ def fit_run(run: Path, recipe: Recipe, threads: int, console: Console | None = N
     console = console or Console(stderr=True)
     roles = sorted({role for roles in recipe.mixture.role_sets for role in roles} | {"fit"})
     faces = {role: load_role(run, role) for role in roles}
-    engine = engine_path(run, recipe.precision)
+    engine, results = deployment.engine(run), deployment.results(run)
     features = {role: extract_features(engine, faces[role].crops, threads) for role in roles}
     xp, device = load_array_module("auto")
     started = time.perf_counter()
@@ -78,13 +94,13 @@ def fit_run(run: Path, recipe: Recipe, threads: int, console: Console | None = N
     seconds = time.perf_counter() - started
     mixture = fitted.mixture
     np.savez_compressed(
-        run / "mixture.npz",
+        results / "mixture.npz",
         weights=mixture.weights,
         means=mixture.means,
         precisions_cholesky=mixture.precisions_cholesky,
     )
     summary: dict[str, object] = {
-        "precision": recipe.precision,
+        "precision": deployment.precision,
         "shape": describe(fitted.shape),
         "roles": list(fitted.roles),
         "faces": sum(len(features[role]) for role in fitted.roles),
@@ -98,7 +114,7 @@ def fit_run(run: Path, recipe: Recipe, threads: int, console: Console | None = N
         "device": device,
         "seconds": round(seconds, 1),
     }
-    (run / "fit.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (results / "fit.json").write_text(json.dumps(summary, indent=1) + "\n")
     return summary
 
 
@@ -109,17 +125,31 @@ def show_iteration(progress: Progress, mixture: str, em: EmProgress) -> None:
     progress.advance(em.iteration - progress.done, mixture=mixture, bound_nats=round(em.bound_nats, 4))
 
 
-def read_mixture(run: Path) -> GaussianMixture:
-    """Read what `fit_run` wrote.
+def read_mixture(results: Path) -> GaussianMixture:
+    """Read what `fit_run` wrote into a deployment's results.
 
     Raises:
         FileNotFoundError: `fit` has not run.
     """
-    with np.load(run / "mixture.npz", allow_pickle=False) as arrays:
+    with np.load(results / "mixture.npz", allow_pickle=False) as arrays:
         return GaussianMixture(**{name: arrays[name] for name in arrays.files})
 
 
-def calibrate_run(run: Path, threads: int) -> dict[str, object]:
+def find_deployment(run: Path, wanted: Deployment) -> Deployment:
+    """Return `wanted` at the precision that `fit` was run with; a run has one for OpenVINO, named by its `fit.json`.
+
+    Raises:
+        FileNotFoundError: `fit` has not run for this target.
+    """
+    path = wanted.results(run) / "fit.json"
+    if not path.exists():
+        message = f"{path.parent} has no fit.json: run `unlensed-train fit` first"
+        message += "" if wanted.target == "openvino" else f", with --target {wanted.target}"
+        raise FileNotFoundError(message)
+    return replace(wanted, precision=json.loads(path.read_text())["precision"])
+
+
+def calibrate_run(run: Path, deployment: Deployment, threads: int) -> dict[str, object]:
     """Score the role `calibrate` through the fitted engine; write `calibration.npz` and `calibration.json`.
 
     Returns:
@@ -129,16 +159,14 @@ def calibrate_run(run: Path, threads: int) -> dict[str, object]:
         FileNotFoundError: `fit` has not run.
         ValueError: a face has no finite log-likelihood.
     """
-    if not (run / "fit.json").exists():
-        message = f"{run} has no fit.json: run `unlensed-train fit` first"
-        raise FileNotFoundError(message)
-    precision = json.loads((run / "fit.json").read_text())["precision"]
+    deployment = find_deployment(run, deployment)
+    results = deployment.results(run)
     faces = load_role(run, "calibrate")
-    features = extract_features(engine_path(run, precision), faces.crops, threads)
-    values = score_held_out(read_mixture(run), features)
-    np.savez_compressed(run / "calibration.npz", log_likelihoods=np.sort(values))
+    features = extract_features(deployment.engine(run), faces.crops, threads)
+    values = score_held_out(read_mixture(results), features)
+    np.savez_compressed(results / "calibration.npz", log_likelihoods=np.sort(values))
     report = describe_calibration(values, faces.photos)
-    (run / "calibration.json").write_text(json.dumps(report, indent=1) + "\n")
+    (results / "calibration.json").write_text(json.dumps(report, indent=1) + "\n")
     return report
 
 
@@ -160,16 +188,17 @@ def evaluate_run(
     checkpoint = run / "best.safetensors"
     engines: dict[str, Path] = {}
     for precision in PRECISIONS:
-        built = engines[precision] = engine_path(run, precision)
+        deployment = Deployment("openvino", precision)
+        built = engines[precision] = deployment.engine(run)
         if not built.exists() or built.stat().st_mtime < checkpoint.stat().st_mtime:
-            build_engine(run, recipe, precision)
+            build_engine(run, recipe, deployment)
     pretext = measure_pretext(checkpoint, load_role(run, "test"), recipe)
     subject = Subject(run, recipe, partial(load_role, run), read_mixture(run), engines, threads, pretext)
     return evaluate_subject(subject, generated, extras or Extras(), Console(stderr=True))
 
 
-def write_golden(run: Path, engine: Path, threads: int) -> None:
-    """Write `golden.npz`: pictures, boxes, and the engine's answers to them."""
+def write_golden(results: Path, engine: Path, threads: int) -> None:
+    """Write `golden.npz` into a deployment's `results`: pictures, boxes, and the engine's answers to them."""
     spec = PreprocessSpec()
     images, boxes = draw_golden_images()
     faces = [
@@ -179,63 +208,96 @@ def write_golden(run: Path, engine: Path, threads: int) -> None:
     crops = np.stack(FaceCropper(spec, threads, len(faces)).crop(faces))  # type: ignore[arg-type]  # each box lies inside its sound picture
     features = extract_features(engine, crops, threads)
     np.savez_compressed(
-        run / "golden.npz",
+        results / "golden.npz",
         pictures=np.frombuffer(b"".join(images), dtype=np.uint8),
         lengths=np.array([len(data) for data in images]),
         boxes=boxes,
         features=features,
-        log_likelihoods=log_likelihood(features, stack_mixture(read_mixture(run))).astype(np.float64),
+        log_likelihoods=log_likelihood(features, stack_mixture(read_mixture(results))).astype(np.float64),
     )
 
 
-def write_bundle(run: Path, recipe: Recipe, threads: int) -> Path:
-    """Assemble `run/bundle` from the steps' results and return it.
+def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int) -> Path:
+    """Assemble the deployment's bundle from the steps' results and return its folder.
 
     Raises:
         FileNotFoundError: a step has not run yet.
     """
-    folder, engine = run / "bundle", engine_path(run, recipe.precision)
+    deployment = find_deployment(run, deployment)
+    results, engine = deployment.results(run), deployment.engine(run)
+    folder = results / "bundle"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(engine.parents[1], folder / "face_extractor")
     detector.copy_detector(folder, DetectorSpec())
-    write_repository(folder, PreprocessSpec(), FEATURE_SIZE)
-    write_golden(run, engine, threads)
+    write_repository(folder, PreprocessSpec(), FEATURE_SIZE, deployment)
+    write_golden(results, engine, threads)
     for name in ("mixture.npz", "calibration.npz", "golden.npz"):
-        shutil.copyfile(run / name, folder / name)
-    with np.load(run / "calibration.npz", allow_pickle=False) as arrays:
+        shutil.copyfile(results / name, folder / name)
+    with np.load(results / "calibration.npz", allow_pickle=False) as arrays:
         values = arrays["log_likelihoods"]
     created = datetime.now(UTC).date().isoformat()
-    calibration_id, bundle_id = name_calibration(values), f"{recipe.name}-{created}"
-    write_card(run, folder / "MODEL_CARD.md", recipe, bundle_id, len(values))
-    mixture = read_mixture(run)
-    write_manifest(
-        folder,
-        {
-            "bundle_id": bundle_id,
-            "licence": LICENCE["bundle"],
-            "preprocess": PreprocessSpec(),
-            "detector": DetectorSpec(),
-            "extractor": MODEL_FILE,
-            "input_tensor": INPUT_TENSOR,
-            "output_tensor": OUTPUT_TENSOR,
-            "feature_size": FEATURE_SIZE,
-            "precision": recipe.precision,
-            "mixture_components": len(mixture.weights),
-            "calibration_id": calibration_id,
-            "calibration_size": len(values),
-            "golden_tolerance_nats": round(
-                GOLDEN_SHARE_OF_SPREAD * float(np.subtract(*np.percentile(values, [75, 25]))), 2
-            ),
-            "provenance": {
-                "created_at": created,
-                "recipe": recipe.name,
-                "data": {role: str(len(load_role(run, role))) for role in ("train", "fit", "calibrate", "test")},
-                "tools": {
-                    "python": platform.python_version(),
-                    **{name: version(name) for name in ("torch", "openvino", "nncf", "scikit-learn")},
-                },
+    infix = "" if deployment.target == "openvino" else f"{deployment.target}-{deployment.precision}-"
+    bundle_id = f"{recipe.name}-{infix}{created}"
+    write_card(run, folder / "MODEL_CARD.md", recipe, bundle_id, deployment)
+    fields: dict[str, object] = {
+        "bundle_id": bundle_id,
+        "licence": LICENCE["bundle"],
+        **describe_engine(deployment),
+        "detector": DetectorSpec(),
+        "mixture_components": len(read_mixture(results).weights),
+        "calibration_id": name_calibration(values),
+        "calibration_size": len(values),
+        "golden_tolerance_nats": round(
+            GOLDEN_SHARE_OF_SPREAD * float(np.subtract(*np.percentile(values, [75, 25]))), 2
+        ),
+        "provenance": {
+            "created_at": created,
+            "recipe": recipe.name,
+            "data": {role: str(len(load_role(run, role))) for role in ("train", "fit", "calibrate", "test")},
+            "tools": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in (*TOOLS[deployment.target], "scikit-learn")},
             },
         },
+    }
+    write_manifest(
+        folder,
+        fields,
         {path: LICENCE["detector" if path == DetectorSpec().file else "bundle"] for path in list_files(folder)},
     )
     return folder
+
+
+def add_plan(run: Path, folder: Path, recipe: Recipe, deployment: Deployment) -> str:
+    """Build the plan of the bundle in `folder` from the network itself where that can be done here; say what was done.
+
+    Raises:
+        BundleMismatch: Torch-TensorRT built something else than the manifest states; the bundle is whole without it.
+    """
+    if obstacle := find_obstacle(deployment):
+        return f"no plan yet ({obstacle}): run `unlensed bundle build {folder}` on the GPU that serves"
+    network = build_network(recipe)
+    load_checkpoint(run / "best.safetensors", network)
+    plan = build_plan_of_network(network.extractor, folder, deployment)
+    return f"{plan.path}: built by Torch-TensorRT for {plan.build.gpu} and TensorRT {plan.build.version} only"
+
+
+def describe_engine(deployment: Deployment) -> dict[str, object]:
+    """Return the manifest's fields of an engine and, for a GPU, how its plan is built."""
+    fields: dict[str, object] = {
+        "target": deployment.target,
+        "preprocess": PreprocessSpec(),
+        "extractor": deployment.graph,
+        "input_tensor": INPUT_TENSOR,
+        "output_tensor": OUTPUT_TENSOR,
+        "feature_size": FEATURE_SIZE,
+        "precision": deployment.precision,
+    }
+    if deployment.target == "tensorrt":
+        fields["plan"] = PlanRule(
+            batches=deployment.batches,
+            command=describe_command(deployment.graph, INPUT_TENSOR, PreprocessSpec().size, deployment.batches),
+            note=PLAN_NOTE,
+            features_by=describe_runtime(),
+        )
+    return fields

@@ -87,7 +87,7 @@ class PatientEmbedder:
             return self._embedder.embed(faces)
         except BackendUnavailable as error:
             self.wait_for_engine(error)
-        rows = [self._embed_alone(face) for face in faces]
+        rows = [self._embed_alone(face).on_host() for face in faces]
         failures = {row: batch.failures[0] for row, batch in enumerate(rows) if batch.failures}
         return FeatureBatch(
             np.concatenate([batch.features for batch in rows]),

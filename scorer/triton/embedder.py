@@ -6,7 +6,8 @@ the protocol's own messages: the client library's helpers would copy every image
 
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -14,14 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from ingest.probe import EncodedFace
+from ingest.orientation import find_stored_window, turn_matrix
+from ingest.probe import EncodedFace, strip_metadata
 from ingest.reasons import Reason, Unscorable
+from ingest.spec import Window
 from scorer.bundle import Bundle, BundleMismatch
 from scorer.embed import BackendUnavailable, FeatureBatch
 from scorer.settings import SettingsError
 from scorer.stream.settings import TritonSettings
 from scorer.triton.repository import ENSEMBLE
 from scorer.triton.wire import read_failure
+
+_TENSOR = service_pb2.ModelInferRequest.InferInputTensor
 
 MAX_IN_FLIGHT_REQUESTS = 64
 MAX_IN_FLIGHT_BYTES = 64 * 2**20
@@ -64,6 +69,11 @@ class TritonEmbedder:
             raise SettingsError(message)
         self._url, self._timeout_s = settings.url, settings.timeout_s
         self._feature_size = bundle.manifest.feature_size
+        self._write_request: Callable[[EncodedFace], Any] = (
+            partial(_write_gpu_request, size=bundle.model.preprocess.size)
+            if bundle.manifest.target == "tensorrt"
+            else _write_request
+        )
         self._channel = _open_channel(settings)
         self._infer = service_pb2_grpc.GRPCInferenceServiceStub(self._channel).ModelInfer
         self._room = _Room(MAX_IN_FLIGHT_REQUESTS, MAX_IN_FLIGHT_BYTES)
@@ -111,7 +121,7 @@ class TritonEmbedder:
 
         self._room.enter(len(face.data))
         try:
-            call = self._infer.future(_write_request(face), timeout=self._timeout_s)
+            call = self._infer.future(self._write_request(face), timeout=self._timeout_s)
         except ValueError as error:  # the channel is closed
             self._room.leave(len(face.data))
             message = f"the connection to Triton at {self._url} was closed"
@@ -168,16 +178,32 @@ class _Room:
 
 
 def _write_request(face: EncodedFace) -> Any:  # noqa: ANN401 - generated messages are untyped
-    window = face.window
-    tensor = service_pb2.ModelInferRequest.InferInputTensor
+    """Ask a server whose cutting judges the file again and reads its orientation."""
+    return service_pb2.ModelInferRequest(
+        model_name=ENSEMBLE, inputs=_describe_inputs(face.data), raw_input_contents=[face.data, _pack(face.window)]
+    )
+
+
+def _write_gpu_request(face: EncodedFace, size: int) -> Any:  # noqa: ANN401 - generated messages are untyped
+    """Ask a server whose cutting is a graph: no parser of it meets metadata, and the turn upright is stated."""
+    data = strip_metadata(face.data, face.info.media_type)
+    turn = turn_matrix(face.info.orientation, size)
     return service_pb2.ModelInferRequest(
         model_name=ENSEMBLE,
-        inputs=[
-            tensor(name="image", datatype="UINT8", shape=[1, len(face.data)]),
-            tensor(name="window", datatype="INT32", shape=[1, 4]),
-        ],
-        raw_input_contents=[face.data, struct.pack("<4i", window.left, window.top, window.width, window.height)],
+        inputs=[*_describe_inputs(data), _TENSOR(name="turn", datatype="FP32", shape=[1, *turn.shape])],
+        raw_input_contents=[data, _pack(find_stored_window(face.window, face.info)), turn.tobytes()],
     )
+
+
+def _describe_inputs(data: bytes) -> list[Any]:
+    return [
+        _TENSOR(name="image", datatype="UINT8", shape=[1, len(data)]),
+        _TENSOR(name="window", datatype="INT32", shape=[1, 4]),
+    ]
+
+
+def _pack(window: Window) -> bytes:
+    return struct.pack("<4i", window.left, window.top, window.width, window.height)
 
 
 def _read_failure(call: Any) -> Unscorable | None:  # noqa: ANN401 - grpc's calls are untyped

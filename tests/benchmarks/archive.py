@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import median
 
 import pyarrow.parquet as pq
-from bench import ROOT, STAGE_IMAGES, encode_faces, make_photographs, measure_stages
+from bench import ROOT, STAGE_IMAGES, measure_stages
+from photographs import encode_faces, make_photographs
 from resnet_bundle import make_resnet, make_resnet_bundle
 from rich.console import Console
 from rich.table import Table

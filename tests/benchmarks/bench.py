@@ -16,26 +16,22 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import skimage
 from mixture_speed import mixture_rows
-from PIL import Image
+from photographs import encode_faces, make_photographs
 from resnet_bundle import make_resnet_bundle
 from rich.console import Console
 from rich.table import Table
 
 from ingest.dali import FaceCropper
-from ingest.probe import EncodedFace, Limits, probe_image
-from ingest.spec import FaceBox, PreprocessSpec
+from ingest.spec import PreprocessSpec
 from scorer.bundle import Bundle, read_bundle
 from scorer.engine import LocalScorer
-from scorer.messages import ImageSource, RequestedFace, ScoreRequest
+from scorer.messages import ScoreRequest
 from scorer.mixture import log_likelihood
 from scorer.openvino_embedder import OpenVinoExtractor
-from scorer.paths import read_image
 from scorer.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PORTRAIT_FACE = (180.0, 70.0, 95.0, 110.0)
 STAGE_IMAGES = 256
 
 
@@ -46,32 +42,6 @@ class Stage:
     name: str
     core_s: float
     wall_s: float
-
-
-def make_photographs(folder: Path, count: int) -> list[ScoreRequest]:
-    """Write `count` different JPEGs of 640x480 to 1600x1200 around the astronaut; return requests with boxes."""
-    portrait = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB")
-    rng = np.random.default_rng(1)
-    requests = []
-    for number in range(count):
-        width, height = ((640, 480), (1024, 768), (1600, 1200))[number % 3]
-        scale = rng.uniform(0.8, 1.0) * height / portrait.height
-        left, top = (int(rng.integers(0, limit)) for limit in (width - height + 1, 40))
-        canvas = Image.effect_noise((width, height), 12).convert("RGB")
-        canvas.paste(portrait.resize((round(portrait.width * scale),) * 2), (left, top))
-        path = folder / f"{number:05d}.jpg"
-        canvas.save(path, quality=90)
-        x, y, w, h = (value * scale for value in PORTRAIT_FACE)
-        box = (x + left, y + top, w, h)
-        requests.append(
-            ScoreRequest(
-                request_id=path.name,
-                content_id=path.name,
-                image=ImageSource(uri=path.as_uri()),
-                faces=(RequestedFace(face_id="0", box=box),),
-            )
-        )
-    return requests
 
 
 def measure(name: str, work: Callable[[], object], images: int) -> Stage:
@@ -85,20 +55,6 @@ def _once(work: Callable[[], object]) -> tuple[float, float]:
     cpu, wall = time.process_time(), time.perf_counter()
     work()
     return time.process_time() - cpu, time.perf_counter() - wall
-
-
-def encode_faces(requests: list[ScoreRequest], spec: PreprocessSpec) -> list[EncodedFace]:
-    """Read, probe and window each request's one face."""
-    faces = []
-    for request in requests:
-        data = read_image(str(request.image.uri), Limits().max_bytes)
-        info = probe_image(data)
-        face = EncodedFace.around(data, info, FaceBox(*(request.faces or ())[0].box), spec)
-        if face is None:
-            message = f"the box of {request.request_id} misses its image"
-            raise ValueError(message)
-        faces.append(face)
-    return faces
 
 
 def measure_stages(bundle: Bundle, requests: list[ScoreRequest], threads: int) -> list[Stage]:

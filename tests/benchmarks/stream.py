@@ -21,8 +21,9 @@ from statistics import mean
 
 import numpy as np
 import psutil
-from bench import ROOT, STAGE_IMAGES, encode_faces, make_photographs, measure_end_to_end
+from bench import ROOT, STAGE_IMAGES, measure_end_to_end
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from photographs import encode_faces, make_photographs
 from resnet_bundle import make_resnet_bundle
 from rich.console import Console
 from rich.table import Table

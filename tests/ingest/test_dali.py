@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from ingest.dali import FaceCropper, split_batches
+from ingest.dali import FaceCropper
+from ingest.face_groups import split_batches
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason, Unscorable
 from ingest.reference import decode_upright

@@ -1,8 +1,9 @@
 """The one decision between CUDA and CPU, on machines with and without a GPU."""
 
+import numpy as np
 import pytest
 
-from ingest.device import DeviceUnavailable, find_gpu, resolve_device
+from ingest.device import DeviceUnavailable, find_gpu, load_array_module, resolve_built_device, resolve_device
 
 GPU, OBSTACLE = find_gpu()
 
@@ -41,3 +42,52 @@ def test_with_a_gpu_both_take_it(request_: str) -> None:
     device = resolve_device(request_)  # type: ignore[arg-type]  # parametrize loses the literal
     assert device.kind == "cuda"
     assert GPU in device.reason
+
+
+FOUND, NONE = ("H200", ""), ("", "the NVIDIA driver is not installed")
+FOR_CPU, FOR_GPU = "it is built for the CPU: make another", "it is built for a GPU: make another"
+
+
+@pytest.mark.parametrize(
+    ("found", "request_", "built_for", "reason"),
+    [
+        (NONE, "auto", "cpu", NONE[1]),
+        (NONE, "cpu", "cpu", "cpu was asked for"),
+        (FOUND, "auto", "cpu", f"the CUDA driver reports H200, but {FOR_CPU}"),
+        (FOUND, "auto", "cuda", "the CUDA driver reports H200"),
+        (FOUND, "cuda", "cuda", "the CUDA driver reports H200"),
+    ],
+)
+def test_what_is_built_for_one_device_runs_there(
+    monkeypatch: pytest.MonkeyPatch, found: tuple[str, str], request_: str, built_for: str, reason: str
+) -> None:
+    """Where the device is there and nothing else was asked for, it is taken, and the reason says what decided."""
+    monkeypatch.setattr("ingest.device.find_gpu", lambda: found)
+    device = resolve_built_device(request_, built_for, FOR_CPU if built_for == "cpu" else FOR_GPU)  # type: ignore[arg-type]
+    assert (device.kind, device.reason) == (built_for, reason)
+
+
+@pytest.mark.parametrize(
+    ("found", "request_", "built_for", "sentence"),
+    [
+        (NONE, "auto", "cuda", f"{FOR_GPU}; here {NONE[1]}"),
+        (NONE, "cuda", "cuda", f"device 'cuda' was asked for, but {NONE[1]}"),
+        (NONE, "cuda", "cpu", f"device 'cuda' was asked for, but {NONE[1]}"),
+        (NONE, "cpu", "cuda", f"device 'cpu' was asked for, but {FOR_GPU}"),
+        (FOUND, "cpu", "cuda", f"device 'cpu' was asked for, but {FOR_GPU}"),
+        (FOUND, "cuda", "cpu", f"device 'cuda' was asked for and the CUDA driver reports H200, but {FOR_CPU}"),
+    ],
+)
+def test_what_is_built_for_another_device_is_refused(
+    monkeypatch: pytest.MonkeyPatch, found: tuple[str, str], request_: str, built_for: str, sentence: str
+) -> None:
+    """Never a fallback in silence: the sentence says what is missing and what to do."""
+    monkeypatch.setattr("ingest.device.find_gpu", lambda: found)
+    with pytest.raises(DeviceUnavailable) as refusal:
+        resolve_built_device(request_, built_for, FOR_CPU if built_for == "cpu" else FOR_GPU)  # type: ignore[arg-type]
+    assert str(refusal.value).startswith(sentence)
+
+
+def test_the_cpu_s_arrays_are_numpy_s() -> None:
+    """On the CPU no array library but NumPy is needed."""
+    assert load_array_module("cpu") is np

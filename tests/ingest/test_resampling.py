@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from ingest.resampling import MIN_CAMERA_SIDE_PX, MIN_HIGH_BAND, MIN_JPEG_QUALITY, Mark, find_marks, measure_high_band
+from ingest.resampling import (
+    MIN_CAMERA_SIDE_PX,
+    MIN_HIGH_BAND,
+    MIN_JPEG_QUALITY,
+    Mark,
+    find_marks,
+    measure_high_band,
+    measure_high_bands,
+)
 from ingest.traces import Traces
 
 SIDE = 224
@@ -70,3 +78,12 @@ def test_the_share_is_a_share(seed: int, size: int) -> None:
 def test_marks(size: tuple[int, int], traces: Traces, bands: list[float], marks: tuple[Mark, ...]) -> None:
     """Each mark is given on its own side of its bound, and one sharp face clears the whole image."""
     assert find_marks(*size, traces, bands) == marks
+
+
+@pytest.mark.parametrize("size", [128, 224, 225])
+def test_many_crops_measure_as_each_does(size: int) -> None:
+    """All at once, as a GPU measures them, the shares are those of one crop at a time, and NaN where that is NaN."""
+    crops = np.stack([*(draw(size, seed) for seed in range(3)), np.full((size, size, 3), 77, np.uint8)])
+    np.testing.assert_allclose(
+        measure_high_bands(crops, np), [measure_high_band(crop) for crop in crops], rtol=1e-4, equal_nan=True
+    )

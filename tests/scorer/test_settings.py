@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.device import DeviceUnavailable
-from scorer.settings import SettingsError, load_settings, scoring_device
+from scorer.settings import SettingsError, load_settings
 
 
 @pytest.fixture
@@ -54,14 +53,3 @@ def test_missing_file_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setenv("UNLENSED_CONFIG", str(tmp_path / "gone.toml"))
     with pytest.raises(SettingsError, match=r"gone\.toml"):
         load_settings()
-
-
-@pytest.mark.parametrize("found", [("", "no driver"), ("H200", "")])
-def test_scoring_never_pretends_to_use_a_gpu(monkeypatch: pytest.MonkeyPatch, found: tuple[str, str]) -> None:
-    """With or without a GPU, auto scores on the CPU and says why, and asking for CUDA is an error."""
-    monkeypatch.setattr("ingest.device.find_gpu", lambda: found)
-    device = scoring_device("auto")
-    assert device.kind == "cpu"
-    assert (found[0] or found[1]) in device.reason
-    with pytest.raises(DeviceUnavailable):
-        scoring_device("cuda")

@@ -15,12 +15,16 @@ from torch import nn
 
 from ingest.spec import PreprocessSpec
 from scorer import progress
+from tests.small_extractor import make_small_extractor
 from training import steps
 from training.export import export_extractor
+from training.export_onnx import export_onnx
 from training.pretext.network import FEATURE_SIZE, Normalise
 from training.recipes import MixtureRule, MixtureShape, Recipe, starter
+from training.target import Deployment
 
 FACES = 150
+ENGINE = Deployment("openvino", "fp32")
 
 
 @pytest.fixture(name="recipe", scope="module")
@@ -62,15 +66,15 @@ def fixture_faces(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fit_then_calibrate(run: Path, recipe: Recipe) -> None:
     """The reports name the shape, the bound, what was refused and why; thresholds come with what n cannot support."""
     with pytest.raises(FileNotFoundError, match=r"no fit.json: run `unlensed-train fit`"):
-        steps.calibrate_run(run, 1)
-    report = steps.fit_run(run, recipe, 1)
+        steps.calibrate_run(run, ENGINE, 1)
+    report = steps.fit_run(run, recipe, ENGINE, 1)
     assert report == json.loads((run / "fit.json").read_text())
     assert report["shape"] == "diag K=2"
     assert list(report["held_out_nats"]) == ["fit diag K=2"]
     assert "4000 components need at least as many faces" in report["refused"]["fit diag K=4000"]
     assert report["converged"]
     assert sum(report["faces_by_component"]) == pytest.approx(FACES, abs=0.2)
-    calibration = steps.calibrate_run(run, 1)
+    calibration = steps.calibrate_run(run, ENGINE, 1)
     assert calibration == json.loads((run / "calibration.json").read_text())
     assert (calibration["faces"], calibration["photographs"]) == (FACES, 90)
     assert list(calibration["thresholds"]) == ["0.05"]
@@ -83,7 +87,7 @@ def test_progress_counts_each_mixture_s_iterations(run: Path, recipe: Recipe, mo
     """A line has the mixture, its iteration and the bound; the next mixture's iterations start from 1 again."""
     monkeypatch.setattr(progress, "INTERVAL_S", 0.0)
     told = io.StringIO()
-    steps.fit_run(run, recipe, 1, Console(file=told))
+    steps.fit_run(run, recipe, ENGINE, 1, Console(file=told))
     lines = [json.loads(line) for line in told.getvalue().splitlines()]
     assert set(lines[0]) == {"done", "total", "iterations_per_s", "left_s", "mixture", "bound_nats"}
     counted = [line["done"] for line in lines]
@@ -94,6 +98,31 @@ def test_progress_counts_each_mixture_s_iterations(run: Path, recipe: Recipe, mo
 def test_progress_on_a_terminal_is_one_line(run: Path, recipe: Recipe) -> None:
     """A terminal shows the candidate, the iteration and the bound in a line that is erased in the end."""
     told = io.StringIO()
-    steps.fit_run(run, recipe, 1, Console(file=told, force_terminal=True, width=120))
+    steps.fit_run(run, recipe, ENGINE, 1, Console(file=told, force_terminal=True, width=120))
     assert "fitting" in told.getvalue()
     assert "{" not in told.getvalue()
+
+
+def test_a_target_has_results_of_its_own(run: Path, recipe: Recipe) -> None:
+    """For TensorRT, mixture and calibration come from the ONNX graph and lie apart from those for OpenVINO."""
+    deployment = Deployment("tensorrt", "fp16")
+    with pytest.raises(FileNotFoundError, match=r"no fit.json: run `unlensed-train fit` first, with --target tensorrt"):
+        steps.calibrate_run(run, deployment, 1)
+    steps.fit_run(run, recipe, ENGINE, 1)
+    before = {path.name: path.read_bytes() for path in run.glob("*.*")}
+    export_onnx(
+        make_small_extractor(),
+        deployment.results(run) / "engine" / "fp16",
+        "fp16",
+        np.zeros((1, 224, 224, 3), np.uint8),
+    )
+    report = steps.fit_run(run, recipe, deployment, 1)
+    assert report["precision"] == "fp16"
+    steps.calibrate_run(run, deployment, 1)
+    assert {path.name for path in (run / "tensorrt-fp16").glob("*.*")} == {
+        "fit.json",
+        "mixture.npz",
+        "calibration.json",
+        "calibration.npz",
+    }
+    assert {path.name: path.read_bytes() for path in run.glob("*.*")} == before

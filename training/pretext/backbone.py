@@ -23,7 +23,8 @@ class Normalise(nn.Module):
     def forward(self, crops_NHWC: Tensor) -> Tensor:
         """Map [N, S, S, 3] uint8 or float of 0..255 to [N, 3, S, S] float."""
         scale = self.get_buffer("scale")
-        return crops_NHWC.permute(0, 3, 1, 2).to(scale.dtype) * scale + self.get_buffer("offset")
+        # To float first: TensorRT takes uint8 at its input, but transposes none.
+        return crops_NHWC.to(scale.dtype).permute(0, 3, 1, 2) * scale + self.get_buffer("offset")
 
 
 class Backbone(nn.Module):

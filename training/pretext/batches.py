@@ -105,7 +105,7 @@ def choose_maker(plan: BatchPlan, device: torch.device) -> BatchMaker:
     """Return what makes batches for a network on `device`."""
     if device.type != "cuda":
         return CpuBatches(plan)
-    from training.pretext.batches_cuda import CudaBatches  # noqa: PLC0415 - DALI is needed where there is a GPU alone
+    from training.pretext.batches_cuda import CudaBatches  # noqa: PLC0415 - it imports this module
 
     return CudaBatches(plan, device)
 

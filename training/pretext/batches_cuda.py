@@ -1,8 +1,10 @@
-"""Training batches whose resampling runs on the GPU, by DALI: the same chain as on the CPU, from the same draws.
+"""Training batches whose resampling runs where the network does: the same chain as on the CPU, from the same draws.
 
-Worker threads flip landmarks' regions on the wide faces and make the coordinate maps; the device takes faces bilinearly
-at the maps and reduces them by area. OpenCV rounds map coordinates to 1/32 pixel and DALI does not, so that a pixel
-may differ by a few levels where a picture is steep; nothing else differs. Not covered: several GPUs in one process.
+Worker threads only flip landmarks' regions on the wide faces. The device makes the coordinate maps, takes faces
+bilinearly at them, mirrored at the edges, and reduces them by area. It is torch alone (`grid_sample` is the CPU chain's
+remap, reflection included; DALI's knows neither a CPU nor a border but black), so that the same code is tested on a
+CPU. OpenCV rounds map coordinates to 1/32 pixel and torch does not, so that a pixel may differ by a few levels where a
+picture is steep; nothing else differs. Not covered: several GPUs in one process.
 """
 
 from dataclasses import dataclass, field
@@ -10,28 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from nvidia.dali import fn, types
-from nvidia.dali.pipeline import Pipeline
 from torch import Tensor
-from torch.utils.dlpack import from_dlpack
+from torch.nn.functional import grid_sample
 
 from training.data.manipulations import Draw, Face, Manipulation
 from training.data.shards import WIDE_SIZE
 from training.pretext.batches import Batch, BatchPlan
-
-DALI_THREADS = 2
-Prepared = tuple[Face, NDArray[np.float32], NDArray[np.float32]]
-
-
-def reflect(coordinates: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Return the coordinates mirrored into the picture about the centres of its edge pixels.
-
-    DALI's remap knows black borders only. A bilinear value outside a picture that is mirrored so (OpenCV's
-    REFLECT_101) is the value inside at the mirrored place.
-    """
-    period = 2 * (side - 1)
-    folded: NDArray[np.float32] = np.abs(coordinates) % period
-    return np.minimum(folded, period - folded)
 
 
 def area_weights(side: int, size: int) -> Tensor:
@@ -42,32 +28,22 @@ def area_weights(side: int, size: int) -> Tensor:
     return (overlap.clamp(min=0) * (size / side)).float()
 
 
-def reduce_area(pictures_NHWC: Tensor, weights: Tensor) -> Tensor:
-    """Return uint8 pictures reduced by area in both directions, as OpenCV's INTER_AREA reduces them."""
-    reduced = torch.einsum("oh,nhwc->nowc", weights, pictures_NHWC.float())
-    reduced = torch.einsum("pw,nowc->nopc", weights, reduced)
-    return reduced.round().clamp(0, 255).to(torch.uint8)
+def reduce_area(pictures_NCHW: Tensor, weights: Tensor) -> Tensor:
+    """Return FP32 pictures reduced by area in both directions, as OpenCV's INTER_AREA reduces them."""
+    reduced: Tensor = weights @ (pictures_NCHW @ weights.T)
+    return reduced
 
 
-def make_pipeline(batch_size: int, device: int | None) -> Pipeline:
-    """Return the pipeline: faces [W, W, 3] uint8 and maps [W, W] float32, fed by name, to remapped faces."""
-    pipeline = Pipeline(batch_size, DALI_THREADS, device, prefetch_queue_depth=1)
-    with pipeline:
-        faces = fn.external_source(name="faces", dtype=types.UINT8, ndim=3, layout="HWC")
-        across, down = (
-            fn.external_source(name=name, dtype=types.FLOAT, ndim=2, layout="HW") for name in ("across", "down")
-        )
-        # "center": whole coordinates are the centres of pixels, as OpenCV has them.
-        turned = fn.experimental.remap(
-            faces.gpu(), across.gpu(), down.gpu(), interp=types.INTERP_LINEAR, pixel_origin="center"
-        )
-        pipeline.set_outputs(turned)
-    return pipeline
+def take(pictures_NCHW: Tensor, places_NHW2: Tensor, padding: str) -> Tensor:
+    """Return pictures taken bilinearly at `places_NHW2`: x and y in pixels, whole numbers at the pixels' centres."""
+    height, width = pictures_NCHW.shape[2:]
+    extent = places_NHW2.new_tensor((width - 1, height - 1))
+    return grid_sample(pictures_NCHW, places_NHW2 * (2 / extent) - 1, "bilinear", padding, align_corners=True)
 
 
 @dataclass(slots=True, eq=False)
 class CudaBatches:
-    """Faces and maps from the worker threads, resampled on the device.
+    """Wide faces from the worker threads, resampled on the device.
 
     Attributes:
         plan: which faces each step takes.
@@ -76,26 +52,46 @@ class CudaBatches:
 
     plan: BatchPlan
     device: torch.device
-    _pipeline: Pipeline = field(init=False)
     _weights: Tensor = field(init=False)
+    _pixels: Tensor = field(init=False)
+    _shifts: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self._pipeline = make_pipeline(self.plan.batch_size // self.plan.ranks, self.device.index or 0)
-        self._pipeline.build()
         self._weights = area_weights(WIDE_SIZE, self.plan.sampler.size).to(self.device)
+        axis = torch.arange(WIDE_SIZE, dtype=torch.float32, device=self.device)
+        down, across = torch.meshgrid(axis, axis, indexing="ij")
+        self._pixels = torch.stack([across, down, torch.ones_like(across)], dim=-1)  # [W, W, 3] as (x, y, 1)
+        shifts = np.stack(self.plan.sampler.shifts or [np.zeros((WIDE_SIZE, WIDE_SIZE, 2), np.float32)])
+        self._shifts = torch.from_numpy(shifts).to(self.device).permute(0, 3, 1, 2).contiguous()
 
-    def prepare(self, row: int, draw: Draw) -> Prepared:
-        """Return the wide face with its flips, and where its pixels come from, inside it."""
-        face = self.plan.sampler.manipulate(self.plan.faces.wide[row], self.plan.faces.landmarks[row], draw)
-        across, down = (reflect(way, WIDE_SIZE) for way in self.plan.sampler.find_map(draw, WIDE_SIZE))
-        # A mirrored crop is the crop of a mirrored map: equal areas are mirrored into each other.
-        return (face, across[:, ::-1], down[:, ::-1]) if draw.mirrored else (face, across, down)
+    def prepare(self, row: int, draw: Draw) -> Face:
+        """Return the wide face with its flips."""
+        return self.plan.sampler.manipulate(self.plan.faces.wide[row], self.plan.faces.landmarks[row], draw)
 
-    def finish(self, prepared: list[Prepared], tags: NDArray[np.float64], draws: list[Draw]) -> Batch:
+    def finish(self, prepared: list[Face], tags: NDArray[np.float64], draws: list[Draw]) -> Batch:
         """Return the batch, on the device."""
-        faces, across, down = (np.stack(parts) for parts in zip(*prepared, strict=True))
-        stream = torch.cuda.current_stream(self.device)
-        (turned,) = self._pipeline.run(stream, faces=faces, across=across, down=down)
-        crops = reduce_area(from_dlpack(turned.as_tensor()), self._weights)
+        # Page-locked, so that the copy does not hold up the thread that queues the network's work.
+        faces = torch.empty((len(prepared), WIDE_SIZE, WIDE_SIZE, 3), dtype=torch.uint8, pin_memory=self._is_cuda)
+        np.stack(prepared, out=faces.numpy())
+        pictures = faces.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
+        turned = take(pictures, self.find_places(draws), "reflection").round()
+        crops = reduce_area(turned, self._weights).round().clamp(0, 255).to(torch.uint8)
+        mirrored = torch.tensor([draw.mirrored for draw in draws], device=self.device)
+        crops = torch.where(mirrored[:, None, None, None], crops.flip(3), crops)
         manipulated = torch.tensor([float(draw.kind is not Manipulation.NONE) for draw in draws])
-        return Batch(crops, torch.from_numpy(tags).float(), manipulated).to(self.device)
+        crops_NHWC = crops.permute(0, 2, 3, 1).contiguous()
+        return Batch(crops_NHWC, torch.from_numpy(tags).float(), manipulated).to(self.device)
+
+    def find_places(self, draws: list[Draw]) -> Tensor:
+        """Return where each pixel of the wide crops comes from, [N, W, W, 2]; see `FaceSampler.find_map`."""
+        matrices = torch.from_numpy(np.stack([draw.matrix for draw in draws])).float().to(self.device)
+        places = torch.einsum("hwi,nji->nhwj", self._pixels, matrices)
+        warped = [i for i, draw in enumerate(draws) if draw.kind is Manipulation.PIECEWISE_AFFINE]
+        if warped:
+            shifts = self._shifts[[draws[i].warp for i in warped]]
+            places[warped] += take(shifts, places[warped], "border").permute(0, 2, 3, 1)
+        return places
+
+    @property
+    def _is_cuda(self) -> bool:
+        return self.device.type == "cuda"

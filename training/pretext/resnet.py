@@ -23,5 +23,6 @@ class ResNetExtractor(Backbone):
 
     def forward(self, crops_NHWC: Tensor) -> Tensor:
         """Return the features."""
-        features: Tensor = self.trunk.fc(self.trunk.avgpool(self.run_blocks(crops_NHWC)).flatten(1))
+        # The mean is torchvision's avgpool and flatten, which traced to ONNX become an index into strides.
+        features: Tensor = self.trunk.fc(self.run_blocks(crops_NHWC).mean(dim=(2, 3)))
         return features

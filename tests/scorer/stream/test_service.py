@@ -20,7 +20,7 @@ from scorer.openvino_embedder import LocalEmbedder
 from scorer.payloads.read import read_payload
 from scorer.payloads.settings import PayloadSettings
 from scorer.policies import PolicyWatcher
-from scorer.serve import OneAtATime
+from scorer.serve import Lent
 from scorer.stream.broker import MemoryBroker, MemorySink, MemorySource, Outgoing, Place
 from scorer.stream.caution import Note
 from scorer.stream.health import HealthState
@@ -88,7 +88,7 @@ class Bench:
 @pytest.fixture
 def bench(starter: Bundle, embedder: LocalEmbedder) -> Bench:
     """A bench with the starter bundle's real engine."""
-    return Bench(starter, OneAtATime(embedder))
+    return Bench(starter, Lent([embedder]))
 
 
 @pytest.fixture(scope="session")

@@ -18,8 +18,10 @@ from scorer.settings import SettingsError
 from scorer.stream.settings import TritonSettings
 from scorer.triton.embedder import TritonEmbedder, TritonUnavailable
 from tests.scorer.stream.certificates import Authority
-from training.export import MODEL_FILE, write_model, write_repository
+from training.export import MODEL_FILE, write_model
 from training.golden import encode
+from training.repository import write_repository
+from training.target import Deployment
 
 FEATURES = 4
 DARK, LIGHT = 20, 220
@@ -50,7 +52,7 @@ def settings(
     """How to reach a server of the network above, which wants to see certificates."""
     bundle, scratch = tmp_path_factory.mktemp("bundle"), tmp_path_factory.mktemp("triton")
     write_model(make_network(), bundle / MODEL_FILE, "fp32")
-    write_repository(bundle, PreprocessSpec(), FEATURES)
+    write_repository(bundle, PreprocessSpec(), FEATURES, Deployment("openvino", "fp32"))
     certificate, trusted = authority.issue("triton"), authority.folder / "ca.pem"
     options = [
         "--grpc-use-ssl-mutual=true",

@@ -27,6 +27,7 @@ from training.evaluation.tables import list_tables, print_tables
 from training.features import extract_features
 from training.mixture.calibrate import describe_calibration
 from training.recipes import Recipe
+from training.target import Deployment
 
 ODD_NAME = "<b>odd&name"
 
@@ -284,7 +285,7 @@ def test_card_states_the_report_s_figures(
     files["calibration.json"] = calibration
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content) + "\n")
-    card.write_card(tmp_path, tmp_path / "CARD.md", subject.recipe, "starter-test", 24)
+    card.write_card(tmp_path, tmp_path / "CARD.md", subject.recipe, "starter-test", Deployment("openvino", "int8"))
     text = (tmp_path / "CARD.md").read_text()
     assert report["verdict"]["summary"] in text
     assert f"| plain | 4 | {card.describe_auc(report['honest']['raw']['auc']['plain'])} |" in text

@@ -1,6 +1,7 @@
 """Batches are a function of seed, epoch and step: not of workers, ranks, or where a training was taken up."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -8,10 +9,10 @@ import pytest
 import torch
 
 from tests.training.pretext.tiny_training import make_faces
-from training.data.manipulations import FaceSampler, make_sampler
+from training.data.manipulations import FaceSampler, Manipulation, make_sampler
 from training.data.shards import WIDE_SIZE
 from training.pretext.batches import Batch, BatchPlan, CpuBatches, choose_maker, draw_epoch
-from training.pretext.batches_cuda import CudaBatches, area_weights, make_pipeline, reduce_area
+from training.pretext.batches_cuda import CudaBatches, area_weights
 from training.pretext.optimiser import cosine_share, make_optimiser, set_rates
 from training.recipes import AugmentRule, OptimiserRule
 
@@ -88,33 +89,33 @@ def test_a_failing_face_is_not_swallowed(sampler: FaceSampler) -> None:
         draw(broken)
 
 
-def test_device_halves_are_the_cpu_s_chain(sampler: FaceSampler) -> None:
-    """What the GPU path computes beside DALI's remap: maps mirrored into the picture, mirrored crops, and areas."""
-    plan = BatchPlan(make_faces(FACES), sampler, seed=1, batch_size=BATCH)
-    plan.faces.wide[:] = np.random.default_rng(5).integers(0, 256, plan.faces.wide.shape)
-    weights = area_weights(WIDE_SIZE, sampler.size)
-    torch.testing.assert_close(weights.sum(dim=1), torch.ones(sampler.size))
-    maker = CudaBatches.__new__(CudaBatches)  # without its pipeline, which needs a driver
-    maker.plan = plan
-    for place in range(FACES):
-        draw = plan.draw_face(0, 0, place)
-        face, across, down = maker.prepare(place, draw)
-        assert min(across.min(), down.min()) >= 0
-        assert max(across.max(), down.max()) <= WIDE_SIZE - 1
-        turned = cv2.remap(face, across.copy(), down.copy(), cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-        crop = reduce_area(torch.from_numpy(turned)[None], weights)[0].numpy().astype(int)
-        assert np.abs(crop - plan.cut_face(place, draw)).max() <= 1
+def test_the_device_s_chain_is_the_cpu_s(sampler: FaceSampler) -> None:
+    """A GPU's batches, made here by the same code, are those of the worker threads but for OpenCV's rounded places."""
+    plan = BatchPlan(make_faces(FACES), replace(sampler, size=224), seed=2, batch_size=FACES)
+    smooth = cv2.GaussianBlur(np.random.default_rng(5).normal(128, 3000, (WIDE_SIZE, WIDE_SIZE, 3)), (0, 0), 9)
+    for row, picture in enumerate(plan.faces.wide):
+        picture[:] = np.roll(smooth.clip(0, 255), 20 * row, axis=(0, 1))  # steep at its edges: reflection shows
+    with ThreadPoolExecutor(2) as pool:
+        makers = (CpuBatches(plan), CudaBatches(plan, torch.device("cpu")))
+        (expected,), (found,) = (list(draw_epoch(plan, maker, 0, 0, pool)) for maker in makers)
+    kinds = {plan.draw_face(0, 0, place).kind for place in range(FACES)}
+    assert {Manipulation.NONE, Manipulation.PIECEWISE_AFFINE, Manipulation.EYE_FLIP} <= kinds
+    assert len({plan.draw_face(0, 0, place).mirrored for place in range(FACES)}) == 2
+    apart = (found.crops.int() - expected.crops.int()).abs()
+    assert apart.max() <= 2
+    assert apart.float().mean() < 0.02
+    assert torch.equal(found.manipulated, expected.manipulated)
+    torch.testing.assert_close(found.tags, expected.tags, rtol=0, atol=0, equal_nan=True)
 
 
-def test_device_pipeline_is_well_formed() -> None:
-    """DALI accepts operators, arguments and types of the pipeline that only a GPU can run."""
-    pipeline = make_pipeline(2, None)
-    assert pipeline.max_batch_size == 2
-    with pytest.raises(RuntimeError, match=r"(?i)gpu|device"):  # all that is wrong with it here
-        pipeline.build()
+def test_areas_are_shares() -> None:
+    """Each pixel of a reduced picture is the mean of the area that it covers."""
+    weights = area_weights(6, 4)
+    torch.testing.assert_close(weights.sum(dim=1), torch.ones(4))
+    torch.testing.assert_close(weights[1], torch.tensor([0, 1 / 3, 2 / 3, 0, 0, 0]))
 
 
-def test_a_cpu_needs_no_dali(sampler: FaceSampler) -> None:
+def test_a_cpu_s_batches_come_from_the_workers(sampler: FaceSampler) -> None:
     """Networks on a CPU get their batches from the worker threads alone."""
     plan = BatchPlan(make_faces(FACES), sampler, seed=1, batch_size=BATCH)
     assert isinstance(choose_maker(plan, torch.device("cpu")), CpuBatches)

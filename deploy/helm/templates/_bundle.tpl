@@ -1,0 +1,72 @@
+{{/* A bundle as a volume, and the init containers that fetch and verify it; nothing else of a pod starts before that. */}}
+
+{{/* The bundle that serves most requests. */}}
+{{- define "unlensed.servingBundle" -}}
+{{- ternary .Values.rollout.candidate .Values.bundle (eq .Values.rollout.stage "promoted") | toJson -}}
+{{- end }}
+
+{{/* Volumes: (dict "root" $ "bundle" B "writable" bool). */}}
+{{- define "unlensed.bundleVolumes" -}}
+- name: bundle
+  {{- if eq .bundle.source "image" }}
+  image:
+    reference: {{ .bundle.image }}
+    pullPolicy: IfNotPresent
+  {{- else if eq .bundle.source "claim" }}
+  persistentVolumeClaim:
+    claimName: {{ .bundle.claim }}
+    {{- if not .writable }}
+    readOnly: true
+    {{- end }}
+  {{- else }}
+  emptyDir:
+    sizeLimit: 4Gi
+  {{- end }}
+{{- with .bundle.keyConfigMap }}
+- name: bundle-key
+  configMap:
+    name: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- define "unlensed.bundleMount" -}}
+- name: bundle
+  mountPath: /bundle
+  {{- if not .writable }}
+  readOnly: true
+  {{- end }}
+  {{- with .bundle.subPath }}
+  subPath: {{ . }}
+  {{- end }}
+{{- end }}
+
+{{/* Init containers: (dict "root" $ "bundle" B). The files are checked here; the engine checks itself before it serves. */}}
+{{- define "unlensed.verifyBundle" -}}
+{{- if eq .bundle.source "store" }}
+- name: fetch-bundle
+  image: {{ include "unlensed.image" (dict "root" .root "image" .root.Values.image) }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  command: [unlensed, bundle, fetch, {{ .bundle.uri | quote }}, /bundle]
+  {{- include "unlensed.environment" .root | nindent 2 }}
+  securityContext: {{- include "unlensed.containerSecurity" .root | nindent 4 }}
+  resources: {{- include "unlensed.smallResources" .root | nindent 4 }}
+  volumeMounts:
+    {{- include "unlensed.bundleMount" (dict "bundle" .bundle "writable" true) | nindent 4 }}
+    {{- include "unlensed.scratchMount" .root | nindent 4 }}
+{{- end }}
+- name: verify-bundle
+  image: {{ include "unlensed.image" (dict "root" .root "image" .root.Values.image) }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  command: [unlensed, bundle, verify, /bundle, --files-only, --digest, {{ .bundle.digest | quote }}
+    {{- if .bundle.keyConfigMap }}, --key, /keys/bundle.pem{{ end }}]
+  securityContext: {{- include "unlensed.containerSecurity" .root | nindent 4 }}
+  resources: {{- include "unlensed.smallResources" .root | nindent 4 }}
+  volumeMounts:
+    {{- include "unlensed.bundleMount" (dict "bundle" .bundle) | nindent 4 }}
+    {{- include "unlensed.scratchMount" .root | nindent 4 }}
+    {{- if .bundle.keyConfigMap }}
+    - name: bundle-key
+      mountPath: /keys
+      readOnly: true
+    {{- end }}
+{{- end }}

@@ -1,0 +1,53 @@
+{{/* Refuses values that fit the schema one by one and not together; templates that would be wrong include it. */}}
+{{- define "unlensed.check" -}}
+{{- $kafka := .Values.kafka -}}
+{{- if and (eq $kafka.security "plaintext") (not .Values.insecureDev) -}}
+{{- fail "kafka.security is plaintext, which the service refuses: use sasl_tls or tls, or set insecureDev on a development network" -}}
+{{- end -}}
+{{- if and (eq $kafka.security "sasl_tls") (not $kafka.passwordSecret.name) -}}
+{{- fail "kafka.security is sasl_tls, which needs kafka.passwordSecret.name" -}}
+{{- end -}}
+{{- if and (eq $kafka.security "plaintext") (or $kafka.caSecret.name $kafka.certificateSecret.name) -}}
+{{- fail "kafka.security is plaintext, which uses no certificates: leave kafka.caSecret and kafka.certificateSecret empty" -}}
+{{- end -}}
+{{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.kafka.to) -}}
+{{- fail "networkPolicy.kafka.to is empty, so that no worker would reach the brokers: list them, or set networkPolicy.enabled to false" -}}
+{{- end -}}
+{{- if and (ne .Values.triton.mode "none") (lt (int .Values.gpu.count) 1) -}}
+{{- fail "triton.mode is for GPUs: set gpu.count, or score in the workers' own processes with triton.mode none, which is faster on a CPU" -}}
+{{- end -}}
+{{- if and (eq .Values.triton.mode "remote") (or (not .Values.triton.serverSecret) (not .Values.triton.clientSecret)) -}}
+{{- fail "triton.mode is remote, which needs triton.serverSecret and triton.clientSecret: pictures do not travel in the clear" -}}
+{{- end -}}
+{{- if and .Values.plan.enabled (or (ne .Values.bundle.source "claim") (lt (int .Values.gpu.count) 1)) -}}
+{{- fail "plan.enabled writes into a claim on a GPU: it needs bundle.source claim and gpu.count 1 or more" -}}
+{{- end -}}
+{{- if ne .Values.rollout.stage "none" -}}
+{{- if eq .Values.bundle.digest .Values.rollout.candidate.digest -}}
+{{- fail "rollout.candidate is the bundle that serves already: set rollout.stage to none" -}}
+{{- end -}}
+{{- if and .Values.plan.enabled (ne .Values.rollout.candidate.source "claim") -}}
+{{- fail "plan.enabled writes into a claim: rollout.candidate.source must be claim" -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.keda.enabled -}}
+{{- if gt (int .Values.keda.maxReplicas) (int .Values.keda.partitions) -}}
+{{- fail (printf "keda.maxReplicas is %v, but the requests' topic has %v partitions (keda.partitions): more workers would idle" .Values.keda.maxReplicas .Values.keda.partitions) -}}
+{{- end -}}
+{{- if and .Values.strimzi.enabled (ne (int .Values.keda.partitions) (int .Values.strimzi.partitions)) -}}
+{{- fail "keda.partitions and strimzi.partitions speak of the same topic: give both the same number" -}}
+{{- end -}}
+{{- if gt (add (int .Values.keda.minReplicas) (include "unlensed.canaryReplicas" . | int)) (int .Values.keda.maxReplicas) -}}
+{{- fail "keda.maxReplicas leaves no room for keda.minReplicas and the canary's workers: raise it, or lower one of them" -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.scan.enabled -}}
+{{- if not (and .Values.scan.sources .Values.scan.claim) -}}
+{{- fail "scan.enabled needs scan.sources and scan.claim" -}}
+{{- end -}}
+{{- if and (ne .Values.triton.mode "none") (gt (int .Values.gpu.count) 0) -}}
+{{- fail "a scan computes in its own process: with triton.mode sidecar or remote the release's GPU bundle would find no GPU there; scan in a release of its own with triton.mode none" -}}
+{{- end -}}
+{{- end -}}
+{{- include "unlensed.checkTiming" . -}}
+{{- end }}

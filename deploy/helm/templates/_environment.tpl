@@ -1,0 +1,170 @@
+{{/* What the service is told, as its own UNLENSED_* variables. */}}
+
+{{/* All of `settings`, one variable each: stream.drain_s is UNLENSED_STREAM__DRAIN_S. */}}
+{{- define "unlensed.settings" -}}
+{{- range $section, $values := .Values.settings }}
+{{- if kindIs "map" $values }}
+{{- range $name, $value := $values }}
+UNLENSED_{{ upper $section }}__{{ upper $name }}: {{ include "unlensed.text" $value | quote }}
+{{- end }}
+{{- else }}
+UNLENSED_{{ upper $section }}: {{ include "unlensed.text" $values | quote }}
+{{- end }}
+{{- end }}
+UNLENSED_INSECURE_DEV: {{ .Values.insecureDev | quote }}
+{{- end }}
+
+{{/* Text as it is, everything else as JSON: a large number keeps its digits, a list is one. */}}
+{{- define "unlensed.text" -}}
+{{ if kindIs "string" . }}{{ . }}{{ else }}{{ toJson . }}{{ end }}
+{{- end }}
+
+{{/* Settings, the user's own variables and Secrets, of any scorer container. */}}
+{{- define "unlensed.environment" -}}
+envFrom:
+  - configMapRef:
+      name: {{ include "unlensed.name" . }}-settings
+  {{- range .Values.envSecrets }}
+  - secretRef:
+      name: {{ . }}
+  {{- end }}
+{{- with .Values.env }}
+env: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Of a worker beside that: (dict "root" $ "mode" M "triton" host:port). */}}
+{{- define "unlensed.workerVariables" -}}
+{{- $kafka := .root.Values.kafka -}}
+- name: UNLENSED_BUNDLE
+  value: /bundle
+- name: UNLENSED_STREAM__MODE
+  value: {{ .mode }}
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: POD_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: UNLENSED_KAFKA__INSTANCE_ID
+  value: $(POD_NAMESPACE).$(POD_NAME)
+- name: UNLENSED_THREADS
+  valueFrom:
+    resourceFieldRef:
+      containerName: scorer
+      resource: requests.cpu
+      divisor: "1"
+- name: UNLENSED_HEALTH__HOST
+  value: 0.0.0.0
+- name: UNLENSED_HEALTH__PORT
+  value: "8080"
+- name: UNLENSED_KAFKA__BOOTSTRAP
+  value: {{ $kafka.bootstrap | quote }}
+- name: UNLENSED_KAFKA__SECURITY
+  value: {{ $kafka.security }}
+{{- if eq $kafka.security "sasl_tls" }}
+- name: UNLENSED_KAFKA__SASL_MECHANISM
+  value: {{ $kafka.saslMechanism }}
+- name: UNLENSED_KAFKA__USERNAME
+  value: {{ $kafka.username | quote }}
+- name: UNLENSED_KAFKA__PASSWORD
+  valueFrom:
+    secretKeyRef:
+      name: {{ $kafka.passwordSecret.name }}
+      key: {{ $kafka.passwordSecret.key }}
+{{- end }}
+{{- if $kafka.caSecret.name }}
+- name: UNLENSED_KAFKA__CA_FILE
+  value: /etc/unlensed/kafka/ca.crt
+{{- end }}
+{{- if $kafka.certificateSecret.name }}
+- name: UNLENSED_KAFKA__CERTIFICATE_FILE
+  value: /etc/unlensed/kafka/client.crt
+- name: UNLENSED_KAFKA__KEY_FILE
+  value: /etc/unlensed/kafka/client.key
+{{- end }}
+{{- if .root.Values.policies }}
+- name: UNLENSED_STREAM__POLICIES
+  value: /etc/unlensed/policies/policies.toml
+{{- end }}
+{{- if .triton }}
+- name: UNLENSED_TRITON__URL
+  value: {{ .triton | quote }}
+{{- end }}
+{{- if eq .root.Values.triton.mode "remote" }}
+{{- include "unlensed.tritonClientVariables" .root | nindent 0 }}
+{{- end }}
+{{- end }}
+
+{{- define "unlensed.tritonClientVariables" -}}
+- name: UNLENSED_TRITON__TLS
+  value: "true"
+- name: UNLENSED_TRITON__CA_FILE
+  value: /etc/unlensed/triton/ca.crt
+- name: UNLENSED_TRITON__CERTIFICATE_FILE
+  value: /etc/unlensed/triton/tls.crt
+- name: UNLENSED_TRITON__KEY_FILE
+  value: /etc/unlensed/triton/tls.key
+{{- end }}
+
+{{/* Files of a worker: certificates from existing Secrets, policies. */}}
+{{- define "unlensed.workerVolumes" -}}
+{{- $kafka := .Values.kafka -}}
+{{- if or $kafka.caSecret.name $kafka.certificateSecret.name }}
+- name: kafka
+  projected:
+    defaultMode: 0440
+    sources:
+      {{- with $kafka.caSecret }}
+      {{- if .name }}
+      - secret:
+          name: {{ .name }}
+          items:
+            - key: {{ .key }}
+              path: ca.crt
+      {{- end }}
+      {{- end }}
+      {{- with $kafka.certificateSecret }}
+      {{- if .name }}
+      - secret:
+          name: {{ .name }}
+          items:
+            - key: {{ .certificate }}
+              path: client.crt
+            - key: {{ .key }}
+              path: client.key
+      {{- end }}
+      {{- end }}
+{{- end }}
+{{- if .Values.policies }}
+- name: policies
+  configMap:
+    name: {{ include "unlensed.name" . }}-policies
+{{- end }}
+{{- if eq .Values.triton.mode "remote" }}
+- name: triton-client
+  secret:
+    secretName: {{ .Values.triton.clientSecret }}
+    defaultMode: 0440
+{{- end }}
+{{- end }}
+
+{{- define "unlensed.workerMounts" -}}
+{{- if or .Values.kafka.caSecret.name .Values.kafka.certificateSecret.name }}
+- name: kafka
+  mountPath: /etc/unlensed/kafka
+  readOnly: true
+{{- end }}
+{{- if .Values.policies }}
+- name: policies
+  mountPath: /etc/unlensed/policies
+  readOnly: true
+{{- end }}
+{{- if eq .Values.triton.mode "remote" }}
+- name: triton-client
+  mountPath: /etc/unlensed/triton
+  readOnly: true
+{{- end }}
+{{- end }}

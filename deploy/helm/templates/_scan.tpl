@@ -1,0 +1,136 @@
+{{/* A scan's processes, one an index; what ends them for good and what does not is told by their exit codes. */}}
+{{- define "unlensed.scanJob" -}}
+{{- $ := .root -}}
+{{- $onGpu := and (gt (int $.Values.gpu.count) 0) (eq $.Values.triton.mode "none") -}}
+{{- if .scan.queue }}
+suspend: true  # until Kueue admits it
+{{- end }}
+completionMode: Indexed
+completions: {{ .scan.completions }}
+parallelism: {{ .scan.parallelism }}
+backoffLimitPerIndex: {{ .scan.retries }}
+podFailurePolicy:
+  rules:
+    # A node that goes away is nobody's failure.
+    - action: Ignore
+      onPodConditions:
+        - type: DisruptionTarget
+          status: "True"
+    # Wrong usage, a bad bundle or archive, bad configuration: no process can do better.
+    - action: FailJob
+      onExitCodes:
+        operator: In
+        values: [2, 65, 78]
+    # Too many images failed: this index is answered, and another try would say the same.
+    - action: FailIndex
+      onExitCodes:
+        operator: In
+        values: [3]
+    # A defect, a lost GPU, or a store or disk that is not there now: again, `retries` times.
+    - action: Count
+      onExitCodes:
+        operator: In
+        values: [70, 71, 75]
+template:
+  metadata:
+    labels:
+      {{- include "unlensed.podLabels" .labels | nindent 6 }}
+    annotations:
+      checksum/settings: {{ include "unlensed.settings" $ | sha256sum }}
+      {{- with $.Values.podAnnotations }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+  spec:
+    {{- include "unlensed.podBasics" $ | nindent 4 }}
+    {{- include "unlensed.placement" (dict "root" $ "onGpu" $onGpu) | nindent 4 }}
+    restartPolicy: Never
+    terminationGracePeriodSeconds: 60  # it ends after the batch in hand, with exit code 75
+    initContainers: {{- include "unlensed.verifyBundle" (dict "root" $ "bundle" .bundle) | nindent 6 }}
+    containers:
+      - name: scan
+        image: {{ include "unlensed.image" (dict "root" $ "image" $.Values.image) }}
+        imagePullPolicy: {{ $.Values.image.pullPolicy }}
+        command: [unlensed, scan]
+        args:
+          {{- range .scan.sources }}
+          - {{ . | quote }}
+          {{- end }}
+          - --out=/runs/{{ .scan.run }}
+          - --bundle=/bundle
+          - --of={{ .scan.completions }}  # --index is JOB_COMPLETION_INDEX
+          - --shard-images={{ .scan.shardImages }}
+          - --max-failed={{ .scan.maxFailed }}
+          {{- with .scan.uriColumn }}
+          - --uri-column={{ . }}
+          {{- end }}
+          {{- with .scan.bytesColumn }}
+          - --bytes-column={{ . }}
+          {{- end }}
+        envFrom:
+          - configMapRef:
+              name: {{ include "unlensed.name" $ }}-settings
+          {{- range $.Values.envSecrets }}
+          - secretRef:
+              name: {{ . }}
+          {{- end }}
+        env:
+          - name: UNLENSED_THREADS
+            valueFrom:
+              resourceFieldRef:
+                resource: requests.cpu
+                divisor: "1"
+          {{- with $.Values.env }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
+        securityContext: {{- include "unlensed.containerSecurity" $ | nindent 10 }}
+        resources: {{- include "unlensed.resources" (dict "root" $ "resources" .scan.resources "gpus" (ternary $.Values.gpu.count 0 $onGpu)) | nindent 10 }}
+        volumeMounts:
+          {{- include "unlensed.bundleMount" (dict "bundle" .bundle) | nindent 10 }}
+          {{- include "unlensed.scratchMount" $ | nindent 10 }}
+          {{- include "unlensed.runsMount" $ | nindent 10 }}
+    volumes:
+      {{- include "unlensed.bundleVolumes" (dict "bundle" .bundle) | nindent 6 }}
+      {{- include "unlensed.scratchVolume" $ | nindent 6 }}
+      {{- include "unlensed.runsVolume" .scan | nindent 6 }}
+{{- end }}
+
+{{/* What another bundle changes, face by face: a page beside the runs. */}}
+{{- define "unlensed.compareJob" -}}
+{{- $ := .root -}}
+backoffLimit: 3
+template:
+  metadata:
+    labels: {{- include "unlensed.podLabels" .labels | nindent 6 }}
+  spec:
+    {{- include "unlensed.podBasics" $ | nindent 4 }}
+    restartPolicy: Never
+    containers:
+      - name: compare
+        image: {{ include "unlensed.image" (dict "root" $ "image" $.Values.image) }}
+        imagePullPolicy: {{ $.Values.image.pullPolicy }}
+        command: [unlensed, compare]
+        args:
+          - /runs/{{ .scan.compareWith }}
+          - /runs/{{ .scan.run }}
+          - --out=/runs/{{ .scan.compareWith }}-{{ .scan.run }}.html
+        {{- include "unlensed.environment" $ | nindent 8 }}
+        securityContext: {{- include "unlensed.containerSecurity" $ | nindent 10 }}
+        resources: {{- toYaml .scan.resources | nindent 10 }}
+        volumeMounts:
+          {{- include "unlensed.scratchMount" $ | nindent 10 }}
+          {{- include "unlensed.runsMount" $ | nindent 10 }}
+    volumes:
+      {{- include "unlensed.scratchVolume" $ | nindent 6 }}
+      {{- include "unlensed.runsVolume" .scan | nindent 6 }}
+{{- end }}
+
+{{- define "unlensed.runsVolume" -}}
+- name: runs
+  persistentVolumeClaim:
+    claimName: {{ .claim }}
+{{- end }}
+
+{{- define "unlensed.runsMount" -}}
+- name: runs
+  mountPath: /runs
+{{- end }}

@@ -1,0 +1,59 @@
+{{/*
+Deadlines, in seconds, computed from the values that become the service's settings. README.md, "Drain arithmetic", says
+why each part is there; the fixed ones are the service's own constants, and a test compares them with its code.
+*/}}
+
+{{- define "unlensed.commitSeconds" -}}5{{- end }}
+{{/* End of threads, producers, spans. */}}
+{{- define "unlensed.endSeconds" -}}8{{- end }}
+{{- define "unlensed.marginSeconds" -}}5{{- end }}
+
+{{/* Leaving the group: wait for a rebalance and for stragglers, commit, note, leave twice. */}}
+{{- define "unlensed.closeSeconds" -}}
+{{- addf (mulf 4 .Values.settings.stream.revoke_s) (mulf 2 (include "unlensed.commitSeconds" . | float64)) -}}
+{{- end }}
+
+{{/* The least grace period: drain, commit, close, end, a sidecar's end, margin. */}}
+{{- define "unlensed.leastGrace" -}}
+{{- $sidecar := ternary .Values.triton.exitSeconds 0 (eq .Values.triton.mode "sidecar") -}}
+{{- $ends := addf (include "unlensed.endSeconds" . | float64) $sidecar (include "unlensed.marginSeconds" . | float64) -}}
+{{- $commit := include "unlensed.commitSeconds" . | float64 -}}
+{{- addf .Values.settings.stream.drain_s $commit (include "unlensed.closeSeconds" . | float64) $ends | ceil | int -}}
+{{- end }}
+
+{{- define "unlensed.grace" -}}
+{{- $least := include "unlensed.leastGrace" . | int -}}
+{{- $asked := int .Values.terminationGracePeriodSeconds -}}
+{{- if and $asked (lt $asked $least) -}}
+{{- fail (printf "terminationGracePeriodSeconds is %d, but leaving in good order may take %d s (settings.stream.drain_s %v, commit, close, margin): raise it, lower drain_s, or set 0" $asked $least .Values.settings.stream.drain_s) -}}
+{{- end -}}
+{{- default $least $asked -}}
+{{- end }}
+
+{{/* The worst batch: fetch, find the faces of all its images in so many processes, wait for company, the engine. */}}
+{{- define "unlensed.worstBatch" -}}
+{{- $s := .Values.settings -}}
+{{- $rounds := divf $s.stream.batch_images $s.stream.detector_processes | ceil -}}
+{{- addf $s.payloads.timeout_s (mulf $rounds $s.stream.detector_timeout_s) $s.stream.batch_age_s $s.triton.timeout_s | ceil | int -}}
+{{- end }}
+
+{{/* The longest turn of the poll loop: a rebalance with its stragglers, and each call to the broker timing out. */}}
+{{- define "unlensed.longestTurn" -}}
+{{- addf .Values.settings.stream.revoke_s (mulf 4 (include "unlensed.commitSeconds" . | float64)) | ceil | int -}}
+{{- end }}
+
+{{- define "unlensed.checkTiming" -}}
+{{- $s := .Values.settings -}}
+{{- $batch := include "unlensed.worstBatch" . | int -}}
+{{- if ge $batch (int $s.kafka.max_poll_interval_s) -}}
+{{- fail (printf "settings.kafka.max_poll_interval_s is %v, but the worst batch may take %d s (batch_images / detector_processes x detector_timeout_s, payloads and triton timeout_s): raise it or make batches smaller" $s.kafka.max_poll_interval_s $batch) -}}
+{{- end -}}
+{{- $turn := include "unlensed.longestTurn" . | int -}}
+{{- if ge $turn (int $s.health.max_poll_age_s) -}}
+{{- fail (printf "settings.health.max_poll_age_s is %v, but a turn of the poll loop may take %d s (revoke_s and four calls to the broker): the kubelet would kill a healthy worker; raise it" $s.health.max_poll_age_s $turn) -}}
+{{- end -}}
+{{- if ge (addf $s.health.canary_every_s $s.triton.timeout_s) (float64 $s.health.max_canary_age_s) -}}
+{{- fail (printf "settings.health.max_canary_age_s is %v, but a canary may take canary_every_s + triton.timeout_s to succeed: raise it" $s.health.max_canary_age_s) -}}
+{{- end -}}
+{{- include "unlensed.grace" . -}}
+{{- end }}

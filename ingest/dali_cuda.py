@@ -1,0 +1,241 @@
+"""The fast path from encoded images to face crops on a GPU: decode, cut, resize and turn there, crops stay there.
+
+Two graphs, because faces are not images: one decodes each distinct image once, only the rectangle around its faces
+(`mixed`: nvJPEG for JPEG; for PNG, WebP and unusual JPEGs DALI falls back to its host decoders); the other takes
+those pixels on the device, cuts each face, resizes it as `ingest.dali` does and turns it upright last, where it
+costs least; crops leave by DLPack. Both graphs also run without a GPU (`device="cpu"`), which is how they are tested:
+there a crop that needs no turn is `ingest.dali`'s bit for bit, a turned one differs by a rounding here and there.
+
+Policy for damage: as in `ingest.dali`, with one more judge. What fails in a batch is decoded again alone, and what
+fails alone is handed to the CPU's cropper, whose word is final: so a bad image costs only itself, and neither a kind
+of JPEG that nvJPEG cannot read nor a want of GPU memory makes a photograph `undecodable`. Not knowable here: libjpeg
+prints what it papers over, nvJPEG prints nothing, so that a damaged JPEG that the CPU refuses may be scored on a GPU.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from nvidia.dali import fn, types
+from nvidia.dali.backend import ReleaseUnusedMemory  # type: ignore[attr-defined]  # DALI's stubs leave it out
+from nvidia.dali.pipeline import Pipeline
+
+from ingest.dali import FaceCropper
+from ingest.device import Kind, load_array_module
+from ingest.face_groups import (
+    BATCH_PIXELS_PER_THREAD,
+    IMAGE_FAILURE,
+    LIBJPEG_REMARK,
+    FaceGroup,
+    batch_groups,
+    split_batches,
+)
+from ingest.native_messages import NativeMessages
+from ingest.orientation import find_stored_window, turn_matrix
+from ingest.probe import EncodedFace, strip_metadata
+from ingest.reasons import Unscorable
+from ingest.spec import PreprocessSpec, Window
+
+Array = Any  # NumPy's on the CPU, CuPy's on a GPU
+Failures = dict[int, Unscorable]
+HW_DECODER_LOAD = 0.65  # DALI's own
+
+
+class DeviceCropper:
+    """Cuts faces out of encoded images on `device`; crops follow `spec`.
+
+    One cropper belongs to one thread. On a GPU all work is queued on CuPy's current stream; the decoders' host part is
+    waited for, the GPU is not.
+
+    Args:
+        spec: how a face is cut.
+        threads: CPU threads that decode in parallel.
+        max_batch: how many images or faces are in flight at once, fewer when they are large.
+        device: where.
+        hw_decoder_load: the share of JPEGs that the GPU's JPEG engine decodes, 0 to 1.
+
+    Attributes:
+        spec: the same.
+    """
+
+    def __init__(
+        self,
+        spec: PreprocessSpec,
+        threads: int,
+        max_batch: int,
+        device: Kind,
+        hw_decoder_load: float = HW_DECODER_LOAD,
+    ) -> None:
+        self.spec, self._threads, self._max_batch, self._device = spec, threads, max_batch, device
+        self._hw_decoder_load = hw_decoder_load
+        self._max_pixels = threads * BATCH_PIXELS_PER_THREAD
+        self._xp = load_array_module(device)
+        self._messages = NativeMessages()
+        self._host: FaceCropper | None = None
+        self._broken = False
+        self._decoder, self._cutter = self._build_decoder(), self._build_cutter()
+
+    def crop(self, faces: Sequence[EncodedFace]) -> tuple[Array, Failures]:
+        """Return the crops [N, size, size, 3] uint8 in the order of `faces`, on the device, and which of them failed.
+
+        A failed face's crop is black.
+
+        Raises:
+            RuntimeError, MemoryError: of the device or the decoder, whatever is no image's fault. The cropper can be
+                used again, if the GPU can.
+        """
+        if self._broken:
+            self._rebuild()
+        crops = self._xp.zeros((len(faces), self.spec.size, self.spec.size, 3), np.uint8)
+        failures: Failures = {}
+        try:
+            for batch in batch_groups(faces, self._max_batch, self._max_pixels):
+                failures |= self._crop_groups(batch, crops)
+        except Exception:
+            self._broken = True
+            raise
+        return crops, failures
+
+    def _crop_groups(self, groups: list[FaceGroup], crops: Array) -> Failures:
+        regions = self._decode(groups)
+        if regions is None and len(groups) > 1:
+            alone = [self._crop_groups([group], crops) for group in groups]
+            return {position: failure for failures in alone for position, failure in failures.items()}
+        if regions is None:
+            return self._crop_on_host(groups[0], crops)
+        faces = [
+            ((position, region, window, group), window.width * window.height)
+            for group, region in zip(groups, regions, strict=True)
+            for position, window in group.windows.items()
+        ]
+        for batch in split_batches(faces, self._max_batch, self._max_pixels):
+            positions = [position for position, *_ in batch]
+            whole = positions == list(range(positions[0], positions[-1] + 1))  # a slice is one copy, a list a scatter
+            rows = slice(positions[0], positions[-1] + 1) if whole else positions
+            crops[rows] = self._cut([(region, window, group) for _, region, window, group in batch])
+        return {}
+
+    def _decode(self, groups: list[FaceGroup]) -> list[Any] | None:
+        """Return each group's region, (H, W, 3) as stored, or None where one of them cannot be decoded soundly."""
+        places = [group.find_region() for group in groups]
+        with self._messages.collect() as lines:
+            try:
+                decoded = self._decoder.run(
+                    self._stream(),
+                    image=[np.frombuffer(strip_metadata(g.data, g.info.media_type), np.uint8) for g in groups],
+                    start=[np.array([place.left, place.top], np.int32) for place in places],
+                    shape=[np.array([place.width, place.height], np.int32) for place in places],
+                )[0]
+            except RuntimeError as error:
+                if not IMAGE_FAILURE.search(str(error)):
+                    raise
+                self._decoder = self._build_decoder()
+                return None
+        # What the host decoders print is told to nobody: whatever they remark on is decoded again by the CPU's cropper.
+        return None if any(map(LIBJPEG_REMARK.match, lines)) else [decoded[i] for i in range(len(groups))]
+
+    def _crop_on_host(self, group: FaceGroup, crops: Array) -> Failures:
+        if self._device == "cuda":
+            self._xp.cuda.runtime.deviceSynchronize()  # a GPU that is lost fails every image: that is no image's fault
+        if self._host is None:
+            self._host = FaceCropper(self.spec, self._threads, self._max_batch)
+        failures: Failures = {}
+        faces = [EncodedFace(group.data, group.info, window) for window in group.windows.values()]
+        for position, crop in zip(group.windows, self._host.crop(faces), strict=True):
+            if isinstance(crop, Unscorable):
+                failures[position] = crop
+            else:
+                crops[position] = self._xp.asarray(crop)
+        return failures
+
+    def _cut(self, faces: list[tuple[Any, Window, FaceGroup]]) -> Array:
+        """Return the upright crops [F, size, size, 3]; DALI owns them until its next run."""
+        stream = self._stream()
+        starts, shapes = [], []
+        for _, window, group in faces:
+            place, stored = group.find_region(), find_stored_window(window, group.info)
+            starts.append(np.array([stored.left - place.left, stored.top - place.top], np.int32))
+            shapes.append(np.array([stored.width, stored.height], np.int32))
+        regions = [region for region, *_ in faces]
+        # One kernel copies all of a GPU's regions; by default each would be a copy of its own.
+        self._cutter.feed_input("region", regions, cuda_stream=stream, use_copy_kernel=self._device == "cuda")
+        cut = self._cutter.run(
+            stream,
+            start=starts,
+            shape=shapes,
+            turn=[turn_matrix(group.info.orientation, self.spec.size) for *_, group in faces],
+        )[0]
+        return self._xp.from_dlpack(cut.as_tensor())
+
+    def _stream(self) -> Any:  # noqa: ANN401 - CuPy has no types
+        return self._xp.cuda.get_current_stream() if self._device == "cuda" else None
+
+    def _rebuild(self) -> None:
+        """Replace both pipelines, since none survives an error; what they held of memory is free before."""
+        del self._decoder, self._cutter
+        ReleaseUnusedMemory()
+        self._decoder, self._cutter = self._build_decoder(), self._build_cutter()
+        self._broken = False
+
+    def _open_pipeline(self) -> Pipeline:
+        device_id = 0 if self._device == "cuda" else None
+        # With a queue of one, batches may differ in size from run to run; DALI dies otherwise.
+        return Pipeline(self._max_batch, self._threads, device_id, prefetch_queue_depth=1)
+
+    def _build_decoder(self) -> Pipeline:
+        pipeline = self._open_pipeline()
+        declare_decoder(pipeline, self._device, self._hw_decoder_load)
+        pipeline.build()
+        return pipeline
+
+    def _build_cutter(self) -> Pipeline:
+        pipeline = self._open_pipeline()
+        declare_cutter(pipeline, self._device, self.spec)
+        pipeline.build()
+        return pipeline
+
+
+def declare_decoder(pipeline: Pipeline, device: Kind, hw_decoder_load: float) -> None:
+    """Declare: encoded bytes and a stored rectangle -> its pixels (H, W, 3), RGB, as stored, on the device."""
+    with pipeline:
+        pipeline.set_outputs(
+            fn.decoders.image_slice(
+                # A GPU may still read what it was given when the call is over: there DALI has a copy of its own.
+                fn.external_source(name="image", dtype=types.UINT8, ndim=1, no_copy=device == "cpu"),
+                fn.external_source(name="start", dtype=types.INT32, ndim=1),
+                fn.external_source(name="shape", dtype=types.INT32, ndim=1),
+                normalized_anchor=False,
+                normalized_shape=False,
+                axis_names="WH",
+                adjust_orientation=False,
+                output_type=types.RGB,
+                jpeg_fancy_upsampling=True,  # as libjpeg-turbo does it; nvJPEG's default repeats chroma samples
+                hw_decoder_load=hw_decoder_load,
+                device="mixed" if device == "cuda" else "cpu",
+            )
+        )
+
+
+def declare_cutter(pipeline: Pipeline, device: Kind, spec: PreprocessSpec) -> None:
+    """Declare: stored pixels (H, W, 3), a rectangle in them and a turn -> (size, size, 3), upright, on the device."""
+    side = [spec.size, spec.size]
+    with pipeline:
+        region = fn.external_source(
+            name="region",
+            device="gpu" if device == "cuda" else "cpu",
+            dtype=types.UINT8,
+            ndim=3,
+            layout="HWC",
+            no_copy=device == "cpu",  # as above; DALI gathers a GPU's samples in one piece anyhow
+        )
+        start, shape = (fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("start", "shape"))
+        turn = fn.external_source(name="turn", dtype=types.FLOAT, ndim=2)
+        crop = fn.resize(
+            fn.slice(region, start, shape, axis_names="WH"),
+            size=side,
+            interp_type={"triangular": types.INTERP_TRIANGULAR}[spec.interpolation],
+            antialias=spec.antialias,
+            dtype=types.UINT8,
+        )
+        # Nearest neighbours of a quarter turn or a mirror: every pixel goes to exactly one place.
+        pipeline.set_outputs(fn.warp_affine(crop, matrix=turn, size=side, interp_type=types.INTERP_NN))

@@ -1,0 +1,68 @@
+"""The graph that a Triton Inference Server's DALI backend cuts faces with, and its serialised form.
+
+What `FaceCropper` does face by face in Python stands here in one graph, so that decoding and cutting stay on the GPU.
+A graph cannot look at EXIF: the client strips the metadata and states the window in stored pixels, and how to turn the
+crop upright (`ingest.orientation`). Turned after the resize instead of before, a crop differs from `FaceCropper`'s by
+one grey level in at most 0.1 % of its numbers; one that needs no turn is the same bit for bit, both decoded on a CPU.
+
+Not done here: telling damage that a decoder papers over with grey (`ingest.dali` does); nvJPEG does not say.
+"""
+
+from typing import Literal
+
+from nvidia.dali import fn, types
+from nvidia.dali._utils import dali_trace
+from nvidia.dali.pipeline import Pipeline
+
+from ingest.spec import PreprocessSpec
+
+IMAGE, WINDOW, TURN = "image", "window", "turn"
+
+
+def build_serving_pipeline(spec: PreprocessSpec, device: Literal["cpu", "gpu"], max_batch: int) -> Pipeline:
+    """Return the graph, not yet built: encoded faces to crops (size, size, 3) of uint8, on `device`.
+
+    Inputs, in host memory: `image` uint8 [bytes], the file without metadata; `window` int32 [4], left, top, width and
+    height in stored pixels; `turn` float32 [2, 3], as `turn_matrix` gives it.
+    """
+    # No device id: the server states its own, and a machine without a GPU can still serialise the graph.
+    pipeline = Pipeline(batch_size=max_batch, num_threads=1, device_id=None, prefetch_queue_depth=1, seed=0)
+    with pipeline:
+        window = fn.external_source(name=WINDOW, dtype=types.INT32, ndim=1)
+        region = fn.decoders.image_slice(
+            fn.external_source(name=IMAGE, dtype=types.UINT8, ndim=1),
+            window[0:2],
+            window[2:4],
+            normalized_anchor=False,
+            normalized_shape=False,
+            axis_names="WH",
+            adjust_orientation=False,  # regions and orientation together came out wrong before DALI's pull request 6344
+            output_type=types.RGB,
+            device="mixed" if device == "gpu" else "cpu",
+        )
+        crop = fn.resize(
+            region,
+            size=[spec.size, spec.size],
+            interp_type={"triangular": types.INTERP_TRIANGULAR}[spec.interpolation],
+            antialias=spec.antialias,
+            dtype=types.UINT8,
+        )
+        # Nearest neighbours of a quarter turn or a mirror: every pixel goes to exactly one place.
+        turn = fn.external_source(name=TURN, dtype=types.FLOAT, ndim=2)
+        pipeline.set_outputs(
+            fn.warp_affine(
+                crop, matrix=turn, size=[spec.size, spec.size], interp_type=types.INTERP_NN, inverse_map=True
+            )
+        )
+    return pipeline
+
+
+def serialize_crops(spec: PreprocessSpec, max_batch: int) -> bytes:
+    """Return the GPU's graph as the file that the DALI backend reads."""
+    traced = dali_trace.is_tracing_enabled()
+    dali_trace.set_tracing(enabled=False)  # or the file would name this machine's paths; DALI has no public switch
+    try:
+        data: bytes = build_serving_pipeline(spec, "gpu", max_batch).serialize()
+    finally:
+        dali_trace.set_tracing(enabled=traced)
+    return data

@@ -1,0 +1,59 @@
+"""The engine in this process: on the device that the bundle was built for, and told with the reason."""
+
+from dataclasses import dataclass
+
+from ingest.device import Device, Kind, Request, resolve_built_device
+from scorer.bundle import Bundle
+from scorer.embed import SharedEmbedder
+
+_BUILT: dict[str, tuple[Kind, str]] = {
+    "openvino": ("cpu", "the bundle {folder} is built for the CPU: export one with --target tensorrt"),
+    "tensorrt": ("cuda", "the bundle {folder} is built for a GPU: export one with --target openvino to score on a CPU"),
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocalEngine:
+    """An opened engine.
+
+    Attributes:
+        embedder: it; for further threads `share` it.
+        device: where it runs, and why there.
+        name: what it is, with its version.
+        why: why this engine.
+    """
+
+    embedder: SharedEmbedder
+    device: Device
+    name: str
+    why: str
+
+
+def choose_device(bundle: Bundle, request: Request) -> Device:
+    """Return the device that scores with `bundle`, with the reason.
+
+    Raises:
+        DeviceUnavailable: another was asked for than the bundle is built for, or there is none of that kind.
+    """
+    kind, built = _BUILT[bundle.manifest.target]
+    return resolve_built_device(request, kind, built.format(folder=bundle.folder))
+
+
+def open_local_engine(bundle: Bundle, request: Request, threads: int) -> LocalEngine:
+    """Open the engine of `bundle` on the device that it is built for.
+
+    Raises:
+        DeviceUnavailable: see `choose_device`; or CuPy is not installed.
+        BundleMismatch: the network cannot be read or has other tensors, or no engine here runs it.
+        BackendUnavailable: the GPU has too little free memory.
+    """
+    device = choose_device(bundle, request)
+    # Engines load only when they are needed: a machine has those of its own device.
+    if device.kind == "cuda":
+        from scorer.cuda.opening import open_cuda_embedder  # noqa: PLC0415
+
+        embedder, name, why = open_cuda_embedder(bundle, threads)
+        return LocalEngine(embedder, device, name, why)
+    from scorer.openvino_embedder import ENGINE_NAME, LocalEmbedder  # noqa: PLC0415
+
+    return LocalEngine(LocalEmbedder(bundle, threads), device, ENGINE_NAME, "the fastest int8 engine measured on CPUs")

@@ -1,0 +1,184 @@
+"""Every pod of the chart may do little, is probed where the service answers, and reaches only what is listed."""
+
+import re
+
+import pytest
+
+from scorer.stream.health import HealthServer, HealthState
+from scorer.stream.metrics import Metrics
+from scorer.stream.settings import HealthSettings
+from tests.deploy.chart import SCENARIOS, Document, Refused, containers, find, pods, render
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_pod_is_restricted(scenario: str) -> None:
+    """No root, no privilege, nothing to write into but scratch, no token, no files of the node."""
+    for name, spec in pods(render(scenario)):
+        security = spec["securityContext"]
+        assert spec["automountServiceAccountToken"] is False, name
+        assert security["runAsNonRoot"], name
+        assert security["runAsUser"] > 0, name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys(), name
+        kinds = {kind for volume in spec.get("volumes", []) for kind in volume if kind != "name"}
+        assert kinds <= {"persistentVolumeClaim", "image", "emptyDir", "secret", "configMap", "projected"}, name
+        for container in containers(spec):
+            inner = container["securityContext"]
+            assert inner["readOnlyRootFilesystem"], name
+            assert inner["allowPrivilegeEscalation"] is False, name
+            assert inner["capabilities"] == {"drop": ["ALL"]}, name
+            assert "privileged" not in inner, name
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, name
+            assert "memory" in container["resources"]["limits"], name
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_nothing_starts_before_its_bundle_is_verified(scenario: str) -> None:
+    """A pod that mounts a bundle first verifies the stated digest on that very volume; all else only reads it."""
+    documents = render(scenario)
+    for name, spec in pods(documents):
+        order = [each["name"] for each in containers(spec)]
+        users = [each for each in containers(spec) if any(m["name"] == "bundle" for m in each.get("volumeMounts", []))]
+        if not users:
+            continue
+        assert order.index("verify-bundle") == (1 if "fetch-bundle" in order else 0), name
+        verify = containers(spec)[order.index("verify-bundle")]
+        assert re.fullmatch("[0-9a-f]{64}", verify["command"][verify["command"].index("--digest") + 1]), name
+        places = {m.get("subPath") for each in users for m in each["volumeMounts"] if m["name"] == "bundle"}
+        assert len(places) == 1, name
+        writers = {
+            each["name"]
+            for each in users
+            for mount in each["volumeMounts"]
+            if mount["name"] == "bundle" and not mount.get("readOnly")
+        }
+        assert writers <= {"fetch-bundle", "plan"}, name
+
+
+def test_a_key_makes_the_signature_necessary() -> None:
+    """With a key's ConfigMap the verification is told the key, in workers and Tritons alike."""
+    for name, spec in pods(render("gpu-remote", 'bundle.keyConfigMap="k"', 'rollout.candidate.keyConfigMap="k"')):
+        for container in containers(spec):
+            if container["name"] == "verify-bundle":
+                assert container["command"][-2:] == ["--key", "/keys/bundle.pem"], name
+                assert {"name": "bundle-key", "configMap": {"name": "k"}} in spec["volumes"], name
+
+
+def test_sidecar_starts_before_and_stops_after_the_worker() -> None:
+    """Triton beside a worker is a native sidecar with shared memory, on the loopback, and alone has the GPU."""
+    spec = find(render("gpu-sidecar"), "StatefulSet")["spec"]["template"]["spec"]
+    triton = spec["initContainers"][-1]
+    assert (triton["name"], triton["restartPolicy"]) == ("triton", "Always")
+    assert "--grpc-address=127.0.0.1" in triton["args"]
+    assert {"name": "shm", "mountPath": "/dev/shm"} in triton["volumeMounts"]  # noqa: S108 - in the pod
+    assert triton["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert "nvidia.com/gpu" not in spec["containers"][0]["resources"]["limits"]
+    assert triton["startupProbe"]["exec"]["command"] == triton["livenessProbe"]["exec"]["command"]
+
+
+def test_remote_triton_takes_mutual_tls_only() -> None:
+    """A Triton of its own wants a certificate, and the workers' address of it has one name a bundle."""
+    documents = render("gpu-remote")
+    (triton,) = find(documents, "Deployment", "unlensed-triton-aaaaaaaa")["spec"]["template"]["spec"]["containers"]
+    assert {"--grpc-use-ssl=true", "--grpc-use-ssl-mutual=true"} <= set(triton["args"])
+    (worker,) = find(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    variables = {each["name"]: each.get("value") for each in worker["env"]}
+    assert variables["UNLENSED_TRITON__URL"] == "unlensed-triton-aaaaaaaa.faces.svc:8001"
+    assert variables["UNLENSED_TRITON__TLS"] == "true"
+
+
+def test_worker_is_probed_where_the_service_answers() -> None:
+    """The probes' port and paths are ones that the health server knows."""
+    (worker,) = find(render("scram"), "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    port = next(each for each in worker["ports"] if each["name"] == "health")["containerPort"]
+    assert {"name": "UNLENSED_HEALTH__PORT", "value": str(port)} in worker["env"]
+    probes = {each: worker[f"{each}Probe"]["httpGet"] for each in ("startup", "liveness", "readiness")}
+    assert {each["port"] for each in probes.values()} == {"health"}
+    settings = HealthSettings(port=0)
+    with HealthServer(settings, HealthState(settings), Metrics()) as server:
+        assert get_status(server.url, probes["liveness"]["path"]) == 200
+        assert get_status(server.url, probes["startup"]["path"]) == 200
+        assert get_status(server.url, probes["readiness"]["path"]) == 503  # nothing is verified yet
+
+
+def get_status(url: str, path: str) -> int:
+    """Return the status of a GET."""
+    import http.client  # noqa: PLC0415 - urllib would raise
+
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
+    connection.request("GET", path)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def ports_out(policy: Document) -> set[int]:
+    """Return the ports that a policy lets out."""
+    return {port["port"] for rule in policy["spec"]["egress"] or [] for port in rule["ports"]}
+
+
+def test_pods_reach_what_is_listed_and_nothing_else() -> None:
+    """Out: DNS, store, telemetry for all, brokers for workers; each rule names its peers. In: metrics."""
+    documents = render("cpu")
+    everybody, workers = find(documents, "NetworkPolicy"), find(documents, "NetworkPolicy", "unlensed-workers")
+    assert everybody["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    assert ports_out(everybody) == {53, 443, 4318}
+    assert ports_out(workers) == {9093}
+    for policy in (everybody, workers):
+        assert all(rule["to"] and rule["ports"] for rule in policy["spec"]["egress"])
+        assert all(rule["from"] and rule["ports"] for rule in policy["spec"]["ingress"])
+    bare = find(render("scram", "networkPolicy.dns.to=[]"), "NetworkPolicy")
+    assert not bare["spec"]["egress"]  # an empty list lets nothing out
+
+
+def test_every_pod_is_under_the_policy() -> None:
+    """No pod's labels escape the policy for everybody."""
+    for scenario in SCENARIOS:
+        documents = render(scenario)
+        wanted = find(documents, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"].items()
+        for document in documents:
+            if "template" in document.get("spec", {}):
+                assert wanted <= document["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_settings_restart_workers_and_policies_do_not() -> None:
+    """Changed settings change the pods; changed policies are taken up by running workers."""
+
+    def pod(*settings: str) -> Document:
+        template: Document = find(render("cpu", *settings), "StatefulSet")["spec"]["template"]
+        return template
+
+    assert pod("settings.stream.batch_age_s=0.05")["metadata"] != pod()["metadata"]
+    assert pod('policies="default_policy = 1"') == pod()
+
+
+def test_workers_have_names_that_survive() -> None:
+    """Workers are a StatefulSet whose pod name is the group's instance id, so no two pods ever share one."""
+    for scenario in SCENARIOS:
+        for document in render(scenario):
+            if document["kind"] == "Deployment":
+                assert document["metadata"]["name"].startswith("unlensed-triton-")
+    env = find(render("scram"), "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "UNLENSED_KAFKA__INSTANCE_ID", "value": "$(POD_NAMESPACE).$(POD_NAME)"} in env
+
+
+def test_one_worker_at_a_time_is_evicted() -> None:
+    """Each set of workers has a budget that covers it alone."""
+    documents = render("shadow")
+    for component in ("worker", "candidate"):
+        budget = find(documents, "PodDisruptionBudget", f"unlensed-{component}")["spec"]
+        assert budget["maxUnavailable"] == 1
+        assert budget["selector"]["matchLabels"]["app.kubernetes.io/component"] == component
+
+
+def test_a_plan_needs_the_gpu_that_serves() -> None:
+    """The plan's Job runs before the release on the nodes and the image that serve, and alone writes to the bundle."""
+    documents = render("gpu-sidecar")
+    job = find(documents, "Job", "unlensed-plan-bundle")
+    assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    spec, worker = job["spec"]["template"]["spec"], find(documents, "StatefulSet")["spec"]["template"]["spec"]
+    assert spec["nodeSelector"] == worker["nodeSelector"]
+    assert spec["containers"][0]["image"] == worker["initContainers"][-1]["image"]
+    assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+    with pytest.raises(Refused):
+        render("gpu-sidecar", "gpu.count=0", 'triton.mode="none"')

@@ -1,0 +1,134 @@
+"""Wrong values do not become manifests; what is refused, and where, is said."""
+
+import json
+import re
+from itertools import pairwise
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.deploy.chart import CHART, SCENARIOS, Refused, render, render_text
+
+OTHER = "c" * 64
+
+
+@pytest.mark.parametrize(
+    ("setting", "where"),
+    [
+        ("replica=3", "replica"),  # no such name
+        ("settings.stream.drain=3", "drain"),  # no such name of the service
+        ("image.tags=1", "tags"),  # no such name inside
+        ("replicas=0", "replicas"),  # below the least
+        ('replicas="3"', "replicas"),  # text for a number
+        ("runAsUser=0", "runAsUser"),  # root
+        ('bundle.digest="latest"', "digest"),  # no SHA-256
+        ('bundle.digest=""', "digest"),  # none at all
+        ('bundle.source="git"', "source"),  # none of the three
+        ('bundle.claim=""', "claim"),  # a source without its place
+        ('bundle.subPath="../other"', "subPath"),  # out of the volume
+        ('image.digest="sha256:12"', "digest"),
+        ('kafka.bootstrap="kafka"', "bootstrap"),  # no port
+        ('kafka.security="ssl"', "security"),
+        ('rollout.stage="half"', "stage"),
+        ("rollout.canaryShare=51", "canaryShare"),
+        ('rollout.stage="shadow"', "candidate"),  # a stage without a candidate
+        ('triton.mode="daemon"', "mode"),
+        ('resources.requests.cpu="two"', "cpu"),
+        ("settings.policy.flag_false_alarm_rate=1.5", "flag_false_alarm_rate"),
+        ("settings.stream.drain_s=0", "drain_s"),
+        ('settings.payloads.file_roots=["data"]', "file_roots"),  # no absolute path
+        ('env=[{"name":"UNLENSED_DEVICE","value":"cpu"}]', "env"),  # behind the settings' back
+        ("networkPolicy.kafka.ports=[70000]", "ports"),
+        ('networkPolicy.kafka.to=[{"cidr":"192.0.2.0/24"}]', "cidr"),
+        ("keda.scaleDownAfterSeconds=60", "scaleDownAfterSeconds"),  # not slow
+        ("keda.scaleDownAfterSeconds=7200", "scaleDownAfterSeconds"),  # more than an HPA may
+        ('scan.run="../run"', "run"),  # out of the volume
+        ("gpu.count=-1", "count"),
+    ],
+)
+def test_schema_refuses(setting: str, where: str) -> None:
+    """Helm refuses a wrong value by the schema and names it."""
+    with pytest.raises(Refused, match=rf"(?s)values don't meet the specifications of the schema.*{where}"):
+        render("scram", setting)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "settings", "says"),
+    [
+        ("scram", ["settings.stream.drain_s=60", "terminationGracePeriodSeconds=90"], "leaving in good order"),
+        ("scram", ["settings.stream.batch_images=64"], "the worst batch may take 543 s"),
+        ("scram", ["settings.stream.revoke_s=10"], "a turn of the poll loop may take 30 s"),
+        ("scram", ["settings.health.max_canary_age_s=35"], "max_canary_age_s"),
+        ("scram", ['kafka.security="plaintext"'], "insecureDev"),
+        ("scram", ['kafka.security="plaintext"', "insecureDev=true"], "uses no certificates"),
+        ("scram", ['kafka.passwordSecret.name=""'], "passwordSecret"),
+        ("scram", ["networkPolicy.kafka.to=[]"], "no worker would reach the brokers"),
+        ("scram", ['triton.mode="sidecar"'], "for GPUs"),
+        ("gpu-remote", ['triton.clientSecret=""'], "pictures do not travel in the clear"),
+        ("gpu-sidecar", ['bundle.source="image"', 'bundle.image="a"'], "plan.enabled writes into a claim"),
+        (
+            "gpu-sidecar",
+            [
+                'rollout.stage="shadow"',
+                f'rollout.candidate={{"digest":"{OTHER}","source":"image","image":"a"}}',
+            ],
+            "rollout.candidate.source must be claim",
+        ),
+        ("shadow", [f'bundle.digest="{"b" * 64}"'], "serves already"),
+        ("keda", ["keda.partitions=4"], "more workers would idle"),
+        ("keda", ["keda.maxReplicas=2"], "no room"),
+        ("shadow", ["strimzi.partitions=9"], "the same topic"),
+        ("rescan", ["scan.sources=[]"], "scan.sources"),
+        ("gpu-remote", ["scan.enabled=true", 'scan.sources=["a"]', 'scan.claim="runs"'], "triton.mode none"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(scenario: str, settings: list[str], says: str) -> None:
+    """What the schema cannot see, the templates refuse, with what to do."""
+    with pytest.raises(Refused, match=re.escape(says)):
+        render(scenario, *settings)
+
+
+def test_defaults_alone_install_nothing() -> None:
+    """Without a bundle's digest and brokers there is no release."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    wrong = {
+        "/".join(map(str, error.absolute_path)) for error in jsonschema.Draft7Validator(schema).iter_errors(values)
+    }
+    assert wrong == {"bundle/digest", "bundle/claim", "kafka/bootstrap"}
+
+
+def test_schema_and_values_name_the_same() -> None:
+    """Every value has a schema and every name in the schema a default, so that none is missing in values.yaml."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def compare(part: dict[str, object], values: object, path: str) -> None:
+        for piece in part.get("allOf", [part]) if "properties" not in part else [part]:
+            piece = schema["$defs"][piece["$ref"].rpartition("/")[2]] if "$ref" in piece else piece  # noqa: PLW2901
+            if isinstance(values, dict) and piece.get("additionalProperties") is False:
+                names = set(piece["properties"]) - ({"global"} if not path else set())
+                assert names - {"cpu"} == set(values) - {"cpu"}, path  # a limit of the CPU is the user's to add
+                for name in values:
+                    compare(piece["properties"][name], values[name], f"{path}.{name}")
+
+    compare(schema, yaml.safe_load((CHART / "values.yaml").read_text()), "")
+
+
+def test_every_value_has_a_comment() -> None:
+    """Each value is explained above it or beside it; CPU and memory by the comment of their block."""
+    bare, head = [], ""
+    for above, line in pairwise((CHART / "values.yaml").read_text().splitlines()):
+        if re.search(r"^ *[a-z]\w*:$", line):
+            head = line.strip()
+        is_value = re.match(r" *[a-zA-Z]\w*: [^#\n]", line) and head not in {"requests:", "limits:", "matchLabels:"}
+        if is_value and "  # " not in line and not above.lstrip().startswith("#"):
+            bare.append(line)
+    assert not bare
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_no_secret_is_made(scenario: str) -> None:
+    """The chart renders no Secret, and no password stands in what it renders."""
+    assert not [each for each in render(scenario) if each["kind"] == "Secret"]
+    assert not re.search(r"PRIVATE KEY|password: \S", render_text(scenario))

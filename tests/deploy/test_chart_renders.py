@@ -1,0 +1,60 @@
+"""What the chart renders is what Kubernetes and the operators take."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.deploy.chart import CHART, SCENARIOS, find, render, render_text, run_helm
+from tests.deploy.tools import ROOT, find_tool
+
+CRDS = Path(__file__).parent / "crds"
+CUSTOM = {path.stem for path in CRDS.glob("*.json")}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_lint_finds_nothing(scenario: str) -> None:
+    """`helm lint --strict` has no warning."""
+    said = run_helm("lint", "--strict", CHART, "--values", CHART / "ci" / f"{scenario}-values.yaml")
+    assert "[WARNING]" not in said
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_manifest_fits_its_schema(scenario: str) -> None:
+    """Kubernetes' own kinds fit the schemas of 1.37, strictly; custom resources those of the fields that are used."""
+    for document in render(scenario):
+        if document["kind"] in CUSTOM:
+            schema = json.loads((CRDS / f"{document['kind']}.json").read_text())
+            jsonschema.validate(document, schema)
+        else:
+            kubernetes_validate.validate(document, "1.37", strict=True)
+
+
+def test_scenarios_cover_every_custom_resource() -> None:
+    """No schema of a custom resource is there in vain."""
+    assert {each["kind"] for name in SCENARIOS for each in render(name)} >= CUSTOM
+
+
+def test_alerts_are_those_of_the_repository() -> None:
+    """The chart's rules are the text that Prometheus' own tests check."""
+    rules = find(render("gpu-sidecar"), "PrometheusRule")
+    assert rules["spec"] == yaml.safe_load((ROOT / "deploy/alerts/unlensed.rules.yaml").read_text())
+
+
+def test_overlay_puts_all_of_it_into_a_restricted_namespace(tmp_path: Path) -> None:
+    """`kubectl kustomize` of the overlay takes the chart's manifests and adds the namespace that polices them."""
+    shutil.copytree(ROOT / "deploy" / "kustomize", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "rendered.yaml").write_text(render_text("scram"))
+    run = subprocess.run(
+        [find_tool("kubectl"), "kustomize", tmp_path], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+    documents = list(yaml.safe_load_all(run.stdout))
+    labels = find(documents, "Namespace")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert {each["metadata"].get("namespace") for each in documents if each["kind"] != "Namespace"} == {"unlensed"}

@@ -1,0 +1,102 @@
+"""A bundle's way into service: each stage is one value, and the way back is the same value."""
+
+import pytest
+
+from tests.deploy.chart import Document, find, render
+
+CANDIDATE = (
+    f'rollout.candidate={{"digest":"{"b" * 64}","source":"claim","claim":"bundles","subPath":"b"}}',
+    "rollout.canaryShare=25",
+)
+BUNDLE = f'bundle={{"digest":"{"b" * 64}","source":"claim","claim":"bundles","subPath":"b"}}'
+
+
+def stage(name: str, scenario: str = "scram", *settings: str) -> list[Document]:
+    """Return the manifests of a stage."""
+    return render(scenario, *CANDIDATE, f'rollout.stage="{name}"', *settings)
+
+
+def worker(documents: list[Document], name: str = "unlensed") -> dict[str, str]:
+    """Return what a set of workers is told, and the digest that they verify."""
+    spec = find(documents, "StatefulSet", name)["spec"]["template"]["spec"]
+    command = spec["initContainers"][0]["command"]
+    told = {each["name"]: each.get("value", "") for each in spec["containers"][0]["env"]}
+    return told | {"digest": command[command.index("--digest") + 1]}
+
+
+def kinds(documents: list[Document]) -> list[tuple[str, str]]:
+    """Return kinds and names."""
+    return sorted((each["kind"], each["metadata"]["name"]) for each in documents)
+
+
+def test_without_a_stage_there_is_no_candidate() -> None:
+    """A described candidate alone changes nothing."""
+    assert stage("none") == render("scram")
+
+
+def test_shadow_leaves_the_live_workers_alone() -> None:
+    """In the shadow the candidate scores into its own topics; what serves is rendered as before."""
+    documents = stage("shadow")
+    assert find(documents, "StatefulSet") == find(render("scram"), "StatefulSet")
+    shadow = worker(documents, "unlensed-candidate")
+    assert (shadow["UNLENSED_STREAM__MODE"], shadow["digest"]) == ("shadow", "b" * 64)
+
+
+@pytest.mark.parametrize(("replicas", "share", "expected"), [(2, 10, 1), (6, 25, 2), (9, 10, 1), (10, 50, 10)])
+def test_canary_serves_its_share(replicas: int, share: int, expected: int) -> None:
+    """A canary's workers are live members of the same group, at least one and at least the share asked for."""
+    documents = stage("canary", "scram", f"replicas={replicas}", f"rollout.canaryShare={share}")
+    canary = find(documents, "StatefulSet", "unlensed-candidate")
+    assert canary["spec"]["replicas"] == expected
+    assert expected / (expected + replicas) >= share / 100
+    assert worker(documents, "unlensed-candidate")["UNLENSED_STREAM__MODE"] == "live"
+    assert worker(documents)["digest"] != "b" * 64
+    other = {"metadata", "UNLENSED_KAFKA__INSTANCE_ID", "digest"}
+    mine, theirs = worker(documents), worker(documents, "unlensed-candidate")
+    assert {k: v for k, v in mine.items() if k not in other} == {k: v for k, v in theirs.items() if k not in other}
+
+
+def test_promoted_is_what_the_bundle_will_be() -> None:
+    """Promoting gives the live workers that `bundle` would give when it is the candidate, so settling restarts none."""
+    promoted = stage("promoted")
+    assert worker(promoted)["digest"] == "b" * 64
+    assert find(promoted, "StatefulSet") == find(render("scram", BUNDLE), "StatefulSet")
+    assert kinds(promoted) == kinds(render("scram"))
+
+
+def test_way_back_is_one_value() -> None:
+    """From every stage, `none` renders what served before."""
+    assert stage("none", "scram", "replicas=2") == render("scram", "replicas=2")
+
+
+def test_remote_tritons_of_both_bundles_stay_while_promoted() -> None:
+    """Workers that are not replaced yet still find their Triton, and so does a roll-back."""
+    servers = {name for kind, name in kinds(stage("promoted", "gpu-remote")) if kind == "Deployment"}
+    assert servers == {"unlensed-triton-aaaaaaaa", "unlensed-triton-bbbbbbbb"}
+    assert worker(stage("promoted", "gpu-remote"))["UNLENSED_TRITON__URL"].startswith("unlensed-triton-bbbbbbbb.")
+
+
+def test_partitions_bound_workers_and_canary_together() -> None:
+    """With KEDA a canary's workers are taken off the maximum; a shadow, another group, has all of it."""
+    canary = render("keda")
+    candidates = find(canary, "StatefulSet", "unlensed-candidate")["spec"]["replicas"]
+    assert find(canary, "ScaledObject")["spec"]["maxReplicaCount"] + candidates == 12
+    assert "replicas" not in find(canary, "StatefulSet")["spec"]
+    shadow = find(render("shadow"), "ScaledObject", "unlensed-candidate")["spec"]
+    assert shadow["maxReplicaCount"] == 8
+    assert shadow["triggers"][0]["metadata"]["consumerGroup"] == "unlensed.shadow"
+
+
+def test_shadow_has_its_topics_and_rights() -> None:
+    """With Strimzi the shadow's topics and rights come and go with the stage."""
+    documents = render("shadow")
+    topics = {each["spec"]["topicName"] for each in documents if each["kind"] == "KafkaTopic"}
+    assert {"unlensed.results.shadow", "unlensed.dead-letters.shadow"} < topics
+    acls = find(documents, "KafkaUser")["spec"]["authorization"]["acls"]
+    rights = {(each["resource"]["type"], each["resource"]["name"]): set(each["operations"]) for each in acls}
+    assert "Write" not in rights["topic", "unlensed.requests"]
+    assert "Read" not in rights["topic", "unlensed.results.shadow"]
+    assert {("group", "unlensed.shadow"), ("group", "unlensed.shadow.notes")} < rights.keys()
+    assert len(topics) == 5
+    without = [each for each in render("shadow", 'rollout.stage="none"') if each["kind"] == "KafkaTopic"]
+    assert len(without) == 3

@@ -1,0 +1,110 @@
+"""What the chart tells the service is what the service understands."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from typer.main import get_command
+
+from scorer.cli import app
+from scorer.settings import Settings, load_settings
+from scorer.stream import kafka_source, tracing
+from tests.deploy.chart import CHART, SCENARIOS, containers, environment, find, pods, render
+
+# What the chart decides itself, from `kafka`, `triton`, `rollout` and the pod.
+OWN = {
+    *("bundle", "threads", "insecure_dev"),
+    *("stream.mode", "stream.policies", "health.host", "health.port"),
+    *("triton.url", "triton.tls", "triton.ca_file", "triton.certificate_file", "triton.key_file"),
+    *("kafka.bootstrap", "kafka.security", "kafka.sasl_mechanism", "kafka.username", "kafka.password"),
+    *("kafka.ca_file", "kafka.certificate_file", "kafka.key_file", "kafka.instance_id"),
+}
+
+
+@pytest.fixture
+def clean(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment without settings."""
+    for name in [name for name in os.environ if name.startswith("UNLENSED_")]:
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def flatten(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return sections' entries as `section.name`."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        flat |= {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def unlensed_containers() -> Iterator[tuple[str, list[dict[str, Any]], dict[str, Any]]]:
+    """Yield every container of every scenario that runs the command."""
+    for scenario in SCENARIOS:
+        documents = render(scenario)
+        for pod, spec in pods(documents):
+            for container in containers(spec):
+                yield f"{scenario} {pod} {container['name']}", documents, container
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_service_takes_every_variable(scenario: str, clean: pytest.MonkeyPatch) -> None:
+    """`load_settings`, which refuses unknown names, takes what each container gets."""
+    documents = render(scenario)
+    for _, spec in pods(documents):
+        for container in containers(spec):
+            with clean.context() as patch:
+                for name, value in environment(documents, container).items():
+                    patch.setenv(name, value)
+                load_settings()
+
+
+def test_values_become_the_settings_they_name(clean: pytest.MonkeyPatch) -> None:
+    """Numbers keep their digits, lists are lists, and a worker's name is its pod's."""
+    documents = render(
+        "cpu", "settings.stream.max_in_flight_bytes=9007199254740993", 'settings.payloads.https_hosts=["a.example"]'
+    )
+    (worker,) = find(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    for name, value in environment(documents, worker).items():
+        clean.setenv(name, value)
+    settings = load_settings()
+    assert abs(settings.stream.max_in_flight_bytes - 9007199254740993) <= 1
+    assert settings.payloads.https_hosts == ("a.example",)
+    assert settings.kafka.instance_id == "faces.unlensed-0"
+    assert settings.stream.delivery == "exactly_once"
+    assert settings.threads == 2
+    assert str(settings.stream.policies) == "/etc/unlensed/policies/policies.toml"
+
+
+def test_defaults_are_the_services() -> None:
+    """values.yaml lists every setting that the chart does not decide itself, with the service's own default."""
+    values = flatten(yaml.safe_load((CHART / "values.yaml").read_text())["settings"])
+    defaults = flatten(BaseModel.model_dump(Settings.model_construct(), mode="json"))
+    assert values == {name: value for name, value in defaults.items() if name not in OWN}
+
+
+def test_commands_and_flags_exist() -> None:
+    """Every `unlensed ...` of the chart is parsed by the command line itself."""
+    root = get_command(app)
+    seen = set()
+    for where, _, container in unlensed_containers():
+        line = [*container["command"], *container.get("args", [])]
+        if line[0] != "unlensed":
+            continue
+        command, rest = root, line[1:]
+        while hasattr(command, "commands"):
+            name, *rest = rest
+            command = command.commands[name]
+        command.make_context(where, rest)  # raises a usage error
+        seen.add(line[1])
+    assert seen == {"serve", "scan", "compare", "bundle"}
+
+
+def test_fixed_parts_of_the_drain_are_the_services_own() -> None:
+    """The constants in _timing.tpl are not below those of the code."""
+    timing = (CHART / "templates" / "_timing.tpl").read_text()
+    assert f'"unlensed.commitSeconds" -}}}}{kafka_source.COMMIT_S}{{' in timing
+    # deliverer 1, producers 2, canary 1, health 0.2, and the spans
+    assert f'"unlensed.endSeconds" -}}}}{5 + tracing.FLUSH_S:.0f}{{' in timing

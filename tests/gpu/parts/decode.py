@@ -1,0 +1,146 @@
+"""JPEG decode by the GPU's decoder units, by its cores, by both, and by the CPU: rates, and what it does to the pixels.
+
+Whole images are decoded for the rates; crops are those of ingest's own paths, CPU against device, in grey levels and,
+with the starter bundle's engine, in nats.
+"""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+from clock import time_wall
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline
+from part import ROOT, Part
+from photographs import draw_photograph, encode_face
+from scipy.stats import spearmanr
+
+from ingest.dali import FaceCropper
+from ingest.dali_cuda import DeviceCropper
+from ingest.device import load_array_module
+from ingest.probe import EncodedFace
+from ingest.reasons import Unscorable
+from ingest.spec import PreprocessSpec
+from scorer.mixture import log_likelihood
+
+SIDES = {"640x480": (640, 480), "1080p": (1920, 1080)}
+# Which share of a batch goes to the decoder units, and whether chroma is interpolated as libjpeg-turbo does it.
+DECODERS = {
+    "CPU": None,
+    "mixed, as served": (0.65, True),
+    "mixed, chroma repeated": (0.65, False),
+    "hardware": (1.0, True),
+    "hardware, chroma repeated": (1.0, False),
+    "CUDA cores": (0.0, True),
+}
+THREADS = len(os.sched_getaffinity(0))
+BATCH = 64
+
+
+def make_decoder(images: list[bytes], way: tuple[float, bool] | None) -> Pipeline:
+    """Return a pipeline that decodes `images` again and again, two batches in flight; None decodes on the CPU."""
+    on_cpu = way is None
+    batch = [np.frombuffer(image, np.uint8) for image in images]
+    pipeline = Pipeline(len(batch), THREADS, None if on_cpu else 0, prefetch_queue_depth=2)
+    with pipeline:
+        image = fn.external_source(source=lambda: batch, dtype=types.UINT8, ndim=1, no_copy=True)
+        options = {} if way is None else {"hw_decoder_load": way[0], "jpeg_fancy_upsampling": way[1]}
+        pipeline.set_outputs(fn.decoders.image(image, device="cpu" if on_cpu else "mixed", **options))
+    pipeline.build()
+    return pipeline
+
+
+def measure_rates(part: Part, photographs: dict[str, list[bytes]]) -> None:
+    """State images a second by decoder and size."""
+    decoders = DECODERS if part.device == "cuda" else {"CPU": None}
+    runs = part.choose(8, 2)
+    for name, way in decoders.items():
+        for size, images in photographs.items():
+            with part.attempt(f"decode by {name}, {size}"):
+                pipeline = make_decoder(images, way)
+
+                def decode(pipeline: Pipeline = pipeline) -> None:
+                    for _ in range(runs):
+                        pipeline.run()
+
+                decode()
+                rate = runs * len(images) / time_wall(decode, part.device, part.choose(5, 2))
+                part.record(f"{size}, {name}, batches of {len(images)}", rate, "images/s")
+                del pipeline, decode
+
+
+def measure_crops(part: Part, faces: list[EncodedFace]) -> tuple[np.ndarray, np.ndarray]:
+    """State the rates of ingest's two paths; return the crops of both, CPU's first."""
+    spec, xp = PreprocessSpec(), load_array_module(part.device)
+    host, device = FaceCropper(spec, THREADS, BATCH), DeviceCropper(spec, THREADS, BATCH, part.device)
+    cuts = {"CPU": lambda: host.crop(faces), "device": lambda: device.crop(faces)}
+    for name, cut in cuts.items():
+        cut()
+        rate = len(faces) / time_wall(cut, part.device, part.choose(5, 2))
+        part.record(f"decode and cut, {name}, one thread's batches of {BATCH}", rate, "faces/s")
+    crops, failures = device.crop(faces)
+    if failures:
+        message = f"{len(failures)} of {len(faces)} sound photographs failed: {next(iter(failures.values()))}"
+        raise RuntimeError(message)
+    return np.stack(host.crop(faces)), np.array(crops) if xp is np else xp.asnumpy(crops)  # type: ignore[arg-type]  # all are sound
+
+
+def measure_damage(part: Part, faces: list[EncodedFace]) -> None:
+    """State how many damaged photographs each path refuses: a GPU's decoder may fill damage without a word."""
+    spec, rng = PreprocessSpec(), np.random.default_rng(9)
+    damaged = []
+    for number, face in enumerate(faces):
+        data = np.frombuffer(face.data, np.uint8).copy()
+        if number % 2:
+            data = data[: int(len(data) * rng.uniform(0.3, 0.9))]
+        else:
+            data[rng.integers(len(data) // 4, len(data), 8)] ^= 0xFF
+        damaged.append(EncodedFace(data.tobytes(), replace(face.info, sha256=f"damaged-{number}"), face.window))
+    refused = np.array([isinstance(crop, Unscorable) for crop in FaceCropper(spec, THREADS, BATCH).crop(damaged)])
+    _, failures = DeviceCropper(spec, THREADS, BATCH, part.device).crop(damaged)
+    on_device = np.isin(np.arange(len(damaged)), list(failures))
+    part.record("damaged photographs refused by the CPU", refused.sum(), f"of {len(damaged)}")
+    part.record("of these scored on the device", (refused & ~on_device).sum(), f"of {refused.sum()}")
+    part.record("refused on the device alone", (on_device & ~refused).sum(), f"of {len(damaged)}", at_most=0)
+
+
+def measure_parity(part: Part, expected: np.ndarray, found: np.ndarray) -> None:
+    """State how far the device's crops are from the CPU's, in grey levels and in nats."""
+    apart = np.abs(found.astype(int) - expected)
+    part.record("crops: mean difference", apart.mean(), "levels")
+    part.record("crops: 99.9th percentile", float(np.quantile(apart, 0.999)), "levels")
+    part.record("crops: largest difference", apart.max(), "levels")
+    with part.attempt("nats by the starter bundle"):
+        from scorer.bundle import read_bundle  # noqa: PLC0415 - OpenVINO may not be there
+        from scorer.openvino_embedder import OpenVinoExtractor  # noqa: PLC0415 - as above
+
+        bundle = read_bundle(ROOT / "model_repository")
+        extractor = OpenVinoExtractor(bundle.extractor, bundle.manifest.feature_size, THREADS)
+        likelihoods = []
+        for crops in (expected, found):
+            features = np.zeros((len(crops), bundle.manifest.feature_size), np.float32)
+            for start in range(0, len(crops), BATCH):
+                rows = range(start, min(start + BATCH, len(crops)))
+                extractor.start(list(crops[start : start + BATCH]), rows, features)
+            extractor.wait()
+            likelihoods.append(log_likelihood(features, bundle.model.mixture))
+        nats = np.abs(likelihoods[1] - likelihoods[0])
+        part.record("likelihoods: median difference", float(np.median(nats)), "nats")
+        part.record("likelihoods: 95th percentile", float(np.quantile(nats, 0.95)), "nats")
+        part.record("likelihoods: rank correlation", spearmanr(*likelihoods).statistic, "")
+        spread = float(np.subtract(*np.percentile(bundle.model.calibration, [75, 25])))
+        part.record("interquartile range of the starter's calibration", spread, "nats")
+
+
+def measure(part: Part) -> None:
+    """State rates, then parity."""
+    rng = np.random.default_rng(0)
+    count = part.choose(128, 8)
+    photographs = {name: [draw_photograph(rng, *side) for _ in range(count)] for name, side in SIDES.items()}
+    with part.attempt("ingest's own paths"):
+        spec = PreprocessSpec()
+        faces = [encode_face(data, box, spec) for pictures in photographs.values() for data, box in pictures]
+        measure_parity(part, *measure_crops(part, faces))
+    with part.attempt("damaged photographs"):
+        measure_damage(part, faces)
+    measure_rates(part, {name: [data for data, _ in pictures] for name, pictures in photographs.items()})

@@ -1,0 +1,189 @@
+"""Encoded bytes to p-values as `unlensed` does it, beside its limit: the slowest of its stages, each measured alone.
+
+The photographs are JPEGs of 640x480 to 1600x1200 with given boxes. A stream's batches are small and come from memory;
+an archive's are large and come from files. Two scorers take turns, as in `scorer.engine`.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from bundles import make_gpu_bundle
+from clock import synchronise, time_device, time_wall
+from networks import LITE, RESNET, draw_crops
+from part import Part
+from photographs import encode_faces, make_photographs
+
+from ingest.dali_cuda import DeviceCropper
+from ingest.device import Kind, load_array_module
+from ingest.probe import EncodedFace, Limits
+from scorer.bundle import Bundle, verify_engine
+from scorer.cuda.embedder import CudaEmbedder
+from scorer.cuda.mixture import DeviceMixture
+from scorer.decide import Policy
+from scorer.embed import FeatureBatch
+from scorer.locate import LocatedImage, locate_faces
+from scorer.messages import ImageSource, ScoreRequest
+from scorer.paths import read_image
+from scorer.pipeline import Pipeline
+from scorer.score import score_batch
+from training.recipes import Precision
+
+THREADS = len(os.sched_getaffinity(0))
+FP16: Precision = "fp16"
+FP32: Precision = "fp32"
+STREAM_SHARE, ARCHIVE_SHARE, MIXTURE_SHARE = 0.7, 0.85, 0.03
+Rates = dict[str, float]
+
+
+def open_embedder(part: Part, bundle: Bundle) -> CudaEmbedder:
+    """Return the engine that serves here; on a CPU the same steps as a rehearsal."""
+    if part.device == "cuda":
+        from scorer.cuda.opening import open_cuda_embedder  # noqa: PLC0415 - its engines need a GPU
+
+        embedder, name, why = open_cuda_embedder(bundle, THREADS)
+        part.note(f"{name}: {why}")
+        return embedder
+    from scorer.cuda.graphed_engine import GraphedEngine  # noqa: PLC0415 - as above
+
+    engine = GraphedEngine(bundle.extractor, bundle.manifest.preprocess.size, "cpu", 16)
+    return CudaEmbedder(bundle.model, engine, THREADS, "cpu")
+
+
+def locate(request: ScoreRequest) -> LocatedImage:
+    """Read and probe; the boxes are given, so that no detector is asked."""
+    data = request.image.data or read_image(str(request.image.uri), Limits().max_bytes)
+    return locate_faces(request, data, None, Limits())  # type: ignore[arg-type]  # see above
+
+
+def score_all(embedders: Sequence[CudaEmbedder], bundle: Bundle, requests: Iterable[ScoreRequest], batch: int) -> int:
+    """Return how many requests were answered with a p-value."""
+    scorers = [
+        partial(score_batch, embedder=each, model=bundle.model, choose_policy=lambda _: Policy()) for each in embedders
+    ]
+    pipeline: Pipeline[ScoreRequest] = Pipeline(locate, scorers, threads=THREADS, batch_images=batch)
+    return sum(done.result.faces[0].p_value is not None for done in pipeline.run(requests))
+
+
+def rate_of(work: Callable[[], object], images: int, device: Kind, rounds: int = 5) -> float:
+    """Return images a second of `work` by the wall clock, after one run to warm up."""
+    work()
+    return images / time_wall(work, device, rounds)
+
+
+def in_two_threads(works: Sequence[Callable[[], object]]) -> None:
+    """Run both at once."""
+    with ThreadPoolExecutor(len(works)) as pool:
+        for done in [pool.submit(work) for work in works]:
+            done.result()
+
+
+class CannedEmbedder:
+    """Answers with features at hand, so that only the work on the host is left."""
+
+    def __init__(self, feature_size: int) -> None:
+        self._feature_size = feature_size
+
+    def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
+        """Return noughts."""
+        shape = (len(faces), self._feature_size)
+        return FeatureBatch(np.zeros(shape, np.float32), {}, np.full(len(faces), np.nan, np.float32))
+
+
+def measure_stages(
+    part: Part, bundle: Bundle, embedder: CudaEmbedder, requests: list[ScoreRequest], batch: int
+) -> Rates:
+    """Return images a second of each stage alone, in batches of `batch`."""
+    spec, device = bundle.model.preprocess, part.device
+    faces = encode_faces(requests, spec)
+    batches = [faces[start : start + batch] for start in range(0, len(faces), batch)]
+    xp = load_array_module(device)
+    rates: Rates = {}
+
+    def read() -> None:
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(locate, requests))
+
+    rates["read and probe, all cores"] = rate_of(read, len(requests), device)
+    croppers = [DeviceCropper(spec, THREADS, batch, device) for _ in range(2)]
+
+    def cut(cropper: DeviceCropper) -> None:
+        for some in batches:
+            cropper.crop(some)
+
+    works = [partial(cut, cropper) for cropper in croppers]
+    rates["decode and cut, two threads"] = rate_of(partial(in_two_threads, works), 2 * len(faces), device)
+    del croppers, works
+    engine = embedder._engine  # noqa: SLF001 - the very engine that serves, alone
+    crops = xp.asarray(draw_crops(min(batch, engine.max_batch), seed=1))
+    seconds = time_device(lambda: engine.run(crops), device, rounds=7, calls=4)
+    rates["network"] = len(crops) / seconds
+    features, mixture = engine.run(crops), DeviceMixture(bundle.model.mixture, xp)
+    rates["mixture"] = len(crops) / time_device(lambda: mixture.log_likelihood(features), device, calls=20)
+    located = [locate(request) for request in requests[:batch]]
+    canned = CannedEmbedder(bundle.manifest.feature_size)
+    host = partial(score_batch, located, canned, bundle.model, lambda _: Policy())
+    rates["decisions and results, FP64 mixture, one thread"] = rate_of(host, len(located), device)
+    for name, rate in rates.items():
+        part.record(f"batches of {batch}: {name}", rate, "images/s")
+    return rates
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """One way to be asked: where the images come from, how many at once, and what share of the limit is asked for."""
+
+    name: str
+    requests: list[ScoreRequest]
+    batch: int
+    share: float
+
+
+def measure_mode(part: Part, bundle: Bundle, embedders: Sequence[CudaEmbedder], mode: Mode) -> None:
+    """State one mode's rate, its limit and the stage that sets it."""
+    rates = measure_stages(part, bundle, embedders[0], mode.requests, mode.batch)
+    total = part.choose(max(4096, 32 * mode.batch), len(mode.requests))
+
+    def score() -> None:
+        endless = (request for _ in range(total) for request in mode.requests)
+        scored = score_all(embedders, bundle, islice(endless, total), mode.batch)
+        if scored != total:
+            message = f"{total - scored} of {total} photographs got no p-value"
+            raise RuntimeError(message)
+
+    rate = rate_of(score, total, part.device, part.choose(3, 1))
+    binding = min(rates, key=rates.__getitem__)
+    part.record(f"{mode.name}, batches of {mode.batch}: bytes to p-values", rate, "images/s")
+    part.record(f"{mode.name}: of the slowest stage alone, {binding}", rate / rates[binding], "x", at_least=mode.share)
+    part.record(f"{mode.name}: the mixture's share of all", rate / rates["mixture"], "x", at_most=MIXTURE_SHARE)
+
+
+def measure(part: Part) -> None:
+    """State the golden faces' difference, then both modes."""
+    bundle = make_gpu_bundle(part, *part.choose((RESNET, FP16), (LITE, FP32)))
+    embedder = open_embedder(part, bundle)
+    part.record("golden faces, this engine against the graph on a CPU", verify_engine(bundle, embedder), "nats")
+    embedders = (embedder, embedder.share())
+    folder = part.scratch / "photographs"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    from_files = make_photographs(folder, part.choose(512, 16))
+    in_memory = [request.model_copy(update={"image": ImageSource(data=read_file(request))}) for request in from_files]
+    synchronise(part.device)
+    for mode in (
+        Mode("stream", in_memory, part.choose(64, 4), STREAM_SHARE),
+        Mode("archive", from_files, part.choose(256, 8), ARCHIVE_SHARE),
+    ):
+        with part.attempt(mode.name):
+            measure_mode(part, bundle, embedders, mode)
+
+
+def read_file(request: ScoreRequest) -> bytes:
+    """Return the encoded photograph of `request`."""
+    return Path(str(request.image.uri).removeprefix("file://")).read_bytes()

@@ -1,0 +1,88 @@
+"""What goes wrong on a GPU: too little memory halves the batch, a lost GPU ends the process with its own exit code.
+
+On a CPU neither can happen; its rehearsal only counts the faces that an embedder answers.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from bundles import make_gpu_bundle
+from networks import LITE
+from part import Part
+from photographs import draw_photograph, encode_face
+
+from ingest.device import load_array_module
+from ingest.probe import EncodedFace
+from scorer.cuda.embedder import CudaEmbedder
+from scorer.cuda.faults import GPU_LOST
+from scorer.cuda.graphed_engine import GraphedEngine
+from scorer.model import Model
+
+SPARE_BYTES, LARGEST_PIECE_BYTES = 8 << 20, 4 << 30
+# Writes where no memory is: CUDA answers with an error that stays with the process.
+LOSE_THE_GPU = """
+import cupy
+from scorer.cuda.place import Place
+place = Place("cuda")
+with place.entered():
+    wild = cupy.RawKernel('extern "C" __global__ void wild(float* p) { p[1LL << 42] = 1.0f; }', "wild")
+    wild((1,), (1,), (cupy.zeros(1, cupy.float32),))
+    place.bring_home(cupy.zeros(1))
+"""
+
+
+@contextmanager
+def hoarded_memory(runtime: Any) -> Iterator[None]:  # noqa: ANN401 - CuPy has no types
+    """Hold nearly all of the GPU's free memory, in pieces as large as it gives."""
+    pieces, size = [], LARGEST_PIECE_BYTES
+    while size > SPARE_BYTES // 2 and runtime.memGetInfo()[0] > SPARE_BYTES:
+        try:
+            pieces.append(runtime.malloc(size))
+        except runtime.CUDARuntimeError:
+            size //= 2
+    try:
+        yield
+    finally:
+        for piece in pieces:
+            runtime.free(piece)
+
+
+def measure_memory(part: Part, embedder: CudaEmbedder, model: Model, faces: list[EncodedFace]) -> None:
+    """State how far batches shrink on a GPU whose memory others hold, and that scores stay what they are."""
+    cupy = load_array_module("cuda")
+    expected = embedder.embed(faces).log_likelihood(model.mixture)
+    cupy.get_default_memory_pool().free_all_blocks()
+    with hoarded_memory(cupy.cuda.runtime):
+        part.record("crops at once before", embedder.max_crops, "")
+        found = embedder.embed(faces).log_likelihood(model.mixture)
+    part.record("crops at once on a full GPU", embedder.max_crops, "")
+    part.record("scores on a full GPU from before", float(np.abs(found - expected).max()), "nats")
+
+
+def measure(part: Part) -> None:
+    """State memory first; the lost GPU is another process's."""
+    bundle = make_gpu_bundle(part, LITE, "fp32")
+    engine = GraphedEngine(bundle.extractor, bundle.manifest.preprocess.size, part.device, part.choose(128, 4))
+    embedder = CudaEmbedder(bundle.model, engine, 2, part.device)
+    rng = np.random.default_rng(3)
+    spec = bundle.model.preprocess
+    faces = [encode_face(*draw_photograph(rng, 1600, 1200), spec) for _ in range(part.choose(128, 4))]
+    answered = np.isfinite(embedder.embed(faces).log_likelihood(bundle.model.mixture)).sum()
+    part.record("faces answered", answered, f"of {len(faces)}", at_least=len(faces))
+    if part.device == "cpu":
+        part.note("memory and a lost GPU: only where there is a GPU")
+        return
+    with part.attempt("a full GPU"):
+        measure_memory(part, embedder, bundle.model, faces)
+    with part.attempt("a lost GPU"):
+        command = [sys.executable, "-c", LOSE_THE_GPU]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=40)
+        part.note(f"a lost GPU: {answer.stderr.strip()[-400:]}")
+        part.record(f"exit code of a process that lost the GPU ({GPU_LOST} is asked for)", answer.returncode, "")
+        if answer.returncode != GPU_LOST:
+            message = f"the process ended with {answer.returncode}"
+            raise RuntimeError(message)

@@ -1,0 +1,53 @@
+"""Training batches made on the device: their pixels against the worker threads' and how many a second there are."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+import cv2
+import numpy as np
+import torch
+from clock import time_wall, warm_up
+from part import Part
+from training_speed import make_noise
+
+from training.data.manipulations import make_sampler
+from training.data.shards import WIDE_SIZE
+from training.pretext.batches import BatchMaker, BatchPlan, CpuBatches, draw_epoch
+from training.pretext.batches_cuda import CudaBatches
+from training.recipes import AugmentRule
+
+LEVELS, MEAN_LEVELS = 4, 0.1  # grey levels of smooth pictures
+
+
+def measure(part: Part) -> None:
+    """State grey levels first, faces a second then."""
+    cv2.setNumThreads(1)
+    size, batches = part.choose((256, 4), (8, 2))
+    faces = make_noise(size * batches)
+    smooth = cv2.GaussianBlur(faces.wide[0], (0, 0), 6).astype(np.float32)
+    smooth = ((smooth - smooth.mean()) * 12 + 128).clip(0, 255).astype(np.uint8)
+    for row, picture in enumerate(faces.wide[:size]):
+        picture[:] = np.roll(smooth, 7 * row, axis=(0, 1))
+    plan = BatchPlan(faces, make_sampler(224, WIDE_SIZE, AugmentRule(warps=part.choose(8, 1)), 0), 0, size)
+    device = CudaBatches(plan, torch.device(part.device))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        rows, draws = list(range(size)), [plan.draw_face(0, 0, place) for place in range(size)]
+        makers: dict[str, BatchMaker] = {"device": device, "CPU": CpuBatches(plan)}
+        crops = [
+            maker.finish(
+                [maker.prepare(*face) for face in zip(rows, draws, strict=True)], faces.tags[rows], draws
+            ).crops
+            for maker in makers.values()
+        ]
+        apart = (crops[0].cpu().int() - crops[1].int()).abs()
+        part.record("largest difference of a pixel", apart.max().item(), "levels", at_most=LEVELS)
+        part.record("mean difference of pixels", apart.float().mean().item(), "levels", at_most=MEAN_LEVELS)
+        for name, maker in makers.items():
+
+            def draw(maker: BatchMaker = maker) -> None:
+                for _ in islice(draw_epoch(plan, maker, 0, 0, pool), batches):
+                    pass
+
+            warm_up(draw, "cpu")
+            part.record(f"made on the {name}", size * batches / time_wall(draw, part.device, 3), "faces/s")

@@ -1,0 +1,162 @@
+"""`make gpu`: every part of the GPU report in turn, each in a process and a time box of its own.
+
+    run.py [--parts decode,mixture] [--save NAME] [--out FILE] [--limit-s 570]
+
+A part that crashes, hangs or lacks a package costs only itself: its row says so, with the end of what it printed. The
+device is CUDA unless UNLENSED_DEVICE=cpu asks for a rehearsal. Exit code: 0, or 1 where a part failed or ran out of
+time; a missing package and a missed bound are findings, not failures.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from machine import describe_commit, describe_machine, read_watch, watch_gpu
+from report import print_report, strip_paths
+from rich.console import Console
+
+from ingest.device import DeviceUnavailable, Request, resolve_device
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+REPORTS = HERE / "reports"
+# In the order of what is wanted most. Seconds that each may take on a GPU, and in a rehearsal.
+BOXES_S = {
+    "mixture": (45, 30),
+    "decode": (75, 40),
+    "extractor": (75, 40),
+    "engine_parity": (80, 60),
+    "end_to_end": (90, 50),
+    "training_batches": (40, 30),
+    "training_step": (80, 60),
+    "em_fit": (60, 20),
+    "gpu_faults": (45, 30),
+    "triton_server": (120, 40),
+}
+LIMIT_S = 570.0  # of all parts: a lent machine gives a command ten minutes
+TAIL_LINES = 25
+GRACE_S = 5.0
+MISSING = "missing package"
+STATUS = {0: "ok", 3: MISSING}
+
+
+def run_part(name: str, device: str, box_s: float, scratch: Path) -> dict[str, Any]:
+    """Run one part in its box and return its section of the report."""
+    folder = scratch / name
+    folder.mkdir()
+    out, log, watch = (scratch / f"{name}.{ending}" for ending in ("json", "log", "csv"))
+    out.write_text(json.dumps({"figures": [], "notes": [], "troubles": [], "versions": {}}))
+    paths = [str(ROOT), str(HERE), str(ROOT / "tests" / "benchmarks"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
+    if device == "cpu":  # a second thread of a rehearsal gains little, and loses much on a machine with other work
+        environment["OMP_NUM_THREADS"] = "1"
+    command = [sys.executable, str(HERE / "part.py"), name, str(out), device, str(folder)]
+    began_s = time.monotonic()
+    with log.open("w") as file, watch_gpu(watch):
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            code: int | None = process.wait(box_s)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            end_group(process)
+    fields = json.loads(out.read_text())
+    status = "timed_out" if code is None else STATUS.get(code, "failed")
+    if status == MISSING:
+        status = f"{status} {fields['troubles'].pop()}"
+    elif status == "ok" and fields["troubles"]:
+        status = "partly"
+    places = [Path(place) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    section = {"status": status, "exit_code": code, "seconds": time.monotonic() - began_s, "box_s": box_s, **fields}
+    section["clocks"] = read_watch(watch)
+    if status != "ok":
+        lines = log.read_text(errors="replace").splitlines()[-TAIL_LINES:]
+        section["output_tail"] = [strip_paths(line[:500], places) for line in lines]
+        section["troubles"] = [strip_paths(trouble, places) for trouble in section["troubles"]]
+    return section
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a part and whatever it started: first asked, then told."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def read_options() -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(BOXES_S), help="names, separated by commas, in their order")
+    parser.add_argument("--save", metavar="NAME", help="keep the report as tests/gpu/reports/NAME.json, too")
+    parser.add_argument("--out", type=Path, default=Path("gpu-report.json"))
+    parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="of all parts together")
+    parser.add_argument("--box-s", type=float, help="another time box for every part")
+    parser.add_argument("--commit", default=describe_commit(), help="where no checkout can be asked")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the parts, write the report, print the table."""
+    options = read_options()
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    request: Request = "cpu" if os.environ.get("UNLENSED_DEVICE") == "cpu" else "cuda"
+    try:
+        device = resolve_device(request)
+    except DeviceUnavailable as error:
+        console.print(f"{error}; UNLENSED_DEVICE=cpu rehearses the parts without one", style="red")
+        return 2
+    began_s, began = time.monotonic(), datetime.now(UTC)
+    report: dict[str, Any] = {"device": device.kind, "reason": device.reason, "began": f"{began:%Y-%m-%d %H:%M} UTC"}
+    report |= {"commit": options.commit, "machine": describe_machine(), "seconds": 0.0, "parts": {}}
+    with tempfile.TemporaryDirectory(prefix="unlensed-gpu-") as scratch:
+        for name in options.parts.split(","):
+            box_s = options.box_s or BOXES_S.get(name, (60, 60))[device.kind == "cpu"]
+            left_s = options.limit_s - (time.monotonic() - began_s) - GRACE_S
+            console.print(f"{name} ... (at most {min(box_s, left_s):.0f} s)", style="dim")
+            if left_s < 1:
+                nothing = {"figures": [], "notes": [], "troubles": [], "versions": {}, "clocks": {}}
+                section = {"status": "no time left", "exit_code": None, "seconds": 0.0, "box_s": box_s, **nothing}
+            else:
+                section = run_part(name, device.kind, min(box_s, left_s), Path(scratch))
+            report["parts"][name] = section
+            report["seconds"] = time.monotonic() - began_s
+            write_report(report, options.out)  # after each part: what is known is not lost with the rest
+    print_report(report, console)
+    console.print(f"the report: {options.out}")
+    if options.save:
+        REPORTS.mkdir(exist_ok=True)
+        write_report(report, REPORTS / f"{options.save}.json")
+    return int(any(map(has_failed, report["parts"].values())))
+
+
+def has_failed(section: dict[str, Any]) -> bool:
+    """Return whether something broke in a part, other than a package that is not there."""
+    broken = any(f": {MISSING} " not in trouble for trouble in section["troubles"])
+    return broken or section["status"] in {"failed", "timed_out", "no time left"}
+
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    """Write the report as JSON; a number that is none becomes null."""
+    clean = json.loads(json.dumps(report), parse_constant=lambda _: None)
+    path.write_text(json.dumps(clean, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

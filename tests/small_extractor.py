@@ -1,0 +1,31 @@
+"""A small extractor of the very kinds of layers that the real ones have, converted in seconds."""
+
+import torch
+from torch import Tensor, nn
+
+from ingest.spec import PreprocessSpec
+from training.pretext.network import FEATURE_SIZE, Normalise
+
+
+class SmallExtractor(nn.Module):
+    """Maps [N, 224, 224, 3] crops to [N, 768] features: convolutions, a depthwise one, a sum, ReLU6 and a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normalise = Normalise(PreprocessSpec())
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 16, 16, bias=False), nn.BatchNorm2d(16), nn.ReLU6())
+        self.depthwise = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU6())
+        self.widen = nn.Sequential(nn.Conv2d(16, FEATURE_SIZE, 1), nn.ReLU6())
+
+    def forward(self, crops_NHWC: Tensor) -> Tensor:
+        """Return the features."""
+        x = self.stem(self.normalise(crops_NHWC))
+        features: Tensor = self.widen(x + self.depthwise(x)).mean(dim=(2, 3))
+        return features
+
+
+def make_small_extractor() -> SmallExtractor:
+    """Return one with weights of a fixed seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return SmallExtractor().eval()

@@ -1,0 +1,123 @@
+"""An extractor's FP32 ONNX graph at another precision: FP16, or int8 by quantise/dequantise pairs.
+
+What lies before the first convolution (the normalisation) and from the pooling on stays FP32: FP16 features cost up to
+2.2 nats. Libraries' converters do not hold that: onnxruntime's rounds to FP16 between any two nodes that it was
+told to leave alone, the features among them, and its graph is not in order.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+POOLING = "ReduceMean"
+CONVOLUTION = "Conv"
+_FACES_AT_ONCE = 8
+
+
+class _Crops(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime's class is untyped
+    """Feeds photographs to the calibration."""
+
+    def __init__(self, name: str, crops: NDArray[np.uint8]) -> None:
+        starts = range(0, len(crops), _FACES_AT_ONCE)
+        self._batches = ({name: crops[start : start + _FACES_AT_ONCE]} for start in starts)
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        """Return the next batch, or None after the last."""
+        return next(self._batches, None)
+
+
+def quantise_network(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.ModelProto:
+    """Return `model` with quantise/dequantise pairs at each convolution's input and weights, as TensorRT fuses them.
+
+    Symmetric int8 throughout, which is all that TensorRT takes, a scale for each output channel of the weights. No
+    pair follows a convolution: it would keep TensorRT from fusing convolution, addition and ReLU into one kernel.
+
+    Args:
+        model: the FP32 graph.
+        crops: [N, S, S, 3] photographs whose activations give the ranges.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        plain, prepared, quantised = (Path(folder) / f"{name}.onnx" for name in ("plain", "prepared", "quantised"))
+        onnx.save(model, plain)
+        # Shapes only: onnxruntime's optimiser would write nodes of its own, which TensorRT does not know.
+        quant_pre_process(plain, prepared, skip_optimization=True, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            quantised,
+            _Crops(model.graph.input[0].name, crops),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=[CONVOLUTION],
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "AddQDQPairToWeight": False,
+                "QuantizeBias": False,
+                "OpTypesToExcludeOutputQuantization": [CONVOLUTION],
+            },
+        )
+        return onnx.load(quantised)
+
+
+def halve_network(model: onnx.ModelProto) -> None:
+    """Turn the network of the FP32 `model` to FP16 in place, with a cast before the first convolution and the pooling.
+
+    Raises:
+        ValueError: the graph has no convolution or no pooling, or a weight is beyond what FP16 holds.
+    """
+    graph = model.graph
+    kept = find_kept(graph)
+    constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    made_by = {name: node.name for node in graph.node for name in node.output}
+    casts: dict[str, onnx.NodeProto] = {}
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        to = TensorProto.FLOAT if node.name in kept else TensorProto.FLOAT16
+        for place, name in enumerate(node.input):
+            if name in constants:
+                node.input[place] = name if to == TensorProto.FLOAT else f"{name}_fp16"
+            elif name in made_by and (made_by[name] in kept) != (node.name in kept):
+                node.input[place] = copy = f"{name}_{'fp32' if to == TensorProto.FLOAT else 'fp16'}"
+                if copy not in casts:
+                    casts[copy] = helper.make_node("Cast", [name], [copy], name=f"cast_{copy}", to=to)
+                    nodes.append(casts[copy])
+        nodes.append(node)
+    used = {name for node in nodes for name in node.input}
+    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
+    tensors += [_halve(tensor) for name, tensor in constants.items() if f"{name}_fp16" in used]
+    for part, items in ((graph.node, nodes), (graph.initializer, tensors)):
+        copies = [type(item).FromString(item.SerializeToString()) for item in items]
+        del part[:]
+        part.extend(copies)
+    graph.ClearField("value_info")
+
+
+def find_kept(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the nodes of the FP32 `graph` that stay so: the normalisation, and all from the pooling on.
+
+    Raises:
+        ValueError: there is no convolution or no pooling.
+    """
+    kinds = [node.op_type for node in graph.node]
+    if CONVOLUTION not in kinds or POOLING not in kinds:
+        message = f"the graph has no {CONVOLUTION} before a {POOLING}: it is none of this project's extractors"
+        raise ValueError(message)
+    before, after = kinds.index(CONVOLUTION), len(kinds) - 1 - kinds[::-1].index(POOLING)
+    return {node.name for node in (*graph.node[:before], *graph.node[after:])}
+
+
+def _halve(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    values = numpy_helper.to_array(tensor)
+    if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
+        message = f"the weights {tensor.name} reach {np.abs(values).max():.3g}, more than FP16 holds: export FP32"
+        raise ValueError(message)
+    return numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}_fp16")
