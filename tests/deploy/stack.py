@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
@@ -25,6 +26,7 @@ from tests.deploy.compose import FOLDER
 from tests.deploy.images import ROOT, read_stages
 from tests.deploy.promql import RULES
 from tests.deploy.tools import find_tool
+from tests.scorer.stream.kafka_peers import wait_until
 
 START_S = 60
 
@@ -122,7 +124,9 @@ def running_prometheus(targets: Mapping[str, str], folder: Path) -> Iterator["Pr
         f"--web.listen-address=127.0.0.1:{port}",
     ]
     with running(command, folder / "prometheus.log", os.environ, port):
-        yield Prometheus(f"http://127.0.0.1:{port}")
+        prometheus = Prometheus(f"http://127.0.0.1:{port}")
+        wait_until(prometheus.is_ready, "Prometheus, which listens before it answers")
+        yield prometheus
 
 
 class Prometheus:
@@ -130,6 +134,14 @@ class Prometheus:
 
     def __init__(self, url: str) -> None:
         self._url = url
+
+    def is_ready(self) -> bool:
+        """Return whether it answers queries."""
+        try:
+            with urlopen(f"{self._url}/-/ready"):  # noqa: S310 - ours
+                return True
+        except HTTPError:
+            return False
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """Return the series that an expression has now: labels and value."""
