@@ -24,7 +24,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.11", "3.12")
 GLIBC_MINOR = 36  # Debian 12; NVIDIA's containers have a newer one
-SERVICE = ("cpu", "otel", "s3", "scan", "stream")
+SERVICE = ("cpu", "otel", "s3", "scan", "sign", "stream")
 # OpenVINO does without it. With it, importing OpenVINO fails where there is no home, leaves a client's number in one
 # where there is, and tools of OpenVINO report their use to its maker.
 LEFT_OUT = frozenset({"openvino-telemetry"})

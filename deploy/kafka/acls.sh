@@ -1,0 +1,43 @@
+#!/bin/sh
+# Rights at the broker, and none beyond: acls.sh ROLE PRINCIPAL TOOL...
+#
+#   acls.sh worker  User:unlensed kafka-acls.sh --bootstrap-server HOST:PORT --command-config admin.properties
+#   acls.sh shadow  User:unlensed ...    workers with `--mode shadow`
+#   acls.sh letters User:operator ...    `unlensed dlq list` and `unlensed dlq replay`
+#   acls.sh scaler  User:keda ...        KEDA, which reads the lag
+#
+# Strimzi's user gets a worker's from the chart. Brokers need authorizer.class.name; with mutual TLS the principal is
+# the certificate's subject (User:CN=unlensed).
+set -eu
+role=$1 principal=$2
+shift 2
+# As in the settings stream.requests, .results, .dead_letters and .group.
+requests=${REQUESTS:-unlensed.requests} results=${RESULTS:-unlensed.results}
+letters=${DEAD_LETTERS:-unlensed.dead-letters} group=${GROUP:-unlensed}
+
+case $role in
+worker | shadow)
+  if [ "$role" = shadow ]; then results=$results.shadow letters=$letters.shadow group=$group.shadow; fi
+  "$@" --add --allow-principal "$principal" --operation Read --operation Describe --topic "$requests"
+  "$@" --add --allow-principal "$principal" --operation Write --operation Describe --topic "$results"
+  "$@" --add --allow-principal "$principal" --operation Write --operation Describe --topic "$letters"
+  "$@" --add --allow-principal "$principal" --operation Read --operation Describe --group "$group"
+  "$@" --add --allow-principal "$principal" --operation Read --operation Describe --group "$group.notes"
+  # Only `stream.delivery = "exactly_once"` needs it; its ids begin with the group.
+  "$@" --add --allow-principal "$principal" --operation Write --operation Describe --transactional-id "$group" \
+    --resource-pattern-type prefixed
+  ;;
+letters)
+  "$@" --add --allow-principal "$principal" --operation Read --operation Describe --topic "$letters"
+  "$@" --add --allow-principal "$principal" --operation Write --operation Describe --topic "$requests"
+  "$@" --add --allow-principal "$principal" --operation Read --operation Describe --group "$group.replayed"
+  ;;
+scaler)
+  "$@" --add --allow-principal "$principal" --operation Describe --topic "$requests"
+  "$@" --add --allow-principal "$principal" --operation Describe --group "$group"
+  ;;
+*)
+  echo "acls.sh: the role $role is none of worker, shadow, letters, scaler" >&2
+  exit 2
+  ;;
+esac

@@ -1,0 +1,57 @@
+"""Rules and alerts: what promtool says of them, and what each alert must say to whoever it wakes."""
+
+import re
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.deploy.promql import ROOT, RULES, find_metrics, find_wrong_labels, is_known, read_rules
+from tests.deploy.tools import find_tool
+
+TESTS = sorted((ROOT / "deploy/alerts/tests").glob("*.test.yaml"))
+ALERTS = [rule for rule in read_rules() if "alert" in rule]
+RECORDED = {rule["record"] for rule in read_rules() if "record" in rule}
+
+
+def run_promtool(*arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run promtool and return how it ended."""
+    return subprocess.run(
+        [find_tool("promtool"), *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+
+
+def test_promtool_reads_the_rules() -> None:
+    """Prometheus takes the file."""
+    done = run_promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_alerts_fire_when_they_should() -> None:
+    """Prometheus's own unit tests of the alerts pass."""
+    done = run_promtool("test", "rules", *TESTS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_has_a_unit_test() -> None:
+    """Each alert is expected to fire somewhere; the tests name all that fire, so each stays silent elsewhere."""
+    expected = set(re.findall(r'labels: \'{alertname="(\w+)"', "".join(file.read_text() for file in TESTS)))
+    assert expected == {alert["alert"] for alert in ALERTS}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_alert_says_what_to_do(alert: dict[str, Any]) -> None:
+    """An alert states its severity, what is wrong in a sentence, and what to do first."""
+    assert alert["labels"]["severity"] in {"page", "ticket"}
+    assert alert["annotations"].keys() == {"summary", "runbook"}
+    assert all(text.endswith(".") for text in alert["annotations"].values())
+    assert len(alert["annotations"]["runbook"]) > 60
+
+
+@pytest.mark.parametrize("rule", read_rules(), ids=lambda rule: rule.get("alert") or rule["record"])
+def test_rule_reads_metrics_that_exist(rule: dict[str, Any]) -> None:
+    """Every metric of a rule is in scorer.stream.metrics, in a listed exporter, or recorded by another rule."""
+    metrics = find_metrics(rule["expr"])
+    assert metrics
+    assert [metric for metric in metrics if not is_known(metric, RECORDED)] == []
+    assert find_wrong_labels(rule["expr"]) == []

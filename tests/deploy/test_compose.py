@@ -1,0 +1,95 @@
+"""deploy/compose: valid in every profile, closed to the outside, and made of files that exist."""
+
+import base64
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scorer.stream.settings import StreamSettings
+from tests.deploy.compose import FOLDER, read_compose
+from tests.deploy.images import DOCKER, read_stages
+from tests.deploy.tools import find_tool
+
+PROFILES = {"": set(), "cpu": {"triton-cpu"}, "gpu": {"triton-gpu"}}
+ALWAYS = {"kafka", "topics", "scorer", "prometheus", "grafana"}
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, Any]:
+    """All services of all profiles."""
+    found: dict[str, Any] = read_compose(COMPOSE_PROFILES="cpu,gpu")["services"]
+    return found
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_profile_starts(profile: str) -> None:
+    """Each profile is valid and has its own Triton, or none."""
+    assert read_compose(COMPOSE_PROFILES=profile)["services"].keys() == ALWAYS | PROFILES[profile]
+
+
+def test_nothing_listens_outside(services: dict[str, Any]) -> None:
+    """Ports are published on the loopback only: traffic is in the clear here."""
+    ports = [port for service in services.values() for port in service.get("ports", ())]
+    assert ports
+    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+
+
+def test_containers_are_confined(services: dict[str, Any]) -> None:
+    """No capability, no new privileges; only Kafka's own image writes to its root."""
+    for service in services.values():
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+    assert {name for name, service in services.items() if not service.get("read_only")} == {"kafka", "topics"}
+
+
+def test_images_are_pinned_or_built_here(services: dict[str, Any]) -> None:
+    """An image has a version, or is a target of a Dockerfile of this project."""
+    for service in services.values():
+        if build := service.get("build"):
+            file = Path(build["dockerfile"])
+            assert file.parent == DOCKER.relative_to(DOCKER.parents[1])
+            assert build["target"] in read_stages(file.name.removesuffix(".Dockerfile"))
+        else:
+            assert service["image"].partition(":")[2] not in {"", "latest"}
+
+
+def test_mounted_files_exist(services: dict[str, Any]) -> None:
+    """Each file and folder of the checkout that is mounted is there; photographs are the user's."""
+    for service in services.values():
+        for volume in service.get("volumes", ()):
+            if volume["type"] == "bind" and volume["target"] != "/photos":
+                assert Path(volume["source"]).exists(), volume
+
+
+def test_prometheus_takes_its_configuration(services: dict[str, Any], tmp_path: Path) -> None:
+    """The configuration is right where it is mounted, beside the rules that it names."""
+    for volume in services["prometheus"]["volumes"]:
+        if volume["type"] == "bind":
+            (tmp_path / Path(volume["target"]).name).write_bytes(Path(volume["source"]).read_bytes())
+    done = subprocess.run(
+        [find_tool("promtool"), "check", "config", tmp_path / "prometheus.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 rule files found" in done.stdout
+
+
+def test_scorer_has_time_to_leave(services: dict[str, Any]) -> None:
+    """Compose waits longer than a worker takes to finish what it began, with 10 s to commit and close."""
+    assert services["scorer"]["stop_grace_period"] == "45s"
+    assert StreamSettings().drain_s + 10 <= 45
+
+
+def test_cluster_has_a_name_as_brokers_want_it(services: dict[str, Any]) -> None:
+    """A cluster's id is 16 bytes in URL-safe base64."""
+    assert len(base64.urlsafe_b64decode(services["kafka"]["environment"]["CLUSTER_ID"] + "==")) == 16
+
+
+def test_no_password_is_kept() -> None:
+    """No password stands in the files: Grafana has no user, Kafka no secret."""
+    text = "".join(file.read_text() for file in (FOLDER / "compose.yaml", FOLDER / ".env"))
+    assert "PASSWORD" not in text.upper()

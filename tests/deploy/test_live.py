@@ -1,0 +1,143 @@
+"""Compose's services at work as processes: a photograph is scored, and the dashboards' queries return data."""
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.grafana.render import FOLDER as DASHBOARDS
+from deploy.grafana.render import render
+from scorer.stream.broker import Outgoing
+from scorer.stream.settings import KafkaSettings, StreamSettings
+from tests.deploy.compose import read_compose
+from tests.deploy.images import ROOT
+from tests.deploy.promql import (
+    OTHERS,
+    TRITON_GPU,
+    find_metrics,
+    find_wrong_labels,
+    is_known,
+    iterate_queries,
+    read_rules,
+)
+from tests.deploy.stack import Prometheus, create_topics, make_broker, make_scorer, running_prometheus, running_triton
+from tests.scorer.stream.kafka_peers import Site, wait_until
+
+PAGES = {name: json.loads((DASHBOARDS / name).read_text()) for name in render()}
+QUERIES = [(name, *query) for name, page in PAGES.items() for query in iterate_queries(page)]
+ELSEWHERE = OTHERS | TRITON_GPU
+ROUNDS, PER_ROUND, ROUND_S = 8, 4, 1.0
+
+
+@dataclass
+class Running:
+    """What is running, and what came of the requests."""
+
+    prometheus: Prometheus
+    results: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def live(portrait: bytes, triton_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Start everything, send photographs by reference for some seconds, and one record that is no request."""
+    services = read_compose(COMPOSE_PROFILES="cpu")["services"]
+    folder = tmp_path_factory.mktemp("compose")
+    photos = folder / "photos"
+    photos.mkdir()
+    (photos / "portrait.png").write_bytes(portrait)
+    with ExitStack() as stack:
+        broker = stack.enter_context(make_broker(services["kafka"], folder / "kafka"))
+        create_topics(services["topics"], broker)
+        grpc, metrics = stack.enter_context(running_triton(triton_python, folder))
+        addresses = {
+            "bundle": ROOT / "model_repository",
+            "kafka__bootstrap": broker.address("INSIDE"),
+            "triton__url": grpc,
+            "stream__policies": ROOT / "deploy/policies.toml",
+            "payloads__file_roots": json.dumps([str(photos)]),
+        }
+        scorer = stack.enter_context(make_scorer(services["scorer"], addresses, folder / "scorer.log"))
+        scorer.wait_ready()
+        targets = {"scorer": str(scorer.find_url()).removeprefix("http://"), "triton": metrics}
+        prometheus = stack.enter_context(running_prometheus(targets, folder))
+        wait_until(lambda: len(prometheus.query("up == 1")) == len(targets), "the first scrapes")
+        site = Site(KafkaSettings(bootstrap=broker.bootstrap), StreamSettings())
+        stack.callback(site.close)
+        _, sink = site.connect()
+        image = {"uri": (photos / "portrait.png").as_uri()}
+        for turn in range(ROUNDS):
+            requests = [
+                {"request_id": f"{turn}-{each}", "content_id": "portrait", "image": image} for each in range(PER_ROUND)
+            ]
+            sink.deliver([Outgoing("unlensed.requests", None, json.dumps(request).encode()) for request in requests])
+            sink.deliver([Outgoing("unlensed.requests", None, b"no request")])
+            time.sleep(ROUND_S)
+        wait_until(lambda: len(site.read("unlensed.results")) == ROUNDS * PER_ROUND, "all answers")
+        wait_until(lambda: _total(prometheus) == ROUNDS * PER_ROUND, "the last scrape")
+        yield Running(prometheus, [json.loads(record.value) for record in site.read("unlensed.results")])
+        assert scorer.stop() == 0, scorer.read_log()[-2000:]
+
+
+def _total(prometheus: Prometheus) -> float:
+    return sum(value for _, value in prometheus.query("unlensed_records_answered_total"))
+
+
+def test_photograph_is_scored(live: Running) -> None:
+    """The walk-through's request, a photograph named by its path, comes back with a decision."""
+    assert {result["status"] for result in live.results} == {"scored"}
+    assert all(result["faces"][0]["p_value"] > 0 for result in live.results)
+
+
+def test_queries_return_data(live: Running) -> None:
+    """Each query of each panel that concerns the scorer or Triton has a number for each of its series."""
+    wrong = []
+    for page, title, query in QUERIES:
+        found = live.prometheus.query(_fill(query))
+        if find_metrics(query) & ELSEWHERE:  # it is understood, but nobody exports it here
+            assert found == []
+        elif not found or not all(math.isfinite(value) for _, value in found):
+            wrong.append((page, title, query, found))
+    assert wrong == []
+
+
+def test_recording_rules_record(live: Running) -> None:
+    """Each recording rule has a series under its name."""
+    recorded = [rule["record"] for rule in read_rules() if "record" in rule]
+    assert recorded
+    wait_until(lambda: all(live.prometheus.query(name) for name in recorded), "the recording rules")
+
+
+def test_alerts_are_silent(live: Running) -> None:
+    """A healthy service raises no alert; what half the records being no requests raises is pending, not firing."""
+    assert live.prometheus.query('ALERTS{alertstate="firing"}') == []
+
+
+def test_queries_read_metrics_that_exist() -> None:
+    """Every metric of a panel is in scorer.stream.metrics or in a listed exporter, and so are its labels' values."""
+    for page, title, query in QUERIES:
+        assert [metric for metric in find_metrics(query) if not is_known(metric, set())] == [], (page, title)
+        assert find_wrong_labels(query) == [], (page, title)
+
+
+@pytest.mark.parametrize("name", render())
+def test_dashboard_is_what_its_description_says(name: str) -> None:
+    """The committed file is what `python -m deploy.grafana.render` writes; no two panels overlap or share an id."""
+    assert (DASHBOARDS / name).read_text() == render()[name]
+    panels = PAGES[name]["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = [panel["gridPos"] for panel in panels]
+    cells = [
+        (x, y) for at in places for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+
+
+def _fill(query: str) -> str:
+    """Return the query as Grafana sends it."""
+    return query.replace("$__rate_interval", "15s").replace("$__range", "30s").replace('"$job"', '".*"')
