@@ -9,8 +9,9 @@
 
 # Give it with its digest (python:3.12-slim-bookworm@sha256:...) where images must be the same tomorrow.
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
-# NVIDIA's container with TensorRT, of the same month as Triton's: a plan runs in the version that built it.
-ARG TENSORRT_IMAGE=nvcr.io/nvidia/tensorrt:26.06-py3
+# NVIDIA's container with TensorRT, of the same month as Triton's: a plan runs in the version that built it. Give it with
+# the host of NVIDIA's catalogue (NGC) in front.
+ARG TENSORRT_IMAGE=nvidia/tensorrt:26.06-py3
 # `docker buildx imagetools inspect IMAGE` prints it. The default is no image's, so that nobody builds without one.
 ARG TENSORRT_DIGEST=sha256:0000000000000000000000000000000000000000000000000000000000000000
 

@@ -10,8 +10,8 @@
 # 2.51 lacks the security fixes that 26.06 has, and scoring in the worker's own process is faster on a CPU.
 
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
-# 26.06 or later: older ones have known vulnerabilities.
-ARG TRITON_IMAGE=nvcr.io/nvidia/tritonserver:26.06-py3
+# 26.06 or later: older ones have known vulnerabilities. Give it with the host of NVIDIA's catalogue (NGC) in front.
+ARG TRITON_IMAGE=nvidia/tritonserver:26.06-py3
 # `docker buildx imagetools inspect IMAGE` prints it. The default is no image's, so that nobody builds without one.
 ARG TRITON_DIGEST=sha256:0000000000000000000000000000000000000000000000000000000000000000
 
