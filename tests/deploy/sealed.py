@@ -21,17 +21,17 @@ done < "$list"
 exec 3< "$list"
 while [ "$1" != -- ]; do mount -t tmpfs -o mode=755 tmpfs "$1"; shift; done
 shift
+mount -t tmpfs -o mode=1777,size=64m tmpfs /tmp  # before the folders, which may lie in it
 number=0
 while read -r folder <&3; do
   number=$((number + 1)); mkdir -p "$folder"; mount --bind /mnt/$number "$folder"
   mount -o remount,bind,ro "$folder"
 done
 umount -l /mnt
-awk '$2 !~ "^/(proc|sys|dev)(/|$)" { print $2 }' /proc/mounts > /dev/shm/mounts.$$
+awk '$2 !~ "^/(proc|sys|dev)(/|$)" && $2 != "/tmp" { print $2 }' /proc/mounts > /dev/shm/mounts.$$
 while read -r point; do mount -o remount,bind,ro "$point" 2>/dev/null || true; done < /dev/shm/mounts.$$
 rm /dev/shm/mounts.$$
 mount -t tmpfs -o mode=1777,size=64m tmpfs /dev/shm
-mount -t tmpfs -o mode=1777,size=64m tmpfs /tmp
 cd /tmp
 exec "$@"
 """
@@ -53,7 +53,7 @@ def seal(
     listing = scratch / "seen.txt"
     listing.write_text("".join(f"{folder.resolve()}\n" for folder in seen))
     tops = {f"/{folder.resolve().parts[1]}" for folder in (*seen, scratch)}
-    hidden = sorted(tops - {"/usr", "/opt"} | {"/home", "/root"})
+    hidden = sorted(tops - {"/usr", "/opt", "/tmp"} | {"/home", "/root"})  # noqa: S108 - /tmp is made anew in any case
     drop = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
     clean = ["env", "--ignore-environment", *(f"{name}={value}" for name, value in environment.items())]
     inner = [*drop, "--inh-caps=-all", *clean, *command]
