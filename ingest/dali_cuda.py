@@ -21,6 +21,7 @@ from nvidia.dali.backend import ReleaseUnusedMemory  # type: ignore[attr-defined
 from nvidia.dali.pipeline import Pipeline
 
 from ingest.dali import FaceCropper
+from ingest.dali_graph import resize_and_turn
 from ingest.device import Kind, load_array_module
 from ingest.face_groups import (
     BATCH_PIXELS_PER_THREAD,
@@ -218,7 +219,6 @@ def declare_decoder(pipeline: Pipeline, device: Kind, hw_decoder_load: float) ->
 
 def declare_cutter(pipeline: Pipeline, device: Kind, spec: PreprocessSpec) -> None:
     """Declare: stored pixels (H, W, 3), a rectangle in them and a turn -> (size, size, 3), upright, on the device."""
-    side = [spec.size, spec.size]
     with pipeline:
         region = fn.external_source(
             name="region",
@@ -230,12 +230,4 @@ def declare_cutter(pipeline: Pipeline, device: Kind, spec: PreprocessSpec) -> No
         )
         start, shape = (fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("start", "shape"))
         turn = fn.external_source(name="turn", dtype=types.FLOAT, ndim=2)
-        crop = fn.resize(
-            fn.slice(region, start, shape, axis_names="WH"),
-            size=side,
-            interp_type={"triangular": types.INTERP_TRIANGULAR}[spec.interpolation],
-            antialias=spec.antialias,
-            dtype=types.UINT8,
-        )
-        # Nearest neighbours of a quarter turn or a mirror: every pixel goes to exactly one place.
-        pipeline.set_outputs(fn.warp_affine(crop, matrix=turn, size=side, interp_type=types.INTERP_NN))
+        pipeline.set_outputs(resize_and_turn(fn.slice(region, start, shape, axis_names="WH"), turn, spec))

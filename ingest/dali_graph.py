@@ -8,7 +8,7 @@ one grey level in at most 0.1 % of its numbers; one that needs no turn is the sa
 Not done here: telling damage that a decoder papers over with grey (`ingest.dali` does); nvJPEG does not say.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from nvidia.dali import fn, types
 from nvidia.dali._utils import dali_trace
@@ -40,21 +40,23 @@ def build_serving_pipeline(spec: PreprocessSpec, device: Literal["cpu", "gpu"], 
             output_type=types.RGB,
             device="mixed" if device == "gpu" else "cpu",
         )
-        crop = fn.resize(
-            region,
-            size=[spec.size, spec.size],
-            interp_type={"triangular": types.INTERP_TRIANGULAR}[spec.interpolation],
-            antialias=spec.antialias,
-            dtype=types.UINT8,
-        )
-        # Nearest neighbours of a quarter turn or a mirror: every pixel goes to exactly one place.
         turn = fn.external_source(name=TURN, dtype=types.FLOAT, ndim=2)
-        pipeline.set_outputs(
-            fn.warp_affine(
-                crop, matrix=turn, size=[spec.size, spec.size], interp_type=types.INTERP_NN, inverse_map=True
-            )
-        )
+        pipeline.set_outputs(resize_and_turn(region, turn, spec))
     return pipeline
+
+
+def resize_and_turn(face: Any, turn: Any, spec: PreprocessSpec) -> Any:  # noqa: ANN401 - DALI's nodes have no types
+    """Declare: stored pixels of faces and `turn_matrix` of each -> upright crops (size, size, 3) of uint8."""
+    side = [spec.size, spec.size]
+    crop = fn.resize(
+        face,
+        size=side,
+        interp_type={"triangular": types.INTERP_TRIANGULAR}[spec.interpolation],
+        antialias=spec.antialias,
+        dtype=types.UINT8,
+    )
+    # Nearest neighbours of a quarter turn or a mirror: every pixel goes to exactly one place.
+    return fn.warp_affine(crop, matrix=turn, size=side, interp_type=types.INTERP_NN, inverse_map=True)
 
 
 def serialize_crops(spec: PreprocessSpec, max_batch: int) -> bytes:
