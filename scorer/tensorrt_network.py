@@ -75,10 +75,20 @@ def check_plan(plan: bytes, manifest: Manifest, tensorrt: ModuleType) -> None:
     if engine is None:
         message = f"the plan does not open on this machine: {complaints.describe()}"
         raise BundleMismatch(message)
+    check_engine(engine, manifest, tensorrt)
+
+
+def check_engine(engine: Any, manifest: Manifest, tensorrt: ModuleType) -> None:  # noqa: ANN401 - untyped
+    """Compare the tensors of a loaded engine with the manifest's.
+
+    Raises:
+        BundleMismatch: a name, a type or a shape differs.
+    """
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    names.sort(key=lambda name: engine.get_tensor_mode(name) != tensorrt.TensorIOMode.INPUT)  # in no stated order
     found = [(name, engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))) for name in names]
     if complaint := _compare_tensors(found, manifest, tensorrt):
-        message = f"the plan {complaint}"
+        message = f"the plan {complaint}: build it again"
         raise BundleMismatch(message)
 
 

@@ -13,6 +13,7 @@ from scorer.bundle import BundleMismatch
 from scorer.embed import BackendUnavailable
 from scorer.manifest import Manifest
 from scorer.mixture import Array
+from scorer.tensorrt_network import check_engine
 
 
 class TensorRtEngine:
@@ -39,7 +40,7 @@ class TensorRtEngine:
                 "for another GPU; build it here with `unlensed bundle build`"
             )
             raise BundleMismatch(message)
-        check_tensors(self._engine, manifest, tensorrt)
+        check_engine(self._engine, manifest, tensorrt)
         self._feature_size = manifest.feature_size
         self.max_batch = int(self._engine.get_tensor_profile_shape(self._input, 0)[2][0])
         self._context = self._open_context()
@@ -75,21 +76,3 @@ class TensorRtEngine:
             )
             raise BackendUnavailable(message)
         return context
-
-
-def check_tensors(engine: Any, manifest: Manifest, tensorrt: ModuleType) -> None:  # noqa: ANN401 - TensorRT has no types
-    """Compare a loaded engine's tensors with the manifest's.
-
-    Raises:
-        BundleMismatch: a name, a type or a shape differs.
-    """
-    side = manifest.preprocess.size
-    stated = {
-        manifest.input_tensor: (tensorrt.uint8, (-1, side, side, 3)),
-        manifest.output_tensor: (tensorrt.float32, (-1, manifest.feature_size)),
-    }
-    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-    found = {name: (engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))) for name in names}
-    if found != stated:
-        message = f"the plan has the tensors {found}, the manifest states {stated}: build it again"
-        raise BundleMismatch(message)
