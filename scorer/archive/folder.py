@@ -11,6 +11,7 @@ Only what a commit mark names counts; anything else is a killed process's rest a
 """
 
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -28,6 +29,11 @@ def mark_name(index: int) -> str:
     return f"{index:05d}.json"
 
 
+def is_partial(path: Path) -> bool:
+    """Return whether a file is one that `publish` was still writing when its process was killed, or still writes."""
+    return path.name.startswith(".") and path.suffix == ".partial"
+
+
 def publish(path: Path, write: Callable[[IO[bytes]], object], verify: Callable[[Path], object]) -> None:
     """Write a file under a temporary name, sync it, verify it, rename it, and sync its folder.
 
@@ -39,7 +45,8 @@ def publish(path: Path, write: Callable[[IO[bytes]], object], verify: Callable[[
     Raises:
         OSError: the disk is full, among others; nothing of it is left behind.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # By chance, not by process id: in a container every process is the first.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with partial.open("wb") as file:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ingest.probe import Limits
 from scorer.archive.endings import RunBroken, RunNotReady, RunRefused
-from scorer.archive.folder import publish_json
+from scorer.archive.folder import is_partial, publish_json
 from scorer.bundle import Bundle
 from scorer.decide import Policy
 from scorer.messages import describe_problems
@@ -122,7 +122,8 @@ def open_run(folder: Path, wanted: RunFile, make_plan: Callable[[Path], tuple[in
         there = None
     if there:
         return there
-    if folder.is_dir() and any(path.name not in {"_plan", "_stats", "_attempts"} for path in folder.iterdir()):
+    ours = {"_plan", "_stats", "_attempts"}
+    if folder.is_dir() and any(path.name not in ours and not is_partial(path) for path in folder.iterdir()):
         message = f"{folder} is not empty and holds no run: name an empty folder, or one that does not exist yet"
         raise RunRefused(message)
     folder.mkdir(parents=True, exist_ok=True)

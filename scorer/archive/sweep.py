@@ -1,4 +1,4 @@
-"""Removes what killed processes left in `results/` and `errors/`, so that nothing lies there but what counts."""
+"""Removes what killed processes left of shards, so that nothing lies in a run's rooms but what counts."""
 
 import re
 from collections.abc import Container
@@ -7,7 +7,7 @@ from pathlib import Path
 from scorer.archive.attempts import Claim
 from scorer.archive.marks import read_mark
 
-_PART = re.compile(r"(?P<partial>\.)?part-(?P<shard>\d{5,})(\.\d+)?\.parquet(?(partial)\.\d+\.partial)")
+_REST = re.compile(r"part-(\d{5,})(?:\.\d+)?\.parquet|\.(?:part-)?(\d{5,})\..+\.partial")
 
 
 def sweep(folder: Path, shards: Container[int]) -> int:
@@ -18,10 +18,10 @@ def sweep(folder: Path, shards: Container[int]) -> int:
         OSError: a file cannot be removed.
     """
     found: dict[int, list[Path]] = {}
-    for room in ("results", "errors"):
-        for path in (folder / room).glob("*part-*"):
-            if (match := _PART.fullmatch(path.name)) and int(match["shard"]) in shards:
-                found.setdefault(int(match["shard"]), []).append(path)
+    for room in ("results", "errors", "_stats"):
+        for path in (folder / room).glob("*"):
+            if (match := _REST.fullmatch(path.name)) and (shard := int(match[1] or match[2])) in shards:
+                found.setdefault(shard, []).append(path)
     removed = 0
     for shard, paths in found.items():
         mark = read_mark(folder, shard)

@@ -67,7 +67,8 @@ def test_what_killed_processes_left_is_swept(plan: ListPlan, tmp_path: Path, loc
     kept = {path for path in folder.rglob("*") if path.is_file()}
     strays = [
         folder / "results" / "part-00000.1.parquet",
-        folder / "results" / ".part-00001.parquet.77.partial",
+        folder / "results" / ".part-00001.1.parquet.0ac01377.partial",
+        folder / "_stats" / ".00002.json.e7715d20.partial",
         folder / "errors" / "part-00002.parquet",
     ]
     others = [folder / "results" / "notes.txt", folder / "results" / "part-00009.parquet"]
@@ -75,7 +76,7 @@ def test_what_killed_processes_left_is_swept(plan: ListPlan, tmp_path: Path, loc
         path.write_text("rest")
     claim = Claim.take(folder / "_attempts", 1)
     assert claim
-    assert sweep(folder, range(3)) == 2
+    assert sweep(folder, range(3)) == 3
     claim.release()
     assert sweep(folder, range(3)) == 1
     assert {path for path in folder.rglob("*") if path.is_file()} == kept | set(others)

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from scorer.archive.folder import mark_name
 from scorer.archive.scan import Scan
+from scorer.archive.sweep import sweep
 from scorer.engine import LocalScorer
 from scorer.messages import RequestedFace
 from tests.scorer.archive.killed_scan import KilledScan, kill_often, read_images
@@ -24,4 +26,6 @@ def test_a_killed_scan_ends_like_an_unkilled_one(
     assert committed[-1] > 0
     scan.finish()
     assert read_images(tmp_path / "run") == read_images(tmp_path / "whole")
-    assert len(list((tmp_path / "run" / "_stats").iterdir())) == plan.shard_count
+    sweep(tmp_path / "run", range(plan.shard_count))
+    marks = sorted(path.name for path in (tmp_path / "run" / "_stats").iterdir())
+    assert marks == [mark_name(shard) for shard in range(plan.shard_count)]

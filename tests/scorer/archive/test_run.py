@@ -74,11 +74,12 @@ def test_another_run_is_refused_and_renamed_aside_on_demand(
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
-    """Files that are no run's stay alone; an unfinished plan is written over."""
+    """Files that are no run's stay alone; what a killed process left is gone on with."""
     with pytest.raises(RunNotReady):
         await_run(tmp_path / "nowhere", RUN, patience_s=0)
     half = tmp_path / "half"
     plan(half / "_plan")
+    (half / ".run.json.5eedf00d.partial").touch()
     assert open_run(half, RUN, plan, new_run=False).shards == 3
     full = tmp_path / "full"
     full.mkdir()

@@ -105,7 +105,7 @@ def outage(kafka_server: KafkaServer, open_site: Callable[[], Site]) -> Outage:
             member.source.commit(member.offsets(member.owned))
         except BrokerUnavailable as error:
             seen.refused_commit = error
-        leaver.member.positions = lambda _places: {}  # type: ignore[method-assign]  # there is nobody to commit to
+        leaver.member.offsets = lambda _places: {}  # type: ignore[method-assign]  # there is nobody to commit to
         leaving = threading.Thread(target=lambda: (leaver.member.source.close(1), leaver.member.sink.close(1)))
         leaving.start()
         leaving.join(20)
