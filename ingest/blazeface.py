@@ -12,11 +12,9 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
-from openvino.preprocess import PrePostProcessor
 
-from ingest.openvino_core import CORE
+from ingest.openvino_core import CORE, ov
 from ingest.pyramid import TILE_PX
 
 _GRIDS = ((16, 2), (32, 6))  # (pixels between anchors, anchors in one place) of the two output grids
@@ -101,7 +99,7 @@ def _compile(model: Path, threads: int) -> ov.CompiledModel:
     if shapes != [(1, TILE_PX, TILE_PX, 3), (1, len(_ANCHORS), 1), (1, len(_ANCHORS), _BOX_FIELDS)]:
         message = f"{model}: tensors {shapes} are not those of BlazeFace; verify the bundle"
         raise ValueError(message)
-    steps = PrePostProcessor(network)
+    steps = ov.preprocess.PrePostProcessor(network)
     steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     steps.input().model().set_layout(ov.Layout("NHWC"))
     steps.input().preprocess().convert_element_type(ov.Type.f32).mean(127.5).scale(127.5)

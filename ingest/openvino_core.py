@@ -1,4 +1,9 @@
-"""The one OpenVINO core of this process, for every network that runs on the CPU.
+"""OpenVINO, silent, and the one core of this process, for every network that runs on the CPU.
+
+Where its package `openvino_telemetry` is installed, importing OpenVINO writes an id of this user into the home, fails
+where there is none, and its tools report what they convert. A program that sees people's pictures reports nothing:
+the package is hidden, which OpenVINO and NNCF take for not installed. So nothing else imports `openvino`, and `nncf`
+only after this.
 
 OpenVINO's CPU plugin gives the thread that first compiles a network an alternate signal stack, and takes it
 away with the core (`SigAltStackSetup` in its `sigstack_manager.cpp`, 2025 to 2026.4). Two cores that end in
@@ -7,6 +12,12 @@ next signal with a handler, such as SIGTERM, then ends the process with a segmen
 lasts as long as the process leaves nothing to take away, and loads the plugin once.
 """
 
-import openvino as ov
+import sys
+
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Python's own way to say: not to be had
+
+import openvino as ov  # noqa: E402, TID251 - this is the one place
+
+__all__ = ["CORE", "ov"]
 
 CORE = ov.Core()

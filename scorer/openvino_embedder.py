@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from ingest.dali import FaceCropper
-from ingest.openvino_core import CORE
+from ingest.openvino_core import CORE, ov
 from ingest.probe import EncodedFace
 from ingest.reasons import Unscorable
 from ingest.resampling import MIN_SIDE_PX, measure_high_band

@@ -5,13 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any, get_args
 
-import nncf
 import numpy as np
-import openvino as ov
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ingest.openvino_core import ov
 from training.recipes import Precision
 from training.target import INPUT_TENSOR, OUTPUT_TENSOR
 
@@ -44,6 +43,8 @@ def quantise(model: ov.Model, precision: Precision, calibration_crops: NDArray[n
         calibration_crops: [N, S, S, 3] photographs.
     """
     if precision == "int8":
+        import nncf  # noqa: PLC0415 - must find OpenVINO as ingest.openvino_core has left it
+
         data = nncf.Dataset(list(calibration_crops[:, None]), lambda crop: {INPUT_TENSOR: crop})
         return nncf.quantize(
             model,

@@ -25,8 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.11", "3.12")
 GLIBC_MINOR = 36  # Debian 12; NVIDIA's containers have a newer one
 SERVICE = ("cpu", "otel", "s3", "scan", "sign", "stream")
-# OpenVINO does without it. With it, importing OpenVINO fails where there is no home, leaves a client's number in one
-# where there is, and tools of OpenVINO report their use to its maker.
+# ingest/openvino_core.py hides it wherever it is installed, and says why.
 LEFT_OUT = frozenset({"openvino-telemetry"})
 # Image -> the extras it has, groups of dependencies, and what else is left out.
 IMAGES: dict[str, tuple[Sequence[str], Sequence[str], frozenset[str]]] = {

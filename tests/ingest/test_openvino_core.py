@@ -1,5 +1,6 @@
-"""Engines come and go; signals arrive all the same."""
+"""Engines come and go, and signals arrive all the same; OpenVINO reports to nobody."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +30,19 @@ def test_a_signal_is_handled_after_engines_ended_in_any_order(root: Path) -> Non
     )
     assert ended.returncode == 0, ended.stderr or ended.returncode
     assert ended.stdout == "seen\n"
+
+
+def test_openvino_leaves_nothing_at_home(root: Path, tmp_path: Path) -> None:
+    """No id of the user is written by finding faces, scoring or exporting, whatever is imported first."""
+    for first in ("ingest.blazeface", "scorer.openvino_embedder", "training.export, nncf"):
+        program = f"import {first}; import openvino_telemetry"
+        ended = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=root,
+            env=os.environ | {"HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert "import of openvino_telemetry halted" in ended.stderr, ended.stderr
+        assert not list(tmp_path.iterdir())

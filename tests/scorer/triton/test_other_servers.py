@@ -5,11 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 import pytest
-from openvino import opset13 as ops
 
 from deploy.local.triton import TritonFailed, TritonServer
+from ingest.openvino_core import ov
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason
 from ingest.spec import PreprocessSpec, Window
@@ -30,9 +29,9 @@ DARK, LIGHT = 20, 220
 def make_network() -> ov.Model:
     """Return a network whose features are the logarithm of a crop's mean minus 100: none for a dark crop."""
     side = PreprocessSpec().size
-    crops = ops.parameter([-1, side, side, 3], ov.Type.u8, name="crops")
-    mean = ops.reduce_mean(ops.convert(crops, "f32"), ops.constant([2, 3]), keep_dims=False)
-    features = ops.slice(ops.log(ops.subtract(mean, np.float32(100))), [0], [FEATURES], [1], [1])
+    crops = ov.opset13.parameter([-1, side, side, 3], ov.Type.u8, name="crops")
+    mean = ov.opset13.reduce_mean(ov.opset13.convert(crops, "f32"), ov.opset13.constant([2, 3]), keep_dims=False)
+    features = ov.opset13.slice(ov.opset13.log(ov.opset13.subtract(mean, np.float32(100))), [0], [FEATURES], [1], [1])
     model = ov.Model([features], [crops])
     model.inputs[0].get_tensor().set_names({"crops"})
     model.outputs[0].get_tensor().set_names({"features"})
