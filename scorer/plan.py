@@ -5,7 +5,6 @@ plans is what they answer, and the golden faces prove that on each.
 """
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 
 from ingest.device import find_gpu
 from scorer.bundle import BUILD_FILE, PLAN_FILE, Bundle, BundleMismatch
+from scorer.files import replace_file
 from scorer.manifest import BatchProfile, Digest, Section
 from scorer.messages import describe_problems
 
@@ -90,18 +90,6 @@ def write_plan(bundle: Bundle, plan: bytes, builder: str, version: str, gpu: str
         onnx_sha256=bundle.manifest.files[bundle.manifest.extractor].sha256,
         plan_sha256=hashlib.sha256(plan).hexdigest(),
     )
-    _write_whole(bundle.folder / PLAN_FILE, plan)
-    _write_whole(bundle.folder / BUILD_FILE, build.model_dump_json(indent=1).encode() + b"\n")
+    replace_file(bundle.folder / PLAN_FILE, plan)
+    replace_file(bundle.folder / BUILD_FILE, build.model_dump_json(indent=1).encode() + b"\n")
     return Plan(bundle.folder / PLAN_FILE, build)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_suffix(path.suffix + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 """Checkpoints as safetensors: arrays and lines of text, nothing that could run; whole or absent on the disk."""
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from scorer.files import replace_file
 from training.recipes import Recipe
 
 OPTIMISER = "optimiser."
@@ -54,7 +54,7 @@ def save_state(
 
 
 def write_whole(path: Path, state: dict[str, Tensor], notes: dict[str, object]) -> None:
-    """Write tensors and notes to `path`; the rename after the sync makes the file whole or leaves the old one.
+    """Write tensors and notes to `path`, whole or not at all.
 
     Raises:
         OSError: the disk is full or not writable; no partial file is left.
@@ -63,16 +63,7 @@ def write_whole(path: Path, state: dict[str, Tensor], notes: dict[str, object]) 
         name: json.dumps(asdict(note) if hasattr(note, "__dataclass_fields__") else note)  # type: ignore[call-overload]  # that attribute is what asdict asks for
         for name, note in notes.items()
     }
-    data = save({name: values.detach().cpu().contiguous() for name, values in state.items()}, text)
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    replace_file(path, save({name: values.detach().cpu().contiguous() for name, values in state.items()}, text))
 
 
 def load_checkpoint(path: Path, network: nn.Module) -> dict[str, float]:
