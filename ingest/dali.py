@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
+from ingest.dali_graph import decode_region
 from ingest.face_groups import (
     BATCH_PIXELS_PER_THREAD,
     IMAGE_FAILURE,
@@ -125,16 +126,11 @@ def _build_decoder(threads: int, max_batch: int) -> Pipeline:
     pipeline = Pipeline(batch_size=max_batch, num_threads=threads, device_id=None, prefetch_queue_depth=1)
     with pipeline:
         pipeline.set_outputs(
-            fn.decoders.image_slice(
+            decode_region(
                 fn.external_source(name="image", dtype=types.UINT8, ndim=1, no_copy=True),
                 fn.external_source(name="start", dtype=types.INT32, ndim=1),
                 fn.external_source(name="shape", dtype=types.INT32, ndim=1),
-                normalized_anchor=False,
-                normalized_shape=False,
-                axis_names="WH",
-                adjust_orientation=False,
-                output_type=types.RGB,
-                device="cpu",
+                "cpu",
             )
         )
     pipeline.build()

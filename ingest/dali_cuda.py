@@ -21,7 +21,7 @@ from nvidia.dali.backend import ReleaseUnusedMemory  # type: ignore[attr-defined
 from nvidia.dali.pipeline import Pipeline
 
 from ingest.dali import FaceCropper
-from ingest.dali_graph import resize_and_turn
+from ingest.dali_graph import decode_region, resize_and_turn
 from ingest.device import Kind, load_array_module
 from ingest.face_groups import (
     BATCH_PIXELS_PER_THREAD,
@@ -200,19 +200,13 @@ def declare_decoder(pipeline: Pipeline, device: Kind, hw_decoder_load: float) ->
     """Declare: encoded bytes and a stored rectangle -> its pixels (H, W, 3), RGB, as stored, on the device."""
     with pipeline:
         pipeline.set_outputs(
-            fn.decoders.image_slice(
+            decode_region(
                 # A GPU may still read what it was given when the call is over: there DALI has a copy of its own.
                 fn.external_source(name="image", dtype=types.UINT8, ndim=1, no_copy=device == "cpu"),
                 fn.external_source(name="start", dtype=types.INT32, ndim=1),
                 fn.external_source(name="shape", dtype=types.INT32, ndim=1),
-                normalized_anchor=False,
-                normalized_shape=False,
-                axis_names="WH",
-                adjust_orientation=False,
-                output_type=types.RGB,
-                jpeg_fancy_upsampling=True,  # as libjpeg-turbo does it; nvJPEG's default repeats chroma samples
+                "gpu" if device == "cuda" else "cpu",
                 hw_decoder_load=hw_decoder_load,
-                device="mixed" if device == "cuda" else "cpu",
             )
         )
 

@@ -29,20 +29,37 @@ def build_serving_pipeline(spec: PreprocessSpec, device: Literal["cpu", "gpu"], 
     pipeline = Pipeline(batch_size=max_batch, num_threads=1, device_id=None, prefetch_queue_depth=1, seed=0)
     with pipeline:
         window = fn.external_source(name=WINDOW, dtype=types.INT32, ndim=1)
-        region = fn.decoders.image_slice(
-            fn.external_source(name=IMAGE, dtype=types.UINT8, ndim=1),
-            window[0:2],
-            window[2:4],
-            normalized_anchor=False,
-            normalized_shape=False,
-            axis_names="WH",
-            adjust_orientation=False,  # regions and orientation together came out wrong before DALI's pull request 6344
-            output_type=types.RGB,
-            device="mixed" if device == "gpu" else "cpu",
-        )
+        image = fn.external_source(name=IMAGE, dtype=types.UINT8, ndim=1)
+        region = decode_region(image, window[0:2], window[2:4], device)
         turn = fn.external_source(name=TURN, dtype=types.FLOAT, ndim=2)
         pipeline.set_outputs(resize_and_turn(region, turn, spec))
     return pipeline
+
+
+def decode_region(
+    image: Any,  # noqa: ANN401 - DALI's nodes have no types
+    start: Any,  # noqa: ANN401
+    shape: Any,  # noqa: ANN401
+    device: Literal["cpu", "gpu"],
+    hw_decoder_load: float | None = None,
+) -> Any:  # noqa: ANN401
+    """Declare: encoded bytes, and left, top and width, height in stored pixels -> these pixels (H, W, 3), RGB.
+
+    `hw_decoder_load` is the share of JPEGs that a GPU's own decoder gets; None is DALI's default.
+    """
+    return fn.decoders.image_slice(
+        image,
+        start,
+        shape,
+        normalized_anchor=False,
+        normalized_shape=False,
+        axis_names="WH",
+        adjust_orientation=False,  # regions and orientation together came out wrong before DALI's pull request 6344
+        output_type=types.RGB,
+        jpeg_fancy_upsampling=True,  # as libjpeg-turbo does it; nvJPEG's default repeats chroma samples
+        device="mixed" if device == "gpu" else "cpu",
+        hw_decoder_load=hw_decoder_load,
+    )
 
 
 def resize_and_turn(face: Any, turn: Any, spec: PreprocessSpec) -> Any:  # noqa: ANN401 - DALI's nodes have no types

@@ -68,7 +68,7 @@ def test_the_gpu_s_file_is_the_same_graph_and_names_no_path() -> None:
     data = serialize_crops(SPEC, max_batch=64)
     assert data == serialize_crops(SPEC, max_batch=64)
     assert b"mixed" in data
-    for name in (IMAGE, WINDOW, TURN, "ImageSlice", "Resize", "WarpAffine"):
+    for name in (IMAGE, WINDOW, TURN, "ImageSlice", "jpeg_fancy_upsampling", "Resize", "WarpAffine"):
         assert name.encode() in data
     assert b".py" not in data
     if find_gpu()[1]:
