@@ -46,6 +46,14 @@ def test_alerts_are_those_of_the_repository() -> None:
     assert rules["spec"] == yaml.safe_load((ROOT / "deploy/alerts/unlensed.rules.yaml").read_text())
 
 
+def test_dashboards_are_those_of_the_repository() -> None:
+    """The ConfigMap that Grafana's sidecar looks for holds every dashboard, as it is."""
+    dashboards = find(render("gpu-sidecar"), "ConfigMap", "unlensed-dashboards")
+    assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
+    stored = {f"unlensed-{path.name}": path.read_text() for path in (ROOT / "deploy/grafana/dashboards").iterdir()}
+    assert dashboards["data"] == stored
+
+
 def test_overlay_puts_all_of_it_into_a_restricted_namespace(tmp_path: Path) -> None:
     """`kubectl kustomize` of the overlay takes the chart's manifests and adds the namespace that polices them."""
     shutil.copytree(ROOT / "deploy" / "kustomize", tmp_path, dirs_exist_ok=True)
