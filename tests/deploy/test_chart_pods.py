@@ -11,7 +11,7 @@ import pytest
 from scorer.stream.health import HealthServer, HealthState
 from scorer.stream.metrics import Metrics
 from scorer.stream.settings import HealthSettings
-from tests.deploy.chart import SCENARIOS, Document, Refused, containers, find, pods, render
+from tests.deploy.chart import SCENARIOS, WORKLOADS, Document, Refused, containers, find, pods, render
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -78,6 +78,16 @@ def test_every_pod_runs_where_it_may() -> None:
     for name, spec in pods(render("rescan", 'nodeSelector={"pool":"cpu"}', 'tolerations=[{"operator":"Exists"}]')):
         assert spec["nodeSelector"] == {"pool": "cpu"}, name
         assert spec["tolerations"] == [{"operator": "Exists"}], name
+
+
+@pytest.mark.parametrize("scenario", ["rescan", "gpu-sidecar", "gpu-remote"])
+def test_every_pod_has_the_labels_and_annotations_asked_for(scenario: str) -> None:
+    """What a mesh or a cost report reads stands on Jobs and on the test's pod, too: none may keep a Job alive."""
+    for document in render(scenario, 'podLabels={"team":"a"}', 'podAnnotations={"mesh":"off"}'):
+        if document["kind"] in WORKLOADS:
+            pod = document if document["kind"] == "Pod" else document["spec"]["template"]
+            assert pod["metadata"]["labels"]["team"] == "a", document["metadata"]["name"]
+            assert pod["metadata"]["annotations"]["mesh"] == "off", document["metadata"]["name"]
 
 
 def test_names_are_looked_up_by_udp_and_tcp() -> None:

@@ -109,6 +109,9 @@ backoffLimit: 3
 template:
   metadata:
     labels: {{- include "unlensed.podLabels" .labels | nindent 6 }}
+    {{- with $.Values.podAnnotations }}
+    annotations: {{- toYaml . | nindent 6 }}
+    {{- end }}
   spec:
     {{- include "unlensed.podBasics" $ | nindent 4 }}
     {{- include "unlensed.placement" (dict "root" $ "onGpu" false) | nindent 4 }}
