@@ -83,6 +83,7 @@ def test_schema_refuses(setting: str, where: str) -> None:
         ("shadow", ["strimzi.partitions=9"], "the same topic"),
         ("strimzi", ['kafka.saslMechanism="SCRAM-SHA-256"'], "SCRAM-SHA-512"),
         ("strimzi", ['kafka.username="Un_lensed"'], "kafka.username"),
+        ("strimzi", ['kafka.security="tls"'], "a user who comes with a certificate"),
         (
             "scram",
             ['rollout.stage="compare"', f'rollout.candidate={{"digest":"{OTHER}","source":"claim","claim":"a"}}'],

@@ -47,6 +47,9 @@
 {{- if and (eq $kafka.security "sasl_tls") (ne $kafka.saslMechanism "SCRAM-SHA-512") -}}
 {{- fail "strimzi.enabled makes a user for SCRAM-SHA-512: set kafka.saslMechanism to it" -}}
 {{- end -}}
+{{- if and (eq $kafka.security "tls") (not $kafka.certificateSecret.name) -}}
+{{- fail "strimzi.enabled with kafka.security tls makes a user who comes with a certificate: set kafka.certificateSecret.name, which is kafka.username" -}}
+{{- end -}}
 {{- if not (regexMatch "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" $kafka.username) -}}
 {{- fail "strimzi.enabled names a resource after kafka.username: small letters, digits, - and . only" -}}
 {{- end -}}
