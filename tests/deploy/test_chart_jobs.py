@@ -107,6 +107,7 @@ def test_release_for_a_scan_alone_needs_no_brokers() -> None:
     kinds = {each["kind"] for each in documents}
     assert "Job" in kinds
     assert not kinds & {"StatefulSet", "PodDisruptionBudget", "Pod"}
+    assert [each["metadata"]["name"] for each in documents if each["kind"] == "NetworkPolicy"] == ["unlensed"]
     with pytest.raises(Refused, match="bootstrap"):
         render("scram", 'kafka.bootstrap=""')
 
