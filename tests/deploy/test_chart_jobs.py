@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,12 +11,19 @@ from scorer.cli import Exit
 from scorer.stream.health import HealthServer, HealthState
 from scorer.stream.metrics import Metrics
 from scorer.stream.settings import HealthSettings
-from tests.deploy.chart import Document, find, render
+from tests.deploy.chart import Document, Refused, find, render
+
+CANDIDATE = f'rollout.candidate={{"digest":"{"b" * 64}","source":"claim","claim":"bundles","subPath":"b"}}'
+
+
+def jobs(what: str, *settings: str) -> list[Document]:
+    """Return the Jobs of the archive's scenario that scan, or that compare."""
+    return [each for each in render("rescan", *settings) if each["metadata"]["name"].startswith(f"unlensed-{what}-")]
 
 
 def scan_job(*settings: str) -> Document:
     """Return the scan's Job."""
-    (job,) = (each for each in render("rescan", *settings) if each["metadata"]["name"].startswith("unlensed-scan-"))
+    (job,) = jobs("scan", *settings)
     return job
 
 
@@ -42,18 +50,66 @@ def test_indexes_and_processes_agree() -> None:
 
 
 def test_kueue_admits_a_queued_scan() -> None:
-    """A queue suspends the Job and labels it; without one it starts at once."""
+    """A queue's label is all that Kueue needs: were `suspend` ours, each upgrade would stop the running scan again."""
     job = scan_job()
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "batch"
-    assert job["spec"]["suspend"] is True
-    free = scan_job('scan.queue=""')
-    assert "suspend" not in free["spec"]
+    assert "suspend" not in job["spec"]
+    assert "kueue.x-k8s.io/queue-name" not in scan_job('scan.queue=""')["metadata"]["labels"]
 
 
 def test_a_changed_scan_is_another_job() -> None:
     """A Job's template cannot change, so another scan gets another name, and the same one keeps its own."""
     assert scan_job()["metadata"]["name"] != scan_job("scan.maxFailed=5")["metadata"]["name"]
     assert scan_job()["metadata"]["name"] == scan_job("replicas=7")["metadata"]["name"]
+
+
+def test_each_bundle_has_a_run_of_its_own() -> None:
+    """Another bundle scans into another folder, so that it never meets a run that refuses it."""
+    outs = [each for job in (scan_job(), scan_job(f'bundle.digest="{"b" * 64}"')) for each in find_outs(job)]
+    assert outs == ["--out=/runs/2026-11-next-9e0370be", "--out=/runs/2026-11-next-bbbbbbbb"]
+
+
+def find_outs(job: Document) -> list[str]:
+    """Return where a Job's container writes to."""
+    return [each for each in job["spec"]["template"]["spec"]["containers"][0]["args"] if each.startswith("--out=")]
+
+
+def test_stage_compare_scans_with_both_bundles_and_compares() -> None:
+    """One value adds the candidate's scan and the page of both; the scan of what serves is the Job that it was."""
+    settings = (CANDIDATE, 'rollout.stage="compare"', 'scan.compareWith=""')
+    before, after = jobs("scan", *settings)
+    assert before == scan_job('scan.compareWith=""')
+    assert find_outs(after) == ["--out=/runs/2026-11-next-bbbbbbbb"]
+    verify = after["spec"]["template"]["spec"]["initContainers"][0]["command"]
+    assert verify[verify.index("--digest") + 1] == "b" * 64
+    (page,) = jobs("compare", *settings)
+    args = page["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert args[:2] == ["/runs/2026-11-next-9e0370be", "/runs/2026-11-next-bbbbbbbb"]
+
+
+def test_comparison_waits_for_complete_runs(tmp_path: Path) -> None:
+    """The page is not written before both runs are complete: the waiting program ends then, and not earlier."""
+    (job,) = jobs("compare")
+    (wait,) = job["spec"]["template"]["spec"]["initContainers"]
+    program = wait["command"][2].replace("/runs/", f"{tmp_path}/").replace("sleep 10", "exit 9")
+    codes = []
+    for name in ["", *wait["args"]]:
+        if name:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "_SUCCESS").touch()
+        codes.append(subprocess.run(["sh", "-c", program, "wait", *wait["args"]], check=False).returncode)  # noqa: S607
+    assert codes == [9, 9, 0]
+
+
+def test_release_for_a_scan_alone_needs_no_brokers() -> None:
+    """Without workers nothing speaks to Kafka, so that an archive can be scanned where there is none."""
+    documents = render("rescan", "replicas=0", 'kafka={"bootstrap":"","passwordSecret":{"name":""}}')
+    kinds = {each["kind"] for each in documents}
+    assert "Job" in kinds
+    assert not kinds & {"StatefulSet", "PodDisruptionBudget", "Pod"}
+    assert [each["metadata"]["name"] for each in documents if each["kind"] == "NetworkPolicy"] == ["unlensed"]
+    with pytest.raises(Refused, match="bootstrap"):
+        render("scram", 'kafka.bootstrap=""')
 
 
 @pytest.fixture
@@ -72,22 +128,29 @@ def ready_worker() -> Iterator[str]:
 def test_release_test_knows_the_bundle(ready_worker: str, digest: str, code: int) -> None:
     """The test pod's program passes where the stated bundle serves, and fails where another does."""
     pod = find(render("scram", f'bundle.digest="{digest}"'), "Pod", "unlensed-test")
-    script, stated, *workers = pod["spec"]["containers"][0]["args"]
-    assert workers == ["unlensed-0.unlensed.faces.svc:8080", "unlensed-1.unlensed.faces.svc:8080"]
-    run = subprocess.run(
-        [sys.executable, "-c", script, stated, ready_worker], capture_output=True, text=True, check=False, timeout=30
-    )
+    script, *workers = pod["spec"]["containers"][0]["args"]
+    assert workers == [f"unlensed-{index}.unlensed.faces.svc:8080={digest}" for index in (0, 1)]
+    asked = workers[0].replace("unlensed-0.unlensed.faces.svc:8080", ready_worker)
+    run = subprocess.run([sys.executable, "-c", script, asked], capture_output=True, text=True, check=False, timeout=30)
     assert run.returncode == code, run.stderr
+
+
+@pytest.mark.parametrize("stage", ["shadow", "canary"])
+def test_release_test_asks_the_candidates(stage: str) -> None:
+    """Workers with a candidate must have it: a canary that never becomes ready fails the release's test."""
+    settings = (CANDIDATE, f'rollout.stage="{stage}"', "rollout.canaryShare=50")
+    _, *workers = find(render("scram", *settings), "Pod", "unlensed-test")["spec"]["containers"][0]["args"]
+    assert workers[2:] == [f"unlensed-candidate-{index}.unlensed.faces.svc:8080={'b' * 64}" for index in (0, 1)]
 
 
 def test_release_test_sees_a_worker_that_is_not_ready() -> None:
     """The test pod's program fails while the engine is not verified."""
     settings = HealthSettings(port=0)
     pod = find(render("scram"), "Pod", "unlensed-test")
-    script, digest, *_ = pod["spec"]["containers"][0]["args"]
+    script, *_ = pod["spec"]["containers"][0]["args"]
     with HealthServer(settings, HealthState(settings), Metrics()) as server:
         run = subprocess.run(
-            [sys.executable, "-c", script, digest, server.url.removeprefix("http://")],
+            [sys.executable, "-c", script, f"{server.url.removeprefix('http://')}={'a' * 64}"],
             capture_output=True,
             text=True,
             check=False,

@@ -1,13 +1,17 @@
 """Every pod of the chart may do little, is probed where the service answers, and reaches only what is listed."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from scorer.stream.health import HealthServer, HealthState
 from scorer.stream.metrics import Metrics
 from scorer.stream.settings import HealthSettings
-from tests.deploy.chart import SCENARIOS, Document, Refused, containers, find, pods, render
+from tests.deploy.chart import SCENARIOS, WORKLOADS, Document, Refused, containers, find, pods, render
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -53,6 +57,44 @@ def test_nothing_starts_before_its_bundle_is_verified(scenario: str) -> None:
             if mount["name"] == "bundle" and not mount.get("readOnly")
         }
         assert writers <= {"fetch-bundle", "plan"}, name
+
+
+def test_bundle_is_fetched_again_over_what_a_killed_copy_left(tmp_path: Path) -> None:
+    """Init containers run again on the volume that they filled: the copy begins anew, and holds nothing else."""
+    (fetch, *_) = find(render("mtls"), "StatefulSet")["spec"]["template"]["spec"]["initContainers"]
+    source, target = tmp_path / "store", tmp_path / "bundle"
+    for path in (source / "bundle.json", target / "bundle.json", target / "golden" / ".rest"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(path))
+    command = [each.replace("/bundle ", f"{target} ") for each in f"{fetch['command'][2]} ".splitlines()]
+    path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    subprocess.run(["sh", "-c", *command, f"file://{source}"], env=os.environ | path, check=True, timeout=60)  # noqa: S607
+    assert [each.relative_to(target) for each in target.rglob("*")] == [Path("bundle.json")]
+    assert (target / "bundle.json").read_text() == str(source / "bundle.json")
+
+
+def test_every_pod_runs_where_it_may() -> None:
+    """Node labels and tolerations reach every pod, the test's and the comparison's, too."""
+    for name, spec in pods(render("rescan", 'nodeSelector={"pool":"cpu"}', 'tolerations=[{"operator":"Exists"}]')):
+        assert spec["nodeSelector"] == {"pool": "cpu"}, name
+        assert spec["tolerations"] == [{"operator": "Exists"}], name
+
+
+@pytest.mark.parametrize("scenario", ["rescan", "gpu-sidecar", "gpu-remote"])
+def test_every_pod_has_the_labels_and_annotations_asked_for(scenario: str) -> None:
+    """What a mesh or a cost report reads stands on Jobs and on the test's pod, too: none may keep a Job alive."""
+    for document in render(scenario, 'podLabels={"team":"a"}', 'podAnnotations={"mesh":"off"}'):
+        if document["kind"] in WORKLOADS:
+            pod = document if document["kind"] == "Pod" else document["spec"]["template"]
+            assert pod["metadata"]["labels"]["team"] == "a", document["metadata"]["name"]
+            assert pod["metadata"]["annotations"]["mesh"] == "off", document["metadata"]["name"]
+
+
+def test_names_are_looked_up_by_udp_and_tcp() -> None:
+    """Whatever port the cluster's DNS listens on, both protocols may reach it, and nothing else has UDP."""
+    rules = find(render("cpu", "networkPolicy.dns.ports=[5353]"), "NetworkPolicy")["spec"]["egress"]
+    reached = [(each["port"], each["protocol"]) for rule in rules for each in rule["ports"]]
+    assert reached == [(5353, "TCP"), (5353, "UDP"), (443, "TCP"), (4318, "TCP")]
 
 
 def test_a_key_makes_the_signature_necessary() -> None:

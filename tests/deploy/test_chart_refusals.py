@@ -19,7 +19,7 @@ OTHER = "c" * 64
         ("replica=3", "replica"),  # no such name
         ("settings.stream.drain=3", "drain"),  # no such name of the service
         ("image.tags=1", "tags"),  # no such name inside
-        ("replicas=0", "replicas"),  # below the least
+        ("replicas=-1", "replicas"),  # below the least
         ('replicas="3"', "replicas"),  # text for a number
         ("runAsUser=0", "runAsUser"),  # root
         ('bundle.digest="latest"', "digest"),  # no SHA-256
@@ -41,6 +41,8 @@ OTHER = "c" * 64
         ('env=[{"name":"UNLENSED_DEVICE","value":"cpu"}]', "env"),  # behind the settings' back
         ("networkPolicy.kafka.ports=[70000]", "ports"),
         ('networkPolicy.kafka.to=[{"cidr":"192.0.2.0/24"}]', "cidr"),
+        ('networkPolicy.kafka.to=[{"podSelector":{"matchLabel":{"a":"b"}}}]', "matchLabel"),  # would allow everybody
+        ('env=[{"name":"A","valueFrom":{"secretKeyRef":{"name":"a","keys":"b"}}}]', "keys"),
         ("keda.scaleDownAfterSeconds=60", "scaleDownAfterSeconds"),  # not slow
         ("keda.scaleDownAfterSeconds=7200", "scaleDownAfterSeconds"),  # more than an HPA may
         ('scan.run="../run"', "run"),  # out of the volume
@@ -79,6 +81,14 @@ def test_schema_refuses(setting: str, where: str) -> None:
         ("keda", ["keda.partitions=4"], "more workers would idle"),
         ("keda", ["keda.maxReplicas=2"], "no room"),
         ("shadow", ["strimzi.partitions=9"], "the same topic"),
+        ("strimzi", ['kafka.saslMechanism="SCRAM-SHA-256"'], "SCRAM-SHA-512"),
+        ("strimzi", ['kafka.username="Un_lensed"'], "kafka.username"),
+        ("strimzi", ['kafka.security="tls"'], "a user who comes with a certificate"),
+        (
+            "scram",
+            ['rollout.stage="compare"', f'rollout.candidate={{"digest":"{OTHER}","source":"claim","claim":"a"}}'],
+            "set scan.enabled",
+        ),
         ("rescan", ["scan.sources=[]"], "scan.sources"),
         ("gpu-remote", ["scan.enabled=true", 'scan.sources=["a"]', 'scan.claim="runs"'], "triton.mode none"),
     ],

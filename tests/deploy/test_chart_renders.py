@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.deploy.chart import CHART, SCENARIOS, find, render, render_text, run_helm
+from tests.deploy.chart import CHART, SCENARIOS, find, render, run_helm
 from tests.deploy.tools import ROOT, find_tool
 
 CRDS = Path(__file__).parent / "crds"
@@ -46,15 +46,26 @@ def test_alerts_are_those_of_the_repository() -> None:
     assert rules["spec"] == yaml.safe_load((ROOT / "deploy/alerts/unlensed.rules.yaml").read_text())
 
 
+def test_dashboards_are_those_of_the_repository() -> None:
+    """The ConfigMap that Grafana's sidecar looks for holds every dashboard, as it is."""
+    dashboards = find(render("gpu-sidecar"), "ConfigMap", "unlensed-dashboards")
+    assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
+    stored = {f"unlensed-{path.name}": path.read_text() for path in (ROOT / "deploy/grafana/dashboards").iterdir()}
+    assert dashboards["data"] == stored
+
+
 def test_overlay_puts_all_of_it_into_a_restricted_namespace(tmp_path: Path) -> None:
     """`kubectl kustomize` of the overlay takes the chart's manifests and adds the namespace that polices them."""
     shutil.copytree(ROOT / "deploy" / "kustomize", tmp_path, dirs_exist_ok=True)
-    (tmp_path / "rendered.yaml").write_text(render_text("scram"))
+    values = CHART / "ci" / "scram-values.yaml"
+    flags = ("--namespace", "unlensed", "--values", values, "--no-hooks")
+    (tmp_path / "rendered.yaml").write_text(run_helm("template", "unlensed", CHART, *flags))
     run = subprocess.run(
         [find_tool("kubectl"), "kustomize", tmp_path], capture_output=True, text=True, check=False, timeout=60
     )
     assert run.returncode == 0, run.stderr
     documents = list(yaml.safe_load_all(run.stdout))
+    assert "Pod" not in {each["kind"] for each in documents}  # what only Helm runs
     labels = find(documents, "Namespace")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     assert {each["metadata"].get("namespace") for each in documents if each["kind"] != "Namespace"} == {"unlensed"}

@@ -87,6 +87,16 @@ def test_partitions_bound_workers_and_canary_together() -> None:
     assert shadow["triggers"][0]["metadata"]["consumerGroup"] == "unlensed.shadow"
 
 
+def test_scaler_without_secrets_has_no_authentication() -> None:
+    """Brokers with a public CA that ask for nothing: KEDA takes no empty authentication."""
+    nothing = ('kafka.security="tls"', 'kafka.caSecret.name=""', 'kafka.certificateSecret.name=""')
+    documents = render("keda", *nothing)
+    trigger = find(documents, "ScaledObject")["spec"]["triggers"][0]
+    assert (trigger["metadata"]["tls"], trigger.get("authenticationRef")) == ("enable", None)
+    assert not [each for each in documents if each["kind"] == "TriggerAuthentication"]
+    assert [each for each in render("keda") if each["kind"] == "TriggerAuthentication"]
+
+
 def test_shadow_has_its_topics_and_rights() -> None:
     """With Strimzi the shadow's topics and rights come and go with the stage."""
     documents = render("shadow")

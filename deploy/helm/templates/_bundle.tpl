@@ -46,7 +46,8 @@
 - name: fetch-bundle
   image: {{ include "unlensed.image" (dict "root" .root "image" .root.Values.image) }}
   imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-  command: [unlensed, bundle, fetch, {{ .bundle.uri | quote }}, /bundle]
+  # Init containers run again, after a failure or a node's restart, and then find what they left.
+  command: [sh, -c, 'find /bundle -mindepth 1 -delete && exec unlensed bundle fetch "$0" /bundle', {{ .bundle.uri | quote }}]
   {{- include "unlensed.environment" .root | nindent 2 }}
   securityContext: {{- include "unlensed.containerSecurity" .root | nindent 4 }}
   resources: {{- include "unlensed.smallResources" .root | nindent 4 }}

@@ -1,6 +1,7 @@
 {{/* Refuses values that fit the schema one by one and not together; templates that would be wrong include it. */}}
 {{- define "unlensed.check" -}}
 {{- $kafka := .Values.kafka -}}
+{{- if include "unlensed.hasWorkers" . -}}
 {{- if and (eq $kafka.security "plaintext") (not .Values.insecureDev) -}}
 {{- fail "kafka.security is plaintext, which the service refuses: use sasl_tls or tls, or set insecureDev on a development network" -}}
 {{- end -}}
@@ -12,6 +13,7 @@
 {{- end -}}
 {{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.kafka.to) -}}
 {{- fail "networkPolicy.kafka.to is empty, so that no worker would reach the brokers: list them, or set networkPolicy.enabled to false" -}}
+{{- end -}}
 {{- end -}}
 {{- if and (ne .Values.triton.mode "none") (lt (int .Values.gpu.count) 1) -}}
 {{- fail "triton.mode is for GPUs: set gpu.count, or score in the workers' own processes with triton.mode none, which is faster on a CPU" -}}
@@ -41,12 +43,26 @@
 {{- fail "keda.maxReplicas leaves no room for keda.minReplicas and the canary's workers: raise it, or lower one of them" -}}
 {{- end -}}
 {{- end -}}
+{{- if .Values.strimzi.enabled -}}
+{{- if and (eq $kafka.security "sasl_tls") (ne $kafka.saslMechanism "SCRAM-SHA-512") -}}
+{{- fail "strimzi.enabled makes a user for SCRAM-SHA-512: set kafka.saslMechanism to it" -}}
+{{- end -}}
+{{- if and (eq $kafka.security "tls") (not $kafka.certificateSecret.name) -}}
+{{- fail "strimzi.enabled with kafka.security tls makes a user who comes with a certificate: set kafka.certificateSecret.name, which is kafka.username" -}}
+{{- end -}}
+{{- if not (regexMatch "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" $kafka.username) -}}
+{{- fail "strimzi.enabled names a resource after kafka.username: small letters, digits, - and . only" -}}
+{{- end -}}
+{{- end -}}
+{{- if and (eq .Values.rollout.stage "compare") (not .Values.scan.enabled) -}}
+{{- fail "rollout.stage compare scans an archive with both bundles: set scan.enabled and what it scans" -}}
+{{- end -}}
 {{- if .Values.scan.enabled -}}
 {{- if not (and .Values.scan.sources .Values.scan.claim) -}}
 {{- fail "scan.enabled needs scan.sources and scan.claim" -}}
 {{- end -}}
 {{- if and (ne .Values.triton.mode "none") (gt (int .Values.gpu.count) 0) -}}
-{{- fail "a scan computes in its own process: with triton.mode sidecar or remote the release's GPU bundle would find no GPU there; scan in a release of its own with triton.mode none" -}}
+{{- fail "a scan computes in its own process: with triton.mode sidecar or remote the release's GPU bundle would find no GPU there; scan in a release of its own with replicas 0 and triton.mode none" -}}
 {{- end -}}
 {{- end -}}
 {{- include "unlensed.checkTiming" . -}}

@@ -1,5 +1,10 @@
 {{/* Who serves what in which stage of a rollout. */}}
 
+{{/* Without workers, replicas 0, a release is for scans alone and needs no brokers. */}}
+{{- define "unlensed.hasWorkers" -}}
+{{- if or .Values.keda.enabled (gt (int .Values.replicas) 0) }}true{{ end -}}
+{{- end }}
+
 {{/* Workers without a candidate: what is stated, or, with KEDA, its minimum. */}}
 {{- define "unlensed.baseReplicas" -}}
 {{ ternary .Values.keda.minReplicas .Values.replicas .Values.keda.enabled }}
@@ -14,5 +19,5 @@
 {{- end }}
 
 {{- define "unlensed.hasCandidate" -}}
-{{- if has .Values.rollout.stage (list "shadow" "canary") }}true{{ end -}}
+{{- if and (include "unlensed.hasWorkers" .) (has .Values.rollout.stage (list "shadow" "canary")) }}true{{ end -}}
 {{- end }}

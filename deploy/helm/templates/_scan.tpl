@@ -1,10 +1,15 @@
-{{/* A scan's processes, one an index; what ends them for good and what does not is told by their exit codes. */}}
+{{/* A run's folder in the volume, one for each bundle: a run goes on with no other. */}}
+{{- define "unlensed.run" -}}
+{{ .scan.run }}-{{ .bundle.digest | trunc 8 }}
+{{- end }}
+
+{{/*
+A scan's processes, one an index: (dict "root" $ "scan" S "bundle" B "run" R "labels" L). What ends them for good and what
+does not is told by their exit codes. Kueue itself suspends a Job that has a queue.
+*/}}
 {{- define "unlensed.scanJob" -}}
 {{- $ := .root -}}
 {{- $onGpu := and (gt (int $.Values.gpu.count) 0) (eq $.Values.triton.mode "none") -}}
-{{- if .scan.queue }}
-suspend: true  # until Kueue admits it
-{{- end }}
 completionMode: Indexed
 completions: {{ .scan.completions }}
 parallelism: {{ .scan.parallelism }}
@@ -55,7 +60,7 @@ template:
           {{- range .scan.sources }}
           - {{ . | quote }}
           {{- end }}
-          - --out=/runs/{{ .scan.run }}
+          - --out=/runs/{{ .run }}
           - --bundle=/bundle
           - --of={{ .scan.completions }}  # --index is JOB_COMPLETION_INDEX
           - --shard-images={{ .scan.shardImages }}
@@ -94,25 +99,42 @@ template:
       {{- include "unlensed.runsVolume" .scan | nindent 6 }}
 {{- end }}
 
-{{/* What another bundle changes, face by face: a page beside the runs. */}}
+{{/*
+What another bundle changes, face by face: a page beside the runs, once both are complete:
+(dict "root" $ "scan" S "before" RUN "after" RUN "labels" L).
+*/}}
 {{- define "unlensed.compareJob" -}}
 {{- $ := .root -}}
 backoffLimit: 3
 template:
   metadata:
     labels: {{- include "unlensed.podLabels" .labels | nindent 6 }}
+    {{- with $.Values.podAnnotations }}
+    annotations: {{- toYaml . | nindent 6 }}
+    {{- end }}
   spec:
     {{- include "unlensed.podBasics" $ | nindent 4 }}
+    {{- include "unlensed.placement" (dict "root" $ "onGpu" false) | nindent 4 }}
     restartPolicy: Never
+    initContainers:
+      - name: wait
+        image: {{ include "unlensed.image" (dict "root" $ "image" $.Values.image) }}
+        imagePullPolicy: {{ $.Values.image.pullPolicy }}
+        command: [sh, -c, 'for run; do until [ -e "/runs/$run/_SUCCESS" ]; do sleep 10; done; done', wait]
+        args: [{{ .before | quote }}, {{ .after | quote }}]
+        securityContext: {{- include "unlensed.containerSecurity" $ | nindent 10 }}
+        resources: {{- include "unlensed.smallResources" $ | nindent 10 }}
+        volumeMounts:
+          {{- include "unlensed.runsMount" $ | nindent 10 }}
     containers:
       - name: compare
         image: {{ include "unlensed.image" (dict "root" $ "image" $.Values.image) }}
         imagePullPolicy: {{ $.Values.image.pullPolicy }}
         command: [unlensed, compare]
         args:
-          - /runs/{{ .scan.compareWith }}
-          - /runs/{{ .scan.run }}
-          - --out=/runs/{{ .scan.compareWith }}-{{ .scan.run }}.html
+          - /runs/{{ .before }}
+          - /runs/{{ .after }}
+          - --out=/runs/{{ .before }}-{{ .after }}.html
         {{- include "unlensed.environment" $ | nindent 8 }}
         securityContext: {{- include "unlensed.containerSecurity" $ | nindent 10 }}
         resources: {{- toYaml .scan.resources | nindent 10 }}
