@@ -236,19 +236,20 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Processes": (
         Panel(
             "Cores",
-            "CPU seconds a second.",
+            "CPU seconds a second, with the processes that find faces. At the pod's limit: more pods, or more cores.",
             "short",
             ((f"sum by ({WORKER}) (rate(process_cpu_seconds_total{OURS}{RATE}))", WORKERS_NAME),),
         ),
         Panel(
             "Resident memory",
-            "Grows in no steady state.",
+            "With the processes that find faces. Grows in no steady state; near the pod's limit, raise that or lower "
+            "`stream.max_in_flight_bytes`.",
             "bytes",
             ((f"process_resident_memory_bytes{OURS}", WORKERS_NAME),),
         ),
         Panel(
             "Core-seconds an image",
-            "Of the workers alone, without Triton; the number to size by.",
+            "Of the workers with the processes that find faces, without Triton; the number to size by.",
             "s",
             ((f"{rate('process_cpu_seconds_total')} / {rate('unlensed_records_answered_total')}", "core-seconds"),),
         ),
@@ -262,11 +263,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Inference, mean",
-            "One execution, of a batch.",
+            "How long a request's batch is executed. Of the ensemble: all its steps together.",
             "µs",
             (
                 (
-                    f"{triton('nv_inference_compute_infer_duration_us')} / {triton('nv_inference_exec_count')}",
+                    f"{triton('nv_inference_compute_infer_duration_us')} / {triton('nv_inference_request_success')}",
                     "{{model}}",
                 ),
             ),

@@ -17,6 +17,7 @@ from deploy.grafana.render import FOLDER as DASHBOARDS
 from deploy.grafana.render import render
 from deploy.grafana.stream import MINE, OURS
 from scorer.stream.broker import Outgoing
+from scorer.stream.metrics import NAMES
 from scorer.stream.settings import KafkaSettings, StreamSettings
 from tests.deploy.compose import read_compose
 from tests.deploy.images import ROOT
@@ -148,6 +149,13 @@ def test_legends_tell_series_apart(live: Running) -> None:
                 for labels, _ in live.prometheus.query(_fill(target["expr"], STAGES["all"]))
             ]
             assert len(set(names)) == len(names), (panel["title"], names)
+
+
+def test_every_metric_is_looked_at() -> None:
+    """What the service exports is in a panel or a rule."""
+    read = {metric for _, _, query in QUERIES for metric in find_metrics(query)}
+    read |= {metric for rule in read_rules() for metric in find_metrics(rule["expr"])}
+    assert {name for name in NAMES if not read & {name, f"{name}_bucket", f"{name}_count", f"{name}_sum"}} == set()
 
 
 def test_queries_ask_for_what_is_chosen() -> None:
