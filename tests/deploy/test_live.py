@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaProducer
 
 from deploy.grafana.panels import STAGES
 from deploy.grafana.render import FOLDER as DASHBOARDS
@@ -44,6 +45,7 @@ ROUNDS, PER_ROUND, ROUND_S = 8, 4, 1.0
 class Running:
     """What is running, and what came of the requests."""
 
+    broker: str
     prometheus: Prometheus
     results: list[dict[str, Any]]
 
@@ -88,7 +90,8 @@ def live(portrait: bytes, triton_python: Path, tmp_path_factory: pytest.TempPath
             time.sleep(ROUND_S)
         wait_until(lambda: len(site.read("unlensed.results")) == ROUNDS * PER_ROUND, "all answers")
         wait_until(lambda: _total(prometheus) == ROUNDS * PER_ROUND, "the last scrape")
-        yield Running(prometheus, [json.loads(record.value) for record in site.read("unlensed.results")])
+        results = [json.loads(record.value) for record in site.read("unlensed.results")]
+        yield Running(broker.bootstrap, prometheus, results)
         assert scorer.stop() == 0, scorer.read_log()[-2000:]
 
 
@@ -100,6 +103,14 @@ def test_photograph_is_scored(live: Running) -> None:
     """The walk-through's request, a photograph named by its path, comes back with a decision."""
     assert {result["status"] for result in live.results} == {"scored"}
     assert all(result["faces"][0]["p_value"] > 0 for result in live.results)
+
+
+def test_lag_is_told_by_the_brokers_clock(live: Running) -> None:
+    """A request whose producer says that it is of 1970 is as old as the broker knows it to be."""
+    producer = KafkaProducer(bootstrap_servers=live.broker)
+    written = producer.send("unlensed.requests", b"no request", timestamp_ms=1).get(10)
+    producer.close()
+    assert abs(written.timestamp / 1000 - time.time()) < 60
 
 
 def test_queries_return_data(live: Running) -> None:
