@@ -1,10 +1,9 @@
 """The dashboard of what is decided: shares of decisions and p-values beside what the calibration promises."""
 
 from deploy.grafana.panels import Panel
-from deploy.grafana.stream import OURS, rate
+from deploy.grafana.stream import MINE, OURS, RATE, rate
 
 SHOWN = (0.01, 0.05, 0.1)
-INFO = 'unlensed_bundle_info{job=~"$job"}'
 ANSWERS = rate("unlensed_records_answered_total")
 FACES = rate("unlensed_faces_scored_total")
 
@@ -22,14 +21,17 @@ def share_of_answers(status: str) -> str:
 
 
 def by_bundle(labels: str = "") -> str:
-    """Return faces a second by stage and bundle."""
-    faces = f'rate(unlensed_faces_scored_total{{job=~"$job"{labels}}}[$__rate_interval])'
-    return f"sum by (mode, bundle_id) ({faces} * on (job, instance) group_left (mode, bundle_id) {INFO})"
+    """Return faces a second by stage and bundle, of all stages whatever is chosen above."""
+    faces = f'rate(unlensed_faces_scored_total{{job=~"$job"{labels}}}{RATE})'
+    info = 'unlensed_bundle_info{job=~"$job"}'
+    return (
+        f"sum by (unlensed_stage, mode, bundle_id) ({faces} * on (job, instance) group_left (mode, bundle_id) {info})"
+    )
 
 
 FLAGGED = by_bundle(', decision="flag"')
 DECIDED = rate("unlensed_faces_scored_total", by="decision")
-AT_MOST = f"sum by (le) (increase(unlensed_p_value_bucket{OURS}[$__range]))"
+AT_MOST = f'sum by (le) (increase(unlensed_p_value_bucket{{{MINE}, le!="+Inf"}}[$__range]))'
 ALL = f"sum(increase(unlensed_p_value_count{OURS}[$__range]))"
 
 TITLE = "unlensed: decisions"
@@ -80,9 +82,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Flagged, by stage and bundle",
-            "Shadow beside live: another share means another bundle or another calibration, not better or worse.",
+            "All stages beside each other: another share means another bundle or another calibration, not better or "
+            "worse. Before a canary is promoted, look at what it flags and the live one does not.",
             "percentunit",
-            ((f"{FLAGGED} / {by_bundle()}", "{{mode}} {{bundle_id}}"),),
+            ((f"{FLAGGED} / {by_bundle()}", "{{unlensed_stage}} {{mode}} {{bundle_id}}"),),
             width=12,
         ),
     ),
@@ -95,16 +98,24 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 *((share_at_most(bound), f"p at most {bound}") for bound in SHOWN),
                 *((f"vector({bound})", f"expected: {bound}") for bound in SHOWN),
             ),
-            width=12,
+        ),
+        Panel(
+            "p at most 5 %, by stage and bundle",
+            "Over an hour, all stages beside each other. One bundle far from 5 %: its calibration does not fit this "
+            "traffic. All of them: the traffic is not what they were calibrated on.",
+            "percentunit",
+            (
+                ('unlensed:p_value:share1h{job=~"$job", le="0.05"}', "{{unlensed_stage}} {{bundle_id}}"),
+                ("vector(0.05)", "expected"),
+            ),
         ),
         Panel(
             "The whole distribution",
             "Share of faces whose p-value is at most the bound; expected is the bound itself. More at the low end: "
             "more that is unlike photographs. All of it moved: other preprocessing.",
             "percentunit",
-            ((f"{AT_MOST} / on () group_left () {ALL}", "p at most {{le}}"),),
+            ((f"sort({AT_MOST} / on () group_left () {ALL})", "p at most {{le}}"),),
             "bargauge",
-            12,
         ),
     ),
     "What is running": (
@@ -112,7 +123,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Bundles",
             "More than one digest among the live workers: a rollout is on its way, or stuck.",
             "short",
-            ((f"count by (mode, delivery, bundle_id, digest) (unlensed_bundle_info{OURS})", ""),),
+            ((f"count by (unlensed_stage, mode, delivery, bundle_id, digest) (unlensed_bundle_info{OURS})", ""),),
             "table",
             24,
         ),

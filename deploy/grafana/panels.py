@@ -5,6 +5,8 @@ from typing import Any
 
 SOURCE = {"type": "prometheus", "uid": "$source"}
 COLUMNS = 24
+# What may be chosen of `unlensed_stage`, as a regular expression: the empty name is that of workers without the label.
+STAGES = {"serving": "live|canary|", "live": "live|", "canary": "canary", "shadow": "shadow", "all": ".*"}
 Json = dict[str, Any]
 
 
@@ -33,7 +35,8 @@ class Panel:
 
     def render(self, number: int, x: int, y: int) -> Json:
         """Return the panel as Grafana reads it."""
-        how: Json = {"instant": True, "range": False} if self.kind in {"bargauge", "table"} else {}
+        # Only a line has a past: a number from before the last worker died would look like one of now.
+        how: Json = {} if self.kind == "timeseries" else {"instant": True, "range": False}
         how |= {"format": "table"} if self.kind == "table" else {}
         steps: list[Json] = [{"color": "green", "value": None}]
         if self.limit is not None:
@@ -69,7 +72,7 @@ class Panel:
 
 _OPTIONS: dict[str, Json] = {
     "timeseries": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
-    "stat": {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"},
+    "stat": {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "none"},
     "bargauge": {"reduceOptions": {"calcs": ["lastNotNull"]}, "orientation": "horizontal", "displayMode": "basic"},
     "table": {"showHeader": True},
 }
@@ -81,7 +84,14 @@ def render_dashboard(uid: str, title: str, description: str, rows: dict[str, tup
     y = 0
     for name, row in rows.items():
         panels.append(
-            {"id": len(panels) + 1, "type": "row", "title": name, "gridPos": {"x": 0, "y": y, "w": COLUMNS, "h": 1}}
+            {
+                "id": len(panels) + 1,
+                "type": "row",
+                "title": name,
+                "gridPos": {"x": 0, "y": y, "w": COLUMNS, "h": 1},
+                "collapsed": False,
+                "panels": [],
+            }
         )
         x, y, tallest = 0, y + 1, 0
         for panel in row:
@@ -101,7 +111,7 @@ def render_dashboard(uid: str, title: str, description: str, rows: dict[str, tup
         "time": {"from": "now-1h", "to": "now"},
         "timezone": "browser",
         "links": [{"type": "dashboards", "title": "unlensed", "tags": ["unlensed"], "asDropdown": False}],
-        "templating": {"list": [_source_variable(), _job_variable()]},
+        "templating": {"list": [_source_variable(), _job_variable(), _stage_variable()]},
         "panels": panels,
     }
 
@@ -122,4 +132,20 @@ def _job_variable() -> Json:
         "includeAll": True,
         "allValue": ".*",
         "current": {"text": ["All"], "value": ["$__all"]},
+    }
+
+
+def _stage_variable() -> Json:
+    options = [
+        {"text": text, "value": value, "selected": place == 0} for place, (text, value) in enumerate(STAGES.items())
+    ]
+    return {
+        "name": "stage",
+        "label": "Stage",
+        "type": "custom",
+        "query": ",".join(f"{text} : {value}" for text, value in STAGES.items()),
+        "options": options,
+        "current": options[0],
+        "multi": False,  # of one value nothing is escaped
+        "includeAll": False,
     }

@@ -2,14 +2,16 @@
 
 from deploy.grafana.panels import Panel
 
-OURS = '{job=~"$job"}'
+MINE = 'job=~"$job", unlensed_stage=~"$stage"'
+OURS = f"{{{MINE}}}"
+WORKER, WORKERS_NAME = "pod, instance", "{{pod}} {{instance}}"
 RATE = "[$__rate_interval]"
 
 
 def rate(metric: str, labels: str = "", by: str = "") -> str:
     """Return the sum of a counter's rates over all workers, by some of its labels."""
-    selector = f'{{job=~"$job"{", " if labels else ""}{labels}}}'
-    return f"sum{f' by ({by}) ' if by else ''}(rate({metric}{selector}{RATE}))"
+    selector = ", ".join(filter(None, [MINE, labels]))
+    return f"sum{f' by ({by}) ' if by else ''}(rate({metric}{{{selector}}}{RATE}))"
 
 
 def quantile(share: float, metric: str, labels: str = "", by: str = "") -> str:
@@ -24,7 +26,7 @@ def mean(metric: str, by: str = "") -> str:
 
 def triton(metric: str) -> str:
     """Return the sum of a Triton counter's rates by model."""
-    return f"sum by (model) (rate({metric}{RATE}))"
+    return rate(metric, 'model=~"face_.*"', "model")
 
 
 def scaler(metric: str) -> str:
@@ -37,11 +39,16 @@ DESCRIPTION = "Lag, throughput, latency, failures; Triton and GPU below."
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Is it well": (
         Panel(
-            "Workers", "Those that answer a scrape.", "short", ((f"count(unlensed_bundle_info{OURS})", ""),), "stat", 4
+            "Workers",
+            "Those that answer a scrape. Less than you run: look at their pods and logs.",
+            "short",
+            ((f"count(unlensed_bundle_info{OURS}) or vector(0)", ""),),
+            "stat",
+            4,
         ),
         Panel(
             "Lag",
-            "Age of the oldest record in any worker's hand: how late the answers are.",
+            "Age of the oldest record in any worker's hand: how late the answers are. Red: see *How far behind*.",
             "s",
             ((f"max(unlensed_lag_seconds{OURS})", ""),),
             "stat",
@@ -58,7 +65,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Workers with an engine",
-            "Share of the workers whose engine answers.",
+            "Share of the workers whose engine answers. Below 100 %: look at Triton's pods and logs.",
             "percentunit",
             ((f"avg(unlensed_backend_up{OURS})", ""),),
             "stat",
@@ -88,14 +95,19 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Age of the oldest record in hand by its broker's timestamp. Rises at one second a second where a worker "
             "stands still.",
             "s",
-            ((f"max by (instance) (unlensed_lag_seconds{OURS})", "{{instance}}"),),
+            ((f"max by ({WORKER}) (unlensed_lag_seconds{OURS})", WORKERS_NAME),),
             limit=60,
         ),
         Panel(
             "Lag in records",
             "Records behind the last one polled. One partition far above the others: a hot key, or a stuck worker.",
             "short",
-            ((f"sum by (topic, partition) (unlensed_lag_records{OURS})", "{{topic}} {{partition}}"),),
+            (
+                (
+                    f"sum by (unlensed_stage, topic, partition) (unlensed_lag_records{OURS})",
+                    "{{topic}} {{partition}} {{unlensed_stage}}",
+                ),
+            ),
         ),
         Panel(
             "Replicas",
@@ -104,13 +116,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (
                 (
                     scaler("kube_horizontalpodautoscaler_status_desired_replicas"),
-                    "wanted",
+                    "{{horizontalpodautoscaler}}: wanted",
                 ),
                 (
                     scaler("kube_horizontalpodautoscaler_spec_max_replicas"),
-                    "at most",
+                    "{{horizontalpodautoscaler}}: at most",
                 ),
-                (f"count(unlensed_bundle_info{OURS})", "running"),
+                (f"count(unlensed_bundle_info{OURS}) or vector(0)", "running"),
             ),
         ),
     ),
@@ -151,13 +163,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "In flight",
             "Records polled and not yet acknowledged.",
             "short",
-            ((f"sum by (instance) (unlensed_in_flight_images{OURS})", "{{instance}}"),),
+            ((f"sum by ({WORKER}) (unlensed_in_flight_images{OURS})", WORKERS_NAME),),
         ),
         Panel(
             "Bytes in flight",
             "Held for records in flight; `stream.max_in_flight_bytes` bounds it.",
             "bytes",
-            ((f"sum by (instance) (unlensed_in_flight_bytes{OURS})", "{{instance}}"),),
+            ((f"sum by ({WORKER}) (unlensed_in_flight_bytes{OURS})", WORKERS_NAME),),
         ),
     ),
     "How long": (
@@ -224,19 +236,20 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Processes": (
         Panel(
             "Cores",
-            "CPU seconds a second.",
+            "CPU seconds a second, with the processes that find faces. At the pod's limit: more pods, or more cores.",
             "short",
-            ((f"sum by (instance) (rate(process_cpu_seconds_total{OURS}{RATE}))", "{{instance}}"),),
+            ((f"sum by ({WORKER}) (rate(process_cpu_seconds_total{OURS}{RATE}))", WORKERS_NAME),),
         ),
         Panel(
             "Resident memory",
-            "Grows in no steady state.",
+            "With the processes that find faces. Grows in no steady state; near the pod's limit, raise that or lower "
+            "`stream.max_in_flight_bytes`.",
             "bytes",
-            ((f"process_resident_memory_bytes{OURS}", "{{instance}}"),),
+            ((f"process_resident_memory_bytes{OURS}", WORKERS_NAME),),
         ),
         Panel(
             "Core-seconds an image",
-            "Of the workers alone, without Triton; the number to size by.",
+            "Of the workers with the processes that find faces, without Triton; the number to size by.",
             "s",
             ((f"{rate('process_cpu_seconds_total')} / {rate('unlensed_records_answered_total')}", "core-seconds"),),
         ),
@@ -250,11 +263,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Inference, mean",
-            "One execution, of a batch.",
+            "How long a request's batch is executed. Of the ensemble: all its steps together.",
             "µs",
             (
                 (
-                    f"{triton('nv_inference_compute_infer_duration_us')} / {triton('nv_inference_exec_count')}",
+                    f"{triton('nv_inference_compute_infer_duration_us')} / {triton('nv_inference_request_success')}",
                     "{{model}}",
                 ),
             ),
@@ -269,7 +282,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Requests waiting",
             "In the server's queues.",
             "short",
-            (("sum by (model) (nv_inference_pending_request_count)", "{{model}}"),),
+            ((f"sum by (model) (nv_inference_pending_request_count{OURS})", "{{model}}"),),
         ),
         Panel(
             "Failures a second",
@@ -284,7 +297,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "From Triton, or from NVIDIA's DCGM exporter.",
             "percentunit",
             (
-                ("avg by (gpu_uuid) (nv_gpu_utilization)", "{{gpu_uuid}}"),
+                (f"avg by (gpu_uuid) (nv_gpu_utilization{OURS})", "{{gpu_uuid}}"),
                 ("avg by (Hostname, gpu) (DCGM_FI_DEV_GPU_UTIL) / 100", "{{Hostname}} {{gpu}}"),
             ),
         ),
@@ -293,7 +306,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Of all processes on the GPU.",
             "bytes",
             (
-                ("avg by (gpu_uuid) (nv_gpu_memory_used_bytes)", "{{gpu_uuid}}"),
+                (f"avg by (gpu_uuid) (nv_gpu_memory_used_bytes{OURS})", "{{gpu_uuid}}"),
                 ("avg by (Hostname, gpu) (DCGM_FI_DEV_FB_USED) * 1048576", "{{Hostname}} {{gpu}}"),
             ),
         ),
@@ -302,7 +315,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "At the limit, the clocks go down.",
             "watt",
             (
-                ("avg by (gpu_uuid) (nv_gpu_power_usage)", "{{gpu_uuid}}"),
+                (f"avg by (gpu_uuid) (nv_gpu_power_usage{OURS})", "{{gpu_uuid}}"),
                 ("avg by (Hostname, gpu) (DCGM_FI_DEV_POWER_USAGE)", "{{Hostname}} {{gpu}}"),
             ),
         ),

@@ -13,13 +13,13 @@ from prometheus_client import (
     Gauge,
     Histogram,
     Info,
-    ProcessCollector,
     disable_created_metrics,
 )
 from prometheus_client.metrics import MetricWrapperBase
 
 from scorer.messages import DeadLetterCode, Decision, Status
 from scorer.stream.broker import Place
+from scorer.stream.process_metrics import ServiceProcessCollector
 
 NAMES = {
     # Records in and out. received = answered + dead + in flight, except for records that were read twice.
@@ -77,7 +77,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)  # process_resident_memory_bytes, process_cpu_seconds_total, ...
+        self.registry.register(
+            ServiceProcessCollector()
+        )  # process_resident_memory_bytes, process_cpu_seconds_total, ...
         self.records_received = self._new(Counter, "unlensed_records_received_total", "topic")
         self.record_bytes_received = self._new(Counter, "unlensed_record_bytes_received_total")
         self.records_answered = self._new(Counter, "unlensed_records_answered_total", "status", values=Status)

@@ -24,7 +24,8 @@ OTHERS = {
     "kube_horizontalpodautoscaler_status_current_replicas",
     "kube_horizontalpodautoscaler_status_desired_replicas",
     "kube_horizontalpodautoscaler_spec_max_replicas",
-    "kube_pod_container_status_last_terminated_exitcode",
+    *("kube_pod_container_status_last_terminated_exitcode", "kube_pod_container_status_last_terminated_timestamp"),
+    "kube_statefulset_status_replicas_ready",
 }
 PROCESS = {"up", "process_start_time_seconds", "process_cpu_seconds_total", "process_resident_memory_bytes"}
 # The values of labels that queries select by.
@@ -45,7 +46,8 @@ _SYNTAX = [
     re.compile(r"\{[^}]*\}"),
     re.compile(r"\[[^\]]*\]"),
     re.compile(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)"),
-    re.compile(r"\b(and|or|unless|bool|offset)\b"),
+    re.compile(r"\boffset \w+"),
+    re.compile(r"\b(and|or|unless|bool)\b"),
     re.compile(r"(?<![\w:])[A-Za-z_]\w*\s*(?=\()"),  # functions
     re.compile(r"(?<![\w:])(sum|avg|min|max|count)\b(?!:)"),  # aggregations whose labels stood before the parenthesis
 ]

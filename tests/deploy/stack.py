@@ -107,13 +107,18 @@ def make_scorer(service: Mapping[str, Any], addresses: Mapping[str, object], log
 
 
 @contextmanager
-def running_prometheus(targets: Mapping[str, str], folder: Path) -> Iterator["Prometheus"]:
-    """Run a Prometheus with Compose's configuration: `targets` stand for the services' names, scraped each second."""
+def running_prometheus(targets: Mapping[str, list[dict[str, Any]]], folder: Path) -> Iterator["Prometheus"]:
+    """Run a Prometheus with Compose's configuration, scraping each second.
+
+    Args:
+        targets: the static configurations that stand for each name of a service.
+        folder: for its files.
+    """
     configuration = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     for job in configuration["scrape_configs"]:
         (names,) = (each["names"] for each in job.pop("dns_sd_configs"))
-        job["static_configs"] = [{"targets": [targets[name] for name in names]}]
+        job["static_configs"] = [each for name in names for each in targets[name]]
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
     (folder / RULES.name).write_text(RULES.read_text())
     (port,) = free_ports(1)

@@ -47,6 +47,7 @@ OTHER = "c" * 64
         ("keda.scaleDownAfterSeconds=7200", "scaleDownAfterSeconds"),  # more than an HPA may
         ('scan.run="../run"', "run"),  # out of the volume
         ("gpu.count=-1", "count"),
+        ("monitoring.intervalSeconds=90", "intervalSeconds"),  # too few scrapes for a rate over 5 minutes
     ],
 )
 def test_schema_refuses(setting: str, where: str) -> None:

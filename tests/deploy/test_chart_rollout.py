@@ -110,3 +110,9 @@ def test_shadow_has_its_topics_and_rights() -> None:
     assert len(topics) == 5
     without = [each for each in render("shadow", 'rollout.stage="none"') if each["kind"] == "KafkaTopic"]
     assert len(without) == 3
+
+
+def test_requests_are_stamped_by_the_broker() -> None:
+    """Strimzi's topic of the requests unpacks what comes and takes the broker's time, by which the lag is told."""
+    config = find(render("strimzi"), "KafkaTopic", "unlensed.requests")["spec"]["config"]
+    assert (config["compression.type"], config["message.timestamp.type"]) == ("uncompressed", "LogAppendTime")

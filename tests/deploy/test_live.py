@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import KafkaProducer
 
+from deploy.grafana.panels import STAGES
 from deploy.grafana.render import FOLDER as DASHBOARDS
 from deploy.grafana.render import render
+from deploy.grafana.stream import MINE, OURS
 from scorer.stream.broker import Outgoing
+from scorer.stream.metrics import NAMES
 from scorer.stream.settings import KafkaSettings, StreamSettings
 from tests.deploy.compose import read_compose
 from tests.deploy.images import ROOT
@@ -32,6 +37,7 @@ from tests.scorer.stream.kafka_peers import Site, wait_until
 PAGES = {name: json.loads((DASHBOARDS / name).read_text()) for name in render()}
 QUERIES = [(name, *query) for name, page in PAGES.items() for query in iterate_queries(page)]
 ELSEWHERE = OTHERS | TRITON_GPU
+RECORDED = {rule["record"] for rule in read_rules() if "record" in rule}
 ROUNDS, PER_ROUND, ROUND_S = 8, 4, 1.0
 
 
@@ -39,6 +45,7 @@ ROUNDS, PER_ROUND, ROUND_S = 8, 4, 1.0
 class Running:
     """What is running, and what came of the requests."""
 
+    broker: str
     prometheus: Prometheus
     results: list[dict[str, Any]]
 
@@ -64,9 +71,12 @@ def live(portrait: bytes, triton_python: Path, tmp_path_factory: pytest.TempPath
         }
         scorer = stack.enter_context(make_scorer(services["scorer"], addresses, folder / "scorer.log"))
         scorer.wait_ready()
-        targets = {"scorer": str(scorer.find_url()).removeprefix("http://"), "triton": metrics}
+        address = str(scorer.find_url()).removeprefix("http://")
+        # The scorer again, by another name, stands for a shadow that does exactly as much.
+        shadow = {"targets": [address.replace("127.0.0.1", "localhost")], "labels": {"unlensed_stage": "shadow"}}
+        targets = {"scorer": [{"targets": [address]}, shadow], "triton": [{"targets": [metrics]}]}
         prometheus = stack.enter_context(running_prometheus(targets, folder))
-        wait_until(lambda: len(prometheus.query("up == 1")) == len(targets), "the first scrapes")
+        wait_until(lambda: len(prometheus.query('up{job="unlensed"} == 1')) == 3, "the first scrapes")
         site = Site(KafkaSettings(bootstrap=broker.bootstrap), StreamSettings())
         stack.callback(site.close)
         _, sink = site.connect()
@@ -80,18 +90,27 @@ def live(portrait: bytes, triton_python: Path, tmp_path_factory: pytest.TempPath
             time.sleep(ROUND_S)
         wait_until(lambda: len(site.read("unlensed.results")) == ROUNDS * PER_ROUND, "all answers")
         wait_until(lambda: _total(prometheus) == ROUNDS * PER_ROUND, "the last scrape")
-        yield Running(prometheus, [json.loads(record.value) for record in site.read("unlensed.results")])
+        results = [json.loads(record.value) for record in site.read("unlensed.results")]
+        yield Running(broker.bootstrap, prometheus, results)
         assert scorer.stop() == 0, scorer.read_log()[-2000:]
 
 
 def _total(prometheus: Prometheus) -> float:
-    return sum(value for _, value in prometheus.query("unlensed_records_answered_total"))
+    return sum(value for _, value in prometheus.query('unlensed_records_answered_total{unlensed_stage=""}'))
 
 
 def test_photograph_is_scored(live: Running) -> None:
     """The walk-through's request, a photograph named by its path, comes back with a decision."""
     assert {result["status"] for result in live.results} == {"scored"}
     assert all(result["faces"][0]["p_value"] > 0 for result in live.results)
+
+
+def test_lag_is_told_by_the_brokers_clock(live: Running) -> None:
+    """A request whose producer says that it is of 1970 is as old as the broker knows it to be."""
+    producer = KafkaProducer(bootstrap_servers=live.broker)
+    written = producer.send("unlensed.requests", b"no request", timestamp_ms=1).get(10)
+    producer.close()
+    assert abs(written.timestamp / 1000 - time.time()) < 60
 
 
 def test_queries_return_data(live: Running) -> None:
@@ -107,10 +126,59 @@ def test_queries_return_data(live: Running) -> None:
 
 
 def test_recording_rules_record(live: Running) -> None:
-    """Each recording rule has a series under its name."""
-    recorded = [rule["record"] for rule in read_rules() if "record" in rule]
-    assert recorded
-    wait_until(lambda: all(live.prometheus.query(name) for name in recorded), "the recording rules")
+    """Each recording rule has a series under its name for each stage."""
+    assert RECORDED
+    stages = {None, "shadow"}
+    wait_until(
+        lambda: all(
+            {labels.get("unlensed_stage") for labels, _ in live.prometheus.query(name)} == stages for name in RECORDED
+        ),
+        "the recording rules",
+    )
+
+
+@pytest.mark.parametrize(
+    ("stage", "workers", "answers"),
+    [("serving", 1, 1), ("live", 1, 1), ("canary", 0, 0), ("shadow", 1, 1), ("all", 2, 2)],
+)
+def test_stages_are_told_apart(live: Running, stage: str, workers: int, answers: int) -> None:
+    """What is chosen above a dashboard decides whose workers and answers it counts; no label means live."""
+    counted = f"count(unlensed_bundle_info{OURS}) or vector(0)"
+    summed = f'sum(unlensed_records_answered_total{{{MINE}, status="scored"}}) or vector(0)'
+    assert [value for _, value in live.prometheus.query(_fill(counted, STAGES[stage]))] == [workers]
+    assert [value for _, value in live.prometheus.query(_fill(summed, STAGES[stage]))] == [answers * ROUNDS * PER_ROUND]
+
+
+def test_legends_tell_series_apart(live: Running) -> None:
+    """No two series of a panel have the same name beside them, even where all stages are shown."""
+    for page in PAGES.values():
+        for panel in page["panels"]:
+            names = [
+                _name(target["legendFormat"], labels)
+                for target in panel.get("targets", ())
+                if panel["type"] != "table"
+                for labels, _ in live.prometheus.query(_fill(target["expr"], STAGES["all"]))
+            ]
+            assert len(set(names)) == len(names), (panel["title"], names)
+
+
+def test_every_metric_is_looked_at() -> None:
+    """What the service exports is in a panel or a rule."""
+    read = {metric for _, _, query in QUERIES for metric in find_metrics(query)}
+    read |= {metric for rule in read_rules() for metric in find_metrics(rule["expr"])}
+    assert {name for name in NAMES if not read & {name, f"{name}_bucket", f"{name}_count", f"{name}_sum"}} == set()
+
+
+def test_queries_ask_for_what_is_chosen() -> None:
+    """A query reads only the chosen installations, and only the chosen stages unless it shows each by itself."""
+    for page, title, query in QUERIES:
+        ours = find_metrics(query) - OTHERS
+        by_stage = "by (unlensed_stage" in query or ours <= RECORDED
+        selected = [found for found in re.findall(r"([\w:]+){([^}]*)}", query) if found[0] in ours]
+        assert {metric for metric, _ in selected} == ours, (page, title)
+        for _, labels in selected:
+            assert 'job=~"$job"' in labels, (page, title)
+            assert by_stage or 'unlensed_stage=~"$stage"' in labels, (page, title)
 
 
 def test_alerts_are_silent(live: Running) -> None:
@@ -121,7 +189,7 @@ def test_alerts_are_silent(live: Running) -> None:
 def test_queries_read_metrics_that_exist() -> None:
     """Every metric of a panel is in scorer.stream.metrics or in a listed exporter, and so are its labels' values."""
     for page, title, query in QUERIES:
-        assert [metric for metric in find_metrics(query) if not is_known(metric, set())] == [], (page, title)
+        assert [metric for metric in find_metrics(query) if not is_known(metric, RECORDED)] == [], (page, title)
         assert find_wrong_labels(query) == [], (page, title)
 
 
@@ -138,6 +206,12 @@ def test_dashboard_is_what_its_description_says(name: str) -> None:
     assert len(set(cells)) == len(cells)
 
 
-def _fill(query: str) -> str:
+def _fill(query: str, stage: str = STAGES["serving"]) -> str:
     """Return the query as Grafana sends it."""
-    return query.replace("$__rate_interval", "15s").replace("$__range", "30s").replace('"$job"', '".*"')
+    query = query.replace("$__rate_interval", "15s").replace("$__range", "30s").replace("$job", ".*")
+    return query.replace("$stage", stage)
+
+
+def _name(legend: str, labels: dict[str, str]) -> str:
+    """Return what Grafana writes beside a series."""
+    return re.sub(r"{{(\w+)}}", lambda label: labels.get(label[1], ""), legend)
