@@ -114,7 +114,7 @@ class PolicyWatcher:
 
     Attributes:
         book: the policies in force.
-        refusals: how many bad files were seen since the start.
+        refused: whether the file as it is now is a bad one, and `book` older than it.
 
     Args:
         path: the file; None for a service without one.
@@ -131,7 +131,7 @@ class PolicyWatcher:
         self._identity: tuple[int, int] | None  # of the file that was read last, None while it cannot be read
         self._content, self._identity = _read(path) if path else (b"", None)
         self._unstable = b""
-        self.refusals = 0
+        self.refused = False
         book = _parse(self._content, path, calibration_size) if path else PolicyBook.of(policy or Policy())
         self._versions: dict[tuple[str, str], Policy] = {}
         self._remember(book)
@@ -160,7 +160,7 @@ class PolicyWatcher:
         except PolicyError as error:
             self._keep_old(error)
             return False
-        self.book = book
+        self.book, self.refused = book, False
         log.info("new policies", policies=", ".join(f"{p.policy_id} {p.version}" for p in book.policies.values()))
         return True
 
@@ -177,7 +177,7 @@ class PolicyWatcher:
         self._versions |= {(policy.policy_id, policy.version): policy for policy in book.policies.values()}
 
     def _keep_old(self, error: PolicyError) -> None:
-        self.refusals += 1
+        self.refused = True
         log.error("the policies' file is refused, the old policies stay", why=str(error))
 
 

@@ -227,10 +227,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ((rate("unlensed_isolated_records_total"), "alone"),),
         ),
         Panel(
-            "Policy files read",
-            "refused: the file has a mistake, the policies before it stay in force.",
+            "Policies' file",
+            "Workers that refuse it: their logs name the mistake, and the policies before it stay in force.",
             "short",
-            ((f"sum by (outcome) (increase(unlensed_policy_reloads_total{OURS}[$__range]))", "{{outcome}}"),),
+            (
+                (f"sum(unlensed_policy_refused{OURS})", "workers that refuse it"),
+                (f"sum(increase(unlensed_policy_reloads_total{OURS}[$__rate_interval]))", "taken up"),
+            ),
         ),
     ),
     "Processes": (

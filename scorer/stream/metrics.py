@@ -50,13 +50,13 @@ NAMES = {
     "unlensed_backend_retries_total": "Calls repeated because nobody was there, by backend: engine or broker.",
     # What is running.
     "unlensed_bundle_info": "1, with bundle_id, digest, mode and delivery as labels.",
-    "unlensed_policy_reloads_total": "Readings of the policy file after the first, by outcome: applied or refused.",
+    "unlensed_policy_reloads_total": "New policies taken up from the policies' file.",
+    "unlensed_policy_refused": "1 while the policies' file is refused and the policies before it stay in force.",
 }
 
 STAGES = ("payload", "locate", "wait", "score", "deliver", "total")
 PAUSE_REASONS = ("bytes", "images", "backend", "broker")
 BACKENDS = ("engine", "broker")
-RELOAD_OUTCOMES = ("applied", "refused")
 
 STAGE_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -101,7 +101,8 @@ class Metrics:
         self.backend_up = self._new(Gauge, "unlensed_backend_up")
         self.backend_retries = self._new(Counter, "unlensed_backend_retries_total", "backend", values=BACKENDS)
         self.bundle_info = self._new(Info, "unlensed_bundle_info")
-        self.policy_reloads = self._new(Counter, "unlensed_policy_reloads_total", "outcome", values=RELOAD_OUTCOMES)
+        self.policy_reloads = self._new(Counter, "unlensed_policy_reloads_total")
+        self.policy_refused = self._new(Gauge, "unlensed_policy_refused")
 
     def forget(self, place: Place) -> None:
         """Drop the lag of a partition that is no longer ours; its new owner reports it."""

@@ -7,13 +7,10 @@ import os
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
 
+import psutil
 from prometheus_client import Metric, ProcessCollector
 from prometheus_client.registry import Collector
-
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class ServiceProcessCollector(Collector):
@@ -42,12 +39,10 @@ class ServiceProcessCollector(Collector):
 
 def _read_children() -> Iterator[tuple[float, int]]:
     """Yield CPU seconds and resident bytes of each living child."""
-    for thread in Path("/proc/self/task").glob("*/children"):
-        with suppress(OSError):  # a thread, or a child, has ended
-            for child in thread.read_text().split():
-                with suppress(OSError):
-                    fields = Path("/proc", child, "stat").read_text().rpartition(")")[2].split()
-                    yield (int(fields[11]) + int(fields[12])) / _TICKS, int(fields[21]) * _PAGE
+    for child in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):  # it has ended
+            times = child.cpu_times()
+            yield times.user + times.system, child.memory_info().rss
 
 
 def _get(family: Metric) -> float:

@@ -266,10 +266,9 @@ class Service:
             self._metrics.lag_records.labels(topic=place.topic, partition=str(place.partition)).set(records)
         oldest_ms = self._ledger.oldest_timestamp_ms()
         self._metrics.lag_seconds.set(max(0.0, time.time() - oldest_ms / 1000) if oldest_ms else 0.0)
-        refusals = self._policies.refusals
         if self._policies.reload_if_changed():
-            self._metrics.policy_reloads.labels(outcome="applied").inc()
-        self._metrics.policy_reloads.labels(outcome="refused").inc(self._policies.refusals - refusals)
+            self._metrics.policy_reloads.inc()
+        self._metrics.policy_refused.set(self._policies.refused)
 
     def _drain(self) -> None:
         """Begin nothing more; finish what was begun within the deadline, still a member of the group."""

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from scorer.messages import DeadLetterCode, Decision, Status
-from scorer.stream.metrics import BACKENDS, NAMES, P_VALUES, RELOAD_OUTCOMES, STAGES
+from scorer.stream.metrics import BACKENDS, NAMES, P_VALUES, STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "alerts" / "unlensed.rules.yaml"
@@ -24,6 +24,7 @@ OTHERS = {
     "kube_horizontalpodautoscaler_status_current_replicas",
     "kube_horizontalpodautoscaler_status_desired_replicas",
     "kube_horizontalpodautoscaler_spec_max_replicas",
+    "kube_horizontalpodautoscaler_spec_min_replicas",
     *("kube_pod_container_status_last_terminated_exitcode", "kube_pod_container_status_last_terminated_timestamp"),
     "kube_statefulset_status_replicas_ready",
 }
@@ -35,7 +36,6 @@ LABELS = {
     "decision": set(Decision),
     "stage": set(STAGES),
     "backend": set(BACKENDS),
-    "outcome": set(RELOAD_OUTCOMES),
     "mode": {"live", "shadow"},
     "le": {f"{bound}" for bound in P_VALUES},
 }

@@ -1,6 +1,7 @@
 """What the chart renders is what Kubernetes and the operators take."""
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.deploy.chart import CHART, SCENARIOS, find, render, run_helm
+from tests.deploy.chart import CHART, SCENARIOS, WORKLOADS, find, render, run_helm
 from tests.deploy.tools import ROOT, find_tool
 
 CRDS = Path(__file__).parent / "crds"
@@ -69,3 +70,13 @@ def test_overlay_puts_all_of_it_into_a_restricted_namespace(tmp_path: Path) -> N
     labels = find(documents, "Namespace")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     assert {each["metadata"].get("namespace") for each in documents if each["kind"] != "Namespace"} == {"unlensed"}
+
+
+@pytest.mark.parametrize("release", ["faces", "faces.of.today", "a" * 53, f"{'a' * 32}-unlensed-{'b' * 11}"])
+def test_names_stay_whole_and_short(release: str) -> None:
+    """Whatever the release is called, alerts find its workers by the product's name; no name is too long."""
+    values = CHART / "ci" / "shadow-values.yaml"
+    documents = [each for each in yaml.safe_load_all(run_helm("template", release, CHART, "--values", values)) if each]
+    assert all(re.fullmatch("[-a-z0-9.]{1,63}", each["metadata"]["name"]) for each in documents)
+    assert not any("." in each["metadata"]["name"] for each in documents if each["kind"] in {"Service", *WORKLOADS})
+    assert all("unlensed" in each["metadata"]["name"] for each in documents if each["kind"] == "StatefulSet")

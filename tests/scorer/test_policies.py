@@ -213,13 +213,14 @@ def test_bad_file_keeps_the_old_policies_and_says_so_once(
     with caplog.at_level(logging.ERROR):
         assert [watcher.reload_if_changed() for _ in range(3)] == [False] * 3
     assert watcher.book is before
-    assert watcher.refusals == 1
+    assert watcher.refused
     assert len(caplog.records) == 1
     assert str(file) in str(caplog.records[0].__dict__["fields"])
     if file.is_dir():
         file.rmdir()
     replace(file, GOOD.replace('"3"', '"5"'))
     assert watcher.reload_if_changed()
+    assert not watcher.refused
     assert watcher.book.choose(ask()).version == "5"
 
 

@@ -1,8 +1,11 @@
 {{/* Names, labels and images. */}}
 
+{{/* The word stays whole: alerts and dashboards find what is ours by it. */}}
 {{- define "unlensed.name" -}}
-{{- if contains "unlensed" .Release.Name }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}
-{{- else }}{{ printf "%s-unlensed" .Release.Name | trunc 40 | trimSuffix "-" }}{{ end -}}
+{{- $release := .Release.Name | replace "." "-" -}}
+{{- $short := $release | trunc 40 | trimSuffix "-" -}}
+{{- if contains "unlensed" $short }}{{ $short }}
+{{- else }}{{ printf "%s-unlensed" ($release | trunc 31 | trimSuffix "-") }}{{ end -}}
 {{- end }}
 
 {{- define "unlensed.selector" -}}

@@ -58,12 +58,12 @@ def test_both_expositions_parse(metrics: Metrics) -> None:
 def test_labels_are_ours(metrics: Metrics) -> None:
     """No label takes what a request says, such as a tenant, so that no sender can add series."""
     labels = {name for family in metrics.registry.collect() for sample in family.samples for name in sample.labels}
-    ours = {"topic", "partition", "status", "code", "decision", "stage", "reason", "backend", "outcome", "le"}
+    ours = {"topic", "partition", "status", "code", "decision", "stage", "reason", "backend", "le"}
     assert labels == ours | {"bundle_id", "digest", "mode", "delivery"}
 
 
 def test_series_of_known_labels_start_at_zero() -> None:
-    """Before the first record, every status, decision, stage, reason and outcome is there."""
+    """Before the first record, every status, decision, stage, reason and backend is there."""
     samples = {(s.name, *s.labels.values()): s.value for f in Metrics().registry.collect() for s in f.samples}
     for stage in STAGES:
         assert samples["unlensed_stage_seconds_count", stage] == 0
@@ -72,7 +72,7 @@ def test_series_of_known_labels_start_at_zero() -> None:
         ("unlensed_faces_scored_total", "flag"),
         ("unlensed_pauses_total", "backend"),
         ("unlensed_backend_retries_total", "engine"),
-        ("unlensed_policy_reloads_total", "refused"),
+        ("unlensed_policy_refused",),
     ):
         assert samples[series] == 0
 
