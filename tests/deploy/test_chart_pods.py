@@ -224,3 +224,14 @@ def test_a_plan_needs_the_gpu_that_serves() -> None:
     assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
     with pytest.raises(Refused):
         render("gpu-sidecar", "gpu.count=0", 'triton.mode="none"')
+
+
+@pytest.mark.parametrize(("mode", "verified"), [("none", True), ("sidecar", False)])
+def test_a_plan_of_the_worker_itself_is_verified(mode: str, verified: bool) -> None:  # noqa: FBT001 - a case of the table
+    """Where no server's probes will do it, the Job that built a plan sends the golden faces through it."""
+    job = find(render("gpu-sidecar", f'triton.mode="{mode}"'), "Job", "unlensed-plan-bundle")
+    (plan,) = job["spec"]["template"]["spec"]["containers"]
+    shell, *_, program = plan["command"]
+    assert shell == "sh"
+    assert program.startswith("unlensed bundle build /bundle")
+    assert program.endswith("&& exec unlensed bundle verify /bundle") is verified
