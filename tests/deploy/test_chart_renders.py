@@ -55,6 +55,13 @@ def test_dashboards_are_those_of_the_repository() -> None:
     assert dashboards["data"] == stored
 
 
+def test_one_release_brings_what_is_shared() -> None:
+    """A second release on the same Prometheus is scraped, and brings neither the alerts nor the dashboards again."""
+    kinds = {(each["kind"], each["metadata"]["name"]) for each in render("gpu-sidecar", "monitoring.shared=false")}
+    assert ("PodMonitor", "unlensed") in kinds
+    assert not kinds & {("PrometheusRule", "unlensed"), ("ConfigMap", "unlensed-dashboards")}
+
+
 def test_overlay_puts_all_of_it_into_a_restricted_namespace(tmp_path: Path) -> None:
     """`kubectl kustomize` of the overlay takes the chart's manifests and adds the namespace that polices them."""
     shutil.copytree(ROOT / "deploy" / "kustomize", tmp_path, dirs_exist_ok=True)
