@@ -53,7 +53,10 @@ OPTIMAL_BATCH = 64
 def choose_deployment(
     target: Target, precision: Precision | None, recipe: str = "starter", max_batch: int = 256
 ) -> Deployment:
-    """Return the engine that the options name."""
+    """Return the engine that the options name, or end with a usage error."""
+    if target == "openvino" and precision == "fp8":
+        message = "fp8 is for GPUs (--target tensorrt); OpenVINO has fp32, fp16 and int8"
+        raise typer.BadParameter(message)
     chosen = precision or ("fp16" if target == "tensorrt" else RECIPES[recipe]().precision)
     return Deployment(target, chosen, BatchProfile(opt=min(OPTIMAL_BATCH, max_batch), max=max_batch))
 

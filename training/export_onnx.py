@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from training.onnx_fp8 import quantise_to_fp8
 from training.onnx_precisions import halve_network, quantise_network
 from training.recipes import Precision
 from training.target import INPUT_TENSOR, OUTPUT_TENSOR
@@ -58,16 +59,20 @@ def export_onnx(extractor: nn.Module, folder: Path, precision: Precision, calibr
         folder: receives `face_extractor/1/model.onnx`.
         precision: "fp32"; "fp16" for the network between the normalisation and the pooling, which stay FP32 as the
             features do; "int8" quantises that network's convolutions, and the little that is left is FP32: a scale
-            of a channel with small weights would be nought in FP16.
-        calibration_crops: [N, S, S, 3] photographs, for "int8".
+            of a channel with small weights would be nought in FP16; "fp8" is "fp16" with those convolutions in FP8
+            that a GPU has quick kernels for.
+        calibration_crops: [N, S, S, 3] photographs, for "int8" and "fp8".
 
     Raises:
+        ValueError: the network has nothing to gain by "fp8", or a number is beyond what FP16 holds.
         onnx.checker.ValidationError: the graph is no valid ONNX: a fault of this program.
     """
     model = convert_to_onnx(extractor, calibration_crops.shape[1])
     if precision == "int8":
         model = quantise_network(model, calibration_crops)
-    elif precision == "fp16":
+    elif precision != "fp32":
+        if precision == "fp8":
+            quantise_to_fp8(model, calibration_crops)
         halve_network(model)
     strip_notes(model)
     onnx.checker.check_model(model, full_check=True)

@@ -6,7 +6,9 @@ told to leave alone, the features among them, and its graph is not in order.
 """
 
 import tempfile
+from collections.abc import Iterable, Iterator, MutableSequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,12 +22,24 @@ CONVOLUTION = "Conv"
 _FACES_AT_ONCE = 8
 
 
+def feed_crops(name: str, crops: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[np.uint8]]]:
+    """Yield `crops` in batches for the input `name` of a graph."""
+    for start in range(0, len(crops), _FACES_AT_ONCE):
+        yield {name: crops[start : start + _FACES_AT_ONCE]}
+
+
+def replace_items(part: MutableSequence[Any], items: Iterable[Any]) -> None:
+    """Let a repeated `part` of a graph hold `items`, some of which may be its own."""
+    copies = [type(item).FromString(item.SerializeToString()) for item in items]
+    del part[:]
+    part.extend(copies)
+
+
 class _Crops(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime's class is untyped
     """Feeds photographs to the calibration."""
 
     def __init__(self, name: str, crops: NDArray[np.uint8]) -> None:
-        starts = range(0, len(crops), _FACES_AT_ONCE)
-        self._batches = ({name: crops[start : start + _FACES_AT_ONCE]} for start in starts)
+        self._batches = feed_crops(name, crops)
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         """Return the next batch, or None after the last."""
@@ -94,10 +108,8 @@ def halve_network(model: onnx.ModelProto) -> None:
     used = {name for node in nodes for name in node.input}
     tensors = [tensor for tensor in graph.initializer if tensor.name in used]
     tensors += [_halve(tensor) for name, tensor in constants.items() if f"{name}_fp16" in used]
-    for part, items in ((graph.node, nodes), (graph.initializer, tensors)):
-        copies = [type(item).FromString(item.SerializeToString()) for item in items]
-        del part[:]
-        part.extend(copies)
+    replace_items(graph.node, nodes)
+    replace_items(graph.initializer, tensors)
     graph.ClearField("value_info")
 
 

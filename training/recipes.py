@@ -11,7 +11,7 @@ from typing import Literal
 
 from ingest.spec import PreprocessSpec
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "fp8"]
 Backbone = Literal["resnet50", "efficientnet_lite0"]
 Covariance = Literal["full", "tied", "diag"]
 

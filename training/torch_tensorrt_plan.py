@@ -1,7 +1,7 @@
 """A plan straight from the PyTorch network, where Torch-TensorRT and a GPU are at hand.
 
 It spares a development machine the second step; what serves elsewhere is built there, from the ONNX graph. Not
-for int8, whose quantise/dequantise pairs stand in the ONNX graph only.
+for int8 and FP8, whose quantise/dequantise pairs stand in the ONNX graph only.
 """
 
 import importlib
@@ -39,8 +39,8 @@ class _Named(nn.Module):
 
 def find_obstacle(deployment: Deployment) -> str:
     """Return why no plan can be built here from the network itself, or nothing."""
-    if deployment.precision == "int8":
-        return "int8 stands in the ONNX graph only"
+    if deployment.precision in {"int8", "fp8"}:
+        return f"{deployment.precision} stands in the ONNX graph only"
     if obstacle := find_gpu()[1]:
         return obstacle
     return "" if importlib.util.find_spec("torch_tensorrt") else "Torch-TensorRT is not installed"

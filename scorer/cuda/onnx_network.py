@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
@@ -61,9 +62,7 @@ class OnnxNetwork:
             message = f"{model} is no ONNX graph ({error}): copy the whole bundle again"
             raise BundleMismatch(message) from error
         self._input, self._output = graph.input[0].name, graph.output[0].name
-        self._weights = {
-            tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer
-        }
+        self._weights = {tensor.name: _read_tensor(tensor) for tensor in graph.initializer}
         self._steps = []
         for node in graph.node:
             step = self._read_step(node, model)
@@ -101,6 +100,14 @@ class OnnxNetwork:
             weight = self._weights[name] if dtype is None else self._weights[name].to(dtype)
             layout = torch.channels_last if weight.ndim == 4 else torch.contiguous_format  # noqa: PLR2004 - OIHW
             self._weights[name] = weight.contiguous(memory_format=layout)
+
+
+def _read_tensor(tensor: onnx.TensorProto) -> Tensor:
+    """Return a constant of the graph; NumPy has no FP8, so its bytes are handed over."""
+    values = numpy_helper.to_array(tensor).copy()
+    if tensor.data_type == onnx.TensorProto.FLOAT8E4M3FN:
+        return torch.from_numpy(values.view(np.uint8)).view(torch.float8_e4m3fn)
+    return torch.from_numpy(values)
 
 
 def _cast(attributes: Attributes, _: Weights) -> Compute:
@@ -157,9 +164,12 @@ def _quantise(attributes: Attributes, _: Weights) -> Compute:
     axis = attributes.get("axis", 1)
 
     def compute(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        levels = x.float() / _spread(scale, x, axis).float()
+        if zero.dtype.is_floating_point:  # FP8, whose zero point is nought
+            limit = torch.finfo(zero.dtype).max
+            return torch.clamp(levels, -limit, limit).to(zero.dtype)
         limits = torch.iinfo(zero.dtype)
-        levels = torch.round(x.float() / _spread(scale, x, axis).float()) + _spread(zero, x, axis)
-        return torch.clamp(levels, limits.min, limits.max)
+        return torch.clamp(torch.round(levels) + _spread(zero, x, axis), limits.min, limits.max)
 
     return compute
 
@@ -168,7 +178,7 @@ def _dequantise(attributes: Attributes, _: Weights) -> Compute:
     axis = attributes.get("axis", 1)
 
     def compute(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        return ((x.float() - _spread(zero, x, axis)) * _spread(scale, x, axis).float()).to(scale.dtype)
+        return ((x.float() - _spread(zero, x, axis).float()) * _spread(scale, x, axis).float()).to(scale.dtype)
 
     return compute
 

@@ -1,8 +1,8 @@
 """Every engine that this machine can run a network on, behind one call: crops on the device in, features out.
 
-On a GPU: CUDA graphs in FP32, BF16 and FP16, and TensorRT (or TensorRT-RTX) in FP32, FP16 and INT8. In a rehearsal the
-graphed engine without its graphs, and ONNX Runtime for the precisions that a CPU has no other engine for. What cannot
-be opened is a trouble of its part and costs nothing else.
+On a GPU: CUDA graphs in FP32, BF16 and FP16, and TensorRT (or TensorRT-RTX) in FP32, FP16, INT8 and FP8. In a
+rehearsal the graphed engine without its graphs, and ONNX Runtime for the precisions that a CPU has no other engine for.
+What cannot be opened is a trouble of its part and costs nothing else.
 """
 
 from collections.abc import Callable, Iterator
@@ -66,7 +66,7 @@ def list_engines(part: Part, network: str, precisions: tuple[Precision, ...]) ->
     """Return how to open each engine, by name."""
     openers: dict[str, Callable[[], Engine]] = {}
     for precision in precisions:
-        # Its int8 is computed in floating point, which says nothing of int8 units; its FP16 is slow without any.
+        # Its int8 and FP8 are computed at more bits, which says nothing of their units; its FP16 is slow without any.
         if precision == "fp32" or (precision == "fp16" and part.device == "cuda"):
             openers[f"graphs {precision.upper()}"] = partial(open_graphed, part, network, precision, narrowed=False)
         if precision == "fp16":

@@ -29,7 +29,7 @@ def fixture_bundle(gpu_folder: Path) -> Bundle:
     return read_bundle(gpu_folder)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "fp8"])
 def test_an_exported_graph_builds(rtx: ModuleType, bundle: Bundle, tmp_path: Path, precision: Precision) -> None:
     """Each precision parses strongly typed, has the manifest's tensors and becomes a plan that holds its weights."""
     crops = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)

@@ -19,6 +19,7 @@ from training.cli import main
         (["import", "{run}/weights.pth", "--out", "{run}/out.safetensors", "--kind", "clip"], 2, "clip"),
         (["import", "{run}/weights.pth", "--out", "{run}/out.safetensors"], 65, "weights.pth"),
         (["prepare", "{run}"], 2, "--photos"),
+        (["fit", "{run}", "--precision", "fp8"], 2, "fp8 is for GPUs (--target tensorrt)"),
     ],
 )
 def test_refusals_are_sentences(

@@ -15,11 +15,12 @@ from tests.small_extractor import SmallExtractor, make_small_extractor
 from training.export_onnx import export_onnx
 from training.features import extract_features
 from training.onnx_features import OnnxExtractor
+from training.onnx_fp8 import quantise_to_fp8
 from training.onnx_precisions import halve_network
 from training.pretext.network import FEATURE_SIZE
 from training.recipes import Precision
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
 
 
 @pytest.fixture(name="network", scope="module")
@@ -48,7 +49,7 @@ def fixture_graphs(
     return {precision: export_onnx(network, folder / precision, precision, crops) for precision in PRECISIONS}
 
 
-@pytest.mark.parametrize(("precision", "farthest"), [("fp32", 1e-5), ("fp16", 2e-3), ("int8", 0.1)])
+@pytest.mark.parametrize(("precision", "farthest"), [("fp32", 1e-5), ("fp16", 2e-3), ("int8", 0.1), ("fp8", 0.05)])
 def test_a_graph_gives_the_network_s_features(
     network: SmallExtractor, crops: np.ndarray, graphs: dict[Precision, Path], precision: Precision, farthest: float
 ) -> None:
@@ -113,22 +114,66 @@ def test_int8_pairs_stand_where_tensorrt_fuses_them(graphs: dict[Precision, Path
         assert readers <= {"Clip", "Relu", "Add"}
 
 
-def test_weights_beyond_fp16_are_refused() -> None:
-    """What FP16 cannot hold is a sentence, not an infinity."""
+def test_fp8_pairs_stand_where_kernels_are(
+    network: SmallExtractor, crops: np.ndarray, graphs: dict[Precision, Path]
+) -> None:
+    """The stem and the depthwise convolution stay FP16; the last reads FP8 crops and weights, each with one scale."""
+    graph = onnx.load(graphs["fp8"]).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    stem, depthwise, last = (node for node in graph.node if node.op_type == "Conv")
+    for node in (stem, depthwise):
+        assert tensors[node.input[1]].data_type == TensorProto.FLOAT16
+    reach = []
+    for name in last.input[:2]:
+        levels, scale, zero = makers[name].input
+        assert makers[name].op_type == "DequantizeLinear"
+        assert tensors[zero].data_type == TensorProto.FLOAT8E4M3FN
+        assert tensors[scale].data_type == TensorProto.FLOAT16
+        assert list(tensors[scale].dims) == []
+        reach.append(float(numpy_helper.to_array(tensors[scale])) * 448)
+    assert makers[makers[last.input[0]].input[0]].op_type == "QuantizeLinear"
+    assert tensors[levels].data_type == TensorProto.FLOAT8E4M3FN
+    with torch.inference_mode():
+        x = network.stem(network.normalise(torch.from_numpy(crops)))
+        largest = [(x + network.depthwise(x)).max().item(), network.widen[0].weight.abs().max().item()]
+    np.testing.assert_allclose(reach, largest, rtol=2e-3)  # scales are numbers of FP16
+
+
+def make_convolution(weights: np.ndarray) -> onnx.ModelProto:
+    """Return the graph of one 1x1 convolution and a pooling."""
     nodes = [
         helper.make_node("Conv", ["x", "weights"], ["y"], name="conv"),
         helper.make_node("ReduceMean", ["y"], ["z"], name="pool"),
     ]
-    shape = [1, 3, 2, 2]
     graph = helper.make_graph(
         nodes,
         "graph",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, weights.shape[1], 2, 2])],
         [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(np.full((1, 3, 1, 1), 1e5, np.float32), "weights")],
+        [numpy_helper.from_array(weights, "weights")],
     )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        (np.ones((1, 3, 1, 1), np.float32), "no convolution of the network has a quick FP8 kernel: export fp16"),
+        (np.full((16, 16, 1, 1), 1e-3, np.float32), "weights reaches 0.001 only, too little for a scale in FP16"),
+    ],
+)
+def test_what_fp8_cannot_hold_is_refused(weights: np.ndarray, sentence: str) -> None:
+    """Nothing to gain, or a tensor whose scale FP16 cannot hold, is a sentence that says what to export instead."""
+    x = np.ones((1, weights.shape[1], 2, 2), np.float32)
+    with pytest.raises(ValueError, match=sentence):
+        quantise_to_fp8(make_convolution(weights), x)
+
+
+def test_weights_beyond_fp16_are_refused() -> None:
+    """What FP16 cannot hold is a sentence, not an infinity."""
     with pytest.raises(ValueError, match=r"reach 1e\+05, more than FP16 holds"):
-        halve_network(helper.make_model(graph))
+        halve_network(make_convolution(np.full((1, 3, 1, 1), 1e5, np.float32)))
 
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, graphs: dict[Precision, Path]) -> None:

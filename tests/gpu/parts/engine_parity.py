@@ -18,7 +18,7 @@ from training.mixture.fit import fit_shape
 from training.recipes import MixtureRule, MixtureShape, Precision
 
 RATES = (0.05, 0.01)
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ from ingest.device import load_array_module
 from training.recipes import Precision
 
 BATCHES = (1, 4, 16, 64, 128, 256, 512)
-PRECISIONS: tuple[Precision, ...] = ("fp16", "int8")
+PRECISIONS: tuple[Precision, ...] = ("fp16", "int8", "fp8")
 
 
 def measure_engine(part: Part, engine: Engine, crops: Array, flop: float, ceiling: float) -> None:

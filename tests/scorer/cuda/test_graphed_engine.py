@@ -26,11 +26,11 @@ from training.recipes import Precision, paper
 def fixture_graphs(crops: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
     """A small extractor's graph at each precision."""
     folder = tmp_path_factory.mktemp("graphs")
-    kinds: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+    kinds: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
     return {kind: export_onnx(make_small_extractor(), folder / kind, kind, crops) for kind in kinds}
 
 
-@pytest.mark.parametrize(("precision", "farthest"), [("fp32", 1e-6), ("fp16", 1e-3), ("int8", 5e-3)])
+@pytest.mark.parametrize(("precision", "farthest"), [("fp32", 1e-6), ("fp16", 1e-3), ("int8", 5e-3), ("fp8", 5e-3)])
 def test_a_graph_s_features_are_the_reference_runtime_s(
     graphs: dict[Precision, Path], crops: NDArray[np.uint8], precision: Precision, farthest: float
 ) -> None:
