@@ -65,6 +65,7 @@ class TritonServer:
         self.log = scratch / "triton.log"
         self._port = port or _free_port()
         self.url = f"127.0.0.1:{self._port}"
+        self.restarts = 0  # by `supervise`
         self._process: subprocess.Popen[bytes] | None = None
         self._backends: set[int] = set()
         packages, version, library_folder = _describe(python)
@@ -158,7 +159,7 @@ class TritonServer:
         return process is not None and process.poll() is None and self._backends <= _living(process.pid)
 
     def supervise(self, stop: threading.Event) -> None:
-        """Start it again whenever it or one of its backends has died, until `stop` is set.
+        """Start it again, and count that, whenever it or one of its backends has died, until `stop` is set.
 
         Raises:
             TritonFailed: it does not start any more.
@@ -167,6 +168,7 @@ class TritonServer:
             if not self.healthy and not stop.wait(GRACE_S):
                 self.kill()
                 self.start()
+                self.restarts += 1
 
     def __enter__(self) -> Self:
         self.start()

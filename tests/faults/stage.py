@@ -1,5 +1,6 @@
 """What a fault test plays on: a broker, an engine, workers, traffic and results, all real."""
 
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,6 +26,18 @@ class Stage:
         self.traffic = Traffic(self.kafka.bootstrap)
         self.results = Results(self.kafka.bootstrap)
         stack.callback(self.results.close)
+
+    def supervise_triton(self) -> None:
+        """Start Triton again whenever it dies, as Kubernetes and Compose do: who kills its clients may kill it, too.
+
+        The server that runs here, 2.51, sometimes crashes when a client is cut off in the middle of a request (Triton's
+        pull requests 7840 and 8078 mend that, in 2025); the one that the images have does not.
+        """
+        stop = threading.Event()
+        thread = threading.Thread(target=self.triton.supervise, args=[stop], name="triton-supervisor")
+        thread.start()
+        self._stack.callback(thread.join)
+        self._stack.callback(stop.set)
 
     def worker(self, name: str, program: str = PROGRAM, **settings: object) -> Worker:
         """Return a worker, not started; it ends with the test at the latest."""

@@ -18,6 +18,7 @@ FINISH_S = 600
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
 def test_killed_workers_lose_nothing(stage: Stage, delivery: str, say: Callable[[str], None]) -> None:
     """Each record is answered; answers to one record agree; with transactions a careful reader sees one answer."""
+    stage.supervise_triton()
     rng = random.Random(1)  # noqa: S311 - chooses victims, no secret
     workers = [
         stage.worker(f"worker-{number}", stream__delivery=delivery, stream__batch_images=BATCH) for number in (1, 2)
@@ -40,7 +41,8 @@ def test_killed_workers_lose_nothing(stage: Stage, delivery: str, say: Callable[
     say(
         f"{delivery}: {KILLS} kills, {RECORDS} records in {time.monotonic() - started_s:.0f} s: "
         f"{len(verdict.missing(everything))} lost, {len(verdict.conflicting)} conflicting, "
-        f"{verdict.duplicates} duplicates, {sum(verdict.dead.values())} dead letters"
+        f"{verdict.duplicates} duplicates, {sum(verdict.dead.values())} dead letters; "
+        f"Triton started again {stage.triton.restarts} times"
     )
     assert answered, f"{len(verdict.missing(everything))} of {len(everything)} records have no answer"
     assert not verdict.conflicting

@@ -25,6 +25,7 @@ MAX_STARTS = 10
 
 def test_a_record_that_kills_becomes_a_dead_letter(stage: Stage, say: Callable[[str], None]) -> None:
     """The worker dies three times, the record is dead-lettered as `kills_worker`, and all others are answered."""
+    stage.supervise_triton()
     stage.traffic.send(100)
     producer = KafkaProducer(bootstrap_servers=stage.kafka.bootstrap)
     producer.send(REQUESTS, value=make_request("poison", stage.traffic.samples[0]), key=b"k1")
