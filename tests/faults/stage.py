@@ -30,8 +30,8 @@ class Stage:
     def supervise_triton(self) -> None:
         """Start Triton again whenever it dies, as Kubernetes and Compose do: who kills its clients may kill it, too.
 
-        The server that runs here, 2.51, sometimes crashes when a client is cut off in the middle of a request (Triton's
-        pull requests 7840 and 8078 mend that, in 2025); the one that the images have does not.
+        The server that runs here, 2.51, can crash when a client is cut off in the middle of a request; newer ones, such
+        as the images ask for, have that mended (Triton's pull requests 7840 and 8078, 2025).
         """
         stop = threading.Event()
         thread = threading.Thread(target=self.triton.supervise, args=[stop], name="triton-supervisor")
