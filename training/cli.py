@@ -12,7 +12,7 @@ from ingest.device import DeviceUnavailable, Request, resolve_device
 from scorer.manifest import BatchProfile, Target
 from training.endings import Interrupted, TrainingDiverged
 from training.recipes import RECIPES, Precision
-from training.target import Deployment
+from training.target import PRECISIONS, Deployment
 
 BAD_DATA, TRY_AGAIN, BAD_CONFIGURATION = 65, 75, 78
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -54,10 +54,10 @@ def choose_deployment(
     target: Target, precision: Precision | None, recipe: str = "starter", max_batch: int = 256
 ) -> Deployment:
     """Return the engine that the options name, or end with a usage error."""
-    if target == "openvino" and precision == "fp8":
-        message = "fp8 is for GPUs (--target tensorrt); OpenVINO has fp32, fp16 and int8"
-        raise typer.BadParameter(message)
     chosen = precision or ("fp16" if target == "tensorrt" else RECIPES[recipe]().precision)
+    if chosen not in PRECISIONS[target]:
+        message = f"{chosen} is for GPUs (--target tensorrt); {target} has {', '.join(PRECISIONS[target])}"
+        raise typer.BadParameter(message)
     return Deployment(target, chosen, BatchProfile(opt=min(OPTIMAL_BATCH, max_batch), max=max_batch))
 
 

@@ -14,7 +14,6 @@ from ingest.openvino_core import ov
 from training.recipes import Precision
 from training.target import INPUT_TENSOR, OUTPUT_TENSOR
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")  # no CPU that is served computes in FP8
 MODEL_FILE = "face_extractor/1/model.xml"
 
 

@@ -70,9 +70,9 @@ def export_onnx(extractor: nn.Module, folder: Path, precision: Precision, calibr
     model = convert_to_onnx(extractor, calibration_crops.shape[1])
     if precision == "int8":
         model = quantise_network(model, calibration_crops)
-    elif precision != "fp32":
-        if precision == "fp8":
-            quantise_to_fp8(model, calibration_crops)
+    if precision == "fp8":
+        quantise_to_fp8(model, calibration_crops)
+    if precision in {"fp16", "fp8"}:
         halve_network(model)
     strip_notes(model)
     onnx.checker.check_model(model, full_check=True)

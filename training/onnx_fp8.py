@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from training.onnx_precisions import CONVOLUTION, feed_crops, replace_items
+from training.onnx_precisions import CONVOLUTION, feed_crops, rewrite_graph
 
 LARGEST_FP8 = 448.0
 MOST_TAPS, CHANNELS_TOGETHER = 32, 16  # of an FP8 kernel
@@ -60,17 +60,13 @@ def quantise_to_fp8(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> None:
             nodes.append(_convert("Dequantize", f"{weight}_fp8", weight))
             node.input[0], node.input[1] = f"{activation}_narrowed", f"{weight}_narrowed"
         nodes.append(node)
-    used = {name for node in nodes for name in node.input}
-    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
-    replace_items(graph.node, nodes)
-    replace_items(
-        graph.initializer, tensors + [numpy_helper.from_array(values, name) for name, values in constants.items()]
-    )
+    rewrite_graph(graph, nodes, (numpy_helper.from_array(values, name) for name, values in constants.items()))
 
 
 def find_reach(model: onnx.ModelProto, names: list[str], crops: NDArray[np.uint8]) -> dict[str, float]:
     """Return the largest magnitude over `crops`, [N, S, S, 3], of each of the values `names` within the graph."""
-    watched = onnx.ModelProto.FromString(model.SerializeToString())
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
     watched.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in names)
     session = onnxruntime.InferenceSession(watched.SerializeToString(), providers=["CPUExecutionProvider"])
     reach = np.zeros(len(names))

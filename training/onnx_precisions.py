@@ -6,9 +6,8 @@ told to leave alone, the features among them, and its graph is not in order.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator, MutableSequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -28,11 +27,15 @@ def feed_crops(name: str, crops: NDArray[np.uint8]) -> Iterator[dict[str, NDArra
         yield {name: crops[start : start + _FACES_AT_ONCE]}
 
 
-def replace_items(part: MutableSequence[Any], items: Iterable[Any]) -> None:
-    """Let a repeated `part` of a graph hold `items`, some of which may be its own."""
-    copies = [type(item).FromString(item.SerializeToString()) for item in items]
-    del part[:]
-    part.extend(copies)
+def rewrite_graph(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], added: Iterable[onnx.TensorProto]) -> None:
+    """Let `graph` consist of `nodes`, its own among them, and of what they use of its constants and of `added`."""
+    used = {name for node in nodes for name in node.input}
+    tensors = [tensor for tensor in (*graph.initializer, *added) if tensor.name in used]
+    for part, items in ((graph.node, nodes), (graph.initializer, tensors)):
+        copies = [type(item).FromString(item.SerializeToString()) for item in items]
+        del part[:]
+        part.extend(copies)
+    graph.ClearField("value_info")
 
 
 class _Crops(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime's class is untyped
@@ -93,24 +96,22 @@ def halve_network(model: onnx.ModelProto) -> None:
     constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     made_by = {name: node.name for node in graph.node for name in node.output}
     casts: dict[str, onnx.NodeProto] = {}
+    halved: set[str] = set()
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         to = TensorProto.FLOAT if node.name in kept else TensorProto.FLOAT16
         for place, name in enumerate(node.input):
             if name in constants:
-                node.input[place] = name if to == TensorProto.FLOAT else f"{name}_fp16"
+                if to == TensorProto.FLOAT16:
+                    node.input[place] = f"{name}_fp16"
+                    halved.add(name)
             elif name in made_by and (made_by[name] in kept) != (node.name in kept):
                 node.input[place] = copy = f"{name}_{'fp32' if to == TensorProto.FLOAT else 'fp16'}"
                 if copy not in casts:
                     casts[copy] = helper.make_node("Cast", [name], [copy], name=f"cast_{copy}", to=to)
                     nodes.append(casts[copy])
         nodes.append(node)
-    used = {name for node in nodes for name in node.input}
-    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
-    tensors += [_halve(tensor) for name, tensor in constants.items() if f"{name}_fp16" in used]
-    replace_items(graph.node, nodes)
-    replace_items(graph.initializer, tensors)
-    graph.ClearField("value_info")
+    rewrite_graph(graph, nodes, [_halve(tensor) for name, tensor in constants.items() if name in halved])
 
 
 def find_kept(graph: onnx.GraphProto) -> set[str]:

@@ -28,7 +28,7 @@ from training.evaluation.card import LICENCE, write_card
 from training.evaluation.inputs import Extras, Subject
 from training.evaluation.pretext import measure_pretext
 from training.evaluation.run import evaluate_subject
-from training.export import PRECISIONS, export_extractor
+from training.export import export_extractor
 from training.export_onnx import export_onnx
 from training.features import extract_features
 from training.golden import draw_golden_images
@@ -40,7 +40,7 @@ from training.pretext.checkpoints import load_checkpoint
 from training.pretext.network import FEATURE_SIZE, build_network
 from training.recipes import Recipe
 from training.repository import write_repository
-from training.target import INPUT_TENSOR, OUTPUT_TENSOR, Deployment
+from training.target import INPUT_TENSOR, OUTPUT_TENSOR, PRECISIONS, Deployment
 from training.torch_tensorrt_plan import build_plan_of_network, find_obstacle
 
 QUANTISATION_FACES = 192
@@ -187,7 +187,7 @@ def evaluate_run(
     """
     checkpoint = run / "best.safetensors"
     engines: dict[str, Path] = {}
-    for precision in PRECISIONS:
+    for precision in PRECISIONS["openvino"]:
         deployment = Deployment("openvino", precision)
         built = engines[precision] = deployment.engine(run)
         if not built.exists() or built.stat().st_mtime < checkpoint.stat().st_mtime:

@@ -6,6 +6,11 @@ from pathlib import Path
 from scorer.manifest import BatchProfile, Target
 from training.recipes import Precision
 
+# What each target computes in.
+PRECISIONS: dict[Target, tuple[Precision, ...]] = {
+    "openvino": ("fp32", "fp16", "int8"),
+    "tensorrt": ("fp32", "fp16", "int8", "fp8"),
+}
 INPUT_TENSOR, OUTPUT_TENSOR = "crops", "features"
 
 
