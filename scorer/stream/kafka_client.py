@@ -256,12 +256,13 @@ def keep_join(consumer: Any) -> None:  # noqa: ANN401 - the client ships no type
 
     A join that ends between two polls is forgotten by the client, which then joins anew and so sets the whole group
     to joining again. Members with short polls never come to rest. And a leader that joins because the topic's metadata
-    changed forgets why as soon as it has dealt out the partitions: it would never look for the end of its join, send no
-    heartbeat, and go on with partitions that the group has long given to others.
+    changed forgets why as soon as it has dealt out the partitions, or when an outage cuts the join off: it would never
+    look for the end of its join, send no heartbeat, and go on with partitions that the group has long given to others.
     """
     coordinator = consumer._coordinator  # noqa: SLF001 - there is no other way to it
     if coordinator._join_task is not None:  # noqa: SLF001
         coordinator._join_task = _Joining(coordinator._join_task)  # noqa: SLF001
+    if coordinator.rejoining:  # from before a join's first attempt until one has succeeded; no heartbeats meanwhile
         coordinator.rejoin_needed = True
 
 

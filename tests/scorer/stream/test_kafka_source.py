@@ -5,7 +5,7 @@ import time
 from collections import Counter
 
 import pytest
-from kafka import KafkaProducer
+from kafka import KafkaProducer, errors
 
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place
 from scorer.stream.dead_letters import UNREADABLE
@@ -215,6 +215,27 @@ def test_a_join_for_new_metadata_comes_to_its_end(site: Site) -> None:
         time.sleep(0.01)
     wait_until(lambda: member.source.poll(0.05, 1) or coordinator.stable(), "the group")
     member.source.commit({place: end for place, end in member.done.items() if place in member.owned})
+
+
+def test_a_join_that_an_outage_cuts_off_is_taken_up_again(site: Site) -> None:
+    """A coordinator that goes away just as the leader joins for new metadata replaces nobody, and is joined again."""
+    site.create_topics(2)
+    member = site.join()
+    turn_until([member], lambda: len(member.owned) == 2, "the partitions")
+    coordinator = member.source._consumer._coordinator  # noqa: SLF001 - such an outage cannot be timed from outside
+    join = coordinator._do_join_and_sync_async  # noqa: SLF001
+
+    async def go_away() -> bytes:
+        coordinator._do_join_and_sync_async = join  # noqa: SLF001 - the next attempt is a real one
+        coordinator._assignment_snapshot = coordinator._metadata_snapshot  # noqa: SLF001 - as at first
+        coordinator.coordinator_dead("gone")
+        raise errors.CoordinatorNotAvailableError
+
+    coordinator._do_join_and_sync_async = go_away  # noqa: SLF001
+    coordinator._assignment_snapshot = {}  # noqa: SLF001 - as if the leader had dealt out partitions of other metadata
+    turn_until([member], lambda: not coordinator._heartbeat_enabled, "the join that is cut off")  # noqa: SLF001
+    turn_until([member], lambda: coordinator._heartbeat_enabled, "heartbeats")  # noqa: SLF001
+    assert len(member.owned) == 2
 
 
 def test_what_is_not_ours_cannot_be_committed(site: Site) -> None:
