@@ -4,17 +4,17 @@ Each distinct image is decoded once, only the rectangle around all its faces; ea
 upright and resized. Measured on 2 cores against one region decode a face (1920 x 1080 JPEG, CPU time an image):
 4.5 against 4.3 ms for one face, 6.5 against 9.2 ms for two, 10.5 against 20.5 ms for five.
 
-Policy for damage. DALI fails a whole batch for one bad image, and libjpeg does not fail at all: it fills damaged
-areas with grey and prints a line (none of 948 collected photographs causes one). Either way every image of that
-batch is decoded again alone, and those that fail or cause a line become `undecodable`. So a bad image costs one
-more decode of its batch and never a wrong score; its batch-mates come out bit-identical. Not knowable here:
-damage that still reads as valid codes, or that lies below the faces. Decoders get `strip_metadata` bytes, so no C
-parser reads the EXIF, text or profiles of strangers.
+Policy for damage. DALI fails a whole batch for one bad image, and libjpeg does not fail at all: it fills missing
+areas with grey and prints a warning. Either way every image of that batch is decoded again alone. One that fails is
+`undecodable`, or `truncated`. Where there is a warning, `ingest.damage` measures which pixels are missing, and a face
+is refused only if its window holds one of them. So a bad image costs a few more decodes and never a wrong score; its
+batch-mates come out bit-identical. Not knowable here: damage that still reads as valid codes, or that lies below the
+faces. Decoders get `strip_metadata` bytes, so no C parser reads the EXIF, text or profiles of strangers.
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
 from ingest.dali_graph import decode_region
+from ingest.damage import measure_damage
 from ingest.face_groups import (
     BATCH_PIXELS_PER_THREAD,
     IMAGE_FAILURE,
@@ -34,7 +35,7 @@ from ingest.face_groups import (
 from ingest.native_messages import NativeMessages
 from ingest.orientation import find_stored_window, turn_upright
 from ingest.probe import EncodedFace, ImageInfo, strip_metadata
-from ingest.reasons import Reason, Unscorable
+from ingest.reasons import Unscorable
 from ingest.spec import PreprocessSpec, Window
 
 Pixels = NDArray[np.uint8]
@@ -81,7 +82,10 @@ class FaceCropper:
             alone = [self._crop_groups([group]) for group in groups]
             return {position: result for part in alone for position, result in part.items()}
         if complaint:
-            return dict.fromkeys(groups[0].windows, Unscorable(Reason.UNDECODABLE, f"the decoder says: {complaint}"))
+            return self._crop_damaged(groups[0], regions, complaint)
+        return self._resize(groups, regions)
+
+    def _resize(self, groups: list[FaceGroup], regions: list[_Region]) -> dict[int, Pixels | Unscorable]:
         faces = [
             ((position, region, window, group.info), window.width * window.height)
             for group, region in zip(groups, regions, strict=True)
@@ -94,19 +98,61 @@ class FaceCropper:
             results.update(zip((position for position, *_ in batch), resized, strict=True))
         return results
 
+    def _crop_damaged(self, group: FaceGroup, regions: list[_Region], complaint: str) -> dict[int, Pixels | Unscorable]:
+        """Return the crops of the faces that are whole, and the reason for the others."""
+        reason = group.info.damage_reason
+        if not regions:
+            return dict.fromkeys(group.windows, Unscorable(reason, f"the decoder says: {complaint}"))
+        region = _Region(regions[0].pixels.copy(), regions[0].place)
+
+        def decode(bare: bytes) -> tuple[Pixels, str]:
+            again, warning = self._decode_files([(bare, region.place)])
+            return (again[0].pixels.copy(), warning) if again else (np.zeros_like(region.pixels), warning)
+
+        damage = measure_damage(group.data, group.info, region.pixels, complaint, decode)
+        if damage.mask.all() and len(group.windows) > 1:
+            return self._crop_above_damage(group)
+        marked = _Region(damage.mask[..., np.newaxis].view(np.uint8), region.place)
+        lost = {p: marked.cut(window, group.info).any() for p, window in group.windows.items()}
+        whole = replace(group, windows={p: window for p, window in group.windows.items() if not lost[p]})
+        failure = Unscorable(reason, f"pixels of the face are missing or wrong; the decoder says: {complaint}")
+        return self._resize([whole], [region]) | dict.fromkeys((p for p in lost if lost[p]), failure)
+
+    def _crop_above_damage(self, group: FaceGroup) -> dict[int, Pixels | Unscorable]:
+        """Return the results of a group whose damage is known no closer than by the rows that a decoder reads.
+
+        A decoder stops below the last face. So the upper half of the faces is decoded alone, and the lower half only
+        if nothing is wrong in the upper one.
+        """
+        stored = {p: find_stored_window(window, group.info) for p, window in group.windows.items()}
+        order = sorted(stored, key=lambda p: stored[p].top + stored[p].height)
+        upper, lower = (
+            replace(group, windows={p: group.windows[p] for p in part})
+            for part in (order[: len(order) // 2], order[len(order) // 2 :])
+        )
+        results = self._crop_groups([upper])
+        failure = next((result for result in results.values() if isinstance(result, Unscorable)), None)
+        return results | (dict.fromkeys(lower.windows, failure) if failure else self._crop_groups([lower]))
+
     def _decode(self, groups: list[FaceGroup]) -> tuple[list[_Region], str]:
         """Return each group's region, valid until the next call, and what went wrong, if anything."""
-        places = [group.find_region() for group in groups]
+        return self._decode_files([(strip_metadata(g.data, g.info.media_type), g.find_region()) for g in groups])
+
+    def _decode_files(self, files: list[tuple[bytes, Window]]) -> tuple[list[_Region], str]:
+        """Return the stored rectangle of each file, valid until the next call, and what went wrong, if anything.
+
+        There are no regions where a file cannot be decoded at all.
+        """
         regions: list[_Region] = []
         failure = ""
         with self._messages.collect() as lines:
             try:
                 decoded = self._decoder.run(
-                    image=[np.frombuffer(strip_metadata(g.data, g.info.media_type), np.uint8) for g in groups],
-                    start=[np.array([place.left, place.top], np.int32) for place in places],
-                    shape=[np.array([place.width, place.height], np.int32) for place in places],
+                    image=[np.frombuffer(data, np.uint8) for data, _ in files],
+                    start=[np.array([place.left, place.top], np.int32) for _, place in files],
+                    shape=[np.array([place.width, place.height], np.int32) for _, place in files],
                 )[0]
-                regions = [_Region(np.asarray(decoded[i]), place) for i, place in enumerate(places)]
+                regions = [_Region(np.asarray(decoded[i]), place) for i, (_, place) in enumerate(files)]
             except RuntimeError as error:
                 self._decoder = _build_decoder(self._threads, self._max_batch)  # no pipeline survives an error
                 if not IMAGE_FAILURE.search(str(error)):

@@ -5,7 +5,6 @@ carries its weights and its `DetectorSpec`. The image is decoded once, reduced i
 where it is a JPEG, and shown to the network at one to three sizes.
 """
 
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,15 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from ingest.damage import measure_damage
 from ingest.orientation import turn_upright
-from ingest.probe import DEFAULT_LIMITS, ImageInfo
+from ingest.probe import ImageInfo, strip_metadata
 from ingest.pyramid import TILE_PX, cut_tiles, merge_boxes
-from ingest.reasons import Reason, Unscorable
+from ingest.reasons import Unscorable
 from ingest.spec import FaceBox
 
 if TYPE_CHECKING:
     from ingest.blazeface import BlazeFace
-
-# `probe_image` has judged the size already; Pillow only warns above its own, lower limit.
-Image.MAX_IMAGE_PIXELS = DEFAULT_LIMITS.max_pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +100,14 @@ class PyramidDetector:
 
     def detect(self, data: bytes, info: ImageInfo) -> list[Detection]:
         """Return the faces of one image; see `FaceDetector.detect`."""
+        from ingest.decode import decode_reduced  # noqa: PLC0415 - who only reads a bundle need not have simplejpeg
+
         scales = plan_scales(info, self.spec)
-        image = _decode_reduced(data, info, scales[0])
+        try:
+            stored, warning = decode_reduced(strip_metadata(data, info.media_type), info, scales[0])
+        except Unscorable as failure:
+            raise Unscorable(info.damage_reason, failure.detail) from failure
+        image = Image.fromarray(turn_upright(stored, info.orientation))
         tiles = list(cut_tiles(image, (info.width, info.height), scales, TILE_PX, self.spec.tile_overlap_px))
         # Weaker rows than are reported still help to average a box.
         found = self.network.find(np.stack([tile.pixels for tile in tiles]), self.spec.min_confidence / 2)
@@ -113,6 +116,11 @@ class PyramidDetector:
         faces[:, :2] += faces[:, 2:4] * (0.5 + np.array(self.spec.box_shift) - np.array(self.spec.box_scale) / 2)
         faces[:, 2:4] *= self.spec.box_scale
         wanted = faces[faces[:, 2:4].min(axis=1) >= self.spec.min_face_px]
+        if warning and not len(wanted):
+            damage = measure_damage(data, info, stored, warning, lambda file: decode_reduced(file, info, scales[0]))
+            if damage.hides(self.spec.min_face_px * stored.shape[1] / info.stored_size[0]):
+                message = f"pixels are missing or wrong where a face may be; the decoder says: {warning}"
+                raise Unscorable(info.damage_reason, message)
         return [Detection(FaceBox(*map(float, face[:4])), float(face[4])) for face in wanted]
 
 
@@ -130,27 +138,3 @@ def plan_scales(info: ImageInfo, spec: DetectorSpec) -> list[float]:
     while short * scales[-1] > largest_px:
         scales.append(scales[-1] / spec.level_step)
     return scales
-
-
-def _decode_reduced(data: bytes, info: ImageInfo, scale: float) -> Image.Image:
-    """Return the upright RGB image at `scale` of its size or up to twice that.
-
-    Raises:
-        Unscorable: Pillow cannot decode the bytes.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-            image.draft(None, (math.ceil(image.width * scale), math.ceil(image.height * scale)))
-            stored = _convert_rgb(image)
-    except Exception as error:  # Pillow's parsers leak SyntaxError, struct.error and more on bad bytes
-        raise Unscorable(Reason.UNDECODABLE, f"Pillow cannot decode it: {type(error).__name__}") from error
-    factor = max(1, math.floor(stored.width / (info.stored_size[0] * scale)))
-    return Image.fromarray(turn_upright(np.asarray(stored.reduce(factor)), info.orientation))
-
-
-def _convert_rgb(image: Image.Image) -> Image.Image:
-    """Convert any Pillow mode to 8-bit RGB: alpha is dropped, 16-bit grey scaled, which Pillow would clip."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    # A palette may have transparency, which Pillow drops without a warning only by way of RGBA.
-    return image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")

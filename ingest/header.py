@@ -1,7 +1,11 @@
 """What a container says about its image before a pixel is decoded: size, EXIF block, number of scans."""
 
+import re
 import struct
 from typing import NamedTuple
+
+# EXIF 2.32, section 4.5.2. The sixth byte should be 0; some cameras write another, and no reader looks at it.
+EXIF_HEADER = re.compile(rb"Exif\0.", re.DOTALL)
 
 _ORIENTATION_TAG = 0x0112
 _ASCII, _SHORT, _LONG = 2, 3, 4
@@ -11,7 +15,8 @@ _LAST_ORIENTATION = 8
 class Header(NamedTuple):
     """The stored image: sides in pixels before the orientation is applied.
 
-    A decoder holds `pixel_bytes` for each pixel, and at least three, since it ends with RGB.
+    A decoder holds `pixel_bytes` for each pixel, and at least three, since it ends with RGB. `ended` says whether the
+    file goes on to the end that its container states.
     """
 
     width: int
@@ -19,6 +24,7 @@ class Header(NamedTuple):
     exif: bytes = b""
     scans: int = 1
     pixel_bytes: int = 3
+    ended: bool = True
 
 
 class TiffBlock:
@@ -31,7 +37,7 @@ class TiffBlock:
     MAX_ENTRIES = 1024  # a camera's main directory has about 15, its EXIF directory about 40
 
     def __init__(self, exif: bytes) -> None:
-        self._tiff = exif.removeprefix(b"Exif\0\0")
+        self._tiff = exif[6:] if EXIF_HEADER.match(exif) else exif
         self._order = {b"II*\0": "<", b"MM\0*": ">"}.get(self._tiff[:4], "")
 
     def read_first_directory(self) -> dict[int, "TiffField"]:

@@ -2,7 +2,7 @@
 
 JPEG, PNG and WebP are told apart by their first bytes, never by a name. Each container's policy stands in its
 own module (`jpeg`, `png`, `webp`). Cost is linear in the bytes at the speed of memory, and walks are bounded,
-so that a refusal takes milliseconds whatever 32 MiB contain.
+so that a refusal takes milliseconds whatever 64 MiB contain.
 
 Not covered: damage inside compressed pixels. A decoder meets that later (`ingest.dali`) and refuses then.
 """
@@ -23,37 +23,51 @@ _FIRST_TRANSPOSED = 5  # orientations 5..8 exchange width and height
 class Limits:
     """What an image may claim. Sides and pixels count stored pixels, scans exist in JPEG only.
 
-    `max_scan_pixels` bounds scans x pixels: a progressive JPEG of few bytes makes a decoder visit the whole
-    image once a scan. A usual progressive photograph has 10 scans, so 100 megapixels still pass. `max_decoded_bytes`
-    bounds what PNG inflates to: 16 bits and alpha cost up to 8 bytes a pixel.
+    `max_pixels` bounds memory, too: a decoder needs up to `PIXEL_BYTES` for each pixel, and a picture that needs more
+    (16-bit colour with alpha, progressive JPEG without chroma subsampling) may have fewer pixels in proportion.
+    `max_scan_pixels` bounds scans x pixels: a progressive JPEG of few bytes makes a decoder visit the whole image once
+    a scan. A usual progressive photograph has 10 scans, so 200 megapixels still pass.
     """
 
-    max_bytes: int = 32 * 2**20
-    max_pixels: int = 100_000_000
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = 200_000_000
     max_side: int = 30_000
     min_side: int = 32
     max_scans: int = 100
-    max_scan_pixels: int = 1_000_000_000
-    max_decoded_bytes: int = 300_000_000
+    max_scan_pixels: int = 2_000_000_000
 
 
+# What `Limits.max_pixels` allows a decoder for each pixel: 16-bit colour, or a progressive 4:2:0 JPEG's coefficients
+# beside its RGB.
+PIXEL_BYTES = 6
 DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """An admitted image; `width` and `height` are upright pixels, after EXIF `orientation` (1..8) is applied."""
+    """An admitted image.
+
+    Attributes:
+        width, height: upright pixels, after EXIF `orientation` (1..8) is applied.
+        ended: whether the file goes on to the end that its container states.
+    """
 
     media_type: str
     width: int
     height: int
     orientation: int
     sha256: str
+    ended: bool = True
 
     @property
     def stored_size(self) -> tuple[int, int]:
         """(width, height) in pixels as stored, before the orientation is applied."""
         return (self.height, self.width) if self.orientation >= _FIRST_TRANSPOSED else (self.width, self.height)
+
+    @property
+    def damage_reason(self) -> Reason:
+        """Why faces cannot be scored whose pixels turn out to be missing or wrong."""
+        return Reason.UNDECODABLE if self.ended else Reason.TRUNCATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +106,15 @@ def probe_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> ImageInfo:
     if not data:
         raise Unscorable(Reason.EMPTY, "the image has no bytes")
     if len(data) > limits.max_bytes:
-        raise Unscorable(Reason.TOO_MANY_BYTES, f"the image has {len(data)} bytes; the limit is {limits.max_bytes}")
+        message = f"the image has {len(data)} bytes; the limit is {limits.max_bytes} (setting limits.max_bytes)"
+        raise Unscorable(Reason.TOO_MANY_BYTES, message)
     media_type, header = _read_header(data, limits.max_scans)
     _check_size(header, limits)
     orientation = read_orientation(header.exif)
     width, height = header.width, header.height
     if orientation >= _FIRST_TRANSPOSED:
         width, height = height, width
-    return ImageInfo(media_type, width, height, orientation, hashlib.sha256(data).hexdigest())
+    return ImageInfo(media_type, width, height, orientation, hashlib.sha256(data).hexdigest(), header.ended)
 
 
 def strip_metadata(data: bytes, media_type: str) -> bytes:
@@ -122,19 +137,16 @@ def _read_header(data: bytes, max_scans: int) -> tuple[str, Header]:
 
 def _check_size(header: Header, limits: Limits) -> None:
     """Refuse a stored size outside `limits`."""
-    width, height, _, scans, pixel_bytes = header
+    width, height, _, scans, pixel_bytes, _ = header
     size = f"the header states {width} x {height} pixels"
     if min(width, height) < limits.min_side:
-        raise Unscorable(Reason.SIDE_TOO_SHORT, f"{size}; a side needs {limits.min_side}")
-    if width * height > limits.max_pixels:
-        raise Unscorable(Reason.TOO_MANY_PIXELS, f"{size}; the limit is {limits.max_pixels} in all")
-    if width * height * pixel_bytes > limits.max_decoded_bytes:
-        raise Unscorable(
-            Reason.TOO_MANY_PIXELS, f"{size} of {pixel_bytes} bytes; the limit is {limits.max_decoded_bytes} bytes"
-        )
+        raise Unscorable(Reason.SIDE_TOO_SHORT, f"{size}; a side needs {limits.min_side} (setting limits.min_side)")
+    if width * height * max(pixel_bytes, PIXEL_BYTES) > limits.max_pixels * PIXEL_BYTES:
+        each = f" of {pixel_bytes} bytes each" if pixel_bytes > PIXEL_BYTES else ""
+        allowed = limits.max_pixels * PIXEL_BYTES // max(pixel_bytes, PIXEL_BYTES)
+        raise Unscorable(Reason.TOO_MANY_PIXELS, f"{size}{each}; the limit is {allowed} (setting limits.max_pixels)")
     if max(width, height) > limits.max_side:
-        raise Unscorable(Reason.SIDE_TOO_LONG, f"{size}; the limit is {limits.max_side} a side")
+        raise Unscorable(Reason.SIDE_TOO_LONG, f"{size}; a side may have {limits.max_side} (setting limits.max_side)")
     if scans * width * height > limits.max_scan_pixels:
-        raise Unscorable(
-            Reason.TOO_MANY_SCANS, f"{size} in {scans} scans; scans x pixels may reach {limits.max_scan_pixels}"
-        )
+        message = f"{size} in {scans} scans; the limit of scans x pixels is {limits.max_scan_pixels}"
+        raise Unscorable(Reason.TOO_MANY_SCANS, f"{message} (setting limits.max_scan_pixels)")

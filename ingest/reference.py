@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from ingest.orientation import turn_upright
-from ingest.probe import DEFAULT_LIMITS, probe_image, strip_metadata
+from ingest.probe import probe_image, strip_metadata
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import PreprocessSpec, Window
 
-# `probe_image` has judged the size already; Pillow only warns above its own, lower limit.
-Image.MAX_IMAGE_PIXELS = DEFAULT_LIMITS.max_pixels
+Image.MAX_IMAGE_PIXELS = None  # `probe_image` has judged the size already
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ingest import jpeg, png, webp
-from ingest.header import TiffBlock
+from ingest.header import EXIF_HEADER, TiffBlock
 from ingest.probe import ImageInfo
 from ingest.reasons import Unscorable
 
@@ -89,8 +89,8 @@ def read_traces(data: bytes, info: ImageInfo) -> Traces:
 def _walk_jpeg(data: bytes) -> tuple[bytes, int | None]:
     """Return the EXIF block and the quality of the first component's quantisation table."""
     exif, tables, table = b"", dict[int, int](), None
-    for code, start, end in jpeg.walk_segments(data):
-        if code == _APP1 and not exif and data.startswith(b"Exif\0\0", start):
+    for code, _, start, end in jpeg.walk_segments(data):
+        if code == _APP1 and not exif and EXIF_HEADER.match(data, start, end):
             exif = data[start:end]
         elif code == _DQT:
             tables |= _sum_tables(data[start:end])

@@ -1,7 +1,8 @@
 """WebP containers: one walk over the RIFF chunks, no decode (RFC 9649).
 
-Policy. Accepted: lossy (VP8) and lossless (VP8L) stills, bare or in an extended file. Alpha is dropped, not
-blended; colour profiles are ignored. Animation is refused. Data after the RIFF length is ignored.
+Policy. Accepted: lossy (VP8) and lossless (VP8L) stills, bare or in an extended file, and an animation of one frame
+that fills the canvas. Alpha is dropped, not blended; colour profiles are ignored. Other animations are refused. Data
+after the RIFF length is ignored.
 """
 
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from ingest.header import Header
 from ingest.reasons import Reason, Unscorable
 
 _MAX_CHUNKS = 4096  # stills have a handful; bounds the walk over millions of empty chunks
-_ANIMATION_FLAG = 0x02
+_FRAME_HEADER_BYTES = 16  # of ANMF: place, size, duration and flags; the frame's chunks follow
 _PICTURES = frozenset({b"VP8 ", b"VP8L"})
 
 
@@ -27,14 +28,15 @@ def read_webp(data: bytes) -> Header:
     """
     canvas: tuple[int, int] | None = None
     sizes: list[tuple[int, int]] = []
-    exif = b""
+    exif, frames = b"", 0
     for kind, start, end in walk_chunks(data):
         body = data[start : min(end, start + 10)]  # headers take 10 bytes at most
-        animated = kind in (b"ANIM", b"ANMF") or (kind == b"VP8X" and body[:1] and body[0] & _ANIMATION_FLAG)
-        if animated:
-            raise Unscorable(Reason.ANIMATED, "the WebP is animated; send one frame")
         if kind == b"VP8X" and len(body) == 10:  # noqa: PLR2004 - flags, reserved, two sides less one of 24 bits
             canvas = (1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little"))
+        elif kind == b"ANMF":
+            frames += 1
+            if frames > 1:
+                raise Unscorable(Reason.ANIMATED, "the WebP is animated; send one frame")
         elif kind in _PICTURES:
             sizes.append(_read_lossy(body, end - start) if kind == b"VP8 " else _read_lossless(body))
         elif kind == b"EXIF" and not exif:
@@ -56,7 +58,7 @@ def strip_webp(data: bytes) -> bytes:
 
 
 def walk_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (type, start, end) of each chunk's body."""
+    """Yield (type, start, end) of each chunk's body; the chunks inside an animation's frame follow the frame itself."""
     stop = 8 + int.from_bytes(data[4:8], "little")
     if stop > len(data):
         raise Unscorable(Reason.TRUNCATED, f"the WebP states {stop} bytes and has {len(data)}")
@@ -64,12 +66,13 @@ def walk_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     for _ in range(_MAX_CHUNKS):
         if position + 8 > stop:
             return
-        start = position + 8
+        kind, start = data[position : position + 4], position + 8
         end = start + int.from_bytes(data[position + 4 : start], "little")
         if end > stop:
             raise Unscorable(Reason.TRUNCATED, f"a WebP chunk reaches past byte {stop}, the last one")
-        yield data[position : position + 4], start, end
-        position = end + end % 2  # chunks begin at even offsets
+        yield kind, start, end
+        # Chunks begin at even offsets. A frame's own chunks follow its header.
+        position = start + _FRAME_HEADER_BYTES if kind == b"ANMF" else end + end % 2
     raise Unscorable(Reason.UNDECODABLE, f"the WebP has more than {_MAX_CHUNKS} chunks")
 
 

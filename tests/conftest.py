@@ -8,6 +8,7 @@ import pytest
 import skimage
 
 from deploy.local.triton import TritonServer, find_python
+from ingest.detect import FaceDetector, load_detector
 from scorer.bundle import Bundle, read_bundle
 from scorer.engine import LocalScorer
 from scorer.openvino_embedder import LocalEmbedder
@@ -32,6 +33,12 @@ def starter() -> Bundle:
 def embedder(starter: Bundle) -> LocalEmbedder:
     """The starter bundle's live engine."""
     return LocalEmbedder(starter, threads=1)
+
+
+@pytest.fixture(scope="session")
+def detector(starter: Bundle) -> FaceDetector:
+    """The starter bundle's detector, on one thread."""
+    return load_detector(starter.folder, starter.manifest.detector, threads=1)
 
 
 @pytest.fixture(scope="session")

