@@ -212,8 +212,8 @@ def _count_held_bytes(frame: bytes) -> int:
     """Return the bytes a pixel of a progressive picture's coefficients, which are held until its last scan."""
     factors = [divmod(factor, 16) for factor in frame[7 : 6 + 3 * frame[5] : 3]]
     widest, highest = (max(1, *sides) for sides in zip(*factors, (0, 0), strict=True))
-    samples: int = sum(across * down for across, down in factors)
-    return -(-2 * samples // (widest * highest))
+    samples = sum(across * down for across, down in factors)
+    return int(-(-2 * samples // (widest * highest)))
 
 
 def _has_every_scan(code: int, frame: bytes, scans: Sequence[bytes]) -> bool:

@@ -213,11 +213,11 @@ SCAN_FLOODS = {
 @pytest.mark.parametrize("end", [b"", END])
 @pytest.mark.parametrize("name", SCAN_FLOODS)
 def test_a_flood_in_a_scan_is_refused_by_the_decoders(detector: FaceDetector, name: str, end: bytes) -> None:
-    """16 MiB in a scan of a small picture, whose missing pixels are measured, cost no more than any refusal."""
+    """8 MiB in a scan of a small picture, whose missing pixels are measured, cost no more than any refusal."""
     unit, tail = SCAN_FLOODS[name]
     picture = encode("JPEG", restart_marker_rows=1)
     head = picture[: picture.index(b"\xff\xda") + 14]
-    data = head + unit * ((16 << 20) // len(unit)) + tail + end
+    data = head + unit * ((8 << 20) // len(unit)) + tail + end
     before = time.process_time()
     info = probe_image(data)
     with pytest.raises(Unscorable) as refusal:
