@@ -2,7 +2,7 @@
 
 Thresholds come from the role `calibrate` exactly as a deployed bundle sets them (by p-value), false alarms are counted
 on the role `test`, whose sources nothing was fitted, chosen or calibrated on. Every AUC stands beside its control: what
-one source of photographs scores against the others, though nothing in it is generated.
+one source of photographs reaches against the others, though nothing in it is generated.
 """
 
 from collections.abc import Mapping
@@ -126,15 +126,15 @@ def separate(
 def judge_generators(raw: Separation, equalised: Separation) -> dict[str, Verdict]:
     """Return a plain verdict on each generator.
 
-    An AUC counts only above what a mere change of source scores, and above `NOISE_AUC`, with its whole interval, both
+    An AUC counts only above what a mere change of source reaches, and above `NOISE_AUC`, with its whole interval, both
     on the crops as they are and on crops that share one format.
     """
     controls = [rate.value for kind in (raw, equalised) for rate in kind.source_control.values()]
     bar = max([NOISE_AUC, *controls])
     told = (
-        f"a source of real photographs scores up to {max(controls):.2f} against the others"
+        f"a source of real photographs reaches up to {max(controls):.2f} against the others"
         if controls
-        else "the test photographs are of one source, so that nothing says what a mere change of source scores"
+        else "the test photographs are of one source, so that nothing says what a mere change of source reaches"
     )
     verdicts = {}
     for name, plain in raw.auc.items():

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from scorer.meaning import explain_flag, explain_pass
 from training.evaluation.evaluate import Evidence
 from training.evaluation.honest import RATES
 from training.evaluation.measures import Scores
@@ -26,6 +27,7 @@ from training.evaluation.plots import (
     draw_robustness,
     draw_roc,
 )
+from training.evaluation.stated import state_evaluation
 from training.evaluation.tables import list_tables
 
 TEMPLATE = "report_template.html"
@@ -76,9 +78,11 @@ def render_report(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    stated, rate = state_evaluation(report), RATES[0]
     environment.filters["percent"] = lambda share, digits=1: "-" if share is None else f"{100 * share:.{digits}f} %"
     return environment.get_template(TEMPLATE).render(
         report=report,
+        meanings=(explain_pass(stated, rate), explain_flag(stated, rate)),
         tables=list_tables(dict(report)),
         sources=number_sources(report),
         figures={name: inline_svg(svg, name) for name, svg in figures.items()},
