@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scorer.decide import p_values
-from training.evaluation.measures import Rate, Scores, bootstrap_auc, equal_error_rate, wilson
+from training.evaluation.measures import LogLikelihoods, Rate, bootstrap_auc, equal_error_rate, wilson
 
 RATES = (0.05, 0.01)
 NOISE_AUC = 0.75  # below it, an AUC lies in the range that a mere change of photograph source reaches
@@ -62,7 +62,7 @@ def name_photographs(sources: NDArray[np.str_], photos: NDArray[np.str_]) -> NDA
 
 
 def count_flagged(
-    values: Scores, calibration: Scores, rate: float, groups: NDArray[np.str_] | None = None
+    values: LogLikelihoods, calibration: LogLikelihoods, rate: float, groups: NDArray[np.str_] | None = None
 ) -> Rate | None:
     """Return the share with a p-value of at most `rate`, or None where `calibration` cannot resolve that rate.
 
@@ -79,10 +79,10 @@ def count_flagged(
 
 
 def flag_faces(
-    photographs: Scores,
+    photographs: LogLikelihoods,
     places: tuple[NDArray[np.str_], NDArray[np.str_]],
-    generated: Mapping[str, Scores],
-    calibration: Scores,
+    generated: Mapping[str, LogLikelihoods],
+    calibration: LogLikelihoods,
     rate: float,
 ) -> Flagged:
     """Return who is flagged at a promised `rate`; `places` are the photographs' sources and names."""
@@ -98,7 +98,9 @@ def flag_faces(
     )
 
 
-def control_sources(photographs: Scores, sources: NDArray[np.str_], groups: NDArray[np.str_]) -> dict[str, Rate]:
+def control_sources(
+    photographs: LogLikelihoods, sources: NDArray[np.str_], groups: NDArray[np.str_]
+) -> dict[str, Rate]:
     """Return the AUC of each source of photographs against all others; empty where there is one source only."""
     names = np.unique(sources)
     return {
@@ -111,7 +113,9 @@ def control_sources(photographs: Scores, sources: NDArray[np.str_], groups: NDAr
 
 
 def separate(
-    photographs: Scores, places: tuple[NDArray[np.str_], NDArray[np.str_]], generated: Mapping[str, Scores]
+    photographs: LogLikelihoods,
+    places: tuple[NDArray[np.str_], NDArray[np.str_]],
+    generated: Mapping[str, LogLikelihoods],
 ) -> Separation:
     """Return AUCs, equal error rates and controls; `places` are the photographs' sources and names."""
     sources, photos = places

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
-from training.evaluation.measures import Scores, auc, roc_curve
+from training.evaluation.measures import LogLikelihoods, auc, roc_curve
 
 INK = "#333231"  # a grey of its own, so that nothing else is replaced with it
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -69,7 +69,7 @@ def square_axes(title: str, x_label: str, y_label: str, legend_rows: int) -> tup
 
 
 @mpl.rc_context(STYLE)
-def draw_roc(photographs: Scores, generated: Mapping[str, Scores]) -> str:
+def draw_roc(photographs: LogLikelihoods, generated: Mapping[str, LogLikelihoods]) -> str:
     """Draw detection against false-alarm rate, generated faces positive."""
     figure, axes = square_axes(
         "Receiver operating characteristic",
@@ -90,7 +90,7 @@ def draw_roc(photographs: Scores, generated: Mapping[str, Scores]) -> str:
 
 
 @mpl.rc_context(STYLE)
-def draw_precision_recall(photographs: Scores, generated: Mapping[str, Scores]) -> str:
+def draw_precision_recall(photographs: LogLikelihoods, generated: Mapping[str, LogLikelihoods]) -> str:
     """Draw precision against recall of generated faces, both classes weighing the same."""
     figure, axes = square_axes(
         "Precision and recall,\nas if one face in two were generated",
@@ -109,7 +109,9 @@ def draw_precision_recall(photographs: Scores, generated: Mapping[str, Scores]) 
 
 
 @mpl.rc_context(STYLE)
-def draw_histograms(photographs: Scores, generated: Mapping[str, Scores], thresholds_nats: Mapping[str, float]) -> str:
+def draw_histograms(
+    photographs: LogLikelihoods, generated: Mapping[str, LogLikelihoods], thresholds_nats: Mapping[str, float]
+) -> str:
     """Draw a panel a generator: its log-likelihoods and the photographs', with the thresholds."""
     columns = min(2, len(generated))
     rows = -(-len(generated) // columns)

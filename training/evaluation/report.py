@@ -17,7 +17,7 @@ from markupsafe import Markup
 from scorer.meaning import explain_flag, explain_pass
 from training.evaluation.evaluate import Evidence
 from training.evaluation.honest import RATES
-from training.evaluation.measures import Scores
+from training.evaluation.measures import LogLikelihoods
 from training.evaluation.plots import (
     COLOURS,
     INK,
@@ -33,7 +33,7 @@ from training.evaluation.tables import list_tables
 TEMPLATE = "report_template.html"
 
 
-def pick_thresholds(calibration: Scores) -> dict[str, float]:
+def pick_thresholds(calibration: LogLikelihoods) -> dict[str, float]:
     """Return the log-likelihood that a face is flagged below, for each rate that the calibration resolves."""
     # A p-value is at most the rate if so many held-out faces are at most as likely; the nudge undoes 0.01 * 2900 < 29.
     places = {rate: math.floor(rate * (len(calibration) + 1) + 1e-9) - 1 for rate in RATES}
