@@ -124,6 +124,8 @@ def score(  # noqa: PLR0913 - one parameter per flag
     if picture:
         picture.mkdir(parents=True, exist_ok=True)
     scorer = LocalScorer(settings)
+    if scorer.policy_note:
+        Console(stderr=True).print(scorer.policy_note, markup=False, highlight=False)
     table = ResultTable()
     counts: Counter[str] = Counter()
     with _line_writer(out) as write_line, Progress("scoring", len(files)) as progress:
@@ -137,11 +139,12 @@ def score(  # noqa: PLR0913 - one parameter per flag
             if picture and result.status in {Status.SCORED, Status.NO_FACE}:
                 from scorer.picture import draw_picture  # noqa: PLC0415
 
-                draw_picture(read_image(path.absolute().as_uri(), settings.limits.max_bytes), result, picture)
+                data = read_image(path.absolute().as_uri(), settings.limits.max_bytes)
+                draw_picture(data, result, scorer.bundle.manifest.evaluation, picture)
             counts[result.decision or result.status] += 1
             progress.advance(1, **dict(sorted(counts.items())))
     if not as_json:
-        table.show(scorer.bundle)
+        table.show(scorer.bundle, scorer.policy)
     failed = counts[Status.FAILED] + counts[Status.UNSUPPORTED]
     raise typer.Exit(Exit.FAILURES if failed > max_failed else Exit.DONE)
 

@@ -4,11 +4,15 @@ The p-value is conformal: under exchangeability a photograph gets p <= a with pr
 so a policy can state the false-alarm rate it wants instead of a raw likelihood.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from scorer.messages import Decision, Message, Probability
+
+CONFIDENCE = 0.95  # of the interval that a supported false-alarm rate has
 
 
 class PolicyError(ValueError):
@@ -61,16 +65,44 @@ def decide_face(p_value: float | None, policy: Policy) -> Decision:
     return Decision.REVIEW if p_value <= policy.review_false_alarm_rate else Decision.PASS
 
 
-def check_policy(policy: Policy, calibration_size: int) -> None:
-    """Refuse a policy whose rate is below what `calibration_size` photographs can resolve.
+def photographs_needed(rate: float) -> int:
+    """Return how many photographs a calibration needs at least to support the false-alarm rate `rate`.
+
+    The 95 % interval of the rate's threshold has an order statistic for its lower end only if (1 - rate)^n, the chance
+    that no photograph lies below the true threshold, is under 2.5 %.
+    """
+    return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log1p(-rate)) if rate < 1 else 1
+
+
+def supported_rate(photographs: int) -> float:
+    """Return a false-alarm rate that a calibration on `photographs` supports: the lowest, rounded up to one digit."""
+    lowest = -math.expm1(math.log((1 - CONFIDENCE) / 2) / photographs)
+    unit = 10.0 ** -math.floor(math.log10(lowest))
+    return math.ceil(lowest * unit) / unit
+
+
+def settle_policy(policy: Policy, photographs: int) -> tuple[Policy, str]:
+    """Return the policy that applies with a calibration on `photographs`, and a sentence where it is not `policy`.
+
+    A flag rate that nobody set is raised to one that the calibration supports; a rate that was set is kept.
 
     Raises:
-        PolicyError: the flag rate is under 1/(n+1), so that nothing could ever be flagged.
+        PolicyError: the calibration does not support the flag rate that was set, or the review rate.
     """
-    finest = 1 / (calibration_size + 1)
-    if policy.flag_false_alarm_rate < finest:
-        message = (
-            f"policy {policy.policy_id} asks for a false-alarm rate of {policy.flag_false_alarm_rate:g}, but "
-            f"{calibration_size} held-out photographs resolve {finest:.2g} at best: raise the rate or calibrate on more"
-        )
-        raise PolicyError(message)
+    asked, supported = policy.flag_false_alarm_rate, supported_rate(photographs)
+    if photographs >= photographs_needed(asked):
+        return policy, ""
+    is_default = "flag_false_alarm_rate" not in policy.model_fields_set
+    needs = (
+        f"policy {policy.policy_id}: {'the default' if is_default else 'a'} flag rate of {100 * asked:g} % needs a "
+        f"calibration on {photographs_needed(asked)} photographs, and this bundle's is on {photographs}"
+    )
+    used = min(supported, policy.review_false_alarm_rate)
+    if is_default and photographs >= photographs_needed(used):
+        settled = policy.model_copy(update={"flag_false_alarm_rate": used})
+        return settled, f"{needs}: faces are flagged at {100 * used:g} %"
+    message = (
+        f"{needs}: set flag_false_alarm_rate to {supported:g} or more, review_false_alarm_rate at least as high, or "
+        "calibrate on more photographs"
+    )
+    raise PolicyError(message)

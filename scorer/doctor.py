@@ -14,9 +14,10 @@ from rich.markup import escape
 
 from ingest.device import DeviceUnavailable, resolve_device
 from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
-from scorer.decide import PolicyError, check_policy
+from scorer.decide import PolicyError, settle_policy, supported_rate
 from scorer.embed import BackendUnavailable
 from scorer.local_engine import choose_device, open_local_engine
+from scorer.meaning import explain_decisions
 from scorer.settings import Settings, SettingsError, load_settings
 from scorer.transport import require_private_transport
 
@@ -128,15 +129,23 @@ def _bundle(bundle: Bundle, settings: Settings) -> list[Finding]:
         *(_triton(bundle, settings) if settings.triton.url else ()),
         *engines,
     ]
-    policy, size = settings.policy, manifest.calibration_size
+    photographs = manifest.calibration_cases
     try:
-        check_policy(policy, size)
+        policy, note = settle_policy(settings.policy, photographs)
     except PolicyError as error:
-        return [*findings, _missing("policy", policy.policy_id, str(error))]
+        return [*findings, _missing("policy", settings.policy.policy_id, str(error))]
     rates = (
         f"flags {policy.flag_false_alarm_rate:.1%}, reviews {policy.review_false_alarm_rate:.1%} of photographed faces"
     )
-    return [*findings, _present("policy", rates, f"{size} held-out photographs resolve {1 / (size + 1):.2%}")]
+    why = note or f"a calibration on {photographs} photographs supports {100 * supported_rate(photographs):g} %"
+    found_pass, found_flag = explain_decisions(manifest.evaluation, policy)
+    measured = f"evaluated on {manifest.evaluation.measured_on}" if manifest.evaluation else "the bundle states nothing"
+    return [
+        *findings,
+        _present("policy", rates, why),
+        _present("meaning", found_pass, measured),
+        _present("meaning", found_flag, measured),
+    ]
 
 
 def _only_triton_embeds(bundle: Bundle, settings: Settings) -> bool:

@@ -11,7 +11,7 @@ from ingest.detect import FaceDetector, load_detector
 from ingest.device import resolve_device
 from ingest.reasons import Unscorable
 from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
-from scorer.decide import Policy, check_policy
+from scorer.decide import Policy, settle_policy
 from scorer.local_engine import open_local_engine
 from scorer.locate import LocatedImage, locate_faces, refuse
 from scorer.messages import ScoreRequest, ScoreResult
@@ -27,17 +27,21 @@ _M_ARENA_MAX = -8  # of <malloc.h>
 class LocalScorer:
     """Scores images in this process, two batches at a time: one is decoded while the other is in the engine.
 
+    Attributes:
+        policy: what judges every image.
+        policy_note: a sentence where it is not the settings' policy, see `settle_policy`.
+
     Raises:
         BundleMismatch: the bundle cannot be trusted, or this machine's engine does not give its golden answers.
         DeviceUnavailable: the device that was asked for is not there, or the bundle is not built for it.
         BackendUnavailable: the GPU has too little free memory.
-        PolicyError: the bundle's calibration does not resolve the policy's rates.
+        PolicyError: the bundle's calibration does not support the policy's rates.
     """
 
     def __init__(self, settings: Settings) -> None:
         resolve_device(settings.device)  # a device that is not there is told before a bundle is looked at
         self.bundle: Bundle = read_bundle(settings.bundle)
-        check_policy(settings.policy, len(self.bundle.model.calibration))
+        self.policy, self.policy_note = settle_policy(settings.policy, self.bundle.manifest.calibration_cases)
         # The mixture is a hundredth of the work; a second BLAS thread only spins, for a tenth of all CPU time.
         threadpool_limits(limits=1, user_api="blas")
         limit_heaps(settings.threads)
@@ -84,7 +88,7 @@ class LocalScorer:
         return self.locate(request, data)
 
     def _choose_policy(self, _: ScoreRequest) -> Policy:
-        return self.settings.policy
+        return self.policy
 
 
 def limit_heaps(count: int) -> None:

@@ -11,6 +11,8 @@ from ingest.spec import PreprocessSpec
 SCHEMA_VERSION = 1
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Target = Literal["openvino", "tensorrt"]
+Share = Annotated[float, Field(ge=0, le=1)]
+MAX_GENERATORS = 200
 
 
 class Section(BaseModel):
@@ -67,13 +69,73 @@ class PlanRule(Section):
     features_by: str
 
 
+class Flagged(Section):
+    """How many faces had a p-value of at most `rate`, and the ends of the 95 % interval of their share."""
+
+    rate: Annotated[float, Field(gt=0, le=1)]
+    faces: Annotated[int, Field(ge=0)]
+    low: Share
+    high: Share
+
+
+class Sample(Section):
+    """Faces of an evaluation, and how many of them are flagged at each rate that was measured, highest rate first."""
+
+    faces: Annotated[int, Field(gt=0)]
+    flagged: Annotated[tuple[Flagged, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _no_more_than_all(self) -> Self:
+        counts, rates = [each.faces for each in self.flagged], [each.rate for each in self.flagged]
+        if max(counts) > self.faces or counts != sorted(counts, reverse=True) or rates != sorted(set(rates))[::-1]:
+            message = f"of {self.faces} faces, {counts} cannot be those flagged at {rates}"
+            raise ValueError(message)
+        return self
+
+
+class GeneratedSample(Sample):
+    """Generated faces, with their AUC against the photographs: as they come, and with both in one format."""
+
+    auc: Share
+    auc_one_format: Share
+
+
+class Evaluation(Section):
+    """What the bundle's own evaluation measured, so that whoever shows a decision can say what it is worth.
+
+    Attributes:
+        measured_on: the day, as ISO 8601 writes it.
+        note: on what, and how.
+        photographs: faces of photographs whose sources had no part in the bundle: the flagged ones are false alarms.
+        generated: generated faces by generator.
+    """
+
+    measured_on: str
+    note: str
+    photographs: Sample
+    generated: Annotated[dict[str, GeneratedSample], Field(max_length=MAX_GENERATORS)]
+
+    @field_validator("generated")
+    @classmethod
+    def _can_be_shown_together(cls, generated: dict[str, GeneratedSample]) -> dict[str, GeneratedSample]:
+        for name in generated:
+            if not name.isprintable():
+                message = f"the generator's name {name!r} holds characters that do not print"
+                raise ValueError(message)
+        if len({tuple(each.rate for each in sample.flagged) for sample in generated.values()}) > 1:
+            message = "the generators were not all measured at the same rates"
+            raise ValueError(message)
+        return generated
+
+
 class Manifest(Section):
     """Everything the scorer must know of a bundle before it opens another file.
 
     `files` lists every other file of the folder; a file that is not listed has no place there.
     `target` says what runs the extractor: OpenVINO on a CPU, or on a GPU TensorRT, whose `plan` is built there and is
     no file of the bundle. `golden_tolerance_nats` is how far the golden faces' log-likelihoods may lie from the
-    recorded ones on another processor.
+    recorded ones on another processor. What bundles of earlier releases do not state is optional:
+    `calibration_photographs`, of which the `calibration_size` faces are, and `evaluation`.
     """
 
     schema_version: Literal[1]
@@ -91,8 +153,10 @@ class Manifest(Section):
     mixture_components: Annotated[int, Field(gt=0)]
     calibration_id: str
     calibration_size: Annotated[int, Field(gt=0)]
+    calibration_photographs: Annotated[int | None, Field(gt=0)] = None
     golden_tolerance_nats: Annotated[float, Field(gt=0)]
     provenance: Provenance
+    evaluation: Evaluation | None = None
     files: dict[str, FileRecord]
 
     @field_validator("files")
@@ -111,3 +175,15 @@ class Manifest(Section):
             message = f"a bundle for {self.target} states {'no ' if self.plan is None else 'a '}plan"
             raise ValueError(message)
         return self
+
+    @model_validator(mode="after")
+    def _photographs_have_faces(self) -> Self:
+        if self.calibration_cases > self.calibration_size:
+            message = f"{self.calibration_size} calibration faces are of {self.calibration_photographs} photographs"
+            raise ValueError(message)
+        return self
+
+    @property
+    def calibration_cases(self) -> int:
+        """How many photographs the calibration rests on; its faces, where the bundle does not say."""
+        return self.calibration_photographs or self.calibration_size

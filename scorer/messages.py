@@ -164,7 +164,11 @@ class PolicyFacts(Message):
 
 
 class ScoreResult(Message):
-    """The one answer to one request. `decision` is null unless `status` is `scored`."""
+    """The one answer to one request. `decision` is null unless `status` is `scored`.
+
+    `score` is the highest of its faces' scores, `decision` the most suspicious of their decisions. `pass` does not mean
+    that a face is a photograph.
+    """
 
     schema_version: Literal[1] = 1
     result_id: UUID

@@ -1,20 +1,34 @@
 """One annotated picture per photograph: upright, with every face's box, p-value and decision."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from ingest.reasons import Unscorable
 from ingest.reference import decode_upright
+from scorer.manifest import Evaluation
+from scorer.meaning import explain_decisions
 from scorer.messages import Decision, FaceResult, ScoreResult
 
 # Okabe-Ito: told apart by people with any kind of colour vision.
 COLOURS = {Decision.PASS: "#0072B2", Decision.REVIEW: "#E69F00", Decision.FLAG: "#D55E00"}
 MAX_SIDE = 1600
+CAPTION_PX, MIN_CAPTION_WIDTH = 13, 400
 
 
-def draw_picture(data: bytes, result: ScoreResult, folder: Path) -> Path | None:
-    """Write the annotated picture of `result` into `folder`; None when the image cannot be shown."""
+def draw_picture(data: bytes, result: ScoreResult, evaluation: Evaluation | None, folder: Path) -> Path | None:
+    """Write the annotated picture of `result` into `folder`, above a caption that says what its decisions mean.
+
+    Args:
+        data: the encoded image.
+        result: what was found in it.
+        evaluation: of the bundle that scored, for the caption.
+        folder: where the picture goes.
+
+    Returns:
+        The picture's path, or None when the image cannot be shown.
+    """
     try:
         picture = Image.fromarray(decode_upright(data))
     except Unscorable:
@@ -30,8 +44,35 @@ def draw_picture(data: bytes, result: ScoreResult, folder: Path) -> Path | None:
     if not result.faces:
         _label(draw, (line, line), f"{result.status}: {', '.join(result.reason_codes)}", "#555555", font)
     target = folder / f"{Path(result.content_id).stem[:80]}-{(result.image.sha256 or '')[:8]}.jpg"
+    if result.faces:
+        picture = _add_caption(picture, explain_decisions(evaluation, result.policy))
     picture.save(target, quality=90)
     return target
+
+
+def _add_caption(picture: Image.Image, sentences: Sequence[str]) -> Image.Image:
+    """Return the picture above `sentences`, on paper that is wide enough to read them."""
+    width = max(picture.width, MIN_CAPTION_WIDTH)
+    size = max(CAPTION_PX, picture.width / 50)
+    font = ImageFont.load_default(size=size)
+    text = "\n".join(line for sentence in sentences for line in _wrap(sentence, font, width - 2 * size))
+    height = ImageDraw.Draw(picture).multiline_textbbox((0, 0), text, font=font, spacing=size / 3)[3]
+    page = Image.new("RGB", (width, picture.height + round(height + 2 * size)), "white")
+    page.paste(picture)
+    ImageDraw.Draw(page).multiline_text((size, picture.height + size), text, fill="black", font=font, spacing=size / 3)
+    return page
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> Iterator[str]:
+    """Yield lines of whole words that are at most `width` pixels wide."""
+    line = ""
+    for word in text.split():
+        longer = f"{line} {word}".strip()
+        if line and font.getlength(longer) > width:
+            yield line
+            longer = word
+        line = longer
+    yield line
 
 
 def _draw_face(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
-from scorer.decide import Policy, PolicyError, check_policy
+from scorer.decide import Policy, PolicyError, settle_policy
 from scorer.messages import DeadLetterCode, Message, ScoreRequest, describe_problems
 from scorer.stream.logs import get_logger
 
@@ -95,14 +95,14 @@ class _PolicyFile(Message):
     tenants: dict[str, _TenantTable] = Field(default_factory=dict)
 
 
-def read_policies(path: Path, calibration_size: int) -> PolicyBook:
-    """Read a policies' file for a bundle that was calibrated on `calibration_size` photographs.
+def read_policies(path: Path, photographs: int) -> PolicyBook:
+    """Read a policies' file for a bundle that was calibrated on so many `photographs`.
 
     Raises:
         PolicyError: it cannot be read, has an unknown key or a name that no policy has, or asks for a rate that the
-            calibration cannot resolve; the sentence names the file and the key.
+            calibration does not support; the sentence names the file and the key.
     """
-    return _parse(_read(path)[0], path, calibration_size)
+    return _parse(_read(path)[0], path, photographs)
 
 
 class PolicyWatcher:
@@ -118,21 +118,25 @@ class PolicyWatcher:
 
     Args:
         path: the file; None for a service without one.
-        calibration_size: see `read_policies`.
+        photographs: see `read_policies`.
         policy: what everybody gets without a file.
 
     Raises:
-        PolicyError: the file is bad at the start.
+        PolicyError: the file is bad at the start, or the calibration does not support the policy without one.
     """
 
-    def __init__(self, path: Path | None, calibration_size: int, policy: Policy | None = None) -> None:
-        self._path, self._calibration_size = path, calibration_size
+    def __init__(self, path: Path | None, photographs: int, policy: Policy | None = None) -> None:
+        self._path, self._photographs = path, photographs
         self._content: bytes
         self._identity: tuple[int, int] | None  # of the file that was read last, None while it cannot be read
         self._content, self._identity = _read(path) if path else (b"", None)
         self._unstable = b""
         self.refused = False
-        book = _parse(self._content, path, calibration_size) if path else PolicyBook.of(policy or Policy())
+        book = (
+            _parse(self._content, path, photographs)
+            if path
+            else PolicyBook.of(_settle(policy or Policy(), photographs))
+        )
         self._versions: dict[tuple[str, str], Policy] = {}
         self._remember(book)
         self.book = book
@@ -155,7 +159,7 @@ class PolicyWatcher:
             return False
         self._content, self._identity = content, identity
         try:
-            book = _parse(content, self._path, self._calibration_size)
+            book = _parse(content, self._path, self._photographs)
             self._remember(book)
         except PolicyError as error:
             self._keep_old(error)
@@ -195,7 +199,7 @@ def _read(path: Path) -> tuple[bytes, tuple[int, int]]:
     return content, (facts.st_dev, facts.st_ino)
 
 
-def _parse(content: bytes, path: Path, calibration_size: int) -> PolicyBook:
+def _parse(content: bytes, path: Path, photographs: int) -> PolicyBook:
     try:
         file = _PolicyFile.model_validate(tomllib.loads(content.decode()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -204,7 +208,7 @@ def _parse(content: bytes, path: Path, calibration_size: int) -> PolicyBook:
     except ValidationError as error:
         message = f"{path}: {describe_problems(error)}"
         raise PolicyError(message) from error
-    policies = {name: _make_policy(name, fields, path, calibration_size) for name, fields in file.policies.items()}
+    policies = {name: _make_policy(name, fields, path, photographs) for name, fields in file.policies.items()}
 
     def find(name: str, key: str) -> Policy:
         if name not in policies:
@@ -226,7 +230,7 @@ def _parse(content: bytes, path: Path, calibration_size: int) -> PolicyBook:
     return PolicyBook(policies, tenants, default)
 
 
-def _make_policy(name: str, fields: Mapping[str, Any], path: Path, calibration_size: int) -> Policy:
+def _make_policy(name: str, fields: Mapping[str, Any], path: Path, photographs: int) -> Policy:
     key = f"policies.{name}"
     if "policy_id" in fields:
         message = f"{path}: {key}.policy_id: the table's name is the policy's id, remove the key"
@@ -236,14 +240,20 @@ def _make_policy(name: str, fields: Mapping[str, Any], path: Path, calibration_s
         raise PolicyError(message)
     try:
         policy = Policy.model_validate({"policy_id": name, **fields})
-        check_policy(policy, calibration_size)
+        return _settle(policy, photographs)
     except ValidationError as error:
         message = f"{path}: {describe_problems(error, key)}"
         raise PolicyError(message) from error
     except PolicyError as error:
         message = f"{path}: {key}.flag_false_alarm_rate: {error}"
         raise PolicyError(message) from error
-    return policy
+
+
+def _settle(policy: Policy, photographs: int) -> Policy:
+    settled, note = settle_policy(policy, photographs)
+    if note:
+        log.warning("a default is replaced", why=note)
+    return settled
 
 
 def _shorten(name: str | None) -> str:

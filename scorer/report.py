@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from scorer.bundle import Bundle
+from scorer.decide import Policy
+from scorer.meaning import explain_decisions
 from scorer.messages import Decision, ScoreResult
 
 STYLES = {Decision.PASS: "blue", Decision.REVIEW: "yellow", Decision.FLAG: "bold red"}
@@ -41,8 +43,8 @@ class ResultTable:
             ]
             self._rows.append((result.content_id, cells))
 
-    def show(self, bundle: Bundle) -> None:
-        """Print the table, with paths below their common folder, and one line on what the numbers mean."""
+    def show(self, bundle: Bundle, policy: Policy) -> None:
+        """Print the table, with paths below their common folder, and what numbers and decisions mean."""
         console = Console()
         folder = os.path.commonpath([Path(name).absolute().parent for name, _ in self._rows] or [Path.cwd()])
         table = Table(box=SIMPLE_HEAD, header_style="bold", title=Text(f"images in {folder}"), title_justify="left")
@@ -57,7 +59,9 @@ class ResultTable:
         console.print(table)
         console.print(", ".join(f"{count} {name}" for name, count in sorted(self._decisions.items())), highlight=False)
         console.print(
-            f"p-value: the share of {len(bundle.model.calibration)} held-out photographs at most this likely under "
-            f"{bundle.manifest.bundle_id}. A flagged face is unlike the photographs this bundle knows, no more.",
+            f"p-value: the share of {len(bundle.model.calibration)} held-out faces at most this likely under "
+            f"{bundle.manifest.bundle_id}.",
             highlight=False,
         )
+        for sentence in explain_decisions(bundle.manifest.evaluation, policy):
+            console.print(sentence, highlight=False, markup=False)

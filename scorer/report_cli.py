@@ -18,14 +18,15 @@ def report(
 ) -> None:
     """Write summary.json and report.html of a run again, finished or not."""
     from scorer.archive.report.reading import ArchiveReader  # noqa: PLC0415 - DuckDB loads only when it is needed
-    from scorer.archive.report.report import state_verdict, write_report  # noqa: PLC0415
+    from scorer.archive.report.report import list_lines, write_report  # noqa: PLC0415
 
     summary = write_report(folder, ArchiveReader(folder, load_settings()))
     if as_json:
         print(summary.model_dump_json(indent=1))  # noqa: T201 - the output asked for
         return
     console = Console(highlight=False)
-    console.print(state_verdict(summary), markup=False)
+    for line in list_lines(summary):
+        console.print(line, markup=False)
     console.print(f"The page is {folder / 'report.html'}", markup=False, soft_wrap=True)
 
 
@@ -38,7 +39,12 @@ def compare(
 ) -> None:
     """Compare two runs over the same images: which decisions flip, and how the p-values drift."""
     from scorer.archive.report.compare import compare_runs  # noqa: PLC0415 - DuckDB loads only when it is needed
-    from scorer.archive.report.compare_page import render_comparison, state_difference, tabulate  # noqa: PLC0415
+    from scorer.archive.report.compare_page import (  # noqa: PLC0415
+        explain_sides,
+        render_comparison,
+        state_difference,
+        tabulate,
+    )
     from scorer.archive.report.reading import ArchiveReader  # noqa: PLC0415
     from scorer.archive.report.report import publish_text  # noqa: PLC0415
 
@@ -51,7 +57,8 @@ def compare(
     console = Console(highlight=False)
     for table in tabulate(found):
         console.print(table)
-    console.print(state_difference(found), markup=False)
+    for sentence in (state_difference(found), *explain_sides(found)):
+        console.print(sentence, markup=False)
     if found.rank_correlation is not None and found.ks is not None:
         console.print(
             f"rank correlation of the log-likelihoods {found.rank_correlation:.3f}, KS distance {found.ks:.3f}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from scorer.meaning import explain_decisions
 from scorer.paths import UsageError, read_boxes
 from scorer.progress import Progress
 from scorer.settings import Settings, SettingsError, load_settings
@@ -91,22 +92,25 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     session = join_run(
         out, archive, settings, shard_images=shard_images, faces_digest=faces_digest, first=index == 0, new_run=new_run
     )
+    console = Console(stderr=True, highlight=False)
+    if session.run.policy_note:
+        console.print(session.run.policy_note, markup=False)
     own = range(index, session.run.shards, of)
     session = session.limited(faces, item_timeout_s, shard_timeout_s)
     sweep(session.folder, own)
     if session.has_work(own, retry_failed=retry_failed):
         (_scan_on_ray if engine is Engine.RAY else _scan_here)(session, own, retry_failed=retry_failed)
     missing, counts = session.finish(own)
-    console = Console(stderr=True)
     console.print(
         f"{counts['images']} images with {counts['faces']} faces: {counts['flag']} flagged, {counts['review']} to "
         f"review, {counts['no_face']} without a face, {counts['failed']} failed. Results: {out / 'results'}",
         soft_wrap=True,
         markup=False,
-        highlight=False,
     )
+    for sentence in explain_decisions(session.run.evaluation, session.run.policy):
+        console.print(sentence, soft_wrap=True, markup=False)
     if missing:
-        console.print(f"shards of other processes that are not committed yet: {missing}", highlight=False)
+        console.print(f"shards of other processes that are not committed yet: {missing}")
     raise typer.Exit(FAILURES if counts["failed"] > max_failed else 0)
 
 

@@ -73,7 +73,7 @@ class PairRule:
     """Where the paper and the authors' release differ.
 
     Attributes:
-        thurstone_scale: factor of the score difference inside the normal distribution function;
+        thurstone_scale: factor of the difference of two scale values inside the normal distribution function;
             1/sqrt(2) in the paper, 2 in the release.
         tie_target: probability asked of two equal tags; 1 in the paper (`>=`), 0.5 in the release.
     """

@@ -27,7 +27,8 @@ from training.data.shards import load_role
 from training.evaluation.card import LICENCE, write_card
 from training.evaluation.inputs import Extras, Subject
 from training.evaluation.pretext import measure_pretext
-from training.evaluation.run import evaluate_subject
+from training.evaluation.run import evaluate_subject, read_report
+from training.evaluation.stated import state_evaluation
 from training.export import export_extractor
 from training.export_onnx import export_onnx
 from training.features import extract_features
@@ -247,6 +248,7 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
         "mixture_components": len(read_mixture(results).weights),
         "calibration_id": name_calibration(values),
         "calibration_size": len(values),
+        "calibration_photographs": json.loads((results / "calibration.json").read_text())["photographs"],
         "golden_tolerance_nats": round(
             GOLDEN_SHARE_OF_SPREAD * float(np.subtract(*np.percentile(values, [75, 25]))), 2
         ),
@@ -259,6 +261,7 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
                 **{name: version(name) for name in (*TOOLS[deployment.target], "scikit-learn")},
             },
         },
+        "evaluation": state_evaluation(read_report(run), through_openvino=deployment.target != "openvino"),
     }
     write_manifest(
         folder,

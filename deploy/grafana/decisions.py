@@ -37,7 +37,8 @@ ALL = f"sum(increase(unlensed_p_value_count{OURS}[$__range]))"
 TITLE = "unlensed: decisions"
 DESCRIPTION = (
     "p-values of photographs like the calibration's spread evenly: a share p of them is at most p. A share above that "
-    "means other traffic, other preprocessing, or more that is unlike photographs; it is no proof of any of them."
+    "means other traffic, other preprocessing, or more that is unlike photographs; it is no proof of any of them. "
+    "That a face passes does not mean that it is a photograph: `unlensed doctor` says how many generated faces did."
 )
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Now": (

@@ -29,6 +29,9 @@ from rich.text import Text
 from deploy.local.kafka import KafkaServer, KafkaUnavailable
 from deploy.local.triton import TritonFailed, TritonServer
 from deploy.local.worker import Worker, WorkerFailed
+from scorer.bundle import read_bundle
+from scorer.decide import Policy, settle_policy
+from scorer.meaning import explain_decisions
 from scorer.paths import UsageError, expand_paths
 from scorer.stream.metrics import STAGES
 
@@ -243,7 +246,10 @@ def summarise(console: Console, demo: Demo, burst_s: float, folder: Path) -> Non
     }
     for name, what in lines.items():
         console.print(f"[bold]{name:<12}[/]{what}", soft_wrap=True)
-    console.print("A flagged face is unlike the photographs this bundle knows, no more.", style="dim")
+    manifest = read_bundle(BUNDLE).manifest
+    policy, note = settle_policy(Policy(), manifest.calibration_cases)
+    for sentence in filter(None, (note, *explain_decisions(manifest.evaluation, policy))):
+        console.print(sentence, style="dim", soft_wrap=True, markup=False, highlight=False)
 
 
 def start_all(console: Console, stack: ExitStack, folder: Path, photographs: Path) -> tuple[str, Worker]:

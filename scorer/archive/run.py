@@ -12,7 +12,8 @@ from ingest.probe import Limits
 from scorer.archive.endings import RunBroken, RunNotReady, RunRefused
 from scorer.archive.folder import is_partial, publish_json
 from scorer.bundle import Bundle
-from scorer.decide import Policy
+from scorer.decide import Policy, settle_policy
+from scorer.manifest import Evaluation
 from scorer.messages import describe_problems
 from scorer.paths import UsageError
 from scorer.settings import Settings
@@ -27,6 +28,8 @@ class RunFile(BaseModel):
         version: of unlensed, which made it.
         bundle_id, bundle_digest: what scores.
         policy, limits: of the settings, as far as they change results.
+        policy_note: why the policy is not the settings', or nothing.
+        evaluation: what the bundle states of its evaluation; runs of earlier releases state none.
         sources: as given on the command line.
         options: how the sources are read.
         shards: how many there are.
@@ -45,18 +48,27 @@ class RunFile(BaseModel):
     options: dict[str, Any]
     shards: int
     plan_digest: str
+    policy_note: str = ""
+    evaluation: Evaluation | None = None
 
 
 def describe_run(
     settings: Settings, bundle: Bundle, sources: tuple[str, ...], options: dict[str, Any], version: str
 ) -> RunFile:
-    """Return the description of a run that is not planned yet."""
+    """Return the description of a run that is not planned yet.
+
+    Raises:
+        PolicyError: the bundle's calibration does not support the policy's rates.
+    """
+    policy, note = settle_policy(settings.policy, bundle.manifest.calibration_cases)
     return RunFile(
         version=version,
         created_at=datetime.now(UTC),
         bundle_id=bundle.manifest.bundle_id,
         bundle_digest=bundle.model.digest,
-        policy=settings.policy,
+        policy=policy,
+        policy_note=note,
+        evaluation=bundle.manifest.evaluation,
         limits=settings.limits,
         sources=sources,
         options=options,

@@ -17,7 +17,6 @@ from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.plan import StoredPlan, open_plan, write_plan
 from scorer.archive.source.sources import Archive
 from scorer.bundle import read_bundle
-from scorer.decide import check_policy
 from scorer.engine import LocalScorer
 from scorer.paths import Boxes, read_boxes
 from scorer.settings import Settings
@@ -124,7 +123,6 @@ def join_run(  # noqa: PLR0913 - what the command line says
         BundleMismatch, PolicyError, UsageError, PayloadUnavailable, SourceDamaged, OSError: as they say.
     """
     bundle = read_bundle(settings.bundle)
-    check_policy(settings.policy, len(bundle.model.calibration))
     options = {
         "uri_column": archive.uri_column,
         "bytes_column": archive.bytes_column,
@@ -140,7 +138,7 @@ def join_run(  # noqa: PLR0913 - what the command line says
 
     run = open_run(folder, wanted, make_plan, new_run=new_run) if first else await_run(folder, wanted, PLAN_PATIENCE_S)
     # Another machine has another working folder.
-    settings = settings.model_copy(update={"bundle": settings.bundle.absolute()})
+    settings = settings.model_copy(update={"bundle": settings.bundle.absolute(), "policy": wanted.policy})
     return Session(folder.absolute(), run, settings)
 
 

@@ -42,7 +42,7 @@ def make_resnet_bundle(starter: Path, folder: Path, faces: Sequence[EncodedFace]
     weights = np.full(COMPONENTS, 1 / COMPONENTS, np.float32)
     np.savez(folder / "mixture.npz", weights=weights, means=means, precisions_cholesky=factors)
     write_golden(folder, model, threads=2)
-    fields = bundle.manifest.model_dump(exclude={"schema_version", "files"}) | {
+    fields = bundle.manifest.model_dump(exclude={"schema_version", "files", "evaluation"}) | {
         "bundle_id": "resnet50-random-int8",
         "precision": "int8",
         "mixture_components": COMPONENTS,

@@ -79,10 +79,26 @@ def test_values_become_the_settings_they_name(clean: pytest.MonkeyPatch) -> None
 
 
 def test_defaults_are_the_services() -> None:
-    """values.yaml lists every setting that the chart does not decide itself, with the service's own default."""
+    """values.yaml lists every setting that the chart does not decide itself, with the service's own default.
+
+    A flag rate that is stated would be one that somebody set: it is refused where the bundle does not support it.
+    """
     values = flatten(yaml.safe_load((CHART / "values.yaml").read_text())["settings"])
     defaults = flatten(BaseModel.model_dump(Settings.model_construct(), mode="json"))
-    assert values == {name: value for name, value in defaults.items() if name not in OWN}
+    left_empty = {"policy.flag_false_alarm_rate": ""}
+    assert values == {name: value for name, value in defaults.items() if name not in OWN} | left_empty
+
+
+def test_a_flag_rate_that_nobody_set_stays_the_service_s_default(clean: pytest.MonkeyPatch) -> None:
+    """The chart's empty rate is no rate that was set; one that is given is."""
+    for given, rate in (("", 0.01), ("settings.policy.flag_false_alarm_rate=0.02", 0.02)):
+        documents = render("cpu", *filter(None, [given]))
+        (worker,) = find(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+        for name, value in environment(documents, worker).items():
+            clean.setenv(name, value)
+        policy = load_settings().policy
+        assert policy.flag_false_alarm_rate == rate
+        assert ("flag_false_alarm_rate" in policy.model_fields_set) is bool(given)
 
 
 def test_commands_and_flags_exist() -> None:

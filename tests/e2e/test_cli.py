@@ -69,9 +69,11 @@ def test_score_writes_lines_and_pictures(photographs: Path, tmp_path: Path, root
         ("old.gif", "unsupported", ["unsupported_format"]),
     ]
     (picture,) = pictures.iterdir()
-    drawn = np.asarray(Image.open(picture)).astype(int)
+    page = np.asarray(Image.open(picture)).astype(int)
     plain = np.asarray(Image.open(photographs / "astronaut.png").convert("RGB")).astype(int)
+    drawn, caption = page[: len(plain)], page[len(plain) :]
     assert drawn.shape == plain.shape
+    assert np.ptp(caption) > 200  # black on white: what its decisions mean
     assert (abs(drawn - plain).max(axis=2) > 100).sum() > 500
 
 
@@ -81,7 +83,14 @@ def test_table_names_every_file_and_the_bundle(photographs: Path, tmp_path: Path
         "score", photographs.name, "--bundle", root / "model_repository", "--max-failed", 2, cwd=tmp_path, COLUMNS="160"
     )
     assert run.returncode == 0, run.stderr
-    for word in ("astronaut.png", "broken.jpg", "old.gif", "p-value", "held-out photographs"):
+    for word in (
+        "astronaut.png",
+        "broken.jpg",
+        "old.gif",
+        "p-value",
+        "held-out faces",
+        "flag: unlike the photographs this bundle knows, no more",
+    ):
         assert word in run.stdout
     assert "fake" not in run.stdout
 

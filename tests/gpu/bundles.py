@@ -43,7 +43,7 @@ def make_gpu_bundle(part: Part, network: str, precision: Precision) -> Bundle:
     write_golden(folder, extractor, mixture)
     rule = PlanRule(batches=BATCHES, command="see scorer.plan_builder", note="for a report", features_by="onnxruntime")
     starter = read_bundle(ROOT / "model_repository").manifest
-    fields = starter.model_dump(exclude={"schema_version", "files"}) | {
+    fields = starter.model_dump(exclude={"schema_version", "files", "evaluation"}) | {
         "bundle_id": f"random-{precision}",
         "target": "tensorrt",
         "plan": rule,

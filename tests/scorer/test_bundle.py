@@ -123,6 +123,7 @@ def unsorted_calibration(folder: Path) -> None:
         (unsorted_calibration, r"not in ascending order"),
         (lambda folder: edit(folder, schema_version=2), "schema version 2"),
         (lambda folder: edit(folder, surprise=1), "does not fit the manifest's schema"),
+        (lambda folder: edit(folder, calibration_photographs=104), "103 calibration faces are of 104 photographs"),
         (lambda folder: edit(folder, files={"../secret": {}}), "does not fit"),
         (lambda folder: edit(folder, preprocess={"size": 224, "angle": 3}), "does not fit"),
         (lambda folder: (folder / MANIFEST).write_text("{"), "is no manifest"),
@@ -135,6 +136,16 @@ def test_damaged_bundle_is_refused_with_a_sentence(copy: Path, damage: Callable[
     damage(copy)
     with pytest.raises(BundleMismatch, match=sentence):
         read_bundle(copy)
+
+
+def test_a_bundle_of_an_earlier_release_is_read(copy: Path, starter: Bundle) -> None:
+    """A manifest that states neither evaluation nor photographs is read: its faces count, and nothing was measured."""
+    manifest = json.loads((copy / MANIFEST).read_text())
+    del manifest["evaluation"], manifest["calibration_photographs"]
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    old = read_bundle(copy).manifest
+    assert (old.evaluation, old.calibration_cases) == (None, starter.manifest.calibration_size)
+    assert starter.manifest.calibration_cases < old.calibration_cases
 
 
 @pytest.mark.parametrize("part", ["extractor", "detector"])

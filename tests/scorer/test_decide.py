@@ -1,12 +1,22 @@
 """p-values and policies."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from scorer.decide import Policy, PolicyError, check_policy, decide_face, p_values
+from scorer.decide import (
+    Policy,
+    PolicyError,
+    decide_face,
+    p_values,
+    photographs_needed,
+    settle_policy,
+    supported_rate,
+)
 from scorer.messages import Decision
 
 LIKELIHOODS = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
@@ -56,11 +66,51 @@ def test_nan_likelihood_stays_nan() -> None:
     assert np.isnan(p_values(np.array([np.nan, -np.inf, np.inf]), np.arange(10.0))).all()
 
 
-def test_policy_below_the_calibration_is_refused() -> None:
-    """98 photographs cannot promise one per cent, 99 can."""
-    with pytest.raises(PolicyError, match="98 held-out photographs"):
-        check_policy(Policy(), 98)
-    check_policy(Policy(), 99)
+@given(st.integers(1, 100_000))
+def test_a_supported_rate_is_the_finest_of_one_digit(photographs: int) -> None:
+    """A calibration supports the rate that is named for it, and not the next finer one of one digit."""
+    rate = supported_rate(photographs)
+    assert photographs >= photographs_needed(rate)
+    digits = -math.floor(math.log10(rate))
+    finer = (round(rate * 10**digits) - 1) / 10**digits or 0.9 * rate
+    assert photographs < photographs_needed(finer)
+
+
+@pytest.mark.parametrize(("photographs", "rate"), [(71, 0.06), (72, 0.05), (78, 0.05), (367, 0.02), (368, 0.01)])
+def test_the_rule_gives_the_rates_of_the_card(photographs: int, rate: float) -> None:
+    """72 photographs support 5 %, 368 support 1 %: the numbers that a calibration's report states."""
+    assert supported_rate(photographs) == rate
+
+
+def test_a_default_that_the_calibration_does_not_support_is_raised_in_a_sentence() -> None:
+    """Nobody set the rate: the finest supported one takes its place, everything else stays, and a reader learns why."""
+    policy, note = settle_policy(Policy(min_face_px=48), 78)
+    assert policy == Policy(min_face_px=48, flag_false_alarm_rate=0.05)
+    assert note == (
+        "policy default: the default flag rate of 1 % needs a calibration on 368 photographs, and this bundle's is on "
+        "78: faces are flagged at 5 %"
+    )
+    assert settle_policy(policy, 78) == (policy, "")
+    assert settle_policy(Policy(), 368) == (Policy(), "")
+
+
+def test_a_default_never_exceeds_the_review_rate() -> None:
+    """Where the supported rate of one digit lies above the review rate, that one is taken if it is supported."""
+    policy, _ = settle_policy(Policy(review_false_alarm_rate=0.048), 78)
+    assert policy.flag_false_alarm_rate == 0.048
+    with pytest.raises(PolicyError, match=r"set flag_false_alarm_rate to 0\.06 or more"):
+        settle_policy(Policy(), 71)
+
+
+@pytest.mark.parametrize("rate", [0.0001, 0.01, 0.04])
+def test_a_rate_that_was_set_is_never_changed(rate: float) -> None:
+    """A rate below what the calibration supports is refused with the rate that can be had; a supported one is kept."""
+    with pytest.raises(PolicyError, match=r"this bundle's is on 78: set flag_false_alarm_rate to 0\.05 or more"):
+        settle_policy(Policy(flag_false_alarm_rate=rate), 78)
+    kept = Policy(flag_false_alarm_rate=0.05)
+    assert settle_policy(kept, 78) == (kept, "")
+    everything = Policy(flag_false_alarm_rate=1, review_false_alarm_rate=1)
+    assert settle_policy(everything, 1) == (everything, "")
 
 
 @pytest.mark.parametrize("rates", [(0.0, 0.05), (0.1, 0.05), (-0.1, 0.05), (0.01, 1.5)])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scorer.bundle import Bundle
 from scorer.decide import Policy, PolicyError
 from scorer.messages import ImageSource, ScoreRequest
 from scorer.policies import PolicyBook, PolicyNotFound, PolicyWatcher, UnknownPolicy, UnknownTenant, read_policies
@@ -71,6 +72,15 @@ def replace(file: Path, text: str) -> None:
 def test_the_most_specific_choice_wins(file: Path, request_: ScoreRequest, policy: str) -> None:
     """The named policy comes before the stream's, the stream's before the tenant's, the tenant's before the default."""
     assert read_policies(file, CALIBRATION).choose(request_).policy_id == policy
+
+
+def test_a_rate_that_a_file_does_not_set_is_one_the_calibration_supports(file: Path) -> None:
+    """A policy without a flag rate gets the lowest that 78 photographs support; without a file so does everybody."""
+    file.write_text(GOOD.replace("0.02", "0.05"))
+    assert read_policies(file, 78).policies["normal"].flag_false_alarm_rate == 0.05
+    assert PolicyWatcher(None, 78).book.choose(ask()).flag_false_alarm_rate == 0.05
+    with pytest.raises(PolicyError, match=r"set flag_false_alarm_rate to 0\.05 or more"):
+        PolicyWatcher(None, 78, Policy(flag_false_alarm_rate=0.01))
 
 
 @pytest.mark.parametrize("request_", [ask(), ask("stranger"), ask("stranger", policy_id="normal")])
@@ -249,10 +259,10 @@ def test_watching_leaks_no_descriptor(file: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - a count
 
 
-def test_the_example_is_good(root: Path) -> None:
-    """The documented example loads for a bundle of the starter's calibration, and its comments name every key."""
+def test_the_example_is_good(root: Path, starter: Bundle) -> None:
+    """The documented example loads for the starter's calibration, and its comments name every key."""
     path = root / "deploy" / "policies.toml"
-    book = read_policies(path, 103)
+    book = read_policies(path, starter.manifest.calibration_cases)
     assert book.choose(ask("example-forum", "avatars")).policy_id == "avatars"
     assert book.choose(ask("anybody")).policy_id == "standard"
     for key in ("default_policy", "streams", *Policy.model_fields):

@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from scorer.decide import supported_rate
+from scorer.meaning import explain_pass
 from training import detector
 from training.data.photos import ROLES
 from training.data.shards import load_role
 from training.evaluation.honest import RATES
+from training.evaluation.stated import state_evaluation
 from training.recipes import Recipe
 from training.target import Deployment
 
@@ -46,6 +49,7 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, deployment
     dropped = prepared["dropped"]
     text = Template(TEMPLATE.read_text()).substitute(
         bundle_id=bundle_id,
+        meaning=explain_pass(state_evaluation(report), RATES[0]),
         verdict=f"**{report['verdict']['summary']}**",
         frozen_blocks=recipe.frozen_blocks,
         recipe=recipe.name,
@@ -64,7 +68,7 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, deployment
         confidence=f"{100 * calibration['confidence']:g} %",
         assumption=calibration["assumption"],
         threshold_rows=describe_thresholds(calibration),
-        finest=f"{1 / (calibration['faces'] + 1):.2%}",
+        finest=f"{100 * supported_rate(calibration['photographs']):g} %",
         min_face=f"{recipe.min_face_px:g}",
         data_rows="\n".join(describe_role(run, role) for role in ROLES),
         sources=sum(row["sources"] for row in prepared["roles"].values()),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scorer.decide import p_values
 from training.data.shards import Images
 from training.evaluation.face_scorer import FaceScorer
-from training.evaluation.measures import Scores
+from training.evaluation.measures import LogLikelihoods
 
 SPEED_FACES = 128
 
@@ -25,7 +25,7 @@ class Drift:
         spread_nats: standard deviation of the FP32 log-likelihoods, to compare with.
         rank_correlation: Spearman's.
         flips_at_5_percent: share of faces on the other side of the 5 % threshold, each engine
-            calibrated on its own scores of the calibration photographs.
+            calibrated on its own log-likelihoods of the calibration photographs.
     """
 
     median_nats: float
@@ -36,12 +36,17 @@ class Drift:
     flips_at_5_percent: float
 
 
-def rank(values: Scores) -> NDArray[np.intp]:
+def rank(values: LogLikelihoods) -> NDArray[np.intp]:
     """Return each value's place in ascending order."""
     return np.argsort(np.argsort(values, kind="stable"), kind="stable")
 
 
-def measure_drift(reference: Scores, engine: Scores, reference_calibration: Scores, calibration: Scores) -> Drift:
+def measure_drift(
+    reference: LogLikelihoods,
+    engine: LogLikelihoods,
+    reference_calibration: LogLikelihoods,
+    calibration: LogLikelihoods,
+) -> Drift:
     """Compare an engine's log-likelihoods of the same faces with the FP32 engine's."""
     difference = np.abs(engine - reference)
     flips = (p_values(engine, calibration) <= 0.05) != (p_values(reference, reference_calibration) <= 0.05)  # noqa: PLR2004 - the 5 % threshold
@@ -83,7 +88,7 @@ def compare_engines(
     scored, speeds = {}, {}
     for precision, path in engines.items():
         scorer = load(path)
-        scored[precision] = scorer.score(test), np.sort(scorer.score(held_out))
+        scored[precision] = scorer.log_likelihoods(test), np.sort(scorer.log_likelihoods(held_out))
         speeds[precision] = measure_speed(scorer, test)
         advance()
     reference, reference_calibration = scored["fp32"]

@@ -20,7 +20,7 @@ from training.evaluation.honest import (
     separate,
     summarise,
 )
-from training.evaluation.measures import Scores
+from training.evaluation.measures import LogLikelihoods
 from training.evaluation.protocol import Comparison, compare_generators
 from training.evaluation.robustness import draw_rows, endure, equalise_format, list_conditions
 from training.mixture.fit import choose_mixture
@@ -72,9 +72,9 @@ class Pictures:
 class Evidence:
     """What the figures are drawn from: log-likelihoods in nats, features, and each feature row's class."""
 
-    photographs: Scores
-    generated: dict[str, Scores]
-    calibration: Scores
+    photographs: LogLikelihoods
+    generated: dict[str, LogLikelihoods]
+    calibration: LogLikelihoods
     features: NDArray[np.float32]
     classes: NDArray[np.str_]
 
@@ -88,7 +88,7 @@ def evaluate_faces(scorer: FaceScorer, pictures: Pictures, console: Console) -> 
     test, generated = pictures.photographs["test"], pictures.generated
     places = test.sources, test.photos
     with Progress("scoring", 2 * (1 + len(generated)) + 1, "sets", console, summary=True) as progress:
-        calibration = np.sort(scorer.score(pictures.photographs["calibrate"].crops))
+        calibration = np.sort(scorer.log_likelihoods(pictures.photographs["calibrate"].crops))
         progress.advance()
         embedded = {}
         for name, crops in {"": test.crops, **generated}.items():
@@ -97,7 +97,7 @@ def evaluate_faces(scorer: FaceScorer, pictures: Pictures, console: Console) -> 
         raw = {name: scorer.weigh(features) for name, features in embedded.items()}
         equal = {}
         for name, crops in {"": test.crops, **generated}.items():
-            equal[name] = scorer.score(crops, equalise_format)
+            equal[name] = scorer.log_likelihoods(crops, equalise_format)
             progress.advance()
     if not all(np.isfinite(values).all() for values in (calibration, *raw.values(), *equal.values())):
         message = "a face has no finite log-likelihood: look for a broken engine or mixture, and run `fit` again"
@@ -123,21 +123,21 @@ def evaluate_faces(scorer: FaceScorer, pictures: Pictures, console: Console) -> 
 
 
 def compare(
-    score: Callable[[Images], Scores], pictures: Pictures, fitted_roles: Sequence[str], recipe: Recipe
+    weigh_crops: Callable[[Images], LogLikelihoods], pictures: Pictures, fitted_roles: Sequence[str], recipe: Recipe
 ) -> Comparison:
     """Return the paper's figures.
 
     Args:
-        score: log-likelihoods of crops.
+        weigh_crops: log-likelihoods of crops.
         pictures: what is compared.
-        fitted_roles: roles that the mixture behind `score` was fitted on.
+        fitted_roles: roles that the mixture behind `weigh_crops` was fitted on.
         recipe: says where the threshold comes from.
     """
     roles = fitted_roles if recipe.threshold_on == "train" else ("calibrate",)
     return compare_generators(
-        np.concatenate([score(pictures.photographs[role].crops) for role in roles]),
-        score(pictures.photographs["test"].crops),
-        {name: score(crops) for name, crops in pictures.generated.items()},
+        np.concatenate([weigh_crops(pictures.photographs[role].crops) for role in roles]),
+        weigh_crops(pictures.photographs["test"].crops),
+        {name: weigh_crops(crops) for name, crops in pictures.generated.items()},
     )
 
 
@@ -147,7 +147,7 @@ def describe_comparison(comparison: Comparison, recipe: Recipe) -> dict[str, obj
 
 
 def measure_robustness(
-    scorer: FaceScorer, pictures: Pictures, calibration: Scores, console: Console
+    scorer: FaceScorer, pictures: Pictures, calibration: LogLikelihoods, console: Console
 ) -> list[dict[str, object]]:
     """Return one entry a condition."""
     test = pictures.photographs["test"]
@@ -159,7 +159,7 @@ def measure_robustness(
     entries: list[dict[str, object]] = []
     with Progress("robustness", len(conditions), "conditions", console, summary=True) as progress:
         for condition in conditions:
-            entries.append(asdict(endure(condition, scorer.score, (crops, groups), generated, calibration)))
+            entries.append(asdict(endure(condition, scorer.log_likelihoods, (crops, groups), generated, calibration)))
             progress.advance()
     return entries
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scorer.mixture import GaussianMixture, StackedMixture, log_likelihood, stack_mixture
 from scorer.openvino_embedder import OpenVinoExtractor
 from training.data.shards import Images
-from training.evaluation.measures import Scores
+from training.evaluation.measures import LogLikelihoods
 from training.features import Alteration, embed_crops
 
 ROWS_PER_PRODUCT = 1024  # bounds the mixture's intermediate arrays: 1024 x 12 x 768 doubles are 75 MB
@@ -29,16 +29,16 @@ class FaceScorer:
         """Return [N, D] features of [N, S, S, 3] crops, each altered first where `alter` is given."""
         return embed_crops(self._extractor, crops_NHWC, alter)
 
-    def weigh(self, features_ND: NDArray[np.float32]) -> Scores:
+    def weigh(self, features_ND: NDArray[np.float32]) -> LogLikelihoods:
         """Return [N] log-likelihoods in nats of [N, D] features."""
         return weigh(features_ND, self._mixture)
 
-    def score(self, crops_NHWC: Images, alter: Alteration | None = None) -> Scores:
+    def log_likelihoods(self, crops_NHWC: Images, alter: Alteration | None = None) -> LogLikelihoods:
         """Return [N] log-likelihoods in nats of [N, S, S, 3] crops."""
         return self.weigh(self.embed(crops_NHWC, alter))
 
 
-def weigh(features_ND: NDArray[np.float32], mixture: StackedMixture) -> Scores:
+def weigh(features_ND: NDArray[np.float32], mixture: StackedMixture) -> LogLikelihoods:
     """Return [N] log-likelihoods in nats of [N, D] features, as serving computes them."""
     starts = range(0, len(features_ND), ROWS_PER_PRODUCT)
     blocks = [log_likelihood(features_ND[start : start + ROWS_PER_PRODUCT], mixture) for start in starts]

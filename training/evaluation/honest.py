@@ -2,7 +2,7 @@
 
 Thresholds come from the role `calibrate` exactly as a deployed bundle sets them (by p-value), false alarms are counted
 on the role `test`, whose sources nothing was fitted, chosen or calibrated on. Every AUC stands beside its control: what
-one source of photographs scores against the others, though nothing in it is generated.
+one source of photographs reaches against the others, though nothing in it is generated.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scorer.decide import p_values
-from training.evaluation.measures import Rate, Scores, bootstrap_auc, equal_error_rate, wilson
+from training.evaluation.measures import LogLikelihoods, Rate, bootstrap_auc, equal_error_rate, wilson
 
 RATES = (0.05, 0.01)
 NOISE_AUC = 0.75  # below it, an AUC lies in the range that a mere change of photograph source reaches
@@ -62,7 +62,7 @@ def name_photographs(sources: NDArray[np.str_], photos: NDArray[np.str_]) -> NDA
 
 
 def count_flagged(
-    values: Scores, calibration: Scores, rate: float, groups: NDArray[np.str_] | None = None
+    values: LogLikelihoods, calibration: LogLikelihoods, rate: float, groups: NDArray[np.str_] | None = None
 ) -> Rate | None:
     """Return the share with a p-value of at most `rate`, or None where `calibration` cannot resolve that rate.
 
@@ -79,10 +79,10 @@ def count_flagged(
 
 
 def flag_faces(
-    photographs: Scores,
+    photographs: LogLikelihoods,
     places: tuple[NDArray[np.str_], NDArray[np.str_]],
-    generated: Mapping[str, Scores],
-    calibration: Scores,
+    generated: Mapping[str, LogLikelihoods],
+    calibration: LogLikelihoods,
     rate: float,
 ) -> Flagged:
     """Return who is flagged at a promised `rate`; `places` are the photographs' sources and names."""
@@ -98,7 +98,9 @@ def flag_faces(
     )
 
 
-def control_sources(photographs: Scores, sources: NDArray[np.str_], groups: NDArray[np.str_]) -> dict[str, Rate]:
+def control_sources(
+    photographs: LogLikelihoods, sources: NDArray[np.str_], groups: NDArray[np.str_]
+) -> dict[str, Rate]:
     """Return the AUC of each source of photographs against all others; empty where there is one source only."""
     names = np.unique(sources)
     return {
@@ -111,7 +113,9 @@ def control_sources(photographs: Scores, sources: NDArray[np.str_], groups: NDAr
 
 
 def separate(
-    photographs: Scores, places: tuple[NDArray[np.str_], NDArray[np.str_]], generated: Mapping[str, Scores]
+    photographs: LogLikelihoods,
+    places: tuple[NDArray[np.str_], NDArray[np.str_]],
+    generated: Mapping[str, LogLikelihoods],
 ) -> Separation:
     """Return AUCs, equal error rates and controls; `places` are the photographs' sources and names."""
     sources, photos = places
@@ -126,15 +130,15 @@ def separate(
 def judge_generators(raw: Separation, equalised: Separation) -> dict[str, Verdict]:
     """Return a plain verdict on each generator.
 
-    An AUC counts only above what a mere change of source scores, and above `NOISE_AUC`, with its whole interval, both
+    An AUC counts only above what a mere change of source reaches, and above `NOISE_AUC`, with its whole interval, both
     on the crops as they are and on crops that share one format.
     """
     controls = [rate.value for kind in (raw, equalised) for rate in kind.source_control.values()]
     bar = max([NOISE_AUC, *controls])
     told = (
-        f"a source of real photographs scores up to {max(controls):.2f} against the others"
+        f"a source of real photographs reaches up to {max(controls):.2f} against the others"
         if controls
-        else "the test photographs are of one source, so that nothing says what a mere change of source scores"
+        else "the test photographs are of one source, so that nothing says what a mere change of source reaches"
     )
     verdicts = {}
     for name, plain in raw.auc.items():

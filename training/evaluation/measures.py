@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Scores = NDArray[np.float64]
+LogLikelihoods = NDArray[np.float64]
 BOOTSTRAPS = 1000
 NORMAL_95 = 1.959964  # the standard normal's 97.5 % point
 
@@ -23,14 +23,16 @@ class Rate:
     count: int
 
 
-def auc(photographs: Scores, others: Scores) -> float:
+def auc(photographs: LogLikelihoods, others: LogLikelihoods) -> float:
     """Return the chance that one of `others` is less likely than one of `photographs`; ties count half."""
     ordered = np.sort(photographs)
     at_most = (np.searchsorted(ordered, others, "left") + np.searchsorted(ordered, others, "right")) / 2
     return float(1 - at_most.mean() / len(photographs))
 
 
-def bootstrap_auc(photographs: Scores, groups: NDArray[np.str_], others: Scores, seed: int = 2024) -> Rate:
+def bootstrap_auc(
+    photographs: LogLikelihoods, groups: NDArray[np.str_], others: LogLikelihoods, seed: int = 2024
+) -> Rate:
     """Return the AUC with a percentile bootstrap; faces of one photograph (`groups`) are drawn together."""
     rng = np.random.default_rng(seed)
     order = np.argsort(photographs)
@@ -61,7 +63,7 @@ def wilson(hits: int, count: int, cases: int | None = None) -> Rate:
     return Rate(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)), count)
 
 
-def roc_curve(photographs: Scores, others: Scores) -> tuple[Scores, Scores]:
+def roc_curve(photographs: LogLikelihoods, others: LogLikelihoods) -> tuple[LogLikelihoods, LogLikelihoods]:
     """Return false-alarm and detection rates of every threshold, both rising from 0 to 1; flagged if at most it."""
     thresholds = np.unique(np.concatenate([photographs, others]))
     shares = (
@@ -72,7 +74,7 @@ def roc_curve(photographs: Scores, others: Scores) -> tuple[Scores, Scores]:
     return alarms, found
 
 
-def equal_error_rate(photographs: Scores, others: Scores) -> float:
+def equal_error_rate(photographs: LogLikelihoods, others: LogLikelihoods) -> float:
     """Return where as large a share of the photographs is flagged as of the others is missed."""
     alarms, found = roc_curve(photographs, others)
     excess = alarms - (1 - found)
@@ -81,7 +83,7 @@ def equal_error_rate(photographs: Scores, others: Scores) -> float:
     return float(alarms[after - 1] + part * (alarms[after] - alarms[after - 1]))
 
 
-def average_precision(positives: Scores, negatives: Scores) -> float:
+def average_precision(positives: LogLikelihoods, negatives: LogLikelihoods) -> float:
     """Return the average precision of finding `positives` by high values: sum of precision times gain in recall."""
     values = np.unique(np.concatenate([positives, negatives]))[::-1]
     found, wrong = (len(sample) - np.searchsorted(np.sort(sample), values, "left") for sample in (positives, negatives))

@@ -15,13 +15,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
-from training.evaluation.measures import Scores, auc, roc_curve
+from training.evaluation.measures import LogLikelihoods, auc, roc_curve
 
 INK = "#333231"  # a grey of its own, so that nothing else is replaced with it
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 DASHES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "h")
-WIDTH_IN = 6.4
+WIDTH_IN = 4.4  # on a telephone, 358 px wide, text of 10 points is then 11 px high
+ROBUSTNESS_WIDTH_IN = 7.4  # two panels beside the conditions' names; a telephone scrolls it
 BINS = 30
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -59,39 +60,43 @@ def write_svg(figure: Figure) -> str:
     return buffer.getvalue()
 
 
-def square_axes(title: str, x_label: str, y_label: str) -> tuple[Figure, Any]:
-    """Return a figure for two shares."""
-    figure = Figure(figsize=(WIDTH_IN, 6.2), layout="constrained")
+def square_axes(title: str, x_label: str, y_label: str, legend_rows: int) -> tuple[Figure, Any]:
+    """Return a figure for two shares, with room for a legend below."""
+    figure = Figure(figsize=(WIDTH_IN, WIDTH_IN + 0.5 + 0.22 * legend_rows), layout="constrained")
     axes = figure.subplots()
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", title=title, xlabel=x_label, ylabel=y_label)
     return figure, axes
 
 
 @mpl.rc_context(STYLE)
-def draw_roc(photographs: Scores, generated: Mapping[str, Scores]) -> str:
+def draw_roc(photographs: LogLikelihoods, generated: Mapping[str, LogLikelihoods]) -> str:
     """Draw detection against false-alarm rate, generated faces positive."""
     figure, axes = square_axes(
-        "Receiver operating characteristic", "photographs flagged (share)", "generated faces flagged (share)"
+        "Receiver operating characteristic",
+        "photographs flagged (share)",
+        "generated faces flagged (share)",
+        len(generated),
     )
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8)
-    axes.annotate("chance", (0.86, 0.8), color=INK)
+    axes.annotate("chance", (0.7, 0.62), color=INK)
     for rate in (0.01, 0.05):
         axes.axvline(rate, color=INK, linewidth=0.8, linestyle=":")
     for index, (name, values) in enumerate(generated.items()):
         alarms, found = roc_curve(photographs, values)
         label = f"{name} (AUC {auc(photographs, values):.2f})"
         axes.plot(alarms, found, color=colour(index), linestyle=dash(index), drawstyle="steps-post", label=label)
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center")
     return write_svg(figure)
 
 
 @mpl.rc_context(STYLE)
-def draw_precision_recall(photographs: Scores, generated: Mapping[str, Scores]) -> str:
+def draw_precision_recall(photographs: LogLikelihoods, generated: Mapping[str, LogLikelihoods]) -> str:
     """Draw precision against recall of generated faces, both classes weighing the same."""
     figure, axes = square_axes(
-        "Precision and recall, as if one face in two were generated",
+        "Precision and recall,\nas if one face in two were generated",
         "generated faces flagged (recall, share)",
         "generated among flagged (precision, share)",
+        len(generated),
     )
     axes.axhline(0.5, color=INK, linewidth=0.8)
     axes.annotate("chance", (0.02, 0.455), color=INK)
@@ -99,16 +104,18 @@ def draw_precision_recall(photographs: Scores, generated: Mapping[str, Scores]) 
         alarms, found = roc_curve(photographs, values)
         alarms, found = alarms[found > 0], found[found > 0]
         axes.plot(found, found / (found + alarms), color=colour(index), linestyle=dash(index), label=name)
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center")
     return write_svg(figure)
 
 
 @mpl.rc_context(STYLE)
-def draw_histograms(photographs: Scores, generated: Mapping[str, Scores], thresholds_nats: Mapping[str, float]) -> str:
+def draw_histograms(
+    photographs: LogLikelihoods, generated: Mapping[str, LogLikelihoods], thresholds_nats: Mapping[str, float]
+) -> str:
     """Draw a panel a generator: its log-likelihoods and the photographs', with the thresholds."""
     columns = min(2, len(generated))
     rows = -(-len(generated) // columns)
-    figure = Figure(figsize=(WIDTH_IN, 0.6 + 2.3 * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, 1 + 2.3 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     everything = np.concatenate([photographs, *generated.values()])
     low, high = np.quantile(everything, 0.01), everything.max()
@@ -128,8 +135,8 @@ def draw_histograms(photographs: Scores, generated: Mapping[str, Scores], thresh
         axes.set_axis_off()
     handles, labels = panels.flat[0].get_legend_handles_labels()
     labels[labels.index(next(iter(generated)))] = "generated"
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
-    figure.supxlabel("log-likelihood (nats; the lowest 1 % are in the first bin)", fontsize=10)
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    figure.supxlabel("log-likelihood (nats; the first bin holds the lowest 1 %)", fontsize=10)
     figure.supylabel("share of faces", fontsize=10)
     return write_svg(figure)
 
@@ -139,7 +146,7 @@ def draw_features(features_ND: NDArray[np.float32], classes: NDArray[np.str_]) -
     """Draw a t-SNE chart of features; class "" are photographs (the paper's Fig. 5)."""
     perplexity = min(30.0, (len(features_ND) - 1) / 3)
     points = TSNE(n_components=2, perplexity=perplexity, random_state=42).fit_transform(features_ND)
-    figure = Figure(figsize=(WIDTH_IN, 5.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH_IN, WIDTH_IN + 0.22 * len(set(classes.tolist()))), layout="constrained")
     axes = figure.subplots()
     names = [name for name in dict.fromkeys(classes.tolist()) if name]
     real = points[classes == ""]
@@ -151,7 +158,7 @@ def draw_features(features_ND: NDArray[np.float32], classes: NDArray[np.str_]) -
     axes.set(
         title="t-SNE of the features", xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[]
     )
-    figure.legend(loc="outside lower center", ncols=3)
+    figure.legend(loc="outside lower center")
     return write_svg(figure)
 
 
@@ -160,7 +167,7 @@ def draw_robustness(entries: Sequence[Mapping[str, Any]]) -> str:
     """Draw each condition's AUCs and real false-alarm rate, one line a condition."""
     labels = [f"{entry['family']} {entry['setting']}".strip() for entry in entries]
     places = np.arange(len(entries))
-    figure = Figure(figsize=(WIDTH_IN + 1, 1.6 + 0.24 * len(entries)), layout="constrained")
+    figure = Figure(figsize=(ROBUSTNESS_WIDTH_IN, 1.6 + 0.24 * len(entries)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for index, name in enumerate(entries[0]["auc"]):
         values = [entry["auc"][name] for entry in entries]

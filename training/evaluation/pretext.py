@@ -36,12 +36,12 @@ def measure_pretext(checkpoint: Path, faces: FaceSet, recipe: Recipe) -> dict[st
     told = predict(network, fixed_batches(chosen, sampler, recipe.seed))
     manipulated = told.manipulated.numpy()
     photos = name_photographs(chosen.sources, chosen.photos)
-    scores, tags = told.scores.numpy()[~manipulated], told.tags.numpy()[~manipulated]
+    scale_values, tags = told.scale_values.numpy()[~manipulated], told.tags.numpy()[~manipulated]
     rates = {}
     if recipe.losses.ranking_weight:
         for column, name in enumerate(TAG_NAMES):
             known = np.flatnonzero(~np.isnan(tags[:, column]))
-            ordered = rate_ordering(scores[known, column], tags[known, column], photos[known])
+            ordered = rate_ordering(scale_values[known, column], tags[known, column], photos[known])
             if ordered is not None:
                 rates[name] = ordered
     if recipe.losses.manipulation_weight:
@@ -50,13 +50,15 @@ def measure_pretext(checkpoint: Path, faces: FaceSet, recipe: Recipe) -> dict[st
     return rates
 
 
-def rate_ordering(scores: NDArray[np.floating], tags: NDArray[np.floating], photos: NDArray[np.generic]) -> Rate | None:
-    """Return the share of the pairs of different `tags` that `scores` order rightly; None where all tags are equal."""
+def rate_ordering(
+    scale_values: NDArray[np.floating], tags: NDArray[np.floating], photos: NDArray[np.generic]
+) -> Rate | None:
+    """Return the share of the pairs of different `tags` that `scale_values` order rightly; None where all are equal."""
     higher = np.sign(tags[:, None] - tags[None, :])
     differ = (higher != 0).astype(np.float64)
     if not differ.any():
         return None
-    right = (np.sign(scores[:, None] - scores[None, :]) == higher) * differ
+    right = (np.sign(scale_values[:, None] - scale_values[None, :]) == higher) * differ
     draws = [(times @ right @ times) / max(times @ differ @ times, 1.0) for times in draw_photographs(photos)]
     return with_interval(right.sum() / differ.sum(), draws, len(tags))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.evaluation.measures import Scores, auc, average_precision
+from training.evaluation.measures import LogLikelihoods, auc, average_precision
 
 MAX_FACES = 5000
 FALSE_ALARM_RATE = 0.05
@@ -42,12 +42,12 @@ class Comparison:
     average: Outcome
 
 
-def pick_threshold(photographs: Scores, rate: float = FALSE_ALARM_RATE) -> float:
+def pick_threshold(photographs: LogLikelihoods, rate: float = FALSE_ALARM_RATE) -> float:
     """Return the log-likelihood, in nats, that a share of about `rate` of the photographs lies below."""
     return float(np.sort(photographs)[int(rate * len(photographs))])
 
 
-def judge_generator(photographs: Scores, generated: Scores, threshold_nats: float) -> Outcome:
+def judge_generator(photographs: LogLikelihoods, generated: LogLikelihoods, threshold_nats: float) -> Outcome:
     """Return the figures of two samples of the same size."""
     right = int((photographs >= threshold_nats).sum() + (generated < threshold_nats).sum())
     return Outcome(
@@ -59,7 +59,10 @@ def judge_generator(photographs: Scores, generated: Scores, threshold_nats: floa
 
 
 def compare_generators(
-    threshold_photographs: Scores, photographs: Scores, generated: Mapping[str, Scores], seed: int = 2024
+    threshold_photographs: LogLikelihoods,
+    photographs: LogLikelihoods,
+    generated: Mapping[str, LogLikelihoods],
+    seed: int = 2024,
 ) -> Comparison:
     """Return the paper's figures of each generator and on average.
 

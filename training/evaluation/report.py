@@ -14,9 +14,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from scorer.meaning import explain_flag, explain_pass
 from training.evaluation.evaluate import Evidence
 from training.evaluation.honest import RATES
-from training.evaluation.measures import Scores
+from training.evaluation.measures import LogLikelihoods
 from training.evaluation.plots import (
     COLOURS,
     INK,
@@ -26,12 +27,13 @@ from training.evaluation.plots import (
     draw_robustness,
     draw_roc,
 )
+from training.evaluation.stated import state_evaluation
 from training.evaluation.tables import list_tables
 
 TEMPLATE = "report_template.html"
 
 
-def pick_thresholds(calibration: Scores) -> dict[str, float]:
+def pick_thresholds(calibration: LogLikelihoods) -> dict[str, float]:
     """Return the log-likelihood that a face is flagged below, for each rate that the calibration resolves."""
     # A p-value is at most the rate if so many held-out faces are at most as likely; the nudge undoes 0.01 * 2900 < 29.
     places = {rate: math.floor(rate * (len(calibration) + 1) + 1e-9) - 1 for rate in RATES}
@@ -76,9 +78,11 @@ def render_report(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    stated, rate = state_evaluation(report), RATES[0]
     environment.filters["percent"] = lambda share, digits=1: "-" if share is None else f"{100 * share:.{digits}f} %"
     return environment.get_template(TEMPLATE).render(
         report=report,
+        meanings=(explain_pass(stated, rate), explain_flag(stated, rate)),
         tables=list_tables(dict(report)),
         sources=number_sources(report),
         figures={name: inline_svg(svg, name) for name, svg in figures.items()},

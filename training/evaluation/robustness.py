@@ -17,7 +17,7 @@ from PIL import Image
 
 from training.data.shards import Images
 from training.evaluation.honest import count_flagged
-from training.evaluation.measures import Rate, Scores, auc
+from training.evaluation.measures import LogLikelihoods, Rate, auc
 from training.features import Alteration, Crop
 
 EQUAL_SIDE, EQUAL_QUALITY = 112, 75
@@ -134,25 +134,25 @@ def draw_rows(count: int, seed: int = 2024) -> NDArray[np.intp]:
 
 def endure(
     condition: Condition,
-    score: Callable[[Images, Alteration], Scores],
+    weigh_crops: Callable[[Images, Alteration], LogLikelihoods],
     photographs: tuple[Images, NDArray[np.str_]],
     generated: Mapping[str, Images],
-    calibration: Scores,
+    calibration: LogLikelihoods,
 ) -> Endurance:
     """Return what is left of the figures under one condition.
 
     Args:
         condition: what is done to every crop, photograph or not.
-        score: log-likelihoods of altered crops.
+        weigh_crops: log-likelihoods of altered crops.
         photographs: crops, and each one's photograph.
         generated: crops by generator.
         calibration: log-likelihoods of held-out photographs as they are, ascending.
     """
     crops, groups = photographs
-    real = score(crops, condition.alter)
+    real = weigh_crops(crops, condition.alter)
     return Endurance(
         condition.family,
         condition.setting,
-        {name: auc(real, score(faces, condition.alter)) for name, faces in generated.items()},
+        {name: auc(real, weigh_crops(faces, condition.alter)) for name, faces in generated.items()},
         count_flagged(real, calibration, RATE, groups),
     )

@@ -87,7 +87,7 @@ def evaluate_subject(subject: Subject, generated: Path, extras: Extras, console:
         if recipe.test_crop == "image" and extras.photographs is not None:
             comparison = compare_whole(scorer, subject, (extras.photographs, folders), Path(scratch), console)
         else:
-            comparison = compare(scorer.score, pictures, fit["roles"], recipe)
+            comparison = compare(scorer.log_likelihoods, pictures, fit["roles"], recipe)
         test, held_out = pictures.photographs["test"], pictures.photographs["calibrate"]
         with Progress("comparing", len(subject.engines), "engines", console, summary=True) as progress:
             engines = compare_engines(subject.engines, load, test.crops, held_out.crops, progress.advance)

@@ -6,7 +6,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from scorer.meaning import explain_flag, explain_pass
+from training.evaluation.honest import RATES
 from training.evaluation.published import FOLLOW_UP, PAPER, Published
+from training.evaluation.stated import state_evaluation
 
 DASH = "-"
 FIGURES = ("accuracy", "average_precision", "auc")
@@ -111,8 +114,10 @@ def list_tables(report: dict[str, Any]) -> list[Table]:
 
 
 def print_tables(report: dict[str, Any], console: Console) -> None:
-    """Print the verdict and the tables."""
-    console.print(report["verdict"]["summary"], highlight=False)
+    """Print what a decision means, the verdict and the tables."""
+    stated, rate = state_evaluation(report), RATES[0]
+    for sentence in (explain_pass(stated, rate), explain_flag(stated, rate), report["verdict"]["summary"]):
+        console.print(sentence, highlight=False, markup=False)
     for table in list_tables(report):
         drawn = RichTable(title=table.title, caption=table.note)
         for index, name in enumerate(table.head):

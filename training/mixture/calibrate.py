@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, binom
 
+from scorer.decide import CONFIDENCE, photographs_needed
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
 from training.mixture.em_shared import blocks
 
 RATES = (0.05, 0.01, 0.001)
-CONFIDENCE = 0.95
 ASSUMPTION = (
     "Photographs are taken as exchangeable; faces of one photograph are not taken as independent of each other: they "
     "lower the effective number of faces. Photographs of one source resemble each other too, so the intervals hold "
@@ -72,15 +72,6 @@ def flagged_rank(count: int, rate: float) -> int:
     rank = math.floor(rate * (count + 1))
     # The same division as the p-value's: 0.05 * 20 may round to either side of 1.
     return rank + 1 if (rank + 1) / (count + 1) <= rate else rank - (rank / (count + 1) > rate)
-
-
-def photographs_needed(rate: float) -> int:
-    """Return how many photographs a 95 % interval of the threshold of `rate` needs at least.
-
-    Its lower end is an order statistic only if (1 - rate)^n, the chance that no photograph lies below the true
-    threshold, is under 2.5 %.
-    """
-    return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log1p(-rate))
 
 
 def count_effective(values_N: NDArray[np.float64], photos_N: NDArray[np.str_], threshold: float) -> float:

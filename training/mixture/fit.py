@@ -157,7 +157,7 @@ def choose_mixture(
     if not candidates:
         message = "the recipe's mixture rule names no candidate"
         raise ValueError(message)
-    scores: dict[str, float] = {}
+    held_out_nats: dict[str, float] = {}
     refused: dict[str, str] = {}
     best = candidates[0]
     if len(candidates) > 1:
@@ -165,18 +165,18 @@ def choose_mixture(
         for roles, shape in candidates:
             name = f"{'+'.join(roles)} {describe(shape)}"
             try:
-                scores[name] = round(judge_candidate(features, sources, roles, shape, folds, fitter), 2)
+                held_out_nats[name] = round(judge_candidate(features, sources, roles, shape, folds, fitter), 2)
             except ValueError as error:
                 refused[name] = str(error)
                 continue
-            if scores[name] >= max(scores.values()):
+            if held_out_nats[name] >= max(held_out_nats.values()):
                 best = (roles, shape)
-        if not scores:
+        if not held_out_nats:
             message = f"no candidate of the mixture rule could be fitted; the first: {next(iter(refused.values()))}"
             raise ValueError(message)
     roles, shape = best
     em = fitter.fit(np.concatenate([features[role] for role in roles]), shape, f"{'+'.join(roles)} {describe(shape)}")
-    return FittedMixture(store_mixture(em, shape), shape, roles, scores, refused, em)
+    return FittedMixture(store_mixture(em, shape), shape, roles, held_out_nats, refused, em)
 
 
 def judge_candidate(  # noqa: PLR0913, PLR0917 - the data, the candidate and how it is judged

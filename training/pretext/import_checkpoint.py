@@ -25,7 +25,7 @@ SAFE_TORCH = "2.10"
 ENVELOPE = {"epoch", "model", "optimizer", "lr_sched"}
 TRUNK = "model.visual."
 # The release gives the label "et" the focal length and "fl" the exposure time, so `fc_et` learned to rank focal
-# lengths and `fc_fl` exposure times. It reads `1/125` as 125, so the latter's scores fall with the time.
+# lengths and `fc_fl` exposure times. It reads `1/125` as 125, so the latter's scale values fall with the time.
 HEADS = {
     "fc_face": MANIPULATION,
     "fc_iso": "iso",

@@ -33,13 +33,13 @@ class PretextNetwork(nn.Module):
             nn.init.zeros_(head.bias)
 
     def read_features(self, features_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """Map [N, 768] features to EXIF scores [N, 4] in the order of `TAG_NAMES` and manipulation logits [N]."""
+        """Map [N, 768] features to EXIF scale values [N, 4] in the order of `TAG_NAMES` and manipulation logits [N]."""
         centred = self.centre(features_ND)
-        scores = torch.cat([self.heads[name](centred) for name in TAG_NAMES], dim=1)
-        return scores, self.heads[MANIPULATION](centred)[:, 0]
+        scale_values = torch.cat([self.heads[name](centred) for name in TAG_NAMES], dim=1)
+        return scale_values, self.heads[MANIPULATION](centred)[:, 0]
 
     def forward(self, crops_NHWC: Tensor) -> tuple[Tensor, Tensor]:
-        """Map [N, S, S, 3] crops to EXIF scores [N, 4] and manipulation logits [N]."""
+        """Map [N, S, S, 3] crops to EXIF scale values [N, 4] and manipulation logits [N]."""
         return self.read_features(self.extractor(crops_NHWC))
 
 

@@ -45,17 +45,17 @@ def pair_indices(count: int, device: torch.device | None = None) -> tuple[Tensor
     return first, second
 
 
-def exif_ranking_loss(scores_MT: Tensor, tags_MT: Tensor, rule: PairRule) -> Tensor:
+def exif_ranking_loss(scale_values_MT: Tensor, tags_MT: Tensor, rule: PairRule) -> Tensor:
     """Return [T] mean fidelity losses over the pairs that have the tag (Eqs. 2-4); zero where no pair has.
 
     Args:
-        scores_MT: what the ranking heads gave, any real number.
+        scale_values_MT: what the ranking heads gave, any real number.
         tags_MT: the tags, NaN where absent.
         rule: the paper's or the release's reading.
     """
     targets_PT = rank_pairs(tags_MT, rule.tie_target)
-    first, second = pair_indices(scores_MT.shape[0], scores_MT.device)
-    predicted_PT = torch.special.ndtr((scores_MT[first] - scores_MT[second]) * rule.thurstone_scale)
+    first, second = pair_indices(scale_values_MT.shape[0], scale_values_MT.device)
+    predicted_PT = torch.special.ndtr((scale_values_MT[first] - scale_values_MT[second]) * rule.thurstone_scale)
     known_PT = ~targets_PT.isnan()
     # NaN targets are replaced before the loss, not after: NaN times zero would poison the gradient.
     loss_PT = fidelity_loss(torch.where(known_PT, targets_PT, 0.5), predicted_PT) * known_PT
@@ -71,14 +71,14 @@ def combine_losses(outputs: tuple[Tensor, Tensor], tags_MT: Tensor, manipulated_
     """Return the batch's losses (Eq. 6).
 
     Args:
-        outputs: EXIF scores [M, T] and manipulation logits [M], as the network gives them.
+        outputs: EXIF scale values [M, T] and manipulation logits [M], as the network gives them.
         tags_MT: NaN where absent.
         manipulated_M: 1 for manipulated faces, 0 for untouched ones.
         rule: which faces are ranked, and what each task weighs.
     """
-    scores_MT, logits_M = outputs
+    scale_values_MT, logits_M = outputs
     ranked_MT = tags_MT if rule.rank_manipulated else torch.where(manipulated_M[:, None] > 0, torch.nan, tags_MT)
-    ranking = exif_ranking_loss(scores_MT, ranked_MT, rule.pairs)
+    ranking = exif_ranking_loss(scale_values_MT, ranked_MT, rule.pairs)
     manipulation = manipulation_loss(logits_M, manipulated_M)
     total = rule.ranking_weight * ranking.mean() + rule.manipulation_weight * manipulation
     return Losses(total, ranking.detach(), manipulation.detach())

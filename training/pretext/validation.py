@@ -49,10 +49,10 @@ def fixed_batches(faces: FaceSet, sampler: FaceSampler, seed: int) -> list[Batch
     return batches
 
 
-def ranking_accuracy(scores_MT: Tensor, tags_MT: Tensor) -> dict[str, float]:
-    """Return, by tag, the share of pairs with different tags that the scores order rightly; NaN without pairs."""
-    first, second = pair_indices(len(scores_MT))
-    difference, predicted = tags_MT[first] - tags_MT[second], scores_MT[first] - scores_MT[second]
+def ranking_accuracy(scale_values_MT: Tensor, tags_MT: Tensor) -> dict[str, float]:
+    """Return, by tag, the share of pairs with different tags that the scale values order rightly; NaN without pairs."""
+    first, second = pair_indices(len(scale_values_MT))
+    difference, predicted = tags_MT[first] - tags_MT[second], scale_values_MT[first] - scale_values_MT[second]
     accuracy = {}
     for column, name in enumerate(TAG_NAMES):
         known = difference[:, column].abs() > 0  # NaN compares false
@@ -81,13 +81,13 @@ class Predictions:
     """What the heads say of [M] faces of batches, in their order.
 
     Attributes:
-        scores: [M, 4], a higher one for a higher tag.
+        scale_values: [M, 4], a higher one for a higher tag.
         logits: [M], positive for manipulated.
         tags: [M, 4], NaN where absent.
         manipulated: [M], whether each is.
     """
 
-    scores: Tensor
+    scale_values: Tensor
     logits: Tensor
     tags: Tensor
     manipulated: Tensor
@@ -100,7 +100,7 @@ def predict(network: PretextNetwork, batches: Sequence[Batch], *, bf16: bool = F
     device = next(network.parameters()).device
     outputs = [network.read_features(embed(network.extractor, batch.crops.to(device), bf16=bf16)) for batch in batches]
     return Predictions(
-        scores=torch.cat([scores.cpu() for scores, _ in outputs]),
+        scale_values=torch.cat([scale_values.cpu() for scale_values, _ in outputs]),
         logits=torch.cat([logits.cpu() for _, logits in outputs]),
         tags=torch.cat([batch.tags for batch in batches]),
         manipulated=torch.cat([batch.manipulated for batch in batches]) > 0,
@@ -121,7 +121,7 @@ def validate(network: PretextNetwork, batches: list[Batch], *, bf16: bool = Fals
         for batch in batches
         if not batch.manipulated.any()
     ]
-    return ranking_accuracy(told.scores[untouched], told.tags[untouched]) | {
+    return ranking_accuracy(told.scale_values[untouched], told.tags[untouched]) | {
         MANIPULATION: float(balanced),
         CONTROL: separation(told.logits[untouched], predict(network, resampled, bf16=bf16).logits),
     }

@@ -1,4 +1,8 @@
-"""The geometry of a report's figures, in a drawing's units; the template writes the SVG."""
+"""The geometry of a report's figures, in a drawing's units; the template writes the SVG.
+
+A drawing is shown at its own size or a little larger, so that its text stays legible: there is one for wide screens and
+one for phones, and the style sheet shows one of them.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,8 +10,10 @@ from typing import Literal
 from scorer.archive.report.figures import Histogram
 from scorer.archive.report.page import show_count
 
-WIDTH, LEFT, RIGHT, TOP, PANEL, GAP = 720, 10, 710, 24, 130, 34
-TICKS = 8
+Kind = Literal["wide", "narrow"]
+WIDTHS: dict[Kind, int] = {"wide": 720, "narrow": 352}
+TICKS: dict[Kind, int] = {"wide": 8, "narrow": 4}
+MARGIN, TOP, PANEL, GAP = 10, 24, 130, 34
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +42,30 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A labelled place on the axis: a threshold, or a tick; `drop` keeps two labels apart."""
+    """A labelled place on the axis: a threshold, or a tick; `drop` keeps two labels apart.
+
+    The label begins or ends at `text_x`, as `anchor` says, on the side where there is room.
+    """
 
     kind: str
     x: float
     drop: int
     text: str
+    text_x: float
+    anchor: Literal["start", "middle", "end"]
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
     """The figure of the log-likelihoods."""
 
+    kind: Kind
     panels: tuple[Panel, ...]
     lines: tuple[Line, ...]
     ticks: tuple[Line, ...]
-    width: int = WIDTH
-    left: int = LEFT
-    right: int = RIGHT
+    width: int
+    left: int
+    right: int
 
     @property
     def height(self) -> int:
@@ -61,15 +73,21 @@ class Chart:
         return self.panels[-1].bottom + 40
 
 
-def draw_chart(histogram: Histogram) -> Chart:
-    """Return the bars, thresholds and ticks of a histogram."""
-    edges = histogram.edges_nats
-    scale = (RIGHT - LEFT) / (edges[-1] - edges[0])
+def draw_chart(histogram: Histogram, kind: Kind) -> Chart:
+    """Return the bars, thresholds and ticks of a histogram in a drawing for wide or narrow screens."""
+    edges, width = histogram.edges_nats, WIDTHS[kind]
+    left, right = MARGIN, width - MARGIN
+    scale = (right - left) / (edges[-1] - edges[0])
 
     def place(nats: float) -> float:
-        return round(LEFT + scale * (nats - edges[0]), 1)
+        return round(left + scale * (nats - edges[0]), 1)
 
-    def panel(kind: Literal["main", "apart"], name: str, counts: tuple[int, ...], top: int) -> Panel:
+    def line(name: str, nats: float, drop: int, text: str) -> Line:
+        x = place(nats)
+        after = x < width / 2
+        return Line(name, x, drop, text, x + 4 if after else x - 4, "start" if after else "end")
+
+    def panel(column: Literal["main", "apart"], name: str, counts: tuple[int, ...], top: int) -> Panel:
         highest = max(counts)
         bars = tuple(
             Bar(
@@ -82,18 +100,25 @@ def draw_chart(histogram: Histogram) -> Chart:
             for low, high, count in zip(edges, edges[1:], counts, strict=False)
             if count
         )
-        return Panel(kind, name, top, top + PANEL, sum(counts), highest, bars)
+        return Panel(column, name, top, top + PANEL, sum(counts), highest, bars)
 
     thresholds = (("flag", histogram.flag_nats), ("review", histogram.review_nats))
     return Chart(
+        kind=kind,
         panels=(
             panel("main", "as they were", histogram.main, TOP),
             panel("apart", "resampled", histogram.apart, TOP + PANEL + GAP),
         ),
         lines=tuple(
-            Line(kind, place(nats), 12 + 16 * row, f"{kind} at {nats:.0f} or less")
-            for row, (kind, nats) in enumerate(thresholds)
+            line(name, nats, 12 + 16 * row, f"{name} at {nats:.0f} or less")
+            for row, (name, nats) in enumerate(thresholds)
             if nats is not None
         ),
-        ticks=tuple(Line("tick", place(nats), 0, f"{nats:g}") for nats in edges[1 : -1 : max(1, len(edges) // TICKS)]),
+        ticks=tuple(
+            Line("tick", place(nats), 0, f"{nats:g}", place(nats), "middle")
+            for nats in edges[1 : -1 : max(1, len(edges) // TICKS[kind])]
+        ),
+        width=width,
+        left=left,
+        right=right,
     )

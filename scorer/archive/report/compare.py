@@ -16,6 +16,7 @@ from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, Figures, S
 from scorer.archive.report.summary import FACES_SHOWN
 from scorer.archive.report.tables import Tables, open_tables
 from scorer.archive.run import RunFile, read_run
+from scorer.manifest import Evaluation
 from scorer.messages import Decision
 from scorer.paths import UsageError
 
@@ -85,6 +86,9 @@ class Side(Figures):
     bundle_digest: str
     policy_id: str
     policy_version: str
+    promised_flag_share: float
+    promised_review_share: float
+    evaluation: Evaluation | None
     complete: bool
     faces_only_here: int
     of_missing_images: int
@@ -208,6 +212,9 @@ def _describe_side(run: tuple[Path, RunFile, bool], only: Mapping[str, Any], fla
         bundle_digest=facts.bundle_digest,
         policy_id=facts.policy.policy_id,
         policy_version=facts.policy.version,
+        promised_flag_share=facts.policy.flag_false_alarm_rate,
+        promised_review_share=facts.policy.review_false_alarm_rate,
+        evaluation=facts.evaluation,
         complete=complete,
         faces_only_here=only["faces"],
         of_missing_images=only["of_missing_images"],

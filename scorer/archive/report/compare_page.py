@@ -7,6 +7,7 @@ from rich.text import Text
 from scorer.archive.report.compare import Comparison, FlipGroup
 from scorer.archive.report.gallery import ReadAgain, cut_pictures
 from scorer.archive.report.page import render_page, show_count, show_interval, show_percent, show_plain
+from scorer.meaning import explain_flag, explain_pass
 
 _SHOWN_GROUPS = 10
 
@@ -22,6 +23,18 @@ def state_difference(found: Comparison) -> str:
     )
 
 
+def explain_sides(found: Comparison) -> list[str]:
+    """Return what the decisions of each run mean; once where both runs mean the same."""
+    a, b = (
+        [
+            explain_pass(side.evaluation, side.promised_review_share),
+            explain_flag(side.evaluation, side.promised_flag_share),
+        ]
+        for side in (found.a, found.b)
+    )
+    return a if a == b else [*(f"A, {line}" for line in a), *(f"B, {line}" for line in b)]
+
+
 def render_comparison(found: Comparison, read_again: ReadAgain) -> str:
     """Return the page; `read_again` brings the bytes of the images in the gallery."""
     pictures = cut_pictures([each.face for each in found.disagreements], read_again)
@@ -29,6 +42,7 @@ def render_comparison(found: Comparison, read_again: ReadAgain) -> str:
         "compare.html",
         found=found,
         verdict=state_difference(found),
+        meanings=explain_sides(found),
         pictures=list(zip(pictures, found.disagreements, strict=True)),
     )
 

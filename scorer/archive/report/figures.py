@@ -1,6 +1,7 @@
 """What `summary.json` holds."""
 
 from scorer.archive.report.shares import Figures, Group, Share
+from scorer.manifest import Evaluation
 
 
 class Face(Figures):
@@ -77,7 +78,7 @@ class Throughput(Figures):
 
 
 class Summary(Figures):
-    """What a run found; `complete` when every planned shard is committed."""
+    """What a run found; `complete` when every planned shard is committed; `evaluation` is the bundle's own."""
 
     schema_version: int = 1
     bundle_id: str
@@ -86,6 +87,8 @@ class Summary(Figures):
     policy_version: str
     promised_flag_share: float
     promised_review_share: float
+    policy_note: str
+    evaluation: Evaluation | None
     shards_planned: int
     shards_committed: int
     complete: bool

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scorer.archive.folder import publish
-from scorer.archive.report.chart import draw_chart
+from scorer.archive.report.chart import WIDTHS, draw_chart
 from scorer.archive.report.figures import Column, Summary
 from scorer.archive.report.gallery import ReadAgain, cut_pictures
 from scorer.archive.report.page import render_page, show_count, show_interval, show_percent
 from scorer.archive.report.summary import summarise
+from scorer.meaning import explain_flag, explain_pass, state_catch
 
 _ROWS: list[tuple[str, Callable[[Column], int]]] = [
     ("images", lambda column: column.images),
@@ -22,8 +23,18 @@ _ROWS: list[tuple[str, Callable[[Column], int]]] = [
 ]
 
 
+def state_subject(summary: Summary) -> str:
+    """Return what was looked at."""
+    main, apart = summary.main, summary.apart
+    return (
+        f"Looked at: {show_count(summary.images)} images with {show_count(main.faces + apart.faces)} faces, of which "
+        f"{show_count(main.scored_faces)} in images as they were and {show_count(apart.scored_faces)} in resampled "
+        "ones were scored."
+    )
+
+
 def state_verdict(summary: Summary) -> str:
-    """Return in a sentence or two how many faces are flagged, and how that stands to the policy's promise."""
+    """Return in a few sentences how many faces are flagged, how that stands to the policy's promise, and no more."""
     share = summary.main.flagged
     if share.value is None or share.low is None or share.high is None:
         return "No face of an image as it was taken has been scored, so that the policy's promise says nothing here."
@@ -37,9 +48,20 @@ def state_verdict(summary: Summary) -> str:
             f"{found} That is more than chance explains: the archive holds faces unlike the photographs this bundle "
             "knows, or its photographs differ from those it was calibrated on; the shares by source and camera tell."
         )
-    if share.high < summary.promised_flag_share:
-        return f"{found} That is less than was allowed for."
-    return f"{found} That is what photographs alone would give."
+    return (
+        f"{found} Photographs alone can give that, and it is no evidence that the archive holds no generated face. "
+        f"{state_catch(summary.evaluation, summary.promised_flag_share)}"
+    )
+
+
+def list_lines(summary: Summary) -> tuple[str, str, str, str]:
+    """Return what a report begins with, on the page and in a terminal: never that all is well."""
+    return (
+        state_subject(summary),
+        explain_pass(summary.evaluation, summary.promised_review_share),
+        state_verdict(summary),
+        explain_flag(summary.evaluation, summary.promised_flag_share),
+    )
 
 
 def render_report(summary: Summary, read_again: ReadAgain) -> str:
@@ -47,9 +69,9 @@ def render_report(summary: Summary, read_again: ReadAgain) -> str:
     return render_page(
         "report.html",
         summary=summary,
-        verdict=state_verdict(summary),
+        lines=list_lines(summary),
         rows=_ROWS,
-        chart=draw_chart(summary.histogram),
+        charts=[draw_chart(summary.histogram, kind) for kind in WIDTHS],
         main_pictures=cut_pictures(summary.main.least_likely, read_again),
         apart_pictures=cut_pictures(summary.apart.least_likely, read_again),
     )

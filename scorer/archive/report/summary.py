@@ -90,6 +90,8 @@ def _summarise(tables: Tables, run: RunFile, marks: Sequence[Mark]) -> Summary:
         policy_version=run.policy.version,
         promised_flag_share=run.policy.flag_false_alarm_rate,
         promised_review_share=run.policy.review_false_alarm_rate,
+        policy_note=run.policy_note,
+        evaluation=run.evaluation,
         shards_planned=run.shards,
         shards_committed=len(marks),
         complete=len(marks) == run.shards,

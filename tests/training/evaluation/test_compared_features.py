@@ -229,7 +229,7 @@ def test_exif_ranking_comes_from_a_run_of_its_recipe(tmp_path: Path, crops: np.n
 
 
 def test_each_gets_its_mixture_by_the_same_fit() -> None:
-    """Crops like the fitted ones score higher than others, by a mixture of the rule."""
+    """Crops like the fitted ones are likelier than others, by a mixture of the rule."""
     rng = np.random.default_rng(4)
     base = rng.integers(100, 156, (8, 8, 3))
     crops = (base + rng.integers(-9, 10, (60, 8, 8, 3))).astype(np.uint8)

@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from scorer.bundle import Bundle, read_bundle
 from scorer.decide import p_values
+from scorer.meaning import explain_pass
+from training import steps
 from training.data.exif import TAG_NAMES
 from training.evaluation import card
 from training.evaluation.evaluate import Pictures, compare, compare_features, evaluate_faces
@@ -23,6 +26,7 @@ from training.evaluation.generated import list_generators
 from training.evaluation.inputs import Extras, Subject, compare_whole
 from training.evaluation.report import pick_thresholds
 from training.evaluation.run import evaluate_subject
+from training.evaluation.stated import show_name, state_evaluation
 from training.evaluation.tables import list_tables, print_tables
 from training.features import extract_features
 from training.mixture.calibrate import describe_calibration
@@ -147,11 +151,20 @@ def test_report_escapes_and_hides_names(page: PageReader, report: dict[str, Any]
     assert "real source 2" in page.text
 
 
-def test_report_begins_with_the_verdict(page: PageReader, report: dict[str, Any]) -> None:
-    """Two sentences first, then the honest figures, then the comparable ones; the word "fake" is nowhere."""
+def test_report_begins_with_what_a_pass_does_not_mean(page: PageReader, report: dict[str, Any]) -> None:
+    """What was looked at and what a pass means, then the verdict, the honest figures, the comparable ones."""
+    on_pass = explain_pass(state_evaluation(report), 0.05)
+    assert "8 of 8 generated faces (100 %) passed at a review rate of 5 %" in on_pass
     places = [
         page.text.index(part)
-        for part in (report["verdict"]["summary"], "against photographs of other sources", "Table I", "Data and limits")
+        for part in (
+            "Looked at: 8 generated faces",
+            on_pass,
+            report["verdict"]["summary"],
+            "against photographs of other sources",
+            "Table I",
+            "Data and limits",
+        )
     ]
     assert places == sorted(places)
     assert "fake" not in page.text.lower()
@@ -261,6 +274,32 @@ def test_refusals_say_what_to_do(subject: Subject, pictures: Path, tmp_path: Pat
     assert not list(subject.run.glob("evaluate-*"))
 
 
+def test_a_bundle_states_what_was_measured(report: dict[str, Any]) -> None:
+    """Counts, intervals and AUCs are the report's, at each rate that it measured, and every name can be printed."""
+    stated = state_evaluation(report)
+    assert stated is not None
+    honest = report["honest"]
+    share = honest["flagged"]["0.05"]["photographs"]
+    assert stated.photographs.faces == report["run"]["test_faces"]
+    assert [(each.rate, each.low, each.high) for each in stated.photographs.flagged] == [
+        (0.05, share["low"], share["high"])
+    ]
+    assert stated.photographs.flagged[0].faces == round(share["value"] * share["count"])
+    assert set(stated.generated) == {"plain", ODD_NAME}
+    for name, sample in stated.generated.items():
+        assert (sample.auc, sample.faces) == (honest["raw"]["auc"][name]["value"], 4)
+        assert sample.auc_one_format == honest["format_equalised"]["auc"][name]["value"]
+    assert "OpenVINO" not in stated.note
+    assert "OpenVINO" in state_evaluation(report, through_openvino=True).note  # type: ignore[union-attr]
+    assert show_name("a\x1b[31m\u202e") == "a\\x1b[31m\\u202e"
+
+
+def test_a_bundle_whose_calibration_supports_no_rate_states_nothing(report: dict[str, Any]) -> None:
+    """Without a measured rate there is no evaluation to state, and the texts say so."""
+    empty = {rate: row | {"photographs": None} for rate, row in report["honest"]["flagged"].items()}
+    assert state_evaluation(report | {"honest": report["honest"] | {"flagged": empty}}) is None
+
+
 def test_card_states_what_the_calibration_can_promise() -> None:
     """Highest rate first, each with its threshold and the beta interval of a rank's coverage, or why there is none."""
     calibration = describe_calibration(np.arange(400.0), np.arange(400).astype(str))
@@ -271,20 +310,25 @@ def test_card_states_what_the_calibration_can_promise() -> None:
     ]
 
 
+def write_step_files(run: Path, report: dict[str, Any]) -> dict[str, object]:
+    """Write what the steps before an export leave in `run`; return the calibration's report."""
+    facts = dict.fromkeys((*TAG_NAMES, "manipulation"), 0.7) | {"epoch": 3.0, "merit": 0.7}
+    fit = {"shape": "full K=1", "faces": 24, "roles": ["fit"], "held_out_nats": {"fit full K=1": 1.0}}
+    prepared = {"photographs": 9, "dropped": {"near_duplicate": 1, "unreadable": 0}, "roles": {"test": {"sources": 2}}}
+    calibration = describe_calibration(np.arange(24.0), np.arange(24).astype(str))
+    files = {"fit.json": fit | {"precision": "int8"}, "prepare.json": prepared, "progress.jsonl": facts}
+    for name, content in (files | {"evaluation.json": report, "calibration.json": calibration}).items():
+        (run / name).write_text(json.dumps(content) + "\n")
+    return calibration
+
+
 def test_card_states_the_report_s_figures(
     report: dict[str, Any], subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The card finds every figure it needs in the run's files, and names no source."""
     faces = subject.load_role("test")
     monkeypatch.setattr(card, "load_role", lambda _run, _role: faces)
-    facts = dict.fromkeys((*TAG_NAMES, "manipulation"), 0.7) | {"epoch": 3.0, "merit": 0.7}
-    fit = {"shape": "full K=1", "faces": 24, "roles": ["fit"], "held_out_nats": {"fit full K=1": 1.0}}
-    prepared = {"photographs": 9, "dropped": {"near_duplicate": 1, "unreadable": 0}, "roles": {"test": {"sources": 2}}}
-    calibration = describe_calibration(np.arange(24.0), np.arange(24).astype(str))
-    files = {"fit.json": fit, "prepare.json": prepared, "evaluation.json": report, "progress.jsonl": facts}
-    files["calibration.json"] = calibration
-    for name, content in files.items():
-        (tmp_path / name).write_text(json.dumps(content) + "\n")
+    calibration = write_step_files(tmp_path, report)
     card.write_card(tmp_path, tmp_path / "CARD.md", subject.recipe, "starter-test", Deployment("openvino", "int8"))
     text = (tmp_path / "CARD.md").read_text()
     assert report["verdict"]["summary"] in text
@@ -294,3 +338,20 @@ def test_card_states_the_report_s_figures(
     assert f"of 24 photographs of the role calibrate:\n\n{head}{card.describe_thresholds(calibration)}" in text
     assert "private.example" not in text
     assert "$" not in text
+
+
+def test_a_written_bundle_states_its_evaluation(
+    report: dict[str, Any], subject: Subject, starter: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`export` puts the report's figures and the number of calibration photographs into the manifest."""
+    faces, deployment = subject.load_role("test"), Deployment("openvino", "int8")
+    for module in (card, steps):
+        monkeypatch.setattr(module, "load_role", lambda _run, _role: faces)
+    shutil.copytree(starter.folder / "face_extractor", deployment.engine(tmp_path).parents[1])
+    for name in ("mixture.npz", "calibration.npz"):
+        shutil.copy(starter.folder / name, tmp_path)
+    write_step_files(tmp_path, report)
+    written = read_bundle(steps.write_bundle(tmp_path, subject.recipe, deployment, 1))
+    assert written.manifest.evaluation == state_evaluation(report)
+    assert (written.manifest.calibration_size, written.manifest.calibration_cases) == (103, 24)
+    assert explain_pass(written.manifest.evaluation, 0.05) in (written.folder / "MODEL_CARD.md").read_text()

@@ -86,7 +86,7 @@ def test_verdict_needs_both_formats_and_the_control() -> None:
 
 
 def test_one_source_has_no_control_and_clears_nothing() -> None:
-    """Without other sources nobody knows what a change of source scores, and the sentence says so."""
+    """Without other sources nobody knows what a change of source reaches, and the sentence says so."""
     places = np.array(["a"] * 50), np.arange(50).astype(str)
     apart = separate(np.arange(50.0), places, {"g": np.full(20, -9.0)})
     verdict = judge_generators(apart, apart)["g"]

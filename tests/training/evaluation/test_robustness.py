@@ -6,7 +6,7 @@ import skimage
 from PIL import Image
 
 from training.data.shards import Images
-from training.evaluation.measures import Scores
+from training.evaluation.measures import LogLikelihoods
 from training.evaluation.robustness import Condition, draw_rows, endure, equalise_format, list_conditions
 from training.features import Alteration, Crop
 
@@ -84,7 +84,7 @@ def test_endurance_counts_altered_photographs_against_untouched_calibration() ->
     rng = np.random.default_rng(0)
     real, generated = (rng.integers(low, low + 20, (40, 1, 1, 1)).astype(np.uint8) for low in (120, 90))
 
-    def score(crops: Images, alter: Alteration) -> Scores:
+    def score(crops: Images, alter: Alteration) -> LogLikelihoods:
         return np.array([alter(crop, row).mean() for row, crop in enumerate(crops[:])])
 
     def darken(crop: Crop, _: int) -> Crop:

@@ -2,6 +2,7 @@
 
 import tempfile
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from scorer.archive.report.compare import compare_runs
-from scorer.archive.report.compare_page import render_comparison, state_difference
+from scorer.archive.report.compare_page import explain_sides, render_comparison, state_difference
 from scorer.archive.report.figures import Face
+from scorer.bundle import Bundle
+from scorer.meaning import explain_flag, explain_pass
 from scorer.paths import UsageError
 from tests.scorer.archive.report.test_summary import RATE, draw_images
 from tests.scorer.archive.report.written_run import Seen, write_run
@@ -91,6 +94,8 @@ def test_differences_are_counted(tmp_path: Path) -> None:
     assert [each.face.content_id for each in found.disagreements] == ["flips"]
     page = render_comparison(found, read_nothing)
     assert state_difference(found)[:20] in page
+    assert explain_sides(found) == [explain_pass(None, 0.05), explain_flag(None, 0.01)]
+    assert all(line in unescape(page) for line in explain_sides(found))
     assert "cannot be read any more" in page
 
 
@@ -134,3 +139,14 @@ def test_no_name_becomes_markup(tmp_path: Path) -> None:
     assert "<script" not in page
     assert "<b>" not in page
     assert "\u202e" not in page
+
+
+def test_each_bundle_s_decisions_are_explained_by_its_own_figures(tmp_path: Path, starter: Bundle) -> None:
+    """Where only one bundle states an evaluation, each run's decisions are explained apart."""
+    images = [[Seen("a", (0.5,))]]
+    a = write_run(tmp_path / "a", images)
+    b = write_run(tmp_path / "b", images, bundle="next", evaluation=starter.manifest.evaluation)
+    lines = explain_sides(compare_runs(a, b))
+    assert [line[:3] for line in lines] == ["A, ", "A, ", "B, ", "B, "]
+    assert "not measured" in lines[0]
+    assert "86 of 88 generated faces" in lines[2]

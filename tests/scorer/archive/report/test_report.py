@@ -15,13 +15,16 @@ import pytest
 from PIL import Image
 from s3fs import S3FileSystem
 
+from scorer.archive.report.chart import WIDTHS, draw_chart
 from scorer.archive.report.figures import Face
 from scorer.archive.report.gallery import SIDE_PX
 from scorer.archive.report.page import SHOWN_CHARACTERS, show_percent, show_plain
 from scorer.archive.report.reading import ArchiveReader
-from scorer.archive.report.report import render_report, write_report
+from scorer.archive.report.report import list_lines, render_report, write_report
 from scorer.archive.report.summary import summarise
 from scorer.archive.source.plan import StoredPlan
+from scorer.bundle import Bundle
+from scorer.meaning import explain_pass, state_catch
 from scorer.settings import Settings
 from tests.scorer.archive.report.written_run import Seen, write_run
 from tests.scorer.archive.source.archives import items_of, make_tar, plan
@@ -195,15 +198,46 @@ def test_writing_again_gives_the_same(tmp_path: Path) -> None:
     [
         ([], "No face of an image as it was taken has been scored"),
         ([0.005] * 50, "more than chance explains"),
-        ([0.5] * 50, "what photographs alone would give"),
-        ([0.5] * 5000, "less than was allowed for"),
+        ([0.5] * 50, "it is no evidence that the archive holds no generated face"),
+        ([0.5] * 5000, "it is no evidence that the archive holds no generated face"),
     ],
 )
 def test_the_verdict_weighs_the_promise(tmp_path: Path, p_values: list[float], sentence: str) -> None:
-    """The page says whether more is flagged than the policy promises, and never more than chance allows."""
+    """The page says whether more is flagged than the policy promises, and never takes less for a good sign."""
     images = [Seen(f"{n}", (p,)) for n, p in enumerate(p_values)]
     page = Page(render_report(summarise(write_run(tmp_path, [images])), read_nothing))
     assert sentence in page.text
+    assert "less than was allowed for" not in page.text
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_a_report_begins_with_what_a_pass_does_not_mean(tmp_path: Path, starter: Bundle, *, measured: bool) -> None:
+    """What was looked at comes first, then that a pass is no proof, with the bundle's figures where it has some."""
+    evaluation = starter.manifest.evaluation if measured else None
+    run = write_run(tmp_path, [[Seen("a", (0.5, 0.2)), Seen("b", (0.9,))]], evaluation=evaluation)
+    lines = list_lines(summarise(run))
+    text = Page(render_report(summarise(run), read_nothing)).text
+    places = [text.index(line) for line in lines]
+    assert places == sorted(places)
+    assert places[0] < 200 + text.index("Scan with the bundle")
+    assert lines[0].startswith("Looked at: 2 images with 3 faces")
+    assert lines[1] == explain_pass(evaluation, 0.05)
+    assert state_catch(evaluation, 0.01) in lines[2]
+    assert ("not measured" in lines[1]) is not measured
+
+
+def test_each_drawing_holds_its_text(tmp_path: Path) -> None:
+    """On a phone's drawing as on the wide one, bars, ticks and thresholds' labels stay between the edges."""
+    histogram = summarise(write_run(tmp_path, [[Seen(f"{n}", (n / 400,)) for n in range(1, 400)]])).histogram
+    for kind in WIDTHS:
+        chart = draw_chart(histogram, kind)
+        bars = [bar for panel in chart.panels for bar in panel.bars]
+        assert all(chart.left <= bar.x <= bar.x + bar.width <= chart.right for bar in bars)
+        assert len(chart.lines) == 2
+        for line in (*chart.lines, *chart.ticks):
+            long = 7 * len(line.text)  # units at 12 units a letter's height, at most
+            start = line.text_x - {"start": 0, "middle": long / 2, "end": long}[line.anchor]
+            assert 0 <= start <= start + long <= chart.width
 
 
 def test_an_unfinished_run_says_so(tmp_path: Path) -> None:

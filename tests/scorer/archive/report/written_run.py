@@ -17,6 +17,7 @@ from scorer.archive.marks import File, Mark, Spell
 from scorer.archive.rows import ERRORS, RESULTS
 from scorer.archive.run import RunFile
 from scorer.decide import Policy, decide_face
+from scorer.manifest import Evaluation
 from scorer.messages import Decision
 
 START = datetime(2026, 1, 15, 9, 30, tzinfo=UTC)
@@ -81,7 +82,12 @@ class Seen:
 
 
 def write_run(
-    folder: Path, shards: Sequence[Sequence[Seen]], *, planned: int | None = None, bundle: str = "starter"
+    folder: Path,
+    shards: Sequence[Sequence[Seen]],
+    *,
+    planned: int | None = None,
+    bundle: str = "starter",
+    evaluation: Evaluation | None = None,
 ) -> Path:
     """Write a run of `shards`, each committed, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,6 +104,7 @@ def write_run(
         options={},
         shards=len(shards) if planned is None else planned,
         plan_digest="",
+        evaluation=evaluation,
     )
     (folder / "run.json").write_text(run.model_dump_json())
     return folder
