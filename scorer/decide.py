@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from scorer.messages import Decision, Message, Probability
+from scorer.messages import Decision, Message, PolicyFacts, Probability
 
 
 class PolicyError(ValueError):
@@ -38,6 +38,10 @@ class Policy(Message):
             )
             raise ValueError(message)
         return self
+
+    def describe(self) -> PolicyFacts:
+        """Return what a result says of this policy: all of it, since all of it decides."""
+        return PolicyFacts(**self.model_dump())
 
 
 def p_values(log_likelihoods: NDArray[np.floating], calibration: NDArray[np.floating]) -> NDArray[np.float64]:

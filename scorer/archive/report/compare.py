@@ -16,7 +16,7 @@ from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, Figures, S
 from scorer.archive.report.summary import FACES_SHOWN
 from scorer.archive.report.tables import Tables, open_tables
 from scorer.archive.run import RunFile, read_run
-from scorer.messages import Decision
+from scorer.messages import Decision, PolicyFacts
 from scorer.paths import UsageError
 
 LEVELS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
@@ -83,8 +83,7 @@ class Side(Figures):
     folder: str
     bundle_id: str
     bundle_digest: str
-    policy_id: str
-    policy_version: str
+    policy: PolicyFacts
     complete: bool
     faces_only_here: int
     of_missing_images: int
@@ -206,8 +205,7 @@ def _describe_side(run: tuple[Path, RunFile, bool], only: Mapping[str, Any], fla
         folder=str(folder),
         bundle_id=facts.bundle_id,
         bundle_digest=facts.bundle_digest,
-        policy_id=facts.policy.policy_id,
-        policy_version=facts.policy.version,
+        policy=facts.policy.describe(),
         complete=complete,
         faces_only_here=only["faces"],
         of_missing_images=only["of_missing_images"],

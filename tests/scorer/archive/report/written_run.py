@@ -81,7 +81,12 @@ class Seen:
 
 
 def write_run(
-    folder: Path, shards: Sequence[Sequence[Seen]], *, planned: int | None = None, bundle: str = "starter"
+    folder: Path,
+    shards: Sequence[Sequence[Seen]],
+    *,
+    planned: int | None = None,
+    bundle: str = "starter",
+    policy: Policy = POLICY,
 ) -> Path:
     """Write a run of `shards`, each committed, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +97,7 @@ def write_run(
         created_at=START,
         bundle_id=bundle,
         bundle_digest=bundle.encode().hex().ljust(64, "0")[:64],
-        policy=POLICY,
+        policy=policy,
         limits=Limits(),
         sources=("/archive",),
         options={},
