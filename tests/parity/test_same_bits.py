@@ -20,7 +20,7 @@ from ingest.device import read_cpu_flags
 from scorer.bundle import Bundle
 from tests.parity.test_three_jobs import make_photographs
 
-PICTURES = 40
+PICTURES = 16
 ROWS = 500
 LARGE_PX = 1800  # the portrait in it fills a crop with detail, so that the high band is measured
 
@@ -30,6 +30,7 @@ import hashlib, json, sys
 from pathlib import Path
 import numpy as np
 from ingest import resampling
+from ingest.blazeface import decode_anchors
 from ingest.dali import FaceCropper
 from ingest.detect import load_detector
 from ingest.probe import EncodedFace, probe_image
@@ -56,10 +57,12 @@ crops = [crop for crop in FaceCropper(model.preprocess, 1, 8).crop(faces)]
 batch = LocalEmbedder(bundle, 1).embed(faces)
 likelihoods = batch.log_likelihood(model.mixture)
 arrays = np.load(folder / "mixture.npz")
+logits = np.linspace(-5, 5, 896, dtype=np.float32)
 large = GaussianMixture(*(arrays[name] for name in ("weights", "means", "factors")))
 print(json.dumps({
     "faces": len(faces),
     "measured": int(np.isfinite(batch.high_band).sum()),
+    "confidences": digest(decode_anchors(np.ones((len(logits), 16), np.float32), logits, 0.0)),
     "boxes": digest(np.array(boxes)),
     "crops": digest(*crops),
     "features": digest(batch.features),
