@@ -14,12 +14,13 @@ from queue import SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.openvino_core import CORE, ov
+from ingest.openvino_core import CORE, compile_network, ov
 from ingest.pyramid import TILE_PX
 
 _GRIDS = ((16, 2), (32, 6))  # (pixels between anchors, anchors in one place) of the two output grids
 _BOX_FIELDS = 16  # per anchor: centre x, y, width, height, then six landmarks that are not used here
 _LOGIT_LIMIT = 60.0  # keeps exp() finite and changes no probability that float32 can tell from 0 or 1
+_CONFIDENCE_STEP = 2.0**-20  # the last bits of exp() depend on the CPU; a confidence is a multiple of this
 
 
 def _place_anchors() -> NDArray[np.float64]:
@@ -42,6 +43,7 @@ class BlazeFace:
 
     Raises:
         ValueError: the file is not a BlazeFace model that OpenVINO can read.
+        DeviceUnavailable: see `require_instructions`.
     """
 
     def __init__(self, model: Path, threads: int) -> None:
@@ -80,7 +82,8 @@ def decode_anchors(
 
     A box's centre is relative to its anchor, its size absolute; both are pixels.
     """
-    confidence = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -_LOGIT_LIMIT, _LOGIT_LIMIT)))
+    sigmoid = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -_LOGIT_LIMIT, _LOGIT_LIMIT)))
+    confidence = np.rint(sigmoid / _CONFIDENCE_STEP) * _CONFIDENCE_STEP
     anchor = np.flatnonzero(confidence >= min_confidence)
     centre, size = _ANCHORS[anchor] + boxes[anchor, :2], boxes[anchor, 2:4].astype(np.float64)
     found = np.concatenate([centre - size / 2, size, confidence[anchor, np.newaxis]], axis=1)
@@ -103,6 +106,4 @@ def _compile(model: Path, threads: int) -> ov.CompiledModel:
     steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))
     steps.input().model().set_layout(ov.Layout("NHWC"))
     steps.input().preprocess().convert_element_type(ov.Type.f32).mean(127.5).scale(127.5)
-    # FP32 on every CPU: bfloat16, OpenVINO's choice where the CPU has it, would move boxes between machines.
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
-    return CORE.compile_model(steps.build(), "CPU", settings)
+    return compile_network(steps.build(), {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads})

@@ -22,7 +22,7 @@ from ingest.spec import FaceBox
 from scorer.embed import Embedder, FeatureBatch
 from scorer.manifest import SCHEMA_VERSION, FileRecord, Manifest
 from scorer.messages import describe_problems
-from scorer.mixture import GaussianMixture, stack_mixture
+from scorer.mixture import GaussianMixture, round_nats, stack_mixture
 from scorer.model import Model
 
 MANIFEST, SIGNATURE = "bundle.json", "bundle.json.sig"  # the second one is optional: `scorer.trust`
@@ -96,7 +96,8 @@ def read_bundle(folder: Path) -> Bundle:
     if (np.diff(calibration) < 0).any():
         message = f"{folder / 'calibration.npz'} is not in ascending order"
         raise BundleMismatch(message)
-    model = Model(manifest.bundle_id, digest, manifest.preprocess, stack_mixture(mixture), calibration)
+    stacked = stack_mixture(mixture)
+    model = Model(manifest.bundle_id, digest, manifest.preprocess, stacked, round_nats(calibration))
     return Bundle(folder, manifest, model)
 
 
@@ -106,7 +107,7 @@ def read_golden(folder: Path) -> GoldenFaces:
     ends = np.cumsum(arrays["lengths"]).tolist()
     joined = arrays["pictures"].astype(np.uint8).tobytes()
     images = tuple(joined[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True))
-    return GoldenFaces(images, arrays["boxes"], arrays["features"], arrays["log_likelihoods"])
+    return GoldenFaces(images, arrays["boxes"], arrays["features"], round_nats(arrays["log_likelihoods"]))
 
 
 def embed_golden(golden: GoldenFaces, bundle: Bundle, embedder: Embedder) -> FeatureBatch:

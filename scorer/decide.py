@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from scorer.messages import Decision, Message, Probability
+from scorer.messages import Decision, Message, PolicyFacts, Probability
 
 CONFIDENCE = 0.95  # of the interval that a supported false-alarm rate has
 
@@ -42,6 +42,10 @@ class Policy(Message):
             )
             raise ValueError(message)
         return self
+
+    def describe(self) -> PolicyFacts:
+        """Return what a result says of this policy: all of it, since all of it decides."""
+        return PolicyFacts(**self.model_dump())
 
 
 def p_values(log_likelihoods: NDArray[np.floating], calibration: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from ingest.device import DeviceUnavailable, resolve_device
+from ingest.device import DeviceUnavailable, require_instructions, resolve_device
 from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError, settle_policy, supported_rate
 from scorer.embed import BackendUnavailable
@@ -60,10 +60,10 @@ def examine(bundle: Path | None, device: str | None) -> list[Finding]:
     try:
         checked = read_bundle(settings.bundle)
     except BundleMismatch as error:
-        findings += [_device(settings, None), *_packages(None)]
+        findings += [_device(settings, None), _instructions(), *_packages(None)]
         findings.append(_missing("bundle", str(settings.bundle), str(error)))
     else:
-        parts = [_device(settings, checked), *_packages(checked)]
+        parts = [_device(settings, checked), _instructions(), *_packages(checked)]
         findings += parts
         if all(part.usable for part in parts):
             findings += _bundle(checked, settings)
@@ -100,6 +100,14 @@ def _device(settings: Settings, bundle: Bundle | None) -> Finding:
     except DeviceUnavailable as error:
         return _missing("device", settings.device, str(error))
     return _present("device", f"{device.kind}, {settings.threads} of {os.cpu_count()} cores", device.reason)
+
+
+def _instructions() -> Finding:
+    try:
+        require_instructions()
+    except DeviceUnavailable as error:
+        return _missing("cpu", "instructions older than AVX2", str(error))
+    return _present("cpu", "AVX2 and FMA", "from these upwards every CPU gives the same answers")
 
 
 def _package(part: str, module: str, distribution: str, why: str) -> Finding:

@@ -155,12 +155,16 @@ class ModelFacts(Message):
 
 
 class PolicyFacts(Message):
-    """The policy that decided: its name, version and the false-alarm rates (per face) it stands for."""
+    """The policy that decided: its name and version, and everything in it that decides.
+
+    The false-alarm rates are per face; a face whose short side is under `min_face_px` goes to review unscored.
+    """
 
     policy_id: str
     version: str
     flag_false_alarm_rate: Probability
     review_false_alarm_rate: Probability
+    min_face_px: Annotated[float, Field(gt=0)]
 
 
 class ScoreResult(Message):
@@ -196,9 +200,21 @@ class ScoreResult(Message):
         return self
 
 
-def result_id(request_id: str, tenant: str | None, bundle_digest: str, policy_id: str, policy_version: str) -> UUID:
-    """Return the id that a replay of the same request under the same bundle and policy gets again, and no other."""
-    return uuid5(RESULT_NAMESPACE, json.dumps([request_id, tenant, bundle_digest, policy_id, policy_version]))
+def result_id(request: ScoreRequest, image_sha256: str | None, bundle_digest: str, policy: PolicyFacts) -> UUID:
+    """Return the id that a replay gets again, and no other: of the same request under the same bundle and policy.
+
+    Everything that can change a decision is part of it. A request's own id is often a path, and a file may change; a
+    policy may be edited without a new version.
+
+    Args:
+        request: whose name, tenant and boxes count.
+        image_sha256: of the bytes that were scored; None where they could not be read or probed.
+        bundle_digest: of the bundle that scored.
+        policy: that decided.
+    """
+    boxes = None if request.faces is None else [[face.face_id, *face.box] for face in request.faces]
+    inputs = [request.request_id, request.tenant, boxes, image_sha256, bundle_digest, policy.model_dump()]
+    return uuid5(RESULT_NAMESPACE, json.dumps(inputs))
 
 
 def result_schema() -> dict[str, Any]:

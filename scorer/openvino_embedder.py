@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.dali import FaceCropper
-from ingest.openvino_core import CORE, ov
+from ingest.openvino_core import CORE, compile_network, ov
 from ingest.probe import EncodedFace
 from ingest.reasons import Unscorable
 from ingest.resampling import MIN_SIDE_PX, measure_high_band
@@ -30,6 +30,7 @@ class OpenVinoExtractor:
 
     Raises:
         BundleMismatch: the file is no network, or has another number of features.
+        DeviceUnavailable: see `require_instructions`.
     """
 
     def __init__(self, model: Path, feature_size: int, threads: int) -> None:
@@ -43,15 +44,12 @@ class OpenVinoExtractor:
             message = f"{model} gives {found} features, the manifest states {size}"
             raise BundleMismatch(message)
         network.reshape([1, *(dimension.get_length() for dimension in list(network.input(0).partial_shape)[1:])])
-        self._compiled = CORE.compile_model(
+        self._compiled = compile_network(
             network,
-            "CPU",
             {
                 "PERFORMANCE_HINT": "THROUGHPUT",
                 "NUM_STREAMS": threads,
                 "INFERENCE_NUM_THREADS": threads,
-                # Machines with BF16 units would otherwise round what is not quantised, and score differently.
-                "INFERENCE_PRECISION_HINT": "f32",
                 "ENABLE_CPU_PINNING": False,
             },
         )

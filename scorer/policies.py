@@ -169,7 +169,7 @@ class PolicyWatcher:
         return True
 
     def _remember(self, book: PolicyBook) -> None:
-        """Refuse a policy that changed and kept its version: results made before and after could not be told apart."""
+        """Refuse a policy that changed and kept its version: a version is to name one set of rates."""
         for policy in book.policies.values():
             known = self._versions.get((policy.policy_id, policy.version), policy)
             if known != policy:

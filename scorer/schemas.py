@@ -75,12 +75,16 @@ EXAMPLE_REQUEST = ScoreRequest(
 EXAMPLE_INLINE_REQUEST = ScoreRequest.model_validate_json(
     '{"request_id": "r-1", "content_id": "c-1", "image": {"bytes": "/9j/4AAQSkZJRgABAQAAAQABAAD/2Q=="}}'
 )
+_DIGEST = "c0ffee" * 10 + "c0ff"
+_POLICY = PolicyFacts(
+    policy_id="forum", version="1", flag_false_alarm_rate=0.01, review_false_alarm_rate=0.05, min_face_px=64
+)
 _FACTS: Document = {
-    "result_id": result_id(EXAMPLE_REQUEST.request_id, EXAMPLE_REQUEST.tenant, "c0ffee" * 10 + "c0ff", "default", "1"),
+    "result_id": result_id(EXAMPLE_REQUEST, EXAMPLE_REQUEST.image.sha256, _DIGEST, _POLICY),
     "request_id": EXAMPLE_REQUEST.request_id,
     "content_id": EXAMPLE_REQUEST.content_id,
-    "model": ModelFacts(bundle_id="starter", bundle_digest="c0ffee" * 10 + "c0ff"),
-    "policy": PolicyFacts(policy_id="forum", version="1", flag_false_alarm_rate=0.01, review_false_alarm_rate=0.05),
+    "model": ModelFacts(bundle_id="starter", bundle_digest=_DIGEST),
+    "policy": _POLICY,
     "scored_at": "2026-01-15T09:30:01Z",
     "attributes": EXAMPLE_REQUEST.attributes,
 }

@@ -16,7 +16,6 @@ from scorer.messages import (
     FaceResult,
     ImageFacts,
     ModelFacts,
-    PolicyFacts,
     ScoreRequest,
     ScoreResult,
     Status,
@@ -104,11 +103,9 @@ def _result(
     scores = [face.score for face in faces if face.score is not None]
     status = _status(failure)
     causes = failures if failure is None else [failure]
-    info = image.info
+    info, facts = image.info, policy.describe()
     return ScoreResult(
-        result_id=result_id(
-            image.request.request_id, image.request.tenant, model.digest, policy.policy_id, policy.version
-        ),
+        result_id=result_id(image.request, info.sha256 if info else None, model.digest, facts),
         request_id=image.request.request_id,
         content_id=image.request.content_id,
         status=status,
@@ -122,12 +119,7 @@ def _result(
         else ImageFacts(sha256=info.sha256, width=info.width, height=info.height, media_type=info.media_type),
         faces=faces,
         model=ModelFacts(bundle_id=model.bundle_id, bundle_digest=model.digest),
-        policy=PolicyFacts(
-            policy_id=policy.policy_id,
-            version=policy.version,
-            flag_false_alarm_rate=policy.flag_false_alarm_rate,
-            review_false_alarm_rate=policy.review_false_alarm_rate,
-        ),
+        policy=facts,
         timing_ms={"locate": round(image.locate_ms, 3), "embed_batch": round(embed_ms, 3)},
         scored_at=datetime.now(UTC),
         attributes=image.request.attributes,

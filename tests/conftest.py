@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import skimage
+from hypothesis import settings
 
 from deploy.local.triton import TritonServer, find_python
 from ingest.detect import FaceDetector, load_detector
@@ -15,6 +16,10 @@ from scorer.openvino_embedder import LocalEmbedder
 from scorer.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Hypothesis's deadline is a wall time, which a busy machine misses.
+settings.register_profile("unlensed", deadline=None)
+settings.load_profile("unlensed")
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from scorer.cuda.faults import is_out_of_memory
 from scorer.cuda.mixture import DeviceMixture
 from scorer.cuda.place import Place
 from scorer.embed import BackendUnavailable, FeatureBatch
-from scorer.mixture import Array, StackedMixture
+from scorer.mixture import Array, StackedMixture, round_nats
 from scorer.model import Model
 
 MAX_CROPS = 128
@@ -51,7 +51,8 @@ class DeviceFeatureBatch(FeatureBatch):
             message = "these features are weighed by the mixture of the model that their embedder was opened with"
             raise ValueError(message)
         with self.place.entered():
-            return self.place.bring_home(self.device_mixture.log_likelihood(self.features)).astype(np.float64)
+            likelihoods = self.place.bring_home(self.device_mixture.log_likelihood(self.features))
+        return np.asarray(round_nats(likelihoods.astype(np.float64)))
 
     def on_host(self) -> FeatureBatch:
         """See `FeatureBatch`."""

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from ingest.detect import Detection, DetectorSpec
+from ingest.device import require_instructions
 from ingest.probe import ImageInfo
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox
@@ -29,6 +30,8 @@ START_TRIES = 3
 TRIES = 2
 # What Python and its libraries need to start; the service's secrets lie in other variables and stay out.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
+# What decides how its libraries compute: a process that runs other kernels than its parent finds other last bits.
+_NUMERIC = ("OPENBLAS_", "OMP_", "MKL_", "NPY_", "ONEDNN_", "DNNL_", "OV_", "OPENVINO_", "GLIBC_TUNABLES")
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 log = get_logger(__name__)
@@ -55,9 +58,13 @@ class DetectorPool:
         spec: its detector.
         processes: how many; each starts when it is first needed, or by `start`.
         timeout_s: how long one image may take.
+
+    Raises:
+        DeviceUnavailable: see `require_instructions`; no process would start.
     """
 
     def __init__(self, folder: Path, spec: DetectorSpec, processes: int, timeout_s: float) -> None:
+        require_instructions()
         self._setup = describe_setup(folder.absolute(), spec, timeout_s)
         self._processes, self._timeout_s = processes, timeout_s
         self._idle: SimpleQueue[_Child | None] = SimpleQueue()  # None: a place whose process is yet to be started
@@ -158,6 +165,10 @@ class DetectorPool:
             self._living.discard(child)
 
 
+def _choose_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_NUMERIC)}
+
+
 class _Child:
     """One process and the socket to it; used by one thread at a time, but for `kill`."""
 
@@ -168,7 +179,7 @@ class _Child:
                 [sys.executable, "-P", "-m", "scorer.stream.detector_child"],  # -P: no module of the working folder
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                env={name: os.environ[name] for name in _INHERITED if name in os.environ} | _ONE_THREAD,
+                env=_choose_environment() | _ONE_THREAD,
             )
 
     def prepare(self, setup: dict[str, Any]) -> None:

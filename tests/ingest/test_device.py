@@ -1,9 +1,20 @@
 """The one decision between CUDA and CPU, on machines with and without a GPU."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from ingest.device import DeviceUnavailable, find_gpu, load_array_module, resolve_built_device, resolve_device
+from ingest.device import (
+    DeviceUnavailable,
+    find_gpu,
+    find_older_instructions,
+    load_array_module,
+    read_cpu_flags,
+    require_instructions,
+    resolve_built_device,
+    resolve_device,
+)
 
 GPU, OBSTACLE = find_gpu()
 
@@ -91,3 +102,37 @@ def test_what_is_built_for_another_device_is_refused(
 def test_the_cpu_s_arrays_are_numpy_s() -> None:
     """On the CPU no array library but NumPy is needed."""
     assert load_array_module("cpu") is np
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "obstacle"),
+    [
+        ({"sse4_2", "avx", "avx2", "fma"}, {}, ""),
+        ({"sse4_2", "avx", "fma"}, {}, "this one shows no avx2"),
+        ({"sse4_2"}, {}, "this one shows no avx2 and no fma"),
+        (set(), {}, ""),
+        ({"avx2", "fma"}, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "OV_CPU_MAX_ISA": "avx2"}, ""),
+        ({"avx2", "fma"}, {"ONEDNN_MAX_CPU_ISA": "SSE41"}, "ONEDNN_MAX_CPU_ISA is SSE41 (unset it)"),
+        ({"avx2", "fma"}, {"DNNL_MAX_CPU_ISA": "avx"}, "DNNL_MAX_CPU_ISA is avx (unset it)"),
+        (set(), {"OV_CPU_MAX_ISA": "SSE42"}, "OV_CPU_MAX_ISA is SSE42 (unset it)"),
+    ],
+)
+def test_older_instructions_are_found(flags: set[str], environment: dict[str, str], obstacle: str) -> None:
+    """A CPU without AVX2 or FMA is told, and a variable that hides them; what cannot be read is no obstacle."""
+    assert find_older_instructions(flags, environment) == obstacle
+
+
+def test_flags_are_those_of_linux(tmp_path: Path) -> None:
+    """The first core's flags are read whole; without the file there are none."""
+    table = tmp_path / "cpuinfo"
+    table.write_text("processor\t: 0\nflags\t\t: fpu avx2 fma\n\nprocessor\t: 1\nflags\t\t: fpu\n")
+    assert read_cpu_flags(table) == {"fpu", "avx2", "fma"}
+    assert read_cpu_flags(tmp_path / "none") == frozenset()
+    assert "fpu" in read_cpu_flags()
+
+
+def test_an_old_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence says what is missing, what would happen, and what to do."""
+    monkeypatch.setattr("ingest.device.read_cpu_flags", lambda: frozenset({"sse4_2"}))
+    with pytest.raises(DeviceUnavailable, match=r"shows no avx2 and no fma.*differ by 2 nats; score on another CPU"):
+        require_instructions()

@@ -87,3 +87,17 @@ def test_many_crops_measure_as_each_does(size: int) -> None:
     np.testing.assert_allclose(
         measure_high_bands(crops, np), [measure_high_band(crop) for crop in crops], rtol=1e-4, equal_nan=True
     )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_share_is_that_of_its_definition(seed: int) -> None:
+    """Luminance, window, spectrum and octaves in double precision, written plainly, give the same share."""
+    crop = draw(SIDE, seed)
+    crop[..., 1] //= 2  # coloured
+    middle = slice((SIDE - 128) // 2, (SIDE + 128) // 2)
+    luminance = crop[middle, middle].astype(float) @ [0.299, 0.587, 0.114]
+    window = np.outer(np.hanning(128), np.hanning(128))
+    energy = np.abs(np.fft.fft2((luminance - luminance.mean()) * window)) ** 2
+    frequency = np.hypot(np.fft.fftfreq(128)[:, None], np.fft.fftfreq(128))
+    upper, lower = (energy[(frequency >= low) & (frequency < 2 * low)].sum() for low in (0.25, 0.125))
+    assert measure_high_band(crop) == pytest.approx(upper / (upper + lower), rel=1e-4)

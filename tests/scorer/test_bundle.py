@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from scorer.bundle import MANIFEST, Bundle, BundleMismatch, read_bundle, read_golden, verify_engine
+from scorer.decide import p_values
 from scorer.engine import LocalScorer
 from scorer.openvino_embedder import LocalEmbedder, OpenVinoExtractor
 from scorer.settings import Settings
@@ -43,6 +44,17 @@ def edit(folder: Path, **fields: object) -> None:
 def test_live_engine_gives_the_golden_answers(starter: Bundle, embedder: LocalEmbedder) -> None:
     """The shipped bundle verifies here, within its own tolerance."""
     assert verify_engine(starter, embedder) <= starter.manifest.golden_tolerance_nats
+
+
+@pytest.mark.parametrize("noise", [-2.3e-13, 2.3e-13])
+def test_a_held_out_face_is_as_likely_as_itself(copy: Path, starter: Bundle, noise: float) -> None:
+    """Where training's CPU added in another order, a held-out face still gets the p-value of its place."""
+    with np.load(copy / "calibration.npz") as arrays:
+        np.savez(copy / "calibration.npz", log_likelihoods=arrays["log_likelihoods"] + noise)
+    record(copy, "calibration.npz")
+    calibration = read_bundle(copy).model.calibration
+    expected = p_values(starter.model.calibration, starter.model.calibration)
+    np.testing.assert_array_equal(p_values(starter.model.calibration, calibration), expected)
 
 
 @pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE"])

@@ -58,6 +58,20 @@ def test_doctor_says_what_a_bundle_for_another_device_needs(monkeypatch: pytest.
     assert "finds the faces" in findings["engine"].why
 
 
+def test_doctor_says_what_an_old_cpu_lacks(monkeypatch: pytest.MonkeyPatch, starter: Bundle) -> None:
+    """A CPU whose answers would differ is a finding, and opens no engine."""
+    findings = {finding.part: finding for finding in examine(starter.folder, None)}
+    assert findings["cpu"].usable
+    assert "extractor" in findings
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    findings = {finding.part: finding for finding in examine(starter.folder, None)}
+    assert not findings["cpu"].usable
+    assert "ONEDNN_MAX_CPU_ISA is SSE41" in findings["cpu"].why
+    assert "extractor" not in findings
+    with pytest.raises(DeviceUnavailable, match="AVX2 and FMA"):
+        open_local_engine(starter, "cpu", 1)
+
+
 def test_doctor_asks_no_gpu_of_a_client_of_triton(
     monkeypatch: pytest.MonkeyPatch, gpu_folder: Path, tmp_path: Path
 ) -> None:

@@ -2,13 +2,15 @@
 
 import base64
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from scorer.messages import ScoreRequest, ScoreResult, result_id
+from scorer.decide import Policy
+from scorer.messages import PolicyFacts, ScoreRequest, ScoreResult, result_id
 
 REQUEST = {"request_id": "r", "content_id": "c", "image": {"uri": "file:///a.jpg"}}
 FACE = {"face_id": "f", "box": [1, 2, 30, 40]}
@@ -49,17 +51,67 @@ def test_senseless_boxes_are_refused(faces: list[dict[str, object]]) -> None:
         request(faces=faces)
 
 
-@given(st.tuples(*[st.text(max_size=5)] * 5), st.tuples(*[st.text(max_size=5)] * 5))
-def test_a_replay_gets_the_same_result_id(one: tuple[str, ...], other: tuple[str, ...]) -> None:
-    """The id depends on request, tenant, bundle, policy and its version, and no two differ in these and agree in it."""
+POLICY = Policy().describe()
+WORD = st.text("ab", max_size=2)
+RATE = st.sampled_from([0.01, 0.02, 0.05])
+INPUTS = st.tuples(
+    st.builds(
+        request,
+        request_id=st.sampled_from("rs"),
+        tenant=st.none() | WORD,
+        faces=st.none() | st.lists(st.builds(lambda x: FACE | {"box": [x, 2, 30, 40]}, st.integers(0, 2)), max_size=1),
+    ),
+    st.none() | WORD,
+    WORD,
+    st.builds(
+        PolicyFacts,
+        policy_id=WORD,
+        version=WORD,
+        flag_false_alarm_rate=RATE,
+        review_false_alarm_rate=RATE,
+        min_face_px=st.integers(1, 3),
+    ),
+)
+
+
+@given(INPUTS, INPUTS)
+def test_a_replay_gets_the_same_result_id(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
+    """The id depends on all that can change a decision: none differ in these and agree in it."""
     assert (result_id(*one) == result_id(*other)) == (one == other)
-    assert result_id(one[0], None, *one[2:]) != result_id(*one)
+
+
+CHANGES: dict[str, tuple[dict[str, object], str | None, str, PolicyFacts]] = {
+    "request": ({"request_id": "s"}, "i", "d", POLICY),
+    "tenant": ({"tenant": "t"}, "i", "d", POLICY),
+    "boxes": ({"faces": [FACE]}, "i", "d", POLICY),
+    "no boxes": ({"faces": []}, "i", "d", POLICY),
+    "image": ({}, None, "d", POLICY),
+    "bundle": ({}, "i", "e", POLICY),
+    **{
+        f"policy's {name}": ({}, "i", "d", POLICY.model_copy(update={name: value}))
+        for name, value in {
+            "policy_id": "other",
+            "version": "2",
+            "flag_false_alarm_rate": 0.02,
+            "review_false_alarm_rate": 0.06,
+            "min_face_px": 65.0,
+        }.items()
+    },
+}
+
+
+def test_whatever_can_change_a_decision_changes_the_id() -> None:
+    """One change at a time, a policy edited under its name and version among them: as many ids as cases."""
+    ids = {result_id(request(**changes), *others) for changes, *others in CHANGES.values()}
+    assert len(ids | {result_id(request(), "i", "d", POLICY)}) == len(CHANGES) + 1
+    assert set(PolicyFacts.model_fields) == {name.removeprefix("policy's ") for name in CHANGES if "'s " in name}
+    assert result_id(request(), "i", "d", POLICY) == result_id(request(explain=True, stream="s"), "i", "d", POLICY)
 
 
 def test_an_unscored_result_cannot_carry_a_decision() -> None:
     """A result that says both `failed` and `pass` cannot be built."""
     fields = {
-        "result_id": result_id("r", None, "d", "default", "1"),
+        "result_id": result_id(request(), None, "d", POLICY),
         "request_id": "r",
         "content_id": "c",
         "status": "failed",
@@ -71,7 +123,7 @@ def test_an_unscored_result_cannot_carry_a_decision() -> None:
         "image": {},
         "faces": (),
         "model": {"bundle_id": "b", "bundle_digest": "d"},
-        "policy": {"policy_id": "p", "version": "1", "flag_false_alarm_rate": 0.01, "review_false_alarm_rate": 0.05},
+        "policy": POLICY.model_dump(),
         "timing_ms": {},
         "scored_at": "2026-01-01T00:00:00Z",
         "attributes": {},

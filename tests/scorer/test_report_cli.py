@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from scorer.cli import main
+from scorer.decide import Policy
 from tests.scorer.archive.report.written_run import Seen, write_run
 
 
@@ -42,6 +43,27 @@ def test_compare_prints_tables_and_writes_the_page(
     assert page.read_text().startswith("<!DOCTYPE html>")
     assert call(monkeypatch, "compare", a, b, "--json") == 0
     assert json.loads(capsys.readouterr().out)["flips"]["count"] == 25
+
+
+def test_compare_shows_both_policies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A policy edited under its name and version shows in the terminal, in the figures and on the page."""
+    policies = Policy(), Policy(flag_false_alarm_rate=0.0225, min_face_px=48)
+    a, b = (
+        write_run(tmp_path / name, [[Seen("i", (0.5,))]], policy=policy)
+        for name, policy in zip("ab", policies, strict=True)
+    )
+    page = tmp_path / "compared.html"
+    assert call(monkeypatch, "compare", a, b, "--out", page) == 0
+    for shown in (capsys.readouterr().out, page.read_text()):
+        words = ("The two runs used different policies", "default, version 1", "0.0225", "0.05", "64 px", "48 px")
+        assert [word for word in words if word not in shown] == []
+    assert call(monkeypatch, "compare", a, b, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [found[side]["policy"] for side in "ab"] == [policy.model_dump() for policy in policies]
+    assert call(monkeypatch, "compare", a, a) == 0
+    assert "different policies" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from scorer.archive.report.summary import FACES_SHOWN
 from scorer.archive.report.tables import Tables, open_tables
 from scorer.archive.run import RunFile, read_run
 from scorer.manifest import Evaluation
-from scorer.messages import Decision
+from scorer.messages import Decision, PolicyFacts
 from scorer.paths import UsageError
 
 LEVELS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
@@ -84,10 +84,7 @@ class Side(Figures):
     folder: str
     bundle_id: str
     bundle_digest: str
-    policy_id: str
-    policy_version: str
-    promised_flag_share: float
-    promised_review_share: float
+    policy: PolicyFacts
     evaluation: Evaluation | None
     complete: bool
     faces_only_here: int
@@ -210,10 +207,7 @@ def _describe_side(run: tuple[Path, RunFile, bool], only: Mapping[str, Any], fla
         folder=str(folder),
         bundle_id=facts.bundle_id,
         bundle_digest=facts.bundle_digest,
-        policy_id=facts.policy.policy_id,
-        policy_version=facts.policy.version,
-        promised_flag_share=facts.policy.flag_false_alarm_rate,
-        promised_review_share=facts.policy.review_false_alarm_rate,
+        policy=facts.policy.describe(),
         evaluation=facts.evaluation,
         complete=complete,
         faces_only_here=only["faces"],

@@ -8,6 +8,7 @@ from scorer.archive.report.compare import Comparison, FlipGroup
 from scorer.archive.report.gallery import ReadAgain, cut_pictures
 from scorer.archive.report.page import render_page, show_count, show_interval, show_percent, show_plain
 from scorer.meaning import explain_flag, explain_pass
+from scorer.messages import PolicyFacts
 
 _SHOWN_GROUPS = 10
 
@@ -16,10 +17,11 @@ def state_difference(found: Comparison) -> str:
     """Return in a sentence or two how much changed."""
     if not found.faces:
         return "The two runs have images in common, but no face at the same place: was the face detector exchanged?"
+    policies = "" if found.a.policy == found.b.policy else " The two runs used different policies."
     return (
         f"Of {show_count(found.faces)} faces that both runs found, the decision on {show_count(found.flips.count)} "
         f"differs: {show_percent(found.flips.value)} ({show_interval(found.flips)}). A flags "
-        f"{show_percent(found.a.flagged.value)} of them, B {show_percent(found.b.flagged.value)}."
+        f"{show_percent(found.a.flagged.value)} of them, B {show_percent(found.b.flagged.value)}.{policies}"
     )
 
 
@@ -27,8 +29,8 @@ def explain_sides(found: Comparison) -> list[str]:
     """Return what the decisions of each run mean; once where both runs mean the same."""
     a, b = (
         [
-            explain_pass(side.evaluation, side.promised_review_share),
-            explain_flag(side.evaluation, side.promised_flag_share),
+            explain_pass(side.evaluation, side.policy.review_false_alarm_rate),
+            explain_flag(side.evaluation, side.policy.flag_false_alarm_rate),
         ]
         for side in (found.a, found.b)
     )
@@ -43,12 +45,16 @@ def render_comparison(found: Comparison, read_again: ReadAgain) -> str:
         found=found,
         verdict=state_difference(found),
         meanings=explain_sides(found),
+        policies=_list_policies(found),
         pictures=list(zip(pictures, found.disagreements, strict=True)),
     )
 
 
 def tabulate(found: Comparison) -> list[Table]:
-    """Return the tables of a comparison: decisions, then the groups with the most faces."""
+    """Return the tables of a comparison: bundles and policies, decisions, then the groups with the most faces."""
+    runs = Table("", "A", "B", box=SIMPLE_HEAD, header_style="bold")
+    for name, *sides in (("bundle", found.a.bundle_id, found.b.bundle_id), *_list_policies(found)):
+        runs.add_row(name, *(Text(show_plain(side)) for side in sides))
     matrix = Table("in A, then in B", box=SIMPLE_HEAD, header_style="bold")
     for decision in found.matrix:
         matrix.add_column(decision, justify="right")
@@ -61,7 +67,22 @@ def tabulate(found: Comparison) -> list[Table]:
     for kind, members in (("images", found.by_column), ("source", found.by_source), ("camera", found.by_camera)):
         for group in members[:_SHOWN_GROUPS]:
             groups.add_row(Text(_name_group(kind, group)), *_list_shares(group))
-    return [matrix, groups]
+    return [runs, matrix, groups]
+
+
+def _list_policies(found: Comparison) -> list[tuple[str, str, str]]:
+    """Return what both policies say, line by line: what it is, in A, in B."""
+    a, b = (_describe_policy(side.policy) for side in (found.a, found.b))
+    return [(name, a[name], b[name]) for name in a]
+
+
+def _describe_policy(policy: PolicyFacts) -> dict[str, str]:
+    return {
+        "policy": f"{policy.policy_id}, version {policy.version}",
+        "flags at p-values up to": f"{policy.flag_false_alarm_rate}",
+        "reviews at p-values up to": f"{policy.review_false_alarm_rate}",
+        "scores faces from": f"{policy.min_face_px:g} px",
+    }
 
 
 def _name_group(kind: str, group: FlipGroup) -> str:

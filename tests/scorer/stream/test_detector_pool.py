@@ -41,6 +41,8 @@ def detect(self, data, info):
     return honest(self, data, info)
 PyramidDetector.detect = detect
 """
+# For the processes only: this one has loaded its libraries, and must find the same faces with its own kernels.
+OTHER_KERNELS = {"OPENBLAS_CORETYPE": "Haswell", "NPY_DISABLE_CPU_FEATURES": "X86_V4", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 PARENT = """
 import sys, time
 from pathlib import Path
@@ -102,6 +104,8 @@ def hangs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
         patch.setenv("UNLENSED_KAFKA__PASSWORD", "hunter2")
+        for name, value in OTHER_KERNELS.items():
+            patch.setenv(name, value)
         yield folder / "sitecustomize.py.hangs"
 
 
@@ -202,7 +206,10 @@ def test_image_that_hangs_twice_is_timed_out(starter: Bundle, local: FaceDetecto
 
 
 def test_processes_know_no_secrets_and_their_limits(pool: DetectorPool, jpeg: bytes) -> None:
-    """They get no variable of the service, bounded memory and no core dumps, and leave signals to the service."""
+    """They get no variable of the service but what decides how to compute, bounded memory and no core dumps.
+
+    Signals they leave to the service.
+    """
     pool.start()
     (child, other) = children()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -211,6 +218,7 @@ def test_processes_know_no_secrets_and_their_limits(pool: DetectorPool, jpeg: by
         pool.detect(jpeg, probe_image(jpeg))
     assert {child, other} == set(children())
     assert "hunter2" not in str(child.environ())
+    assert child.environ().items() >= (OTHER_KERNELS | {"OPENBLAS_NUM_THREADS": "1"}).items()
     assert child.rlimit(resource.RLIMIT_AS) == (MEMORY_BYTES, MEMORY_BYTES)
     assert child.rlimit(resource.RLIMIT_CORE) == (0, 0)
     assert Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip() == "1000"

@@ -88,6 +88,7 @@ def write_run(
     planned: int | None = None,
     bundle: str = "starter",
     evaluation: Evaluation | None = None,
+    policy: Policy = POLICY,
 ) -> Path:
     """Write a run of `shards`, each committed, and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,7 @@ def write_run(
         created_at=START,
         bundle_id=bundle,
         bundle_digest=bundle.encode().hex().ljust(64, "0")[:64],
-        policy=POLICY,
+        policy=policy,
         limits=Limits(),
         sources=("/archive",),
         options={},
