@@ -74,6 +74,7 @@ def scan(  # noqa: PLR0913 - one parameter per flag
 ) -> None:
     """Score an archive; the same command goes on where an earlier one stopped."""
     from scorer.archive.session import join_run  # noqa: PLC0415 - Arrow loads only when it is needed
+    from scorer.archive.source.names import printable  # noqa: PLC0415
     from scorer.archive.source.sources import Archive  # noqa: PLC0415
     from scorer.archive.sweep import sweep  # noqa: PLC0415
 
@@ -87,6 +88,8 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     if dry_run:
         _print_estimate(archive, settings, shard_images, faces, as_json=as_json)
         return
+    if faces:
+        read_boxes(faces)  # before a run is planned with a file that nobody can read
     faces_digest = hashlib.sha256(faces.read_bytes()).hexdigest() if faces else None
     session = join_run(
         out, archive, settings, shard_images=shard_images, faces_digest=faces_digest, first=index == 0, new_run=new_run
@@ -96,18 +99,11 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     sweep(session.folder, own)
     if session.has_work(own, retry_failed=retry_failed):
         (_scan_on_ray if engine is Engine.RAY else _scan_here)(session, own, retry_failed=retry_failed)
-    missing, counts = session.finish(own)
+    ending = session.finish(own)
     console = Console(stderr=True)
-    console.print(
-        f"{counts['images']} images with {counts['faces']} faces: {counts['flag']} flagged, {counts['review']} to "
-        f"review, {counts['no_face']} without a face, {counts['failed']} failed. Results: {out / 'results'}",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
-    )
-    if missing:
-        console.print(f"shards of other processes that are not committed yet: {missing}", highlight=False)
-    raise typer.Exit(FAILURES if counts["failed"] > max_failed else 0)
+    for line in ending.describe(printable(str(out))):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    raise typer.Exit(FAILURES if ending.counts["failed"] > max_failed else 0)
 
 
 def _scan_here(session: "Session", own: range, *, retry_failed: bool) -> None:

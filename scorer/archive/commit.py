@@ -87,6 +87,7 @@ def commit_shard(
             spells=(*(before.spells if before else ()), Spell(started_at=started_at, finished_at=datetime.now(UTC))),
             stage_s={stage: round(seconds, 4) for stage, seconds in stage_s.items()},
             bundle_digest=bundle_digest,
+            left_out=before.left_out if before else dict(output.left_out),
             **counts,
         )
         publish_json(folder / "_stats" / mark_name(output.shard), mark)

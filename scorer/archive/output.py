@@ -50,6 +50,7 @@ class ShardOutput:
     Attributes:
         counts: images, faces, no_face, failed, retryable, and images by decision: flag, review, pass.
         stage_s: seconds that each stage was busy, over all threads.
+        left_out: what the shard's tar or manifest holds besides images, by `LeftOut`.
     """
 
     shard: int
@@ -57,6 +58,7 @@ class ShardOutput:
     errors: Rows = field(default_factory=lambda: Rows(ERRORS))
     counts: Counter[str] = field(default_factory=Counter)
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def add(self, position: int, item: Item, result: ScoreResult, traces: Traces) -> dict[str, int]:
         """Add one image's rows, one a face, one without a face, or one error; return what it adds to the counts."""

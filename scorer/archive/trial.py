@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ingest.reasons import Unscorable
 from scorer.archive.items import Item
+from scorer.archive.left_out import describe_left_out
 from scorer.archive.scan import make_request
 from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.estimate import Estimate
@@ -73,8 +74,7 @@ def tabulate(estimate: Estimate, trial: Trial) -> Table:
         ("images", f"{facts.images:,}{in_tars}"),
         ("bytes", decimal(facts.image_bytes + facts.uncounted_bytes) + unsized),
         ("shards", f"{facts.shards:,}"),
-        ("named again", f"{facts.duplicates:,}"),
-        ("rows without an image", f"{facts.imageless_rows:,}"),
+        ("not scored", describe_left_out(facts.left_out) or "nothing is left out"),
         ("speed", f"{trial.images_per_s:.3g} images/s, measured on {trial.sampled_images} of them"),
         ("duration", f"{long}, for one process like this one"),
     ):

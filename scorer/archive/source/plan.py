@@ -4,6 +4,7 @@
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -42,7 +43,15 @@ _SHARDS = pa.schema(
         ("faces_column", _WORD),
     ]
 )
-_ITEMS = pa.schema([("content_id", pa.string()), ("source", _WORD), ("uri", pa.string()), ("faces", pa.string())])
+_ITEMS = pa.schema(
+    [
+        ("content_id", pa.string()),
+        ("source", _WORD),
+        ("uri", pa.string()),
+        ("faces", pa.string()),
+        ("problem", pa.string()),
+    ]
+)
 
 
 def write_plan(folder: Path, archive: Archive, payloads: PayloadSettings, shard_images: int) -> PlanFacts:
@@ -93,8 +102,16 @@ def _row_of(container: Container) -> dict[str, Any]:
 
 
 def _items_table(items: list[Item]) -> pa.Table:
-    rows = [(item.content_id, item.source, item.uri, write_faces(item.faces)) for item in items]
+    rows = [(item.content_id, item.source, item.uri, write_faces(item.faces), item.problem) for item in items]
     return pa.Table.from_pylist([dict(zip(_ITEMS.names, row, strict=True)) for row in rows], _ITEMS)
+
+
+def find_facts(folder: Path) -> PlanFacts | None:
+    """Return what planning told of the archive, or None where no plan of this release lies in `folder`."""
+    try:
+        return PlanFacts(**json.loads((folder / PLAN).read_bytes())["facts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def open_plan(folder: Path, max_bytes: int) -> "StoredPlan":
@@ -151,8 +168,12 @@ class StoredPlan:
         row = self._row(index)
         return Shard(index, row["kind"], row["uri"], row["row_group"], row["images"])
 
-    def read_items(self, shard: Shard) -> Iterator[Item]:
+    def read_items(self, shard: Shard, left_out: Counter[str] | None = None) -> Iterator[Item]:
         """Yield the images of a shard, in order; a tar's or a manifest's bytes come along, streamed.
+
+        Args:
+            shard: which one.
+            left_out: takes the counts of what the tar or manifest holds besides, by `LeftOut`.
 
         Raises:
             PayloadUnavailable: the tar or manifest cannot be read now.
@@ -164,7 +185,8 @@ class StoredPlan:
         else:
             row = self._row(shard.index)
             version = Version(row.pop("file_size"), row.pop("file_state"))
-            yield from read_container(Container(version=version, **row), self._max_bytes)
+            container = Container(version=version, **row)
+            yield from read_container(container, self._max_bytes, Counter() if left_out is None else left_out)
 
     def _row(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.shard_count:
@@ -178,4 +200,5 @@ class StoredPlan:
             rows = file.read_row_group(row_group, use_threads=False).to_pylist()
         for row in rows:
             faces = read_faces(row["faces"], row["content_id"])
-            yield Item(row["content_id"], row["source"], row["uri"], faces=faces)
+            # Plans of older releases know no problem.
+            yield Item(row["content_id"], row["source"], row["uri"], faces=faces, problem=row.get("problem") or "")

@@ -1,27 +1,38 @@
 """The files of local folders and object stores, through fsspec: opened, listed, and told from their later versions."""
 
+import fnmatch
 import glob
 import io
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote_to_bytes
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
+from fsspec.utils import glob_translate
 
 from scorer.archive.items import SourceChanged
 from scorer.archive.source.names import describe
 from scorer.paths import UsageError
-from scorer.payloads.https import PayloadUnavailable
+from scorer.payloads.clients import describe_refusal, is_refusal, require_client
+from scorer.payloads.https import PayloadRefused, PayloadUnavailable
+from scorer.payloads.read import BAD_NAME, LOST_FILE
+from scorer.settings import SettingsError
 
 BLOCK_BYTES = 4 * 2**20
 LOCAL = "file"
 _READ_AHEAD = {"block_size": BLOCK_BYTES, "cache_type": "readahead"}
 _KEEP_BLOCKS = {"block_size": BLOCK_BYTES, "cache_type": "blockcache", "cache_options": {"maxblocks": 8}}
+# Why a folder cannot be listed while others can.
+_UNLISTED = (PayloadRefused, UsageError, FileNotFoundError, NotADirectoryError)
+Kind = Literal["file", "folder", "folder_link", "unlisted"]
 _VERSIONS = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "created")
 
 
@@ -42,6 +53,9 @@ class Store:
         return Path(path).as_uri() if self.scheme == LOCAL else f"{self.scheme}://{path.lstrip('/')}"
 
 
+_DISK = Store(LOCAL, None)
+
+
 @dataclass(frozen=True, slots=True)
 class Version:
     """What tells a file from what it may become later: its size in bytes, and the store's word for its state."""
@@ -54,15 +68,23 @@ def open_store(name: str) -> tuple[Store, str]:
     """Return the store in which a path or URI lies, and its path there; no store is asked anything.
 
     Raises:
-        UsageError: the scheme is unknown or its package is not installed.
+        UsageError: the scheme is unknown.
+        SettingsError: its package is not installed, or its client lacks settings.
     """
     scheme, separator, rest = name.partition("://")
     scheme = scheme.lower() if separator else LOCAL
     try:
-        files = fsspec.filesystem(scheme, use_listings_cache=False)
-    except (ValueError, ImportError) as error:
+        require_client(scheme)
+    except SettingsError:
+        raise
+    except ValueError as error:
         message = f"{scheme}:// cannot be read here: {error}"
         raise UsageError(message) from error
+    try:
+        files = fsspec.filesystem(scheme, use_listings_cache=False)
+    except Exception as error:  # every client has its own
+        message = f"{scheme}:// cannot be opened ({type(error).__name__}): {describe_refusal(scheme)}"
+        raise SettingsError(message) from error
     if scheme != LOCAL:
         return Store(scheme, files), str(files._strip_protocol(f"{scheme}://{rest}"))  # noqa: SLF001 - fsspec's way to say it
     # Not by `urlsplit`: the question mark of a glob begins no query.
@@ -72,15 +94,30 @@ def open_store(name: str) -> tuple[Store, str]:
 
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
-    """Raise what a store does wrong as `PayloadUnavailable`; that a file does not exist is the caller's to judge."""
+    """Raise what a store does wrong as what it is; that a file does not exist is the caller's to judge.
+
+    Raises:
+        PayloadRefused: it does not let this machine in.
+        UsageError: the name cannot be one of a file: links in a circle, too long, not what the store takes.
+        PayloadUnavailable: it fails, and may not fail later.
+        SourceChanged: the file was replaced while it was read.
+    """
+    scheme = uri.partition("://")[0].lower()
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise
-    except PermissionError:
-        message = f"{describe(uri)}: the store refuses this machine; check its credentials or the file's rights"
-        raise PayloadUnavailable(message) from None
     except Exception as error:  # noqa: BLE001 - every store has its own; their texts may repeat secrets
+        if scheme == LOCAL and isinstance(error, OSError) and error.errno not in LOST_FILE:
+            refused = isinstance(error, PermissionError)
+            message = f"{describe(uri)} cannot be read: {error.strerror}{'; check its rights' if refused else ''}"
+            raise (PayloadRefused if refused else UsageError)(message) from None
+        if is_refusal(error):
+            message = f"{describe(uri)}: {describe_refusal(scheme)}"
+            raise PayloadRefused(message) from None
+        if type(error).__name__ in BAD_NAME:
+            message = f"{describe(uri)} is no name that the store takes"
+            raise UsageError(message) from None
         if type(error).__name__ == "FileExpired":  # s3fs's
             message = f"{describe(uri)} was replaced while it was read"
             raise SourceChanged(message) from None
@@ -97,6 +134,7 @@ class StoreFile(io.RawIOBase):
 
     Raises:
         FileNotFoundError: there is none.
+        UsageError: it is a pipe or a device.
         PayloadUnavailable: the store fails, here or in any method.
     """
 
@@ -104,6 +142,7 @@ class StoreFile(io.RawIOBase):
         super().__init__()
         store, path = open_store(uri)
         self._uri = uri
+        _require_regular(store, path)
         with store_errors(uri):
             self._file = store.files.open(path, "rb", **(_KEEP_BLOCKS if scattered else _READ_AHEAD))
 
@@ -147,9 +186,11 @@ def read_version(uri: str) -> Version:
 
     Raises:
         FileNotFoundError: there is no such file.
+        UsageError: it is a pipe or a device.
         PayloadUnavailable: the store fails.
     """
     store, path = open_store(uri)
+    _require_regular(store, path)
     with store_errors(uri):
         facts: Mapping[str, Any] = store.files.info(path)
     if facts["type"] == "directory":
@@ -157,36 +198,90 @@ def read_version(uri: str) -> Version:
     return Version(int(facts["size"]), next((str(facts[name]) for name in _VERSIONS if facts.get(name)), ""))
 
 
-def list_folder(store: Store, folder: str, suffixes: frozenset[str]) -> Iterator[tuple[str, int | None]]:
-    """Yield path and size of every file under a folder that has one of `suffixes`, sorted by name in each folder.
+def _require_regular(store: Store, path: str) -> None:
+    """Refuse a pipe or a device of this machine, which would be waited for."""
+    if store.scheme != LOCAL:
+        return
+    with store_errors(store.name(path)):
+        mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        message = f"{describe(store.name(path))} is no regular file"
+        raise UsageError(message)
 
-    Links to files count, links to folders are not followed. Memory holds the names of one folder (with an object
-    store, all that it says of one folder: a kilobyte a file), so name the files of a folder of many millions in a
-    manifest instead.
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a folder holds or a glob matches.
+
+    Attributes:
+        path: in the store.
+        kind: "folder_link" is a link to a folder, "unlisted" a folder that cannot be listed.
+        size: of a file, in bytes, where the listing tells.
+        problem: why a folder cannot be listed.
+    """
+
+    path: str
+    kind: Kind = "file"
+    size: int | None = None
+    problem: str = ""
+
+
+def list_folder(store: Store, folder: str) -> Iterator[Found]:
+    """Yield every file under a folder, sorted by name in each folder, links to folders, and what cannot be listed.
+
+    Links to files count as files, links to folders are not followed. A folder below that cannot be listed is told and
+    the others are gone on with. Memory holds the names of one folder (with an object store, all that it says of one
+    folder: a kilobyte a file), so name the files of a folder of many millions in a manifest instead.
 
     Raises:
         FileNotFoundError: there is no such folder.
+        PayloadRefused: the folder itself may not be listed.
         PayloadUnavailable: the store fails.
     """
-    children = _list_local(folder, suffixes) if store.scheme == LOCAL else _list_store(store, folder, suffixes)
-    for path, size, is_folder in children:
-        if is_folder:
-            yield from list_folder(store, path, suffixes)
-        else:
-            yield path, size
+    return (child for child in _walk(store, folder) if child.kind != "folder")
 
 
-def _list_local(folder: str, suffixes: frozenset[str]) -> Iterator[tuple[str, int | None, bool]]:
+def _walk(store: Store, folder: str) -> Iterator[Found]:
+    stack = [(folder, _list_children(store, folder))]  # not by recursion: folders can be thousands deep
+    while stack:
+        path, children = stack[-1]
+        try:
+            child = next(children, None)
+        except _UNLISTED as error:
+            if len(stack) == 1:
+                raise
+            child = tell_unlisted(path, error)
+        if child is None or child.kind == "unlisted":
+            stack.pop()
+        if child is not None:
+            yield child
+            if child.kind == "folder":
+                stack.append((child.path, _list_children(store, child.path)))
+
+
+def tell_unlisted(folder: str, error: Exception) -> Found:
+    """Return what stands for a folder that cannot be listed."""
+    gone = "is gone since its parent was listed" if isinstance(error, OSError) else str(error)
+    return Found(folder, "unlisted", problem=f"a folder that could not be listed: {gone}; then start a new run")
+
+
+def _list_children(store: Store, folder: str) -> Iterator[Found]:
+    if store.scheme != LOCAL:
+        yield from sorted(_list_store(store, folder), key=lambda child: (child.path, child.kind))
+        return
     with store_errors(Path(folder).as_uri()), os.scandir(folder) as entries:
-        children = sorted(
-            (entry.name, is_folder)
-            for entry in entries
-            if (is_folder := entry.is_dir(follow_symlinks=False))
-            or (Path(entry.name).suffix.lower() in suffixes and not entry.is_dir())
-        )
-    for name, is_folder in children:
-        path = Path(folder, name)
-        yield str(path), None if is_folder else local_size(str(path)), is_folder
+        found = sorted((entry.name, _kind_of(entry)) for entry in entries)
+    for name, kind in found:
+        yield Found(str(Path(folder, name)), kind)
+
+
+def _kind_of(entry: "os.DirEntry[str]") -> Kind:
+    try:
+        if entry.is_dir():
+            return "folder_link" if entry.is_symlink() else "folder"
+    except OSError:
+        pass  # a link to itself, among others: reading it will say so
+    return "file"
 
 
 def local_size(path: str) -> int | None:
@@ -197,35 +292,97 @@ def local_size(path: str) -> int | None:
         return None
 
 
-def _list_store(store: Store, folder: str, suffixes: frozenset[str]) -> Iterator[tuple[str, int | None, bool]]:
+def _list_store(store: Store, folder: str) -> list[Found]:
     with store_errors(store.name(folder)):
         listing = store.files.ls(folder, detail=True)
-    children = sorted((str(entry["name"]), entry["type"] == "directory", entry.get("size") or 0) for entry in listing)
-    del listing
-    for path, is_folder, size in children:
-        if path.rstrip("/") != folder.rstrip("/") and (is_folder or Path(path).suffix.lower() in suffixes):
-            yield path, size, is_folder
+    found = []
+    for entry in listing:
+        path, size = str(entry["name"]), entry.get("size") or 0
+        same = path.rstrip("/") == folder.rstrip("/")
+        if entry["type"] != "directory":
+            if size or not same:  # else the store's own mark of a folder
+                found.append(Found(path, "file", size))
+        elif not same:
+            found.append(Found(path, "folder"))
+        else:  # keys with an empty part, which no client lists as a folder of its own
+            found.extend(_find_empty_parts(store, folder))
+    return found
 
 
-def match_names(store: Store, pattern: str) -> list[tuple[str, bool]]:
-    """Return the paths that a glob matches (`*`, `?`, `[...]`, and `**` for any folders), sorted; memory holds all.
+def _find_empty_parts(store: Store, folder: str) -> list[Found]:
+    """Return the objects whose keys go on behind the folder with a second slash: `a//b.jpg` in `a`."""
+    if not isinstance(store.files, AsyncFileSystem):
+        return []  # only object stores have such names
+    start = folder.rstrip("/") + "//"
+    with store_errors(store.name(folder)):
+        listing = store.files.find(folder.rstrip("/"), prefix="/", detail=True)
+    return [
+        Found(str(path), "file", facts.get("size") or 0)
+        for path, facts in listing.items()
+        if str(path).startswith(start) and facts["type"] != "directory" and (facts.get("size") or path[-1] != "/")
+    ]
 
-    Beside each stands whether it is a folder.
 
-    Links to folders are not matched, so that no circle of them is walked.
+def match_names(store: Store, pattern: str) -> list[Found]:
+    """Return what a glob matches (`*`, `?`, `[...]`, and `**` for any folders), sorted; memory holds all.
+
+    Links to folders are told, not followed, so that no circle of them is walked; so are folders that cannot be listed.
 
     Raises:
+        PayloadRefused: the folder where the pattern begins may not be listed.
         PayloadUnavailable: the store fails.
     """
-    with store_errors(store.name(pattern)):
-        if store.scheme == LOCAL:
-            root = glob_root(pattern)
-            matches = Path(root).glob(pattern[len(root) :].lstrip("/"))
-            found = [(str(path), path.is_dir()) for path in matches if not (path.is_symlink() and path.is_dir())]
-        else:
+    root = glob_root(pattern)
+    if store.scheme == LOCAL:
+        with store_errors(store.name(root)):
+            begins = Path(root).is_dir()
+        parts = [part for part in pattern[len(root) :].split("/") if part]
+        found = set(_match_local(root, parts)) if begins else set()
+    else:
+        with store_errors(store.name(pattern)):
             listing = store.files.glob(pattern, detail=True)
-            found = [(str(path), facts["type"] == "directory") for path, facts in listing.items()]
-    return sorted(found)
+        found = {
+            Found(str(path), "folder" if facts["type"] == "directory" else "file", facts.get("size") or 0)
+            for path, facts in listing.items()
+        }
+        matches = re.compile(glob_translate(pattern)).match
+        hidden = _find_empty_parts(store, root) if root else []
+        found |= {each for each in hidden if matches(re.sub("/+", "/", each.path))}
+    return sorted(found, key=lambda each: (each.path, each.kind))
+
+
+def _match_local(folder: str, parts: Sequence[str]) -> Iterator[Found]:
+    part, rest = parts[0], parts[1:]
+    if part == "**":
+        if not rest:
+            yield Found(folder, "folder")
+            return
+        yield from _match_local(folder, rest)
+        for child in _walk(_DISK, folder):
+            if child.kind == "folder":
+                yield from _match_below(child.path, rest)
+            elif child.kind != "file":
+                yield child
+        return
+    if glob.has_magic(part):
+        children = _list_children(_DISK, folder)
+        matched = [child for child in children if fnmatch.fnmatchcase(posixpath.basename(child.path), part)]
+    else:
+        path = Path(folder, part)
+        kind: Kind = "file" if not path.is_dir() else "folder_link" if path.is_symlink() else "folder"
+        matched = [Found(str(path), kind)] if os.path.lexists(path) else []
+    for child in matched:
+        if not rest:
+            yield child
+        elif child.kind != "file":
+            yield from _match_below(child.path, rest)
+
+
+def _match_below(folder: str, parts: Sequence[str]) -> Iterator[Found]:
+    try:
+        yield from _match_local(folder, parts)
+    except _UNLISTED as error:
+        yield tell_unlisted(folder, error)
 
 
 def glob_root(pattern: str) -> str:

@@ -70,10 +70,10 @@ def test_every_format_says_the_same(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_a_manifest_that_breaks_off_is_damaged(tmp_path: Path, suffix: str) -> None:
-    """Bytes that the format does not know end the planning with a sentence."""
+    """What the format does not know ends the planning with a sentence."""
     WRITERS[suffix](tmp_path / f"m{suffix}", [(f"{n}.jpg", FACES) for n in range(50)])
     whole = (tmp_path / f"m{suffix}").read_bytes()
-    (tmp_path / f"m{suffix}").write_bytes(whole[: len(whole) // 2] + b'\xff{"' + whole[len(whole) // 2 :])
+    (tmp_path / f"m{suffix}").write_bytes(whole[: len(whole) // 2] + b'\n"x"y{\n' + whole[len(whole) // 2 :])
     with pytest.raises(SourceDamaged, match=f"m{suffix}"):
         plan(tmp_path / "_plan", tmp_path / f"m{suffix}", uri_column="uri", faces_column="faces")
 

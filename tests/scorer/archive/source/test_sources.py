@@ -89,7 +89,6 @@ def test_sources_name_images(archive: Path, monkeypatch: pytest.MonkeyPatch, sou
         ("http://images.example/?token=hunter2", {}, "is no source"),
         ("simplecache::s3://bucket/a", {}, "is no source"),
         ("s4://bucket", {}, "s4:// cannot be read here"),
-        ("gs://bucket", {}, "gcsfs"),
     ],
 )
 def test_what_cannot_be_scanned_is_told_in_one_sentence(
