@@ -1,7 +1,26 @@
-"""Replaces a file in one instant: whoever reads it sees the old one or the new one, also after a crash."""
+"""Writes files on this machine, in one instant: a reader sees the old one or the new one, also after a crash."""
 
 import os
+import re
 from pathlib import Path
+
+from scorer.paths import UsageError
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path` makes one slash of two
+
+
+def require_local(path: Path) -> None:
+    """Refuse to write to a URI, which would become a folder of that name.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if _URI.match(str(path)):
+        message = (
+            f"{str(path).replace(':/', '://', 1)} is a URI, and what is written lies on this machine: name a folder or "
+            "file here, and copy it there afterwards"
+        )
+        raise UsageError(message)
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -2,48 +2,49 @@
 
 import codecs
 
-from scorer.paths import UsageError
-
 _MARKS = (  # the longer ones first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
+_HEAD_BYTES = 1024
 
 
-def decode_text(data: bytes, name: str) -> str:
+class OtherEncoding(ValueError):
+    """A text is not UTF-8; the sentence, which begins in the middle, says what it is, where, and how to mend it."""
+
+
+def decode_text(data: bytes) -> str:
     """Return the text of a file, without its byte-order mark.
 
     Raises:
-        UsageError: it is not UTF-8; the sentence says in which line, and how to mend it.
+        OtherEncoding: it is not UTF-8.
     """
-    refuse_wide_text(data[:1024], name)
+    refuse_wide_text(data[:_HEAD_BYTES])
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise explain_bytes(error, f"{name}, line {line},") from None
+        raise explain_byte(error, data.count(b"\n", 0, error.start) + 1) from None
 
 
-def refuse_wide_text(head: bytes, name: str) -> None:
+def refuse_wide_text(head: bytes) -> None:
     """Refuse UTF-16 and UTF-32 by the first bytes of a file.
 
     Raises:
-        UsageError: it has their byte-order mark, or NUL bytes, which no text in UTF-8 has.
+        OtherEncoding: it has their byte-order mark, or NUL bytes, which no text in UTF-8 has.
     """
     encoding = next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
     if encoding is None and b"\0" in head:
         encoding = "UTF-16BE" if head.find(b"\0") % 2 == 0 else "UTF-16LE"
     if encoding:
-        message = f"{name} is {encoding}, not UTF-8: save it as UTF-8 (iconv -f {encoding} -t UTF-8)"
-        raise UsageError(message)
+        message = f"it is {encoding}, not UTF-8: save it as UTF-8 (iconv -f {encoding} -t UTF-8)"
+        raise OtherEncoding(message)
 
 
-def explain_bytes(error: UnicodeDecodeError, where: str) -> UsageError:
-    """Return what to say of a byte that is no UTF-8."""
-    byte = error.object[error.start]
-    return UsageError(
-        f"{where} holds the byte 0x{byte:02X}, which is not UTF-8 (Latin-1 or Windows-1252?): save it as UTF-8 "
-        "(iconv -f WINDOWS-1252 -t UTF-8)"
+def explain_byte(error: UnicodeDecodeError, line: int) -> OtherEncoding:
+    """Return what to say of a byte in a line that is no UTF-8."""
+    return OtherEncoding(
+        f"line {line} holds the byte 0x{error.object[error.start]:02X}, which is not UTF-8 (Latin-1 or Windows-1252?): "
+        "save it as UTF-8 (iconv -f WINDOWS-1252 -t UTF-8)"
     )

@@ -18,6 +18,8 @@ from typing import IO
 
 from pydantic import BaseModel
 
+from scorer.files import require_local
+
 
 def part_name(index: int) -> str:
     """Return the file name of shard `index` in `results/` and `errors/`."""
@@ -43,8 +45,10 @@ def publish(path: Path, write: Callable[[IO[bytes]], object], verify: Callable[[
         verify: reads the file again and raises when it is not what it should be.
 
     Raises:
+        UsageError: `path` is a URI.
         OSError: the disk is full, among others; nothing of it is left behind.
     """
+    require_local(path)
     # By chance, not by process id: in a container every process is the first.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from scorer.archive.endings import RunBroken, RunNotReady, RunRefused
 from scorer.archive.folder import is_partial, publish_json
 from scorer.bundle import Bundle
 from scorer.decide import Policy
+from scorer.files import require_local
 from scorer.messages import describe_problems
 from scorer.paths import UsageError
 from scorer.settings import Settings
@@ -106,10 +107,12 @@ def open_run(folder: Path, wanted: RunFile, make_plan: Callable[[Path], tuple[in
             that a process which is started again with the same command line starts nothing twice.
 
     Raises:
+        UsageError: `folder` is a URI.
         RunRefused: the run there differs and `new_run` was not asked for, or the folder holds something else.
         RunBroken: its run.json cannot be understood.
         OSError: the folder cannot be written.
     """
+    require_local(folder)
     there = find_run(folder)
     if there and (difference := find_difference(there, wanted)):
         if not new_run:

@@ -17,7 +17,7 @@ from scorer.archive.source.names import describe, printable, shorten_id, source_
 from scorer.archive.source.parquet import find_type, holds_text, open_parquet, read_columns
 from scorer.archive.source.stores import LOCAL, StoreFile, open_store
 from scorer.paths import UsageError
-from scorer.text_files import explain_bytes, refuse_wide_text
+from scorer.text_files import OtherEncoding, explain_byte, refuse_wide_text
 
 MAX_LINE_BYTES = 2**24
 _HEAD_BYTES = 1024
@@ -137,22 +137,28 @@ def _open_text(manifest: str) -> "Iterator[io.BufferedReader[StoreFile]]":
     with io.BufferedReader(StoreFile(manifest)) as file:
         head = file.read(_HEAD_BYTES)
         file.seek(0)
-        refuse_wide_text(head, describe(manifest))
+        try:
+            refuse_wide_text(head)
+        except OtherEncoding as error:
+            message = f"{describe(manifest)} cannot be read: {error}"
+            raise UsageError(message) from error
         if not head.strip(_BLANK):
-            message = f"{describe(manifest)} is empty: a manifest has a header or an object in its first line"
+            message = f"{describe(manifest)} is empty: a manifest begins with a header or an object"
             raise UsageError(message)
         yield file
 
 
 def _find_other_encoding(manifest: str) -> UsageError:
     """Return what to say of a manifest that is not UTF-8, with the line where that shows."""
+    why = "it is not UTF-8"
     with io.BufferedReader(StoreFile(manifest)) as file:
         for number, line in _number_lines(file):
             try:
                 line.decode()
             except UnicodeDecodeError as error:
-                return explain_bytes(error, f"{describe(manifest)}, line {number},")
-    return UsageError(f"{describe(manifest)} is not UTF-8: save it as UTF-8")
+                why = str(explain_byte(error, number))
+                break
+    return UsageError(f"{describe(manifest)} cannot be read: {why}")
 
 
 def _require_columns(found: Any, wanted: tuple[str | None, ...], manifest: str) -> None:  # noqa: ANN401

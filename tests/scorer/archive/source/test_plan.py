@@ -108,7 +108,7 @@ def test_a_plan_without_its_mark_is_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         write_plan(tmp_path / "_plan", Archive((str(tmp_path / "missing"),)), NOTHING, 4)
     assert open_plan(tmp_path / "_plan", LIMIT).shard_count == 1  # a mistyped source spoils nothing
-    fill(tmp_path, {"bad.csv": b"uri\n1.jpg\n\"x\"y\n"})
+    fill(tmp_path, {"bad.csv": b'uri\n1.jpg\n"x"y\n'})
     with pytest.raises(Exception, match="no CSV"):
         plan(tmp_path / "_plan", tmp_path / "bad.csv", uri_column="uri")
     with pytest.raises(UsageError, match="no complete plan"):
