@@ -16,9 +16,10 @@ def require_local(path: Path) -> None:
         UsageError: it is one.
     """
     if _URI.match(str(path)):
+        scheme, _, rest = str(path).partition(":/")
         message = (
-            f"{str(path).replace(':/', '://', 1)} is a URI, and what is written lies on this machine: name a folder or "
-            "file here, and copy it there afterwards"
+            f"{scheme}://{'/' if scheme == 'file' else ''}{rest} is a URI, and what is written lies on this machine: "
+            "name a path, and copy it to a store afterwards"
         )
         raise UsageError(message)
 

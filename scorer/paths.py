@@ -64,7 +64,7 @@ def read_boxes(path: Path) -> Boxes:
     try:
         return TypeAdapter(Boxes).validate_json(decode_text(path.read_bytes()))
     except (OSError, ValueError) as error:
-        why = describe_problems(error) if isinstance(error, ValidationError) else error
+        why = describe_problems(error).removeprefix(": ") if isinstance(error, ValidationError) else error
         message = f"{path} is no file of face boxes: {why}"
         raise UsageError(message) from error
 

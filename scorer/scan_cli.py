@@ -88,8 +88,9 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     if dry_run:
         _print_estimate(archive, settings, shard_images, faces, as_json=as_json)
         return
-    if faces:
-        read_boxes(faces)  # before a run is planned with a file that nobody can read
+    if faces and not read_boxes(faces):  # told before a run is planned with it
+        message = f"{faces} names no image: --faces brings the boxes of faces by content_id"
+        raise UsageError(message)
     faces_digest = hashlib.sha256(faces.read_bytes()).hexdigest() if faces else None
     session = join_run(
         out, archive, settings, shard_images=shard_images, faces_digest=faces_digest, first=index == 0, new_run=new_run
@@ -187,7 +188,8 @@ def _print_estimate(
     trial = try_scan(estimate, LocalScorer(settings), read_boxes(faces) if faces else None)
     console = Console()
     if as_json or not console.is_terminal:
-        facts = asdict(estimate.facts) | {"tar_images": estimate.tar_images} | asdict(trial)
+        planned = {"left_out": estimate.facts.left_out, "tar_images": estimate.tar_images}
+        facts = asdict(estimate.facts) | planned | asdict(trial)
         print(json.dumps(facts))  # noqa: T201 - the output asked for
     else:
         console.print(tabulate(estimate, trial))

@@ -102,7 +102,7 @@ def commit_shard(
 
 def _add_counts(before: Mark, counts: Mapping[str, int], errors: pa.Table) -> dict[str, int]:
     total = {name: count + counts[name] for name, count in before.counts.items()}
-    return total | {"images": before.images, "failed": len(errors), "retryable": len(select_retryable(errors))}
+    return total | {"images": before.images, "failed": len(errors), "retryable": counts["retryable"]}
 
 
 def _publish_table(path: Path, table: pa.Table, schema: pa.Schema) -> File:

@@ -29,9 +29,10 @@ class Ending:
     def describe(self, folder: str) -> list[str]:
         """Return in lines what was found, what was not scored and why, and where to look; `folder` is the run's."""
         counts = self.counts
+        images, faces = _count(counts["images"], "image"), _count(counts["faces"], "face")
         lines = [
             (
-                f"{counts['images']} images with {counts['faces']} faces: {counts['flag']} flagged, "
+                f"{images} with {faces}: {counts['flag']} flagged, "
                 f"{counts['review']} to review, {counts['no_face']} without a face, {counts['failed']} failed. "
                 f"Results: {folder}/results"
             )
@@ -47,6 +48,10 @@ class Ending:
         else:
             lines.append(f"Report: {folder}/report.html")
         return lines
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'s' if number != 1 else ''}"
 
 
 def finish_run(folder: Path, shards: int, report: Callable[[Path], object] = lambda _: None) -> int:

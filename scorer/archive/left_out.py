@@ -30,6 +30,7 @@ class LeftOut(StrEnum):
     DUPLICATE = "duplicates"
     IMAGELESS_ROW = "rows_without_image"
     EMPTY_CONTAINER = "empty_containers"
+    NO_BOXES = "images_without_boxes"
 
 
 _SIDECAR_NAMES = {
@@ -57,6 +58,7 @@ _FILES = {
 _OTHERS = {
     LeftOut.DUPLICATE: ("duplicate (named again)", "duplicates (named again)"),
     LeftOut.IMAGELESS_ROW: ("row without an image", "rows without an image"),
+    LeftOut.NO_BOXES: ("image that --faces does not name", "images that --faces does not name"),
     LeftOut.EMPTY_CONTAINER: ("tar or manifest part without an image", "tars or manifest parts without an image"),
 }
 
@@ -76,7 +78,8 @@ def judge_name(path: str) -> LeftOut | None:
         return LeftOut.MACOS_SIDECAR
     if name.lower() in _SIDECAR_NAMES:
         return _SIDECAR_NAMES[name.lower()]
-    suffix = PurePosixPath(name).suffix.lower()
+    _, dot, ending = name.lower().rpartition(".")
+    suffix = dot + ending
     if suffix in IMAGE_SUFFIXES:
         return None
     return LeftOut.CONTAINER if suffix == TAR or suffix in MANIFESTS | COMPRESSED else LeftOut.NOT_IMAGE

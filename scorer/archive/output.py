@@ -62,7 +62,7 @@ class ShardOutput:
 
     def add(self, position: int, item: Item, result: ScoreResult, traces: Traces) -> dict[str, int]:
         """Add one image's rows, one a face, one without a face, or one error; return what it adds to the counts."""
-        counted = _count(result)
+        counted = _count(item, result)
         self.counts.update(counted)
         image = {
             "shard": self.shard,
@@ -83,9 +83,10 @@ class ShardOutput:
         return counted
 
 
-def _count(result: ScoreResult) -> dict[str, int]:
+def _count(item: Item, result: ScoreResult) -> dict[str, int]:
     if result.status in {Status.FAILED, Status.UNSUPPORTED}:
-        return {"images": 1, "failed": 1, "retryable": int(result.reason_codes[0] in RETRYABLE)}
+        retryable = result.reason_codes[0] in RETRYABLE and not item.problem
+        return {"images": 1, "failed": 1, "retryable": int(retryable)}
     return {"images": 1, "faces": len(result.faces), result.decision.value if result.decision else "no_face": 1}
 
 

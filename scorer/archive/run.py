@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,13 @@ def open_run(folder: Path, wanted: RunFile, make_plan: Callable[[Path], tuple[in
         message = f"{folder} is not empty and holds no run: name an empty folder, or one that does not exist yet"
         raise RunRefused(message)
     folder.mkdir(parents=True, exist_ok=True)
-    shards, digest = make_plan(folder / "_plan")
+    try:
+        shards, digest = make_plan(folder / "_plan")
+    except BaseException:
+        for empty in (folder / "_plan", folder):  # a mistyped source leaves nothing behind
+            with suppress(OSError):
+                empty.rmdir()
+        raise
     run = wanted.model_copy(update={"shards": shards, "plan_digest": digest})
     publish_json(folder / "run.json", run)
     return run

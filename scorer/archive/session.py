@@ -11,7 +11,7 @@ from scorer.archive.commit import read_errors
 from scorer.archive.endings import RunBroken
 from scorer.archive.finish import Ending, finish_run
 from scorer.archive.items import Item, Plan, Shard
-from scorer.archive.left_out import describe_left_out
+from scorer.archive.left_out import LeftOut, describe_left_out
 from scorer.archive.marks import read_mark
 from scorer.archive.run import RunFile, await_run, describe_run, open_run
 from scorer.archive.scan import NO_HURRY, Advance, Limits, Scan
@@ -179,4 +179,7 @@ class FacedPlan:
     def read_items(self, shard: Shard, left_out: Counter[str] | None = None) -> Iterator[Item]:
         """Yield the images of a shard."""
         for item in self.plan.read_items(shard, left_out):
-            yield replace(item, faces=self.boxes.get(item.content_id, ()))
+            faces = self.boxes.get(item.content_id)
+            if faces is None and left_out is not None:
+                left_out[LeftOut.NO_BOXES] += 1
+            yield replace(item, faces=faces or ())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer.archive.items import Item, SourceChanged, SourceDamaged
@@ -87,9 +88,8 @@ def split_rows(uri: str, data_column: str, faces_column: str | None, shard_image
         for number in range(parquet.num_row_groups):
             group = parquet.metadata.row_group(number)
             column = group.column(place)
-            facts = column.statistics
-            known = facts is not None and facts.has_null_count
-            images = images + group.num_rows - facts.null_count if images is not None and known else None
+            nulls = _count_nulls(column, kind) if group.num_rows else 0
+            images = images + group.num_rows - nulls if images is not None and nulls is not None else None
             rows, size = rows + group.num_rows, size + column.total_compressed_size
             if rows >= shard_images or number == parquet.num_row_groups - 1:
                 groups = number + 1 - start
@@ -98,6 +98,13 @@ def split_rows(uri: str, data_column: str, faces_column: str | None, shard_image
                 )
                 first_row, start = first_row + rows, number + 1
                 rows = size = images = 0
+
+
+def _count_nulls(column: pq.ColumnChunkMetaData, kind: pa.DataType) -> int | None:
+    if pa.types.is_null(kind):
+        return int(column.num_values)
+    facts = column.statistics
+    return int(facts.null_count) if facts is not None and facts.has_null_count else None
 
 
 def _leaf(metadata: pq.FileMetaData, column: str) -> int:

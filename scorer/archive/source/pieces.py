@@ -56,7 +56,7 @@ def list_pieces(source: Source, archive: Archive, access: Access, shard_images: 
         if source.kind == "glob":
             yield from _list_matches(source, archive, access, shard_images)
         elif source.kind == "folder":
-            yield from _list_folder(source, source.path, shard_images)
+            yield from _list_folder(source, source.path, source.path, shard_images)
         else:
             yield from _list_file(source, source.path, archive, access, shard_images)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -78,16 +78,22 @@ def _list_matches(source: Source, archive: Archive, access: Access, shard_images
         if match.kind == "folder":
             folders.add(place)
             try:
-                yield from _list_folder(source, match.path, shard_images)
+                yield from _list_folder(source, match.path, root, shard_images)
             except PayloadRefused as error:
                 yield _listed(source, tell_unlisted(match.path, error), "")
-        elif match.kind == "file" and (place.suffix.lower() == TAR or is_manifest(match.path)):
+        elif match.kind == "file" and place.suffix.lower() == TAR:
+            try:
+                yield describe_tar(source.store.name(match.path))
+            except (FileNotFoundError, UsageError, PayloadRefused) as error:
+                problem = "no such file" if isinstance(error, OSError) else str(error)
+                yield _listed(source, Found(match.path, problem=problem), place.parent.name)
+        elif match.kind == "file" and is_manifest(match.path):
             yield from _list_file(source, match.path, archive, access, shard_images)
         else:
             yield _judge(source, match, root, place.parent.name)
 
 
-def _list_folder(source: Source, folder: str, shard_images: int) -> Iterator[Piece]:
+def _list_folder(source: Source, folder: str, root: str, shard_images: int) -> Iterator[Piece]:
     shards = find_shards(source.store, folder)
     if shards is not None:
         yield from list_shards(source.store, folder, shards, shard_images)
@@ -95,13 +101,14 @@ def _list_folder(source: Source, folder: str, shard_images: int) -> Iterator[Pie
         below = found.path[len(folder) :].lstrip("/")
         first, slash, _ = below.partition("/")
         if shards is None or slash or not is_part(below):
-            yield _judge(source, found, folder, first if slash else posixpath.basename(folder.rstrip("/")))
+            yield _judge(source, found, root, first if slash else posixpath.basename(folder.rstrip("/")))
 
 
 def _judge(source: Source, found: Found, root: str, group: str) -> Listed | LeftOut:
     if found.kind == "folder_link":
         return LeftOut.FOLDER_LINK
-    left_out = judge_name(found.path[len(root) :]) if found.kind == "file" else None
+    below = found.path[len(root) :].strip("/") or posixpath.basename(found.path.rstrip("/"))
+    left_out = judge_name(below) if found.kind == "file" else None
     return left_out or _listed(source, found, group)
 
 

@@ -90,11 +90,8 @@ def _walk_one(
             break
         if member.size < 0 or archive.offset <= end:
             raise _damage(uri, end, "a header leads back")
-        span = Span(member.offset_data, member.size)
-        if kind := _judge(member):
-            left_out[kind] += 1
-        elif not member.isdir() and span.offset + span.size <= length:
-            yield member.name, None if member.issparse() else span
+        if image := _take_image(member, length, left_out):
+            yield image
         if archive.offset > length:  # before tarfile goes there: no disk has places beyond 2^63
             raise _damage(uri, end, "unexpected end of data")
         end = archive.offset
@@ -105,13 +102,20 @@ def _walk_one(
     return end
 
 
-def _judge(member: tarfile.TarInfo) -> LeftOut | None:
-    why = judge_name(member.name)
+def _take_image(member: tarfile.TarInfo, length: int, left_out: Counter[str]) -> tuple[str, Span | None] | None:
+    """Return name and place of a member that is an image and whole; count what else is left out."""
+    kind = judge_name(member.name)
     if member.isdir():
         return None
-    if why is None and not member.isreg():
-        return LeftOut.TAR_LINK if member.issym() or member.islnk() else LeftOut.SPECIAL
-    return why
+    if kind is None and not member.isreg():
+        kind = LeftOut.TAR_LINK if member.issym() or member.islnk() else LeftOut.SPECIAL
+    if kind:
+        left_out[kind] += 1
+        return None
+    if member.issparse():
+        return member.name, None
+    span = Span(member.offset_data, member.size)
+    return (member.name, span) if span.offset + span.size <= length else None
 
 
 def _find_data(file: StoreFile, place: int) -> int | None:
