@@ -83,8 +83,8 @@ def scan(  # noqa: PLR0913 - one parameter per flag
         message = f"--index {index} is none of --of {of}: indexes begin with 0"
         raise UsageError(message)
     settings = load_settings(bundle=bundle, device=device, threads=threads)
-    named = tuple(name if "://" in name else str(Path(name).absolute()) for name in sources)
-    archive = Archive(named, uri_column, bytes_column, faces_column)
+    named = tuple(_read_argument(name) if "://" in name else str(Path(name).absolute()) for name in sources)
+    archive = Archive(named, *(name and _read_argument(name) for name in (uri_column, bytes_column, faces_column)))
     if dry_run:
         _print_estimate(archive, settings, shard_images, faces, as_json=as_json)
         return
@@ -102,7 +102,7 @@ def scan(  # noqa: PLR0913 - one parameter per flag
         (_scan_on_ray if engine is Engine.RAY else _scan_here)(session, own, retry_failed=retry_failed)
     ending = session.finish(own)
     console = Console(stderr=True)
-    for line in ending.describe(printable(str(out))):
+    for line in ending.describe(printable(_read_argument(str(out)))):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     raise typer.Exit(FAILURES if ending.counts["failed"] > max_failed else 0)
 
@@ -167,6 +167,11 @@ def _stopped_by_signals(scan: "Scan") -> Iterator[None]:
     finally:
         for number in numbers:
             signal.signal(number, before[number])
+
+
+def _read_argument(text: str) -> str:
+    """Return an argument that is no path as UTF-8, whatever the locale."""
+    return os.fsencode(text).decode(errors="surrogateescape")
 
 
 def _read_index() -> int:

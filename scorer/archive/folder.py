@@ -19,6 +19,7 @@ from typing import IO
 from pydantic import BaseModel
 
 from scorer.files import require_local
+from scorer.paths import UsageError
 
 
 def part_name(index: int) -> str:
@@ -29,6 +30,20 @@ def part_name(index: int) -> str:
 def mark_name(index: int) -> str:
     """Return the file name of shard `index` in `_stats/`."""
     return f"{index:05d}.json"
+
+
+def utf8_path(path: Path) -> str:
+    """Return a path for Arrow and DuckDB, which take its bytes for UTF-8 whatever the locale.
+
+    Raises:
+        UsageError: its bytes are none.
+    """
+    try:
+        return os.fsencode(path).decode()
+    except UnicodeDecodeError as error:
+        name = os.fsencode(path).decode(errors="backslashreplace")
+        message = f"{name} is no name in UTF-8, which a run's folder must have: name another"
+        raise UsageError(message) from error
 
 
 def is_partial(path: Path) -> bool:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ingest.probe import Limits
 from scorer.archive.endings import RunBroken, RunNotReady, RunRefused
-from scorer.archive.folder import is_partial, publish_json
+from scorer.archive.folder import is_partial, publish_json, utf8_path
 from scorer.bundle import Bundle
 from scorer.decide import Policy
 from scorer.files import require_local
@@ -114,6 +114,7 @@ def open_run(folder: Path, wanted: RunFile, make_plan: Callable[[Path], tuple[in
         OSError: the folder cannot be written.
     """
     require_local(folder)
+    utf8_path(folder.absolute())  # told before anything is written there
     there = find_run(folder)
     if there and (difference := find_difference(there, wanted)):
         if not new_run:

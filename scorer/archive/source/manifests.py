@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+import os
 import posixpath
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,7 +67,7 @@ def _resolver(manifest: str) -> Callable[[str], str]:
         if "://" in value:
             return value
         if store.scheme == LOCAL:
-            return Path(folder, value).as_uri()
+            return Path(folder, os.fsdecode(value.encode())).as_uri()  # UTF-8 whatever the locale
         return store.name(posixpath.normpath(posixpath.join(folder, value)))
 
     return resolve

@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scorer.archive.folder import publish
+from scorer.archive.folder import publish, utf8_path
 from scorer.archive.items import Item, Shard
 from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container, read_container
@@ -86,13 +86,17 @@ def write_plan(folder: Path, archive: Archive, payloads: PayloadSettings, shard_
                     lists += 1
 
     (folder / PLAN).unlink(missing_ok=True)
-    publish(folder / ITEMS, write_items, pq.read_metadata)
+    publish(folder / ITEMS, write_items, _verify)
     table = pa.Table.from_pylist(rows, _SHARDS)
-    publish(folder / SHARDS, lambda file: pq.write_table(table, file), pq.read_metadata)
+    publish(folder / SHARDS, lambda file: pq.write_table(table, file), _verify)
     facts = tally.facts()
     text = json.dumps({"version": PLAN_VERSION, "named": access.named, "facts": asdict(facts)}, indent=1)
     publish(folder / PLAN, lambda file: file.write(text.encode()), lambda path: json.loads(path.read_bytes()))
     return facts
+
+
+def _verify(path: Path) -> None:
+    pq.read_metadata(utf8_path(path))
 
 
 def _row_of(container: Container) -> dict[str, Any]:
@@ -128,7 +132,7 @@ def open_plan(folder: Path, max_bytes: int) -> "StoredPlan":
         head = json.loads((folder / PLAN).read_bytes())
         version = head["version"]
         if version == PLAN_VERSION:
-            shards = pq.read_table(folder / SHARDS, schema=_SHARDS)
+            shards = pq.read_table(utf8_path(folder / SHARDS), schema=_SHARDS)
             return StoredPlan(folder, shards, PlanFacts(**head["facts"]), tuple(head["named"]), max_bytes)
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"{folder} holds no complete plan: {error}; start a new run"
@@ -196,7 +200,7 @@ class StoredPlan:
         return row
 
     def _read_list(self, row_group: int) -> Iterator[Item]:
-        with pq.ParquetFile(self._folder / ITEMS) as file:
+        with pq.ParquetFile(utf8_path(self._folder / ITEMS)) as file:
             rows = file.read_row_group(row_group, use_threads=False).to_pylist()
         for row in rows:
             faces = read_faces(row["faces"], row["content_id"])

@@ -88,7 +88,8 @@ def open_store(name: str) -> tuple[Store, str]:
     if scheme != LOCAL:
         return Store(scheme, files), str(files._strip_protocol(f"{scheme}://{rest}"))  # noqa: SLF001 - fsspec's way to say it
     # Not by `urlsplit`: the question mark of a glob begins no query.
-    path = os.fsdecode(unquote_to_bytes(rest.removeprefix("localhost"))) if separator else name
+    escaped = rest.removeprefix("localhost").encode(errors="surrogateescape")
+    path = os.fsdecode(unquote_to_bytes(escaped)) if separator else name
     return Store(LOCAL, files), str(Path(path).absolute())
 
 
