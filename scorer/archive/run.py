@@ -1,5 +1,6 @@
 """`run.json`: what a run is, so that whoever goes on with it does the same work with the same bundle."""
 
+import errno
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from scorer.paths import UsageError
 from scorer.settings import Settings
 
 SHOWN_CHARACTERS = 120
+_UNWRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOENT})
 
 
 class RunFile(BaseModel):
@@ -109,9 +111,10 @@ def open_run(folder: Path, wanted: RunFile, make_plan: Callable[[Path], tuple[in
 
     Raises:
         UsageError: `folder` is a URI.
-        RunRefused: the run there differs and `new_run` was not asked for, or the folder holds something else.
+        RunRefused: the run there differs and `new_run` was not asked for, the folder holds something else, or it may
+            not be written.
         RunBroken: its run.json cannot be understood.
-        OSError: the folder cannot be written.
+        OSError: the disk is full, among others.
     """
     require_local(folder)
     utf8_path(folder.absolute())  # told before anything is written there
@@ -131,16 +134,20 @@ def open_run(folder: Path, wanted: RunFile, make_plan: Callable[[Path], tuple[in
     if folder.is_dir() and any(path.name not in ours and not is_partial(path) for path in folder.iterdir()):
         message = f"{folder} is not empty and holds no run: name an empty folder, or one that does not exist yet"
         raise RunRefused(message)
-    folder.mkdir(parents=True, exist_ok=True)
+    made = not folder.exists()
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         shards, digest = make_plan(folder / "_plan")
-    except BaseException:
-        for empty in (folder / "_plan", folder):  # a mistyped source leaves nothing behind
+        run = wanted.model_copy(update={"shards": shards, "plan_digest": digest})
+        publish_json(folder / "run.json", run)
+    except BaseException as error:
+        for empty in (folder / "_plan", folder) if made else ():  # a mistyped source leaves nothing behind
             with suppress(OSError):
                 empty.rmdir()
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+            message = f"{folder} cannot be written ({error.strerror}): name another --out, or see to its rights"
+            raise RunRefused(message) from error
         raise
-    run = wanted.model_copy(update={"shards": shards, "plan_digest": digest})
-    publish_json(folder / "run.json", run)
     return run
 
 

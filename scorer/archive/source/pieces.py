@@ -10,18 +10,11 @@ from scorer.archive.left_out import TAR, LeftOut, judge_name
 from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container, describe_tar, split_rows
 from scorer.archive.source.img2dataset import find_shards, is_part, list_shards
+from scorer.archive.source.listing import Found, glob_root, list_folder, local_size, match_names, tell_unlisted
 from scorer.archive.source.manifests import is_manifest, list_manifest
 from scorer.archive.source.names import describe, printable, shorten_id
 from scorer.archive.source.sources import Archive, Source
-from scorer.archive.source.stores import (
-    LOCAL,
-    Found,
-    glob_root,
-    list_folder,
-    local_size,
-    match_names,
-    tell_unlisted,
-)
+from scorer.archive.source.stores import LOCAL
 from scorer.paths import UsageError
 from scorer.payloads.https import PayloadRefused
 
