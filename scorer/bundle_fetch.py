@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from scorer.files import require_local
 from scorer.paths import UsageError
 
 MAX_FILES, MAX_BYTES = 1000, 4 * 2**30  # of any real bundle
@@ -25,6 +26,7 @@ def fetch(
     """
     from scorer.archive.source.stores import StoreFile, open_store, store_errors  # noqa: PLC0415 - only it needs them
 
+    require_local(folder)
     store, root = open_store(source)
     with store_errors(source):
         listed = store.files.find(root, detail=True)

@@ -23,7 +23,7 @@ from scorer.dlq_cli import dlq_app
 from scorer.embed import BackendUnavailable
 from scorer.messages import Status
 from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
-from scorer.payloads.https import PayloadUnavailable
+from scorer.payloads.https import PayloadRefused, PayloadUnavailable
 from scorer.plan_builder import NoBuilder
 from scorer.report_cli import compare, report
 from scorer.scan_cli import scan
@@ -84,6 +84,7 @@ CODES: dict[type[Exception], Exit] = {
     RunNotReady: Exit.TRY_AGAIN,
     Interrupted: Exit.TRY_AGAIN,
     Outage: Exit.TRY_AGAIN,
+    PayloadRefused: Exit.BAD_CONFIGURATION,  # before what it is a kind of
     PayloadUnavailable: Exit.TRY_AGAIN,
     BackendUnavailable: Exit.TRY_AGAIN,  # Triton does not answer, or the GPU's memory is taken by others
     OSError: Exit.TRY_AGAIN,  # a full disk, a folder that may not be written

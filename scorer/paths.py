@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ingest.reasons import Reason, Unscorable
 from scorer.messages import ImageSource, RequestedFace, ScoreRequest, describe_problems
+from scorer.text_files import decode_text
 
 # In a directory, a file is an image by its name; a file that is named outright is always answered for.
 IMAGE_SUFFIXES = frozenset(
@@ -61,9 +62,9 @@ def read_boxes(path: Path) -> Boxes:
         UsageError: the file cannot be read, is no such JSON, or a box is not finite or has no area.
     """
     try:
-        return TypeAdapter(Boxes).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        why = describe_problems(error) if isinstance(error, ValidationError) else error
+        return TypeAdapter(Boxes).validate_json(decode_text(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        why = describe_problems(error).removeprefix(": ") if isinstance(error, ValidationError) else error
         message = f"{path} is no file of face boxes: {why}"
         raise UsageError(message) from error
 

@@ -75,6 +75,7 @@ def scan(  # noqa: PLR0913 - one parameter per flag
 ) -> None:
     """Score an archive; the same command goes on where an earlier one stopped."""
     from scorer.archive.session import join_run  # noqa: PLC0415 - Arrow loads only when it is needed
+    from scorer.archive.source.names import printable  # noqa: PLC0415
     from scorer.archive.source.sources import Archive  # noqa: PLC0415
     from scorer.archive.sweep import sweep  # noqa: PLC0415
 
@@ -83,11 +84,14 @@ def scan(  # noqa: PLR0913 - one parameter per flag
         message = f"--index {index} is none of --of {of}: indexes begin with 0"
         raise UsageError(message)
     settings = load_settings(bundle=bundle, device=device, threads=threads)
-    named = tuple(name if "://" in name else str(Path(name).absolute()) for name in sources)
-    archive = Archive(named, uri_column, bytes_column, faces_column)
+    named = tuple(_read_argument(name) if "://" in name else str(Path(name).absolute()) for name in sources)
+    archive = Archive(named, *(name and _read_argument(name) for name in (uri_column, bytes_column, faces_column)))
     if dry_run:
         _print_estimate(archive, settings, shard_images, faces, as_json=as_json)
         return
+    if faces and not read_boxes(faces):  # told before a run is planned with it
+        message = f"{faces} names no image: --faces brings the boxes of faces by content_id"
+        raise UsageError(message)
     faces_digest = hashlib.sha256(faces.read_bytes()).hexdigest() if faces else None
     session = join_run(
         out, archive, settings, shard_images=shard_images, faces_digest=faces_digest, first=index == 0, new_run=new_run
@@ -100,18 +104,12 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     sweep(session.folder, own)
     if session.has_work(own, retry_failed=retry_failed):
         (_scan_on_ray if engine is Engine.RAY else _scan_here)(session, own, retry_failed=retry_failed)
-    missing, counts = session.finish(own)
-    console.print(
-        f"{counts['images']} images with {counts['faces']} faces: {counts['flag']} flagged, {counts['review']} to "
-        f"review, {counts['no_face']} without a face, {counts['failed']} failed. Results: {out / 'results'}",
-        soft_wrap=True,
-        markup=False,
-    )
+    ending = session.finish(own)
+    for line in ending.describe(printable(_read_argument(str(out)))):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     for sentence in explain_decisions(session.run.evaluation, session.run.policy):
-        console.print(sentence, soft_wrap=True, markup=False)
-    if missing:
-        console.print(f"shards of other processes that are not committed yet: {missing}")
-    raise typer.Exit(FAILURES if counts["failed"] > max_failed else 0)
+        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+    raise typer.Exit(FAILURES if ending.counts["failed"] > max_failed else 0)
 
 
 def _scan_here(session: "Session", own: range, *, retry_failed: bool) -> None:
@@ -176,6 +174,11 @@ def _stopped_by_signals(scan: "Scan") -> Iterator[None]:
             signal.signal(number, before[number])
 
 
+def _read_argument(text: str) -> str:
+    """Return an argument that is no path as UTF-8, whatever the locale."""
+    return os.fsencode(text).decode(errors="surrogateescape")
+
+
 def _read_index() -> int:
     text = os.environ.get(INDEX_VARIABLE, "0")
     if not text.isdecimal():
@@ -195,7 +198,8 @@ def _print_estimate(
     trial = try_scan(estimate, LocalScorer(settings), read_boxes(faces) if faces else None)
     console = Console()
     if as_json or not console.is_terminal:
-        facts = asdict(estimate.facts) | {"tar_images": estimate.tar_images} | asdict(trial)
+        planned = {"left_out": estimate.facts.left_out, "tar_images": estimate.tar_images}
+        facts = asdict(estimate.facts) | planned | asdict(trial)
         print(json.dumps(facts))  # noqa: T201 - the output asked for
     else:
         console.print(tabulate(estimate, trial))

@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 
 from ingest.device import DeviceUnavailable, Request, resolve_device
+from scorer.files import require_local
 from scorer.manifest import BatchProfile, Target
+from scorer.paths import UsageError
 from training.endings import Interrupted, TrainingDiverged
 from training.recipes import RECIPES, Precision
 from training.target import PRECISIONS, Deployment
@@ -17,7 +19,16 @@ from training.target import PRECISIONS, Deployment
 BAD_DATA, TRY_AGAIN, BAD_CONFIGURATION = 65, 75, 78
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
 console = Console(stderr=True)
-Run = Annotated[Path, typer.Argument(help="The run folder.")]
+
+
+def check_local(path: Path | None) -> Path | None:
+    """Return `path`, or end with a usage error where it is a URI: nothing is written to a store."""
+    try:
+        if path is not None:
+            require_local(path)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+    return path
 
 
 def check_recipe(name: str) -> str:
@@ -40,6 +51,7 @@ def split_pairs(texts: list[str] | None) -> list[tuple[str, Path]]:
     return pairs
 
 
+Run = Annotated[Path, typer.Argument(help="The run folder.", callback=check_local)]
 RecipeName = Annotated[str, typer.Option(help=f"One of {', '.join(RECIPES)}.", callback=check_recipe)]
 Threads = Annotated[int, typer.Option(help="CPU threads.", min=1)]
 TargetName = Annotated[Target, typer.Option(help="What runs the engine: openvino on CPUs, tensorrt on GPUs.")]
@@ -77,7 +89,9 @@ def prepare(  # noqa: PLR0913, PLR0917 - one parameter an option
     landmarks: Annotated[
         str | None, typer.Option(help="Folder of face_landmark_68_model.*, or face-alignment[:FOLDER].")
     ] = None,
-    preview: Annotated[Path | None, typer.Option(help="Write a contact sheet of the manipulations (PNG).")] = None,
+    preview: Annotated[
+        Path | None, typer.Option(help="Write a contact sheet of the manipulations (PNG).", callback=check_local)
+    ] = None,
     recipe: RecipeName = "starter",
 ) -> None:
     """Find, cut and describe the faces of the photographs. Ended at any point, the same command goes on from there."""
@@ -132,7 +146,9 @@ def train(
 @app.command(name="import")
 def import_(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint as its publishers distribute it.")],
-    out: Annotated[Path, typer.Option(help="The *.safetensors file to write, for `train --init`.")],
+    out: Annotated[
+        Path, typer.Option(help="The *.safetensors file to write, for `train --init`.", callback=check_local)
+    ],
     kind: Annotated[
         Literal["anomalies", "exif-as-language"], typer.Option(help="Whose it is; anomalies: the authors' extractor.")
     ] = "anomalies",
@@ -202,7 +218,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
 @app.command()
 def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     run: Run,
-    out: Annotated[Path, typer.Option(help="The bundle's folder; its content is replaced.")],
+    out: Annotated[Path, typer.Option(help="The bundle's folder; its content is replaced.", callback=check_local)],
     recipe: RecipeName = "starter",
     target: TargetName = "openvino",
     precision: PrecisionName = None,

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scorer.archive.endings import RunBroken
-from scorer.archive.folder import mark_name, part_name, publish, publish_json
+from scorer.archive.folder import mark_name, part_name, publish, publish_json, utf8_path
 from scorer.archive.marks import COUNTS, File, Mark, Spell, read_mark
 from scorer.archive.output import RETRYABLE, ShardOutput
 from scorer.archive.rows import ERRORS, RESULTS
@@ -28,7 +28,7 @@ def read_errors(folder: Path, mark: Mark) -> pa.Table:
     for name in mark.errors:
         path = folder / "errors" / name
         try:
-            with pq.ParquetFile(path) as parquet:
+            with pq.ParquetFile(utf8_path(path)) as parquet:
                 tables.append(parquet.read().cast(ERRORS))
         except (OSError, pa.ArrowException) as error:
             message = f"{path} cannot be read, though {mark_name(mark.shard)} names it: delete that mark in _stats"
@@ -87,6 +87,7 @@ def commit_shard(
             spells=(*(before.spells if before else ()), Spell(started_at=started_at, finished_at=datetime.now(UTC))),
             stage_s={stage: round(seconds, 4) for stage, seconds in stage_s.items()},
             bundle_digest=bundle_digest,
+            left_out=before.left_out if before else dict(output.left_out),
             **counts,
         )
         publish_json(folder / "_stats" / mark_name(output.shard), mark)
@@ -101,14 +102,14 @@ def commit_shard(
 
 def _add_counts(before: Mark, counts: Mapping[str, int], errors: pa.Table) -> dict[str, int]:
     total = {name: count + counts[name] for name, count in before.counts.items()}
-    return total | {"images": before.images, "failed": len(errors), "retryable": len(select_retryable(errors))}
+    return total | {"images": before.images, "failed": len(errors), "retryable": counts["retryable"]}
 
 
 def _publish_table(path: Path, table: pa.Table, schema: pa.Schema) -> File:
     digests: list[str] = []
 
     def verify(partial: Path) -> None:
-        with pq.ParquetFile(partial) as parquet:
+        with pq.ParquetFile(utf8_path(partial)) as parquet:
             again = parquet.read()
         if again.num_rows != len(table) or not again.schema.equals(schema):
             message = f"{path} was not written as it should be: {again.num_rows} of {len(table)} rows read back"

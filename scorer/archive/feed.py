@@ -8,10 +8,11 @@ from ingest.reasons import Reason, Unscorable
 from scorer.archive.attempts import Claim, find_suspects
 from scorer.archive.commit import read_errors, select_retryable
 from scorer.archive.endings import Outage
-from scorer.archive.items import Item, Plan, Shard, SourceDamaged
+from scorer.archive.items import Item, Plan, SourceDamaged
+from scorer.archive.left_out import LeftOut
 from scorer.archive.marks import Mark, read_mark
 from scorer.archive.work import ShardWork, Task
-from scorer.payloads.https import PayloadUnavailable
+from scorer.payloads.https import PayloadRefused, PayloadUnavailable
 
 OUTAGE_SHARDS = 3
 KILLS_WORKER = Unscorable(Reason.KILLS_WORKER, "the process died whenever it began this image")
@@ -30,6 +31,7 @@ class Feeder:
         in_hand: the shards that are neither committed nor given back.
         suspects: shards that have to be taken one image at a time.
         unreadable: why shards were left out.
+        refused: one of them because the store does not let this machine in, which trying again does not change.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Feeder:
         self.in_hand: set[ShardWork] = set()
         self.suspects = find_suspects(folder / "_attempts")
         self.unreadable: list[str] = []
+        self.refused = False
         self._ended = False
 
     def end(self) -> None:
@@ -55,6 +58,7 @@ class Feeder:
 
         Raises:
             Outage: shard after shard cannot be read.
+            PayloadRefused: the same, and a store does not let this machine in.
             SourceChanged: a tar or manifest is not what it was when the run was planned.
         """
         for index in shards:
@@ -68,7 +72,7 @@ class Feeder:
 
     def _feed_shard(self, work: ShardWork, gate: threading.Semaphore | None) -> Iterator[Task]:
         expected = 0
-        for position, item, damage in self._read_items(work.shard):
+        for position, item, damage in self._read_items(work):
             if not work.wants(position):
                 continue
             refusal = KILLS_WORKER if work.claim.kills(position) else damage
@@ -80,11 +84,14 @@ class Feeder:
         if work.end(expected):
             self._on_complete(work)
 
-    def _read_items(self, shard: Shard) -> Iterator[tuple[int, Item, Unscorable | None]]:
+    def _read_items(self, work: ShardWork) -> Iterator[tuple[int, Item, Unscorable | None]]:
+        shard, left_out = work.shard, work.output.left_out
         position = -1
         try:
-            for position, item in enumerate(self._plan.read_items(shard)):
+            for position, item in enumerate(self._plan.read_items(shard, left_out)):
                 yield position, item, None
+            if position < 0:
+                left_out[LeftOut.EMPTY_CONTAINER] += 1
         except SourceDamaged as error:  # what came before holds; how many more there are, nobody can say
             stand_in = Item(content_id=shard.uri, source=shard.uri.rpartition("/")[2], uri=shard.uri)
             yield position + 1, stand_in, Unscorable(Reason.TRUNCATED, str(error))
@@ -92,9 +99,10 @@ class Feeder:
     def _abandon(self, work: ShardWork, error: PayloadUnavailable) -> None:
         work.abandoned = True
         self.unreadable.append(str(error))
+        self.refused = self.refused or isinstance(error, PayloadRefused)
         if len(self.unreadable) >= OUTAGE_SHARDS:
             message = f"{error}; {len(self.unreadable)} shards cannot be read: run the same command again"
-            raise Outage(message) from error
+            raise (PayloadRefused if self.refused else Outage)(message) from error
 
     def _begin(self, index: int, *, alone: bool) -> ShardWork | None:
         if not self._is_due(read_mark(self._folder, index)):

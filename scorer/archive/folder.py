@@ -18,6 +18,9 @@ from typing import IO
 
 from pydantic import BaseModel
 
+from scorer.files import require_local
+from scorer.paths import UsageError
+
 
 def part_name(index: int) -> str:
     """Return the file name of shard `index` in `results/` and `errors/`."""
@@ -27,6 +30,20 @@ def part_name(index: int) -> str:
 def mark_name(index: int) -> str:
     """Return the file name of shard `index` in `_stats/`."""
     return f"{index:05d}.json"
+
+
+def utf8_path(path: Path) -> str:
+    """Return a path for Arrow and DuckDB, which take its bytes for UTF-8 whatever the locale.
+
+    Raises:
+        UsageError: its bytes are none.
+    """
+    try:
+        return os.fsencode(path).decode()
+    except UnicodeDecodeError as error:
+        name = os.fsencode(path).decode(errors="backslashreplace")
+        message = f"{name} is no name in UTF-8, which a run's folder must have: name another"
+        raise UsageError(message) from error
 
 
 def is_partial(path: Path) -> bool:
@@ -43,8 +60,10 @@ def publish(path: Path, write: Callable[[IO[bytes]], object], verify: Callable[[
         verify: reads the file again and raises when it is not what it should be.
 
     Raises:
+        UsageError: `path` is a URI.
         OSError: the disk is full, among others; nothing of it is left behind.
     """
+    require_local(path)
     # By chance, not by process id: in a container every process is the first.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)

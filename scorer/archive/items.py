@@ -1,5 +1,6 @@
 """What a scan goes through: shards of an archive, and the images in them."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -27,6 +28,7 @@ class Item:
         data: the bytes, where reading the shard brought them along.
         span: the member's place in the tar.
         faces: boxes that the manifest gives; None means "find them".
+        problem: why it cannot be read, known since it was listed; empty for an image.
     """
 
     content_id: str
@@ -35,6 +37,7 @@ class Item:
     data: bytes | None = None
     span: Span | None = None
     faces: tuple[RequestedFace, ...] | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +78,12 @@ class Plan(Protocol):
     def read_shard(self, index: int) -> Shard:
         """Return what is known of a shard before it is read."""
 
-    def read_items(self, shard: Shard) -> Iterator[Item]:
+    def read_items(self, shard: Shard, left_out: Counter[str] | None = None) -> Iterator[Item]:
         """Yield the images of a shard, in order; a tar's or a manifest's bytes come along, streamed.
+
+        Args:
+            shard: which one.
+            left_out: takes the counts of what the tar or manifest holds besides, by `LeftOut`.
 
         Raises:
             PayloadUnavailable: the tar or manifest cannot be read now.

@@ -51,6 +51,7 @@ class Mark(_Section):
         spells: the first work on it and each further try; between them it waited.
         stage_s: seconds that each stage was busy, over all threads and spells.
         bundle_digest: of the bundle that scored.
+        left_out: what the shard's tar or manifest holds besides images, by `LeftOut`.
     """
 
     shard: Count
@@ -68,6 +69,7 @@ class Mark(_Section):
     spells: tuple[Spell, ...]
     stage_s: dict[str, float]
     bundle_digest: str
+    left_out: dict[str, Count] = Field(default_factory=dict)  # absent in the marks of older releases
 
     @property
     def paths(self) -> set[str]:

@@ -50,6 +50,7 @@ class ShardOutput:
     Attributes:
         counts: images, faces, no_face, failed, retryable, and images by decision: flag, review, pass.
         stage_s: seconds that each stage was busy, over all threads.
+        left_out: what the shard's tar or manifest holds besides images, by `LeftOut`.
     """
 
     shard: int
@@ -57,10 +58,11 @@ class ShardOutput:
     errors: Rows = field(default_factory=lambda: Rows(ERRORS))
     counts: Counter[str] = field(default_factory=Counter)
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def add(self, position: int, item: Item, result: ScoreResult, traces: Traces) -> dict[str, int]:
         """Add one image's rows, one a face, one without a face, or one error; return what it adds to the counts."""
-        counted = _count(result)
+        counted = _count(item, result)
         self.counts.update(counted)
         image = {
             "shard": self.shard,
@@ -81,9 +83,10 @@ class ShardOutput:
         return counted
 
 
-def _count(result: ScoreResult) -> dict[str, int]:
+def _count(item: Item, result: ScoreResult) -> dict[str, int]:
     if result.status in {Status.FAILED, Status.UNSUPPORTED}:
-        return {"images": 1, "failed": 1, "retryable": int(result.reason_codes[0] in RETRYABLE)}
+        retryable = result.reason_codes[0] in RETRYABLE and not item.problem
+        return {"images": 1, "failed": 1, "retryable": int(retryable)}
     return {"images": 1, "faces": len(result.faces), result.decision.value if result.decision else "no_face": 1}
 
 

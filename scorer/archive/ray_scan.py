@@ -19,6 +19,7 @@ from scorer.archive.endings import CannotCommit, Outage
 from scorer.archive.marks import COUNTS
 from scorer.archive.session import Session
 from scorer.engine import LocalScorer
+from scorer.payloads.https import PayloadUnavailable
 
 Batch = dict[str, NDArray[Any]]
 
@@ -41,7 +42,7 @@ class ShardScorer:
         scan = self._session.open_scan(self._scorer)
         try:
             scan.run([shard], retry_failed=self._retry_failed)
-        except (Outage, CannotCommit) as error:
+        except (Outage, CannotCommit, PayloadUnavailable) as error:
             obstacle = str(error)
         columns = {name: np.array([scan.progress.counts[name]]) for name in COUNTS}
         return columns | {"shard": np.array([shard]), "obstacle": np.array([obstacle])}

@@ -1,7 +1,9 @@
 """`run.json`: what a run is, so that whoever goes on with it does the same work with the same bundle."""
 
+import errno
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ingest.probe import Limits
 from scorer.archive.endings import RunBroken, RunNotReady, RunRefused
-from scorer.archive.folder import is_partial, publish_json
+from scorer.archive.folder import is_partial, publish_json, utf8_path
 from scorer.bundle import Bundle
 from scorer.decide import Policy, settle_policy
+from scorer.files import require_local
 from scorer.manifest import Evaluation
 from scorer.messages import describe_problems
 from scorer.paths import UsageError
 from scorer.settings import Settings
 
 SHOWN_CHARACTERS = 120
+_UNWRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENOENT})
 
 
 class RunFile(BaseModel):
@@ -118,10 +122,14 @@ def open_run(folder: Path, wanted: RunFile, make_plan: Callable[[Path], tuple[in
             that a process which is started again with the same command line starts nothing twice.
 
     Raises:
-        RunRefused: the run there differs and `new_run` was not asked for, or the folder holds something else.
+        UsageError: `folder` is a URI.
+        RunRefused: the run there differs and `new_run` was not asked for, the folder holds something else, or it may
+            not be written.
         RunBroken: its run.json cannot be understood.
-        OSError: the folder cannot be written.
+        OSError: the disk is full, among others.
     """
+    require_local(folder)
+    utf8_path(folder.absolute())  # told before anything is written there
     there = find_run(folder)
     if there and (difference := find_difference(there, wanted)):
         if not new_run:
@@ -138,10 +146,20 @@ def open_run(folder: Path, wanted: RunFile, make_plan: Callable[[Path], tuple[in
     if folder.is_dir() and any(path.name not in ours and not is_partial(path) for path in folder.iterdir()):
         message = f"{folder} is not empty and holds no run: name an empty folder, or one that does not exist yet"
         raise RunRefused(message)
-    folder.mkdir(parents=True, exist_ok=True)
-    shards, digest = make_plan(folder / "_plan")
-    run = wanted.model_copy(update={"shards": shards, "plan_digest": digest})
-    publish_json(folder / "run.json", run)
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shards, digest = make_plan(folder / "_plan")
+        run = wanted.model_copy(update={"shards": shards, "plan_digest": digest})
+        publish_json(folder / "run.json", run)
+    except BaseException as error:
+        for empty in (folder / "_plan", folder) if made else ():  # a mistyped source leaves nothing behind
+            with suppress(OSError):
+                empty.rmdir()
+        if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+            message = f"{folder} cannot be written ({error.strerror}): name another --out, or see to its rights"
+            raise RunRefused(message) from error
+        raise
     return run
 
 

@@ -4,6 +4,7 @@ The feeder runs ahead over shard boundaries, so nothing drains at a shard's end;
 whose process was killed repeatedly come last and one image at a time (`scorer.archive.attempts`).
 """
 
+import errno
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -24,7 +25,7 @@ from scorer.archive.work import ShardWork, Task
 from scorer.engine import LocalScorer
 from scorer.locate import LocatedImage, refuse
 from scorer.messages import ImageSource, ScoreRequest
-from scorer.payloads.https import PayloadUnavailable
+from scorer.payloads.https import PayloadRefused, PayloadUnavailable
 from scorer.pipeline import Done, Overdue, Pipeline, Stopped, TimeLimit
 
 OUTAGE_ITEMS = 100  # in a row that could not be had: an outage is not an answer
@@ -101,6 +102,7 @@ class Scan:
         Raises:
             Interrupted: `stop` was called.
             Outage: the archive cannot be read now.
+            PayloadRefused: a store does not let this machine in.
             CannotCommit: the disk is full, among others.
             SourceChanged: a tar or manifest is not what it was when the run was planned.
             RunBroken: a commit mark cannot be understood.
@@ -128,7 +130,7 @@ class Scan:
                 f"{len(feeder.unreadable)} shards cannot be read now ({feeder.unreadable[0]}); all others are "
                 "committed: run the same command again"
             )
-            raise Outage(message)
+            raise (PayloadRefused if feeder.refused else Outage)(message)
 
     def _drive(self, feeder: Feeder, shards: Sequence[int], *, alone: bool = False) -> None:
         limit = TimeLimit(self._limits.item_s, self._give_up) if self._limits.item_s else None
@@ -160,7 +162,7 @@ class Scan:
         except Unscorable as failure:
             return refuse(request, failure)
         except PayloadUnavailable as error:
-            task.unavailable = True
+            task.unavailable, task.refused = True, isinstance(error, PayloadRefused)
             return refuse(request, Unscorable(Reason.UNREADABLE, str(error)))
         finally:
             task.read_s = time.perf_counter() - started_s
@@ -182,7 +184,7 @@ class Scan:
                 f"{OUTAGE_ITEMS} images in a row could not be read ({done.result.detail}): when the archive is there "
                 "again, run the same command again"
             )
-            raise Outage(message)
+            raise (PayloadRefused if task.refused else Outage)(message)
         while self._commits and (self._commits[0].done() or len(self._commits) > COMMITS_WAITING):
             self._commits.popleft().result()
         if work.abandoned:
@@ -210,9 +212,10 @@ class Scan:
             )
             work.claim.finish()
         except OSError as error:
+            mend = "make room" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "mend that"
             message = (
                 f"{self._folder}: shard {work.shard.index} cannot be written ({error.strerror or error}) and is not "
-                "committed; make room and run the same command again"
+                f"committed; {mend} and run the same command again"
             )
             raise CannotCommit(message) from error
         self._in_hand.discard(work)

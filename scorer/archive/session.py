@@ -7,18 +7,21 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+from scorer.archive.commit import read_errors
 from scorer.archive.endings import RunBroken
-from scorer.archive.finish import finish_run
+from scorer.archive.finish import Ending, finish_run
 from scorer.archive.items import Item, Plan, Shard
+from scorer.archive.left_out import LeftOut, describe_left_out
 from scorer.archive.marks import read_mark
 from scorer.archive.run import RunFile, await_run, describe_run, open_run
 from scorer.archive.scan import NO_HURRY, Advance, Limits, Scan
 from scorer.archive.source.access import read_image_bytes
+from scorer.archive.source.names import printable
 from scorer.archive.source.plan import StoredPlan, open_plan, write_plan
 from scorer.archive.source.sources import Archive
 from scorer.bundle import read_bundle
 from scorer.engine import LocalScorer
-from scorer.paths import Boxes, read_boxes
+from scorer.paths import Boxes, UsageError, read_boxes
 from scorer.settings import Settings
 
 PLAN_PATIENCE_S = 3600.0  # how long others wait for the process that plans
@@ -90,19 +93,32 @@ class Session:
         marks = (read_mark(self.folder, index) for index in shards)
         return any(mark is None or (retry_failed and mark.retryable) for mark in marks)
 
-    def finish(self, shards: Sequence[int]) -> tuple[int, Counter[str]]:
-        """Finish the run if this was its last part; return how many shards are missing, and the counts of `shards`."""
+    def finish(self, shards: Sequence[int]) -> Ending:
+        """Finish the run if this was its last part; return what became of `shards`.
+
+        Raises:
+            UsageError: the whole run found no image.
+            OSError: the folder cannot be written.
+        """
         counts: Counter[str] = Counter()
+        reasons: Counter[str] = Counter()
+        left_out = self.plan.facts.left_out
         for index in shards:
             if mark := read_mark(self.folder, index):
                 counts.update(mark.counts)
-        return finish_run(self.folder, self.run.shards, self._write_report), counts
+                left_out.update(mark.left_out)
+                reasons.update(read_errors(self.folder, mark)["reason"].to_pylist() if mark.failed else [])
+        return Ending(finish_run(self.folder, self.run.shards, self._write_report), counts, reasons, left_out)
 
     def _write_report(self, folder: Path) -> None:
         from scorer.archive.report.reading import ArchiveReader  # noqa: PLC0415 - DuckDB loads only when it is needed
         from scorer.archive.report.report import write_report  # noqa: PLC0415
 
-        write_report(folder, ArchiveReader(folder, self.settings))
+        summary = write_report(folder, ArchiveReader(folder, self.settings))
+        if not summary.images:
+            found = describe_left_out(summary.left_out)
+            message = f"{printable(', '.join(self.run.sources))}: no image is in there{f' ({found})' if found else ''}"
+            raise UsageError(message)
 
 
 def join_run(  # noqa: PLR0913 - what the command line says
@@ -130,7 +146,7 @@ def join_run(  # noqa: PLR0913 - what the command line says
         "faces_sha256": faces_digest,
         "shard_images": shard_images,
     }
-    wanted = describe_run(settings, bundle, archive.sources, options, version("unlensed"))
+    wanted = describe_run(settings, bundle, tuple(map(printable, archive.sources)), options, version("unlensed"))
 
     def make_plan(place: Path) -> tuple[int, str]:
         facts = write_plan(place, archive, settings.payloads, shard_images)
@@ -158,7 +174,10 @@ class FacedPlan:
         """Return what is known of a shard."""
         return self.plan.read_shard(index)
 
-    def read_items(self, shard: Shard) -> Iterator[Item]:
+    def read_items(self, shard: Shard, left_out: Counter[str] | None = None) -> Iterator[Item]:
         """Yield the images of a shard."""
-        for item in self.plan.read_items(shard):
-            yield replace(item, faces=self.boxes.get(item.content_id, ()))
+        for item in self.plan.read_items(shard, left_out):
+            faces = self.boxes.get(item.content_id)
+            if faces is None and left_out is not None:
+                left_out[LeftOut.NO_BOXES] += 1
+            yield replace(item, faces=faces or ())

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ingest.reasons import Unscorable
 from scorer.archive.items import Item
+from scorer.archive.left_out import describe_left_out
 from scorer.archive.scan import make_request
 from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.estimate import Estimate
@@ -68,13 +69,13 @@ def tabulate(estimate: Estimate, trial: Trial) -> Table:
     in_tars = f", and about {estimate.tar_images or 0:,} in {facts.uncounted:,} tars" if facts.uncounted else ""
     unsized = f", and {facts.unsized_images:,} images of unknown size" if facts.unsized_images else ""
     long = "unknown" if trial.duration_s is None else f"about {timedelta(seconds=math.ceil(trial.duration_s))}"
+    beside = "; what tars hold beside images, reading them tells" if facts.uncounted else ""
     table = Table.grid(padding=(0, 2))
     for name, value in (
         ("images", f"{facts.images:,}{in_tars}"),
         ("bytes", decimal(facts.image_bytes + facts.uncounted_bytes) + unsized),
         ("shards", f"{facts.shards:,}"),
-        ("named again", f"{facts.duplicates:,}"),
-        ("rows without an image", f"{facts.imageless_rows:,}"),
+        ("not scored", (describe_left_out(facts.left_out) or "nothing is left out") + beside),
         ("speed", f"{trial.images_per_s:.3g} images/s, measured on {trial.sampled_images} of them"),
         ("duration", f"{long}, for one process like this one"),
     ):

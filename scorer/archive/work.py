@@ -74,6 +74,7 @@ class Task:
     Attributes:
         refusal: why it is not even tried.
         unavailable: its bytes could not be had, or not in time.
+        refused: because the store does not let this machine in.
         read_s: seconds that reading took.
         traces: what the image's headers say of its past.
     """
@@ -83,5 +84,6 @@ class Task:
     item: Item
     refusal: Unscorable | None = None
     unavailable: bool = False
+    refused: bool = False
     read_s: float = 0.0
     traces: Traces = UNKNOWN

@@ -40,6 +40,10 @@ class PayloadUnavailable(Exception):
     """
 
 
+class PayloadRefused(PayloadUnavailable):
+    """A store does not let this machine in: trying again helps only when its credentials or rights have changed."""
+
+
 def seconds_left(deadline: float) -> float:
     """Return how long it is until `deadline` on the monotonic clock.
 

@@ -23,9 +23,11 @@ from fsspec.asyn import AsyncFileSystem
 
 from ingest.reasons import Reason, Unscorable
 from scorer.messages import ScoreRequest
+from scorer.payloads.clients import describe_refusal, is_refusal, require_client
 from scorer.payloads.https import (
     PUBLIC_NETWORK,
     Network,
+    PayloadRefused,
     PayloadUnavailable,
     TryAgain,
     describe_uri,
@@ -38,8 +40,9 @@ from scorer.settings import SettingsError
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
 _UNGUARDED = frozenset({"http", "https", "local"})  # fsspec would read these past the host list and the file roots
-_LOST_FILE = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-_BAD_NAME = frozenset({"ValueError", "ParamValidationError"})  # the latter is botocore's
+# The file may be fine: the disk, the network or this process's limits are not.
+LOST_FILE = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+BAD_NAME = frozenset({"ValueError", "ParamValidationError"})  # the latter is botocore's
 # Stores without an asynchronous client block a thread; these few wait for them, whoever asks.
 _READERS = ThreadPoolExecutor(16, "payload-store")
 
@@ -55,8 +58,8 @@ def check_payloads(settings: PayloadSettings) -> None:
             message = f"payloads.schemes lists {scheme!r}: https:// has payloads.https_hosts, files have 'file'"
             raise SettingsError(message)
         try:
-            fsspec.get_filesystem_class(scheme)
-        except (ValueError, ImportError) as error:
+            require_client(scheme)
+        except ValueError as error:
             message = f"payloads.schemes lists {scheme!r}, which cannot be read here: {error}"
             raise SettingsError(message) from error
     if ("file" in settings.schemes) != bool(settings.file_roots):
@@ -157,8 +160,9 @@ def read_file(uri: str, roots: tuple[Path, ...], max_bytes: int) -> bytes:
         finally:
             os.close(descriptor)
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; links in a circle
-        text = getattr(error, "strerror", None) or "no name of a file"
-        if isinstance(error, OSError) and error.errno in _LOST_FILE:
+        circle = isinstance(error, RuntimeError)
+        text = getattr(error, "strerror", None) or ("a link in a circle" if circle else "no name of a file")
+        if isinstance(error, OSError) and error.errno in LOST_FILE:
             message = f"{describe_uri(uri)}: {text}"
             raise PayloadUnavailable(message) from error
         raise Unscorable(Reason.UNREADABLE, text) from error
@@ -183,11 +187,11 @@ def _read_store(uri: str, scheme: str, max_bytes: int, deadline: float) -> bytes
     except TimeoutError:
         message = f"{name}: the store did not answer in time"
         raise TryAgain(message) from None
-    except PermissionError:
-        message = f"{name}: the store refuses this machine; check the service's credentials"
-        raise PayloadUnavailable(message) from None
     except Exception as error:  # noqa: BLE001 - every store has its own; their texts may repeat secrets
-        if type(error).__name__ in _BAD_NAME:
+        if is_refusal(error):
+            message = f"{name}: {describe_refusal(scheme)}"
+            raise PayloadRefused(message) from None
+        if type(error).__name__ in BAD_NAME:
             raise Unscorable(Reason.UNREADABLE, f"{name} is no name that the store takes") from None
         message = f"{name}: the store failed ({type(error).__name__})"
         raise TryAgain(message) from None

@@ -20,6 +20,9 @@ from training.cli import main
         (["import", "{run}/weights.pth", "--out", "{run}/out.safetensors"], 65, "weights.pth"),
         (["prepare", "{run}"], 2, "--photos"),
         (["fit", "{run}", "--precision", "fp8"], 2, "fp8 is for GPUs (--target tensorrt)"),
+        (["fit", "s3://bucket/run"], 2, "s3://bucket/run is a URI"),
+        (["export", "{run}", "--out", "s3://bucket/run"], 2, "s3://bucket/run is a URI"),
+        (["import", "{run}/weights.pth", "--out", "s3://bucket/run"], 2, "s3://bucket/run is a URI"),
     ],
 )
 def test_refusals_are_sentences(

@@ -78,7 +78,11 @@ class Throughput(Figures):
 
 
 class Summary(Figures):
-    """What a run found; `complete` when every planned shard is committed; `evaluation` is the bundle's own."""
+    """What a run found; `complete` when every planned shard is committed.
+
+    `evaluation` is the bundle's own. `left_out` counts, by `scorer.archive.left_out.LeftOut`, what the sources hold
+    and what is no image of the run.
+    """
 
     schema_version: int = 1
     bundle_id: str
@@ -95,6 +99,7 @@ class Summary(Figures):
     images: int
     failed: int
     failed_by_reason: dict[str, int]
+    left_out: dict[str, int]
     marks: dict[str, int]
     main: Column
     apart: Column

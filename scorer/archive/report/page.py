@@ -32,7 +32,7 @@ def render_page(template: str, **content: object) -> str:
         "count": show_count,
         "interval": show_interval,
     }
-    style = (PAGES / "page.css").read_text()
+    style = (PAGES / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     trusted = Markup(style)  # noqa: S704 - this project's own file

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scorer.archive.folder import publish
+from scorer.archive.left_out import describe_left_out
 from scorer.archive.report.chart import WIDTHS, draw_chart
 from scorer.archive.report.figures import Column, Summary
 from scorer.archive.report.gallery import ReadAgain, cut_pictures
@@ -71,6 +72,7 @@ def render_report(summary: Summary, read_again: ReadAgain) -> str:
         summary=summary,
         lines=list_lines(summary),
         rows=_ROWS,
+        left_out=describe_left_out(summary.left_out),
         charts=[draw_chart(summary.histogram, kind) for kind in WIDTHS],
         main_pictures=cut_pictures(summary.main.least_likely, read_again),
         apart_pictures=cut_pictures(summary.apart.least_likely, read_again),

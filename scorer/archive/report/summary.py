@@ -17,6 +17,7 @@ from scorer.archive.report.figures import Column, Face, Histogram, Summary, Thro
 from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, find_share, read_groups
 from scorer.archive.report.tables import Tables, open_tables
 from scorer.archive.run import RunFile, read_run
+from scorer.archive.source.plan import find_facts
 from scorer.messages import Decision, Status
 
 BINS = 40
@@ -68,10 +69,12 @@ def summarise(folder: Path) -> Summary:
     run, marks = read_run(folder), list(read_marks(folder))
     with open_tables() as tables:
         tables.add_run(folder, marks)
-        return _summarise(tables, run, marks)
+        facts = find_facts(folder / "_plan")
+        left_out = sum((Counter(mark.left_out) for mark in marks), facts.left_out if facts else Counter[str]())
+        return _summarise(tables, run, marks, left_out)
 
 
-def _summarise(tables: Tables, run: RunFile, marks: Sequence[Mark]) -> Summary:
+def _summarise(tables: Tables, run: RunFile, marks: Sequence[Mark], left_out: Counter[str]) -> Summary:
     counts = tables.fetch(_COUNTS)
     groups = {kind: tables.fetch(_GROUPS, [kind, MAX_GROUPS, MIN_GROUP_FACES]) for kind in ("source", "camera")}
     reasons = tables.fetch("SELECT reason, count(*) AS images FROM errors GROUP BY ALL ORDER BY images DESC, reason")
@@ -98,6 +101,7 @@ def _summarise(tables: Tables, run: RunFile, marks: Sequence[Mark]) -> Summary:
         images=images,
         failed=failed,
         failed_by_reason={row["reason"] or "": row["images"] for row in reasons},
+        left_out=dict(sorted(left_out.items())),
         marks=_count_marks(tables),
         main=main,
         apart=apart,

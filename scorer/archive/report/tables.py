@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 
 from scorer.archive.endings import RunBroken
+from scorer.archive.folder import utf8_path
 from scorer.archive.marks import Mark
 from scorer.archive.rows import ERRORS, RESULTS
 
@@ -39,7 +40,7 @@ class Tables:
         kinds = (("results", RESULTS, [m.results for m in marks]), ("errors", ERRORS, [m.errors for m in marks]))
         for kind, schema, names in kinds:
             # A folder's name may hold `*` or `[`, which DuckDB would take for a pattern.
-            files = [glob.escape(str(folder / kind / name)) for part in names for name in part]
+            files = [glob.escape(utf8_path(folder / kind / name)) for part in names for name in part]
             if not files:
                 self._connection.register(kind + suffix, schema.empty_table())
                 continue

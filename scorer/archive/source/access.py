@@ -80,6 +80,8 @@ def read_image_bytes(item: Item, access: Access) -> bytes:
         PayloadUnavailable: the store did not answer in time, or does not let this machine in.
         SourceChanged: the tar that holds it is gone, or shorter than it was.
     """
+    if item.problem:
+        raise Unscorable(Reason.UNREADABLE, item.problem)
     if item.data is not None:
         return item.data
     if item.span is None:

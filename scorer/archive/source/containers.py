@@ -1,5 +1,6 @@
 """Files that hold many images: tars, and Parquet manifests with bytes in their rows."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -9,16 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer.archive.items import Item, SourceChanged, SourceDamaged
+from scorer.archive.left_out import LeftOut
 from scorer.archive.source.faces import read_faces
 from scorer.archive.source.names import describe, shorten_id, source_of
-from scorer.archive.source.parquet import find_type, open_parquet, read_columns
+from scorer.archive.source.parquet import find_type, holds_bytes, open_parquet, read_columns
 from scorer.archive.source.stores import StoreFile, Version, read_version
 from scorer.archive.source.tars import read_members
 from scorer.paths import UsageError
 
 _BATCH_ROWS = 16
 _CHECKED_ROWS = 1024
-_BYTES = (pa.types.is_binary, pa.types.is_large_binary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def split_rows(uri: str, data_column: str, faces_column: str | None, shard_image
     version = read_version(uri)
     with open_parquet(uri) as parquet:
         kind = find_type(parquet, data_column, uri)
-        if not any(is_bytes(kind) for is_bytes in _BYTES):
+        if not holds_bytes(kind):
             message = f"{describe(uri)} holds {kind} in {data_column!r}, not bytes; URIs need --uri-column"
             raise UsageError(message)
         if faces_column:
@@ -87,9 +88,8 @@ def split_rows(uri: str, data_column: str, faces_column: str | None, shard_image
         for number in range(parquet.num_row_groups):
             group = parquet.metadata.row_group(number)
             column = group.column(place)
-            facts = column.statistics
-            known = facts is not None and facts.has_null_count
-            images = images + group.num_rows - facts.null_count if images is not None and known else None
+            nulls = _count_nulls(column, kind) if group.num_rows else 0
+            images = images + group.num_rows - nulls if images is not None and nulls is not None else None
             rows, size = rows + group.num_rows, size + column.total_compressed_size
             if rows >= shard_images or number == parquet.num_row_groups - 1:
                 groups = number + 1 - start
@@ -100,12 +100,24 @@ def split_rows(uri: str, data_column: str, faces_column: str | None, shard_image
                 rows = size = images = 0
 
 
+def _count_nulls(column: pq.ColumnChunkMetaData, kind: pa.DataType) -> int | None:
+    if pa.types.is_null(kind):
+        return int(column.num_values)
+    facts = column.statistics
+    return int(facts.null_count) if facts is not None and facts.has_null_count else None
+
+
 def _leaf(metadata: pq.FileMetaData, column: str) -> int:
     return next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == column)
 
 
-def read_container(container: Container, max_bytes: int) -> Iterator[Item]:
+def read_container(container: Container, max_bytes: int, left_out: Counter[str]) -> Iterator[Item]:
     """Yield the images of a container with their bytes; above `max_bytes`, a tar's member comes without.
+
+    Args:
+        container: what to read.
+        max_bytes: of one image.
+        left_out: takes the counts, by `LeftOut`, of what is no image and was not counted when the run was planned.
 
     Raises:
         SourceChanged: it is gone or another; told before the first image or, at the latest, after the last.
@@ -114,7 +126,10 @@ def read_container(container: Container, max_bytes: int) -> Iterator[Item]:
     """
     _require_version(container)
     try:
-        yield from _read_tar(container, max_bytes) if container.kind == "tar" else _read_rows(container)
+        if container.kind == "tar":
+            yield from _read_tar(container, max_bytes, left_out)
+        else:
+            yield from _read_rows(container, left_out)
     except FileNotFoundError:
         message = f"{describe(container.uri)} went while it was read"
         raise SourceChanged(message) from None
@@ -139,12 +154,12 @@ def _require_version(container: Container) -> None:
         raise SourceChanged(message)
 
 
-def _read_tar(container: Container, max_bytes: int) -> Iterator[Item]:
+def _read_tar(container: Container, max_bytes: int, left_out: Counter[str]) -> Iterator[Item]:
     with StoreFile(container.uri) as file:
-        yield from read_members(file, container.uri, max_bytes)
+        yield from read_members(file, container.uri, max_bytes, left_out)
 
 
-def _read_rows(container: Container) -> Iterator[Item]:
+def _read_rows(container: Container, left_out: Counter[str]) -> Iterator[Item]:
     uri, source = container.uri, source_of(container.uri)
     columns = [container.data_column] + ([container.faces_column] if container.faces_column else [])
     groups = range(container.row_group, container.row_group + container.row_groups)
@@ -154,3 +169,5 @@ def _read_rows(container: Container) -> Iterator[Item]:
             if data is not None:
                 found = read_faces(faces[0], uri) if faces else None
                 yield Item(shorten_id(f"{uri}#{row}"), source, uri, data, faces=found)
+            elif container.images is None:  # else the plan counts it
+                left_out[LeftOut.IMAGELESS_ROW] += 1

@@ -1,5 +1,6 @@
 """How much there is to scan, without scanning it, and a sample of it: `--dry-run`."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -77,7 +78,7 @@ class Estimate:
         each = round(SAMPLED_IMAGES * (1 - share) / max(1, len(self.containers.chosen)))
         for container in self.containers.chosen:
             with suppress(SourceDamaged):  # the scan will say so
-                yield from islice(read_container(container, self.access.max_bytes), each)
+                yield from islice(read_container(container, self.access.max_bytes, Counter()), each)
 
 
 def estimate_archive(archive: Archive, payloads: PayloadSettings, shard_images: int, max_bytes: int) -> Estimate:
@@ -111,7 +112,8 @@ def _estimate_images(tars: list[Container], size: int) -> int | None:
     for tar in tars:
         ends: list[int] = []
         with StoreFile(tar.uri) as file, suppress(SourceDamaged):  # the scan will say so
-            ends.extend(span.offset + span.size for _, span in islice(walk_members(file, tar.uri), SAMPLED_MEMBERS))
+            members = islice(walk_members(file, tar.uri), SAMPLED_MEMBERS)
+            ends.extend(span.offset + span.size for _, span in members if span)
         images += len(ends)
         length += ends[-1] if len(ends) == SAMPLED_MEMBERS else tar.size
     return round(size * images / length) if images else None

@@ -18,6 +18,11 @@ _IMAGE_COLUMNS = ("jpg", "png", "webp")
 _MAX_STATS_BYTES = 2**24  # it counts every error message that came
 
 
+def is_part(name: str) -> bool:
+    """Return whether img2dataset wrote a file of its folder, by its name."""
+    return _OURS.fullmatch(name) is not None
+
+
 def find_shards(store: Store, folder: str) -> dict[str, set[str]] | None:
     """Return the names of img2dataset's shards in a folder, each with the endings of its files.
 
@@ -29,7 +34,7 @@ def find_shards(store: Store, folder: str) -> dict[str, set[str]] | None:
     """
     shards: dict[str, set[str]] = {}
     for name in _names(store, folder):
-        if _OURS.fullmatch(name):
+        if is_part(name):
             stem = name.removesuffix(_STATS).partition(".")[0]
             shards.setdefault(stem, set()).add(name.removeprefix(stem))
     if not any(_STATS in endings for endings in shards.values()):

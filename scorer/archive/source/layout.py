@@ -2,16 +2,20 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import chain, groupby
 from typing import Any
 
 from scorer.archive.items import Item
+from scorer.archive.left_out import LeftOut, describe_left_out
 from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container
 from scorer.archive.source.duplicates import Seen
 from scorer.archive.source.faces import write_faces
+from scorer.archive.source.manifests import is_manifest
+from scorer.archive.source.names import printable
 from scorer.archive.source.pieces import Listed, list_pieces
 from scorer.archive.source.sources import Archive, Source
 from scorer.paths import IMAGE_SUFFIXES, UsageError
@@ -34,6 +38,7 @@ class PlanFacts:
         duplicates: images and containers that were named again; the first one counts.
         imageless_rows: of manifests, with no URI or no bytes (null).
         digest: SHA-256 of all that is planned, in order.
+        ignored: files that are left out by their names, and links to folders, by `LeftOut`.
     """
 
     shards: int
@@ -45,6 +50,13 @@ class PlanFacts:
     duplicates: int
     imageless_rows: int
     digest: str
+    ignored: dict[str, int] = field(default_factory=dict)  # absent in the plans of older releases
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """What planning leaves out, by `LeftOut`; what tars hold besides images, only reading them tells."""
+        others = {LeftOut.DUPLICATE: self.duplicates, LeftOut.IMAGELESS_ROW: self.imageless_rows}
+        return Counter({str(kind): count for kind, count in (self.ignored | others).items() if count})
 
 
 @dataclass(slots=True)
@@ -57,12 +69,12 @@ class Tally:
     unsized_images: int = 0
     uncounted: int = 0
     uncounted_bytes: int = 0
-    duplicates: int = 0
-    imageless_rows: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
     _digest: Any = field(default_factory=hashlib.sha256)
 
     def facts(self) -> PlanFacts:
         """Return the counts so far."""
+        counted = (LeftOut.DUPLICATE, LeftOut.IMAGELESS_ROW)
         return PlanFacts(
             self.shards,
             self.images,
@@ -70,9 +82,10 @@ class Tally:
             self.unsized_images,
             self.uncounted,
             self.uncounted_bytes,
-            self.duplicates,
-            self.imageless_rows,
+            self.left_out[LeftOut.DUPLICATE],
+            self.left_out[LeftOut.IMAGELESS_ROW],
             self._digest.hexdigest(),
+            {kind: count for kind, count in sorted(self.left_out.items()) if kind not in counted},
         )
 
     def count_image(self, image: Listed) -> None:
@@ -90,13 +103,14 @@ class Tally:
             self.uncounted_bytes += container.size
         else:
             self.images += container.images
-            self.imageless_rows += container.rows - container.images if container.kind == "rows" else 0
+            if container.kind == "rows":
+                self.left_out[LeftOut.IMAGELESS_ROW] += container.rows - container.images
             self.image_bytes += container.size
 
     def count_list(self, items: list[Item]) -> None:
         """Count a list as a shard; its images were counted one by one."""
         self.shards += 1
-        self._add([[item.content_id, item.source, item.uri, write_faces(item.faces)] for item in items])
+        self._add([[item.content_id, item.source, item.uri, write_faces(item.faces), item.problem] for item in items])
 
     def _add(self, value: Any) -> None:  # noqa: ANN401 - whatever JSON can say
         self._digest.update(json.dumps(value).encode() + b"\n")
@@ -127,12 +141,14 @@ def cut_shards(
             # A folder alone cannot name a file twice.
             unique = len(sources) == 1 and sources[0].kind == "folder"
             empty = True
+            before = tally.left_out.copy()
             for piece in chain.from_iterable(list_pieces(each, archive, access, shard_images) for each in found):
-                empty = False
-                if piece is None:
-                    tally.imageless_rows += 1
-                elif not unique and not seen.add(_name(piece)):
-                    tally.duplicates += 1
+                if isinstance(piece, LeftOut):
+                    tally.left_out[piece] += 1
+                    continue
+                empty = empty and isinstance(piece, Container) and piece.images == 0
+                if not unique and not seen.add(_name(piece)):
+                    tally.left_out[LeftOut.DUPLICATE] += 1
                 elif isinstance(piece, Container):
                     tally.count_container(piece)
                     yield piece
@@ -144,14 +160,19 @@ def cut_shards(
                     yield pending
                     pending = []
             if empty:
-                message = f"{argument} holds no {_WHAT}; tars and manifests in a folder are named themselves (*.tar)"
-                raise UsageError(message)
+                raise UsageError(_explain_empty(argument, tally.left_out - before))
     if pending:
         tally.count_list(pending)
         yield pending
-    if not tally.shards:
-        message = f"{', '.join(archive.sources)}: every row lacks its image"
-        raise UsageError(message)
+
+
+def _explain_empty(argument: str, left_out: Counter[str]) -> str:
+    found = describe_left_out(left_out)
+    why = f" ({found})" if found else ""
+    if is_manifest(argument):
+        rows = "every row lacks its image" if left_out[LeftOut.IMAGELESS_ROW] else "it has no row"
+        return f"{printable(argument)} names no image: {rows}{why}"
+    return f"{printable(argument)} holds no {_WHAT}{why}; tars and manifests in a folder are named themselves (*.tar)"
 
 
 def _name(piece: Listed | Container) -> str:

@@ -1,26 +1,29 @@
 """Manifests: Parquet, CSV and JSONL files whose rows name images, and the boxes of their faces if they know them."""
 
+import codecs
 import csv
 import io
 import json
+import os
 import posixpath
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-
 from scorer.archive.items import Item, SourceDamaged
+from scorer.archive.left_out import MANIFESTS, LeftOut
 from scorer.archive.source.faces import read_faces
 from scorer.archive.source.names import describe, printable, shorten_id, source_of
-from scorer.archive.source.parquet import find_type, open_parquet, read_columns
+from scorer.archive.source.parquet import find_type, holds_text, open_parquet, read_columns
 from scorer.archive.source.stores import LOCAL, StoreFile, open_store
 from scorer.paths import UsageError
+from scorer.text_files import OtherEncoding, explain_byte, refuse_wide_text
 
-MANIFESTS = frozenset({".parquet", ".csv", ".jsonl"})
 MAX_LINE_BYTES = 2**24
+_HEAD_BYTES = 1024
+_BLANK = codecs.BOM_UTF8 + b" \t\r\n"
 _BATCH_ROWS = 1024
-_TEXT = (pa.types.is_string, pa.types.is_large_string)
 
 
 def is_manifest(name: str) -> bool:
@@ -28,8 +31,8 @@ def is_manifest(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in MANIFESTS
 
 
-def list_manifest(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[Item | None]:
-    """Yield the images that a manifest names, in its order, and None for a row that names none.
+def list_manifest(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[Item | LeftOut]:
+    """Yield the images that a manifest names, in its order, and `LeftOut` for a row that names none.
 
     Args:
         manifest: its URI.
@@ -50,7 +53,7 @@ def list_manifest(manifest: str, uri_column: str, faces_column: str | None) -> I
             message = f"{where} holds {type(value).__name__} in {uri_column!r}, not text"
             raise UsageError(message)
         if not value:
-            yield None
+            yield LeftOut.IMAGELESS_ROW
             continue
         uri = resolve(printable(value))
         yield Item(shorten_id(uri), source, uri, faces=read_faces(faces, where))
@@ -64,7 +67,7 @@ def _resolver(manifest: str) -> Callable[[str], str]:
         if "://" in value:
             return value
         if store.scheme == LOCAL:
-            return Path(folder, value).as_uri()
+            return Path(folder, os.fsdecode(value.encode())).as_uri()  # UTF-8 whatever the locale
         return store.name(posixpath.normpath(posixpath.join(folder, value)))
 
     return resolve
@@ -80,9 +83,8 @@ def _rows(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[
 def _parquet_rows(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[tuple[Any, Any]]:
     columns = [uri_column] + ([faces_column] if faces_column else [])
     with open_parquet(manifest) as parquet:
-        kinds = [find_type(parquet, column, manifest) for column in columns]
-        kind = kinds[0].value_type if pa.types.is_dictionary(kinds[0]) else kinds[0]
-        if not any(is_text(kind) for is_text in _TEXT):
+        kind, *_ = [find_type(parquet, column, manifest) for column in columns]
+        if not holds_text(kind):
             message = f"{describe(manifest)} holds {kind} in {uri_column!r}, not text; bytes need --bytes-column"
             raise UsageError(message)
         for values in read_columns(parquet, columns, range(parquet.num_row_groups), _BATCH_ROWS, manifest):
@@ -90,34 +92,74 @@ def _parquet_rows(manifest: str, uri_column: str, faces_column: str | None) -> I
 
 
 def _csv_rows(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[tuple[Any, Any]]:
-    with StoreFile(manifest) as file:
-        lines = io.TextIOWrapper(io.BufferedReader(file), encoding="utf-8-sig", newline="")
+    with _open_text(manifest) as file:
+        lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         rows = csv.DictReader(lines, strict=True)
         try:
             _require_columns(rows.fieldnames or (), (uri_column, faces_column), manifest)
             for row in rows:
                 yield row[uri_column], row[faces_column] if faces_column else None
-        except (csv.Error, UnicodeDecodeError) as error:
+        except UnicodeDecodeError:
+            raise _find_other_encoding(manifest) from None
+        except csv.Error as error:
             message = f"{describe(manifest)} is no CSV from line {rows.line_num + 1} on: {error}"
             raise SourceDamaged(message) from error
 
 
 def _jsonl_rows(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[tuple[Any, Any]]:
-    with io.BufferedReader(StoreFile(manifest)) as file:
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
+    first = True
+    with _open_text(manifest) as file:
+        for number, line in _number_lines(file):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError:
+                raise _find_other_encoding(manifest) from None
             except (ValueError, RecursionError) as error:
                 message = f"{describe(manifest)} is no JSON in line {number}: {error}"
                 raise SourceDamaged(message) from error
             if not isinstance(row, dict):
                 message = f"{describe(manifest)} holds no JSON object in line {number}"
                 raise SourceDamaged(message)
-            if number == 1:
+            if first:
                 _require_columns(row, (uri_column, faces_column), manifest)
+            first = False
             yield row.get(uri_column), row.get(faces_column)
+
+
+def _number_lines(file: "io.BufferedReader[StoreFile]") -> Iterator[tuple[int, bytes]]:
+    return enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1)
+
+
+@contextmanager
+def _open_text(manifest: str) -> "Iterator[io.BufferedReader[StoreFile]]":
+    """Open a manifest that is text; what is plainly not UTF-8 is refused by its first bytes."""
+    with io.BufferedReader(StoreFile(manifest)) as file:
+        head = file.read(_HEAD_BYTES)
+        file.seek(0)
+        try:
+            refuse_wide_text(head)
+        except OtherEncoding as error:
+            message = f"{describe(manifest)} cannot be read: {error}"
+            raise UsageError(message) from error
+        if not head.strip(_BLANK):
+            message = f"{describe(manifest)} is empty: a manifest begins with a header or an object"
+            raise UsageError(message)
+        yield file
+
+
+def _find_other_encoding(manifest: str) -> UsageError:
+    """Return what to say of a manifest that is not UTF-8, with the line where that shows."""
+    why = "it is not UTF-8"
+    with io.BufferedReader(StoreFile(manifest)) as file:
+        for number, line in _number_lines(file):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                why = str(explain_byte(error, number))
+                break
+    return UsageError(f"{describe(manifest)} cannot be read: {why}")
 
 
 def _require_columns(found: Any, wanted: tuple[str | None, ...], manifest: str) -> None:  # noqa: ANN401

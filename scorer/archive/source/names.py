@@ -12,7 +12,7 @@ _KEPT_CHARACTERS = MAX_ID_CHARACTERS - 100
 
 def describe(uri: str) -> str:
     """Return a URI for a message: a local file's path, any other without what may be a secret."""
-    return printable(unquote(uri.removeprefix("file://"))) if uri.startswith("file://") else describe_uri(uri)
+    return _unquote(uri.removeprefix("file://")) if uri.startswith("file://") else describe_uri(uri)
 
 
 def printable(name: str) -> str:
@@ -29,4 +29,9 @@ def shorten_id(name: str) -> str:
 
 def source_of(uri: str) -> str:
     """Return what the images of a tar or a manifest are grouped by: its file name."""
-    return printable(unquote(PurePosixPath(uri).name) if uri.startswith("file:") else PurePosixPath(uri).name)
+    name = PurePosixPath(uri).name
+    return _unquote(name) if uri.startswith("file:") else printable(name)
+
+
+def _unquote(path: str) -> str:
+    return printable(unquote(path, errors="surrogateescape"))

@@ -1,6 +1,6 @@
 """Parquet manifests: their columns, and their rows a few at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,14 @@ from scorer.archive.source.stores import StoreFile
 from scorer.paths import UsageError
 
 PAGE_BUFFER_BYTES = 2**20
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+_BYTES = (
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+    pa.types.is_null,
+)
 
 
 @contextmanager
@@ -38,15 +46,44 @@ def find_type(parquet: pq.ParquetFile, column: str, uri: str) -> pa.DataType:
         UsageError: there is no such column.
     """
     schema = parquet.schema_arrow
-    if column in schema.names:
-        return schema.field(column).type
-    outer, _, inner = column.partition(".")
-    if outer in schema.names and pa.types.is_struct(schema.field(outer).type):
-        struct = schema.field(outer).type
-        if struct.get_field_index(inner) >= 0:
-            return struct.field(inner).type
-    message = f"{describe(uri)} has no column {column!r}; it has {', '.join(map(repr, schema.names))}"
-    raise UsageError(message)
+    path = _find_path(pa.struct(schema), column)
+    if path is None:
+        message = f"{describe(uri)} has no column {column!r}; it has {', '.join(map(repr, schema.names))}"
+        raise UsageError(message)
+    kind: pa.DataType = pa.struct(schema)
+    for place in path:
+        kind = kind.field(place).type
+    return kind
+
+
+def _find_path(struct: pa.StructType, column: str) -> tuple[int, ...] | None:
+    """Return the places, level by level, of a column that is named `a` or `a.b.c`; names may hold dots themselves."""
+    if (place := struct.get_field_index(column)) >= 0:
+        return (place,)
+    for place in range(struct.num_fields):
+        field = struct.field(place)
+        inner = column.removeprefix(f"{field.name}.")
+        if inner != column and pa.types.is_struct(field.type) and (path := _find_path(field.type, inner)):
+            return (place, *path)
+    return None
+
+
+def holds_text(kind: pa.DataType) -> bool:
+    """Return whether a column's values are text, however they are stored; a column of nothing but nulls may be."""
+    return _is_any(kind, _TEXT)
+
+
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Return whether a column's values are bytes, however they are stored; a column of nothing but nulls may be."""
+    return _is_any(kind, _BYTES)
+
+
+def _is_any(kind: pa.DataType, wanted: Sequence[Callable[[pa.DataType], bool]]) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        return _is_any(kind.storage_type, wanted)
+    if pa.types.is_dictionary(kind):
+        return _is_any(kind.value_type, wanted)
+    return any(is_one(kind) for is_one in wanted)
 
 
 def read_columns(
@@ -72,10 +109,11 @@ def read_columns(
 
 
 def _column(batch: pa.RecordBatch, column: str) -> pa.Array:
-    if column in batch.schema.names:
-        return batch.column(column)
-    outer, _, inner = column.partition(".")
-    return batch.column(outer).flatten()[batch.schema.field(outer).type.get_field_index(inner)]
+    first, *inner = _find_path(pa.struct(batch.schema), column) or ()
+    values = batch.column(first)
+    for place in inner:
+        values = values.flatten()[place]
+    return values
 
 
 @contextmanager

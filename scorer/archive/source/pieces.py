@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from scorer.archive.items import Item
+from scorer.archive.left_out import TAR, LeftOut, judge_name
 from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container, describe_tar, split_rows
-from scorer.archive.source.img2dataset import find_shards, list_shards
+from scorer.archive.source.img2dataset import find_shards, is_part, list_shards
+from scorer.archive.source.listing import Found, glob_root, list_folder, local_size, match_names, tell_unlisted
 from scorer.archive.source.manifests import is_manifest, list_manifest
 from scorer.archive.source.names import describe, printable, shorten_id
-from scorer.archive.source.sources import TAR, Archive, Source
-from scorer.archive.source.stores import LOCAL, list_folder, local_size, match_names
-from scorer.paths import IMAGE_SUFFIXES, UsageError
+from scorer.archive.source.sources import Archive, Source
+from scorer.archive.source.stores import LOCAL
+from scorer.paths import UsageError
+from scorer.payloads.https import PayloadRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Listed:
     size: int | None
 
 
-Piece = Listed | Container | None  # None: a manifest's row that names no image
+Piece = Listed | Container | LeftOut
 
 
 def list_pieces(source: Source, archive: Archive, access: Access, shard_images: int) -> Iterator[Piece]:
@@ -37,40 +40,69 @@ def list_pieces(source: Source, archive: Archive, access: Access, shard_images: 
         shard_images: rows of a Parquet manifest with bytes that make one container.
 
     Raises:
-        UsageError: a manifest's columns are not what they should be.
+        UsageError: a manifest's columns are not what they should be, or a file cannot be opened by its name.
         SourceDamaged: a manifest cannot be read to its end.
+        PayloadRefused: a store, or a folder or manifest that is named, does not let this machine in.
         PayloadUnavailable: the store fails.
     """
-    if source.kind == "glob":
-        folders: set[str] = set()
-        for path, is_folder in match_names(source.store, source.path):
-            if any(str(parent) in folders for parent in PurePosixPath(path).parents):
-                continue  # `**` matches a folder and then what is in it
-            if is_folder:
-                folders.add(path)
-                yield from _list_folder(source, path, shard_images)
-            elif _is_known(path):
-                yield from _list_file(source, path, archive, access, shard_images)
-    elif source.kind == "folder":
-        yield from _list_folder(source, source.path, shard_images)
-    else:
-        yield from _list_file(source, source.path, archive, access, shard_images)
+    try:
+        if source.kind == "glob":
+            yield from _list_matches(source, archive, access, shard_images)
+        elif source.kind == "folder":
+            yield from _list_folder(source, source.path, source.path, shard_images)
+        else:
+            yield from _list_file(source, source.path, archive, access, shard_images)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        message = f"{printable(source.argument)} names what does not exist (a link to nothing?): {_name(error)}"
+        raise UsageError(message) from error
 
 
-def _is_known(path: str) -> bool:
-    suffix = PurePosixPath(path).suffix.lower()
-    return suffix == TAR or suffix in IMAGE_SUFFIXES or is_manifest(path)
+def _name(error: OSError) -> str:
+    return printable(str(error.filename or (error.args[0] if error.args else "it is gone")))
 
 
-def _list_folder(source: Source, folder: str, shard_images: int) -> Iterator[Piece]:
+def _list_matches(source: Source, archive: Archive, access: Access, shard_images: int) -> Iterator[Piece]:
+    root = glob_root(source.path)
+    folders: set[PurePosixPath] = set()
+    for match in match_names(source.store, source.path):
+        place = PurePosixPath(match.path)
+        if not folders.isdisjoint((place, *place.parents)):
+            continue  # `**` matches a folder and then what is in it
+        if match.kind == "folder":
+            folders.add(place)
+            try:
+                yield from _list_folder(source, match.path, root, shard_images)
+            except PayloadRefused as error:
+                yield _listed(source, tell_unlisted(match.path, error), "")
+        elif match.kind == "file" and place.suffix.lower() == TAR:
+            try:
+                yield describe_tar(source.store.name(match.path))
+            except (FileNotFoundError, UsageError, PayloadRefused) as error:
+                problem = "no such file" if isinstance(error, OSError) else str(error)
+                yield _listed(source, Found(match.path, problem=problem), place.parent.name)
+        elif match.kind == "file" and is_manifest(match.path):
+            yield from _list_file(source, match.path, archive, access, shard_images)
+        else:
+            yield _judge(source, match, root, place.parent.name)
+
+
+def _list_folder(source: Source, folder: str, root: str, shard_images: int) -> Iterator[Piece]:
     shards = find_shards(source.store, folder)
     if shards is not None:
         yield from list_shards(source.store, folder, shards, shard_images)
-        return
-    for path, size in list_folder(source.store, folder, IMAGE_SUFFIXES):
-        below = path[len(folder) :].lstrip("/")
+    for found in list_folder(source.store, folder):
+        below = found.path[len(folder) :].lstrip("/")
         first, slash, _ = below.partition("/")
-        yield _listed(source, path, first if slash else posixpath.basename(folder.rstrip("/")), size)
+        if shards is None or slash or not is_part(below):
+            yield _judge(source, found, root, first if slash else posixpath.basename(folder.rstrip("/")))
+
+
+def _judge(source: Source, found: Found, root: str, group: str) -> Listed | LeftOut:
+    if found.kind == "folder_link":
+        return LeftOut.FOLDER_LINK
+    below = found.path[len(root) :].strip("/") or posixpath.basename(found.path.rstrip("/"))
+    left_out = judge_name(below) if found.kind == "file" else None
+    return left_out or _listed(source, found, group)
 
 
 def _list_file(source: Source, path: str, archive: Archive, access: Access, shard_images: int) -> Iterator[Piece]:
@@ -78,8 +110,7 @@ def _list_file(source: Source, path: str, archive: Archive, access: Access, shar
     if PurePosixPath(path).suffix.lower() == TAR:
         yield describe_tar(uri)
     elif not is_manifest(path):
-        size = local_size(path) if source.store.scheme == LOCAL else None
-        yield _listed(source, path, posixpath.basename(posixpath.dirname(path)), size)
+        yield _listed(source, Found(path), posixpath.basename(posixpath.dirname(path)))
     elif archive.bytes_column and path.lower().endswith(".parquet"):
         yield from split_rows(uri, archive.bytes_column, archive.faces_column, shard_images)
     elif archive.uri_column:
@@ -90,16 +121,17 @@ def _list_file(source: Source, path: str, archive: Archive, access: Access, shar
         raise UsageError(message)
 
 
-def _listed(source: Source, path: str, group: str, size: int | None) -> Listed:
-    uri = source.store.name(path)
-    return Listed(Item(shorten_id(printable(uri)), printable(group), printable(uri)), size)
+def _listed(source: Source, found: Found, group: str) -> Listed:
+    uri = printable(source.store.name(found.path))
+    size = local_size(found.path) if source.store.scheme == LOCAL else found.size
+    return Listed(Item(shorten_id(uri), printable(group), uri, problem=found.problem), size)
 
 
 def _list_rows(manifest: str, uri_column: str, faces_column: str | None, access: Access) -> Iterator[Piece]:
     first = True
     for item in list_manifest(manifest, uri_column, faces_column):
-        if item is None:
-            yield None
+        if isinstance(item, LeftOut):
+            yield item
             continue
         if first and not access.admits(item.uri):
             message = (

@@ -4,6 +4,7 @@
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scorer.archive.folder import publish
+from scorer.archive.folder import publish, utf8_path
 from scorer.archive.items import Item, Shard
 from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container, read_container
@@ -42,7 +43,15 @@ _SHARDS = pa.schema(
         ("faces_column", _WORD),
     ]
 )
-_ITEMS = pa.schema([("content_id", pa.string()), ("source", _WORD), ("uri", pa.string()), ("faces", pa.string())])
+_ITEMS = pa.schema(
+    [
+        ("content_id", pa.string()),
+        ("source", _WORD),
+        ("uri", pa.string()),
+        ("faces", pa.string()),
+        ("problem", pa.string()),
+    ]
+)
 
 
 def write_plan(folder: Path, archive: Archive, payloads: PayloadSettings, shard_images: int) -> PlanFacts:
@@ -77,13 +86,17 @@ def write_plan(folder: Path, archive: Archive, payloads: PayloadSettings, shard_
                     lists += 1
 
     (folder / PLAN).unlink(missing_ok=True)
-    publish(folder / ITEMS, write_items, pq.read_metadata)
+    publish(folder / ITEMS, write_items, _verify)
     table = pa.Table.from_pylist(rows, _SHARDS)
-    publish(folder / SHARDS, lambda file: pq.write_table(table, file), pq.read_metadata)
+    publish(folder / SHARDS, lambda file: pq.write_table(table, file), _verify)
     facts = tally.facts()
     text = json.dumps({"version": PLAN_VERSION, "named": access.named, "facts": asdict(facts)}, indent=1)
     publish(folder / PLAN, lambda file: file.write(text.encode()), lambda path: json.loads(path.read_bytes()))
     return facts
+
+
+def _verify(path: Path) -> None:
+    pq.read_metadata(utf8_path(path))
 
 
 def _row_of(container: Container) -> dict[str, Any]:
@@ -93,8 +106,16 @@ def _row_of(container: Container) -> dict[str, Any]:
 
 
 def _items_table(items: list[Item]) -> pa.Table:
-    rows = [(item.content_id, item.source, item.uri, write_faces(item.faces)) for item in items]
+    rows = [(item.content_id, item.source, item.uri, write_faces(item.faces), item.problem) for item in items]
     return pa.Table.from_pylist([dict(zip(_ITEMS.names, row, strict=True)) for row in rows], _ITEMS)
+
+
+def find_facts(folder: Path) -> PlanFacts | None:
+    """Return what planning told of the archive, or None where no plan of this release lies in `folder`."""
+    try:
+        return PlanFacts(**json.loads((folder / PLAN).read_bytes())["facts"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def open_plan(folder: Path, max_bytes: int) -> "StoredPlan":
@@ -111,7 +132,7 @@ def open_plan(folder: Path, max_bytes: int) -> "StoredPlan":
         head = json.loads((folder / PLAN).read_bytes())
         version = head["version"]
         if version == PLAN_VERSION:
-            shards = pq.read_table(folder / SHARDS, schema=_SHARDS)
+            shards = pq.read_table(utf8_path(folder / SHARDS), schema=_SHARDS)
             return StoredPlan(folder, shards, PlanFacts(**head["facts"]), tuple(head["named"]), max_bytes)
     except (OSError, ValueError, KeyError, TypeError) as error:
         message = f"{folder} holds no complete plan: {error}; start a new run"
@@ -151,8 +172,12 @@ class StoredPlan:
         row = self._row(index)
         return Shard(index, row["kind"], row["uri"], row["row_group"], row["images"])
 
-    def read_items(self, shard: Shard) -> Iterator[Item]:
+    def read_items(self, shard: Shard, left_out: Counter[str] | None = None) -> Iterator[Item]:
         """Yield the images of a shard, in order; a tar's or a manifest's bytes come along, streamed.
+
+        Args:
+            shard: which one.
+            left_out: takes the counts of what the tar or manifest holds besides, by `LeftOut`.
 
         Raises:
             PayloadUnavailable: the tar or manifest cannot be read now.
@@ -164,7 +189,8 @@ class StoredPlan:
         else:
             row = self._row(shard.index)
             version = Version(row.pop("file_size"), row.pop("file_state"))
-            yield from read_container(Container(version=version, **row), self._max_bytes)
+            container = Container(version=version, **row)
+            yield from read_container(container, self._max_bytes, Counter() if left_out is None else left_out)
 
     def _row(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.shard_count:
@@ -174,8 +200,9 @@ class StoredPlan:
         return row
 
     def _read_list(self, row_group: int) -> Iterator[Item]:
-        with pq.ParquetFile(self._folder / ITEMS) as file:
+        with pq.ParquetFile(utf8_path(self._folder / ITEMS)) as file:
             rows = file.read_row_group(row_group, use_threads=False).to_pylist()
         for row in rows:
             faces = read_faces(row["faces"], row["content_id"])
-            yield Item(row["content_id"], row["source"], row["uri"], faces=faces)
+            # Plans of older releases know no problem.
+            yield Item(row["content_id"], row["source"], row["uri"], faces=faces, problem=row.get("problem") or "")

@@ -9,13 +9,12 @@ from typing import Literal
 
 from braceexpand import braceexpand
 
+from scorer.archive.left_out import COMPRESSED, TAR
+from scorer.archive.source.listing import glob_root
 from scorer.archive.source.manifests import is_manifest
-from scorer.archive.source.names import describe
-from scorer.archive.source.stores import LOCAL, Store, folder_exists, glob_root, open_store, read_version
+from scorer.archive.source.names import describe, printable
+from scorer.archive.source.stores import LOCAL, Store, folder_exists, open_store, read_version, store_errors
 from scorer.paths import UsageError
-
-TAR = ".tar"
-_COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".lz4", ".zip", ".7z"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ def _expand_braces(argument: str) -> Iterator[str]:
     try:
         yield from braceexpand(argument)
     except ValueError as error:
-        message = f"{argument} has braces that do not close"
+        message = f"{printable(argument)} has braces that do not close"
         raise UsageError(message) from error
 
 
@@ -98,7 +97,7 @@ def _find(name: str, argument: str) -> Source:
     if glob.has_magic(path) and not _exists_as_file(store, path):
         return Source(argument, store, path, "glob", _glob_root(store, path))
     if not _exists_as_file(store, path):
-        message = f"{name} does not exist"
+        message = f"{printable(name)} does not exist"
         raise UsageError(message)
     kind = sort_file(path)
     return Source(argument, store, path, kind, None if kind == "tar" else _file_root(store, path))
@@ -111,8 +110,11 @@ def sort_file(path: str) -> Literal["tar", "manifest", "image"]:
         UsageError: it is compressed.
     """
     suffix = PurePosixPath(path).suffix.lower()
-    if suffix in _COMPRESSED:
-        message = f"{path} is compressed: unpack it, or make a plain tar ({TAR}) of it, so that one image can be found"
+    if suffix in COMPRESSED:
+        message = (
+            f"{printable(path)} is compressed: unpack it, or make a plain tar ({TAR}) of it, so that one image can be "
+            "found"
+        )
         raise UsageError(message)
     if suffix == TAR:
         return "tar"
@@ -125,7 +127,12 @@ def _exists_as_folder(store: Store, path: str) -> bool:
 
 def _exists_as_file(store: Store, path: str) -> bool:
     if store.scheme == LOCAL:
-        return Path(path).exists() or Path(path).is_symlink()
+        try:
+            with store_errors(store.name(path)):
+                Path(path).lstat()  # a link to nothing is there, too
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
     try:
         read_version(store.name(path))
     except (FileNotFoundError, IsADirectoryError):

@@ -1,9 +1,8 @@
-"""The files of local folders and object stores, through fsspec: opened, listed, and told from their later versions."""
+"""The files of local folders and object stores, through fsspec: opened, and told from their later versions."""
 
-import glob
 import io
 import os
-import posixpath
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,10 @@ import fsspec
 from scorer.archive.items import SourceChanged
 from scorer.archive.source.names import describe
 from scorer.paths import UsageError
-from scorer.payloads.https import PayloadUnavailable
+from scorer.payloads.clients import describe_refusal, is_refusal, require_client
+from scorer.payloads.https import PayloadRefused, PayloadUnavailable
+from scorer.payloads.read import BAD_NAME, LOST_FILE
+from scorer.settings import SettingsError
 
 BLOCK_BYTES = 4 * 2**20
 LOCAL = "file"
@@ -54,33 +56,57 @@ def open_store(name: str) -> tuple[Store, str]:
     """Return the store in which a path or URI lies, and its path there; no store is asked anything.
 
     Raises:
-        UsageError: the scheme is unknown or its package is not installed.
+        UsageError: the scheme is unknown.
+        SettingsError: its package is not installed, or its client lacks settings.
     """
     scheme, separator, rest = name.partition("://")
     scheme = scheme.lower() if separator else LOCAL
     try:
-        files = fsspec.filesystem(scheme, use_listings_cache=False)
-    except (ValueError, ImportError) as error:
+        require_client(scheme)
+    except SettingsError:
+        raise
+    except ValueError as error:
         message = f"{scheme}:// cannot be read here: {error}"
         raise UsageError(message) from error
+    try:
+        files = fsspec.filesystem(scheme, use_listings_cache=False)
+    except Exception as error:  # every client has its own
+        message = f"{scheme}:// cannot be opened ({type(error).__name__}): {describe_refusal(scheme)}"
+        raise SettingsError(message) from error
     if scheme != LOCAL:
         return Store(scheme, files), str(files._strip_protocol(f"{scheme}://{rest}"))  # noqa: SLF001 - fsspec's way to say it
     # Not by `urlsplit`: the question mark of a glob begins no query.
-    path = os.fsdecode(unquote_to_bytes(rest.removeprefix("localhost"))) if separator else name
+    escaped = rest.removeprefix("localhost").encode(errors="surrogateescape")
+    path = os.fsdecode(unquote_to_bytes(escaped)) if separator else name
     return Store(LOCAL, files), str(Path(path).absolute())
 
 
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
-    """Raise what a store does wrong as `PayloadUnavailable`; that a file does not exist is the caller's to judge."""
+    """Raise what a store does wrong as what it is; that a file does not exist is the caller's to judge.
+
+    Raises:
+        PayloadRefused: it does not let this machine in.
+        UsageError: the name cannot be one of a file: links in a circle, too long, not what the store takes.
+        PayloadUnavailable: it fails, and may not fail later.
+        SourceChanged: the file was replaced while it was read.
+    """
+    scheme = uri.partition("://")[0].lower()
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise
-    except PermissionError:
-        message = f"{describe(uri)}: the store refuses this machine; check its credentials or the file's rights"
-        raise PayloadUnavailable(message) from None
     except Exception as error:  # noqa: BLE001 - every store has its own; their texts may repeat secrets
+        if scheme == LOCAL and isinstance(error, OSError) and error.errno not in LOST_FILE:
+            refused = isinstance(error, PermissionError)
+            message = f"{describe(uri)} cannot be read: {error.strerror}{'; check its rights' if refused else ''}"
+            raise (PayloadRefused if refused else UsageError)(message) from None
+        if is_refusal(error):
+            message = f"{describe(uri)}: {describe_refusal(scheme)}"
+            raise PayloadRefused(message) from None
+        if type(error).__name__ in BAD_NAME:
+            message = f"{describe(uri)} is no name that the store takes"
+            raise UsageError(message) from None
         if type(error).__name__ == "FileExpired":  # s3fs's
             message = f"{describe(uri)} was replaced while it was read"
             raise SourceChanged(message) from None
@@ -97,6 +123,7 @@ class StoreFile(io.RawIOBase):
 
     Raises:
         FileNotFoundError: there is none.
+        UsageError: it is a pipe or a device.
         PayloadUnavailable: the store fails, here or in any method.
     """
 
@@ -104,6 +131,7 @@ class StoreFile(io.RawIOBase):
         super().__init__()
         store, path = open_store(uri)
         self._uri = uri
+        _require_regular(store, path)
         with store_errors(uri):
             self._file = store.files.open(path, "rb", **(_KEEP_BLOCKS if scattered else _READ_AHEAD))
 
@@ -147,9 +175,11 @@ def read_version(uri: str) -> Version:
 
     Raises:
         FileNotFoundError: there is no such file.
+        UsageError: it is a pipe or a device.
         PayloadUnavailable: the store fails.
     """
     store, path = open_store(uri)
+    _require_regular(store, path)
     with store_errors(uri):
         facts: Mapping[str, Any] = store.files.info(path)
     if facts["type"] == "directory":
@@ -157,82 +187,15 @@ def read_version(uri: str) -> Version:
     return Version(int(facts["size"]), next((str(facts[name]) for name in _VERSIONS if facts.get(name)), ""))
 
 
-def list_folder(store: Store, folder: str, suffixes: frozenset[str]) -> Iterator[tuple[str, int | None]]:
-    """Yield path and size of every file under a folder that has one of `suffixes`, sorted by name in each folder.
-
-    Links to files count, links to folders are not followed. Memory holds the names of one folder (with an object
-    store, all that it says of one folder: a kilobyte a file), so name the files of a folder of many millions in a
-    manifest instead.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        PayloadUnavailable: the store fails.
-    """
-    children = _list_local(folder, suffixes) if store.scheme == LOCAL else _list_store(store, folder, suffixes)
-    for path, size, is_folder in children:
-        if is_folder:
-            yield from list_folder(store, path, suffixes)
-        else:
-            yield path, size
-
-
-def _list_local(folder: str, suffixes: frozenset[str]) -> Iterator[tuple[str, int | None, bool]]:
-    with store_errors(Path(folder).as_uri()), os.scandir(folder) as entries:
-        children = sorted(
-            (entry.name, is_folder)
-            for entry in entries
-            if (is_folder := entry.is_dir(follow_symlinks=False))
-            or (Path(entry.name).suffix.lower() in suffixes and not entry.is_dir())
-        )
-    for name, is_folder in children:
-        path = Path(folder, name)
-        yield str(path), None if is_folder else local_size(str(path)), is_folder
-
-
-def local_size(path: str) -> int | None:
-    """Return a local file's size in bytes; None where there is none, which reading it will say."""
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return None
-
-
-def _list_store(store: Store, folder: str, suffixes: frozenset[str]) -> Iterator[tuple[str, int | None, bool]]:
-    with store_errors(store.name(folder)):
-        listing = store.files.ls(folder, detail=True)
-    children = sorted((str(entry["name"]), entry["type"] == "directory", entry.get("size") or 0) for entry in listing)
-    del listing
-    for path, is_folder, size in children:
-        if path.rstrip("/") != folder.rstrip("/") and (is_folder or Path(path).suffix.lower() in suffixes):
-            yield path, size, is_folder
-
-
-def match_names(store: Store, pattern: str) -> list[tuple[str, bool]]:
-    """Return the paths that a glob matches (`*`, `?`, `[...]`, and `**` for any folders), sorted; memory holds all.
-
-    Beside each stands whether it is a folder.
-
-    Links to folders are not matched, so that no circle of them is walked.
-
-    Raises:
-        PayloadUnavailable: the store fails.
-    """
-    with store_errors(store.name(pattern)):
-        if store.scheme == LOCAL:
-            root = glob_root(pattern)
-            matches = Path(root).glob(pattern[len(root) :].lstrip("/"))
-            found = [(str(path), path.is_dir()) for path in matches if not (path.is_symlink() and path.is_dir())]
-        else:
-            listing = store.files.glob(pattern, detail=True)
-            found = [(str(path), facts["type"] == "directory") for path, facts in listing.items()]
-    return sorted(found)
-
-
-def glob_root(pattern: str) -> str:
-    """Return the folder below which everything lies that a glob can match."""
-    while glob.has_magic(pattern):
-        pattern = posixpath.dirname(pattern)
-    return pattern
+def _require_regular(store: Store, path: str) -> None:
+    """Refuse a pipe or a device of this machine, which would be waited for."""
+    if store.scheme != LOCAL:
+        return
+    with store_errors(store.name(path)):
+        mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        message = f"{describe(store.name(path))} is no regular file"
+        raise UsageError(message)
 
 
 def folder_exists(store: Store, path: str) -> bool:

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class ListPlan:
         """Return a shard."""
         return Shard(index, "list", "", index, len(self._slice(index)))
 
-    def read_items(self, shard: Shard) -> Iterator[Item]:
+    def read_items(self, shard: Shard, left_out: Counter[str] | None = None) -> Iterator[Item]:  # noqa: ARG002
         """Yield the images of a shard."""
         for path in self._slice(shard.index):
             yield Item(path.name, path.parent.name, path.as_uri(), faces=self._faces)

@@ -9,6 +9,7 @@ from ingest.probe import Limits
 from scorer.archive.endings import RunBroken, RunNotReady, RunRefused
 from scorer.archive.run import RunFile, await_run, open_run
 from scorer.decide import Policy
+from scorer.paths import UsageError
 
 RUN = RunFile(
     version="1",
@@ -89,3 +90,33 @@ def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     (full / "letter.txt").rename(full / "run.json")
     with pytest.raises(RunBroken, match="no run of this release"):
         open_run(full, RUN, plan, new_run=True)
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    """A file in its place, a file on the way and a file system that takes nothing are no passing outage."""
+    (tmp_path / "file").write_bytes(b"")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/run")):
+        with pytest.raises(RunRefused, match="cannot be written"):
+            open_run(folder, RUN, plan, new_run=False)
+
+
+def test_planning_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A folder that was made for the run goes again; one that was there stays."""
+
+    def fail(place: Path) -> tuple[int, str]:
+        place.mkdir()
+        message = "missing does not exist"
+        raise UsageError(message)
+
+    for folder, stays in ((tmp_path / "new", False), (tmp_path, True)):
+        with pytest.raises(UsageError):
+            open_run(folder, RUN, fail, new_run=False)
+        assert folder.exists() is stays
+
+
+def test_a_run_is_no_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store's address does not become a folder of that name."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="s3://bucket/run is a URI"):
+        open_run(Path("s3://bucket/run"), RUN, plan, new_run=False)
+    assert not list(tmp_path.iterdir())

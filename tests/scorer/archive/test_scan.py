@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -20,7 +21,7 @@ from scorer.archive.rows import ERRORS, RESULTS
 from scorer.archive.scan import NO_HURRY, Advance, Limits, Scan, make_request
 from scorer.engine import LocalScorer
 from scorer.messages import RequestedFace
-from scorer.payloads.https import PayloadUnavailable
+from scorer.payloads.https import PayloadRefused, PayloadUnavailable
 from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_file
 
 COUNT, SHARD = 23, 6
@@ -218,8 +219,8 @@ def test_a_damaged_tar_gives_what_it_holds(plan: ListPlan, tmp_path: Path, local
         def read_shard(self, index: int) -> Shard:
             return Shard(index, "tar", "file:///photographs.tar", 0, None)
 
-        def read_items(self, shard: Shard) -> Iterator[Item]:
-            yield from list(super().read_items(shard))[:2]
+        def read_items(self, shard: Shard, left_out: Counter[str] | None = None) -> Iterator[Item]:
+            yield from list(super().read_items(shard, left_out))[:2]
             message = "the tar is cut short"
             raise SourceDamaged(message)
 
@@ -230,19 +231,24 @@ def test_a_damaged_tar_gives_what_it_holds(plan: ListPlan, tmp_path: Path, local
     assert [(row["position"], row["reason"]) for row in read_rows(tmp_path, "errors")] == [(2, "truncated")]
 
 
-def test_a_tar_that_cannot_be_read_now_is_left_out(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """Other shards are committed, the sentence names it, and nothing of it is published."""
+@pytest.mark.parametrize(
+    ("failure", "expected"), [(PayloadUnavailable, Outage), (PayloadRefused, PayloadRefused)], ids=["fails", "refuses"]
+)
+def test_a_tar_that_cannot_be_read_now_is_left_out(
+    plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer, failure: type[Exception], expected: type[Exception]
+) -> None:
+    """Other shards are committed, the sentence names it, nothing of it is published; a refusal is no passing outage."""
 
     class LostPlan(ListPlan):
-        def read_items(self, shard: Shard) -> Iterator[Item]:
-            items = list(super().read_items(shard))
+        def read_items(self, shard: Shard, left_out: Counter[str] | None = None) -> Iterator[Item]:
+            items = list(super().read_items(shard, left_out))
             yield from items[:2]
             if shard.index == 1:
                 message = "tar number 1: the store failed"
-                raise PayloadUnavailable(message)
+                raise failure(message)
             yield from items[2:]
 
-    with pytest.raises(Outage, match="tar number 1"):
+    with pytest.raises(expected, match="tar number 1"):
         scan_all(LostPlan(plan.folder, SHARD, GIVEN), tmp_path, local_scorer)
     assert [mark.shard for mark in read_marks(tmp_path)] == [0, 2, 3]
     assert len(list((tmp_path / "results").iterdir())) == 3

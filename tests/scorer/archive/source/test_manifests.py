@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,10 +71,10 @@ def test_every_format_says_the_same(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_a_manifest_that_breaks_off_is_damaged(tmp_path: Path, suffix: str) -> None:
-    """Bytes that the format does not know end the planning with a sentence."""
+    """What the format does not know ends the planning with a sentence."""
     WRITERS[suffix](tmp_path / f"m{suffix}", [(f"{n}.jpg", FACES) for n in range(50)])
     whole = (tmp_path / f"m{suffix}").read_bytes()
-    (tmp_path / f"m{suffix}").write_bytes(whole[: len(whole) // 2] + b'\xff{"' + whole[len(whole) // 2 :])
+    (tmp_path / f"m{suffix}").write_bytes(whole[: len(whole) // 2] + b'\n"x"y{\n' + whole[len(whole) // 2 :])
     with pytest.raises(SourceDamaged, match=f"m{suffix}"):
         plan(tmp_path / "_plan", tmp_path / f"m{suffix}", uri_column="uri", faces_column="faces")
 
@@ -133,6 +134,138 @@ def test_columns_of_other_kinds_are_refused(tmp_path: Path, columns: dict[str, s
     pq.write_table(pa.table({"uri": ["a"], "image": [b"a"], "number": [1]}), tmp_path / "m.parquet")
     with pytest.raises(UsageError, match=words):
         plan(tmp_path / "_plan", tmp_path / "m.parquet", **columns)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@pytest.mark.parametrize(
+    ("encoding", "words"),
+    [
+        ("utf-16", "it is UTF-16, not UTF-8"),
+        ("utf-16-le", "it is UTF-16LE, not UTF-8"),
+        ("utf-16-be", "it is UTF-16BE, not UTF-8"),
+        ("utf-32", "it is UTF-32, not UTF-8"),
+        ("latin-1", "line 302 holds the byte 0xE9, which is not UTF-8"),
+    ],
+)
+def test_a_manifest_that_is_not_utf8_is_refused(tmp_path: Path, suffix: str, encoding: str, words: str) -> None:
+    """The sentence says what it is, where that shows, and what to do."""
+    line = '{{"uri": "{}"}}\n' if suffix == ".jsonl" else "{}\n"
+    text = "uri\n" if suffix == ".csv" else line.format("first.jpg")
+    text += "".join(line.format(f"{n}.jpg") for n in range(300)) + line.format("\u00e9.jpg")
+    (tmp_path / f"m{suffix}").write_bytes(text.encode(encoding))
+    with pytest.raises(UsageError, match=words) as error:
+        plan(tmp_path / "_plan", tmp_path / f"m{suffix}", uri_column="uri")
+    assert f"m{suffix} cannot be read" in str(error.value)
+    assert "iconv" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("m.csv", b"uri\r\n", "names no image: it has no row"),
+        ("m.csv", b"", "is empty"),
+        ("m.csv", b"\xef\xbb\xbf\r\n", "is empty"),
+        ("m.csv", b"n,uri\n1,\n2,\n", "every row lacks its image .2 rows without an image"),
+        ("m.jsonl", b"\n\n", "is empty"),
+        ("m.jsonl", b'{"uri": null}\n{"uri": ""}\n', "every row lacks its image .2 rows"),
+        ("m.jsonl", b'\n{"url": "a.jpg"}\n', "no column 'uri'"),
+    ],
+)
+def test_a_manifest_without_an_image_is_refused(tmp_path: Path, name: str, data: bytes, words: str) -> None:
+    """A header alone, nothing at all, and rows that name nothing, also beside another source with images."""
+    fill(tmp_path, {name: data, "in/1.jpg": b"1"})
+    for sources in ([tmp_path / name], [tmp_path / "in", tmp_path / name]):
+        with pytest.raises(UsageError, match=words):
+            plan(tmp_path / "_plan", *sources, uri_column="uri")
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
+def test_marks_and_line_ends_of_windows_are_read(tmp_path: Path, name: str) -> None:
+    """A byte-order mark and CRLF change nothing."""
+    text = "uri\n1.jpg\n2.jpg\n" if name == "m.csv" else '{"uri": "1.jpg"}\n{"uri": "2.jpg"}\n'
+    fill(tmp_path, {name: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(), "1.jpg": b"1", "2.jpg": b"2"})
+    assert list(contents(plan(tmp_path / "_plan", tmp_path / name, uri_column="uri")[0]).values()) == [b"1", b"2"]
+
+
+TEXTS = [
+    pa.string(),
+    pa.large_string(),
+    pa.string_view(),
+    pa.dictionary(pa.int32(), pa.string()),
+    pa.dictionary(pa.int8(), pa.large_string()),
+    pa.json_(),
+]
+BYTES = [
+    pa.binary(),
+    pa.large_binary(),
+    pa.binary_view(),
+    pa.binary(3),
+    pa.dictionary(pa.int32(), pa.binary()),
+    pa.dictionary(pa.int32(), pa.large_binary()),
+    pa.opaque(pa.binary(), "photo", "nobody"),
+]
+
+
+def write_column(path: Path, values: list[Any], kind: pa.DataType, name: str) -> None:
+    """Write one column, `a.b.c` as a field of structs in structs."""
+    if isinstance(kind, pa.BaseExtensionType):
+        column = pa.ExtensionArray.from_storage(kind, pa.array(values, kind.storage_type))
+    else:
+        column = pa.array(values, kind)
+    *outer, last = name.split(".")
+    for part in [last, *reversed(outer)][: len(outer)]:
+        column = pa.StructArray.from_arrays([column], [part])
+    pq.write_table(pa.table({name.partition(".")[0]: column}), path)
+
+
+@pytest.mark.parametrize("name", ["image", "image.path", "image.inner.path"])
+@pytest.mark.parametrize("kind", TEXTS, ids=str)
+def test_text_is_text_however_it_is_stored(tmp_path: Path, kind: pa.DataType, name: str) -> None:
+    """Large, views, dictionaries and extension types, at any depth of structs."""
+    fill(tmp_path, {"1.jpg": b"1"})
+    write_column(tmp_path / "m.parquet", ["1.jpg", None], kind, name)
+    stored, facts = plan(tmp_path / "_plan", tmp_path / "m.parquet", uri_column=name)
+    assert list(contents(stored).values()) == [b"1"]
+    assert facts.left_out == {"rows_without_image": 1}
+
+
+@pytest.mark.parametrize("name", ["image", "image.bytes", "image.inner.bytes"])
+@pytest.mark.parametrize("kind", BYTES, ids=str)
+def test_bytes_are_bytes_however_they_are_stored(tmp_path: Path, kind: pa.DataType, name: str) -> None:
+    """Large, views, dictionaries, of fixed size and extension types, at any depth of structs."""
+    write_column(tmp_path / "m.parquet", [b"one", None], kind, name)
+    stored, facts = plan(tmp_path / "_plan", tmp_path / "m.parquet", bytes_column=name)
+    assert list(contents(stored).values()) == [b"one"]
+    assert (facts.images, facts.left_out) == (1, {"rows_without_image": 1})
+
+
+@pytest.mark.parametrize("columns", [{"uri_column": "image"}, {"bytes_column": "image"}])
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (pa.table({"image": pa.nulls(2)}), "every row lacks its image"),
+        (pa.table({"image": pa.nulls(0)}), "it has no row"),
+        (pa.table({"image": pa.array([[b"a"]])}), "holds list<"),
+    ],
+    ids=["nulls", "empty", "lists"],
+)
+def test_parquet_without_an_image_is_refused(
+    tmp_path: Path, columns: dict[str, str], table: pa.Table, words: str
+) -> None:
+    """Nothing but nulls, no row, and lists end the planning with a sentence."""
+    pq.write_table(table, tmp_path / "m.parquet")
+    with pytest.raises(UsageError, match=words):
+        plan(tmp_path / "_plan", tmp_path / "m.parquet", **columns)
+
+
+def test_rows_without_bytes_are_counted_when_they_are_read(tmp_path: Path) -> None:
+    """A file that does not say how many nulls it has is counted by the scan instead of the plan."""
+    pq.write_table(pa.table({"image": [b"a", None, None]}), tmp_path / "m.parquet", write_statistics=False)
+    stored, facts = plan(tmp_path / "_plan", tmp_path / "m.parquet", bytes_column="image")
+    assert (facts.uncounted, facts.left_out) == (1, {})
+    left_out: Counter[str] = Counter()
+    assert [item.data for item in stored.read_items(stored.read_shard(0), left_out)] == [b"a"]
+    assert left_out == {"rows_without_image": 2}
 
 
 def reasons(tmp_path: Path, payloads: PayloadSettings, *uris: str) -> list[Reason | bytes]:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import boto3
 import fsspec
+import fsspec.config
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,8 +19,9 @@ from ingest.reasons import Reason, Unscorable
 from scorer.archive.items import Item, SourceChanged, SourceDamaged, Span
 from scorer.archive.source.access import read_image_bytes, read_span
 from scorer.archive.source.stores import BLOCK_BYTES
+from scorer.bundle_fetch import fetch
 from scorer.paths import UsageError
-from scorer.payloads.https import PayloadUnavailable
+from scorer.payloads.https import PayloadRefused
 from scorer.payloads.settings import PayloadSettings
 from tests.scorer.archive.source.archives import LIMIT, NOTHING, contents, items_of, make_tar, plan
 from tests.scorer.s3 import SECRET
@@ -161,6 +164,53 @@ def test_what_is_not_there_is_told(tmp_path: Path, source: str, words: str) -> N
         plan(tmp_path / "_plan", source)
 
 
+@pytest.mark.parametrize("source", ["s3://slashes", "s3://slashes/**", "s3://slashes/*"])
+def test_keys_with_empty_parts_are_listed_and_read(
+    moto: str, credentials: Callable[[str], None], tmp_path: Path, source: str
+) -> None:
+    """A slash at the start, two in the middle, one at the end, dots: every key is an image, a folder's mark is none."""
+    credentials(moto)
+    client = boto3.client("s3")
+    keys = ["/lead.jpg", "//two.jpg", "a//b.jpg", "a///c.jpg", "a//d/e.jpg", "a/f.jpg", "g.jpg", "h.jpg/", "a/../i.jpg"]
+    if "slashes" not in [each["Name"] for each in client.list_buckets()["Buckets"]]:
+        client.create_bucket(Bucket="slashes")
+        for key in keys:
+            client.put_object(Bucket="slashes", Key=key, Body=key.encode())
+        client.put_object(Bucket="slashes", Key="a/", Body=b"")
+        client.put_object(Bucket="slashes", Key="a//._b.jpg", Body=b"")
+        client.put_object(Bucket="slashes", Key="a//notes.txt", Body=b"")
+    stored, facts = plan(tmp_path / "_plan", source, shard_images=100)
+    assert contents(stored) == {f"s3://slashes/{key}": key.encode() for key in keys}
+    assert (facts.images, facts.left_out) == (len(keys), {"macos_sidecars": 1, "not_images": 1})
+
+
+def test_a_store_without_credentials_names_their_variables(
+    moto: str, credentials: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listing, reading one image and copying a bundle say what to set; what they say of a public bucket holds."""
+    credentials(moto)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="public", ACL="public-read")
+    client.put_object(Bucket="public", Key="a.jpg", Body=b"a")
+    stored, _ = plan(tmp_path / "_plan", "s3://public/a.jpg")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    S3FileSystem.clear_instance_cache()
+    for failing in (
+        lambda: plan(tmp_path / "again", "s3://public/"),
+        lambda: plan(tmp_path / "again", "s3://public/*.jpg"),
+        lambda: plan(tmp_path / "again", "s3://public/a.jpg"),
+        lambda: read_image_bytes(items_of(stored)[0], stored.grant_access(QUICK)),
+        lambda: fetch("s3://public", tmp_path / "bundle"),
+    ):
+        with pytest.raises(PayloadRefused, match="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"):
+            failing()
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"anon": "true"})  # as FSSPEC_S3_ANON=true does
+    assert list(contents(plan(tmp_path / "again", "s3://public/")[0]).values()) == [b"a"]
+    S3FileSystem.clear_instance_cache()
+
+
 class Broken(http.server.BaseHTTPRequestHandler):
     """Refuses everything, without an answer that a client would repeat its question for."""
 
@@ -205,7 +255,7 @@ def test_a_store_that_lets_nobody_in_is_unavailable(
             lambda: read_image_bytes(item, stored.grant_access(QUICK)),
             lambda: read_span("s3://archive/t-0.tar", Span(512, 2)),
         ):
-            with pytest.raises(PayloadUnavailable) as error:
+            with pytest.raises(PayloadRefused) as error:
                 failing()
             assert SECRET not in str(error.value)
     S3FileSystem.clear_instance_cache()

@@ -108,7 +108,7 @@ def test_a_plan_without_its_mark_is_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         write_plan(tmp_path / "_plan", Archive((str(tmp_path / "missing"),)), NOTHING, 4)
     assert open_plan(tmp_path / "_plan", LIMIT).shard_count == 1  # a mistyped source spoils nothing
-    fill(tmp_path, {"bad.csv": b"uri\n1.jpg\n\xff\n"})
+    fill(tmp_path, {"bad.csv": b'uri\n1.jpg\n"x"y\n'})
     with pytest.raises(Exception, match="no CSV"):
         plan(tmp_path / "_plan", tmp_path / "bad.csv", uri_column="uri")
     with pytest.raises(UsageError, match="no complete plan"):
@@ -224,3 +224,18 @@ def test_lists_keep_faces_and_items_whole(tmp_path: Path) -> None:
     assert (first.faces[0].face_id, first.faces[0].box) == ("1", (1, 2, 3, 4.5))
     assert second == Item(second.uri, "m.jsonl", f"{tmp_path.as_uri()}/sub/b.jpg")
     assert (facts.images, facts.duplicates, facts.imageless_rows) == (2, 1, 2)
+
+
+def test_a_plan_of_an_older_release_is_read(tmp_path: Path) -> None:
+    """A plan that knows neither what was ignored nor what cannot be read is gone on with."""
+    fill(tmp_path, {"in/1.jpg": b"1", "in/notes.txt": b""})
+    (tmp_path / "in" / "self.jpg").symlink_to("self.jpg")
+    folder = tmp_path / "_plan"
+    items = items_of(plan(folder, tmp_path / "in")[0])
+    head = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+    assert head["facts"].pop("ignored") == {"not_images": 1}
+    (folder / "plan.json").write_text(json.dumps(head), encoding="utf-8")
+    pq.write_table(pq.read_table(folder / "items.parquet").drop_columns(["problem"]), folder / "items.parquet")
+    stored = open_plan(folder, LIMIT)
+    assert items_of(stored) == items
+    assert stored.facts.left_out == {}

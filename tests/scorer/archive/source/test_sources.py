@@ -1,6 +1,13 @@
 """What SOURCE arguments mean, and the one sentence for each that means nothing."""
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ingest.reasons import Reason, Unscorable
+from scorer.archive.source.access import read_image_bytes
+from scorer.archive.source.estimate import estimate_archive
 from scorer.archive.source.sources import Archive, find_sources
+from scorer.bundle_fetch import fetch
 from scorer.paths import UsageError
-from tests.scorer.archive.source.archives import contents, fill, items_of, make_tar, plan
+from scorer.payloads.clients import EXTRAS
+from scorer.payloads.https import PayloadRefused
+from scorer.payloads.read import check_payloads
+from scorer.payloads.settings import PayloadSettings
+from scorer.settings import SettingsError
+from tests.scorer.archive.source.archives import LIMIT, NOTHING, contents, fill, items_of, make_tar, plan
 
 
 @pytest.fixture
@@ -89,7 +105,6 @@ def test_sources_name_images(archive: Path, monkeypatch: pytest.MonkeyPatch, sou
         ("http://images.example/?token=hunter2", {}, "is no source"),
         ("simplecache::s3://bucket/a", {}, "is no source"),
         ("s4://bucket", {}, "s4:// cannot be read here"),
-        ("gs://bucket", {}, "gcsfs"),
     ],
 )
 def test_what_cannot_be_scanned_is_told_in_one_sentence(
@@ -122,6 +137,173 @@ def test_nothing_is_asked_of_a_store_that_is_not_named(archive: Path) -> None:
     assert named == ["/in/", "/in/a/", "/no-suffix", "/", None]
 
 
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A folder with two images among what else a folder of photographs holds."""
+    folder = tmp_path / "photographs"
+    fill(
+        folder,
+        {
+            "a.jpg": b"a",
+            ".b.jpg": b"b",
+            "sub/._a.jpg": b"",
+            ".DS_Store": b"",
+            "__MACOSX/c.jpg": b"",
+            "@eaDir/a.jpg/THUMB.jpg": b"",
+            "sub/Thumbs.db": b"",
+            "notes.txt": b"",
+            "more.tar": make_tar([]),
+            "more.zip": b"",
+        },
+    )
+    for name, target in (("self.jpg", "self.jpg"), ("nothing.jpg", "missing.jpg"), ("out.jpg", "/etc/hostname")):
+        (folder / name).symlink_to(target)
+    (folder / "sub" / "loop").symlink_to("..")
+    (folder / "album.jpg").symlink_to("/etc")
+    (folder / "circle").symlink_to("circle")
+    os.mkfifo(folder / "pipe.jpg")
+    return folder
+
+
+@pytest.mark.parametrize("pattern", ["", "/**", "/*", "/**/*"])
+def test_nothing_is_left_out_in_silence(photographs: Path, pattern: str) -> None:
+    """Each entry is an image, an image that cannot be read, or counted by its kind; hidden images are images."""
+    stored, facts = plan(photographs.parent / "_plan", f"{photographs}{pattern}", shard_images=100)
+    access = stored.grant_access(NOTHING)
+    found: dict[str, bytes | Reason] = {}
+    for item in items_of(stored):
+        try:
+            found[Path(item.content_id).name] = read_image_bytes(item, access)
+        except Unscorable as error:
+            found[Path(item.content_id).name] = error.reason
+    assert found == {
+        "a.jpg": b"a",
+        ".b.jpg": b"b",
+        "self.jpg": Reason.UNREADABLE,
+        "nothing.jpg": Reason.UNREADABLE,
+        "out.jpg": Reason.FORBIDDEN_URI,
+        "pipe.jpg": Reason.UNREADABLE,
+    }
+    expected = {"macos_sidecars": 3, "thumbnails": 2, "not_images": 2, "folder_links": 2, "containers": 2}
+    if pattern not in {"", "/**"}:
+        expected["containers"] = 1  # the tar is named by the glob
+        assert facts.uncounted == 1
+    assert facts.ignored == expected
+    dry = estimate_archive(Archive((f"{photographs}{pattern}",)), NOTHING, 100, LIMIT)
+    assert dry.facts == facts
+
+
+@pytest.fixture
+def as_nobody(tmp_path: Path) -> Path:
+    """A folder that a user without rights can read, with one to write a plan into."""
+    if os.geteuid() == 0:
+        for folder in (tmp_path, *tmp_path.parents):
+            if folder.owner() == "root" and folder.is_relative_to(tempfile.gettempdir()):
+                folder.chmod(folder.stat().st_mode | 0o711)
+    (tmp_path / "_plan").mkdir()
+    (tmp_path / "_plan").chmod(0o777)
+    return tmp_path
+
+
+@contextmanager
+def without_rights() -> Iterator[None]:
+    """Give up the rights of the superuser, who may read everything."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("source", ["in", "in/*", "in/**/*.jpg", "in/*/*.jpg"])
+def test_a_folder_that_may_not_be_listed_is_an_error(as_nobody: Path, source: str) -> None:
+    """One below becomes an image that cannot be read, whose sentence names it; all others are planned."""
+    fill(as_nobody, {"in/a/1.jpg": b"1", "in/shut/2.jpg": b"2", "in/z/3.jpg": b"3"})
+    (as_nobody / "in" / "shut").chmod(0)
+    with without_rights():
+        stored, _ = plan(as_nobody / "_plan", as_nobody / source)
+        access = stored.grant_access(NOTHING)
+        first, shut, last = items_of(stored)
+        assert [read_image_bytes(item, access) for item in (first, last)] == [b"1", b"3"]
+        with pytest.raises(Unscorable, match=r"in/shut cannot be read: Permission denied") as error:
+            read_image_bytes(shut, access)
+    (as_nobody / "in" / "shut").chmod(0o755)
+    assert error.value.reason is Reason.UNREADABLE
+    assert shut.content_id.endswith("/in/shut")
+
+
+@pytest.mark.parametrize("source", ["shut", "shut/*.jpg", "shut/inner", "shut/a.tar", "shut/l.csv"])
+def test_a_source_that_may_not_be_read_is_refused(as_nobody: Path, source: str) -> None:
+    """Trying again does not help, so the exit code is not the one that says so."""
+    fill(as_nobody, {"shut/1.jpg": b"1", "shut/inner/1.jpg": b"1", "shut/a.tar": b"", "shut/l.csv": b"uri\n1.jpg\n"})
+    (as_nobody / "shut").chmod(0)
+    with without_rights(), pytest.raises(PayloadRefused, match="Permission denied"):
+        plan(as_nobody / "_plan", as_nobody / source, uri_column="uri" if source.endswith("csv") else None)
+    (as_nobody / "shut").chmod(0o755)
+
+
+def test_folders_of_any_depth_are_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder whose path is longer than the system takes is an error; what lies above it is planned."""
+    fill(tmp_path, {"in/1.jpg": b"1"})
+    monkeypatch.chdir(tmp_path / "in")
+    for _ in range(2100):
+        Path("d").mkdir()
+        os.chdir("d")
+    Path("2.jpg").write_bytes(b"2")
+    monkeypatch.chdir(tmp_path)
+    stored, facts = plan(tmp_path / "_plan", tmp_path / "in")
+    images = items_of(stored)
+    assert facts.images == 2
+    assert [image.problem == "" for image in images] == [True, False]
+    assert "File name too long" in images[1].problem
+    subprocess.run(["rm", "-r", tmp_path / "in"], check=True)  # noqa: S607 - shutil gives up at this depth
+
+
+@pytest.mark.parametrize("name", ["loop.tar", "nothing.tar", "pipe.tar", "pipe.csv", "loop.csv", "1.jpg/below"])
+def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path, name: str) -> None:
+    """A link to itself or to nothing, and a pipe, which would be waited for, are named at once."""
+    fill(tmp_path, {"1.jpg": b"1", "good.tar": make_tar([("2.jpg", b"2")])})
+    for loop in ("loop.tar", "loop.csv"):
+        (tmp_path / loop).symlink_to(loop)
+    (tmp_path / "nothing.tar").symlink_to("missing.tar")
+    os.mkfifo(tmp_path / "pipe.tar")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UsageError, match=name):
+        plan(tmp_path / "_plan", tmp_path / name, uri_column="uri" if name.endswith("csv") else None)
+    stored, _ = plan(tmp_path / "_plan", tmp_path / "*.tar")
+    found = {Path(item.uri).name: bool(item.problem) for item in items_of(stored)}
+    assert found == {"good.tar": False, "loop.tar": True, "nothing.tar": True, "pipe.tar": True}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "words"),
+    [
+        ("gs", "needs the package gcsfs: pip install gcsfs"),
+        ("abfs", "needs the package adlfs: pip install adlfs"),
+        ("s3", r"needs the package s3fs: pip install 'unlensed\[s3\]'"),
+    ],
+)
+def test_a_missing_package_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, scheme: str, words: str
+) -> None:
+    """The sentence says what to install: an extra of this project where one brings it."""
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)  # noqa: SLF001 - no public way to forget
+    for package in ("s3fs", "gcsfs", "adlfs"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SettingsError, match=words):
+        plan(tmp_path / "_plan", f"{scheme}://bucket/a")
+    with pytest.raises(SettingsError, match=words):
+        check_payloads(PayloadSettings(schemes=(scheme,)))
+    with pytest.raises(SettingsError, match=words):
+        fetch(f"{scheme}://bucket/a", tmp_path / "bundle")
+    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for package, extra in EXTRAS.items():
+        assert any(requirement.startswith(package) for requirement in extras[extra])
+
+
 @pytest.mark.parametrize("kind", ["webdataset", "parquet", "files"])
 def test_img2dataset_output_is_recognised(tmp_path: Path, kind: str) -> None:
     """Each format of img2dataset is read as what it is; failed downloads are no images; counts are known."""
@@ -142,7 +324,7 @@ def test_img2dataset_output_is_recognised(tmp_path: Path, kind: str) -> None:
             fill(tmp_path / stem, {f"{key}.jpg": value for key, value in images.items()})
         columns = {"key": keys} | ({"jpg": data} if kind == "parquet" else {})
         pq.write_table(pa.table(columns), tmp_path / f"{stem}.parquet", row_group_size=2)
-    stored, facts = plan(tmp_path / "_plan", tmp_path, shard_images=100)
+    stored, facts = plan(tmp_path.parent / f"{kind}_plan", tmp_path, shard_images=100)
     assert set(contents(stored).values()) == expected
     assert (facts.images, facts.uncounted) == (6, 0)
     assert facts.imageless_rows == (2 if kind == "parquet" else 0)
@@ -151,6 +333,10 @@ def test_img2dataset_output_is_recognised(tmp_path: Path, kind: str) -> None:
         "parquet": {"00000.parquet", "00001.parquet"},
         "files": {"00000", "00001"},
     }[kind]
+    fill(tmp_path, {"own.jpg": b"own", "sub/own.jpg": b"sub", "notes.txt": b""})
+    stored, facts = plan(tmp_path.parent / f"{kind}_plan", tmp_path, shard_images=100)
+    assert set(contents(stored).values()) == {*expected, b"own", b"sub"}
+    assert facts.ignored.pop("not_images") == (3 if kind == "files" else 1)
     (tmp_path / "00001_stats.json").unlink()
     with pytest.raises(UsageError, match="00001_stats"):
         plan(tmp_path / "_plan", tmp_path)

@@ -3,6 +3,7 @@
 import gzip
 import io
 import tarfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,13 +19,13 @@ from tests.scorer.archive.source.archives import LIMIT, make_tar
 IMAGES = [("a/1.jpg", b"one"), ("a/1.json", b"{}"), ("a/1.txt", b"text"), ("a/2.PNG", b"two" * 300), ("b/3.webp", b"")]
 
 
-def read(path: Path, data: bytes) -> tuple[list[Item], SourceDamaged | None]:
+def read(path: Path, data: bytes, left_out: Counter[str] | None = None) -> tuple[list[Item], SourceDamaged | None]:
     """Return the images of a tar, and the error that ended it."""
     path.write_bytes(data)
     items: list[Item] = []
     with StoreFile(path.as_uri()) as file:
         try:
-            items.extend(read_members(file, "tar", LIMIT))
+            items.extend(read_members(file, "tar", LIMIT, left_out))
         except SourceDamaged as error:
             assert "tar" in str(error)  # noqa: PT017 - the error is returned, too
             return items, error
@@ -88,8 +89,8 @@ def test_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
     assert items[0].content_id != items[1].content_id
 
 
-def test_what_is_no_regular_file_is_passed_over(tmp_path: Path) -> None:
-    """Folders, links in and out, devices, pipes and sparse files bring no image; what follows them does."""
+def test_what_is_no_regular_file_is_left_out_and_counted(tmp_path: Path) -> None:
+    """Links in and out, devices, pipes and sidecars bring no image; a sparse file is one that cannot be read."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
         add(archive, "folder.jpg", tarfile.DIRTYPE)
@@ -100,10 +101,54 @@ def test_what_is_no_regular_file_is_passed_over(tmp_path: Path) -> None:
         add(archive, "pipe.jpg", tarfile.FIFOTYPE)
         sparse = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 40), "GNU.sparse.name": "sparse.jpg"}
         add(archive, "sparse.jpg", tarfile.REGTYPE, b"x", pax_headers=sparse)
-        add(archive, "good.jpg", tarfile.REGTYPE, b"good")
-    items, error = read(tmp_path / "a.tar", file.getvalue())
+        for name in ("._good.jpg", "x/__MACOSX/a.jpg", "@eaDir/good.jpg/thumb.jpg", "good.json", "inner.tar"):
+            add(archive, name, tarfile.REGTYPE, b"x")
+        add(archive, "./good.jpg", tarfile.REGTYPE, b"good")
+    left_out: Counter[str] = Counter()
+    items, error = read(tmp_path / "a.tar", file.getvalue(), left_out)
     assert error is None
-    assert [(item.content_id, item.data) for item in items] == [("tar/good.jpg", b"good")]
+    assert [(item.content_id, item.data) for item in items] == [("tar/sparse.jpg", None), ("tar/./good.jpg", b"good")]
+    assert "--sparse" in items[0].problem
+    assert left_out == {
+        "tar_links": 2,
+        "special_files": 3,
+        "macos_sidecars": 2,
+        "thumbnails": 1,
+        "not_images": 1,
+        "containers": 1,
+    }
+
+
+@pytest.mark.parametrize("between", [b"", bytes(512), bytes(1 << 21)], ids=["none", "a block", "two mebibytes"])
+def test_tars_behind_one_another_are_read_to_the_end(tmp_path: Path, between: bytes) -> None:
+    """What `cat` makes of tars with their end marks, an empty one among them, is all their images."""
+    parts = [make_tar([("1.jpg", b"1")]), make_tar([]), make_tar([("2.jpg", b"2"), ("1.jpg", b"3")])]
+    items, error = read(tmp_path / "a.tar", between.join(parts))
+    assert error is None
+    assert [(item.content_id, item.data) for item in items] == [
+        ("tar/1.jpg", b"1"),
+        ("tar/2.jpg", b"2"),
+        ("tar/1.jpg#2", b"3"),
+    ]
+    for item in items:
+        assert item.span is not None
+
+
+@pytest.mark.parametrize("behind", [b"\n", b"garbage" * 200, gzip.compress(b"x")], ids=["line", "garbage", "gzip"])
+def test_data_behind_the_end_mark_that_is_no_tar_is_told(tmp_path: Path, behind: bytes) -> None:
+    """The images come, and then an error that says where the data begins."""
+    data = make_tar([("1.jpg", b"1")])
+    items, error = read(tmp_path / "a.tar", data + behind)
+    assert [item.data for item in items] == [b"1"]
+    assert f"after {len(data)} bytes (data that is no tar behind the end mark)" in str(error)
+
+
+def test_a_tar_behind_another_that_is_cut_short_says_so(tmp_path: Path) -> None:
+    """The first one's images come, then those of the second before the cut, then the error."""
+    second = make_tar([("2.jpg", b"2"), ("3.jpg", bytes(2000))])
+    items, error = read(tmp_path / "a.tar", make_tar([("1.jpg", b"1")]) + second[:2048])
+    assert [item.data for item in items] == [b"1", b"2"]
+    assert error is not None
 
 
 def test_a_large_member_comes_without_its_bytes(tmp_path: Path) -> None:
