@@ -6,18 +6,53 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from ingest.device import DeviceUnavailable, Request, resolve_device
+from scorer.command_line import CommandGroup, print_version, run_command
+from scorer.exits import Exit, describe_exits
+from scorer.extras import MissingExtra
 from scorer.manifest import BatchProfile, Target
+from scorer.terminal import Terminal
 from training.endings import Interrupted, TrainingDiverged
 from training.recipes import RECIPES, Precision
 from training.target import PRECISIONS, Deployment
 
-BAD_DATA, TRY_AGAIN, BAD_CONFIGURATION = 65, 75, 78
-app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
-console = Console(stderr=True)
+
+class TrainingGroup(CommandGroup):
+    """The commands of `unlensed-train`."""
+
+    needed = ("train",)
+
+
+app = typer.Typer(
+    cls=TrainingGroup,
+    help="Photographs to bundle, one command a step; every step reads and writes one run folder.",
+    epilog=describe_exits(),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Terminal(stderr=True)
+CODES: dict[type[Exception], Exit] = {
+    Interrupted: Exit.TRY_AGAIN,
+    DeviceUnavailable: Exit.BAD_CONFIGURATION,
+    MissingExtra: Exit.BAD_CONFIGURATION,
+    FileNotFoundError: Exit.BAD_DATA,
+    ModuleNotFoundError: Exit.BAD_DATA,
+    ValueError: Exit.BAD_DATA,
+    TrainingDiverged: Exit.BAD_DATA,
+}
 Run = Annotated[Path, typer.Argument(help="The run folder.")]
+
+
+@app.callback()
+def start(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Photographs to bundle, one command a step; every step reads and writes one run folder."""
 
 
 def check_recipe(name: str) -> str:
@@ -99,7 +134,7 @@ def prepare(  # noqa: PLR0913, PLR0917 - one parameter an option
         console.print(f"{preview}: {draw_preview(out, rule, preview)} faces")
 
 
-@app.command()
+@app.command(short_help="Train the extractor.")
 def train(
     run: Run,
     recipe: RecipeName = "starter",
@@ -124,12 +159,12 @@ def train(
     rule = RECIPES[recipe]()
     network = build_network(rule)
     chosen = resolve_device(device)
-    console.print(f"training on {chosen.kind}: {chosen.reason}", highlight=False)
+    console.print(f"training on {chosen.kind}: {chosen.reason}")
     options = TrainOptions(init, torch.device(chosen.kind), workers=threads, console=console)
     train_extractor(network, load_role(run, "train"), load_role(run, "fit"), rule, run, options)
 
 
-@app.command(name="import")
+@app.command(name="import", short_help="Convert a published checkpoint to weights.")
 def import_(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint as its publishers distribute it.")],
     out: Annotated[Path, typer.Option(help="The *.safetensors file to write, for `train --init`.")],
@@ -140,10 +175,10 @@ def import_(
     """Convert the authors' checkpoint or EXIF-as-language's, strictly; no code in the file can run."""
     from training.pretext.import_checkpoint import import_checkpoint
 
-    console.print(import_checkpoint(checkpoint, kind, out), markup=False, highlight=False)
+    console.print(import_checkpoint(checkpoint, kind, out))
 
 
-@app.command()
+@app.command(short_help="Build the engine, and fit the mixture on its features.")
 def fit(
     run: Run,
     recipe: RecipeName = "starter",
@@ -159,7 +194,7 @@ def fit(
     console.print(fit_run(run, rule, deployment, threads))
 
 
-@app.command()
+@app.command(short_help="Score the photographs that p-values are counted against.")
 def calibrate(
     run: Run, target: TargetName = "openvino", precision: PrecisionName = None, threads: Threads = CORES
 ) -> None:
@@ -169,7 +204,7 @@ def calibrate(
     console.print(calibrate_run(run, choose_deployment(target, precision), threads))
 
 
-@app.command()
+@app.command(short_help="Measure how photographs and generated faces are told apart.")
 def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     run: Run,
     generated: Annotated[Path, typer.Option(help="Folder of generated faces, one folder a generator.")],
@@ -195,11 +230,11 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
 
         compared[name] = load_compared(name, path, threads).extract
     extras = Extras(photographs=photographs, features=compared, runs=dict(split_pairs(ablation)))
-    print_tables(evaluate_run(run, generated, RECIPES[recipe](), threads, extras), Console())
-    console.print(f"the report: {run / 'evaluation.html'}", highlight=False, soft_wrap=True)
+    print_tables(evaluate_run(run, generated, RECIPES[recipe](), threads, extras), Terminal())
+    console.print(f"the report: {run / 'evaluation.html'}", soft_wrap=True)
 
 
-@app.command()
+@app.command(short_help="Write the bundle.")
 def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     run: Run,
     out: Annotated[Path, typer.Option(help="The bundle's folder; its content is replaced.")],
@@ -226,19 +261,9 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     if target == "tensorrt":
         from training.steps import add_plan
 
-        console.print(add_plan(run, out, RECIPES[recipe](), deployment), highlight=False, soft_wrap=True)
+        console.print(add_plan(run, out, RECIPES[recipe](), deployment), soft_wrap=True)
 
 
 def main() -> None:
-    """Run the command line; every foreseen error is one sentence and an exit code, as those of `unlensed`."""
-    try:
-        app()
-    except Interrupted as error:
-        console.print(str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(TRY_AGAIN) from error
-    except DeviceUnavailable as error:
-        console.print(f"unlensed-train: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(BAD_CONFIGURATION) from error
-    except (FileNotFoundError, ModuleNotFoundError, ValueError, TrainingDiverged) as error:
-        console.print(f"unlensed-train: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(BAD_DATA) from error
+    """Run the command line; exit codes are those of `unlensed`."""
+    run_command(app, "unlensed-train", CODES)

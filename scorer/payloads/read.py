@@ -22,6 +22,7 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 
 from ingest.reasons import Reason, Unscorable
+from scorer.extras import raise_missing
 from scorer.messages import ScoreRequest
 from scorer.payloads.https import (
     PUBLIC_NETWORK,
@@ -57,6 +58,7 @@ def check_payloads(settings: PayloadSettings) -> None:
         try:
             fsspec.get_filesystem_class(scheme)
         except (ValueError, ImportError) as error:
+            raise_missing(error)
             message = f"payloads.schemes lists {scheme!r}, which cannot be read here: {error}"
             raise SettingsError(message) from error
     if ("file" in settings.schemes) != bool(settings.file_roots):

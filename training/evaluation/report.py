@@ -91,7 +91,7 @@ def write_report(run: Path, report: Mapping[str, Any], evidence: Evidence) -> Pa
     folder = run / "figures"
     folder.mkdir(exist_ok=True)
     for name, svg in figures.items():
-        (folder / f"{name}.svg").write_text(svg)
+        (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
     page = run / "evaluation.html"
-    page.write_text(render_report(report, figures))
+    page.write_text(render_report(report, figures), encoding="utf-8")
     return page

@@ -112,7 +112,7 @@ def list_tables(report: dict[str, Any]) -> list[Table]:
 
 def print_tables(report: dict[str, Any], console: Console) -> None:
     """Print the verdict and the tables."""
-    console.print(report["verdict"]["summary"], highlight=False)
+    console.print(report["verdict"]["summary"])
     for table in list_tables(report):
         drawn = RichTable(title=table.title, caption=table.note)
         for index, name in enumerate(table.head):

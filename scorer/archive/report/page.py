@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from scorer.archive.report.shares import Share
+from scorer.printable import printable
 
 PAGES = Path(__file__).parent / "pages"
 SHOWN_CHARACTERS = 160
@@ -32,7 +33,7 @@ def render_page(template: str, **content: object) -> str:
         "count": show_count,
         "interval": show_interval,
     }
-    style = (PAGES / "page.css").read_text()
+    style = (PAGES / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     trusted = Markup(style)  # noqa: S704 - this project's own file
@@ -41,7 +42,7 @@ def render_page(template: str, **content: object) -> str:
 
 def show_plain(text: str | None) -> str:
     """Return a stranger's text in printable characters, its middle left out where it is long."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text or "")
+    shown = printable(text or "")
     half = SHOWN_CHARACTERS // 2
     return shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:half]}…{shown[-half:]}"
 

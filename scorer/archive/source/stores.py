@@ -15,6 +15,7 @@ import fsspec
 
 from scorer.archive.items import SourceChanged
 from scorer.archive.source.names import describe
+from scorer.extras import raise_missing
 from scorer.paths import UsageError
 from scorer.payloads.https import PayloadUnavailable
 
@@ -54,13 +55,15 @@ def open_store(name: str) -> tuple[Store, str]:
     """Return the store in which a path or URI lies, and its path there; no store is asked anything.
 
     Raises:
-        UsageError: the scheme is unknown or its package is not installed.
+        UsageError: the scheme is unknown, or its package is not installed and none of ours.
+        ModuleNotFoundError: its package is not installed, and an extra brings it.
     """
     scheme, separator, rest = name.partition("://")
     scheme = scheme.lower() if separator else LOCAL
     try:
         files = fsspec.filesystem(scheme, use_listings_cache=False)
     except (ValueError, ImportError) as error:
+        raise_missing(error)
         message = f"{scheme}:// cannot be read here: {error}"
         raise UsageError(message) from error
     if scheme != LOCAL:
