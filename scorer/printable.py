@@ -19,6 +19,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
+def printable_value(value: object) -> object:
+    """Return text as `printable`, anything else as it is; a page's `finalize`, whose own markup is not text here."""
+    return printable(value) if type(value) is str else value
+
+
 def printable_json(text: str, *, ascii_only: bool = False) -> str:
     """Return JSON that means the same, with an escape for each character that is not printed; line ends stay.
 

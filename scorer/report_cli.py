@@ -56,7 +56,7 @@ def compare(
         print_json(found.model_dump_json(indent=1))
         return
     terminal = Terminal()
-    for table in tabulate(found):
+    for table in tabulate(found, terminal.width):
         terminal.print(table)
     terminal.print(state_difference(found))
     if found.rank_correlation is not None and found.ks is not None:

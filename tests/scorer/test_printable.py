@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import Environment
+from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
-from scorer.printable import print_json, printable, printable_json
+from scorer.printable import print_json, printable, printable_json, printable_value
 from scorer.terminal import Terminal
 
 TEXT = st.text(
@@ -90,6 +92,13 @@ def test_a_terminal_prints_text_as_data(text: str) -> None:
     terminal.print(Text(text))
     assert not acts(output.getvalue().replace("\n", ""))
     assert output.getvalue().startswith(f"{printable(text)}\n")
+
+
+def test_a_page_shows_text_and_keeps_its_markup() -> None:
+    """What a template is given is escaped for the eye and for HTML; a drawing stays a drawing."""
+    page = Environment(autoescape=True, finalize=printable_value).from_string("{{ name }}|{{ drawing }}|{{ number }}")
+    shown = page.render(name="<b>\u202e\udcff", drawing=Markup("<svg>\n</svg>"), number=3)
+    assert shown == "&lt;b&gt;\\u202e\\xff|<svg>\n</svg>|3"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from scorer.printable import printable_value
 from training.evaluation.evaluate import Evidence
 from training.evaluation.honest import RATES
 from training.evaluation.measures import Scores
@@ -72,6 +73,7 @@ def render_report(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=printable_value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -9,6 +9,7 @@ from scorer.archive.report.gallery import ReadAgain, cut_pictures
 from scorer.archive.report.page import render_page, show_count, show_interval, show_percent, show_plain
 
 _SHOWN_GROUPS = 10
+_COLUMNS = {"faces": 60, "decision differs": 0, "A flags": 80, "B flags": 80}  # the width from which each is shown
 
 
 def state_difference(found: Comparison) -> str:
@@ -33,20 +34,22 @@ def render_comparison(found: Comparison, read_again: ReadAgain) -> str:
     )
 
 
-def tabulate(found: Comparison) -> list[Table]:
-    """Return the tables of a comparison: decisions, then the groups with the most faces."""
+def tabulate(found: Comparison, width: int) -> list[Table]:
+    """Return the tables of a comparison for so many columns: decisions, then the groups with the most faces."""
     matrix = Table("in A, then in B", box=SIMPLE_HEAD, header_style="bold")
     for decision in found.matrix:
         matrix.add_column(decision, justify="right")
     for decision, row in found.matrix.items():
         matrix.add_row(decision, *map(show_count, row.values()))
     groups = Table(box=SIMPLE_HEAD, header_style="bold")
-    groups.add_column("group", overflow="fold", min_width=20)
-    for heading in ("faces", "decision differs", "A flags", "B flags"):
-        groups.add_column(heading, justify="right", no_wrap=True)
+    groups.add_column("group", overflow="fold", min_width=12)
+    shown = [number for number, needed in enumerate(_COLUMNS.values()) if width >= needed]
+    for number in shown:
+        groups.add_column(list(_COLUMNS)[number], justify="right", no_wrap=True)
     for kind, members in (("images", found.by_column), ("source", found.by_source), ("camera", found.by_camera)):
         for group in members[:_SHOWN_GROUPS]:
-            groups.add_row(Text(_name_group(kind, group)), *_list_shares(group))
+            shares = _list_shares(group)
+            groups.add_row(Text(_name_group(kind, group)), *(shares[number] for number in shown))
     return [matrix, groups]
 
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from scorer.archive.report.shares import Share
-from scorer.printable import printable
+from scorer.printable import printable, printable_value
 
 PAGES = Path(__file__).parent / "pages"
 SHOWN_CHARACTERS = 160
@@ -23,6 +23,7 @@ def render_page(template: str, **content: object) -> str:
     environment = Environment(
         loader=FileSystemLoader(PAGES),
         autoescape=True,
+        finalize=printable_value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
