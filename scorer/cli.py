@@ -28,10 +28,11 @@ from scorer.paths import (
     FacesMissing,
     FoundFiles,
     UsageError,
+    assign_boxes,
     expand_paths,
-    make_requests,
     read_boxes,
     read_image,
+    request_for,
 )
 from scorer.payloads.https import PayloadUnavailable
 from scorer.plan_builder import NoBuilder
@@ -157,8 +158,8 @@ def score(  # noqa: PLR0913 - one parameter per flag
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `unlensed score ... --json | head` ends quietly
     settings = load_settings(bundle=bundle, device=device, threads=threads)
     found = expand_paths(paths, sys.stdin.buffer, picture)
-    requests = make_requests(found, read_boxes(faces) if faces else None, faces_missing)
-    _keep_inputs(out, found, faces)
+    files = assign_boxes(found, read_boxes(faces) if faces else None, faces_missing)
+    _keep_inputs(found, out, picture, faces)
     scorer = LocalScorer(settings)
     terminal, table, summary = Terminal(stderr=True), ResultTable(), RunSummary()
     pictures = PictureFolder(picture, partial(terminal.say, style="yellow")) if picture else None
@@ -166,10 +167,10 @@ def score(  # noqa: PLR0913 - one parameter per flag
     try:
         with (
             lines,
-            closing(scorer.score(requests)) as results,
-            Progress("scoring", len(requests), console=terminal) as progress,
+            closing(scorer.score(map(request_for, files))) as results,
+            Progress("scoring", len(files), console=terminal) as progress,
         ):
-            for request, result in zip(requests, results, strict=True):
+            for file, result in zip(files, results, strict=True):
                 line = result.model_dump_json()
                 lines.write(line)
                 if as_json:
@@ -178,11 +179,11 @@ def score(  # noqa: PLR0913 - one parameter per flag
                     table.add(result)
                 summary.add(result)
                 if pictures and result.status in {Status.SCORED, Status.NO_FACE}:
-                    pictures.add(result, partial(read_image, str(request.image.uri), settings.limits.max_bytes))
+                    pictures.add(result, partial(read_image, file.path.absolute().as_uri(), settings.limits.max_bytes))
                 progress.advance(1, **summary.facts())
     except BaseException as error:
         end = summary.describe(found.skipped, _list_written(lines, pictures))
-        terminal.say(f"stopped after {summary.images} of {len(requests)} images: {end}", style="yellow")
+        terminal.say(f"stopped after {summary.images} of {len(files)} images: {end}", style="yellow")
         if isinstance(error, KeyboardInterrupt):
             raise typer.Exit(Exit.INTERRUPTED) from None
         raise
@@ -290,12 +291,15 @@ class _ResultFile:
             self._file.close()
 
 
-def _keep_inputs(out: Path | None, found: FoundFiles, faces: Path | None) -> None:
-    """Refuse to write the results over what is read.
+def _keep_inputs(found: FoundFiles, out: Path | None, picture: Path | None, faces: Path | None) -> None:
+    """Refuse to write over what is read.
 
     Raises:
-        UsageError: --out names an image or the file of boxes.
+        UsageError: --out names an image or the file of boxes, or an image lies in the folder of --picture.
     """
+    if picture and picture.resolve() in {folder.resolve() for folder in {file.path.parent for file in found.files}}:
+        message = f"--picture {picture} holds images that are scored: name another folder"
+        raise UsageError(message)
     inputs = [file.path for file in found.files] + ([faces] if faces else [])
     if out and out.exists() and any(path.exists() and path.samefile(out) for path in inputs):
         message = f"--out {out} is one of the files that are read: name another"

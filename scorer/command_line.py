@@ -86,6 +86,8 @@ def run_command(app: typer.Typer, name: str, codes: Mapping[type[Exception], Exi
         code = get_command(app).main(prog_name=name, standalone_mode=False)
     except _CommandLineError as error:
         written = io.StringIO()
+        if getattr(error, "ctx", None):
+            error.ctx.color = True  # else it drops escape sequences, which a person would look for in vain
         error.show(file=written)
         for line in written.getvalue().rstrip("\n").split("\n"):
             sys.stderr.write(printable(line) + "\n")

@@ -6,7 +6,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
@@ -53,10 +53,17 @@ class FacesMissing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FoundFile:
-    """A file to score: its path as the command line gives it, and the folder there that it was found in, if any."""
+    """A file to score.
+
+    Attributes:
+        path: as the command line gives it.
+        folder: of the command line that it was found in, if any.
+        faces: boxes that are brought; None finds the faces.
+    """
 
     path: Path
     folder: Path | None = None
+    faces: tuple[RequestedFace, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -187,20 +194,20 @@ def _refuse_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def make_requests(
+def assign_boxes(
     found: FoundFiles, boxes: Boxes | None, faces_missing: FacesMissing = FacesMissing.ERROR
-) -> list[ScoreRequest]:
-    """Return the requests that score the files, with their boxes where `boxes` are given.
+) -> list[FoundFile]:
+    """Return the files to score, with their boxes where `boxes` are given.
 
     A key of `boxes` is a path as the command line gives it, an absolute path, or one below a folder of the command
     line. A file that is left out for want of boxes is counted in `found.skipped`.
 
     Raises:
         UsageError: a file has no boxes, or boxes have no file, and `faces_missing` is ERROR; boxes for two files, or
-            two for one; a face_id twice in one image; nothing is left to score.
+            two for one; more boxes than a request may hold, or a face_id twice in one image; nothing is left to score.
     """
     if boxes is None:
-        return [request_for(file.path, None) for file in found.files]
+        return found.files
     key_of = _match_keys(found.files, boxes)
     without = [file.path for file in found.files if file.path not in key_of]
     idle = boxes.keys() - key_of.values()
@@ -210,15 +217,17 @@ def make_requests(
     found.skipped[Skipped.IDLE_BOXES] += len(idle)
     if faces_missing is FacesMissing.SKIP:
         found.skipped[Skipped.NO_BOXES] += len(without)
-    requests = [
-        request_for(file.path, boxes[key_of[file.path]] if file.path in key_of else None)
+    files = [
+        replace(file, faces=boxes[key_of[file.path]]) if file.path in key_of else file
         for file in found.files
         if file.path in key_of or faces_missing is not FacesMissing.SKIP
     ]
-    if not requests:
+    if not files:
         message = f"none of the {len(found.files)} files has boxes in the file of --faces"
         raise UsageError(message)
-    return requests
+    for file in files:
+        request_for(file)
+    return files
 
 
 def _match_keys(files: Sequence[FoundFile], boxes: Boxes) -> dict[Path, str]:
@@ -266,19 +275,17 @@ def name_file(path: Path) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def request_for(path: Path, faces: Sequence[RequestedFace] | None) -> ScoreRequest:
-    """Return the request that scores `path`, with its boxes where they are given; None finds the faces.
+def request_for(file: FoundFile) -> ScoreRequest:
+    """Return the request that scores a file.
 
     Raises:
         UsageError: there are too many boxes, or two have one face_id.
     """
     # A file name may hold bytes that are no text; the id shows them escaped, the URI keeps them exactly.
-    name = shorten_id(name_file(path))
-    image = ImageSource(uri=path.absolute().as_uri())
+    name = shorten_id(name_file(file.path))
+    image = ImageSource(uri=file.path.absolute().as_uri())
     try:
-        return ScoreRequest(
-            request_id=name, content_id=name, image=image, faces=None if faces is None else tuple(faces)
-        )
+        return ScoreRequest(request_id=name, content_id=name, image=image, faces=file.faces)
     except ValidationError as error:
         message = f"{name} cannot be scored (at most {MAX_FACES} boxes): {describe_problems(error)}"
         raise UsageError(message) from error

@@ -41,6 +41,7 @@ CODES: dict[type[Exception], Exit] = {
     ModuleNotFoundError: Exit.BAD_DATA,
     ValueError: Exit.BAD_DATA,
     TrainingDiverged: Exit.BAD_DATA,
+    OSError: Exit.TRY_AGAIN,
 }
 Run = Annotated[Path, typer.Argument(help="The run folder.")]
 

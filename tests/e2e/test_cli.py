@@ -131,6 +131,7 @@ def test_list_on_standard_input_and_given_boxes(photographs: Path, tmp_path: Pat
         (["score", "x.jpg", "--out", "."], 2, "directory"),
         (["score", "x.jpg", "--out", "s3://bucket/out.jsonl"], 2, "s3://bucket/out.jsonl"),
         (["score", "x.jpg", "--out", "x.jpg"], 2, "files that are read"),
+        (["score", "x.jpg", "--picture", "."], 2, "name another folder"),
         (["score", "x.jpg", "--faces", "none.json"], 2, "none.json"),
         (["score", "*.png"], 2, "*.png"),
         (["score", "-"], 2, "standard input is empty"),

@@ -13,8 +13,8 @@ from scorer.paths import (
     FoundFiles,
     Skipped,
     UsageError,
+    assign_boxes,
     expand_paths,
-    make_requests,
     read_boxes,
     read_image,
     read_list,
@@ -152,7 +152,7 @@ def bring(
     """Return how many boxes each request has when a file names `keys`, one box each."""
     file = folder / "boxes.json"
     file.write_text("{" + ", ".join(f'"{key}": [{BOX}]' for key in keys) + "}")
-    requests = make_requests(found, read_boxes(file), missing)
+    requests = map(request_for, assign_boxes(found, read_boxes(file), missing))
     return {request.content_id: None if request.faces is None else len(request.faces) for request in requests}
 
 
@@ -166,7 +166,7 @@ def test_boxes_are_found_by_the_paths_a_person_has(archive: Path, monkeypatch: p
     ):
         given = bring(archive, *keys, found=find(archive.name))
         assert given == {f"{archive.name}/a.JPG": 1, f"{archive.name}/in/b.png": 1}
-    assert [request.faces for request in make_requests(find(archive), None)] == [None, None]
+    assert [file.faces for file in assign_boxes(find(archive), None)] == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_too_many_boxes_are_refused_with_the_image(archive: Path) -> None:
     file = archive / "boxes.json"
     file.write_text(f'{{"a.JPG": [{", ".join([BOX] * 65)}]}}')
     with pytest.raises(UsageError, match=r"a\.JPG"):
-        make_requests(FoundFiles([FoundFile(archive / "a.JPG", archive)]), read_boxes(file))
+        assign_boxes(FoundFiles([FoundFile(archive / "a.JPG", archive)]), read_boxes(file))
 
 
 @pytest.mark.parametrize(
@@ -230,8 +230,8 @@ def test_any_file_name_survives(tmp_path: Path) -> None:
     """A name with bytes that are no text, spaces and per cent signs is read back exactly and can be printed."""
     path = tmp_path / os.fsdecode(b"50% \xff #?.jpg")
     path.write_bytes(b"abc")
-    request = request_for(path, None)
+    request = request_for(FoundFile(path))
     assert read_image(str(request.image.uri), max_bytes=4) == b"abc"
     assert request.content_id.endswith("50% \\xff #?.jpg")
     assert request.model_dump_json()
-    assert len(request_for(Path("x" * 9000), None).content_id) < 4096
+    assert len(request_for(FoundFile(Path("x" * 9000))).content_id) < 4096
