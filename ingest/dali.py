@@ -162,7 +162,7 @@ class FaceCropper:
             return [], lines[-1] if lines else failure
         for line in lines:
             if not (LIBJPEG_REMARK.match(line) or LIBPNG_REMARK.match(line)):
-                sys.stderr.write(line + "\n")
+                sys.stderr.write(ascii(line)[1:-1] + "\n")  # a message may quote the image
         return regions, next(filter(LIBJPEG_REMARK.match, lines), "")
 
 

@@ -190,7 +190,7 @@ def write_manifest(folder: Path, fields: Mapping[str, object], licences: Mapping
     }
     manifest = Manifest.model_validate({"schema_version": SCHEMA_VERSION, **fields, "files": files})
     fields = manifest.model_dump(mode="json", exclude_none=True)
-    (folder / MANIFEST).write_text(json.dumps(fields, indent=1) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
     return manifest
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from scorer.bundle import PLAN_FILE, Bundle, read_bundle, verify_engine
 from scorer.bundle_fetch import fetch
@@ -14,13 +13,16 @@ from scorer.embed import Embedder
 from scorer.local_engine import open_local_engine
 from scorer.plan import read_plan
 from scorer.settings import Settings, load_settings
+from scorer.terminal import Terminal
 from scorer.trust import check_trust
 
-bundle_app = typer.Typer(no_args_is_help=True, help="Copy and check a bundle; build a GPU bundle's plan.")
-bundle_app.command()(fetch)
+bundle_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Copy and check a bundle; build a GPU bundle's plan."
+)
+bundle_app.command(short_help="Copy a bundle from an object store or a folder.")(fetch)
 
 
-@bundle_app.command()
+@bundle_app.command(short_help="Check a bundle's files and its golden faces.")
 def verify(  # noqa: PLR0913 - one parameter per flag
     folder: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     *,
@@ -30,27 +32,26 @@ def verify(  # noqa: PLR0913 - one parameter per flag
     ] = None,
     files_only: Annotated[bool, typer.Option("--files-only", help="Start no engine; check the files only.")] = False,
     triton: Annotated[str | None, typer.Option(help="The engine is Triton's, at this gRPC host:port.")] = None,
-    threads: int | None = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
 ) -> None:
     """Check digests, schema and arrays, then send the golden faces through the live engine."""
     settings = load_settings(bundle=folder, threads=threads, triton={"url": triton} if triton else None)
     check_trust(folder, digest, key)
     checked = read_bundle(folder)
     if files_only:
-        print(f"{folder}: {len(checked.manifest.files)} files as recorded. Digest {checked.model.digest}")  # noqa: T201 - the output asked for
+        Terminal().say(f"{folder}: {len(checked.manifest.files)} files as recorded. Digest {checked.model.digest}")
         return
     if (folder / PLAN_FILE).is_file():
         read_plan(checked)  # a plan of another graph is refused wherever it lies
     with _opened_engine(checked, settings, through_triton=triton is not None) as (engine, name):
         drift = verify_engine(checked, engine)
-    Console().print(
+    Terminal().say(
         f"{folder}: {len(checked.manifest.files)} files as recorded, golden faces {drift:.2g} nats from their answers "
-        f"by {name} ({checked.manifest.golden_tolerance_nats:g} allowed). Digest {checked.model.digest}",
-        soft_wrap=True,
+        f"by {name} ({checked.manifest.golden_tolerance_nats:g} allowed). Digest {checked.model.digest}"
     )
 
 
-@bundle_app.command()
+@bundle_app.command(short_help="Build a GPU bundle's plan, on the GPU that serves.")
 def build(
     folder: Annotated[Path, typer.Argument(help="The folder of a bundle for TensorRT.")],
     *,
@@ -62,10 +63,9 @@ def build(
     checked = read_bundle(folder)
     current = None if force else find_current_plan(checked)
     plan = current or build_plan(checked)
-    Console().print(
+    Terminal().say(
         f"{plan.path}: {'already ' if current else ''}built by {plan.build.builder} {plan.build.version} on "
-        f"{plan.build.gpu}, for batches of {plan.build.batches.min} to {plan.build.batches.max}",
-        soft_wrap=True,
+        f"{plan.build.gpu}, for batches of {plan.build.batches.min} to {plan.build.batches.max}"
     )
 
 

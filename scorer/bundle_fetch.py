@@ -8,6 +8,7 @@ import typer
 
 from scorer.files import require_local
 from scorer.paths import UsageError
+from scorer.terminal import Terminal
 
 MAX_FILES, MAX_BYTES = 1000, 4 * 2**30  # of any real bundle
 MANIFEST = "bundle.json"
@@ -42,7 +43,7 @@ def fetch(
     with StoreFile(store.name(f"{root}/{MANIFEST}")) as file:
         manifest = file.read()
     if _is_there(folder, sizes, manifest, source):
-        print(f"{folder}: the {len(sizes)} files are there already")  # noqa: T201 - the output asked for
+        Terminal().say(f"{folder}: the {len(sizes)} files are there already")
         return
     for place in sizes.keys() - {MANIFEST}:
         path = folder / place
@@ -50,7 +51,7 @@ def fetch(
         with StoreFile(store.name(f"{root}/{place}")) as file, path.open("wb") as copy:
             shutil.copyfileobj(file, copy, 2**20)
     (folder / MANIFEST).write_bytes(manifest)
-    print(f"{folder}: {len(sizes)} files from {store.scheme}")  # noqa: T201 - the output asked for
+    Terminal().say(f"{folder}: {len(sizes)} files from {store.scheme}")
 
 
 def _place(name: str, root: str, source: str) -> str:

@@ -3,59 +3,65 @@
 import json
 import signal
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from enum import IntEnum, StrEnum
+from contextlib import closing
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from ingest.device import DeviceUnavailable
+from ingest.device import DeviceUnavailable, Request
 from scorer.archive.endings import Interrupted, Outage, RunBroken, RunNotReady, RunRefused
 from scorer.archive.items import SourceChanged, SourceDamaged
 from scorer.bundle import BundleMismatch
 from scorer.bundle_cli import bundle_app
+from scorer.command_line import CommandGroup, find_exit, local_path, print_version, run_command
 from scorer.decide import PolicyError
 from scorer.dlq_cli import dlq_app
 from scorer.embed import BackendUnavailable
+from scorer.exits import Exit, describe_exits
+from scorer.extras import MissingExtra
 from scorer.messages import Status
-from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
+from scorer.paths import (
+    FacesMissing,
+    FoundFiles,
+    UsageError,
+    assign_boxes,
+    expand_paths,
+    read_boxes,
+    read_image,
+    request_for,
+)
 from scorer.payloads.https import PayloadRefused, PayloadUnavailable
 from scorer.plan_builder import NoBuilder
+from scorer.printable import print_json, printable_json
 from scorer.report_cli import compare, report
 from scorer.scan_cli import scan
 from scorer.settings import SettingsError, load_settings
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable
 from scorer.stream.detector_pool import DetectorBroken
 from scorer.stream.replay import TooScattered
+from scorer.stream.settings import Delivery, Mode
+from scorer.terminal import Terminal
+
+if TYPE_CHECKING:
+    from scorer.picture import PictureFolder
 
 app = typer.Typer(
+    cls=CommandGroup,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # Rich takes [default: ...] for markup, and an argument's brackets, too
     help="Finds faces that are unlike the photographs its bundle knows.",
+    epilog=describe_exits(),
 )
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(dlq_app, name="dlq")
-app.command()(scan)
-app.command()(report)
-app.command()(compare)
-
-
-class Exit(IntEnum):
-    """Exit codes: sysexits.h where it has one."""
-
-    DONE = 0
-    USAGE = 2
-    FAILURES = 3
-    BAD_DATA = 65
-    CRASHED = 70
-    GPU_LOST = 71  # `scorer.cuda.faults` ends the process with it, from wherever it is
-    TRY_AGAIN = 75
-    BAD_CONFIGURATION = 78
+app.command(short_help="Score an archive, resumably.")(scan)
+app.command(short_help="Write a run's summary.json and report.html again.")(report)
+app.command(short_help="Compare two runs over the same images.")(compare)
 
 
 class Document(StrEnum):
@@ -87,70 +93,114 @@ CODES: dict[type[Exception], Exit] = {
     PayloadRefused: Exit.BAD_CONFIGURATION,  # before what it is a kind of
     PayloadUnavailable: Exit.TRY_AGAIN,
     BackendUnavailable: Exit.TRY_AGAIN,  # Triton does not answer, or the GPU's memory is taken by others
+    MissingExtra: Exit.BAD_CONFIGURATION,
     OSError: Exit.TRY_AGAIN,  # a full disk, a folder that may not be written
 }
 
 BundleOption = Annotated[Path | None, typer.Option(help="The bundle to score with. [default: model_repository]")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines on standard output instead of a table.")]
+DeviceOption = Annotated[Request | None, typer.Option(help="Where the networks run. [default: auto]")]
 
 
-@app.command()
+@app.callback()
+def start(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Finds faces that are unlike the photographs its bundle knows."""
+
+
+@app.command(short_help="Score images: how unlike what the bundle knows is each face?")
 def score(  # noqa: PLR0913 - one parameter per flag
-    paths: Annotated[list[str], typer.Argument(help="Files, directories, globs, or - for a list on standard input.")],
+    paths: Annotated[
+        list[str], typer.Argument(help="Files, directories, globs, or - for a list on standard input.", metavar="PATH")
+    ],
     *,
     as_json: JsonOption = False,
     bundle: BundleOption = None,
     faces: Annotated[
-        Path | None, typer.Option(help="A JSON file that brings face boxes instead of finding them.")
+        Path | None,
+        typer.Option(
+            help="A JSON file that brings face boxes instead of finding them; its keys are paths as given here, or "
+            "below the given folder.",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
+    faces_missing: Annotated[
+        FacesMissing, typer.Option(help="With --faces, a file without boxes: refuse to begin, find its faces, skip it.")
+    ] = FacesMissing.ERROR,
     out: Annotated[
-        Path | None, typer.Option(help="Also write the results to this file, one JSON line an image.")
+        Path | None,
+        typer.Option(
+            help="Also write the results to this file, one JSON line an image.", dir_okay=False, callback=local_path
+        ),
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="Write one annotated picture per image into this folder.")
+        Path | None,
+        typer.Option(
+            help="Write one annotated picture per image into this folder; those of an earlier run are removed.",
+            file_okay=False,
+            callback=local_path,
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    device: DeviceOption = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
     max_failed: Annotated[int, typer.Option(help="Exit with 3 when more images than this could not be scored.")] = 0,
 ) -> None:
     """Score images: how unlike the photographs this bundle knows is each face?"""
     from scorer.engine import LocalScorer  # noqa: PLC0415 - engines load only when they are needed
+    from scorer.picture import PictureFolder  # noqa: PLC0415
     from scorer.progress import Progress  # noqa: PLC0415
-    from scorer.report import ResultTable  # noqa: PLC0415
+    from scorer.report import ResultTable, RunSummary  # noqa: PLC0415
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `unlensed score ... --json | head` ends quietly
     settings = load_settings(bundle=bundle, device=device, threads=threads)
-    files = expand_paths(paths, sys.stdin)
-    boxes = read_boxes(faces) if faces else None
-    if picture:
-        picture.mkdir(parents=True, exist_ok=True)
+    found = expand_paths(paths, sys.stdin.buffer, picture)
+    files = assign_boxes(found, read_boxes(faces) if faces else None, faces_missing)
+    _keep_inputs(found, out, picture, faces)
     scorer = LocalScorer(settings)
+    terminal, table, summary = Terminal(stderr=True), ResultTable(), RunSummary()
+    pictures = (
+        PictureFolder(picture, scorer.bundle.manifest.evaluation, partial(terminal.say, style="yellow"))
+        if picture
+        else None
+    )
+    lines = _ResultFile(out)
     if scorer.policy_note:
-        Console(stderr=True).print(scorer.policy_note, markup=False, highlight=False)
-    table = ResultTable()
-    counts: Counter[str] = Counter()
-    with _line_writer(out) as write_line, Progress("scoring", len(files)) as progress:
-        for path, result in zip(files, scorer.score(request_for(file, boxes) for file in files), strict=True):
-            line = result.model_dump_json()
-            write_line(line)
-            if as_json:
-                print(line, flush=True)  # noqa: T201 - the output asked for
-            else:
-                table.add(result)
-            if picture and result.status in {Status.SCORED, Status.NO_FACE}:
-                from scorer.picture import draw_picture  # noqa: PLC0415
-
-                data = read_image(path.absolute().as_uri(), settings.limits.max_bytes)
-                draw_picture(data, result, scorer.bundle.manifest.evaluation, picture)
-            counts[result.decision or result.status] += 1
-            progress.advance(1, **dict(sorted(counts.items())))
+        terminal.say(scorer.policy_note)
+    try:
+        with (
+            lines,
+            closing(scorer.score(map(request_for, files))) as results,
+            Progress("scoring", len(files), console=terminal) as progress,
+        ):
+            for file, result in zip(files, results, strict=True):
+                line = result.model_dump_json()
+                lines.write(line)
+                if as_json:
+                    print_json(line)
+                else:
+                    table.add(result)
+                summary.add(result)
+                if pictures and result.status in {Status.SCORED, Status.NO_FACE}:
+                    pictures.add(result, partial(read_image, file.path.absolute().as_uri(), settings.limits.max_bytes))
+                progress.advance(1, **summary.facts())
+    except BaseException as error:
+        end = summary.describe(found.skipped, _list_written(lines, pictures))
+        terminal.say(f"stopped after {summary.images} of {len(files)} images: {end}", style="yellow")
+        if isinstance(error, KeyboardInterrupt):
+            raise typer.Exit(Exit.INTERRUPTED) from None
+        raise
     if not as_json:
         table.show(scorer.bundle, scorer.policy)
-    failed = counts[Status.FAILED] + counts[Status.UNSUPPORTED]
-    raise typer.Exit(Exit.FAILURES if failed > max_failed else Exit.DONE)
+    terminal.say(summary.describe(found.skipped, _list_written(lines, pictures)))
+    raise typer.Exit(Exit.FAILURES if summary.failed.total() > max_failed else Exit.DONE)
 
 
-@app.command()
+@app.command(short_help="Answer a stream of requests.")
 def serve(  # noqa: PLR0913 - one parameter per flag
     *,
     bundle: BundleOption = None,
@@ -159,8 +209,8 @@ def serve(  # noqa: PLR0913 - one parameter per flag
         str | None, typer.Option(help="Triton's gRPC host:port. [default: score in this process]")
     ] = None,
     policies: Annotated[Path | None, typer.Option(help="Policies per tenant and stream, a TOML file.")] = None,
-    mode: Annotated[str | None, typer.Option(help="live, or shadow: the same requests, other topics.")] = None,
-    delivery: Annotated[str | None, typer.Option(help="at_least_once or exactly_once.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="shadow: the same requests, other topics. [default: live]")] = None,
+    delivery: Annotated[Delivery | None, typer.Option(help="What a crash may repeat. [default: at_least_once]")] = None,
     replay: Annotated[
         Path | None, typer.Option(help="Answer a file of requests, one JSON object a line, without any broker.")
     ] = None,
@@ -185,30 +235,35 @@ def serve(  # noqa: PLR0913 - one parameter per flag
         dead = service.replay(settings, replay) if replay else service.serve(settings)
     except tuple(CODES) as error:
         service.log.error("the service ends", error=str(error))
-        raise typer.Exit(_exit_code(error)) from error
+        raise typer.Exit(find_exit(error, CODES)) from error
     raise typer.Exit(Exit.FAILURES if dead else Exit.DONE)
 
 
-@app.command()
-def doctor(*, as_json: JsonOption = False, bundle: BundleOption = None, device: str | None = None) -> None:
+@app.command(short_help="Say what is in use and why, and what is missing.")
+def doctor(*, as_json: JsonOption = False, bundle: BundleOption = None, device: DeviceOption = None) -> None:
     """Say which engine, decoder, device and bundle are in use and why, and what is missing."""
     from scorer.doctor import examine  # noqa: PLC0415
 
     findings = examine(bundle=bundle, device=device)
     if as_json:
-        print(json.dumps([finding.as_dict() for finding in findings]))  # noqa: T201 - the output asked for
+        print_json(json.dumps([finding.as_dict() for finding in findings]))
     else:
-        findings_console = Console()
+        terminal = Terminal()
         for finding in findings:
-            findings_console.print(finding.line(), soft_wrap=True)
-    raise typer.Exit(Exit.DONE if all(finding.usable for finding in findings) else Exit.BAD_CONFIGURATION)
+            terminal.print(finding.line(), soft_wrap=True)
+    raise typer.Exit(
+        Exit.DONE if all(finding.usable or not finding.needed for finding in findings) else Exit.BAD_CONFIGURATION
+    )
 
 
-@app.command()
+@app.command(short_help="Print a schema of what goes in or comes out.")
 def schema(
     document: Annotated[Document, typer.Argument(help="What to print.")] = Document.RESULT,
     *,
-    write: Annotated[Path | None, typer.Option(help="Write all of them into this folder instead.")] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(help="Write all of them into this folder instead.", file_okay=False, callback=local_path),
+    ] = None,
 ) -> None:
     """Print the JSON Schema of a result or a request, or the AsyncAPI document of the topics."""
     from scorer.schemas import document_text, write_documents  # noqa: PLC0415 - only this command needs them
@@ -216,32 +271,60 @@ def schema(
     if write:
         write_documents(write)
     else:
-        print(document_text(document), end="")  # noqa: T201 - the output asked for
+        print_json(document_text(document).rstrip("\n"))
 
 
-@contextmanager
-def _line_writer(path: Path | None) -> Iterator[Callable[[str], object]]:
-    if path is None:
-        yield lambda _line: None
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        yield lambda line: file.write(line + "\n")
+class _ResultFile:
+    """The file of `--out`, where there is one: a line is in it as soon as it is written."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path, self.written = path, 0
+
+    def __enter__(self) -> None:
+        if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("w", encoding="utf-8", buffering=1)
+
+    def write(self, line: str) -> None:
+        """Write a line."""
+        if self.path:
+            self._file.write(printable_json(line) + "\n")
+            self.written += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.path:
+            self._file.close()
 
 
-def _exit_code(error: Exception) -> Exit:
-    return next(code for kind, code in CODES.items() if isinstance(error, kind))
+def _keep_inputs(found: FoundFiles, out: Path | None, picture: Path | None, faces: Path | None) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        UsageError: --out names an image or the file of boxes, or an image lies in the folder of --picture.
+    """
+    if picture and picture.resolve() in {folder.resolve() for folder in {file.path.parent for file in found.files}}:
+        message = f"--picture {picture} holds images that are scored: name another folder"
+        raise UsageError(message)
+    inputs = [file.path for file in found.files] + ([faces] if faces else [])
+    if out and out.exists() and any(path.exists() and path.samefile(out) for path in inputs):
+        message = f"--out {out} is one of the files that are read: name another"
+        raise UsageError(message)
+
+
+def _list_written(lines: _ResultFile, pictures: "PictureFolder | None") -> list[str]:
+    written = [f"{_count(lines.written, 'line')} in {lines.path}"] if lines.path else []
+    if pictures:
+        lost = f" ({pictures.failed} could not be written)" if pictures.failed else ""
+        written.append(f"{_count(pictures.written, 'picture')} in {pictures.folder}{lost}")
+    return written
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def main() -> None:
-    """Run the command line; every foreseen error is one sentence and an exit code."""
-    try:
-        app()
-    except tuple(CODES) as error:
-        Console(stderr=True).print(
-            f"unlensed: {error}", style="bold red", soft_wrap=True, markup=False, highlight=False
-        )
-        sys.exit(_exit_code(error))
-    except Exception:  # noqa: BLE001 - whatever it is, it has an exit code of its own
-        sys.excepthook(*sys.exc_info())
-        sys.exit(Exit.CRASHED)
+    """Run the command line."""
+    run_command(app, "unlensed", CODES)

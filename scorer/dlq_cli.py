@@ -14,19 +14,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from scorer.paths import UsageError
+from scorer.printable import print_json
 from scorer.progress import Progress
 from scorer.settings import Settings, load_settings
+from scorer.terminal import Terminal
 
 if TYPE_CHECKING:
     from scorer.stream.kafka_log import KafkaLog
 
-dlq_app = typer.Typer(no_args_is_help=True, help="Look at dead letters, and send their originals back.")
+dlq_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Look at dead letters, and send their originals back."
+)
 
 MAX_ROWS = 200
+COLUMNS = {"died": 80, "code": 0, "tried": 100, "record": 0, "KiB": 100, "why": 0}  # the width from which each is shown
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 CodeOption = Annotated[str | None, typer.Option(help="Only letters with this error code.")]
@@ -48,28 +52,32 @@ def list_command(
     settings = load_settings(insecure_dev=insecure_dev or None)
     choice = Choice(settings.stream.requests, code, parse_since(since, datetime.now(UTC)))
     codes: Counter[str] = Counter()
-    table = Table("died", "code", "tried", "record", "KiB", "why", box=SIMPLE_HEAD)
+    terminal = Terminal()
+    shown = [name for name, width in COLUMNS.items() if terminal.width >= width]
+    table = Table(box=SIMPLE_HEAD)
+    for name in shown:
+        table.add_column(name, overflow="fold")
     with _open_log(settings) as log:
         for letter in list_letters(log, choice):
             codes[letter.death.code] += 1
             if as_json:
-                print(json.dumps(letter.as_dict()), flush=True)  # noqa: T201 - the output asked for
+                print_json(json.dumps(letter.as_dict()))
             elif codes.total() <= MAX_ROWS:
                 death = letter.death
-                table.add_row(
-                    f"{letter.died_at:%Y-%m-%d %H:%M:%S}",
-                    death.code,
-                    str(death.attempts),
-                    f"{death.place.topic}[{death.place.partition}]@{death.offset}",
-                    f"{letter.bytes / 1024:.1f}",
-                    death.message,
-                )
+                cells = {
+                    "died": f"{letter.died_at:%Y-%m-%d %H:%M:%S}",
+                    "code": death.code,
+                    "tried": str(death.attempts),
+                    "record": f"{death.place.topic}[{death.place.partition}]@{death.offset}",
+                    "KiB": f"{letter.bytes / 1024:.1f}",
+                    "why": death.message,
+                }
+                table.add_row(*(cells[name] for name in shown))
     if not as_json:
-        console = Console()
-        console.print(table)
+        terminal.print(table)
         hidden = codes.total() - table.row_count
         more = f", {hidden} more than are shown; --json lists all" if hidden else ""
-        console.print(f"{_describe(codes)} in {settings.stream.dead_letters_topic}{more}", soft_wrap=True)
+        terminal.say(f"{_describe(codes)} in {settings.stream.dead_letters_topic}{more}")
 
 
 @dlq_app.command()
@@ -89,13 +97,13 @@ def replay(  # noqa: PLR0913 - one parameter per flag
 
     settings = load_settings(insecure_dev=insecure_dev or None)
     choice = Choice(settings.stream.requests, code, parse_since(since, datetime.now(UTC)))
-    console = Console(stderr=True)
+    terminal = Terminal(stderr=True)
     with _open_log(settings) as log:
         way = Replay(log, choice, again=again, limit=limit)
         plan = way.plan()
         for reason, count in plan.refused.items():
-            console.print(f"{count} stay: {reason}", soft_wrap=True, markup=False)
-        console.print(f"to send to {choice.requests}: {_describe(plan.sent)}", soft_wrap=True, markup=False)
+            terminal.say(f"{count} stay: {reason}")
+        terminal.say(f"to send to {choice.requests}: {_describe(plan.sent)}")
         if dry_run or not plan.sent:
             return
         if not yes:
@@ -105,11 +113,11 @@ def replay(  # noqa: PLR0913 - one parameter per flag
             typer.confirm("Send them?", abort=True, err=True)
         sink = open_sink(settings.kafka, insecure_dev=settings.insecure_dev)
         try:
-            with Progress("sending", plan.sent.total(), "letters", console) as progress:
+            with Progress("sending", plan.sent.total(), "letters", terminal) as progress:
                 done = way.run(sink, progress.advance)
         finally:
             sink.close(timeout_s=5)
-        console.print(f"sent to {choice.requests}: {_describe(done.sent)}", soft_wrap=True, markup=False)
+        terminal.say(f"sent to {choice.requests}: {_describe(done.sent)}")
 
 
 def parse_since(text: str | None, now: datetime) -> datetime | None:

@@ -10,44 +10,43 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.markup import escape
+from rich.text import Text
 
 from ingest.device import DeviceUnavailable, require_instructions, resolve_device
 from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError, settle_policy, supported_rate
 from scorer.embed import BackendUnavailable
+from scorer.extras import EXTRAS, find_missing, pip_line
 from scorer.local_engine import choose_device, open_local_engine
 from scorer.meaning import explain_decisions
+from scorer.printable import printable
 from scorer.settings import Settings, SettingsError, load_settings
 from scorer.transport import require_private_transport
 
-OPTIONAL_PACKAGES = {
-    "cupy": "scoring on a GPU; in the extra 'gpu'",
-    "tensorrt": "the fastest engine on a GPU: builds and runs a bundle's plan",
-    "torch": "the engine on a GPU without TensorRT; in the extra 'gpu'",
-    "kafka": "serving a stream; in the extra 'stream'",
-    "tritonclient": "scoring through Triton; in the extra 'stream'",
-    "opentelemetry": "spans; in the extra 'otel'",
-}
+# What no extra brings: it comes with the container that serves.
+TENSORRT = "the fastest engine on a GPU: builds and runs a bundle's plan; NVIDIA's containers bring it"
+MAX_NAMED = 5  # of an extra's missing packages
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One part of the installation; `usable` False means that scoring cannot start."""
+    """One part of the installation; one that is `needed` and not `usable` keeps scoring from starting."""
 
     part: str
     usable: bool
     found: str
     why: str
+    needed: bool = True
 
     def as_dict(self) -> dict[str, object]:
         """Return the finding as JSON-able fields."""
         return asdict(self)
 
-    def line(self) -> str:
+    def line(self) -> Text:
         """Return the finding as one line for a person."""
-        mark = "[green]ok[/]" if self.usable else "[red]no[/]"
-        return f"[bold]{self.part:<10}[/] {mark}  {escape(self.found)} [dim]({escape(self.why)})[/]"
+        mark = ("ok", "green") if self.usable else ("no", "red") if self.needed else ("--", "dim")
+        why = (f" ({printable(self.why)})", "dim")
+        return Text.assemble((f"{self.part:<10} ", "bold"), mark, f"  {printable(self.found)}", why)
 
 
 def examine(bundle: Path | None, device: str | None) -> list[Finding]:
@@ -67,11 +66,19 @@ def examine(bundle: Path | None, device: str | None) -> list[Finding]:
         findings += parts
         if all(part.usable for part in parts):
             findings += _bundle(checked, settings)
-    findings += [
-        _present("optional", f"{name} is {'installed' if importlib.util.find_spec(name) else 'not installed'}", use)
-        for name, use in OPTIONAL_PACKAGES.items()
-    ]
-    return findings
+    has_tensorrt = importlib.util.find_spec("tensorrt") is not None
+    findings.append(_present("optional", f"tensorrt is {'' if has_tensorrt else 'not '}installed", TENSORRT))
+    return findings + [_extra(name, use) for name, use in EXTRAS.items()]
+
+
+def _extra(name: str, use: str) -> Finding:
+    """Return which packages of an extra are missing; scoring is judged by the parts above."""
+    missing = find_missing(name)
+    if not missing:
+        return _present("extra", f"{name} is installed", use)
+    more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
+    found = f"{name} is missing: {', '.join(missing[:MAX_NAMED])}{more}"
+    return Finding("extra", usable=False, found=found, why=f"{use}; {pip_line([name])}", needed=False)
 
 
 def _present(part: str, found: str, why: str) -> Finding:
@@ -115,7 +122,7 @@ def _package(part: str, module: str, distribution: str, why: str) -> Finding:
         importlib.import_module(module)
         return _present(part, f"{distribution} {importlib.metadata.version(distribution)}", why)
     except (ImportError, OSError, importlib.metadata.PackageNotFoundError) as error:
-        return _missing(part, f"{distribution} is missing", f"{error}; install unlensed[cpu]")
+        return _missing(part, f"{distribution} is missing", f"{error}; {pip_line(['cpu'])}")
 
 
 def _bundle(bundle: Bundle, settings: Settings) -> list[Finding]:

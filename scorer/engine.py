@@ -1,7 +1,7 @@
 """Put a bundle to work in this process: detector, embedder, model and policy behind one `score`."""
 
 import ctypes
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from functools import partial
 from typing import TypeVar
 
@@ -52,8 +52,8 @@ class LocalScorer:
         self._embedders = (self.embedder, self.embedder.share())
         self._detector = load_bundle_detector(self.bundle, settings.threads)
 
-    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[ScoreResult]:
-        """Yield one result per request, in order; reading and locating run ahead."""
+    def score(self, requests: Iterable[ScoreRequest]) -> Generator[ScoreResult]:
+        """Yield one result per request, in order; reading and locating run ahead. Close it to end early."""
         for done in self.open_pipeline(self._read_and_locate).run(requests):
             yield done.result
 

@@ -8,6 +8,9 @@ from typing import Self
 from rich import progress as rich_progress
 from rich.console import Console
 
+from scorer.printable import print_json, printable
+from scorer.terminal import Terminal
+
 INTERVAL_S = 10.0
 
 
@@ -35,7 +38,7 @@ class Progress:
         self.total, self.done = total, 0
         self.facts: dict[str, float | str] = {}
         self._label, self._unit, self._summary = label, unit, summary
-        self._console = console or Console(stderr=True)
+        self._console = console or Terminal(stderr=True)
         self._skipped = 0
         self._started = self._reported = monotonic()
         self._bar = rich_progress.Progress(
@@ -50,7 +53,7 @@ class Progress:
             transient=True,
             disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task(label, total=total, tally=unit)
+        self._task = self._bar.add_task(printable(label), total=total, tally=unit)
 
     @property
     def elapsed_s(self) -> float:
@@ -66,7 +69,8 @@ class Progress:
     ) -> None:
         self._bar.stop()
         if self._summary and error is None:
-            self._console.out(f"{self._label}: {self.done} {self._unit} in {self.elapsed_s:.0f} s", highlight=False)
+            sentence = f"{self._label}: {self.done} {self._unit} in {self.elapsed_s:.0f} s"
+            self._console.out(printable(sentence), highlight=False)
 
     def begin(self, total: int | None, done: int = 0) -> None:
         """Say how many there are, and how many an earlier run has done: they do not count for the speed."""
@@ -80,10 +84,10 @@ class Progress:
         self.facts = facts
         if self._console.is_terminal:
             tally = ", ".join([self._unit, *(_phrase(name, value) for name, value in facts.items())])
-            self._bar.update(self._task, completed=self.done, tally=tally)
+            self._bar.update(self._task, completed=self.done, tally=printable(tally))
         elif monotonic() - self._reported >= INTERVAL_S:
             self._reported = monotonic()
-            self._console.out(json.dumps(self._describe()), highlight=False)
+            print_json(json.dumps(self._describe()), self._console.file)
 
     def _describe(self) -> dict[str, float | str | None]:
         rate = (self.done - self._skipped) / self.elapsed_s

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from scorer.command_line import local_path
+from scorer.printable import print_json
 from scorer.settings import load_settings
+from scorer.terminal import Terminal
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the figures as JSON on standard output instead.")]
 
@@ -22,19 +24,24 @@ def report(
 
     summary = write_report(folder, ArchiveReader(folder, load_settings()))
     if as_json:
-        print(summary.model_dump_json(indent=1))  # noqa: T201 - the output asked for
+        print_json(summary.model_dump_json(indent=1))
         return
-    console = Console(highlight=False)
+    terminal = Terminal()
     for line in list_lines(summary):
-        console.print(line, markup=False)
-    console.print(f"The page is {folder / 'report.html'}", markup=False, soft_wrap=True)
+        terminal.print(line)
+    terminal.say(f"The page is {folder / 'report.html'}")
 
 
 def compare(
     run_a: Annotated[Path, typer.Argument(help="The folder of the run before.")],
     run_b: Annotated[Path, typer.Argument(help="The folder of the run after.")],
     *,
-    out: Annotated[Path | None, typer.Option(help="Also write the comparison as a page, with pictures, here.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the comparison as a page, with pictures, here.", dir_okay=False, callback=local_path
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two runs over the same images: which decisions flip, and how the p-values drift."""
@@ -52,16 +59,16 @@ def compare(
     if out:
         publish_text(out, render_comparison(found, ArchiveReader(run_a, load_settings())))
     if as_json:
-        print(found.model_dump_json(indent=1))  # noqa: T201 - the output asked for
+        print_json(found.model_dump_json(indent=1))
         return
-    console = Console(highlight=False)
-    for table in tabulate(found):
-        console.print(table)
+    terminal = Terminal()
+    for table in tabulate(found, terminal.width):
+        terminal.print(table)
     for sentence in (state_difference(found), *explain_sides(found)):
-        console.print(sentence, markup=False)
+        terminal.print(sentence)
     if found.rank_correlation is not None and found.ks is not None:
-        console.print(
+        terminal.print(
             f"rank correlation of the log-likelihoods {found.rank_correlation:.3f}, KS distance {found.ks:.3f}"
         )
     if out:
-        console.print(f"The page is {out}", markup=False, soft_wrap=True)
+        terminal.say(f"The page is {out}")

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from ingest.device import Request
+from scorer.command_line import local_path
+from scorer.exits import Exit
 from scorer.meaning import explain_decisions
 from scorer.paths import UsageError, read_boxes
+from scorer.printable import print_json
 from scorer.progress import Progress
-from scorer.settings import Settings, SettingsError, load_settings
+from scorer.settings import Settings, load_settings
+from scorer.terminal import Terminal
 
 if TYPE_CHECKING:
     from scorer.archive.scan import Scan
@@ -25,7 +29,6 @@ if TYPE_CHECKING:
     from scorer.archive.source.sources import Archive
 
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
-FAILURES = 3
 
 
 class Engine(StrEnum):
@@ -40,16 +43,26 @@ def scan(  # noqa: PLR0913 - one parameter per flag
         list[str], typer.Argument(help="Folders, globs, WebDataset tars ({000..015}), manifests; local or s3://...")
     ],
     *,
-    out: Annotated[Path, typer.Option(help="The run's folder; all processes of a run must see the same one.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The run's folder; all processes of a run must see the same one.", file_okay=False, callback=local_path
+        ),
+    ],
     bundle: Annotated[Path | None, typer.Option(help="The bundle to score with. [default: model_repository]")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    device: Annotated[Request | None, typer.Option(help="Where the networks run. [default: auto]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
     shard_images: Annotated[int, typer.Option(min=1, help="Images in a shard; a tar is one shard.")] = 1000,
     uri_column: Annotated[str | None, typer.Option(help="The manifests' column that says where images are.")] = None,
     bytes_column: Annotated[str | None, typer.Option(help="The Parquet manifests' column that holds images.")] = None,
     faces_column: Annotated[str | None, typer.Option(help="The manifests' column of face boxes.")] = None,
     faces: Annotated[
-        Path | None, typer.Option(help="A JSON file that brings face boxes by content_id instead of finding them.")
+        Path | None,
+        typer.Option(
+            help="A JSON file that brings face boxes by content_id instead of finding them.",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
     dry_run: Annotated[
         bool,
@@ -75,7 +88,6 @@ def scan(  # noqa: PLR0913 - one parameter per flag
 ) -> None:
     """Score an archive; the same command goes on where an earlier one stopped."""
     from scorer.archive.session import join_run  # noqa: PLC0415 - Arrow loads only when it is needed
-    from scorer.archive.source.names import printable  # noqa: PLC0415
     from scorer.archive.source.sources import Archive  # noqa: PLC0415
     from scorer.archive.sweep import sweep  # noqa: PLC0415
 
@@ -96,20 +108,20 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     session = join_run(
         out, archive, settings, shard_images=shard_images, faces_digest=faces_digest, first=index == 0, new_run=new_run
     )
-    console = Console(stderr=True, highlight=False)
+    terminal = Terminal(stderr=True)
     if session.run.policy_note:
-        console.print(session.run.policy_note, markup=False)
+        terminal.say(session.run.policy_note)
     own = range(index, session.run.shards, of)
     session = session.limited(faces, item_timeout_s, shard_timeout_s)
     sweep(session.folder, own)
     if session.has_work(own, retry_failed=retry_failed):
         (_scan_on_ray if engine is Engine.RAY else _scan_here)(session, own, retry_failed=retry_failed)
     ending = session.finish(own)
-    for line in ending.describe(printable(_read_argument(str(out)))):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    for line in ending.describe(str(out)):
+        terminal.say(line)
     for sentence in explain_decisions(session.run.evaluation, session.run.policy):
-        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
-    raise typer.Exit(FAILURES if ending.counts["failed"] > max_failed else 0)
+        terminal.say(sentence)
+    raise typer.Exit(Exit.FAILURES if ending.counts["failed"] > max_failed else Exit.DONE)
 
 
 def _scan_here(session: "Session", own: range, *, retry_failed: bool) -> None:
@@ -135,11 +147,8 @@ def _scan_here(session: "Session", own: range, *, retry_failed: bool) -> None:
 
 
 def _scan_on_ray(session: "Session", own: range, *, retry_failed: bool) -> None:
-    try:
-        from scorer.archive.ray_scan import scan_on_ray  # noqa: PLC0415 - the sole importer of ray
-    except ImportError as error:
-        message = f"--engine ray needs Ray ({error}): install unlensed[archive], or leave --engine out"
-        raise SettingsError(message) from error
+    from scorer.archive.ray_scan import scan_on_ray  # noqa: PLC0415 - the sole importer of ray
+
     failed = 0
     with _open_progress(session, own) as progress:
         for counts in scan_on_ray(session, own, retry_failed=retry_failed):
@@ -196,10 +205,9 @@ def _print_estimate(
 
     estimate = estimate_archive(archive, settings.payloads, shard_images, settings.limits.max_bytes)
     trial = try_scan(estimate, LocalScorer(settings), read_boxes(faces) if faces else None)
-    console = Console()
-    if as_json or not console.is_terminal:
+    terminal = Terminal()
+    if as_json or not terminal.is_terminal:
         planned = {"left_out": estimate.facts.left_out, "tar_images": estimate.tar_images}
-        facts = asdict(estimate.facts) | planned | asdict(trial)
-        print(json.dumps(facts))  # noqa: T201 - the output asked for
+        print_json(json.dumps(asdict(estimate.facts) | planned | asdict(trial)))
     else:
-        console.print(tabulate(estimate, trial))
+        terminal.print(tabulate(estimate, trial))

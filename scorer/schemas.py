@@ -292,4 +292,4 @@ def write_documents(folder: Path) -> None:
     """Write all of `DOCUMENTS` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (file, _) in DOCUMENTS.items():
-        (folder / file).write_text(document_text(name))
+        (folder / file).write_text(document_text(name), encoding="utf-8")

@@ -21,6 +21,7 @@ from scorer.local_engine import open_local_engine
 from scorer.paths import UsageError
 from scorer.payloads.read import check_payloads, read_payload
 from scorer.policies import PolicyWatcher
+from scorer.printable import print_json
 from scorer.settings import Settings
 from scorer.stream.broker import MemoryBroker, MemorySink, MemorySource, Outgoing, RecordSink, RecordSource
 from scorer.stream.detector_pool import DetectorPool
@@ -57,12 +58,11 @@ class ReplaySink(MemorySink):
         """Write the records out; the broker keeps none."""
         for record in records:
             if record.topic == self._results_topic:
-                self._out.write((record.value or b"").decode() + "\n")
+                print_json((record.value or b"").decode(), self._out)
             else:
                 self.dead_letters += 1
                 facts = {name: value.decode(errors="replace") for name, value in record.headers}
-                self._dead.write(json.dumps({"dead_letter": facts}) + "\n")
-        self._out.flush()
+                print_json(json.dumps({"dead_letter": facts}), self._dead)
 
 
 def serve(settings: Settings) -> int:

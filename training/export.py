@@ -63,7 +63,9 @@ def write_model(model: ov.Model, path: Path, precision: Precision) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     strip_notes(model)
     ov.save_model(model, path, compress_to_fp16=precision != "fp32")
-    path.write_text(re.sub(r">\s+<", "><", path.read_text()))  # a fifth of the graph's text is indentation
+    path.write_text(
+        re.sub(r">\s+<", "><", path.read_text(encoding="utf-8")), encoding="utf-8"
+    )  # a fifth of the graph's text is indentation
 
 
 def strip_notes(model: ov.Model) -> None:

@@ -21,6 +21,7 @@ from scorer.bundle import list_files, write_manifest
 from scorer.manifest import PlanRule, Target
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
 from scorer.progress import Progress
+from scorer.terminal import Terminal
 from scorer.trtexec import describe_command
 from training import detector
 from training.data.shards import load_role
@@ -82,7 +83,7 @@ def fit_run(
     Raises:
         ValueError: too few faces or sources for any candidate.
     """
-    console = console or Console(stderr=True)
+    console = console or Terminal(stderr=True)
     roles = sorted({role for roles in recipe.mixture.role_sets for role in roles} | {"fit"})
     faces = {role: load_role(run, role) for role in roles}
     engine, results = deployment.engine(run), deployment.results(run)
@@ -115,7 +116,7 @@ def fit_run(
         "device": device,
         "seconds": round(seconds, 1),
     }
-    (results / "fit.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (results / "fit.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
 
 
@@ -147,7 +148,7 @@ def find_deployment(run: Path, wanted: Deployment) -> Deployment:
         message = f"{path.parent} has no fit.json: run `unlensed-train fit` first"
         message += "" if wanted.target == "openvino" else f", with --target {wanted.target}"
         raise FileNotFoundError(message)
-    return replace(wanted, precision=json.loads(path.read_text())["precision"])
+    return replace(wanted, precision=json.loads(path.read_text(encoding="utf-8"))["precision"])
 
 
 def calibrate_run(run: Path, deployment: Deployment, threads: int) -> dict[str, object]:
@@ -167,7 +168,7 @@ def calibrate_run(run: Path, deployment: Deployment, threads: int) -> dict[str, 
     values = score_held_out(read_mixture(results), features)
     np.savez_compressed(results / "calibration.npz", log_likelihoods=np.sort(values))
     report = describe_calibration(values, faces.photos)
-    (results / "calibration.json").write_text(json.dumps(report, indent=1) + "\n")
+    (results / "calibration.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
 
 
@@ -195,7 +196,7 @@ def evaluate_run(
             build_engine(run, recipe, deployment)
     pretext = measure_pretext(checkpoint, load_role(run, "test"), recipe)
     subject = Subject(run, recipe, partial(load_role, run), read_mixture(run), engines, threads, pretext)
-    return evaluate_subject(subject, generated, extras or Extras(), Console(stderr=True))
+    return evaluate_subject(subject, generated, extras or Extras(), Terminal(stderr=True))
 
 
 def write_golden(results: Path, engine: Path, threads: int) -> None:

@@ -39,11 +39,14 @@ BUILD = "build"  # what makes the wheel
 
 def find_requirements(image: str) -> tuple[list[str], list[str]]:
     """Return what is resolved for an image, and what is added as it is."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     if image == BUILD:
         return project["build-system"]["requires"], []
     if image == TRITON_CPU:
-        lines = (line.partition("#")[0].strip() for line in (ROOT / "deploy/local/triton.txt").read_text().splitlines())
+        lines = (
+            line.partition("#")[0].strip()
+            for line in (ROOT / "deploy/local/triton.txt").read_text(encoding="utf-8").splitlines()
+        )
         return [], [line for line in lines if line and canonicalize_name(Requirement(line).name) not in LEFT_OUT]
     extras, groups, left_out = IMAGES[image]
     needs = list(project["project"]["dependencies"])
@@ -68,7 +71,7 @@ def resolve(python: str, needs: Sequence[str]) -> list[str]:
     """Return the versions that uv finds for one version of Python, as `name==version`."""
     with tempfile.TemporaryDirectory() as scratch:
         listing = Path(scratch) / "needs.in"
-        listing.write_text("\n".join(needs))
+        listing.write_text("\n".join(needs), encoding="utf-8")
         command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--only-binary=:all:"]
         command += [f"--python-version={python}", "--python-platform=x86_64-manylinux_2_28"]
         command += [f"--constraint={ROOT / 'constraints.txt'}", str(listing)]
@@ -86,7 +89,7 @@ def find_wheels(python: str, pins: Sequence[str]) -> dict[str, tuple[str, str]]:
         command += ["--only-binary=:all:", f"--target={scratch}", f"--report={report}", f"--python-version={python}"]
         command += [f"--platform={platform}" for platform in platforms]
         subprocess.run([*command, *pins], check=True)  # noqa: S603 - pip, with this project's own requirements
-        items = json.loads(report.read_text())["install"]
+        items = json.loads(report.read_text(encoding="utf-8"))["install"]
     return {
         canonicalize_name(item["metadata"]["name"]): (
             item["metadata"]["version"],
@@ -115,8 +118,8 @@ def main() -> None:
     """Write the files of the images that are named, or of all."""
     for image in sys.argv[1:] or (*IMAGES, TRITON_CPU, BUILD):
         file = ROOT / "deploy/docker/requirements" / f"{image}.txt"
-        file.write_text(render(image))
-        print(f"{file.relative_to(ROOT)}: {len(file.read_text().splitlines()) - 1} packages")  # noqa: T201 - says so
+        file.write_text(render(image), encoding="utf-8")
+        print(f"{file.relative_to(ROOT)}: {len(file.read_bytes().splitlines()) - 1} packages")  # noqa: T201 - says so
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main() -> None:
     """Write all dashboards."""
     FOLDER.mkdir(exist_ok=True)
     for name, text in render().items():
-        (FOLDER / name).write_text(text)
+        (FOLDER / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

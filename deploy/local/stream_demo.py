@@ -33,6 +33,7 @@ from scorer.bundle import read_bundle
 from scorer.decide import Policy, settle_policy
 from scorer.meaning import explain_decisions
 from scorer.paths import UsageError, expand_paths
+from scorer.printable import printable
 from scorer.stream.metrics import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,7 +120,7 @@ def make_requests(photographs: Path, *, ours: bool) -> dict[str, bytes]:
     Raises:
         UsageError: the folder holds no image.
     """
-    files = expand_paths([str(photographs)], sys.stdin)[:MAX_SHOWN]
+    files = [found.path for found in expand_paths([str(photographs)], sys.stdin.buffer).files[:MAX_SHOWN]]
     if not ours:
         return {str(file.relative_to(photographs)): _request(file) for file in files}
     requests = {file.name: _request(file, inline=file.suffix == ".jpg") for file in files}
@@ -150,7 +151,7 @@ class Rows:
 
     def add(self, name: str, record: Any, after_ms: float) -> None:  # noqa: ANN401 - the client has no types
         """Print an answer: a result, or a dead letter with its reason."""
-        first = [Text(name), Text(f"{after_ms:.0f} ms", "dim")]
+        first = [Text(printable(name)), Text(f"{after_ms:.0f} ms", "dim")]
         if record.topic == DEAD_LETTERS:
             why = dict(record.headers)
             code, message = (why[f"unlensed-error-{part}"].decode() for part in ("code", "message"))
@@ -175,7 +176,7 @@ class Rows:
         for cell, (_, width) in zip(cells, COLUMNS, strict=False):
             cell.align("left" if width < 0 else "right", abs(width))
             row.append_text(cell).append("  ")
-        self._console.print(row.append(note, "dim"), overflow="ellipsis", no_wrap=True)
+        self._console.print(row.append(printable(note), "dim"), overflow="ellipsis", no_wrap=True)
 
 
 def show_one_by_one(demo: Demo, requests: Mapping[str, bytes], rows: Rows, results: Path) -> None:

@@ -219,7 +219,7 @@ def state(week: Week, scaling: Scaling) -> str:
 def main() -> None:
     """Simulate the week of a rendered chart, draw it and say what it was like."""
     rendered, picture = map(Path, sys.argv[1:])
-    documents = [each for each in yaml.safe_load_all(rendered.read_text()) if each]
+    documents = [each for each in yaml.safe_load_all(rendered.read_text(encoding="utf-8")) if each]
     scaling = Scaling.of(documents, rate=70)
     week = simulate(scaling)
     draw(week, scaling, picture)

@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-GPU_LOST = 71  # EX_OSERR; nothing was committed, and whoever started this process may start it again
+from scorer.exits import Exit
+from scorer.printable import printable
+
+GPU_LOST = Exit.GPU_LOST.value  # nothing was committed, and whoever started this process may start it again
 
 # CUDA's number -> what the runtime and the driver name it, and their sentence for it (CUDA 13, driver_types.h).
 _LOST = {
@@ -91,7 +94,7 @@ def guarding_gpu(check_gpu: Callable[[], object]) -> Iterator[None]:
 
 def end_process(error: BaseException) -> NoReturn:
     """End the process with exit code 71: nothing is cleaned up, since that would ask CUDA, too."""
-    why = " ".join(str(error).split())
+    why = printable(" ".join(str(error).split()))
     sys.stderr.write(
         f"unlensed: the GPU is lost to this process ({why}); it ends with exit code {GPU_LOST}, "
         "nothing of the work in hand is committed: start it again, and if this comes back, look at the GPU\n"

@@ -3,6 +3,7 @@
 import fsspec
 from fsspec.registry import known_implementations
 
+from scorer.extras import pip_line
 from scorer.settings import SettingsError
 
 EXTRAS = {"s3fs": "s3"}  # packages that one of this project's extras brings
@@ -45,8 +46,8 @@ def require_client(scheme: str) -> None:
         if package == "fsspec":  # it brings the class, but not what that imports
             message = f"{scheme}:// cannot be read here: {error}"
         else:
-            wanted = f"'unlensed[{EXTRAS[package]}]'" if package in EXTRAS else package
-            message = f"{scheme}:// needs the package {package}: pip install {wanted}"
+            line = pip_line([EXTRAS[package]]) if package in EXTRAS else f"pip install {package}"
+            message = f"{scheme}:// needs the package {package}, which is not installed: {line}"
         raise SettingsError(message) from error
 
 

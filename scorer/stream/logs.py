@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
+from scorer.printable import printable, printable_json
 from scorer.redact import redact_field, redact_text
 from scorer.stream.tracing import current_trace
 
@@ -92,7 +93,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
-        return jsons.dumps(_facts(record))
+        return printable_json(jsons.dumps(_facts(record)))
 
 
 class PlainLines(logging.Formatter):
@@ -107,8 +108,10 @@ class PlainLines(logging.Formatter):
         fields = " ".join(f"{jsons.dumps(name)[1:-1]}={jsons.dumps(value)}" for name, value in facts.items())
         line = f"{clock} {level:<7} {event}  {fields}"
         if exception is None:
-            return line
-        return "\n".join([line, *(f"    {jsons.dumps(part)[1:-1]}" for part in str(exception).splitlines())])
+            return printable(line)
+        return "\n".join(
+            [printable(line), *(f"    {printable(jsons.dumps(part)[1:-1])}" for part in str(exception).splitlines())]
+        )
 
 
 class Throttle(logging.Filter):

@@ -7,6 +7,9 @@ from pydantic import Field, SecretStr
 
 from scorer.sections import Count, Seconds, Section
 
+Mode = Literal["live", "shadow"]
+Delivery = Literal["at_least_once", "exactly_once"]
+
 
 class StreamSettings(Section):
     """What is read, what is written, and how much is held at once.
@@ -15,8 +18,8 @@ class StreamSettings(Section):
     letters bear the suffix `.shadow`, always.
     """
 
-    mode: Literal["live", "shadow"] = "live"
-    delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
+    mode: Mode = "live"
+    delivery: Delivery = "at_least_once"
     group: str = "unlensed"
     requests: str = "unlensed.requests"
     results: str = "unlensed.results"

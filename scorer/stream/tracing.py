@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
+from scorer.extras import pip_line
 from scorer.settings import SettingsError
 from scorer.stream.broker import Headers, Record
 
@@ -201,7 +202,7 @@ def exporting_spans(exporter: "SpanExporter | None" = None) -> Iterator[None]:
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
     except ImportError as error:
-        message = f"{endpoint} is set, but OpenTelemetry is not installed: pip install 'unlensed[otel]', or unset it"
+        message = f"{endpoint} is set, but OpenTelemetry is not installed; unset it, or {pip_line(['otel'])}"
         raise SettingsError(message) from error
     name = os.environ.get("OTEL_SERVICE_NAME", "unlensed")
     provider = TracerProvider(resource=Resource.create({"service.name": name}), shutdown_on_exit=False)

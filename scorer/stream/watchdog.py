@@ -7,9 +7,8 @@ import time
 from types import TracebackType
 from typing import NoReturn, Self
 
+from scorer.exits import Exit
 from scorer.stream.logs import get_logger
-
-TRY_AGAIN = 75  # EX_TEMPFAIL: whoever started this process may start it again
 
 log = get_logger(__name__)
 
@@ -46,7 +45,7 @@ class Watchdog:
         """End the process with exit code 75."""
         log.error("this process ends, to learn from the broker what was done", what=self._what, why=why)
         logging.shutdown()
-        os._exit(TRY_AGAIN)
+        os._exit(Exit.TRY_AGAIN)
 
     def close(self) -> None:
         """End the thread."""

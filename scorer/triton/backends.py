@@ -30,7 +30,7 @@ class FaceCropsModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Build the cropper that the bundle's `preprocess.json` describes."""
-        spec = PreprocessSpec.from_json(json.loads((_model_folder(args) / PREPROCESS_FILE).read_text()))
+        spec = PreprocessSpec.from_json(json.loads((_model_folder(args) / PREPROCESS_FILE).read_text(encoding="utf-8")))
         config = json.loads(args["model_config"])
         self._output = config["output"][0]["name"]
         self._cropper = FaceCropper(spec, _CORES, config["max_batch_size"])

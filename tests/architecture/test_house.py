@@ -55,6 +55,37 @@ def test_serving_rooms_read_no_pickle(root: Path) -> None:
     assert not guilty
 
 
+def test_text_is_utf_8_whatever_the_locale(root: Path) -> None:
+    """Each text file that a package or a script opens, reads or writes has its encoding stated."""
+    silent = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for path in tracked(root, "ingest/*.py", "scorer/*.py", "training/*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and opens_text(node) and "encoding" not in {word.arg for word in node.keywords}
+    ]
+    assert not silent
+
+
+def opens_text(call: ast.Call) -> bool:
+    """Return whether a call is one of `Path`'s or the built-in ones that read or write a text file."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    modes = [each.value for each in call.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    if name == "open":
+        return any(re.fullmatch(r"[rwax]t?\+?", mode) for mode in modes) or "newline" in {w.arg for w in call.keywords}
+    return name == "write_text" or (name == "read_text" and not call.args)
+
+
+def test_what_is_printed_goes_through_the_terminal(root: Path) -> None:
+    """No other module prints, builds a Rich console of its own or asks for markup: a name could act there."""
+    pattern = re.compile(r"^\s*print\(|(?<!\w)Console\(|markup=True|Text\.from_markup", re.MULTILINE)
+    printing = [
+        path.relative_to(root).as_posix()
+        for path in tracked(root, "ingest/*.py", "scorer/*.py", "training/*.py")
+        if pattern.search(path.read_text(encoding="utf-8"))
+    ]
+    assert printing == ["scorer/command_line.py"]  # the version
+
+
 @pytest.mark.parametrize(
     ("package", "doors"),
     [

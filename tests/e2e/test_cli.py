@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+import unicodedata
 from pathlib import Path
 
 import jsonschema
@@ -29,6 +32,11 @@ def unlensed(*arguments: object, cwd: Path, listed: str = "", **environment: str
         check=False,
         timeout=120,
     )
+
+
+def acts(text: str) -> bool:
+    """Return whether a character of `text` does something else than being seen or ending a line."""
+    return any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co"} for c in text.replace("\n", ""))
 
 
 @pytest.fixture
@@ -68,7 +76,7 @@ def test_score_writes_lines_and_pictures(photographs: Path, tmp_path: Path, root
         ("broken.jpg", "failed", ["truncated"]),
         ("old.gif", "unsupported", ["unsupported_format"]),
     ]
-    (picture,) = pictures.iterdir()
+    (picture,) = pictures.glob("*.jpg")
     page = np.asarray(Image.open(picture)).astype(int)
     plain = np.asarray(Image.open(photographs / "astronaut.png").convert("RGB")).astype(int)
     drawn, caption = page[: len(plain)], page[len(plain) :]
@@ -99,7 +107,7 @@ def test_list_on_standard_input_and_given_boxes(photographs: Path, tmp_path: Pat
     """Paths come from standard input, boxes from a file; a listed file that is gone gets a result."""
     image, gone = photographs / "astronaut.png", photographs / "gone.png"
     boxes = tmp_path / "boxes.json"
-    boxes.write_text(json.dumps({str(image): [{"face_id": "me", "box": [180, 70, 95, 110]}]}))
+    boxes.write_text(json.dumps({str(image): [{"face_id": "me", "box": [180, 70, 95, 110]}], str(gone): []}))
     run = unlensed(
         "score",
         "-",
@@ -127,17 +135,33 @@ def test_list_on_standard_input_and_given_boxes(photographs: Path, tmp_path: Pat
         (["score", "x.jpg", "--device", "cuda"], 78, "CUDA"),
         (["score", "x.jpg", "--threads", "0"], 78, "threads"),
         (["bundle", "verify", "."], 65, "is no bundle"),
-        (["score", "x.jpg", "--picture", "x.jpg"], 75, "x.jpg"),
+        (["score", "x.jpg", "--picture", "x.jpg"], 2, "x.jpg"),
+        (["score", "x.jpg", "--picture", "s3://bucket/pictures"], 2, "s3://bucket/pictures"),
+        (["score", "x.jpg", "--out", "."], 2, "directory"),
+        (["score", "x.jpg", "--out", "s3://bucket/out.jsonl"], 2, "s3://bucket/out.jsonl"),
+        (["score", "x.jpg", "--out", "x.jpg"], 2, "files that are read"),
+        (["score", "x.jpg", "--picture", "."], 2, "name another folder"),
+        (["score", "x.jpg", "--faces", "none.json"], 2, "none.json"),
+        (["score", "*.png"], 2, "*.png"),
+        (["score", "-"], 2, "standard input is empty"),
+        (["score", "x.jpg", "--device", "tpu"], 2, "cuda"),
+        (["serve", "--mode", "dark"], 2, "shadow"),
+        (["compare", "a", "b", "--out", "."], 2, "directory"),
+        (["scan", ".", "--out", "gs://bucket/run"], 2, "gs://bucket/run"),
+        (["schema", "--write", "x.jpg"], 2, "x.jpg"),
+        (["sc\x1b[31m[/x]"], 2, r"sc\x1b[31m[/x]"),
+        (["score", "\u202e[/x]"], 2, r"\u202e[/x]"),
     ],
 )
 def test_errors_are_one_sentence_and_a_code(tmp_path: Path, arguments: list[str], code: int, word: str) -> None:
     """What is wrong is named in a sentence, with the documented exit code and without a traceback."""
-    if arguments[1] == "x.jpg":
+    if "x.jpg" in arguments:
         (tmp_path / "x.jpg").write_bytes(b"")
     run = unlensed(*arguments, cwd=tmp_path)
     assert run.returncode == code, run.stderr
     assert word.lower() in run.stderr.lower()
     assert "Traceback" not in run.stderr
+    assert not acts(run.stderr)
 
 
 def test_doctor_explains_each_part(root: Path, tmp_path: Path) -> None:
@@ -157,3 +181,101 @@ def test_bundle_verify_reports_the_drift(root: Path, tmp_path: Path) -> None:
     run = unlensed("bundle", "verify", root / "model_repository", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "nats" in run.stdout
+
+
+HOSTILE = [
+    b"a\x1b[2J\x1b]0;PWNED\x07.png",
+    b"c\xc2\x9b31mC1.png",
+    b"cr\rOVER.png",
+    "\U0001f600".encode() * 61 + b".png",
+    b"[red]m[x].png",
+    b"<img src=x onerror=alert(1)>.jpg",
+    "\u202egpj.exe.png".encode(),
+    b"\xff\xfe.png",
+    b"two\nlines.png",
+]
+OTHER_LOCALE = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+@pytest.mark.parametrize("environment", [{"COLUMNS": "40"}, {"COLUMNS": "80"}, OTHER_LOCALE], ids=["40", "80", "POSIX"])
+def test_no_name_acts_or_ends_a_run(tmp_path: Path, portrait: bytes, root: Path, environment: dict[str, str]) -> None:
+    """Under any name and in any locale a file is scored, drawn, written as UTF-8, and shown so that it can be found."""
+    folder, out, pictures = tmp_path / "hostile", tmp_path / "out.jsonl", tmp_path / "pictures"
+    folder.mkdir()
+    for name in HOSTILE:
+        (folder / os.fsdecode(name)).write_bytes(portrait)
+    arguments = ("score", folder.name, "--bundle", root / "model_repository", "--out", out)
+    run = unlensed(*arguments, "--picture", pictures, cwd=tmp_path, **environment)
+    assert run.returncode == 0, run.stderr
+    assert not acts(run.stdout + run.stderr)
+    assert "two\\nlines.png" in run.stdout
+    assert f"Written: {len(HOSTILE)} lines in {out}, {len(HOSTILE)} pictures in {pictures}." in run.stderr
+    lines = unlensed(*arguments, "--json", cwd=tmp_path, **environment).stdout.splitlines()
+    written = out.read_bytes().decode("utf-8").splitlines()
+    for answers in (lines, written):
+        shown = {json.loads(line)["content_id"] for line in answers}
+        assert shown == {f"hostile/{name.decode(errors='backslashreplace')}" for name in HOSTILE}
+        assert not acts("".join(answers))
+    assert len(list(pictures.glob("*.jpg"))) == len(HOSTILE)
+
+
+def test_boxes_that_do_not_meet_the_files_end_the_run_before_it(photographs: Path, tmp_path: Path, root: Path) -> None:
+    """Keys below the given folder are found; a file without a key is an error unless it is skipped or detected."""
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps({"astronaut.png": [{"face_id": "me", "box": [180, 70, 95, 110]}]}))
+    arguments = ("score", photographs, "--faces", boxes, "--json", "--bundle", root / "model_repository")
+    refused = unlensed(*arguments, cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "broken.jpg" in refused.stderr
+    skipping = unlensed(*arguments, "--faces-missing", "skip", cwd=tmp_path)
+    (line,) = map(json.loads, skipping.stdout.splitlines())
+    assert line["faces"][0]["face_id"] == "me"
+    assert "2 skipped (2 without boxes)" in skipping.stderr
+    detecting = unlensed(*arguments, "--faces-missing", "detect", cwd=tmp_path)
+    assert len(detecting.stdout.splitlines()) == 3
+
+
+def test_ctrl_c_says_what_was_written(tmp_path: Path, portrait: bytes, root: Path) -> None:
+    """Exit code 130, and the lines that are said to be in the file are there, whole."""
+    folder, out = tmp_path / "many", tmp_path / "out.jsonl"
+    folder.mkdir()
+    for number in range(3000):
+        (folder / f"{number}.png").symlink_to(folder / "0.png") if number else (folder / "0.png").write_bytes(portrait)
+    run = subprocess.Popen(
+        [COMMAND, "score", folder, "--out", out, "--json", "--bundle", root / "model_repository"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline_s = time.monotonic() + 60
+    while not (out.exists() and out.stat().st_size) and run.poll() is None and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    lines = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert 0 < len(lines) < 3000
+    assert f"{len(lines)} line{'' if len(lines) == 1 else 's'} in {out}" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("command", ["unlensed", "unlensed-train"])
+def test_commands_say_their_version_and_complete_themselves(command: str, tmp_path: Path) -> None:
+    """`--version` prints one line, and a shell is given its completion."""
+    program = COMMAND.with_name(command)
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert version.stdout.startswith("unlensed 0.")
+    variable = f"_{command.upper().replace('-', '_')}_COMPLETE"
+    script = subprocess.run(
+        [program], env=os.environ | {variable: "source_bash"}, capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert f"complete -o default -F _{command.replace('-', '_')}_completion {command}" in script.stdout
+    offered = subprocess.run(
+        [program],
+        env=os.environ | {variable: "complete_bash", "COMP_WORDS": f"{command} ", "COMP_CWORD": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert {"unlensed": "score", "unlensed-train": "prepare"}[command] in offered.stdout.split()

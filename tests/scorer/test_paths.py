@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 
 from ingest.reasons import Reason, Unscorable
-from scorer.paths import UsageError, expand_paths, read_boxes, read_image, request_for
+from scorer.paths import (
+    FacesMissing,
+    FoundFile,
+    FoundFiles,
+    Skipped,
+    UsageError,
+    assign_boxes,
+    expand_paths,
+    read_boxes,
+    read_image,
+    read_list,
+    request_for,
+)
 
 
 @pytest.fixture
@@ -19,9 +31,14 @@ def archive(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def expand(*arguments: object, listed: str = "") -> list[Path]:
+def find(*arguments: object, listed: str = "", pictures: Path | None = None) -> FoundFiles:
     """Expand command-line arguments with `listed` on standard input."""
-    return expand_paths([str(argument) for argument in arguments], io.StringIO(listed))
+    return expand_paths([str(argument) for argument in arguments], io.BytesIO(listed.encode()), pictures)
+
+
+def expand(*arguments: object, listed: str = "") -> list[Path]:
+    """Return the paths of `find`."""
+    return [file.path for file in find(*arguments, listed=listed).files]
 
 
 def test_directory_means_the_images_below_it(archive: Path) -> None:
@@ -44,12 +61,58 @@ def test_standard_input_lists_files(archive: Path) -> None:
     assert expand("-", listed=f"{archive}/a.JPG\n\n{archive}/gone.jpg\n") == [archive / "a.JPG", archive / "gone.jpg"]
 
 
-@pytest.mark.parametrize("argument", ["missing.jpg", "none/*.jpg", "empty"])
+@pytest.mark.parametrize("argument", ["missing.jpg", "none/*.jpg", "empty", "emp*"])
 def test_what_names_nothing_is_a_usage_error(tmp_path: Path, argument: str) -> None:
-    """A missing file, a glob without match and a directory without images are refused by name."""
+    """A missing file, globs without match or image, and a directory without images are refused by name."""
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=argument.split("/", maxsplit=1)[0]):
+    (tmp_path / "empty" / "notes.txt").write_bytes(b"x")
+    with pytest.raises(UsageError, match=argument.split("/", maxsplit=1)[0].replace("*", r"\\*")):
         expand(tmp_path / argument)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", b"\r\n\r\n", "a.jpg\n".encode("utf-16")])
+def test_a_list_that_names_nothing_is_refused(content: bytes) -> None:
+    """An empty list is a mistake, not an empty run; so is one in UTF-16."""
+    with pytest.raises(UsageError, match="standard input"):
+        read_list(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        (b"a.jpg\nb c.jpg\n", ["a.jpg", "b c.jpg"]),
+        (b"\xef\xbb\xbfa.jpg\r\nb.jpg\r\n", ["a.jpg", "b.jpg"]),
+        (b"a.jpg\r\nb.jpg", ["a.jpg", "b.jpg"]),
+        (b"a.jpg\r\n", ["a.jpg"]),
+        (b"a.jpg\r\nb.jpg\n", ["a.jpg\r", "b.jpg"]),
+        (b"a.jpg\r", ["a.jpg\r"]),
+        (b"\xff.jpg", [os.fsdecode(b"\xff.jpg")]),
+    ],
+)
+def test_lists_come_from_any_system(content: bytes, names: list[str]) -> None:
+    """Marks and line ends of Windows are no part of a name; a carriage return of one name among others is."""
+    assert read_list(content) == [Path(name) for name in names]
+
+
+def test_what_a_folder_hides_is_counted(archive: Path) -> None:
+    """Text, hidden files and folders, links to folders and earlier pictures are left out, each with its reason."""
+    for name in (".thumbs/a.jpg", ".b.jpg", "._a.JPG", "drawn/a.jpg"):
+        (archive / name).parent.mkdir(exist_ok=True)
+        (archive / name).write_bytes(b"x")
+    (archive / "circle").symlink_to(archive)
+    found = find(archive, pictures=archive / "drawn")
+    assert [file.path for file in found.files] == [archive / "a.JPG", archive / "in/b.png"]
+    assert +found.skipped == {Skipped.SUFFIX: 1, Skipped.HIDDEN: 3, Skipped.LINKED: 1, Skipped.OWN_PICTURES: 1}
+
+
+def test_a_folder_that_may_not_be_read_is_counted(archive: Path) -> None:
+    """It does not vanish silently."""
+    closed = archive / "closed"
+    closed.mkdir()
+    closed.chmod(0)
+    if os.access(closed, os.R_OK):
+        pytest.skip("this user may read every folder")
+    assert find(archive).skipped[Skipped.UNREADABLE] == 1
 
 
 def test_unreadable_files_have_a_reason(tmp_path: Path) -> None:
@@ -80,21 +143,83 @@ def test_forbidden_file_has_a_reason(tmp_path: Path) -> None:
         read_image(secret.as_uri(), max_bytes=4)
 
 
-def test_boxes_file_brings_the_faces(tmp_path: Path) -> None:
-    """With boxes given, a request carries those of its image, and none when its image is not named."""
-    file = tmp_path / "boxes.json"
-    file.write_text('{"a.jpg": [{"face_id": "left", "box": [1, 2, 3, 4]}]}')
-    boxes = read_boxes(file)
-    named, other = request_for(Path("a.jpg"), boxes), request_for(Path("b.jpg"), boxes)
-    assert named.faces is not None
-    assert [face.box for face in named.faces] == [(1, 2, 3, 4)]
-    assert other.faces == ()
-    assert request_for(Path("a.jpg"), None).faces is None
+BOX = '{"face_id": "left", "box": [1, 2, 3, 4]}'
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"a.jpg": [{"face_id": "f", "box": [0, 0, 0, 0]}]}', '{"a.jpg": 3}'])
+def bring(
+    folder: Path, *keys: str, found: FoundFiles, missing: FacesMissing = FacesMissing.ERROR
+) -> dict[str, int | None]:
+    """Return how many boxes each request has when a file names `keys`, one box each."""
+    file = folder / "boxes.json"
+    file.write_text("{" + ", ".join(f'"{key}": [{BOX}]' for key in keys) + "}")
+    requests = map(request_for, assign_boxes(found, read_boxes(file), missing))
+    return {request.content_id: None if request.faces is None else len(request.faces) for request in requests}
+
+
+def test_boxes_are_found_by_the_paths_a_person_has(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key is the path as given, the whole path, or the path below the given folder; no boxes file finds faces."""
+    monkeypatch.chdir(archive.parent)
+    for keys in (
+        ("a.JPG", "in/b.png"),
+        (f"{archive}/a.JPG", "./in/b.png"),
+        (f"{archive.name}/a.JPG", f"{archive.name}/in/b.png"),
+    ):
+        given = bring(archive, *keys, found=find(archive.name))
+        assert given == {f"{archive.name}/a.JPG": 1, f"{archive.name}/in/b.png": 1}
+    assert [file.faces for file in assign_boxes(find(archive), None)] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        (("a.JPG",), r"in/b\.png"),
+        (("a.JPG", "in/b.png", "c.png"), r"c\.png"),
+        ((), r"a\.JPG"),
+        (("a.JPG", "./a.JPG", "in/b.png"), r"\./a\.JPG"),
+        (("a.JPG", "in/b.png", "{archive}/in/b.png"), r"in/b\.png"),
+    ],
+)
+def test_boxes_and_files_that_do_not_meet_are_named(archive: Path, keys: tuple[str, ...], named: str) -> None:
+    """A file without boxes, boxes without a file, and two keys for one file are refused before anything is scored."""
+    with pytest.raises(UsageError, match=named):
+        bring(archive, *(key.format(archive=archive) for key in keys), found=find(archive))
+
+
+def test_boxes_for_two_files_are_refused(tmp_path: Path) -> None:
+    """A name below two given folders says nothing."""
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.jpg").write_bytes(b"x")
+    with pytest.raises(UsageError, match="whole path"):
+        bring(tmp_path, "a.jpg", found=find(tmp_path / "one", tmp_path / "two"))
+
+
+def test_files_without_boxes_are_detected_or_skipped(archive: Path) -> None:
+    """Whoever says so gets their faces found or the files left out; what does not meet is counted."""
+    found = find(archive)
+    assert list(bring(archive, "a.JPG", "c", found=found, missing=FacesMissing.DETECT).values()) == [1, None]
+    assert +found.skipped == {Skipped.SUFFIX: 1, Skipped.IDLE_BOXES: 1}
+    found = find(archive)
+    assert list(bring(archive, "a.JPG", found=found, missing=FacesMissing.SKIP).values()) == [1]
+    assert found.skipped[Skipped.NO_BOXES] == 1
+    with pytest.raises(UsageError, match="none of the 2 files"):
+        bring(archive, "c", found=find(archive), missing=FacesMissing.SKIP)
+
+
+def test_too_many_boxes_are_refused_with_the_image(archive: Path) -> None:
+    """What no request may hold is a usage error before the run, not a failure in it."""
+    file = archive / "boxes.json"
+    file.write_text(f'{{"a.JPG": [{", ".join([BOX] * 65)}]}}')
+    with pytest.raises(UsageError, match=r"a\.JPG"):
+        assign_boxes(FoundFiles([FoundFile(archive / "a.JPG", archive)]), read_boxes(file))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"a.jpg": [{"face_id": "f", "box": [0, 0, 0, 0]}]}', '{"a.jpg": 3}', '{"a": [], "a": []}', "[" * 9999],
+)
 def test_bad_boxes_file_is_a_usage_error(tmp_path: Path, content: str) -> None:
-    """A file that is no JSON, of another shape, or with an empty box is refused by name."""
+    """A file that is no JSON, of another shape, with an empty box or a name twice is refused by name."""
     file = tmp_path / "boxes.json"
     file.write_text(content)
     with pytest.raises(UsageError, match=r"boxes\.json"):
@@ -105,7 +230,8 @@ def test_any_file_name_survives(tmp_path: Path) -> None:
     """A name with bytes that are no text, spaces and per cent signs is read back exactly and can be printed."""
     path = tmp_path / os.fsdecode(b"50% \xff #?.jpg")
     path.write_bytes(b"abc")
-    request = request_for(path, None)
+    request = request_for(FoundFile(path))
     assert read_image(str(request.image.uri), max_bytes=4) == b"abc"
     assert request.content_id.endswith("50% \\xff #?.jpg")
     assert request.model_dump_json()
+    assert len(request_for(FoundFile(Path("x" * 9000))).content_id) < 4096

@@ -66,6 +66,20 @@ def test_compare_shows_both_policies(
     assert "different policies" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_groups_keep_their_names_on_a_narrow_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    """Other columns go first; none is cut."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    a, b = (write_run(tmp_path / n, [[Seen("i", (p,) * 25, "holiday")]]) for n, p in (("a", 0.005), ("b", 0.9)))
+    assert call(monkeypatch, "compare", a, b) == 0
+    shown = capsys.readouterr().out
+    assert "holiday" in shown
+    assert "…" not in shown
+    assert ("B flags" in shown) == (columns >= 80)
+
+
 @pytest.mark.parametrize(
     ("damage", "code", "sentence"),
     [("no run", 2, "holds no run.json"), ("broken", 65, "cannot be read"), ("strangers", 2, "no image in common")],

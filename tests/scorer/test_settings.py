@@ -1,10 +1,11 @@
 """Settings: file < environment < flag, and nothing unknown."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from scorer.settings import SettingsError, load_settings
+from scorer.settings import Settings, SettingsError, load_settings
 
 
 @pytest.fixture
@@ -32,6 +33,25 @@ def test_unknown_environment_variable_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("UNLENSED_TREADS", "2")
     with pytest.raises(SettingsError, match="UNLENSED_TREADS"):
         load_settings()
+
+
+def test_variables_of_the_repository_itself_are_no_mistake(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever `UNLENSED_*` name the checkout's own tools, tests and charts use, the service starts beside it."""
+    listing = subprocess.run(
+        ["git", "grep", "--untracked", "-ohIE", r"\bUNLENSED_[A-Z_]*[A-Z]\b"],  # noqa: S607 - where the developer has it
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    names = {name.partition("__")[0] for name in listing.stdout.split()} - {"UNLENSED_TREADS"}
+    settings = {f"UNLENSED_{name}".upper() for name in Settings.model_fields} | {"UNLENSED_CONFIG"}
+    assert {"UNLENSED_KAFKA_JARS", "UNLENSED_TOOLS"} <= names - settings
+    for name in names - settings:
+        monkeypatch.setenv(name, "1")
+    load_settings()
 
 
 def test_unknown_name_in_the_file_is_refused(config: Path) -> None:

@@ -157,7 +157,7 @@ def check_settings(path: Path, cutter: FaceCutter) -> None:
     settings = json.loads(json.dumps(settings))
     if not path.exists():
         write_json(path, settings)
-    before = json.loads(path.read_text())
+    before = json.loads(path.read_text(encoding="utf-8"))
     differing = sorted(name for name in settings.keys() | before.keys() if settings.get(name) != before.get(name))
     if differing:
         message = (
@@ -176,7 +176,7 @@ def check_records(chunks: Path, inputs: Inputs) -> tuple[list[Record], int]:
         path = chunks / f"{number:06}.json"
         if not path.exists():
             break
-        record = Record(**json.loads(path.read_text()))
+        record = Record(**json.loads(path.read_text(encoding="utf-8")))
         taken = list(itertools.islice(stream, record.photos))
         total += len(taken)
         if len(taken) != record.photos or digest(taken) != record.digest:
@@ -285,7 +285,7 @@ def write_faces(folder: Path, faces: Sequence[tuple[int, CutFace]]) -> None:
 def write_json(path: Path, content: object) -> None:
     """Write JSON; the rename makes the file whole or absent."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content) + "\n")
+    partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
     partial.replace(path)
 
 

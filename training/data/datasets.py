@@ -173,7 +173,7 @@ class CelebaHqPhotos:
         parts: dict[int, tuple[str, Role]] = {}
         if all((self.folder / name).is_file() for name in CELEBA_LISTS):
             for name in CELEBA_LISTS:
-                for line in (self.folder / name).read_text().splitlines():
+                for line in (self.folder / name).read_text(encoding="utf-8").splitlines():
                     match = CELEBA_NUMBERED.match(line.strip().replace("\\", "/").rpartition("/")[2])
                     if match and name == "test.txt":
                         parts[int(match[1])] = ("test", "test")
@@ -185,7 +185,7 @@ class CelebaHqPhotos:
 
     def _read_mapping(self) -> dict[int, tuple[str, Role]]:
         path = next(self.folder / name for name in CELEBA_MAPPINGS if (self.folder / name).is_file())
-        with path.open(newline="") as handle:
+        with path.open(newline="", encoding="utf-8") as handle:
             rows = csv.DictReader((" ".join(line.split()) for line in handle), delimiter=" ")
             try:
                 originals = {int(row["idx"]): int(row["orig_idx"]) for row in rows}

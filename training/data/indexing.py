@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from scorer.terminal import Terminal
 from training.data.chunks import Inputs, Record
 from training.data.exif import TAG_NAMES
 from training.data.photos import ROLES
@@ -176,7 +177,7 @@ def _describe_untagged(role: str, sources: NDArray[np.str_], tagged: NDArray[np.
 def print_report(facts: dict[str, Any], console: Console) -> None:
     """Print the facts as tables: roles, then what was dropped by source, then warnings."""
     if not console.is_terminal:
-        console = Console(file=console.file, width=FILE_WIDTH)  # else it would be 80 columns
+        console = Terminal(file=console.file, width=FILE_WIDTH)  # else it would be 80 columns
     roles = Table("role", "sources", "photographs", "faces", *TAG_NAMES, "cameras", box=SIMPLE_HEAD)
     for role, row in facts["roles"].items():
         cells = [row["sources"], row["photographs"], row["faces"], *row["tags"].values(), len(row["cameras"])]
@@ -196,9 +197,9 @@ def print_report(facts: dict[str, Any], console: Console) -> None:
     if facts["without_role"]:
         console.print(f"{sum(facts['without_role'].values())} photographs of sources without a role were left out")
     for name, reason, count in facts["left_out_by_layout"]:
-        console.print(f"{name}: {count} {reason} were left out", markup=False)
+        console.print(f"{name}: {count} {reason} were left out")
     console.print(
         f"{facts['photographs']} photographs, {facts['faces']} faces in use; this call took {facts['seconds']:.0f} s"
     )
     for warning in facts["warnings"]:
-        console.print(f"warning: {warning}", style="yellow", markup=False)
+        console.print(f"warning: {warning}", style="yellow")

@@ -34,7 +34,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             f"or `--landmarks {FACE_ALIGNMENT}`"
         )
         raise FileNotFoundError(message)
-    group = json.loads((folder / MANIFEST).read_text())[0]
+    group = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))[0]
     data = b"".join((folder / name).read_bytes() for name in group["paths"])
     weights, offset = {}, 0
     for entry in group["weights"]:

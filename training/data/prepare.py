@@ -38,7 +38,7 @@ def prepare_run(  # noqa: PLR0913, PLR0917 - what a person chooses
     started = time.monotonic()
     inputs = Inputs([open_source(text, roles.table or ()) for text in photos], roles)
     for source in inputs.sources:
-        console.print(source.describe(), markup=False, highlight=False)
+        console.print(source.describe())
     landmarker = open_landmarker(landmarks)
     detector = load_detector(copy_detector(run, DetectorSpec()).parents[2], DetectorSpec(), threads)
     cutter = FaceCutter(detector, landmarker, recipe.preprocess, recipe.min_face_px, threads)
@@ -50,7 +50,7 @@ def prepare_run(  # noqa: PLR0913, PLR0917 - what a person chooses
             "landmarks": landmarker.name,
             "seconds": time.monotonic() - started,
         }
-        (run / "prepare.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (run / "prepare.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print_report(facts, console)
     if not facts["faces"]:
         message = f"none of {facts['photographs']} photographs has a face to use: the report above says why"

@@ -24,7 +24,7 @@ def read_roles(table: Path) -> dict[str, Role]:
     Raises:
         ValueError: a column is missing, or a role is not one of train, fit, calibrate, test.
     """
-    with table.open(newline="") as handle:
+    with table.open(newline="", encoding="utf-8") as handle:
         reader = csv.DictReader(handle)
         columns = reader.fieldnames or []
         key = next((name for name in ("source", "repo") if name in columns), None)

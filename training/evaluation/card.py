@@ -42,12 +42,16 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, deployment
     Raises:
         FileNotFoundError: a step whose figures the card states has not run.
     """
-    report, prepared = (json.loads((run / f"{name}.json").read_text()) for name in ("evaluation", "prepare"))
+    report, prepared = (
+        json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("evaluation", "prepare")
+    )
     results = deployment.results(run)
-    fit, calibration = (json.loads((results / f"{name}.json").read_text()) for name in ("fit", "calibration"))
+    fit, calibration = (
+        json.loads((results / f"{name}.json").read_text(encoding="utf-8")) for name in ("fit", "calibration")
+    )
     facts, honest = read_facts(run), report["honest"]
     dropped = prepared["dropped"]
-    text = Template(TEMPLATE.read_text()).substitute(
+    text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         bundle_id=bundle_id,
         meaning=explain_pass(state_evaluation(report), RATES[0]),
         verdict=f"**{report['verdict']['summary']}**",
@@ -100,12 +104,12 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, deployment
         threads=report["run"]["threads"],
         detector_licence=detector.LICENCE,
     )
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def read_facts(run: Path) -> dict[str, float]:
     """Return the figures of the chosen epoch."""
-    lines = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "progress.jsonl").read_text(encoding="utf-8").splitlines()]
     chosen: dict[str, float] = max(lines, key=lambda line: line["merit"])
     return chosen
 

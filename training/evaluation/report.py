@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from scorer.meaning import explain_flag, explain_pass
+from scorer.printable import printable_value
 from training.evaluation.evaluate import Evidence
 from training.evaluation.honest import RATES
 from training.evaluation.measures import LogLikelihoods
@@ -74,6 +75,7 @@ def render_report(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
+        finalize=printable_value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -95,7 +97,7 @@ def write_report(run: Path, report: Mapping[str, Any], evidence: Evidence) -> Pa
     folder = run / "figures"
     folder.mkdir(exist_ok=True)
     for name, svg in figures.items():
-        (folder / f"{name}.svg").write_text(svg)
+        (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
     page = run / "evaluation.html"
-    page.write_text(render_report(report, figures))
+    page.write_text(render_report(report, figures), encoding="utf-8")
     return page

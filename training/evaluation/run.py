@@ -42,7 +42,7 @@ def read_report(run: Path) -> dict[str, Any]:
     if not path.is_file():
         message = f"no {path}: run `unlensed-train evaluate {run}` first"
         raise FileNotFoundError(message)
-    report: dict[str, Any] = json.loads(path.read_text())
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return report
 
 
@@ -66,7 +66,7 @@ def evaluate_subject(subject: Subject, generated: Path, extras: Extras, console:
     """
     started = time.monotonic()
     run, recipe = subject.run, subject.recipe
-    fit = json.loads((run / "fit.json").read_text())
+    fit = json.loads((run / "fit.json").read_text(encoding="utf-8"))
     ablations = {name: read_report(folder) for name, folder in extras.runs.items()}
     if recipe.test_crop == "image" and extras.photographs is None:
         message = f"the recipe {recipe.name} compares whole pictures: name a folder with photographs/fit and /test"
@@ -105,7 +105,7 @@ def evaluate_subject(subject: Subject, generated: Path, extras: Extras, console:
             "pretext": {task: asdict(rate) for task, rate in subject.pretext.items()},
         }
         report["run"] = describe_run(subject, fit, pictures, faces) | {"seconds": round(time.monotonic() - started)}
-    (run / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    (run / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     with Progress("writing", 1, "report", console, summary=True) as progress:
         write_report(run, report, evidence)
         progress.advance()

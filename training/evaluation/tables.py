@@ -117,7 +117,7 @@ def print_tables(report: dict[str, Any], console: Console) -> None:
     """Print what a decision means, the verdict and the tables."""
     stated, rate = state_evaluation(report), RATES[0]
     for sentence in (explain_pass(stated, rate), explain_flag(stated, rate), report["verdict"]["summary"]):
-        console.print(sentence, highlight=False, markup=False)
+        console.print(sentence)
     for table in list_tables(report):
         drawn = RichTable(title=table.title, caption=table.note)
         for index, name in enumerate(table.head):

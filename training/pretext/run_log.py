@@ -19,9 +19,9 @@ def forget_after(path: Path, epoch: int) -> None:
     """Drop the lines of epochs after `epoch`, which are about to be trained again."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines() if json.loads(line)["epoch"] <= epoch]
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["epoch"] <= epoch]
     partial = path.with_suffix(".partial")
-    partial.write_text("".join(f"{line}\n" for line in kept))
+    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     partial.replace(path)
 
 
@@ -79,12 +79,12 @@ class RunLog:
     def log_epoch(self, facts: dict[str, float]) -> None:
         """Record one epoch's means and held-out figures; the line is on the disk when this returns."""
         self._write({f"epoch/{name}": value for name, value in facts.items()})
-        with (self.run / LOG_FILE).open("a") as log:
+        with (self.run / LOG_FILE).open("a", encoding="utf-8") as log:
             log.write(json.dumps(facts) + "\n")
         shown = {name: round(value, 3) for name, value in facts.items()}
-        self.console.print(json.dumps(shown), soft_wrap=True, highlight=False)
+        self.console.print(json.dumps(shown), soft_wrap=True)
 
     def caution(self, sentence: str) -> None:
         """Say something that a person should know now."""
         if not self.silent:
-            self.console.print(f"[yellow]warning:[/yellow] {sentence}", soft_wrap=True, highlight=False)
+            self.console.print(f"warning: {sentence}", style="yellow", soft_wrap=True)

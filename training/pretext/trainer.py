@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from scorer.terminal import Terminal
 from training.data.exif import TAG_NAMES
 from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
@@ -57,7 +58,7 @@ class TrainOptions:
     workers: int = 2
     save_every_s: float = 600.0
     save_every_steps: int | None = None
-    console: Console = field(default_factory=lambda: Console(stderr=True))
+    console: Console = field(default_factory=lambda: Terminal(stderr=True))
 
 
 @contextmanager
@@ -144,7 +145,7 @@ class Training:
             load_initial(self.network, self.options.init)
         if self.saved_at is None and self.ranks.rank == 0:
             self.run.mkdir(parents=True, exist_ok=True)
-            (self.run / "recipe.json").write_text(json.dumps(asdict(self.recipe), indent=1) + "\n")
+            (self.run / "recipe.json").write_text(json.dumps(asdict(self.recipe), indent=1) + "\n", encoding="utf-8")
         self.extractor = self.ranks.share(self.network.extractor)
         sampler = make_sampler(self.recipe.preprocess.size, WIDE_SIZE, self.recipe.augment, self.recipe.seed)
         plan = BatchPlan(train, sampler, self.recipe.seed, self.recipe.batch_size, self.ranks.rank, self.ranks.count)

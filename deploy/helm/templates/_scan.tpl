@@ -31,11 +31,11 @@ podFailurePolicy:
       onExitCodes:
         operator: In
         values: [3]
-    # A defect, a lost GPU, or a store or disk that is not there now: again, `retries` times.
+    # A defect, a lost GPU, a store or disk that is not there now, or an interrupt: again, `retries` times.
     - action: Count
       onExitCodes:
         operator: In
-        values: [70, 71, 75]
+        values: [70, 71, 75, 130]
 template:
   metadata:
     labels:

@@ -11,6 +11,7 @@ from scorer.meaning import explain_flag, explain_pass
 from scorer.messages import PolicyFacts
 
 _SHOWN_GROUPS = 10
+_COLUMNS = {"faces": 60, "decision differs": 0, "A flags": 80, "B flags": 80}  # the width from which each is shown
 
 
 def state_difference(found: Comparison) -> str:
@@ -50,8 +51,8 @@ def render_comparison(found: Comparison, read_again: ReadAgain) -> str:
     )
 
 
-def tabulate(found: Comparison) -> list[Table]:
-    """Return the tables of a comparison: bundles and policies, decisions, then the groups with the most faces."""
+def tabulate(found: Comparison, width: int) -> list[Table]:
+    """Return a comparison's tables for so many columns: bundles and policies, decisions, the groups with most faces."""
     runs = Table("", "A", "B", box=SIMPLE_HEAD, header_style="bold")
     for name, *sides in (("bundle", found.a.bundle_id, found.b.bundle_id), *_list_policies(found)):
         runs.add_row(name, *(Text(show_plain(side)) for side in sides))
@@ -61,12 +62,14 @@ def tabulate(found: Comparison) -> list[Table]:
     for decision, row in found.matrix.items():
         matrix.add_row(decision, *map(show_count, row.values()))
     groups = Table(box=SIMPLE_HEAD, header_style="bold")
-    groups.add_column("group", overflow="fold", min_width=20)
-    for heading in ("faces", "decision differs", "A flags", "B flags"):
-        groups.add_column(heading, justify="right", no_wrap=True)
+    groups.add_column("group", overflow="fold", min_width=12)
+    shown = [number for number, needed in enumerate(_COLUMNS.values()) if width >= needed]
+    for number in shown:
+        groups.add_column(list(_COLUMNS)[number], justify="right", no_wrap=True)
     for kind, members in (("images", found.by_column), ("source", found.by_source), ("camera", found.by_camera)):
         for group in members[:_SHOWN_GROUPS]:
-            groups.add_row(Text(_name_group(kind, group)), *_list_shares(group))
+            shares = _list_shares(group)
+            groups.add_row(Text(_name_group(kind, group)), *(shares[number] for number in shown))
     return [runs, matrix, groups]
 
 

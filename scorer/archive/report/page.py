@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from scorer.archive.report.shares import Share
+from scorer.printable import printable, printable_value
 
 PAGES = Path(__file__).parent / "pages"
 SHOWN_CHARACTERS = 160
@@ -22,6 +23,7 @@ def render_page(template: str, **content: object) -> str:
     environment = Environment(
         loader=FileSystemLoader(PAGES),
         autoescape=True,
+        finalize=printable_value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -41,7 +43,7 @@ def render_page(template: str, **content: object) -> str:
 
 def show_plain(text: str | None) -> str:
     """Return a stranger's text in printable characters, its middle left out where it is long."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text or "")
+    shown = printable(text or "")
     half = SHOWN_CHARACTERS // 2
     return shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:half]}…{shown[-half:]}"
 

@@ -15,7 +15,7 @@ from tests.scorer.stream.kafka_peers import Site
 SECRET = b"what the record held"
 
 
-def invoke(site: Site, *arguments: str) -> Result:
+def invoke(site: Site, *arguments: str, columns: int = 200) -> Result:
     """Run a command with the settings of this site in the environment."""
     environment = {
         "UNLENSED_KAFKA__BOOTSTRAP": site.kafka.bootstrap,
@@ -23,7 +23,7 @@ def invoke(site: Site, *arguments: str) -> Result:
         "UNLENSED_STREAM__REQUESTS": site.stream.requests,
         "UNLENSED_STREAM__RESULTS": site.stream.results,
         "UNLENSED_STREAM__DEAD_LETTERS": site.stream.dead_letters,
-        "COLUMNS": "200",
+        "COLUMNS": str(columns),
     }
     return CliRunner().invoke(dlq_app, arguments, env=environment)
 
@@ -66,6 +66,22 @@ def test_list_says_what_died_and_shows_nothing_of_it(site: Site) -> None:
     for output in (table.output, lines.output):
         assert SECRET.decode() not in output
         assert "key 0" not in output
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_no_letter_acts_on_the_terminal(site: Site, columns: int) -> None:
+    """What a stranger's record brings into a code or a sentence is shown escaped, and never taken for markup."""
+    bury(site, "[/x]", "[red]a", "\x1b[2J\u202e", "two\nlines")
+    table = invoke(site, "list", columns=columns)
+    lines = invoke(site, "list", "--json", columns=columns)
+    replay = invoke(site, "replay", "--dry-run", columns=columns)
+    for run in (table, lines, replay):
+        assert run.exit_code == 0
+        assert "".join(run.output.splitlines()).isprintable()
+    for code in ("[/x]", "[red]a", "\\x1b[2J\\u202e", "two\\nlines"):
+        assert f"1 {code}" in table.output
+        assert f"1 {code}" in replay.output
+    assert "@103" in table.output
 
 
 def test_replay_sends_originals_once(site: Site) -> None:

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from scorer.extras import pip_line
 from scorer.settings import SettingsError
 from scorer.stream.broker import Headers, Record
 from scorer.stream.tracing import (
@@ -234,9 +235,7 @@ except SettingsError as error:
 """
 
 
-MISSING = (
-    "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is not installed: pip install 'unlensed[otel]', or unset it"
-)
+MISSING = f"OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is not installed; unset it, or {pip_line(['otel'])}"
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def load_exif_ranking(run: Path, threads: int) -> DeployedFeatures:
     if not described.is_file():
         message = f"{run} has no recipe.json; it should be a run folder of `unlensed-train train --recipe exif_only`"
         raise FileNotFoundError(message)
-    recipe = json.loads(described.read_text())
+    recipe = json.loads(described.read_text(encoding="utf-8"))
     if recipe["name"] != "exif_only":
         message = f"{run} is a run of the recipe {recipe['name']}, not of exif_only: EXIF-L2R ranks EXIF tags alone"
         raise ValueError(message)

