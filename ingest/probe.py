@@ -14,6 +14,7 @@ from typing import Self
 from ingest import jpeg, png, webp
 from ingest.header import Header, read_orientation
 from ingest.reasons import Reason, Unscorable
+from ingest.signatures import name_format
 from ingest.spec import FaceBox, PreprocessSpec, Window, crop_window
 
 _FIRST_TRANSPOSED = 5  # orientations 5..8 exchange width and height
@@ -132,6 +133,9 @@ def _read_header(data: bytes, max_scans: int) -> tuple[str, Header]:
         return "image/png", png.read_png(data)
     if webp.is_webp(data):
         return "image/webp", webp.read_webp(data)
+    if name := name_format(data):
+        convert = "; convert it first" if name.endswith("image") else ""
+        raise Unscorable(Reason.UNSUPPORTED_FORMAT, f"the file is {name}; JPEG, PNG and WebP are read{convert}")
     raise Unscorable(Reason.UNSUPPORTED_FORMAT, "the first bytes are not those of a JPEG, PNG or WebP")
 
 

@@ -5,6 +5,7 @@ so a policy can state the false-alarm rate it wants instead of a raw likelihood.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,14 +86,24 @@ def supported_rate(photographs: int) -> float:
     return math.ceil(lowest * unit) / unit
 
 
-def settle_policy(policy: Policy, photographs: int) -> tuple[Policy, str]:
-    """Return the policy that applies with a calibration on `photographs`, and a sentence where it is not `policy`.
+class CalibrationSize(NamedTuple):
+    """How many held-out faces a calibration has, and in how many photographs they are."""
 
-    A flag rate that nobody set is raised to one that the calibration supports; a rate that was set is kept.
+    faces: int
+    photographs: int
+
+
+def settle_policy(policy: Policy, calibration: CalibrationSize) -> tuple[Policy, str]:
+    """Return the policy that applies with a calibration, and a sentence where it does not support the flag rate.
+
+    A flag rate that nobody set is raised to one that the calibration supports. One that was set is kept: its faces are
+    flagged, though the promise of the rate is not proved.
 
     Raises:
-        PolicyError: the calibration does not support the flag rate that was set, or the review rate.
+        PolicyError: the flag rate is below 1/(faces + 1), so that nothing could ever be flagged; or no rate up to the
+            review rate is supported, and none was set.
     """
+    faces, photographs = calibration
     asked, supported = policy.flag_false_alarm_rate, supported_rate(photographs)
     if photographs >= photographs_needed(asked):
         return policy, ""
@@ -105,8 +116,10 @@ def settle_policy(policy: Policy, photographs: int) -> tuple[Policy, str]:
     if is_default and photographs >= photographs_needed(used):
         settled = policy.model_copy(update={"flag_false_alarm_rate": used})
         return settled, f"{needs}: faces are flagged at {100 * used:g} %"
-    message = (
-        f"{needs}: set flag_false_alarm_rate to {supported:g} or more, review_false_alarm_rate at least as high, or "
-        "calibrate on more photographs"
-    )
-    raise PolicyError(message)
+    if is_default or asked < 1 / (faces + 1):
+        message = (
+            f"{needs}: set flag_false_alarm_rate to {supported:g} or more, review_false_alarm_rate at least as high, "
+            "or calibrate on more photographs"
+        )
+        raise PolicyError(message)
+    return policy, f"{needs}: more photographs than that may be flagged by mistake"

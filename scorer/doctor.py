@@ -144,9 +144,9 @@ def _bundle(bundle: Bundle, settings: Settings) -> list[Finding]:
         *(_triton(bundle, settings) if settings.triton.url else ()),
         *engines,
     ]
-    photographs = manifest.calibration_cases
+    photographs = manifest.calibration.photographs
     try:
-        policy, note = settle_policy(settings.policy, photographs)
+        policy, note = settle_policy(settings.policy, manifest.calibration)
     except PolicyError as error:
         return [*findings, _missing("policy", settings.policy.policy_id, str(error))]
     rates = (

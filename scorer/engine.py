@@ -41,7 +41,7 @@ class LocalScorer:
     def __init__(self, settings: Settings) -> None:
         resolve_device(settings.device)  # a device that is not there is told before a bundle is looked at
         self.bundle: Bundle = read_bundle(settings.bundle)
-        self.policy, self.policy_note = settle_policy(settings.policy, self.bundle.manifest.calibration_cases)
+        self.policy, self.policy_note = settle_policy(settings.policy, self.bundle.manifest.calibration)
         # The mixture is a hundredth of the work; a second BLAS thread only spins, for a tenth of all CPU time.
         threadpool_limits(limits=1, user_api="blas")
         limit_heaps(settings.threads)

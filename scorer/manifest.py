@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ingest.detect import DetectorSpec
 from ingest.spec import PreprocessSpec
+from scorer.decide import CalibrationSize
 
 SCHEMA_VERSION = 1
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -178,12 +179,12 @@ class Manifest(Section):
 
     @model_validator(mode="after")
     def _photographs_have_faces(self) -> Self:
-        if self.calibration_cases > self.calibration_size:
+        if self.calibration.photographs > self.calibration_size:
             message = f"{self.calibration_size} calibration faces are of {self.calibration_photographs} photographs"
             raise ValueError(message)
         return self
 
     @property
-    def calibration_cases(self) -> int:
-        """How many photographs the calibration rests on; its faces, where the bundle does not say."""
-        return self.calibration_photographs or self.calibration_size
+    def calibration(self) -> CalibrationSize:
+        """How large the calibration is; a photograph a face, where the bundle does not say."""
+        return CalibrationSize(self.calibration_size, self.calibration_photographs or self.calibration_size)

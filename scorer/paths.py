@@ -15,14 +15,11 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from ingest.reasons import Reason, Unscorable
+from scorer.archive.left_out import IMAGE_SUFFIXES, SIDECARS, judge_name
 from scorer.archive.source.names import shorten_id
 from scorer.messages import MAX_FACES, ImageSource, RequestedFace, ScoreRequest, describe_problems
 from scorer.text_files import decode_text
 
-# In a directory, a file is an image by its name; a file that is named outright is always answered for.
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif"}
-)
 Boxes = dict[str, tuple[RequestedFace, ...]]
 _SHOWN_NAMES = 3
 _UTF16_MARKS, _UTF8_MARK = (b"\xff\xfe", b"\xfe\xff"), b"\xef\xbb\xbf"
@@ -36,7 +33,7 @@ class Skipped(StrEnum):
     """Why a file, or a folder as a whole, is left out; the words stand after a number."""
 
     SUFFIX = "not named like an image"
-    HIDDEN = "hidden"
+    SIDECAR = "written by a system beside images"
     UNREADABLE = "not readable"
     LINKED = "linked, not followed"
     OWN_PICTURES = "of annotated pictures"
@@ -128,19 +125,17 @@ def _walk(folder: Path, pictures: Path | None, skipped: Counter[Skipped]) -> Ite
 
     images = []
     for place, folders, names in os.walk(folder, onerror=note_unreadable):
-        hidden = [name for name in folders if name.startswith(".")]
         own = [name for name in folders if pictures and Path(place, name).resolve() == pictures]
         linked = [name for name in folders if Path(place, name).is_symlink()]
-        for reason, left_out in ((Skipped.HIDDEN, hidden), (Skipped.OWN_PICTURES, own), (Skipped.LINKED, linked)):
+        for reason, left_out in ((Skipped.OWN_PICTURES, own), (Skipped.LINKED, linked)):
             skipped[reason] += len(set(left_out) & set(folders))
             folders[:] = [name for name in folders if name not in left_out]
         for name in names:
-            if name.startswith("."):
-                skipped[Skipped.HIDDEN] += 1
-            elif Path(name).suffix.lower() not in IMAGE_SUFFIXES:
-                skipped[Skipped.SUFFIX] += 1
+            path = Path(place, name)
+            if kind := judge_name(path.relative_to(folder).as_posix()):
+                skipped[Skipped.SIDECAR if kind in SIDECARS else Skipped.SUFFIX] += 1
             else:
-                images.append(Path(place, name))
+                images.append(path)
     yield from (FoundFile(path, folder) for path in sorted(images))
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
-from scorer.decide import Policy, PolicyError, settle_policy
+from scorer.decide import CalibrationSize, Policy, PolicyError, settle_policy
 from scorer.messages import DeadLetterCode, Message, ScoreRequest, describe_problems
 from scorer.stream.logs import get_logger
 
@@ -95,14 +95,14 @@ class _PolicyFile(Message):
     tenants: dict[str, _TenantTable] = Field(default_factory=dict)
 
 
-def read_policies(path: Path, photographs: int) -> PolicyBook:
-    """Read a policies' file for a bundle that was calibrated on so many `photographs`.
+def read_policies(path: Path, calibration: CalibrationSize) -> PolicyBook:
+    """Read a policies' file for a bundle that was a `calibration` of so many photographs.
 
     Raises:
         PolicyError: it cannot be read, has an unknown key or a name that no policy has, or asks for a rate that the
             calibration does not support; the sentence names the file and the key.
     """
-    return _parse(_read(path)[0], path, photographs)
+    return _parse(_read(path)[0], path, calibration)
 
 
 class PolicyWatcher:
@@ -118,24 +118,24 @@ class PolicyWatcher:
 
     Args:
         path: the file; None for a service without one.
-        photographs: see `read_policies`.
+        calibration: see `read_policies`.
         policy: what everybody gets without a file.
 
     Raises:
         PolicyError: the file is bad at the start, or the calibration does not support the policy without one.
     """
 
-    def __init__(self, path: Path | None, photographs: int, policy: Policy | None = None) -> None:
-        self._path, self._photographs = path, photographs
+    def __init__(self, path: Path | None, calibration: CalibrationSize, policy: Policy | None = None) -> None:
+        self._path, self._calibration = path, calibration
         self._content: bytes
         self._identity: tuple[int, int] | None  # of the file that was read last, None while it cannot be read
         self._content, self._identity = _read(path) if path else (b"", None)
         self._unstable = b""
         self.refused = False
         book = (
-            _parse(self._content, path, photographs)
+            _parse(self._content, path, calibration)
             if path
-            else PolicyBook.of(_settle(policy or Policy(), photographs))
+            else PolicyBook.of(_settle(policy or Policy(), calibration))
         )
         self._versions: dict[tuple[str, str], Policy] = {}
         self._remember(book)
@@ -159,7 +159,7 @@ class PolicyWatcher:
             return False
         self._content, self._identity = content, identity
         try:
-            book = _parse(content, self._path, self._photographs)
+            book = _parse(content, self._path, self._calibration)
             self._remember(book)
         except PolicyError as error:
             self._keep_old(error)
@@ -199,7 +199,7 @@ def _read(path: Path) -> tuple[bytes, tuple[int, int]]:
     return content, (facts.st_dev, facts.st_ino)
 
 
-def _parse(content: bytes, path: Path, photographs: int) -> PolicyBook:
+def _parse(content: bytes, path: Path, calibration: CalibrationSize) -> PolicyBook:
     try:
         file = _PolicyFile.model_validate(tomllib.loads(content.decode()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -208,7 +208,7 @@ def _parse(content: bytes, path: Path, photographs: int) -> PolicyBook:
     except ValidationError as error:
         message = f"{path}: {describe_problems(error)}"
         raise PolicyError(message) from error
-    policies = {name: _make_policy(name, fields, path, photographs) for name, fields in file.policies.items()}
+    policies = {name: _make_policy(name, fields, path, calibration) for name, fields in file.policies.items()}
 
     def find(name: str, key: str) -> Policy:
         if name not in policies:
@@ -230,7 +230,7 @@ def _parse(content: bytes, path: Path, photographs: int) -> PolicyBook:
     return PolicyBook(policies, tenants, default)
 
 
-def _make_policy(name: str, fields: Mapping[str, Any], path: Path, photographs: int) -> Policy:
+def _make_policy(name: str, fields: Mapping[str, Any], path: Path, calibration: CalibrationSize) -> Policy:
     key = f"policies.{name}"
     if "policy_id" in fields:
         message = f"{path}: {key}.policy_id: the table's name is the policy's id, remove the key"
@@ -240,7 +240,7 @@ def _make_policy(name: str, fields: Mapping[str, Any], path: Path, photographs: 
         raise PolicyError(message)
     try:
         policy = Policy.model_validate({"policy_id": name, **fields})
-        return _settle(policy, photographs)
+        return _settle(policy, calibration)
     except ValidationError as error:
         message = f"{path}: {describe_problems(error, key)}"
         raise PolicyError(message) from error
@@ -249,10 +249,10 @@ def _make_policy(name: str, fields: Mapping[str, Any], path: Path, photographs: 
         raise PolicyError(message) from error
 
 
-def _settle(policy: Policy, photographs: int) -> Policy:
-    settled, note = settle_policy(policy, photographs)
+def _settle(policy: Policy, calibration: CalibrationSize) -> Policy:
+    settled, note = settle_policy(policy, calibration)
     if note:
-        log.warning("a default is replaced", why=note)
+        log.warning("the calibration does not support a flag rate", why=note)
     return settled
 
 

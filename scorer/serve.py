@@ -106,7 +106,7 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
     _tune_process()
     check_payloads(settings.payloads)
     bundle = read_bundle(settings.bundle)
-    watcher = PolicyWatcher(settings.stream.policies, bundle.manifest.calibration_cases, settings.policy)
+    watcher = PolicyWatcher(settings.stream.policies, bundle.manifest.calibration, settings.policy)
     metrics, state, stop = Metrics(), HealthState(settings.health), threading.Event()
     metrics.bundle_info.info(
         {

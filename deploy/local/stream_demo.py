@@ -248,7 +248,7 @@ def summarise(console: Console, demo: Demo, burst_s: float, folder: Path) -> Non
     for name, what in lines.items():
         console.print(f"[bold]{name:<12}[/]{what}", soft_wrap=True)
     manifest = read_bundle(BUNDLE).manifest
-    policy, note = settle_policy(Policy(), manifest.calibration_cases)
+    policy, note = settle_policy(Policy(), manifest.calibration)
     for sentence in filter(None, (note, *explain_decisions(manifest.evaluation, policy))):
         console.print(sentence, style="dim", soft_wrap=True, markup=False, highlight=False)
 

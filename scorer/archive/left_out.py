@@ -1,4 +1,4 @@
-"""What a scan is given and does not score: the rule for names, and the words for the counts.
+"""What a scan is given and does not score: the rule for names, which `score` follows, too, and words for the counts.
 
 An image is a file with an image's suffix, hidden or not. By their names are left out: what macOS, Windows and NAS
 systems write beside photographs (`._x.jpg`, `.DS_Store`, `__MACOSX`, `Thumbs.db`, `@eaDir`), tars and manifests (a
@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import PurePosixPath
 
-from scorer.paths import IMAGE_SUFFIXES
-
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif"}
+)
 TAR = ".tar"
 MANIFESTS = frozenset({".parquet", ".csv", ".jsonl"})
 COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".lz4", ".zip", ".7z"})
@@ -33,6 +34,7 @@ class LeftOut(StrEnum):
     NO_BOXES = "images_without_boxes"
 
 
+SIDECARS = frozenset({LeftOut.MACOS_SIDECAR, LeftOut.THUMBNAIL})
 _SIDECAR_NAMES = {
     ".ds_store": LeftOut.MACOS_SIDECAR,
     "thumbs.db": LeftOut.THUMBNAIL,

@@ -64,7 +64,7 @@ def describe_run(
     Raises:
         PolicyError: the bundle's calibration does not support the policy's rates.
     """
-    policy, note = settle_policy(settings.policy, bundle.manifest.calibration_cases)
+    policy, note = settle_policy(settings.policy, bundle.manifest.calibration)
     return RunFile(
         version=version,
         created_at=datetime.now(UTC),

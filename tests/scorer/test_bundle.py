@@ -156,8 +156,8 @@ def test_a_bundle_of_an_earlier_release_is_read(copy: Path, starter: Bundle) -> 
     del manifest["evaluation"], manifest["calibration_photographs"]
     (copy / MANIFEST).write_text(json.dumps(manifest))
     old = read_bundle(copy).manifest
-    assert (old.evaluation, old.calibration_cases) == (None, starter.manifest.calibration_size)
-    assert starter.manifest.calibration_cases < old.calibration_cases
+    assert (old.evaluation, old.calibration.photographs) == (None, starter.manifest.calibration_size)
+    assert starter.manifest.calibration.photographs < old.calibration.photographs
 
 
 @pytest.mark.parametrize("part", ["extractor", "detector"])

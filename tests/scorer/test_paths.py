@@ -95,14 +95,15 @@ def test_lists_come_from_any_system(content: bytes, names: list[str]) -> None:
 
 
 def test_what_a_folder_hides_is_counted(archive: Path) -> None:
-    """Text, hidden files and folders, links to folders and earlier pictures are left out, each with its reason."""
-    for name in (".thumbs/a.jpg", ".b.jpg", "._a.JPG", "drawn/a.jpg"):
+    """Text, sidecars, links to folders and earlier pictures are left out, by reason; hidden images are not."""
+    for name in (".hidden/a.jpg", ".b.jpg", "._a.JPG", "@eaDir/a.jpg", "drawn/a.jpg"):
         (archive / name).parent.mkdir(exist_ok=True)
         (archive / name).write_bytes(b"x")
     (archive / "circle").symlink_to(archive)
     found = find(archive, pictures=archive / "drawn")
-    assert [file.path for file in found.files] == [archive / "a.JPG", archive / "in/b.png"]
-    assert +found.skipped == {Skipped.SUFFIX: 1, Skipped.HIDDEN: 3, Skipped.LINKED: 1, Skipped.OWN_PICTURES: 1}
+    names = (".b.jpg", ".hidden/a.jpg", "a.JPG", "in/b.png")
+    assert [file.path for file in found.files] == [archive / name for name in names]
+    assert +found.skipped == {Skipped.SUFFIX: 1, Skipped.SIDECAR: 2, Skipped.LINKED: 1, Skipped.OWN_PICTURES: 1}
 
 
 def test_a_folder_that_may_not_be_read_is_counted(archive: Path) -> None:

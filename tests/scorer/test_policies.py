@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scorer.bundle import Bundle
-from scorer.decide import Policy, PolicyError
+from scorer.decide import CalibrationSize, Policy, PolicyError
 from scorer.messages import ImageSource, ScoreRequest
 from scorer.policies import PolicyBook, PolicyNotFound, PolicyWatcher, UnknownPolicy, UnknownTenant, read_policies
 
@@ -26,7 +26,7 @@ policy = "lenient"
 streams.avatars = "normal"
 """
 NO_DEFAULT = GOOD.replace('default_policy = "normal"', "")
-CALIBRATION = 400
+CALIBRATION = CalibrationSize(400, 400)
 
 
 def ask(tenant: str | None = None, stream: str | None = None, policy_id: str | None = None) -> ScoreRequest:
@@ -76,11 +76,11 @@ def test_the_most_specific_choice_wins(file: Path, request_: ScoreRequest, polic
 
 def test_a_rate_that_a_file_does_not_set_is_one_the_calibration_supports(file: Path) -> None:
     """A policy without a flag rate gets the lowest that 78 photographs support; without a file so does everybody."""
-    file.write_text(GOOD.replace("0.02", "0.05"))
-    assert read_policies(file, 78).policies["normal"].flag_false_alarm_rate == 0.05
-    assert PolicyWatcher(None, 78).book.choose(ask()).flag_false_alarm_rate == 0.05
+    starter = CalibrationSize(faces=103, photographs=78)
+    assert read_policies(file, starter).policies["normal"].flag_false_alarm_rate == 0.05
+    assert PolicyWatcher(None, starter).book.choose(ask()).flag_false_alarm_rate == 0.05
     with pytest.raises(PolicyError, match=r"set flag_false_alarm_rate to 0\.05 or more"):
-        PolicyWatcher(None, 78, Policy(flag_false_alarm_rate=0.01))
+        PolicyWatcher(None, starter, Policy(flag_false_alarm_rate=0.005))
 
 
 @pytest.mark.parametrize("request_", [ask(), ask("stranger"), ask("stranger", policy_id="normal")])
@@ -262,7 +262,7 @@ def test_watching_leaks_no_descriptor(file: Path) -> None:
 def test_the_example_is_good(root: Path, starter: Bundle) -> None:
     """The documented example loads for the starter's calibration, and its comments name every key."""
     path = root / "deploy" / "policies.toml"
-    book = read_policies(path, starter.manifest.calibration_cases)
+    book = read_policies(path, starter.manifest.calibration)
     assert book.choose(ask("example-forum", "avatars")).policy_id == "avatars"
     assert book.choose(ask("anybody")).policy_id == "standard"
     for key in ("default_policy", "streams", *Policy.model_fields):

@@ -51,7 +51,9 @@ def result(
         image=ImageFacts(),
         faces=faces,
         model=ModelFacts(bundle_id="b", bundle_digest="d" * 64),
-        policy=PolicyFacts(policy_id="p", version="1", flag_false_alarm_rate=0.01, review_false_alarm_rate=0.05),
+        policy=PolicyFacts(
+            policy_id="p", version="1", flag_false_alarm_rate=0.01, review_false_alarm_rate=0.05, min_face_px=64
+        ),
         timing_ms={},
         scored_at=datetime.now(UTC),
         attributes={},
@@ -113,8 +115,8 @@ def test_the_last_line_counts_everything() -> None:
     summary = RunSummary()
     for each in RESULTS:
         summary.add(each)
-    assert summary.describe(Counter({Skipped.HIDDEN: 2, Skipped.SUFFIX: 0}), ["4 lines in out.jsonl"]) == (
+    assert summary.describe(Counter({Skipped.SIDECAR: 2, Skipped.SUFFIX: 0}), ["4 lines in out.jsonl"]) == (
         "2 of 4 images scored (1 flagged, 1 to review, 0 passed), 1 without a face, 1 failed (1 truncated), "
-        "2 skipped (2 hidden). Written: 4 lines in out.jsonl."
+        "2 skipped (2 written by a system beside images). Written: 4 lines in out.jsonl."
     )
     assert summary.facts() == {"flag": 1, "no_face": 1, "review": 1, "failed": 1}

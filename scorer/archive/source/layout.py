@@ -9,7 +9,7 @@ from itertools import chain, groupby
 from typing import Any
 
 from scorer.archive.items import Item
-from scorer.archive.left_out import LeftOut, describe_left_out
+from scorer.archive.left_out import IMAGE_SUFFIXES, LeftOut, describe_left_out
 from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container
 from scorer.archive.source.duplicates import Seen
@@ -18,7 +18,7 @@ from scorer.archive.source.manifests import is_manifest
 from scorer.archive.source.names import printable
 from scorer.archive.source.pieces import Listed, list_pieces
 from scorer.archive.source.sources import Archive, Source
-from scorer.paths import IMAGE_SUFFIXES, UsageError
+from scorer.paths import UsageError
 from scorer.payloads.settings import PayloadSettings
 
 _WHAT = f"image ({', '.join(sorted(IMAGE_SUFFIXES))})"

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorer.archive.left_out import LeftOut, describe_left_out, judge_name
-from scorer.paths import IMAGE_SUFFIXES
+from scorer.archive.left_out import IMAGE_SUFFIXES, LeftOut, describe_left_out, judge_name
 
 
 @pytest.mark.parametrize(

@@ -353,5 +353,5 @@ def test_a_written_bundle_states_its_evaluation(
     write_step_files(tmp_path, report)
     written = read_bundle(steps.write_bundle(tmp_path, subject.recipe, deployment, 1))
     assert written.manifest.evaluation == state_evaluation(report)
-    assert (written.manifest.calibration_size, written.manifest.calibration_cases) == (103, 24)
+    assert written.manifest.calibration == (103, 24)
     assert explain_pass(written.manifest.evaluation, 0.05) in (written.folder / "MODEL_CARD.md").read_text()
