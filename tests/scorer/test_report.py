@@ -9,6 +9,7 @@ import pytest
 
 from ingest.reasons import Reason
 from scorer.bundle import Bundle
+from scorer.decide import Policy
 from scorer.messages import Decision, FaceResult, ImageFacts, ModelFacts, PolicyFacts, ScoreResult, Status
 from scorer.paths import Skipped
 from scorer.report import ResultTable, RunSummary
@@ -74,7 +75,7 @@ def show(results: list[ScoreResult], bundle: Bundle, width: int) -> str:
     table = ResultTable()
     for each in results:
         table.add(each)
-    table.show(bundle, Terminal(file=output, width=width))
+    table.show(bundle, Policy(), Terminal(file=output, width=width))
     return output.getvalue()
 
 
