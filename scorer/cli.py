@@ -134,7 +134,7 @@ def score(  # noqa: PLR0913 - one parameter per flag
                 print(line, flush=True)  # noqa: T201 - the output asked for
             else:
                 table.add(result)
-            if picture and result.status in {Status.SCORED, Status.NO_FACE}:
+            if picture and (result.decision or result.status is Status.NO_FACE):
                 from scorer.picture import draw_picture  # noqa: PLC0415
 
                 draw_picture(read_image(path.absolute().as_uri(), settings.limits.max_bytes), result, picture)

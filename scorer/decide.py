@@ -19,8 +19,8 @@ class Policy(Message):
     """Target false-alarm rates per face, and the smallest face that is worth a score.
 
     A face is flagged when its p-value is at most `flag_false_alarm_rate`, sent to review at most
-    `review_false_alarm_rate`. A face whose short side is under `min_face_px` is never scored and
-    always goes to review.
+    `review_false_alarm_rate`. A face of whose short side less than `min_face_px` pixels lie in the image is never
+    scored and always goes to review; smaller faces than that are not looked for, but those that are seen are told.
     """
 
     policy_id: str = "default"

@@ -34,7 +34,7 @@ class ResultTable:
         for face in result.faces:
             cells: list[str | Text] = [
                 Text(face.face_id),
-                f"{min(face.box[2:]):.0f} px",
+                f"{face.quality['face_px']:.0f} px",
                 "" if face.log_likelihood is None else f"{face.log_likelihood:.1f}",
                 "" if face.p_value is None else f"{face.p_value:.3f}",
                 Text(": ".join((face.decision, *face.reason_codes)), style=STYLES[face.decision]),

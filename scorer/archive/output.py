@@ -59,7 +59,10 @@ class ShardOutput:
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, position: int, item: Item, result: ScoreResult, traces: Traces) -> dict[str, int]:
-        """Add one image's rows, one a face, one without a face, or one error; return what it adds to the counts."""
+        """Add one image's rows, one a face, one without a face, or one error; return what it adds to the counts.
+
+        Faces of which none could be scored are rows of results like others: somebody has to look at them.
+        """
         counted = _count(result)
         self.counts.update(counted)
         image = {
@@ -72,7 +75,7 @@ class ShardOutput:
             "sha256": result.image.sha256,
             "scored_at": result.scored_at,
         }
-        if result.status in {Status.FAILED, Status.UNSUPPORTED}:
+        if _is_error(result):
             self.errors.add(image | {"reason": result.reason_codes[0].value, "detail": result.detail})
             return counted
         image |= _image_columns(item, result) | _past_columns(result, traces)
@@ -81,8 +84,12 @@ class ShardOutput:
         return counted
 
 
+def _is_error(result: ScoreResult) -> bool:
+    return result.decision is None and result.status is not Status.NO_FACE
+
+
 def _count(result: ScoreResult) -> dict[str, int]:
-    if result.status in {Status.FAILED, Status.UNSUPPORTED}:
+    if _is_error(result):
         return {"images": 1, "failed": 1, "retryable": int(result.reason_codes[0] in RETRYABLE)}
     return {"images": 1, "faces": len(result.faces), result.decision.value if result.decision else "no_face": 1}
 

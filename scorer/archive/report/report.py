@@ -13,6 +13,7 @@ from scorer.archive.report.summary import summarise
 _ROWS: list[tuple[str, Callable[[Column], int]]] = [
     ("images", lambda column: column.images),
     ("images without a face", lambda column: column.no_face),
+    ("images of whose faces none could be scored", lambda column: column.unscored),
     ("images flagged", lambda column: column.image_decisions["flag"]),
     ("images to review", lambda column: column.image_decisions["review"]),
     ("images passed", lambda column: column.image_decisions["pass"]),
