@@ -46,7 +46,8 @@ class FaceDetector(Protocol):
             data: the encoded image.
             info: what `probe_image` said of it.
             min_face_px: short side from which the caller wants faces, where that is less than the detector's own.
-                Smaller faces that are found without looking for them are returned, too.
+                Smaller faces are returned only where no other one is found: they tell such an image from one
+                without a face, but people in the background of a portrait are no part of it.
 
         Raises:
             Unscorable: the bytes cannot be decoded.
@@ -141,9 +142,13 @@ class PyramidDetector:
         found = self.network.find(np.stack([tile.pixels for tile in tiles]), self.spec.merged_confidence)
         rows = np.concatenate([tile.to_image(rows) for tile, rows in zip(tiles, found, strict=True)])
         faces = merge_boxes(rows, self.spec.min_confidence, self.spec.max_overlap)
-        smallest_px = min(wanted_px, self.spec.network_face_px[0] / scales[0])
-        faces = faces[(faces[:, 2:4] * self.spec.box_scale).min(axis=1) >= smallest_px]
-        faces = self._look_again(image, image.width / info.width, faces)
+        short_sides = (faces[:, 2:4] * self.spec.box_scale).min(axis=1)
+        wanted = short_sides >= wanted_px
+        small = ~wanted & (short_sides >= self.spec.network_face_px[0] / scales[0])
+        scale = image.width / info.width
+        candidates, faces = faces, self._look_again(image, scale, faces[wanted])
+        if not len(faces):
+            faces = self._look_again(image, scale, candidates[small])
         faces[:, :2] += faces[:, 2:4] * (0.5 + np.array(self.spec.box_shift) - np.array(self.spec.box_scale) / 2)
         faces[:, 2:4] *= self.spec.box_scale
         return [Detection(FaceBox(*map(float, face[:4])), float(face[4])) for face in faces]

@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
-
 # Share of a face's box that must lie in the image for a score. A crop that is cut at an edge is stretched to a square,
 # which is unlike photographs. Of 130 photographed faces cut at a side, the top or the bottom, under the starter bundle:
 # with 60 % of the box left p <= 0.01 for 1 to 2 % and p <= 0.05 for 3 to 6 %; with 50 % left up to 5 % and 17 %.

@@ -20,7 +20,8 @@ class Policy(Message):
 
     A face is flagged when its p-value is at most `flag_false_alarm_rate`, sent to review at most
     `review_false_alarm_rate`. A face of whose short side less than `min_face_px` pixels lie in the image is never
-    scored and always goes to review; smaller faces than that are not looked for, but those that are seen are told.
+    scored and always goes to review. Where faces are found and not given, faces below it and below the detector's own
+    limit as well are told only where the image has no larger one.
     """
 
     policy_id: str = "default"

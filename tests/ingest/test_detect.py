@@ -158,6 +158,20 @@ def test_looks_for_smaller_faces_only_where_they_are_wanted(detector: FaceDetect
     assert plan_scales(info, spec, 40)[0] > plan_scales(info, spec, spec.min_face_px)[0]
 
 
+def test_small_faces_are_told_only_where_there_is_no_larger_one(detector: FaceDetector, upright: Image.Image) -> None:
+    """Somebody in the background of a portrait is no part of it, unless the caller scores such faces."""
+    pair = Image.new("RGB", (760, 512), (90, 110, 100))
+    pair.paste(upright, (0, 0))
+    pair.paste(upright.resize((240, 240)), (516, 100))
+    data, small = encode(pair), move(FACE, 240 / 512, 516, 100)
+    assert_only(detect(detector, data), FACE)
+    boxes = [face.box for face in detector.detect(data, probe_image(data), 40)]
+    assert len(boxes) == 2
+    assert max(measure_iou(box, small) for box in boxes) > 0.6
+    alone = encode(pair.crop((516, 0, 760, 512)))
+    assert_only(detect(detector, alone), move(small, 1, -516), iou=0.6)
+
+
 def test_a_larger_limit_changes_no_box(detector: FaceDetector, portrait: bytes) -> None:
     """A caller who scores large faces only gets the same boxes: what he leaves out is for him to say."""
     info = probe_image(portrait)

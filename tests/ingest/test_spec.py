@@ -91,8 +91,8 @@ def test_the_visible_part_lies_in_both(box: FaceBox, width: int, height: int) ->
     if visible is None:
         assert box.x >= width or box.y >= height or box.x + box.width <= 0 or box.y + box.height <= 0
         return
-    assert 0 <= visible.x
-    assert 0 <= visible.y
+    assert visible.x >= 0
+    assert visible.y >= 0
     assert visible.x + visible.width <= width + 1e-6
     assert visible.y + visible.height <= height + 1e-6
     assert visible.area <= box.area * (1 + 1e-9)

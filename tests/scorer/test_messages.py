@@ -57,7 +57,7 @@ def test_a_replay_gets_the_same_result_id(one: tuple[str, ...], other: tuple[str
 
 
 def test_a_result_without_faces_cannot_carry_a_decision() -> None:
-    """A result that says both that there is no face and `pass` cannot be built; nor one that is scored without a face."""
+    """A result without a face that says `pass`, or that it is scored, cannot be built."""
     fields = {
         "result_id": result_id("r", None, "d", "default", "1"),
         "request_id": "r",

@@ -208,6 +208,16 @@ def test_a_strip_of_a_face_is_not_scored(local_scorer: LocalScorer, portrait: by
     assert result.reason_codes in {(Reason.FACE_CUT_OFF,), (Reason.NO_FACE,)}
 
 
+def test_a_found_face_that_is_cut_off_is_not_scored(local_scorer: LocalScorer, portrait: bytes) -> None:
+    """A face that the picture's lower edge cuts below the nose is found, told and sent to review."""
+    head = Image.open(io.BytesIO(portrait)).convert("RGB").crop((0, 0, 512, 128)).resize((1536, 384))
+    (result,) = score(local_scorer, ask("a", encode(head, "PNG"), find=True))
+    assert (result.status, result.decision, result.score) == (Status.FAILED, Decision.REVIEW, None)
+    assert result.reason_codes == (Reason.FACE_CUT_OFF,)
+    (face,) = result.faces
+    assert face.quality["face_px"] == pytest.approx(384 - face.box[1], abs=0.1)
+
+
 def test_size_limit_is_answered_not_raised(portrait: bytes, local_scorer: LocalScorer) -> None:
     """An image over the byte limit gets a failed result that states the limit."""
     huge = portrait + bytes(Limits().max_bytes)
