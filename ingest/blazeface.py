@@ -1,12 +1,13 @@
 """BlazeFace on OpenVINO: square RGB tiles in, raw face boxes out.
 
-The network is MediaPipe's back-camera model (Bazarevsky et al., "BlazeFace: Sub-millisecond Neural Face
-Detection on Mobile GPUs", 2019), read from the unchanged `.tflite` file. Tiles keep its native size and
-run one by one on as many streams as there are threads: measured, neither a batch nor a larger input is
+The networks are MediaPipe's back-camera and full-range models (Bazarevsky et al., "BlazeFace: Sub-millisecond
+Neural Face Detection on Mobile GPUs", 2019), read from the unchanged `.tflite` files. Tiles keep a network's
+native size and run one by one on as many streams as there are threads: measured, neither a batch nor a larger input is
 cheaper per pixel, and a change of shape costs more than two tiles.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,23 +18,35 @@ from numpy.typing import NDArray
 from ingest.openvino_core import CORE, compile_network, ov
 from ingest.pyramid import TILE_PX
 
-_GRIDS = ((16, 2), (32, 6))  # (pixels between anchors, anchors in one place) of the two output grids
 _BOX_FIELDS = 16  # per anchor: centre x, y, width, height, then six landmarks that are not used here
 _LOGIT_LIMIT = 60.0  # keeps exp() finite and changes no probability that float32 can tell from 0 or 1
 _CONFIDENCE_STEP = 2.0**-20  # the last bits of exp() depend on the CPU; a confidence is a multiple of this
 
 
-def _place_anchors() -> NDArray[np.float64]:
-    """Return the anchors' (x, y) in tile pixels, (A, 2): the middles of the cells, row by row, grid by grid."""
-    grids = []
-    for stride, repeats in _GRIDS:
-        middles = (np.arange(TILE_PX // stride) + 0.5) * stride
-        places = np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 2)
-        grids.append(np.repeat(places, repeats, axis=0))
-    return np.concatenate(grids)
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a network takes and gives.
+
+    Attributes:
+        side: of its tiles, in pixels.
+        grids: (pixels between anchors, anchors in one place) of each grid of outputs.
+    """
+
+    side: int
+    grids: tuple[tuple[int, int], ...]
+
+    def place_anchors(self) -> NDArray[np.float64]:
+        """Return the anchors' (x, y) in tile pixels, (A, 2): the middles of the cells, row by row, grid by grid."""
+        grids = []
+        for stride, repeats in self.grids:
+            middles = (np.arange(self.side // stride) + 0.5) * stride
+            places = np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 2)
+            grids.append(np.repeat(places, repeats, axis=0))
+        return np.concatenate(grids)
 
 
-_ANCHORS = _place_anchors()
+BACK = Layout(TILE_PX, ((16, 2), (32, 6)))
+FULL_RANGE = Layout(192, ((4, 1),))
 
 
 class BlazeFace:
@@ -41,25 +54,30 @@ class BlazeFace:
 
     Safe to share between threads. The same tile gives the same boxes, whatever the number of threads.
 
+    Attributes:
+        layout: the size of its tiles, among others.
+
     Raises:
-        ValueError: the file is not a BlazeFace model that OpenVINO can read.
+        ValueError: the file is not a BlazeFace model of that layout that OpenVINO can read.
         DeviceUnavailable: see `require_instructions`.
     """
 
-    def __init__(self, model: Path, threads: int) -> None:
-        network = _compile(model, threads)
+    def __init__(self, model: Path, layout: Layout, threads: int) -> None:
+        self.layout = layout
+        self._anchors = layout.place_anchors()
+        network = _compile(model, layout.side, len(self._anchors), threads)
         self._idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
         for _ in range(threads):
             self._idle.put(network.create_infer_request())
         # OpenVINO's binding prepares its NumPy side on first use, under a lock that it takes without giving up
         # the interpreter's: two threads that meet there wait for each other for ever (one start in 40, measured).
-        self._find_one(np.zeros((TILE_PX, TILE_PX, 3), np.uint8), min_confidence=1.0)
+        self._find_one(np.zeros((layout.side, layout.side, 3), np.uint8), min_confidence=1.0)
         self._workers = ThreadPoolExecutor(threads, "blazeface")
 
     def find(self, tiles: NDArray[np.uint8], min_confidence: float) -> list[NDArray[np.float64]]:
         """Return, for each tile, a row for every anchor that is at least `min_confidence` sure.
 
-        `tiles` is uint8 RGB, (N, TILE_PX, TILE_PX, 3). A row is (x, y, width, height, confidence): the
+        `tiles` is uint8 RGB, (N, side, side, 3). A row is (x, y, width, height, confidence): the
         corner and size in tile pixels. Rows of one face overlap; a box may reach outside its tile.
         """
         return list(self._workers.map(partial(self._find_one, min_confidence=min_confidence), tiles))
@@ -70,28 +88,28 @@ class BlazeFace:
             request.infer([tile[np.newaxis]], share_inputs=True)
             tensors = [request.get_output_tensor(index).data[0] for index in range(2)]
             logits, boxes = sorted(tensors, key=lambda tensor: int(tensor.shape[-1]))
-            return decode_anchors(boxes, logits[:, 0], min_confidence)
+            return decode_anchors(boxes, logits[:, 0], self._anchors, min_confidence)
         finally:
             self._idle.put(request)
 
 
 def decode_anchors(
-    boxes: NDArray[np.float32], logits: NDArray[np.float32], min_confidence: float
+    boxes: NDArray[np.float32], logits: NDArray[np.float32], anchors: NDArray[np.float64], min_confidence: float
 ) -> NDArray[np.float64]:
-    """Return rows (x, y, width, height, confidence) from regressed `boxes` (A, 16) and `logits` (A,).
+    """Return rows (x, y, width, height, confidence) from regressed `boxes` (A, 16) and `logits` (A,) at `anchors`.
 
     A box's centre is relative to its anchor, its size absolute; both are pixels.
     """
     sigmoid = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -_LOGIT_LIMIT, _LOGIT_LIMIT)))
     confidence = np.rint(sigmoid / _CONFIDENCE_STEP) * _CONFIDENCE_STEP
     anchor = np.flatnonzero(confidence >= min_confidence)
-    centre, size = _ANCHORS[anchor] + boxes[anchor, :2], boxes[anchor, 2:4].astype(np.float64)
+    centre, size = anchors[anchor] + boxes[anchor, :2], boxes[anchor, 2:4].astype(np.float64)
     found = np.concatenate([centre - size / 2, size, confidence[anchor, np.newaxis]], axis=1)
     valid: NDArray[np.float64] = found[(size > 0).all(axis=1)]
     return valid
 
 
-def _compile(model: Path, threads: int) -> ov.CompiledModel:
+def _compile(model: Path, side: int, anchors: int, threads: int) -> ov.CompiledModel:
     """Read the file, put the normalisation in front and compile for the CPU."""
     try:
         network = CORE.read_model(model)
@@ -99,8 +117,8 @@ def _compile(model: Path, threads: int) -> ov.CompiledModel:
         message = f"{model}: OpenVINO cannot read the face detector ({error}); verify the bundle"
         raise ValueError(message) from error
     shapes = sorted(tuple(port.partial_shape.to_shape()) for port in [*network.inputs, *network.outputs])
-    if shapes != [(1, TILE_PX, TILE_PX, 3), (1, len(_ANCHORS), 1), (1, len(_ANCHORS), _BOX_FIELDS)]:
-        message = f"{model}: tensors {shapes} are not those of BlazeFace; verify the bundle"
+    if shapes != sorted([(1, side, side, 3), (1, anchors, 1), (1, anchors, _BOX_FIELDS)]):
+        message = f"{model}: tensors {shapes} are not those of this BlazeFace; verify the bundle"
         raise ValueError(message)
     steps = ov.preprocess.PrePostProcessor(network)
     steps.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC"))

@@ -72,6 +72,31 @@ def _place_tiles(length: int, side: int, overlap: int) -> list[int]:
     return [round(index * (length - side) / (count - 1)) for index in range(count)]
 
 
+def cut_around(
+    image: Image.Image, box: NDArray[np.float64], length: float, side: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Return a tile around a box, black outside the image, and the box in it (x, y, width, height).
+
+    `box` is (x, y, width, height) in pixels of `image`, which is RGB; its longer side gets `length` of the tile's
+    `side` pixels.
+    """
+    window = max(1, round(box[2:4].max() * side / length))
+    left, top = (math.floor(middle - window / 2) for middle in box[:2] + box[2:4] / 2)
+    seen = (max(0, left), max(0, top), min(image.width, left + window), min(image.height, top + window))
+    scale = side / window
+    tile = Image.new("RGB", (side, side))
+    if seen[0] < seen[2] and seen[1] < seen[3]:
+        size = max(1, round((seen[2] - seen[0]) * scale)), max(1, round((seen[3] - seen[1]) * scale))
+        part = image.resize(size, Image.Resampling.BILINEAR, box=seen)
+        tile.paste(part, (round((seen[0] - left) * scale), round((seen[1] - top) * scale)))
+    return np.asarray(tile), (box[:4] - (left, top, 0, 0)) * scale
+
+
+def find_same(box: NDArray[np.float64], rows: NDArray[np.float64], min_iou: float) -> float:
+    """Return the highest confidence of `rows` whose intersection with `box` over the union is enough; 0 for none."""
+    return float(rows[_overlap(box, rows)[1] >= min_iou, 4].max(initial=0.0))
+
+
 def merge_boxes(rows: NDArray[np.float64], min_confidence: float, max_overlap: float) -> NDArray[np.float64]:
     """Return one row (x, y, width, height, confidence) a face, most confident first.
 

@@ -22,6 +22,7 @@ class Reason(StrEnum):
     TOO_MANY_SCANS = "too_many_scans"
     NO_FACE = "no_face"
     BOX_OUTSIDE_IMAGE = "box_outside_image"
+    FACE_CUT_OFF = "face_cut_off"
     FACE_TOO_SMALL = "face_too_small"
     NOT_FINITE = "not_finite"
     ENGINE_FAILED = "engine_failed"

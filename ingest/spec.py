@@ -8,6 +8,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
+# Share of a face's box that must lie in the image for a score. A crop that is cut at an edge is stretched to a square,
+# which is unlike photographs. Of 130 photographed faces cut at a side, the top or the bottom, under the starter bundle:
+# with 60 % of the box left p <= 0.01 for 1 to 2 % and p <= 0.05 for 3 to 6 %; with 50 % left up to 5 % and 17 %.
+MIN_VISIBLE_SHARE = 0.6
+
 
 @dataclass(frozen=True, slots=True)
 class FaceBox:
@@ -41,6 +46,19 @@ class FaceBox:
     def short_side(self) -> float:
         """The shorter side in pixels: what "a face of 100 px" refers to."""
         return min(self.width, self.height)
+
+    @property
+    def area(self) -> float:
+        """Width times height in square pixels."""
+        return self.width * self.height
+
+    def clip(self, image_width: int, image_height: int) -> "FaceBox | None":
+        """Return the part of the box that lies in an image of these sides, or None when no part does."""
+        left, right = max(0.0, self.x), min(float(image_width), self.x + self.width)
+        top, bottom = max(0.0, self.y), min(float(image_height), self.y + self.height)
+        if right <= left or bottom <= top:
+            return None
+        return FaceBox(left, top, right - left, bottom - top)
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ def score(  # noqa: PLR0913 - one parameter per flag
                 else:
                     table.add(result)
                 summary.add(result)
-                if pictures and result.status in {Status.SCORED, Status.NO_FACE}:
+                if pictures and (result.decision or result.status is Status.NO_FACE):
                     pictures.add(result, partial(read_image, file.path.absolute().as_uri(), settings.limits.max_bytes))
                 progress.advance(1, **summary.facts())
     except BaseException as error:

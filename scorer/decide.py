@@ -24,8 +24,9 @@ class Policy(Message):
     """Target false-alarm rates per face, and the smallest face that is worth a score.
 
     A face is flagged when its p-value is at most `flag_false_alarm_rate`, sent to review at most
-    `review_false_alarm_rate`. A face whose short side is under `min_face_px` is never scored and
-    always goes to review.
+    `review_false_alarm_rate`. A face of whose short side less than `min_face_px` pixels lie in the image is never
+    scored and always goes to review. Where faces are found and not given, faces below it and below the detector's own
+    limit as well are told only where the image has no larger one.
     """
 
     policy_id: str = "default"

@@ -76,7 +76,7 @@ class LocalScorer:
 
     def locate(self, request: ScoreRequest, data: bytes) -> LocatedImage:
         """Probe an image's bytes and find or check its faces; safe to call from many threads."""
-        return locate_faces(request, data, self._detector, self.settings.limits)
+        return locate_faces(request, data, self._detector, self.settings.limits, self.settings.policy.min_face_px)
 
     def _read_and_locate(self, request: ScoreRequest) -> LocatedImage:
         try:

@@ -10,7 +10,9 @@ from ingest.spec import FaceBox
 from scorer.messages import ScoreRequest
 
 if TYPE_CHECKING:
-    from ingest.detect import FaceDetector
+    from collections.abc import Sequence
+
+    from ingest.detect import Detection, FaceDetector
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +36,23 @@ class LocatedImage:
     locate_ms: float
 
 
-def locate_faces(request: ScoreRequest, data: bytes, detector: "FaceDetector", limits: Limits) -> LocatedImage:
-    """Probe `data` and locate its faces; whatever is wrong with the image ends up in `failure`."""
+def locate_faces(
+    request: ScoreRequest, data: bytes, detector: "FaceDetector", limits: Limits, min_face_px: float
+) -> LocatedImage:
+    """Probe `data` and locate its faces; whatever is wrong with the image ends up in `failure`.
+
+    `min_face_px` is the short side from which the request's policy scores a face.
+    """
     started = time.perf_counter()
     info: ImageInfo | None = None
     faces: tuple[LocatedFace, ...] = ()
     failure: Unscorable | None = None
     try:
         info = probe_image(data, limits)
-        faces = _requested_faces(request) if request.faces is not None else _detected_faces(data, info, detector)
+        if request.faces is None:
+            faces = _number_faces(detector.detect(data, info, min_face_px))
+        else:
+            faces = tuple(LocatedFace(face.face_id, FaceBox(*face.box), None) for face in request.faces)
     except Unscorable as error:
         failure = error
     return LocatedImage(request, data, info, faces, failure, (time.perf_counter() - started) * 1000)
@@ -53,12 +63,5 @@ def refuse(request: ScoreRequest, failure: Unscorable) -> LocatedImage:
     return LocatedImage(request, b"", None, (), failure, 0.0)
 
 
-def _requested_faces(request: ScoreRequest) -> tuple[LocatedFace, ...]:
-    return tuple(LocatedFace(face.face_id, FaceBox(*face.box), None) for face in request.faces or ())
-
-
-def _detected_faces(data: bytes, info: ImageInfo, detector: "FaceDetector") -> tuple[LocatedFace, ...]:
-    return tuple(
-        LocatedFace(str(number), found.box, found.confidence)
-        for number, found in enumerate(detector.detect(data, info))
-    )
+def _number_faces(found: "Sequence[Detection]") -> tuple[LocatedFace, ...]:
+    return tuple(LocatedFace(str(number), face.box, face.confidence) for number, face in enumerate(found))

@@ -123,8 +123,8 @@ class FaceResult(Message):
 
     `p_value` is the share of held-out photographs at most this likely, counting the face itself, so
     never below 1/(n+1); `score` is 1 - p_value: high means unlike the photographs this bundle knows.
-    `quality` has `face_px`, the box's short side, and `high_band` where it was measured: the share of fine detail
-    (0 to 1), near 0 in an image that was made larger.
+    `quality` has `face_px`, the short side in pixels of the part of the box that lies in the image, and `high_band`
+    where it was measured: the share of fine detail (0 to 1), near 0 in an image that was made larger.
     """
 
     face_id: str
@@ -168,10 +168,11 @@ class PolicyFacts(Message):
 
 
 class ScoreResult(Message):
-    """The one answer to one request. `decision` is null unless `status` is `scored`.
+    """The one answer to one request.
 
-    `score` is the highest of its faces' scores, `decision` the most suspicious of their decisions. `pass` does not mean
-    that a face is a photograph.
+    `score` is the highest of its faces' scores. `decision` is the most suspicious of their decisions, and null when
+    there is no face. Faces of which none could be scored give the status `failed` and the decision `review`. `pass`
+    does not mean that a face is a photograph.
     """
 
     schema_version: Literal[1] = 1
@@ -193,9 +194,12 @@ class ScoreResult(Message):
     attributes: dict[str, str]
 
     @model_validator(mode="after")
-    def _only_scored_images_are_decided(self) -> Self:
-        if (self.status is Status.SCORED) != (self.decision is not None):
-            message = f"result {self.result_id} has status {self.status} and decision {self.decision}"
+    def _images_with_faces_are_decided(self) -> Self:
+        if bool(self.faces) != (self.decision is not None):
+            message = f"result {self.result_id} has {len(self.faces)} faces and decision {self.decision}"
+            raise ValueError(message)
+        if (self.status is Status.SCORED) != any(face.p_value is not None for face in self.faces):
+            message = f"result {self.result_id} has status {self.status}, which its faces contradict"
             raise ValueError(message)
         return self
 

@@ -44,7 +44,7 @@ class ResultTable:
         for face in result.faces:
             cells = {
                 "face": face.face_id,
-                "side": f"{min(face.box[2:]):.0f} px",
+                "side": f"{face.quality['face_px']:.0f} px",
                 "log-likelihood": "" if face.log_likelihood is None else f"{face.log_likelihood:.1f}",
                 "p-value": "" if face.p_value is None else f"{face.p_value:.3f}",
             }
@@ -95,7 +95,7 @@ class RunSummary:
     def add(self, result: ScoreResult) -> None:
         """Count one image."""
         self.images += 1
-        if result.status in {Status.FAILED, Status.UNSUPPORTED}:
+        if result.decision is None and result.status is not Status.NO_FACE:
             self.failed[result.reason_codes[0] if result.reason_codes else result.status] += 1
         else:
             self._decisions[result.decision or result.status] += 1

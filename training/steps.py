@@ -267,7 +267,7 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
     write_manifest(
         folder,
         fields,
-        {path: LICENCE["detector" if path == DetectorSpec().file else "bundle"] for path in list_files(folder)},
+        {path: LICENCE["detector" if path in DetectorSpec().files else "bundle"] for path in list_files(folder)},
     )
     return folder
 

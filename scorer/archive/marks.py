@@ -46,7 +46,8 @@ class Mark(_Section):
         results, errors: its files in the folders of those names.
         images: how many were answered for.
         faces: found in them.
-        no_face, flag, review, passed, failed: images by their answer; together they are all.
+        no_face, flag, review, passed, failed: images by their answer; together they are all. An image of whose faces
+            none could be scored counts under review.
         retryable: failed images that another try may score.
         spells: the first work on it and each further try; between them it waited.
         stage_s: seconds that each stage was busy, over all threads and spells.

@@ -61,7 +61,10 @@ class ShardOutput:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def add(self, position: int, item: Item, result: ScoreResult, traces: Traces) -> dict[str, int]:
-        """Add one image's rows, one a face, one without a face, or one error; return what it adds to the counts."""
+        """Add one image's rows, one a face, one without a face, or one error; return what it adds to the counts.
+
+        Faces of which none could be scored are rows of results like others: somebody has to look at them.
+        """
         counted = _count(item, result)
         self.counts.update(counted)
         image = {
@@ -74,7 +77,7 @@ class ShardOutput:
             "sha256": result.image.sha256,
             "scored_at": result.scored_at,
         }
-        if result.status in {Status.FAILED, Status.UNSUPPORTED}:
+        if _is_error(result):
             self.errors.add(image | {"reason": result.reason_codes[0].value, "detail": result.detail})
             return counted
         image |= _image_columns(item, result) | _past_columns(result, traces)
@@ -83,10 +86,13 @@ class ShardOutput:
         return counted
 
 
+def _is_error(result: ScoreResult) -> bool:
+    return result.decision is None and result.status is not Status.NO_FACE
+
+
 def _count(item: Item, result: ScoreResult) -> dict[str, int]:
-    if result.status in {Status.FAILED, Status.UNSUPPORTED}:
-        retryable = result.reason_codes[0] in RETRYABLE and not item.problem
-        return {"images": 1, "failed": 1, "retryable": int(retryable)}
+    if _is_error(result):
+        return {"images": 1, "failed": 1, "retryable": int(result.reason_codes[0] in RETRYABLE and not item.problem)}
     return {"images": 1, "faces": len(result.faces), result.decision.value if result.decision else "no_face": 1}
 
 

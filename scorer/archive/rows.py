@@ -16,8 +16,8 @@ RESULTS = pa.schema(
         ("uri", pa.string()),  # of the image, or of the tar or manifest that holds it
         ("span_offset", pa.int64()),  # of a tar's member
         ("span_size", pa.int64()),
-        ("status", _WORD),  # scored or no_face; failed and unsupported images are in errors/
-        ("decision", _WORD),
+        ("status", _WORD),  # no_face, scored, or failed where an image has faces and none could be scored
+        ("decision", _WORD),  # null only for no_face
         ("score", pa.float64()),
         ("reason_codes", _WORDS),
         ("face_count", pa.int32()),
@@ -39,7 +39,7 @@ RESULTS = pa.schema(
         ("face_score", pa.float64()),
         ("face_decision", _WORD),
         ("face_reason_codes", _WORDS),
-        ("face_px", pa.float64()),
+        ("face_px", pa.float64()),  # short side of the visible part of the box
         ("bundle_id", _WORD),
         ("bundle_digest", _WORD),
         ("policy_id", _WORD),
@@ -55,7 +55,7 @@ ERRORS = pa.schema(
         ("content_id", pa.string()),
         ("source", _WORD),
         ("uri", pa.string()),
-        ("status", _WORD),  # failed or unsupported
+        ("status", _WORD),  # failed or unsupported, and no face is known
         ("reason", _WORD),
         ("detail", pa.string()),
         ("sha256", pa.string()),

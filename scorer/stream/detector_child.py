@@ -95,7 +95,7 @@ def main() -> None:
             header, data = receive_frame(channel.recv_into, MAX_FRAME_BYTES)
             # Nothing handles the alarm, so that it ends the process wherever it hangs.
             signal.setitimer(signal.ITIMER_REAL, setup["timeout_s"] + GRACE_S)
-            answer = _find_faces(detector, data, ImageInfo(**header))
+            answer = _find_faces(detector, data, ImageInfo(**header["info"]), header["min_face_px"])
             signal.setitimer(signal.ITIMER_REAL, 0)
             send_frame(channel, answer)
     except (EOFError, ConnectionError):
@@ -107,9 +107,9 @@ def _read_spec(fields: dict[str, Any]) -> DetectorSpec:
     return DetectorSpec(**values)  # JSON has no tuples
 
 
-def _find_faces(detector: FaceDetector, data: bytes, info: ImageInfo) -> dict[str, Any]:
+def _find_faces(detector: FaceDetector, data: bytes, info: ImageInfo, min_face_px: float | None) -> dict[str, Any]:
     try:
-        found = detector.detect(data, info)
+        found = detector.detect(data, info, min_face_px)
     except Unscorable as failure:
         return {"reason": failure.reason, "detail": failure.detail}
     return {"faces": [[*face.box.as_tuple(), face.confidence] for face in found]}  # JSON keeps numbers exactly

@@ -89,7 +89,7 @@ class DetectorPool:
         for start in starts:
             start.result()
 
-    def detect(self, data: bytes, info: ImageInfo) -> list[Detection]:
+    def detect(self, data: bytes, info: ImageInfo, min_face_px: float | None = None) -> list[Detection]:
         """Return the faces of one image; see `FaceDetector.detect`.
 
         Raises:
@@ -104,7 +104,7 @@ class DetectorPool:
                     raise Stopped
                 child = self._ensure_child(child)
                 try:
-                    answer = child.ask(data, info, self._timeout_s)
+                    answer = child.ask(data, info, min_face_px, self._timeout_s)
                 except _ChildFailed as error:
                     failure = error
                     self._bury(child)
@@ -187,9 +187,11 @@ class _Child:
         if not self._exchange(setup, b"", START_TIMEOUT_S).get("ready"):
             raise _ChildFailed(Reason.UNDECODABLE, "it did not get ready")
 
-    def ask(self, data: bytes, info: ImageInfo, timeout_s: float) -> list[Detection] | Unscorable:
+    def ask(
+        self, data: bytes, info: ImageInfo, min_face_px: float | None, timeout_s: float
+    ) -> list[Detection] | Unscorable:
         """Return its answer to an image."""
-        answer = self._exchange(asdict(info), data, timeout_s)
+        answer = self._exchange({"info": asdict(info), "min_face_px": min_face_px}, data, timeout_s)
         try:
             if "reason" in answer:
                 return Unscorable(Reason(answer["reason"]), str(answer["detail"]))

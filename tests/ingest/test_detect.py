@@ -3,13 +3,14 @@
 import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from ingest.detect import Detection, DetectorSpec, FaceDetector, load_detector
+from ingest.detect import Detection, DetectorSpec, FaceDetector, load_detector, plan_scales
 from ingest.probe import probe_image
 from ingest.spec import FaceBox
 
@@ -119,9 +120,53 @@ def test_finds_the_face_at_every_size(detector: FaceDetector, upright: Image.Ima
     assert_only(detect(detector, encode(upright.resize((side, side)), "JPEG", quality=90)), move(FACE, scale))
 
 
-def test_leaves_out_small_faces(detector: FaceDetector, upright: Image.Image) -> None:
-    """A face of 46 px is below the spec's least."""
-    assert detect(detector, encode(upright.resize((256, 256)))) == []
+@pytest.mark.parametrize("side", [108, 144, 180, 256, 340])
+def test_finds_the_small_face_of_an_avatar(detector: FaceDetector, upright: Image.Image, side: int) -> None:
+    """Faces from 20 px are found where the picture is so small that they need no looking for."""
+    assert_only(detect(detector, encode(upright.resize((side, side)))), move(FACE, side / 512))
+
+
+def test_looks_for_smaller_faces_only_where_they_are_wanted(detector: FaceDetector, upright: Image.Image) -> None:
+    """A face of 53 px in a large photograph is found for a caller who scores such faces, and costs others nothing."""
+    sheet = Image.new("RGB", (1600, 1200), (90, 110, 100))
+    sheet.paste(upright.resize((300, 300)), (700, 500))
+    data = encode(sheet, "JPEG", quality=95)
+    info, expected = probe_image(data), move(FACE, 300 / 512, 700, 500)
+    assert detector.detect(data, info) == []
+    assert_only(detector.detect(data, info, 40), expected, iou=0.6)
+    spec = DetectorSpec()
+    assert plan_scales(info, spec, 40)[0] > plan_scales(info, spec, spec.min_face_px)[0]
+
+
+def test_small_faces_are_told_only_where_there_is_no_larger_one(detector: FaceDetector, upright: Image.Image) -> None:
+    """Somebody in the background of a portrait is no part of it, unless the caller scores such faces."""
+    pair = Image.new("RGB", (760, 512), (90, 110, 100))
+    pair.paste(upright, (0, 0))
+    pair.paste(upright.resize((240, 240)), (516, 100))
+    data, small = encode(pair), move(FACE, 240 / 512, 516, 100)
+    assert_only(detect(detector, data), FACE)
+    boxes = [face.box for face in detector.detect(data, probe_image(data), 40)]
+    assert len(boxes) == 2
+    assert max(measure_iou(box, small) for box in boxes) > 0.6
+    alone = encode(pair.crop((516, 0, 760, 512)))
+    assert_only(detect(detector, alone), move(small, 1, -516), iou=0.6)
+
+
+def test_a_larger_limit_changes_no_box(detector: FaceDetector, portrait: bytes) -> None:
+    """A caller who scores large faces only gets the same boxes: what he leaves out is for him to say."""
+    info = probe_image(portrait)
+    assert detector.detect(portrait, info, 500) == detector.detect(portrait, info)
+
+
+def test_the_second_look_only_takes_away(root: Path, upright: Image.Image) -> None:
+    """A detector that looks at everything twice finds the face where one that looks once does, to the bit."""
+    folder, spec = root / "model_repository", DetectorSpec()
+    twice = load_detector(folder, replace(spec, sure_confidence=1.0), threads=1)
+    once = load_detector(folder, replace(spec, sure_confidence=spec.min_confidence), threads=1)
+    data = encode(upright)
+    assert [face.box for face in detect(twice, data)] == [face.box for face in detect(once, data)]
+    never = load_detector(folder, replace(spec, sure_confidence=1.0, second_confidence=1.0), threads=1)
+    assert detect(never, data) == []
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.2])
@@ -170,4 +215,4 @@ def test_refuses_weights_that_are_no_model(tmp_path: Path) -> None:
     """Bytes that are no model give one sentence, not an engine's traceback."""
     (tmp_path / "model.tflite").write_bytes(b"not a model")
     with pytest.raises(ValueError, match=r"model\.tflite: OpenVINO cannot read"):
-        load_detector(tmp_path, DetectorSpec(file="model.tflite"), threads=1)
+        load_detector(tmp_path, DetectorSpec(file="model.tflite", second_file="model.tflite"), threads=1)

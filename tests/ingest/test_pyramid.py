@@ -1,13 +1,14 @@
 """Laws of the pyramid: nothing small falls between tiles, and merging is a function of the set of boxes."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from ingest.detect import DetectorSpec, plan_scales
 from ingest.probe import ImageInfo
-from ingest.pyramid import cut_tiles, merge_boxes
+from ingest.pyramid import cut_around, cut_tiles, find_same, merge_boxes
 
 SIDE, OVERLAP = 64, 20
 SIDES = st.integers(1, 400)
@@ -48,6 +49,39 @@ def test_boxes_come_back_in_image_pixels() -> None:
     np.testing.assert_allclose(corner.to_image(rows), [[100, 120, 200, 220, 0.9], [5, 5, 200, 200, 0.9]])
 
 
+@given(width=SIDES, height=SIDES, seed=st.integers(0, 99), box=BOXES.map(lambda boxes: np.array(boxes[0])))
+def test_a_tile_around_a_box_shows_it_in_the_middle(
+    width: int, height: int, seed: int, box: np.ndarray[tuple[int], np.dtype[np.float64]]
+) -> None:
+    """The box keeps its shape, gets the asked length to a rounding, and lies in the middle; outside is black."""
+    pixels = np.random.default_rng(seed).integers(1, 256, (height, width, 3), np.uint8)
+    tile, placed = cut_around(Image.fromarray(pixels), box, length=20, side=SIDE)
+    assert tile.shape == (SIDE, SIDE, 3)
+    window = max(1, round(max(box[2:]) * SIDE / 20))
+    assert placed[2:] == pytest.approx(box[2:] * SIDE / window)
+    assert placed[:2] + placed[2:] / 2 == pytest.approx([SIDE / 2, SIDE / 2], abs=SIDE / window + 1e-6)
+    outside = box[0] > width + window or box[1] > height + window
+    assert not (outside and tile.any())
+
+
+def test_a_tile_around_a_box_shows_the_picture_at_its_place() -> None:
+    """At the picture's own scale the pixels are the picture's, shifted by whole pixels."""
+    pixels = np.random.default_rng(0).integers(1, 256, (90, 80, 3), np.uint8)
+    tile, placed = cut_around(Image.fromarray(pixels), np.array([10.0, 20.0, 20.0, 16.0]), length=20, side=SIDE)
+    expected = np.zeros((SIDE, SIDE, 3), np.uint8)
+    expected[4:, 12:] = pixels[: SIDE - 4, : SIDE - 12]
+    np.testing.assert_array_equal(tile, expected)
+    np.testing.assert_allclose(placed, [22, 24, 20, 16])
+
+
+def test_the_same_face_is_the_surest_box_in_its_place() -> None:
+    """The most confident of the boxes that overlap enough counts, however sure another one elsewhere is."""
+    rows = np.array([[0, 0, 10, 10, 0.6], [1, 1, 10, 10, 0.7], [50, 50, 10, 10, 0.9]])
+    assert find_same(np.array([0.0, 0, 10, 10]), rows, 0.3) == 0.7
+    assert find_same(np.array([20.0, 20, 10, 10]), rows, 0.3) == 0.0
+    assert find_same(np.array([0.0, 0, 10, 10]), rows[:0], 0.3) == 0.0
+
+
 @given(boxes=BOXES, seed=st.integers(0, 99))
 def test_merging_ignores_the_order(boxes: list[tuple[float, ...]], seed: int) -> None:
     """Shuffled rows of distinct confidences give the same faces, strongest first, and never more."""
@@ -71,7 +105,7 @@ def test_near_copies_become_their_weighted_mean() -> None:
 def test_levels_reach_from_affordable_to_a_face_that_fills_the_image(width: int, height: int) -> None:
     """Levels shrink, the first is affordable and never enlarged, the last shows the largest face whole."""
     spec = DetectorSpec()
-    scales = plan_scales(ImageInfo("image/jpeg", width, height, 1, ""), spec)
+    scales = plan_scales(ImageInfo("image/jpeg", width, height, 1, ""), spec, spec.min_face_px)
     assert scales == sorted(scales, reverse=True)
     assert 0 < scales[0] <= 1
     assert width * height * scales[0] ** 2 <= spec.max_level_pixels * 1.001

@@ -82,3 +82,25 @@ def test_a_spec_of_another_version_is_refused() -> None:
     """A field that this version does not know means that the bundle was cut for another one."""
     with pytest.raises(TypeError):
         PreprocessSpec.from_json({**asdict(SPEC), "gamma": 2.2})
+
+
+@given(BOXES, SIDES, SIDES)
+def test_the_visible_part_lies_in_both(box: FaceBox, width: int, height: int) -> None:
+    """The clipped box lies in the box and in the image, is the box itself where nothing is cut, and None outside."""
+    visible = box.clip(width, height)
+    if visible is None:
+        assert box.x >= width or box.y >= height or box.x + box.width <= 0 or box.y + box.height <= 0
+        return
+    assert visible.x >= 0
+    assert visible.y >= 0
+    assert visible.x + visible.width <= width + 1e-6
+    assert visible.y + visible.height <= height + 1e-6
+    assert visible.area <= box.area * (1 + 1e-9)
+    if box.x >= 0 and box.y >= 0 and box.x + box.width <= width and box.y + box.height <= height:
+        assert visible.as_tuple() == pytest.approx(box.as_tuple())
+
+
+def test_a_visible_part_by_hand() -> None:
+    """A box that leaves the image on two sides keeps what is inside."""
+    assert FaceBox(-20, 350, 100, 80).clip(120, 400) == FaceBox(0, 350, 80, 50)
+    assert FaceBox(120, 10, 5, 5).clip(120, 400) is None

@@ -108,8 +108,8 @@ def test_whatever_can_change_a_decision_changes_the_id() -> None:
     assert result_id(request(), "i", "d", POLICY) == result_id(request(explain=True, stream="s"), "i", "d", POLICY)
 
 
-def test_an_unscored_result_cannot_carry_a_decision() -> None:
-    """A result that says both `failed` and `pass` cannot be built."""
+def test_a_result_without_faces_cannot_carry_a_decision() -> None:
+    """A result without a face that says `pass`, or that it is scored, cannot be built."""
     fields = {
         "result_id": result_id(request(), None, "d", POLICY),
         "request_id": "r",
@@ -128,6 +128,8 @@ def test_an_unscored_result_cannot_carry_a_decision() -> None:
         "scored_at": "2026-01-01T00:00:00Z",
         "attributes": {},
     }
-    with pytest.raises(ValidationError, match="status failed and decision pass"):
+    with pytest.raises(ValidationError, match="0 faces and decision pass"):
         ScoreResult.model_validate(fields)
     assert ScoreResult.model_validate(fields | {"decision": None}).decision is None
+    with pytest.raises(ValidationError, match="status scored, which its faces contradict"):
+        ScoreResult.model_validate(fields | {"decision": None, "status": "scored"})

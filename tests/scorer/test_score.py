@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +12,20 @@ from PIL import Image
 
 from ingest.probe import Limits
 from ingest.reasons import Reason
+from ingest.spec import MIN_VISIBLE_SHARE
 from scorer.decide import Policy
 from scorer.engine import LocalScorer, load_bundle_detector
 from scorer.locate import locate_faces
 from scorer.messages import Decision, ImageSource, RequestedFace, ScoreRequest, ScoreResult, Status
+from scorer.policies import read_policies
 from scorer.score import score_batch
+from scorer.settings import Settings
 
 FACE = (180.0, 70.0, 95.0, 110.0)
 TINY = (10.0, 10.0, 20.0, 20.0)
 OUTSIDE = (900.0, 900.0, 80.0, 80.0)
+BESIDE = (520.0, 100.0, 100.0, 100.0)  # its crop window reaches into the picture, the box does not
+CUT_OFF = (-160.0, 100.0, 200.0, 200.0)
 
 
 def encode(picture: Image.Image, kind: str = "JPEG") -> bytes:
@@ -67,11 +73,15 @@ def test_detail_is_measured_where_the_crop_is_not_enlarged(local_scorer: LocalSc
     ("boxes", "status", "decision", "reasons"),
     [
         ([FACE], Status.SCORED, None, []),
-        ([TINY], Status.FAILED, None, [Reason.FACE_TOO_SMALL]),
-        ([OUTSIDE], Status.FAILED, None, [Reason.BOX_OUTSIDE_IMAGE]),
+        ([TINY], Status.FAILED, Decision.REVIEW, [Reason.FACE_TOO_SMALL]),
+        ([OUTSIDE], Status.FAILED, Decision.REVIEW, [Reason.BOX_OUTSIDE_IMAGE]),
+        ([BESIDE], Status.FAILED, Decision.REVIEW, [Reason.BOX_OUTSIDE_IMAGE]),
+        ([CUT_OFF], Status.FAILED, Decision.REVIEW, [Reason.FACE_CUT_OFF]),
+        ([CUT_OFF, TINY], Status.FAILED, Decision.REVIEW, [Reason.FACE_CUT_OFF, Reason.FACE_TOO_SMALL]),
         ([], Status.NO_FACE, None, [Reason.NO_FACE]),
         ([FACE, TINY], Status.SCORED, Decision.REVIEW, [Reason.FACE_TOO_SMALL]),
         ([FACE, OUTSIDE], Status.SCORED, Decision.REVIEW, [Reason.BOX_OUTSIDE_IMAGE]),
+        ([FACE, CUT_OFF], Status.SCORED, Decision.REVIEW, [Reason.FACE_CUT_OFF]),
     ],
 )
 def test_a_face_that_cannot_be_scored_never_passes(
@@ -82,15 +92,31 @@ def test_a_face_that_cannot_be_scored_never_passes(
     decision: Decision | None,
     reasons: list[Reason],
 ) -> None:
-    """Tiny and misplaced faces carry their reason, and an image that holds one never passes."""
+    """Tiny, cut and misplaced faces carry their reason; an image that holds one never passes, alone or with others."""
     (result,) = score(local_scorer, ask("a", portrait, *boxes))
     assert result.status is status
     assert list(result.reason_codes) == reasons
     if status is not Status.SCORED:
-        assert result.decision is None
-    if decision is not None:
+        assert result.decision is decision
+        assert result.score is None
+    elif decision is not None:
         assert result.decision is not None
         assert result.decision.rank >= decision.rank
+
+
+@settings(deadline=None, max_examples=20)
+@given(left=st.floats(-150, 550), top=st.floats(-150, 550), side=st.floats(64, 300))
+def test_face_px_counts_pixels_of_the_picture(
+    local_scorer: LocalScorer, portrait: bytes, left: float, top: float, side: float
+) -> None:
+    """The side is that of the visible part; a share that is too small gives no score, whatever is in it."""
+    (result,) = score(local_scorer, ask("a", portrait, (left, top, side, side)))
+    (face,) = result.faces
+    across, down = (max(0.0, min(512.0, place + side) - max(0.0, place)) for place in (left, top))
+    assert face.quality["face_px"] == pytest.approx(min(across, down), abs=0.06)
+    if across * down < (MIN_VISIBLE_SHARE - 0.001) * side**2:
+        assert face.p_value is None
+        assert set(face.reason_codes) <= {Reason.FACE_CUT_OFF, Reason.BOX_OUTSIDE_IMAGE}
 
 
 def noise_jpeg(_: bytes) -> bytes:
@@ -120,7 +146,7 @@ def test_neighbours_change_no_score(local_scorer: LocalScorer, portrait: bytes, 
     assert together.faces == alone.faces
     for result in results:
         if result.request_id in {"empty", "text", "truncated", "damaged"}:
-            assert result.decision is None
+            assert result.decision is (Decision.REVIEW if result.faces else None)
             assert result.reason_codes
 
 
@@ -141,13 +167,55 @@ def test_each_image_of_a_batch_is_judged_by_its_own_policy(local_scorer: LocalSc
     }
     requests = [ask(name, portrait, FACE).model_copy(update={"tenant": name}) for name in policies]
     detector = load_bundle_detector(local_scorer.bundle, threads=1)
-    images = [locate_faces(request, portrait, detector, Limits()) for request in requests]
+    images = [locate_faces(request, portrait, detector, Limits(), min_face_px=64) for request in requests]
     flagged, refused = score_batch(
         images, local_scorer.embedder, local_scorer.bundle.model, lambda request: policies[str(request.tenant)]
     )
     assert (flagged.decision, flagged.policy.policy_id, flagged.policy.version) == (Decision.FLAG, "all", "3")
     assert (refused.reason_codes, refused.policy.policy_id) == ((Reason.FACE_TOO_SMALL,), "large")
     assert flagged.result_id != refused.result_id
+
+
+@pytest.mark.parametrize(
+    ("side", "standard", "avatars"),
+    [
+        (512, Status.SCORED, Status.SCORED),  # the face is 91 px wide
+        (300, Status.FAILED, Status.SCORED),  # 53 px
+        (180, Status.FAILED, Status.FAILED),  # 32 px
+    ],
+)
+def test_the_shipped_policies_decide_which_avatars_are_scored(
+    local_scorer: LocalScorer, root: Path, portrait: bytes, side: int, standard: Status, avatars: Status
+) -> None:
+    """A portrait shrunk to an avatar is scored from the policy's floor; below, its face is seen and goes to review."""
+    policies = read_policies(root / "deploy" / "policies.toml", len(local_scorer.bundle.model.calibration)).policies
+    avatar = encode(Image.open(io.BytesIO(portrait)).convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
+    for name, expected in (("standard", standard), ("avatars", avatars)):
+        scorer = LocalScorer(Settings(bundle=local_scorer.bundle.folder, threads=1, policy=policies[name]))
+        (result,) = score(scorer, ask("a", avatar, find=True))
+        assert (result.status, result.face_count) == (expected, 1)
+        if expected is Status.FAILED:
+            assert (result.decision, result.reason_codes) == (Decision.REVIEW, (Reason.FACE_TOO_SMALL,))
+            assert f"the policy scores from {policies[name].min_face_px:g} px" in str(result.detail)
+
+
+def test_a_strip_of_a_face_is_not_scored(local_scorer: LocalScorer, portrait: bytes) -> None:
+    """Eyes alone, as pages crop them: the detector may see a face, but it is not judged by how it was cut."""
+    eyes = Image.open(io.BytesIO(portrait)).convert("RGB").resize((1536, 1536), Image.Resampling.LANCZOS)
+    strip = eyes.crop((510, 285, 870, 385)).resize((240, 66), Image.Resampling.LANCZOS)
+    (result,) = score(local_scorer, ask("a", encode(strip), find=True))
+    assert result.score is None
+    assert result.reason_codes in {(Reason.FACE_CUT_OFF,), (Reason.NO_FACE,)}
+
+
+def test_a_found_face_that_is_cut_off_is_not_scored(local_scorer: LocalScorer, portrait: bytes) -> None:
+    """A face that the picture's lower edge cuts below the nose is found, told and sent to review."""
+    head = Image.open(io.BytesIO(portrait)).convert("RGB").crop((0, 0, 512, 128)).resize((1536, 384))
+    (result,) = score(local_scorer, ask("a", encode(head, "PNG"), find=True))
+    assert (result.status, result.decision, result.score) == (Status.FAILED, Decision.REVIEW, None)
+    assert result.reason_codes == (Reason.FACE_CUT_OFF,)
+    (face,) = result.faces
+    assert face.quality["face_px"] == pytest.approx(384 - face.box[1], abs=0.1)
 
 
 def test_size_limit_is_answered_not_raised(portrait: bytes, local_scorer: LocalScorer) -> None:

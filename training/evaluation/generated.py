@@ -13,6 +13,7 @@ from ingest.detect import FaceDetector
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Unscorable
 from ingest.spec import PreprocessSpec, Window
+from scorer.decide import Policy
 from training.data.shards import Images
 
 PICTURES_PER_BATCH = 16
@@ -47,13 +48,18 @@ class PictureCutter:
     scratch: Path
 
     def locate(self, path: Path) -> EncodedFace | None:
-        """Return what to cut of a picture, or None when no face is found; raises `Unscorable` for a bad one."""
+        """Return what to cut of a picture, or None when no face is found that the default policy scores.
+
+        Raises:
+            Unscorable: the picture cannot be read.
+        """
         data = path.read_bytes()
         info = probe_image(data)
         if self.part == "image":
             return EncodedFace(data, info, Window(0, 0, info.width, info.height))
-        found = self.detector.detect(data, info)
-        return EncodedFace.around(data, info, found[0].box, self.spec) if found else None
+        found = [face.box for face in self.detector.detect(data, info)]
+        scored = [box for box in found if box.short_side >= Policy().min_face_px]
+        return EncodedFace.around(data, info, scored[0], self.spec) if scored else None
 
     def cut(self, name: str, paths: Sequence[Path], advance: Callable[[], None]) -> CutPictures:
         """Return the crops of at least one picture.

@@ -34,7 +34,8 @@ class Column(Figures):
 
     Attributes:
         images, no_face: images that were answered for, and those of them without a face.
-        image_decisions: scored or failed images with faces, by decision.
+        unscored: images with faces of which none could be scored; their decision is review.
+        image_decisions: images with faces, by decision; the unscored ones among them.
         faces, scored_faces: all, and those with a likelihood: a face that is too small has none.
         decisions: all faces, by decision.
         flagged: share of the scored faces; faces of one image count as one case.
@@ -43,6 +44,7 @@ class Column(Figures):
 
     images: int
     no_face: int
+    unscored: int
     image_decisions: dict[str, int]
     faces: int
     scored_faces: int

@@ -15,6 +15,7 @@ from scorer.meaning import explain_flag, explain_pass, state_catch
 _ROWS: list[tuple[str, Callable[[Column], int]]] = [
     ("images", lambda column: column.images),
     ("images without a face", lambda column: column.no_face),
+    ("images of whose faces none could be scored", lambda column: column.unscored),
     ("images flagged", lambda column: column.image_decisions["flag"]),
     ("images to review", lambda column: column.image_decisions["review"]),
     ("images passed", lambda column: column.image_decisions["pass"]),

@@ -129,6 +129,7 @@ def _fill_column(
     return Column(
         images=images.total(),
         no_face=sum(number for (status, _), number in images.items() if status == Status.NO_FACE),
+        unscored=sum(number for (status, _), number in images.items() if status not in {Status.SCORED, Status.NO_FACE}),
         image_decisions={
             decision.value: sum(n for (_, found), n in images.items() if found == decision) for decision in Decision
         },

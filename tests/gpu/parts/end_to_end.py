@@ -59,7 +59,7 @@ def open_embedder(part: Part, bundle: Bundle) -> CudaEmbedder:
 def locate(request: ScoreRequest) -> LocatedImage:
     """Read and probe; the boxes are given, so that no detector is asked."""
     data = request.image.data or read_image(str(request.image.uri), Limits().max_bytes)
-    return locate_faces(request, data, None, Limits())  # type: ignore[arg-type]  # see above
+    return locate_faces(request, data, None, Limits(), Policy().min_face_px)  # type: ignore[arg-type]  # see above
 
 
 def score_all(embedders: Sequence[CudaEmbedder], bundle: Bundle, requests: Iterable[ScoreRequest], batch: int) -> int:

@@ -122,6 +122,26 @@ def test_an_image_without_a_face_has_a_row(archive: Path, tmp_path: Path, local_
     assert read_marks(tmp_path)[0].no_face == COUNT - 2
 
 
+def test_faces_of_which_none_is_scored_go_to_review(archive: Path, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """Too small and cut off: the image's rows are in results, to be looked at, and the mark counts it as review."""
+    boxes = (
+        RequestedFace(face_id="small", box=(180, 70, 40, 45)),
+        RequestedFace(face_id="cut", box=(-150, 70, 200, 200)),
+    )
+    plan = ListPlan(archive, COUNT, boxes)
+    scan_all(plan, tmp_path, local_scorer)
+    rows, (mark,) = read_rows(tmp_path), read_marks(tmp_path)
+    assert len(rows) == 2 * (COUNT - 2)
+    assert {(row["status"], row["decision"], row["face_decision"], row["p_value"]) for row in rows} == {
+        ("failed", "review", "review", None)
+    }
+    assert {row["face_id"]: (row["face_reason_codes"], row["face_px"]) for row in rows} == {
+        "small": (["face_too_small"], 40.0),
+        "cut": (["face_cut_off"], 50.0),
+    }
+    assert (mark.review, mark.failed, mark.no_face, mark.faces) == (COUNT - 2, 2, 0, 2 * (COUNT - 2))
+
+
 def test_only_what_is_missing_is_scanned_again(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
     """Committed shards are neither read nor written; a lost mark is made again."""
     scan_all(plan, tmp_path, local_scorer)

@@ -32,13 +32,13 @@ SABOTAGE = """
 import ctypes, os, time
 from ingest.detect import PyramidDetector
 honest = PyramidDetector.detect
-def detect(self, data, info):
+def detect(self, data, info, min_face_px=None):
     if data.endswith(b"SEGFAULT"): ctypes.string_at(0)
     if data.endswith(b"HANG"):
         open(__file__ + ".hangs", "w").close()
         time.sleep(60)
     if data.endswith(b"LIE"): os.write(0, b"\\xff" * 64)
-    return honest(self, data, info)
+    return honest(self, data, info, min_face_px)
 PyramidDetector.detect = detect
 """
 # For the processes only: this one has loaded its libraries, and must find the same faces with its own kernels.

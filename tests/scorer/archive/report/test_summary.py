@@ -15,7 +15,7 @@ from scorer.archive.folder import part_name
 from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, find_share
 from scorer.archive.report.summary import BINS, choose_edges, summarise
 from scorer.decide import decide_face
-from scorer.messages import Decision
+from scorer.messages import Decision, Status
 from scorer.paths import UsageError
 from tests.scorer.archive.report.written_run import POLICY, Seen, write_run, write_shard
 
@@ -29,7 +29,7 @@ def draw_images(draw: st.DrawFn) -> list[Seen]:
     images = []
     for number in range(draw(st.integers(0, 12))):
         faces = draw(st.lists(RATE, max_size=3))
-        unscored = draw(st.integers(0, 2)) if faces else 0
+        unscored = draw(st.integers(0, 2))
         failure = draw(st.sampled_from([None, None, None, "truncated", "timed_out"]))
         images.append(
             Seen(
@@ -64,6 +64,9 @@ def test_figures_add_up(shards: list[list[Seen]]) -> None:
         assert column.flagged.count == sum(p <= POLICY.flag_false_alarm_rate for _, p in mine)
         assert sum(column.decisions.values()) == column.faces
         assert sum(column.image_decisions.values()) + column.no_face == column.images
+        assert column.unscored == sum(
+            seen.status is Status.FAILED for seen in images if not seen.failure and bool(seen.marks) is apart
+        )
         for groups, name in ((column.by_source, "source"), (column.by_camera, "camera")):
             assert sum(group.flagged.of for group in groups) == len(mine)
             assert sum(group.flagged.count for group in groups) == column.flagged.count

@@ -18,7 +18,7 @@ from scorer.archive.rows import ERRORS, RESULTS
 from scorer.archive.run import RunFile
 from scorer.decide import Policy, decide_face
 from scorer.manifest import Evaluation
-from scorer.messages import Decision
+from scorer.messages import Decision, Status
 
 START = datetime(2026, 1, 15, 9, 30, tzinfo=UTC)
 POLICY = Policy()
@@ -42,6 +42,13 @@ class Seen:
         """The worst of its faces' decisions."""
         return max((decide_face(p, POLICY) for p in self.p_values), key=lambda d: d.rank, default=None)
 
+    @property
+    def status(self) -> Status:
+        """Scored as soon as one of its faces is."""
+        if not self.p_values:
+            return Status.NO_FACE
+        return Status.FAILED if set(self.p_values) == {None} else Status.SCORED
+
     def rows(self, shard: int, position: int) -> list[dict[str, Any]]:
         """Return the image's rows in `results/`."""
         decisions = [decide_face(p, POLICY) for p in self.p_values]
@@ -52,7 +59,7 @@ class Seen:
             "content_id": self.name,
             "source": self.source,
             "uri": f"file:///archive/{self.name}",
-            "status": "scored" if self.p_values else "no_face",
+            "status": self.status,
             "decision": self.decision,
             "reason_codes": [],
             "face_count": len(self.p_values),
