@@ -29,6 +29,8 @@ class Reason(StrEnum):
     KILLS_WORKER = "kills_worker"
 
 
+# A person can judge such a face; a policy or the picture's edge keeps it from a score, not damage.
+UNSCORED_BY_SIZE = frozenset({Reason.FACE_TOO_SMALL, Reason.FACE_CUT_OFF})
 UNSUPPORTED = frozenset({Reason.UNSUPPORTED_FORMAT, Reason.ANIMATED})
 
 

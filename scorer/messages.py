@@ -11,7 +11,7 @@ from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
-from ingest.reasons import Reason
+from ingest.reasons import UNSCORED_BY_SIZE, Reason
 from ingest.spec import FaceBox
 
 RESULT_NAMESPACE = UUID("9f2c1b54-6f0e-5a7e-9a53-1f0c7f0b2a11")
@@ -192,6 +192,12 @@ class ScoreResult(Message):
     timing_ms: dict[str, float]
     scored_at: datetime
     attributes: dict[str, str]
+
+    @property
+    def failed(self) -> bool:
+        """Whether the image counts as one that could not be scored: faces that are only too small or cut off do not."""
+        unscored = self.status in {Status.FAILED, Status.UNSUPPORTED}
+        return unscored and not (self.faces and set(self.reason_codes) <= UNSCORED_BY_SIZE)
 
     @model_validator(mode="after")
     def _images_with_faces_are_decided(self) -> Self:

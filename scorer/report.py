@@ -95,7 +95,7 @@ class RunSummary:
     def add(self, result: ScoreResult) -> None:
         """Count one image."""
         self.images += 1
-        if result.decision is None and result.status is not Status.NO_FACE:
+        if result.failed:
             self.failed[result.reason_codes[0] if result.reason_codes else result.status] += 1
         else:
             self._decisions[result.decision or result.status] += 1

@@ -249,7 +249,9 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
         "mixture_components": len(read_mixture(results).weights),
         "calibration_id": name_calibration(values),
         "calibration_size": len(values),
-        "calibration_photographs": json.loads((results / "calibration.json").read_text())["photographs"],
+        "calibration_photographs": json.loads((results / "calibration.json").read_text(encoding="utf-8"))[
+            "photographs"
+        ],
         "golden_tolerance_nats": round(
             GOLDEN_SHARE_OF_SPREAD * float(np.subtract(*np.percentile(values, [75, 25]))), 2
         ),

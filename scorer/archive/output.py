@@ -11,7 +11,7 @@ from ingest.resampling import find_marks
 from ingest.traces import Traces
 from scorer.archive.items import Item
 from scorer.archive.rows import ERRORS, RESULTS
-from scorer.messages import ScoreResult, Status
+from scorer.messages import ScoreResult
 
 # The image may be fine: a later try can end otherwise.
 RETRYABLE = frozenset({Reason.UNREADABLE, Reason.TIMED_OUT, Reason.ENGINE_FAILED})
@@ -63,7 +63,7 @@ class ShardOutput:
     def add(self, position: int, item: Item, result: ScoreResult, traces: Traces) -> dict[str, int]:
         """Add one image's rows, one a face, one without a face, or one error; return what it adds to the counts.
 
-        Faces of which none could be scored are rows of results like others: somebody has to look at them.
+        Faces that are only too small or cut off are rows of results like others: somebody has to look at them.
         """
         counted = _count(item, result)
         self.counts.update(counted)
@@ -77,7 +77,7 @@ class ShardOutput:
             "sha256": result.image.sha256,
             "scored_at": result.scored_at,
         }
-        if _is_error(result):
+        if result.failed:
             self.errors.add(image | {"reason": result.reason_codes[0].value, "detail": result.detail})
             return counted
         image |= _image_columns(item, result) | _past_columns(result, traces)
@@ -86,12 +86,8 @@ class ShardOutput:
         return counted
 
 
-def _is_error(result: ScoreResult) -> bool:
-    return result.decision is None and result.status is not Status.NO_FACE
-
-
 def _count(item: Item, result: ScoreResult) -> dict[str, int]:
-    if _is_error(result):
+    if result.failed:
         return {"images": 1, "failed": 1, "retryable": int(result.reason_codes[0] in RETRYABLE and not item.problem)}
     return {"images": 1, "faces": len(result.faces), result.decision.value if result.decision else "no_face": 1}
 

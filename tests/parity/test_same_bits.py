@@ -30,7 +30,7 @@ import hashlib, json, sys
 from pathlib import Path
 import numpy as np
 from ingest import resampling
-from ingest.blazeface import decode_anchors
+from ingest.blazeface import BACK, decode_anchors
 from ingest.dali import FaceCropper
 from ingest.detect import load_detector
 from ingest.probe import EncodedFace, probe_image
@@ -62,7 +62,7 @@ large = GaussianMixture(*(arrays[name] for name in ("weights", "means", "factors
 print(json.dumps({
     "faces": len(faces),
     "measured": int(np.isfinite(batch.high_band).sum()),
-    "confidences": digest(decode_anchors(np.ones((len(logits), 16), np.float32), logits, 0.0)),
+    "confidences": digest(decode_anchors(np.ones((len(logits), 16), np.float32), logits, BACK.place_anchors(), 0.0)),
     "boxes": digest(np.array(boxes)),
     "crops": digest(*crops),
     "features": digest(batch.features),

@@ -36,7 +36,7 @@ def result(
         score=0.962,
         decision=decision or Decision.PASS,
         reason_codes=(),
-        quality={},
+        quality={"face_px": 90.0},
     )
     faces = (face,) if decision else ()
     return ScoreResult(

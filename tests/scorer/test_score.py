@@ -188,7 +188,7 @@ def test_the_shipped_policies_decide_which_avatars_are_scored(
     local_scorer: LocalScorer, root: Path, portrait: bytes, side: int, standard: Status, avatars: Status
 ) -> None:
     """A portrait shrunk to an avatar is scored from the policy's floor; below, its face is seen and goes to review."""
-    policies = read_policies(root / "deploy" / "policies.toml", len(local_scorer.bundle.model.calibration)).policies
+    policies = read_policies(root / "deploy" / "policies.toml", local_scorer.bundle.manifest.calibration).policies
     avatar = encode(Image.open(io.BytesIO(portrait)).convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
     for name, expected in (("standard", standard), ("avatars", avatars)):
         scorer = LocalScorer(Settings(bundle=local_scorer.bundle.folder, threads=1, policy=policies[name]))

@@ -111,15 +111,15 @@ def test_files_are_what_their_marks_say(plan: ListPlan, tmp_path: Path, local_sc
 
 
 def test_an_image_without_a_face_has_a_row(archive: Path, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """No face is an answer: one row without a face's columns."""
+    """No face is an answer, and a caller's empty list of boxes says so: one row without a face's columns."""
     plan = ListPlan(archive, COUNT, ())
     scan_all(plan, tmp_path, local_scorer)
     rows = read_rows(tmp_path)
-    assert len(rows) == COUNT - 2
+    assert len(rows) == COUNT
     assert {(row["status"], row["face_id"], row["face_count"], row["decision"]) for row in rows} == {
         ("no_face", None, 0, None)
     }
-    assert read_marks(tmp_path)[0].no_face == COUNT - 2
+    assert read_marks(tmp_path)[0].no_face == COUNT
 
 
 def test_faces_of_which_none_is_scored_go_to_review(archive: Path, tmp_path: Path, local_scorer: LocalScorer) -> None:
@@ -131,7 +131,7 @@ def test_faces_of_which_none_is_scored_go_to_review(archive: Path, tmp_path: Pat
     plan = ListPlan(archive, COUNT, boxes)
     scan_all(plan, tmp_path, local_scorer)
     rows, (mark,) = read_rows(tmp_path), read_marks(tmp_path)
-    assert len(rows) == 2 * (COUNT - 2)
+    assert len(rows) == 2 * COUNT
     assert {(row["status"], row["decision"], row["face_decision"], row["p_value"]) for row in rows} == {
         ("failed", "review", "review", None)
     }
@@ -139,7 +139,7 @@ def test_faces_of_which_none_is_scored_go_to_review(archive: Path, tmp_path: Pat
         "small": (["face_too_small"], 40.0),
         "cut": (["face_cut_off"], 50.0),
     }
-    assert (mark.review, mark.failed, mark.no_face, mark.faces) == (COUNT - 2, 2, 0, 2 * (COUNT - 2))
+    assert (mark.review, mark.failed, mark.no_face, mark.faces) == (COUNT, 0, 0, 2 * COUNT)
 
 
 def test_only_what_is_missing_is_scanned_again(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:

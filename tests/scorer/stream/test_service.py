@@ -58,7 +58,7 @@ class Bench:
             self.embedder,
             self.starter.model,
             Limits(),
-            PolicyWatcher(None, len(self.starter.model.calibration), Policy()),
+            PolicyWatcher(None, self.starter.manifest.calibration, Policy()),
         )
         return Service(
             MemorySource(self.broker, PLACE.topic),
