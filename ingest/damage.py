@@ -25,7 +25,7 @@ Decode = Callable[[bytes], tuple[Pixels, str]]
 
 # libjpeg prints its first warning on an image only, so that a harmless one may hide another.
 _BEFORE_END = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
-_BEFORE_RESTART = re.compile(r"extraneous bytes before marker 0xd[0-7]|Inconsistent progression")
+_BEFORE_RESTART = re.compile(r"extraneous bytes before marker 0xd[0-7]")
 _CUT_SHORT = re.compile("premature end of data|found marker 0xd9 instead of RST")
 _STRAY_BYTES = 4  # cameras leave up to so many before the end marker; more must be a run of one byte
 
