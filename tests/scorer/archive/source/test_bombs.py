@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.scorer.archive.source.bombs import BOMBS
+from training.data.tars import TarPhotos
 
 MAX_MIB, MAX_CPU_S = 512, 2
 PROGRAM = """
@@ -97,3 +98,11 @@ def test_a_bomb_is_refused_before_it_goes_off(tmp_path: Path, name: str) -> None
         assert found["reasons"] == end
     assert found["mib"] < MAX_MIB
     assert found["cpu_s"] < MAX_CPU_S
+
+
+@pytest.mark.parametrize("name", ["size.tar", "name.tar", "pax.tar", "chain.tar", "globals.tar"])
+def test_training_refuses_the_same_tars(tmp_path: Path, name: str) -> None:
+    """A tar that a scan refuses ends training's reading, too, with a sentence that names it."""
+    BOMBS[name](tmp_path / name)
+    with pytest.raises(ValueError, match=name):
+        list(TarPhotos((tmp_path / name,)).list_photos())
