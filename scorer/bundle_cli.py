@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from scorer.bundle import PLAN_FILE, Bundle, read_bundle, verify_engine
+from scorer.bundle import PLAN_FILE, Bundle, verify_engine
 from scorer.bundle_fetch import fetch
 from scorer.embed import Embedder
 from scorer.local_engine import open_local_engine
 from scorer.plan import read_plan
 from scorer.settings import Settings, load_settings
 from scorer.terminal import Terminal
-from scorer.trust import check_trust
+from scorer.trust import DigestOption, KeyOption, read_trusted_bundle
 
 bundle_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Copy and check a bundle; build a GPU bundle's plan."
@@ -26,18 +26,21 @@ bundle_app.command(short_help="Copy a bundle from an object store or a folder.")
 def verify(  # noqa: PLR0913 - one parameter per flag
     folder: Annotated[Path, typer.Argument(help="The bundle's folder.")],
     *,
-    digest: Annotated[str | None, typer.Option(help="The SHA-256 that bundle.json must have.")] = None,
-    key: Annotated[
-        Path | None, typer.Option(help="An Ed25519 public key in PEM that must have signed bundle.json.")
-    ] = None,
+    digest: DigestOption = None,
+    key: KeyOption = None,
     files_only: Annotated[bool, typer.Option("--files-only", help="Start no engine; check the files only.")] = False,
     triton: Annotated[str | None, typer.Option(help="The engine is Triton's, at this gRPC host:port.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
 ) -> None:
     """Check digests, schema and arrays, then send the golden faces through the live engine."""
-    settings = load_settings(bundle=folder, threads=threads, triton={"url": triton} if triton else None)
-    check_trust(folder, digest, key)
-    checked = read_bundle(folder)
+    settings = load_settings(
+        bundle=folder,
+        bundle_digest=digest,
+        bundle_key=key,
+        threads=threads,
+        triton={"url": triton} if triton else None,
+    )
+    checked = read_trusted_bundle(settings)
     if files_only:
         Terminal().say(f"{folder}: {len(checked.manifest.files)} files as recorded. Digest {checked.model.digest}")
         return
@@ -55,12 +58,14 @@ def verify(  # noqa: PLR0913 - one parameter per flag
 def build(
     folder: Annotated[Path, typer.Argument(help="The folder of a bundle for TensorRT.")],
     *,
+    digest: DigestOption = None,
+    key: KeyOption = None,
     force: Annotated[bool, typer.Option("--force", help="Build even where the plan still fits.")] = False,
 ) -> None:
     """Build a GPU bundle's plan: run this on the GPU that serves, with the TensorRT that serves."""
     from scorer.plan_builder import build_plan, find_current_plan  # noqa: PLC0415 - only this command needs them
 
-    checked = read_bundle(folder)
+    checked = read_trusted_bundle(load_settings(bundle=folder, bundle_digest=digest, bundle_key=key))
     current = None if force else find_current_plan(checked)
     plan = current or build_plan(checked)
     Terminal().say(

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from scorer.files import require_local
+from scorer.manifest import MAX_BYTES, MAX_FILES
 from scorer.paths import UsageError
 from scorer.terminal import Terminal
 
-MAX_FILES, MAX_BYTES = 1000, 4 * 2**30  # of any real bundle
 MANIFEST = "bundle.json"
 
 

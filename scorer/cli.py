@@ -45,6 +45,7 @@ from scorer.stream.detector_pool import DetectorBroken
 from scorer.stream.replay import TooScattered
 from scorer.stream.settings import Delivery, Mode
 from scorer.terminal import Terminal
+from scorer.trust import DigestOption, KeyOption
 
 if TYPE_CHECKING:
     from scorer.picture import PictureFolder
@@ -120,6 +121,8 @@ def score(  # noqa: PLR0913 - one parameter per flag
     *,
     as_json: JsonOption = False,
     bundle: BundleOption = None,
+    digest: DigestOption = None,
+    key: KeyOption = None,
     faces: Annotated[
         Path | None,
         typer.Option(
@@ -157,7 +160,7 @@ def score(  # noqa: PLR0913 - one parameter per flag
     from scorer.report import ResultTable, RunSummary  # noqa: PLC0415
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `unlensed score ... --json | head` ends quietly
-    settings = load_settings(bundle=bundle, device=device, threads=threads)
+    settings = load_settings(bundle=bundle, bundle_digest=digest, bundle_key=key, device=device, threads=threads)
     found = expand_paths(paths, sys.stdin.buffer, picture)
     files = assign_boxes(found, read_boxes(faces) if faces else None, faces_missing)
     _keep_inputs(found, out, picture, faces)
@@ -204,6 +207,8 @@ def score(  # noqa: PLR0913 - one parameter per flag
 def serve(  # noqa: PLR0913 - one parameter per flag
     *,
     bundle: BundleOption = None,
+    digest: DigestOption = None,
+    key: KeyOption = None,
     kafka: Annotated[str | None, typer.Option(help="Brokers, host:port,host:port.")] = None,
     triton: Annotated[
         str | None, typer.Option(help="Triton's gRPC host:port. [default: score in this process]")
@@ -223,6 +228,8 @@ def serve(  # noqa: PLR0913 - one parameter per flag
 
     settings = load_settings(
         bundle=bundle,
+        bundle_digest=digest,
+        bundle_key=key,
         insecure_dev=insecure_dev or None,
         kafka={"bootstrap": kafka} if kafka else None,
         triton={"url": triton} if triton else None,
@@ -240,20 +247,26 @@ def serve(  # noqa: PLR0913 - one parameter per flag
 
 
 @app.command(short_help="Say what is in use and why, and what is missing.")
-def doctor(*, as_json: JsonOption = False, bundle: BundleOption = None, device: DeviceOption = None) -> None:
+def doctor(
+    *,
+    as_json: JsonOption = False,
+    bundle: BundleOption = None,
+    digest: DigestOption = None,
+    key: KeyOption = None,
+    device: DeviceOption = None,
+) -> None:
     """Say which engine, decoder, device and bundle are in use and why, and what is missing."""
     from scorer.doctor import examine  # noqa: PLC0415
 
-    findings = examine(bundle=bundle, device=device)
+    findings = examine(bundle, device, bundle_digest=digest, bundle_key=key)
     if as_json:
         print_json(json.dumps([finding.as_dict() for finding in findings]))
     else:
         terminal = Terminal()
         for finding in findings:
             terminal.print(finding.line(), soft_wrap=True)
-    raise typer.Exit(
-        Exit.DONE if all(finding.usable or not finding.needed for finding in findings) else Exit.BAD_CONFIGURATION
-    )
+    broken = {finding.part for finding in findings if finding.needed and not finding.usable}
+    raise typer.Exit(Exit.DONE if not broken else Exit.BAD_DATA if broken == {"bundle"} else Exit.BAD_CONFIGURATION)
 
 
 @app.command(short_help="Print a schema of what goes in or comes out.")

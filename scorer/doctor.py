@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.text import Text
 
 from ingest.device import DeviceUnavailable, require_instructions, resolve_device
-from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
+from scorer.bundle import Bundle, BundleMismatch, verify_engine
 from scorer.decide import PolicyError, settle_policy, supported_rate
 from scorer.embed import BackendUnavailable
 from scorer.extras import EXTRAS, find_missing, pip_line
@@ -22,6 +22,7 @@ from scorer.meaning import explain_decisions
 from scorer.printable import printable
 from scorer.settings import Settings, SettingsError, load_settings
 from scorer.transport import require_private_transport
+from scorer.trust import read_trusted_bundle
 
 # What no extra brings: it comes with the container that serves.
 TENSORRT = "the fastest engine on a GPU: builds and runs a bundle's plan; NVIDIA's containers bring it"
@@ -49,16 +50,16 @@ class Finding:
         return Text.assemble((f"{self.part:<10} ", "bold"), mark, f"  {printable(self.found)}", why)
 
 
-def examine(bundle: Path | None, device: str | None) -> list[Finding]:
-    """Look at every part that scoring needs, going on after a part that fails."""
+def examine(bundle: Path | None, device: str | None, **trust: object) -> list[Finding]:
+    """Look at every part that scoring needs, going on after a part that fails; `trust` are flags of `load_settings`."""
     findings = [_present("python", platform.python_version(), f"on {platform.machine()}, {platform.system()}")]
     try:
-        settings = load_settings(bundle=bundle, device=device)
+        settings = load_settings(bundle=bundle, device=device, **trust)
     except SettingsError as error:
         return [*findings, _missing("settings", "unusable", str(error))]
     try:
-        checked = read_bundle(settings.bundle)
-    except BundleMismatch as error:
+        checked = read_trusted_bundle(settings)
+    except (BundleMismatch, SettingsError) as error:
         findings += [_device(settings, None), _instructions(), *_packages(None)]
         findings.append(_missing("bundle", str(settings.bundle), str(error)))
     else:

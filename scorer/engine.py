@@ -8,9 +8,9 @@ from typing import TypeVar
 from threadpoolctl import threadpool_limits
 
 from ingest.detect import FaceDetector, load_detector
-from ingest.device import resolve_device
+from ingest.device import DeviceUnavailable, resolve_device
 from ingest.reasons import Unscorable
-from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
+from scorer.bundle import Bundle, BundleMismatch, verify_engine
 from scorer.decide import Policy, settle_policy
 from scorer.local_engine import open_local_engine
 from scorer.locate import LocatedImage, locate_faces, refuse
@@ -19,6 +19,7 @@ from scorer.paths import read_image
 from scorer.pipeline import Pipeline, TimeLimit
 from scorer.score import score_batch
 from scorer.settings import Settings
+from scorer.trust import read_trusted_bundle
 
 T = TypeVar("T")
 _M_ARENA_MAX = -8  # of <malloc.h>
@@ -40,7 +41,7 @@ class LocalScorer:
 
     def __init__(self, settings: Settings) -> None:
         resolve_device(settings.device)  # a device that is not there is told before a bundle is looked at
-        self.bundle: Bundle = read_bundle(settings.bundle)
+        self.bundle: Bundle = read_trusted_bundle(settings)
         self.policy, self.policy_note = settle_policy(settings.policy, self.bundle.manifest.calibration)
         # The mixture is a hundredth of the work; a second BLAS thread only spins, for a tenth of all CPU time.
         threadpool_limits(limits=1, user_api="blas")
@@ -109,6 +110,9 @@ def load_bundle_detector(bundle: Bundle, threads: int) -> FaceDetector:
         BundleMismatch: its file is not the network that the manifest names.
     """
     try:
-        return load_detector(bundle.folder, bundle.manifest.detector, threads)
-    except ValueError as error:
+        with bundle.copied(bundle.folder / bundle.manifest.detector.file) as folder:
+            return load_detector(folder, bundle.manifest.detector, threads)
+    except DeviceUnavailable:  # a RuntimeError, too
+        raise
+    except (ValueError, RuntimeError) as error:  # a network of dynamic shape, or one that does not run
         raise BundleMismatch(str(error)) from error

@@ -19,7 +19,7 @@ EXTRAS = {
     "cpu": "scoring on a CPU, and decoding everywhere: score, scan, serve, bundle verify",
     "scan": "archives: scan, report, compare, bundle fetch",
     "stream": "serving a stream: serve, dlq",
-    "sign": "bundle verify --key",
+    "sign": "a bundle's signature: --key",
     "s3": "images and bundles at s3://",
     "otel": "spans of serve",
     "archive": "scan --engine ray",

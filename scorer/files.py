@@ -1,8 +1,15 @@
-"""Writes files on this machine, in one instant: a reader sees the old one or the new one, also after a crash."""
+"""Files on this machine: written in one instant, and opened only where they are regular files of a folder.
 
+A reader sees the old file or the new one, also after a crash.
+"""
+
+import errno
 import os
 import re
+import stat
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 from scorer.paths import UsageError
 
@@ -39,3 +46,20 @@ def replace_file(path: Path, data: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def open_inside(folder: Path, name: str) -> IO[bytes]:
+    """Open a regular file of a folder for reading; a pipe is not waited for, and a link leads nowhere else.
+
+    Raises:
+        OSError: it cannot be opened, is something else or lies elsewhere; `strerror` says which.
+    """
+    with ExitStack() as stack:
+        number = os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = stack.enter_context(os.fdopen(number, "rb", closefd=True))
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(folder / name))
+        if not Path(os.path.realpath(f"/proc/self/fd/{number}")).is_relative_to(folder.resolve()):
+            raise OSError(errno.EXDEV, "it is a link that leads out of the folder", str(folder / name))
+        stack.pop_all()
+    return file

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ingest.detect import DetectorSpec
+from ingest.pyramid import TILE_PX
 from ingest.spec import PreprocessSpec
 from scorer.decide import CalibrationSize
 
@@ -14,19 +15,36 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Target = Literal["openvino", "tensorrt"]
 Share = Annotated[float, Field(ge=0, le=1)]
 MAX_GENERATORS = 200
+# Of any real bundle: what a manifest may state, so that no number of it alone takes the memory or the time.
+MAX_FILES, MAX_BYTES, MAX_FILE_BYTES = 1000, 4 * 2**30, 2**31
+MAX_FEATURES, MAX_COMPONENTS, MAX_CALIBRATION, MAX_TOLERANCE_NATS = 2**13, 2**12, 10**7, 1000
+# Outside of these no crop can be cut and no pyramid is built in finite time; a number that is not finite is outside.
+_CROP_RANGES = {"size": (16, 2048), "margin": (0.1, 16), "mean": (-10, 10), "std": (1e-3, 10)}
+_PYRAMID_RANGES = {
+    "min_confidence": (1e-3, 1),
+    "min_face_px": (1, 10_000),
+    "network_face_px": (1, TILE_PX),
+    "max_level_pixels": (TILE_PX**2, 10**8),
+    "level_step": (1.1, 16),
+    "tile_overlap_px": (0, TILE_PX // 2),
+    "max_overlap": (1e-3, 1),
+    "box_scale": (1e-3, 10),
+    "box_shift": (-10, 10),
+}
+MIXTURE, CALIBRATION, GOLDEN = "mixture.npz", "calibration.npz", "golden.npz"
 
 
 class Section(BaseModel):
     """Part of a manifest: immutable, unknown fields refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class FileRecord(Section):
     """One file of the bundle, by size and SHA-256; `licence` names the terms it came under."""
 
     sha256: Digest
-    bytes: Annotated[int, Field(ge=0)]
+    bytes: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
     licence: str
 
 
@@ -149,25 +167,39 @@ class Manifest(Section):
     extractor: str
     input_tensor: str
     output_tensor: str
-    feature_size: Annotated[int, Field(gt=0)]
+    feature_size: Annotated[int, Field(gt=0, le=MAX_FEATURES)]
     precision: str
-    mixture_components: Annotated[int, Field(gt=0)]
+    mixture_components: Annotated[int, Field(gt=0, le=MAX_COMPONENTS)]
     calibration_id: str
-    calibration_size: Annotated[int, Field(gt=0)]
+    calibration_size: Annotated[int, Field(gt=0, le=MAX_CALIBRATION)]
     calibration_photographs: Annotated[int | None, Field(gt=0)] = None
-    golden_tolerance_nats: Annotated[float, Field(gt=0)]
+    golden_tolerance_nats: Annotated[float, Field(gt=0, le=MAX_TOLERANCE_NATS)]
     provenance: Provenance
     evaluation: Evaluation | None = None
-    files: dict[str, FileRecord]
+    files: Annotated[dict[str, FileRecord], Field(max_length=MAX_FILES)]
+
+    @field_validator("preprocess", "detector")
+    @classmethod
+    def _possible(cls, spec: PreprocessSpec | DetectorSpec) -> PreprocessSpec | DetectorSpec:
+        ranges = _CROP_RANGES if isinstance(spec, PreprocessSpec) else _PYRAMID_RANGES
+        for name, (low, high) in ranges.items():
+            value = getattr(spec, name)
+            if not all(low <= each <= high for each in (value if isinstance(value, tuple) else (value,))):
+                message = f"{name} is {value}, not from {low:g} to {high:g}"
+                raise ValueError(message)
+        return spec
 
     @field_validator("files")
     @classmethod
     def _inside_the_folder(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
         for name in files:
             path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or str(path) != name:
+            if path.is_absolute() or ".." in path.parts or str(path) != name or not name.isprintable():
                 message = f"file name {name!r} is not a plain path inside the bundle"
                 raise ValueError(message)
+        if sum(record.bytes for record in files.values()) > MAX_BYTES:
+            message = f"more than {MAX_BYTES} bytes"
+            raise ValueError(message)
         return files
 
     @model_validator(mode="after")
@@ -175,6 +207,15 @@ class Manifest(Section):
         if (self.plan is None) != (self.target == "openvino"):
             message = f"a bundle for {self.target} states {'no ' if self.plan is None else 'a '}plan"
             raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _lists_what_it_names(self) -> Self:
+        weights = str(PurePosixPath(self.extractor).with_suffix(".bin")) if self.target == "openvino" else ""
+        for name in (self.extractor, weights, self.detector.file, MIXTURE, CALIBRATION, GOLDEN):
+            if name and name not in self.files:
+                message = f"{name!r} is not among its files, so nothing would vouch for it"
+                raise ValueError(message)
         return self
 
     @model_validator(mode="after")

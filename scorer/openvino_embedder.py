@@ -1,6 +1,6 @@
 """Decode, crop and embed in this process: DALI for the pixels, OpenVINO for the network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.dali import FaceCropper
+from ingest.device import DeviceUnavailable
 from ingest.openvino_core import CORE, compile_network, ov
 from ingest.probe import EncodedFace
 from ingest.reasons import Unscorable
@@ -28,31 +29,44 @@ class OpenVinoExtractor:
     features then cannot depend on its batch-mates, and on a CPU this costs no more than 5 % against
     batches of 4 or 16 (EfficientNet-Lite0, int8: 239 against 251 and 244 crops per core-second).
 
+    Args:
+        model: the network's XML; its weights lie beside it.
+        feature_size: what it must give.
+        threads: CPU threads.
+        read: returns the bytes of both, which a bundle checks.
+
     Raises:
-        BundleMismatch: the file is no network, or has another number of features.
+        BundleMismatch: the file is no network for crops, or has another number of features.
         DeviceUnavailable: see `require_instructions`.
     """
 
-    def __init__(self, model: Path, feature_size: int, threads: int) -> None:
+    def __init__(
+        self, model: Path, feature_size: int, threads: int, read: Callable[[Path], bytes] = Path.read_bytes
+    ) -> None:
+        graph, weights = read(model), read(model.with_suffix(".bin"))
         try:
-            network = CORE.read_model(model)
-        except RuntimeError as error:
+            network = CORE.read_model(graph, weights)
+            (crops,), (features,) = network.inputs, network.outputs
+            self.crop_shape = tuple(dimension.get_length() for dimension in list(crops.partial_shape)[1:])
+            found = features.partial_shape[-1].get_length()
+            network.reshape([1, *self.crop_shape])
+            self._compiled = compile_network(
+                network,
+                {
+                    "PERFORMANCE_HINT": "THROUGHPUT",
+                    "NUM_STREAMS": threads,
+                    "INFERENCE_NUM_THREADS": threads,
+                    "ENABLE_CPU_PINNING": False,
+                },
+            )
+        except DeviceUnavailable:  # a RuntimeError, too
+            raise
+        except (RuntimeError, ValueError) as error:  # the second one: more than one input or output
             message = f"{model} is no network that OpenVINO can read: copy the whole bundle again"
             raise BundleMismatch(message) from error
-        found, size = network.output(0).partial_shape[-1].get_length(), feature_size
-        if found != size:
-            message = f"{model} gives {found} features, the manifest states {size}"
+        if found != feature_size:
+            message = f"{model} gives {found} features, the manifest states {feature_size}"
             raise BundleMismatch(message)
-        network.reshape([1, *(dimension.get_length() for dimension in list(network.input(0).partial_shape)[1:])])
-        self._compiled = compile_network(
-            network,
-            {
-                "PERFORMANCE_HINT": "THROUGHPUT",
-                "NUM_STREAMS": threads,
-                "INFERENCE_NUM_THREADS": threads,
-                "ENABLE_CPU_PINNING": False,
-            },
-        )
         self.feature_size = feature_size
         self._open_queue()
 
@@ -88,7 +102,13 @@ class LocalEmbedder:
     """
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
-        self._extractor = OpenVinoExtractor(bundle.extractor, bundle.manifest.feature_size, threads)
+        self._extractor = OpenVinoExtractor(bundle.extractor, bundle.manifest.feature_size, threads, bundle.read)
+        side = bundle.model.preprocess.size
+        if self._extractor.crop_shape != (side, side, 3):
+            message = (
+                f"{bundle.extractor} takes {self._extractor.crop_shape}, the manifest's crops are {(side, side, 3)}"
+            )
+            raise BundleMismatch(message)
         self._open_cropper = partial(FaceCropper, bundle.model.preprocess, threads, CROPS_PER_CHUNK)
         self._cropper = self._open_cropper()
 

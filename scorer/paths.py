@@ -22,6 +22,7 @@ from scorer.text_files import decode_text
 
 Boxes = dict[str, tuple[RequestedFace, ...]]
 _SHOWN_NAMES = 3
+MAX_BOXES_BYTES = 2**27  # a million images with a face each
 _UTF16_MARKS, _UTF8_MARK = (b"\xff\xfe", b"\xfe\xff"), b"\xef\xbb\xbf"
 
 
@@ -173,7 +174,12 @@ def read_boxes(path: Path) -> Boxes:
             area.
     """
     try:
-        content = json.loads(decode_text(path.read_bytes()), object_pairs_hook=_refuse_repetition)
+        with path.open("rb") as file:
+            data = file.read(MAX_BOXES_BYTES + 1)
+        if len(data) > MAX_BOXES_BYTES:
+            message = f"it has more than {MAX_BOXES_BYTES} bytes: name the faces in a manifest (--faces-column)"
+            raise UsageError(message)
+        content = json.loads(decode_text(data), object_pairs_hook=_refuse_repetition)
         return TypeAdapter(Boxes).validate_python(content)
     except (OSError, ValueError, RecursionError) as error:
         why = describe_problems(error) if isinstance(error, ValidationError) else error

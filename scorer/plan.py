@@ -5,16 +5,18 @@ plans is what they answer, and the golden faces prove that on each.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from ingest.device import find_gpu
-from scorer.bundle import BUILD_FILE, PLAN_FILE, Bundle, BundleMismatch
+from scorer.bundle import BUILD_FILE, MAX_PLAN_BYTES, PLAN_FILE, Bundle, BundleMismatch, read_small
 from scorer.files import replace_file
 from scorer.manifest import BatchProfile, Digest, Section
 from scorer.messages import describe_problems
+
+_MAX_BUILD_BYTES = 2**16
 
 
 class PlanBuild(Section):
@@ -34,6 +36,7 @@ class Plan:
 
     path: Path
     build: PlanBuild
+    data: bytes = field(repr=False)
 
 
 def read_plan(bundle: Bundle) -> Plan:
@@ -51,7 +54,11 @@ def read_plan(bundle: Bundle) -> Plan:
         message = f"{path} is not built yet: {remedy}"
         raise BundleMismatch(message)
     try:
-        build = PlanBuild.model_validate_json((folder / BUILD_FILE).read_bytes())
+        build = PlanBuild.model_validate_json(read_small(folder, BUILD_FILE, _MAX_BUILD_BYTES))
+        data = read_small(folder, PLAN_FILE, MAX_PLAN_BYTES)
+    except OSError as error:
+        message = f"{path} cannot be read ({error.strerror}): {remedy}"
+        raise BundleMismatch(message) from error
     except ValidationError as error:
         message = (
             f"{folder / BUILD_FILE} does not say what the plan was built from ({describe_problems(error)}): {remedy}"
@@ -60,14 +67,14 @@ def read_plan(bundle: Bundle) -> Plan:
     if build.onnx_sha256 != manifest.files[manifest.extractor].sha256:
         message = f"{path} was built from another graph than this bundle's: {remedy}"
         raise BundleMismatch(message)
-    if build.plan_sha256 != hashlib.sha256(path.read_bytes()).hexdigest():
+    if build.plan_sha256 != hashlib.sha256(data).hexdigest():
         message = f"{path} is not the plan that {BUILD_FILE} speaks of: {remedy}"
         raise BundleMismatch(message)
     here, obstacle = find_gpu()
     if not obstacle and here != build.gpu:
         message = f"{path} was built on {build.gpu}, and this is {here}: {remedy}"
         raise BundleMismatch(message)
-    return Plan(path, build)
+    return Plan(path, build, data)
 
 
 def write_plan(bundle: Bundle, plan: bytes, builder: str, version: str, gpu: str) -> Plan:
@@ -92,4 +99,4 @@ def write_plan(bundle: Bundle, plan: bytes, builder: str, version: str, gpu: str
     )
     replace_file(bundle.folder / PLAN_FILE, plan)
     replace_file(bundle.folder / BUILD_FILE, build.model_dump_json(indent=1).encode() + b"\n")
-    return Plan(bundle.folder / PLAN_FILE, build)
+    return Plan(bundle.folder / PLAN_FILE, build, plan)

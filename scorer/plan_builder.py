@@ -40,10 +40,11 @@ def build_plan(bundle: Bundle) -> Plan:
         message = f"a plan is built on the GPU that serves it, and here is none ({obstacle}): run this there"
         raise DeviceUnavailable(message)
     if tensorrt := find_tensorrt():
-        plan = compile_network(onnx, manifest, manifest.plan.batches, tensorrt)
+        plan = compile_network(onnx, manifest, manifest.plan.batches, tensorrt, bundle.read)
         return write_plan(bundle, plan, "tensorrt", tensorrt.__version__, gpu)
     if program := find_trtexec():
-        plan, version = run_trtexec(program, manifest, manifest.plan.batches, onnx)
+        with bundle.copied(onnx) as folder:
+            plan, version = run_trtexec(program, manifest, manifest.plan.batches, folder / manifest.extractor)
         return write_plan(bundle, plan, "trtexec", version, gpu)
     message = "TensorRT is not installed here: install its Python package tensorrt, or run this where trtexec is"
     raise NoBuilder(message)

@@ -22,6 +22,7 @@ from scorer.printable import print_json
 from scorer.progress import Progress
 from scorer.settings import Settings, load_settings
 from scorer.terminal import Terminal
+from scorer.trust import DigestOption, KeyOption
 
 if TYPE_CHECKING:
     from scorer.archive.scan import Scan
@@ -50,6 +51,8 @@ def scan(  # noqa: PLR0913 - one parameter per flag
         ),
     ],
     bundle: Annotated[Path | None, typer.Option(help="The bundle to score with. [default: model_repository]")] = None,
+    digest: DigestOption = None,
+    key: KeyOption = None,
     device: Annotated[Request | None, typer.Option(help="Where the networks run. [default: auto]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
     shard_images: Annotated[int, typer.Option(min=1, help="Images in a shard; a tar is one shard.")] = 1000,
@@ -95,7 +98,7 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     if index >= of:
         message = f"--index {index} is none of --of {of}: indexes begin with 0"
         raise UsageError(message)
-    settings = load_settings(bundle=bundle, device=device, threads=threads)
+    settings = load_settings(bundle=bundle, bundle_digest=digest, bundle_key=key, device=device, threads=threads)
     named = tuple(_read_argument(name) if "://" in name else str(Path(name).absolute()) for name in sources)
     archive = Archive(named, *(name and _read_argument(name) for name in (uri_column, bytes_column, faces_column)))
     if dry_run:

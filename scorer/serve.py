@@ -15,7 +15,7 @@ from typing import TextIO
 from threadpoolctl import threadpool_limits
 
 from ingest.probe import EncodedFace
-from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
+from scorer.bundle import Bundle, BundleMismatch, verify_engine
 from scorer.embed import Embedder, FeatureBatch
 from scorer.local_engine import open_local_engine
 from scorer.paths import UsageError
@@ -34,6 +34,7 @@ from scorer.stream.service import Service
 from scorer.stream.settings import StreamSettings
 from scorer.stream.tracing import exporting_spans
 from scorer.transport import require_private_transport
+from scorer.trust import read_trusted_bundle
 
 CANARY_FACES = 1
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -105,7 +106,7 @@ def replay(settings: Settings, requests: Path) -> int:
 def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSink]], *, until_drained: bool) -> None:
     _tune_process()
     check_payloads(settings.payloads)
-    bundle = read_bundle(settings.bundle)
+    bundle = read_trusted_bundle(settings)
     watcher = PolicyWatcher(settings.stream.policies, bundle.manifest.calibration, settings.policy)
     metrics, state, stop = Metrics(), HealthState(settings.health), threading.Event()
     metrics.bundle_info.info(
@@ -194,14 +195,14 @@ def _engine(bundle: Bundle, settings: Settings) -> Iterator[Embedder]:
 
 @contextmanager
 def _detector(bundle: Bundle, settings: StreamSettings) -> Iterator[DetectorPool]:
-    pool = DetectorPool(
-        bundle.folder, bundle.manifest.detector, settings.detector_processes, settings.detector_timeout_s
-    )
-    try:
-        pool.start()
-        yield pool
-    finally:
-        pool.close()
+    detector = bundle.manifest.detector
+    with bundle.copied(bundle.folder / detector.file) as folder:  # its processes read it by path, now and later
+        pool = DetectorPool(folder, detector, settings.detector_processes, settings.detector_timeout_s)
+        try:
+            pool.start()
+            yield pool
+        finally:
+            pool.close()
 
 
 class Lent:

@@ -33,6 +33,9 @@ class Settings(BaseSettings):
     )
 
     bundle: Path = Path("model_repository")
+    # What the bundle must be, see `scorer.trust`: the SHA-256 of its manifest, and the key that must have signed it.
+    bundle_digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    bundle_key: Path | None = None
     device: Request = "auto"
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(default_factory=lambda: len(os.sched_getaffinity(0)))
     batch_images: Annotated[int, Field(ge=1, le=1024)] = 64

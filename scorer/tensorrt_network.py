@@ -3,6 +3,7 @@
 Types are those of the graph (strongly typed); TF32 is off, because FP32 in the graph means FP32.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,13 @@ _SHOWN_COMPLAINTS = 3
 _Tensor = tuple[str, Any, tuple[int, ...]]  # name, type, shape
 
 
-def compile_network(onnx: Path, manifest: Manifest, batches: BatchProfile, tensorrt: ModuleType) -> bytes:
+def compile_network(
+    onnx: Path,
+    manifest: Manifest,
+    batches: BatchProfile,
+    tensorrt: ModuleType,
+    read: Callable[[Path], bytes] = Path.read_bytes,
+) -> bytes:
     """Return the plan of the graph at `onnx`, whose tensors must be those that `manifest` states.
 
     Args:
@@ -22,6 +29,7 @@ def compile_network(onnx: Path, manifest: Manifest, batches: BatchProfile, tenso
         manifest: of the graph's bundle.
         batches: the optimisation profile.
         tensorrt: the module `tensorrt`, or `tensorrt_rtx`, which builds without a GPU but for its own runtime only.
+        read: returns the bytes of the graph, which a bundle checks.
 
     Raises:
         BundleMismatch: the file is no network, its tensors are others, or TensorRT cannot build it.
@@ -32,7 +40,7 @@ def compile_network(onnx: Path, manifest: Manifest, batches: BatchProfile, tenso
     # TensorRT 11 knows nothing but strong types and ignores the flag; 10 needs it.
     network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = tensorrt.OnnxParser(network, logger)
-    if not parser.parse(onnx.read_bytes()):
+    if not parser.parse(read(onnx)):
         first = parser.get_error(0).desc() if parser.num_errors else complaints.describe()
         message = f"{onnx} is no network that TensorRT reads: {' '.join(first.split())}"
         raise BundleMismatch(message)

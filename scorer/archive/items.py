@@ -28,6 +28,7 @@ class Item:
         data: the bytes, where reading the shard brought them along.
         span: the member's place in the tar.
         faces: boxes that the manifest gives; None means "find them".
+        oversized: why a row's bytes, which are too many, were not read; empty for all others.
         problem: why it cannot be read, known since it was listed; empty for an image.
     """
 
@@ -38,6 +39,7 @@ class Item:
     span: Span | None = None
     faces: tuple[RequestedFace, ...] | None = None
     problem: str = ""
+    oversized: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.names import printable
 from scorer.archive.source.plan import StoredPlan, open_plan, write_plan
 from scorer.archive.source.sources import Archive
-from scorer.bundle import read_bundle
 from scorer.engine import LocalScorer
 from scorer.paths import Boxes, UsageError, read_boxes
 from scorer.settings import Settings
+from scorer.trust import read_trusted_bundle
 
 PLAN_PATIENCE_S = 3600.0  # how long others wait for the process that plans
 READ_SHARE = 0.8  # of an image's time limit; an outage is told from a slow detector by who gives up
@@ -138,7 +138,7 @@ def join_run(  # noqa: PLR0913 - what the command line says
         RunNotReady: there is none yet, and this is not the first process.
         BundleMismatch, PolicyError, UsageError, PayloadUnavailable, SourceDamaged, OSError: as they say.
     """
-    bundle = read_bundle(settings.bundle)
+    bundle = read_trusted_bundle(settings)
     options = {
         "uri_column": archive.uri_column,
         "bytes_column": archive.bytes_column,
@@ -154,7 +154,9 @@ def join_run(  # noqa: PLR0913 - what the command line says
 
     run = open_run(folder, wanted, make_plan, new_run=new_run) if first else await_run(folder, wanted, PLAN_PATIENCE_S)
     # Another machine has another working folder.
-    settings = settings.model_copy(update={"bundle": settings.bundle.absolute(), "policy": wanted.policy})
+    key = settings.bundle_key and settings.bundle_key.absolute()
+    places = {"bundle": settings.bundle.absolute(), "bundle_key": key}
+    settings = settings.model_copy(update=places | {"policy": wanted.policy})
     return Session(folder.absolute(), run, settings)
 
 

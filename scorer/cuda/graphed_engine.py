@@ -7,6 +7,7 @@ where the graph says FP32, so that a face scores the same in every run, up to th
 On a CPU the same steps run without recording, which is how they are tested.
 """
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,17 +46,24 @@ class GraphedEngine:
         device: where.
         max_batch: the largest recorded batch; smaller where the GPU lacks the memory.
         precision: None computes as the graph says; see `OnnxNetwork`.
+        read: see `OnnxNetwork`.
 
     Raises:
         BundleMismatch: the graph cannot be read or has an operator that is not known.
         BackendUnavailable: there is no memory for one crop.
     """
 
-    def __init__(
-        self, model: Path, side: int, device: Kind, max_batch: int = 256, precision: Precision | None = None
+    def __init__(  # noqa: PLR0913, PLR0917 - what an engine may be opened with
+        self,
+        model: Path,
+        side: int,
+        device: Kind,
+        max_batch: int = 256,
+        precision: Precision | None = None,
+        read: Callable[[Path], bytes] = Path.read_bytes,
     ) -> None:
         self._side, self._device, self._xp = side, device, load_array_module(device)
-        self._network = OnnxNetwork(model, device, precision)
+        self._network = OnnxNetwork(model, device, precision, read)
         self.max_batch = max_batch
         self._recordings: dict[int, _Recording] = {}
         self._record_all()

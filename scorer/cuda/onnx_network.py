@@ -46,18 +46,26 @@ class OnnxNetwork:
     """An ONNX graph as calls of PyTorch.
 
     Args:
-        model: the file.
+        model: the file; weights in further files are not looked for.
         device: where its weights lie.
         precision: None computes as the graph says. Otherwise an FP32 graph's convolutions and what lies between
             them are narrowed to it, which is how an exported FP16 graph looks; FP32 stays around them.
+        read: returns the bytes of the file, which a bundle checks.
 
     Raises:
         BundleMismatch: the file is no ONNX, or has an operator that is not known here.
     """
 
-    def __init__(self, model: Path, device: Kind, precision: Precision | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        device: Kind,
+        precision: Precision | None = None,
+        read: Callable[[Path], bytes] = Path.read_bytes,
+    ) -> None:
+        data = read(model)
         try:
-            graph = onnx.load(model).graph
+            graph = onnx.load_model_from_string(data).graph
         except Exception as error:
             message = f"{model} is no ONNX graph ({error}): copy the whole bundle again"
             raise BundleMismatch(message) from error

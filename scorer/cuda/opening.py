@@ -55,7 +55,7 @@ def open_plan(bundle: Bundle) -> tuple[Engine, str]:
     plan, tensorrt = read_plan(bundle), _import("tensorrt")
     from scorer.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - CuPy loads only where it is used
 
-    return TensorRtEngine(plan.path.read_bytes(), bundle.manifest, tensorrt), f"TensorRT {tensorrt.__version__}"
+    return TensorRtEngine(plan.data, bundle.manifest, tensorrt), f"TensorRT {tensorrt.__version__}"
 
 
 def open_rtx(bundle: Bundle) -> tuple[Engine, str]:
@@ -67,7 +67,7 @@ def open_rtx(bundle: Bundle) -> tuple[Engine, str]:
         message = f"a bundle for {bundle.manifest.target} states no plan"
         raise AssertionError(message)
     try:
-        plan = compile_network(bundle.extractor, bundle.manifest, rule.batches, rtx)
+        plan = compile_network(bundle.extractor, bundle.manifest, rule.batches, rtx, bundle.read)
         return TensorRtEngine(plan, bundle.manifest, rtx), f"TensorRT-RTX {rtx.__version__}"
     except BundleMismatch as error:  # it supports fewer GPUs and fewer graphs than TensorRT
         raise EngineNotHere(str(error)) from error
@@ -78,7 +78,8 @@ def open_graphs(bundle: Bundle) -> tuple[Engine, str]:
     torch, _ = _import("torch"), _import("onnx")
     from scorer.cuda.graphed_engine import GraphedEngine  # noqa: PLC0415 - PyTorch loads only where it is used
 
-    engine = GraphedEngine(bundle.extractor, bundle.manifest.preprocess.size, "cuda", GRAPHED_BATCH)
+    side = bundle.manifest.preprocess.size
+    engine = GraphedEngine(bundle.extractor, side, "cuda", GRAPHED_BATCH, read=bundle.read)
     return engine, f"CUDA graphs of PyTorch {torch.__version__}"
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_bad_signature_is_refused(copy: Path, tmp_path: Path, harm: str) -> None
     elif harm == "of another manifest":
         (copy / MANIFEST).write_bytes((copy / MANIFEST).read_bytes() + b"\n")
     with pytest.raises(BundleMismatch):
-        check_trust(copy, None, public)
+        read_bundle(copy, partial(check_trust, copy, digest=None, key=public))
 
 
 def test_another_bundle_is_refused_before_it_is_read(copy: Path) -> None:
@@ -96,7 +97,7 @@ def test_useless_key_is_refused(copy: Path, tmp_path: Path, content: str) -> Non
         openssl("genpkey", "-algorithm", "rsa", "-out", tmp_path / "rsa.pem")
         openssl("pkey", "-in", tmp_path / "rsa.pem", "-pubout", "-out", key)
     with pytest.raises(SettingsError, match=str(key)):
-        check_trust(copy, None, key)
+        read_bundle(copy, partial(check_trust, copy, digest=None, key=key))
 
 
 def test_damaged_file_is_refused_without_an_engine(copy: Path, starter: Bundle) -> None:
@@ -118,3 +119,71 @@ def test_triton_is_asked_for_the_golden_faces(triton: TritonServer, starter: Bun
     finally:
         triton.start()
     assert run.returncode == 75, run.stderr
+
+
+@pytest.mark.parametrize("command", ["score", "scan", "serve", "doctor"])
+@pytest.mark.parametrize("wrong", ["digest", "key"])
+def test_every_job_asks_whose_bundle_it_is(
+    copy: Path, tmp_path: Path, portrait: bytes, command: str, wrong: str
+) -> None:
+    """A bundle with another digest, or without the signature that the settings ask for, ends each job with 65."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(portrait)
+    (tmp_path / "requests.jsonl").write_text("{}\n")
+    arguments = {
+        "score": ["score", tmp_path / "images"],
+        "scan": ["scan", tmp_path / "images", "--out", tmp_path / "run"],
+        "serve": ["serve", "--replay", tmp_path / "requests.jsonl"],
+        "doctor": ["doctor"],
+    }[command]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("UNLENSED_")}
+    if wrong == "digest":
+        arguments = [*arguments, "--digest", "0" * 64]
+    else:
+        clean["UNLENSED_BUNDLE_KEY"] = str(make_key(tmp_path, "ours")[1])
+    run = subprocess.run(
+        [UNLENSED, *arguments, "--bundle", copy], env=clean, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert run.returncode == 65, run.stderr
+    sentence = "this is another bundle" if wrong == "digest" else "without a signature no key can vouch"
+    assert sentence in run.stdout + run.stderr
+
+
+def test_a_signed_bundle_scores(copy: Path, tmp_path: Path, portrait: bytes, starter: Bundle) -> None:
+    """With the right digest and key a job runs as without them."""
+    private, public = make_key(tmp_path, "ours")
+    sign(copy, private)
+    image = tmp_path / "a.png"
+    image.write_bytes(portrait)
+    run = subprocess.run(
+        [UNLENSED, "score", image, "--bundle", copy, "--digest", starter.model.digest, "--key", public, "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_the_bytes_that_were_vouched_for_are_parsed(copy: Path, starter: Bundle) -> None:
+    """A manifest that changes once it was vouched for is not the one that is parsed."""
+
+    def vouch(manifest: bytes) -> None:
+        check_trust(copy, manifest, starter.model.digest, None)
+        (copy / MANIFEST).write_text("another")
+
+    assert read_bundle(copy, vouch).model.digest == starter.model.digest
+
+
+def test_a_network_that_changed_since_is_not_read(copy: Path) -> None:
+    """The bytes of a network are hashed when an engine takes them, not only when the bundle was checked."""
+    bundle = read_bundle(copy)
+    data = bytearray(bundle.extractor.read_bytes())
+    data[-1] ^= 1
+    bundle.extractor.write_bytes(data)
+    with pytest.raises(BundleMismatch, match="has changed"):
+        bundle.read(bundle.extractor)
+    detector = copy / bundle.manifest.detector.file
+    with bundle.copied(detector) as folder:
+        detector.write_bytes(b"another")
+        assert (folder / bundle.manifest.detector.file).read_bytes() != b"another"

@@ -7,10 +7,12 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from braceexpand import braceexpand
 
+from scorer.archive.source.tars import BoundedFile, next_member, open_tar
 from training.data.exif import ExifReading, ExifTags, read_json_exif
 from training.data.photos import Photo, check_bytes
 
@@ -78,9 +80,11 @@ class TarPhotos:
         for path in self.paths:
             try:
                 check_blocks(path)  # tarfile takes half a header at the end for the end
-                # "r:" reads no compression: finding a member again would decompress the tar from its start.
-                with tarfile.open(path, "r:") as archive:
-                    files = (member for member in archive if member.isreg())
+                # No compression is read: finding a member again would decompress the tar from its start.
+                with path.open("rb") as file:
+                    bounded = BoundedFile(file)
+                    archive = open_tar(bounded)
+                    files = (each for each in iter(partial(next_member, archive, bounded), None) if each.isreg())
                     for _, members in itertools.groupby(files, lambda member: _split_name(member)[0]):
                         yield path, archive, list(members)
             except tarfile.TarError as error:

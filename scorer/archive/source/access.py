@@ -82,6 +82,8 @@ def read_image_bytes(item: Item, access: Access) -> bytes:
     """
     if item.problem:
         raise Unscorable(Reason.UNREADABLE, item.problem)
+    if item.oversized:
+        raise Unscorable(Reason.TOO_MANY_BYTES, item.oversized)
     if item.data is not None:
         return item.data
     if item.span is None:

@@ -13,7 +13,7 @@ from scorer.archive.items import Item, SourceChanged, SourceDamaged
 from scorer.archive.left_out import LeftOut
 from scorer.archive.source.faces import read_faces
 from scorer.archive.source.names import describe, shorten_id, source_of
-from scorer.archive.source.parquet import find_type, holds_bytes, open_parquet, read_columns
+from scorer.archive.source.parquet import TooLarge, find_type, holds_bytes, open_parquet, read_columns
 from scorer.archive.source.stores import StoreFile, Version, read_version
 from scorer.archive.source.tars import read_members
 from scorer.paths import UsageError
@@ -112,7 +112,7 @@ def _leaf(metadata: pq.FileMetaData, column: str) -> int:
 
 
 def read_container(container: Container, max_bytes: int, left_out: Counter[str]) -> Iterator[Item]:
-    """Yield the images of a container with their bytes; above `max_bytes`, a tar's member comes without.
+    """Yield the images of a container with their bytes; what is above `max_bytes` comes without.
 
     Args:
         container: what to read.
@@ -129,7 +129,7 @@ def read_container(container: Container, max_bytes: int, left_out: Counter[str])
         if container.kind == "tar":
             yield from _read_tar(container, max_bytes, left_out)
         else:
-            yield from _read_rows(container, left_out)
+            yield from _read_rows(container, max_bytes, left_out)
     except FileNotFoundError:
         message = f"{describe(container.uri)} went while it was read"
         raise SourceChanged(message) from None
@@ -159,14 +159,16 @@ def _read_tar(container: Container, max_bytes: int, left_out: Counter[str]) -> I
         yield from read_members(file, container.uri, max_bytes, left_out)
 
 
-def _read_rows(container: Container, left_out: Counter[str]) -> Iterator[Item]:
+def _read_rows(container: Container, max_bytes: int, left_out: Counter[str]) -> Iterator[Item]:
     uri, source = container.uri, source_of(container.uri)
     columns = [container.data_column] + ([container.faces_column] if container.faces_column else [])
     groups = range(container.row_group, container.row_group + container.row_groups)
     with open_parquet(uri) as parquet:
-        rows = read_columns(parquet, columns, groups, _BATCH_ROWS, uri)
+        rows = read_columns(parquet, columns, groups, _BATCH_ROWS, uri, max_bytes)
         for row, (data, *faces) in zip(count(container.first_row), rows, strict=False):
-            if data is not None:
+            if isinstance(data, TooLarge):
+                yield Item(shorten_id(f"{uri}#{row}"), source, uri, oversized=data.why)
+            elif data is not None:
                 found = read_faces(faces[0], uri) if faces else None
                 yield Item(shorten_id(f"{uri}#{row}"), source, uri, data, faces=found)
             elif container.images is None:  # else the plan counts it

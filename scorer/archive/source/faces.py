@@ -7,6 +7,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from scorer.messages import MAX_FACES, RequestedFace, describe_problems
 from scorer.paths import UsageError
 
+MAX_TEXT_BYTES = 2**20
 Faces = tuple[RequestedFace, ...]
 _FACES: TypeAdapter[Faces] = TypeAdapter(Annotated[Faces, Field(max_length=MAX_FACES)])
 
@@ -21,6 +22,9 @@ def read_faces(value: object, where: str) -> Faces | None:
     """
     if value is None or value == "":
         return None
+    if isinstance(value, str | bytes) and len(value) > MAX_TEXT_BYTES:
+        message = f"{where} has no usable faces: {len(value)} bytes of JSON, over the limit of {MAX_TEXT_BYTES}"
+        raise UsageError(message)
     try:
         faces = _FACES.validate_json(value) if isinstance(value, str | bytes) else _FACES.validate_python(value)
     except ValidationError as error:

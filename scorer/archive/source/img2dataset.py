@@ -15,7 +15,7 @@ from scorer.paths import UsageError
 _STATS = "_stats.json"
 _OURS = re.compile(rf"\d+(\.tar|\.parquet|{re.escape(_STATS)})?")
 _IMAGE_COLUMNS = ("jpg", "png", "webp")
-_MAX_STATS_BYTES = 2**24  # it counts every error message that came
+_MAX_STATS_BYTES = 2**22  # it counts every error message that came
 
 
 def is_part(name: str) -> bool:

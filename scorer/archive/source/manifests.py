@@ -20,7 +20,7 @@ from scorer.archive.source.stores import LOCAL, StoreFile, open_store
 from scorer.paths import UsageError
 from scorer.text_files import OtherEncoding, explain_byte, refuse_wide_text
 
-MAX_LINE_BYTES = 2**24
+MAX_ROW_BYTES = 2**20  # of a line, or of the lines of a CSV row: a path, and 64 faces with their names
 _HEAD_BYTES = 1024
 _BLANK = codecs.BOM_UTF8 + b" \t\r\n"
 _BATCH_ROWS = 1024
@@ -93,12 +93,18 @@ def _parquet_rows(manifest: str, uri_column: str, faces_column: str | None) -> I
 
 def _csv_rows(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[tuple[Any, Any]]:
     with _open_text(manifest) as file:
-        lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-        rows = csv.DictReader(lines, strict=True)
+        lines = _RowLines(file)
+        rows = csv.reader(lines, strict=True)
         try:
-            _require_columns(rows.fieldnames or (), (uri_column, faces_column), manifest)
+            names = next(rows, [])
+            _require_columns(names, (uri_column, faces_column), manifest)
+            # The last one of two columns of a name, as `csv.DictReader` has it, which makes a dictionary of each row.
+            places = {name: place for place, name in enumerate(names) if name in {uri_column, faces_column}}
             for row in rows:
-                yield row[uri_column], row[faces_column] if faces_column else None
+                lines.begin_row()
+                if row:
+                    found = {name: row[place] for name, place in places.items() if place < len(row)}
+                    yield found.get(uri_column), found.get(faces_column or "")
         except UnicodeDecodeError:
             raise _find_other_encoding(manifest) from None
         except csv.Error as error:
@@ -106,10 +112,38 @@ def _csv_rows(manifest: str, uri_column: str, faces_column: str | None) -> Itera
             raise SourceDamaged(message) from error
 
 
+class _RowLines:
+    """The lines of a CSV file; those of one row are bounded together.
+
+    Raises:
+        UnicodeDecodeError: a line is not UTF-8.
+        csv.Error: a row is longer than any real one.
+    """
+
+    def __init__(self, file: "io.BufferedReader[StoreFile]") -> None:
+        self._text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        self._left = MAX_ROW_BYTES
+
+    def begin_row(self) -> None:
+        """Allow the next row as much as any."""
+        self._left = MAX_ROW_BYTES
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._text.readline(self._left + 1):
+            self._left -= len(line)
+            if self._left < 0:
+                message = f"a row of more than {MAX_ROW_BYTES} characters"
+                raise csv.Error(message)
+            yield line
+
+
 def _jsonl_rows(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[tuple[Any, Any]]:
     first = True
     with _open_text(manifest) as file:
         for number, line in _number_lines(file):
+            if len(line) > MAX_ROW_BYTES:
+                message = f"{describe(manifest)} holds more than {MAX_ROW_BYTES} bytes in line {number}"
+                raise SourceDamaged(message)
             if not line.strip():
                 continue
             try:
@@ -129,7 +163,7 @@ def _jsonl_rows(manifest: str, uri_column: str, faces_column: str | None) -> Ite
 
 
 def _number_lines(file: "io.BufferedReader[StoreFile]") -> Iterator[tuple[int, bytes]]:
-    return enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1)
+    return enumerate(iter(lambda: file.readline(MAX_ROW_BYTES + 1), b""), 1)
 
 
 @contextmanager

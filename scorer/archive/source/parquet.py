@@ -1,7 +1,11 @@
 """Parquet manifests: their columns, and their rows a few at a time."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -9,10 +13,27 @@ import pyarrow.parquet as pq
 
 from scorer.archive.items import SourceDamaged
 from scorer.archive.source.names import describe
+from scorer.archive.source.parquet_pages import BadPages, Page, read_pages
 from scorer.archive.source.stores import StoreFile
+from scorer.messages import MAX_FACES
 from scorer.paths import UsageError
 
 PAGE_BUFFER_BYTES = 2**20
+# What a page may grow by when it is inflated. Photographs do not shrink; PyArrow puts up to 1,024 into one page.
+MAX_INFLATION_BYTES = 2**27
+MAX_DICTIONARY_INFLATION_BYTES = 2**24  # its values are copied into each row that names them
+BATCH_BYTES = 2**26
+MAX_NESTED_VALUES = 2**24  # in a column of lists, of one row group
+# A footer's structures take up to 250 times its bytes; a larger one is tried by a process that may be refused memory.
+TRUSTED_FOOTER_BYTES, MAX_FOOTER_BYTES, FOOTER_MEMORY_BYTES = 2**20, 2**27, 640 * 2**20
+_TAIL_BYTES = 8
+_TRY_FOOTER = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_DATA, ({FOOTER_MEMORY_BYTES}, {FOOTER_MEMORY_BYTES}))
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+import pyarrow as pa, pyarrow.parquet as pq
+pq.read_metadata(pa.BufferReader(sys.stdin.buffer.read()))
+"""
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
 _BYTES = (
     pa.types.is_binary,
@@ -33,10 +54,29 @@ def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
         PayloadUnavailable: the store fails.
     """
     with StoreFile(uri, scattered=True) as file:
+        _try_footer(file, uri)
         with _damage(uri):
             parquet = pq.ParquetFile(pa.PythonFile(file, mode="r"), pre_buffer=False, buffer_size=PAGE_BUFFER_BYTES)
         with parquet:
             yield parquet
+
+
+def _try_footer(file: StoreFile, uri: str) -> None:
+    length = file.seek(0, os.SEEK_END)
+    file.seek(max(0, length - _TAIL_BYTES))
+    size = int.from_bytes(file.read(4), "little")
+    if TRUSTED_FOOTER_BYTES < size <= min(MAX_FOOTER_BYTES, length):
+        file.seek(max(0, length - _TAIL_BYTES - size))
+        tail = b"PAR1" + file.read(size + _TAIL_BYTES)
+        program = [sys.executable, "-c", _TRY_FOOTER]
+        tried = subprocess.run(program, input=tail, capture_output=True, check=False)  # noqa: S603 - all of it is ours
+        problem = "is damaged, or takes more memory than any real one" if tried.returncode else ""
+    else:
+        problem = "is larger than that of any real file" if MAX_FOOTER_BYTES < size <= length else ""
+    file.seek(0)
+    if problem:
+        message = f"{describe(uri)} cannot be read: its footer of {size} bytes {problem}"
+        raise SourceDamaged(message)
 
 
 def find_type(parquet: pq.ParquetFile, column: str, uri: str) -> pa.DataType:
@@ -86,18 +126,104 @@ def _is_any(kind: pa.DataType, wanted: Sequence[Callable[[pa.DataType], bool]]) 
     return any(is_one(kind) for is_one in wanted)
 
 
-def read_columns(
-    parquet: pq.ParquetFile, columns: Sequence[str], row_groups: Sequence[int], batch_rows: int, uri: str
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """Stands for a value that was not read; the sentence begins in the middle and says why."""
+
+    why: str
+
+
+def read_columns(  # noqa: PLR0913, PLR0917 - what is read, of what, and how much of it at once
+    parquet: pq.ParquetFile,
+    columns: Sequence[str],
+    row_groups: Sequence[int],
+    batch_rows: int,
+    uri: str,
+    max_bytes: int | None = None,
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the values of `columns` in each row of `row_groups`, in order; memory holds a batch and a page a column.
 
-    How large a page is was decided when the file was written: PyArrow puts up to 1,024 values into one.
+    How large a page is was decided when the file was written: PyArrow puts up to 1,024 values into one. A page that
+    inflates out of proportion is not read, and large values are read one by one.
+
+    Args:
+        parquet: the file.
+        columns: their names.
+        row_groups: their numbers.
+        batch_rows: at most so many rows at once.
+        uri: of the file.
+        max_bytes: a longer value, or one in a page that is not read, comes as `TooLarge`; None: the page is damage.
 
     Raises:
         SourceDamaged: a page cannot be read.
         PayloadUnavailable: the store fails.
     """
-    batches = parquet.iter_batches(batch_rows, row_groups=row_groups, columns=columns, use_threads=False)
+    with StoreFile(uri, scattered=True) as file:
+        for number in row_groups:
+            pages = _measure(parquet, columns, number, file, uri)
+            bomb = next(filter(_inflates, pages), None)
+            if bomb:
+                why = f"a page of {bomb.stored} bytes inflates to {bomb.size}: write the file with smaller pages"
+                if max_bytes is None:
+                    message = f"{describe(uri)} is damaged: {why}"
+                    raise SourceDamaged(message)
+                for _ in range(parquet.metadata.row_group(number).num_rows):
+                    yield tuple(TooLarge(why) for _ in columns)
+            elif parquet.metadata.row_group(number).num_rows:
+                rows = _choose_rows(pages, batch_rows)
+                yield from _read_group(parquet, columns, number, rows, uri, max_bytes)
+
+
+def _measure(parquet: pq.ParquetFile, columns: Sequence[str], number: int, file: StoreFile, uri: str) -> list[Page]:
+    """Return what the pages of `columns` state.
+
+    Raises:
+        SourceDamaged: they, or the row group, state what cannot be.
+    """
+    group, schema = parquet.metadata.row_group(number), parquet.metadata.schema
+    found: list[Page] = []
+    try:
+        for place in range(group.num_columns):
+            leaf = schema.column(place)
+            if any(leaf.path == column or leaf.path.startswith(f"{column}.") for column in columns):
+                pages = list(read_pages(file, group.column(place)))
+                _require_plausible(pages, leaf.max_repetition_level > 0, group.num_rows, file.seek(0, os.SEEK_END))
+                found += pages
+    except (BadPages, pa.ArrowException, OSError) as error:
+        message = f"{describe(uri)} is no Parquet file, or is damaged: {error}"
+        raise SourceDamaged(message) from error
+    return found
+
+
+def _require_plausible(pages: Sequence[Page], nested: bool, rows: int, length: int) -> None:  # noqa: FBT001
+    values = sum(page.values for page in pages if not page.dictionary)
+    if rows < 0 or rows > length + MAX_NESTED_VALUES:
+        message = f"a file of {length} bytes states {rows} rows"
+        raise BadPages(message)
+    if nested and values > MAX_NESTED_VALUES:
+        message = f"its lists hold {values} values in one row group: write smaller ones"
+        raise BadPages(message)
+
+
+def _inflates(page: Page) -> bool:
+    limit = MAX_DICTIONARY_INFLATION_BYTES if page.dictionary else MAX_INFLATION_BYTES
+    return page.size - page.stored > limit
+
+
+def _choose_rows(pages: Sequence[Page], most: int) -> int:
+    """Return how many rows fit into a batch, whichever values of the pages are in it."""
+    total = sum(page.size for page in pages)
+    repeated = max((page.size for page in pages if page.dictionary), default=0)
+    if total <= BATCH_BYTES and repeated * most <= BATCH_BYTES:
+        return most
+    return max(1, min(most, BATCH_BYTES // max(page.size for page in pages)))
+
+
+def _read_group(  # noqa: PLR0913, PLR0917 - as `read_columns`
+    parquet: pq.ParquetFile, columns: Sequence[str], number: int, rows: int, uri: str, max_bytes: int | None
+) -> Iterator[tuple[Any, ...]]:
+    with _damage(uri):
+        batches = parquet.iter_batches(rows, row_groups=[number], columns=columns, use_threads=False)
     while True:
         with _damage(uri):
             batch = next(batches, None)
@@ -105,7 +231,23 @@ def read_columns(
             return
         values = [_column(batch, column) for column in columns]
         for row in range(batch.num_rows):
-            yield tuple(value[row].as_py() for value in values)
+            yield tuple(_read_value(value[row], max_bytes) for value in values)
+        del batch, values  # before the next one is read
+
+
+def _read_value(value: pa.Scalar, max_bytes: int | None) -> Any:  # noqa: ANN401 - whatever a column holds
+    """Return a value as Python has it, if that is not out of proportion."""
+    if isinstance(value, pa.DictionaryScalar):
+        value = value.value
+    if isinstance(value, pa.ExtensionScalar):
+        return _read_value(value.value, max_bytes) if value.is_valid else None
+    if max_bytes is not None and isinstance(value, pa.BinaryScalar) and value.is_valid:
+        size = value.as_buffer().size
+        if size > max_bytes:
+            return TooLarge(f"{size} bytes, the limit is {max_bytes}")
+    if isinstance(value, pa.ListScalar) and value.is_valid and len(value.values) > MAX_FACES:
+        return value.values[: MAX_FACES + 1].to_pylist()  # more than whoever asks takes
+    return value.as_py()
 
 
 def _column(batch: pa.RecordBatch, column: str) -> pa.Array:

@@ -4,54 +4,111 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import IO, cast
 
 from scorer.archive.items import Item, SourceDamaged, Span
 from scorer.archive.left_out import LeftOut, judge_name
+from scorer.archive.source.duplicates import Seen
 from scorer.archive.source.names import describe, printable, shorten_id, source_of
 from scorer.archive.source.stores import StoreFile
 
-MAX_HEADER_BYTES = 2**20
+MAX_HEADER_BYTES = 2**20  # of one member, all of its headers together
+MAX_GLOBAL_CHARACTERS = 2**16
 _ZEROS_BYTES = 2**20
-# What tarfile raises on bytes that are no tar: its own errors, and those of numbers and texts that it converts.
-_DAMAGE = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError)
+# What tarfile raises on bytes that are no tar besides its own errors: those of numbers and texts that it converts.
+_OTHER_DAMAGE = (ValueError, OverflowError, RecursionError, EOFError)
 
 
-class _BoundedFile:
-    """Keeps a header that claims terabytes, or a negative number of bytes, from being read."""
+class BoundedFile:
+    """Keeps headers that claim terabytes, or a negative number of bytes, or go on and on, from being read.
 
-    def __init__(self, file: StoreFile) -> None:
+    Long names, extended headers and maps of sparse files come as chains, of which `tarfile` holds every link.
+    """
+
+    def __init__(self, file: "StoreFile | IO[bytes]") -> None:
         self.seek, self.tell, self._file = file.seek, file.tell, file
+        self._left: int | None = None
+
+    @contextmanager
+    def reading_headers(self) -> Iterator[None]:
+        """Bound what is read meanwhile, which is the headers of one member."""
+        self._left = MAX_HEADER_BYTES
+        try:
+            yield
+        finally:
+            self._left = None
 
     def read(self, size: int) -> bytes:
-        if not 0 <= size <= MAX_HEADER_BYTES:
-            message = f"a header of {size} bytes"
-            raise tarfile.ReadError(message)
+        """Return bytes from here.
+
+        Raises:
+            tarfile.ReadError: the member's headers are longer than any real ones.
+        """
+        if self._left is not None:
+            if not 0 <= size <= self._left:
+                message = f"a header of {size} bytes, or several with more than {MAX_HEADER_BYTES}"
+                raise tarfile.ReadError(message)
+            self._left -= size
         return self._file.read(size)
+
+
+@contextmanager
+def _as_tar_error() -> Iterator[None]:
+    try:
+        yield
+    except _OTHER_DAMAGE as error:
+        raise tarfile.ReadError(str(error)) from error
+
+
+def open_tar(file: BoundedFile) -> tarfile.TarFile:
+    """Open a tar where the file stands.
+
+    Raises:
+        tarfile.TarError: it is none.
+    """
+    with _as_tar_error(), file.reading_headers():
+        return tarfile.TarFile(fileobj=cast("IO[bytes]", file), mode="r")
+
+
+def next_member(archive: tarfile.TarFile, file: BoundedFile) -> tarfile.TarInfo | None:
+    """Return the next member of a tar, None behind the last one; `archive` keeps none of them.
+
+    Raises:
+        tarfile.TarError: it is no plain tar.
+    """
+    with _as_tar_error(), file.reading_headers():
+        member = archive.next()
+    if member is not None and (member.size < 0 or archive.offset <= member.offset):
+        message = "a header leads back"
+        raise tarfile.ReadError(message)
+    archive.members = []  # type: ignore[attr-defined] # tarfile would keep them all
+    # Global headers stay, and each member gets a copy of them.
+    if sum(len(name) + len(value) for name, value in archive.pax_headers.items()) > MAX_GLOBAL_CHARACTERS:
+        message = "global headers without end"
+        raise tarfile.ReadError(message)
+    return member
 
 
 def read_members(file: StoreFile, uri: str, max_bytes: int, left_out: Counter[str] | None = None) -> Iterator[Item]:
     """Yield the images of a tar, those whose name has an image's suffix; `data` is None above `max_bytes`.
 
     Sidecars, links and devices are left out and counted. A sparse member stands for an image that cannot be read. A
-    name that comes again gets a number. Memory holds one member and the images' names.
+    name that comes again gets a number. Memory holds one member; the names are on disk.
 
     Raises:
         SourceDamaged: it is no plain tar, or ends before its end mark.
         PayloadUnavailable: the store fails.
+        OSError: the disk for temporary files is full.
     """
-    seen: set[str] = set()
-    for name, span in walk_members(file, uri, left_out):
-        content_id = unique = shorten_id(f"{uri}/{printable(name)}")
-        number = 1
-        while unique in seen:
-            number += 1
-            unique = f"{content_id}#{number}"
-        seen.add(unique)
-        if span is None:
-            yield Item(unique, source_of(uri), uri, problem="stored sparse in its tar: make the tar without --sparse")
-        else:
-            yield Item(unique, source_of(uri), uri, _read_member(file, uri, span, max_bytes), span)
+    with Seen() as seen:
+        for name, span in walk_members(file, uri, left_out):
+            unique = seen.number(shorten_id(f"{uri}/{printable(name)}"))
+            if span is None:
+                problem = "stored sparse in its tar: make the tar without --sparse"
+                yield Item(unique, source_of(uri), uri, problem=problem)
+            else:
+                yield Item(unique, source_of(uri), uri, _read_member(file, uri, span, max_bytes), span)
 
 
 def walk_members(file: StoreFile, uri: str, left_out: Counter[str] | None = None) -> Iterator[tuple[str, Span | None]]:
@@ -77,19 +134,16 @@ def _walk_one(
 ) -> Generator[tuple[str, Span | None], None, int]:
     """Walk the tar that begins at byte `start`; return where its end mark is."""
     archive, end = None, start
+    bounded = BoundedFile(file)
     file.seek(start)
     while True:
         try:
-            if archive is None:
-                archive = tarfile.TarFile(fileobj=cast("IO[bytes]", _BoundedFile(file)), mode="r")
-            member = archive.next()
-        except _DAMAGE as error:
+            archive = archive or open_tar(bounded)
+            member = next_member(archive, bounded)
+        except tarfile.TarError as error:
             raise _damage(uri, end, str(error)) from error
-        archive.members = []  # type: ignore[attr-defined] # tarfile would keep them all
         if member is None:
             break
-        if member.size < 0 or archive.offset <= end:
-            raise _damage(uri, end, "a header leads back")
         if image := _take_image(member, length, left_out):
             yield image
         if archive.offset > length:  # before tarfile goes there: no disk has places beyond 2^63

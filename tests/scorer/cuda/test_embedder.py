@@ -17,7 +17,7 @@ from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason
 from ingest.resampling import measure_high_band
 from ingest.spec import FaceBox, Window
-from scorer.bundle import Bundle, BundleMismatch, embed_golden, read_golden, verify_engine
+from scorer.bundle import Bundle, BundleMismatch, embed_golden, verify_engine
 from scorer.cuda.embedder import CudaEmbedder
 from scorer.cuda.graphed_engine import GraphedEngine
 from scorer.decide import Policy
@@ -159,13 +159,13 @@ def test_golden_faces_tell_another_network(gpu_bundle: Bundle, embedder: CudaEmb
     """The answers on record are the starter's, and this network does not pass for it; its own answers pass."""
     with pytest.raises(BundleMismatch, match="nats away from the golden answers"):
         verify_engine(gpu_bundle, embedder)
-    assert embed_golden(read_golden(gpu_bundle.folder), gpu_bundle, embedder).features.shape == (3, 768)
+    assert embed_golden(gpu_bundle.golden, gpu_bundle, embedder).features.shape == (3, 768)
 
 
 LOSING = """
 from pathlib import Path
 import cupy
-from scorer.bundle import embed_golden, read_bundle, read_golden
+from scorer.bundle import embed_golden, read_bundle
 from scorer.cuda.embedder import CudaEmbedder
 
 class LosingEngine:
@@ -175,7 +175,7 @@ class LosingEngine:
         raise cupy.cuda.runtime.CUDARuntimeError(719)
 
 bundle, engine = read_bundle(Path({folder!r})), LosingEngine()
-embed_golden(read_golden(bundle.folder), bundle, CudaEmbedder(bundle.model, engine, 1, "cpu"))
+embed_golden(bundle.golden, bundle, CudaEmbedder(bundle.model, engine, 1, "cpu"))
 """
 
 

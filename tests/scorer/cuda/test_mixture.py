@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from scorer.bundle import Bundle, read_golden
+from scorer.bundle import Bundle
 from scorer.cuda import mixture as device
 from scorer.cuda.mixture import KERNEL, KERNEL_NAME, THREADS, DeviceMixture
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
@@ -72,7 +72,7 @@ def test_a_row_that_is_not_finite_gives_nan(bad: float) -> None:
 
 def test_the_starter_s_faces_weigh_the_same(starter: Bundle) -> None:
     """The golden faces' likelihoods are those on record."""
-    golden = read_golden(starter.folder)
+    golden = starter.golden
     found = DeviceMixture(starter.model.mixture, np).log_likelihood(golden.features)
     np.testing.assert_allclose(found, golden.log_likelihoods, atol=NATS)
 
