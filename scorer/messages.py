@@ -49,6 +49,7 @@ class Status(StrEnum):
 class DeadLetterCode(StrEnum):
     """Why a record of a stream got no result."""
 
+    UNREADABLE = "unreadable"
     NULL_VALUE = "null_value"
     TOO_LARGE = "too_large"
     NOT_JSON = "not_json"

@@ -1,11 +1,10 @@
 """Records to requests and results to records: JSON values, CloudEvents facts in the headers (binary mode)."""
 
-from collections.abc import Iterable
-
 from pydantic import ValidationError
 
 from scorer.messages import DeadLetterCode, ScoreRequest, ScoreResult, describe_problems
 from scorer.stream.broker import Headers, Outgoing, Record
+from scorer.stream.dead_letters import find_unreadable
 
 RESULT_TYPE = "unlensed.result.v1"
 
@@ -22,9 +21,11 @@ def parse_request(record: Record, max_bytes: int) -> ScoreRequest:
     """Return the request in a record's value.
 
     Raises:
-        InvalidRecord: null_value, too_large, not_json or wrong_schema. The message names fields and rules, never
-            the values that were found: they may be pictures or secrets.
+        InvalidRecord: unreadable, null_value, too_large, not_json or wrong_schema. The message names fields and
+            rules, never the values that were found: they may be pictures or secrets.
     """
+    if reason := find_unreadable(record):
+        raise InvalidRecord(DeadLetterCode.UNREADABLE, f"the record cannot be read: {reason}")
     if record.value is None:
         message = "the record has no value; a request is a JSON object"
         raise InvalidRecord(DeadLetterCode.NULL_VALUE, message)
@@ -39,9 +40,7 @@ def parse_request(record: Record, max_bytes: int) -> ScoreRequest:
         raise InvalidRecord(code, describe_problems(error, "request")) from None
 
 
-def encode_result(
-    record: Record, result: ScoreResult, topic: str, mode: str, trace: Iterable[tuple[str, bytes]] = ()
-) -> Outgoing:
+def encode_result(record: Record, result: ScoreResult, topic: str, mode: str, trace: Headers = ()) -> Outgoing:
     """Return the record that answers `record`; it keeps the key, so that results are partitioned as requests are."""
     facts = {
         "content-type": "application/json",

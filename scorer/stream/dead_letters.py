@@ -102,6 +102,13 @@ def dead_letter(  # noqa: PLR0913, PLR0917 - one argument per fact
     return Outgoing(topic, record.key, record.value, (*_forget_older_deaths(record.headers), *account))
 
 
+def find_unreadable(record: Record) -> str | None:
+    """Return why the client could not parse the record that this one stands for, None where it stands for itself."""
+    if record.key is not None or record.value is not None or [name for name, _ in record.headers] != [UNREADABLE]:
+        return None
+    return (record.headers[0][1] or b"").decode(errors="replace")
+
+
 def read_letter(record: Record) -> Letter:
     """Return what a record of the dead-letter topic says.
 
@@ -112,7 +119,7 @@ def read_letter(record: Record) -> Letter:
         message = "it does not end with the headers of a dead letter"
         raise NotReplayable(message)
     code, reason, topic, partition, offset, timestamp_ms, attempts, bundle = (
-        value.decode(errors="replace") for _, value in record.headers[-len(NAMES) :]
+        (value or b"").decode(errors="replace") for _, value in record.headers[-len(NAMES) :]
     )
     try:
         place = Place(topic, int(partition))
@@ -132,7 +139,7 @@ def restore(record: Record) -> Outgoing:
     """
     letter = read_letter(record)
     headers = record.headers[: -len(NAMES)]
-    if any(name == UNREADABLE for name, _ in headers):
+    if record.key is None and record.value is None and any(name == UNREADABLE for name, _ in headers):
         message = "its original could not be parsed, so that only its place is known"
         raise NotReplayable(message)
     return Outgoing(letter.death.place.topic, record.key, record.value, headers)

@@ -6,23 +6,24 @@ partitions are not given away yet, heartbeats go on and commits still work.
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition, errors
-from kafka.consumer.fetcher import ConsumerRecord, Fetcher
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.partitioner import DefaultPartitioner
+from kafka.record import memory_records
+from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.serializer import Serializer
 from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 
 from scorer.settings import SettingsError
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, Position, Record
-from scorer.stream.dead_letters import UNREADABLE
+from scorer.stream.kafka_records import HeaderName, TolerantRecords
 from scorer.stream.kafka_security import is_encrypted, security_options, split_addresses
 from scorer.stream.settings import KafkaSettings
 from scorer.transport import require_private_transport
@@ -119,7 +120,7 @@ class Brokers:
             receive_message_max_bytes=FRAME_BYTES,
             **(membership if joins else {}),
         )
-        consumer._fetcher.PartitionRecords = _TolerantRecords  # noqa: SLF001 - it has no option for this
+        consumer._fetcher.PartitionRecords = TolerantRecords  # noqa: SLF001 - it has no option for this
         return consumer, connections
 
     def open_producer(self, transactional_id: str | None) -> Any:  # noqa: ANN401 - the client ships no types
@@ -221,27 +222,6 @@ class _PatientClient(KafkaNetClient):  # type: ignore[misc]  # the client ships 
             return False
 
 
-class _TolerantRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # the client ships no types
-    next_fetch_offset: int
-
-    def take(self, n: int | None = None) -> list[ConsumerRecord]:
-        """Return a record that cannot be parsed without key and value, so that it becomes a dead letter.
-
-        Brokers do not look into records: a header's name that is no UTF-8 is enough. The client itself raises once,
-        then spins at that record for ever. Those behind it in the same batch cannot be parsed either.
-        """
-        try:
-            return list(super().take(n))
-        except errors.CorruptRecordError as error:
-            place, offset = self.topic_partition, self.next_fetch_offset
-            self.drain()
-            if "crc check" in str(error):
-                raise  # damaged on its way here: it may be whole when it is fetched again
-            self.next_fetch_offset = offset + 1
-            unreadable = [(UNREADABLE, str(error).encode()[:200])]
-            return [ConsumerRecord(*place, -1, offset, 0, 0, None, None, unreadable, None, -1, -1, -1)]
-
-
 class _Joining:
     """A join under way, which the client will wait for again even if it is done by then."""
 
@@ -322,6 +302,25 @@ logging.getLogger("kafka.coordinator.consumer").addFilter(_is_no_hand_over)  # o
 
 
 _NOTHING = object()  # stands for an absent value, which the client refuses beside an absent key
+_NO_VALUE = bytes(bytearray(1))  # stands for a header's absent value, which the client refuses; known by its identity
+
+
+class _Builder(DefaultRecordBatchBuilder):  # type: ignore[misc]  # the client ships no types
+    def append(
+        self,
+        offset: int,
+        timestamp: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]],
+        **options: object,
+    ) -> object:
+        """Write a record; a header may be without a value, which everything above this insists on."""
+        kept = [(name, None if content is _NO_VALUE else content) for name, content in headers]
+        return super().append(offset, timestamp, key, value, kept, **options)
+
+
+memory_records.DefaultRecordBatchBuilder = _Builder  # the client has no option for this
 
 
 class _Verbatim(Serializer):  # type: ignore[misc]  # the client ships no types
@@ -338,14 +337,20 @@ class _Partitioner(DefaultPartitioner):  # type: ignore[misc]  # the client ship
 def send_record(producer: Any, record: Outgoing) -> Any:  # noqa: ANN401 - the client ships no types
     """Hand a record to the client; return what can be waited for."""
     value = _NOTHING if record.value is None else record.value
-    return producer.send(record.topic, value, key=record.key, headers=list(record.headers))
+    headers = [(HeaderName(name), _NO_VALUE if content is None else content) for name, content in record.headers]
+    return producer.send(record.topic, value, key=record.key, headers=headers)
 
 
 def to_record(fetched: Any) -> Record:  # noqa: ANN401 - the client ships no types
-    """Return a record as the seam has it; a header without a value gets an empty one."""
-    headers = tuple((name, value or b"") for name, value in fetched.headers)
+    """Return a record as the seam has it."""
     return Record(
-        fetched.topic, fetched.partition, fetched.offset, fetched.timestamp, fetched.key, fetched.value, headers
+        fetched.topic,
+        fetched.partition,
+        fetched.offset,
+        fetched.timestamp,
+        fetched.key,
+        fetched.value,
+        tuple(fetched.headers),
     )
 
 
