@@ -38,6 +38,7 @@ class Reach(NamedTuple):
 
 @dataclass(slots=True)
 class _Partition:
+    first: int = 0  # of the records added
     reach: Reach | None = None
     committed: int | None = None
     announced: int = -1
@@ -73,6 +74,8 @@ class Ledger:
         with self._changed:
             partition = self._partitions[record.place]
             partition.open.append(ticket)
+            if partition.reach is None:
+                partition.first = record.offset
             partition.reach = Reach(partition.reach.offset if partition.reach else record.offset, record.offset + 1)
             self.images += 1
             self.bytes += record.size
@@ -129,6 +132,17 @@ class Ledger:
         with self._changed:
             return {
                 place: partition.reach
+                for place in places
+                if (partition := self._partitions.get(place)) and partition.reach is not None
+            }
+
+    def committed_reach(self, places: Collection[Place]) -> dict[Place, Reach]:
+        """Return the same as `reach`, with what is committed in place of what is acknowledged."""
+        with self._changed:
+            return {
+                place: Reach(
+                    partition.first if partition.committed is None else partition.committed, partition.reach.until
+                )
                 for place in places
                 if (partition := self._partitions.get(place)) and partition.reach is not None
             }
