@@ -26,6 +26,7 @@ class Reason(StrEnum):
     NOT_FINITE = "not_finite"
     ENGINE_FAILED = "engine_failed"
     KILLS_WORKER = "kills_worker"
+    DEFECT = "defect"
 
 
 UNSUPPORTED = frozenset({Reason.UNSUPPORTED_FORMAT, Reason.ANIMATED})

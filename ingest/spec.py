@@ -8,16 +8,18 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
+MAX_COORDINATE = 2**24  # pixels; no image is so large, and every sum of such numbers is finite
+
 
 @dataclass(frozen=True, slots=True)
 class FaceBox:
     """A face in upright image pixels: `x` runs right, `y` runs down, both from the top-left corner.
 
-    "Upright" means after the EXIF orientation is applied. The box may reach outside the image; it
-    must be finite and have a positive area.
+    "Upright" means after the EXIF orientation is applied. The box may reach outside the image; its
+    numbers lie between -2^24 and 2^24, and it has a positive area.
 
     Raises:
-        ValueError: a coordinate is NaN or infinite, or a side is not positive.
+        ValueError: a number is NaN, infinite or out of bounds, or a side is not positive.
     """
 
     x: float
@@ -28,6 +30,9 @@ class FaceBox:
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.x, self.y, self.width, self.height))):
             message = f"face box {self.as_tuple()} has a coordinate that is not a finite number"
+            raise ValueError(message)
+        if max(map(abs, self.as_tuple())) > MAX_COORDINATE:
+            message = f"face box {self.as_tuple()} has a coordinate beyond {MAX_COORDINATE} pixels"
             raise ValueError(message)
         if self.width <= 0 or self.height <= 0:
             message = f"face box {self.as_tuple()} has no area"

@@ -8,6 +8,7 @@ that was itself a letter (somebody copied one back with its headers) keeps the a
 are dropped, so that a record which goes round and round does not grow.
 """
 
+import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -25,6 +26,7 @@ NAMES = (
     "unlensed-attempts",
     "unlensed-bundle",
 )
+LEFT_OUT = ("unlensed-left-out", "unlensed-value-bytes", "unlensed-value-sha256")  # before NAMES, where it is so
 MAX_MESSAGE_CHARACTERS = 1000
 
 
@@ -102,6 +104,25 @@ def dead_letter(  # noqa: PLR0913, PLR0917 - one argument per fact
     return Outgoing(topic, record.key, record.value, (*_forget_older_deaths(record.headers), *account))
 
 
+def shrink(record: Record, letter: Outgoing) -> Outgoing | None:
+    """Return a smaller letter of a record: without its value, then without key and headers, too; None after that.
+
+    Its value's size and SHA-256 digest take the value's place. The record lies where the letter says as long as its
+    topic keeps it.
+    """
+    account = letter.headers[-len(NAMES) :]
+    if letter.value is not None:
+        what, key, headers = "value", record.key, letter.headers[: -len(NAMES)]
+    elif letter.key is not None or len(letter.headers) > len(LEFT_OUT) + len(NAMES):
+        what, key, headers = "key, value, headers", None, ()
+    else:
+        return None
+    value = record.value or b""
+    facts = zip(LEFT_OUT, (what, len(value), hashlib.sha256(value).hexdigest()), strict=True)
+    left_out = tuple((name, str(fact).encode()) for name, fact in facts)
+    return Outgoing(letter.topic, key, None, (*headers, *left_out, *account))
+
+
 def find_unreadable(record: Record) -> str | None:
     """Return why the client could not parse the record that this one stands for, None where it stands for itself."""
     if record.key is not None or record.value is not None or [name for name, _ in record.headers] != [UNREADABLE]:
@@ -141,6 +162,12 @@ def restore(record: Record) -> Outgoing:
     headers = record.headers[: -len(NAMES)]
     if record.key is None and record.value is None and any(name == UNREADABLE for name, _ in headers):
         message = "its original could not be parsed, so that only its place is known"
+        raise NotReplayable(message)
+    if tuple(name for name, _ in headers[-len(LEFT_OUT) :]) == LEFT_OUT and record.value is None:
+        what, size, digest = ((value or b"").decode(errors="replace") for _, value in headers[-len(LEFT_OUT) :])
+        message = (
+            f"its original was too large for this topic and is here without {what} ({size} bytes, SHA-256 {digest})"
+        )
         raise NotReplayable(message)
     return Outgoing(letter.death.place.topic, record.key, record.value, headers)
 

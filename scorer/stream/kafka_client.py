@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
@@ -31,6 +32,7 @@ from scorer.transport import require_private_transport
 # For the source and the sink beside this module.
 __all__ = ["ConsumerGroupMetadata", "MemberState", "TopicPartition", "errors"]
 
+LIMIT = "max.message.bytes"
 CONNECT_S = 15
 REQUEST_S = 15
 DELIVERY_S = 30
@@ -59,15 +61,16 @@ REFUSALS = (
     errors.InvalidTopicError,
     errors.InvalidTransactionTimeoutError,
     errors.KafkaConfigurationError,
-    errors.MessageSizeTooLargeError,
     errors.OffsetMetadataTooLargeError,
     errors.ProducerFencedError,
-    errors.RecordListTooLargeError,
     errors.SaslAuthenticationFailedError,
     errors.UnsupportedCodecError,
     errors.UnsupportedSaslMechanismError,
     errors.UnsupportedVersionError,
 )
+
+
+TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 
 
 class Brokers:
@@ -91,7 +94,6 @@ class Brokers:
             "request_timeout_ms": REQUEST_S * 1000,
             "reconnect_backoff_max_ms": 1000,  # the default of 30 s would be added to every outage
             "metadata_max_age_ms": 30_000,
-            "allow_auto_create_topics": False,
             **security_options(kafka, insecure_dev=insecure_dev),
         }
 
@@ -111,6 +113,7 @@ class Brokers:
         }
         consumer, connections = self._open(
             KafkaConsumer,
+            allow_auto_create_topics=False,
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -134,8 +137,9 @@ class Brokers:
         if transactional_id:
             timeout_ms = int(self._kafka.transaction_timeout_s * 1000)
             transactions = {"transactional_id": transactional_id, "transaction_timeout_ms": timeout_ms}
-        return self._open(
+        producer, _ = self._open(
             KafkaProducer,
+            allow_auto_create_topics=False,
             acks="all",
             enable_idempotence=True,
             compression_type=None,
@@ -147,7 +151,27 @@ class Brokers:
             delivery_timeout_ms=DELIVERY_S * 1000,
             max_block_ms=DELIVERY_S * 1000,
             **transactions,
-        )[0]
+        )
+        # It would take a refused batch apart by its own reading of records, which `kafka_records` stands in for.
+        producer._sender._can_split = lambda *_: False  # noqa: SLF001 - it has no option for this
+        return producer
+
+    def topic_limits(self, topics: Collection[str]) -> dict[str, int]:
+        """Return max.message.bytes of topics, as far as this user may ask for it.
+
+        Raises:
+            BrokerUnavailable: no broker answers within 15 s.
+            BrokerRefused: they will not have us.
+        """
+        admin, _ = self._open(KafkaAdminClient)
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, name, {LIMIT: None}) for name in topics]
+        try:
+            described = admin.describe_configs(wanted, config_filter="all").get("topic", {})
+        except errors.KafkaError as error:
+            raise self.explain(error, "the topics' settings could not be read") from error
+        finally:
+            admin.close()
+        return {name: int(configs[LIMIT]["value"]) for name, configs in described.items() if LIMIT in configs}
 
     def _open(self, kind: type, **options: object) -> tuple[Any, "Connections"]:
         clients: list[Any] = []
@@ -339,6 +363,12 @@ def send_record(producer: Any, record: Outgoing) -> Any:  # noqa: ANN401 - the c
     value = _NOTHING if record.value is None else record.value
     headers = [(HeaderName(name), _NO_VALUE if content is None else content) for name, content in record.headers]
     return producer.send(record.topic, value, key=record.key, headers=headers)
+
+
+def packed_bytes(record: Outgoing) -> int:
+    """Return what a broker compares with max.message.bytes, or a few bytes more: the size of a batch of this record."""
+    headers = [(HeaderName(name), content) for name, content in record.headers]
+    return int(DefaultRecordBatchBuilder.estimate_size_in_bytes(record.key, record.value, headers))
 
 
 def to_record(fetched: Any) -> Record:  # noqa: ANN401 - the client ships no types

@@ -70,6 +70,7 @@ class Service:
             self._ledger,
             sink,
             metrics,
+            shrink=self._pipeline.shrink,
             on_outage=self._on_broker_outage,
             on_crash=self.crash,
             once=self._once,

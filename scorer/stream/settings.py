@@ -26,6 +26,7 @@ class StreamSettings(Section):
     dead_letters: str = "unlensed.dead-letters"
     policies: Path | None = None
     max_record_bytes: Count = 48 * 2**20
+    max_json_bytes: Count = 1 * 2**20
     max_in_flight_images: Count = 128
     max_in_flight_bytes: Count = 256 * 2**20
     batch_images: Count = 32

@@ -1,6 +1,7 @@
 """The service on the in-memory broker: one answer a record, whatever the record is."""
 
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -30,8 +31,10 @@ from scorer.stream.broker import (
     MemorySource,
     Outgoing,
     Place,
+    RecordsTooLarge,
 )
 from scorer.stream.caution import Note
+from scorer.stream.dead_letters import NotReplayable, restore
 from scorer.stream.health import HealthState
 from scorer.stream.metrics import Metrics
 from scorer.stream.pipeline import Parts
@@ -299,6 +302,39 @@ def test_notes_never_pass_what_is_committed(bench: Bench, request_for: Callable[
     bench.run()
     assert [(note.first, note.open) for note in notes[: refused[-1]]] == [(0, True), (0, False)]
     assert [json.loads(each.value)["request_id"] for each in bench.broker.topics["unlensed.results"]] == list("0123")
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_answers_that_the_broker_will_not_take_end_no_worker(
+    bench: Bench, request_for: Callable[..., dict[str, Any]], delivery: str
+) -> None:
+    """A result becomes a dead letter; a letter goes without its value, then without key and headers; all once."""
+
+    class Small(MemorySink):
+        def deliver(self, records: Sequence[Outgoing]) -> None:
+            refused = [each for each in records if each.size > {"unlensed.results": 1500}.get(each.topic, 2000)]
+            if delivery == "exactly_once" and refused:
+                raise RecordsTooLarge(refused, "large")
+            super().deliver([each for each in records if each not in refused])
+            if refused:
+                raise RecordsTooLarge(refused, "large")
+
+    bench.sink = Small
+    first, second = request_for("a"), request_for("b", attributes={"x": "y" * 1000})
+    bench.send(first, second, b"x" * 5000, request_for("c"))
+    bench.broker.append([Outgoing(PLACE.topic, b"k" * 3000, b"z")])
+    results, dead = bench.run(delivery=delivery)
+    assert [result["request_id"] for result in results] == ["a", "c"]
+    dead.sort(key=lambda letter: letter["unlensed-offset"])
+    assert [letter["unlensed-error-code"] for letter in dead] == ["answer_too_large", "not_json", "not_json"]
+    assert [letter["unlensed-offset"] for letter in dead] == ["1", "2", "4"]
+    assert [letter["unlensed-left-out"] for letter in dead] == ["value", "value", "key, value, headers"]
+    assert dead[1]["unlensed-value-sha256"] == hashlib.sha256(b"x" * 5000).hexdigest()
+    assert dead[1]["unlensed-value-bytes"] == "5000"
+    assert bench.broker.committed[PLACE] == 5
+    for letter in bench.broker.topics["unlensed.dead-letters"]:
+        with pytest.raises(NotReplayable, match="too large for this topic"):
+            restore(letter)
 
 
 @pytest.mark.parametrize("error", [BrokerRefused("no right"), BundleMismatch("another engine")])
