@@ -105,6 +105,9 @@ class PartitionListener(Protocol):
     def on_lost(self, places: Collection[Place]) -> None:
         """Forget these: somebody else owns them already, so that nothing of them may be committed."""
 
+    def on_expired(self, place: Place, first: int, until: int) -> None:
+        """Take note that the records from `first` on are gone and reading goes on at `until`, which may lie before."""
+
 
 class RecordSource(Protocol):
     """Reads records for a group. Every method is called from one thread, the poller's."""

@@ -10,7 +10,7 @@ are dropped, so that a record which goes round and round does not grow.
 
 import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from scorer.messages import DeadLetterCode
 from scorer.stream.broker import Headers, Outgoing, Place, Record
@@ -27,6 +27,7 @@ NAMES = (
     "unlensed-bundle",
 )
 LEFT_OUT = ("unlensed-left-out", "unlensed-value-bytes", "unlensed-value-sha256")  # before NAMES, where it is so
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_MESSAGE_CHARACTERS = 1000
 
 
@@ -49,11 +50,11 @@ class Death:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter as it lies in its topic."""
+    """A dead letter as it lies in its topic; `died_at` is None where its timestamp is no time."""
 
     place: Place
     offset: int
-    died_at: datetime
+    died_at: datetime | None
     bytes: int
     death: Death
 
@@ -62,7 +63,7 @@ class Letter:
         return {
             "partition": self.place.partition,
             "offset": self.offset,
-            "died_at": self.died_at.isoformat(timespec="milliseconds"),
+            "died_at": self.died_at.isoformat(timespec="milliseconds") if self.died_at else None,
             "bytes": self.bytes,
             "code": self.death.code,
             "message": self.death.message,
@@ -148,8 +149,7 @@ def read_letter(record: Record) -> Letter:
     except ValueError as error:
         message = f"its headers hold no numbers where they should: {error}"
         raise NotReplayable(message) from error
-    died_at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
-    return Letter(record.place, record.offset, died_at, record.size, death)
+    return Letter(record.place, record.offset, _to_time(record.timestamp_ms), record.size, death)
 
 
 def restore(record: Record) -> Outgoing:
@@ -170,6 +170,13 @@ def restore(record: Record) -> Outgoing:
         )
         raise NotReplayable(message)
     return Outgoing(letter.death.place.topic, record.key, record.value, headers)
+
+
+def _to_time(timestamp_ms: int) -> datetime | None:
+    try:
+        return EPOCH + timedelta(milliseconds=timestamp_ms) if timestamp_ms >= 0 else None
+    except OverflowError:
+        return None
 
 
 def _ends_with_account(headers: Headers) -> bool:

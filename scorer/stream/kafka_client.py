@@ -270,6 +270,22 @@ def keep_join(consumer: Any) -> None:  # noqa: ANN401 - the client ships no type
         coordinator.rejoin_needed = True
 
 
+def note_resets(consumer: Any) -> dict[Place, int]:  # noqa: ANN401 - the client ships no types
+    """Return where positions will appear that the broker has no records for any more, before the client leaves them."""
+    left: dict[Place, int] = {}
+    subscription = consumer._subscription  # noqa: SLF001 - it tells nobody
+    request = subscription.request_offset_reset
+
+    def note(partition: TopicPartition, *strategy: object) -> None:
+        position = subscription.assignment[partition].position
+        if position is not None:
+            left.setdefault(Place(*partition), position.offset)
+        request(partition, *strategy)
+
+    subscription.request_offset_reset = note
+    return left
+
+
 def is_replaced(consumer: Any) -> bool:  # noqa: ANN401 - the client ships no types
     """Return whether another worker has taken our instance id, at which the client only stops its heartbeats."""
     coordinator = consumer._coordinator  # noqa: SLF001 - there is no other way to it

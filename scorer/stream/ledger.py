@@ -206,9 +206,10 @@ class Ledger:
             )
 
     def oldest_timestamp_ms(self) -> int | None:
-        """Return when the oldest unfinished record was written."""
+        """Return when the oldest unfinished record was written; one without a timestamp has no age."""
         with self._changed:
-            return min((p.open[0].record.timestamp_ms for p in self._partitions.values() if p.open), default=None)
+            written = (ticket.record.timestamp_ms for each in self._partitions.values() for ticket in each.open)
+            return min((timestamp_ms for timestamp_ms in written if timestamp_ms > 0), default=None)
 
     def _ready(self, max_records: int) -> dict[Place, list[Ticket]]:
         ready: dict[Place, list[Ticket]] = {}

@@ -153,6 +153,18 @@ class Service:
         self._let_go(places)
         log.warning("partitions lost to another worker", partitions=sorted(place.partition for place in places))
 
+    def on_expired(self, place: Place, first: int, until: int) -> None:
+        """See `PartitionListener`."""
+        name = f"{place.topic}-{place.partition}"
+        if until < first:
+            message = f"offset {first} of {name} is past its end; reading goes on at {until}"
+        else:
+            message = (
+                f"{until - first} requests of {name} expired before they were read (offsets {first} to {until - 1})"
+            )
+            self._metrics.records_expired.labels(topic=place.topic).inc(until - first)
+        log.warning(message)
+
     def _turn(self) -> None:
         room = self._settings.max_in_flight_images - self._ledger.images
         # A client that is given no time in `poll` does not get through a rebalance.

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 
 import pytest
-from kafka import KafkaProducer, errors
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition, errors
 
 from scorer.messages import DeadLetterCode
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place
@@ -302,6 +302,35 @@ def test_header_names_of_any_bytes_stop_nothing(site: Site) -> None:
     (read,) = log.read({})
     log.close()
     assert restore(read) == sent[2]
+
+
+def test_records_that_expired_are_told(site: Site) -> None:
+    """What the broker deleted before it was read is told with its offsets, before a start and while a worker waits."""
+    site.create_topics()
+    place = Place(site.stream.requests, 0)
+    site.produce(site.requests(5))
+    first = site.join()
+    turn_until([first], lambda: len(first.polled) == 5, "five records")
+    first.source.close(timeout_s=2)
+    site.produce(site.requests(15))
+    delete_records(site, 15)
+    second = site.join()
+    turn_until([second], lambda: len(second.polled) == 5, "the five that are left")
+    assert second.expired == [(place, 5, 15)]
+    second.source.pause([place])
+    second.turn()
+    site.produce(site.requests(3))
+    delete_records(site, 23)
+    second.source.resume([place])
+    turn_until([second], lambda: len(second.expired) == 2, "the second account")
+    assert second.expired[1] == (place, 20, 23)
+
+
+def delete_records(site: Site, before: int) -> None:
+    """Delete the requests below an offset, as retention does."""
+    admin = KafkaAdminClient(bootstrap_servers=site.kafka.bootstrap)
+    admin.delete_records({TopicPartition(site.stream.requests, 0): before})
+    admin.close()
 
 
 def test_a_topic_that_is_not_there_is_refused(site: Site) -> None:
