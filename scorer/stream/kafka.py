@@ -41,7 +41,7 @@ def connect(
         BrokerRefused: wrong password, untrusted certificate, no such topic.
     """
     brokers = Brokers(kafka, insecure_dev=insecure_dev)
-    source = KafkaSource(brokers, stream.group_id, stream.requests)
+    source = KafkaSource(brokers, stream.group_id, stream.requests, stays_member=kafka.stays_member)
     try:
         source.require_topics({stream.requests, stream.results_topic, stream.dead_letters_topic})
         _warn_of_limits(brokers, stream)

@@ -294,6 +294,11 @@ def is_replaced(consumer: Any) -> bool:  # noqa: ANN401 - the client ships no ty
     )
 
 
+def give_up_membership(consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
+    """Let `close` leave the group although the membership is static, at which the client only falls silent."""
+    consumer._coordinator.is_dynamic_member = lambda: True  # noqa: SLF001 - it has no option for this
+
+
 class Connections:
     """A client's connections."""
 

@@ -15,6 +15,7 @@ from scorer.stream.kafka_client import (
     Rebalances,
     TopicPartition,
     errors,
+    give_up_membership,
     is_replaced,
     keep_join,
     note_resets,
@@ -37,11 +38,12 @@ class KafkaSource:
         BrokerRefused: they will not have us.
     """
 
-    def __init__(self, brokers: Brokers, group: str, topic: str) -> None:
+    def __init__(self, brokers: Brokers, group: str, topic: str, *, stays_member: bool = False) -> None:
         self._brokers, self._group, self._topic = brokers, group, topic
         self._consumer, self._connections = brokers.open_consumer(group, joins=True)
         self._notes, _ = brokers.open_consumer(f"{group}.notes", joins=False)
         self._notes.assign([TopicPartition(topic, 0)])  # a member of no group, whatever the partition
+        self._stays_member = stays_member
         self._left = note_resets(self._consumer)
         self._rebalances = Rebalances()
         self._listener: PartitionListener | None = None
@@ -161,6 +163,8 @@ class KafkaSource:
         with self._lock:
             self._owned.clear()
         self._rebalances.closing = True
+        if not self._stays_member and not lost:
+            give_up_membership(self._consumer)
         with suppress(errors.KafkaError):  # the group notices by itself that we are gone
             self._consumer.close(autocommit=False, timeout_ms=timeout_s * 1000)
             self._notes.close(autocommit=False, timeout_ms=timeout_s * 1000)

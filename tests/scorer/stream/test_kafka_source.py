@@ -283,6 +283,21 @@ def test_a_static_member_comes_back_to_its_partitions(site: Site) -> None:
         turn_until([old, other], lambda: False, "the refusal")
 
 
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_static_member_that_leaves_gives_its_partitions_up(site: Site, stays: bool) -> None:  # noqa: FBT001 - drawn
+    """It leaves at once, long before its session ends, unless it is told to stay a member."""
+    site.create_topics(2)
+    site.kafka = site.kafka.model_copy(update={"session_timeout_s": 30})
+    leaving = site.join(instance_id="one", stays_member=stays)
+    other = site.join(instance_id="two")
+    turn_until([leaving, other], lambda: len(leaving.owned) == len(other.owned) == 1, "an even split")
+    leaving.source.close(timeout_s=5)
+    until = time.monotonic() + 10
+    while len(other.owned) < 2 and time.monotonic() < until:
+        other.turn()
+    assert len(other.owned) == (1 if stays else 2)
+
+
 def test_header_names_of_any_bytes_stop_nothing(site: Site) -> None:
     """A record whose header's name is no UTF-8 comes whole and once, as do others, and goes out as it was."""
     site.create_topics()
