@@ -27,6 +27,7 @@ class Reason(StrEnum):
     NOT_FINITE = "not_finite"
     ENGINE_FAILED = "engine_failed"
     KILLS_WORKER = "kills_worker"
+    DEFECT = "defect"
 
 
 # A person can judge such a face; a policy or the picture's edge keeps it from a score, not damage.

@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, Self
 
+MAX_COORDINATE = 2**24  # pixels; no image is so large, and every sum of such numbers is finite
+
 # Share of a face's box that must lie in the image for a score. A crop that is cut at an edge is stretched to a square,
 # which is unlike photographs. Of 130 photographed faces cut at a side, the top or the bottom, under the starter bundle:
 # with 60 % of the box left p <= 0.01 for 1 to 2 % and p <= 0.05 for 3 to 6 %; with 50 % left up to 5 % and 17 %.
@@ -18,11 +20,11 @@ MIN_VISIBLE_SHARE = 0.6
 class FaceBox:
     """A face in upright image pixels: `x` runs right, `y` runs down, both from the top-left corner.
 
-    "Upright" means after the EXIF orientation is applied. The box may reach outside the image; it
-    must be finite and have a positive area.
+    "Upright" means after the EXIF orientation is applied. The box may reach outside the image; its
+    numbers lie between -2^24 and 2^24, and it has a positive area.
 
     Raises:
-        ValueError: a coordinate is NaN or infinite, or a side is not positive.
+        ValueError: a number is NaN, infinite or out of bounds, or a side is not positive.
     """
 
     x: float
@@ -33,6 +35,9 @@ class FaceBox:
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.x, self.y, self.width, self.height))):
             message = f"face box {self.as_tuple()} has a coordinate that is not a finite number"
+            raise ValueError(message)
+        if max(map(abs, self.as_tuple())) > MAX_COORDINATE:
+            message = f"face box {self.as_tuple()} has a coordinate beyond {MAX_COORDINATE} pixels"
             raise ValueError(message)
         if self.width <= 0 or self.height <= 0:
             message = f"face box {self.as_tuple()} has no area"

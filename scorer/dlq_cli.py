@@ -65,7 +65,7 @@ def list_command(
             elif codes.total() <= MAX_ROWS:
                 death = letter.death
                 cells = {
-                    "died": f"{letter.died_at:%Y-%m-%d %H:%M:%S}",
+                    "died": f"{letter.died_at:%Y-%m-%d %H:%M:%S}" if letter.died_at else "unknown",
                     "code": death.code,
                     "tried": str(death.attempts),
                     "record": f"{death.place.topic}[{death.place.partition}]@{death.offset}",

@@ -4,6 +4,7 @@ JSON Schemas are generated from these types (`result_schema`), never written by 
 """
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
@@ -12,16 +13,36 @@ from uuid import UUID, uuid5
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from ingest.reasons import UNSCORED_BY_SIZE, Reason
-from ingest.spec import FaceBox
+from ingest.spec import MAX_COORDINATE, FaceBox
 
 RESULT_NAMESPACE = UUID("9f2c1b54-6f0e-5a7e-9a53-1f0c7f0b2a11")
 MAX_FACES = 64
 MAX_ID_CHARACTERS = 4096  # a path is the id of a file, and Linux allows this many
-SHOWN_PROBLEMS = 3
+MAX_ATTRIBUTES, MAX_ATTRIBUTE_NAME, MAX_ATTRIBUTE_CHARACTERS = 64, 128, 1024
+# The largest result, whatever the request: 6 bytes for each character that the request brings, and what is measured of
+# a face (at most 1 KiB) and of the whole (at most 16 KiB).
+MAX_RESULT_BYTES = (
+    6 * (2 * MAX_ID_CHARACTERS + MAX_ATTRIBUTES * (MAX_ATTRIBUTE_NAME + MAX_ATTRIBUTE_CHARACTERS + 1))
+    + MAX_FACES * (6 * 128 + 1024)
+    + 16 * 1024
+)
+SHOWN_PROBLEMS, LISTED_PROBLEMS = 3, 100
+MAX_NAME_CHARACTERS = 100
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 EncodedImage = Annotated[bytes, WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
-BoxNumbers = Annotated[tuple[float, float, float, float], Field(description="x, y, width, height in upright pixels")]
+Coordinate = Annotated[float, Field(ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
+BoxNumbers = Annotated[
+    tuple[Coordinate, Coordinate, Coordinate, Coordinate], Field(description="x, y, width, height in upright pixels")
+]
+
+Attributes = Annotated[
+    dict[
+        Annotated[str, Field(max_length=MAX_ATTRIBUTE_NAME)],
+        Annotated[str, Field(max_length=MAX_ATTRIBUTE_CHARACTERS)],
+    ],
+    Field(max_length=MAX_ATTRIBUTES, description="anything of the caller's; the result repeats it"),
+]
 
 
 class Decision(StrEnum):
@@ -49,6 +70,7 @@ class Status(StrEnum):
 class DeadLetterCode(StrEnum):
     """Why a record of a stream got no result."""
 
+    UNREADABLE = "unreadable"
     NULL_VALUE = "null_value"
     TOO_LARGE = "too_large"
     NOT_JSON = "not_json"
@@ -56,6 +78,7 @@ class DeadLetterCode(StrEnum):
     UNKNOWN_TENANT = "unknown_tenant"
     UNKNOWN_POLICY = "unknown_policy"
     PAYLOAD_UNAVAILABLE = "payload_unavailable"
+    ANSWER_TOO_LARGE = "answer_too_large"
     KILLS_WORKER = "kills_worker"
 
 
@@ -107,7 +130,7 @@ class ScoreRequest(Message):
     submitted_at: datetime | None = None
     policy_id: str | None = None
     explain: bool = False
-    attributes: dict[str, str] = Field(default_factory=dict)
+    attributes: Attributes = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _face_ids_differ(self) -> Self:
@@ -237,7 +260,14 @@ def describe_problems(error: ValidationError, name: str = "") -> str:
 
     `name` is that of the whole; it stands before the names of its parts.
     """
+    count = error.error_count()
+    if count > LISTED_PROBLEMS:  # a list of all takes 1 KiB for each
+        return f"{name or 'the whole'}: {count} names break rules, such as unknown ones; they are not listed"
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    shown = [f"{'.'.join([name, *map(str, each['loc'])]).strip('.')}: {each['msg']}" for each in problems]
-    more = f"; and {len(shown) - SHOWN_PROBLEMS} more" if len(shown) > SHOWN_PROBLEMS else ""
-    return "; ".join(shown[:SHOWN_PROBLEMS]) + more
+    shown = [f"{_join([name, *each['loc']])}: {each['msg']}" for each in problems[:SHOWN_PROBLEMS]]
+    more = f"; and {count - SHOWN_PROBLEMS} more" if count > SHOWN_PROBLEMS else ""
+    return "; ".join(shown) + more
+
+
+def _join(names: Sequence[str | int]) -> str:
+    return ".".join(str(name)[:MAX_NAME_CHARACTERS] for name in names).strip(".")

@@ -58,6 +58,11 @@ DEAD_LETTER_HEADERS = {
     "unlensed-attempts": "How often it was tried, deaths of workers included.",
     "unlensed-bundle": "The digest of the bundle that was to score it.",
 }
+LEFT_OUT_HEADERS = {
+    "unlensed-left-out": "Only when the letter was too large for its topic: what of the record is not in it.",
+    "unlensed-value-bytes": "With it: the size of the record's value.",
+    "unlensed-value-sha256": "With it: the SHA-256 digest of the record's value.",
+}
 UNREADABLE_HEADER = {
     "unlensed-unreadable": "Only when the client could not parse the record: it is known by its place alone.",
 }
@@ -241,7 +246,7 @@ def _messages() -> Document:
         "deadLetter": {
             "summary": "The record as it was read, with why it got no result after its own headers.",
             "contentType": "application/octet-stream",
-            "headers": _headers(DEAD_LETTER_HEADERS, UNREADABLE_HEADER),
+            "headers": _headers(DEAD_LETTER_HEADERS, UNREADABLE_HEADER | LEFT_OUT_HEADERS),
             "payload": {"description": "The record's value, verbatim: any bytes, or none."},
             "bindings": _key("The record's key, verbatim."),
             "examples": [{"name": "not JSON", "headers": dead, "payload": "not JSON"}],

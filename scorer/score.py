@@ -1,5 +1,6 @@
 """The pure heart: located images in, results out. No I/O of its own; the same for all three jobs."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from scorer.messages import (
     result_id,
 )
 from scorer.model import Model
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ def score_batch(
     for image_number, (image, policy) in enumerate(zip(images, policies, strict=True)):
         for face_number, face in enumerate(image.faces):
             place = (image_number, face_number)
-            prepared = _prepare(image, face, model, policy)
+            prepared = _prepare_safely(image, face, model, policy)
             if isinstance(prepared, Unscorable):
                 outcomes[place] = prepared
             else:
@@ -71,6 +74,15 @@ def score_batch(
         _result(image, [outcomes[number, index] for index in range(len(image.faces))], model, policy, embed_ms)
         for number, (image, policy) in enumerate(zip(images, policies, strict=True))
     ]
+
+
+def _prepare_safely(image: LocatedImage, face: LocatedFace, model: Model, policy: Policy) -> EncodedFace | Unscorable:
+    """Let an exception that nobody foresaw be the answer of its face, not the end of the process."""
+    try:
+        return _prepare(image, face, model, policy)
+    except Exception as error:
+        log.exception("a face could not be prepared; please report it")
+        return Unscorable(Reason.DEFECT, f"the face could not be prepared ({type(error).__name__}); please report it")
 
 
 def _prepare(image: LocatedImage, face: LocatedFace, model: Model, policy: Policy) -> EncodedFace | Unscorable:

@@ -62,7 +62,7 @@ class ReplaySink(MemorySink):
                 print_json((record.value or b"").decode(), self._out)
             else:
                 self.dead_letters += 1
-                facts = {name: value.decode(errors="replace") for name, value in record.headers}
+                facts = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
                 print_json(json.dumps({"dead_letter": facts}), self._dead)
 
 

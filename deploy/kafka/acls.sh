@@ -21,6 +21,10 @@ worker | shadow)
   "$@" --add --allow-principal "$principal" --operation Read --operation Describe --topic "$requests"
   "$@" --add --allow-principal "$principal" --operation Write --operation Describe --topic "$results"
   "$@" --add --allow-principal "$principal" --operation Write --operation Describe --topic "$letters"
+  # Without it a worker cannot say at its start which answers are too large for their topics.
+  for topic in "$requests" "$results" "$letters"; do
+    "$@" --add --allow-principal "$principal" --operation DescribeConfigs --topic "$topic"
+  done
   "$@" --add --allow-principal "$principal" --operation Read --operation Describe --group "$group"
   "$@" --add --allow-principal "$principal" --operation Read --operation Describe --group "$group.notes"
   # Only `stream.delivery = "exactly_once"` needs it; its ids begin with the group.

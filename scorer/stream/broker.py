@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-Headers = tuple[tuple[str, bytes], ...]
+Headers = tuple[tuple[str, bytes | None], ...]
 
 
 class BrokerUnavailable(Exception):
@@ -19,6 +19,18 @@ class BrokerUnavailable(Exception):
 
 class BrokerRefused(Exception):
     """The broker will never do this: no such topic, no right to it, or this worker was fenced by its successor."""
+
+
+class RecordsTooLarge(Exception):
+    """The broker takes these records in no form; of a plain delivery all others are acknowledged.
+
+    Attributes:
+        records: those that it refused.
+    """
+
+    def __init__(self, records: Sequence["Outgoing"], why: str) -> None:
+        super().__init__(why)
+        self.records = records
 
 
 class Place(NamedTuple):
@@ -55,11 +67,7 @@ class Record:
     @property
     def size(self) -> int:
         """Bytes of key, value and headers."""
-        return (
-            len(self.key or b"")
-            + len(self.value or b"")
-            + sum(len(name) + len(value or b"") for name, value in self.headers)
-        )
+        return _size(self.key, self.value, self.headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,16 @@ class Outgoing:
     key: bytes | None
     value: bytes | None
     headers: Headers = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers."""
+        return _size(self.key, self.value, self.headers)
+
+
+def _size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    of_headers = sum(len(name) + len(content or b"") for name, content in headers)
+    return len(key or b"") + len(value or b"") + of_headers
 
 
 class PartitionListener(Protocol):
@@ -86,6 +104,9 @@ class PartitionListener(Protocol):
 
     def on_lost(self, places: Collection[Place]) -> None:
         """Forget these: somebody else owns them already, so that nothing of them may be committed."""
+
+    def on_expired(self, place: Place, first: int, until: int) -> None:
+        """Take note that the records from `first` on are gone and reading goes on at `until`, which may lie before."""
 
 
 class RecordSource(Protocol):
@@ -138,7 +159,8 @@ class RecordSink(Protocol):
 
         Raises:
             BrokerUnavailable: not all are acknowledged; delivering them again may write some twice.
-            BrokerRefused: a record will never be taken.
+            BrokerRefused: the broker will never do this.
+            RecordsTooLarge: some will never be taken; the others are acknowledged.
         """
 
     def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[Place, int]) -> None:
@@ -146,7 +168,8 @@ class RecordSink(Protocol):
 
         Raises:
             BrokerUnavailable: nothing of it happened.
-            BrokerRefused: this worker was fenced, or a record will never be taken; nothing of it happened.
+            BrokerRefused: this worker was fenced; nothing of it happened.
+            RecordsTooLarge: some will never be taken; nothing of it happened.
         """
 
     def close(self, timeout_s: float) -> None:

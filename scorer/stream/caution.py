@@ -1,22 +1,36 @@
 """Finds the record that kills its worker, by what dying workers leave behind: a note for each partition.
 
 Before a worker begins with records it writes how far its hands reach into an *open* note; when it leaves in good order
-it writes a *closed* one. Who takes over and finds an open note knows that somebody died with those records in hand.
-Each of them is then processed alone in the worker; before it begins, the number of deaths it has been present at is
-written into the note, and when it is done, that it is done. A record that has been present at three deaths is not
+it writes a *closed* one. Who takes over and finds the open note of another process knows that this process ended with
+those records in hand. Each of them is then processed alone in the worker; before it begins, the processes that ended
+with it are written into the note, and when it is done, that it is done. A record that three processes ended with is not
 tried again: it becomes a dead letter.
 
+Processes are counted, not takeovers: a process that was paused loses its partitions and finds its own note when it
+comes back, and what it finds there of itself is no death. Neither is an end that the worker foresaw, such as a broker
+that refuses it: it closes its notes.
+
+A note never passes an offset that is not committed. Otherwise its reader would begin with records that the note does
+not name, and a record before its range could kill workers for ever without being counted.
+
 Kept by the broker, the count survives whatever happens to the worker, its disk and its pod. It is kept beside the
-group's offsets and not with them, because those cannot be committed while the group rebalances: records that were done
-long ago would then be blamed for the deaths of workers that are killed again and again.
+group's offsets and not with them, because those cannot be committed while the group rebalances.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Self
+from uuid import uuid4
 
 MAX_DEATHS = 3
-_NOTE = re.compile(r"(open|closed) first=(\d{1,19}) until=(\d{1,19}) deaths=(\d{1,9})")
+_PROCESS = "[0-9a-f]{12}"
+_DEAD = rf"(?:{_PROCESS}(?:,{_PROCESS}){{0,99}})?"
+_NOTE = re.compile(rf"(open|closed) first=(\d{{1,19}}) until=(\d{{1,19}}) holder=({_PROCESS}) dead=({_DEAD})")
+
+
+def new_process() -> str:
+    """Return a name for this process that no other has."""
+    return uuid4().hex[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,43 +39,54 @@ class Note:
 
     Attributes:
         open: a worker has them in hand.
-        deaths: at how many deaths the first one was present, that of this worker not counted.
+        holder: the process that wrote this.
+        dead: the processes that ended with the first record in hand, the holder not among them.
     """
 
     open: bool
     first: int
     until: int
-    deaths: int = 0
+    holder: str
+    dead: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{'open' if self.open else 'closed'} first={self.first} until={self.until} deaths={self.deaths}"
+        state = "open" if self.open else "closed"
+        return f"{state} first={self.first} until={self.until} holder={self.holder} dead={','.join(self.dead)}"
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
         """Read a note; one of another making says nothing."""
         match = _NOTE.fullmatch(text)
-        return cls(match[1] == "open", *map(int, match.groups()[1:])) if match else None
+        if match is None:
+            return None
+        state, first, until, holder, dead = match.groups()
+        return cls(state == "open", int(first), int(until), holder, tuple(dead.split(",")) if dead else ())
 
 
 @dataclass(frozen=True, slots=True)
 class Suspects:
-    """The records of one partition that must be processed alone: `first` was present at `deaths`, others at one."""
+    """The records of one partition that must be processed alone.
+
+    Attributes:
+        dead: the processes that ended with the first record in hand; the others were in the hands of the first of them.
+    """
 
     first: int
     until: int
-    deaths: int
+    dead: tuple[str, ...]
 
-    def deaths_of(self, offset: int) -> int:
-        """Return how many deaths the record at `offset` was present at, 0 if it is no suspect."""
+    def dead_with(self, offset: int) -> tuple[str, ...]:
+        """Return the processes that ended with the record at `offset` in hand; none if it is no suspect."""
         if not self.first <= offset < self.until:
-            return 0
-        return self.deaths if offset == self.first else 1
+            return ()
+        return self.dead if offset == self.first else self.dead[:1]
 
 
-def find_suspects(text: str) -> Suspects | None:
-    """Return whom to suspect on taking over a partition with this note."""
+def find_suspects(text: str, process: str) -> Suspects | None:
+    """Return whom `process` is to suspect on taking over a partition with this note."""
     note = Note.parse(text)
     if note is None or note.until <= note.first:
         return None
-    deaths = note.deaths + note.open
-    return Suspects(note.first, note.until, deaths) if deaths else None
+    ended = (*note.dead, note.holder) if note.open else note.dead
+    dead = tuple(dict.fromkeys(each for each in ended if each != process))
+    return Suspects(note.first, note.until, dead) if dead else None

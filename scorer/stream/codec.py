@@ -1,13 +1,16 @@
 """Records to requests and results to records: JSON values, CloudEvents facts in the headers (binary mode)."""
 
-from collections.abc import Iterable
-
 from pydantic import ValidationError
 
-from scorer.messages import DeadLetterCode, ScoreRequest, ScoreResult, describe_problems
+from scorer.messages import MAX_RESULT_BYTES, DeadLetterCode, ScoreRequest, ScoreResult, describe_problems
 from scorer.stream.broker import Headers, Outgoing, Record
+from scorer.stream.dead_letters import find_unreadable
 
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\\"  # some encoders write \/ for /
 RESULT_TYPE = "unlensed.result.v1"
+MAX_QUOTES = 2**18  # no request has so many, and looking at each takes time
+MAX_KEY_BYTES = 64 * 1024
+MAX_ANSWER_BYTES = MAX_RESULT_BYTES + MAX_KEY_BYTES + 4096  # with its headers
 
 
 class InvalidRecord(Exception):
@@ -18,30 +21,56 @@ class InvalidRecord(Exception):
         self.code = code
 
 
-def parse_request(record: Record, max_bytes: int) -> ScoreRequest:
+def parse_request(record: Record, max_bytes: int, max_json_bytes: int) -> ScoreRequest:
     """Return the request in a record's value.
 
     Raises:
-        InvalidRecord: null_value, too_large, not_json or wrong_schema. The message names fields and rules, never
-            the values that were found: they may be pictures or secrets.
+        InvalidRecord: unreadable, null_value, too_large, not_json or wrong_schema. The message names fields and
+            rules, never the values that were found: they may be pictures or secrets.
     """
+    if reason := find_unreadable(record):
+        raise InvalidRecord(DeadLetterCode.UNREADABLE, f"the record cannot be read: {reason}")
     if record.value is None:
         message = "the record has no value; a request is a JSON object"
         raise InvalidRecord(DeadLetterCode.NULL_VALUE, message)
     if record.size > max_bytes:
         message = f"the record has {record.size} bytes; stream.max_record_bytes is {max_bytes}"
         raise InvalidRecord(DeadLetterCode.TOO_LARGE, message)
+    if len(record.key or b"") > MAX_KEY_BYTES:
+        message = (
+            f"the key has {len(record.key or b'')} bytes; a result repeats it, and at most {MAX_KEY_BYTES} are taken"
+        )
+        raise InvalidRecord(DeadLetterCode.TOO_LARGE, message)
+    if len(record.value) > max_json_bytes and (size := count_json_bytes(record.value)) > max_json_bytes:
+        message = f"the JSON apart from the image's bytes has {size} bytes; stream.max_json_bytes is {max_json_bytes}"
+        raise InvalidRecord(DeadLetterCode.TOO_LARGE, message)
     try:
         return ScoreRequest.model_validate_json(record.value)
     except ValidationError as error:
-        no_json = error.errors(include_url=False)[0]["type"] == "json_invalid"
+        no_json = error.error_count() == 1 and error.errors(include_url=False)[0]["type"] == "json_invalid"
         code = DeadLetterCode.NOT_JSON if no_json else DeadLetterCode.WRONG_SCHEMA
         raise InvalidRecord(code, describe_problems(error, "request")) from None
 
 
-def encode_result(
-    record: Record, result: ScoreResult, topic: str, mode: str, trace: Iterable[tuple[str, bytes]] = ()
-) -> Outgoing:
+def count_json_bytes(value: bytes) -> int:
+    """Return how many bytes of JSON are not its longest string of base64; takes no more memory than the value.
+
+    What a parser makes of JSON may be fifty times as large, but not of one long string.
+    """
+    if value.count(b'"') > MAX_QUOTES:
+        return len(value)
+    longest = slice(0, 0)
+    start = 0
+    while (end := value.find(b'"', start)) >= 0:
+        if end - start > longest.stop - longest.start:
+            longest = slice(start, end)
+        start = end + 1
+    # Between two quotes there are only these bytes inside of a string: between strings there is punctuation.
+    inside = not value[longest].translate(None, _BASE64)
+    return len(value) - (longest.stop - longest.start) * inside
+
+
+def encode_result(record: Record, result: ScoreResult, topic: str, mode: str, trace: Headers = ()) -> Outgoing:
     """Return the record that answers `record`; it keeps the key, so that results are partitioned as requests are."""
     facts = {
         "content-type": "application/json",

@@ -8,8 +8,9 @@ that was itself a letter (somebody copied one back with its headers) keeps the a
 are dropped, so that a record which goes round and round does not grow.
 """
 
+import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from scorer.messages import DeadLetterCode
 from scorer.stream.broker import Headers, Outgoing, Place, Record
@@ -25,6 +26,8 @@ NAMES = (
     "unlensed-attempts",
     "unlensed-bundle",
 )
+LEFT_OUT = ("unlensed-left-out", "unlensed-value-bytes", "unlensed-value-sha256")  # before NAMES, where it is so
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_MESSAGE_CHARACTERS = 1000
 
 
@@ -47,11 +50,11 @@ class Death:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter as it lies in its topic."""
+    """A dead letter as it lies in its topic; `died_at` is None where its timestamp is no time."""
 
     place: Place
     offset: int
-    died_at: datetime
+    died_at: datetime | None
     bytes: int
     death: Death
 
@@ -60,7 +63,7 @@ class Letter:
         return {
             "partition": self.place.partition,
             "offset": self.offset,
-            "died_at": self.died_at.isoformat(timespec="milliseconds"),
+            "died_at": self.died_at.isoformat(timespec="milliseconds") if self.died_at else None,
             "bytes": self.bytes,
             "code": self.death.code,
             "message": self.death.message,
@@ -102,6 +105,32 @@ def dead_letter(  # noqa: PLR0913, PLR0917 - one argument per fact
     return Outgoing(topic, record.key, record.value, (*_forget_older_deaths(record.headers), *account))
 
 
+def shrink(record: Record, letter: Outgoing) -> Outgoing | None:
+    """Return a smaller letter of a record: without its value, then without key and headers, too; None after that.
+
+    Its value's size and SHA-256 digest take the value's place. The record lies where the letter says as long as its
+    topic keeps it.
+    """
+    account = letter.headers[-len(NAMES) :]
+    if letter.value is not None:
+        what, key, headers = "value", record.key, letter.headers[: -len(NAMES)]
+    elif letter.key is not None or len(letter.headers) > len(LEFT_OUT) + len(NAMES):
+        what, key, headers = "key, value, headers", None, ()
+    else:
+        return None
+    value = record.value or b""
+    facts = zip(LEFT_OUT, (what, len(value), hashlib.sha256(value).hexdigest()), strict=True)
+    left_out = tuple((name, str(fact).encode()) for name, fact in facts)
+    return Outgoing(letter.topic, key, None, (*headers, *left_out, *account))
+
+
+def find_unreadable(record: Record) -> str | None:
+    """Return why the client could not parse the record that this one stands for, None where it stands for itself."""
+    if record.key is not None or record.value is not None or [name for name, _ in record.headers] != [UNREADABLE]:
+        return None
+    return (record.headers[0][1] or b"").decode(errors="replace")
+
+
 def read_letter(record: Record) -> Letter:
     """Return what a record of the dead-letter topic says.
 
@@ -112,7 +141,7 @@ def read_letter(record: Record) -> Letter:
         message = "it does not end with the headers of a dead letter"
         raise NotReplayable(message)
     code, reason, topic, partition, offset, timestamp_ms, attempts, bundle = (
-        value.decode(errors="replace") for _, value in record.headers[-len(NAMES) :]
+        (value or b"").decode(errors="replace") for _, value in record.headers[-len(NAMES) :]
     )
     try:
         place = Place(topic, int(partition))
@@ -120,8 +149,7 @@ def read_letter(record: Record) -> Letter:
     except ValueError as error:
         message = f"its headers hold no numbers where they should: {error}"
         raise NotReplayable(message) from error
-    died_at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)
-    return Letter(record.place, record.offset, died_at, record.size, death)
+    return Letter(record.place, record.offset, _to_time(record.timestamp_ms), record.size, death)
 
 
 def restore(record: Record) -> Outgoing:
@@ -132,10 +160,23 @@ def restore(record: Record) -> Outgoing:
     """
     letter = read_letter(record)
     headers = record.headers[: -len(NAMES)]
-    if any(name == UNREADABLE for name, _ in headers):
+    if record.key is None and record.value is None and any(name == UNREADABLE for name, _ in headers):
         message = "its original could not be parsed, so that only its place is known"
         raise NotReplayable(message)
+    if tuple(name for name, _ in headers[-len(LEFT_OUT) :]) == LEFT_OUT and record.value is None:
+        what, size, digest = ((value or b"").decode(errors="replace") for _, value in headers[-len(LEFT_OUT) :])
+        message = (
+            f"its original was too large for this topic and is here without {what} ({size} bytes, SHA-256 {digest})"
+        )
+        raise NotReplayable(message)
     return Outgoing(letter.death.place.topic, record.key, record.value, headers)
+
+
+def _to_time(timestamp_ms: int) -> datetime | None:
+    try:
+        return EPOCH + timedelta(milliseconds=timestamp_ms) if timestamp_ms >= 0 else None
+    except OverflowError:
+        return None
 
 
 def _ends_with_account(headers: Headers) -> bool:

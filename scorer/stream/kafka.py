@@ -4,13 +4,18 @@ from collections.abc import Collection
 from typing import NoReturn
 
 from scorer.stream.broker import BrokerRefused, Place
+from scorer.stream.codec import MAX_ANSWER_BYTES
 from scorer.stream.kafka_client import Brokers
 from scorer.stream.kafka_log import KafkaLog
 from scorer.stream.kafka_sink import KafkaSink
 from scorer.stream.kafka_source import KafkaSource
+from scorer.stream.logs import get_logger
 from scorer.stream.settings import KafkaSettings, StreamSettings
 
 REPLAY_SUFFIX = ".replayed"
+LETTER_BYTES = 16 * 1024  # what a dead letter adds to its record: eight headers, of which one has 1,000 characters
+
+log = get_logger(__name__)
 
 __all__ = ["KafkaSink", "KafkaSource", "check_settings", "connect"]
 
@@ -36,9 +41,10 @@ def connect(
         BrokerRefused: wrong password, untrusted certificate, no such topic.
     """
     brokers = Brokers(kafka, insecure_dev=insecure_dev)
-    source = KafkaSource(brokers, stream.group_id, stream.requests)
+    source = KafkaSource(brokers, stream.group_id, stream.requests, stays_member=kafka.stays_member)
     try:
         source.require_topics({stream.requests, stream.results_topic, stream.dead_letters_topic})
+        _warn_of_limits(brokers, stream)
         sink = KafkaSink(brokers, kafka, stream.group_id, source.membership)
         if stream.delivery == "exactly_once":
             sink.fence_predecessor()
@@ -46,6 +52,29 @@ def connect(
         source.close(timeout_s=1)
         raise
     return source, sink
+
+
+def _warn_of_limits(brokers: Brokers, stream: StreamSettings) -> None:
+    """Say before the first record which answers the topics will not take whole; the worker goes on without them."""
+    limits = brokers.topic_limits({stream.requests, stream.results_topic, stream.dead_letters_topic})
+    if missing := {stream.requests, stream.results_topic, stream.dead_letters_topic} - limits.keys():
+        log.info("max.message.bytes is not known: this user may not describe topics' settings", topics=sorted(missing))
+        return
+    results, letters = limits[stream.results_topic], limits[stream.dead_letters_topic]
+    if results < MAX_ANSWER_BYTES:
+        log.warning(
+            "a result may be larger than max.message.bytes of its topic and is then a dead letter; raise it",
+            topic=stream.results_topic,
+            max_message_bytes=results,
+            needed=MAX_ANSWER_BYTES,
+        )
+    if letters < limits[stream.requests]:
+        log.warning(
+            "a dead letter may be larger than max.message.bytes of its topic and then goes without its value; raise it",
+            topic=stream.dead_letters_topic,
+            max_message_bytes=letters,
+            needed=limits[stream.requests] + LETTER_BYTES,
+        )
 
 
 def open_dead_letters(kafka: KafkaSettings, stream: StreamSettings, *, insecure_dev: bool = False) -> KafkaLog:

@@ -6,23 +6,25 @@ partitions are not given away yet, heartbeats go on and commits still work.
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from kafka import ConsumerRebalanceListener, KafkaConsumer, KafkaProducer, TopicPartition, errors
-from kafka.consumer.fetcher import ConsumerRecord, Fetcher
+from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.partitioner import DefaultPartitioner
+from kafka.record import memory_records
+from kafka.record.default_records import DefaultRecordBatchBuilder
 from kafka.serializer import Serializer
 from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 
 from scorer.settings import SettingsError
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, Position, Record
-from scorer.stream.dead_letters import UNREADABLE
+from scorer.stream.kafka_records import HeaderName, TolerantRecords
 from scorer.stream.kafka_security import is_encrypted, security_options, split_addresses
 from scorer.stream.settings import KafkaSettings
 from scorer.transport import require_private_transport
@@ -30,6 +32,7 @@ from scorer.transport import require_private_transport
 # For the source and the sink beside this module.
 __all__ = ["ConsumerGroupMetadata", "MemberState", "TopicPartition", "errors"]
 
+LIMIT = "max.message.bytes"
 CONNECT_S = 15
 REQUEST_S = 15
 DELIVERY_S = 30
@@ -58,15 +61,16 @@ REFUSALS = (
     errors.InvalidTopicError,
     errors.InvalidTransactionTimeoutError,
     errors.KafkaConfigurationError,
-    errors.MessageSizeTooLargeError,
     errors.OffsetMetadataTooLargeError,
     errors.ProducerFencedError,
-    errors.RecordListTooLargeError,
     errors.SaslAuthenticationFailedError,
     errors.UnsupportedCodecError,
     errors.UnsupportedSaslMechanismError,
     errors.UnsupportedVersionError,
 )
+
+
+TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 
 
 class Brokers:
@@ -90,7 +94,6 @@ class Brokers:
             "request_timeout_ms": REQUEST_S * 1000,
             "reconnect_backoff_max_ms": 1000,  # the default of 30 s would be added to every outage
             "metadata_max_age_ms": 30_000,
-            "allow_auto_create_topics": False,
             **security_options(kafka, insecure_dev=insecure_dev),
         }
 
@@ -110,6 +113,7 @@ class Brokers:
         }
         consumer, connections = self._open(
             KafkaConsumer,
+            allow_auto_create_topics=False,
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -119,7 +123,7 @@ class Brokers:
             receive_message_max_bytes=FRAME_BYTES,
             **(membership if joins else {}),
         )
-        consumer._fetcher.PartitionRecords = _TolerantRecords  # noqa: SLF001 - it has no option for this
+        consumer._fetcher.PartitionRecords = TolerantRecords  # noqa: SLF001 - it has no option for this
         return consumer, connections
 
     def open_producer(self, transactional_id: str | None) -> Any:  # noqa: ANN401 - the client ships no types
@@ -133,8 +137,9 @@ class Brokers:
         if transactional_id:
             timeout_ms = int(self._kafka.transaction_timeout_s * 1000)
             transactions = {"transactional_id": transactional_id, "transaction_timeout_ms": timeout_ms}
-        return self._open(
+        producer, _ = self._open(
             KafkaProducer,
+            allow_auto_create_topics=False,
             acks="all",
             enable_idempotence=True,
             compression_type=None,
@@ -146,7 +151,27 @@ class Brokers:
             delivery_timeout_ms=DELIVERY_S * 1000,
             max_block_ms=DELIVERY_S * 1000,
             **transactions,
-        )[0]
+        )
+        # It would take a refused batch apart by its own reading of records, which `kafka_records` stands in for.
+        producer._sender._can_split = lambda *_: False  # noqa: SLF001 - it has no option for this
+        return producer
+
+    def topic_limits(self, topics: Collection[str]) -> dict[str, int]:
+        """Return max.message.bytes of topics, as far as this user may ask for it.
+
+        Raises:
+            BrokerUnavailable: no broker answers within 15 s.
+            BrokerRefused: they will not have us.
+        """
+        admin, _ = self._open(KafkaAdminClient)
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, name, {LIMIT: None}) for name in topics]
+        try:
+            described = admin.describe_configs(wanted, config_filter="all").get("topic", {})
+        except errors.KafkaError as error:
+            raise self.explain(error, "the topics' settings could not be read") from error
+        finally:
+            admin.close()
+        return {name: int(configs[LIMIT]["value"]) for name, configs in described.items() if LIMIT in configs}
 
     def _open(self, kind: type, **options: object) -> tuple[Any, "Connections"]:
         clients: list[Any] = []
@@ -221,27 +246,6 @@ class _PatientClient(KafkaNetClient):  # type: ignore[misc]  # the client ships 
             return False
 
 
-class _TolerantRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # the client ships no types
-    next_fetch_offset: int
-
-    def take(self, n: int | None = None) -> list[ConsumerRecord]:
-        """Return a record that cannot be parsed without key and value, so that it becomes a dead letter.
-
-        Brokers do not look into records: a header's name that is no UTF-8 is enough. The client itself raises once,
-        then spins at that record for ever. Those behind it in the same batch cannot be parsed either.
-        """
-        try:
-            return list(super().take(n))
-        except errors.CorruptRecordError as error:
-            place, offset = self.topic_partition, self.next_fetch_offset
-            self.drain()
-            if "crc check" in str(error):
-                raise  # damaged on its way here: it may be whole when it is fetched again
-            self.next_fetch_offset = offset + 1
-            unreadable = [(UNREADABLE, str(error).encode()[:200])]
-            return [ConsumerRecord(*place, -1, offset, 0, 0, None, None, unreadable, None, -1, -1, -1)]
-
-
 class _Joining:
     """A join under way, which the client will wait for again even if it is done by then."""
 
@@ -266,12 +270,33 @@ def keep_join(consumer: Any) -> None:  # noqa: ANN401 - the client ships no type
         coordinator.rejoin_needed = True
 
 
+def note_resets(consumer: Any) -> dict[Place, int]:  # noqa: ANN401 - the client ships no types
+    """Return where positions will appear that the broker has no records for any more, before the client leaves them."""
+    left: dict[Place, int] = {}
+    subscription = consumer._subscription  # noqa: SLF001 - it tells nobody
+    request = subscription.request_offset_reset
+
+    def note(partition: TopicPartition, *strategy: object) -> None:
+        position = subscription.assignment[partition].position
+        if position is not None:
+            left.setdefault(Place(*partition), position.offset)
+        request(partition, *strategy)
+
+    subscription.request_offset_reset = note
+    return left
+
+
 def is_replaced(consumer: Any) -> bool:  # noqa: ANN401 - the client ships no types
     """Return whether another worker has taken our instance id, at which the client only stops its heartbeats."""
     coordinator = consumer._coordinator  # noqa: SLF001 - there is no other way to it
     return (
         coordinator.stable() and not coordinator.rejoin_needed and not coordinator._heartbeat_enabled  # noqa: SLF001
     )
+
+
+def give_up_membership(consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
+    """Let `close` leave the group although the membership is static, at which the client only falls silent."""
+    consumer._coordinator.is_dynamic_member = lambda: True  # noqa: SLF001 - it has no option for this
 
 
 class Connections:
@@ -322,6 +347,25 @@ logging.getLogger("kafka.coordinator.consumer").addFilter(_is_no_hand_over)  # o
 
 
 _NOTHING = object()  # stands for an absent value, which the client refuses beside an absent key
+_NO_VALUE = bytes(bytearray(1))  # stands for a header's absent value, which the client refuses; known by its identity
+
+
+class _Builder(DefaultRecordBatchBuilder):  # type: ignore[misc]  # the client ships no types
+    def append(
+        self,
+        offset: int,
+        timestamp: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]],
+        **options: object,
+    ) -> object:
+        """Write a record; a header may be without a value, which everything above this insists on."""
+        kept = [(name, None if content is _NO_VALUE else content) for name, content in headers]
+        return super().append(offset, timestamp, key, value, kept, **options)
+
+
+memory_records.DefaultRecordBatchBuilder = _Builder  # the client has no option for this
 
 
 class _Verbatim(Serializer):  # type: ignore[misc]  # the client ships no types
@@ -338,14 +382,26 @@ class _Partitioner(DefaultPartitioner):  # type: ignore[misc]  # the client ship
 def send_record(producer: Any, record: Outgoing) -> Any:  # noqa: ANN401 - the client ships no types
     """Hand a record to the client; return what can be waited for."""
     value = _NOTHING if record.value is None else record.value
-    return producer.send(record.topic, value, key=record.key, headers=list(record.headers))
+    headers = [(HeaderName(name), _NO_VALUE if content is None else content) for name, content in record.headers]
+    return producer.send(record.topic, value, key=record.key, headers=headers)
+
+
+def packed_bytes(record: Outgoing) -> int:
+    """Return what a broker compares with max.message.bytes, or a few bytes more: the size of a batch of this record."""
+    headers = [(HeaderName(name), content) for name, content in record.headers]
+    return int(DefaultRecordBatchBuilder.estimate_size_in_bytes(record.key, record.value, headers))
 
 
 def to_record(fetched: Any) -> Record:  # noqa: ANN401 - the client ships no types
-    """Return a record as the seam has it; a header without a value gets an empty one."""
-    headers = tuple((name, value or b"") for name, value in fetched.headers)
+    """Return a record as the seam has it."""
     return Record(
-        fetched.topic, fetched.partition, fetched.offset, fetched.timestamp, fetched.key, fetched.value, headers
+        fetched.topic,
+        fetched.partition,
+        fetched.offset,
+        fetched.timestamp,
+        fetched.key,
+        fetched.value,
+        tuple(fetched.headers),
     )
 
 

@@ -4,19 +4,22 @@ A producer of kafka-python whose records expired, or that was fenced, may never 
 every failure, and the next delivery makes a new one.
 """
 
+import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
-from scorer.stream.broker import BrokerUnavailable, Outgoing, Place, Position
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, Position, RecordsTooLarge
 from scorer.stream.kafka_client import (
     DELIVERY_S,
     REQUEST_S,
+    TOO_LARGE,
     Brokers,
     ConsumerGroupMetadata,
     errors,
+    packed_bytes,
     send_record,
     to_offsets,
 )
@@ -55,7 +58,11 @@ class KafkaSink:
     def deliver(self, records: Sequence[Outgoing]) -> None:
         """See `RecordSink`; takes at most about a minute."""
         with self._failures(None):
-            self._send(self._producer(None), records)
+            refused = self._send(self._producer(None), records)
+            if len(refused) > 1:  # with whom they shared a batch, or a producer that sends no more
+                refused = [record for record in refused if self._send_alone(record)]
+            if refused:
+                raise RecordsTooLarge(refused, _describe(refused))
 
     def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[Place, int]) -> None:
         """See `RecordSink`; ends the process when the broker neither commits nor refuses in time."""
@@ -63,7 +70,8 @@ class KafkaSink:
         with self._watchdog, self._failures(self._transactional_id):
             producer = self._producer(self._transactional_id)
             producer.begin_transaction()
-            self._send(producer, records)
+            if refused := self._send(producer, records):
+                raise RecordsTooLarge(refused := self._find_largest(refused), _describe(refused))
             producer.send_offsets_to_transaction(
                 to_offsets({place: Position(offset) for place, offset in offsets.items()}), membership
             )
@@ -89,6 +97,12 @@ class KafkaSink:
         """Turn the client's errors into the seam's, and leave no transaction open behind them."""
         try:
             yield
+        except RecordsTooLarge:
+            if transactional_id:
+                with suppress(errors.KafkaError):
+                    self._producers[transactional_id].abort_transaction()
+            self._discard(transactional_id, timeout_s=2)  # after a refusal it sends nothing more
+            raise
         except errors.KafkaError as error:
             answered = isinstance(error, errors.BrokerResponseError | errors.CommitFailedError)
             if transactional_id and answered and not isinstance(error, errors.ProducerFencedError):
@@ -110,25 +124,58 @@ class KafkaSink:
             producer.init_transactions()
         return producer
 
-    def _send(self, producer: Any, records: Sequence[Outgoing]) -> None:  # noqa: ANN401 - the client ships no types
-        """Send all and wait for all, so that nothing is left inside a producer that is thrown away."""
-        sent, failure = [], None
+    def _send_alone(self, record: Outgoing) -> bool:
+        """Send a record with no other, and return whether it was refused for its size."""
+        self._discard(None, timeout_s=2)
+        return bool(self._send(self._producer(None), [record]))
+
+    def _find_largest(self, refused: Sequence[Outgoing]) -> list[Outgoing]:
+        """Return those of the records in a refused transaction that are too large; the largest where nobody says."""
+        limits: Mapping[str, int] = {}
+        with suppress(BrokerUnavailable, BrokerRefused):
+            limits = self._brokers.topic_limits({record.topic for record in refused})
+        too_large = [record for record in refused if packed_bytes(record) > limits.get(record.topic, sys.maxsize)]
+        return too_large or [max(refused, key=lambda record: record.size)]
+
+    def _send(self, producer: Any, records: Sequence[Outgoing]) -> list[Outgoing]:  # noqa: ANN401 - untyped
+        """Send all and wait for all, so that nothing is left inside a producer that is thrown away.
+
+        Returns:
+            The records that were refused for their size, or because another one was; the others are acknowledged.
+
+        Raises:
+            KafkaError: not all are acknowledged.
+        """
+        sent: list[tuple[Outgoing, Any]] = []
+        refused: list[Outgoing] = []
+        failure = None
         try:
             for record in records:
-                sent.append(send_record(producer, record))  # noqa: PERF401 - what was sent before a failure must stay
+                try:
+                    sent.append((record, send_record(producer, record)))
+                except TOO_LARGE:
+                    refused.append(record)
         except errors.KafkaError as error:
-            failure = error
+            failure = error  # what was sent before it is waited for
         until = time.monotonic() + DELIVERY_S + REQUEST_S
-        for future in sent:
+        for record, future in sent:
             try:
                 future.get(timeout=max(0.0, until - time.monotonic()))
+            except TOO_LARGE:
+                refused.append(record)
             except errors.KafkaError as error:
                 failure = failure or error
         if failure:
             raise failure
+        return refused
 
     def _discard(self, transactional_id: str | None, timeout_s: float) -> None:
         if producer := self._producers.pop(transactional_id, None):
             producer._sender.force_close()  # noqa: SLF001 - `close` alone waits for records that nobody wants any more
             with suppress(errors.KafkaError):
                 producer.close(timeout=timeout_s)
+
+
+def _describe(refused: Sequence[Outgoing]) -> str:
+    largest = max(record.size for record in refused)
+    return f"{len(refused)} of up to {largest} bytes are larger than max.message.bytes of their topic"

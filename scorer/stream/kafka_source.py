@@ -15,8 +15,10 @@ from scorer.stream.kafka_client import (
     Rebalances,
     TopicPartition,
     errors,
+    give_up_membership,
     is_replaced,
     keep_join,
+    note_resets,
     to_offsets,
     to_record,
 )
@@ -36,11 +38,13 @@ class KafkaSource:
         BrokerRefused: they will not have us.
     """
 
-    def __init__(self, brokers: Brokers, group: str, topic: str) -> None:
+    def __init__(self, brokers: Brokers, group: str, topic: str, *, stays_member: bool = False) -> None:
         self._brokers, self._group, self._topic = brokers, group, topic
         self._consumer, self._connections = brokers.open_consumer(group, joins=True)
         self._notes, _ = brokers.open_consumer(f"{group}.notes", joins=False)
         self._notes.assign([TopicPartition(topic, 0)])  # a member of no group, whatever the partition
+        self._stays_member = stays_member
+        self._left = note_resets(self._consumer)
         self._rebalances = Rebalances()
         self._listener: PartitionListener | None = None
         self._arriving: set[Place] = set()  # assigned, and held paused until the listener knows their positions
@@ -87,6 +91,7 @@ class KafkaSource:
         with self._lock:
             self._membership = self._consumer.group_metadata()
         self._hand_over()
+        self._tell_expired(polled)
         self._notice_silence()
         return [to_record(each) for records in polled.values() for each in records]
 
@@ -158,6 +163,8 @@ class KafkaSource:
         with self._lock:
             self._owned.clear()
         self._rebalances.closing = True
+        if not self._stays_member and not lost:
+            give_up_membership(self._consumer)
         with suppress(errors.KafkaError):  # the group notices by itself that we are gone
             self._consumer.close(autocommit=False, timeout_ms=timeout_s * 1000)
             self._notes.close(autocommit=False, timeout_ms=timeout_s * 1000)
@@ -213,6 +220,21 @@ class KafkaSource:
             self._owned |= self._arriving
         self._arriving = set()
         self._listener.on_assigned(notes)
+
+    def _tell_expired(self, polled: Mapping[TopicPartition, list[Any]]) -> None:
+        """Tell the listener of positions that had no records any more, as soon as it is known where reading goes on."""
+        for place, first in list(self._left.items()):
+            partition = TopicPartition(*place)
+            records = polled.get(partition)
+            until = records[0].offset if records else None
+            if until is None and self._ours({place}):
+                with suppress(errors.KafkaError):
+                    until = self._consumer.position(partition, timeout_ms=0)
+            if until is None and place in self._owned:
+                continue
+            del self._left[place]
+            if until is not None and until != first and self._listener:
+                self._listener.on_expired(place, first, until)
 
     def _wait_out(self, error: errors.KafkaError, until: float) -> None:
         """Let an outage pass, without spinning; raise when it is none."""

@@ -38,6 +38,7 @@ class Reach(NamedTuple):
 
 @dataclass(slots=True)
 class _Partition:
+    first: int = 0  # of the records added
     reach: Reach | None = None
     committed: int | None = None
     announced: int = -1
@@ -73,6 +74,8 @@ class Ledger:
         with self._changed:
             partition = self._partitions[record.place]
             partition.open.append(ticket)
+            if partition.reach is None:
+                partition.first = record.offset
             partition.reach = Reach(partition.reach.offset if partition.reach else record.offset, record.offset + 1)
             self.images += 1
             self.bytes += record.size
@@ -129,6 +132,17 @@ class Ledger:
         with self._changed:
             return {
                 place: partition.reach
+                for place in places
+                if (partition := self._partitions.get(place)) and partition.reach is not None
+            }
+
+    def committed_reach(self, places: Collection[Place]) -> dict[Place, Reach]:
+        """Return the same as `reach`, with what is committed in place of what is acknowledged."""
+        with self._changed:
+            return {
+                place: Reach(
+                    partition.first if partition.committed is None else partition.committed, partition.reach.until
+                )
                 for place in places
                 if (partition := self._partitions.get(place)) and partition.reach is not None
             }
@@ -192,9 +206,10 @@ class Ledger:
             )
 
     def oldest_timestamp_ms(self) -> int | None:
-        """Return when the oldest unfinished record was written."""
+        """Return when the oldest unfinished record was written; one without a timestamp has no age."""
         with self._changed:
-            return min((p.open[0].record.timestamp_ms for p in self._partitions.values() if p.open), default=None)
+            written = (ticket.record.timestamp_ms for each in self._partitions.values() for ticket in each.open)
+            return min((timestamp_ms for timestamp_ms in written if timestamp_ms > 0), default=None)
 
     def _ready(self, max_records: int) -> dict[Place, list[Ticket]]:
         ready: dict[Place, list[Ticket]] = {}

@@ -27,6 +27,7 @@ NAMES = {
     "unlensed_record_bytes_received_total": "Bytes of keys, values and headers polled.",
     "unlensed_records_answered_total": "Results acknowledged by the broker, by the result's status.",
     "unlensed_records_dead_total": "Dead letters acknowledged by the broker, by error code.",
+    "unlensed_records_expired_total": "Records that the broker deleted before they were read, by topic.",
     "unlensed_isolated_records_total": "Records processed alone, because a worker died with them in hand.",
     # What was found.
     "unlensed_faces_scored_total": "Faces in acknowledged results, by decision.",
@@ -84,6 +85,7 @@ class Metrics:
         self.record_bytes_received = self._new(Counter, "unlensed_record_bytes_received_total")
         self.records_answered = self._new(Counter, "unlensed_records_answered_total", "status", values=Status)
         self.records_dead = self._new(Counter, "unlensed_records_dead_total", "code", values=DeadLetterCode)
+        self.records_expired = self._new(Counter, "unlensed_records_expired_total", "topic")
         self.isolated_records = self._new(Counter, "unlensed_isolated_records_total")
         self.faces_scored = self._new(Counter, "unlensed_faces_scored_total", "decision", values=Decision)
         self.p_value = self._new(Histogram, "unlensed_p_value", buckets=P_VALUES)

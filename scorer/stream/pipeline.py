@@ -25,7 +25,7 @@ from scorer.policies import PolicyNotFound, PolicyWatcher
 from scorer.score import score_batch
 from scorer.stream.batcher import Batcher
 from scorer.stream.codec import InvalidRecord, encode_result, parse_request
-from scorer.stream.dead_letters import dead_letter
+from scorer.stream.dead_letters import dead_letter, shrink
 from scorer.stream.ledger import Ledger, Ticket
 from scorer.stream.metrics import Metrics
 from scorer.stream.patience import Stopped
@@ -91,6 +91,17 @@ class Pipeline:
         """Answer a record with a dead letter."""
         self._reject(ticket, record_span(ticket.record, self._settings.group_id), code, message, attempts)
 
+    def shrink(self, ticket: Ticket, why: str) -> bool:
+        """Answer a record with less than its answer, which no broker takes; return whether there is less."""
+        answer = ticket.answer
+        if answer is None or answer.topic == self._settings.results_topic:
+            self.reject(ticket, DeadLetterCode.ANSWER_TOO_LARGE, f"its result was refused: {why}")
+            return True
+        smaller = shrink(ticket.record, answer)
+        if smaller:
+            self._ledger.answer(ticket, smaller, ticket.on_acknowledged)
+        return smaller is not None
+
     def close(self) -> None:
         """Send idle threads home; busy ones end with the process."""
         for _ in range(WORKERS):
@@ -124,7 +135,7 @@ class Pipeline:
                 self._batcher.add(scorable, len(scorable.image.data), full=alone)
 
     def _prepare(self, ticket: Ticket, of_record: Span) -> Scorable:
-        request = parse_request(ticket.record, self._settings.max_record_bytes)
+        request = parse_request(ticket.record, self._settings.max_record_bytes, self._settings.max_json_bytes)
         policy = self._parts.policies.book.choose(request)
         try:
             with self._stage("payload", of_record.context):

@@ -44,7 +44,7 @@ class Choice:
     Attributes:
         requests: the only topic that a letter may be sent back to, whatever it says.
         code: those with this error code only.
-        since: those that died then or later only.
+        since: those that died then or later only; of one whose timestamp is no time that is not known.
     """
 
     requests: str
@@ -53,7 +53,8 @@ class Choice:
 
     def takes(self, letter: Letter) -> bool:
         """Return whether a letter is meant."""
-        return self.code in {None, letter.death.code} and not (self.since and letter.died_at < self.since)
+        late = self.since is None or (letter.died_at is not None and letter.died_at >= self.since)
+        return late and self.code in {None, letter.death.code}
 
 
 @dataclass(slots=True)

@@ -9,10 +9,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 
+from scorer.bundle import BundleMismatch
+from scorer.decide import PolicyError
+from scorer.embed import BackendUnavailable
 from scorer.messages import DeadLetterCode
-from scorer.stream.broker import BrokerUnavailable, Place, Record, RecordSink, RecordSource
-from scorer.stream.caution import MAX_DEATHS, Note, Suspects, find_suspects
+from scorer.settings import SettingsError
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Place, Record, RecordSink, RecordSource
+from scorer.stream.caution import MAX_DEATHS, Note, Suspects, find_suspects, new_process
 from scorer.stream.deliverer import Deliverer
 from scorer.stream.health import HealthState
 from scorer.stream.ledger import Ledger, Reach, Ticket
@@ -27,6 +32,9 @@ REPORT_EVERY_S = 1.0
 MAX_POLL_RECORDS = 64
 ANNOUNCED_AHEAD = 32  # records a partition; one more suspect each after a death, and far fewer notes until then
 RESUME_BELOW = 0.75  # of a budget, so that partitions are not paused and resumed at every record
+
+# Ends with an exit code of their own, for which no record is to blame.
+FORESEEN = (BackendUnavailable, BrokerRefused, BrokerUnavailable, BundleMismatch, PolicyError, SettingsError)
 
 log = get_logger(__name__)
 
@@ -62,14 +70,17 @@ class Service:
             self._ledger,
             sink,
             metrics,
+            shrink=self._pipeline.shrink,
             on_outage=self._on_broker_outage,
             on_crash=self.crash,
             once=self._once,
         )
+        self._process = new_process()
         self._places: set[Place] = set()
         self._suspects: dict[Place, Suspects] = {}
         self._waiting: deque[Ticket] = deque()  # received and not begun
         self._alone: Ticket | None = None
+        self._done_alone: Ticket | None = None  # and not yet written down as done
         self._held: set[Place] = set()  # paused
         self._holding = False
         self._commit_at_s = self._report_at_s = 0.0
@@ -88,6 +99,12 @@ class Service:
                 if until_drained and not self._ledger.images and self._places and not any(self._source.lag().values()):
                     break
             self._drain()
+        except FORESEEN as error:
+            self._crash = self._crash or error
+            self._deliverer.close(timeout_s=1)
+            with suppress(BrokerRefused, BrokerUnavailable):
+                self._source.close(timeout_s=self._settings.revoke_s)
+            raise
         finally:
             self._pipeline.close()
             self._deliverer.close(timeout_s=1)
@@ -102,7 +119,7 @@ class Service:
         for place, note in notes.items():
             self._ledger.open(place)
             self._places.add(place)
-            if suspects := find_suspects(note):
+            if suspects := find_suspects(note, self._process):
                 self._suspects[place] = suspects
                 log.warning(
                     "a worker died here; its records are processed alone",
@@ -110,19 +127,23 @@ class Service:
                     partition=place.partition,
                     first_offset=suspects.first,
                     records=suspects.until - suspects.first,
-                    deaths=suspects.deaths,
+                    deaths=len(suspects.dead),
                 )
         log.info("partitions assigned", partitions=sorted(place.partition for place in notes))
 
     def on_revoked(self, places: Collection[Place]) -> None:
-        """See `PartitionListener`: finish what was begun, forget the rest, commit and close the notes."""
+        """See `PartitionListener`: finish what was begun, forget the rest, commit and close the notes.
+
+        After a crash nothing is finished and nothing committed any more.
+        """
         self._forget_waiting(places)
-        if not self._ledger.wait_empty(places, self._settings.revoke_s):
-            log.warning("some records are not finished in time; their next owner starts them again")
-        reaches = self._ledger.reach(places)
-        if not self._commit({place: reach.offset for place, reach in reaches.items()}):
-            log.warning("the last offsets were not committed; the next owner repeats what follows them")
-        self._write_notes(reaches, is_open=False)
+        if self._crash is None:
+            if not self._ledger.wait_empty(places, self._settings.revoke_s):
+                log.warning("some records are not finished in time; their next owner starts them again")
+            reaches = self._ledger.reach(places)
+            if not self._commit({place: reach.offset for place, reach in reaches.items()}):
+                log.warning("the last offsets were not committed; the next owner repeats what follows them")
+        self._close_notes(places)
         self._let_go(places)
         log.info("partitions revoked", partitions=sorted(place.partition for place in places))
 
@@ -131,6 +152,18 @@ class Service:
         self._forget_waiting(places)
         self._let_go(places)
         log.warning("partitions lost to another worker", partitions=sorted(place.partition for place in places))
+
+    def on_expired(self, place: Place, first: int, until: int) -> None:
+        """See `PartitionListener`."""
+        name = f"{place.topic}-{place.partition}"
+        if until < first:
+            message = f"offset {first} of {name} is past its end; reading goes on at {until}"
+        else:
+            message = (
+                f"{until - first} requests of {name} expired before they were read (offsets {first} to {until - 1})"
+            )
+            self._metrics.records_expired.labels(topic=place.topic).inc(until - first)
+        log.warning(message)
 
     def _turn(self) -> None:
         room = self._settings.max_in_flight_images - self._ledger.images
@@ -155,12 +188,12 @@ class Service:
         """Begin every record that may begin: all of them, or, among suspects, one alone."""
         if self._alone and not self._finish_alone(self._alone):
             return
-        while self._waiting:
+        while self._waiting and self._settle():
             ticket = self._waiting[0]
             place, offset = ticket.record.place, ticket.record.offset
             if place in self._suspects and offset >= self._suspects[place].until:
                 del self._suspects[place]
-            deaths = self._deaths(place, offset)
+            deaths = len(self._dead_with(place, offset))
             if deaths and self._ledger.images > len(self._waiting):
                 self._ledger.wait_fewer(self._ledger.images, POLL_S)
                 return  # others are under way
@@ -182,30 +215,44 @@ class Service:
                 return
 
     def _finish_alone(self, ticket: Ticket) -> bool:
-        """Return whether the record that was begun alone is done with, and write that down."""
+        """Return whether the record that was begun alone is done with."""
         if not self._ledger.wait_finished(ticket, POLL_S):
             return False
-        place, offset = ticket.record.place, ticket.record.offset
-        following = self._waiting[0].record if self._waiting else None
-        if place in self._suspects and (following is None or following.place != place):
-            self._write_notes({place: Reach(offset + 1, self._suspects[place].until)})
-        self._alone = None
+        self._alone, self._done_alone = None, ticket
+        if not self._settle():  # it is done, and no death from here on is its doing
+            self._close_notes({ticket.record.place})
         return True
+
+    def _settle(self) -> bool:
+        """Commit what was done alone and write down that it is done; return whether nothing of it is left to do."""
+        if self._done_alone and self._commit(self._ledger.uncommitted()):
+            place = self._done_alone.record.place
+            if self._close_notes({place}):
+                self._done_alone = None
+        return self._done_alone is None
 
     def _announce(self) -> bool:
         """Write down what is in hand or soon will be, but of suspects only when one is begun."""
+        unannounced = [place for place in self._ledger.unannounced() if place not in self._suspects]
         return self._write_notes(
             {
                 place: Reach(reach.offset, reach.until + ANNOUNCED_AHEAD)
-                for place, reach in self._ledger.unannounced().items()
-                if place not in self._suspects
+                for place, reach in self._ledger.committed_reach(unannounced).items()
             }
         )
+
+    def _close_notes(self, places: Collection[Place]) -> bool:
+        """Write down that nothing is in hand, and who is still to be suspected; return whether that is kept."""
+        reaches = self._ledger.committed_reach(places)
+        for place in reaches.keys() & self._suspects.keys():
+            suspects, reach = self._suspects[place], reaches[place]
+            reaches[place] = Reach(max(reach.offset, suspects.first), max(reach.until, suspects.until))
+        return self._write_notes(reaches, is_open=False)
 
     def _write_notes(self, reaches: Mapping[Place, Reach], *, is_open: bool = True) -> bool:
         """Write down what is in hand; return whether that is kept."""
         notes = {
-            place: str(Note(is_open, reach.offset, reach.until, self._deaths(place, reach.offset)))
+            place: str(Note(is_open, reach.offset, reach.until, self._process, self._dead_with(place, reach.offset)))
             for place, reach in reaches.items()
         }
         try:
@@ -214,7 +261,8 @@ class Service:
         except BrokerUnavailable as error:
             log.warning("the broker keeps no notes now", error=str(error))
             return False
-        self._ledger.announced(reaches)
+        if is_open:
+            self._ledger.announced(reaches)
         return True
 
     def _commit(self, offsets: Mapping[Place, int]) -> bool:
@@ -229,8 +277,8 @@ class Service:
         self._ledger.committed(offsets)
         return True
 
-    def _deaths(self, place: Place, offset: int) -> int:
-        return self._suspects[place].deaths_of(offset) if place in self._suspects else 0
+    def _dead_with(self, place: Place, offset: int) -> tuple[str, ...]:
+        return self._suspects[place].dead_with(offset) if place in self._suspects else ()
 
     def _commit_regularly(self) -> None:
         if time.monotonic() >= self._commit_at_s:
@@ -294,6 +342,8 @@ class Service:
         self._ledger.close(places)
         if self._alone and self._alone.record.place in places:
             self._alone = None
+        if self._done_alone and self._done_alone.record.place in places:
+            self._done_alone = None
         for place in places:
             self._places.discard(place)
             self._held.discard(place)

@@ -26,6 +26,7 @@ class StreamSettings(Section):
     dead_letters: str = "unlensed.dead-letters"
     policies: Path | None = None
     max_record_bytes: Count = 48 * 2**20
+    max_json_bytes: Count = 1 * 2**20
     max_in_flight_images: Count = 128
     max_in_flight_bytes: Count = 256 * 2**20
     batch_images: Count = 32
@@ -57,7 +58,11 @@ class StreamSettings(Section):
 
 
 class KafkaSettings(Section):
-    """How to reach the brokers. `instance_id` makes the membership static: a restarted worker keeps its partitions."""
+    """How to reach the brokers.
+
+    `instance_id` makes the membership static: a worker that died keeps its partitions for `session_timeout_s`. One that
+    leaves in good order gives them up at once, unless it `stays_member` because it comes back within that time.
+    """
 
     bootstrap: str = "127.0.0.1:9092"
     security: Literal["plaintext", "tls", "sasl_plaintext", "sasl_tls"] = "plaintext"
@@ -68,6 +73,7 @@ class KafkaSettings(Section):
     certificate_file: Path | None = None
     key_file: Path | None = None
     instance_id: str | None = None
+    stays_member: bool = False
     session_timeout_s: Seconds = 45
     max_poll_interval_s: Seconds = 300
     transaction_timeout_s: Seconds = 60

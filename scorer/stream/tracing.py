@@ -54,7 +54,7 @@ def parse_traceparent(headers: Headers) -> TraceContext | None:
 
     A later version than 00 is read as far as 00 goes. A bad `tracestate` is left behind without its `traceparent`.
     """
-    parents = [value for name, value in headers if name.lower() == TRACEPARENT]
+    parents = [value or b"" for name, value in headers if name.lower() == TRACEPARENT]
     if len(parents) != 1:
         return None
     match = _PARENT.fullmatch(parents[0].decode("ascii", errors="replace"))
@@ -63,7 +63,7 @@ def parse_traceparent(headers: Headers) -> TraceContext | None:
     version, trace_id, span_id, flags, more = match.groups()
     if version == "ff" or (version == "00" and more) or not int(trace_id, 16) or not int(span_id, 16):
         return None
-    states = [value.decode("ascii", errors="replace") for name, value in headers if name.lower() == TRACESTATE]
+    states = [(value or b"").decode("ascii", errors="replace") for name, value in headers if name.lower() == TRACESTATE]
     return TraceContext(trace_id, span_id, int(flags, 16) & KNOWN_FLAGS, _checked_state(",".join(states)))
 
 

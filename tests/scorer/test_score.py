@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ingest.probe import Limits
+from ingest.probe import EncodedFace, ImageInfo, Limits
 from ingest.reasons import Reason
-from ingest.spec import MIN_VISIBLE_SHARE
+from ingest.spec import MIN_VISIBLE_SHARE, FaceBox, PreprocessSpec
 from scorer.decide import Policy
 from scorer.engine import LocalScorer, load_bundle_detector
 from scorer.locate import locate_faces
@@ -117,6 +117,36 @@ def test_face_px_counts_pixels_of_the_picture(
     if across * down < (MIN_VISIBLE_SHARE - 0.001) * side**2:
         assert face.p_value is None
         assert set(face.reason_codes) <= {Reason.FACE_CUT_OFF, Reason.BOX_OUTSIDE_IMAGE}
+
+
+def test_what_nobody_foresaw_of_one_face_is_its_answer(
+    local_scorer: LocalScorer, portrait: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception at one face is that face's reason and review; the other face and the other image are scored."""
+    around = EncodedFace.around
+
+    def overflow(data: bytes, info: ImageInfo, box: FaceBox, spec: PreprocessSpec) -> EncodedFace | None:
+        if box.as_tuple() == OUTSIDE:
+            message = "cannot convert float infinity to integer"
+            raise OverflowError(message)
+        return around(data, info, box, spec)
+
+    monkeypatch.setattr(EncodedFace, "around", overflow)
+    first, second = score(local_scorer, ask("a", portrait, FACE, OUTSIDE), ask("b", portrait, FACE))
+    assert first.faces[1].reason_codes == (Reason.DEFECT,)
+    assert first.faces[1].decision is Decision.REVIEW
+    assert first.detail == "the face could not be prepared (OverflowError); please report it"
+    assert first.faces[0].score == second.faces[0].score is not None
+
+
+@pytest.mark.parametrize("far", [1.7e308, 2.0**24 + 2, float("nan"), float("inf")])
+def test_boxes_that_no_image_holds_are_refused(far: float) -> None:
+    """A request takes no box whose numbers could not be added up."""
+    for box in ((0.0, 0.0, far, far), (far, far, 9.0, 9.0), (-far, 0.0, far, 9.0)):
+        with pytest.raises(ValueError, match=r"16777216|finite"):
+            RequestedFace(face_id="0", box=box)
+        with pytest.raises(ValueError, match=r"16777216|finite"):
+            FaceBox(*box)
 
 
 def noise_jpeg(_: bytes) -> bytes:

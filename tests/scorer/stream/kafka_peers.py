@@ -103,6 +103,7 @@ class Member:
         self.done: dict[Place, int] = {}
         self.before_revoked: Callable[[Collection[Place]], None] = lambda _places: None
         self.note = ""
+        self.expired: list[tuple[Place, int, int]] = []
         source.subscribe(self)
 
     def on_assigned(self, notes: Mapping[Place, str]) -> None:
@@ -124,6 +125,10 @@ class Member:
         """Forget it all."""
         self.told.append(("lost", frozenset(places)))
         self._forget(places)
+
+    def on_expired(self, place: Place, first: int, until: int) -> None:
+        """Note it."""
+        self.expired.append((place, first, until))
 
     def offsets(self, places: Collection[Place]) -> dict[Place, int]:
         """Return what may be committed."""

@@ -100,6 +100,16 @@ def test_a_line_about_a_letter_shows_nothing_of_the_record() -> None:
     assert "secret" not in json.dumps(read_letter(letter).as_dict())
 
 
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_any_timestamp_can_be_listed(timestamp_ms: int) -> None:
+    """A letter, and the record in it, may have any timestamp; one that is no time is unknown and in no span of time."""
+    letter = as_record(kill(Record("requests", 0, 7, timestamp_ms, None, b"")), timestamp_ms=timestamp_ms)
+    read = read_letter(letter)
+    assert json.loads(json.dumps(read.as_dict()))["record"]["timestamp_ms"] == timestamp_ms
+    assert Choice("requests").takes(read)
+    assert not (read.died_at is None and Choice("requests", None, datetime(1970, 1, 1, tzinfo=UTC)).takes(read))
+
+
 class MemoryLog:
     """A topic of two partitions and what a group remembers of it."""
 

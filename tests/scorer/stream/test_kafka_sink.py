@@ -4,7 +4,7 @@ import pytest
 from kafka import KafkaConsumer, TopicPartition, errors
 from kafka.partitioner import murmur2
 
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, RecordsTooLarge
 from scorer.stream.kafka_client import Brokers, ConsumerGroupMetadata
 from scorer.stream.kafka_sink import KafkaSink
 from tests.scorer.stream.kafka_peers import Member, Site, turn_until
@@ -67,14 +67,16 @@ def test_keys_choose_the_partition_that_other_clients_choose(site: Site) -> None
     assert chosen == {key: (murmur2(key[:4096]) & 0x7FFFFFFF) % 8 for key in keys}
 
 
-def test_a_record_that_the_topic_refuses_is_refused(site: Site) -> None:
-    """One record over max.message.bytes says so; the next delivery works."""
+def test_records_that_the_topic_refuses_are_named(site: Site) -> None:
+    """Those over max.message.bytes are named, however they were packed; the others are there, and so is the next."""
     site.create_topics(max_message_bytes="10000")
     _, sink = site.connect()
-    with pytest.raises(BrokerRefused, match="nothing was acknowledged"):
-        sink.deliver(results(site, b"x" * 20_000))
+    large = results(site, b"x" * 20_000)
+    with pytest.raises(RecordsTooLarge, match=r"max\.message\.bytes") as refused:
+        sink.deliver([*results(site, *[b"y" * 4000] * 5), *large])
+    assert refused.value.records == large
     sink.deliver(results(site, b"fits"))
-    assert values(site) == [b"fits"]
+    assert sorted(values(site)) == [b"fits", *[b"y" * 4000] * 5]
 
 
 def test_transactions_write_results_and_positions_together(site: Site) -> None:
@@ -99,7 +101,7 @@ def test_a_transaction_that_fails_leaves_nothing(site: Site) -> None:
     member = site.join(delivery=ONCE)
     turn_until([member], lambda: len(member.polled) == 3, "all records")
     place = Place(site.stream.requests, 0)
-    with pytest.raises(BrokerRefused):
+    with pytest.raises(RecordsTooLarge):
         member.sink.deliver_once(results(site, b"small", b"x" * 20_000), {place: 3})
     assert values(site) == []
     assert stored(site) is None

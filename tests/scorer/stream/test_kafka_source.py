@@ -5,10 +5,12 @@ import time
 from collections import Counter
 
 import pytest
-from kafka import KafkaProducer, errors
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition, errors
 
+from scorer.messages import DeadLetterCode
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place
-from scorer.stream.dead_letters import UNREADABLE
+from scorer.stream.dead_letters import dead_letter, restore
+from scorer.stream.kafka import open_dead_letters
 from tests.scorer.stream.kafka_peers import Runner, Site, turn_until, wait_until
 
 
@@ -281,31 +283,69 @@ def test_a_static_member_comes_back_to_its_partitions(site: Site) -> None:
         turn_until([old, other], lambda: False, "the refusal")
 
 
-class _NoUtf8(str):
-    """A header's name that reaches the broker as a byte that UTF-8 does not know."""
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_static_member_that_leaves_gives_its_partitions_up(site: Site, stays: bool) -> None:  # noqa: FBT001 - drawn
+    """It leaves at once, long before its session ends, unless it is told to stay a member."""
+    site.create_topics(2)
+    site.kafka = site.kafka.model_copy(update={"session_timeout_s": 30})
+    leaving = site.join(instance_id="one", stays_member=stays)
+    other = site.join(instance_id="two")
+    turn_until([leaving, other], lambda: len(leaving.owned) == len(other.owned) == 1, "an even split")
+    leaving.source.close(timeout_s=5)
+    until = time.monotonic() + 10
+    while len(other.owned) < 2 and time.monotonic() < until:
+        other.turn()
+    assert len(other.owned) == (1 if stays else 2)
 
-    __slots__ = ()
 
-    def encode(self, _encoding: str = "", _errors: str = "") -> bytes:
-        """Return it."""
-        return b"\xff"
-
-
-def test_a_record_that_cannot_be_parsed_stops_nothing(site: Site) -> None:
-    """It comes without key and value and says so in a header; those before and after it come whole."""
+def test_header_names_of_any_bytes_stop_nothing(site: Site) -> None:
+    """A record whose header's name is no UTF-8 comes whole and once, as do others, and goes out as it was."""
     site.create_topics()
     topic = site.stream.requests
-    for records in (
-        [Outgoing(topic, b"1", b"before")],
-        [Outgoing(topic, b"2", b"harm", ((_NoUtf8("x"), b"v"),))],
-        [Outgoing(topic, b"3", b"after")],
-    ):
-        site.produce(records)
+    odd = b"\xff\xfe".decode("utf-8", "surrogateescape")
+    sent = [Outgoing(topic, b"%d" % n, b"value %d" % n, ((odd, b"v"), ("null", None)) * (n == 2)) for n in range(5)]
+    site.produce(sent)
     member = site.join()
-    turn_until([member], lambda: len(member.polled) == 3, "three records")
-    assert [record.value for record in member.polled] == [b"before", None, b"after"]
-    assert [name for name, _ in member.polled[1].headers] == [UNREADABLE]
+    turn_until([member], lambda: len(member.polled) == 5, "five records")
+    assert [(record.value, record.headers) for record in member.polled] == [(each.value, each.headers) for each in sent]
+    assert [record.offset for record in member.polled] == [0, 1, 2, 3, 4]
     member.source.commit(member.offsets(member.owned))
+    record = member.polled[2]
+    letter = dead_letter(record, site.stream.dead_letters, DeadLetterCode.NOT_JSON, "no JSON", 1, "digest")
+    member.sink.deliver([letter])
+    log = open_dead_letters(site.kafka, site.stream)
+    (read,) = log.read({})
+    log.close()
+    assert restore(read) == sent[2]
+
+
+def test_records_that_expired_are_told(site: Site) -> None:
+    """What the broker deleted before it was read is told with its offsets, before a start and while a worker waits."""
+    site.create_topics()
+    place = Place(site.stream.requests, 0)
+    site.produce(site.requests(5))
+    first = site.join()
+    turn_until([first], lambda: len(first.polled) == 5, "five records")
+    first.source.close(timeout_s=2)
+    site.produce(site.requests(15))
+    delete_records(site, 15)
+    second = site.join()
+    turn_until([second], lambda: len(second.polled) == 5, "the five that are left")
+    assert second.expired == [(place, 5, 15)]
+    second.source.pause([place])
+    second.turn()
+    site.produce(site.requests(3))
+    delete_records(site, 23)
+    second.source.resume([place])
+    turn_until([second], lambda: len(second.expired) == 2, "the second account")
+    assert second.expired[1] == (place, 20, 23)
+
+
+def delete_records(site: Site, before: int) -> None:
+    """Delete the requests below an offset, as retention does."""
+    admin = KafkaAdminClient(bootstrap_servers=site.kafka.bootstrap)
+    admin.delete_records({TopicPartition(site.stream.requests, 0): before})
+    admin.close()
 
 
 def test_a_topic_that_is_not_there_is_refused(site: Site) -> None:

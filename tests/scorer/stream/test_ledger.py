@@ -142,3 +142,14 @@ def test_waiting_ends_when_the_last_record_is_acknowledged() -> None:
     threading.Timer(0.05, lambda: ledger.acknowledge(ledger.wait_ready(0, 1))).start()
     assert ledger.wait_empty({PLACE}, 30)
     assert ledger.wait_finished(ticket, 0)
+
+
+def test_a_record_without_a_timestamp_has_no_age() -> None:
+    """Timestamps of -1 and 0 are none, and do not hide those of other records."""
+    ledger = Ledger()
+    ledger.open(PLACE)
+    for offset, timestamp_ms in enumerate((-1, 0)):
+        ledger.add(Record(PLACE.topic, PLACE.partition, offset, timestamp_ms, None, b""))
+    assert ledger.oldest_timestamp_ms() is None
+    ledger.add(Record(PLACE.topic, PLACE.partition, 2, 5000, None, b""))
+    assert ledger.oldest_timestamp_ms() == 5000
