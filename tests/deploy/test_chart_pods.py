@@ -173,6 +173,18 @@ def test_pods_reach_what_is_listed_and_nothing_else() -> None:
     assert not bare["spec"]["egress"]  # an empty list lets nothing out
 
 
+@pytest.mark.parametrize("scenario", ["cpu", "mtls", "rescan"])
+def test_who_reads_from_a_store_may_reach_it(scenario: str) -> None:
+    """An example whose bundle, images or archive lie in a store lets its pods out to it."""
+    assert 443 in ports_out(find(render(scenario), "NetworkPolicy"))
+
+
+def test_files_alone_need_no_store() -> None:
+    """Images and archives in volumes ask for no way out."""
+    files = ('settings.payloads.schemes=["file"]', "networkPolicy.store.to=[]", 'scan.sources=["file:///runs/a"]')
+    assert ports_out(find(render("rescan", *files), "NetworkPolicy")) == {53}
+
+
 def test_every_pod_is_under_the_policy() -> None:
     """No pod's labels escape the policy for everybody."""
     for scenario in SCENARIOS:

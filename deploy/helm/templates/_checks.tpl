@@ -65,5 +65,41 @@
 {{- fail "a scan computes in its own process: with triton.mode sidecar or remote the release's GPU bundle would find no GPU there; scan in a release of its own with replicas 0 and triton.mode none" -}}
 {{- end -}}
 {{- end -}}
+{{- include "unlensed.checkNetwork" . -}}
 {{- include "unlensed.checkTiming" . -}}
+{{- end }}
+
+{{/* Peers that the values themselves make necessary, and that a policy without them would cut off. */}}
+{{- define "unlensed.checkNetwork" -}}
+{{- $policy := .Values.networkPolicy -}}
+{{- if $policy.enabled -}}
+{{- $needs := include "unlensed.storeUsers" . -}}
+{{- if and $needs (not $policy.store.to) -}}
+{{- fail (printf "networkPolicy.store.to is empty, so that no pod would reach the store that %s: list its addresses and what gives a workload its identity, or set networkPolicy.enabled to false" $needs) -}}
+{{- end -}}
+{{- range .Values.env -}}
+{{- if and (hasPrefix "OTEL_EXPORTER_OTLP" .name) (hasSuffix "ENDPOINT" .name) (not $policy.telemetry.to) -}}
+{{- fail (printf "networkPolicy.telemetry.to is empty, so that no pod would reach the collector of %s: list it, or set networkPolicy.enabled to false" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* The first value that makes pods read from a store or from https; nothing where none does. */}}
+{{- define "unlensed.storeUsers" -}}
+{{- $users := list -}}
+{{- if eq .Values.bundle.source "store" }}{{ $users = append $users "bundle.uri names" }}{{ end -}}
+{{- if and (ne .Values.rollout.stage "none") (eq .Values.rollout.candidate.source "store") -}}
+{{- $users = append $users "rollout.candidate.uri names" -}}
+{{- end -}}
+{{- if without .Values.settings.payloads.schemes "file" -}}
+{{- $users = append $users "settings.payloads.schemes allows" -}}
+{{- end -}}
+{{- if .Values.settings.payloads.https_hosts }}{{ $users = append $users "settings.payloads.https_hosts allows" }}{{ end -}}
+{{- if .Values.scan.enabled -}}
+{{- range .Values.scan.sources -}}
+{{- if and (contains "://" .) (not (hasPrefix "file://" .)) }}{{ $users = append $users "scan.sources names" }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- if $users }}{{ first $users }}{{ end -}}
 {{- end }}
