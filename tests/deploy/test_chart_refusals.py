@@ -70,7 +70,11 @@ def test_schema_refuses(setting: str, where: str) -> None:
         ("mtls", ["networkPolicy.store.to=[]"], "the store that bundle.uri names"),
         ("rescan", ["networkPolicy.store.to=[]"], "the store that settings.payloads.schemes allows"),
         ("rescan", ["networkPolicy.store.to=[]", "settings.payloads.schemes=[]"], "the store that scan.sources names"),
-        ("scram", ['settings.payloads.https_hosts=["a.example"]'], "the store that settings.payloads.https_hosts allows"),
+        (
+            "scram",
+            ['settings.payloads.https_hosts=["a.example"]'],
+            "the store that settings.payloads.https_hosts allows",
+        ),
         (
             "scram",
             ['rollout.stage="shadow"', f'rollout.candidate={{"digest":"{OTHER}","source":"store","uri":"s3://a/b"}}'],

@@ -88,7 +88,7 @@ template:
           {{- toYaml . | nindent 10 }}
           {{- end }}
         securityContext: {{- include "unlensed.containerSecurity" $ | nindent 10 }}
-        resources: {{- include "unlensed.resources" (dict "root" $ "resources" .scan.resources "gpus" (ternary $.Values.gpu.count 0 $onGpu)) | nindent 10 }}
+        resources: {{- include "unlensed.decoderResources" (dict "root" $ "resources" .scan.resources "least" (include "unlensed.scanMiB" $ | int) "gpus" (ternary $.Values.gpu.count 0 $onGpu) "where" "scan.resources") | nindent 10 }}
         volumeMounts:
           {{- include "unlensed.bundleMount" (dict "bundle" .bundle) | nindent 10 }}
           {{- include "unlensed.scratchMount" $ | nindent 10 }}
@@ -137,7 +137,7 @@ template:
           - --out=/runs/{{ .before }}-{{ .after }}.html
         {{- include "unlensed.environment" $ | nindent 8 }}
         securityContext: {{- include "unlensed.containerSecurity" $ | nindent 10 }}
-        resources: {{- toYaml .scan.resources | nindent 10 }}
+        resources: {{- include "unlensed.decoderResources" (dict "root" $ "resources" .scan.resources "least" (include "unlensed.scanMiB" $ | int) "gpus" 0 "where" "scan.resources") | nindent 10 }}
         volumeMounts:
           {{- include "unlensed.scratchMount" $ | nindent 10 }}
           {{- include "unlensed.runsMount" $ | nindent 10 }}

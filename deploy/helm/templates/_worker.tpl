@@ -88,7 +88,7 @@ spec:
             failureThreshold: 2
             timeoutSeconds: 5
           securityContext: {{- include "unlensed.containerSecurity" $ | nindent 12 }}
-          resources: {{- include "unlensed.resources" (dict "root" $ "resources" $.Values.resources "gpus" (ternary $gpus 0 $inProcess)) | nindent 12 }}
+          resources: {{- include "unlensed.decoderResources" (dict "root" $ "resources" $.Values.resources "least" (include "unlensed.workerMiB" $ | int) "gpus" (ternary $gpus 0 $inProcess) "where" "resources") | nindent 12 }}
           volumeMounts:
             {{- include "unlensed.bundleMount" (dict "bundle" .bundle) | nindent 12 }}
             {{- include "unlensed.scratchMount" $ | nindent 12 }}
