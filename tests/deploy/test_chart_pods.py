@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scorer.stream.health import HealthServer, HealthState
 from scorer.stream.metrics import Metrics
 from scorer.stream.settings import HealthSettings
 from tests.deploy.chart import SCENARIOS, WORKLOADS, Document, Refused, containers, find, pods, render
+from tests.deploy.tools import find_tool
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -127,6 +129,62 @@ def test_remote_triton_takes_mutual_tls_only() -> None:
     variables = {each["name"]: each.get("value") for each in worker["env"]}
     assert variables["UNLENSED_TRITON__URL"] == "unlensed-triton-aaaaaaaa.faces.svc:8001"
     assert variables["UNLENSED_TRITON__TLS"] == "true"
+
+
+def test_workers_see_every_remote_triton() -> None:
+    """The Service is headless, so that a name has an address for each Triton, and connections do not last for ever."""
+    documents = render("gpu-remote")
+    service = find(documents, "Service", "unlensed-triton-aaaaaaaa")["spec"]
+    deployment = find(documents, "Deployment", "unlensed-triton-aaaaaaaa")["spec"]
+    assert service["clusterIP"] == "None"
+    assert service["selector"].items() <= deployment["template"]["metadata"]["labels"].items()
+    (triton,) = deployment["template"]["spec"]["containers"]
+    assert {"--grpc-max-connection-age=300000", "--grpc-max-connection-age-grace=20000"} <= set(triton["args"])
+
+
+def test_a_triton_gives_up_its_gpu_before_the_next_starts() -> None:
+    """A rollout never asks for one GPU more than there are Tritons."""
+    strategy = find(render("gpu-remote"), "Deployment", "unlensed-triton-aaaaaaaa")["spec"]["strategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+
+
+def test_remote_tritons_scale_by_queue_time() -> None:
+    """Each bundle's Tritons have a scaler of their own, which alone decides how many there are."""
+    documents = render("gpu-remote")
+    for name in ("unlensed-triton-aaaaaaaa", "unlensed-triton-bbbbbbbb"):
+        spec = find(documents, "ScaledObject", name)["spec"]
+        assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
+        assert f'pod=~"{name}-.+"' in spec["triggers"][0]["metadata"]["query"]
+        assert "replicas" not in find(documents, "Deployment", name)["spec"]
+    fixed = render("gpu-remote", "triton.scaling.enabled=false")
+    assert find(fixed, "Deployment", "unlensed-triton-aaaaaaaa")["spec"]["replicas"] == 2
+    assert not [each for each in fixed if each["kind"] == "ScaledObject"]
+
+
+def test_queue_time_is_what_the_query_says(tmp_path: Path) -> None:
+    """Prometheus itself: the wait of a request at the slowest model of this Triton, in milliseconds, or 0."""
+    trigger = find(render("gpu-remote"), "ScaledObject", "unlensed-triton-aaaaaaaa")["spec"]["triggers"][0]
+    labels = 'namespace="faces",pod="unlensed-triton-{}-x",model="{}"'
+    steps = {"nv_inference_queue_duration_us": "0+{}x20", "nv_inference_request_success": "0+{}x20"}
+    series = []
+    for digest, model, waited_us, answered in (
+        ("aaaaaaaa", "face_crops", 3_000_000, 300),  # 10 ms
+        ("aaaaaaaa", "face_extractor", 24_000_000, 300),  # 80 ms
+        ("bbbbbbbb", "face_extractor", 900_000_000, 300),  # of another bundle
+    ):
+        for name, step in zip(steps, (waited_us, answered), strict=True):
+            values = steps[name].format(step)
+            series.append({"series": f"{name}{{{labels.format(digest, model)}}}", "values": values})
+
+    def case(given: list[dict[str, str]], value: float) -> dict[str, object]:
+        expected = {"expr": trigger["metadata"]["query"], "eval_time": "10m", "exp_samples": [{"value": value}]}
+        return {"interval": "30s", "input_series": given, "promql_expr_test": [expected]}
+
+    tests = {"rule_files": [], "tests": [case(series, 80), case([], 0)]}
+    file = tmp_path / "queue.yaml"
+    file.write_text(yaml.safe_dump(tests))
+    run = subprocess.run([find_tool("promtool"), "test", "rules", file], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_worker_is_probed_where_the_service_answers() -> None:

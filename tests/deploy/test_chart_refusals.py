@@ -82,6 +82,10 @@ def test_schema_refuses(setting: str, where: str) -> None:
         ),
         ("cpu", ["networkPolicy.telemetry.to=[]"], "the collector of OTEL_EXPORTER_OTLP_ENDPOINT"),
         ("scram", ['triton.mode="sidecar"'], "for GPUs"),
+        ("gpu-remote", ["monitoring.enabled=false"], "triton.scaling.enabled scales remote Tritons by their metrics"),
+        ("gpu-remote", ['triton.scaling.prometheus=""'], "triton.scaling.prometheus and monitoring.enabled"),
+        ("gpu-sidecar", ["triton.scaling.enabled=true"], "it needs triton.mode remote"),
+        ("gpu-remote", ["triton.scaling.minReplicas=5"], "above triton.scaling.maxReplicas"),
         ("gpu-remote", ['triton.clientSecret=""'], "pictures do not travel in the clear"),
         ("gpu-sidecar", ['bundle.source="image"', 'bundle.image="a"'], "plan.enabled writes into a claim"),
         (

@@ -21,6 +21,14 @@
 {{- if and (eq .Values.triton.mode "remote") (or (not .Values.triton.serverSecret) (not .Values.triton.clientSecret)) -}}
 {{- fail "triton.mode is remote, which needs triton.serverSecret and triton.clientSecret: pictures do not travel in the clear" -}}
 {{- end -}}
+{{- if .Values.triton.scaling.enabled -}}
+{{- if or (ne .Values.triton.mode "remote") (not .Values.triton.scaling.prometheus) (not .Values.monitoring.enabled) -}}
+{{- fail "triton.scaling.enabled scales remote Tritons by their metrics: it needs triton.mode remote, triton.scaling.prometheus and monitoring.enabled" -}}
+{{- end -}}
+{{- if gt (int .Values.triton.scaling.minReplicas) (int .Values.triton.scaling.maxReplicas) -}}
+{{- fail "triton.scaling.minReplicas is above triton.scaling.maxReplicas" -}}
+{{- end -}}
+{{- end -}}
 {{- if and .Values.plan.enabled (or (ne .Values.bundle.source "claim") (lt (int .Values.gpu.count) 1)) -}}
 {{- fail "plan.enabled writes into a claim on a GPU: it needs bundle.source claim and gpu.count 1 or more" -}}
 {{- end -}}
