@@ -30,6 +30,7 @@ OTHER = "c" * 64
         ('image.digest="sha256:12"', "digest"),
         ('kafka.bootstrap="kafka"', "bootstrap"),  # no port
         ('kafka.security="ssl"', "security"),
+        ('kafka.saslMechanism="GSSAPI"', "saslMechanism"),
         ('rollout.stage="half"', "stage"),
         ("rollout.canaryShare=51", "canaryShare"),
         ('rollout.stage="shadow"', "candidate"),  # a stage without a candidate
@@ -101,6 +102,7 @@ def test_schema_refuses(setting: str, where: str) -> None:
         ("keda", ["keda.maxReplicas=2"], "no room"),
         ("shadow", ["strimzi.partitions=9"], "the same topic"),
         ("strimzi", ['kafka.saslMechanism="SCRAM-SHA-256"'], "SCRAM-SHA-512"),
+        ("strimzi", ['kafka.saslMechanism="PLAIN"'], "SCRAM-SHA-512"),
         ("strimzi", ['kafka.username="Un_lensed"'], "kafka.username"),
         ("strimzi", ['kafka.security="tls"'], "a user who comes with a certificate"),
         (
