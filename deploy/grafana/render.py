@@ -1,4 +1,4 @@
-"""Write `dashboards/*.json` and the chart's copies from their descriptions: `python -m deploy.grafana.render` in the checkout's root."""
+"""Write the dashboards and the chart's copies of them: `python -m deploy.grafana.render` in the checkout's root."""
 
 import json
 from pathlib import Path

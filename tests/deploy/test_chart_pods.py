@@ -1,5 +1,6 @@
 """Every pod of the chart may do little, is probed where the service answers, and reaches only what is listed."""
 
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ import yaml
 from scorer.stream.health import HealthServer, HealthState
 from scorer.stream.metrics import Metrics
 from scorer.stream.settings import HealthSettings
-from tests.deploy.chart import SCENARIOS, WORKLOADS, Document, Refused, containers, find, pods, render
+from tests.deploy.chart import CHART, SCENARIOS, WORKLOADS, Document, Refused, containers, find, pods, render, run_helm
 from tests.deploy.tools import find_tool
 
 
@@ -34,7 +35,7 @@ def test_every_pod_is_restricted(scenario: str) -> None:
             assert inner["allowPrivilegeEscalation"] is False, name
             assert inner["capabilities"] == {"drop": ["ALL"]}, name
             assert "privileged" not in inner, name
-            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, name
+            assert container["resources"]["requests"].keys() == {"cpu", "memory", "ephemeral-storage"}, name
             assert "memory" in container["resources"]["limits"], name
 
 
@@ -305,3 +306,78 @@ def test_a_plan_of_the_worker_itself_is_verified(mode: str, verified: bool) -> N
     assert shell == "sh"
     assert program.startswith("unlensed bundle build /bundle")
     assert program.endswith("&& exec unlensed bundle verify /bundle") is verified
+
+
+STORE = ('bundle.uri="s3://models/a"', 'networkPolicy.store.to=[{"ipBlock":{"cidr":"198.51.100.0/24"}}]')
+
+
+def test_a_plans_job_fills_an_empty_claim(tmp_path: Path) -> None:
+    """Where the claim holds no bundle it is copied before anything is verified; one that is there is left alone."""
+    settings = (*STORE, 'envSecrets=["s3"]', 'serviceAccount.name="mine"')
+    documents = render("gpu-sidecar", *settings)
+    spec = find(documents, "Job", "unlensed-plan-bundle")["spec"]["template"]["spec"]
+    assert spec["serviceAccountName"] == "mine"
+    fetch, verify = spec["initContainers"]
+    assert (fetch["name"], verify["name"]) == ("fetch-bundle", "verify-bundle")
+    assert fetch["envFrom"] == [{"secretRef": {"name": "s3"}}]  # the release's own settings are not there yet
+    source, target = tmp_path / "store", tmp_path / "bundle"
+    for folder in (source, target):  # an empty claim is a folder
+        folder.mkdir()
+    (source / "bundle.json").write_text("new")
+    program = fetch["command"][2].replace("/bundle/", f"{target}/").replace(" /bundle", f" {target}")
+    path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    for left in ("new", "mine"):
+        subprocess.run(["sh", "-c", program, f"file://{source}"], env=os.environ | path, check=True, timeout=60)  # noqa: S607
+        assert (target / "bundle.json").read_text() == left
+        (target / "bundle.json").write_text("mine")
+    workers = find(documents, "StatefulSet")["spec"]["template"]["spec"]
+    assert "fetch-bundle" not in [each["name"] for each in containers(workers)]
+
+
+@pytest.mark.parametrize(("version", "refused"), [("1.32", True), ("1.33", False), ("1.35", False)])
+@pytest.mark.parametrize("scenario", ["cpu", "keda"])
+def test_image_volumes_need_a_cluster_that_has_them(scenario: str, version: str, refused: bool) -> None:  # noqa: FBT001 - a case of the table
+    """A bundle, or a candidate, in an image is refused where Kubernetes is too old for such volumes."""
+    values = CHART / "ci" / f"{scenario}-values.yaml"
+    command = ("template", "unlensed", CHART, "--values", values, "--kube-version", version)
+    if refused:
+        with pytest.raises(Refused, match=f"Kubernetes v{version} has no image volumes"):
+            run_helm(*command)
+    else:
+        assert "reference: registry.example/bundles/" in run_helm(*command)
+
+
+def test_own_volumes_reach_every_scorer() -> None:
+    """What `env` may name, a store's CA or images, is mounted wherever `env` is set, and in no other container."""
+    own = (
+        'extraVolumes=[{"name":"ca","secret":{"secretName":"ca"}}]',
+        'env=[{"name":"AWS_CA_BUNDLE","value":"/ca/a"}]',
+    )
+    mount = {"name": "ca", "mountPath": "/ca", "readOnly": True}
+    for scenario in ("mtls", "rescan", "gpu-remote", "gpu-sidecar"):
+        for name, spec in pods(render(scenario, *own, f"extraVolumeMounts=[{json.dumps(mount)}]")):
+            with_env = [
+                each for each in containers(spec) if {"name": "AWS_CA_BUNDLE", "value": "/ca/a"} in each.get("env", [])
+            ]
+            mounted = [each for each in containers(spec) if mount in each.get("volumeMounts", [])]
+            assert with_env == mounted, name
+            assert not mounted or {"name": "ca", "secret": {"secretName": "ca"}} in spec["volumes"], name
+
+
+def test_an_existing_account_and_the_clusters_user() -> None:
+    """An existing account is used and none made; without a user the cluster chooses one, never root."""
+    documents = render("rescan", 'serviceAccount.name="mine"', "runAsUser=null", 'affinity={"nodeAffinity":{}}')
+    assert not [each for each in documents if each["kind"] == "ServiceAccount"]
+    for name, spec in pods(documents):
+        assert spec["serviceAccountName"] == "mine", name
+        assert spec["affinity"] == {"nodeAffinity": {}}, name
+        assert not {"runAsUser", "runAsGroup", "fsGroup"} & spec["securityContext"].keys(), name
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+
+
+def test_gpu_pods_have_an_affinity_of_their_own() -> None:
+    """Pods with a GPU follow `gpu.affinity`, the others do not."""
+    documents = render("gpu-remote", 'gpu.affinity={"podAntiAffinity":{}}')
+    triton = find(documents, "Deployment", "unlensed-triton-aaaaaaaa")["spec"]["template"]["spec"]
+    assert triton["affinity"] == {"podAntiAffinity": {}}
+    assert "affinity" not in find(documents, "StatefulSet")["spec"]["template"]["spec"]

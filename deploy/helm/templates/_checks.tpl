@@ -29,6 +29,16 @@
 {{- fail "triton.scaling.minReplicas is above triton.scaling.maxReplicas" -}}
 {{- end -}}
 {{- end -}}
+{{- $bundles := list .Values.bundle -}}
+{{- if ne .Values.rollout.stage "none" }}{{ $bundles = append $bundles .Values.rollout.candidate }}{{ end -}}
+{{- range $bundles -}}
+{{- if and (eq .source "image") (semverCompare "<1.33-0" $.Capabilities.KubeVersion.Version) -}}
+{{- fail (printf "bundle.source is image, but Kubernetes %s has no image volumes: they need 1.35, or 1.33 with the feature ImageVolume; use claim or store" $.Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.serviceAccount.name .Values.serviceAccount.annotations -}}
+{{- fail "serviceAccount.annotations are for the chart's own account, but serviceAccount.name names an existing one: annotate that one" -}}
+{{- end -}}
 {{- if and .Values.plan.enabled (or (ne .Values.bundle.source "claim") (lt (int .Values.gpu.count) 1)) -}}
 {{- fail "plan.enabled writes into a claim on a GPU: it needs bundle.source claim and gpu.count 1 or more" -}}
 {{- end -}}
@@ -96,8 +106,9 @@
 {{/* The first value that makes pods read from a store or from https; nothing where none does. */}}
 {{- define "unlensed.storeUsers" -}}
 {{- $users := list -}}
-{{- if eq .Values.bundle.source "store" }}{{ $users = append $users "bundle.uri names" }}{{ end -}}
-{{- if and (ne .Values.rollout.stage "none") (eq .Values.rollout.candidate.source "store") -}}
+{{- $fetched := ternary (list "store" "claim") (list "store") .Values.plan.enabled -}}
+{{- if and .Values.bundle.uri (has .Values.bundle.source $fetched) }}{{ $users = append $users "bundle.uri names" }}{{ end -}}
+{{- if and (ne .Values.rollout.stage "none") .Values.rollout.candidate.uri (has .Values.rollout.candidate.source $fetched) -}}
 {{- $users = append $users "rollout.candidate.uri names" -}}
 {{- end -}}
 {{- if without .Values.settings.payloads.schemes "file" -}}

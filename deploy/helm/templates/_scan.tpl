@@ -93,10 +93,12 @@ template:
           {{- include "unlensed.bundleMount" (dict "bundle" .bundle) | nindent 10 }}
           {{- include "unlensed.scratchMount" $ | nindent 10 }}
           {{- include "unlensed.runsMount" $ | nindent 10 }}
+          {{- include "unlensed.extraMounts" $ | nindent 10 }}
     volumes:
       {{- include "unlensed.bundleVolumes" (dict "bundle" .bundle) | nindent 6 }}
       {{- include "unlensed.scratchVolume" $ | nindent 6 }}
       {{- include "unlensed.runsVolume" .scan | nindent 6 }}
+      {{- include "unlensed.extraVolumes" $ | nindent 6 }}
 {{- end }}
 
 {{/*
@@ -106,6 +108,7 @@ What another bundle changes, face by face: a page beside the runs, once both are
 {{- define "unlensed.compareJob" -}}
 {{- $ := .root -}}
 backoffLimit: 3
+activeDeadlineSeconds: {{ .scan.compareDeadlineSeconds }}  # a run that failed is never complete
 template:
   metadata:
     labels: {{- include "unlensed.podLabels" .labels | nindent 6 }}
@@ -141,9 +144,11 @@ template:
         volumeMounts:
           {{- include "unlensed.scratchMount" $ | nindent 10 }}
           {{- include "unlensed.runsMount" $ | nindent 10 }}
+          {{- include "unlensed.extraMounts" $ | nindent 10 }}
     volumes:
       {{- include "unlensed.scratchVolume" $ | nindent 6 }}
       {{- include "unlensed.runsVolume" .scan | nindent 6 }}
+      {{- include "unlensed.extraVolumes" $ | nindent 6 }}
 {{- end }}
 
 {{- define "unlensed.runsVolume" -}}

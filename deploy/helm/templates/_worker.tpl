@@ -93,6 +93,7 @@ spec:
             {{- include "unlensed.bundleMount" (dict "bundle" .bundle) | nindent 12 }}
             {{- include "unlensed.scratchMount" $ | nindent 12 }}
             {{- include "unlensed.workerMounts" $ | nindent 12 }}
+            {{- include "unlensed.extraMounts" $ | nindent 12 }}
       volumes:
         {{- include "unlensed.bundleVolumes" (dict "bundle" .bundle) | nindent 8 }}
         {{- include "unlensed.scratchVolume" $ | nindent 8 }}
@@ -100,4 +101,5 @@ spec:
         {{- include "unlensed.shmVolume" $ | nindent 8 }}
         {{- end }}
         {{- include "unlensed.workerVolumes" $ | nindent 8 }}
+        {{- include "unlensed.extraVolumes" $ | nindent 8 }}
 {{- end }}
