@@ -1,37 +1,49 @@
 {{/*
-Memory of whatever decodes pictures. Measured with pictures of 150 to 200 megapixels that the limits admit (README.md,
-"Memory"): a decoder holds at most 14.1 bytes for each pixel that limits.max_pixels allows. A test measures it again.
+Memory of whatever decodes pictures: enough for the largest one that the limits admit, while the decoders share what there
+is. The figures are measured (README.md, "Memory"), and a test measures them again.
 */}}
-{{- define "unlensed.decodedPixelBytes" -}}14.1{{- end }}
-{{/* Python, libraries, network and detector, in MiB: 360 measured; and CUDA's memory on the host, an allowance that was
-not measured. */}}
-{{- define "unlensed.baseMiB" -}}384{{- end }}
+{{/* Of a decoder, for each pixel that limits.max_pixels allows. */}}
+{{- define "unlensed.decodedPixelBytes" -}}24{{- end }}
+{{/* Copies that a decoder makes of a file. */}}
+{{- define "unlensed.fileCopies" -}}3{{- end }}
+{{/* In MiB: the service with its engine and a decoder's own needs; a decoding process at rest; and CUDA's memory on the
+host, an allowance that was not measured. */}}
+{{- define "unlensed.serviceMiB" -}}512{{- end }}
+{{- define "unlensed.processMiB" -}}128{{- end }}
 {{- define "unlensed.cudaMiB" -}}2048{{- end }}
 
-{{/*
-The least memory, in MiB: (dict "root" $ "decoders" N "heldBytes" B "onGpu" bool). Each decoder may hold one picture of
-the largest size at a time, which shares its batch with nothing.
-*/}}
+{{/* The least memory, in MiB: (dict "root" $ "processes" N "heldBytes" B "onGpu" bool). */}}
 {{- define "unlensed.leastMiB" -}}
-{{- $decoded := mulf .root.Values.settings.limits.max_pixels (include "unlensed.decodedPixelBytes" . | float64) .decoders -}}
-{{- $fixed := addf (include "unlensed.baseMiB" . | float64) (ternary (include "unlensed.cudaMiB" . | float64) 0 .onGpu) -}}
-{{- addf $fixed (divf (addf $decoded .heldBytes) 1048576) | ceil | int -}}
+{{- $limits := .root.Values.settings.limits -}}
+{{- $decoded := mulf $limits.max_pixels (include "unlensed.decodedPixelBytes" . | float64) -}}
+{{- $files := mulf $limits.max_bytes (include "unlensed.fileCopies" . | float64) -}}
+{{- $processes := mulf .processes (include "unlensed.processMiB" . | float64) -}}
+{{- $cuda := ternary (include "unlensed.cudaMiB" . | float64) 0 .onGpu -}}
+{{- addf (include "unlensed.serviceMiB" . | float64) $processes $cuda (divf (addf $decoded $files .heldBytes) 1048576) | ceil | int -}}
 {{- end }}
 
-{{/* Of a worker: its detectors' processes, and the engine's decoder where it computes itself. */}}
+{{/* Of a worker. Where it computes on the CPU, each of its cores has a process that decodes. */}}
 {{- define "unlensed.workerMiB" -}}
 {{- $inProcess := eq .Values.triton.mode "none" -}}
-{{- $stream := .Values.settings.stream -}}
-{{- $decoders := add (int $stream.detector_processes) (ternary 1 0 $inProcess) -}}
 {{- $onGpu := and $inProcess (gt (int .Values.gpu.count) 0) -}}
-{{- include "unlensed.leastMiB" (dict "root" . "decoders" $decoders "heldBytes" $stream.max_in_flight_bytes "onGpu" $onGpu) -}}
+{{- $stream := .Values.settings.stream -}}
+{{- $processes := int $stream.detector_processes -}}
+{{- if and $inProcess (not $onGpu) -}}
+{{- $processes = max $processes (include "unlensed.cores" .Values.resources | int) -}}
+{{- end -}}
+{{- include "unlensed.leastMiB" (dict "root" . "processes" $processes "heldBytes" $stream.max_in_flight_bytes "onGpu" $onGpu) -}}
 {{- end }}
 
-{{/* Of a scan's process: a decoder for each core, and the engine's; it holds at most 256 MiB of files. */}}
+{{/* Of a scan's process, which holds at most 256 MiB of files. */}}
 {{- define "unlensed.scanMiB" -}}
-{{- $cores := include "unlensed.quantity" .Values.scan.resources.requests.cpu | float64 | ceil | int -}}
 {{- $onGpu := and (gt (int .Values.gpu.count) 0) (eq .Values.triton.mode "none") -}}
-{{- include "unlensed.leastMiB" (dict "root" . "decoders" (add 1 $cores) "heldBytes" 268435456 "onGpu" $onGpu) -}}
+{{- $cores := include "unlensed.cores" .Values.scan.resources | int -}}
+{{- include "unlensed.leastMiB" (dict "root" . "processes" $cores "heldBytes" 268435456 "onGpu" $onGpu) -}}
+{{- end }}
+
+{{/* The number of threads that requested CPUs become. */}}
+{{- define "unlensed.cores" -}}
+{{- include "unlensed.quantity" .requests.cpu | float64 | ceil | int -}}
 {{- end }}
 
 {{/* A quantity of Kubernetes as a number. */}}
