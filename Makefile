@@ -2,6 +2,7 @@
 # make stream-demo  the same as a stream: Kafka, Triton and `unlensed serve` on this machine; PHOTOS=dir here, too
 # make test         the whole fast suite      make check  lint, types, import floors
 # make check-deploy what deploy/ holds: images, Compose, chart, dashboards, alerts; with real tools, without a cluster
+# make sbom         what each image installs, as CycloneDX bills of materials in sbom/
 # make faults       kills, outages and overload, one after the other; make soak  far more of them
 # make train-demo   prepare, train, fit, calibrate, evaluate, export: PHOTOS=dir LANDMARKS=dir GENERATED=dir [ROLES=table]
 # make bench        the figures of the README, measured here
@@ -13,11 +14,12 @@
 PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3,$(shell $(name) -c 'import sys, ensurepip; (3, 11) <= sys.version_info < (3, 13) and print("$(name)")' 2>/dev/null)))
 PHOTOS ?= $(DEMO)/photographs
 DEMO := demo-output
+SBOM := sbom
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --constraint constraints.txt --editable
 
-.PHONY: demo stream-demo train-demo test check check-deploy faults soak bench gpu kafka triton clean
+.PHONY: demo stream-demo train-demo test check check-deploy sbom faults soak bench gpu kafka triton clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo $(if $(filter $(DEMO)/photographs,$(PHOTOS)),$(DEMO)/photographs)
@@ -55,8 +57,17 @@ check: .venv/test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check-deploy: .venv/test .venv-triton/installed .tools/installed .tools/wheels/fetched
+check-deploy: .venv/test .venv-triton/installed .tools/installed .tools/sbom/installed .tools/wheels/fetched
 	$(BIN)/python -m pytest tests/deploy
+
+# The pinned Python packages with their hashes; not the base images, whose makers publish their own.
+sbom: .tools/sbom/installed
+	mkdir -p $(SBOM)
+	for image in $(basename $(notdir $(wildcard deploy/docker/requirements/*.txt))); do \
+	  PYTHONPATH=.tools/sbom $(BIN)/python -m cyclonedx_py requirements deploy/docker/requirements/$$image.txt \
+	    --pyproject pyproject.toml --mc-type application --output-reproducible --spec-version 1.6 --output-format JSON \
+	    --output-file $(SBOM)/$$image.cdx.json || exit 1; \
+	done
 
 bench: .venv/bench .venv-triton/installed
 	$(BIN)/python tests/benchmarks/bench.py
@@ -123,6 +134,11 @@ $(DEMO)/photographs: .venv/demo
 	ln -sf python/bin/hadolint python/bin/docker-compose debian/usr/bin/prometheus debian/usr/bin/promtool .tools/
 	touch $@
 
+.tools/sbom/installed: deploy/docker/sbom.txt .venv/bin/python
+	rm -rf .tools/sbom
+	$(PIP) --no-deps --require-hashes --target .tools/sbom --requirement $<
+	touch $@
+
 # What the scorer's image installs: the rehearsal of its Dockerfile unpacks these without any network.
 .tools/wheels/fetched: deploy/docker/requirements/build.txt deploy/docker/requirements/scorer-cpu.txt .venv/bin/python
 	@echo "fetching the packages of the scorer's image (about a minute, 500 MB) ..."
@@ -131,4 +147,4 @@ $(DEMO)/photographs: .venv/demo
 	touch $@
 
 clean:
-	rm -rf .venv .venv-triton .tools $(DEMO)
+	rm -rf .venv .venv-triton .tools $(DEMO) $(SBOM)

@@ -108,7 +108,8 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
     check_payloads(settings.payloads)
     bundle = read_trusted_bundle(settings)
     watcher = PolicyWatcher(settings.stream.policies, bundle.manifest.calibration, settings.policy)
-    metrics, state, stop = Metrics(), HealthState(settings.health), threading.Event()
+    metrics, stop = Metrics(), threading.Event()
+    state = HealthState(settings.health, engine_elsewhere=settings.triton.url is not None)
     metrics.bundle_info.info(
         {
             "bundle_id": bundle.model.bundle_id,

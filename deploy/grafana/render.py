@@ -1,4 +1,4 @@
-"""Write `dashboards/*.json` from their descriptions: `python -m deploy.grafana.render` in the checkout's root."""
+"""Write the dashboards and the chart's copies of them: `python -m deploy.grafana.render` in the checkout's root."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from deploy.grafana import decisions, stream
 from deploy.grafana.panels import render_dashboard
 
 FOLDER = Path(__file__).resolve().parent / "dashboards"
+CHART_FILES = FOLDER.parents[1] / "helm" / "files"  # a chart may hold no links: some packagers drop them
 
 
 def render() -> dict[str, str]:
@@ -22,10 +23,11 @@ def render() -> dict[str, str]:
 
 
 def main() -> None:
-    """Write all dashboards."""
+    """Write all dashboards, here and into the chart."""
     FOLDER.mkdir(exist_ok=True)
     for name, text in render().items():
-        (FOLDER / name).write_text(text, encoding="utf-8")
+        for folder in (FOLDER, CHART_FILES):
+            (folder / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

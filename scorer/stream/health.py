@@ -42,13 +42,20 @@ class Verdict:
 class HealthState:
     """What the service last did, as told by its threads; thread-safe.
 
-    Live: the poll loop advanced, and a canary inference succeeded, within the ages that the settings allow. The age of
-    the canary is generous: restarting a healthy scorer does not bring a remote engine back.
+    Live: the poll loop advanced, and a canary inference succeeded, within the ages that the settings allow. With
+    `engine_elsewhere`, in another process, the poll loop alone: that engine has probes of its own, and restarting a
+    healthy scorer does not bring it back.
     Ready: the bundle is verified against the live engine, and the last canary inference succeeded.
     """
 
-    def __init__(self, settings: HealthSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings, self._clock = settings, clock
+    def __init__(
+        self,
+        settings: HealthSettings,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        engine_elsewhere: bool = False,
+    ) -> None:
+        self._settings, self._clock, self._engine_elsewhere = settings, clock, engine_elsewhere
         self._lock = threading.Lock()
         self._polled = self._canary_succeeded = clock()  # a service that starts has as long as one that runs
         self._canary_ok: bool | None = None
@@ -80,7 +87,7 @@ class HealthState:
     def live(self) -> Verdict:
         """Say whether to leave this process running."""
         with self._lock:
-            return _verdict(self._stale_poll(), self._stale_canary())
+            return _verdict(self._stale_poll(), None if self._engine_elsewhere else self._stale_canary())
 
     def ready(self) -> Verdict:
         """Say whether records flow through this process as they should."""

@@ -1,4 +1,4 @@
-"""How a Kafka client proves itself and whom it trusts: SASL/SCRAM, TLS, mTLS, and no plaintext beyond the loopback."""
+"""How a Kafka client proves itself and whom it trusts: SASL, TLS, mTLS, and no plaintext beyond the loopback."""
 
 import socket
 import ssl

@@ -66,7 +66,7 @@ class KafkaSettings(Section):
 
     bootstrap: str = "127.0.0.1:9092"
     security: Literal["plaintext", "tls", "sasl_plaintext", "sasl_tls"] = "plaintext"
-    sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"] = "SCRAM-SHA-512"
     username: str | None = None
     password: SecretStr | None = None
     ca_file: Path | None = None

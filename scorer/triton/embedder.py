@@ -4,6 +4,7 @@ One face is one request, many are in flight at once, and the server makes batche
 the protocol's own messages: the client library's helpers would copy every image once more.
 """
 
+import json
 import struct
 import threading
 from collections.abc import Callable, Sequence
@@ -39,6 +40,10 @@ _CHANNEL = [
     # A peer that vanished without a word would otherwise be waited for until TCP gives up, a quarter of an hour.
     ("grpc.keepalive_time_ms", 15_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # A name may stand for many servers: requests take turns, where gRPC's own way is to stay with the first.
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+    # Where a server goes, whoever took its place is looked up soon; gRPC's own pause is half a minute.
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),
 ]
 # The server answered, and what it says is that something inside it broke.
 _FAILED_INSIDE = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})

@@ -101,6 +101,12 @@ def test_comparison_waits_for_complete_runs(tmp_path: Path) -> None:
     assert codes == [9, 9, 0]
 
 
+def test_comparison_does_not_wait_for_ever() -> None:
+    """A run that failed is never complete: the Job that waits for it has a deadline."""
+    (job,) = jobs("compare", "scan.compareDeadlineSeconds=3600")
+    assert job["spec"]["activeDeadlineSeconds"] == 3600
+
+
 def test_release_for_a_scan_alone_needs_no_brokers() -> None:
     """Without workers nothing speaks to Kafka, so that an archive can be scanned where there is none."""
     documents = render("rescan", "replicas=0", 'kafka={"bootstrap":"","passwordSecret":{"name":""}}')

@@ -1,5 +1,6 @@
 """Every pod of the chart may do little, is probed where the service answers, and reaches only what is listed."""
 
+import json
 import os
 import re
 import subprocess
@@ -7,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scorer.stream.health import HealthServer, HealthState
 from scorer.stream.metrics import Metrics
 from scorer.stream.settings import HealthSettings
-from tests.deploy.chart import SCENARIOS, WORKLOADS, Document, Refused, containers, find, pods, render
+from tests.deploy.chart import CHART, SCENARIOS, WORKLOADS, Document, Refused, containers, find, pods, render, run_helm
+from tests.deploy.tools import find_tool
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -32,7 +35,7 @@ def test_every_pod_is_restricted(scenario: str) -> None:
             assert inner["allowPrivilegeEscalation"] is False, name
             assert inner["capabilities"] == {"drop": ["ALL"]}, name
             assert "privileged" not in inner, name
-            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, name
+            assert container["resources"]["requests"].keys() == {"cpu", "memory", "ephemeral-storage"}, name
             assert "memory" in container["resources"]["limits"], name
 
 
@@ -129,6 +132,62 @@ def test_remote_triton_takes_mutual_tls_only() -> None:
     assert variables["UNLENSED_TRITON__TLS"] == "true"
 
 
+def test_workers_see_every_remote_triton() -> None:
+    """The Service is headless, so that a name has an address for each Triton, and connections do not last for ever."""
+    documents = render("gpu-remote")
+    service = find(documents, "Service", "unlensed-triton-aaaaaaaa")["spec"]
+    deployment = find(documents, "Deployment", "unlensed-triton-aaaaaaaa")["spec"]
+    assert service["clusterIP"] == "None"
+    assert service["selector"].items() <= deployment["template"]["metadata"]["labels"].items()
+    (triton,) = deployment["template"]["spec"]["containers"]
+    assert {"--grpc-max-connection-age=300000", "--grpc-max-connection-age-grace=20000"} <= set(triton["args"])
+
+
+def test_a_triton_gives_up_its_gpu_before_the_next_starts() -> None:
+    """A rollout never asks for one GPU more than there are Tritons."""
+    strategy = find(render("gpu-remote"), "Deployment", "unlensed-triton-aaaaaaaa")["spec"]["strategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+
+
+def test_remote_tritons_scale_by_queue_time() -> None:
+    """Each bundle's Tritons have a scaler of their own, which alone decides how many there are."""
+    documents = render("gpu-remote")
+    for name in ("unlensed-triton-aaaaaaaa", "unlensed-triton-bbbbbbbb"):
+        spec = find(documents, "ScaledObject", name)["spec"]
+        assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
+        assert f'pod=~"{name}-.+"' in spec["triggers"][0]["metadata"]["query"]
+        assert "replicas" not in find(documents, "Deployment", name)["spec"]
+    fixed = render("gpu-remote", "triton.scaling.enabled=false")
+    assert find(fixed, "Deployment", "unlensed-triton-aaaaaaaa")["spec"]["replicas"] == 2
+    assert not [each for each in fixed if each["kind"] == "ScaledObject"]
+
+
+def test_queue_time_is_what_the_query_says(tmp_path: Path) -> None:
+    """Prometheus itself: the wait of a request at the slowest model of this Triton, in milliseconds, or 0."""
+    trigger = find(render("gpu-remote"), "ScaledObject", "unlensed-triton-aaaaaaaa")["spec"]["triggers"][0]
+    labels = 'namespace="faces",pod="unlensed-triton-{}-x",model="{}"'
+    steps = {"nv_inference_queue_duration_us": "0+{}x20", "nv_inference_request_success": "0+{}x20"}
+    series = []
+    for digest, model, waited_us, answered in (
+        ("aaaaaaaa", "face_crops", 3_000_000, 300),  # 10 ms
+        ("aaaaaaaa", "face_extractor", 24_000_000, 300),  # 80 ms
+        ("bbbbbbbb", "face_extractor", 900_000_000, 300),  # of another bundle
+    ):
+        for name, step in zip(steps, (waited_us, answered), strict=True):
+            values = steps[name].format(step)
+            series.append({"series": f"{name}{{{labels.format(digest, model)}}}", "values": values})
+
+    def case(given: list[dict[str, str]], value: float) -> dict[str, object]:
+        expected = {"expr": trigger["metadata"]["query"], "eval_time": "10m", "exp_samples": [{"value": value}]}
+        return {"interval": "30s", "input_series": given, "promql_expr_test": [expected]}
+
+    tests = {"rule_files": [], "tests": [case(series, 80), case([], 0)]}
+    file = tmp_path / "queue.yaml"
+    file.write_text(yaml.safe_dump(tests))
+    run = subprocess.run([find_tool("promtool"), "test", "rules", file], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
 def test_worker_is_probed_where_the_service_answers() -> None:
     """The probes' port and paths are ones that the health server knows."""
     (worker,) = find(render("scram"), "StatefulSet")["spec"]["template"]["spec"]["containers"]
@@ -171,6 +230,18 @@ def test_pods_reach_what_is_listed_and_nothing_else() -> None:
         assert all(rule["from"] and rule["ports"] for rule in policy["spec"]["ingress"])
     bare = find(render("scram", "networkPolicy.dns.to=[]"), "NetworkPolicy")
     assert not bare["spec"]["egress"]  # an empty list lets nothing out
+
+
+@pytest.mark.parametrize("scenario", ["cpu", "mtls", "rescan"])
+def test_who_reads_from_a_store_may_reach_it(scenario: str) -> None:
+    """An example whose bundle, images or archive lie in a store lets its pods out to it."""
+    assert 443 in ports_out(find(render(scenario), "NetworkPolicy"))
+
+
+def test_files_alone_need_no_store() -> None:
+    """Images and archives in volumes ask for no way out."""
+    files = ('settings.payloads.schemes=["file"]', "networkPolicy.store.to=[]", 'scan.sources=["file:///runs/a"]')
+    assert ports_out(find(render("rescan", *files), "NetworkPolicy")) == {53}
 
 
 def test_every_pod_is_under_the_policy() -> None:
@@ -235,3 +306,78 @@ def test_a_plan_of_the_worker_itself_is_verified(mode: str, verified: bool) -> N
     assert shell == "sh"
     assert program.startswith("unlensed bundle build /bundle")
     assert program.endswith("&& exec unlensed bundle verify /bundle") is verified
+
+
+STORE = ('bundle.uri="s3://models/a"', 'networkPolicy.store.to=[{"ipBlock":{"cidr":"198.51.100.0/24"}}]')
+
+
+def test_a_plans_job_fills_an_empty_claim(tmp_path: Path) -> None:
+    """Where the claim holds no bundle it is copied before anything is verified; one that is there is left alone."""
+    settings = (*STORE, 'envSecrets=["s3"]', 'serviceAccount.name="mine"')
+    documents = render("gpu-sidecar", *settings)
+    spec = find(documents, "Job", "unlensed-plan-bundle")["spec"]["template"]["spec"]
+    assert spec["serviceAccountName"] == "mine"
+    fetch, verify = spec["initContainers"]
+    assert (fetch["name"], verify["name"]) == ("fetch-bundle", "verify-bundle")
+    assert fetch["envFrom"] == [{"secretRef": {"name": "s3"}}]  # the release's own settings are not there yet
+    source, target = tmp_path / "store", tmp_path / "bundle"
+    for folder in (source, target):  # an empty claim is a folder
+        folder.mkdir()
+    (source / "bundle.json").write_text("new")
+    program = fetch["command"][2].replace("/bundle/", f"{target}/").replace(" /bundle", f" {target}")
+    path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    for left in ("new", "mine"):
+        subprocess.run(["sh", "-c", program, f"file://{source}"], env=os.environ | path, check=True, timeout=60)  # noqa: S607
+        assert (target / "bundle.json").read_text() == left
+        (target / "bundle.json").write_text("mine")
+    workers = find(documents, "StatefulSet")["spec"]["template"]["spec"]
+    assert "fetch-bundle" not in [each["name"] for each in containers(workers)]
+
+
+@pytest.mark.parametrize(("version", "refused"), [("1.32", True), ("1.33", False), ("1.35", False)])
+@pytest.mark.parametrize("scenario", ["cpu", "keda"])
+def test_image_volumes_need_a_cluster_that_has_them(scenario: str, version: str, refused: bool) -> None:  # noqa: FBT001 - a case of the table
+    """A bundle, or a candidate, in an image is refused where Kubernetes is too old for such volumes."""
+    values = CHART / "ci" / f"{scenario}-values.yaml"
+    command = ("template", "unlensed", CHART, "--values", values, "--kube-version", version)
+    if refused:
+        with pytest.raises(Refused, match=f"Kubernetes v{version} has no image volumes"):
+            run_helm(*command)
+    else:
+        assert "reference: registry.example/bundles/" in run_helm(*command)
+
+
+def test_own_volumes_reach_every_scorer() -> None:
+    """What `env` may name, a store's CA or images, is mounted wherever `env` is set, and in no other container."""
+    own = (
+        'extraVolumes=[{"name":"ca","secret":{"secretName":"ca"}}]',
+        'env=[{"name":"AWS_CA_BUNDLE","value":"/ca/a"}]',
+    )
+    mount = {"name": "ca", "mountPath": "/ca", "readOnly": True}
+    for scenario in ("mtls", "rescan", "gpu-remote", "gpu-sidecar"):
+        for name, spec in pods(render(scenario, *own, f"extraVolumeMounts=[{json.dumps(mount)}]")):
+            with_env = [
+                each for each in containers(spec) if {"name": "AWS_CA_BUNDLE", "value": "/ca/a"} in each.get("env", [])
+            ]
+            mounted = [each for each in containers(spec) if mount in each.get("volumeMounts", [])]
+            assert with_env == mounted, name
+            assert not mounted or {"name": "ca", "secret": {"secretName": "ca"}} in spec["volumes"], name
+
+
+def test_an_existing_account_and_the_clusters_user() -> None:
+    """An existing account is used and none made; without a user the cluster chooses one, never root."""
+    documents = render("rescan", 'serviceAccount.name="mine"', "runAsUser=null", 'affinity={"nodeAffinity":{}}')
+    assert not [each for each in documents if each["kind"] == "ServiceAccount"]
+    for name, spec in pods(documents):
+        assert spec["serviceAccountName"] == "mine", name
+        assert spec["affinity"] == {"nodeAffinity": {}}, name
+        assert not {"runAsUser", "runAsGroup", "fsGroup"} & spec["securityContext"].keys(), name
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+
+
+def test_gpu_pods_have_an_affinity_of_their_own() -> None:
+    """Pods with a GPU follow `gpu.affinity`, the others do not."""
+    documents = render("gpu-remote", 'gpu.affinity={"podAntiAffinity":{}}')
+    triton = find(documents, "Deployment", "unlensed-triton-aaaaaaaa")["spec"]["template"]["spec"]
+    assert triton["affinity"] == {"podAntiAffinity": {}}
+    assert "affinity" not in find(documents, "StatefulSet")["spec"]["template"]["spec"]

@@ -30,6 +30,7 @@ OTHER = "c" * 64
         ('image.digest="sha256:12"', "digest"),
         ('kafka.bootstrap="kafka"', "bootstrap"),  # no port
         ('kafka.security="ssl"', "security"),
+        ('kafka.saslMechanism="GSSAPI"', "saslMechanism"),
         ('rollout.stage="half"', "stage"),
         ("rollout.canaryShare=51", "canaryShare"),
         ('rollout.stage="shadow"', "candidate"),  # a stage without a candidate
@@ -47,6 +48,11 @@ OTHER = "c" * 64
         ("keda.scaleDownAfterSeconds=7200", "scaleDownAfterSeconds"),  # more than an HPA may
         ('scan.run="../run"', "run"),  # out of the volume
         ("gpu.count=-1", "count"),
+        ('extraVolumes=[{"name":"a","hostPath":{"path":"/"}}]', "hostPath"),  # the node's files
+        ('extraVolumes=[{"name":"bundle","emptyDir":{}}]', "extraVolumes"),  # the chart's own name
+        ('extraVolumeMounts=[{"name":"a","mountPath":"/bundle/x"}]', "mountPath"),  # over what was verified
+        ('affinity={"node":{}}', "affinity"),
+        ("scan.compareDeadlineSeconds=0", "compareDeadlineSeconds"),
         ("monitoring.intervalSeconds=90", "intervalSeconds"),  # too few scrapes for a rate over 5 minutes
     ],
 )
@@ -67,7 +73,27 @@ def test_schema_refuses(setting: str, where: str) -> None:
         ("scram", ['kafka.security="plaintext"', "insecureDev=true"], "uses no certificates"),
         ("scram", ['kafka.passwordSecret.name=""'], "passwordSecret"),
         ("scram", ["networkPolicy.kafka.to=[]"], "no worker would reach the brokers"),
+        ("mtls", ["networkPolicy.store.to=[]"], "the store that bundle.uri names"),
+        ("gpu-sidecar", ['bundle.uri="s3://models/a"'], "the store that bundle.uri names"),
+        ("mtls", ['serviceAccount={"name":"mine","annotations":{"a":"b"}}'], "annotate that one"),
+        ("rescan", ["networkPolicy.store.to=[]"], "the store that settings.payloads.schemes allows"),
+        ("rescan", ["networkPolicy.store.to=[]", "settings.payloads.schemes=[]"], "the store that scan.sources names"),
+        (
+            "scram",
+            ['settings.payloads.https_hosts=["a.example"]'],
+            "the store that settings.payloads.https_hosts allows",
+        ),
+        (
+            "scram",
+            ['rollout.stage="shadow"', f'rollout.candidate={{"digest":"{OTHER}","source":"store","uri":"s3://a/b"}}'],
+            "the store that rollout.candidate.uri names",
+        ),
+        ("cpu", ["networkPolicy.telemetry.to=[]"], "the collector of OTEL_EXPORTER_OTLP_ENDPOINT"),
         ("scram", ['triton.mode="sidecar"'], "for GPUs"),
+        ("gpu-remote", ["monitoring.enabled=false"], "triton.scaling.enabled scales remote Tritons by their metrics"),
+        ("gpu-remote", ['triton.scaling.prometheus=""'], "triton.scaling.prometheus and monitoring.enabled"),
+        ("gpu-sidecar", ["triton.scaling.enabled=true"], "it needs triton.mode remote"),
+        ("gpu-remote", ["triton.scaling.minReplicas=5"], "above triton.scaling.maxReplicas"),
         ("gpu-remote", ['triton.clientSecret=""'], "pictures do not travel in the clear"),
         ("gpu-sidecar", ['bundle.source="image"', 'bundle.image="a"'], "plan.enabled writes into a claim"),
         (
@@ -83,6 +109,7 @@ def test_schema_refuses(setting: str, where: str) -> None:
         ("keda", ["keda.maxReplicas=2"], "no room"),
         ("shadow", ["strimzi.partitions=9"], "the same topic"),
         ("strimzi", ['kafka.saslMechanism="SCRAM-SHA-256"'], "SCRAM-SHA-512"),
+        ("strimzi", ['kafka.saslMechanism="PLAIN"'], "SCRAM-SHA-512"),
         ("strimzi", ['kafka.username="Un_lensed"'], "kafka.username"),
         ("strimzi", ['kafka.security="tls"'], "a user who comes with a certificate"),
         (
@@ -117,9 +144,10 @@ def test_schema_and_values_name_the_same() -> None:
     def compare(part: dict[str, object], values: object, path: str) -> None:
         for piece in part.get("allOf", [part]) if "properties" not in part else [part]:
             piece = schema["$defs"][piece["$ref"].rpartition("/")[2]] if "$ref" in piece else piece  # noqa: PLW2901
-            if isinstance(values, dict) and piece.get("additionalProperties") is False:
+            if isinstance(values, dict) and piece.get("additionalProperties") is False and "properties" in piece:
                 names = set(piece["properties"]) - ({"global"} if not path else set())
-                assert names - {"cpu"} == set(values) - {"cpu"}, path  # a limit of the CPU is the user's to add
+                optional = {"cpu", "ephemeral-storage"}  # limits of these are the user's to add
+                assert names - optional == set(values) - optional, path
                 for name in values:
                     compare(piece["properties"][name], values[name], f"{path}.{name}")
 

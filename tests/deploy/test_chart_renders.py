@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.deploy.chart import CHART, SCENARIOS, WORKLOADS, find, render, run_helm
+from tests.deploy.chart import CHART, SCENARIOS, WORKLOADS, Refused, find, render, run_helm
 from tests.deploy.tools import ROOT, find_tool
 
 CRDS = Path(__file__).parent / "crds"
@@ -53,6 +53,31 @@ def test_dashboards_are_those_of_the_repository() -> None:
     assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
     stored = {f"unlensed-{path.name}": path.read_text() for path in (ROOT / "deploy/grafana/dashboards").iterdir()}
     assert dashboards["data"] == stored
+
+
+def test_files_of_the_chart_are_copies() -> None:
+    """The chart holds files and no links, which some packagers drop; each is its source, byte by byte."""
+    sources = [ROOT / "deploy/alerts/unlensed.rules.yaml", *(ROOT / "deploy/grafana/dashboards").iterdir()]
+    copies = {path.name: path for path in (CHART / "files").iterdir()}
+    assert copies.keys() == {path.name for path in sources}
+    for source in sources:
+        copy = copies[source.name]
+        assert not copy.is_symlink(), copy
+        assert copy.read_bytes() == source.read_bytes(), f"copy {source} to {copy}"
+    assert not [path for path in CHART.rglob("*") if path.is_symlink()]
+
+
+@pytest.mark.parametrize("name", ["unlensed.rules.yaml", "stream.json"])
+@pytest.mark.parametrize("content", [None, " \n"])
+def test_a_chart_without_its_files_is_refused(tmp_path: Path, name: str, content: str | None) -> None:
+    """A rule or a dashboard that a packager lost or emptied stops the release instead of rendering nothing."""
+    chart = shutil.copytree(CHART, tmp_path / "chart")
+    (chart / "files" / name).unlink()
+    if content is not None:
+        (chart / "files" / name).write_text(content)
+    values = CHART / "ci" / "gpu-sidecar-values.yaml"
+    with pytest.raises(Refused, match=f"files/{name} is missing or empty"):
+        run_helm("template", "unlensed", chart, "--values", values)
 
 
 def test_one_release_brings_what_is_shared() -> None:

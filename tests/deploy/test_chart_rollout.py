@@ -97,6 +97,19 @@ def test_scaler_without_secrets_has_no_authentication() -> None:
     assert [each for each in render("keda") if each["kind"] == "TriggerAuthentication"]
 
 
+@pytest.mark.parametrize(
+    ("mechanism", "keda"),
+    [("SCRAM-SHA-512", "scram_sha512"), ("SCRAM-SHA-256", "scram_sha256"), ("PLAIN", "plaintext")],
+)
+def test_scaler_signs_in_as_the_workers_do(mechanism: str, keda: str) -> None:
+    """KEDA, which has names of its own for them, uses the workers' mechanism, under TLS."""
+    documents = render("keda", f'kafka.saslMechanism="{mechanism}"')
+    trigger = find(documents, "ScaledObject")["spec"]["triggers"][0]["metadata"]
+    assert (trigger["sasl"], trigger["tls"]) == (keda, "enable")
+    env = find(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "UNLENSED_KAFKA__SASL_MECHANISM", "value": mechanism} in env
+
+
 def test_shadow_has_its_topics_and_rights() -> None:
     """With Strimzi the shadow's topics and rights come and go with the stage."""
     documents = render("shadow")

@@ -40,8 +40,34 @@
   {{- end }}
 {{- end }}
 
-{{/* Init containers: (dict "root" $ "bundle" B). The files are checked here; the engine checks itself before it serves. */}}
+{{/*
+Init containers: (dict "root" $ "bundle" B "fills" bool). The files are checked here; the engine checks itself before it
+serves. With `fills` an empty claim is filled from the store that the bundle names, before there is anything of the release.
+*/}}
 {{- define "unlensed.verifyBundle" -}}
+{{- if and .fills (eq .bundle.source "claim") .bundle.uri }}
+- name: fetch-bundle
+  image: {{ include "unlensed.image" (dict "root" .root "image" .root.Values.image) }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  # The manifest is copied last: where it is, the bundle is whole, and the plan beside it stays.
+  command: [sh, -c, 'test -e /bundle/bundle.json || exec unlensed bundle fetch "$0" /bundle', {{ .bundle.uri | quote }}]
+  {{- with .root.Values.envSecrets }}
+  envFrom:
+    {{- range . }}
+    - secretRef:
+        name: {{ . }}
+    {{- end }}
+  {{- end }}
+  {{- with .root.Values.env }}
+  env: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  securityContext: {{- include "unlensed.containerSecurity" .root | nindent 4 }}
+  resources: {{- include "unlensed.smallResources" .root | nindent 4 }}
+  volumeMounts:
+    {{- include "unlensed.bundleMount" (dict "bundle" .bundle "writable" true) | nindent 4 }}
+    {{- include "unlensed.scratchMount" .root | nindent 4 }}
+    {{- include "unlensed.extraMounts" .root | nindent 4 }}
+{{- end }}
 {{- if eq .bundle.source "store" }}
 - name: fetch-bundle
   image: {{ include "unlensed.image" (dict "root" .root "image" .root.Values.image) }}
@@ -50,10 +76,12 @@
   command: [sh, -c, 'find /bundle -mindepth 1 -delete && exec unlensed bundle fetch "$0" /bundle', {{ .bundle.uri | quote }}]
   {{- include "unlensed.environment" .root | nindent 2 }}
   securityContext: {{- include "unlensed.containerSecurity" .root | nindent 4 }}
-  resources: {{- include "unlensed.smallResources" .root | nindent 4 }}
+  # The bundle lies on the node's disk: a few 100 MB, at most the volume's limit.
+  resources: {{- include "unlensed.smallResources" .root | replace "ephemeral-storage: 64Mi" "ephemeral-storage: 1Gi" | nindent 4 }}
   volumeMounts:
     {{- include "unlensed.bundleMount" (dict "bundle" .bundle "writable" true) | nindent 4 }}
     {{- include "unlensed.scratchMount" .root | nindent 4 }}
+    {{- include "unlensed.extraMounts" .root | nindent 4 }}
 {{- end }}
 - name: verify-bundle
   image: {{ include "unlensed.image" (dict "root" .root "image" .root.Values.image) }}

@@ -21,6 +21,24 @@
 {{- if and (eq .Values.triton.mode "remote") (or (not .Values.triton.serverSecret) (not .Values.triton.clientSecret)) -}}
 {{- fail "triton.mode is remote, which needs triton.serverSecret and triton.clientSecret: pictures do not travel in the clear" -}}
 {{- end -}}
+{{- if .Values.triton.scaling.enabled -}}
+{{- if or (ne .Values.triton.mode "remote") (not .Values.triton.scaling.prometheus) (not .Values.monitoring.enabled) -}}
+{{- fail "triton.scaling.enabled scales remote Tritons by their metrics: it needs triton.mode remote, triton.scaling.prometheus and monitoring.enabled" -}}
+{{- end -}}
+{{- if gt (int .Values.triton.scaling.minReplicas) (int .Values.triton.scaling.maxReplicas) -}}
+{{- fail "triton.scaling.minReplicas is above triton.scaling.maxReplicas" -}}
+{{- end -}}
+{{- end -}}
+{{- $bundles := list .Values.bundle -}}
+{{- if ne .Values.rollout.stage "none" }}{{ $bundles = append $bundles .Values.rollout.candidate }}{{ end -}}
+{{- range $bundles -}}
+{{- if and (eq .source "image") (semverCompare "<1.33-0" $.Capabilities.KubeVersion.Version) -}}
+{{- fail (printf "bundle.source is image, but Kubernetes %s has no image volumes: they need 1.35, or 1.33 with the feature ImageVolume; use claim or store" $.Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.serviceAccount.name .Values.serviceAccount.annotations -}}
+{{- fail "serviceAccount.annotations are for the chart's own account, but serviceAccount.name names an existing one: annotate that one" -}}
+{{- end -}}
 {{- if and .Values.plan.enabled (or (ne .Values.bundle.source "claim") (lt (int .Values.gpu.count) 1)) -}}
 {{- fail "plan.enabled writes into a claim on a GPU: it needs bundle.source claim and gpu.count 1 or more" -}}
 {{- end -}}
@@ -65,5 +83,42 @@
 {{- fail "a scan computes in its own process: with triton.mode sidecar or remote the release's GPU bundle would find no GPU there; scan in a release of its own with replicas 0 and triton.mode none" -}}
 {{- end -}}
 {{- end -}}
+{{- include "unlensed.checkNetwork" . -}}
 {{- include "unlensed.checkTiming" . -}}
+{{- end }}
+
+{{/* Peers that the values themselves make necessary, and that a policy without them would cut off. */}}
+{{- define "unlensed.checkNetwork" -}}
+{{- $policy := .Values.networkPolicy -}}
+{{- if $policy.enabled -}}
+{{- $needs := include "unlensed.storeUsers" . -}}
+{{- if and $needs (not $policy.store.to) -}}
+{{- fail (printf "networkPolicy.store.to is empty, so that no pod would reach the store that %s: list its addresses and what gives a workload its identity, or set networkPolicy.enabled to false" $needs) -}}
+{{- end -}}
+{{- range .Values.env -}}
+{{- if and (hasPrefix "OTEL_EXPORTER_OTLP" .name) (hasSuffix "ENDPOINT" .name) (not $policy.telemetry.to) -}}
+{{- fail (printf "networkPolicy.telemetry.to is empty, so that no pod would reach the collector of %s: list it, or set networkPolicy.enabled to false" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* The first value that makes pods read from a store or from https; nothing where none does. */}}
+{{- define "unlensed.storeUsers" -}}
+{{- $users := list -}}
+{{- $fetched := ternary (list "store" "claim") (list "store") .Values.plan.enabled -}}
+{{- if and .Values.bundle.uri (has .Values.bundle.source $fetched) }}{{ $users = append $users "bundle.uri names" }}{{ end -}}
+{{- if and (ne .Values.rollout.stage "none") .Values.rollout.candidate.uri (has .Values.rollout.candidate.source $fetched) -}}
+{{- $users = append $users "rollout.candidate.uri names" -}}
+{{- end -}}
+{{- if without .Values.settings.payloads.schemes "file" -}}
+{{- $users = append $users "settings.payloads.schemes allows" -}}
+{{- end -}}
+{{- if .Values.settings.payloads.https_hosts }}{{ $users = append $users "settings.payloads.https_hosts allows" }}{{ end -}}
+{{- if .Values.scan.enabled -}}
+{{- range .Values.scan.sources -}}
+{{- if and (contains "://" .) (not (hasPrefix "file://" .)) }}{{ $users = append $users "scan.sources names" }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- if $users }}{{ first $users }}{{ end -}}
 {{- end }}

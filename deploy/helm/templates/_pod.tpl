@@ -1,7 +1,12 @@
 {{/* What all pods have in common: nobody's token, no privilege, one folder to write into. */}}
 
+{{/* An existing account, or the chart's own. */}}
+{{- define "unlensed.serviceAccount" -}}
+{{ default (include "unlensed.name" .) .Values.serviceAccount.name }}
+{{- end }}
+
 {{- define "unlensed.podBasics" -}}
-serviceAccountName: {{ include "unlensed.name" . }}
+serviceAccountName: {{ include "unlensed.serviceAccount" . }}
 {{- include "unlensed.podSecurity" . }}
 {{- end }}
 
@@ -10,9 +15,11 @@ automountServiceAccountToken: false
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
-  runAsUser: {{ .Values.runAsUser }}
-  runAsGroup: {{ .Values.runAsUser }}
-  fsGroup: {{ .Values.runAsUser }}
+  {{- with .Values.runAsUser }}
+  runAsUser: {{ . }}
+  runAsGroup: {{ . }}
+  fsGroup: {{ . }}
+  {{- end }}
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile:
     type: RuntimeDefault
@@ -42,6 +49,9 @@ nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $from.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $from.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .root.Values.priorityClassName }}
 priorityClassName: {{ . }}
@@ -74,6 +84,7 @@ topologySpreadConstraints:
 requests:
   cpu: 500m
   memory: 512Mi
+  ephemeral-storage: 64Mi
 limits:
   memory: 512Mi
 {{- end }}
@@ -87,4 +98,13 @@ limits:
 {{- define "unlensed.scratchMount" -}}
 - name: scratch
   mountPath: /tmp
+{{- end }}
+
+{{/* The user's own volumes, of every pod with a container that has `env`. */}}
+{{- define "unlensed.extraVolumes" -}}
+{{- with .Values.extraVolumes }}{{ toYaml . }}{{ end }}
+{{- end }}
+
+{{- define "unlensed.extraMounts" -}}
+{{- with .Values.extraVolumeMounts }}{{ toYaml . }}{{ end }}
 {{- end }}

@@ -88,15 +88,17 @@ template:
           {{- toYaml . | nindent 10 }}
           {{- end }}
         securityContext: {{- include "unlensed.containerSecurity" $ | nindent 10 }}
-        resources: {{- include "unlensed.resources" (dict "root" $ "resources" .scan.resources "gpus" (ternary $.Values.gpu.count 0 $onGpu)) | nindent 10 }}
+        resources: {{- include "unlensed.decoderResources" (dict "root" $ "resources" .scan.resources "least" (include "unlensed.scanMiB" $ | int) "gpus" (ternary $.Values.gpu.count 0 $onGpu) "where" "scan.resources") | nindent 10 }}
         volumeMounts:
           {{- include "unlensed.bundleMount" (dict "bundle" .bundle) | nindent 10 }}
           {{- include "unlensed.scratchMount" $ | nindent 10 }}
           {{- include "unlensed.runsMount" $ | nindent 10 }}
+          {{- include "unlensed.extraMounts" $ | nindent 10 }}
     volumes:
       {{- include "unlensed.bundleVolumes" (dict "bundle" .bundle) | nindent 6 }}
       {{- include "unlensed.scratchVolume" $ | nindent 6 }}
       {{- include "unlensed.runsVolume" .scan | nindent 6 }}
+      {{- include "unlensed.extraVolumes" $ | nindent 6 }}
 {{- end }}
 
 {{/*
@@ -106,6 +108,7 @@ What another bundle changes, face by face: a page beside the runs, once both are
 {{- define "unlensed.compareJob" -}}
 {{- $ := .root -}}
 backoffLimit: 3
+activeDeadlineSeconds: {{ .scan.compareDeadlineSeconds }}  # a run that failed is never complete
 template:
   metadata:
     labels: {{- include "unlensed.podLabels" .labels | nindent 6 }}
@@ -137,13 +140,15 @@ template:
           - --out=/runs/{{ .before }}-{{ .after }}.html
         {{- include "unlensed.environment" $ | nindent 8 }}
         securityContext: {{- include "unlensed.containerSecurity" $ | nindent 10 }}
-        resources: {{- toYaml .scan.resources | nindent 10 }}
+        resources: {{- include "unlensed.decoderResources" (dict "root" $ "resources" .scan.resources "least" (include "unlensed.scanMiB" $ | int) "gpus" 0 "where" "scan.resources") | nindent 10 }}
         volumeMounts:
           {{- include "unlensed.scratchMount" $ | nindent 10 }}
           {{- include "unlensed.runsMount" $ | nindent 10 }}
+          {{- include "unlensed.extraMounts" $ | nindent 10 }}
     volumes:
       {{- include "unlensed.scratchVolume" $ | nindent 6 }}
       {{- include "unlensed.runsVolume" .scan | nindent 6 }}
+      {{- include "unlensed.extraVolumes" $ | nindent 6 }}
 {{- end }}
 
 {{- define "unlensed.runsVolume" -}}

@@ -22,6 +22,9 @@
     - --grpc-server-cert=/etc/unlensed/triton/tls.crt
     - --grpc-server-key=/etc/unlensed/triton/tls.key
     - --grpc-root-cert=/etc/unlensed/triton/ca.crt
+    # A client that must connect anew now and then finds servers that were added; what it has in flight is finished.
+    - --grpc-max-connection-age=300000
+    - --grpc-max-connection-age-grace={{ mulf 1000 .root.Values.settings.triton.timeout_s | ceil | int }}
     {{- end }}
     - --allow-http=false
     - --metrics-address=0.0.0.0
@@ -87,4 +90,12 @@ failureThreshold: {{ .failures }}
 {{- if eq $mode "sidecar" }}localhost:8001
 {{- else if eq $mode "remote" }}{{ include "unlensed.tritonName" . }}.{{ .root.Release.Namespace }}.svc:8001
 {{- end -}}
+{{- end }}
+
+{{/* How long a request waits for the slowest of a Triton's models, in milliseconds; 0 where there are no requests. */}}
+{{- define "unlensed.tritonQueue" -}}
+{{- $of := printf `{namespace="%s",pod=~"%s-.+",model=~"face_.*"}[2m]` .namespace .name -}}
+{{- $waited := printf "sum by (model) (rate(nv_inference_queue_duration_us%s))" $of -}}
+{{- $answered := printf "sum by (model) (rate(nv_inference_request_success%s))" $of -}}
+{{- printf "max(%s / (%s > 0)) / 1000 or vector(0)" $waited $answered -}}
 {{- end }}

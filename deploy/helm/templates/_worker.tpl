@@ -88,11 +88,12 @@ spec:
             failureThreshold: 2
             timeoutSeconds: 5
           securityContext: {{- include "unlensed.containerSecurity" $ | nindent 12 }}
-          resources: {{- include "unlensed.resources" (dict "root" $ "resources" $.Values.resources "gpus" (ternary $gpus 0 $inProcess)) | nindent 12 }}
+          resources: {{- include "unlensed.decoderResources" (dict "root" $ "resources" $.Values.resources "least" (include "unlensed.workerMiB" $ | int) "gpus" (ternary $gpus 0 $inProcess) "where" "resources") | nindent 12 }}
           volumeMounts:
             {{- include "unlensed.bundleMount" (dict "bundle" .bundle) | nindent 12 }}
             {{- include "unlensed.scratchMount" $ | nindent 12 }}
             {{- include "unlensed.workerMounts" $ | nindent 12 }}
+            {{- include "unlensed.extraMounts" $ | nindent 12 }}
       volumes:
         {{- include "unlensed.bundleVolumes" (dict "bundle" .bundle) | nindent 8 }}
         {{- include "unlensed.scratchVolume" $ | nindent 8 }}
@@ -100,4 +101,5 @@ spec:
         {{- include "unlensed.shmVolume" $ | nindent 8 }}
         {{- end }}
         {{- include "unlensed.workerVolumes" $ | nindent 8 }}
+        {{- include "unlensed.extraVolumes" $ | nindent 8 }}
 {{- end }}

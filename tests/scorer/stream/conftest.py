@@ -32,7 +32,10 @@ def kafka_server(tmp_path_factory: pytest.TempPathFactory, authority: Authority)
         "ssl.truststore.type": "PEM",
         "ssl.truststore.location": str(trusted),
         "listener.name.mutual.ssl.client.auth": "required",
-        "listener.name.secure.sasl.enabled.mechanisms": "SCRAM-SHA-512",
+        "listener.name.secure.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
+        "listener.name.secure.plain.sasl.jaas.config": (
+            f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
+        ),
         "listener.name.secure.scram-sha-512.sasl.jaas.config": (
             "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         ),

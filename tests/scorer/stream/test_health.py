@@ -113,6 +113,19 @@ def test_a_canary_that_hangs_is_neither_live_nor_ready(state: HealthState, clock
     assert not state.ready().ok
 
 
+def test_an_engine_elsewhere_ends_no_service(clock: Clock) -> None:
+    """However long a remote engine is down, the scorer is not ready and stays live, as long as it polls."""
+    state = HealthState(SETTINGS, clock, engine_elsewhere=True)
+    state.set_ready(ready=True, why="")
+    state.canary(ok=True, detail="")
+    clock.now += 10_000
+    state.polled()
+    assert state.live().ok
+    assert not state.ready().ok
+    clock.now += 31
+    assert state.live().reasons == ("the poll loop has not gone round for 31 s; 30 s allowed",)
+
+
 def test_probes_answer_with_reasons(server: HealthServer, state: HealthState) -> None:
     """200 or 503, and a body that says why, without the secrets of an exception's message."""
     assert ask(server, "/health/live") == (200, "application/json", '{"ok": true, "reasons": []}\n')

@@ -42,9 +42,14 @@ def mutual(server: KafkaServer, authority: Authority, **changes: object) -> dict
     return settings | changes
 
 
-@pytest.mark.parametrize("kind", [secure, mutual])
+def plain(server: KafkaServer, authority: Authority) -> dict[str, object]:
+    """Return settings for the SASL_SSL listener with the password itself, under TLS."""
+    return secure(server, authority, sasl_mechanism="PLAIN")
+
+
+@pytest.mark.parametrize("kind", [secure, plain, mutual])
 def test_records_travel_encrypted(site: Site, kafka_server: KafkaServer, authority: Authority, kind: object) -> None:
-    """With SCRAM-SHA-512 over TLS and with a certificate of our own: write, read, commit, all in transactions."""
+    """SCRAM-SHA-512 and PLAIN over TLS, and a certificate of our own: write, read, commit, all in transactions."""
     site.create_topics()
     source, sink = site.connect(**kind(kafka_server, authority), delivery="exactly_once")
     sink.deliver(site.requests(5))
@@ -59,6 +64,7 @@ def test_records_travel_encrypted(site: Site, kafka_server: KafkaServer, authori
     [
         ({"password": SecretStr("another one")}, "(?i)authentication"),
         ({"username": "nobody"}, "(?i)authentication"),
+        ({"sasl_mechanism": "PLAIN", "password": SecretStr("another one")}, "(?i)authentication"),
         ({"sasl_mechanism": "SCRAM-SHA-256"}, "(?i)mechanism"),
     ],
 )
@@ -110,9 +116,15 @@ def test_images_do_not_leave_this_machine_in_the_clear() -> None:
     far = KafkaSettings(bootstrap="127.0.0.1:9092,kafka.example.org:9092")
     with pytest.raises(SettingsError, match=r"kafka\.example\.org"):
         security_options(far, insecure_dev=False)
-    signed = far.model_copy(update={"security": "sasl_plaintext", "username": "a", "password": SecretStr("b")})
-    with pytest.raises(SettingsError, match="not be encrypted"):
-        security_options(signed, insecure_dev=False)
+    for mechanism in ("SCRAM-SHA-512", "PLAIN"):
+        signed = {
+            "security": "sasl_plaintext",
+            "username": "a",
+            "password": SecretStr("b"),
+            "sasl_mechanism": mechanism,
+        }
+        with pytest.raises(SettingsError, match="not be encrypted"):
+            security_options(far.model_copy(update=signed), insecure_dev=False)
     assert security_options(far, insecure_dev=True) == {"security_protocol": "PLAINTEXT"}
 
 

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
+import grpc
 import numpy as np
 import psutil
 import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from deploy.local.triton import TritonServer
+from deploy.local.triton import ROOT, TritonServer
 from ingest.probe import DEFAULT_LIMITS, EncodedFace, probe_image
 from ingest.reasons import Reason
 from ingest.spec import Window
@@ -135,6 +138,61 @@ def test_a_killed_backend_is_blamed_on_faces_and_replaced(
         stop.set()
         supervision.result()
     assert caught.value.blames_faces
+
+
+@pytest.fixture(scope="module")
+def second(triton_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """Another server of the same bundle, which tells its clients every half second to connect anew."""
+    options = ["--grpc-max-connection-age=500", "--grpc-max-connection-age-grace=20000"]
+    scratch = tmp_path_factory.mktemp("second")
+    with TritonServer(ROOT / "model_repository", scratch, triton_python, options=options) as server:
+        yield server
+
+
+def count_answers(server: TritonServer) -> int:
+    """Return how many requests a server has answered."""
+    with grpc.insecure_channel(server.url) as channel:
+        ask = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStatistics
+        (model,) = ask(service_pb2.ModelStatisticsRequest(name="face_features"), timeout=10).model_stats
+    return int(model.inference_stats.success.count)
+
+
+def test_servers_take_turns(starter: Bundle, triton: TritonServer, second: TritonServer, face: EncodedFace) -> None:
+    """Where a name has several addresses, as a headless Service has, each server gets half of one client's requests."""
+    servers = (triton, second)
+    with connect(starter, url=f"ipv4:{triton.url},{second.url}") as both:
+        wait_until(lambda: answers(starter, both))
+        before = [count_answers(server) for server in servers]
+        for _ in range(4):
+            both.embed([face] * 50)
+        taken = [count_answers(server) - count for server, count in zip(servers, before, strict=True)]
+    assert sum(taken) == 200
+    assert min(taken) > 50  # a connection that is made anew misses a few turns
+
+
+def test_one_of_two_servers_ends(
+    starter: Bundle, triton: TritonServer, second: TritonServer, face: EncodedFace
+) -> None:
+    """What was in flight at the one that ended is named; the other answers everything from then on."""
+    with connect(starter, url=f"ipv4:{triton.url},{second.url}") as both:
+        wait_until(lambda: answers(starter, both))
+        second.kill()
+        try:
+            wait_until(lambda: answers(starter, both))
+            assert not both.embed([face] * 50).failures
+        finally:
+            second.start()
+
+
+def test_an_old_connection_is_replaced_without_a_loss(
+    starter: Bundle, second: TritonServer, embedder: LocalEmbedder, face: EncodedFace
+) -> None:
+    """A server that bounds the age of connections, so that its clients look for new servers, costs no answer."""
+    expected = embedder.embed([face]).features
+    end = time.monotonic() + 3
+    with connect(starter, url=second.url) as client:
+        while time.monotonic() < end:
+            assert np.array_equal(client.embed([face]).features, expected)
 
 
 def test_nobody_there_is_an_outage(starter: Bundle, face: EncodedFace, triton: TritonServer) -> None:
