@@ -46,7 +46,7 @@ def batch_groups(faces: Sequence[EncodedFace], max_batch: int, max_pixels: int) 
         group = groups.setdefault(face.info.sha256, FaceGroup(face.data, face.info))
         group.windows[position] = face.window
     # Entropy-coded bytes cost about what two pixels do; it shows only in files near the limit of bytes.
-    images = [(g, max(g.info.width * g.info.height, 2 * len(g.data))) for g in groups.values()]
+    images = [(g, max(g.info.width * g.info.height * g.info.scans, 2 * len(g.data))) for g in groups.values()]
     return split_batches(images, max_batch, max_pixels)
 
 

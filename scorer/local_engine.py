@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ingest.device import Device, Kind, Request, resolve_built_device
+from ingest.sandbox import TIMEOUT_S, Sandbox
 from scorer.bundle import Bundle
 from scorer.embed import SharedEmbedder
 
@@ -39,8 +40,28 @@ def choose_device(bundle: Bundle, request: Request) -> Device:
     return resolve_built_device(request, kind, built.format(folder=bundle.folder))
 
 
-def open_local_engine(bundle: Bundle, request: Request, threads: int) -> LocalEngine:
-    """Open the engine of `bundle` on the device that it is built for.
+def open_sandbox(
+    bundle: Bundle, processes: int, *, finds: bool = True, cuts: bool = True, timeout_s: float = TIMEOUT_S
+) -> Sandbox:
+    """Return the sandbox that finds the faces of `bundle`, and cuts those that are embedded in this process.
+
+    A GPU decodes what it embeds.
+
+    Raises:
+        DeviceUnavailable: see `Sandbox`.
+    """
+    manifest = bundle.manifest
+    return Sandbox(
+        bundle.folder,
+        manifest.detector if finds else None,
+        manifest.preprocess if cuts and manifest.target == "openvino" else None,
+        processes,
+        timeout_s=timeout_s,
+    )
+
+
+def open_local_engine(bundle: Bundle, request: Request, threads: int, sandbox: Sandbox) -> LocalEngine:
+    """Open the engine of `bundle` on the device that it is built for; `sandbox` cuts faces for a CPU's.
 
     Raises:
         DeviceUnavailable: see `choose_device`; or CuPy is not installed.
@@ -56,4 +77,6 @@ def open_local_engine(bundle: Bundle, request: Request, threads: int) -> LocalEn
         return LocalEngine(embedder, device, name, why)
     from scorer.openvino_embedder import ENGINE_NAME, LocalEmbedder  # noqa: PLC0415
 
-    return LocalEngine(LocalEmbedder(bundle, threads), device, ENGINE_NAME, "the fastest int8 engine measured on CPUs")
+    return LocalEngine(
+        LocalEmbedder(bundle, threads, sandbox), device, ENGINE_NAME, "the fastest int8 engine measured on CPUs"
+    )

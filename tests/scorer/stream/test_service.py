@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ingest.detect import load_detector
 from ingest.probe import EncodedFace, Limits
 from scorer.bundle import Bundle
 from scorer.decide import Policy
 from scorer.embed import FeatureBatch
-from scorer.engine import load_bundle_detector
 from scorer.openvino_embedder import LocalEmbedder
 from scorer.payloads.read import read_payload
 from scorer.payloads.settings import PayloadSettings
@@ -54,7 +54,7 @@ class Bench:
         """Return a service on the broker."""
         parts = Parts(
             self.read,
-            load_bundle_detector(self.starter, 1),
+            load_detector(self.starter.folder, self.starter.manifest.detector, 1),
             self.embedder,
             self.starter.model,
             Limits(),

@@ -1,0 +1,476 @@
+"""Decoding in limited processes: the same answers, and nothing but the guilty image suffers a death."""
+
+import io
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ingest.costs import estimate_memory
+from ingest.dali import FaceCropper
+from ingest.detect import FaceDetector, load_detector
+from ingest.detector_child import MESSAGES_BYTES
+from ingest.detector_pool import SandboxBroken, SandboxClosed
+from ingest.face_groups import FaceGroup
+from ingest.jobs import receive_frame, send_frame
+from ingest.memory import MemoryBudget
+from ingest.probe import EncodedFace, probe_image
+from ingest.reasons import Reason, Unscorable
+from ingest.sandbox import Sandbox
+from ingest.spec import Window
+from scorer.bundle import Bundle
+
+# Loaded by each process that this file starts: some bytes behind an image do what a broken decoder would do.
+SABOTAGE = """
+import ctypes, os, sys, time
+from ingest.dali import FaceCropper
+from ingest.detect import PyramidDetector
+honest_detect, honest_crop = PyramidDetector.detect, FaceCropper.crop
+def act(data):
+    if data.endswith(b"SEGFAULT"): ctypes.string_at(0)
+    if data.endswith(b"HANG"):
+        with open(__file__ + ".hangs", "a") as hangs: hangs.write("x")
+        time.sleep(60)
+    if data.endswith(b"SPIN"):
+        with open(__file__ + ".hangs", "a") as hangs: hangs.write("x")
+        while True: pass
+    if data.endswith(b"HOG"): bytearray(300_000_000)
+    if data.endswith(b"KILLED"): os.kill(os.getpid(), 9)
+    if data.endswith(b"TALK"): os.write(2, b"libpng warning: nonsense\\n" * 100_000)
+    if data.endswith(b"LIE"): os.write(0, b"\\xff" * 64)
+def detect(self, data, info):
+    act(data)
+    return honest_detect(self, data, info)
+def crop(self, faces):
+    for face in faces: act(face.data)
+    return honest_crop(self, faces)
+PyramidDetector.detect, FaceCropper.crop = detect, crop
+"""
+# For the processes only: this one has loaded its libraries, and must find the same faces with its own kernels.
+OTHER_KERNELS = {"OPENBLAS_CORETYPE": "Haswell", "NPY_DISABLE_CPU_FEATURES": "X86_V4", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+PARENT = """
+import sys, time
+from pathlib import Path
+from ingest.probe import probe_image
+from scorer.bundle import read_bundle
+from ingest.sandbox import Sandbox
+bundle, data = read_bundle(Path(sys.argv[1])), Path(sys.argv[2]).read_bytes()
+pool = Sandbox(bundle.folder, bundle.manifest.detector, None, 1, timeout_s=1)
+pool.start()
+print("started", flush=True)
+if data.endswith(b"HANG"):
+    pool.detect(data, probe_image(data))
+time.sleep(60)
+"""
+
+
+def encode(picture: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    """Return `picture` as encoded bytes."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def children(parent: int | None = None) -> list[psutil.Process]:
+    """Return the living detector processes of a process."""
+    return [
+        child
+        for child in psutil.Process(parent).children()
+        if child.status() != psutil.STATUS_ZOMBIE and "ingest.detector_child" in child.cmdline()
+    ]
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until `condition` holds; fail after a minute."""
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    pytest.fail("waited for a minute")
+
+
+@pytest.fixture(scope="module")
+def jpeg(portrait: bytes) -> bytes:
+    """The portrait as JPEG."""
+    return encode(Image.open(io.BytesIO(portrait)).convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def local(starter: Bundle) -> FaceDetector:
+    """The detector in this process."""
+    return load_detector(starter.folder, starter.manifest.detector, threads=1)
+
+
+@pytest.fixture(scope="module")
+def cropper(starter: Bundle) -> FaceCropper:
+    """The cropper in this process."""
+    return FaceCropper(starter.manifest.preprocess, 1, 8)
+
+
+@pytest.fixture(scope="module")
+def hangs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Make detector processes that can be sabotaged; the file that one makes when it begins to hang."""
+    folder = tmp_path_factory.mktemp("sabotage")
+    (folder / "sitecustomize.py").write_text(SABOTAGE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        patch.setenv("UNLENSED_KAFKA__PASSWORD", "hunter2")
+        for name, value in OTHER_KERNELS.items():
+            patch.setenv(name, value)
+        yield folder / "sitecustomize.py.hangs"
+
+
+@pytest.fixture(scope="module")
+def pool(starter: Bundle, hangs: Path) -> Iterator[Sandbox]:
+    """Two processes, patient enough for a busy machine."""
+    assert hangs.parent.is_dir()
+    pool = Sandbox(starter.folder, starter.manifest.detector, starter.manifest.preprocess, 2, timeout_s=20)
+    pool.start()
+    yield pool
+    pool.close()
+
+
+def test_answers_are_those_of_this_process(pool: Sandbox, local: FaceDetector, jpeg: bytes, portrait: bytes) -> None:
+    """Formats, sizes, orientations and an image without a face: equal to the last bit."""
+    picture = Image.open(io.BytesIO(portrait)).convert("RGB")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    noise = np.random.default_rng(5).integers(0, 255, (300, 300, 3), dtype=np.uint8)
+    images = [
+        jpeg,
+        portrait,
+        encode(picture.resize((1700, 1300))),
+        encode(picture, "WEBP"),
+        encode(picture.rotate(-90), exif=turned),
+        encode(Image.fromarray(noise)),
+    ]
+    answers = [pool.detect(data, probe_image(data)) for data in images]
+    assert answers == [local.detect(data, probe_image(data)) for data in images]
+    assert [len(faces) for faces in answers].count(0) < len(images)
+
+
+def test_refusals_are_those_of_this_process(pool: Sandbox, local: FaceDetector, portrait: bytes) -> None:
+    """Bytes that cannot be decoded are refused in the same words, and the process stays."""
+    info, before = probe_image(portrait), {child.pid for child in children()}
+    broken = portrait[:200] + bytes(len(portrait) - 200)
+    with pytest.raises(Unscorable) as here:
+        local.detect(broken, info)
+    with pytest.raises(Unscorable) as there:
+        pool.detect(broken, info)
+    assert (there.value.reason, there.value.detail) == (here.value.reason, here.value.detail)
+    assert {child.pid for child in children()} == before
+
+
+def test_kill_in_the_middle_costs_nobody_an_answer(pool: Sandbox, local: FaceDetector, jpeg: bytes) -> None:
+    """`kill -9` while a process computes: its image is answered by a fresh one, neighbours never notice."""
+    large = Image.new("L", (9000, 9000))
+    large.paste(Image.open(io.BytesIO(jpeg)).resize((2000, 2000)))
+    slow = encode(large, "PNG", compress_level=1)
+    expected, quick = local.detect(slow, probe_image(slow)), local.detect(jpeg, probe_image(jpeg))
+    assert expected
+    before = {child.pid: child.cpu_times().user for child in children()}
+    assert len(before) == 2
+    with ThreadPoolExecutor(4) as callers:
+        answer = callers.submit(pool.detect, slow, probe_image(slow))
+        wait_for(lambda: any(child.cpu_times().user > before[child.pid] + 0.05 for child in children()))
+        (busy,) = [child for child in children() if child.cpu_times().user > before[child.pid] + 0.05]
+        neighbours = [callers.submit(pool.detect, jpeg, probe_image(jpeg)) for _ in range(9)]
+        assert not answer.done()
+        busy.kill()
+        assert answer.result() == expected
+        assert [neighbour.result() for neighbour in neighbours] == [quick] * 9
+    after = {child.pid for child in children()}
+    assert len(after) == 2
+    assert busy.pid not in after
+
+
+@pytest.mark.parametrize(("end", "sentence"), [(b"SEGFAULT", "status -11"), (b"LIE", "no answer that makes sense")])
+def test_image_that_kills_twice_is_refused(
+    pool: Sandbox, local: FaceDetector, jpeg: bytes, end: bytes, sentence: str
+) -> None:
+    """An image on which two processes die is undecodable; its neighbours get their answers meanwhile and after."""
+    with ThreadPoolExecutor(3) as callers:
+        guilty = callers.submit(pool.detect, jpeg + end, probe_image(jpeg))
+        innocent = [callers.submit(pool.detect, jpeg, probe_image(jpeg)) for _ in range(4)]
+        with pytest.raises(Unscorable, match=sentence) as failure:
+            guilty.result()
+        expected = local.detect(jpeg, probe_image(jpeg))
+        assert [answer.result() for answer in innocent] == [expected] * 4
+    assert failure.value.reason is Reason.UNDECODABLE
+    assert pool.detect(jpeg, probe_image(jpeg)) == expected
+
+
+@pytest.mark.parametrize(("end", "sentence"), [(b"HANG", "within 5 s"), (b"SPIN", "more CPU time")])
+def test_image_without_an_end_is_tried_once(
+    starter: Bundle, hangs: Path, local: FaceDetector, jpeg: bytes, end: bytes, sentence: str
+) -> None:
+    """An image that sleeps or computes for ever is timed_out, not tried again, and the next image is answered."""
+    hangs.unlink(missing_ok=True)
+    before = {child.pid for child in children()}
+    impatient = Sandbox(starter.folder, starter.manifest.detector, None, 1, timeout_s=5)
+    with pytest.raises(Unscorable, match=sentence) as failure:
+        impatient.detect(jpeg + end, probe_image(jpeg))
+    assert failure.value.reason is Reason.TIMED_OUT
+    assert hangs.read_text() == "x"
+    assert {child.pid for child in children()} == before
+    assert impatient.detect(jpeg, probe_image(jpeg)) == local.detect(jpeg, probe_image(jpeg))
+    impatient.close()
+    assert {child.pid for child in children()} == before
+
+
+def encode_faces(*files: bytes) -> list[EncodedFace]:
+    """Return one face an image; a suffix that no decoder reads makes another image of it."""
+    return [EncodedFace(data, probe_image(data), Window(150 + n, 40, 200, 200)) for n, data in enumerate(files)]
+
+
+def test_crops_are_those_of_this_process(pool: Sandbox, cropper: FaceCropper, jpeg: bytes, portrait: bytes) -> None:
+    """Formats, orientations, two faces of an image and one that is refused: equal to the last bit, in its place."""
+    picture, turned = Image.open(io.BytesIO(portrait)).convert("RGB"), Image.Exif()
+    turned[0x0112] = 6
+    files = [
+        jpeg,
+        portrait,
+        jpeg,
+        encode(picture, "WEBP"),
+        encode(picture, exif=turned),
+        encode(picture.resize((1700, 1300))),
+    ]
+    faces = encode_faces(*files, *(encode(picture, quality=quality) for quality in range(60, 80)))
+    short = jpeg[: len(jpeg) // 3]
+    faces.insert(3, EncodedFace(short, probe_image(short), Window(100, 300, 200, 200)))
+    crops, expected = dict(pool.crop(faces)), cropper.crop(faces)
+    assert sorted(crops) == list(range(len(faces)))
+    for place, crop in enumerate(expected):
+        if isinstance(crop, Unscorable):
+            assert str(crops[place]) == str(crop)
+        else:
+            np.testing.assert_array_equal(crops[place], crop)
+    assert [isinstance(crop, Unscorable) for crop in expected].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [(b"SEGFAULT", Reason.UNDECODABLE), (b"KILLED", Reason.OUT_OF_MEMORY), (b"HOG", Reason.OUT_OF_MEMORY)],
+)
+def test_guilty_image_of_a_batch_is_named(
+    pool: Sandbox, cropper: FaceCropper, jpeg: bytes, end: bytes, reason: Reason
+) -> None:
+    """Of images that are cut together, the one that kills or takes too much memory is refused, and no other."""
+    files = [jpeg, *(jpeg + bytes([number]) for number in range(5)), jpeg + end]
+    faces = encode_faces(*files)
+    expected = cropper.crop(faces)
+    crops = dict(pool.crop(faces))
+    guilty = crops[len(faces) - 1]
+    assert isinstance(guilty, Unscorable)
+    assert guilty.reason is reason
+    for place in range(len(faces) - 1):
+        np.testing.assert_array_equal(crops[place], expected[place])
+
+
+def test_what_decoders_print_reaches_nobody(pool: Sandbox, jpeg: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two megabytes of remarks on an image that is decoded are dropped, and kept within bounds meanwhile."""
+    assert pool.detect(jpeg + b"TALK", probe_image(jpeg))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["base", "progressive", "png", "palette", "grey16", "webp", "lossless"])
+def test_sound_pictures_fit_their_estimate(pool: Sandbox, kind: str) -> None:
+    """A photograph of 12 megapixels is decoded within the memory that is estimated for it, in each format."""
+    noise = np.random.default_rng(2).integers(0, 256, (375, 500, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((4000, 3000), Image.Resampling.BICUBIC)
+    grey = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    data = {
+        "base": lambda: encode(picture, quality=90),
+        "progressive": lambda: encode(picture, progressive=True, subsampling=0),
+        "png": lambda: encode(picture.convert("RGBA"), "PNG", compress_level=1),
+        "palette": lambda: encode(picture.quantize(64), "PNG", compress_level=1),
+        "grey16": lambda: encode(grey, "PNG", compress_level=1),
+        "webp": lambda: encode(picture, "WEBP", method=0),
+        "lossless": lambda: encode(picture, "WEBP", lossless=True, method=0, quality=0),
+    }[kind]()
+    info = probe_image(data)
+    assert pool.detect(data, info) == []
+    ((_, crop),) = pool.crop([EncodedFace(data, info, Window(0, 0, 3000, 3000))])
+    assert not isinstance(crop, Unscorable)
+
+
+def test_image_beyond_the_budget_is_not_begun(starter: Bundle) -> None:
+    """One colour in 38 bytes takes more memory than there is: a reason of its own, and no process is started."""
+    data = encode(Image.new("RGB", (10_000, 10_000)), "WEBP", lossless=True, method=0, quality=0)
+    info, before = probe_image(data), set(children())
+    small = Sandbox(starter.folder, starter.manifest.detector, starter.manifest.preprocess, 1, memory_bytes=1 << 30)
+    with pytest.raises(Unscorable, match="MiB") as failure:
+        small.detect(data, info)
+    assert failure.value.reason is Reason.OUT_OF_MEMORY
+    small._budget.total_bytes = 300 << 20  # noqa: SLF001 - cutting takes less than finding
+    ((_, refusal),) = small.crop([EncodedFace(data, info, Window(0, 0, 64, 64))])
+    assert isinstance(refusal, Unscorable)
+    assert refusal.reason is Reason.OUT_OF_MEMORY
+    assert set(children()) == before
+    small.close()
+
+
+UNDER_A_LIMIT = """
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[4]), int(sys.argv[4])))
+from ingest.probe import probe_image
+from ingest.reasons import Unscorable
+from ingest.sandbox import Sandbox
+from scorer.bundle import read_bundle
+bundle = read_bundle(Path(sys.argv[1]))
+sandbox = Sandbox(bundle.folder, bundle.manifest.detector, bundle.manifest.preprocess, 1)
+for file in sys.argv[2:4]:
+    data = Path(file).read_bytes()
+    try:
+        print(len(sandbox.detect(data, probe_image(data))))
+    except Unscorable as failure:
+        print(failure.reason)
+"""
+
+
+def test_works_under_a_limit_of_address_space(starter: Bundle, jpeg: bytes, tmp_path: Path) -> None:
+    """Under `ulimit -v` images are decoded that fit, and those that do not fit are said to lack memory."""
+    large = encode(Image.new("RGB", (10_000, 10_000)), "WEBP", lossless=True, method=0, quality=0)
+    files = [tmp_path / "small.jpg", tmp_path / "large.webp"]
+    for file, data in zip(files, (jpeg, large), strict=True):
+        file.write_bytes(data)
+    command = [sys.executable, "-c", UNDER_A_LIMIT, str(starter.folder), *map(str, files), str(3 << 30)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["1", "out_of_memory"]
+
+
+@given(st.lists(st.integers(0, 10), min_size=1, max_size=12), st.integers(10, 20))
+def test_memory_is_never_promised_twice(sizes: list[int], total: int) -> None:
+    """Whoever asks in whatever order, what is held together stays within the budget, and everybody's turn comes."""
+    budget, lock, held, most = MemoryBudget(total), threading.Lock(), [0], [0]
+
+    def work(size: int) -> None:
+        with budget.hold(size):
+            with lock:
+                held[0] += size
+                most[0] = max(most[0], held[0])
+            time.sleep(0)
+            with lock:
+                held[0] -= size
+
+    with ThreadPoolExecutor(6) as callers:
+        list(callers.map(work, sizes))
+    assert most[0] <= total
+
+
+def test_estimate_knows_what_formats_hold() -> None:
+    """A JPEG of one scan is decoded line by line; one of several holds its coefficients; WebP holds several copies."""
+    picture = Image.new("RGB", (2000, 1000))
+    streamed, held, webp = (
+        estimate_memory([FaceGroup(data, probe_image(data))])
+        for data in (encode(picture), encode(picture, progressive=True), encode(picture, "WEBP"))
+    )
+    assert held - streamed >= 2.9 * 2_000_000
+    assert webp - streamed >= 20 * 2_000_000
+
+
+def test_processes_know_no_secrets_and_their_limits(pool: Sandbox, jpeg: bytes) -> None:
+    """They get no variable of the service but what decides how to compute, bounded memory and no core dumps.
+
+    Signals they leave to the service.
+    """
+    pool.start()
+    (child, other) = children()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        child.send_signal(number)
+    for _ in range(4):
+        pool.detect(jpeg, probe_image(jpeg))
+    assert {child, other} == set(children())
+    assert "hunter2" not in str(child.environ())
+    assert child.environ().items() >= (OTHER_KERNELS | {"OPENBLAS_NUM_THREADS": "1"}).items()
+    assert child.rlimit(resource.RLIMIT_FSIZE) == (MESSAGES_BYTES, MESSAGES_BYTES)
+    assert child.rlimit(resource.RLIMIT_CORE) == (0, 0)
+    assert Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip() == "1000"
+
+
+@pytest.mark.parametrize("ending", [b"", b"HANG"])
+def test_processes_die_with_their_service(
+    starter: Bundle, hangs: Path, jpeg: bytes, tmp_path: Path, ending: bytes
+) -> None:
+    """After `kill -9` of the service its processes end, idle or hanging."""
+    hangs.unlink(missing_ok=True)
+    image = tmp_path / "image.jpg"
+    image.write_bytes(jpeg + ending)
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(starter.folder), str(image)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"started\n"
+        (child,) = children(parent.pid)
+        if ending:
+            wait_for(hangs.exists)
+        parent.kill()
+    assert psutil.wait_procs([child], timeout=60)[1] == []
+
+
+@pytest.mark.usefixtures("hangs")
+def test_close_sends_everybody_home(starter: Bundle, jpeg: bytes) -> None:
+    """Callers that are served and callers that wait are stopped; no process and no descriptor is left."""
+    before, descriptors = set(children()), psutil.Process().num_fds()
+    closing = Sandbox(starter.folder, starter.manifest.detector, starter.manifest.preprocess, 1, timeout_s=60)
+    closing.start()
+    with ThreadPoolExecutor(3) as callers:
+        answers: list[Future[object]] = [
+            callers.submit(closing.detect, jpeg + b"HANG", probe_image(jpeg)) for _ in range(3)
+        ]
+        wait_for(lambda: any(answer.running() for answer in answers))
+        closing.close()
+        for answer in answers:
+            with pytest.raises(SandboxClosed):
+                answer.result()
+    assert set(children()) == before
+    assert psutil.Process().num_fds() == descriptors
+    with pytest.raises(SandboxClosed):
+        closing.detect(jpeg, probe_image(jpeg))
+
+
+def test_missing_weights_are_no_fault_of_an_image(starter: Bundle, tmp_path: Path, jpeg: bytes) -> None:
+    """A detector that cannot be loaded is said to be broken, and leaves nothing."""
+    before = set(children())
+    broken = Sandbox(tmp_path, starter.manifest.detector, None, 1, timeout_s=20)
+    with pytest.raises(SandboxBroken, match="fetch the bundle again"):
+        broken.detect(jpeg, probe_image(jpeg))
+    broken.close()
+    assert set(children()) == before
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.text(), st.floats(allow_nan=False) | st.text()), st.binary(), st.integers(1, 9))
+def test_frames_arrive_as_sent(header: dict[str, float | str], data: bytes, piece: int) -> None:
+    """A frame is read as it was written, in however small pieces it comes, and a cut one is an end."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        send_frame(ours, header, data)
+        ours.close()
+        frame = theirs.recv(1 << 20)
+
+    def read(stream: io.BytesIO) -> tuple[dict[str, object], bytes]:
+        return receive_frame(lambda buffer: stream.readinto(buffer[:piece]), 1 << 20)
+
+    assert read(io.BytesIO(frame)) == (header, data)
+    with pytest.raises(EOFError):
+        read(io.BytesIO(frame[:-1]))
+    with pytest.raises(ValueError, match="limit"):
+        receive_frame(io.BytesIO(frame).readinto, len(frame) - 9)
