@@ -37,6 +37,10 @@ class SandboxBroken(Exception):
     """No decoding process can be started: this is about the machine or the bundle, not about an image."""
 
 
+class DetectorUnusable(SandboxBroken):
+    """The detector's weights are missing or wrong."""
+
+
 class SandboxClosed(Exception):
     """The sandbox was closed while an image waited or was being decoded."""
 
@@ -123,7 +127,7 @@ class DetectorPool:
             except ChildFailed as error:
                 failure = error
                 self._bury(child)
-            except SandboxBroken:
+            except DetectorUnusable:
                 self._bury(child)
                 raise
             else:
@@ -203,11 +207,11 @@ class Child:
 
         Raises:
             ChildFailed: it died.
-            SandboxBroken: it says that the bundle is wrong.
+            DetectorUnusable: it says so.
         """
         answer, _ = self._exchange(setup, [], MAX_HEADER_BYTES, START_TIMEOUT_S)
         if "error" in answer:
-            raise SandboxBroken(str(answer["error"]))
+            raise DetectorUnusable(str(answer["error"]))
         if not answer.get("ready"):
             raise ChildFailed(Reason.UNDECODABLE, "it did not get ready")
 

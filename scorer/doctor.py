@@ -19,7 +19,7 @@ from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
 from scorer.decide import PolicyError, settle_policy, supported_rate
 from scorer.embed import BackendUnavailable
 from scorer.extras import EXTRAS, find_missing, pip_line
-from scorer.local_engine import choose_device, open_local_engine, open_sandbox
+from scorer.local_engine import choose_device, open_local_engine, open_sandbox, start_sandbox
 from scorer.meaning import explain_decisions
 from scorer.printable import printable
 from scorer.settings import Settings, SettingsError, load_settings
@@ -131,7 +131,7 @@ def _bundle(bundle: Bundle, settings: Settings) -> list[Finding]:
     engines: list[Finding] = []
     try:
         with closing(open_sandbox(bundle, 1)) as sandbox:
-            sandbox.start()
+            start_sandbox(sandbox)
             if not _only_triton_embeds(bundle, settings):
                 engines = _engine(bundle, settings, sandbox)
     except (BundleMismatch, BackendUnavailable, DeviceUnavailable, SandboxBroken) as error:

@@ -12,7 +12,7 @@ from ingest.device import resolve_device
 from ingest.reasons import Unscorable
 from scorer.bundle import Bundle, read_bundle, verify_engine
 from scorer.decide import Policy, settle_policy
-from scorer.local_engine import open_local_engine, open_sandbox
+from scorer.local_engine import open_local_engine, open_sandbox, start_sandbox
 from scorer.locate import LocatedImage, locate_faces, refuse
 from scorer.messages import ScoreRequest, ScoreResult
 from scorer.paths import read_image
@@ -48,7 +48,7 @@ class LocalScorer:
         limit_heaps(settings.threads)
         self._sandbox = open_sandbox(self.bundle, settings.threads)
         with ThreadPoolExecutor(1) as starter:  # a process starts while the engine loads
-            started = starter.submit(self._sandbox.start, 1)
+            started = starter.submit(start_sandbox, self._sandbox, 1)
             self.engine = open_local_engine(self.bundle, settings.device, settings.threads, self._sandbox)
         started.result()
         self.embedder = self.engine.embedder

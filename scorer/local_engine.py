@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from ingest.detector_pool import DetectorUnusable
 from ingest.device import Device, Kind, Request, resolve_built_device
 from ingest.sandbox import TIMEOUT_S, Sandbox
-from scorer.bundle import Bundle
+from scorer.bundle import Bundle, BundleMismatch
 from scorer.embed import SharedEmbedder
 
 _BUILT: dict[str, tuple[Kind, str]] = {
@@ -58,6 +59,19 @@ def open_sandbox(
         processes,
         timeout_s=timeout_s,
     )
+
+
+def start_sandbox(sandbox: Sandbox, count: int | None = None) -> None:
+    """Start `count` processes of a sandbox; None is all.
+
+    Raises:
+        BundleMismatch: the detector's file is not the network that the manifest names.
+        SandboxBroken: a process cannot be started.
+    """
+    try:
+        sandbox.start(count)
+    except DetectorUnusable as error:
+        raise BundleMismatch(str(error)) from error
 
 
 def open_local_engine(bundle: Bundle, request: Request, threads: int, sandbox: Sandbox) -> LocalEngine:

@@ -18,7 +18,7 @@ from ingest.probe import EncodedFace
 from ingest.sandbox import Sandbox
 from scorer.bundle import Bundle, BundleMismatch, read_bundle, verify_engine
 from scorer.embed import Embedder, FeatureBatch
-from scorer.local_engine import open_local_engine, open_sandbox
+from scorer.local_engine import open_local_engine, open_sandbox, start_sandbox
 from scorer.paths import UsageError
 from scorer.payloads.read import check_payloads, read_payload
 from scorer.policies import PolicyWatcher
@@ -131,7 +131,7 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
         stack.callback(give_up.set)
         embedder = patient(give_up, partial(_note_outage, metrics, state))
         log.info("the engine gives the golden answers", bundle=bundle.model.bundle_id, digest=bundle.model.digest)
-        sandbox.start()
+        start_sandbox(sandbox)
         state.set_ready(ready=True, why="")
         parts = Parts(
             partial(read_payload, settings=settings.payloads, max_bytes=settings.limits.max_bytes),

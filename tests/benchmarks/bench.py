@@ -88,7 +88,7 @@ def measure_end_to_end(scorer: LocalScorer, requests: list[ScoreRequest]) -> flo
 
 
 def measure_memory(scorer: LocalScorer, requests: list[ScoreRequest], images: int) -> tuple[float, float, float]:
-    """Return resident MiB, decoding processes included, after 500 images, at the end, and the largest relative change in between."""
+    """Return resident MiB, of all processes, after 500 images, at the end, and the largest relative change between."""
     process, sizes = psutil.Process(), []
     endless: Iterator[ScoreRequest] = (request for _ in range(images) for request in requests)
     for number, _ in enumerate(scorer.score(islice(endless, images)), 1):

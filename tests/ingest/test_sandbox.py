@@ -4,10 +4,8 @@ import io
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,18 +14,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from ingest.costs import estimate_memory
 from ingest.dali import FaceCropper
 from ingest.detect import FaceDetector, load_detector
 from ingest.detector_child import MESSAGES_BYTES
 from ingest.detector_pool import SandboxBroken, SandboxClosed
-from ingest.face_groups import FaceGroup
-from ingest.jobs import receive_frame, send_frame
-from ingest.memory import MemoryBudget
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason, Unscorable
 from ingest.sandbox import Sandbox
@@ -85,12 +77,17 @@ def encode(picture: Image.Image, kind: str = "JPEG", **options: object) -> bytes
     return buffer.getvalue()
 
 
+others: set[int] = set()  # decoding processes of other tests
+
+
 def children(parent: int | None = None) -> list[psutil.Process]:
-    """Return the living detector processes of a process."""
+    """Return the living decoding processes of a process, those of `others` left out."""
     return [
         child
         for child in psutil.Process(parent).children()
-        if child.status() != psutil.STATUS_ZOMBIE and "ingest.detector_child" in child.cmdline()
+        if child.pid not in others
+        and child.status() != psutil.STATUS_ZOMBIE
+        and "ingest.detector_child" in child.cmdline()
     ]
 
 
@@ -138,6 +135,7 @@ def hangs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def pool(starter: Bundle, hangs: Path) -> Iterator[Sandbox]:
     """Two processes, patient enough for a busy machine."""
     assert hangs.parent.is_dir()
+    others.update(child.pid for child in children())
     pool = Sandbox(starter.folder, starter.manifest.detector, starter.manifest.preprocess, 2, timeout_s=20)
     pool.start()
     yield pool
@@ -324,66 +322,6 @@ def test_image_beyond_the_budget_is_not_begun(starter: Bundle) -> None:
     small.close()
 
 
-UNDER_A_LIMIT = """
-import resource, sys
-from pathlib import Path
-resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[4]), int(sys.argv[4])))
-from ingest.probe import probe_image
-from ingest.reasons import Unscorable
-from ingest.sandbox import Sandbox
-from scorer.bundle import read_bundle
-bundle = read_bundle(Path(sys.argv[1]))
-sandbox = Sandbox(bundle.folder, bundle.manifest.detector, bundle.manifest.preprocess, 1)
-for file in sys.argv[2:4]:
-    data = Path(file).read_bytes()
-    try:
-        print(len(sandbox.detect(data, probe_image(data))))
-    except Unscorable as failure:
-        print(failure.reason)
-"""
-
-
-def test_works_under_a_limit_of_address_space(starter: Bundle, jpeg: bytes, tmp_path: Path) -> None:
-    """Under `ulimit -v` images are decoded that fit, and those that do not fit are said to lack memory."""
-    large = encode(Image.new("RGB", (10_000, 10_000)), "WEBP", lossless=True, method=0, quality=0)
-    files = [tmp_path / "small.jpg", tmp_path / "large.webp"]
-    for file, data in zip(files, (jpeg, large), strict=True):
-        file.write_bytes(data)
-    command = [sys.executable, "-c", UNDER_A_LIMIT, str(starter.folder), *map(str, files), str(3 << 30)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert answer.stdout.split() == ["1", "out_of_memory"]
-
-
-@given(st.lists(st.integers(0, 10), min_size=1, max_size=12), st.integers(10, 20))
-def test_memory_is_never_promised_twice(sizes: list[int], total: int) -> None:
-    """Whoever asks in whatever order, what is held together stays within the budget, and everybody's turn comes."""
-    budget, lock, held, most = MemoryBudget(total), threading.Lock(), [0], [0]
-
-    def work(size: int) -> None:
-        with budget.hold(size):
-            with lock:
-                held[0] += size
-                most[0] = max(most[0], held[0])
-            time.sleep(0)
-            with lock:
-                held[0] -= size
-
-    with ThreadPoolExecutor(6) as callers:
-        list(callers.map(work, sizes))
-    assert most[0] <= total
-
-
-def test_estimate_knows_what_formats_hold() -> None:
-    """A JPEG of one scan is decoded line by line; one of several holds its coefficients; WebP holds several copies."""
-    picture = Image.new("RGB", (2000, 1000))
-    streamed, held, webp = (
-        estimate_memory([FaceGroup(data, probe_image(data))])
-        for data in (encode(picture), encode(picture, progressive=True), encode(picture, "WEBP"))
-    )
-    assert held - streamed >= 2.9 * 2_000_000
-    assert webp - streamed >= 20 * 2_000_000
-
-
 def test_processes_know_no_secrets_and_their_limits(pool: Sandbox, jpeg: bytes) -> None:
     """They get no variable of the service but what decides how to compute, bounded memory and no core dumps.
 
@@ -454,23 +392,3 @@ def test_missing_weights_are_no_fault_of_an_image(starter: Bundle, tmp_path: Pat
         broken.detect(jpeg, probe_image(jpeg))
     broken.close()
     assert set(children()) == before
-
-
-@settings(deadline=None)
-@given(st.dictionaries(st.text(), st.floats(allow_nan=False) | st.text()), st.binary(), st.integers(1, 9))
-def test_frames_arrive_as_sent(header: dict[str, float | str], data: bytes, piece: int) -> None:
-    """A frame is read as it was written, in however small pieces it comes, and a cut one is an end."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        send_frame(ours, header, data)
-        ours.close()
-        frame = theirs.recv(1 << 20)
-
-    def read(stream: io.BytesIO) -> tuple[dict[str, object], bytes]:
-        return receive_frame(lambda buffer: stream.readinto(buffer[:piece]), 1 << 20)
-
-    assert read(io.BytesIO(frame)) == (header, data)
-    with pytest.raises(EOFError):
-        read(io.BytesIO(frame[:-1]))
-    with pytest.raises(ValueError, match="limit"):
-        receive_frame(io.BytesIO(frame).readinto, len(frame) - 9)
