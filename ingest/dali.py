@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from nvidia.dali import fn, types
+from nvidia.dali.backend import ReleaseUnusedMemory  # type: ignore[attr-defined]  # DALI's stubs leave it out
 from nvidia.dali.pipeline import Pipeline
 
 from ingest.dali_graph import decode_region
@@ -63,11 +64,10 @@ class FaceCropper:
     """
 
     def __init__(self, spec: PreprocessSpec, threads: int, max_batch: int) -> None:
-        self._threads, self._max_batch = threads, max_batch
+        self._spec, self._threads, self._max_batch = spec, threads, max_batch
         self._max_pixels = threads * BATCH_PIXELS_PER_THREAD
         self._messages = NativeMessages()
-        self._decoder = _build_decoder(threads, max_batch)
-        self._resizer = _build_resizer(spec, threads, max_batch)
+        self._build()
 
     def crop(self, faces: Sequence[EncodedFace]) -> list[Pixels | Unscorable]:
         """Return, in the order of `faces`, each crop (size, size, 3) or why its image cannot be decoded."""
@@ -75,6 +75,16 @@ class FaceCropper:
         for batch in batch_groups(faces, self._max_batch, self._max_pixels):
             results.update(self._crop_groups(batch))
         return [results[position] for position in range(len(faces))]
+
+    def release(self) -> None:
+        """Give back the memory that the pipelines keep for their next run."""
+        del self._decoder, self._resizer
+        ReleaseUnusedMemory()
+        self._build()
+
+    def _build(self) -> None:
+        self._decoder = _build_decoder(self._threads, self._max_batch)
+        self._resizer = _build_resizer(self._spec, self._threads, self._max_batch)
 
     def _crop_groups(self, groups: list[FaceGroup]) -> dict[int, Pixels | Unscorable]:
         regions, complaint = self._decode(groups)

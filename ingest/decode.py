@@ -58,6 +58,8 @@ def _decode_jpeg(bare: bytes, width: int, height: int) -> tuple[Pixels, str]:
         warning = str(error)
     if LIBJPEG_REMARK.match(warning):  # raised when the picture is complete
         return pixels, warning
+    if "nsufficient memory" in warning or "allocation failure" in warning:
+        raise MemoryError(warning)
     if "subsampling" in warning:  # TurboJPEG knows the usual ones only
         return _decode_with_pillow(bare, (width, height)), ""
     raise Unscorable(Reason.UNDECODABLE, f"the decoder says: {warning}")
@@ -68,7 +70,11 @@ def _decode_with_pillow(bare: bytes, least: tuple[int, int]) -> Pixels:
         with Image.open(io.BytesIO(bare), formats=("JPEG", "PNG", "WEBP")) as image:
             image.draft(None, least)
             return np.asarray(_convert_rgb(image))
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's parsers leak SyntaxError, struct.error and more on bad bytes
+        if "out of memory" in str(error):
+            raise MemoryError(str(error)) from error
         message = f"the image data cannot be decoded ({type(error).__name__})"
         raise Unscorable(Reason.UNDECODABLE, message) from error
 

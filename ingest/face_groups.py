@@ -25,11 +25,15 @@ LIBPNG_REMARK = re.compile(r"libpng warning:")  # libpng fails for damage
 
 @dataclass(frozen=True, slots=True)
 class FaceGroup:
-    """One image and those faces of a call that lie in it, by their position in the call."""
+    """One image and those faces of a call that lie in it, by their position in the call.
+
+    Where there are no windows, faces are to be found: from a short side of `min_face_px`, see `FaceDetector.detect`.
+    """
 
     data: bytes
     info: ImageInfo
     windows: dict[int, Window] = field(default_factory=dict)
+    min_face_px: float | None = None
 
     def find_region(self) -> Window:
         """Return the smallest stored rectangle that holds all faces."""
@@ -46,7 +50,7 @@ def batch_groups(faces: Sequence[EncodedFace], max_batch: int, max_pixels: int) 
         group = groups.setdefault(face.info.sha256, FaceGroup(face.data, face.info))
         group.windows[position] = face.window
     # Entropy-coded bytes cost about what two pixels do; it shows only in files near the limit of bytes.
-    images = [(g, max(g.info.width * g.info.height, 2 * len(g.data))) for g in groups.values()]
+    images = [(g, max(g.info.width * g.info.height * g.info.scans, 2 * len(g.data))) for g in groups.values()]
     return split_batches(images, max_batch, max_pixels)
 
 

@@ -83,7 +83,7 @@ def read_jpeg(data: bytes, max_scans: int) -> Header:
     width, height = _read_frame(code, frame, adobe=adobe)
     if not ended and not _has_every_scan(code, frame, scans):
         raise Unscorable(Reason.TRUNCATED, f"the JPEG's {len(data)} bytes end before its last scan")
-    pixel_bytes = 3 + _count_held_bytes(frame) if code == _PROGRESSIVE else 3
+    pixel_bytes = 3 + _count_held_bytes(frame) if code == _PROGRESSIVE or len(scans) > 1 else 3
     return Header(width, height, exif, len(scans), pixel_bytes, ended=ended)
 
 
@@ -209,7 +209,7 @@ def _read_frame(code: int, frame: bytes, *, adobe: bool) -> tuple[int, int]:
 
 
 def _count_held_bytes(frame: bytes) -> int:
-    """Return the bytes a pixel of a progressive picture's coefficients, which are held until its last scan."""
+    """Return the bytes a pixel of the coefficients, which are held until the last scan where there are several."""
     factors = [divmod(factor, 16) for factor in frame[7 : 6 + 3 * frame[5] : 3]]
     widest, highest = (max(1, *sides) for sides in zip(*factors, (0, 0), strict=True))
     samples = sum(across * down for across, down in factors)

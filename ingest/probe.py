@@ -51,6 +51,8 @@ class ImageInfo:
     Attributes:
         width, height: upright pixels, after EXIF `orientation` (1..8) is applied.
         ended: whether the file goes on to the end that its container states.
+        scans: how many times a decoder visits the picture.
+        pixel_bytes: what a decoder holds for each pixel while it works, see `Header`.
     """
 
     media_type: str
@@ -59,6 +61,8 @@ class ImageInfo:
     orientation: int
     sha256: str
     ended: bool = True
+    scans: int = 1
+    pixel_bytes: int = 3
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -115,7 +119,16 @@ def probe_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> ImageInfo:
     width, height = header.width, header.height
     if orientation >= _FIRST_TRANSPOSED:
         width, height = height, width
-    return ImageInfo(media_type, width, height, orientation, hashlib.sha256(data).hexdigest(), header.ended)
+    return ImageInfo(
+        media_type,
+        width,
+        height,
+        orientation,
+        hashlib.sha256(data).hexdigest(),
+        header.ended,
+        header.scans,
+        header.pixel_bytes,
+    )
 
 
 def strip_metadata(data: bytes, media_type: str) -> bytes:

@@ -10,6 +10,7 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
     FORBIDDEN_URI = "forbidden_uri"
     TIMED_OUT = "timed_out"
+    OUT_OF_MEMORY = "out_of_memory"
     DIGEST_MISMATCH = "digest_mismatch"
     TOO_MANY_BYTES = "too_many_bytes"
     UNSUPPORTED_FORMAT = "unsupported_format"

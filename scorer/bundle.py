@@ -87,19 +87,19 @@ class Bundle:
         name = path.relative_to(self.folder).as_posix()
         return _read_recorded(self.folder, name, self.manifest.files[name])
 
-    @contextmanager
-    def copied(self, path: Path) -> Iterator[Path]:
-        """Yield a folder of this process alone with a copy of one file at its place, for what reads by path only.
+    def copy(self, *paths: Path) -> "tempfile.TemporaryDirectory[str]":
+        """Return a folder of this process alone with copies of files at their places, for what reads by path only.
 
         Raises:
             BundleMismatch: as `read`.
         """
-        data = self.read(path)
-        with tempfile.TemporaryDirectory(prefix="unlensed-") as place:
-            copy = Path(place) / path.relative_to(self.folder)
+        contents = {path.relative_to(self.folder): self.read(path) for path in paths}
+        place = tempfile.TemporaryDirectory(prefix="unlensed-")
+        for name, data in contents.items():
+            copy = Path(place.name) / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(data)
-            yield Path(place)
+        return place
 
 
 def read_bundle(folder: Path, vouch: Callable[[bytes], None] | None = None) -> Bundle:

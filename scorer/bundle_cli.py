@@ -1,7 +1,7 @@
 """`unlensed bundle`: whether a bundle is whole, whose it is, and what its engine needs of this machine."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +10,7 @@ import typer
 from scorer.bundle import PLAN_FILE, Bundle, verify_engine
 from scorer.bundle_fetch import fetch
 from scorer.embed import Embedder
-from scorer.local_engine import open_local_engine
+from scorer.local_engine import open_local_engine, open_sandbox
 from scorer.plan import read_plan
 from scorer.settings import Settings, load_settings
 from scorer.terminal import Terminal
@@ -78,8 +78,9 @@ def build(
 def _opened_engine(bundle: Bundle, settings: Settings, *, through_triton: bool) -> Iterator[tuple[Embedder, str]]:
     """Yield the engine and its name."""
     if not through_triton:
-        local = open_local_engine(bundle, settings.device, settings.threads)
-        yield local.embedder, local.name
+        with closing(open_sandbox(bundle, settings.threads, finds=False)) as sandbox:
+            local = open_local_engine(bundle, settings.device, settings.threads, sandbox)
+            yield local.embedder, local.name
         return
     from scorer.triton.embedder import TritonEmbedder  # noqa: PLC0415 - engines load only when they are needed
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ingest.detector_pool import SandboxBroken
 from ingest.device import DeviceUnavailable, Request
 from scorer.archive.endings import Interrupted, Outage, RunBroken, RunNotReady, RunRefused
 from scorer.archive.items import SourceChanged, SourceDamaged
@@ -41,7 +42,6 @@ from scorer.report_cli import compare, report
 from scorer.scan_cli import scan
 from scorer.settings import SettingsError, load_settings
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable
-from scorer.stream.detector_pool import DetectorBroken
 from scorer.stream.replay import TooScattered
 from scorer.stream.settings import Delivery, Mode
 from scorer.terminal import Terminal
@@ -76,7 +76,7 @@ class Document(StrEnum):
 CODES: dict[type[Exception], Exit] = {
     UsageError: Exit.USAGE,
     BundleMismatch: Exit.BAD_DATA,
-    DetectorBroken: Exit.BAD_DATA,
+    SandboxBroken: Exit.BAD_DATA,
     RunBroken: Exit.BAD_DATA,
     SettingsError: Exit.BAD_CONFIGURATION,
     PolicyError: Exit.BAD_CONFIGURATION,

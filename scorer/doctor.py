@@ -12,12 +12,14 @@ from pathlib import Path
 
 from rich.text import Text
 
+from ingest.detector_pool import SandboxBroken
 from ingest.device import DeviceUnavailable, require_instructions, resolve_device
+from ingest.sandbox import Sandbox
 from scorer.bundle import Bundle, BundleMismatch, verify_engine
 from scorer.decide import PolicyError, settle_policy, supported_rate
 from scorer.embed import BackendUnavailable
 from scorer.extras import EXTRAS, find_missing, pip_line
-from scorer.local_engine import choose_device, open_local_engine
+from scorer.local_engine import choose_device, open_local_engine, open_sandbox, start_sandbox
 from scorer.meaning import explain_decisions
 from scorer.printable import printable
 from scorer.settings import Settings, SettingsError, load_settings
@@ -127,14 +129,13 @@ def _package(part: str, module: str, distribution: str, why: str) -> Finding:
 
 
 def _bundle(bundle: Bundle, settings: Settings) -> list[Finding]:
-    from scorer.engine import load_bundle_detector  # noqa: PLC0415 - packages may be missing, which is told by now
-
     engines: list[Finding] = []
     try:
-        load_bundle_detector(bundle, settings.threads)
-        if not _only_triton_embeds(bundle, settings):
-            engines = _engine(bundle, settings)
-    except (BundleMismatch, BackendUnavailable, DeviceUnavailable) as error:
+        with closing(open_sandbox(bundle, 1)) as sandbox:
+            start_sandbox(sandbox)
+            if not _only_triton_embeds(bundle, settings):
+                engines = _engine(bundle, settings, sandbox)
+    except (BundleMismatch, BackendUnavailable, DeviceUnavailable, SandboxBroken) as error:
         return [_missing("bundle", str(settings.bundle), str(error))]
     manifest = bundle.manifest
     findings = [
@@ -169,8 +170,8 @@ def _only_triton_embeds(bundle: Bundle, settings: Settings) -> bool:
     return bundle.manifest.target == "tensorrt" and settings.triton.url is not None
 
 
-def _engine(bundle: Bundle, settings: Settings) -> list[Finding]:
-    engine = open_local_engine(bundle, settings.device, settings.threads)
+def _engine(bundle: Bundle, settings: Settings, sandbox: Sandbox) -> list[Finding]:
+    engine = open_local_engine(bundle, settings.device, settings.threads, sandbox)
     drift, manifest = verify_engine(bundle, engine.embedder), bundle.manifest
     on_gpu = [_present("gpu engine", engine.name, engine.why)] if engine.device.kind == "cuda" else []
     return [

@@ -2,17 +2,17 @@
 
 import ctypes
 from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
 from threadpoolctl import threadpool_limits
 
-from ingest.detect import FaceDetector, load_detector
-from ingest.device import DeviceUnavailable, resolve_device
+from ingest.device import resolve_device
 from ingest.reasons import Unscorable
-from scorer.bundle import Bundle, BundleMismatch, verify_engine
+from scorer.bundle import Bundle, verify_engine
 from scorer.decide import Policy, settle_policy
-from scorer.local_engine import open_local_engine
+from scorer.local_engine import open_local_engine, open_sandbox, start_sandbox
 from scorer.locate import LocatedImage, locate_faces, refuse
 from scorer.messages import ScoreRequest, ScoreResult
 from scorer.paths import read_image
@@ -26,7 +26,7 @@ _M_ARENA_MAX = -8  # of <malloc.h>
 
 
 class LocalScorer:
-    """Scores images in this process, two batches at a time: one is decoded while the other is in the engine.
+    """Scores images, two batches at a time: one is decoded in the sandbox while the other is in the engine, here.
 
     Attributes:
         policy: what judges every image.
@@ -34,6 +34,7 @@ class LocalScorer:
 
     Raises:
         BundleMismatch: the bundle cannot be trusted, or this machine's engine does not give its golden answers.
+        SandboxBroken: no decoding process can be started.
         DeviceUnavailable: the device that was asked for is not there, or the bundle is not built for it.
         BackendUnavailable: the GPU has too little free memory.
         PolicyError: the bundle's calibration does not support the policy's rates.
@@ -46,12 +47,15 @@ class LocalScorer:
         # The mixture is a hundredth of the work; a second BLAS thread only spins, for a tenth of all CPU time.
         threadpool_limits(limits=1, user_api="blas")
         limit_heaps(settings.threads)
-        self.engine = open_local_engine(self.bundle, settings.device, settings.threads)
+        self._sandbox = open_sandbox(self.bundle, settings.threads)
+        with ThreadPoolExecutor(1) as starter:  # a process starts while the engine loads
+            started = starter.submit(start_sandbox, self._sandbox, 1)
+            self.engine = open_local_engine(self.bundle, settings.device, settings.threads, self._sandbox)
+        started.result()
         self.embedder = self.engine.embedder
         verify_engine(self.bundle, self.embedder)
         self.settings = settings
         self._embedders = (self.embedder, self.embedder.share())
-        self._detector = load_bundle_detector(self.bundle, settings.threads)
 
     def score(self, requests: Iterable[ScoreRequest]) -> Generator[ScoreResult]:
         """Yield one result per request, in order; reading and locating run ahead. Close it to end early."""
@@ -77,7 +81,7 @@ class LocalScorer:
 
     def locate(self, request: ScoreRequest, data: bytes) -> LocatedImage:
         """Probe an image's bytes and find or check its faces; safe to call from many threads."""
-        return locate_faces(request, data, self._detector, self.settings.limits, self.settings.policy.min_face_px)
+        return locate_faces(request, data, self._sandbox, self.settings.limits, self.settings.policy.min_face_px)
 
     def _read_and_locate(self, request: ScoreRequest) -> LocatedImage:
         try:
@@ -101,18 +105,3 @@ def limit_heaps(count: int) -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
         library.mallopt(_M_ARENA_MAX, max(2, count))
-
-
-def load_bundle_detector(bundle: Bundle, threads: int) -> FaceDetector:
-    """Load the bundle's face detector.
-
-    Raises:
-        BundleMismatch: its file is not the network that the manifest names.
-    """
-    try:
-        with bundle.copied(bundle.folder / bundle.manifest.detector.file) as folder:
-            return load_detector(folder, bundle.manifest.detector, threads)
-    except DeviceUnavailable:  # a RuntimeError, too
-        raise
-    except (ValueError, RuntimeError) as error:  # a network of dynamic shape, or one that does not run
-        raise BundleMismatch(str(error)) from error

@@ -1,9 +1,12 @@
 """The engine in this process: on the device that the bundle was built for, and told with the reason."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from ingest.detector_pool import DetectorUnusable
 from ingest.device import Device, Kind, Request, resolve_built_device
-from scorer.bundle import Bundle
+from ingest.sandbox import TIMEOUT_S, Sandbox
+from scorer.bundle import Bundle, BundleMismatch
 from scorer.embed import SharedEmbedder
 
 _BUILT: dict[str, tuple[Kind, str]] = {
@@ -39,8 +42,44 @@ def choose_device(bundle: Bundle, request: Request) -> Device:
     return resolve_built_device(request, kind, built.format(folder=bundle.folder))
 
 
-def open_local_engine(bundle: Bundle, request: Request, threads: int) -> LocalEngine:
-    """Open the engine of `bundle` on the device that it is built for.
+def open_sandbox(
+    bundle: Bundle, processes: int, *, finds: bool = True, cuts: bool = True, timeout_s: float = TIMEOUT_S
+) -> Sandbox:
+    """Return the sandbox that finds the faces of `bundle`, and cuts those that are embedded in this process.
+
+    A GPU decodes what it embeds.
+
+    Raises:
+        DeviceUnavailable: see `Sandbox`.
+    """
+    manifest = bundle.manifest
+    # Its processes read the networks by path, now and whenever one is started again.
+    place = bundle.copy(*(bundle.folder / name for name in manifest.detector.files))
+    return Sandbox(
+        Path(place.name),
+        manifest.detector if finds else None,
+        manifest.preprocess if cuts and manifest.target == "openvino" else None,
+        processes,
+        timeout_s=timeout_s,
+        release=place.cleanup,
+    )
+
+
+def start_sandbox(sandbox: Sandbox, count: int | None = None) -> None:
+    """Start `count` processes of a sandbox; None is all.
+
+    Raises:
+        BundleMismatch: the detector's file is not the network that the manifest names.
+        SandboxBroken: a process cannot be started.
+    """
+    try:
+        sandbox.start(count)
+    except DetectorUnusable as error:
+        raise BundleMismatch(str(error)) from error
+
+
+def open_local_engine(bundle: Bundle, request: Request, threads: int, sandbox: Sandbox) -> LocalEngine:
+    """Open the engine of `bundle` on the device that it is built for; `sandbox` cuts faces for a CPU's.
 
     Raises:
         DeviceUnavailable: see `choose_device`; or CuPy is not installed.
@@ -56,4 +95,6 @@ def open_local_engine(bundle: Bundle, request: Request, threads: int) -> LocalEn
         return LocalEngine(embedder, device, name, why)
     from scorer.openvino_embedder import ENGINE_NAME, LocalEmbedder  # noqa: PLC0415
 
-    return LocalEngine(LocalEmbedder(bundle, threads), device, ENGINE_NAME, "the fastest int8 engine measured on CPUs")
+    return LocalEngine(
+        LocalEmbedder(bundle, threads, sandbox), device, ENGINE_NAME, "the fastest int8 engine measured on CPUs"
+    )

@@ -1,24 +1,23 @@
-"""Decode, crop and embed in this process: DALI for the pixels, OpenVINO for the network."""
+"""Embed in this process, by OpenVINO; faces are decoded and cut in the sandbox."""
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.dali import FaceCropper
 from ingest.device import DeviceUnavailable
 from ingest.openvino_core import CORE, compile_network, ov
 from ingest.probe import EncodedFace
 from ingest.reasons import Unscorable
 from ingest.resampling import MIN_SIDE_PX, measure_high_band
+from ingest.sandbox import Sandbox
 from scorer.bundle import Bundle, BundleMismatch
 from scorer.embed import FeatureBatch
 
-CROPS_PER_CHUNK = 32
+QUEUED_CROPS = 64
 ENGINE_NAME = f"OpenVINO {ov.__version__.split('-')[0]}"
 
 
@@ -77,7 +76,7 @@ class OpenVinoExtractor:
         return other
 
     def _open_queue(self) -> None:
-        self._queue = ov.AsyncInferQueue(self._compiled, 2 * CROPS_PER_CHUNK)
+        self._queue = ov.AsyncInferQueue(self._compiled, QUEUED_CROPS)
         self._queue.set_callback(_store)
 
     def start(self, crops: Sequence[NDArray[np.uint8]], rows: Sequence[int], features: NDArray[np.float32]) -> None:
@@ -96,12 +95,12 @@ def _store(request: Any, place: tuple[NDArray[np.float32], int]) -> None:  # noq
 
 
 class LocalEmbedder:
-    """An `Embedder` in this process; cutting the next crops overlaps the network's work on the last.
+    """An `Embedder` in this process; the sandbox cuts further crops while the network works on the last.
 
     One embedder belongs to one thread at a time.
     """
 
-    def __init__(self, bundle: Bundle, threads: int) -> None:
+    def __init__(self, bundle: Bundle, threads: int, sandbox: Sandbox) -> None:
         self._extractor = OpenVinoExtractor(bundle.extractor, bundle.manifest.feature_size, threads, bundle.read)
         side = bundle.model.preprocess.size
         if self._extractor.crop_shape != (side, side, 3):
@@ -109,34 +108,30 @@ class LocalEmbedder:
                 f"{bundle.extractor} takes {self._extractor.crop_shape}, the manifest's crops are {(side, side, 3)}"
             )
             raise BundleMismatch(message)
-        self._open_cropper = partial(FaceCropper, bundle.model.preprocess, threads, CROPS_PER_CHUNK)
-        self._cropper = self._open_cropper()
+        self._sandbox = sandbox
 
     def share(self) -> Self:
         """Return an embedder for another thread, over the same network."""
         other = copy(self)
         other._extractor = self._extractor.share()  # noqa: SLF001 - its own kind
-        other._cropper = self._open_cropper()  # noqa: SLF001 - as above
         return other
 
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
-        """Return one row of features per face; see `Embedder`."""
+        """Return one row of features per face; see `Embedder`.
+
+        Raises:
+            SandboxBroken, SandboxClosed: see `Sandbox.crop`.
+        """
         features = np.full((len(faces), self._extractor.feature_size), np.nan, dtype=np.float32)
         high_band = np.full(len(faces), np.nan, dtype=np.float32)
         failures: dict[int, Unscorable] = {}
-        for start in range(0, len(faces), CROPS_PER_CHUNK):
-            cropped = self._cropper.crop(faces[start : start + CROPS_PER_CHUNK])
-            crops, rows = [], []
-            for row, crop in enumerate(cropped, start):
-                if isinstance(crop, Unscorable):
-                    failures[row] = crop
-                else:
-                    crops.append(crop)
-                    rows.append(row)
-            self._extractor.start(crops, rows, features)
-            for crop, row in zip(crops, rows, strict=True):  # while the network works
-                window = faces[row].window
-                if min(window.width, window.height) >= len(crop) >= MIN_SIDE_PX:
-                    high_band[row] = measure_high_band(crop)
+        for row, crop in self._sandbox.crop(faces):
+            if isinstance(crop, Unscorable):
+                failures[row] = crop
+                continue
+            self._extractor.start([crop], [row], features)
+            window = faces[row].window
+            if min(window.width, window.height) >= len(crop) >= MIN_SIDE_PX:
+                high_band[row] = measure_high_band(crop)  # while the network works
         self._extractor.wait()
         return FeatureBatch(features, failures, high_band)

@@ -7,6 +7,7 @@ machine; a plan that still fits is left alone.
 import importlib
 import os
 import shutil
+from pathlib import Path
 from types import ModuleType
 
 from ingest.device import DeviceUnavailable, find_gpu
@@ -43,8 +44,8 @@ def build_plan(bundle: Bundle) -> Plan:
         plan = compile_network(onnx, manifest, manifest.plan.batches, tensorrt, bundle.read)
         return write_plan(bundle, plan, "tensorrt", tensorrt.__version__, gpu)
     if program := find_trtexec():
-        with bundle.copied(onnx) as folder:
-            plan, version = run_trtexec(program, manifest, manifest.plan.batches, folder / manifest.extractor)
+        with bundle.copy(onnx) as folder:
+            plan, version = run_trtexec(program, manifest, manifest.plan.batches, Path(folder) / manifest.extractor)
         return write_plan(bundle, plan, "trtexec", version, gpu)
     message = "TensorRT is not installed here: install its Python package tensorrt, or run this where trtexec is"
     raise NoBuilder(message)

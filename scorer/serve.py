@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -15,23 +15,22 @@ from typing import TextIO
 from threadpoolctl import threadpool_limits
 
 from ingest.probe import EncodedFace
+from ingest.sandbox import Sandbox
 from scorer.bundle import Bundle, BundleMismatch, verify_engine
 from scorer.embed import Embedder, FeatureBatch
-from scorer.local_engine import open_local_engine
+from scorer.local_engine import open_local_engine, open_sandbox, start_sandbox
 from scorer.paths import UsageError
 from scorer.payloads.read import check_payloads, read_payload
 from scorer.policies import PolicyWatcher
 from scorer.printable import print_json
 from scorer.settings import Settings
 from scorer.stream.broker import MemoryBroker, MemorySink, MemorySource, Outgoing, RecordSink, RecordSource
-from scorer.stream.detector_pool import DetectorPool
 from scorer.stream.health import Canary, HealthServer, HealthState
 from scorer.stream.logs import configure_logs, get_logger
 from scorer.stream.metrics import Metrics
 from scorer.stream.patience import PatientEmbedder, Stopped
 from scorer.stream.pipeline import Parts
 from scorer.stream.service import Service
-from scorer.stream.settings import StreamSettings
 from scorer.stream.tracing import exporting_spans
 from scorer.transport import require_private_transport
 from scorer.trust import read_trusted_bundle
@@ -123,7 +122,8 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
         stack.enter_context(exporting_spans())
         server = stack.enter_context(HealthServer(settings.health, state, metrics))
         log.info("health and metrics", url=server.url)
-        engine = stack.enter_context(_engine(bundle, settings))
+        sandbox = stack.enter_context(_sandbox(bundle, settings))
+        engine = stack.enter_context(_engine(bundle, settings, sandbox))
         patient = partial(PatientEmbedder, engine, bundle.manifest.feature_size, partial(verify_engine, bundle, engine))
         try:
             patient(stop, partial(_note_outage, metrics, state, starting=True)).wait_for_engine()
@@ -133,11 +133,11 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
         stack.callback(give_up.set)
         embedder = patient(give_up, partial(_note_outage, metrics, state))
         log.info("the engine gives the golden answers", bundle=bundle.model.bundle_id, digest=bundle.model.digest)
-        detector = stack.enter_context(_detector(bundle, settings.stream))
+        start_sandbox(sandbox)
         state.set_ready(ready=True, why="")
         parts = Parts(
             partial(read_payload, settings=settings.payloads, max_bytes=settings.limits.max_bytes),
-            detector,
+            sandbox,
             embedder,
             bundle.model,
             settings.limits,
@@ -175,9 +175,9 @@ def _tune_process() -> None:
 
 
 @contextmanager
-def _engine(bundle: Bundle, settings: Settings) -> Iterator[Embedder]:
+def _engine(bundle: Bundle, settings: Settings, sandbox: Sandbox) -> Iterator[Embedder]:
     if settings.triton.url is None:
-        local = open_local_engine(bundle, settings.device, settings.threads)
+        local = open_local_engine(bundle, settings.device, settings.threads, sandbox)
         device = local.device
         log.info("scoring in this process", device=device.kind, reason=device.reason, engine=local.name, why=local.why)
         # On a GPU one batch is decoded while another is in the network; on a CPU both take the same cores.
@@ -195,15 +195,12 @@ def _engine(bundle: Bundle, settings: Settings) -> Iterator[Embedder]:
 
 
 @contextmanager
-def _detector(bundle: Bundle, settings: StreamSettings) -> Iterator[DetectorPool]:
-    detector = bundle.manifest.detector
-    with bundle.copied(bundle.folder / detector.file) as folder:  # its processes read it by path, now and later
-        pool = DetectorPool(folder, detector, settings.detector_processes, settings.detector_timeout_s)
-        try:
-            pool.start()
-            yield pool
-        finally:
-            pool.close()
+def _sandbox(bundle: Bundle, settings: Settings) -> Iterator[Sandbox]:
+    """Yield where faces are found, and cut if this process embeds them on the CPU, which takes every core."""
+    stream, cuts = settings.stream, settings.triton.url is None and bundle.manifest.target == "openvino"
+    processes = max(stream.detector_processes, settings.threads) if cuts else stream.detector_processes
+    with closing(open_sandbox(bundle, processes, cuts=cuts, timeout_s=stream.detector_timeout_s)) as sandbox:
+        yield sandbox
 
 
 class Lent:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import settings
 
 from deploy.local.triton import TritonServer, find_python
 from ingest.detect import FaceDetector, load_detector
+from ingest.sandbox import Sandbox
 from scorer.bundle import Bundle, read_bundle
 from scorer.engine import LocalScorer
+from scorer.local_engine import open_sandbox
 from scorer.openvino_embedder import LocalEmbedder
 from scorer.settings import Settings
 
@@ -35,9 +38,16 @@ def starter() -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def embedder(starter: Bundle) -> LocalEmbedder:
+def sandbox(starter: Bundle) -> Iterator[Sandbox]:
+    """A process that finds and cuts faces for the starter bundle."""
+    with closing(open_sandbox(starter, 1)) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="session")
+def embedder(starter: Bundle, sandbox: Sandbox) -> LocalEmbedder:
     """The starter bundle's live engine."""
-    return LocalEmbedder(starter, threads=1)
+    return LocalEmbedder(starter, 1, sandbox)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from scorer.archive.rows import ERRORS, RESULTS
 from scorer.messages import ScoreResult
 
 # The image may be fine: a later try can end otherwise.
-RETRYABLE = frozenset({Reason.UNREADABLE, Reason.TIMED_OUT, Reason.ENGINE_FAILED})
+RETRYABLE = frozenset({Reason.UNREADABLE, Reason.TIMED_OUT, Reason.OUT_OF_MEMORY, Reason.ENGINE_FAILED})
 CHUNK_ROWS = 1024  # Python's rows are ten times as large as Arrow's
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from queue import SimpleQueue
 
 from ingest.detect import FaceDetector
+from ingest.detector_pool import SandboxClosed
 from ingest.probe import Limits
 from ingest.reasons import Unscorable
 from scorer.decide import Policy
@@ -112,7 +113,7 @@ class Pipeline:
         def run() -> None:
             try:
                 work()
-            except Stopped:
+            except (Stopped, SandboxClosed):
                 pass
             except BaseException as error:  # noqa: BLE001 - whatever it is, the worker must not go on
                 self._on_crash(error)

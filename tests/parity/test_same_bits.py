@@ -27,6 +27,7 @@ LARGE_PX = 1800  # the portrait in it fills a crop with detail, so that the high
 # Prints what each step gives for every picture, down to the last bit.
 PROGRAM = """
 import hashlib, json, sys
+from contextlib import closing
 from pathlib import Path
 import numpy as np
 from ingest import resampling
@@ -37,6 +38,7 @@ from ingest.probe import EncodedFace, probe_image
 from scorer.bundle import read_bundle
 from scorer.decide import p_values
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
+from scorer.local_engine import open_sandbox
 from scorer.openvino_embedder import LocalEmbedder
 
 def digest(*arrays):
@@ -54,7 +56,8 @@ for path in sorted(folder.glob("*.picture")):
         boxes.append((*found.box.as_tuple(), found.confidence))
         faces.append(EncodedFace.around(data, info, found.box, model.preprocess))
 crops = [crop for crop in FaceCropper(model.preprocess, 1, 8).crop(faces)]
-batch = LocalEmbedder(bundle, 1).embed(faces)
+with closing(open_sandbox(bundle, 1)) as sandbox:
+    batch = LocalEmbedder(bundle, 1, sandbox).embed(faces)
 likelihoods = batch.log_likelihood(model.mixture)
 arrays = np.load(folder / "mixture.npz")
 logits = np.linspace(-5, 5, 896, dtype=np.float32)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ingest.device import DeviceUnavailable
+from ingest.sandbox import Sandbox
 from scorer.bundle import Bundle, read_bundle
 from scorer.doctor import examine
 from scorer.local_engine import choose_device, open_local_engine
@@ -22,25 +23,27 @@ def find(monkeypatch: pytest.MonkeyPatch, name: str, obstacle: str) -> None:
     monkeypatch.setattr("ingest.device.find_gpu", lambda: (name, obstacle))
 
 
-def test_a_cpu_bundle_scores_on_the_cpu_of_a_gpu_machine(monkeypatch: pytest.MonkeyPatch, starter: Bundle) -> None:
+def test_a_cpu_bundle_scores_on_the_cpu_of_a_gpu_machine(
+    monkeypatch: pytest.MonkeyPatch, starter: Bundle, sandbox: Sandbox
+) -> None:
     """By itself it runs where it was built for, and the reason names the GPU that is left idle; CUDA is refused."""
     find(monkeypatch, "H200", "")
-    engine = open_local_engine(starter, "auto", 1)
+    engine = open_local_engine(starter, "auto", 1, sandbox)
     assert engine.device.kind == "cpu"
     assert "reports H200, but the bundle" in engine.device.reason
     assert engine.name.startswith("OpenVINO 2026")
     with pytest.raises(DeviceUnavailable, match=r"is built for the CPU: export one with --target tensorrt; or ask"):
-        open_local_engine(starter, "cuda", 1)
+        open_local_engine(starter, "cuda", 1, sandbox)
 
 
 @pytest.mark.parametrize("request_", ["auto", "cpu"])
 def test_a_gpu_bundle_is_refused_without_a_gpu(
-    monkeypatch: pytest.MonkeyPatch, gpu_bundle: Bundle, request_: str
+    monkeypatch: pytest.MonkeyPatch, gpu_bundle: Bundle, sandbox: Sandbox, request_: str
 ) -> None:
     """The sentence says what the bundle is for and how to make one for this machine."""
     find(monkeypatch, "", "there is no driver")
     with pytest.raises(DeviceUnavailable, match=r"is built for a GPU: export one with --target openvino"):
-        open_local_engine(gpu_bundle, request_, 1)  # type: ignore[arg-type]  # parametrize loses the literal
+        open_local_engine(gpu_bundle, request_, 1, sandbox)  # type: ignore[arg-type]  # parametrize loses the literal
 
 
 def test_a_gpu_bundle_scores_on_the_gpu(monkeypatch: pytest.MonkeyPatch, gpu_bundle: Bundle) -> None:
@@ -58,7 +61,7 @@ def test_doctor_says_what_a_bundle_for_another_device_needs(monkeypatch: pytest.
     assert "finds the faces" in findings["engine"].why
 
 
-def test_doctor_says_what_an_old_cpu_lacks(monkeypatch: pytest.MonkeyPatch, starter: Bundle) -> None:
+def test_doctor_says_what_an_old_cpu_lacks(monkeypatch: pytest.MonkeyPatch, starter: Bundle, sandbox: Sandbox) -> None:
     """A CPU whose answers would differ is a finding, and opens no engine."""
     findings = {finding.part: finding for finding in examine(starter.folder, None)}
     assert findings["cpu"].usable
@@ -69,7 +72,7 @@ def test_doctor_says_what_an_old_cpu_lacks(monkeypatch: pytest.MonkeyPatch, star
     assert "ONEDNN_MAX_CPU_ISA is SSE41" in findings["cpu"].why
     assert "extractor" not in findings
     with pytest.raises(DeviceUnavailable, match="AVX2 and FMA"):
-        open_local_engine(starter, "cpu", 1)
+        open_local_engine(starter, "cpu", 1, sandbox)
 
 
 def test_doctor_asks_no_gpu_of_a_client_of_triton(

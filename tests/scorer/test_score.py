@@ -14,8 +14,7 @@ from ingest.probe import EncodedFace, ImageInfo, Limits
 from ingest.reasons import Reason
 from ingest.spec import MIN_VISIBLE_SHARE, FaceBox, PreprocessSpec
 from scorer.decide import Policy
-from scorer.engine import LocalScorer, load_bundle_detector
-from scorer.locate import locate_faces
+from scorer.engine import LocalScorer
 from scorer.messages import Decision, ImageSource, RequestedFace, ScoreRequest, ScoreResult, Status
 from scorer.policies import read_policies
 from scorer.score import score_batch
@@ -196,8 +195,7 @@ def test_each_image_of_a_batch_is_judged_by_its_own_policy(local_scorer: LocalSc
         "large": Policy(policy_id="large", version="8", min_face_px=200),
     }
     requests = [ask(name, portrait, FACE).model_copy(update={"tenant": name}) for name in policies]
-    detector = load_bundle_detector(local_scorer.bundle, threads=1)
-    images = [locate_faces(request, portrait, detector, Limits(), min_face_px=64) for request in requests]
+    images = [local_scorer.locate(request, portrait) for request in requests]
     flagged, refused = score_batch(
         images, local_scorer.embedder, local_scorer.bundle.model, lambda request: policies[str(request.tenant)]
     )

@@ -184,6 +184,6 @@ def test_a_network_that_changed_since_is_not_read(copy: Path) -> None:
     with pytest.raises(BundleMismatch, match="has changed"):
         bundle.read(bundle.extractor)
     detector = copy / bundle.manifest.detector.file
-    with bundle.copied(detector) as folder:
+    with bundle.copy(detector) as folder:
         detector.write_bytes(b"another")
-        assert (folder / bundle.manifest.detector.file).read_bytes() != b"another"
+        assert (Path(folder) / bundle.manifest.detector.file).read_bytes() != b"another"

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ingest.detect import load_detector
 from ingest.probe import EncodedFace, Limits
 from scorer.bundle import Bundle, BundleMismatch
 from scorer.decide import Policy
 from scorer.embed import FeatureBatch
-from scorer.engine import load_bundle_detector
 from scorer.messages import ScoreRequest
 from scorer.openvino_embedder import LocalEmbedder
 from scorer.payloads.read import read_payload
@@ -69,7 +69,7 @@ class Bench:
         """Return a service on the broker."""
         parts = Parts(
             self.read,
-            load_bundle_detector(self.starter, 1),
+            load_detector(self.starter.folder, self.starter.manifest.detector, 1),
             self.embedder,
             self.starter.model,
             Limits(),

@@ -1,10 +1,9 @@
-"""The detector in processes of its own: the same answers, and nothing but the guilty image suffers a death."""
+"""Decoding in limited processes: the same answers, and nothing but the guilty image suffers a death."""
 
 import io
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,31 +14,43 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
+from ingest.dali import FaceCropper
 from ingest.detect import FaceDetector, load_detector
-from ingest.probe import probe_image
+from ingest.detector_child import MESSAGES_BYTES
+from ingest.detector_pool import SandboxBroken, SandboxClosed
+from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason, Unscorable
+from ingest.sandbox import Sandbox
+from ingest.spec import Window
 from scorer.bundle import Bundle
-from scorer.stream.detector_child import MEMORY_BYTES, receive_frame, send_frame
-from scorer.stream.detector_pool import DetectorBroken, DetectorPool
-from scorer.stream.patience import Stopped
 
 # Loaded by each process that this file starts: some bytes behind an image do what a broken decoder would do.
 SABOTAGE = """
-import ctypes, os, time
+import ctypes, os, sys, time
+from ingest.dali import FaceCropper
 from ingest.detect import PyramidDetector
-honest = PyramidDetector.detect
-def detect(self, data, info, min_face_px=None):
+honest_detect, honest_crop = PyramidDetector.detect, FaceCropper.crop
+def act(data):
     if data.endswith(b"SEGFAULT"): ctypes.string_at(0)
     if data.endswith(b"HANG"):
-        open(__file__ + ".hangs", "w").close()
+        with open(__file__ + ".hangs", "a") as hangs: hangs.write("x")
         time.sleep(60)
+    if data.endswith(b"SPIN"):
+        with open(__file__ + ".hangs", "a") as hangs: hangs.write("x")
+        while True: pass
+    if data.endswith(b"HOG"): bytearray(300_000_000)
+    if data.endswith(b"KILLED"): os.kill(os.getpid(), 9)
+    if data.endswith(b"TALK"): os.write(2, b"libpng warning: nonsense\\n" * 100_000)
     if data.endswith(b"LIE"): os.write(0, b"\\xff" * 64)
-    return honest(self, data, info, min_face_px)
-PyramidDetector.detect = detect
+def detect(self, data, info, min_face_px=None):
+    act(data)
+    return honest_detect(self, data, info, min_face_px)
+def crop(self, faces):
+    for face in faces: act(face.data)
+    return honest_crop(self, faces)
+PyramidDetector.detect, FaceCropper.crop = detect, crop
 """
 # For the processes only: this one has loaded its libraries, and must find the same faces with its own kernels.
 OTHER_KERNELS = {"OPENBLAS_CORETYPE": "Haswell", "NPY_DISABLE_CPU_FEATURES": "X86_V4", "ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -48,9 +59,9 @@ import sys, time
 from pathlib import Path
 from ingest.probe import probe_image
 from scorer.bundle import read_bundle
-from scorer.stream.detector_pool import DetectorPool
+from ingest.sandbox import Sandbox
 bundle, data = read_bundle(Path(sys.argv[1])), Path(sys.argv[2]).read_bytes()
-pool = DetectorPool(bundle.folder, bundle.manifest.detector, 1, timeout_s=1)
+pool = Sandbox(bundle.folder, bundle.manifest.detector, None, 1, timeout_s=1)
 pool.start()
 print("started", flush=True)
 if data.endswith(b"HANG"):
@@ -66,12 +77,17 @@ def encode(picture: Image.Image, kind: str = "JPEG", **options: object) -> bytes
     return buffer.getvalue()
 
 
+others: set[int] = set()  # decoding processes of other tests
+
+
 def children(parent: int | None = None) -> list[psutil.Process]:
-    """Return the living detector processes of a process."""
+    """Return the living decoding processes of a process, those of `others` left out."""
     return [
         child
         for child in psutil.Process(parent).children()
-        if child.status() != psutil.STATUS_ZOMBIE and "scorer.stream.detector_child" in child.cmdline()
+        if child.pid not in others
+        and child.status() != psutil.STATUS_ZOMBIE
+        and "ingest.detector_child" in child.cmdline()
     ]
 
 
@@ -97,6 +113,12 @@ def local(starter: Bundle) -> FaceDetector:
 
 
 @pytest.fixture(scope="module")
+def cropper(starter: Bundle) -> FaceCropper:
+    """The cropper in this process."""
+    return FaceCropper(starter.manifest.preprocess, 1, 8)
+
+
+@pytest.fixture(scope="module")
 def hangs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Make detector processes that can be sabotaged; the file that one makes when it begins to hang."""
     folder = tmp_path_factory.mktemp("sabotage")
@@ -110,18 +132,17 @@ def hangs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def pool(starter: Bundle, hangs: Path) -> Iterator[DetectorPool]:
+def pool(starter: Bundle, hangs: Path) -> Iterator[Sandbox]:
     """Two processes, patient enough for a busy machine."""
     assert hangs.parent.is_dir()
-    pool = DetectorPool(starter.folder, starter.manifest.detector, 2, timeout_s=20)
+    others.update(child.pid for child in children())
+    pool = Sandbox(starter.folder, starter.manifest.detector, starter.manifest.preprocess, 2, timeout_s=20)
     pool.start()
     yield pool
     pool.close()
 
 
-def test_answers_are_those_of_this_process(
-    pool: DetectorPool, local: FaceDetector, jpeg: bytes, portrait: bytes
-) -> None:
+def test_answers_are_those_of_this_process(pool: Sandbox, local: FaceDetector, jpeg: bytes, portrait: bytes) -> None:
     """Formats, sizes, orientations and an image without a face: equal to the last bit."""
     picture = Image.open(io.BytesIO(portrait)).convert("RGB")
     turned = Image.Exif()
@@ -140,7 +161,7 @@ def test_answers_are_those_of_this_process(
     assert [len(faces) for faces in answers].count(0) < len(images)
 
 
-def test_refusals_are_those_of_this_process(pool: DetectorPool, local: FaceDetector, portrait: bytes) -> None:
+def test_refusals_are_those_of_this_process(pool: Sandbox, local: FaceDetector, portrait: bytes) -> None:
     """Bytes that cannot be decoded are refused in the same words, and the process stays."""
     info, before = probe_image(portrait), {child.pid for child in children()}
     broken = portrait[:200] + bytes(len(portrait) - 200)
@@ -152,7 +173,7 @@ def test_refusals_are_those_of_this_process(pool: DetectorPool, local: FaceDetec
     assert {child.pid for child in children()} == before
 
 
-def test_kill_in_the_middle_costs_nobody_an_answer(pool: DetectorPool, local: FaceDetector, jpeg: bytes) -> None:
+def test_kill_in_the_middle_costs_nobody_an_answer(pool: Sandbox, local: FaceDetector, jpeg: bytes) -> None:
     """`kill -9` while a process computes: its image is answered by a fresh one, neighbours never notice."""
     large = Image.new("L", (9000, 9000))
     large.paste(Image.open(io.BytesIO(jpeg)).resize((2000, 2000)))
@@ -175,9 +196,9 @@ def test_kill_in_the_middle_costs_nobody_an_answer(pool: DetectorPool, local: Fa
     assert busy.pid not in after
 
 
-@pytest.mark.parametrize(("end", "sentence"), [(b"SEGFAULT", "status -11"), (b"LIE", "status -9")])
+@pytest.mark.parametrize(("end", "sentence"), [(b"SEGFAULT", "status -11"), (b"LIE", "no answer that makes sense")])
 def test_image_that_kills_twice_is_refused(
-    pool: DetectorPool, local: FaceDetector, jpeg: bytes, end: bytes, sentence: str
+    pool: Sandbox, local: FaceDetector, jpeg: bytes, end: bytes, sentence: str
 ) -> None:
     """An image on which two processes die is undecodable; its neighbours get their answers meanwhile and after."""
     with ThreadPoolExecutor(3) as callers:
@@ -191,21 +212,117 @@ def test_image_that_kills_twice_is_refused(
     assert pool.detect(jpeg, probe_image(jpeg)) == expected
 
 
-@pytest.mark.usefixtures("hangs")
-def test_image_that_hangs_twice_is_timed_out(starter: Bundle, local: FaceDetector, jpeg: bytes) -> None:
-    """An image that takes too long twice is timed_out, its processes are gone, and the next image is answered."""
+@pytest.mark.parametrize(("end", "sentence"), [(b"HANG", "within 5 s"), (b"SPIN", "more CPU time")])
+def test_image_without_an_end_is_tried_once(
+    starter: Bundle, hangs: Path, local: FaceDetector, jpeg: bytes, end: bytes, sentence: str
+) -> None:
+    """An image that sleeps or computes for ever is timed_out, not tried again, and the next image is answered."""
+    hangs.unlink(missing_ok=True)
     before = {child.pid for child in children()}
-    impatient = DetectorPool(starter.folder, starter.manifest.detector, 1, timeout_s=1)
-    with pytest.raises(Unscorable) as failure:
-        impatient.detect(jpeg + b"HANG", probe_image(jpeg))
+    impatient = Sandbox(starter.folder, starter.manifest.detector, None, 1, timeout_s=5)
+    with pytest.raises(Unscorable, match=sentence) as failure:
+        impatient.detect(jpeg + end, probe_image(jpeg))
     assert failure.value.reason is Reason.TIMED_OUT
+    assert hangs.read_text() == "x"
     assert {child.pid for child in children()} == before
     assert impatient.detect(jpeg, probe_image(jpeg)) == local.detect(jpeg, probe_image(jpeg))
     impatient.close()
     assert {child.pid for child in children()} == before
 
 
-def test_processes_know_no_secrets_and_their_limits(pool: DetectorPool, jpeg: bytes) -> None:
+def encode_faces(*files: bytes) -> list[EncodedFace]:
+    """Return one face an image; a suffix that no decoder reads makes another image of it."""
+    return [EncodedFace(data, probe_image(data), Window(150 + n, 40, 200, 200)) for n, data in enumerate(files)]
+
+
+def test_crops_are_those_of_this_process(pool: Sandbox, cropper: FaceCropper, jpeg: bytes, portrait: bytes) -> None:
+    """Formats, orientations, two faces of an image and one that is refused: equal to the last bit, in its place."""
+    picture, turned = Image.open(io.BytesIO(portrait)).convert("RGB"), Image.Exif()
+    turned[0x0112] = 6
+    files = [
+        jpeg,
+        portrait,
+        jpeg,
+        encode(picture, "WEBP"),
+        encode(picture, exif=turned),
+        encode(picture.resize((1700, 1300))),
+    ]
+    faces = encode_faces(*files, *(encode(picture, quality=quality) for quality in range(60, 80)))
+    short = jpeg[: len(jpeg) // 3]
+    faces.insert(3, EncodedFace(short, probe_image(short), Window(100, 300, 200, 200)))
+    crops, expected = dict(pool.crop(faces)), cropper.crop(faces)
+    assert sorted(crops) == list(range(len(faces)))
+    for place, crop in enumerate(expected):
+        if isinstance(crop, Unscorable):
+            assert str(crops[place]) == str(crop)
+        else:
+            np.testing.assert_array_equal(crops[place], crop)
+    assert [isinstance(crop, Unscorable) for crop in expected].count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [(b"SEGFAULT", Reason.UNDECODABLE), (b"KILLED", Reason.OUT_OF_MEMORY), (b"HOG", Reason.OUT_OF_MEMORY)],
+)
+def test_guilty_image_of_a_batch_is_named(
+    pool: Sandbox, cropper: FaceCropper, jpeg: bytes, end: bytes, reason: Reason
+) -> None:
+    """Of images that are cut together, the one that kills or takes too much memory is refused, and no other."""
+    files = [jpeg, *(jpeg + bytes([number]) for number in range(5)), jpeg + end]
+    faces = encode_faces(*files)
+    expected = cropper.crop(faces)
+    crops = dict(pool.crop(faces))
+    guilty = crops[len(faces) - 1]
+    assert isinstance(guilty, Unscorable)
+    assert guilty.reason is reason
+    for place in range(len(faces) - 1):
+        np.testing.assert_array_equal(crops[place], expected[place])
+
+
+def test_what_decoders_print_reaches_nobody(pool: Sandbox, jpeg: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two megabytes of remarks on an image that is decoded are dropped, and kept within bounds meanwhile."""
+    assert pool.detect(jpeg + b"TALK", probe_image(jpeg))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["base", "progressive", "png", "palette", "grey16", "webp", "lossless"])
+def test_sound_pictures_fit_their_estimate(pool: Sandbox, kind: str) -> None:
+    """A photograph of 12 megapixels is decoded within the memory that is estimated for it, in each format."""
+    noise = np.random.default_rng(2).integers(0, 256, (375, 500, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((4000, 3000), Image.Resampling.BICUBIC)
+    grey = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    data = {
+        "base": lambda: encode(picture, quality=90),
+        "progressive": lambda: encode(picture, progressive=True, subsampling=0),
+        "png": lambda: encode(picture.convert("RGBA"), "PNG", compress_level=1),
+        "palette": lambda: encode(picture.quantize(64), "PNG", compress_level=1),
+        "grey16": lambda: encode(grey, "PNG", compress_level=1),
+        "webp": lambda: encode(picture, "WEBP", method=0),
+        "lossless": lambda: encode(picture, "WEBP", lossless=True, method=0, quality=0),
+    }[kind]()
+    info = probe_image(data)
+    assert pool.detect(data, info) == []
+    ((_, crop),) = pool.crop([EncodedFace(data, info, Window(0, 0, 3000, 3000))])
+    assert not isinstance(crop, Unscorable)
+
+
+def test_image_beyond_the_budget_is_not_begun(starter: Bundle) -> None:
+    """One colour in 38 bytes takes more memory than there is: a reason of its own, and no process is started."""
+    data = encode(Image.new("RGB", (10_000, 10_000)), "WEBP", lossless=True, method=0, quality=0)
+    info, before = probe_image(data), set(children())
+    small = Sandbox(starter.folder, starter.manifest.detector, starter.manifest.preprocess, 1, memory_bytes=1 << 30)
+    with pytest.raises(Unscorable, match="MiB") as failure:
+        small.detect(data, info)
+    assert failure.value.reason is Reason.OUT_OF_MEMORY
+    small._budget.total_bytes = 300 << 20  # noqa: SLF001 - cutting takes less than finding
+    ((_, refusal),) = small.crop([EncodedFace(data, info, Window(0, 0, 64, 64))])
+    assert isinstance(refusal, Unscorable)
+    assert refusal.reason is Reason.OUT_OF_MEMORY
+    assert set(children()) == before
+    small.close()
+
+
+def test_processes_know_no_secrets_and_their_limits(pool: Sandbox, jpeg: bytes) -> None:
     """They get no variable of the service but what decides how to compute, bounded memory and no core dumps.
 
     Signals they leave to the service.
@@ -219,7 +336,7 @@ def test_processes_know_no_secrets_and_their_limits(pool: DetectorPool, jpeg: by
     assert {child, other} == set(children())
     assert "hunter2" not in str(child.environ())
     assert child.environ().items() >= (OTHER_KERNELS | {"OPENBLAS_NUM_THREADS": "1"}).items()
-    assert child.rlimit(resource.RLIMIT_AS) == (MEMORY_BYTES, MEMORY_BYTES)
+    assert child.rlimit(resource.RLIMIT_FSIZE) == (MESSAGES_BYTES, MESSAGES_BYTES)
     assert child.rlimit(resource.RLIMIT_CORE) == (0, 0)
     assert Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip() == "1000"
 
@@ -250,7 +367,7 @@ def test_processes_die_with_their_service(
 def test_close_sends_everybody_home(starter: Bundle, jpeg: bytes) -> None:
     """Callers that are served and callers that wait are stopped; no process and no descriptor is left."""
     before, descriptors = set(children()), psutil.Process().num_fds()
-    closing = DetectorPool(starter.folder, starter.manifest.detector, 1, timeout_s=60)
+    closing = Sandbox(starter.folder, starter.manifest.detector, starter.manifest.preprocess, 1, timeout_s=60)
     closing.start()
     with ThreadPoolExecutor(3) as callers:
         answers: list[Future[object]] = [
@@ -259,39 +376,19 @@ def test_close_sends_everybody_home(starter: Bundle, jpeg: bytes) -> None:
         wait_for(lambda: any(answer.running() for answer in answers))
         closing.close()
         for answer in answers:
-            with pytest.raises(Stopped):
+            with pytest.raises(SandboxClosed):
                 answer.result()
     assert set(children()) == before
     assert psutil.Process().num_fds() == descriptors
-    with pytest.raises(Stopped):
+    with pytest.raises(SandboxClosed):
         closing.detect(jpeg, probe_image(jpeg))
 
 
 def test_missing_weights_are_no_fault_of_an_image(starter: Bundle, tmp_path: Path, jpeg: bytes) -> None:
     """A detector that cannot be loaded is said to be broken, and leaves nothing."""
     before = set(children())
-    broken = DetectorPool(tmp_path, starter.manifest.detector, 1, timeout_s=20)
-    with pytest.raises(DetectorBroken, match="verify the bundle"):
+    broken = Sandbox(tmp_path, starter.manifest.detector, None, 1, timeout_s=20)
+    with pytest.raises(SandboxBroken, match="fetch the bundle again"):
         broken.detect(jpeg, probe_image(jpeg))
     broken.close()
     assert set(children()) == before
-
-
-@settings(deadline=None)
-@given(st.dictionaries(st.text(), st.floats(allow_nan=False) | st.text()), st.binary(), st.integers(1, 9))
-def test_frames_arrive_as_sent(header: dict[str, float | str], data: bytes, piece: int) -> None:
-    """A frame is read as it was written, in however small pieces it comes, and a cut one is an end."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        send_frame(ours, header, data)
-        ours.close()
-        frame = theirs.recv(1 << 20)
-
-    def read(stream: io.BytesIO) -> tuple[dict[str, object], bytes]:
-        return receive_frame(lambda buffer: stream.readinto(buffer[:piece]), 1 << 20)
-
-    assert read(io.BytesIO(frame)) == (header, data)
-    with pytest.raises(EOFError):
-        read(io.BytesIO(frame[:-1]))
-    with pytest.raises(ValueError, match="limit"):
-        receive_frame(io.BytesIO(frame).readinto, len(frame) - 9)

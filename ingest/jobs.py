@@ -1,0 +1,104 @@
+"""What the sandbox and its processes say to each other.
+
+Frames: two big-endian lengths, a JSON object, bytes. A job is a list of images, with the windows to cut from each; or
+one image without windows, in which faces are to be found.
+"""
+
+import json
+import socket
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ingest.detect import DetectorSpec
+from ingest.face_groups import FaceGroup
+from ingest.probe import ImageInfo
+from ingest.spec import PreprocessSpec, Window
+
+_LENGTHS = struct.Struct(">II")
+
+
+def send_frame(channel: socket.socket, header: Mapping[str, Any], *parts: bytes) -> None:
+    """Write one frame, whose bytes are `parts` one after the other.
+
+    Raises:
+        OSError: nobody reads it, or not within the socket's time limit.
+    """
+    text = json.dumps(header).encode()
+    channel.sendall(_LENGTHS.pack(len(text), sum(map(len, parts))) + text)
+    for part in parts:
+        channel.sendall(part)
+
+
+def receive_frame(receive: Callable[[memoryview], int], max_bytes: int) -> tuple[dict[str, Any], memoryview]:
+    """Read one frame.
+
+    Args:
+        receive: fills part of a buffer and returns how many bytes, 0 at the end.
+        max_bytes: a longer frame is refused.
+
+    Raises:
+        EOFError: the other side is gone.
+        ValueError: what came is no frame.
+        OSError: as `receive` raises it.
+    """
+    header_size, data_size = _LENGTHS.unpack(_receive_exactly(receive, _LENGTHS.size))
+    if header_size + data_size > max_bytes:
+        message = f"a frame of {header_size + data_size} bytes; the limit is {max_bytes}"
+        raise ValueError(message)
+    header = json.loads(bytes(_receive_exactly(receive, header_size)))
+    if not isinstance(header, dict):
+        message = "a frame without an object"
+        raise ValueError(message)  # noqa: TRY004 - bad bytes, not a caller's mistake
+    return header, _receive_exactly(receive, data_size)
+
+
+def _receive_exactly(receive: Callable[[memoryview], int], size: int) -> memoryview:
+    buffer = memoryview(bytearray(size))
+    view = buffer
+    while view:
+        count = receive(view)
+        if not count:
+            raise EOFError
+        view = view[count:]
+    return buffer
+
+
+def describe_setup(
+    folder: Path, detector: DetectorSpec | None, crops: PreprocessSpec | None, timeout_s: float
+) -> dict[str, Any]:
+    """Return the first frame's JSON object."""
+    return {
+        "folder": str(folder),
+        "detector": detector and asdict(detector),
+        "crops": crops and asdict(crops),
+        "timeout_s": timeout_s,
+    }
+
+
+def describe_job(groups: Sequence[FaceGroup]) -> dict[str, Any]:
+    """Return a job's JSON object; the images' bytes follow, one after the other."""
+    return {
+        "images": [
+            {
+                "info": asdict(group.info),
+                "size": len(group.data),
+                "min_face_px": group.min_face_px,
+                "windows": [[w.left, w.top, w.width, w.height] for w in group.windows.values()],
+            }
+            for group in groups
+        ]
+    }
+
+
+def read_job(header: Mapping[str, Any], data: memoryview) -> list[FaceGroup]:
+    """Return the images of a job; their windows are numbered from 0."""
+    groups, start = [], 0
+    for image in header["images"]:
+        windows = {number: Window(*window) for number, window in enumerate(image["windows"])}
+        part = bytes(data[start : start + image["size"]])
+        groups.append(FaceGroup(part, ImageInfo(**image["info"]), windows, image["min_face_px"]))
+        start += image["size"]
+    return groups

@@ -1,0 +1,86 @@
+"""What decoding is allowed to cost, and who may begin it."""
+
+import io
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ingest.costs import CPU_S, allow_cpu_s, estimate_memory
+from ingest.face_groups import FaceGroup
+from ingest.memory import MemoryBudget
+from ingest.probe import probe_image
+from scorer.bundle import Bundle
+
+
+def encode(picture: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    """Return `picture` as encoded bytes."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@given(st.lists(st.integers(0, 10), min_size=1, max_size=12), st.integers(10, 20))
+def test_memory_is_never_promised_twice(sizes: list[int], total: int) -> None:
+    """Whoever asks in whatever order, what is held together stays within the budget, and everybody's turn comes."""
+    budget, lock, held, most = MemoryBudget(total), threading.Lock(), [0], [0]
+
+    def work(size: int) -> None:
+        with budget.hold(size):
+            with lock:
+                held[0] += size
+                most[0] = max(most[0], held[0])
+            time.sleep(0)
+            with lock:
+                held[0] -= size
+
+    with ThreadPoolExecutor(6) as callers:
+        list(callers.map(work, sizes))
+    assert most[0] <= total
+
+
+def test_estimate_knows_what_formats_hold() -> None:
+    """A JPEG of one scan is decoded line by line; one of several holds its coefficients; WebP holds several copies."""
+    picture = Image.new("RGB", (2000, 1000))
+    files = encode(picture), encode(picture, progressive=True), encode(picture, "WEBP")
+    groups = [FaceGroup(data, probe_image(data)) for data in files]
+    streamed, held, webp = (estimate_memory([group]) for group in groups)
+    assert allow_cpu_s(groups) == CPU_S
+    assert held - streamed >= 2.9 * 2_000_000
+    assert webp - streamed >= 20 * 2_000_000
+
+
+UNDER_A_LIMIT = """
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[4]), int(sys.argv[4])))
+from ingest.probe import probe_image
+from ingest.reasons import Unscorable
+from ingest.sandbox import Sandbox
+from scorer.bundle import read_bundle
+bundle = read_bundle(Path(sys.argv[1]))
+sandbox = Sandbox(bundle.folder, bundle.manifest.detector, bundle.manifest.preprocess, 1)
+for file in sys.argv[2:4]:
+    data = Path(file).read_bytes()
+    try:
+        print(len(sandbox.detect(data, probe_image(data))))
+    except Unscorable as failure:
+        print(failure.reason)
+"""
+
+
+def test_works_under_a_limit_of_address_space(starter: Bundle, portrait: bytes, tmp_path: Path) -> None:
+    """Under `ulimit -v` images are decoded that fit, and those that do not fit are said to lack memory."""
+    large = encode(Image.new("RGB", (10_000, 10_000)), "WEBP", lossless=True, method=0, quality=0)
+    files = [tmp_path / "small.png", tmp_path / "large.webp"]
+    for file, data in zip(files, (portrait, large), strict=True):
+        file.write_bytes(data)
+    command = [sys.executable, "-c", UNDER_A_LIMIT, str(starter.folder), *map(str, files), str(3 << 30)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["1", "out_of_memory"]
