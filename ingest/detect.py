@@ -19,10 +19,13 @@ from ingest.orientation import turn_upright
 from ingest.probe import ImageInfo, strip_metadata
 from ingest.pyramid import TILE_PX, cut_around, cut_tiles, find_same, merge_boxes
 from ingest.reasons import Unscorable
-from ingest.spec import FaceBox
+from ingest.spec import MIN_VISIBLE_SHARE, FaceBox
 
 if TYPE_CHECKING:
     from ingest.blazeface import BlazeFace
+
+
+CUT_OFF_CONFIDENCE = 0.7  # from here on, a face mostly outside the picture is told where no other one is found
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +155,24 @@ class PyramidDetector:
         candidates, faces = faces, self._look_again(image, scale, faces[wanted])
         if not len(faces):
             faces = self._look_again(image, scale, candidates[small])
-        faces[:, :2] += faces[:, 2:4] * (0.5 + np.array(self.spec.box_shift) - np.array(self.spec.box_scale) / 2)
-        faces[:, 2:4] *= self.spec.box_scale
+        faces = self._fit_boxes(faces)
+        if not len(faces):  # the second look cannot judge what lies mostly outside the picture
+            faces = self._fit_boxes(candidates[wanted & (candidates[:, 4] >= CUT_OFF_CONFIDENCE)])
+            shares = [FaceBox(*map(float, face[:4])).visible_share(info.width, info.height) for face in faces]
+            faces = faces[np.array(shares) < MIN_VISIBLE_SHARE]
         if warning and not len(faces):
             damage = measure_damage(data, info, stored, warning, lambda file: decode_reduced(file, info, scales[0]))
             if damage.hides(wanted_px * stored.shape[1] / info.stored_size[0]):
                 message = f"pixels are missing or wrong where a face may be; the decoder says: {warning}"
                 raise Unscorable(info.damage_reason, message)
         return [Detection(FaceBox(*map(float, face[:4])), float(face[4])) for face in faces]
+
+    def _fit_boxes(self, faces: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return rows whose boxes reach from the hairline to the chin; see `DetectorSpec`."""
+        fitted = faces.copy()
+        fitted[:, :2] += faces[:, 2:4] * (0.5 + np.array(self.spec.box_shift) - np.array(self.spec.box_scale) / 2)
+        fitted[:, 2:4] *= self.spec.box_scale
+        return fitted
 
     def _look_again(self, image: Image.Image, scale: float, faces: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the rows of `faces` that are sure, at first or by a second look, most confident first.

@@ -57,6 +57,11 @@ class FaceBox:
         """Width times height in square pixels."""
         return self.width * self.height
 
+    def visible_share(self, image_width: int, image_height: int) -> float:
+        """Return which share of the box's area lies in an image of these sides."""
+        visible = self.clip(image_width, image_height)
+        return visible.area / self.area if visible else 0.0
+
     def clip(self, image_width: int, image_height: int) -> "FaceBox | None":
         """Return the part of the box that lies in an image of these sides, or None when no part does."""
         left, right = max(0.0, self.x), min(float(image_width), self.x + self.width)

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from ingest.detect import Detection, DetectorSpec, FaceDetector, load_detector, plan_scales
 from ingest.probe import probe_image
-from ingest.spec import FaceBox
+from ingest.spec import MIN_VISIBLE_SHARE, FaceBox
 
 FACE = FaceBox(179.8, 63.1, 91.0, 115.1)  # YuNet's box of the 512 x 512 portrait, at score 0.94
 STORE = {  # how upright pixels are stored under each EXIF orientation
@@ -156,6 +156,13 @@ def test_a_larger_limit_changes_no_box(detector: FaceDetector, portrait: bytes) 
     """A caller who scores large faces only gets the same boxes: what he leaves out is for him to say."""
     info = probe_image(portrait)
     assert detector.detect(portrait, info, 500) == detector.detect(portrait, info)
+
+
+def test_a_strip_of_a_face_is_told(detector: FaceDetector, upright: Image.Image) -> None:
+    """The eyes of a portrait, as pages crop them: most of the box lies outside, and the image is not without a face."""
+    strip = upright.resize((1536, 1536), Image.Resampling.LANCZOS).crop((510, 285, 870, 385))
+    (face,) = detect(detector, encode(strip.resize((240, 66), Image.Resampling.LANCZOS), "JPEG", quality=92))
+    assert face.box.visible_share(240, 66) < MIN_VISIBLE_SHARE
 
 
 def test_the_second_look_only_takes_away(root: Path, upright: Image.Image) -> None:
