@@ -1,4 +1,4 @@
-"""The one door to kafka-python: how clients are made, what their errors mean, and how rebalances reach the poller.
+"""The door to kafka-python, with `kafka_records` for records: how clients are made, what errors mean, and rebalances.
 
 That client calls back about rebalances on its I/O thread while `poll` is under way, and the callbacks must not block.
 So they only note what happened and raise, which ends `poll` at the one moment when the group is stable, the revoked
@@ -6,7 +6,7 @@ partitions are not given away yet, heartbeats go on and commits still work.
 """
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,14 +17,11 @@ from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.partitioner import DefaultPartitioner
-from kafka.record import memory_records
-from kafka.record.default_records import DefaultRecordBatchBuilder
-from kafka.serializer import Serializer
 from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 
 from scorer.settings import SettingsError
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, Position, Record
-from scorer.stream.kafka_records import HeaderName, TolerantRecords
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Place, Position
+from scorer.stream.kafka_records import TolerantRecords, Verbatim
 from scorer.stream.kafka_security import is_encrypted, security_options, split_addresses
 from scorer.stream.settings import KafkaSettings
 from scorer.transport import require_private_transport
@@ -143,7 +140,7 @@ class Brokers:
             acks="all",
             enable_idempotence=True,
             compression_type=None,
-            value_serializer=_Verbatim(),
+            value_serializer=Verbatim(),
             partitioner=_Partitioner(),
             max_request_size=PRODUCE_BYTES,
             batch_size=BATCH_BYTES,
@@ -346,63 +343,10 @@ def _is_no_hand_over(record: logging.LogRecord) -> bool:
 logging.getLogger("kafka.coordinator.consumer").addFilter(_is_no_hand_over)  # or it logs as an error what is meant
 
 
-_NOTHING = object()  # stands for an absent value, which the client refuses beside an absent key
-_NO_VALUE = bytes(bytearray(1))  # stands for a header's absent value, which the client refuses; known by its identity
-
-
-class _Builder(DefaultRecordBatchBuilder):  # type: ignore[misc]  # the client ships no types
-    def append(
-        self,
-        offset: int,
-        timestamp: int,
-        key: bytes | None,
-        value: bytes | None,
-        headers: Sequence[tuple[str, bytes]],
-        **options: object,
-    ) -> object:
-        """Write a record; a header may be without a value, which everything above this insists on."""
-        kept = [(name, None if content is _NO_VALUE else content) for name, content in headers]
-        return super().append(offset, timestamp, key, value, kept, **options)
-
-
-memory_records.DefaultRecordBatchBuilder = _Builder  # the client has no option for this
-
-
-class _Verbatim(Serializer):  # type: ignore[misc]  # the client ships no types
-    def serialize(self, topic: str, headers: object, data: object) -> object:  # noqa: ARG002 - the client's signature
-        return None if data is _NOTHING else data
-
-
 class _Partitioner(DefaultPartitioner):  # type: ignore[misc]  # the client ships no types
     def partition(self, topic: str, key: object, serialized_key: bytes | None, *rest: object) -> int:
         """Choose as other clients do, by the first 4 KiB of a key: the hash is Python, and a key may have 40 MiB."""
         return int(super().partition(topic, key, serialized_key and serialized_key[:HASHED_BYTES], *rest))
-
-
-def send_record(producer: Any, record: Outgoing) -> Any:  # noqa: ANN401 - the client ships no types
-    """Hand a record to the client; return what can be waited for."""
-    value = _NOTHING if record.value is None else record.value
-    headers = [(HeaderName(name), _NO_VALUE if content is None else content) for name, content in record.headers]
-    return producer.send(record.topic, value, key=record.key, headers=headers)
-
-
-def packed_bytes(record: Outgoing) -> int:
-    """Return what a broker compares with max.message.bytes, or a few bytes more: the size of a batch of this record."""
-    headers = [(HeaderName(name), content) for name, content in record.headers]
-    return int(DefaultRecordBatchBuilder.estimate_size_in_bytes(record.key, record.value, headers))
-
-
-def to_record(fetched: Any) -> Record:  # noqa: ANN401 - the client ships no types
-    """Return a record as the seam has it."""
-    return Record(
-        fetched.topic,
-        fetched.partition,
-        fetched.offset,
-        fetched.timestamp,
-        fetched.key,
-        fetched.value,
-        tuple(fetched.headers),
-    )
 
 
 def to_offsets(positions: Mapping[Place, Position]) -> dict[TopicPartition, OffsetAndMetadata]:

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Place, Position, Record
-from scorer.stream.kafka_client import Brokers, TopicPartition, errors, to_offsets, to_record
+from scorer.stream.kafka_client import Brokers, TopicPartition, errors, to_offsets
+from scorer.stream.kafka_records import to_record
 
 REQUEST_S = 15
 SILENCE_S = 30

@@ -1,4 +1,4 @@
-"""Takes records out of what a broker sent, and header names of any bytes through kafka-python.
+"""Records as the seam has them, out of what a broker sent and into what it is sent, whatever bytes they hold.
 
 Brokers do not look into records: a client may send header names that are not UTF-8, and kafka-python stops at the first
 of them for ever. Here a record is read by its length, so that one that cannot be used costs no other: it is returned
@@ -6,14 +6,17 @@ without key and value, with a header `UNREADABLE` that says why.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kafka import errors
 from kafka.consumer.fetcher import ConsumerRecord, Fetcher
-from kafka.record.default_records import DefaultRecord, DefaultRecordBatch
+from kafka.record import memory_records
+from kafka.record.default_records import DefaultRecord, DefaultRecordBatch, DefaultRecordBatchBuilder
 from kafka.record.util import decode_varint
+from kafka.serializer import Serializer
 
+from scorer.stream.broker import Outgoing, Record
 from scorer.stream.dead_letters import UNREADABLE
 
 MAX_HEADERS = 1000  # each takes some 200 bytes of memory, however short it is on the wire
@@ -151,3 +154,59 @@ class TolerantRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # the cl
         except (errors.CorruptRecordError, struct.error):
             self.drain()
             raise
+
+
+_NOTHING = object()  # stands for an absent value, which the client refuses beside an absent key
+_NO_VALUE = bytes(bytearray(1))  # stands for a header's absent value, which the client refuses; known by its identity
+
+
+class _Builder(DefaultRecordBatchBuilder):  # type: ignore[misc]  # the client ships no types
+    def append(
+        self,
+        offset: int,
+        timestamp: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Sequence[tuple[str, bytes]],
+        **options: object,
+    ) -> object:
+        """Write a record; a header may be without a value, which everything above this insists on."""
+        kept = [(name, None if content is _NO_VALUE else content) for name, content in headers]
+        return super().append(offset, timestamp, key, value, kept, **options)
+
+
+memory_records.DefaultRecordBatchBuilder = _Builder  # the client has no option for this
+
+
+class Verbatim(Serializer):  # type: ignore[misc]  # the client ships no types
+    """Sends values as they are, absent ones too."""
+
+    def serialize(self, topic: str, headers: object, data: object) -> object:  # noqa: ARG002 - the client's signature
+        """Return the value."""
+        return None if data is _NOTHING else data
+
+
+def send_record(producer: Any, record: Outgoing) -> Any:  # noqa: ANN401 - the client ships no types
+    """Hand a record to the client; return what can be waited for."""
+    value = _NOTHING if record.value is None else record.value
+    headers = [(HeaderName(name), _NO_VALUE if content is None else content) for name, content in record.headers]
+    return producer.send(record.topic, value, key=record.key, headers=headers)
+
+
+def packed_bytes(record: Outgoing) -> int:
+    """Return what a broker compares with max.message.bytes, or a few bytes more: the size of a batch of this record."""
+    headers = [(HeaderName(name), content) for name, content in record.headers]
+    return int(DefaultRecordBatchBuilder.estimate_size_in_bytes(record.key, record.value, headers))
+
+
+def to_record(fetched: Any) -> Record:  # noqa: ANN401 - the client ships no types
+    """Return a record as the seam has it."""
+    return Record(
+        fetched.topic,
+        fetched.partition,
+        fetched.offset,
+        fetched.timestamp,
+        fetched.key,
+        fetched.value,
+        tuple(fetched.headers),
+    )

@@ -19,10 +19,9 @@ from scorer.stream.kafka_client import (
     Brokers,
     ConsumerGroupMetadata,
     errors,
-    packed_bytes,
-    send_record,
     to_offsets,
 )
+from scorer.stream.kafka_records import packed_bytes, send_record
 from scorer.stream.settings import KafkaSettings
 from scorer.stream.watchdog import Watchdog
 

@@ -20,8 +20,8 @@ from scorer.stream.kafka_client import (
     keep_join,
     note_resets,
     to_offsets,
-    to_record,
 )
+from scorer.stream.kafka_records import to_record
 from scorer.stream.logs import get_logger
 
 COMMIT_S = 5

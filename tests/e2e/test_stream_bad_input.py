@@ -62,7 +62,7 @@ def build(picture: str, folder: Path) -> dict[str, tuple[bytes | None, str, str 
         "unknown policy": (request(inline, policy_id="lenient"), bad_record, "unknown_policy"),
         "box outside the image": (request(inline, [(600, 70, 95, 110)]), bad_image, "box_outside_image"),
         "one box in, one outside": (request(inline, [BOX, (600, 70, 95, 110)]), "scored", "box_outside_image"),
-        "box over the edge": (request(inline, [(450, 400, 95, 110)]), "scored", None),
+        "box over the edge": (request(inline, [(430, 420, 95, 110)]), "scored", None),
         "small box": (request(inline, [(200, 90, 40, 45)]), bad_image, "face_too_small"),
         "NaN box": (request(inline, [(float("nan"), 70, 95, 110)]), bad_record, "wrong_schema"),
         "infinite box": (request(inline, [(0, 0, float("inf"), 10)]), bad_record, "wrong_schema"),

@@ -1,0 +1,114 @@
+"""A service on the in-memory broker with the real engine, for tests of what it does with records."""
+
+import base64
+import json
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+
+from ingest.detect import load_detector
+from ingest.probe import Limits
+from scorer.bundle import Bundle
+from scorer.decide import Policy
+from scorer.openvino_embedder import LocalEmbedder
+from scorer.payloads.read import read_payload
+from scorer.payloads.settings import PayloadSettings
+from scorer.policies import PolicyWatcher
+from scorer.serve import Lent
+from scorer.stream.broker import (
+    MemoryBroker,
+    MemorySink,
+    MemorySource,
+    Outgoing,
+    Place,
+)
+from scorer.stream.health import HealthState
+from scorer.stream.metrics import Metrics
+from scorer.stream.pipeline import Parts
+from scorer.stream.service import Service
+from scorer.stream.settings import HealthSettings, StreamSettings
+
+PLACE = Place("unlensed.requests", 0)
+FACE = {"face_id": "0", "box": [180, 70, 95, 110]}
+DEAD = ("a" * 12, "b" * 12, "c" * 12)
+READ = partial(read_payload, settings=PayloadSettings(), max_bytes=Limits().max_bytes)
+
+
+@dataclass
+class Bench:
+    """A service, its broker, and what it counts."""
+
+    starter: Bundle
+    embedder: Any
+    read: Callable[..., bytes] = READ
+    broker: MemoryBroker = field(default_factory=MemoryBroker)
+    metrics: Metrics = field(default_factory=Metrics)
+    stop: threading.Event = field(default_factory=threading.Event)
+    source: type[MemorySource] = MemorySource
+    sink: type[MemorySink] = MemorySink
+
+    def send(self, *values: object) -> None:
+        """Append requests, as JSON unless they are bytes or None."""
+        encoded = [v if v is None or isinstance(v, bytes) else json.dumps(v).encode() for v in values]
+        self.broker.append(Outgoing(PLACE.topic, b"key", value) for value in encoded)
+
+    def service(self, **settings: object) -> Service:
+        """Return a service on the broker."""
+        parts = Parts(
+            self.read,
+            load_detector(self.starter.folder, self.starter.manifest.detector, 1),
+            self.embedder,
+            self.starter.model,
+            Limits(),
+            PolicyWatcher(None, self.starter.manifest.calibration, Policy()),
+        )
+        return Service(
+            self.source(self.broker, PLACE.topic),
+            self.sink(self.broker),
+            parts,
+            StreamSettings.model_validate(settings),
+            metrics=self.metrics,
+            state=HealthState(HealthSettings()),
+            stop=self.stop,
+        )
+
+    def run(self, **settings: object) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+        """Serve until all is answered; return the results and the dead letters' headers."""
+        self.service(**settings).run(until_drained=True)
+        results = [json.loads(record.value or b"") for record in self.broker.topics["unlensed.results"]]
+        dead = [
+            {name: value.decode() for name, value in record.headers}
+            for record in self.broker.topics["unlensed.dead-letters"]
+        ]
+        return results, dead
+
+    def count(self, name: str, **labels: str) -> float:
+        """Return a metric's value."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+def bench(starter: Bundle, embedder: LocalEmbedder) -> Bench:
+    """A bench with the starter bundle's real engine."""
+    return Bench(starter, Lent([embedder]))
+
+
+@pytest.fixture(scope="session")
+def request_for(portrait: bytes) -> Callable[..., dict[str, Any]]:
+    """Make requests that carry the portrait."""
+    encoded = base64.b64encode(portrait).decode()
+
+    def make(request_id: str, **fields: object) -> dict[str, Any]:
+        return {
+            "request_id": request_id,
+            "content_id": "c",
+            "image": {"bytes": encoded},
+            "faces": [FACE],
+            **fields,
+        }
+
+    return make

@@ -1,0 +1,184 @@
+"""Records that end their worker, ends that no record is to blame for, and answers that no broker takes."""
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from ingest.probe import EncodedFace
+from scorer.bundle import BundleMismatch
+from scorer.embed import FeatureBatch
+from scorer.messages import ScoreRequest
+from scorer.stream.broker import (
+    BrokerRefused,
+    BrokerUnavailable,
+    MemorySink,
+    MemorySource,
+    Outgoing,
+    Place,
+    RecordsTooLarge,
+)
+from scorer.stream.caution import Note
+from scorer.stream.dead_letters import NotReplayable, restore
+from scorer.stream.service import ANNOUNCED_AHEAD
+from tests.scorer.stream.service_bench import DEAD, PLACE, Bench, bench, request_for
+
+__all__ = ["bench", "request_for"]
+
+
+def test_a_dead_workers_records_are_processed_alone(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
+    """After an open note the records that were in hand are begun one at a time; the rest go in batches again."""
+    bench.broker.notes[PLACE] = str(Note(open=True, first=0, until=4, holder=DEAD[0]))
+    bench.send(*[request_for(str(number)) for number in range(8)])
+    results, dead = bench.run()
+    assert len(results) == 8
+    assert not dead
+    assert bench.count("unlensed_isolated_records_total") == 4
+
+
+def test_a_record_present_at_three_deaths_is_not_tried_again(
+    bench: Bench, request_for: Callable[..., dict[str, Any]]
+) -> None:
+    """It becomes a dead letter that says so, and the records behind it are answered."""
+    bench.broker.notes[PLACE] = str(Note(open=True, first=0, until=1, holder=DEAD[2], dead=DEAD[:2]))
+    bench.send(*[request_for(str(number)) for number in range(3)])
+    results, dead = bench.run()
+    assert [result["request_id"] for result in results] == ["1", "2"]
+    assert dead[0]["unlensed-error-code"] == "kills_worker"
+    assert dead[0]["unlensed-attempts"] == "3"
+
+
+def test_a_worker_leaves_a_note_before_it_begins(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
+    """What kills a worker with its first record is seen by the next: work starts after what is in hand is noted."""
+
+    class Deadly:
+        def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
+            raise MemoryError(len(faces))
+
+    bench.embedder = Deadly()
+    bench.send(request_for("a"))
+    with pytest.raises(MemoryError):
+        bench.service().run()
+    note = Note.parse(bench.broker.notes[PLACE])
+    assert note
+    assert (note.open, note.first, note.until, note.dead) == (True, 0, 1 + ANNOUNCED_AHEAD, ())
+    assert bench.broker.committed.get(PLACE, 0) == 0
+    assert not bench.broker.topics["unlensed.results"]
+
+
+class Killed(Exception):
+    """Ends a service as a native crash would."""
+
+
+def kill_with(bench: Bench, deadly: Collection[str]) -> int:
+    """Start services until all is answered, where some requests end every one that begins them; return the deaths."""
+    read = bench.read
+
+    def read_or_die(request: ScoreRequest) -> bytes:
+        if request.request_id in deadly:
+            raise Killed(request.request_id)
+        return read(request)
+
+    bench.read = read_or_die
+    for deaths in range(20):
+        try:
+            bench.run()
+        except Killed:
+            continue
+        return deaths
+    pytest.fail("20 deaths")
+
+
+@pytest.mark.parametrize("deadly", [("2",), ("2", "3"), ("0", "1"), ("0", "1", "2", "4"), ("5", "7")])
+def test_records_that_kill_are_found_wherever_they_lie(
+    bench: Bench, request_for: Callable[..., dict[str, Any]], deadly: Sequence[str]
+) -> None:
+    """Each costs three deaths at most, is dead-lettered once and alone, and every other record is answered once."""
+    bench.send(*[request_for(str(number)) for number in range(8)])
+    deaths = kill_with(bench, deadly)
+    assert deaths <= 3 + 2 * (len(deadly) - 1)
+    results, dead = bench.run()
+    assert [letter["unlensed-offset"] for letter in dead] == list(deadly)
+    assert {letter["unlensed-error-code"] for letter in dead} == {"kills_worker"}
+    assert {result["request_id"] for result in results} == set("01234567") - set(deadly)
+
+
+def test_notes_never_pass_what_is_committed(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
+    """While nothing can be committed no note moves on, and a worker that dies then blames nobody who is done."""
+    bench.broker.notes[PLACE] = str(Note(open=True, first=0, until=4, holder=DEAD[0]))
+    bench.send(*[request_for(str(number)) for number in range(4)])
+    notes: list[Note] = []
+    refused: list[int] = []
+
+    class Rebalancing(MemorySource):
+        def commit(self, offsets: Mapping[Place, int]) -> None:
+            if len(refused) < 8:
+                refused.append(len(notes))
+                raise BrokerUnavailable(str(offsets))
+            super().commit(offsets)
+
+        def write_notes(self, texts: Mapping[Place, str]) -> None:
+            notes.extend(note for text in texts.values() if (note := Note.parse(text)))
+            super().write_notes(texts)
+
+    bench.source = Rebalancing
+    bench.run()
+    assert [(note.first, note.open) for note in notes[: refused[-1]]] == [(0, True), (0, False)]
+    assert [json.loads(each.value)["request_id"] for each in bench.broker.topics["unlensed.results"]] == list("0123")
+
+
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
+def test_answers_that_the_broker_will_not_take_end_no_worker(
+    bench: Bench, request_for: Callable[..., dict[str, Any]], delivery: str
+) -> None:
+    """A result becomes a dead letter; a letter goes without its value, then without key and headers; all once."""
+
+    class Small(MemorySink):
+        def deliver(self, records: Sequence[Outgoing]) -> None:
+            refused = [each for each in records if each.size > {"unlensed.results": 1500}.get(each.topic, 2000)]
+            if delivery == "exactly_once" and refused:
+                raise RecordsTooLarge(refused, "large")
+            super().deliver([each for each in records if each not in refused])
+            if refused:
+                raise RecordsTooLarge(refused, "large")
+
+    bench.sink = Small
+    first, second = request_for("a"), request_for("b", attributes={"x": "y" * 1000})
+    bench.send(first, second, b"x" * 5000, request_for("c"))
+    bench.broker.append([Outgoing(PLACE.topic, b"k" * 3000, b"z")])
+    results, dead = bench.run(delivery=delivery)
+    assert [result["request_id"] for result in results] == ["a", "c"]
+    dead.sort(key=lambda letter: letter["unlensed-offset"])
+    assert [letter["unlensed-error-code"] for letter in dead] == ["answer_too_large", "not_json", "not_json"]
+    assert [letter["unlensed-offset"] for letter in dead] == ["1", "2", "4"]
+    assert [letter["unlensed-left-out"] for letter in dead] == ["value", "value", "key, value, headers"]
+    assert dead[1]["unlensed-value-sha256"] == hashlib.sha256(b"x" * 5000).hexdigest()
+    assert dead[1]["unlensed-value-bytes"] == "5000"
+    assert bench.broker.committed[PLACE] == 5
+    for letter in bench.broker.topics["unlensed.dead-letters"]:
+        with pytest.raises(NotReplayable, match="too large for this topic"):
+            restore(letter)
+
+
+@pytest.mark.parametrize("error", [BrokerRefused("no right"), BundleMismatch("another engine")])
+def test_an_end_that_is_foreseen_is_no_death(
+    bench: Bench, request_for: Callable[..., dict[str, Any]], error: Exception
+) -> None:
+    """Workers that a broker or an engine refuses close their notes and leave, however often; no request pays."""
+    bench.send(*[request_for(str(number)) for number in range(6)])
+
+    class Refusing(MemorySink):
+        def deliver(self, _records: Sequence[Outgoing]) -> None:
+            raise error
+
+    bench.sink = Refusing
+    for _ in range(14):
+        with pytest.raises(type(error)):
+            bench.service().run()
+        assert bench.broker.notes[PLACE].startswith("closed first=0 ")
+    bench.sink = MemorySink
+    results, dead = bench.run()
+    assert len(results) == 6
+    assert not dead
