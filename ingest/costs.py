@@ -9,6 +9,7 @@ and 0.8, 4 to 7 in PNG, 3 to 9 in WebP, and 6 a pixel of the region around the f
 from collections.abc import Sequence
 
 from ingest.face_groups import FaceGroup
+from ingest.jobs import Kind
 from ingest.reasons import Reason, Unscorable
 
 BATCH_IMAGES = 8  # cut together; one at a time costs 1.4 core-ms more an image
@@ -18,13 +19,17 @@ CPU_S_PER_PIXEL = 1.5e-7
 JOB_BYTES = 64 << 20  # for the detector's network and the decoders' own needs
 _FILE_COPIES = 3  # taken apart, without metadata, and with codes inserted to measure damage
 _REGION_BYTES = 12  # a pixel around the faces: decoded, kept, decoded again, and compared where damage is measured
-_FIND_BYTES = {"image/jpeg": 1, "image/png": 14, "image/webp": 24}  # a pixel of the whole picture, in Pillow's copies
-_CUT_BYTES = {"image/jpeg": 1, "image/png": 8, "image/webp": 9}
+# A pixel of the whole picture: Pillow makes several copies, and shows an upright one at full size.
+_WHOLE_BYTES: dict[Kind, dict[str, int]] = {
+    "find": {"image/jpeg": 1, "image/png": 14, "image/webp": 24},
+    "cut": {"image/jpeg": 1, "image/png": 8, "image/webp": 9},
+    "show": {"image/jpeg": 15, "image/png": 18, "image/webp": 28},
+}
 
 
-def estimate_memory(groups: Sequence[FaceGroup]) -> int:
-    """Return the bytes that decoding images together takes at most: to find their faces, or to cut their windows."""
-    return JOB_BYTES + sum(map(_estimate_image, groups))
+def estimate_memory(kind: Kind, groups: Sequence[FaceGroup]) -> int:
+    """Return the bytes that a job with these images takes at most."""
+    return JOB_BYTES + sum(_estimate_image(kind, group) for group in groups)
 
 
 def allow_cpu_s(groups: Sequence[FaceGroup]) -> float:
@@ -40,9 +45,8 @@ def lack_memory(size: int) -> Unscorable:
     return Unscorable(Reason.OUT_OF_MEMORY, message)
 
 
-def _estimate_image(group: FaceGroup) -> int:
-    info = group.info
-    whole = (_CUT_BYTES if group.windows else _FIND_BYTES)[info.media_type] + info.pixel_bytes - 3
-    region = group.find_region() if group.windows else None
+def _estimate_image(kind: Kind, group: FaceGroup) -> int:
+    info, region = group.info, group.find_region() if kind == "cut" else None
+    whole = _WHOLE_BYTES[kind][info.media_type] + info.pixel_bytes - 3
     cut = region.width * region.height * _REGION_BYTES if region else 0
     return _FILE_COPIES * len(group.data) + info.width * info.height * whole + cut

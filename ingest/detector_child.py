@@ -1,4 +1,4 @@
-"""One process that decodes: it finds faces and cuts them, so that an image which harms a decoder harms nothing else.
+"""One process that decodes: it finds, cuts and shows faces, so that what harms a decoder harms nothing else.
 
 `ingest.detector_pool` starts it as `python -m ingest.detector_child` with a socket for standard input and memory for
 standard error. The first frame (`ingest.jobs`) tells what to load and is answered with {"ready": true}, or
@@ -12,20 +12,22 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ingest.costs import BATCH_IMAGES, allow_cpu_s, estimate_memory, lack_memory
 from ingest.dali import FaceCropper
 from ingest.detect import DetectorSpec, load_detector
 from ingest.face_groups import FaceGroup
-from ingest.jobs import read_job, receive_frame, send_frame
+from ingest.jobs import Kind, read_job, receive_frame, reduce_size, send_frame
 from ingest.probe import EncodedFace
 from ingest.reasons import Unscorable
+from ingest.reference import decode_upright
 from ingest.spec import PreprocessSpec
 
 MAX_FRAME_BYTES = 1 << 30
@@ -52,12 +54,15 @@ class _Decoder:
             self._detector = load_detector(Path(setup["folder"]), DetectorSpec(**values), threads=1)
         self._cropper = FaceCropper(PreprocessSpec.from_json(crops), 1, BATCH_IMAGES) if crops else None
 
-    def answer(self, groups: list[FaceGroup]) -> Answer:
+    def answer(self, header: Mapping[str, Any], data: memoryview) -> Answer:
         """Return the answer to a job."""
-        memory = estimate_memory(groups)
+        kind: Kind = header["kind"]
+        work: dict[Kind, Callable[..., Answer]] = {"find": self._find, "cut": self._cut, "show": self._show}
+        groups = read_job(header, data)
+        memory = estimate_memory(kind, groups)
         try:
             with self._limited(memory, allow_cpu_s(groups)):
-                return self._cut(groups) if groups[0].windows else self._find(groups[0])
+                return work[kind](groups, **header["options"])
         except Unscorable as failure:
             return _describe_failure(failure), b""
         except MemoryError:
@@ -84,8 +89,9 @@ class _Decoder:
                 signal.setitimer(timer, 0)
             resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
-    def _find(self, image: FaceGroup) -> Answer:
-        found = self._detector.detect(image.data, image.info, image.min_face_px)
+    def _find(self, groups: list[FaceGroup], min_face_px: float | None) -> Answer:
+        (image,) = groups
+        found = self._detector.detect(image.data, image.info, min_face_px)
         return {"faces": [[*face.box.as_tuple(), face.confidence] for face in found]}, b""  # JSON keeps numbers exactly
 
     def _cut(self, groups: list[FaceGroup]) -> Answer:
@@ -97,6 +103,14 @@ class _Decoder:
         failures = [_describe_failure(crop) if isinstance(crop, Unscorable) else None for crop in crops]
         whole = [crop for crop in crops if not isinstance(crop, Unscorable)]
         return {"crops": failures}, np.stack(whole).tobytes() if whole else b""
+
+    def _show(self, groups: list[FaceGroup], max_side: int) -> Answer:
+        (image,) = groups
+        (window,) = image.windows.values()
+        upright = decode_upright(image.data)
+        part = Image.fromarray(upright[window.top :, window.left :][: window.height, : window.width])
+        shown = part.resize(reduce_size(part.size, max_side), reducing_gap=2.0)
+        return {}, shown.tobytes()
 
     def _release(self) -> None:
         if self._cropper:
@@ -126,10 +140,10 @@ def main() -> None:
             return
         send_frame(channel, {"ready": True})
         while True:
-            groups = read_job(*receive_frame(channel.recv_into, MAX_FRAME_BYTES))
+            header, data = receive_frame(channel.recv_into, MAX_FRAME_BYTES)
             with suppress(OSError):
                 os.ftruncate(2, 0)  # what was printed belongs to the images before
-            send_frame(channel, *decoder.answer(groups))
+            send_frame(channel, *decoder.answer(header, data))
     except (EOFError, ConnectionError):
         return  # the service is gone, or does not want this answer any more
 

@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from queue import LifoQueue
 from typing import Any
 
-from ingest.face_groups import FaceGroup
-from ingest.jobs import describe_job, receive_frame, send_frame
+from ingest.jobs import receive_frame, send_frame
 from ingest.reasons import Reason
 
 MAX_HEADER_BYTES = 1 << 20
@@ -156,7 +155,7 @@ class Place:
     ) -> None:
         self.child, self._ensure, self._bury, self._timeout_s = child, ensure, bury, timeout_s
 
-    def ask(self, groups: Sequence[FaceGroup], max_bytes: int) -> tuple[dict[str, Any], memoryview]:
+    def ask(self, job: dict[str, Any], data: Sequence[bytes], max_bytes: int) -> tuple[dict[str, Any], memoryview]:
         """Return the answer to a job, `max_bytes` beside its JSON object at most.
 
         Raises:
@@ -165,7 +164,7 @@ class Place:
         """
         child = self.child = self._ensure(self.child)
         try:
-            return child.ask(groups, max_bytes, self._timeout_s)
+            return child.exchange(job, data, MAX_HEADER_BYTES + max_bytes, self._timeout_s)
         except BaseException:  # the conversation broke off in the middle
             self.discard()
             raise
@@ -209,16 +208,11 @@ class Child:
             ChildFailed: it died.
             DetectorUnusable: it says so.
         """
-        answer, _ = self._exchange(setup, [], MAX_HEADER_BYTES, START_TIMEOUT_S)
+        answer, _ = self.exchange(setup, [], MAX_HEADER_BYTES, START_TIMEOUT_S)
         if "error" in answer:
             raise DetectorUnusable(str(answer["error"]))
         if not answer.get("ready"):
             raise ChildFailed(Reason.UNDECODABLE, "it did not get ready")
-
-    def ask(self, groups: Sequence[FaceGroup], max_bytes: int, timeout_s: float) -> tuple[dict[str, Any], memoryview]:
-        """Return its answer to a job."""
-        data = [group.data for group in groups]
-        return self._exchange(describe_job(groups), data, MAX_HEADER_BYTES + max_bytes, timeout_s)
 
     def kill(self) -> None:
         """End the process, whatever it does, from any thread; who waits for its answer is told."""
@@ -232,9 +226,14 @@ class Child:
             os.close(self._messages)
             self._messages = -1
 
-    def _exchange(
+    def exchange(
         self, header: dict[str, Any], parts: Sequence[bytes], max_bytes: int, timeout_s: float
     ) -> tuple[dict[str, Any], memoryview]:
+        """Return the answer to a frame.
+
+        Raises:
+            ChildFailed: there is none; the process must not be asked again.
+        """
         deadline = time.monotonic() + timeout_s
         try:
             self._channel.settimeout(timeout_s)

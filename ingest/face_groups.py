@@ -25,15 +25,11 @@ LIBPNG_REMARK = re.compile(r"libpng warning:")  # libpng fails for damage
 
 @dataclass(frozen=True, slots=True)
 class FaceGroup:
-    """One image and those faces of a call that lie in it, by their position in the call.
-
-    Where there are no windows, faces are to be found: from a short side of `min_face_px`, see `FaceDetector.detect`.
-    """
+    """One image and those faces of a call that lie in it, by their position in the call."""
 
     data: bytes
     info: ImageInfo
     windows: dict[int, Window] = field(default_factory=dict)
-    min_face_px: float | None = None
 
     def find_region(self) -> Window:
         """Return the smallest stored rectangle that holds all faces."""

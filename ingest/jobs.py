@@ -1,7 +1,7 @@
 """What the sandbox and its processes say to each other.
 
-Frames: two big-endian lengths, a JSON object, bytes. A job is a list of images, with the windows to cut from each; or
-one image without windows, in which faces are to be found.
+Frames: two big-endian lengths, a JSON object, bytes. A job is to find the faces of one image, to cut windows
+out of several, or to show a window of one at a reduced size.
 """
 
 import json
@@ -10,12 +10,14 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ingest.detect import DetectorSpec
 from ingest.face_groups import FaceGroup
 from ingest.probe import ImageInfo
 from ingest.spec import PreprocessSpec, Window
+
+Kind = Literal["find", "cut", "show"]
 
 _LENGTHS = struct.Struct(">II")
 
@@ -78,19 +80,23 @@ def describe_setup(
     }
 
 
-def describe_job(groups: Sequence[FaceGroup]) -> dict[str, Any]:
+def describe_job(kind: Kind, groups: Sequence[FaceGroup], **options: float | None) -> dict[str, Any]:
     """Return a job's JSON object; the images' bytes follow, one after the other."""
-    return {
-        "images": [
-            {
-                "info": asdict(group.info),
-                "size": len(group.data),
-                "min_face_px": group.min_face_px,
-                "windows": [[w.left, w.top, w.width, w.height] for w in group.windows.values()],
-            }
-            for group in groups
-        ]
-    }
+    images = [
+        {
+            "info": asdict(group.info),
+            "size": len(group.data),
+            "windows": [[w.left, w.top, w.width, w.height] for w in group.windows.values()],
+        }
+        for group in groups
+    ]
+    return {"kind": kind, "images": images, "options": options}
+
+
+def reduce_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """Return the size at which an image is shown: of the same shape, neither side above `max_side`."""
+    scale = min(1.0, max_side / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def read_job(header: Mapping[str, Any], data: memoryview) -> list[FaceGroup]:
@@ -99,6 +105,6 @@ def read_job(header: Mapping[str, Any], data: memoryview) -> list[FaceGroup]:
     for image in header["images"]:
         windows = {number: Window(*window) for number, window in enumerate(image["windows"])}
         part = bytes(data[start : start + image["size"]])
-        groups.append(FaceGroup(part, ImageInfo(**image["info"]), windows, image["min_face_px"]))
+        groups.append(FaceGroup(part, ImageInfo(**image["info"]), windows))
         start += image["size"]
     return groups

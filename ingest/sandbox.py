@@ -1,4 +1,4 @@
-"""Faces found and cut in limited processes: an image that harms a decoder costs itself, not the job.
+"""Faces found, cut and shown in limited processes: an image that harms a decoder costs itself, not the job.
 
 Small images are cut several at a time. Where such a batch fails, each of its images is tried once more alone, so that
 the guilty one is known. An image that is alone when its process dies is tried again in a fresh one, unless it failed
@@ -19,11 +19,11 @@ from ingest.detect import Detection, DetectorSpec
 from ingest.detector_pool import ChildFailed, DetectorPool, SandboxClosed
 from ingest.device import require_instructions
 from ingest.face_groups import FaceGroup, batch_groups
-from ingest.jobs import describe_setup
+from ingest.jobs import Kind, describe_job, describe_setup, reduce_size
 from ingest.memory import MemoryBudget, find_decoding_memory
 from ingest.probe import EncodedFace, ImageInfo
 from ingest.reasons import Reason, Unscorable
-from ingest.spec import FaceBox, PreprocessSpec
+from ingest.spec import FaceBox, PreprocessSpec, Window
 
 TIMEOUT_S = 30.0  # CPU time is bounded more closely; a machine may be busy with other things
 TRIES = 2
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class Sandbox:
-    """A `FaceDetector` and a cropper of `processes` processes; as many threads decode at once, further ones wait.
+    """Finds, cuts and shows faces in `processes` processes; as many threads decode at once, further ones wait.
 
     Args:
         folder: the bundle, verified.
@@ -59,7 +59,8 @@ class Sandbox:
         memory_bytes: int | None = None,
         release: Callable[[], None] | None = None,
     ) -> None:
-        require_instructions()
+        if detector or crops:
+            require_instructions()
         self._crops, self._processes, self._release = crops, processes, release
         setup = describe_setup(folder.absolute(), detector, crops, timeout_s)
         self._pool = DetectorPool(setup, processes, timeout_s)
@@ -90,7 +91,7 @@ class Sandbox:
             SandboxBroken: no process can be started.
             SandboxClosed: the sandbox was closed.
         """
-        answer, _ = self._ask([FaceGroup(data, info, min_face_px=min_face_px)], TRIES)
+        answer, _ = self._ask("find", [FaceGroup(data, info)], 0, TRIES, min_face_px=min_face_px)
         return [Detection(FaceBox(*map(float, face[:4])), float(face[4])) for face in answer["faces"]]
 
     def crop(self, faces: Sequence[EncodedFace]) -> Iterator[tuple[int, Pixels | Unscorable]]:
@@ -111,6 +112,17 @@ class Sandbox:
             for batch in waiting:
                 batch.cancel()
 
+    def show(self, data: bytes, info: ImageInfo, window: Window, max_side: int) -> Pixels:
+        """Return an upright `window` of an image, RGB (H, W, 3), reduced so that neither side is above `max_side`.
+
+        Raises:
+            Unscorable, SandboxBroken, SandboxClosed: see `detect`.
+        """
+        width, height = reduce_size((window.width, window.height), max_side)
+        image = FaceGroup(data, info, {0: window})
+        _, pixels = self._ask("show", [image], 3 * width * height, TRIES, max_side=max_side)
+        return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+
     def _crop_batch(self, groups: list[FaceGroup]) -> dict[int, Pixels | Unscorable]:
         try:
             return self._crop_together(groups, 1 if len(groups) > 1 else TRIES)
@@ -126,29 +138,31 @@ class Sandbox:
         return results
 
     def _crop_together(self, groups: list[FaceGroup], tries: int) -> dict[int, Pixels | Unscorable]:
-        answer, data = self._ask(groups, tries)
         places = [place for group in groups for place in group.windows]
+        answer, data = self._ask("cut", groups, len(places) * int(np.prod(self._crop_shape())), tries)
         crops = iter(np.frombuffer(data, np.uint8).reshape(-1, *self._crop_shape()))
         return {
             place: next(crops) if failure is None else _read_failure(failure)
             for place, failure in zip(places, answer["crops"], strict=True)
         }
 
-    def _ask(self, groups: list[FaceGroup], tries: int) -> tuple[dict[str, Any], memoryview]:
+    def _ask(
+        self, kind: Kind, groups: list[FaceGroup], max_bytes: int, tries: int, **options: float | None
+    ) -> tuple[dict[str, Any], memoryview]:
         """Return the answer to a job that is one.
 
         Raises:
             Unscorable: there is none, for a reason that concerns the job as a whole.
         """
-        memory = estimate_memory(groups)
+        memory = estimate_memory(kind, groups)
         if memory > self._budget.total_bytes:
             raise lack_memory(memory)
-        crop_bytes = int(np.prod(self._crop_shape())) if groups[0].windows else 0
+        job, files = describe_job(kind, groups, **options), [group.data for group in groups]
         with self._budget.hold(memory), self._pool.lend() as place:
             for left in reversed(range(tries)):
                 try:
-                    answer, data = place.ask(groups, crop_bytes * sum(len(group.windows) for group in groups))
-                    _check_answer(answer, data, groups, crop_bytes)
+                    answer, data = place.ask(job, files, max_bytes)
+                    _check_answer(kind, answer, len(data), groups, max_bytes)
                 except ChildFailed as error:
                     place.discard()
                     if self._pool.closed:
@@ -174,17 +188,20 @@ def _read_failure(answer: dict[str, Any]) -> Unscorable:
     return Unscorable(Reason(answer["reason"]), str(answer["detail"]))
 
 
-def _check_answer(answer: dict[str, Any], data: memoryview, groups: list[FaceGroup], crop_bytes: int) -> None:
+def _check_answer(kind: Kind, answer: dict[str, Any], size: int, groups: list[FaceGroup], max_bytes: int) -> None:
     """Raise `ChildFailed` for an answer that is none: who decodes strangers' bytes is not to be trusted."""
+    faces, expected = sum(len(group.windows) for group in groups), max_bytes
     try:
         if "reason" in answer:
             _read_failure(answer)
-        elif not crop_bytes:
+            return
+        if kind == "find":
             [[float(number) for number in face[:5]][4] for face in answer["faces"]]
-        else:
-            whole = [failure is None or bool(_read_failure(failure)) for failure in answer["crops"]]
-            crops = sum(failure is None for failure in answer["crops"])
-            if len(whole) != sum(len(group.windows) for group in groups) or len(data) != crops * crop_bytes:
-                raise ValueError(len(data))  # noqa: TRY301 - as bad as any other
+        elif kind == "cut":
+            failures = [_read_failure(failure) for failure in answer["crops"] if failure is not None]
+            expected = max_bytes // faces * (faces - len(failures))
+            faces -= len(answer["crops"])
+        if size != expected or (kind == "cut" and faces):
+            raise ValueError(size)  # noqa: TRY301 - as bad as any other
     except (LookupError, TypeError, ValueError) as error:
         raise ChildFailed(Reason.UNDECODABLE, "the decoder's process gave no answer that makes sense") from error

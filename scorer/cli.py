@@ -167,7 +167,7 @@ def score(  # noqa: PLR0913 - one parameter per flag
     scorer = LocalScorer(settings)
     terminal, table, summary = Terminal(stderr=True), ResultTable(), RunSummary()
     pictures = (
-        PictureFolder(picture, scorer.bundle.manifest.evaluation, partial(terminal.say, style="yellow"))
+        PictureFolder(picture, scorer.bundle.manifest.evaluation, scorer.sandbox, partial(terminal.say, style="yellow"))
         if picture
         else None
     )

@@ -29,6 +29,7 @@ class LocalScorer:
     """Scores images, two batches at a time: one is decoded in the sandbox while the other is in the engine, here.
 
     Attributes:
+        sandbox: where images are decoded.
         policy: what judges every image.
         policy_note: a sentence where it is not the settings' policy, see `settle_policy`.
 
@@ -47,10 +48,10 @@ class LocalScorer:
         # The mixture is a hundredth of the work; a second BLAS thread only spins, for a tenth of all CPU time.
         threadpool_limits(limits=1, user_api="blas")
         limit_heaps(settings.threads)
-        self._sandbox = open_sandbox(self.bundle, settings.threads)
+        self.sandbox = open_sandbox(self.bundle, settings.threads)
         with ThreadPoolExecutor(1) as starter:  # a process starts while the engine loads
-            started = starter.submit(start_sandbox, self._sandbox, 1)
-            self.engine = open_local_engine(self.bundle, settings.device, settings.threads, self._sandbox)
+            started = starter.submit(start_sandbox, self.sandbox, 1)
+            self.engine = open_local_engine(self.bundle, settings.device, settings.threads, self.sandbox)
         started.result()
         self.embedder = self.engine.embedder
         verify_engine(self.bundle, self.embedder)
@@ -81,7 +82,7 @@ class LocalScorer:
 
     def locate(self, request: ScoreRequest, data: bytes) -> LocatedImage:
         """Probe an image's bytes and find or check its faces; safe to call from many threads."""
-        return locate_faces(request, data, self._sandbox, self.settings.limits, self.settings.policy.min_face_px)
+        return locate_faces(request, data, self.sandbox, self.settings.limits, self.settings.policy.min_face_px)
 
     def _read_and_locate(self, request: ScoreRequest) -> LocatedImage:
         try:

@@ -11,8 +11,10 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ingest.probe import probe_image
 from ingest.reasons import Unscorable
-from ingest.reference import decode_upright
+from ingest.sandbox import Sandbox
+from ingest.spec import Window
 from scorer.manifest import Evaluation
 from scorer.meaning import explain_decisions
 from scorer.messages import Decision, FaceResult, ScoreResult
@@ -33,6 +35,7 @@ class PictureFolder:
     Args:
         folder: it is made where there is none.
         evaluation: of the bundle that scores, for the captions.
+        sandbox: decodes the images.
         warn: is told of the first picture that cannot be written; the run goes on.
 
     Attributes:
@@ -43,9 +46,11 @@ class PictureFolder:
         OSError: the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, evaluation: Evaluation | None, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, evaluation: Evaluation | None, sandbox: Sandbox, warn: Callable[[str], None]
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self._evaluation, self._warn = folder, evaluation, warn
+        self.folder, self._evaluation, self._sandbox, self._warn = folder, evaluation, sandbox, warn
         self.written = self.failed = 0
         with suppress(OSError):  # a folder that may not be written: the first picture says so
             self._clear()
@@ -53,7 +58,7 @@ class PictureFolder:
     def add(self, result: ScoreResult, read: Callable[[], bytes]) -> None:
         """Write the picture of a result whose image `read` brings; whatever is wrong is one warning."""
         try:
-            picture = draw_picture(read(), result, self._evaluation)
+            picture = draw_picture(read(), result, self._evaluation, self._sandbox)
             self._write(encode_picture(picture), result)
         except (Unscorable, OSError, ValueError, MemoryError) as error:
             if not self.failed:
@@ -110,21 +115,21 @@ def encode_picture(picture: Image.Image) -> bytes:
     return encoded.getvalue()
 
 
-def draw_picture(data: bytes, result: ScoreResult, evaluation: Evaluation | None) -> Image.Image:
+def draw_picture(data: bytes, result: ScoreResult, evaluation: Evaluation | None, sandbox: Sandbox) -> Image.Image:
     """Return the annotated picture of `result`, above a caption that says what its decisions mean.
 
     Args:
         data: the encoded image.
         result: what was found in it.
         evaluation: of the bundle that scored, for the caption.
+        sandbox: decodes the image.
 
     Raises:
         Unscorable: the image cannot be decoded.
     """
-    picture = Image.fromarray(decode_upright(data))
-    scale = min(1.0, MAX_SIDE / max(picture.size))
-    if scale < 1:
-        picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), reducing_gap=2.0)
+    info = probe_image(data)
+    scale = min(1.0, MAX_SIDE / max(info.width, info.height))
+    picture = Image.fromarray(sandbox.show(data, info, Window(0, 0, info.width, info.height), MAX_SIDE))
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=max(14, min(picture.size) / 32))
     line = max(2, round(min(picture.size) / 200))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ingest.reasons import Unscorable
+from ingest.sandbox import Sandbox
 from scorer.bundle import Bundle
 from scorer.engine import LocalScorer
 from scorer.messages import ImageSource, ScoreRequest, ScoreResult
@@ -38,9 +39,9 @@ def small() -> bytes:
     return buffer.getvalue()
 
 
-def write(folder: Path, result: ScoreResult, data: bytes, *names: str) -> PictureFolder:
+def write(folder: Path, sandbox: Sandbox, result: ScoreResult, data: bytes, *names: str) -> PictureFolder:
     """Write a picture for each name, as one run does; a warning fails."""
-    pictures = PictureFolder(folder, None, pytest.fail)
+    pictures = PictureFolder(folder, None, sandbox, pytest.fail)
     for name in names:
         pictures.add(result.model_copy(update={"content_id": name}), lambda: data)
     assert pictures.written == len(names)
@@ -52,12 +53,14 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - {LIST_FILE}
 
 
-def test_readme_shows_what_is_drawn_today(result: ScoreResult, starter: Bundle, portrait: bytes, root: Path) -> None:
+def test_readme_shows_what_is_drawn_today(
+    result: ScoreResult, sandbox: Sandbox, starter: Bundle, portrait: bytes, root: Path
+) -> None:
     """Box, label and decision are drawn as in the README's picture of the same portrait."""
     drawn, shown = (
         np.asarray(Image.open(file)).astype(int)
         for file in (
-            io.BytesIO(encode_picture(draw_picture(portrait, result, starter.manifest.evaluation))),
+            io.BytesIO(encode_picture(draw_picture(portrait, result, starter.manifest.evaluation, sandbox))),
             root / "tests" / "e2e" / "scored_astronaut.jpg",
         )
     )
@@ -65,20 +68,20 @@ def test_readme_shows_what_is_drawn_today(result: ScoreResult, starter: Bundle, 
     assert abs(drawn - shown).max() < SAME_GREY_LEVELS
 
 
-def test_an_image_that_cannot_be_decoded_has_no_picture(result: ScoreResult, portrait: bytes) -> None:
+def test_an_image_that_cannot_be_decoded_has_no_picture(result: ScoreResult, sandbox: Sandbox, portrait: bytes) -> None:
     """A broken image raises its reason."""
     with pytest.raises(Unscorable):
-        draw_picture(portrait[:500], result, None)
+        draw_picture(portrait[:500], result, None, sandbox)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stem=st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=255))
 def test_any_name_fits_the_file_system(
-    tmp_path_factory: pytest.TempPathFactory, result: ScoreResult, small: bytes, stem: str
+    tmp_path_factory: pytest.TempPathFactory, result: ScoreResult, sandbox: Sandbox, small: bytes, stem: str
 ) -> None:
     """Whatever characters a name has, and however many bytes, its picture has a name that prints."""
     folder = tmp_path_factory.mktemp("pictures")
-    write(folder, result, small, f"{stem}.png")
+    write(folder, sandbox, result, small, f"{stem}.png")
     (name,) = names_in(folder)
     assert name.isprintable()
     assert len(os.fsencode(name)) <= 255
@@ -86,18 +89,18 @@ def test_any_name_fits_the_file_system(
 
 @pytest.mark.parametrize("stem", ["\U0001f600" * 61, "a" * 251, "\x1b" * 200])
 def test_long_names_that_become_equal_keep_their_pictures(
-    tmp_path: Path, result: ScoreResult, small: bytes, stem: str
+    tmp_path: Path, result: ScoreResult, sandbox: Sandbox, small: bytes, stem: str
 ) -> None:
     """Names that differ at their ends only, and one name in two folders, have a picture each."""
-    write(tmp_path, result, small, f"one/{stem}.png", f"two/{stem}.png", f"one/{stem}.jpg", f"one/{stem}x.jpg")
+    write(tmp_path, sandbox, result, small, f"one/{stem}.png", f"two/{stem}.png", f"one/{stem}.jpg", f"one/{stem}x.jpg")
     assert len(names_in(tmp_path)) == 4
 
 
 def test_a_run_removes_what_an_earlier_one_wrote_and_nothing_else(
-    tmp_path: Path, result: ScoreResult, small: bytes
+    tmp_path: Path, result: ScoreResult, sandbox: Sandbox, small: bytes
 ) -> None:
     """A picture that somebody changed or put there stays, under its name; so does what a list claims elsewhere."""
-    write(tmp_path, result, small, "a.png", "b.png", "c.png")
+    write(tmp_path, sandbox, result, small, "a.png", "b.png", "c.png")
     mine, changed = tmp_path / "mine.jpg", next(tmp_path.glob("b-*.jpg"))
     outside = tmp_path.parent / f"{tmp_path.name}-outside.jpg"
     for path in (mine, changed, outside):
@@ -106,18 +109,20 @@ def test_a_run_removes_what_an_earlier_one_wrote_and_nothing_else(
     with (tmp_path / LIST_FILE).open("a", encoding="utf-8") as listed:
         for line in ("no json", "[]", '{"name": 1}', json.dumps({"name": f"../{outside.name}", "sha256": digest})):
             listed.write(line + "\n")
-    write(tmp_path, result, small, "b.png", "d.png")
+    write(tmp_path, sandbox, result, small, "b.png", "d.png")
     assert {name[0] for name in names_in(tmp_path)} == {"b", "d", "m"}
     assert changed.read_bytes() == mine.read_bytes() == outside.read_bytes() == b"mine"
     assert len(names_in(tmp_path)) == 4
-    PictureFolder(tmp_path, None, pytest.fail)
+    PictureFolder(tmp_path, None, sandbox, pytest.fail)
     assert names_in(tmp_path) == {changed.name, mine.name}
 
 
-def test_pictures_that_cannot_be_written_are_one_warning(tmp_path: Path, result: ScoreResult, small: bytes) -> None:
+def test_pictures_that_cannot_be_written_are_one_warning(
+    tmp_path: Path, result: ScoreResult, sandbox: Sandbox, small: bytes
+) -> None:
     """A file that vanished, one that cannot be drawn and a folder that is gone do not end the run."""
     warnings: list[str] = []
-    pictures = PictureFolder(tmp_path / "drawn", None, warnings.append)
+    pictures = PictureFolder(tmp_path / "drawn", None, sandbox, warnings.append)
 
     def vanish() -> bytes:
         raise FileNotFoundError(2, "No such file or directory")
@@ -138,7 +143,7 @@ def test_a_small_picture_has_a_caption_that_can_be_read(local_scorer: LocalScore
     image = ImageSource.model_construct(uri=None, data=buffer.getvalue(), sha256=None, media_type=None)
     (result,) = local_scorer.score([ScoreRequest(request_id="a", content_id="small.png", image=image)])
     assert result.faces
-    page = np.asarray(draw_picture(buffer.getvalue(), result, None).convert("L")).astype(int)
+    page = np.asarray(draw_picture(buffer.getvalue(), result, None, local_scorer.sandbox).convert("L")).astype(int)
     assert page.shape[1] == MIN_CAPTION_WIDTH
     caption = page[crop.height + 1 :]
     assert caption.min() < 100

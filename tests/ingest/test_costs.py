@@ -8,6 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -15,7 +17,10 @@ from PIL import Image
 from ingest.costs import CPU_S, allow_cpu_s, estimate_memory
 from ingest.face_groups import FaceGroup
 from ingest.memory import MemoryBudget
-from ingest.probe import probe_image
+from ingest.probe import EncodedFace, probe_image
+from ingest.reasons import Unscorable
+from ingest.sandbox import Sandbox
+from ingest.spec import Window
 from scorer.bundle import Bundle
 
 
@@ -50,7 +55,7 @@ def test_estimate_knows_what_formats_hold() -> None:
     picture = Image.new("RGB", (2000, 1000))
     files = encode(picture), encode(picture, progressive=True), encode(picture, "WEBP")
     groups = [FaceGroup(data, probe_image(data)) for data in files]
-    streamed, held, webp = (estimate_memory([group]) for group in groups)
+    streamed, held, webp = (estimate_memory("find", [group]) for group in groups)
     assert allow_cpu_s(groups) == CPU_S
     assert held - streamed >= 2.9 * 2_000_000
     assert webp - streamed >= 20 * 2_000_000
@@ -60,7 +65,10 @@ UNDER_A_LIMIT = """
 import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[4]), int(sys.argv[4])))
-from ingest.probe import probe_image
+from ingest.probe import EncodedFace, probe_image
+from ingest.reasons import Unscorable
+from ingest.sandbox import Sandbox
+from ingest.spec import Window
 from ingest.reasons import Unscorable
 from ingest.sandbox import Sandbox
 from scorer.bundle import read_bundle
@@ -84,3 +92,25 @@ def test_works_under_a_limit_of_address_space(starter: Bundle, portrait: bytes, 
     command = [sys.executable, "-c", UNDER_A_LIMIT, str(starter.folder), *map(str, files), str(3 << 30)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert answer.stdout.split() == ["1", "out_of_memory"]
+
+
+@pytest.mark.parametrize("kind", ["base", "progressive", "png", "palette", "grey16", "webp", "lossless"])
+def test_sound_pictures_fit_their_estimate(sandbox: Sandbox, kind: str) -> None:
+    """A photograph of 12 megapixels is decoded within the memory that is estimated for it, in each format."""
+    noise = np.random.default_rng(2).integers(0, 256, (375, 500, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize((4000, 3000), Image.Resampling.BICUBIC)
+    grey = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257)
+    data = {
+        "base": lambda: encode(picture, quality=90),
+        "progressive": lambda: encode(picture, progressive=True, subsampling=0),
+        "png": lambda: encode(picture.convert("RGBA"), "PNG", compress_level=1),
+        "palette": lambda: encode(picture.quantize(64), "PNG", compress_level=1),
+        "grey16": lambda: encode(grey, "PNG", compress_level=1),
+        "webp": lambda: encode(picture, "WEBP", method=0),
+        "lossless": lambda: encode(picture, "WEBP", lossless=True, method=0, quality=0),
+    }[kind]()
+    info = probe_image(data)
+    assert sandbox.detect(data, info) == []
+    assert sandbox.show(data, info, Window(0, 0, 4000, 3000), 1600).shape == (1200, 1600, 3)
+    ((_, crop),) = sandbox.crop([EncodedFace(data, info, Window(0, 0, 3000, 3000))])
+    assert not isinstance(crop, Unscorable)

@@ -4,6 +4,8 @@ import base64
 import hashlib
 import io
 from collections.abc import Callable, Iterable
+from contextlib import closing
+from pathlib import Path
 from typing import Literal
 
 from PIL import Image
@@ -11,7 +13,7 @@ from pydantic import BaseModel
 
 from ingest.probe import Limits, probe_image
 from ingest.reasons import Unscorable
-from ingest.reference import decode_upright
+from ingest.sandbox import Sandbox
 from ingest.spec import FaceBox, PreprocessSpec, crop_window
 from scorer.archive.report.figures import Face
 
@@ -35,10 +37,11 @@ class Picture(BaseModel):
 
 def cut_pictures(faces: Iterable[Face], read_again: ReadAgain) -> list[Picture]:
     """Return a picture of each face, in order; whatever is wrong with one image is said in its place."""
-    return [_cut_picture(face, read_again) for face in faces]
+    with closing(Sandbox(Path(), None, None, 1)) as sandbox:
+        return [_cut_picture(face, read_again, sandbox) for face in faces]
 
 
-def _cut_picture(face: Face, read_again: ReadAgain) -> Picture:
+def _cut_picture(face: Face, read_again: ReadAgain, sandbox: Sandbox) -> Picture:
     data = read_again(face)
     if data is None:
         return Picture(face=face, data_uri=None, absence="gone")
@@ -46,13 +49,13 @@ def _cut_picture(face: Face, read_again: ReadAgain) -> Picture:
     if hashlib.sha256(data).hexdigest() != face.sha256:
         return Picture(face=face, data_uri=None, absence="changed")
     try:
-        jpeg = cut_jpeg(data, FaceBox(face.face_x, face.face_y, face.face_width, face.face_height))
+        jpeg = cut_jpeg(data, FaceBox(face.face_x, face.face_y, face.face_width, face.face_height), sandbox)
     except (Unscorable, ValueError):  # ValueError: the box is none
         return Picture(face=face, data_uri=None, absence="undecodable")
     return Picture(face=face, data_uri=f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}", absence=None)
 
 
-def cut_jpeg(data: bytes, box: FaceBox) -> bytes:
+def cut_jpeg(data: bytes, box: FaceBox, sandbox: Sandbox) -> bytes:
     """Return the face in `box` (upright pixels) with its margin as a JPEG of at most `SIDE_PX`, without metadata.
 
     Raises:
@@ -64,9 +67,6 @@ def cut_jpeg(data: bytes, box: FaceBox) -> bytes:
     if window is None:
         message = f"box {box.as_tuple()} misses the {info.width}x{info.height} image"
         raise ValueError(message)
-    upright = decode_upright(data)
-    face = Image.fromarray(upright[window.top :, window.left :][: window.height, : window.width])
-    face.thumbnail((SIDE_PX, SIDE_PX))
     buffer = io.BytesIO()
-    face.save(buffer, "JPEG", quality=QUALITY)
+    Image.fromarray(sandbox.show(data, info, window, SIDE_PX)).save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()
