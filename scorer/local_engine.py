@@ -1,6 +1,7 @@
 """The engine in this process: on the device that the bundle was built for, and told with the reason."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from ingest.detector_pool import DetectorUnusable
@@ -51,8 +52,12 @@ def open_sandbox(
 
     Raises:
         DeviceUnavailable: see `Sandbox`.
+        ModuleNotFoundError: a package is missing that its processes load; they could not say so in one sentence.
     """
     manifest = bundle.manifest
+    for module in (*(("openvino", "simplejpeg") if finds else ()), *(("nvidia.dali",) if cuts else ())):
+        if find_spec(module) is None:
+            raise ModuleNotFoundError(module, name=module.partition(".")[0])
     # Its processes read the networks by path, now and whenever one is started again.
     place = bundle.copy(*(bundle.folder / name for name in manifest.detector.files))
     return Sandbox(

@@ -172,7 +172,7 @@ def test_doctor_explains_each_part(root: Path, tmp_path: Path) -> None:
     assert {"device", "decoder", "engine", "bundle", "detector", "extractor", "policy"} <= findings.keys()
     assert all(finding["why"] for finding in findings.values())
     lost = unlensed("doctor", cwd=tmp_path)
-    assert lost.returncode == 78
+    assert lost.returncode == 65
     assert "is no bundle" in lost.stdout
 
 

@@ -19,7 +19,12 @@ from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_fi
 
 LIMITED = """
 import resource, runpy, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+from scorer.archive.scan import Scan
+size, run = int(sys.argv.pop(1)), Scan.run
+def run_limited(self, *arguments, **named):  # the bundle's networks have been copied for the decoders by then
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    run(self, *arguments, **named)
+Scan.run = run_limited
 runpy.run_module("tests.scorer.archive.list_plan", run_name="__main__")
 """
 
