@@ -1,6 +1,7 @@
 """Stands for kafka-acls.sh, which the local broker's jars lack, with the options that deploy/kafka gives it."""
 
 import argparse
+import re
 
 from kafka import KafkaAdminClient
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ACLResourcePatternType, ResourcePattern, ResourceType
@@ -25,7 +26,8 @@ def main() -> None:
     }
     ((kind, name),) = ((kind, name) for kind, name in kinds.items() if name)
     resource = ResourcePattern(kind, name, ACLResourcePatternType[asked.resource_pattern_type.upper()])
-    operations = [ACLOperation[operation.upper()] for operation in asked.operation]
+    names = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation).upper() for operation in asked.operation]
+    operations = [ACLOperation[name] for name in names]
     rights = [ACL(asked.allow_principal, "*", each, ACLPermissionType.ALLOW, resource) for each in operations]
     admin = KafkaAdminClient(bootstrap_servers=asked.bootstrap_server)
     failed = admin.create_acls(rights)["failed"]

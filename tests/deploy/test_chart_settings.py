@@ -16,7 +16,7 @@ from tests.deploy.chart import CHART, SCENARIOS, containers, environment, find, 
 
 # What the chart decides itself, from `kafka`, `triton`, `rollout` and the pod.
 OWN = {
-    *("bundle", "threads", "insecure_dev"),
+    *("bundle", "bundle_digest", "bundle_key", "threads", "insecure_dev"),
     *("stream.mode", "stream.policies", "health.host", "health.port"),
     *("triton.url", "triton.tls", "triton.ca_file", "triton.certificate_file", "triton.key_file"),
     *("kafka.bootstrap", "kafka.security", "kafka.sasl_mechanism", "kafka.username", "kafka.password"),
