@@ -8,7 +8,7 @@ and 0.8, 4 to 7 in PNG, 3 to 9 in WebP, and 6 a pixel of the region around the f
 
 from collections.abc import Sequence
 
-from ingest.face_groups import FaceGroup
+from ingest.face_groups import FaceGroup, is_huge
 from ingest.jobs import Kind
 from ingest.reasons import Reason, Unscorable
 
@@ -48,5 +48,7 @@ def lack_memory(size: int) -> Unscorable:
 def _estimate_image(kind: Kind, group: FaceGroup) -> int:
     info, region = group.info, group.find_region() if kind == "cut" else None
     whole = _WHOLE_BYTES[kind][info.media_type] + info.pixel_bytes - 3
+    if kind == "cut" and is_huge(info):  # decoded as a whole picture, at its full size
+        whole += _WHOLE_BYTES["find"][info.media_type] + 6
     cut = region.width * region.height * _REGION_BYTES if region else 0
     return _FILE_COPIES * len(group.data) + info.width * info.height * whole + cut

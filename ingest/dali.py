@@ -31,6 +31,7 @@ from ingest.face_groups import (
     LIBPNG_REMARK,
     FaceGroup,
     batch_groups,
+    is_huge,
     split_batches,
 )
 from ingest.native_messages import NativeMessages
@@ -116,7 +117,7 @@ class FaceCropper:
         region = _Region(regions[0].pixels.copy(), regions[0].place)
 
         def decode(bare: bytes) -> tuple[Pixels, str]:
-            again, warning = self._decode_files([(bare, region.place)])
+            again, warning = self._decode_files([(bare, region.place, group.info)])
             return (again[0].pixels.copy(), warning) if again else (np.zeros_like(region.pixels), warning)
 
         damage = measure_damage(group.data, group.info, region.pixels, complaint, decode)
@@ -146,23 +147,27 @@ class FaceCropper:
 
     def _decode(self, groups: list[FaceGroup]) -> tuple[list[_Region], str]:
         """Return each group's region, valid until the next call, and what went wrong, if anything."""
-        return self._decode_files([(strip_metadata(g.data, g.info.media_type), g.find_region()) for g in groups])
+        return self._decode_files(
+            [(strip_metadata(g.data, g.info.media_type), g.find_region(), g.info) for g in groups]
+        )
 
-    def _decode_files(self, files: list[tuple[bytes, Window]]) -> tuple[list[_Region], str]:
+    def _decode_files(self, files: list[tuple[bytes, Window, ImageInfo]]) -> tuple[list[_Region], str]:
         """Return the stored rectangle of each file, valid until the next call, and what went wrong, if anything.
 
         There are no regions where a file cannot be decoded at all.
         """
+        if any(is_huge(info) for *_, info in files):
+            return _decode_whole(*files[0]) if len(files) == 1 else ([], "an image is too large to share a batch")
         regions: list[_Region] = []
         failure = ""
         with self._messages.collect() as lines:
             try:
                 decoded = self._decoder.run(
-                    image=[np.frombuffer(data, np.uint8) for data, _ in files],
-                    start=[np.array([place.left, place.top], np.int32) for _, place in files],
-                    shape=[np.array([place.width, place.height], np.int32) for _, place in files],
+                    image=[np.frombuffer(data, np.uint8) for data, *_ in files],
+                    start=[np.array([place.left, place.top], np.int32) for _, place, _ in files],
+                    shape=[np.array([place.width, place.height], np.int32) for _, place, _ in files],
                 )[0]
-                regions = [_Region(np.asarray(decoded[i]), place) for i, (_, place) in enumerate(files)]
+                regions = [_Region(np.asarray(decoded[i]), place) for i, (_, place, _) in enumerate(files)]
             except RuntimeError as error:
                 self._decoder = _build_decoder(self._threads, self._max_batch)  # no pipeline survives an error
                 if not IMAGE_FAILURE.search(str(error)):
@@ -174,6 +179,18 @@ class FaceCropper:
             if not (LIBJPEG_REMARK.match(line) or LIBPNG_REMARK.match(line)):
                 sys.stderr.write(ascii(line)[1:-1] + "\n")  # a message may quote the image
         return regions, next(filter(LIBJPEG_REMARK.match, lines), "")
+
+
+def _decode_whole(data: bytes, place: Window, info: ImageInfo) -> tuple[list[_Region], str]:
+    """Return the stored rectangle of an image that is too large for DALI, and what went wrong, if anything."""
+    from ingest.decode import decode_reduced  # noqa: PLC0415 - Triton's environment has no simplejpeg
+
+    try:
+        stored, warning = decode_reduced(data, info, 1.0)
+    except Unscorable as failure:
+        return [], failure.detail
+    part = stored[place.top : place.top + place.height, place.left : place.left + place.width]
+    return [_Region(part.copy(), place)], warning
 
 
 def _build_decoder(threads: int, max_batch: int) -> Pipeline:

@@ -42,7 +42,7 @@ def decode_reduced(bare: bytes, info: ImageInfo, scale: float) -> tuple[Pixels, 
     else:
         stored, warning = _decode_with_pillow(bare, least), ""
     reduction = max(1, math.floor(stored.shape[1] / (width * scale)))
-    return np.asarray(Image.fromarray(stored).reduce(reduction)), warning
+    return (stored if reduction == 1 else np.asarray(Image.fromarray(stored).reduce(reduction))), warning
 
 
 def _decode_jpeg(bare: bytes, width: int, height: int) -> tuple[Pixels, str]:

@@ -14,6 +14,8 @@ Item = TypeVar("Item")
 # In one batch, of whole images (progressive JPEG, PNG and WebP are decoded whole) and of face windows: a phone's
 # photograph a thread. Bounds memory, and lets an image that is dear to decode share its batch with nothing.
 BATCH_PIXELS_PER_THREAD = 16_000_000
+# DALI's decoders refuse an image of so many bytes of RGB ("Image too large"): 178.9 megapixels.
+_MAX_DECODED_BYTES = 1 << 29
 # The last: the decoder reads another size than `probe_image` did. Any other failure is not an image's and is raised.
 IMAGE_FAILURE = re.compile(r"Failed to decode sample|nvImageCodec failure|not valid for image dimensions")
 # libjpeg prints its first remark on an image and swallows the rest, so that even a harmless one may hide damage.
@@ -37,6 +39,11 @@ class FaceGroup:
         left, top = min(w.left for w in windows), min(w.top for w in windows)
         right, bottom = max(w.left + w.width for w in windows), max(w.top + w.height for w in windows)
         return find_stored_window(Window(left, top, right - left, bottom - top), self.info)
+
+
+def is_huge(info: ImageInfo) -> bool:
+    """Say whether DALI refuses an image for its size."""
+    return 3 * info.width * info.height >= _MAX_DECODED_BYTES
 
 
 def batch_groups(faces: Sequence[EncodedFace], max_batch: int, max_pixels: int) -> Iterator[list[FaceGroup]]:

@@ -111,3 +111,18 @@ def test_a_missing_strip_that_can_hide_no_face_leaves_no_face(detector: FaceDete
     assert detector.detect(data, probe_image(data)) == []
     strip = data[: len(data) - 500]
     assert detector.detect(strip, probe_image(strip)) == []
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_an_image_too_large_for_dali_is_decoded_whole(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Its faces are those that DALI cuts, and it may lie in one batch with others; damage is measured there, too."""
+    data = encode(kind)
+    expected = crop(data)
+    monkeypatch.setattr("ingest.face_groups._MAX_DECODED_BYTES", 3 * 512 * 512)
+    for before, after in zip(expected, crop(data), strict=True):
+        assert np.array_equal(before, after)
+    if kind == "JPEG":
+        assert name_reasons(crop(data[: len(data) * 6 // 10]))[2:] == [Reason.TRUNCATED] * 2
+    infos = [probe_image(file) for file in (data, encode("PNG"))]
+    faces = [EncodedFace(file, info, WINDOWS[0]) for file, info in zip((data, encode("PNG")), infos, strict=True)]
+    assert name_reasons(FaceCropper(SPEC, threads=1, max_batch=8).crop(faces)) == [None, None]
