@@ -85,7 +85,8 @@ def _drop_stray_bytes(bare: bytes, count: int) -> tuple[bytes, bool]:
 
 def _fill_gaps(bare: bytes, pixels: int) -> bytes:
     """Return the JPEG with more codes before each restart marker of its scans, and before its end marker."""
-    filled = jpeg.edit_scans(bare, lambda scan: _RESTART.sub(lambda marker: _make_codes(_GAP_BYTES) + marker[0], scan))
+    gap = _make_codes(_GAP_BYTES)
+    filled = jpeg.edit_scans(bare, lambda scan: _RESTART.sub(lambda marker: gap + marker[0], scan))
     return filled[:-2].rstrip(b"\xff") + _make_tail(bare, pixels) + filled[-2:]
 
 

@@ -18,7 +18,7 @@ from scorer.archive.endings import Interrupted, Outage, RunBroken, RunNotReady, 
 from scorer.archive.items import SourceChanged, SourceDamaged
 from scorer.bundle import BundleMismatch
 from scorer.bundle_cli import bundle_app
-from scorer.command_line import CommandGroup, find_exit, local_path, print_version, run_command
+from scorer.command_line import CommandGroup, VersionOption, find_exit, local_path, run_command
 from scorer.decide import PolicyError
 from scorer.dlq_cli import dlq_app
 from scorer.embed import BackendUnavailable
@@ -106,9 +106,7 @@ DeviceOption = Annotated[Request | None, typer.Option(help="Where the networks r
 @app.callback()
 def start(
     *,
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and end.")
-    ] = False,
+    version: VersionOption = False,
 ) -> None:
     """Finds faces that are unlike the photographs its bundle knows."""
 

@@ -5,7 +5,7 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -49,6 +49,11 @@ def print_version(*, wanted: bool) -> None:
     if wanted:
         print(f"{PACKAGE} {importlib.metadata.version(PACKAGE)}")  # noqa: T201 - the output asked for
         raise typer.Exit(Exit.DONE)
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and end.")
+]
 
 
 def local_path(path: Path | None) -> Path | None:

@@ -112,17 +112,6 @@ def describe_missing(command: str, module: str, needed: Sequence[str]) -> Missin
     return MissingExtra(command, distribution, pip_line(dict.fromkeys([*needed, bringing[0]])))
 
 
-def raise_missing(error: Exception) -> None:
-    """Raise the missing module that a library hides behind `error`, where an extra brings it.
-
-    Raises:
-        ModuleNotFoundError: for the command's dispatch to name the extra.
-    """
-    cause = error.__cause__ or error
-    if isinstance(cause, ModuleNotFoundError) and describe_missing("", cause.name or "", ()):
-        raise cause
-
-
 def pip_line(extras: Iterable[str]) -> str:
     """Return the line that installs `extras` into this environment, from the checkout where this runs from one."""
     python = shlex.quote(sys.executable)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from ingest.device import DeviceUnavailable, Request, resolve_device
-from scorer.command_line import CommandGroup, local_path, print_version, run_command
+from scorer.command_line import CommandGroup, VersionOption, local_path, run_command
 from scorer.exits import Exit, describe_exits
 from scorer.extras import MissingExtra
 from scorer.manifest import BatchProfile, Target
@@ -48,9 +48,7 @@ CODES: dict[type[Exception], Exit] = {
 @app.callback()
 def start(
     *,
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and end.")
-    ] = False,
+    version: VersionOption = False,
 ) -> None:
     """Photographs to bundle, one command a step; every step reads and writes one run folder."""
 
