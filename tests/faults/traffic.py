@@ -104,6 +104,13 @@ class Verdict:
         """Return the requests without an answer."""
         return set(expected) - set(self.answers)
 
+    def note_result(self, value: bytes) -> None:
+        """Take in a result."""
+        result = json.loads(value)
+        self.answers[result["request_id"]] += 1
+        said = [(face["face_id"], face["log_likelihood"], face["decision"]) for face in result["faces"]]
+        self.contents[result["request_id"]].add(json.dumps([result["result_id"], result["status"], said]))
+
 
 class Results:
     """Reads results and dead letters as they come; `read_committed` sees what a careful consumer sees."""
@@ -153,7 +160,4 @@ class Results:
             self.verdict.dead[headers["unlensed-error-code"].decode()] += 1
             self.verdict.answers[json.loads(value)["request_id"]] += 1
             return
-        result = json.loads(value)
-        self.verdict.answers[result["request_id"]] += 1
-        said = [(face["face_id"], face["log_likelihood"], face["decision"]) for face in result["faces"]]
-        self.verdict.contents[result["request_id"]].add(json.dumps([result["result_id"], result["status"], said]))
+        self.verdict.note_result(value)
