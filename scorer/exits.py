@@ -1,10 +1,15 @@
 """The exit codes of `unlensed` and `unlensed-train`: one table, from which the help text is written."""
 
+import logging
+import os
 import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from enum import IntEnum
-from typing import Self
+from typing import NoReturn, Self
 
 _WIDTH = 76  # of a help text's line on a terminal of 80 columns
+_last_acts: list[Callable[[], object]] = []
 
 
 class Exit(IntEnum):
@@ -41,6 +46,31 @@ class Exit(IntEnum):
         member._value_ = code
         member.meaning = meaning
         return member
+
+
+@contextmanager
+def before_foreseen_end(act: Callable[[], object]) -> Iterator[None]:
+    """Have `act` called, by any thread, before `end_at_once` ends this process for a foreseen cause."""
+    _last_acts.append(act)
+    try:
+        yield
+    finally:
+        _last_acts.remove(act)
+
+
+def end_at_once(code: Exit, *, foreseen: bool) -> NoReturn:
+    """End the process at once and clean nothing up: what would have to be asked may never answer.
+
+    Args:
+        code: how it ends.
+        foreseen: the cause is known and lies in nothing that the process works on.
+    """
+    if foreseen:
+        for act in _last_acts:
+            with suppress(Exception):
+                act()
+    logging.shutdown()
+    os._exit(code)
 
 
 def describe_exits() -> str:

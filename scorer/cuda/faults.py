@@ -5,15 +5,13 @@ would look broken. Only another process can go on. Each library wraps CUDA's err
 by number where there is one, and by CUDA's names and sentences in the message elsewhere.
 """
 
-import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from scorer.exits import Exit
+from scorer.exits import Exit, end_at_once
 from scorer.printable import printable
 
 GPU_LOST = Exit.GPU_LOST.value  # nothing was committed, and whoever started this process may start it again
@@ -42,6 +40,10 @@ _LOST = {
     721: ("cudaErrorTensorMemoryLeak", "CUDA_ERROR_TENSOR_MEMORY_LEAK", "tensor memory not completely freed"),
     999: ("cudaErrorUnknown", "CUDA_ERROR_UNKNOWN", "CUDA error: unknown error"),
 }
+# Causes that no image can have: the device is away, or its memory or links are damaged. All others may be what a kernel
+# did with what it was given, and what was in hand stays suspect.
+_HARDWARE = (46, 100, 214, 220, 226)
+_HARDWARE_WORDS = re.compile("|".join(rf"\b{re.escape(words)}" for code in _HARDWARE for words in _LOST[code]))
 _LOST_WORDS = re.compile("|".join(rf"\b{re.escape(words)}" for names in _LOST.values() for words in names))
 _MEMORY_CODES = {"CUDARuntimeError": 2, "CUDADriverError": 2, "CUBLASError": 3, "CuFFTError": 2}
 _MEMORY_WORDS = re.compile(
@@ -68,6 +70,13 @@ def is_gpu_lost(error: BaseException) -> bool:
     if type(error).__name__ in _DRIVER_ERRORS:
         return _read_code(error) in _LOST
     return isinstance(error, RuntimeError) and bool(_LOST_WORDS.search(str(error)))
+
+
+def is_hardware(error: BaseException) -> bool:
+    """Return whether a lost GPU is certainly the hardware's doing, and not that of an image."""
+    if type(error).__name__ in _DRIVER_ERRORS:
+        return _read_code(error) in _HARDWARE
+    return bool(_HARDWARE_WORDS.search(str(error)))
 
 
 @contextmanager
@@ -100,8 +109,7 @@ def end_process(error: BaseException) -> NoReturn:
         "nothing of the work in hand is committed: start it again, and if this comes back, look at the GPU\n"
     )
     sys.stderr.flush()
-    logging.shutdown()
-    os._exit(GPU_LOST)
+    end_at_once(Exit.GPU_LOST, foreseen=is_hardware(error))
 
 
 def _read_code(error: BaseException) -> int | None:

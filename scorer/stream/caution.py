@@ -7,8 +7,20 @@ with it are written into the note, and when it is done, that it is done. A recor
 tried again: it becomes a dead letter.
 
 Processes are counted, not takeovers: a process that was paused loses its partitions and finds its own note when it
-comes back, and what it finds there of itself is no death. Neither is an end that the worker foresaw, such as a broker
-that refuses it: it closes its notes.
+comes back, and what it finds there of itself is no death. Another worker that takes over from it meanwhile cannot know
+that it lives, and counts it once.
+
+An end counts unless its cause is known and lies in no record; the worker then closes its notes before it goes:
+
+    no death   SIGTERM (exit code 0); another engine, or no decoding process can be started (65); damaged or missing
+               GPU hardware (71); Triton or a broker away, a transaction that the broker does not end (75); a broker's
+               refusal or an operator's mistake (78)
+    a death    a signal (SIGKILL, lack of memory, abort); an exception that nobody foresaw (70), an OSError among them
+               (75), because decoders raise it of what they read; a fault of a GPU's kernel (71); SIGTERM where nothing
+               that was begun came to an end within the drain, although neither broker nor engine was waited for: a
+               record may have stalled it
+
+A broker that cannot be reached keeps no note: then the end counts, whatever its cause.
 
 A note never passes an offset that is not committed. Otherwise its reader would begin with records that the note does
 not name, and a record before its range could kill workers for ever without being counted.

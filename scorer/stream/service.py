@@ -11,9 +11,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 
+from ingest.detector_pool import SandboxBroken
 from scorer.bundle import BundleMismatch
 from scorer.decide import PolicyError
 from scorer.embed import BackendUnavailable
+from scorer.exits import before_foreseen_end
 from scorer.messages import DeadLetterCode
 from scorer.settings import SettingsError
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Place, Record, RecordSink, RecordSource
@@ -32,9 +34,24 @@ REPORT_EVERY_S = 1.0
 MAX_POLL_RECORDS = 64
 ANNOUNCED_AHEAD = 32  # records a partition; one more suspect each after a death, and far fewer notes until then
 RESUME_BELOW = 0.75  # of a budget, so that partitions are not paused and resumed at every record
+LEAVE_S = 10.0  # for closing the notes before a thread ends the process; a broker has 5 s to keep them
+
+
+class ForeseenEnd(Exception):
+    """Another thread is about to end the process for a cause that lies in no record."""
+
 
 # Ends with an exit code of their own, for which no record is to blame.
-FORESEEN = (BackendUnavailable, BrokerRefused, BrokerUnavailable, BundleMismatch, PolicyError, SettingsError)
+FORESEEN = (
+    BackendUnavailable,
+    BrokerRefused,
+    BrokerUnavailable,
+    BundleMismatch,
+    ForeseenEnd,
+    PolicyError,
+    SandboxBroken,
+    SettingsError,
+)
 
 log = get_logger(__name__)
 
@@ -84,6 +101,8 @@ class Service:
         self._held: set[Place] = set()  # paused
         self._holding = False
         self._commit_at_s = self._report_at_s = 0.0
+        self._left = threading.Event()  # nothing more will be committed or written down
+        self._stalled = False
 
     def run(self, *, until_drained: bool = False) -> None:
         """Serve until told to stop, or until the source has no more; then finish, commit and leave.
@@ -92,6 +111,10 @@ class Service:
             BrokerRefused: the broker will never do what it must.
             BundleMismatch: the engine came back as another one.
         """
+        with before_foreseen_end(self._leave_blameless):
+            self._run(until_drained=until_drained)
+
+    def _run(self, *, until_drained: bool) -> None:
         self._source.subscribe(self)
         try:
             while not self._stop.is_set():
@@ -104,6 +127,9 @@ class Service:
             self._deliverer.close(timeout_s=1)
             with suppress(BrokerRefused, BrokerUnavailable):
                 self._source.close(timeout_s=self._settings.revoke_s)
+            self._left.set()
+            if isinstance(error, ForeseenEnd):
+                time.sleep(LEAVE_S)  # the thread that ends the process does so meanwhile
             raise
         finally:
             self._pipeline.close()
@@ -113,6 +139,11 @@ class Service:
     def crash(self, error: BaseException) -> None:
         """End `run` with `error` at its next turn, with nothing more committed; any thread may call this."""
         self._crash = self._crash or error
+
+    def _leave_blameless(self) -> None:
+        """Have the notes closed by the thread of `run`; called before another thread ends the process."""
+        self.crash(ForeseenEnd())
+        self._left.wait(LEAVE_S)
 
     def on_assigned(self, notes: Mapping[Place, str]) -> None:
         """See `PartitionListener`."""
@@ -134,7 +165,8 @@ class Service:
     def on_revoked(self, places: Collection[Place]) -> None:
         """See `PartitionListener`: finish what was begun, forget the rest, commit and close the notes.
 
-        After a crash nothing is finished and nothing committed any more.
+        After a crash nothing is finished and nothing committed any more. What a stalled worker leaves undone keeps its
+        open note, as after a death: it may be what stalled it.
         """
         self._forget_waiting(places)
         if self._crash is None:
@@ -143,7 +175,8 @@ class Service:
             reaches = self._ledger.reach(places)
             if not self._commit({place: reach.offset for place, reach in reaches.items()}):
                 log.warning("the last offsets were not committed; the next owner repeats what follows them")
-        self._close_notes(places)
+        undone = {place for place in places if not self._ledger.wait_empty({place}, 0)} if self._stalled else set()
+        self._close_notes(set(places) - undone)
         self._let_go(places)
         log.info("partitions revoked", partitions=sorted(place.partition for place in places))
 
@@ -324,12 +357,17 @@ class Service:
         deadline_s = time.monotonic() + self._settings.drain_s
         self._forget_waiting(self._places)
         self._source.pause(self._places)
+        begun = self._ledger.images
         while time.monotonic() < deadline_s and not self._ledger.wait_empty(self._places, 0):
             if self._crash:
                 raise self._crash
             self._source.poll(POLL_S, 1)
             self._state.polled()
             self._commit_regularly()
+        waited_for = self._deliverer.waiting or self._engine_waits()
+        self._stalled = bool(begun) and self._ledger.images == begun and not waited_for
+        if self._stalled:
+            log.error("nothing that was begun came to an end; it counts as in hand at a death", images=begun)
         self._source.close(timeout_s=self._settings.revoke_s)
         log.info("left the group")
 

@@ -1,13 +1,11 @@
 """Ends the process when a call that cannot be interrupted does not come back."""
 
-import logging
-import os
 import threading
 import time
 from types import TracebackType
 from typing import NoReturn, Self
 
-from scorer.exits import Exit
+from scorer.exits import Exit, end_at_once
 from scorer.stream.logs import get_logger
 
 log = get_logger(__name__)
@@ -16,7 +14,8 @@ log = get_logger(__name__)
 class Watchdog:
     """`with watchdog:` must be left within `limit_s`, or the process ends with exit code 75. For one thread at a time.
 
-    Ending is the safe way out where a call waits for ever: the next process learns from the broker what happened.
+    Ending is the safe way out where a call waits for ever: the next process learns from the broker what happened. What
+    is watched are calls to the broker, so that no record is to blame for the end.
     """
 
     def __init__(self, limit_s: float, what: str) -> None:
@@ -44,8 +43,7 @@ class Watchdog:
     def bite(self, why: str) -> NoReturn:
         """End the process with exit code 75."""
         log.error("this process ends, to learn from the broker what was done", what=self._what, why=why)
-        logging.shutdown()
-        os._exit(Exit.TRY_AGAIN)
+        end_at_once(Exit.TRY_AGAIN, foreseen=True)
 
     def close(self) -> None:
         """End the thread."""

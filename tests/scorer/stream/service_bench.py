@@ -50,6 +50,7 @@ class Bench:
     stop: threading.Event = field(default_factory=threading.Event)
     source: type[MemorySource] = MemorySource
     sink: type[MemorySink] = MemorySink
+    engine_waits: Callable[[], bool] = lambda: False
 
     def send(self, *values: object) -> None:
         """Append requests, as JSON unless they are bytes or None."""
@@ -74,6 +75,7 @@ class Bench:
             metrics=self.metrics,
             state=HealthState(HealthSettings()),
             stop=self.stop,
+            engine_waits=self.engine_waits,
         )
 
     def run(self, **settings: object) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:

@@ -1,0 +1,112 @@
+"""Each exit code of a worker with records in hand: which ends count as deaths of what was in hand, and which do not."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ingest.detector_pool import DetectorUnusable, SandboxBroken
+from scorer.bundle import BundleMismatch
+from scorer.cli import CODES
+from scorer.command_line import find_exit
+from scorer.decide import PolicyError
+from scorer.embed import BackendUnavailable
+from scorer.exits import Exit
+from scorer.messages import ScoreRequest
+from scorer.settings import SettingsError
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable
+from scorer.stream.caution import Note
+from scorer.stream.service import ANNOUNCED_AHEAD
+from tests.scorer.stream.service_bench import PLACE, Bench, bench, request_for
+
+__all__ = ["bench", "request_for"]
+
+# Raised while records are in hand: the exit code, and whether the records stay suspect.
+ERRORS: list[tuple[Exception, Exit, bool]] = [
+    (BundleMismatch("another engine"), Exit.BAD_DATA, False),
+    (SandboxBroken("no process can be started"), Exit.BAD_DATA, False),
+    (DetectorUnusable("no weights"), Exit.BAD_DATA, False),
+    (BackendUnavailable("Triton is away"), Exit.TRY_AGAIN, False),
+    (BrokerUnavailable("no broker"), Exit.TRY_AGAIN, False),
+    (BrokerRefused("no right"), Exit.BAD_CONFIGURATION, False),
+    (PolicyError("no such policy"), Exit.BAD_CONFIGURATION, False),
+    (SettingsError("a contradiction"), Exit.BAD_CONFIGURATION, False),
+    (RuntimeError("a defect"), Exit.CRASHED, True),
+    (MemoryError(), Exit.CRASHED, True),
+    (OSError("an image file is truncated"), Exit.TRY_AGAIN, True),  # decoders and stores raise it of their input, too
+]
+# What a thread does that ends the process itself: the exit code, and whether the records stay suspect.
+ACTS: list[tuple[str, int, bool]] = [
+    ("Watchdog(0.1, 'transaction').__enter__(); time.sleep(60)", Exit.TRY_AGAIN, False),
+    ("end_process(RuntimeError('uncorrectable ECC error encountered'))", Exit.GPU_LOST, False),
+    ("end_process(RuntimeError('no CUDA-capable device is detected'))", Exit.GPU_LOST, False),
+    ("end_process(RuntimeError('an illegal memory access was encountered'))", Exit.GPU_LOST, True),
+    ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, True),
+    ("os.abort()", -signal.SIGABRT, True),
+]
+NOTHING_IN_HAND = {Exit.USAGE, Exit.FAILURES, Exit.INTERRUPTED}  # before the first record, or of commands without one
+
+PROGRAM = """
+import json, os, signal, sys, time
+from pathlib import Path
+from scorer.bundle import read_bundle
+from scorer.cuda.faults import end_process
+from scorer.stream.broker import MemorySource
+from scorer.stream.watchdog import Watchdog
+from tests.scorer.stream.service_bench import FACE, Bench
+
+class Printing(MemorySource):
+    def write_notes(self, notes):
+        for note in notes.values():
+            print(note, flush=True)
+
+def act(request):
+    {act}
+
+bench = Bench(read_bundle(Path("model_repository")), None, act, source=Printing)
+bench.send({{"request_id": "a", "content_id": "c", "image": {{"bytes": ""}}, "faces": [FACE]}})
+bench.service().run()
+"""
+
+
+@pytest.mark.parametrize(("error", "code", "counts"), ERRORS, ids=lambda each: type(each).__name__)
+def test_errors_count_unless_they_are_known_refusals(
+    bench: Bench, request_for: Callable[..., dict[str, Any]], error: Exception, code: Exit, *, counts: bool
+) -> None:
+    """A refusal leaves a closed note that blames nobody; whatever a record may have caused leaves an open one."""
+
+    def fail(_request: ScoreRequest) -> bytes:
+        raise error
+
+    bench.read = fail
+    bench.send(request_for("a"))
+    with pytest.raises(type(error)):
+        bench.service().run()
+    assert find_exit(error, CODES) is code
+    note = Note.parse(bench.broker.notes[PLACE])
+    assert note
+    assert (note.open, note.first, note.until) == (counts, 0, 1 + ANNOUNCED_AHEAD * counts)
+
+
+@pytest.mark.parametrize(("act", "code", "counts"), ACTS)
+def test_ends_within_a_thread_count_unless_their_cause_is_known(
+    root: Path, act: str, code: int, *, counts: bool
+) -> None:
+    """A watchdog of the broker and damaged hardware close the notes first; a signal or a kernel's fault cannot."""
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(act=act)], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == code, ended.stderr
+    note = Note.parse(ended.stdout.splitlines()[-1])
+    assert note
+    assert (note.open, note.first) == (counts, 0)
+
+
+def test_every_exit_code_is_judged() -> None:
+    """The tables above have each code; 0 is that of `test_service.py`."""
+    judged = {code for _, code, _ in ERRORS} | {code for _, code, _ in ACTS if code > 0}
+    assert judged | NOTHING_IN_HAND | {Exit.DONE} == set(Exit)
