@@ -172,12 +172,12 @@ class Ledger:
                 if partition.reach is not None and partition.reach.until > partition.announced
             }
 
-    def announced(self, reaches: Mapping[Place, Reach]) -> None:
-        """Note what a note speaks of."""
+    def announced(self, untils: Mapping[Place, int]) -> None:
+        """Note up to which offset a note speaks of records in hand, -1 for none."""
         with self._changed:
-            for place, reach in reaches.items():
+            for place, until in untils.items():
                 if partition := self._partitions.get(place):
-                    partition.announced = reach.until
+                    partition.announced = until
 
     def is_announced(self, ticket: Ticket) -> bool:
         """Return whether a note speaks of this record."""

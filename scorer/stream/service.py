@@ -7,51 +7,31 @@ sink; everything in flight is in the ledger.
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 
-from ingest.detector_pool import SandboxBroken
-from scorer.bundle import BundleMismatch
-from scorer.decide import PolicyError
-from scorer.embed import BackendUnavailable
 from scorer.exits import before_foreseen_end
 from scorer.messages import DeadLetterCode
-from scorer.settings import SettingsError
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Place, Record, RecordSink, RecordSource
-from scorer.stream.caution import MAX_DEATHS, Note, Suspects, find_suspects, new_process
+from scorer.stream.caution import MAX_DEATHS, Note, find_suspects, new_process
 from scorer.stream.deliverer import Deliverer
+from scorer.stream.endings import FORESEEN, ForeseenEnd
 from scorer.stream.health import HealthState
 from scorer.stream.ledger import Ledger, Reach, Ticket
 from scorer.stream.logs import get_logger
 from scorer.stream.metrics import Metrics
 from scorer.stream.pipeline import Parts, Pipeline
 from scorer.stream.settings import StreamSettings
+from scorer.stream.turns import Turns
 
 POLL_S = 0.1
 COMMIT_EVERY_S = 0.1
 REPORT_EVERY_S = 1.0
 MAX_POLL_RECORDS = 64
+MAX_SUSPECTED_RECORDS = 8  # a poll while there are suspects, so that those of one partition do not fill the budget
 ANNOUNCED_AHEAD = 32  # records a partition; one more suspect each after a death, and far fewer notes until then
 RESUME_BELOW = 0.75  # of a budget, so that partitions are not paused and resumed at every record
 LEAVE_S = 10.0  # for closing the notes before a thread ends the process; a broker has 5 s to keep them
-
-
-class ForeseenEnd(Exception):
-    """Another thread is about to end the process for a cause that lies in no record."""
-
-
-# Ends with an exit code of their own, for which no record is to blame.
-FORESEEN = (
-    BackendUnavailable,
-    BrokerRefused,
-    BrokerUnavailable,
-    BundleMismatch,
-    ForeseenEnd,
-    PolicyError,
-    SandboxBroken,
-    SettingsError,
-)
 
 log = get_logger(__name__)
 
@@ -94,8 +74,8 @@ class Service:
         )
         self._process = new_process()
         self._places: set[Place] = set()
-        self._suspects: dict[Place, Suspects] = {}
-        self._waiting: deque[Ticket] = deque()  # received and not begun
+        self._turns = Turns()
+        self._others_turn = True  # and not a suspect's
         self._alone: Ticket | None = None
         self._done_alone: Ticket | None = None  # and not yet written down as done
         self._held: set[Place] = set()  # paused
@@ -151,7 +131,7 @@ class Service:
             self._ledger.open(place)
             self._places.add(place)
             if suspects := find_suspects(note, self._process):
-                self._suspects[place] = suspects
+                self._turns.suspect(place, suspects)
                 log.warning(
                     "a worker died here; its records are processed alone",
                     topic=place.topic,
@@ -202,7 +182,8 @@ class Service:
         room = self._settings.max_in_flight_images - self._ledger.images
         # A client that is given no time in `poll` does not get through a rebalance.
         timeout_s = 0.0 if self._alone else POLL_S
-        for record in self._source.poll(timeout_s, max(1, min(MAX_POLL_RECORDS, room))):
+        most = MAX_SUSPECTED_RECORDS if self._turns.suspected else MAX_POLL_RECORDS
+        for record in self._source.poll(timeout_s, max(1, min(most, room))):
             self._receive(record)
         self._state.polled()
         if self._crash:
@@ -215,43 +196,56 @@ class Service:
     def _receive(self, record: Record) -> None:
         self._metrics.records_received.labels(topic=record.topic).inc()
         self._metrics.record_bytes_received.inc(record.size)
-        self._waiting.append(self._ledger.add(record))
+        self._turns.add(self._ledger.add(record))
 
     def _hand_out(self) -> None:
-        """Begin every record that may begin: all of them, or, among suspects, one alone."""
-        if self._alone and not self._finish_alone(self._alone):
+        """Begin what may begin: all records but suspects, or one suspect alone; see `scorer.stream.turns`."""
+        if (self._alone and not self._finish_alone(self._alone)) or not self._settle():
             return
-        while self._waiting and self._settle():
-            ticket = self._waiting[0]
-            place, offset = ticket.record.place, ticket.record.offset
-            if place in self._suspects and offset >= self._suspects[place].until:
-                del self._suspects[place]
-            deaths = len(self._dead_with(place, offset))
-            if deaths and self._ledger.images > len(self._waiting):
-                self._ledger.wait_fewer(self._ledger.images, POLL_S)
-                return  # others are under way
-            if deaths:
-                announced = self._write_notes({place: Reach(offset, self._suspects[place].until)})
-            else:
-                announced = self._ledger.is_announced(ticket) or self._announce()
-            if not announced:
-                return
-            self._waiting.popleft()
-            if deaths >= MAX_DEATHS:
-                message = f"{deaths} workers died with this record in hand, {deaths - 1} of them with no other"
-                self._pipeline.reject(ticket, DeadLetterCode.KILLS_WORKER, message, attempts=deaths)
-            else:
-                self._pipeline.submit(ticket, alone=deaths > 0)
-            if deaths:
-                self._metrics.isolated_records.inc()
-                self._alone = ticket
-                return
+        others, next_alone = self._turns.sort()
+        if (self._others_turn or not next_alone) and not self._begin(others):
+            return
+        self._others_turn = not next_alone
+        if not next_alone:
+            return
+        if self._ledger.images > len(self._turns):
+            self._ledger.wait_fewer(self._ledger.images, POLL_S)  # others are under way
+        else:
+            self._begin_alone(self._turns.choose(next_alone))
+
+    def _begin(self, tickets: Collection[Ticket]) -> bool:
+        """Begin records together; return whether all of them are."""
+        for ticket in tickets:
+            if not (self._ledger.is_announced(ticket) or self._announce()):
+                return False
+            self._turns.begin(ticket)
+            self._pipeline.submit(ticket)
+        return True
+
+    def _begin_alone(self, ticket: Ticket) -> None:
+        """Begin a suspect when nothing else is in hand, and the notes say so."""
+        place, offset = ticket.record.place, ticket.record.offset
+        in_hand = {place: self._turns.left_of(place, offset)}
+        behind = self._ledger.committed_reach({place})[place].offset < offset  # and a note must not pass it
+        if behind and not self._commit(self._ledger.uncommitted()):
+            return
+        if not self._write_notes(in_hand, self._places - {place}):
+            return
+        deaths = len(self._turns.dead_with(place, offset))
+        self._turns.begin_alone(ticket)
+        if deaths >= MAX_DEATHS:
+            message = f"{deaths} workers died with this record in hand, {deaths - 1} of them with no other"
+            self._pipeline.reject(ticket, DeadLetterCode.KILLS_WORKER, message, attempts=deaths)
+        else:
+            self._pipeline.submit(ticket, alone=True)
+        self._metrics.isolated_records.inc()
+        self._alone = ticket
 
     def _finish_alone(self, ticket: Ticket) -> bool:
         """Return whether the record that was begun alone is done with."""
         if not self._ledger.wait_finished(ticket, POLL_S):
             return False
-        self._alone, self._done_alone = None, ticket
+        self._alone, self._done_alone, self._others_turn = None, ticket, True
         if not self._settle():  # it is done, and no death from here on is its doing
             self._close_notes({ticket.record.place})
         return True
@@ -266,7 +260,7 @@ class Service:
 
     def _announce(self) -> bool:
         """Write down what is in hand or soon will be, but of suspects only when one is begun."""
-        unannounced = [place for place in self._ledger.unannounced() if place not in self._suspects]
+        unannounced = [place for place in self._ledger.unannounced() if place not in self._turns.suspected]
         return self._write_notes(
             {
                 place: Reach(reach.offset, reach.until + ANNOUNCED_AHEAD)
@@ -276,26 +270,24 @@ class Service:
 
     def _close_notes(self, places: Collection[Place]) -> bool:
         """Write down that nothing is in hand, and who is still to be suspected; return whether that is kept."""
-        reaches = self._ledger.committed_reach(places)
-        for place in reaches.keys() & self._suspects.keys():
-            suspects, reach = self._suspects[place], reaches[place]
-            reaches[place] = Reach(max(reach.offset, suspects.first), max(reach.until, suspects.until))
-        return self._write_notes(reaches, is_open=False)
+        return self._write_notes({}, places)
 
-    def _write_notes(self, reaches: Mapping[Place, Reach], *, is_open: bool = True) -> bool:
-        """Write down what is in hand; return whether that is kept."""
-        notes = {
-            place: str(Note(is_open, reach.offset, reach.until, self._process, self._dead_with(place, reach.offset)))
-            for place, reach in reaches.items()
-        }
+    def _write_notes(self, in_hand: Mapping[Place, Reach], closed: Collection[Place] = ()) -> bool:
+        """Write down what is in hand, and of which partitions nothing is; return whether that is kept."""
+        done = self._ledger.committed_reach(closed)
+        for place in done.keys() & self._turns.suspected:
+            done[place] = self._turns.left_of(place, done[place].offset)
+        notes: dict[Place, str] = {}
+        for place, (first, until) in {**done, **in_hand}.items():
+            dead = self._turns.dead_with(place, first)
+            notes[place] = str(Note(place in in_hand, first, until, self._process, dead))
         try:
             if notes:
                 self._source.write_notes(notes)
         except BrokerUnavailable as error:
             log.warning("the broker keeps no notes now", error=str(error))
             return False
-        if is_open:
-            self._ledger.announced(reaches)
+        self._ledger.announced({place: reach.until for place, reach in in_hand.items()} | dict.fromkeys(done, -1))
         return True
 
     def _commit(self, offsets: Mapping[Place, int]) -> bool:
@@ -310,16 +302,13 @@ class Service:
         self._ledger.committed(offsets)
         return True
 
-    def _dead_with(self, place: Place, offset: int) -> tuple[str, ...]:
-        return self._suspects[place].dead_with(offset) if place in self._suspects else ()
-
     def _commit_regularly(self) -> None:
         if time.monotonic() >= self._commit_at_s:
             self._commit(self._ledger.uncommitted())
             self._commit_at_s = time.monotonic() + COMMIT_EVERY_S
 
     def _hold_back(self) -> None:
-        """Pause or resume all partitions by the budgets of bytes and images."""
+        """Pause or resume all partitions by the budgets of bytes and images; those with a suspect waiting, too."""
         bytes_used = self._ledger.bytes / self._settings.max_in_flight_bytes
         images_used = self._ledger.images / self._settings.max_in_flight_images
         used = max(bytes_used, images_used)
@@ -330,10 +319,10 @@ class Service:
             self._metrics.pauses.labels(reason=reason).inc()
         elif used < RESUME_BELOW:
             self._holding = False
-        held = self._places if self._holding else set()
+        held = set(self._places if self._holding else self._turns.sort()[1])
         self._source.pause(held - self._held)
         self._source.resume(self._held - held)
-        self._held = set(held)
+        self._held = held
         self._metrics.paused.set(self._holding)
 
     def _report(self) -> None:
@@ -345,6 +334,8 @@ class Service:
         self._report_at_s = now_s + REPORT_EVERY_S
         for place, records in self._source.lag().items():
             self._metrics.lag_records.labels(topic=place.topic, partition=str(place.partition)).set(records)
+            if not records:
+                self._turns.caught_up(place)
         oldest_ms = self._ledger.oldest_timestamp_ms()
         self._metrics.lag_seconds.set(max(0.0, time.time() - oldest_ms / 1000) if oldest_ms else 0.0)
         if self._policies.reload_if_changed():
@@ -372,9 +363,7 @@ class Service:
         log.info("left the group")
 
     def _forget_waiting(self, places: Collection[Place]) -> None:
-        gone = [ticket for ticket in self._waiting if ticket.record.place in places]
-        self._waiting = deque(ticket for ticket in self._waiting if ticket.record.place not in places)
-        self._ledger.drop(gone)
+        self._ledger.drop(self._turns.forget(places))
 
     def _let_go(self, places: Collection[Place]) -> None:
         self._ledger.close(places)
@@ -385,7 +374,7 @@ class Service:
         for place in places:
             self._places.discard(place)
             self._held.discard(place)
-            self._suspects.pop(place, None)
+            self._turns.let_go(place)
             self._metrics.forget(place)
 
     def _on_broker_outage(self, error: str | None) -> None:

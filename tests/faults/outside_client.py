@@ -39,10 +39,10 @@ class Sent:
         return any(isinstance(name, bytes) for name, _ in self.headers)
 
 
-def allow_any_timestamp(bootstrap: str) -> None:
-    """Let producers write any time into requests, as brokers before Kafka 4 do."""
-    entry = ConfigEntry("message.timestamp.after.max.ms", str(2**63 - 1), incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, REQUESTS, incremental_configs=[entry])
+def set_option(bootstrap: str, topic: str, option: str, value: int) -> None:
+    """Set an option of a topic."""
+    entry = ConfigEntry(option, str(value), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for done in admin.incremental_alter_configs([resource]).values():
         done.result(WAIT_S)

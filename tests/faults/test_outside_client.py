@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.faults.outside_client import OutsideProducer, OutsideReader, Sent, allow_any_timestamp, find_lag
+from tests.faults.outside_client import OutsideProducer, OutsideReader, Sent, find_lag, set_option
 from tests.faults.stage import Stage
-from tests.faults.traffic import make_request
+from tests.faults.traffic import REQUESTS, make_request
 
 KILLS = 5
 RECORDS = 2000
@@ -50,7 +50,7 @@ def hostile(number: int) -> Sent:
 def test_what_librdkafka_sends_is_answered(stage: Stage, delivery: str, say: Callable[[str], None]) -> None:
     """Every good request has a result, every other record one dead letter, and the group gets to the topic's end."""
     stage.supervise_triton()
-    allow_any_timestamp(stage.kafka.bootstrap)
+    set_option(stage.kafka.bootstrap, REQUESTS, "message.timestamp.after.max.ms", 2**63 - 1)  # as before Kafka 4
     producer, reader = OutsideProducer(stage.kafka.bootstrap), OutsideReader(stage.kafka.bootstrap)
     worker = stage.worker("worker", stream__delivery=delivery)
     samples = stage.traffic.samples

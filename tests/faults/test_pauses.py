@@ -44,13 +44,13 @@ def test_a_paused_worker_is_not_a_dead_one(stage: Stage, count: int, say: Callab
     everything = stage.traffic.expected()
     answered = stage.results.read_until(everything, FINISH_S)
     stage.results.read(2)
-    verdict = stage.results.verdict
+    verdict, took_s = stage.results.verdict, time.monotonic() - started_s
     deaths = [event for worker in workers for event in worker.read_events() if event.get("event") == DIED]
     alone = sum(worker.read_metric("unlensed_isolated_records_total") for worker in workers)
     lost = sum("partitions lost" in event.get("event", "") for event in workers[0].read_events())
     say(
-        f"{count} worker(s), {PAUSES} pauses of {PAUSE_S} s, {RECORDS} records in "
-        f"{time.monotonic() - started_s:.0f} s: {len(verdict.missing(everything))} lost, {len(verdict.conflicting)} conflicting, {verdict.duplicates} "
+        f"{count} worker(s), {PAUSES} pauses of {PAUSE_S} s, {RECORDS} records in {took_s:.0f} s: "
+        f"{len(verdict.missing(everything))} lost, {len(verdict.conflicting)} conflicting, {verdict.duplicates} "
         f"answered twice, {sum(verdict.dead.values())} dead letters; {lost} times partitions were lost, "
         f"{alone:.0f} records processed alone"
     )

@@ -5,14 +5,16 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+from threadpoolctl import threadpool_limits
 
-from ingest.detect import load_detector
+from ingest.detect import FaceDetector, load_detector
 from ingest.probe import Limits
-from scorer.bundle import Bundle
+from scorer.bundle import Bundle, read_bundle
 from scorer.decide import Policy
 from scorer.openvino_embedder import LocalEmbedder
 from scorer.payloads.read import read_payload
@@ -25,6 +27,8 @@ from scorer.stream.broker import (
     MemorySource,
     Outgoing,
     Place,
+    RecordSink,
+    RecordSource,
 )
 from scorer.stream.health import HealthState
 from scorer.stream.metrics import Metrics
@@ -38,6 +42,11 @@ DEAD = ("a" * 12, "b" * 12, "c" * 12)
 READ = partial(read_payload, settings=PayloadSettings(), max_bytes=Limits().max_bytes)
 
 
+@cache
+def _load_detector(folder: Path) -> FaceDetector:
+    return load_detector(folder, read_bundle(folder).manifest.detector, 1)
+
+
 @dataclass
 class Bench:
     """A service, its broker, and what it counts."""
@@ -48,8 +57,8 @@ class Bench:
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     metrics: Metrics = field(default_factory=Metrics)
     stop: threading.Event = field(default_factory=threading.Event)
-    source: type[MemorySource] = MemorySource
-    sink: type[MemorySink] = MemorySink
+    source: Callable[..., RecordSource] = MemorySource
+    sink: Callable[..., RecordSink] = MemorySink
     engine_waits: Callable[[], bool] = lambda: False
 
     def send(self, *values: object) -> None:
@@ -58,10 +67,11 @@ class Bench:
         self.broker.append(Outgoing(PLACE.topic, b"key", value) for value in encoded)
 
     def service(self, **settings: object) -> Service:
-        """Return a service on the broker."""
+        """Return a service on the broker; a second BLAS thread only spins, as `scorer.serve` knows."""
+        threadpool_limits(limits=1, user_api="blas")
         parts = Parts(
             self.read,
-            load_detector(self.starter.folder, self.starter.manifest.detector, 1),
+            _load_detector(self.starter.folder),
             self.embedder,
             self.starter.model,
             Limits(),

@@ -107,7 +107,7 @@ def test_what_is_in_hand_is_announced_once() -> None:
     ledger, tickets = filled(range(5, 7))
     assert ledger.unannounced() == {PLACE: Reach(5, 7)}
     assert not ledger.is_announced(tickets[0])
-    ledger.announced({PLACE: Reach(5, 7)})
+    ledger.announced({PLACE: 7})
     assert ledger.unannounced() == {}
     assert ledger.is_announced(tickets[1])
     assert not ledger.is_announced(ledger.add(record(7)))
