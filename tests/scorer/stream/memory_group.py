@@ -82,6 +82,8 @@ class Member:
         self.dead = False
         self.error: BaseException | None = None
         self.stop = threading.Event()
+        self._goes = threading.Event()  # not set: all its threads stand still
+        self._goes.set()
         self._owned: set[Place] = set()
         self._next: dict[Place, int] = {}
         self._paused: set[Place] = set()
@@ -112,6 +114,18 @@ class Member:
         """End the service as a signal would; any thread may call this, its own ones too."""
         self.dead = True
         self.group.remove(self)
+        self._goes.set()
+
+    def stand_still(self) -> None:
+        """Do nothing until `go_on`, which is later than the session's end."""
+        self._goes.clear()
+        self.group.remove(self)
+
+    def go_on(self) -> None:
+        """Go on, and join the group again."""
+        if not self.dead:
+            self.group.members.append(self)
+        self._goes.set()
 
     def subscribe(self, listener: PartitionListener) -> None:
         """See `RecordSource`."""
@@ -231,6 +245,7 @@ class Member:
             raise Killed
 
     def _sink_lives(self) -> None:
+        self._goes.wait()
         if self.dead:
             raise BrokerRefused("dead")  # noqa: EM101 - ends the deliverer
 

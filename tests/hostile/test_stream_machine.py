@@ -1,0 +1,250 @@
+"""Whatever happens to a group of workers, in whatever order: each record is answered, and nobody pays for another."""
+
+import base64
+import io
+import json
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from PIL import Image
+
+from ingest.probe import EncodedFace
+from scorer.bundle import Bundle, read_bundle
+from scorer.embed import FeatureBatch
+from scorer.messages import ScoreRequest
+from scorer.stream.broker import Place, Record
+from tests.faults.traffic import Verdict
+from tests.scorer.stream.memory_group import Killed, Member, MemoryGroup
+from tests.scorer.stream.service_bench import READ, Bench
+
+PLACES = [Place("unlensed.requests", number) for number in range(3)]
+LIMITS = {"unlensed.results": 1500, "unlensed.dead-letters": 2000}
+CODES = {"poison": "kills_worker", "oversize": "answer_too_large", "not_json": "not_json"}
+MAX_MEMBERS = 3
+LAST_TURNS = 3000
+members = st.integers(0, MAX_MEMBERS - 1)
+places = st.sampled_from(PLACES)
+
+
+@cache
+def starter() -> Bundle:
+    """Return the bundle, once for all examples."""
+    return read_bundle(Path(__file__).resolve().parents[2] / "model_repository")
+
+
+@cache
+def picture(number: int) -> str:
+    """Return one of a few small images, which differ."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), (number, 0, 0)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+class Checksums:
+    """An engine whose features are those of the image's bytes alone, so that an exchanged answer is seen."""
+
+    def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
+        """See `Embedder`."""
+        features = np.array([[zlib.crc32(face.data) / 2**32] * 768 for face in faces], np.float32).reshape(-1, 768)
+        return FeatureBatch(features, {}, np.zeros(len(faces), np.float32))
+
+
+class Stream(RuleBasedStateMachine):
+    """Workers of one group, the records that they are sent, and all that may happen to them."""
+
+    delivery = "at_least_once"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.group = MemoryGroup({place: [] for place in PLACES}, limits=LIMITS)
+        self.kinds: dict[tuple[Place, int], str] = {}
+        self.ids: dict[tuple[Place, int], str] = {}
+        self.exposed: Counter[tuple[Place, int]] = Counter()  # to ends that were no record's doing
+        self.paused: list[Member] = []
+        self.ends = self.sent = 0  # `ends`: of what a partition was in hand of one worker
+        self.join()
+
+    @rule(place=places, count=st.integers(1, 12))
+    def send(self, place: Place, count: int) -> None:
+        """Good requests."""
+        for _ in range(count):
+            self._send(place, "good")
+
+    @rule(place=places, kind=st.sampled_from(["poison", "oversize", "not_json"]))
+    def send_bad(self, place: Place, kind: str) -> None:
+        """A record that kills who decodes it, one whose answer no topic takes, one that is no request."""
+        self._send(place, kind)
+
+    @precondition(lambda self: self.ids)
+    @rule(place=places, number=st.integers(0, 1000))
+    def duplicate(self, place: Place, number: int) -> None:
+        """A request that was sent already, whatever it is."""
+        (of, offset) = list(self.ids)[number % len(self.ids)]
+        record = self.group.logs[of][offset]
+        again = self.group.send(place, record.key, record.value)
+        self._remember(again, self.kinds[of, offset], self.ids[of, offset])
+
+    @rule(member=members, turns=st.integers(1, 6))
+    def poll(self, member: int, turns: int) -> None:
+        """A worker goes on for some turns."""
+        for _ in range(turns):
+            self._turn(member)
+
+    @rule()
+    def join(self) -> None:
+        """One more worker: a rebalance."""
+        if len(self.group.members) + len(self.paused) < MAX_MEMBERS:
+            self.ends += 1
+            Member(self.group, self._serve)
+
+    @rule(member=members)
+    def leave(self, member: int) -> None:
+        """A worker is told to leave: a rebalance."""
+        if len(self.group.members) > 1:
+            leaving = self._member(member)
+            self.ends += 1
+            leaving.stop.set()
+            leaving.finish()
+
+    @rule(member=members)
+    def crash(self, member: int) -> None:
+        """A worker is killed, but never twice with one record in hand, which would be blamed for it."""
+        if self.group.members and self._expose(victim := self._member(member)):
+            victim.kill()
+            victim.turn()
+
+    @rule(member=members)
+    def pause(self, member: int) -> None:
+        """A worker stands still for longer than its session: others take over, who cannot know that it lives."""
+        if self.group.members and self._expose(victim := self._member(member)):
+            victim.stand_still()
+            self.paused.append(victim)
+
+    @rule()
+    def go_on(self) -> None:
+        """One that stood still goes on, and joins again."""
+        if self.paused:
+            self.paused.pop().go_on()
+
+    @rule(what=st.sampled_from(["commit", "notes", "deliver"]), calls=st.integers(1, 2))
+    def outage(self, what: str, calls: int) -> None:
+        """The broker takes no offsets, no notes or no answers for a while."""
+        if not self.group.outages.total():
+            self.group.outages[what] += calls
+
+    @invariant()
+    def nothing_is_wrong(self) -> None:
+        """No offset passes an unanswered record, no good request is a dead letter, no two answers contradict."""
+        with self.group.lock:
+            answers, committed = list(self.group.answers), dict(self.group.committed)
+        letters: dict[tuple[Place, int], list[str]] = defaultdict(list)
+        verdict = Verdict()
+        for answer in answers:
+            if answer.topic == "unlensed.results":
+                verdict.note_result(answer.value or b"")
+            else:
+                told = {name: (value or b"").decode() for name, value in answer.headers}
+                place = Place(told["unlensed-topic"], int(told["unlensed-partition"]))
+                letters[place, int(told["unlensed-offset"])].append(told["unlensed-error-code"])
+        for key, codes in letters.items():
+            assert set(codes) == {CODES.get(self.kinds[key])}, (key, codes)
+            assert len(codes) == 1 or (self.delivery == "at_least_once" and len(codes) <= 1 + self.ends)
+        assert not verdict.conflicting
+        for place, until in committed.items():
+            for offset in range(until):
+                assert self.ids[place, offset] in verdict.answers or letters[place, offset], (place, offset)
+        self.letters = letters
+
+    def teardown(self) -> None:
+        """Once nothing more goes wrong, everything is answered and committed, and each poison is one dead letter."""
+        self.group.outages.clear()
+        while self.paused:
+            self.go_on()
+        for turn in range(LAST_TURNS):
+            if self._is_done():
+                break
+            self._turn(turn)
+        assert self._is_done(), (self.group.committed, self.group.notes)
+        self.nothing_is_wrong()
+        poisons = {key for key, kind in self.kinds.items() if kind == "poison"}
+        assert poisons <= self.letters.keys()
+        for member in list(self.group.members):
+            member.kill()
+            member.turn()
+
+    def _is_done(self) -> bool:
+        return all(self.group.committed.get(place, 0) == len(log) for place, log in self.group.logs.items())
+
+    def _send(self, place: Place, kind: str) -> None:
+        self.sent += 1
+        request = {
+            "request_id": f"{kind}-{self.sent}",
+            "content_id": "c",
+            "image": {"bytes": picture(self.sent % 8)},
+            "faces": [{"face_id": "0", "box": [0, 0, 64, 64]}],
+            "attributes": {"large": "x" * 1000} if kind == "oversize" else {},
+        }
+        value = b"no JSON" if kind == "not_json" else json.dumps(request).encode()
+        record = self.group.send(place, b"key", value)
+        self._remember(record, kind, request["request_id"])  # type: ignore[arg-type]
+
+    def _remember(self, record: Record, kind: str, request_id: str) -> None:
+        self.kinds[record.place, record.offset], self.ids[record.place, record.offset] = kind, request_id
+
+    def _member(self, number: int) -> Member:
+        return self.group.members[number % len(self.group.members)]
+
+    def _turn(self, number: int) -> None:
+        """Let a member turn; one that a record killed is replaced, and one that ended otherwise is a fault."""
+        if not self.group.members:
+            self.join()
+        member = self._member(number)
+        member.turn()
+        if member.dead:
+            assert isinstance(member.error, Killed), member.error
+            self.ends += 1
+
+    def _expose(self, member: Member) -> bool:
+        """Return whether none of the records that a member may have in hand saw such an end before; then they have."""
+        owned = [place for place, owner in self.group.owners.items() if owner is member]
+        may = [
+            (place, offset)
+            for place in owned
+            for offset in range(self.group.committed.get(place, 0), len(self.group.logs[place]))
+        ]
+        if any(self.exposed[key] for key in may):
+            return False
+        self.exposed.update(may)
+        self.ends += 1
+        return True
+
+    def _serve(self, member: Member) -> None:
+        def read(request: ScoreRequest) -> bytes:
+            if request.request_id.startswith("poison"):
+                member.kill()
+                raise Killed
+            return READ(request)
+
+        bench = Bench(starter(), Checksums(), read, source=lambda *_: member, sink=lambda *_: member, stop=member.stop)
+        bench.service(delivery=self.delivery, drain_s=5, revoke_s=1).run()
+
+
+class StreamOnce(Stream):
+    """The same with transactions."""
+
+    delivery = "exactly_once"
+
+
+# Threads decide how far the workers are at each step, so that an example is no recipe: it is neither shrunk nor kept.
+ONCE = settings(max_examples=6, stateful_step_count=30, phases=[Phase.generate], database=None)
+TestStream = Stream.TestCase
+TestStream.settings = settings(ONCE, max_examples=12)
+TestStreamOnce = StreamOnce.TestCase
+TestStreamOnce.settings = ONCE
