@@ -200,6 +200,23 @@ class Ledger:
                 if partition := self._partitions.get(place):
                     partition.committed = offset
 
+    def skip(self, offsets: Mapping[Place, int]) -> dict[Place, int]:
+        """Note where reading is, of partitions with nothing in flight; return what of that is not committed."""
+        moved = {}
+        with self._changed:
+            for place, offset in offsets.items():
+                partition = self._partitions.get(place)
+                if partition is None or partition.open:
+                    continue
+                if partition.reach is None:
+                    partition.first = offset
+                until = partition.reach.until if partition.reach else offset
+                partition.reach = Reach(offset, max(offset, until))
+                partition.announced = max(offset, partition.announced)  # nothing is in hand
+                if partition.committed != offset:
+                    moved[place] = offset
+        return moved
+
     def unannounced(self) -> dict[Place, Reach]:
         """Return the partitions with records in hand that no note speaks of yet."""
         with self._changed:

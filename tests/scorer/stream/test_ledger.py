@@ -207,6 +207,19 @@ def test_a_gap_in_the_offsets_is_stepped_over() -> None:
     assert ledger.reach({PLACE}) == {PLACE: Reach(10, 10)}
 
 
+def test_an_end_without_records_is_passed_when_nothing_is_in_flight() -> None:
+    """What reading has passed is to be committed, once, but never beyond a record in flight."""
+    ledger, (ticket,) = filled(range(5, 6))
+    ledger.open(OTHER)
+    assert ledger.skip({PLACE: 7, OTHER: 3}) == {OTHER: 3}
+    ledger.answer(ticket, answer())
+    ledger.acknowledge(ledger.wait_ready(0, 10))
+    assert ledger.skip({PLACE: 7, OTHER: 3}) == {PLACE: 7, OTHER: 3}
+    ledger.committed({PLACE: 7, OTHER: 3})
+    assert ledger.skip({PLACE: 7, OTHER: 3}) == ledger.uncommitted() == {}
+    assert ledger.unannounced() == {}
+
+
 def test_partitions_do_not_wait_for_each_other() -> None:
     """A slow record holds back its own partition only."""
     ledger, _ = filled(range(2))
