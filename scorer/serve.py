@@ -136,7 +136,7 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
         start_sandbox(sandbox)
         state.set_ready(ready=True, why="")
         parts = Parts(
-            partial(read_payload, settings=settings.payloads, max_bytes=settings.limits.max_bytes),
+            lambda request, max_bytes: read_payload(request, settings.payloads, max_bytes),
             sandbox,
             embedder,
             bundle.model,

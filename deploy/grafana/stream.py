@@ -100,12 +100,37 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Lag in records",
-            "Records behind the last one polled. One partition far above the others: a hot key, or a stuck worker.",
+            "Offsets from the last one read to the log's end. One partition far above the others: a hot key, a stuck "
+            "worker, or an open transaction.",
             "short",
             (
                 (
                     f"sum by (unlensed_stage, topic, partition) (unlensed_lag_records{OURS})",
                     "{{topic}} {{partition}} {{unlensed_stage}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Open transactions",
+            "How long one has kept what follows it from being read. Requests are read with `read_committed`: look for "
+            "the producer that does not end it (`kafka-transactions.sh find-hanging`).",
+            "s",
+            (
+                (
+                    f"max by (unlensed_stage, topic, partition) (unlensed_transaction_open_seconds{OURS})",
+                    "{{topic}} {{partition}} {{unlensed_stage}}",
+                ),
+            ),
+            limit=300,
+        ),
+        Panel(
+            "Requests lost unread",
+            "The broker deleted them before they were read; the workers' logs name the offsets.",
+            "short",
+            (
+                (
+                    f"sum by (topic) (unlensed_records_expired_total{OURS}) or on () vector(0)",
+                    "{{topic}}",
                 ),
             ),
         ),
@@ -167,7 +192,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Bytes in flight",
-            "Held for records in flight; `stream.max_in_flight_bytes` bounds it.",
+            "Records, their images, and answers that are not acknowledged; `stream.max_in_flight_bytes` bounds it.",
             "bytes",
             ((f"sum by ({WORKER}) (unlensed_in_flight_bytes{OURS})", WORKERS_NAME),),
         ),

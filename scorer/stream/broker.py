@@ -145,7 +145,13 @@ class RecordSource(Protocol):
         """
 
     def lag(self) -> Mapping[Place, int]:
-        """Return how many records lie after the last one returned, by partition, as far as is known."""
+        """Return how many offsets lie after the last one read, by partition, paused or not, as far as is known."""
+
+    def skipped(self) -> Mapping[Place, int]:
+        """Return where reading is, of partitions where it has passed offsets without a record since the last one."""
+
+    def blocked_s(self) -> Mapping[Place, float]:
+        """Return for how many seconds an open transaction has kept what follows from being read, by partition."""
 
     def close(self, timeout_s: float) -> None:
         """Leave the group; calls `on_revoked` for what is still ours."""
@@ -241,6 +247,14 @@ class MemorySource:
     def lag(self) -> Mapping[Place, int]:
         """See `RecordSource`."""
         return {self._place: len(self._broker.topics[self._place.topic]) - self._next}
+
+    def skipped(self) -> Mapping[Place, int]:
+        """See `RecordSource`; every offset has a record."""
+        return {}
+
+    def blocked_s(self) -> Mapping[Place, float]:
+        """See `RecordSource`; a transaction is seen as a whole."""
+        return {}
 
     def close(self, timeout_s: float) -> None:  # noqa: ARG002 - nothing here can wait
         """See `RecordSource`."""

@@ -9,7 +9,7 @@ from scorer.stream.logs import get_logger
 from scorer.stream.metrics import Metrics
 from scorer.stream.patience import Backoff
 
-MAX_RECORDS = 500
+MAX_RECORDS, MAX_BYTES = 500, 32 * 2**20  # the client keeps a copy of what is under way
 
 log = get_logger(__name__)
 
@@ -64,7 +64,7 @@ class Deliverer:
             self._on_crash(error)
 
     def _deliver(self) -> None:
-        ready = self._ledger.wait_ready(0.1, MAX_RECORDS)
+        ready = self._ledger.wait_ready(0.1, MAX_RECORDS, MAX_BYTES)
         if not ready:
             return
         with self._metrics.stage_seconds.labels(stage="deliver").time():

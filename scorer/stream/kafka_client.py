@@ -17,6 +17,7 @@ from kafka.net.compat import KafkaNetClient
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.partitioner import DefaultPartitioner
+from kafka.protocol.consumer.offsets import OffsetSpec
 from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
 
 from scorer.settings import SettingsError
@@ -94,7 +95,9 @@ class Brokers:
             **security_options(kafka, insecure_dev=insecure_dev),
         }
 
-    def open_consumer(self, group: str | None, *, joins: bool) -> tuple[Any, "Connections"]:
+    def open_consumer(
+        self, group: str | None, *, joins: bool, isolation: str = "read_committed"
+    ) -> tuple[Any, "Connections"]:
         """Return a consumer and its connections; one that `joins` shares the topic with the group's other members.
 
         Raises:
@@ -114,7 +117,7 @@ class Brokers:
             group_id=group,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
-            isolation_level="read_committed",
+            isolation_level=isolation,
             fetch_max_bytes=FETCH_BYTES,
             max_partition_fetch_bytes=PARTITION_FETCH_BYTES,
             receive_message_max_bytes=FRAME_BYTES,
@@ -294,6 +297,26 @@ def is_replaced(consumer: Any) -> bool:  # noqa: ANN401 - the client ships no ty
 def give_up_membership(consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
     """Let `close` leave the group although the membership is static, at which the client only falls silent."""
     consumer._coordinator.is_dynamic_member = lambda: True  # noqa: SLF001 - it has no option for this
+
+
+class LogEnds:
+    """Where partitions end for a consumer: as far as it may read, by its isolation. Nobody waits for an answer."""
+
+    def __init__(self, consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
+        self._fetcher, self._asked = consumer._fetcher, None  # noqa: SLF001 - it asks in no other way without waiting
+        self.known: dict[Place, int] = {}
+
+    def ask(self, partitions: Collection[TopicPartition]) -> None:
+        """Take in what was answered, and ask again unless that is still to come."""
+        if self._asked is not None:
+            if not self._asked.is_done:
+                return
+            if self._asked.succeeded():
+                found, _ = self._asked.value
+                self.known = {Place(*partition): end.offset for partition, end in found.items()}
+        if partitions:
+            wanted = dict.fromkeys(partitions, OffsetSpec.LATEST)
+            self._asked = self._fetcher._manager.call_soon(self._fetcher._send_list_offsets_requests, wanted)  # noqa: SLF001
 
 
 class Connections:

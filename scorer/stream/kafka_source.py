@@ -11,6 +11,7 @@ from scorer.stream.kafka_client import (
     Brokers,
     ConsumerGroupMetadata,
     HandOver,
+    LogEnds,
     MemberState,
     Rebalances,
     TopicPartition,
@@ -41,7 +42,11 @@ class KafkaSource:
     def __init__(self, brokers: Brokers, group: str, topic: str, *, stays_member: bool = False) -> None:
         self._brokers, self._group, self._topic = brokers, group, topic
         self._consumer, self._connections = brokers.open_consumer(group, joins=True)
-        self._notes, _ = brokers.open_consumer(f"{group}.notes", joins=False)
+        self._notes, _ = brokers.open_consumer(f"{group}.notes", joins=False, isolation="read_uncommitted")
+        # Where a transaction is open, the end of what may be read lies before the log's.
+        self._stable_ends, self._log_ends = LogEnds(self._consumer), LogEnds(self._notes)
+        self._read: dict[Place, int] = {}  # behind the last record
+        self._blocked: dict[Place, tuple[int, float]] = {}  # at which offset, since when
         self._notes.assign([TopicPartition(topic, 0)])  # a member of no group, whatever the partition
         self._stays_member = stays_member
         self._left = note_resets(self._consumer)
@@ -93,6 +98,8 @@ class KafkaSource:
         self._hand_over()
         self._tell_expired(polled)
         self._notice_silence()
+        for partition, records in polled.items():
+            self._read[Place(*partition)] = records[-1].offset + 1
         return [to_record(each) for records in polled.values() for each in records]
 
     def pause(self, places: Collection[Place]) -> None:
@@ -128,15 +135,40 @@ class KafkaSource:
         self._store(self._notes, {place: Position(0, note) for place, note in notes.items()})
 
     def lag(self) -> Mapping[Place, int]:
-        """See `RecordSource`; asks nobody."""
+        """See `RecordSource`; as the broker answered to the last call, and to reads."""
         lags = {}
-        for partition in self._ours(self._owned):
-            end = self._consumer.highwater(partition)
-            with suppress(errors.KafkaError):
-                position = self._consumer.position(partition, timeout_ms=0)
-                if end is not None and position is not None:
-                    lags[Place(*partition)] = max(0, end - position)
+        ours = self._ours(self._owned)
+        self._log_ends.ask(ours)
+        for partition in ours:
+            ends = (self._log_ends.known.get(Place(*partition)), self._consumer.highwater(partition))
+            position = self._position(partition)
+            if position is not None and any(end is not None for end in ends):
+                lags[Place(*partition)] = max(0, max(end for end in ends if end is not None) - position)
         return lags
+
+    def skipped(self) -> Mapping[Place, int]:
+        """See `RecordSource`: the ends of transactions, and what was aborted, compacted or has expired."""
+        positions = {Place(*partition): self._position(partition) for partition in self._ours(self._owned)}
+        return {place: at for place, at in positions.items() if at is not None and at > self._read[place]}
+
+    def blocked_s(self) -> Mapping[Place, float]:
+        """See `RecordSource`; as the broker answered to the last calls of this and of `lag`."""
+        ours, now = self._ours(self._owned), time.monotonic()
+        self._stable_ends.ask(ours)
+        blocked: dict[Place, tuple[int, float]] = {}
+        for place in (Place(*partition) for partition in ours):
+            stable = self._stable_ends.known.get(place)
+            if stable is not None and stable < self._log_ends.known.get(place, 0):
+                at, since = self._blocked.get(place, (stable, now))
+                blocked[place] = (stable, since if at == stable else now)
+        self._blocked = blocked
+        return {place: now - blocked[place][1] if place in blocked else 0.0 for place in self._owned}
+
+    def _position(self, partition: TopicPartition) -> int | None:
+        with suppress(errors.KafkaError):
+            position: int | None = self._consumer.position(partition, timeout_ms=0)
+            return position
+        return None
 
     def membership(self, places: Collection[Place]) -> ConsumerGroupMetadata:
         """Return what proves to the broker that these partitions are ours now; from any thread.
@@ -213,6 +245,7 @@ class KafkaSource:
             self._wait_out(error, time.monotonic())
             return
         for place, offset in offsets.items():
+            self._read[place] = offset or 0
             if offset is not None:
                 self._consumer.seek(arriving[place], offset)
         self._consumer.resume(*arriving.values())

@@ -2,8 +2,12 @@
 
 A partition's records are answered in the order in which they came. An offset may be committed only when every
 record below it was acknowledged; a partition that went away takes its unfinished records with it.
+
+The ledger also counts what is held for records in flight: the record, its image until it is answered, and its answer
+until that is acknowledged. A record whose partition went away while it was processed counts until it is answered.
 """
 
+import sys
 import threading
 import time
 from collections import deque
@@ -21,12 +25,14 @@ class Ticket:
     Attributes:
         answer: what will be produced for it.
         on_acknowledged: called once, when that is safe with the broker.
+        forgotten: its partition went away while it was processed.
     """
 
     record: Record
     answer: Outgoing | None = None
     on_acknowledged: Callable[[], object] = lambda: None
     received_s: float = field(default_factory=time.monotonic)
+    forgotten: bool = False
 
 
 class Reach(NamedTuple):
@@ -51,8 +57,14 @@ class Ledger:
     def __init__(self) -> None:
         self._partitions: dict[Place, _Partition] = {}
         self._changed = threading.Condition()
-        self.images = 0
+        self._held: dict[Ticket, int] = {}  # bytes
+        self._fetched: set[Ticket] = set()  # with an image that was not in the record
         self.bytes = 0
+
+    @property
+    def images(self) -> int:
+        """Records for which something is held."""
+        return len(self._held)
 
     def open(self, place: Place) -> None:
         """Start to account for a partition that was assigned."""
@@ -63,9 +75,10 @@ class Ledger:
         """Forget partitions; answers to their records fall on the floor."""
         with self._changed:
             for place in places:
-                partition = self._partitions.pop(place, _Partition())
-                self.images -= len(partition.open)
-                self.bytes -= sum(ticket.record.size for ticket in partition.open)
+                for ticket in self._partitions.pop(place, _Partition()).open:
+                    ticket.forgotten = True
+                    if ticket.answer:
+                        self._strike(ticket)
             self._changed.notify_all()
 
     def add(self, record: Record) -> Ticket:
@@ -77,9 +90,29 @@ class Ledger:
             if partition.reach is None:
                 partition.first = record.offset
             partition.reach = Reach(partition.reach.offset if partition.reach else record.offset, record.offset + 1)
-            self.images += 1
-            self.bytes += record.size
+            # What base64 in the record will be decoded to; an image that is elsewhere is counted by `claim`.
+            self._count(ticket, record.size + len(record.value or b"") * 3 // 4)
         return ticket
+
+    def claim(self, ticket: Ticket, size: int, budget: int) -> None:
+        """Wait until an image of `size` bytes that is not in the record fits into the budget, and count it.
+
+        One image fits always: those that wait for their turn may be what the budget is spent on. What was claimed for
+        the same record before is given back.
+        """
+        with self._changed:
+            self._fetched.discard(ticket)
+            self._count(ticket, ticket.record.size)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._fetched or self.bytes + size <= budget)
+            self._fetched.add(ticket)
+            self._count(ticket, ticket.record.size + size)
+
+    def hold(self, ticket: Ticket, size: int) -> None:
+        """Count a record's image with `size` bytes, as it turned out to have."""
+        with self._changed:
+            self._count(ticket, ticket.record.size + size)
+            self._changed.notify_all()
 
     def drop(self, tickets: Collection[Ticket]) -> None:
         """Forget the last records of partitions, which nobody has begun."""
@@ -88,26 +121,31 @@ class Ledger:
                 partition = self._partitions.get(ticket.record.place)
                 if partition and partition.open and partition.open[-1] is ticket:
                     partition.open.pop()
-                    self.images -= 1
-                    self.bytes -= ticket.record.size
+                    self._strike(ticket)
             self._changed.notify_all()
 
     def answer(self, ticket: Ticket, answer: Outgoing, on_acknowledged: Callable[[], object] = lambda: None) -> None:
-        """Say what is to be produced for a record, and what to do when that is acknowledged."""
+        """Say what is to be produced for a record, whose image is held no longer, and what to do when that is safe."""
         with self._changed:
             ticket.answer, ticket.on_acknowledged = answer, on_acknowledged
+            self._fetched.discard(ticket)
+            if ticket.forgotten:
+                self._strike(ticket)
+            else:
+                self._count(ticket, ticket.record.size + _count_added(ticket.record, answer))
             self._changed.notify_all()
 
-    def wait_ready(self, timeout_s: float, max_records: int) -> dict[Place, list[Ticket]]:
+    def wait_ready(self, timeout_s: float, max_records: int, max_bytes: int = sys.maxsize) -> dict[Place, list[Ticket]]:
         """Return what may be produced now: of each partition the answered records before the first open one.
 
-        Nothing is taken away until `acknowledge`, so that a delivery that failed is simply asked for again.
+        One answer may be larger than `max_bytes`, alone. Nothing is taken away until `acknowledge`, so that a delivery
+        that failed is simply asked for again.
         """
         with self._changed:
-            if ready := self._ready(max_records):
+            if ready := self._ready(max_records, max_bytes):
                 return ready
             self._changed.wait(timeout_s)
-            return self._ready(max_records)
+            return self._ready(max_records, max_bytes)
 
     def acknowledge(self, delivered: Mapping[Place, list[Ticket]]) -> None:
         """Note that the answers were acknowledged; those of partitions that went away meanwhile move no position."""
@@ -120,8 +158,7 @@ class Ledger:
                     partition.open.popleft()
                     offset = ticket.record.offset + 1
                     partition.reach = Reach(offset, max(offset, partition.reach.until if partition.reach else 0))
-                    self.images -= 1
-                    self.bytes -= ticket.record.size
+                    self._strike(ticket)
             self._changed.notify_all()
         for tickets in delivered.values():
             for ticket in tickets:
@@ -162,6 +199,23 @@ class Ledger:
             for place, offset in offsets.items():
                 if partition := self._partitions.get(place):
                     partition.committed = offset
+
+    def skip(self, offsets: Mapping[Place, int]) -> dict[Place, int]:
+        """Note where reading is, of partitions with nothing in flight; return what of that is not committed."""
+        moved = {}
+        with self._changed:
+            for place, offset in offsets.items():
+                partition = self._partitions.get(place)
+                if partition is None or partition.open:
+                    continue
+                if partition.reach is None:
+                    partition.first = offset
+                until = partition.reach.until if partition.reach else offset
+                partition.reach = Reach(offset, max(offset, until))
+                partition.announced = max(offset, partition.announced)  # nothing is in hand
+                if partition.committed != offset:
+                    moved[place] = offset
+        return moved
 
     def unannounced(self) -> dict[Place, Reach]:
         """Return the partitions with records in hand that no note speaks of yet."""
@@ -211,16 +265,28 @@ class Ledger:
             written = (ticket.record.timestamp_ms for each in self._partitions.values() for ticket in each.open)
             return min((timestamp_ms for timestamp_ms in written if timestamp_ms > 0), default=None)
 
-    def _ready(self, max_records: int) -> dict[Place, list[Ticket]]:
+    def _count(self, ticket: Ticket, size: int) -> None:
+        self.bytes += size - self._held.get(ticket, 0)
+        self._held[ticket] = size
+
+    def _strike(self, ticket: Ticket) -> None:
+        self.bytes -= self._held.pop(ticket, 0)
+
+    def _ready(self, max_records: int, max_bytes: int) -> dict[Place, list[Ticket]]:
         ready: dict[Place, list[Ticket]] = {}
-        left = max_records
+        records, size = 0, 0
         for place, partition in self._partitions.items():
-            tickets = []
             for ticket in partition.open:
-                if ticket.answer is None or left == 0:
+                if ticket.answer is None:
                     break
-                tickets.append(ticket)
-                left -= 1
-            if tickets:
-                ready[place] = tickets
+                records, size = records + 1, size + ticket.answer.size
+                if records > max_records or (records > 1 and size > max_bytes):
+                    return ready
+                ready.setdefault(place, []).append(ticket)
         return ready
+
+
+def _count_added(record: Record, answer: Outgoing) -> int:
+    """Return how many bytes an answer has that its record does not share with it."""
+    pairs = ((answer.key, record.key), (answer.value, record.value))
+    return answer.size - sum(len(ours) for ours, its in pairs if ours and ours is its)

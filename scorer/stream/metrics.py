@@ -40,11 +40,16 @@ NAMES = {
     "unlensed_batch_images": "Images in a batch.",
     "unlensed_batch_faces": "Faces in a batch.",
     # How far behind.
-    "unlensed_lag_records": "Records behind the last one polled, by topic and partition that this worker holds.",
-    "unlensed_lag_seconds": "Age of the oldest record in hand, by its broker timestamp; 0 with none in hand.",
+    "unlensed_lag_records": "Offsets from the last one read to the log's end, by topic and partition that this worker "
+    "holds, also while partitions are paused.",
+    "unlensed_lag_seconds": "Age of the oldest record in hand, by its broker timestamp; 0 with none in hand, NaN when "
+    "none of them has a timestamp.",
+    "unlensed_transaction_open_seconds": "Seconds for which an open transaction has kept the records behind its first "
+    "one from being read, by topic and partition that this worker holds.",
     # Backpressure and outages.
     "unlensed_in_flight_images": "Records polled and not yet acknowledged.",
-    "unlensed_in_flight_bytes": "Bytes held for records in flight.",
+    "unlensed_in_flight_bytes": "Bytes held for records in flight: the records, their images until they are answered, "
+    "and answers until they are acknowledged.",
     "unlensed_paused": "1 while partitions are paused.",
     "unlensed_pauses_total": "Pauses begun, by reason: bytes or images (a budget is spent), backend or broker (down).",
     "unlensed_backend_up": "1 while the engine answers.",
@@ -96,6 +101,7 @@ class Metrics:
         self.batch_faces = self._new(Histogram, "unlensed_batch_faces", buckets=COUNTS)
         self.lag_records = self._new(Gauge, "unlensed_lag_records", "topic", "partition")
         self.lag_seconds = self._new(Gauge, "unlensed_lag_seconds")
+        self.transaction_open_seconds = self._new(Gauge, "unlensed_transaction_open_seconds", "topic", "partition")
         self.in_flight_images = self._new(Gauge, "unlensed_in_flight_images")
         self.in_flight_bytes = self._new(Gauge, "unlensed_in_flight_bytes")
         self.paused = self._new(Gauge, "unlensed_paused")
@@ -107,8 +113,9 @@ class Metrics:
         self.policy_refused = self._new(Gauge, "unlensed_policy_refused")
 
     def forget(self, place: Place) -> None:
-        """Drop the lag of a partition that is no longer ours; its new owner reports it."""
-        self.lag_records.remove(place.topic, str(place.partition))
+        """Drop what is said of a partition that is no longer ours; its new owner reports it."""
+        for gauge in (self.lag_records, self.transaction_open_seconds):
+            gauge.remove(place.topic, str(place.partition))
 
     def _new(
         self,

@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from ingest.detect import FaceDetector
 from ingest.detector_pool import SandboxClosed
 from ingest.probe import Limits
-from ingest.reasons import Unscorable
+from ingest.reasons import Reason, Unscorable
 from scorer.decide import Policy
 from scorer.embed import Embedder
 from scorer.locate import LocatedImage, locate_faces, refuse
@@ -25,6 +25,7 @@ from scorer.payloads.https import PayloadUnavailable
 from scorer.policies import PolicyNotFound, PolicyWatcher
 from scorer.score import score_batch
 from scorer.stream.batcher import Batcher
+from scorer.stream.broker import Outgoing
 from scorer.stream.codec import InvalidRecord, encode_result, parse_request
 from scorer.stream.dead_letters import dead_letter, shrink
 from scorer.stream.ledger import Ledger, Ticket
@@ -34,6 +35,9 @@ from scorer.stream.settings import StreamSettings
 from scorer.stream.tracing import Span, TraceContext, record_span, span, trace_headers
 
 WORKERS = 8  # more than cores: a claim check waits for its store
+FIRST_BYTES = 4 * 2**20  # of an image that is not in its record; few are larger, and those are read twice
+
+Answer = tuple[Ticket, Outgoing, Callable[[], object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,12 @@ class Parts:
     """What the pipeline works with.
 
     Attributes:
-        read_payload: returns a request's image; raises `Unscorable` or `PayloadUnavailable`.
+        read_payload: returns a request's image of at most so many bytes; raises `Unscorable` or `PayloadUnavailable`.
         detector: thread-safe.
         embedder: thread-safe; waits out outages and raises `Stopped` when it shall not.
     """
 
-    read_payload: Callable[[ScoreRequest], bytes]
+    read_payload: Callable[[ScoreRequest, int], bytes]
     detector: FaceDetector
     embedder: Embedder
     model: Model
@@ -124,40 +128,70 @@ class Pipeline:
 
     def _prepare_all(self) -> None:
         while (submitted := self._submitted.get()) is not None:
-            ticket, alone = submitted
-            of_record = record_span(ticket.record, self._settings.group_id)
-            try:
-                scorable = self._prepare(ticket, of_record)
-            except (InvalidRecord, PolicyNotFound) as error:
-                self._reject(ticket, of_record, error.code, str(error))
-            except PayloadUnavailable as error:
-                self._reject(ticket, of_record, DeadLetterCode.PAYLOAD_UNAVAILABLE, str(error))
-            else:
-                self._batcher.add(scorable, len(scorable.image.data), full=alone)
+            self._prepare_one(*submitted)  # whose frame holds the image no longer than it takes
+
+    def _prepare_one(self, ticket: Ticket, alone: bool) -> None:  # noqa: FBT001 - as it was submitted
+        of_record = record_span(ticket.record, self._settings.group_id)
+        try:
+            scorable = self._prepare(ticket, of_record)
+        except (InvalidRecord, PolicyNotFound) as error:
+            self._reject(ticket, of_record, error.code, str(error))
+        except PayloadUnavailable as error:
+            self._reject(ticket, of_record, DeadLetterCode.PAYLOAD_UNAVAILABLE, str(error))
+        else:
+            self._batcher.add(scorable, len(scorable.image.data), full=alone)
 
     def _prepare(self, ticket: Ticket, of_record: Span) -> Scorable:
         request = parse_request(ticket.record, self._settings.max_record_bytes, self._settings.max_json_bytes)
         policy = self._parts.policies.book.choose(request)
         try:
             with self._stage("payload", of_record.context):
-                data = self._parts.read_payload(request)
+                data = self._read(ticket, request)
         except Unscorable as failure:
-            return Scorable(ticket, of_record, refuse(request, failure), policy)
+            self._ledger.hold(ticket, 0)
+            # Without the traceback, whose frames hold what was read.
+            return Scorable(ticket, of_record, refuse(request, failure.with_traceback(None)), policy)
         with self._stage("locate", of_record.context):
             image = locate_faces(request, data, self._parts.detector, self._parts.limits, policy.min_face_px)
         return Scorable(ticket, of_record, image, policy)
 
+    def _read(self, ticket: Ticket, request: ScoreRequest) -> bytes:
+        inline = request.image.data is not None
+        data = (
+            self._parts.read_payload(request, self._parts.limits.max_bytes) if inline else self._fetch(ticket, request)
+        )
+        self._ledger.hold(ticket, len(data))
+        return data
+
+    def _fetch(self, ticket: Ticket, request: ScoreRequest) -> bytes:
+        """Return an image that is not in its record, read when there is room for as much as it may have."""
+        most = self._parts.limits.max_bytes
+        for size in sorted({min(FIRST_BYTES, most), most}):
+            self._ledger.claim(ticket, size, self._settings.max_in_flight_bytes)
+            try:
+                return self._parts.read_payload(request, size)
+            except Unscorable as failure:
+                if size == most or failure.reason is not Reason.TOO_MANY_BYTES:
+                    raise
+        raise AssertionError(most)
+
     def _score_all(self) -> None:
         while batch := self._batcher.take():
-            for _, waited_s in batch:
-                self._metrics.stage_seconds.labels(stage="wait").observe(waited_s)
-            self._metrics.batch_images.observe(len(batch))
-            self._metrics.batch_faces.observe(sum(len(scorable.image.faces) for scorable, _ in batch))
-            # A batch has as many parents as records; its span hangs under the first one's.
-            with self._stage("score", batch[0][0].span.context):
-                self._score([scorable for scorable, _ in batch])
+            answers = self._score_batch(batch)
+            del batch  # the ledger counts its images until they are answered
+            for ticket, answer, on_acknowledged in answers:
+                self._ledger.answer(ticket, answer, on_acknowledged)
 
-    def _score(self, batch: list[Scorable]) -> None:
+    def _score_batch(self, batch: list[tuple[Scorable, float]]) -> list[Answer]:
+        for _, waited_s in batch:
+            self._metrics.stage_seconds.labels(stage="wait").observe(waited_s)
+        self._metrics.batch_images.observe(len(batch))
+        self._metrics.batch_faces.observe(sum(len(scorable.image.faces) for scorable, _ in batch))
+        # A batch has as many parents as records; its span hangs under the first one's.
+        with self._stage("score", batch[0][0].span.context):
+            return self._score([scorable for scorable, _ in batch])
+
+    def _score(self, batch: list[Scorable]) -> list[Answer]:
         policies = {id(scorable.image.request): scorable.policy for scorable in batch}
         results = score_batch(
             [scorable.image for scorable in batch],
@@ -166,10 +200,12 @@ class Pipeline:
             lambda request: policies[id(request)],
         )
         topic, mode = self._settings.results_topic, self._settings.mode
+        answers: list[Answer] = []
         for scorable, result in zip(batch, results, strict=True):
             ticket, of_record = scorable.ticket, scorable.span
             answer = encode_result(ticket.record, result, topic, mode, trace_headers(of_record.context))
-            self._ledger.answer(ticket, answer, partial(self._count_result, ticket, of_record, result))
+            answers.append((ticket, answer, partial(self._count_result, ticket, of_record, result)))
+        return answers
 
     def _reject(self, ticket: Ticket, of_record: Span, code: DeadLetterCode, message: str, attempts: int = 1) -> None:
         topic, digest = self._settings.dead_letters_topic, self._parts.model.digest

@@ -5,6 +5,7 @@ that the group never takes a busy worker for a dead one. The loop's thread owns 
 sink; everything in flight is in the ledger.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -290,9 +291,9 @@ class Service:
         self._ledger.announced({place: reach.until for place, reach in in_hand.items()} | dict.fromkeys(done, -1))
         return True
 
-    def _commit(self, offsets: Mapping[Place, int]) -> bool:
-        """Commit what was acknowledged, which transactions have done already; return whether it is stored."""
-        if self._once or not offsets:
+    def _commit(self, offsets: Mapping[Place, int], *, skipped: bool = False) -> bool:
+        """Commit what was acknowledged, as transactions have done, or what was skipped; return whether it is stored."""
+        if (self._once and not skipped) or not offsets:
             return True
         try:
             self._source.commit(offsets)
@@ -332,12 +333,18 @@ class Service:
         if now_s < self._report_at_s:
             return
         self._report_at_s = now_s + REPORT_EVERY_S
+        # What holds no request at a partition's end is passed, or its committed lag would never be 0.
+        self._commit(self._ledger.skip(self._source.skipped()), skipped=True)
         for place, records in self._source.lag().items():
             self._metrics.lag_records.labels(topic=place.topic, partition=str(place.partition)).set(records)
             if not records:
                 self._turns.caught_up(place)
-        oldest_ms = self._ledger.oldest_timestamp_ms()
-        self._metrics.lag_seconds.set(max(0.0, time.time() - oldest_ms / 1000) if oldest_ms else 0.0)
+        for place, seconds in self._source.blocked_s().items():
+            self._metrics.transaction_open_seconds.labels(topic=place.topic, partition=str(place.partition)).set(
+                seconds
+            )
+        oldest_ms, unknown_s = self._ledger.oldest_timestamp_ms(), math.nan if self._ledger.images else 0.0
+        self._metrics.lag_seconds.set(max(0.0, time.time() - oldest_ms / 1000) if oldest_ms else unknown_s)
         if self._policies.reload_if_changed():
             self._metrics.policy_reloads.inc()
         self._metrics.policy_refused.set(self._policies.refused)

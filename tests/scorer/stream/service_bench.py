@@ -5,7 +5,7 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ingest.detect import FaceDetector, load_detector
 from ingest.probe import Limits
 from scorer.bundle import Bundle, read_bundle
 from scorer.decide import Policy
+from scorer.messages import ScoreRequest
 from scorer.openvino_embedder import LocalEmbedder
 from scorer.payloads.read import read_payload
 from scorer.payloads.settings import PayloadSettings
@@ -39,7 +40,11 @@ from scorer.stream.settings import HealthSettings, StreamSettings
 PLACE = Place("unlensed.requests", 0)
 FACE = {"face_id": "0", "box": [180, 70, 95, 110]}
 DEAD = ("a" * 12, "b" * 12, "c" * 12)
-READ = partial(read_payload, settings=PayloadSettings(), max_bytes=Limits().max_bytes)
+
+
+def read_inline(request: ScoreRequest, max_bytes: int) -> bytes:
+    """Return a request's image, which no store is asked for."""
+    return read_payload(request, PayloadSettings(), max_bytes)
 
 
 @cache
@@ -53,7 +58,8 @@ class Bench:
 
     starter: Bundle
     embedder: Any
-    read: Callable[..., bytes] = READ
+    read: Callable[[ScoreRequest, int], bytes] = read_inline
+    limits: Limits = field(default_factory=Limits)
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     metrics: Metrics = field(default_factory=Metrics)
     stop: threading.Event = field(default_factory=threading.Event)
@@ -74,7 +80,7 @@ class Bench:
             _load_detector(self.starter.folder),
             self.embedder,
             self.starter.model,
-            Limits(),
+            self.limits,
             PolicyWatcher(None, self.starter.manifest.calibration, Policy()),
         )
         return Service(

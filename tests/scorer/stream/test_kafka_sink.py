@@ -1,13 +1,16 @@
 """Writing to a real broker: what was acknowledged is there, and transactions happen as a whole or not at all."""
 
+import time
+from contextlib import nullcontext
+
 import pytest
-from kafka import KafkaConsumer, TopicPartition, errors
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition, errors
 from kafka.partitioner import murmur2
 
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, RecordsTooLarge
 from scorer.stream.kafka_client import Brokers, ConsumerGroupMetadata
 from scorer.stream.kafka_sink import KafkaSink
-from tests.scorer.stream.kafka_peers import Member, Site, turn_until
+from tests.scorer.stream.kafka_peers import Member, Site, turn_until, wait_until
 
 ONCE = "exactly_once"
 
@@ -79,13 +82,34 @@ def test_records_that_the_topic_refuses_are_named(site: Site) -> None:
     assert sorted(values(site)) == [b"fits", *[b"y" * 4000] * 5]
 
 
+@pytest.mark.parametrize("hours", [-90_000, 90_000])
+def test_a_wrong_clock_is_no_refusal(site: Site, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    """Where the broker stamps records it takes them from ten years off; elsewhere it is waited for until that ends."""
+    site.create_topics(message_timestamp_type="LogAppendTime")
+    _, sink = site.connect()
+    send = KafkaProducer.send
+
+    def send_late(producer: KafkaProducer, topic: str, value: bytes, **options: object) -> object:
+        return send(producer, topic, value, timestamp_ms=int((time.time() + hours * 3600) * 1000), **options)
+
+    monkeypatch.setattr(KafkaProducer, "send", send_late)
+    sink.deliver(results(site, b"stamped by the broker"))
+    assert values(site) == [b"stamped by the broker"]
+    letter = Outgoing(site.stream.dead_letters, None, b"stamped here")
+    with pytest.raises(BrokerUnavailable, match="InvalidTimestamp") if hours > 0 else nullcontext():
+        sink.deliver([letter])
+    monkeypatch.undo()
+    sink.deliver([letter])
+
+
 def test_transactions_write_results_and_positions_together(site: Site) -> None:
     """Readers see each batch as a whole, and the group's position moves with it."""
     member = join_with_records(site, delivery=ONCE)
     place = Place(site.stream.requests, 0)
     for number in range(3):
         member.sink.deliver_once(results(site, b"a%d" % number, b"b%d" % number), {place: number + 1})
-        assert stored(site) == number + 1
+        # The coordinator acknowledges a transaction a little before it shows the positions in it.
+        wait_until(lambda number=number: stored(site) == number + 1, "the position")
     assert values(site) == [b"a0", b"b0", b"a1", b"b1", b"a2", b"b2"]
     member.done.clear()
     member.source.close(timeout_s=2)

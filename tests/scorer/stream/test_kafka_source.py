@@ -1,4 +1,4 @@
-"""Reading from a real broker: positions, notes, rebalances, lag, and records that mean harm."""
+"""Reading from a real broker: positions, notes, rebalances, and records that mean harm."""
 
 import threading
 import time
@@ -85,22 +85,6 @@ def test_pauses_hold_records_back(site: Site) -> None:
     assert quiet not in {record.place for record in member.polled}
     member.source.resume([quiet, stranger])
     turn_until([member], lambda: len(member.polled) == 40, "all records")
-
-
-def test_lag_counts_what_is_left(site: Site) -> None:
-    """Lag is what lies behind the last record returned, for each partition."""
-    site.create_topics()
-    site.produce(site.requests(25))
-    member = site.join()
-    place = Place(site.stream.requests, 0)
-    assert member.source.lag() == {}
-    polled: list[object] = []
-    while not polled:
-        polled += member.source.poll(0.1, 10)
-    assert member.source.lag() == {place: 15}
-    while len(polled) < 25:
-        polled += member.source.poll(0.1, 10)
-    assert member.source.lag() == {place: 0}
 
 
 def test_rebalances_lose_and_repeat_nothing(site: Site) -> None:

@@ -1,6 +1,9 @@
-"""The ledger: what may be produced, what may be committed, and what is forgotten."""
+"""The ledger: what may be produced, what may be committed, what is held, and what is forgotten."""
 
 import threading
+import time
+from collections.abc import Callable
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,19 +46,33 @@ def test_answers_leave_in_the_order_of_the_records(order: list[int], at_once: in
     assert (ledger.images, ledger.bytes) == (0, 0)
 
 
-@given(st.lists(st.sampled_from(["add", "answer", "deliver", "drop", "close"]), max_size=60))
+STEPS = ["add", "fetch", "answer", "answer late", "shrink", "deliver", "drop", "close"]
+
+
+@given(st.lists(st.sampled_from(STEPS), max_size=60))
 def test_the_bill_is_always_right(steps: list[str]) -> None:
-    """After any sequence of steps, images and bytes are those of the records that are open."""
+    """After any sequence of steps, images and bytes are those of what is held: records, images, answers."""
     ledger = Ledger()
     ledger.open(PLACE)
     open_tickets: list[Ticket] = []
+    late: list[Ticket] = []  # their partition went away before they were answered
+    images: dict[Ticket, int] = {}
     next_offset = 0
     for step in steps:
         if step == "add":
             open_tickets.append(ledger.add(record(next_offset, size=next_offset)))
+            images[open_tickets[-1]] = next_offset * 3 // 4
             next_offset += 1
+        elif step == "fetch" and open_tickets and not open_tickets[-1].answer:
+            ledger.claim(open_tickets[-1], 70, budget=10**6)
+            ledger.hold(open_tickets[-1], 50)
+            images[open_tickets[-1]] = 50
         elif step == "answer" and open_tickets:
             ledger.answer(open_tickets[0], answer())
+        elif step == "shrink" and open_tickets and open_tickets[0].answer:
+            ledger.answer(open_tickets[0], answer(10))
+        elif step == "answer late" and late:
+            ledger.answer(late.pop(), answer())
         elif step == "deliver":
             ready = ledger.wait_ready(0, 10)
             ledger.acknowledge(ready)
@@ -66,9 +83,74 @@ def test_the_bill_is_always_right(steps: list[str]) -> None:
         elif step == "close":
             ledger.close({PLACE})
             ledger.open(PLACE)
+            late += [ticket for ticket in open_tickets if not ticket.answer]
             open_tickets = []
-        assert ledger.images == len(open_tickets)
-        assert ledger.bytes == sum(ticket.record.size for ticket in open_tickets)
+        held = [*open_tickets, *late]
+        added = [ticket.answer.size if ticket.answer else images[ticket] for ticket in held]
+        assert ledger.images == len(held)
+        assert ledger.bytes == sum(ticket.record.size for ticket in held) + sum(added)
+
+
+def test_a_dead_letter_is_not_counted_twice() -> None:
+    """What an answer shares with its record is held once."""
+    ledger, (ticket,) = filled(range(1))
+    ledger.answer(ticket, Outgoing("dead", ticket.record.key, ticket.record.value, (("code", b"x"),)))
+    assert ledger.bytes == 10 + 5
+
+
+def in_background(work: Callable[[], object]) -> threading.Thread:
+    """Start work on a thread of its own."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_images_wait_for_room() -> None:
+    """An image that does not fit waits until another one is answered; alone it fits whatever its size."""
+    ledger, (first, second) = filled(range(2))
+    ledger.claim(first, 500, budget=100)
+    waiting = in_background(lambda: ledger.claim(second, 90, budget=100))
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    ledger.answer(first, answer())
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert ledger.bytes == 10 + 1 + 10 + 90
+
+
+def test_images_that_need_more_room_do_not_block_each_other() -> None:
+    """Two that were claimed small and must be claimed large give the first claim back, so that one of them goes on."""
+    ledger, tickets = filled(range(2))
+    for ticket in tickets:
+        ledger.claim(ticket, 40, budget=150)
+    claimed: list[Ticket] = []
+
+    def claim(ticket: Ticket) -> None:
+        ledger.claim(ticket, 120, budget=150)
+        claimed.append(ticket)
+
+    threads = [in_background(partial(claim, ticket)) for ticket in tickets]
+    until_s = time.monotonic() + 30
+    while len(claimed) < 1 and time.monotonic() < until_s:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert len(claimed) == 1
+    ledger.answer(claimed[0], answer())
+    for thread in threads:
+        thread.join(30)
+    assert set(claimed) == set(tickets)
+
+
+def test_a_delivery_has_a_size() -> None:
+    """Answers are handed over in portions of bytes, too; one that is larger comes alone."""
+    ledger, tickets = filled(range(4))
+    for ticket, size in zip(tickets, (40, 40, 40, 500), strict=True):
+        ledger.answer(ticket, Outgoing("results", None, bytes(size)))
+    portions = []
+    while ready := ledger.wait_ready(0, 10, 100):
+        portions.append([ticket.record.offset for ticket in ready[PLACE]])
+        ledger.acknowledge(ready)
+    assert portions == [[0, 1], [2], [3]]
 
 
 def test_a_delivery_that_fails_is_offered_again() -> None:
@@ -123,6 +205,19 @@ def test_a_gap_in_the_offsets_is_stepped_over() -> None:
         ledger.answer(ticket, answer())
     ledger.acknowledge(ledger.wait_ready(0, 10))
     assert ledger.reach({PLACE}) == {PLACE: Reach(10, 10)}
+
+
+def test_an_end_without_records_is_passed_when_nothing_is_in_flight() -> None:
+    """What reading has passed is to be committed, once, but never beyond a record in flight."""
+    ledger, (ticket,) = filled(range(5, 6))
+    ledger.open(OTHER)
+    assert ledger.skip({PLACE: 7, OTHER: 3}) == {OTHER: 3}
+    ledger.answer(ticket, answer())
+    ledger.acknowledge(ledger.wait_ready(0, 10))
+    assert ledger.skip({PLACE: 7, OTHER: 3}) == {PLACE: 7, OTHER: 3}
+    ledger.committed({PLACE: 7, OTHER: 3})
+    assert ledger.skip({PLACE: 7, OTHER: 3}) == ledger.uncommitted() == {}
+    assert ledger.unannounced() == {}
 
 
 def test_partitions_do_not_wait_for_each_other() -> None:

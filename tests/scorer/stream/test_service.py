@@ -3,15 +3,18 @@
 import base64
 import json
 import threading
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
 
-from ingest.probe import EncodedFace
+from ingest.probe import EncodedFace, Limits
+from ingest.reasons import Reason, Unscorable
 from scorer.bundle import Bundle
 from scorer.embed import FeatureBatch
+from scorer.messages import ScoreRequest
 from scorer.stream.broker import (
     Outgoing,
 )
@@ -119,6 +122,60 @@ def test_a_full_budget_pauses_and_polling_goes_on(starter: Bundle, request_for: 
     thread.join(30)
     assert len(bench.broker.topics["unlensed.results"]) == 20
     assert bench.count("unlensed_pauses_total", reason="images") >= 1
+
+
+class Fetched(bytes):
+    """An image out of a store; the class knows how many bytes of them are alive."""
+
+    alive = peak = 0
+    _lock = threading.Lock()
+
+    def __new__(cls, data: bytes) -> Self:
+        with cls._lock:
+            cls.alive += len(data)
+            cls.peak = max(cls.peak, cls.alive)
+        return super().__new__(cls, data)
+
+    def __del__(self) -> None:
+        with self._lock:
+            type(self).alive -= len(self)
+
+
+class Slow:
+    """An engine that lets work pile up before it."""
+
+    def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
+        """Answer late."""
+        time.sleep(0.02)
+        return FeatureBatch(np.zeros((len(faces), 768), np.float32), {}, np.zeros(len(faces), np.float32))
+
+
+@pytest.mark.parametrize(("sizes", "count", "budget"), [((1,), 2000, 24), ((1, 5), 60, 24), ((7,), 10, 6)])
+def test_images_of_claim_checks_are_within_the_budget(
+    starter: Bundle,
+    request_for: Callable[..., dict[str, Any]],
+    portrait: bytes,
+    sizes: tuple[int, ...],
+    count: int,
+    budget: int,
+) -> None:
+    """Of thousands of claim checks, no more bytes are alive than the setting, or one image where that is larger."""
+    Fetched.peak = 0
+
+    def read(request: ScoreRequest, max_bytes: int) -> bytes:
+        size = sizes[int(request.request_id) % len(sizes)] << 20
+        if size > max_bytes:
+            raise Unscorable(Reason.TOO_MANY_BYTES, "too large")
+        return Fetched(portrait.ljust(size, b"\0"))
+
+    bench = Bench(starter, Slow(), read, limits=Limits(max_bytes=8 << 20))
+    uri = {"uri": "s3://bucket/image"}
+    bench.send(*[request_for(str(number), image=uri) for number in range(count)])
+    results, dead = bench.run(max_in_flight_bytes=budget << 20)
+    assert len(results) == count
+    assert not dead
+    assert max(sizes) << 20 <= Fetched.peak <= max(budget, *sizes) << 20
+    assert Fetched.alive == 0
 
 
 def test_leaving_finishes_what_was_begun(starter: Bundle, request_for: Callable[..., dict[str, Any]]) -> None:

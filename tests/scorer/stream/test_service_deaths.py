@@ -76,10 +76,10 @@ def kill_with(bench: Bench, deadly: Collection[str]) -> int:
     """Start services until all is answered, where some requests end every one that begins them; return the deaths."""
     read = bench.read
 
-    def read_or_die(request: ScoreRequest) -> bytes:
+    def read_or_die(request: ScoreRequest, max_bytes: int) -> bytes:
         if request.request_id in deadly:
             raise Killed(request.request_id)
-        return read(request)
+        return read(request, max_bytes)
 
     bench.read = read_or_die
     for deaths in range(20):

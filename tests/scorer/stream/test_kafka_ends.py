@@ -1,0 +1,85 @@
+"""Where a partition of a real broker ends: lag, open transactions, and ends that hold no record."""
+
+from typing import Any
+
+from kafka import KafkaProducer
+
+from scorer.stream.broker import Place
+from tests.scorer.stream.kafka_peers import Site, turn_until
+
+
+def test_lag_counts_what_is_left(site: Site) -> None:
+    """Lag is what lies behind the last record returned, for each partition."""
+    site.create_topics()
+    site.produce(site.requests(25))
+    member = site.join()
+    place = Place(site.stream.requests, 0)
+    assert member.source.lag() == {}
+    polled: list[object] = []
+    while not polled:
+        polled += member.source.poll(0.1, 10)
+    assert member.source.lag() == {place: 15}
+    while len(polled) < 25:
+        polled += member.source.poll(0.1, 10)
+    assert member.source.lag() == {place: 0}
+
+
+def test_lag_is_told_while_partitions_are_paused(site: Site) -> None:
+    """What is written to a partition that nobody reads from is lag."""
+    site.create_topics()
+    place = Place(site.stream.requests, 0)
+    member = site.join()
+    turn_until([member], lambda: member.owned, "an assignment")
+    member.source.pause([place])
+    site.produce(site.requests(7))
+    turn_until([member], lambda: member.source.lag() == {place: 7}, "the lag")
+    assert not member.polled
+
+
+def open_transaction(site: Site, count: int) -> Any:  # noqa: ANN401 - the client ships no types
+    """Return a producer that has written `count` records in a transaction that is still open."""
+    producer = KafkaProducer(bootstrap_servers=site.kafka.bootstrap, transactional_id=f"{site.stream.group}.requests")
+    producer.init_transactions()
+    producer.begin_transaction()
+    for number in range(count):
+        producer.send(site.stream.requests, b"%d" % number)
+    producer.flush()
+    return producer
+
+
+def test_an_open_transaction_is_seen(site: Site) -> None:
+    """While it keeps records from being read they are lag, and its time is told; with its end all that is over."""
+    site.create_topics()
+    place = Place(site.stream.requests, 0)
+    producer = open_transaction(site, 3)
+    site.produce(site.requests(2))
+    member = site.join()
+
+    def told() -> tuple[int, float]:
+        return member.source.lag().get(place, 0), member.source.blocked_s().get(place, 0.0)
+
+    turn_until([member], lambda: told()[0] == 5 and told()[1] > 0.5, "the open transaction")
+    assert not member.polled
+    producer.commit_transaction()
+    producer.close()
+    turn_until([member], lambda: len(member.polled) == 5 and told() == (0, 0.0), "its end")
+
+
+def test_what_holds_no_record_is_passed(site: Site) -> None:
+    """Ends of transactions and aborted records at the end of a partition are skipped, and no lag."""
+    site.create_topics()
+    place = Place(site.stream.requests, 0)
+    producer = open_transaction(site, 3)
+    producer.commit_transaction()
+    member = site.join()
+    turn_until([member], lambda: member.source.skipped() == {place: 4}, "the end of the transaction")
+    assert member.done == {place: 3}
+    producer.begin_transaction()
+    producer.send(site.stream.requests, b"aborted").get(10)
+    producer.abort_transaction()
+    producer.close()
+    turn_until([member], lambda: member.source.skipped() == {place: 6}, "the end of the aborted one")
+    turn_until([member], lambda: member.source.lag() == {place: 0}, "no lag")
+    site.produce(site.requests(1))
+    turn_until([member], lambda: member.done == {place: 7}, "the next record")
+    assert member.source.skipped() == {}
