@@ -108,15 +108,19 @@ def strip_jpeg(data: bytes) -> bytes:
             body = b""
         if body:
             parts.append(bytes([0xFF, code]) + (len(body) + 2).to_bytes(2, "big") + body)
-        scan_start = end if scan_start or code == _SOS else 0
+        # What follows metadata is no part of a scan, and must not become one when the metadata are gone.
+        scan_start = end if code == _SOS or (scan_start and code not in _METADATA) else 0
     return b"".join((*parts, b"\xff\xd9"))
 
 
 def _drop_fill_bytes(scan: bytes) -> bytes:
-    """Return entropy-coded data without the fill bytes that may stand before a marker, so that none are decoded."""
+    """Return entropy-coded data without the fill bytes that may stand before a marker, so that none are decoded.
+
+    One that is left at the end would make a marker with whatever comes next.
+    """
     while b"\xff\xff" in scan:
         scan = scan.replace(b"\xff\xff", b"\xff")  # each round halves a run
-    return scan
+    return scan.rstrip(b"\xff")
 
 
 def edit_scans(data: bytes, edit: Callable[[bytes], bytes]) -> bytes:
