@@ -97,16 +97,16 @@ def strip_jpeg(data: bytes) -> bytes:
     parts, scan_start = [data[:2]], 0
     for code, marker, start, end in walk_segments(data):
         parts.append(_drop_fill_bytes(data[scan_start:marker]) if scan_start else b"")
-        body = data[start:end]
+        body, kept = data[start:end], code not in (_EOI, NO_END)
         if code == _SOS and frame != _PROGRESSIVE:
             body = body[:-3] + bytes([0, _COEFFICIENTS - 1, 0])
         elif code == _APP0 and body.startswith(b"JFIF\0") and len(body) >= _JFIF_BYTES:
             body = _JFIF
         elif code == _ADOBE and _is_adobe(body):
             body = _state_transform(body[:_ADOBE_BYTES], channels)
-        elif code in _METADATA or code in (_EOI, NO_END):
-            body = b""
-        if body:
+        else:
+            kept &= code not in _METADATA
+        if kept:
             parts.append(bytes([0xFF, code]) + (len(body) + 2).to_bytes(2, "big") + body)
         # What follows metadata is no part of a scan, and must not become one when the metadata are gone.
         scan_start = end if code == _SOS or (scan_start and code not in _METADATA) else 0

@@ -120,6 +120,13 @@ def test_stripping_makes_no_scan_that_was_not_counted() -> None:
     assert probe_image(strip_metadata(hidden, "image/jpeg")).scans == 1
 
 
+def test_stripping_keeps_a_scan_without_parameters() -> None:
+    """Decoders refuse it: a file without it would be another picture."""
+    data = encode(PICTURE, "JPEG", progressive=True)
+    empty = data[:-2] + b"\xff\xda\0\x02" + data[-2:]
+    assert probe_image(strip_metadata(empty, "image/jpeg")).scans == probe_image(empty).scans
+
+
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [
