@@ -265,7 +265,8 @@ def describe_problems(error: ValidationError, name: str = "") -> str:
         return f"{name or 'the whole'}: {count} names break rules, such as unknown ones; they are not listed"
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     shown = [
-        f"{_join([name, *each['loc']])}: {each['msg'][:MAX_PROBLEM_CHARACTERS]}" for each in problems[:SHOWN_PROBLEMS]
+        ": ".join(filter(None, (_join([name, *each["loc"]]), each["msg"][:MAX_PROBLEM_CHARACTERS])))
+        for each in problems[:SHOWN_PROBLEMS]
     ]
     more = f"; and {count - SHOWN_PROBLEMS} more" if count > SHOWN_PROBLEMS else ""
     return "; ".join(shown) + more
