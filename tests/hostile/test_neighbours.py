@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scorer.engine import LocalScorer
-from scorer.messages import ImageSource, RequestedFace, ScoreRequest, Status
+from scorer.messages import Decision, ImageSource, RequestedFace, ScoreRequest, Status
 
 Make = Callable[[Image.Image], bytes]
 BOX = (170.0, 60.0, 110.0, 150.0)
@@ -94,6 +94,10 @@ def alone(requests: list[ScoreRequest], local_scorer: LocalScorer) -> dict[str, 
     scored = {each["request_id"] for each in results if each["status"] is Status.SCORED}
     assert scored >= GOOD.keys()
     assert len(BAD.keys() - scored) > len(BAD) / 2
+    for each in results:
+        if each["status"] is not Status.SCORED:
+            assert each["reason_codes"]
+            assert each["decision"] is (Decision.REVIEW if each["faces"] else None)
     return {each["request_id"]: each for each in results}
 
 
