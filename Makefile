@@ -4,6 +4,7 @@
 # make check-deploy what deploy/ holds: images, Compose, chart, dashboards, alerts; with real tools, without a cluster
 # make sbom         what each image installs, as CycloneDX bills of materials in sbom/
 # make faults       kills, outages and overload, one after the other; make soak  far more of them
+# make fuzz         what strangers send, changed at random, into each parser: ten minutes each; FUZZ_S=60 TARGETS=image
 # make train-demo   prepare, train, fit, calibrate, evaluate, export: PHOTOS=dir LANDMARKS=dir GENERATED=dir [ROLES=table]
 # make bench        the figures of the README, measured here
 # make gpu          parity and speed on an NVIDIA GPU, into gpu-report.json: GPU="--save NAME" keeps it, UNLENSED_DEVICE=cpu rehearses
@@ -19,7 +20,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --constraint constraints.txt --editable
 
-.PHONY: demo stream-demo train-demo test check check-deploy sbom faults soak bench gpu kafka triton clean
+.PHONY: demo stream-demo train-demo test check check-deploy sbom faults soak fuzz bench gpu kafka triton clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo $(if $(filter $(DEMO)/photographs,$(PHOTOS)),$(DEMO)/photographs)
@@ -50,6 +51,17 @@ soak: export UNLENSED_KILLS ?= 500
 soak: export UNLENSED_RECORDS ?= 1000000
 soak: export UNLENSED_OVERLOAD_S ?= 720
 soak: faults
+
+# What covers new code is kept in .fuzz/, and the next run begins with it. A failing input is named at the end: mend the
+# parser, and keep the input in tests/fuzz/corpus/TARGET, which `make test` runs.
+fuzz: FUZZ_S ?= 600
+fuzz: TARGETS ?= image exif request manifest arrays
+fuzz: .venv/fuzz
+	for target in $(TARGETS); do \
+	  mkdir -p .fuzz/$$target tests/fuzz/corpus/$$target && PYTHONPATH=. $(BIN)/python tests/fuzz/run.py $$target \
+	    -max_total_time=$(FUZZ_S) -timeout=10 -rss_limit_mb=2048 -max_len=16384 -artifact_prefix=.fuzz/$$target- \
+	    .fuzz/$$target tests/fuzz/corpus/$$target || exit 1; \
+	done
 
 check: .venv/test
 	$(BIN)/ruff check .
@@ -104,6 +116,10 @@ $(DEMO)/photographs: .venv/demo
 	$(PIP) --constraint constraints.txt --no-deps --group train-no-deps
 	touch $@ .venv/demo .venv/stream
 
+.venv/fuzz: .venv/test
+	$(INSTALL) '.[fuzz]'
+	touch $@
+
 .venv/bench: .venv/test
 	@echo "installing what the benchmarks are measured beside (about a minute, 1 GB) ..."
 	$(INSTALL) '.[bench]'
@@ -147,4 +163,4 @@ $(DEMO)/photographs: .venv/demo
 	touch $@
 
 clean:
-	rm -rf .venv .venv-triton .tools $(DEMO) $(SBOM)
+	rm -rf .venv .venv-triton .tools .fuzz $(DEMO) $(SBOM)

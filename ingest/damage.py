@@ -29,7 +29,7 @@ _BEFORE_RESTART = re.compile(r"extraneous bytes before marker 0xd[0-7]")
 _CUT_SHORT = re.compile("premature end of data|found marker 0xd9 instead of RST")
 _STRAY_BYTES = 4  # cameras leave up to so many before the end marker; more must be a run of one byte
 
-_RESTART = re.compile(rb"(?<!\xff)\xff++[\xd0-\xd7]")  # linear in runs of fill bytes
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")  # `strip_metadata` has dropped the fill bytes before it
 _GAP_BYTES = 64  # inserted before a restart marker
 _MAX_RESTARTS = 500_000  # 128 megapixels in intervals of one MCU; bounds what is inserted
 _MAX_TAIL_BYTES = 32 * 2**20  # inserted before the end marker: half a byte a pixel, random codes take less
@@ -58,18 +58,24 @@ def measure_damage(data: bytes, info: ImageInfo, pixels: Pixels, warning: str, d
         warning: libjpeg's.
         decode: called once or twice.
     """
-    bare, cut_off = strip_metadata(data, info.media_type), not info.ended
-    if stray := _BEFORE_END.search(warning):
+    stray, cut_off = _BEFORE_END.search(warning), not info.ended
+    if not stray and not _is_measurable(warning, cut_off=cut_off):
+        return Damage(np.ones(pixels.shape[:2], np.bool_))
+    bare = strip_metadata(data, info.media_type)
+    if stray:
         bare, padded = _drop_stray_bytes(bare, int(stray[1]))
         cut_off |= padded  # the codes may have ended before the padding began
         _, warning = decode(bare)
     if not warning:
         return Damage(np.zeros(pixels.shape[:2], np.bool_))
-    measurable = _BEFORE_RESTART.search(warning) or (cut_off and _CUT_SHORT.search(warning))
-    if not measurable or jpeg.count_restarts(bare) > _MAX_RESTARTS:
+    if not _is_measurable(warning, cut_off=cut_off) or jpeg.count_restarts(bare) > _MAX_RESTARTS:
         return Damage(np.ones(pixels.shape[:2], np.bool_))
     filled, _ = decode(_fill_gaps(bare, info.width * info.height))
     return Damage((filled != pixels).any(axis=2))
+
+
+def _is_measurable(warning: str, *, cut_off: bool) -> bool:
+    return bool(_BEFORE_RESTART.search(warning) or (cut_off and _CUT_SHORT.search(warning)))
 
 
 def _drop_stray_bytes(bare: bytes, count: int) -> tuple[bytes, bool]:

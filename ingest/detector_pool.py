@@ -28,6 +28,8 @@ _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "P
 # What decides how its libraries compute: a process that runs other kernels than its parent finds other last bits.
 _NUMERIC = ("OPENBLAS_", "OMP_", "MKL_", "NPY_", "ONEDNN_", "DNNL_", "OV_", "OPENVINO_", "GLIBC_TUNABLES")
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+# DALI takes larger buffers from pools, of which it gives back none: after one image of 100 megapixels 190 MiB stay.
+_NO_POOLS = {"DALI_MALLOC_POOL_THRESHOLD": str(1 << 40)}
 _NO_MEMORY = re.compile("MemoryError|bad_alloc|[Cc]annot allocate memory")
 _TIMERS = {-signal.SIGALRM: "wall", -signal.SIGPROF: "CPU"}
 
@@ -198,7 +200,7 @@ class Child:
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=self._messages,
-                env=_choose_environment() | _ONE_THREAD,
+                env=_choose_environment() | _ONE_THREAD | _NO_POOLS,
             )
 
     def prepare(self, setup: dict[str, Any]) -> None:

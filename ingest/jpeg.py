@@ -19,10 +19,9 @@ from ingest.reasons import Reason, Unscorable
 MAGIC = b"\xff\xd8\xff"
 _MAX_SEGMENTS = 4096  # photographs have a few hundred at most; bounds the walk over millions of tiny segments
 
-# A marker that is neither stuffing (00), TEM (01) nor restart (D0-D7), behind any fill bytes (FF). The search begins
-# only where a run of FF begins and cannot backtrack, so that its cost is linear in any bytes.
-_MARKER = re.compile(rb"\xff++[^\x00\x01\xd0-\xd7]", re.DOTALL)
-_NEXT_MARKER = re.compile(rb"(?<!\xff)" + _MARKER.pattern, re.DOTALL)
+# A marker that is neither stuffing (00), TEM (01) nor restart (D0-D7), behind any fill bytes (FF). Since the expression
+# begins with a byte, `re` looks for that with memchr: 0.3 ns a byte of a photograph's scans, 7 ns a byte at most.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 NO_END = -1  # the code of the last segment where the end marker is missing
 _RST0, _SOI, _EOI, _SOS, _DRI, _APP0, _APP1, _ADOBE = 0xD0, 0xD8, 0xD9, 0xDA, 0xDD, 0xE0, 0xE1, 0xEE
@@ -98,26 +97,30 @@ def strip_jpeg(data: bytes) -> bytes:
     parts, scan_start = [data[:2]], 0
     for code, marker, start, end in walk_segments(data):
         parts.append(_drop_fill_bytes(data[scan_start:marker]) if scan_start else b"")
-        body = data[start:end]
+        body, kept = data[start:end], code not in (_EOI, NO_END)
         if code == _SOS and frame != _PROGRESSIVE:
             body = body[:-3] + bytes([0, _COEFFICIENTS - 1, 0])
         elif code == _APP0 and body.startswith(b"JFIF\0") and len(body) >= _JFIF_BYTES:
             body = _JFIF
         elif code == _ADOBE and _is_adobe(body):
             body = _state_transform(body[:_ADOBE_BYTES], channels)
-        elif code in _METADATA or code in (_EOI, NO_END):
-            body = b""
-        if body:
+        else:
+            kept &= code not in _METADATA
+        if kept:
             parts.append(bytes([0xFF, code]) + (len(body) + 2).to_bytes(2, "big") + body)
-        scan_start = end if scan_start or code == _SOS else 0
+        # What follows metadata is no part of a scan, and must not become one when the metadata are gone.
+        scan_start = end if code == _SOS or (scan_start and code not in _METADATA) else 0
     return b"".join((*parts, b"\xff\xd9"))
 
 
 def _drop_fill_bytes(scan: bytes) -> bytes:
-    """Return entropy-coded data without the fill bytes that may stand before a marker, so that none are decoded."""
+    """Return entropy-coded data without the fill bytes that may stand before a marker, so that none are decoded.
+
+    One that is left at the end would make a marker with whatever comes next.
+    """
     while b"\xff\xff" in scan:
         scan = scan.replace(b"\xff\xff", b"\xff")  # each round halves a run
-    return scan
+    return scan.rstrip(b"\xff")
 
 
 def edit_scans(data: bytes, edit: Callable[[bytes], bytes]) -> bytes:
@@ -155,10 +158,10 @@ def walk_segments(data: bytes) -> Iterator[Segment]:
     """
     position, scanned = 2, False
     for _ in range(_MAX_SEGMENTS):
-        found = _MARKER.match(data, position) or _NEXT_MARKER.search(data, position)
+        found = _MARKER.search(data, position)
         if found is None and not scanned:
             raise Unscorable(Reason.TRUNCATED, f"the JPEG's {len(data)} bytes hold no end marker")
-        marker = len(data) if found is None else found.end() - 2
+        marker = len(data) if found is None else found.start()
         code = NO_END if found is None else data[marker + 1]
         if code == _EOI or (scanned and code not in _BETWEEN_SCANS):
             yield Segment(code if code == _EOI else NO_END, marker, marker, marker)

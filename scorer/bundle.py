@@ -276,7 +276,7 @@ def _parse_manifest(path: Path, raw: bytes) -> Manifest:
         raise BundleMismatch(message) from error
     if version != SCHEMA_VERSION:
         message = (
-            f"{path} has schema version {version!r}, this release reads {SCHEMA_VERSION}: use the one that made it"
+            f"{path} has schema version {version!r:.40}, this release reads {SCHEMA_VERSION}: use the one that made it"
         )
         raise BundleMismatch(message)
     try:

@@ -16,7 +16,7 @@ Target = Literal["openvino", "tensorrt"]
 Share = Annotated[float, Field(ge=0, le=1)]
 MAX_GENERATORS = 200
 # Of any real bundle: what a manifest may state, so that no number of it alone takes the memory or the time.
-MAX_FILES, MAX_BYTES, MAX_FILE_BYTES = 1000, 4 * 2**30, 2**31
+MAX_FILES, MAX_BYTES, MAX_FILE_BYTES, MAX_FILE_NAME = 1000, 4 * 2**30, 2**31, 1024
 MAX_FEATURES, MAX_COMPONENTS, MAX_CALIBRATION, MAX_TOLERANCE_NATS = 2**13, 2**12, 10**7, 1000
 # Outside of these no crop can be cut and no pyramid is built in finite time; a number that is not finite is outside.
 _CROP_RANGES = {"size": (16, 2048), "margin": (0.1, 16), "mean": (-10, 10), "std": (1e-3, 10)}
@@ -194,8 +194,9 @@ class Manifest(Section):
     def _inside_the_folder(cls, files: dict[str, FileRecord]) -> dict[str, FileRecord]:
         for name in files:
             path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or str(path) != name or not name.isprintable():
-                message = f"file name {name!r} is not a plain path inside the bundle"
+            plain = len(name) <= MAX_FILE_NAME and str(path) == name and name.isprintable()
+            if not plain or path.is_absolute() or ".." in path.parts:
+                message = f"file name {name!r:.100} is not a plain path inside the bundle"
                 raise ValueError(message)
         if sum(record.bytes for record in files.values()) > MAX_BYTES:
             message = f"more than {MAX_BYTES} bytes"

@@ -27,7 +27,7 @@ MAX_RESULT_BYTES = (
     + 16 * 1024
 )
 SHOWN_PROBLEMS, LISTED_PROBLEMS = 3, 100
-MAX_NAME_CHARACTERS = 100
+MAX_NAME_CHARACTERS, MAX_PROBLEM_CHARACTERS = 100, 300
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 EncodedImage = Annotated[bytes, WithJsonSchema({"type": "string", "contentEncoding": "base64"})]
@@ -264,7 +264,10 @@ def describe_problems(error: ValidationError, name: str = "") -> str:
     if count > LISTED_PROBLEMS:  # a list of all takes 1 KiB for each
         return f"{name or 'the whole'}: {count} names break rules, such as unknown ones; they are not listed"
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    shown = [f"{_join([name, *each['loc']])}: {each['msg']}" for each in problems[:SHOWN_PROBLEMS]]
+    shown = [
+        ": ".join(filter(None, (_join([name, *each["loc"]]), each["msg"][:MAX_PROBLEM_CHARACTERS])))
+        for each in problems[:SHOWN_PROBLEMS]
+    ]
     more = f"; and {count - SHOWN_PROBLEMS} more" if count > SHOWN_PROBLEMS else ""
     return "; ".join(shown) + more
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ingest.dali import FaceCropper
 from ingest.detect import FaceDetector
-from ingest.probe import DEFAULT_LIMITS, EncodedFace, probe_image
+from ingest.probe import DEFAULT_LIMITS, EncodedFace, probe_image, strip_metadata
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import PreprocessSpec, Window
 
@@ -228,3 +228,20 @@ def test_a_flood_in_a_scan_is_refused_by_the_decoders(detector: FaceDetector, na
     assert time.process_time() - before < CPU_S
     assert refusal.value.reason in {Reason.UNDECODABLE, Reason.TRUNCATED}
     assert isinstance(crop, Unscorable)
+
+
+def test_walks_over_markers_cost_little_beside_one_decoding(detector: FaceDetector) -> None:
+    """Megabytes in repeated scans, whose warning says nothing of where damage is: decoded once, and walked cheaply."""
+    noise = np.random.default_rng(5).integers(0, 256, (700, 700, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).resize((1400, 1400)).save(buffer, "JPEG", progressive=True, quality=10, subsampling=0)
+    data = buffer.getvalue()
+    data = data[:-2] + data[data.rindex(b"\xff\xda") : -2] * 89 + END
+    started = time.process_time()
+    info = probe_image(data)
+    strip_metadata(data, info.media_type)
+    walked = time.process_time()
+    with pytest.raises(Unscorable) as refusal:
+        detector.detect(data, info)
+    assert "Inconsistent progression" in refusal.value.detail
+    assert walked - started < (time.process_time() - walked) / 5

@@ -6,9 +6,11 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,3 +116,21 @@ def test_sound_pictures_fit_their_estimate(sandbox: Sandbox, kind: str) -> None:
     assert sandbox.show(data, info, Window(0, 0, 4000, 3000), 1600).shape == (1200, 1600, 3)
     ((_, crop),) = sandbox.crop([EncodedFace(data, info, Window(0, 0, 3000, 3000))])
     assert not isinstance(crop, Unscorable)
+
+
+def test_memory_of_a_large_image_is_given_back(starter: Bundle, portrait: bytes) -> None:
+    """A process that cut 36 megapixels needs hardly more afterwards than before: its rest is in no budget."""
+    small, large = (
+        encode(Image.open(io.BytesIO(portrait)).convert("RGB").resize((side, side), Image.Resampling.NEAREST))
+        for side in (200, 6000)
+    )
+    others, sizes = set(psutil.Process().children()), []
+    with closing(Sandbox(starter.folder, None, starter.manifest.preprocess, 1)) as sandbox:
+        for data in (small, large, small):
+            info = probe_image(data)
+            ((_, crop),) = sandbox.crop([EncodedFace(data, info, Window(0, 0, info.width, info.height))])
+            assert not isinstance(crop, Unscorable)
+            (process,) = set(psutil.Process().children()) - others
+            taken = process.memory_info()
+            sizes.append(taken.rss - taken.shared)
+    assert sizes[2] - sizes[0] < 64 << 20

@@ -56,6 +56,17 @@ def test_a_file_cut_short_keeps_the_faces_above_the_cut(kind: str) -> None:
         assert isinstance(after, Unscorable) or np.array_equal(before, after)
 
 
+def test_metadata_inside_a_scan_end_it() -> None:
+    """Decoders stop where a scan is interrupted, so that what follows is no part of the picture, here neither."""
+    data = encode()
+    middle = len(data) * 6 // 10
+    while 0xFF in data[middle - 1 : middle + 1]:
+        middle += 1
+    reasons = name_reasons(crop(data[:middle] + b"\xff\xe1\0\x02" + data[middle:]))
+    assert Reason.UNDECODABLE in reasons
+    assert set(reasons[2:]) == {Reason.UNDECODABLE}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_data_lost_before_the_end_marker_are_undecodable(kind: str) -> None:
     """Where data are missing and the end marker is there, only faces above the damage are scored."""

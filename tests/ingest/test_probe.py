@@ -111,6 +111,22 @@ def test_stripping_removes_metadata_and_no_pixel(kind: str) -> None:
     assert probe_image(bare).orientation == 1
 
 
+def test_stripping_makes_no_scan_that_was_not_counted() -> None:
+    """A fill byte before metadata makes no marker with the bytes behind them when the metadata are gone."""
+    data = encode(PICTURE, "JPEG")
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    hidden = data[:-2] + (b"\xff\xff\xe1\0\x02" + scan[1:]) * 200 + data[-2:]
+    assert probe_image(hidden).scans == 1
+    assert probe_image(strip_metadata(hidden, "image/jpeg")).scans == 1
+
+
+def test_stripping_keeps_a_scan_without_parameters() -> None:
+    """Decoders refuse it: a file without it would be another picture."""
+    data = encode(PICTURE, "JPEG", progressive=True)
+    empty = data[:-2] + b"\xff\xda\0\x02" + data[-2:]
+    assert probe_image(strip_metadata(empty, "image/jpeg")).scans == probe_image(empty).scans
+
+
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [

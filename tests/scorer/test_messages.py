@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from scorer.decide import Policy
-from scorer.messages import PolicyFacts, ScoreRequest, ScoreResult, result_id
+from scorer.messages import PolicyFacts, ScoreRequest, ScoreResult, describe_problems, result_id
 
 REQUEST = {"request_id": "r", "content_id": "c", "image": {"uri": "file:///a.jpg"}}
 FACE = {"face_id": "f", "box": [1, 2, 30, 40]}
@@ -133,3 +133,12 @@ def test_a_result_without_faces_cannot_carry_a_decision() -> None:
     assert ScoreResult.model_validate(fields | {"decision": None}).decision is None
     with pytest.raises(ValidationError, match="status scored, which its faces contradict"):
         ScoreResult.model_validate(fields | {"decision": None, "status": "scored"})
+
+
+def test_a_problem_is_told_in_a_short_sentence() -> None:
+    """One of the whole has no place before it, and no value makes it long."""
+    with pytest.raises(ValidationError) as refusal:
+        request(request_id="x" * 4000, faces=[FACE, FACE])
+    assert describe_problems(refusal.value).startswith("Value error, request xxx")
+    assert describe_problems(refusal.value, "request").startswith("request: Value error, request xxx")
+    assert len(describe_problems(refusal.value)) <= 300

@@ -1,10 +1,8 @@
 """The pure heart on the live engine: every image gets its own answer, whatever lies beside it."""
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -146,37 +144,6 @@ def test_boxes_that_no_image_holds_are_refused(far: float) -> None:
             RequestedFace(face_id="0", box=box)
         with pytest.raises(ValueError, match=r"16777216|finite"):
             FaceBox(*box)
-
-
-def noise_jpeg(_: bytes) -> bytes:
-    """A sound picture without a face."""
-    return encode(Image.fromarray(np.random.default_rng(5).integers(0, 255, (300, 300, 3), dtype=np.uint8)))
-
-
-HOSTILE: dict[str, Callable[[bytes], bytes]] = {
-    "empty": lambda _: b"",
-    "text": lambda _: b"not an image" * 40,
-    "truncated": lambda data: data[: len(data) // 2],
-    "damaged": lambda data: data[:3000] + bytes(2000) + data[5000:],
-    "noise": noise_jpeg,
-}
-
-
-@settings(deadline=None, max_examples=12)
-@given(st.lists(st.sampled_from(sorted(HOSTILE)), max_size=6), st.integers(0, 6))
-def test_neighbours_change_no_score(local_scorer: LocalScorer, portrait: bytes, kinds: list[str], place: int) -> None:
-    """A portrait's numbers are bit for bit the same alone and among broken images, wherever it stands."""
-    (alone,) = score(local_scorer, ask("portrait", portrait, FACE))
-    requests = [ask(kind, HOSTILE[kind](portrait), FACE) for kind in kinds]
-    requests.insert(place, ask("portrait", portrait, FACE))
-    results = score(local_scorer, *requests)
-    assert [result.request_id for result in results] == [request.request_id for request in requests]
-    together = next(result for result in results if result.request_id == "portrait")
-    assert together.faces == alone.faces
-    for result in results:
-        if result.request_id in {"empty", "text", "truncated", "damaged"}:
-            assert result.decision is (Decision.REVIEW if result.faces else None)
-            assert result.reason_codes
 
 
 def test_several_faces_of_one_image_are_scored_apart(local_scorer: LocalScorer, portrait: bytes) -> None:
