@@ -3,7 +3,7 @@
 # make test         the whole fast suite      make check  lint, types, import floors
 # make check-deploy what deploy/ holds: images, Compose, chart, dashboards, alerts; with real tools, without a cluster
 # make sbom         what each image installs, as CycloneDX bills of materials in sbom/
-# make faults       kills, outages and overload, one after the other; make soak  far more of them
+# make faults       kills, outages, overload, and a worker that leaks as the control; make soak  far more of them
 # make fuzz         what strangers send, changed at random, into each parser: ten minutes each; FUZZ_S=60 TARGETS=image
 # make train-demo   prepare, train, fit, calibrate, evaluate, export: PHOTOS=dir LANDMARKS=dir GENERATED=dir [ROLES=table]
 # make bench        the figures of the README, measured here

@@ -19,7 +19,7 @@ from ingest.orientation import turn_upright
 from ingest.probe import ImageInfo, strip_metadata
 from ingest.pyramid import TILE_PX, cut_around, cut_tiles, find_same, merge_boxes
 from ingest.reasons import Unscorable
-from ingest.spec import MIN_VISIBLE_SHARE, FaceBox
+from ingest.spec import FaceBox
 
 if TYPE_CHECKING:
     from ingest.blazeface import BlazeFace
@@ -158,8 +158,8 @@ class PyramidDetector:
         faces = self._fit_boxes(faces)
         if not len(faces):  # the second look cannot judge what lies mostly outside the picture
             faces = self._fit_boxes(candidates[wanted & (candidates[:, 4] >= CUT_OFF_CONFIDENCE)])
-            shares = [FaceBox(*map(float, face[:4])).visible_share(info.width, info.height) for face in faces]
-            faces = faces[np.array(shares) < MIN_VISIBLE_SHARE]
+            cut_off = [FaceBox(*map(float, face[:4])).is_cut_off(info.width, info.height) for face in faces]
+            faces = faces[np.array(cut_off, bool)]
         if warning and not len(faces):
             damage = measure_damage(data, info, stored, warning, lambda file: decode_reduced(file, info, scales[0]))
             if damage.hides(wanted_px * stored.shape[1] / info.stored_size[0]):

@@ -62,6 +62,10 @@ class FaceBox:
         visible = self.clip(image_width, image_height)
         return visible.area / self.area if visible else 0.0
 
+    def is_cut_off(self, image_width: int, image_height: int) -> bool:
+        """Return whether too little of the box lies in an image of these sides for the face to be looked at."""
+        return self.visible_share(image_width, image_height) < MIN_VISIBLE_SHARE
+
     def clip(self, image_width: int, image_height: int) -> "FaceBox | None":
         """Return the part of the box that lies in an image of these sides, or None when no part does."""
         left, right = max(0.0, self.x), min(float(image_width), self.x + self.width)

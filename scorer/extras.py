@@ -20,7 +20,7 @@ EXTRAS = {
     "scan": "archives: scan, report, compare, bundle fetch",
     "stream": "serving a stream: serve, dlq",
     "sign": "a bundle's signature: --key",
-    "s3": "images and bundles at s3://",
+    "s3": "images and bundles at s3://, AWS_MSK_IAM",
     "otel": "spans of serve",
     "archive": "scan --engine ray",
     "gpu": "scoring on a GPU",

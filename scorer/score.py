@@ -94,10 +94,11 @@ def _prepare(image: LocatedImage, face: LocatedFace, model: Model, policy: Polic
             Reason.BOX_OUTSIDE_IMAGE,
             f"box {face.box.as_tuple()} misses the {info.width}x{info.height} image",
         )
-    if (share := face.box.visible_share(info.width, info.height)) < MIN_VISIBLE_SHARE:
+    if face.box.is_cut_off(info.width, info.height):
         return Unscorable(
             Reason.FACE_CUT_OFF,
-            f"{share:.0%} of the face's box lies in the image, faces are scored from {MIN_VISIBLE_SHARE:.0%}",
+            f"{face.box.visible_share(info.width, info.height):.0%} of the face's box lies in the image, "
+            f"faces are scored from {MIN_VISIBLE_SHARE:.0%}",
         )
     if visible.short_side < policy.min_face_px:
         return Unscorable(

@@ -7,7 +7,7 @@
 #   acls.sh scaler  User:keda ...        KEDA, which reads the lag
 #
 # Strimzi's user gets a worker's from the chart. Brokers need authorizer.class.name; with mutual TLS the principal is
-# the certificate's subject (User:CN=unlensed).
+# the certificate's subject (User:CN=unlensed), with a token its `sub` (User:system:serviceaccount:NAMESPACE:NAME).
 set -eu
 role=$1 principal=$2
 shift 2

@@ -1,4 +1,6 @@
-"""The door to kafka-python, with `kafka_records` for records: how clients are made, what errors mean, and rebalances.
+"""The door to kafka-python: how clients are made, what errors mean, and rebalances.
+
+`kafka_records` beside it is for records, `kafka_security` for identity.
 
 That client calls back about rebalances on its I/O thread while `poll` is under way, and the callbacks must not block.
 So they only note what happened and raise, which ends `poll` at the one moment when the group is stable, the revoked

@@ -1,9 +1,15 @@
 """How a Kafka client proves itself and whom it trusts: SASL, TLS, mTLS, and no plaintext beyond the loopback."""
 
+import re
 import socket
 import ssl
+from pathlib import Path
 from typing import Any
 
+from kafka.errors import SaslAuthenticationFailedError
+from kafka.net.sasl.oauth import AbstractTokenProvider
+
+from scorer.extras import pip_line
 from scorer.settings import SettingsError
 from scorer.stream.broker import BrokerRefused
 from scorer.stream.settings import KafkaSettings
@@ -15,6 +21,9 @@ PROTOCOLS = {
     "sasl_plaintext": "SASL_PLAINTEXT",
     "sasl_tls": "SASL_SSL",
 }
+# What a mechanism shows, where that is not a user with a password.
+CREDENTIALS = {"OAUTHBEARER": {"token_file"}, "AWS_MSK_IAM": set[str]()}
+TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")  # RFC 6750: anything else could end the field that it is sent in
 KAFKA_PORT = 9092
 HANDSHAKE_S = 5
 # ApiVersions v0 without a client id: the one request that a broker answers before it knows who asks.
@@ -69,19 +78,89 @@ def security_options(kafka: KafkaSettings, *, insecure_dev: bool) -> dict[str, A
 
 
 def _sasl_options(kafka: KafkaSettings) -> dict[str, Any]:
+    given = {name for name in ("username", "password", "token_file") if getattr(kafka, name)}
     if kafka.security not in {"sasl_plaintext", "sasl_tls"}:
-        if kafka.username or kafka.password:
-            message = f"kafka.security is {kafka.security}, which uses no username and password; set it to sasl_tls"
+        if given:
+            message = f"kafka.security is {kafka.security}, which uses no {_list_settings(given)}; set it to sasl_tls"
             raise SettingsError(message)
         return {}
-    if not kafka.username or not kafka.password:
-        message = f"kafka.security is {kafka.security}, which needs kafka.username and kafka.password"
+    needed = CREDENTIALS.get(kafka.sasl_mechanism, {"username", "password"})
+    if given != needed:
+        unused, missing = given - needed, needed - given
+        problem = f"uses no {_list_settings(unused)}" if unused else f"needs {_list_settings(missing)}"
+        message = (
+            f"kafka.security is {kafka.security} with kafka.sasl_mechanism {kafka.sasl_mechanism}, which {problem}"
+        )
         raise SettingsError(message)
-    return {
-        "sasl_mechanism": kafka.sasl_mechanism,
-        "sasl_plain_username": kafka.username,
-        "sasl_plain_password": kafka.password.get_secret_value(),
-    }
+    options: dict[str, Any] = {"sasl_mechanism": kafka.sasl_mechanism}
+    if kafka.password:
+        options |= {"sasl_plain_username": kafka.username, "sasl_plain_password": kafka.password.get_secret_value()}
+    elif kafka.token_file:
+        read_token(kafka.token_file)
+        options["sasl_oauth_token_provider"] = _TokenFile(kafka.token_file)
+    else:
+        _require_aws_identity(kafka)
+    return options
+
+
+def _list_settings(names: set[str]) -> str:
+    return " and ".join(f"kafka.{name}" for name in sorted(names, reverse=True))
+
+
+def read_token(file: Path) -> str:
+    """Return the bearer token that stands in a file, without the white space around it.
+
+    Raises:
+        SettingsError: the file cannot be read, or holds no token.
+    """
+    try:
+        token = file.read_bytes().strip()
+    except OSError as error:
+        message = f"kafka.token_file cannot be read: {error}"
+        raise SettingsError(message) from error
+    if not TOKEN.fullmatch(token):
+        message = f"kafka.token_file {file} holds no bearer token, which is letters, digits and -._~+/= on one line"
+        raise SettingsError(message)
+    return token.decode()
+
+
+class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # the client ships no types
+    """Whoever gives out the token replaces the file before it expires, so that it is read for each connection."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file = file
+
+    def token(self) -> str:
+        """Return the token; without one, this is refused like a wrong one instead of tried for ever."""
+        try:
+            return read_token(self._file)
+        except SettingsError as error:
+            raise SaslAuthenticationFailedError(str(error)) from error
+
+
+def _require_aws_identity(kafka: KafkaSettings) -> None:
+    """Check what the client itself finds out only when it connects, and then takes for an outage."""
+    if kafka.security != "sasl_tls":
+        message = f"kafka.security is {kafka.security}, but kafka.sasl_mechanism AWS_MSK_IAM needs sasl_tls"
+        raise SettingsError(message)
+    try:
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415 - only this mechanism needs it
+        from botocore.session import Session  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        line = pip_line(["cpu", "stream", "s3"])
+        message = f"kafka.sasl_mechanism AWS_MSK_IAM needs the package botocore, which is not installed: {line}"
+        raise SettingsError(message) from error
+    session = Session()
+    try:
+        region, credentials = session.get_config_variable("region"), session.get_credentials()
+    except BotoCoreError as error:
+        message = f"kafka.sasl_mechanism AWS_MSK_IAM has no identity: {error}"
+        raise SettingsError(message) from error
+    if not region or credentials is None:
+        what = "AWS credentials" if region else "AWS region: set AWS_DEFAULT_REGION"
+        message = f"kafka.sasl_mechanism AWS_MSK_IAM found no {what}"
+        raise SettingsError(message)
 
 
 def _tls_context(kafka: KafkaSettings) -> ssl.SSLContext:

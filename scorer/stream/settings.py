@@ -62,13 +62,17 @@ class KafkaSettings(Section):
 
     `instance_id` makes the membership static: a worker that died keeps its partitions for `session_timeout_s`. One that
     leaves in good order gives them up at once, unless it `stays_member` because it comes back within that time.
+
+    OAUTHBEARER shows the token in `token_file`, which is read anew for each connection; AWS_MSK_IAM takes its identity
+    from where AWS's own programs take it. The other mechanisms need `username` and `password`.
     """
 
     bootstrap: str = "127.0.0.1:9092"
     security: Literal["plaintext", "tls", "sasl_plaintext", "sasl_tls"] = "plaintext"
-    sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN"] = "SCRAM-SHA-512"
+    sasl_mechanism: Literal["SCRAM-SHA-256", "SCRAM-SHA-512", "PLAIN", "OAUTHBEARER", "AWS_MSK_IAM"] = "SCRAM-SHA-512"
     username: str | None = None
     password: SecretStr | None = None
+    token_file: Path | None = None
     ca_file: Path | None = None
     certificate_file: Path | None = None
     key_file: Path | None = None

@@ -91,7 +91,7 @@ def test_what_is_printed_goes_through_the_terminal(root: Path) -> None:
     [
         ("nvidia", ["ingest/dali.py", "ingest/dali_cuda.py", "ingest/dali_graph.py"]),  # crops, and a server's
         ("cupy", ["ingest/device.py", "scorer/cuda/tensorrt_engine.py", "training/mixture/fit.py"]),
-        ("kafka", ["scorer/stream/kafka_client.py", "scorer/stream/kafka_records.py"]),
+        ("kafka", [f"scorer/stream/kafka_{part}.py" for part in ("client", "records", "security")]),
         ("ray", ["scorer/archive/ray_scan.py"]),
         ("tritonclient", ["scorer/triton/embedder.py"]),
     ],

@@ -11,6 +11,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ingest import costs, memory
+from ingest.costs import JOB_BYTES, estimate_memory
+from ingest.face_groups import FaceGroup
+from ingest.memory import PROCESS_BYTES, SERVICE_BYTES, find_decoding_memory
+from ingest.probe import PIXEL_BYTES, ImageInfo
+from ingest.spec import Window
 from tests.deploy.chart import CHART, Refused, find, render
 from tests.deploy.tools import ROOT
 
@@ -19,6 +25,8 @@ SIDE = 4096  # 16.8 megapixels: large beside what moves by itself, and done in a
 PROGRAM = """
 import sys
 from pathlib import Path
+from ingest import face_groups
+from ingest.costs import JOB_BYTES, estimate_memory
 from ingest.dali import FaceCropper
 from ingest.detect import load_detector
 from ingest.probe import EncodedFace, probe_image
@@ -32,16 +40,20 @@ def peak():
 
 data, bundle = Path(sys.argv[2]).read_bytes(), read_bundle(Path("model_repository"))
 info = probe_image(data)
-if sys.argv[1] == "cut":
+if sys.argv[1] == "cut whole":
+    face_groups._MAX_DECODED_BYTES = 0  # as if DALI refused it for its size
+window = Window(0, 0, info.width, info.height)
+if sys.argv[1] != "find":
     cropper = FaceCropper(bundle.manifest.preprocess, 1, 1)
     before = peak()
-    (crop,) = cropper.crop([EncodedFace(data, info, Window(0, 0, info.width, info.height))])
+    (crop,) = cropper.crop([EncodedFace(data, info, window)])
     assert not isinstance(crop, Unscorable)
 else:
     detector = load_detector(bundle.folder, bundle.manifest.detector, 1)
     before = peak()
     detector.detect(data, info)
-print(peak() - before)
+grown, group = peak() - before, face_groups.FaceGroup(data, info, {0: window})
+print(grown, estimate_memory(sys.argv[1].split()[0], [group]))
 """
 
 
@@ -70,10 +82,13 @@ def read_constant(name: str) -> float:
     return float(re.search(rf'"unlensed.{name}" -}}}}([0-9.]+)', (CHART / "templates/_memory.tpl").read_text())[1])
 
 
-@pytest.mark.parametrize("work", ["cut", "find"])
+@pytest.mark.parametrize("work", ["cut", "cut whole", "find"])
 @pytest.mark.parametrize("write", [write_deep_png, write_webp])
 def test_decoders_take_no_more_than_the_rule_says(tmp_path: Path, work: str, write: Callable[[Path], None]) -> None:
-    """The dearest kinds of picture grow a process that decodes them by at most the bytes a pixel of the rule."""
+    """The dearest kinds of picture grow a process by no more than is estimated, and than the bytes a pixel of the rule.
+
+    What a decoder's limit is above that is for its own needs.
+    """
     write(tmp_path / "picture")
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, work, tmp_path / "picture"],
@@ -82,11 +97,59 @@ def test_decoders_take_no_more_than_the_rule_says(tmp_path: Path, work: str, wri
         text=True,
         check=True,
     )
-    grown = int(run.stdout) / SIDE**2
-    assert 3 < grown < read_constant("decodedPixelBytes")
+    grown, estimated = map(int, run.stdout.split())
+    assert 3 < grown / SIDE**2 < read_constant("decodedPixelBytes")
+    assert grown < estimated
 
 
-def memory(scenario: str, *settings: str) -> str:
+def dearest_pixel(max_pixels: int) -> float:
+    """Return the most that is estimated for an admitted picture, in bytes for each pixel of `max_pixels`."""
+    most = 0
+    for media_type in ("image/jpeg", "image/png", "image/webp"):
+        # WebP is 8 bits deep and PNG has at most four channels of 16; four components of a JPEG have 11.
+        for pixel_bytes in {"image/webp": [3], "image/png": range(3, 9), "image/jpeg": range(3, 12)}[media_type]:
+            for pixels in (max_pixels * PIXEL_BYTES // max(pixel_bytes, PIXEL_BYTES), min(max_pixels, 178_900_000)):
+                info = ImageInfo(media_type, pixels // 1000, 1000, 1, "", pixel_bytes=pixel_bytes)
+                face = FaceGroup(b"", info, {0: Window(0, 0, info.width, info.height)})
+                admitted = pixels * max(pixel_bytes, PIXEL_BYTES) <= max_pixels * PIXEL_BYTES
+                jobs = [estimate_memory(kind, [face]) for kind in ("find", "cut") if admitted]
+                most = max([most, *jobs])
+    return (most - JOB_BYTES) / max_pixels
+
+
+@pytest.mark.parametrize("max_pixels", [200_000_000, 150_000_000, 60_000_000])
+def test_the_rule_is_that_of_the_decoders(max_pixels: int) -> None:
+    """The chart allows what the service estimates: a change of one without the other fails here."""
+    assert dearest_pixel(max_pixels) == pytest.approx(read_constant("decodedPixelBytes"), abs=0.01)
+    assert read_constant("fileCopies") == costs._FILE_COPIES  # noqa: SLF001 - the other half of the rule
+    assert read_constant("processMiB") * 2**20 == PROCESS_BYTES
+    assert read_constant("serviceMiB") * 2**20 == SERVICE_BYTES + JOB_BYTES
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes"),
+    [
+        ([], 2),
+        (["settings.limits.max_pixels=60000000"], 2),
+        (["settings.stream.detector_processes=4", "settings.limits.max_bytes=16777216"], 4),
+        (["settings.stream.max_in_flight_bytes=1048576"], 2),
+    ],
+)
+def test_a_worker_admits_the_dearest_picture(
+    settings: list[str], processes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under the limit that the chart computes, what is left for decoding holds any picture that is admitted."""
+    values = dict(setting.split("=") for setting in settings)
+    pixels = int(values.get("settings.limits.max_pixels", 200_000_000))
+    file = b"\0" * int(values.get("settings.limits.max_bytes", 1 << 26))
+    limit = int(worker_memory("scram", *settings).removesuffix("Mi")) << 20
+    monkeypatch.setattr(memory, "_read_container_limit", lambda _machine: limit)
+    monkeypatch.setattr("ingest.memory.os.sysconf", lambda _name: 1 << 20)  # a machine that is large enough
+    dearest = FaceGroup(file, ImageInfo("image/webp", pixels // 1000, 1000, 1, ""))
+    assert estimate_memory("find", [dearest]) <= find_decoding_memory(processes)
+
+
+def worker_memory(scenario: str, *settings: str) -> str:
     """Return the limit of a worker's memory."""
     (worker,) = find(render(scenario, *settings), "StatefulSet")["spec"]["template"]["spec"]["containers"]
     return str(worker["resources"]["limits"]["memory"])
@@ -105,13 +168,13 @@ def memory(scenario: str, *settings: str) -> str:
 )
 def test_an_empty_limit_is_computed(scenario: str, settings: list[str], limit: str) -> None:
     """The limit follows the pixels that are admitted and the decoders that may hold them at once."""
-    assert memory(scenario, *settings) == limit
+    assert worker_memory(scenario, *settings) == limit
 
 
 @pytest.mark.parametrize("limit", ["5794Mi", "5.7Gi", "7Gi", "6100M"])
 def test_a_limit_that_is_large_enough_is_kept(limit: str) -> None:
     """Whatever its unit, a stated limit is compared as Kubernetes reads it."""
-    assert memory("scram", f'resources.limits.memory="{limit}"') == limit
+    assert worker_memory("scram", f'resources.limits.memory="{limit}"') == limit
 
 
 @pytest.mark.parametrize(

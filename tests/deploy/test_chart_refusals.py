@@ -31,6 +31,7 @@ OTHER = "c" * 64
         ('kafka.bootstrap="kafka"', "bootstrap"),  # no port
         ('kafka.security="ssl"', "security"),
         ('kafka.saslMechanism="GSSAPI"', "saslMechanism"),
+        ("kafka.token.expirationSeconds=60", "expirationSeconds"),  # below what the API allows
         ('rollout.stage="half"', "stage"),
         ("rollout.canaryShare=51", "canaryShare"),
         ('rollout.stage="shadow"', "candidate"),  # a stage without a candidate
@@ -72,6 +73,10 @@ def test_schema_refuses(setting: str, where: str) -> None:
         ("scram", ['kafka.security="plaintext"'], "insecureDev"),
         ("scram", ['kafka.security="plaintext"', "insecureDev=true"], "uses no certificates"),
         ("scram", ['kafka.passwordSecret.name=""'], "passwordSecret"),
+        ("token", ['kafka.token.audience=""'], "needs kafka.token.audience"),
+        ("token", ["keda.enabled=true"], "kafka.saslMechanism OAUTHBEARER has neither"),
+        ("scram", ["keda.enabled=true", 'kafka.saslMechanism="AWS_MSK_IAM"'], "AWS_MSK_IAM has neither"),
+        ("strimzi", ['kafka.saslMechanism="OAUTHBEARER"', 'kafka.token.audience="a"'], "SCRAM-SHA-512"),
         ("scram", ["networkPolicy.kafka.to=[]"], "no worker would reach the brokers"),
         ("mtls", ["networkPolicy.store.to=[]"], "the store that bundle.uri names"),
         ("gpu-sidecar", ['bundle.uri="s3://models/a"'], "the store that bundle.uri names"),

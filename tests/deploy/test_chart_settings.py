@@ -1,6 +1,7 @@
 """What the chart tells the service is what the service understands."""
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ OWN = {
     *("stream.mode", "stream.policies", "health.host", "health.port"),
     *("triton.url", "triton.tls", "triton.ca_file", "triton.certificate_file", "triton.key_file"),
     *("kafka.bootstrap", "kafka.security", "kafka.sasl_mechanism", "kafka.username", "kafka.password"),
-    *("kafka.ca_file", "kafka.certificate_file", "kafka.key_file", "kafka.instance_id"),
+    *("kafka.token_file", "kafka.ca_file", "kafka.certificate_file", "kafka.key_file", "kafka.instance_id"),
 }
 
 
@@ -59,6 +60,26 @@ def test_service_takes_every_variable(scenario: str, clean: pytest.MonkeyPatch) 
                 for name, value in environment(documents, container).items():
                     patch.setenv(name, value)
                 load_settings()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_files_that_the_service_is_told_of_are_mounted(scenario: str) -> None:
+    """Each `kafka.*_file` is an item of the volume at that place; a token is for the brokers and nobody else."""
+    documents = render(scenario)
+    for document in documents:
+        if document["kind"] != "StatefulSet":
+            continue
+        spec = document["spec"]["template"]["spec"]
+        (worker,) = spec["containers"]
+        told = {
+            value for name, value in environment(documents, worker).items() if re.match("UNLENSED_KAFKA__.*_FILE", name)
+        }
+        places = {mount["name"]: mount["mountPath"] for mount in worker["volumeMounts"]}
+        sources = next((each["projected"]["sources"] for each in spec["volumes"] if each["name"] == "kafka"), [])
+        secrets = [item["path"] for source in sources for item in source.get("secret", {}).get("items", [])]
+        tokens = [source["serviceAccountToken"] for source in sources if "serviceAccountToken" in source]
+        assert all(token["audience"] == "kafka" for token in tokens)
+        assert told == {f"{places['kafka']}/{name}" for name in [*secrets, *(token["path"] for token in tokens)]}
 
 
 def test_values_become_the_settings_they_name(clean: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,19 @@
 """deploy/compose: valid in every profile, closed to the outside, and made of files that exist."""
 
 import base64
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ingest import memory
+from ingest.costs import estimate_memory
+from ingest.face_groups import FaceGroup
+from ingest.jobs import Kind
+from ingest.probe import DEFAULT_LIMITS, ImageInfo
+from ingest.spec import Window
 from tests.deploy.chart import pods, render
 from tests.deploy.compose import FOLDER, read_compose
 from tests.deploy.images import DOCKER, read_stages
@@ -93,3 +100,27 @@ def test_no_password_is_kept() -> None:
     """No password stands in the files: Grafana has no user, Kafka no secret."""
     text = "".join(file.read_text() for file in (FOLDER / "compose.yaml", FOLDER / ".env"))
     assert "PASSWORD" not in text.upper()
+
+
+@pytest.mark.parametrize(("media_type", "pixel_bytes"), [("image/webp", 3), ("image/png", 8), ("image/jpeg", 11)])
+@pytest.mark.parametrize("kind", ["find", "cut"])
+def test_memory_that_is_asked_for_holds_the_pictures_that_are_named(
+    monkeypatch: pytest.MonkeyPatch, media_type: str, pixel_bytes: int, kind: Kind
+) -> None:
+    """On a machine as README.md asks for, with up to four decoding processes, any picture of the stated size fits."""
+    said = re.search(
+        r"(\d+) GB of memory\. .*up to (\d+) megapixels is scored", (FOLDER / "README.md").read_text(), re.DOTALL
+    )
+    machine, pixels = int(said[1]) * 10**9, int(said[2]) * 10**6
+    monkeypatch.setattr("ingest.memory.os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": machine}.get)
+    monkeypatch.setattr(memory, "_read_container_limit", lambda machine: machine)  # no service of it has one
+    info = ImageInfo(media_type, pixels // 1000, 1000, 1, "", pixel_bytes=pixel_bytes)
+    picture = FaceGroup(b"\0" * DEFAULT_LIMITS.max_bytes, info, {0: Window(0, 0, info.width, info.height)})
+    assert estimate_memory(kind, [picture]) <= memory.find_decoding_memory(4)
+
+
+def test_no_service_has_a_limit_of_its_own(services: dict[str, Any]) -> None:
+    """What README.md says of memory is said of a scorer that has the machine."""
+    assert not [
+        name for name, service in services.items() if "mem_limit" in service or "limits" in str(service.get("deploy"))
+    ]

@@ -1,6 +1,8 @@
 """The images' lists of wheels keep up with pyproject.toml and constraints.txt."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from packaging.utils import canonicalize_name
 
 from deploy.docker.pin import BUILD, IMAGES, LEFT_OUT, PYTHONS, TRITON_CPU, find_requirements
 from tests.deploy.images import DOCKER, ROOT
+from tests.deploy.tools import find_tool
 
 LINE = re.compile(
     r"(?P<name>[a-z0-9-]+)==(?P<version>\S+)( ; (?P<marker>\S+ == \S+))?( --hash=sha256:[0-9a-f]{64}){1,2}"
@@ -58,3 +61,16 @@ def test_no_telemetry_is_installed() -> None:
     """What reports its use to others, or fails without a home, is in no image."""
     for file in (DOCKER / "requirements").glob("*.txt"):
         assert not LEFT_OUT & read_versions(file).keys(), file
+
+
+def test_a_wheel_with_another_hash_is_not_installed(tmp_path: Path) -> None:
+    """What a registry or a mirror hands out under the right name and version must have the listed hash, too."""
+    (line,) = re.findall("(?m)^idna==.*", (DOCKER / "requirements/scorer-cpu.txt").read_text())
+    other = line.replace(line[-8:], f"{int(line[-8:], 16) ^ 1:08x}")
+    for text, says in ((line, None), (other, "DO NOT MATCH THE HASHES"), (line.split()[0], "Hashes are required")):
+        (tmp_path / "list.txt").write_text(f"{text}\n")
+        command = [sys.executable, "-m", "pip", "install", "--no-deps", "--require-hashes", "--no-index", "--dry-run"]
+        command += ["--ignore-installed", f"--find-links={find_tool('wheels')}", "-r", str(tmp_path / "list.txt")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) is (says is None), done.stderr
+        assert (says or "") in done.stderr

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ingest.spec import MIN_VISIBLE_SHARE
 from scorer.progress import Progress
 from training.data.cutting import CutFace, FaceCutter, FoundFace
 from training.data.photos import ROLES, Photo, PhotoSource, Role
@@ -152,6 +153,7 @@ def check_settings(path: Path, cutter: FaceCutter) -> None:
         "preprocess": asdict(cutter.spec),
         "wide_size": WIDE_SIZE,
         "min_face_px": cutter.min_face_px,
+        "min_visible_share": MIN_VISIBLE_SHARE,
         "landmarks": cutter.landmarker.name,
     }
     settings = json.loads(json.dumps(settings))

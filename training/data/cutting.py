@@ -88,7 +88,8 @@ class FaceCutter:
             if boxes is None:
                 found = [detection.box for detection in self.detector.detect(data, info)]
                 boxes = tuple(box for box in found if box.short_side >= self.min_face_px)
-            windows = [(EncodedFace.around(data, info, box, self.spec), box) for box in boxes]
+            whole = self._drop_cut_off(photo, info, boxes)
+            windows = [(EncodedFace.around(data, info, box, self.spec), box) for box in whole]
             faces = [(face, box) for face, box in windows if face is not None]
             if not faces:
                 self.dropped[photo.source, "photo_without_large_face"] += 1
@@ -102,6 +103,13 @@ class FaceCutter:
             return []
         origin = ReadPhoto(photo, len(data), self._read_exif(photo, data), hashed)
         return [FoundFace(origin, face, box) for face, box in faces]
+
+    def _drop_cut_off(self, photo: Photo, info: ImageInfo, boxes: Sequence[FaceBox]) -> list[FaceBox]:
+        """Return the faces that serving would score: of the others there is more border in the crop than face."""
+        whole = [box for box in boxes if not box.is_cut_off(info.width, info.height)]
+        if len(whole) < len(boxes):
+            self.dropped[photo.source, Reason.FACE_CUT_OFF.value] += len(boxes) - len(whole)
+        return whole
 
     def _read_exif(self, photo: Photo, data: bytes) -> ExifReading:
         exif = photo.read_exif() if photo.read_exif else read_file_exif(data)

@@ -58,7 +58,8 @@ class PictureCutter:
         if self.part == "image":
             return EncodedFace(data, info, Window(0, 0, info.width, info.height))
         found = [face.box for face in self.detector.detect(data, info)]
-        scored = [box for box in found if box.short_side >= Policy().min_face_px]
+        whole = [box for box in found if not box.is_cut_off(info.width, info.height)]
+        scored = [box for box in whole if box.short_side >= Policy().min_face_px]
         return EncodedFace.around(data, info, scored[0], self.spec) if scored else None
 
     def cut(self, name: str, paths: Sequence[Path], advance: Callable[[], None]) -> CutPictures:

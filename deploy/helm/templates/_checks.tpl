@@ -5,8 +5,11 @@
 {{- if and (eq $kafka.security "plaintext") (not .Values.insecureDev) -}}
 {{- fail "kafka.security is plaintext, which the service refuses: use sasl_tls or tls, or set insecureDev on a development network" -}}
 {{- end -}}
-{{- if and (eq $kafka.security "sasl_tls") (not $kafka.passwordSecret.name) -}}
+{{- if and (include "unlensed.kafkaPassword" .) (not $kafka.passwordSecret.name) -}}
 {{- fail "kafka.security is sasl_tls, which needs kafka.passwordSecret.name" -}}
+{{- end -}}
+{{- if and (include "unlensed.kafkaToken" .) (not $kafka.token.audience) -}}
+{{- fail "kafka.saslMechanism is OAUTHBEARER, which needs kafka.token.audience" -}}
 {{- end -}}
 {{- if and (eq $kafka.security "plaintext") (or $kafka.caSecret.name $kafka.certificateSecret.name) -}}
 {{- fail "kafka.security is plaintext, which uses no certificates: leave kafka.caSecret and kafka.certificateSecret empty" -}}
@@ -51,6 +54,9 @@
 {{- end -}}
 {{- end -}}
 {{- if .Values.keda.enabled -}}
+{{- if and (eq $kafka.security "sasl_tls") (not (include "unlensed.kafkaPassword" .)) -}}
+{{- fail (printf "keda.enabled asks the brokers for the lag with the workers' password or certificate, and kafka.saslMechanism %s has neither: set keda.enabled to false, or give the release a user with a password" $kafka.saslMechanism) -}}
+{{- end -}}
 {{- if gt (int .Values.keda.maxReplicas) (int .Values.keda.partitions) -}}
 {{- fail (printf "keda.maxReplicas is %v, but the requests' topic has %v partitions (keda.partitions): more workers would idle" .Values.keda.maxReplicas .Values.keda.partitions) -}}
 {{- end -}}

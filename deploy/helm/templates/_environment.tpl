@@ -67,6 +67,12 @@ env: {{- toYaml . | nindent 2 }}
 {{- if eq $kafka.security "sasl_tls" }}
 - name: UNLENSED_KAFKA__SASL_MECHANISM
   value: {{ $kafka.saslMechanism }}
+{{- end }}
+{{- if include "unlensed.kafkaToken" .root }}
+- name: UNLENSED_KAFKA__TOKEN_FILE
+  value: /etc/unlensed/kafka/token
+{{- end }}
+{{- if include "unlensed.kafkaPassword" .root }}
 - name: UNLENSED_KAFKA__USERNAME
   value: {{ $kafka.username | quote }}
 - name: UNLENSED_KAFKA__PASSWORD
@@ -98,6 +104,14 @@ env: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
+{{/* Whether the brokers ask for a password, and whether for a token: text where they do. */}}
+{{- define "unlensed.kafkaPassword" -}}
+{{- if and (eq .Values.kafka.security "sasl_tls") (not (has .Values.kafka.saslMechanism (list "OAUTHBEARER" "AWS_MSK_IAM"))) }}yes{{ end -}}
+{{- end }}
+{{- define "unlensed.kafkaToken" -}}
+{{- if and (eq .Values.kafka.security "sasl_tls") (eq .Values.kafka.saslMechanism "OAUTHBEARER") }}yes{{ end -}}
+{{- end }}
+
 {{- define "unlensed.tritonClientVariables" -}}
 - name: UNLENSED_TRITON__TLS
   value: "true"
@@ -109,14 +123,21 @@ env: {{- toYaml . | nindent 2 }}
   value: /etc/unlensed/triton/tls.key
 {{- end }}
 
-{{/* Files of a worker: certificates from existing Secrets, policies. */}}
+{{/* Files of a worker: certificates from existing Secrets, a token, policies. */}}
 {{- define "unlensed.workerVolumes" -}}
 {{- $kafka := .Values.kafka -}}
-{{- if or $kafka.caSecret.name $kafka.certificateSecret.name }}
+{{- $token := include "unlensed.kafkaToken" . -}}
+{{- if or $kafka.caSecret.name $kafka.certificateSecret.name $token }}
 - name: kafka
   projected:
     defaultMode: 0440
     sources:
+      {{- if $token }}
+      - serviceAccountToken:
+          path: token
+          audience: {{ $kafka.token.audience | quote }}
+          expirationSeconds: {{ $kafka.token.expirationSeconds }}
+      {{- end }}
       {{- with $kafka.caSecret }}
       {{- if .name }}
       - secret:
@@ -152,7 +173,7 @@ env: {{- toYaml . | nindent 2 }}
 {{- end }}
 
 {{- define "unlensed.workerMounts" -}}
-{{- if or .Values.kafka.caSecret.name .Values.kafka.certificateSecret.name }}
+{{- if or .Values.kafka.caSecret.name .Values.kafka.certificateSecret.name (include "unlensed.kafkaToken" .) }}
 - name: kafka
   mountPath: /etc/unlensed/kafka
   readOnly: true

@@ -32,13 +32,18 @@ def kafka_server(tmp_path_factory: pytest.TempPathFactory, authority: Authority)
         "ssl.truststore.type": "PEM",
         "ssl.truststore.location": str(trusted),
         "listener.name.mutual.ssl.client.auth": "required",
-        "listener.name.secure.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
+        "listener.name.secure.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN,OAUTHBEARER",
         "listener.name.secure.plain.sasl.jaas.config": (
             f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
         ),
         "listener.name.secure.scram-sha-512.sasl.jaas.config": (
             "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         ),
+        # Takes tokens that nobody signed, as long as they have not expired; a connection ends with its token.
+        "listener.name.secure.oauthbearer.sasl.jaas.config": (
+            "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;"
+        ),
+        "listener.name.secure.oauthbearer.connections.max.reauth.ms": "3600000",
     }
     listeners = {"SECURE": "SASL_SSL", "MUTUAL": "SSL"}
     folder = tmp_path_factory.mktemp("kafka")

@@ -1,11 +1,24 @@
 """Identity and trust, on the real broker's SASL_SSL and mutual TLS listeners."""
 
+import base64
+import json
+import os
+import re
+import sys
 import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from botocore.auth import SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from kafka.net.sasl import get_sasl_mechanism
 from pydantic import SecretStr
 
 from deploy.local.kafka import KafkaServer
@@ -47,9 +60,33 @@ def plain(server: KafkaServer, authority: Authority) -> dict[str, object]:
     return secure(server, authority, sasl_mechanism="PLAIN")
 
 
-@pytest.mark.parametrize("kind", [secure, plain, mutual])
+def aws(server: KafkaServer, authority: Authority, **changes: object) -> dict[str, object]:
+    """Return settings for the SASL_SSL listener with an identity of AWS, which that broker does not know."""
+    settings = {"sasl_mechanism": "AWS_MSK_IAM", "username": None, "password": None}
+    return secure(server, authority, **settings | changes)
+
+
+def write_token(file: Path, life_s: float) -> Path:
+    """Write a token that the broker of the tests takes for `life_s`: signed by nobody."""
+    now = time.time()
+    parts = {"alg": "none"}, {"sub": USER, "iat": now, "exp": now + life_s}
+    token = "".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") + "." for part in parts)
+    new = file.with_suffix(".new")
+    new.write_text(f"{token}\n")
+    return new.replace(file)
+
+
+def bearer(server: KafkaServer, authority: Authority, **changes: object) -> dict[str, object]:
+    """Return settings for the SASL_SSL listener with a token."""
+    settings: dict[str, object] = {"sasl_mechanism": "OAUTHBEARER", "username": None, "password": None}
+    if "token_file" not in changes:
+        settings["token_file"] = write_token(authority.folder / "token", 600)
+    return secure(server, authority, **settings | changes)
+
+
+@pytest.mark.parametrize("kind", [secure, plain, bearer, mutual])
 def test_records_travel_encrypted(site: Site, kafka_server: KafkaServer, authority: Authority, kind: object) -> None:
-    """SCRAM-SHA-512 and PLAIN over TLS, and a certificate of our own: write, read, commit, all in transactions."""
+    """SCRAM-SHA-512, PLAIN and a token over TLS, and a certificate of our own: write, read, commit, in transactions."""
     site.create_topics()
     source, sink = site.connect(**kind(kafka_server, authority), delivery="exactly_once")
     sink.deliver(site.requests(5))
@@ -77,6 +114,61 @@ def test_a_wrong_password_is_refused_at_once(
         site.connect(**secure(kafka_server, authority, **changes))
     assert "another one" not in str(refusal.value)
     wait_until(lambda: threading.active_count() <= before, "the client's threads to end")
+
+
+def test_a_token_is_read_anew(site: Site, kafka_server: KafkaServer, authority: Authority, tmp_path: Path) -> None:
+    """A worker outlives its tokens as long as somebody replaces the file, on connections that stay open."""
+    file = write_token(tmp_path / "token", 4)
+    site.create_topics()
+    source, sink = site.connect(**bearer(kafka_server, authority, token_file=file))
+    member, sent = Member(source, sink), 0
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        write_token(file, 4)
+        sink.deliver(site.requests(1))
+        sent += 1
+        turn_until([member], lambda wanted=sent: len(member.polled) == wanted, "the record")
+        source.commit(member.offsets(member.owned))
+
+
+@pytest.mark.parametrize("spoil", [lambda file: write_token(file, -60), Path.unlink])
+def test_a_token_that_nobody_replaces_is_refused(
+    site: Site, kafka_server: KafkaServer, authority: Authority, tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    """One that has expired, or is gone, ends the worker with a sentence once it has to be shown again."""
+    file = write_token(tmp_path / "token", 3)
+    site.create_topics()
+    source, sink = site.connect(**bearer(kafka_server, authority, token_file=file))
+    member = Member(source, sink)
+    spoil(file)
+    with pytest.raises(BrokerRefused, match=r"(?i)authentication|token_file") as refusal:
+        turn_until([member], lambda: False, "a refusal")
+    assert "eyJ" not in str(refusal.value)
+
+
+def test_aws_signs_as_its_own_library_does(
+    monkeypatch: pytest.MonkeyPatch, site: Site, kafka_server: KafkaServer, authority: Authority
+) -> None:
+    """What AWS_MSK_IAM shows is the request that botocore signs; whether a broker of AWS takes it is not tested."""
+    for name, value in (("ACCESS_KEY_ID", "AKIDEXAMPLE"), ("SECRET_ACCESS_KEY", "of a test"), ("SESSION_TOKEN", "a/b")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    kafka = KafkaSettings(**aws(kafka_server, authority))
+    options = security_options(kafka, insecure_dev=False)
+    mechanism = get_sasl_mechanism(options["sasl_mechanism"])(host="b-1.example", **options)
+    shown = json.loads(mechanism.auth_bytes())
+    url = "https://b-1.example/?Action=kafka-cluster%3AConnect"
+    request = AWSRequest("GET", url, data=b"")
+    request.context["timestamp"] = shown["x-amz-date"]
+    signer = SigV4QueryAuth(Credentials("AKIDEXAMPLE", "of a test", "a/b"), "kafka-cluster", "eu-central-1", 900)
+    with monkeypatch.context() as patch:
+        when = datetime.strptime(shown["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        patch.setattr("botocore.auth.get_current_datetime", lambda **_: when)
+        signer.add_auth(request)
+    signed = {name.lower(): value for name, (value,) in parse_qs(urlsplit(request.url).query).items()}
+    assert signed.items() <= shown.items()
+    with pytest.raises(BrokerRefused, match=r"(?i)mechanism"):
+        site.connect(**aws(kafka_server, authority))
 
 
 def test_a_certificate_of_somebody_else_is_not_trusted(
@@ -133,10 +225,18 @@ def test_images_do_not_leave_this_machine_in_the_clear() -> None:
     [
         ({"security": "sasl_tls"}, "username"),
         ({"security": "sasl_tls", "username": "a"}, "password"),
-        ({"username": "a", "password": "b"}, "uses no username"),
+        ({"username": "a", "password": "b"}, "uses no kafka.username"),
         ({"ca_file": "ca.pem"}, "uses no certificate"),
         ({"security": "tls", "key_file": "key.pem"}, "without kafka.certificate_file"),
         ({"security": "tls", "ca_file": "nowhere.pem"}, r"nowhere\.pem"),
+        ({"security": "sasl_tls", "sasl_mechanism": "OAUTHBEARER"}, r"needs kafka\.token_file"),
+        ({"security": "sasl_tls", "sasl_mechanism": "OAUTHBEARER", "username": "a"}, r"uses no kafka\.username"),
+        ({"security": "sasl_tls", "username": "a", "password": "b", "token_file": "c"}, r"uses no kafka\.token_file"),
+        ({"token_file": "c"}, r"uses no kafka\.token_file"),
+        ({"security": "sasl_tls", "sasl_mechanism": "OAUTHBEARER", "token_file": "nowhere"}, "cannot be read.*nowhere"),
+        ({"security": "sasl_tls", "sasl_mechanism": "OAUTHBEARER", "token_file": __file__}, "holds no bearer token"),
+        ({"security": "sasl_plaintext", "sasl_mechanism": "AWS_MSK_IAM"}, "needs sasl_tls"),
+        ({"security": "sasl_tls", "sasl_mechanism": "AWS_MSK_IAM", "token_file": "c"}, r"uses no kafka\.token_file"),
         ({"bootstrap": ""}, "names no broker"),
         ({"bootstrap": "127.0.0.1:many"}, "many"),
     ],
@@ -145,6 +245,27 @@ def test_settings_that_contradict_each_other_are_refused(settings: dict[str, str
     """Each sentence names the setting."""
     with pytest.raises(SettingsError, match=message):
         security_options(KafkaSettings(**settings), insecure_dev=False)
+
+
+def test_aws_without_an_identity_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without botocore, a region or credentials a sentence says so at once; the client would try for ever."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    kafka = KafkaSettings(security="sasl_tls", sasl_mechanism="AWS_MSK_IAM")
+    with pytest.raises(SettingsError, match="AWS_DEFAULT_REGION"):
+        security_options(kafka, insecure_dev=False)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    with pytest.raises(SettingsError, match="no AWS credentials"):
+        security_options(kafka, insecure_dev=False)
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(SettingsError, match="nobody"):
+        security_options(kafka, insecure_dev=False)
+    monkeypatch.setitem(sys.modules, "botocore.session", None)
+    with pytest.raises(SettingsError, match=re.escape("[cpu,stream,s3]")):
+        security_options(kafka, insecure_dev=False)
 
 
 def test_a_key_with_a_passphrase_is_refused_without_asking(tmp_path: Path) -> None:

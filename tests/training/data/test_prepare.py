@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ingest.spec import PreprocessSpec
+from ingest.spec import FaceBox, PreprocessSpec
 from tests.training.data.drawn_photos import ROLES, DrawnPhotos, draw, make_cutter, prepare_drawn
 from tests.training.data.landmark_weights import write_weights
 from training.cli import app
 from training.data.chunks import PrepareProgress
 from training.data.cutting import FaceCutter
 from training.data.indexing import index_run
+from training.data.photos import Photo
 from training.data.shards import load_role
 from training.endings import Interrupted
 from training.recipes import paper, starter
@@ -177,6 +179,21 @@ def test_other_settings_are_refused(whole: Path, cutter: FaceCutter) -> None:
     other = FaceCutter(cutter.detector, cutter.landmarker, PreprocessSpec(margin=1.5), 50, 1)
     with pytest.raises(ValueError, match=r"prepared with other settings \(min_face_px, preprocess\)"):
         prepare(whole, DrawnPhotos(40), other)
+
+
+def test_faces_that_serving_does_not_score_are_left_out(cutter: FaceCutter, portrait: bytes) -> None:
+    """A face that the border cuts off is dropped and counted, whether a layout or the detector says where it is."""
+    side = 200.0
+    cut, whole = (FaceBox(left, 0, side, side) for left in (-0.41 * side, -0.39 * side))
+    counting = FaceCutter(cutter.detector, cutter.landmarker, cutter.spec, 64, 1)
+    photo = Photo("a.png", "ann", lambda: portrait, (cut, whole))
+    assert [face.box for face in counting.find(photo)] == [whole]
+    assert counting.dropped == {("ann", "face_cut_off"): 1}
+    eyes, strip = Image.open(io.BytesIO(portrait)).convert("RGB"), io.BytesIO()
+    eyes = eyes.resize((1536, 1536), Image.Resampling.LANCZOS).crop((510, 285, 870, 385))
+    eyes.resize((240, 66), Image.Resampling.LANCZOS).save(strip, "PNG")
+    assert counting.find(replace(photo, read=strip.getvalue, boxes=None)) == []
+    assert counting.dropped == {("ann", "face_cut_off"): 2, ("ann", "photo_without_large_face"): 1}
 
 
 def test_repeats_are_dropped_across_roles(cutter: FaceCutter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
