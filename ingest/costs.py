@@ -10,7 +10,7 @@ CPU: at most 53 ns a pixel.
 
 from collections.abc import Sequence
 
-from ingest.face_groups import FaceGroup, is_huge
+from ingest.decode_batches import FaceGroup, is_huge
 from ingest.jobs import Kind
 from ingest.reasons import Reason, Unscorable
 

@@ -24,7 +24,7 @@ from nvidia.dali.pipeline import Pipeline
 
 from ingest.dali_graph import decode_region
 from ingest.damage import measure_damage
-from ingest.face_groups import (
+from ingest.decode_batches import (
     BATCH_PIXELS_PER_THREAD,
     IMAGE_FAILURE,
     LIBJPEG_REMARK,

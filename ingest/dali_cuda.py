@@ -22,8 +22,7 @@ from nvidia.dali.pipeline import Pipeline
 
 from ingest.dali import FaceCropper
 from ingest.dali_graph import decode_region, resize_and_turn
-from ingest.device import Kind, load_array_module
-from ingest.face_groups import (
+from ingest.decode_batches import (
     BATCH_PIXELS_PER_THREAD,
     IMAGE_FAILURE,
     LIBJPEG_REMARK,
@@ -31,6 +30,7 @@ from ingest.face_groups import (
     batch_groups,
     split_batches,
 )
+from ingest.device import Kind, load_array_module
 from ingest.native_messages import NativeMessages
 from ingest.orientation import find_stored_window, turn_matrix
 from ingest.probe import EncodedFace, strip_metadata

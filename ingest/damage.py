@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest import jpeg
+from ingest.formats import jpeg
 from ingest.probe import ImageInfo, strip_metadata
 
 Pixels = NDArray[np.uint8]

@@ -12,7 +12,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from ingest.face_groups import LIBJPEG_REMARK
+from ingest.decode_batches import LIBJPEG_REMARK
 from ingest.probe import ImageInfo
 from ingest.reasons import Reason, Unscorable
 

@@ -22,8 +22,8 @@ from PIL import Image
 
 from ingest.costs import BATCH_IMAGES, allow_cpu_s, estimate_memory, lack_memory
 from ingest.dali import FaceCropper
+from ingest.decode_batches import FaceGroup
 from ingest.detect import DetectorSpec, load_detector
-from ingest.face_groups import FaceGroup
 from ingest.jobs import Kind, read_job, receive_frame, reduce_size, send_frame
 from ingest.probe import EncodedFace
 from ingest.reasons import Unscorable

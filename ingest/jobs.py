@@ -12,8 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from ingest.decode_batches import FaceGroup
 from ingest.detect import DetectorSpec
-from ingest.face_groups import FaceGroup
 from ingest.probe import ImageInfo
 from ingest.spec import PreprocessSpec, Window
 

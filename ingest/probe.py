@@ -11,10 +11,10 @@ import hashlib
 from dataclasses import dataclass
 from typing import Self
 
-from ingest import jpeg, png, webp
-from ingest.header import Header, read_orientation
+from ingest.formats import jpeg, png, webp
+from ingest.formats.header import Header, read_orientation
+from ingest.formats.signatures import name_format
 from ingest.reasons import Reason, Unscorable
-from ingest.signatures import name_format
 from ingest.spec import FaceBox, PreprocessSpec, Window, crop_window
 
 _FIRST_TRANSPOSED = 5  # orientations 5..8 exchange width and height

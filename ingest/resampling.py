@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.traces import Traces
+from ingest.image_metadata import Traces
 
 # VGA is the smallest that a camera with EXIF stores. What is smaller was made so, or cut out of something larger.
 MIN_CAMERA_SIDE_PX = 640

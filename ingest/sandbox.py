@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.costs import BATCH_IMAGES, BATCH_PIXELS, estimate_memory, lack_memory
+from ingest.decode_batches import FaceGroup, batch_groups
 from ingest.detect import Detection, DetectorSpec
 from ingest.detector_pool import ChildFailed, DetectorPool, SandboxClosed
 from ingest.device import require_instructions
-from ingest.face_groups import FaceGroup, batch_groups
 from ingest.jobs import Kind, describe_job, describe_setup, reduce_size
 from ingest.memory import MemoryBudget, find_decoding_memory
 from ingest.probe import EncodedFace, ImageInfo

@@ -6,8 +6,8 @@ The figures are those of the bundle's own evaluation, which its manifest states;
 import math
 from collections.abc import Mapping
 
+from scorer.bundle.manifest import Evaluation, Flagged, GeneratedSample, Sample
 from scorer.decide import Policy
-from scorer.manifest import Evaluation, Flagged, GeneratedSample, Sample
 from scorer.messages import PolicyFacts
 
 NAMED_GENERATORS = 4  # of more, only the two ends are named

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from scorer.decide import CalibrationSize, Policy, PolicyError, settle_policy
 from scorer.messages import DeadLetterCode, Message, ScoreRequest, describe_problems
-from scorer.stream.logs import get_logger
+from scorer.observe.logs import get_logger
 
 MAX_FILE_BYTES = 1 << 20
 _SHOWN_CHARACTERS = 80

@@ -27,7 +27,7 @@ from scorer.messages import (
     result_id,
     result_schema,
 )
-from scorer.stream.settings import StreamSettings
+from scorer.service_settings import StreamSettings
 
 Document = dict[str, Any]
 

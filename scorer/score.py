@@ -12,7 +12,7 @@ from ingest.probe import EncodedFace, ImageInfo
 from ingest.reasons import UNSUPPORTED, Reason, Unscorable
 from ingest.spec import MIN_VISIBLE_SHARE
 from scorer.decide import Policy, decide_face, p_values
-from scorer.embed import Embedder
+from scorer.engines.base import Embedder
 from scorer.locate import LocatedFace, LocatedImage
 from scorer.messages import (
     FaceResult,

@@ -12,7 +12,7 @@ from ingest.probe import Limits
 from scorer.decide import Policy
 from scorer.messages import describe_problems
 from scorer.payloads.settings import PayloadSettings
-from scorer.stream.settings import HealthSettings, KafkaSettings, StreamSettings, TritonSettings
+from scorer.service_settings import HealthSettings, KafkaSettings, StreamSettings, TritonSettings
 
 PREFIX = "UNLENSED_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     )
 
     bundle: Path = Path("model_repository")
-    # What the bundle must be, see `scorer.trust`: the SHA-256 of its manifest, and the key that must have signed it.
+    # What the bundle must be, see `scorer.bundle.signature`: the SHA-256 of its manifest, and the key that must have signed it.
     bundle_digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     bundle_key: Path | None = None
     device: Request = "auto"

@@ -12,10 +12,10 @@ from hypothesis import settings
 from deploy.local.triton import TritonServer, find_python
 from ingest.detect import FaceDetector, load_detector
 from ingest.sandbox import Sandbox
-from scorer.bundle import Bundle, read_bundle
-from scorer.engine import LocalScorer
-from scorer.local_engine import open_sandbox
-from scorer.openvino_embedder import LocalEmbedder
+from scorer.bundle.bundle import Bundle, read_bundle
+from scorer.engines.local import open_sandbox
+from scorer.engines.openvino import LocalEmbedder
+from scorer.local_scorer import LocalScorer
 from scorer.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,8 +9,8 @@ from typing import Any
 
 from deploy.local.kafka import KafkaServer
 from deploy.local.worker import Worker
+from scorer.service_settings import KafkaSettings, StreamSettings
 from scorer.stream.broker import Outgoing
-from scorer.stream.settings import KafkaSettings, StreamSettings
 from tests.scorer.stream.kafka_peers import Site, wait_until
 
 BUNDLE = Path(__file__).resolve().parent.parent / "model_repository"

@@ -8,14 +8,14 @@ from typing import Annotated, Literal
 import typer
 
 from ingest.device import DeviceUnavailable, Request, resolve_device
-from scorer.command_line import CommandGroup, VersionOption, local_path, run_command
-from scorer.exits import Exit, describe_exits
+from scorer.bundle.manifest import BatchProfile, Target
+from scorer.commands.command_line import CommandGroup, VersionOption, local_path, run_command
+from scorer.commands.terminal import Terminal
+from scorer.errors import Exit, describe_exits
 from scorer.extras import MissingExtra
-from scorer.manifest import BatchProfile, Target
-from scorer.terminal import Terminal
 from training.endings import Interrupted, TrainingDiverged
+from training.export.target import PRECISIONS, Deployment
 from training.recipes import RECIPES, Precision
-from training.target import PRECISIONS, Deployment
 
 
 class TrainingGroup(CommandGroup):

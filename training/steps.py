@@ -17,33 +17,33 @@ from ingest.dali import FaceCropper
 from ingest.detect import DetectorSpec
 from ingest.probe import EncodedFace, probe_image
 from ingest.spec import FaceBox, PreprocessSpec
-from scorer.bundle import list_files, write_manifest
-from scorer.manifest import PlanRule, Target
+from scorer.bundle.bundle import list_files, write_manifest
+from scorer.bundle.manifest import PlanRule, Target
+from scorer.commands.progress import Progress
+from scorer.commands.terminal import Terminal
+from scorer.engines.tensorrt.trtexec import describe_command
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
-from scorer.progress import Progress
-from scorer.terminal import Terminal
-from scorer.trtexec import describe_command
-from training import detector
 from training.data.shards import load_role
 from training.evaluation.card import LICENCE, write_card
 from training.evaluation.inputs import Extras, Subject
 from training.evaluation.pretext import measure_pretext
 from training.evaluation.run import evaluate_subject, read_report
 from training.evaluation.stated import state_evaluation
-from training.export import export_extractor
-from training.export_onnx import export_onnx
-from training.features import extract_features
-from training.golden import draw_golden_images
+from training.export import detector
+from training.export.features import extract_features
+from training.export.golden import draw_golden_images
+from training.export.onnx import export_onnx
+from training.export.onnx_features import describe_runtime
+from training.export.openvino import export_extractor
+from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR, PRECISIONS, Deployment
+from training.export.torch_tensorrt_plan import build_plan_of_network, find_obstacle
+from training.export.triton_repository import write_repository
 from training.mixture.calibrate import describe_calibration, name_calibration, score_held_out
 from training.mixture.em import EmProgress
 from training.mixture.fit import choose_mixture, describe, load_array_module
-from training.onnx_features import describe_runtime
 from training.pretext.checkpoints import load_checkpoint
 from training.pretext.network import FEATURE_SIZE, build_network
 from training.recipes import Recipe
-from training.repository import write_repository
-from training.target import INPUT_TENSOR, OUTPUT_TENSOR, PRECISIONS, Deployment
-from training.torch_tensorrt_plan import build_plan_of_network, find_obstacle
 
 QUANTISATION_FACES = 192
 TOOLS: dict[Target, tuple[str, ...]] = {

@@ -29,11 +29,11 @@ from rich.text import Text
 from deploy.local.kafka import KafkaServer, KafkaUnavailable
 from deploy.local.triton import TritonFailed, TritonServer
 from deploy.local.worker import Worker, WorkerFailed
-from scorer.bundle import read_bundle
+from scorer.bundle.bundle import read_bundle
+from scorer.commands.inputs import UsageError, expand_paths
 from scorer.decide import Policy, settle_policy
 from scorer.meaning import explain_decisions
-from scorer.paths import UsageError, expand_paths
-from scorer.printable import printable
+from scorer.observe.printable import printable
 from scorer.stream.metrics import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -213,7 +213,7 @@ def lay_out_backends(server: Path, version: str, folder: Path) -> None:
         (folder / name / "model.py").write_text(
             "import sys\n"
             f"sys.path.append({str(ROOT)!r})\n"
-            f"from scorer.triton.backends import {model} as TritonPythonModel\n"
+            f"from scorer.engines.triton.backends import {model} as TritonPythonModel\n"
         )
 
 

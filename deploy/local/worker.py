@@ -12,7 +12,7 @@ from typing import Self
 from urllib.error import URLError
 from urllib.request import urlopen
 
-PROGRAM = "from scorer.cli import main; main()"
+PROGRAM = "from scorer.commands.main import main; main()"
 START_S = 120
 STOP_S = 60
 

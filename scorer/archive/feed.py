@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ingest.reasons import Reason, Unscorable
-from scorer.archive.attempts import Claim, find_suspects
+from scorer.archive.claims import Claim, find_suspects
 from scorer.archive.commit import read_errors, select_retryable
 from scorer.archive.endings import Outage
 from scorer.archive.items import Item, Plan, SourceDamaged
 from scorer.archive.left_out import LeftOut
 from scorer.archive.marks import Mark, read_mark
-from scorer.archive.work import ShardWork, Task
+from scorer.archive.shard_work import ShardWork, Task
 from scorer.payloads.https import PayloadRefused, PayloadUnavailable
 
 OUTAGE_SHARDS = 3

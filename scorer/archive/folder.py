@@ -18,8 +18,8 @@ from typing import IO
 
 from pydantic import BaseModel
 
+from scorer.commands.inputs import UsageError
 from scorer.files import require_local
-from scorer.paths import UsageError
 
 
 def part_name(index: int) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from ingest.image_metadata import Traces
 from ingest.reasons import Reason
 from ingest.resampling import find_marks
-from ingest.traces import Traces
 from scorer.archive.items import Item
 from scorer.archive.rows import ERRORS, RESULTS
 from scorer.messages import ScoreResult

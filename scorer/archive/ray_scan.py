@@ -2,7 +2,7 @@
 
 Every node must see the run's folder under the same path (NFS, a mounted bucket), because actors commit their shards
 themselves, as processes without Ray do; a run may even be begun with the one and finished with the other. A shard is
-the unit: between two of them an actor's stages drain. Ray starts dead actors again, and `scorer.archive.attempts`
+the unit: between two of them an actor's stages drain. Ray starts dead actors again, and `scorer.archive.claims`
 finds the image that kills them.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scorer.archive.endings import CannotCommit, Outage
 from scorer.archive.marks import COUNTS
 from scorer.archive.session import Session
-from scorer.engine import LocalScorer
+from scorer.local_scorer import LocalScorer
 from scorer.payloads.https import PayloadUnavailable
 
 Batch = dict[str, NDArray[Any]]

@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ingest.probe import Limits
 from scorer.archive.endings import RunBroken, RunNotReady, RunRefused
 from scorer.archive.folder import is_partial, publish_json, utf8_path
-from scorer.bundle import Bundle
+from scorer.bundle.bundle import Bundle
+from scorer.bundle.manifest import Evaluation
+from scorer.commands.inputs import UsageError
 from scorer.decide import Policy, settle_policy
 from scorer.files import require_local
-from scorer.manifest import Evaluation
 from scorer.messages import describe_problems
-from scorer.paths import UsageError
 from scorer.settings import Settings
 
 SHOWN_CHARACTERS = 120

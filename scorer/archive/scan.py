@@ -1,7 +1,7 @@
 """The scan itself: shards of a plan in, committed shards out, with reading, scoring and writing overlapped.
 
 The feeder runs ahead over shard boundaries, so nothing drains at a shard's end; one thread writes and commits. Shards
-whose process was killed repeatedly come last and one image at a time (`scorer.archive.attempts`).
+whose process was killed repeatedly come last and one image at a time (`scorer.archive.claims`).
 """
 
 import errno
@@ -14,15 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ingest.image_metadata import read_traces
 from ingest.reasons import Reason, Unscorable
-from ingest.traces import read_traces
 from scorer.archive.commit import commit_shard
 from scorer.archive.endings import CannotCommit, Interrupted, Outage
 from scorer.archive.feed import Feeder
 from scorer.archive.items import Item, Plan
 from scorer.archive.marks import Mark
-from scorer.archive.work import ShardWork, Task
-from scorer.engine import LocalScorer
+from scorer.archive.shard_work import ShardWork, Task
+from scorer.local_scorer import LocalScorer
 from scorer.locate import LocatedImage, refuse
 from scorer.messages import ImageSource, ScoreRequest
 from scorer.payloads.https import PayloadRefused, PayloadUnavailable

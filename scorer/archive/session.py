@@ -16,13 +16,13 @@ from scorer.archive.marks import read_mark
 from scorer.archive.run import RunFile, await_run, describe_run, open_run
 from scorer.archive.scan import NO_HURRY, Advance, Limits, Scan
 from scorer.archive.source.access import read_image_bytes
-from scorer.archive.source.names import printable
 from scorer.archive.source.plan import StoredPlan, open_plan, write_plan
 from scorer.archive.source.sources import Archive
-from scorer.engine import LocalScorer
-from scorer.paths import Boxes, UsageError, read_boxes
+from scorer.bundle.signature import read_trusted_bundle
+from scorer.commands.inputs import Boxes, UsageError, read_boxes
+from scorer.local_scorer import LocalScorer
+from scorer.payloads.names import printable
 from scorer.settings import Settings
-from scorer.trust import read_trusted_bundle
 
 PLAN_PATIENCE_S = 3600.0  # how long others wait for the process that plans
 READ_SHARE = 0.8  # of an image's time limit; an outage is told from a slow detector by who gives up
@@ -112,7 +112,7 @@ class Session:
 
     def _write_report(self, folder: Path) -> None:
         from scorer.archive.report.reading import ArchiveReader  # noqa: PLC0415 - DuckDB loads only when it is needed
-        from scorer.archive.report.report import write_report  # noqa: PLC0415
+        from scorer.archive.report.run_page import write_report  # noqa: PLC0415
 
         summary = write_report(folder, ArchiveReader(folder, self.settings))
         if not summary.images:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Container
 from pathlib import Path
 
-from scorer.archive.attempts import Claim
+from scorer.archive.claims import Claim
 from scorer.archive.marks import read_mark
 
 _REST = re.compile(r"part-(\d{5,})(?:\.\d+)?\.parquet|\.(?:part-)?(\d{5,})\..+\.partial")

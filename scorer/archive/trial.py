@@ -14,9 +14,9 @@ from scorer.archive.left_out import describe_left_out
 from scorer.archive.scan import make_request
 from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.estimate import Estimate
-from scorer.engine import LocalScorer
+from scorer.commands.inputs import Boxes
+from scorer.local_scorer import LocalScorer
 from scorer.locate import LocatedImage, refuse
-from scorer.paths import Boxes
 
 _BATCH_IMAGES = 8  # so that reading and scoring overlap in a short trial, too
 

@@ -18,8 +18,8 @@ from typing import cast
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ingest.reasons import Reason, Unscorable
+from scorer.observe.redact import redact
 from scorer.payloads.addresses import Address, Endpoint, Resolve, is_public, resolve_host
-from scorer.redact import redact
 
 MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})

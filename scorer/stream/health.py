@@ -19,10 +19,10 @@ from typing import Any, Self
 
 from prometheus_client.exposition import choose_encoder
 
-from scorer.redact import redact_text
-from scorer.stream.logs import get_logger
+from scorer.observe.logs import get_logger
+from scorer.observe.redact import redact_text
+from scorer.service_settings import HealthSettings
 from scorer.stream.metrics import Metrics
-from scorer.stream.settings import HealthSettings
 
 MAX_CONNECTIONS = 16
 MAX_REQUEST_S = 5.0

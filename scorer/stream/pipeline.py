@@ -17,22 +17,22 @@ from ingest.detector_pool import SandboxClosed
 from ingest.probe import Limits
 from ingest.reasons import Reason, Unscorable
 from scorer.decide import Policy
-from scorer.embed import Embedder
+from scorer.engines.base import Embedder
 from scorer.locate import LocatedImage, locate_faces, refuse
 from scorer.messages import DeadLetterCode, ScoreRequest, ScoreResult
 from scorer.model import Model
+from scorer.observe.trace_context import Span, TraceContext, record_span, span, trace_headers
 from scorer.payloads.https import PayloadUnavailable
 from scorer.policies import PolicyNotFound, PolicyWatcher
 from scorer.score import score_batch
+from scorer.service_settings import StreamSettings
 from scorer.stream.batcher import Batcher
 from scorer.stream.broker import Outgoing
 from scorer.stream.codec import InvalidRecord, encode_result, parse_request
 from scorer.stream.dead_letters import dead_letter, shrink
 from scorer.stream.ledger import Ledger, Ticket
 from scorer.stream.metrics import Metrics
-from scorer.stream.patience import Stopped
-from scorer.stream.settings import StreamSettings
-from scorer.stream.tracing import Span, TraceContext, record_span, span, trace_headers
+from scorer.stream.retry import Stopped
 
 WORKERS = 8  # more than cores: a claim check waits for its store
 FIRST_BYTES = 4 * 2**20  # of an image that is not in its record; few are larger, and those are read twice

@@ -11,19 +11,19 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 
-from scorer.exits import before_foreseen_end
+from scorer.errors import before_foreseen_end
 from scorer.messages import DeadLetterCode
+from scorer.observe.logs import get_logger
+from scorer.service_settings import StreamSettings
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Place, Record, RecordSink, RecordSource
-from scorer.stream.caution import MAX_DEATHS, Note, find_suspects, new_process
-from scorer.stream.deliverer import Deliverer
-from scorer.stream.endings import FORESEEN, ForeseenEnd
+from scorer.stream.crash_notes import MAX_DEATHS, Note, find_suspects, new_process
+from scorer.stream.foreseen_errors import FORESEEN, ForeseenEnd
 from scorer.stream.health import HealthState
+from scorer.stream.isolation import Turns
 from scorer.stream.ledger import Ledger, Reach, Ticket
-from scorer.stream.logs import get_logger
 from scorer.stream.metrics import Metrics
 from scorer.stream.pipeline import Parts, Pipeline
-from scorer.stream.settings import StreamSettings
-from scorer.stream.turns import Turns
+from scorer.stream.result_producer import Deliverer
 
 POLL_S = 0.1
 COMMIT_EVERY_S = 0.1
@@ -200,7 +200,7 @@ class Service:
         self._turns.add(self._ledger.add(record))
 
     def _hand_out(self) -> None:
-        """Begin what may begin: all records but suspects, or one suspect alone; see `scorer.stream.turns`."""
+        """Begin what may begin: all records but suspects, or one suspect alone; see `scorer.stream.isolation`."""
         if (self._alone and not self._finish_alone(self._alone)) or not self._settle():
             return
         others, next_alone = self._turns.sort()

@@ -5,8 +5,8 @@ import time
 from types import TracebackType
 from typing import NoReturn, Self
 
-from scorer.exits import Exit, end_at_once
-from scorer.stream.logs import get_logger
+from scorer.errors import Exit, end_at_once
+from scorer.observe.logs import get_logger
 
 log = get_logger(__name__)
 

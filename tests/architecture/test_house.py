@@ -83,17 +83,17 @@ def test_what_is_printed_goes_through_the_terminal(root: Path) -> None:
         for path in tracked(root, "ingest/*.py", "scorer/*.py", "training/*.py")
         if pattern.search(path.read_text(encoding="utf-8"))
     ]
-    assert printing == ["scorer/command_line.py"]  # the version
+    assert printing == ["scorer/commands/command_line.py"]  # the version
 
 
 @pytest.mark.parametrize(
     ("package", "doors"),
     [
         ("nvidia", ["ingest/dali.py", "ingest/dali_cuda.py", "ingest/dali_graph.py"]),  # crops, and a server's
-        ("cupy", ["ingest/device.py", "scorer/cuda/tensorrt_engine.py", "training/mixture/fit.py"]),
+        ("cupy", ["ingest/device.py", "scorer/engines/cuda/tensorrt_engine.py", "training/mixture/fit.py"]),
         ("kafka", [f"scorer/stream/kafka_{part}.py" for part in ("client", "records", "security")]),
         ("ray", ["scorer/archive/ray_scan.py"]),
-        ("tritonclient", ["scorer/triton/embedder.py"]),
+        ("tritonclient", ["scorer/engines/triton/embedder.py"]),
     ],
 )
 def test_one_door_to_each_foreign_room(root: Path, package: str, doors: list[str]) -> None:

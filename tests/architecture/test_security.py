@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from ingest.probe import DEFAULT_LIMITS
 from scorer.messages import MAX_FACES
 from scorer.payloads.settings import PayloadSettings
-from scorer.stream.settings import HealthSettings, StreamSettings
+from scorer.service_settings import HealthSettings, StreamSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits
 from watched import Usage, run_watched
 
 from ingest.spec import PreprocessSpec
-from scorer.bundle import read_bundle
+from scorer.bundle.bundle import read_bundle
 from scorer.messages import ScoreRequest
 
 HERE = Path(__file__).resolve().parent
@@ -93,7 +93,7 @@ def fill_archive(folder: Path, requests: Sequence[ScoreRequest], images: int) ->
 def run_scan(bundle: Path, manifest: Path, scratch: Path, threads: int) -> Row:
     """Scan the archive with a bundle."""
     manifest_facts, out = read_bundle(bundle).manifest, scratch / f"run-{bundle.name}"
-    command = [sys.executable, "-c", "from scorer.cli import main; main()", "scan", str(manifest)]
+    command = [sys.executable, "-c", "from scorer.commands.main import main; main()", "scan", str(manifest)]
     command += [
         "--uri-column=uri",
         "--faces-column=faces",

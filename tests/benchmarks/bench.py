@@ -24,11 +24,11 @@ from rich.table import Table
 
 from ingest.dali import FaceCropper
 from ingest.spec import PreprocessSpec
-from scorer.bundle import Bundle, read_bundle
-from scorer.engine import LocalScorer
+from scorer.bundle.bundle import Bundle, read_bundle
+from scorer.engines.openvino import OpenVinoExtractor
+from scorer.local_scorer import LocalScorer
 from scorer.messages import ScoreRequest
 from scorer.mixture import log_likelihood
-from scorer.openvino_embedder import OpenVinoExtractor
 from scorer.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -11,9 +11,9 @@ from torchvision.models import resnet50
 
 from ingest.dali import FaceCropper
 from ingest.probe import EncodedFace
-from scorer.bundle import MANIFEST, list_files, read_bundle, write_manifest
-from training.export import export_extractor
-from training.features import extract_features
+from scorer.bundle.bundle import MANIFEST, list_files, read_bundle, write_manifest
+from training.export.features import extract_features
+from training.export.openvino import export_extractor
 from training.pretext.network import FEATURE_SIZE, Normalise
 from training.steps import write_golden
 

@@ -33,14 +33,14 @@ from deploy.local.triton import TritonServer
 from deploy.local.worker import Worker
 from ingest.probe import EncodedFace
 from ingest.spec import PreprocessSpec
-from scorer.engine import LocalScorer
+from scorer.commands.inputs import read_image
+from scorer.engines.triton.embedder import TritonEmbedder
+from scorer.local_scorer import LocalScorer
 from scorer.messages import ScoreRequest
-from scorer.paths import read_image
+from scorer.service_settings import KafkaSettings, StreamSettings, TritonSettings
 from scorer.settings import Settings
 from scorer.stream.broker import Outgoing, Place
-from scorer.stream.kafka import connect
-from scorer.stream.settings import KafkaSettings, StreamSettings, TritonSettings
-from scorer.triton.embedder import TritonEmbedder
+from scorer.stream.kafka.connect import connect
 
 PARTITIONS = 4
 DEAD_LETTERS, REQUESTS = "unlensed.dead-letters", "bench.requests"

@@ -14,9 +14,9 @@ import pytest
 from deploy.local.kafka import KafkaServer
 from deploy.local.worker import Worker
 from scorer.messages import DeadLetterCode
+from scorer.service_settings import KafkaSettings, StreamSettings
 from scorer.stream.broker import Outgoing, Record
 from scorer.stream.dead_letters import dead_letter
-from scorer.stream.settings import KafkaSettings, StreamSettings
 from tests.deploy.images import ROOT
 from tests.scorer.stream.kafka_peers import Site, wait_until
 

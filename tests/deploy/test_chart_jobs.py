@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scorer.cli import Exit
+from scorer.commands.main import Exit
+from scorer.service_settings import HealthSettings
 from scorer.stream.health import HealthServer, HealthState
 from scorer.stream.metrics import Metrics
-from scorer.stream.settings import HealthSettings
 from tests.deploy.chart import Document, Refused, find, render
 
 CANDIDATE = f'rollout.candidate={{"digest":"{"b" * 64}","source":"claim","claim":"bundles","subPath":"b"}}'

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ingest import costs, memory
 from ingest.costs import JOB_BYTES, estimate_memory
-from ingest.face_groups import FaceGroup
+from ingest.decode_batches import FaceGroup
 from ingest.memory import PROCESS_BYTES, SERVICE_BYTES, find_decoding_memory
 from ingest.probe import PIXEL_BYTES, ImageInfo
 from ingest.spec import Window
@@ -32,7 +32,7 @@ from ingest.detect import load_detector
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Unscorable
 from ingest.spec import Window
-from scorer.bundle import read_bundle
+from scorer.bundle.bundle import read_bundle
 
 def peak():
     status = Path("/proc/self/status").read_text()

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from scorer.service_settings import HealthSettings
 from scorer.stream.health import HealthServer, HealthState
 from scorer.stream.metrics import Metrics
-from scorer.stream.settings import HealthSettings
 from tests.deploy.chart import CHART, SCENARIOS, WORKLOADS, Document, Refused, containers, find, pods, render, run_helm
 from tests.deploy.tools import find_tool
 

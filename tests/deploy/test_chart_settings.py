@@ -10,9 +10,10 @@ import yaml
 from pydantic import BaseModel
 from typer.main import get_command
 
-from scorer.cli import app
+from scorer.commands.main import app
+from scorer.observe import trace_context
 from scorer.settings import Settings, load_settings
-from scorer.stream import kafka_source, tracing
+from scorer.stream.kafka import source
 from tests.deploy.chart import CHART, SCENARIOS, containers, environment, find, pods, render
 
 # What the chart decides itself, from `kafka`, `triton`, `rollout` and the pod.
@@ -142,6 +143,6 @@ def test_commands_and_flags_exist() -> None:
 def test_fixed_parts_of_the_drain_are_the_services_own() -> None:
     """The constants in _timing.tpl are not below those of the code."""
     timing = (CHART / "templates" / "_timing.tpl").read_text()
-    assert f'"unlensed.commitSeconds" -}}}}{kafka_source.COMMIT_S}{{' in timing
+    assert f'"unlensed.commitSeconds" -}}}}{source.COMMIT_S}{{' in timing
     # deliverer 1, producers 2, canary 1, health 0.2, and the spans
-    assert f'"unlensed.endSeconds" -}}}}{5 + tracing.FLUSH_S:.0f}{{' in timing
+    assert f'"unlensed.endSeconds" -}}}}{5 + trace_context.FLUSH_S:.0f}{{' in timing

@@ -4,17 +4,18 @@ import math
 
 import pytest
 
-from scorer.stream import kafka_source, tracing
+from scorer.observe import trace_context
+from scorer.stream.kafka import source
 from tests.deploy.chart import SCENARIOS, Refused, find, render
 
-END_S, MARGIN_S = 5 + tracing.FLUSH_S, 5
+END_S, MARGIN_S = 5 + trace_context.FLUSH_S, 5
 
 
 def least_grace(settings: dict[str, str], sidecar_s: float) -> float:
     """Compute independently of the templates what leaving may take: drain, commit, close, end, a sidecar's end."""
     revoke_s = float(settings["UNLENSED_STREAM__REVOKE_S"])
-    close_s = 4 * revoke_s + 2 * kafka_source.COMMIT_S
-    return float(settings["UNLENSED_STREAM__DRAIN_S"]) + kafka_source.COMMIT_S + close_s + END_S + sidecar_s
+    close_s = 4 * revoke_s + 2 * source.COMMIT_S
+    return float(settings["UNLENSED_STREAM__DRAIN_S"]) + source.COMMIT_S + close_s + END_S + sidecar_s
 
 
 def worst_batch(settings: dict[str, str]) -> float:

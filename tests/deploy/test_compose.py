@@ -10,7 +10,7 @@ import pytest
 
 from ingest import memory
 from ingest.costs import estimate_memory
-from ingest.face_groups import FaceGroup
+from ingest.decode_batches import FaceGroup
 from ingest.jobs import Kind
 from ingest.probe import DEFAULT_LIMITS, ImageInfo
 from ingest.spec import Window

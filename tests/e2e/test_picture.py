@@ -14,10 +14,10 @@ from PIL import Image
 
 from ingest.reasons import Unscorable
 from ingest.sandbox import Sandbox
-from scorer.bundle import Bundle
-from scorer.engine import LocalScorer
+from scorer.bundle.bundle import Bundle
+from scorer.commands.annotate import LIST_FILE, MIN_CAPTION_WIDTH, PictureFolder, draw_picture, encode_picture
+from scorer.local_scorer import LocalScorer
 from scorer.messages import ImageSource, ScoreRequest, ScoreResult
-from scorer.picture import LIST_FILE, MIN_CAPTION_WIDTH, PictureFolder, draw_picture, encode_picture
 
 # A moved box or another colour changes whole lines of pixels by far more; JPEG's rounding stays below.
 SAME_GREY_LEVELS = 40

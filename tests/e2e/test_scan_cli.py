@@ -14,9 +14,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from scorer.archive.endings import RunRefused
-from scorer.cli import app
-from scorer.exits import Exit
-from scorer.paths import UsageError
+from scorer.commands.inputs import UsageError
+from scorer.commands.main import app
+from scorer.errors import Exit
 from tests.scorer.archive.killed_scan import read_images
 from tests.scorer.archive.list_plan import make_archive
 from tests.scorer.archive.source.archives import fill, make_tar

@@ -8,7 +8,7 @@ from s3fs import S3FileSystem
 
 from scorer.archive.session import join_run
 from scorer.archive.source.sources import Archive
-from scorer.engine import LocalScorer
+from scorer.local_scorer import LocalScorer
 from tests.scorer.archive.killed_scan import read_images
 from tests.scorer.archive.list_plan import make_archive
 from tests.scorer.archive.real_scan import check_published, scan

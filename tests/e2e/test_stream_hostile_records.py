@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scorer.stream.broker import Outgoing
-from scorer.stream.kafka_records import MAX_HEADERS
+from scorer.stream.kafka.records import MAX_HEADERS
 from tests.live_stream import LiveStream, open_stream
 from tests.scorer.stream.kafka_peers import wait_until
 

@@ -28,7 +28,7 @@ def leak(*arguments):
     kept.append(os.urandom({LEAK_BYTES}))
     return locate(*arguments)
 pipeline.locate_faces = leak
-from scorer.cli import main
+from scorer.commands.main import main
 main()
 """
 

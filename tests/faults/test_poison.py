@@ -17,7 +17,7 @@ def deadly(request, *arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return locate(request, *arguments)
 pipeline.locate_faces = deadly
-from scorer.cli import main
+from scorer.commands.main import main
 main()
 """
 MAX_STARTS = 10

@@ -15,7 +15,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["ingest", "scorer"]):
-    from ingest import png
+    from ingest.formats import png
     from tests.fuzz.targets import TARGETS, check, make_seeds
 
 # Of another type, out of every range, or long.

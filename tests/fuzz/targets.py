@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ingest import jpeg
 from ingest.decode import decode_reduced
-from ingest.header import read_orientation
+from ingest.formats import jpeg
+from ingest.formats.header import read_orientation
+from ingest.image_metadata import MAX_WORD_CHARACTERS, read_traces
 from ingest.probe import Limits, probe_image, strip_metadata
 from ingest.reasons import Unscorable
-from ingest.traces import MAX_WORD_CHARACTERS, read_traces
-from scorer.arrays import BadArrays, Wanted, read_arrays
-from scorer.bundle import MANIFEST, BundleMismatch, read_bundle
+from scorer.bundle.arrays import BadArrays, Wanted, read_arrays
+from scorer.bundle.bundle import MANIFEST, BundleMismatch, read_bundle
 from scorer.schemas import EXAMPLE_INLINE_REQUEST, EXAMPLE_REQUEST
 from scorer.stream.broker import Record
 from scorer.stream.codec import InvalidRecord, parse_request

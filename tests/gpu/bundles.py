@@ -11,15 +11,15 @@ from photographs import encode_face
 
 from ingest.dali import FaceCropper
 from ingest.spec import PreprocessSpec
-from scorer.bundle import MANIFEST, Bundle, list_files, read_bundle, write_manifest
-from scorer.manifest import BatchProfile, PlanRule
+from scorer.bundle.bundle import MANIFEST, Bundle, list_files, read_bundle, write_manifest
+from scorer.bundle.manifest import BatchProfile, PlanRule
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
-from training.golden import draw_golden_images
-from training.onnx_features import OnnxExtractor
+from training.export.golden import draw_golden_images
+from training.export.onnx_features import OnnxExtractor
+from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR, Deployment
+from training.export.triton_repository import write_repository
 from training.pretext.backbone import FEATURE_SIZE
 from training.recipes import Precision
-from training.repository import write_repository
-from training.target import INPUT_TENSOR, OUTPUT_TENSOR, Deployment
 
 COMPONENTS = 8
 BATCHES = BatchProfile(min=1, opt=128, max=256)
@@ -41,7 +41,9 @@ def make_gpu_bundle(part: Part, network: str, precision: Precision) -> Bundle:
     extractor = OnnxExtractor(graph, FEATURE_SIZE, threads=4)
     mixture = write_mixture(folder, embed(extractor, draw_crops(16, seed=11)))
     write_golden(folder, extractor, mixture)
-    rule = PlanRule(batches=BATCHES, command="see scorer.plan_builder", note="for a report", features_by="onnxruntime")
+    rule = PlanRule(
+        batches=BATCHES, command="see scorer.engines.tensorrt.build", note="for a report", features_by="onnxruntime"
+    )
     starter = read_bundle(ROOT / "model_repository").manifest
     fields = starter.model_dump(exclude={"schema_version", "files", "evaluation"}) | {
         "bundle_id": f"random-{precision}",

@@ -41,7 +41,7 @@ class Engine:
 
 def export_graph(part: Part, network: str, precision: Precision) -> Path:
     """Return the network's ONNX graph at `precision`, exported once a report."""
-    from training.export_onnx import ONNX_FILE, export_onnx  # noqa: PLC0415 - eager engines need none
+    from training.export.onnx import ONNX_FILE, export_onnx  # noqa: PLC0415 - eager engines need none
 
     folder = part.scratch.parent / "graphs" / network / precision
     if not (folder / ONNX_FILE).exists():
@@ -81,7 +81,7 @@ def list_engines(part: Part, network: str, precisions: tuple[Precision, ...]) ->
 
 def open_graphed(part: Part, network: str, precision: Precision, *, narrowed: bool) -> Engine:
     """Open the graph in PyTorch; `narrowed` computes an FP32 graph in BF16."""
-    from scorer.cuda.graphed_engine import GraphedEngine  # noqa: PLC0415 - costs only its own figures
+    from scorer.engines.cuda.graphed_engine import GraphedEngine  # noqa: PLC0415 - costs only its own figures
 
     graph, device = export_graph(part, network, precision), part.device
     engine = GraphedEngine(graph, SIDE, device, part.choose(MAX_BATCH, 4), "bf16" if narrowed else None)  # type: ignore[arg-type]
@@ -90,9 +90,9 @@ def open_graphed(part: Part, network: str, precision: Precision, *, narrowed: bo
 
 def open_tensorrt(part: Part, network: str, precision: Precision) -> Engine:
     """Build a plan from the graph and open it, by TensorRT where it is installed, else by TensorRT-RTX."""
-    from scorer.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - costs only its own figures
-    from scorer.manifest import BatchProfile, Manifest  # noqa: PLC0415 - as above
-    from scorer.tensorrt_network import compile_network  # noqa: PLC0415 - as above
+    from scorer.bundle.manifest import BatchProfile, Manifest  # noqa: PLC0415 - as above
+    from scorer.engines.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - costs only its own figures
+    from scorer.engines.tensorrt.compile import compile_network  # noqa: PLC0415 - as above
 
     tensorrt = import_tensorrt()
     manifest = Manifest.model_construct(
@@ -122,7 +122,7 @@ def open_runtime(part: Part, network: str, precision: Precision) -> Engine:
     """Open ONNX Runtime on the CPU, which computes what the graph says, node by node."""
     from bundles import embed  # noqa: PLC0415 - costs only its own figures
 
-    from training.onnx_features import OnnxExtractor  # noqa: PLC0415 - as above
+    from training.export.onnx_features import OnnxExtractor  # noqa: PLC0415 - as above
 
     extractor = OnnxExtractor(export_graph(part, network, precision), FEATURE_SIZE, threads=2)
     return Engine(f"ONNX Runtime {precision.upper()}", partial(embed, extractor), part.choose(MAX_BATCH, 4))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from scorer.engine import LocalScorer
+from scorer.local_scorer import LocalScorer
 from scorer.messages import Decision, ImageSource, RequestedFace, ScoreRequest, Status
 
 Make = Callable[[Image.Image], bytes]

@@ -16,8 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from PIL import Image
 
 from ingest.probe import EncodedFace
-from scorer.bundle import Bundle, read_bundle
-from scorer.embed import FeatureBatch
+from scorer.bundle.bundle import Bundle, read_bundle
+from scorer.engines.base import FeatureBatch
 from scorer.messages import ScoreRequest
 from scorer.stream.broker import Place, Record
 from tests.faults.traffic import Verdict

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ingest.costs import CPU_S, allow_cpu_s, estimate_memory
-from ingest.face_groups import FaceGroup
+from ingest.decode_batches import FaceGroup
 from ingest.memory import MemoryBudget
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Unscorable
 from ingest.sandbox import Sandbox
 from ingest.spec import Window
-from scorer.bundle import Bundle
+from scorer.bundle.bundle import Bundle
 
 
 def encode(picture: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
@@ -73,7 +73,7 @@ from ingest.sandbox import Sandbox
 from ingest.spec import Window
 from ingest.reasons import Unscorable
 from ingest.sandbox import Sandbox
-from scorer.bundle import read_bundle
+from scorer.bundle.bundle import read_bundle
 bundle = read_bundle(Path(sys.argv[1]))
 sandbox = Sandbox(bundle.folder, bundle.manifest.detector, bundle.manifest.preprocess, 1)
 for file in sys.argv[2:4]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ingest.dali import FaceCropper
-from ingest.face_groups import split_batches
+from ingest.decode_batches import split_batches
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason, Unscorable
 from ingest.reference import decode_upright

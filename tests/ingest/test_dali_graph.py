@@ -13,7 +13,7 @@ from ingest.device import find_gpu
 from ingest.orientation import find_stored_window, turn_matrix
 from ingest.probe import EncodedFace, probe_image, strip_metadata
 from ingest.spec import PreprocessSpec, Window
-from training.golden import draw_waves
+from training.export.golden import draw_waves
 
 SPEC = PreprocessSpec()
 ORIENTATION = 0x0112

@@ -129,7 +129,7 @@ def test_an_image_too_large_for_dali_is_decoded_whole(monkeypatch: pytest.Monkey
     """Its faces are those that DALI cuts, and it may lie in one batch with others; damage is measured there, too."""
     data = encode(kind)
     expected = crop(data)
-    monkeypatch.setattr("ingest.face_groups._MAX_DECODED_BYTES", 3 * 512 * 512)
+    monkeypatch.setattr("ingest.decode_batches._MAX_DECODED_BYTES", 3 * 512 * 512)
     for before, after in zip(expected, crop(data), strict=True):
         assert np.array_equal(before, after)
     if kind == "JPEG":

@@ -34,7 +34,7 @@ def test_a_signal_is_handled_after_engines_ended_in_any_order(root: Path) -> Non
 
 def test_openvino_leaves_nothing_at_home(root: Path, tmp_path: Path) -> None:
     """No id of the user is written by finding faces, scoring or exporting, whatever is imported first."""
-    for first in ("ingest.blazeface", "scorer.openvino_embedder", "training.export, nncf"):
+    for first in ("ingest.blazeface", "scorer.engines.openvino", "training.export.openvino, nncf"):
         program = f"import {first}; import openvino_telemetry"
         ended = subprocess.run(
             [sys.executable, "-c", program],

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from ingest.header import read_orientation
+from ingest.formats.header import read_orientation
 from ingest.orientation import find_stored_window, turn_upright
 from ingest.probe import EncodedFace, ImageInfo, Limits, probe_image, strip_metadata
 from ingest.reasons import Reason, Unscorable

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
+from ingest.image_metadata import Traces
 from ingest.resampling import (
     MIN_CAMERA_SIDE_PX,
     MIN_HIGH_BAND,
@@ -18,7 +19,6 @@ from ingest.resampling import (
     measure_high_band,
     measure_high_bands,
 )
-from ingest.traces import Traces
 
 SIDE = 224
 

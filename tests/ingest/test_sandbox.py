@@ -25,7 +25,7 @@ from ingest.reasons import Reason, Unscorable
 from ingest.reference import decode_upright
 from ingest.sandbox import Sandbox
 from ingest.spec import Window
-from scorer.bundle import Bundle
+from scorer.bundle.bundle import Bundle
 
 # Loaded by each process that this file starts: some bytes behind an image do what a broken decoder would do.
 SABOTAGE = """
@@ -59,7 +59,7 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from ingest.probe import probe_image
-from scorer.bundle import read_bundle
+from scorer.bundle.bundle import read_bundle
 from ingest.reference import decode_upright
 from ingest.sandbox import Sandbox
 bundle, data = read_bundle(Path(sys.argv[1])), Path(sys.argv[2]).read_bytes()

@@ -17,7 +17,7 @@ from numpy._core import _multiarray_umath as numpy_core
 from PIL import Image
 
 from ingest.device import read_cpu_flags
-from scorer.bundle import Bundle
+from scorer.bundle.bundle import Bundle
 from tests.parity.test_three_jobs import make_photographs
 
 PICTURES = 16
@@ -35,11 +35,11 @@ from ingest.blazeface import BACK, decode_anchors
 from ingest.dali import FaceCropper
 from ingest.detect import load_detector
 from ingest.probe import EncodedFace, probe_image
-from scorer.bundle import read_bundle
+from scorer.bundle.bundle import read_bundle
 from scorer.decide import p_values
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
-from scorer.local_engine import open_sandbox
-from scorer.openvino_embedder import LocalEmbedder
+from scorer.engines.local import open_sandbox
+from scorer.engines.openvino import LocalEmbedder
 
 def digest(*arrays):
     return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()

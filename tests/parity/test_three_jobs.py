@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from deploy.local.triton import TritonServer
-from scorer.engine import LocalScorer
+from scorer.local_scorer import LocalScorer
 from scorer.messages import ScoreRequest, ScoreResult, Status
 from tests.live_stream import open_stream
 from tests.scorer.archive.real_scan import scan

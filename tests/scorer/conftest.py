@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from scorer.bundle import Bundle
-from tests.scorer.gpu_bundle import write_gpu_bundle
+from scorer.bundle.bundle import Bundle
+from tests.scorer.engines.gpu_bundle import write_gpu_bundle
 from tests.scorer.s3 import credentials, moto
 
 __all__ = ["credentials", "moto"]

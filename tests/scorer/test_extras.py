@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scorer.doctor import examine
+from scorer.commands.doctor import examine
 from scorer.extras import EXTRAS, NEEDED, describe_missing, find_missing, pip_line, read_extras
 from training.cli import TrainingGroup
 
@@ -27,7 +27,7 @@ class Missing:
 
 sys.meta_path.insert(0, Missing())
 if command == "unlensed":
-    from scorer.cli import main
+    from scorer.commands.main import main
 else:
     from training.cli import main
 main()

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from scorer.bundle import Bundle
+from scorer.bundle.bundle import Bundle
+from scorer.bundle.manifest import Evaluation, Flagged, GeneratedSample, Sample
 from scorer.decide import Policy
-from scorer.manifest import Evaluation, Flagged, GeneratedSample, Sample
 from scorer.meaning import explain_decisions, explain_flag, explain_pass, state_catch
 
 RATES = (0.05, 0.01)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorer.bundle import Bundle
+from scorer.bundle.bundle import Bundle
 from scorer.decide import CalibrationSize, Policy, PolicyError
 from scorer.messages import ImageSource, ScoreRequest
 from scorer.policies import PolicyBook, PolicyNotFound, PolicyWatcher, UnknownPolicy, UnknownTenant, read_policies

@@ -13,7 +13,7 @@ from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT202012
 from typer.testing import CliRunner
 
-from scorer.cli import app
+from scorer.commands.main import app
 from scorer.messages import ScoreRequest, ScoreResult
 from scorer.schemas import (
     DEAD_LETTER_HEADERS,
@@ -27,10 +27,10 @@ from scorer.schemas import (
     document_text,
     request_schema,
 )
+from scorer.service_settings import StreamSettings
 from scorer.stream.broker import Record
 from scorer.stream.codec import encode_result
 from scorer.stream.dead_letters import UNREADABLE, dead_letter
-from scorer.stream.settings import StreamSettings
 
 API = asyncapi()
 RECORD = Record("t", 0, 0, 0, b"k", b"v", ())

@@ -12,7 +12,7 @@ from ingest.probe import EncodedFace, ImageInfo, Limits
 from ingest.reasons import Reason
 from ingest.spec import MIN_VISIBLE_SHARE, FaceBox, PreprocessSpec
 from scorer.decide import Policy
-from scorer.engine import LocalScorer
+from scorer.local_scorer import LocalScorer
 from scorer.messages import Decision, ImageSource, RequestedFace, ScoreRequest, ScoreResult, Status
 from scorer.policies import read_policies
 from scorer.score import score_batch

@@ -14,14 +14,14 @@ from rich.console import Console
 from torch import nn
 
 from ingest.spec import PreprocessSpec
-from scorer import progress
+from scorer.commands import progress
 from tests.small_extractor import make_small_extractor
 from training import steps
-from training.export import export_extractor
-from training.export_onnx import export_onnx
+from training.export.onnx import export_onnx
+from training.export.openvino import export_extractor
+from training.export.target import Deployment
 from training.pretext.network import FEATURE_SIZE, Normalise
 from training.recipes import MixtureRule, MixtureShape, Recipe, starter
-from training.target import Deployment
 
 FACES = 150
 ENGINE = Deployment("openvino", "fp32")

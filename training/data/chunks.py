@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ingest.spec import MIN_VISIBLE_SHARE
-from scorer.progress import Progress
+from scorer.commands.progress import Progress
 from training.data.cutting import CutFace, FaceCutter, FoundFace
 from training.data.photos import ROLES, Photo, PhotoSource, Role
 from training.data.roles import RoleRule

@@ -17,8 +17,8 @@ from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox, PreprocessSpec, Window
 from training.data.exif import ExifReading, read_file_exif
 from training.data.landmarks import Landmarker
+from training.data.near_duplicates import Hashes, hash_image, hash_turns
 from training.data.photos import Photo
-from training.data.repeats import Hashes, hash_image, hash_turns
 from training.data.shards import WIDE_SIZE
 
 CROPS_AT_ONCE = 16

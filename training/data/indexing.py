@@ -11,11 +11,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from scorer.terminal import Terminal
+from scorer.commands.terminal import Terminal
 from training.data.chunks import Inputs, Record
 from training.data.exif import TAG_NAMES
+from training.data.near_duplicates import find_distinct, find_distinct_photos
 from training.data.photos import ROLES
-from training.data.repeats import find_distinct, find_distinct_photos
 from training.data.shards import read_tables, write_index
 from training.recipes import Recipe
 

@@ -14,7 +14,7 @@ from training.data.indexing import index_run, print_report
 from training.data.landmarks import open_landmarker
 from training.data.roles import RoleRule
 from training.data.sources import open_source
-from training.detector import copy_detector
+from training.export.detector import copy_detector
 from training.recipes import Recipe
 
 

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from scorer.commands.progress import Progress
 from scorer.mixture import stack_mixture
-from scorer.progress import Progress
 from training.data.shards import Images
 from training.evaluation.face_scorer import FaceScorer, weigh
-from training.evaluation.honest import (
+from training.evaluation.measures import LogLikelihoods
+from training.evaluation.operating_points import (
     RATES,
     flag_faces,
     judge_generators,
@@ -20,7 +21,6 @@ from training.evaluation.honest import (
     separate,
     summarise,
 )
-from training.evaluation.measures import LogLikelihoods
 from training.evaluation.protocol import Comparison, compare_generators
 from training.evaluation.robustness import draw_rows, endure, equalise_format, list_conditions
 from training.mixture.fit import choose_mixture

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from scorer.engines.openvino import OpenVinoExtractor
 from scorer.mixture import GaussianMixture, StackedMixture, log_likelihood, stack_mixture
-from scorer.openvino_embedder import OpenVinoExtractor
 from training.data.shards import Images
 from training.evaluation.measures import LogLikelihoods
-from training.features import Alteration, embed_crops
+from training.export.features import Alteration, embed_crops
 
 ROWS_PER_PRODUCT = 1024  # bounds the mixture's intermediate arrays: 1024 x 12 x 768 doubles are 75 MB
 

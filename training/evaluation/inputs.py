@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ingest.detect import DetectorSpec, load_detector
+from scorer.commands.progress import Progress
 from scorer.mixture import GaussianMixture
-from scorer.progress import Progress
 from training.data.shards import Images
 from training.evaluation.evaluate import Extract, Photographs, Pictures, compare_features, list_compared_roles
 from training.evaluation.face_scorer import FaceScorer

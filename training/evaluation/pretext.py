@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from training.data.exif import TAG_NAMES
 from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
-from training.evaluation.honest import name_photographs
 from training.evaluation.measures import Rate
+from training.evaluation.operating_points import name_photographs
 from training.pretext.checkpoints import load_checkpoint
 from training.pretext.network import MANIPULATION, build_network
 from training.pretext.validation import fixed_batches, pick_validation, predict

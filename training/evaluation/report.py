@@ -15,10 +15,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from scorer.meaning import explain_flag, explain_pass
-from scorer.printable import printable_value
+from scorer.observe.printable import printable_value
 from training.evaluation.evaluate import Evidence
-from training.evaluation.honest import RATES
 from training.evaluation.measures import LogLikelihoods
+from training.evaluation.operating_points import RATES
 from training.evaluation.plots import (
     COLOURS,
     INK,

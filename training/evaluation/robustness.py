@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from training.data.shards import Images
-from training.evaluation.honest import count_flagged
 from training.evaluation.measures import LogLikelihoods, Rate, auc
-from training.features import Alteration, Crop
+from training.evaluation.operating_points import count_flagged
+from training.export.features import Alteration, Crop
 
 EQUAL_SIDE, EQUAL_QUALITY = 112, 75
 THUMBNAIL_QUALITY = 85

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from scorer.progress import Progress
+from scorer.commands.progress import Progress
 from training.evaluation.drift import compare_engines
 from training.evaluation.evaluate import (
     Pictures,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Any
 
-from scorer.manifest import Evaluation, Flagged, GeneratedSample, Sample
+from scorer.bundle.manifest import Evaluation, Flagged, GeneratedSample, Sample
 
 NOTE = (
     "Generated faces as they came, and photographs of sources that nothing was trained, fitted, chosen or calibrated "

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from scorer.meaning import explain_flag, explain_pass
-from training.evaluation.honest import RATES
+from training.evaluation.operating_points import RATES
 from training.evaluation.published import FOLLOW_UP, PAPER, Published
 from training.evaluation.stated import state_evaluation
 

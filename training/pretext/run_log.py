@@ -10,7 +10,7 @@ from typing import Self
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
-from scorer.progress import Progress
+from scorer.commands.progress import Progress
 
 LOG_FILE = "progress.jsonl"
 

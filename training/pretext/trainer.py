@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from scorer.terminal import Terminal
+from scorer.commands.terminal import Terminal
 from training.data.exif import TAG_NAMES
 from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
@@ -29,9 +29,9 @@ from training.pretext.backward import accumulate_gradients
 from training.pretext.batches import Batch, BatchPlan, choose_maker, draw_epoch
 from training.pretext.checkpoints import Position, load_state, save_checkpoint, save_state
 from training.pretext.distributed import Ranks, join_ranks
-from training.pretext.foresight import check_faces, foresee
 from training.pretext.network import MANIPULATION, PretextNetwork, load_initial
 from training.pretext.optimiser import cosine_share, make_optimiser, set_rates
+from training.pretext.preflight import check_faces, foresee
 from training.pretext.run_log import RunLog, forget_after
 from training.pretext.validation import figure_of_merit, fixed_batches, judge_control, pick_validation, validate
 from training.recipes import Recipe

@@ -16,9 +16,9 @@ from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, Figures, S
 from scorer.archive.report.summary import FACES_SHOWN
 from scorer.archive.report.tables import Tables, open_tables
 from scorer.archive.run import RunFile, read_run
-from scorer.manifest import Evaluation
+from scorer.bundle.manifest import Evaluation
+from scorer.commands.inputs import UsageError
 from scorer.messages import Decision, PolicyFacts
-from scorer.paths import UsageError
 
 LEVELS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
 

@@ -1,7 +1,7 @@
 """What `summary.json` holds."""
 
 from scorer.archive.report.shares import Figures, Group, Share
-from scorer.manifest import Evaluation
+from scorer.bundle.manifest import Evaluation
 
 
 class Face(Figures):

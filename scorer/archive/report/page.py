@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from scorer.archive.report.shares import Share
-from scorer.printable import printable, printable_value
+from scorer.observe.printable import printable, printable_value
 
 PAGES = Path(__file__).parent / "pages"
 SHOWN_CHARACTERS = 160

@@ -7,9 +7,9 @@ from scorer.archive.items import Item, SourceChanged, SourceDamaged, Span
 from scorer.archive.report.figures import Face
 from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.plan import StoredPlan, open_plan
-from scorer.archive.source.stores import LOCAL, open_store
-from scorer.paths import UsageError
+from scorer.commands.inputs import UsageError
 from scorer.payloads.https import PayloadUnavailable
+from scorer.payloads.stores import LOCAL, open_store
 from scorer.settings import Settings
 
 _OUTAGES = 3

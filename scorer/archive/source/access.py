@@ -13,10 +13,10 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from ingest.reasons import Reason, Unscorable
 from scorer.archive.items import Item, SourceChanged, Span
-from scorer.archive.source.names import describe
-from scorer.archive.source.stores import LOCAL, open_store, store_errors
+from scorer.payloads.names import describe
 from scorer.payloads.read import read_uri
 from scorer.payloads.settings import PayloadSettings
+from scorer.payloads.stores import LOCAL, open_store, store_errors
 
 
 @dataclass(frozen=True, slots=True)

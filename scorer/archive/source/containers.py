@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 
 from scorer.archive.items import Item, SourceChanged, SourceDamaged
 from scorer.archive.left_out import LeftOut
-from scorer.archive.source.faces import read_faces
-from scorer.archive.source.names import describe, shorten_id, source_of
 from scorer.archive.source.parquet import TooLarge, find_type, holds_bytes, open_parquet, read_columns
-from scorer.archive.source.stores import StoreFile, Version, read_version
 from scorer.archive.source.tars import read_members
-from scorer.paths import UsageError
+from scorer.commands.inputs import UsageError
+from scorer.manifest_faces import read_faces
+from scorer.payloads.names import describe, shorten_id, source_of
+from scorer.payloads.stores import StoreFile, Version, read_version
 
 _BATCH_ROWS = 16
 _CHECKED_ROWS = 1024

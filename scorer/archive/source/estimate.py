@@ -13,9 +13,9 @@ from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container, read_container
 from scorer.archive.source.layout import PlanFacts, Tally, cut_shards, grant_access
 from scorer.archive.source.sources import Archive, find_sources
-from scorer.archive.source.stores import StoreFile
 from scorer.archive.source.tars import walk_members
 from scorer.payloads.settings import PayloadSettings
+from scorer.payloads.stores import StoreFile
 
 SAMPLED_IMAGES = 64
 SAMPLED_CONTAINERS = 4

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator
 
 from scorer.archive.source.containers import Container, describe_tar, split_rows
-from scorer.archive.source.names import describe
 from scorer.archive.source.parquet import open_parquet
-from scorer.archive.source.stores import LOCAL, Store, StoreFile, store_errors
-from scorer.paths import UsageError
+from scorer.commands.inputs import UsageError
+from scorer.payloads.names import describe
+from scorer.payloads.stores import LOCAL, Store, StoreFile, store_errors
 
 _STATS = "_stats.json"
 _OURS = re.compile(rf"\d+(\.tar|\.parquet|{re.escape(_STATS)})?")

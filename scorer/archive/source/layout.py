@@ -13,12 +13,12 @@ from scorer.archive.left_out import IMAGE_SUFFIXES, LeftOut, describe_left_out
 from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container
 from scorer.archive.source.duplicates import Seen
-from scorer.archive.source.faces import write_faces
+from scorer.archive.source.listing import Listed, list_pieces
 from scorer.archive.source.manifests import is_manifest
-from scorer.archive.source.names import printable
-from scorer.archive.source.pieces import Listed, list_pieces
 from scorer.archive.source.sources import Archive, Source
-from scorer.paths import UsageError
+from scorer.commands.inputs import UsageError
+from scorer.manifest_faces import write_faces
+from scorer.payloads.names import printable
 from scorer.payloads.settings import PayloadSettings
 
 _WHAT = f"image ({', '.join(sorted(IMAGE_SUFFIXES))})"

@@ -1,206 +1,143 @@
-"""What lies in a folder or matches a glob, on a disk or in a store: nothing is passed over without being told."""
+"""What a source is made of: images that are listed, and containers that are read as a stream."""
 
-import fnmatch
-import glob
-import os
 import posixpath
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from pathlib import PurePosixPath
 
-from fsspec.asyn import AsyncFileSystem
-from fsspec.utils import glob_translate
-
-from scorer.archive.source.stores import LOCAL, Store, store_errors
-from scorer.paths import UsageError
+from scorer.archive.items import Item
+from scorer.archive.left_out import TAR, LeftOut, judge_name
+from scorer.archive.source.access import Access
+from scorer.archive.source.containers import Container, describe_tar, split_rows
+from scorer.archive.source.img2dataset import find_shards, is_part, list_shards
+from scorer.archive.source.manifests import is_manifest, list_manifest
+from scorer.archive.source.sources import Archive, Source
+from scorer.archive.source.trees import Found, glob_root, list_folder, local_size, match_names, tell_unlisted
+from scorer.commands.inputs import UsageError
 from scorer.payloads.https import PayloadRefused
-
-# Why a folder cannot be listed while others can.
-_UNLISTED = (PayloadRefused, UsageError, FileNotFoundError, NotADirectoryError)
-_DISK = Store(LOCAL, None)
-Kind = Literal["file", "folder", "folder_link", "unlisted"]
+from scorer.payloads.names import describe, printable, shorten_id
+from scorer.payloads.stores import LOCAL
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a folder holds or a glob matches.
+class Listed:
+    """An image that a list names; `size` in bytes where the list knows it."""
 
-    Attributes:
-        path: in the store.
-        kind: "folder_link" is a link to a folder, "unlisted" a folder that cannot be listed.
-        size: of a file, in bytes, where the listing tells.
-        problem: why a folder cannot be listed.
-    """
-
-    path: str
-    kind: Kind = "file"
-    size: int | None = None
-    problem: str = ""
+    item: Item
+    size: int | None
 
 
-def list_folder(store: Store, folder: str) -> Iterator[Found]:
-    """Yield every file under a folder, sorted by name in each folder, links to folders, and what cannot be listed.
+Piece = Listed | Container | LeftOut
 
-    Links to files count as files, links to folders are not followed. A folder below that cannot be listed is told and
-    the others are gone on with. Memory holds the names of one folder (with an object store, all that it says of one
-    folder: a kilobyte a file), so name the files of a folder of many millions in a manifest instead.
+
+def list_pieces(source: Source, archive: Archive, access: Access, shard_images: int) -> Iterator[Piece]:
+    """Yield what a source is made of: folders sorted by name, the matches of a glob sorted, manifests in their order.
+
+    Args:
+        source: one of `find_sources(archive)`.
+        archive: the columns of manifests.
+        access: refuses a manifest whose first image may not be read, because so may none of the others.
+        shard_images: rows of a Parquet manifest with bytes that make one container.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        PayloadRefused: the folder itself may not be listed.
+        UsageError: a manifest's columns are not what they should be, or a file cannot be opened by its name.
+        SourceDamaged: a manifest cannot be read to its end.
+        PayloadRefused: a store, or a folder or manifest that is named, does not let this machine in.
         PayloadUnavailable: the store fails.
     """
-    return (child for child in _walk(store, folder) if child.kind != "folder")
-
-
-def _walk(store: Store, folder: str) -> Iterator[Found]:
-    stack = [(folder, _list_children(store, folder))]  # not by recursion: folders can be thousands deep
-    while stack:
-        path, children = stack[-1]
-        try:
-            child = next(children, None)
-        except _UNLISTED as error:
-            if len(stack) == 1:
-                raise
-            child = tell_unlisted(path, error)
-        if child is None or child.kind == "unlisted":
-            stack.pop()
-        if child is not None:
-            yield child
-            if child.kind == "folder":
-                stack.append((child.path, _list_children(store, child.path)))
-
-
-def tell_unlisted(folder: str, error: Exception) -> Found:
-    """Return what stands for a folder that cannot be listed."""
-    gone = "is gone since its parent was listed" if isinstance(error, OSError) else str(error)
-    return Found(folder, "unlisted", problem=f"a folder that could not be listed: {gone}; then start a new run")
-
-
-def _list_children(store: Store, folder: str) -> Iterator[Found]:
-    if store.scheme != LOCAL:
-        yield from sorted(_list_store(store, folder), key=lambda child: (child.path, child.kind))
-        return
-    with store_errors(Path(folder).as_uri()), os.scandir(folder) as entries:
-        found = sorted((entry.name, _kind_of(entry)) for entry in entries)
-    for name, kind in found:
-        yield Found(str(Path(folder, name)), kind)
-
-
-def _kind_of(entry: "os.DirEntry[str]") -> Kind:
     try:
-        if entry.is_dir():
-            return "folder_link" if entry.is_symlink() else "folder"
-    except OSError:
-        pass  # a link to itself, among others: reading it will say so
-    return "file"
+        if source.kind == "glob":
+            yield from _list_matches(source, archive, access, shard_images)
+        elif source.kind == "folder":
+            yield from _list_folder(source, source.path, source.path, shard_images)
+        else:
+            yield from _list_file(source, source.path, archive, access, shard_images)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        message = f"{printable(source.argument)} names what does not exist (a link to nothing?): {_name(error)}"
+        raise UsageError(message) from error
 
 
-def local_size(path: str) -> int | None:
-    """Return a local file's size in bytes; None where there is none, which reading it will say."""
-    try:
-        return Path(path).stat().st_size
-    except OSError:
-        return None
+def _name(error: OSError) -> str:
+    return printable(str(error.filename or (error.args[0] if error.args else "it is gone")))
 
 
-def _list_store(store: Store, folder: str) -> list[Found]:
-    with store_errors(store.name(folder)):
-        listing = store.files.ls(folder, detail=True)
-    found = []
-    for entry in listing:
-        path, size = str(entry["name"]), entry.get("size") or 0
-        same = path.rstrip("/") == folder.rstrip("/")
-        if entry["type"] != "directory":
-            if size or not same:  # else the store's own mark of a folder
-                found.append(Found(path, "file", size))
-        elif not same:
-            found.append(Found(path, "folder"))
-        else:  # keys with an empty part, which no client lists as a folder of its own
-            found.extend(_find_empty_parts(store, folder))
-    return found
+def _list_matches(source: Source, archive: Archive, access: Access, shard_images: int) -> Iterator[Piece]:
+    root = glob_root(source.path)
+    folders: set[PurePosixPath] = set()
+    for match in match_names(source.store, source.path):
+        place = PurePosixPath(match.path)
+        if not folders.isdisjoint((place, *place.parents)):
+            continue  # `**` matches a folder and then what is in it
+        if match.kind == "folder":
+            folders.add(place)
+            try:
+                yield from _list_folder(source, match.path, root, shard_images)
+            except PayloadRefused as error:
+                yield _listed(source, tell_unlisted(match.path, error), "")
+        elif match.kind == "file" and place.suffix.lower() == TAR:
+            try:
+                yield describe_tar(source.store.name(match.path))
+            except (FileNotFoundError, UsageError, PayloadRefused) as error:
+                problem = "no such file" if isinstance(error, OSError) else str(error)
+                yield _listed(source, Found(match.path, problem=problem), place.parent.name)
+        elif match.kind == "file" and is_manifest(match.path):
+            yield from _list_file(source, match.path, archive, access, shard_images)
+        else:
+            yield _judge(source, match, root, place.parent.name)
 
 
-def _find_empty_parts(store: Store, folder: str) -> list[Found]:
-    """Return the objects whose keys go on behind the folder with a second slash: `a//b.jpg` in `a`."""
-    if not isinstance(store.files, AsyncFileSystem):
-        return []  # only object stores have such names
-    start = folder.rstrip("/") + "//"
-    with store_errors(store.name(folder)):
-        listing = store.files.find(folder.rstrip("/"), prefix="/", detail=True)
-    return [
-        Found(str(path), "file", facts.get("size") or 0)
-        for path, facts in listing.items()
-        if str(path).startswith(start) and facts["type"] != "directory" and (facts.get("size") or path[-1] != "/")
-    ]
+def _list_folder(source: Source, folder: str, root: str, shard_images: int) -> Iterator[Piece]:
+    shards = find_shards(source.store, folder)
+    if shards is not None:
+        yield from list_shards(source.store, folder, shards, shard_images)
+    for found in list_folder(source.store, folder):
+        below = found.path[len(folder) :].lstrip("/")
+        first, slash, _ = below.partition("/")
+        if shards is None or slash or not is_part(below):
+            yield _judge(source, found, root, first if slash else posixpath.basename(folder.rstrip("/")))
 
 
-def match_names(store: Store, pattern: str) -> list[Found]:
-    """Return what a glob matches (`*`, `?`, `[...]`, and `**` for any folders), sorted; memory holds all.
+def _judge(source: Source, found: Found, root: str, group: str) -> Listed | LeftOut:
+    if found.kind == "folder_link":
+        return LeftOut.FOLDER_LINK
+    below = found.path[len(root) :].strip("/") or posixpath.basename(found.path.rstrip("/"))
+    left_out = judge_name(below) if found.kind == "file" else None
+    return left_out or _listed(source, found, group)
 
-    Links to folders are told, not followed, so that no circle of them is walked; so are folders that cannot be listed.
 
-    Raises:
-        PayloadRefused: the folder where the pattern begins may not be listed.
-        PayloadUnavailable: the store fails.
-    """
-    root = glob_root(pattern)
-    if store.scheme == LOCAL:
-        with store_errors(store.name(root)):
-            begins = Path(root).is_dir()
-        parts = [part for part in pattern[len(root) :].split("/") if part]
-        found = set(_match_local(root, parts)) if begins else set()
+def _list_file(source: Source, path: str, archive: Archive, access: Access, shard_images: int) -> Iterator[Piece]:
+    uri = source.store.name(path)
+    if PurePosixPath(path).suffix.lower() == TAR:
+        yield describe_tar(uri)
+    elif not is_manifest(path):
+        yield _listed(source, Found(path), posixpath.basename(posixpath.dirname(path)))
+    elif archive.bytes_column and path.lower().endswith(".parquet"):
+        yield from split_rows(uri, archive.bytes_column, archive.faces_column, shard_images)
+    elif archive.uri_column:
+        yield from _list_rows(uri, archive.uri_column, archive.faces_column, access)
     else:
-        with store_errors(store.name(pattern)):
-            listing = store.files.glob(pattern, detail=True)
-        found = {
-            Found(str(path), "folder" if facts["type"] == "directory" else "file", facts.get("size") or 0)
-            for path, facts in listing.items()
-        }
-        matches = re.compile(glob_translate(pattern)).match
-        hidden = _find_empty_parts(store, root) if root else []
-        found |= {each for each in hidden if matches(re.sub("/+", "/", each.path))}
-    return sorted(found, key=lambda each: (each.path, each.kind))
+        column = "--uri-column" if archive.bytes_column else "--uri-column or (Parquet only) --bytes-column"
+        message = f"{describe(uri)} is a manifest: name its column of images with {column}"
+        raise UsageError(message)
 
 
-def _match_local(folder: str, parts: Sequence[str]) -> Iterator[Found]:
-    part, rest = parts[0], parts[1:]
-    if part == "**":
-        if not rest:
-            yield Found(folder, "folder")
-            return
-        yield from _match_local(folder, rest)
-        for child in _walk(_DISK, folder):
-            if child.kind == "folder":
-                yield from _match_below(child.path, rest)
-            elif child.kind != "file":
-                yield child
-        return
-    if glob.has_magic(part):
-        children = _list_children(_DISK, folder)
-        matched = [child for child in children if fnmatch.fnmatchcase(posixpath.basename(child.path), part)]
-    else:
-        path = Path(folder, part)
-        kind: Kind = "file" if not path.is_dir() else "folder_link" if path.is_symlink() else "folder"
-        matched = [Found(str(path), kind)] if os.path.lexists(path) else []
-    for child in matched:
-        if not rest:
-            yield child
-        elif child.kind != "file":
-            yield from _match_below(child.path, rest)
+def _listed(source: Source, found: Found, group: str) -> Listed:
+    uri = printable(source.store.name(found.path))
+    size = local_size(found.path) if source.store.scheme == LOCAL else found.size
+    return Listed(Item(shorten_id(uri), printable(group), uri, problem=found.problem), size)
 
 
-def _match_below(folder: str, parts: Sequence[str]) -> Iterator[Found]:
-    try:
-        yield from _match_local(folder, parts)
-    except _UNLISTED as error:
-        yield tell_unlisted(folder, error)
-
-
-def glob_root(pattern: str) -> str:
-    """Return the folder below which everything lies that a glob can match."""
-    while glob.has_magic(pattern):
-        pattern = posixpath.dirname(pattern)
-    return pattern
+def _list_rows(manifest: str, uri_column: str, faces_column: str | None, access: Access) -> Iterator[Piece]:
+    first = True
+    for item in list_manifest(manifest, uri_column, faces_column):
+        if isinstance(item, LeftOut):
+            yield item
+            continue
+        if first and not access.admits(item.uri):
+            message = (
+                f"{describe(manifest)} names {describe(item.uri)}, which may not be read: list its scheme in "
+                "payloads.schemes (and a file's folder in payloads.file_roots), or its host in payloads.https_hosts"
+            )
+            raise UsageError(message)
+        first = False
+        yield Listed(item, None)

@@ -13,11 +13,11 @@ from typing import Any
 
 from scorer.archive.items import Item, SourceDamaged
 from scorer.archive.left_out import MANIFESTS, LeftOut
-from scorer.archive.source.faces import read_faces
-from scorer.archive.source.names import describe, printable, shorten_id, source_of
 from scorer.archive.source.parquet import find_type, holds_text, open_parquet, read_columns
-from scorer.archive.source.stores import LOCAL, StoreFile, open_store
-from scorer.paths import UsageError
+from scorer.commands.inputs import UsageError
+from scorer.manifest_faces import read_faces
+from scorer.payloads.names import describe, printable, shorten_id, source_of
+from scorer.payloads.stores import LOCAL, StoreFile, open_store
 from scorer.text_files import OtherEncoding, explain_byte, refuse_wide_text
 
 MAX_ROW_BYTES = 2**20  # of a line, or of the lines of a CSV row: a path, and 64 faces with their names

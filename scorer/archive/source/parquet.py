@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scorer.archive.items import SourceDamaged
-from scorer.archive.source.names import describe
 from scorer.archive.source.parquet_pages import BadPages, Page, read_pages
-from scorer.archive.source.stores import StoreFile
+from scorer.commands.inputs import UsageError
 from scorer.messages import MAX_FACES
-from scorer.paths import UsageError
+from scorer.payloads.names import describe
+from scorer.payloads.stores import StoreFile
 
 PAGE_BUFFER_BYTES = 2**20
 # What a page may grow by when it is inflated. Photographs do not shrink; PyArrow puts up to 1,024 into one page.

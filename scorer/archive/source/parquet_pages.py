@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from scorer.archive.source.stores import StoreFile
+from scorer.payloads.stores import StoreFile
 
 MAX_HEADER_BYTES = 2**20  # PyArrow refuses 16 MiB; a header has a few dozen bytes, and statistics where one likes them
 _FIRST_BYTES = 1024

@@ -17,12 +17,12 @@ from scorer.archive.folder import publish, utf8_path
 from scorer.archive.items import Item, Shard
 from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container, read_container
-from scorer.archive.source.faces import read_faces, write_faces
 from scorer.archive.source.layout import PlanFacts, Tally, cut_shards, grant_access
 from scorer.archive.source.sources import Archive, find_sources
-from scorer.archive.source.stores import Version
-from scorer.paths import UsageError
+from scorer.commands.inputs import UsageError
+from scorer.manifest_faces import read_faces, write_faces
 from scorer.payloads.settings import PayloadSettings
+from scorer.payloads.stores import Version
 
 PLAN_VERSION = 1
 PLAN, SHARDS, ITEMS = "plan.json", "shards.parquet", "items.parquet"

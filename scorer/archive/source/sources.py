@@ -10,11 +10,11 @@ from typing import Literal
 from braceexpand import braceexpand
 
 from scorer.archive.left_out import COMPRESSED, TAR
-from scorer.archive.source.listing import glob_root
 from scorer.archive.source.manifests import is_manifest
-from scorer.archive.source.names import describe, printable
-from scorer.archive.source.stores import LOCAL, Store, folder_exists, open_store, read_version, store_errors
-from scorer.paths import UsageError
+from scorer.archive.source.trees import glob_root
+from scorer.commands.inputs import UsageError
+from scorer.payloads.names import describe, printable
+from scorer.payloads.stores import LOCAL, Store, folder_exists, open_store, read_version, store_errors
 
 
 @dataclass(frozen=True, slots=True)

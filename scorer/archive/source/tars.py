@@ -10,8 +10,8 @@ from typing import IO, cast
 from scorer.archive.items import Item, SourceDamaged, Span
 from scorer.archive.left_out import LeftOut, judge_name
 from scorer.archive.source.duplicates import Seen
-from scorer.archive.source.names import describe, printable, shorten_id, source_of
-from scorer.archive.source.stores import StoreFile
+from scorer.payloads.names import describe, printable, shorten_id, source_of
+from scorer.payloads.stores import StoreFile
 
 MAX_HEADER_BYTES = 2**20  # of one member, all of its headers together
 MAX_GLOBAL_CHARACTERS = 2**16

@@ -111,8 +111,8 @@ def measure_parity(part: Part, expected: np.ndarray, found: np.ndarray) -> None:
     part.record("crops: 99.9th percentile", float(np.quantile(apart, 0.999)), "levels")
     part.record("crops: largest difference", apart.max(), "levels")
     with part.attempt("nats by the starter bundle"):
-        from scorer.bundle import read_bundle  # noqa: PLC0415 - OpenVINO may not be there
-        from scorer.openvino_embedder import OpenVinoExtractor  # noqa: PLC0415 - as above
+        from scorer.bundle.bundle import read_bundle  # noqa: PLC0415 - OpenVINO may not be there
+        from scorer.engines.openvino import OpenVinoExtractor  # noqa: PLC0415 - as above
 
         bundle = read_bundle(ROOT / "model_repository")
         extractor = OpenVinoExtractor(bundle.extractor, bundle.manifest.feature_size, THREADS)

@@ -1,7 +1,7 @@
 """Encoded bytes to p-values as `unlensed` does it, beside its limit: the slowest of its stages, each measured alone.
 
 The photographs are JPEGs of 640x480 to 1600x1200 with given boxes. A stream's batches are small and come from memory;
-an archive's are large and come from files. Two scorers take turns, as in `scorer.engine`.
+an archive's are large and come from files. Two scorers take turns, as in `scorer.local_scorer`.
 """
 
 import os
@@ -23,14 +23,14 @@ from photographs import encode_faces, make_photographs
 from ingest.dali_cuda import DeviceCropper
 from ingest.device import Kind, load_array_module
 from ingest.probe import EncodedFace, Limits
-from scorer.bundle import Bundle, verify_engine
-from scorer.cuda.embedder import CudaEmbedder
-from scorer.cuda.mixture import DeviceMixture
+from scorer.bundle.bundle import Bundle, verify_engine
+from scorer.commands.inputs import read_image
 from scorer.decide import Policy
-from scorer.embed import FeatureBatch
+from scorer.engines.base import FeatureBatch
+from scorer.engines.cuda.embedder import CudaEmbedder
+from scorer.engines.cuda.mixture import DeviceMixture
 from scorer.locate import LocatedImage, locate_faces
 from scorer.messages import ImageSource, ScoreRequest
-from scorer.paths import read_image
 from scorer.pipeline import Pipeline
 from scorer.score import score_batch
 from training.recipes import Precision
@@ -45,12 +45,12 @@ Rates = dict[str, float]
 def open_embedder(part: Part, bundle: Bundle) -> CudaEmbedder:
     """Return the engine that serves here; on a CPU the same steps as a rehearsal."""
     if part.device == "cuda":
-        from scorer.cuda.opening import open_cuda_embedder  # noqa: PLC0415 - its engines need a GPU
+        from scorer.engines.cuda.select import open_cuda_embedder  # noqa: PLC0415 - its engines need a GPU
 
         embedder, name, why = open_cuda_embedder(bundle, THREADS)
         part.note(f"{name}: {why}")
         return embedder
-    from scorer.cuda.graphed_engine import GraphedEngine  # noqa: PLC0415 - as above
+    from scorer.engines.cuda.graphed_engine import GraphedEngine  # noqa: PLC0415 - as above
 
     engine = GraphedEngine(bundle.extractor, bundle.manifest.preprocess.size, "cpu", 16)
     return CudaEmbedder(bundle.model, engine, THREADS, "cpu")

@@ -17,16 +17,16 @@ from photographs import draw_photograph, encode_face
 
 from ingest.device import load_array_module
 from ingest.probe import EncodedFace
-from scorer.cuda.embedder import CudaEmbedder
-from scorer.cuda.faults import GPU_LOST
-from scorer.cuda.graphed_engine import GraphedEngine
+from scorer.engines.cuda.embedder import CudaEmbedder
+from scorer.engines.cuda.faults import GPU_LOST
+from scorer.engines.cuda.graphed_engine import GraphedEngine
 from scorer.model import Model
 
 SPARE_BYTES, LARGEST_PIECE_BYTES = 8 << 20, 4 << 30
 # Writes where no memory is: CUDA answers with an error that stays with the process.
 LOSE_THE_GPU = """
 import cupy
-from scorer.cuda.place import Place
+from scorer.engines.cuda.device_stream import Place
 place = Place("cuda")
 with place.entered():
     wild = cupy.RawKernel('extern "C" __global__ void wild(float* p) { p[1LL << 42] = 1.0f; }', "wild")

@@ -15,7 +15,7 @@ from clock import HALF, measure_copy, measure_gemm, time_device
 from part import Part
 
 from ingest.device import load_array_module
-from scorer.cuda.mixture import DeviceMixture
+from scorer.engines.cuda.mixture import DeviceMixture
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent

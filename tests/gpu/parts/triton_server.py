@@ -21,8 +21,8 @@ from networks import RESNET
 from part import ROOT, Part
 from photographs import draw_photograph, encode_face
 
-from scorer.bundle import Bundle, read_bundle, verify_engine
-from scorer.stream.settings import TritonSettings
+from scorer.bundle.bundle import Bundle, read_bundle, verify_engine
+from scorer.service_settings import TritonSettings
 
 BATCHES = (64, 256)
 START_S = 60
@@ -48,7 +48,7 @@ def serve_on_gpu(part: Part, bundle: Bundle) -> Iterator[str]:
     if program is None:
         message = "tritonserver is not on this machine"
         raise ModuleNotFoundError(message, name="tritonserver")
-    from scorer.plan_builder import build_plan  # noqa: PLC0415 - TensorRT may not be there
+    from scorer.engines.tensorrt.build import build_plan  # noqa: PLC0415 - TensorRT may not be there
 
     started = time.monotonic()
     build_plan(bundle)
@@ -94,7 +94,7 @@ def measure(part: Part) -> None:
     rng, spec = np.random.default_rng(4), bundle.model.preprocess
     faces = [encode_face(*draw_photograph(rng, 1024, 768), spec) for _ in range(part.choose(1024, 16))]
     with (serve_on_gpu if on_gpu else serve_here)(part, bundle) as url:
-        from scorer.triton.embedder import TritonEmbedder  # noqa: PLC0415 - first of all a server is wanted
+        from scorer.engines.triton.embedder import TritonEmbedder  # noqa: PLC0415 - first of all a server is wanted
 
         embedder = TritonEmbedder(bundle, TritonSettings(url=url))
         part.record("golden faces through the server", verify_engine(bundle, embedder), "nats")

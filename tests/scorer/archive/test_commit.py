@@ -8,12 +8,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from scorer.archive.attempts import Claim
+from scorer.archive.claims import Claim
 from scorer.archive.endings import CannotCommit, RunBroken
 from scorer.archive.marks import read_mark
 from scorer.archive.scan import Scan
 from scorer.archive.sweep import sweep
-from scorer.engine import LocalScorer
+from scorer.local_scorer import LocalScorer
 from scorer.messages import RequestedFace
 from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_file
 

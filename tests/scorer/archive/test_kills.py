@@ -5,7 +5,7 @@ from pathlib import Path
 from scorer.archive.folder import mark_name
 from scorer.archive.scan import Scan
 from scorer.archive.sweep import sweep
-from scorer.engine import LocalScorer
+from scorer.local_scorer import LocalScorer
 from scorer.messages import RequestedFace
 from tests.scorer.archive.killed_scan import KilledScan, kill_often, read_images
 from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_file

@@ -6,7 +6,7 @@ import pytest
 
 from scorer.archive.session import join_run
 from scorer.archive.source.sources import Archive
-from scorer.engine import LocalScorer
+from scorer.local_scorer import LocalScorer
 from tests.scorer.archive.killed_scan import read_images
 from tests.scorer.archive.list_plan import make_archive
 

@@ -8,8 +8,8 @@ import pytest
 from ingest.probe import Limits
 from scorer.archive.endings import RunBroken, RunNotReady, RunRefused
 from scorer.archive.run import RunFile, await_run, open_run
+from scorer.commands.inputs import UsageError
 from scorer.decide import Policy
-from scorer.paths import UsageError
 
 RUN = RunFile(
     version="1",

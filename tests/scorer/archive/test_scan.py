@@ -19,7 +19,7 @@ from scorer.archive.items import Item, Shard, SourceDamaged
 from scorer.archive.marks import Mark, read_mark
 from scorer.archive.rows import ERRORS, RESULTS
 from scorer.archive.scan import NO_HURRY, Advance, Limits, Scan, make_request
-from scorer.engine import LocalScorer
+from scorer.local_scorer import LocalScorer
 from scorer.messages import RequestedFace
 from scorer.payloads.https import PayloadRefused, PayloadUnavailable
 from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_file

@@ -8,9 +8,9 @@ from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
+from scorer.service_settings import KafkaSettings, StreamSettings
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, Record
-from scorer.stream.kafka import KafkaSink, KafkaSource, connect
-from scorer.stream.settings import KafkaSettings, StreamSettings
+from scorer.stream.kafka.connect import KafkaSink, KafkaSource, connect
 
 PATIENCE_S = 40
 

@@ -14,14 +14,15 @@ from threadpoolctl import threadpool_limits
 
 from ingest.detect import FaceDetector, load_detector
 from ingest.probe import Limits
-from scorer.bundle import Bundle, read_bundle
+from scorer.bundle.bundle import Bundle, read_bundle
 from scorer.decide import Policy
+from scorer.engines.openvino import LocalEmbedder
 from scorer.messages import ScoreRequest
-from scorer.openvino_embedder import LocalEmbedder
 from scorer.payloads.read import read_payload
 from scorer.payloads.settings import PayloadSettings
 from scorer.policies import PolicyWatcher
-from scorer.serve import Lent
+from scorer.service_settings import HealthSettings, StreamSettings
+from scorer.stream.assemble import Lent
 from scorer.stream.broker import (
     MemoryBroker,
     MemorySink,
@@ -35,7 +36,6 @@ from scorer.stream.health import HealthState
 from scorer.stream.metrics import Metrics
 from scorer.stream.pipeline import Parts
 from scorer.stream.service import Service
-from scorer.stream.settings import HealthSettings, StreamSettings
 
 PLACE = Place("unlensed.requests", 0)
 FACE = {"face_id": "0", "box": [180, 70, 95, 110]}
@@ -73,7 +73,7 @@ class Bench:
         self.broker.append(Outgoing(PLACE.topic, b"key", value) for value in encoded)
 
     def service(self, **settings: object) -> Service:
-        """Return a service on the broker; a second BLAS thread only spins, as `scorer.serve` knows."""
+        """Return a service on the broker; a second BLAS thread only spins, as `scorer.stream.assemble` knows."""
         threadpool_limits(limits=1, user_api="blas")
         parts = Parts(
             self.read,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorer.dlq_cli import parse_since
-from scorer.paths import UsageError
+from scorer.commands.dlq import parse_since
+from scorer.commands.inputs import UsageError
 from scorer.stream.broker import (
     BrokerUnavailable,
     Headers,
@@ -20,8 +20,8 @@ from scorer.stream.broker import (
     Position,
     Record,
 )
+from scorer.stream.dead_letter_replay import MAX_NOTE_CHARACTERS, Choice, Memory, Replay, TooScattered, list_letters
 from scorer.stream.dead_letters import NAMES, UNREADABLE, NotReplayable, dead_letter, read_letter, restore
-from scorer.stream.replay import MAX_NOTE_CHARACTERS, Choice, Memory, Replay, TooScattered, list_letters
 
 HEADERS = st.lists(st.tuples(st.one_of(st.text(max_size=8), st.sampled_from(NAMES)), st.binary(max_size=8)))
 RECORDS = st.builds(

@@ -6,8 +6,8 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from scorer.dlq_cli import dlq_app
-from scorer.paths import UsageError
+from scorer.commands.dlq import dlq_app
+from scorer.commands.inputs import UsageError
 from scorer.stream.broker import Outgoing, Record
 from scorer.stream.dead_letters import dead_letter
 from tests.scorer.stream.kafka_peers import Site

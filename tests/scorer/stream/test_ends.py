@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from ingest.detector_pool import DetectorUnusable, SandboxBroken
-from scorer.bundle import BundleMismatch
-from scorer.cli import CODES
-from scorer.command_line import find_exit
+from scorer.bundle.bundle import BundleMismatch
+from scorer.commands.command_line import find_exit
+from scorer.commands.main import CODES
 from scorer.decide import PolicyError
-from scorer.embed import BackendUnavailable
-from scorer.exits import Exit
+from scorer.engines.base import BackendUnavailable
+from scorer.errors import Exit
 from scorer.messages import ScoreRequest
 from scorer.settings import SettingsError
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable
-from scorer.stream.caution import Note
+from scorer.stream.crash_notes import Note
 from scorer.stream.service import ANNOUNCED_AHEAD
 from tests.scorer.stream.service_bench import PLACE, Bench, bench, request_for
 
@@ -53,8 +53,8 @@ NOTHING_IN_HAND = {Exit.USAGE, Exit.FAILURES, Exit.INTERRUPTED}  # before the fi
 PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
-from scorer.bundle import read_bundle
-from scorer.cuda.faults import end_process
+from scorer.bundle.bundle import read_bundle
+from scorer.engines.cuda.faults import end_process
 from scorer.stream.broker import MemorySource
 from scorer.stream.watchdog import Watchdog
 from tests.scorer.stream.service_bench import FACE, Bench

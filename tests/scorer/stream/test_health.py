@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from scorer.service_settings import HealthSettings
 from scorer.stream import health
 from scorer.stream.health import Canary, HealthServer, HealthState
 from scorer.stream.metrics import Metrics
-from scorer.stream.settings import HealthSettings
 
 SETTINGS = HealthSettings(port=0, max_poll_age_s=30, max_canary_age_s=300)
 

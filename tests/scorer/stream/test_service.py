@@ -12,8 +12,8 @@ import pytest
 
 from ingest.probe import EncodedFace, Limits
 from ingest.reasons import Reason, Unscorable
-from scorer.bundle import Bundle
-from scorer.embed import FeatureBatch
+from scorer.bundle.bundle import Bundle
+from scorer.engines.base import FeatureBatch
 from scorer.messages import ScoreRequest
 from scorer.stream.broker import (
     Outgoing,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ingest.probe import EncodedFace
-from scorer.bundle import BundleMismatch
-from scorer.embed import FeatureBatch
+from scorer.bundle.bundle import BundleMismatch
+from scorer.engines.base import FeatureBatch
 from scorer.messages import ScoreRequest
 from scorer.stream.broker import (
     BrokerRefused,
@@ -20,7 +20,7 @@ from scorer.stream.broker import (
     Place,
     RecordsTooLarge,
 )
-from scorer.stream.caution import Note
+from scorer.stream.crash_notes import Note
 from scorer.stream.dead_letters import NotReplayable, restore
 from scorer.stream.service import ANNOUNCED_AHEAD
 from tests.scorer.stream.service_bench import DEAD, PLACE, Bench, bench, request_for

@@ -17,7 +17,7 @@ from training.data.cutting import FaceCutter
 from training.data.exif import ExifReading, ExifTags
 from training.data.photos import Photo
 from training.data.roles import RoleRule
-from training.detector import copy_detector
+from training.export.detector import copy_detector
 
 SIDE = 96
 ROLES = {"ann": "train", "bob": "fit"}

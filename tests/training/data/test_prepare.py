@@ -243,7 +243,7 @@ def test_one_camera_and_few_faces_are_warned_of(cutter: FaceCutter, tmp_path: Pa
 
 def test_progress_is_a_json_line_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """It counts photographs, and beside them faces and their speed."""
-    monkeypatch.setattr("scorer.progress.INTERVAL_S", 0.0)
+    monkeypatch.setattr("scorer.commands.progress.INTERVAL_S", 0.0)
     output = io.StringIO()
     with PrepareProgress("preparing", None, "photographs", Console(file=output)) as progress:
         progress.begin(total=100, done=90)

@@ -17,7 +17,7 @@ from scorer.mixture import GaussianMixture
 from training.evaluation.inputs import Extras, Subject
 from training.evaluation.measures import Rate
 from training.evaluation.run import evaluate_subject
-from training.features import Crop
+from training.export.features import Crop
 from training.recipes import RECIPES, MixtureRule, MixtureShape
 
 ODD_NAME = "<b>odd&name"

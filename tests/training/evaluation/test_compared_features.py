@@ -19,7 +19,7 @@ from training.evaluation.features.compare import COMPARED, load_compared
 from training.evaluation.features.networks import FARL_PRETEXT, NetworkFeatures, load_farl
 from training.evaluation.features.weights import WrongWeights
 from training.evaluation.inputs import WholePictures
-from training.export import export_extractor
+from training.export.openvino import export_extractor
 from training.pretext.network import FEATURE_SIZE, Normalise
 from training.recipes import MixtureRule, MixtureShape, starter
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from scorer.bundle import Bundle, read_bundle
+from scorer.bundle.bundle import Bundle, read_bundle
 from scorer.decide import p_values
 from scorer.meaning import explain_pass
 from training import steps
@@ -28,10 +28,10 @@ from training.evaluation.report import pick_thresholds
 from training.evaluation.run import evaluate_subject
 from training.evaluation.stated import show_name, state_evaluation
 from training.evaluation.tables import list_tables, print_tables
-from training.features import extract_features
+from training.export.features import extract_features
+from training.export.target import Deployment
 from training.mixture.calibrate import describe_calibration
 from training.recipes import Recipe
-from training.target import Deployment
 
 ODD_NAME = "<b>odd&name"
 

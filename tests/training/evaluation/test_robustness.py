@@ -8,7 +8,7 @@ from PIL import Image
 from training.data.shards import Images
 from training.evaluation.measures import LogLikelihoods
 from training.evaluation.robustness import Condition, draw_rows, endure, equalise_format, list_conditions
-from training.features import Alteration, Crop
+from training.export.features import Alteration, Crop
 
 CONDITIONS = {f"{condition.family} {condition.setting}": condition for condition in list_conditions()}
 

@@ -21,9 +21,9 @@ from training.data.indexing import index_run
 from training.data.photos import FolderPhotos
 from training.data.roles import RoleRule
 from training.data.shards import load_role
-from training.detector import copy_detector
-from training.export import convert_extractor, export_extractor, write_model
-from training.features import extract_features
+from training.export.detector import copy_detector
+from training.export.features import extract_features
+from training.export.openvino import convert_extractor, export_extractor, write_model
 from training.pretext.checkpoints import load_checkpoint
 from training.pretext.network import FEATURE_SIZE, Normalise, PretextNetwork, build_network
 from training.pretext.trainer import train_extractor

@@ -26,8 +26,8 @@ from tests.training.pretext.tiny_training import (
 from training.data.shards import FaceSet
 from training.endings import Interrupted, TrainingDiverged
 from training.pretext.checkpoints import load_checkpoint
-from training.pretext.foresight import foresee
 from training.pretext.network import PretextNetwork
+from training.pretext.preflight import foresee
 from training.pretext.trainer import TrainOptions, train_extractor
 from training.pretext.validation import CONTROL
 from training.recipes import OptimiserRule

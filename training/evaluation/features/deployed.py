@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ingest.spec import PreprocessSpec
 from training.data.shards import Images
-from training.features import extract_features
+from training.export.features import extract_features
 
 
 @dataclass(slots=True)

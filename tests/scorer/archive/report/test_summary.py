@@ -14,9 +14,9 @@ from scorer.archive.endings import RunBroken
 from scorer.archive.folder import part_name
 from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, find_share
 from scorer.archive.report.summary import BINS, choose_edges, summarise
+from scorer.commands.inputs import UsageError
 from scorer.decide import decide_face
 from scorer.messages import Decision, Status
-from scorer.paths import UsageError
 from tests.scorer.archive.report.written_run import POLICY, Seen, write_run, write_shard
 
 RATE = st.integers(1, 200).map(lambda rank: rank / 200)

@@ -16,8 +16,8 @@ from scorer.archive.folder import mark_name, part_name
 from scorer.archive.marks import File, Mark, Spell
 from scorer.archive.rows import ERRORS, RESULTS
 from scorer.archive.run import RunFile
+from scorer.bundle.manifest import Evaluation
 from scorer.decide import Policy, decide_face
-from scorer.manifest import Evaluation
 from scorer.messages import Decision, Status
 
 START = datetime(2026, 1, 15, 9, 30, tzinfo=UTC)

@@ -19,7 +19,7 @@ from scorer.archive.items import SourceDamaged
 from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.plan import open_plan, write_plan
 from scorer.archive.source.sources import Archive
-from scorer.paths import UsageError
+from scorer.commands.inputs import UsageError
 from scorer.payloads.settings import PayloadSettings
 from ingest.reasons import Unscorable
 import pyarrow.parquet, scorer.archive.source.tars

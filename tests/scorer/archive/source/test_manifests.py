@@ -14,7 +14,7 @@ import pytest
 from ingest.reasons import Reason, Unscorable
 from scorer.archive.items import SourceDamaged
 from scorer.archive.source.access import read_image_bytes
-from scorer.paths import UsageError
+from scorer.commands.inputs import UsageError
 from scorer.payloads.settings import PayloadSettings
 from tests.scorer.archive.source.archives import contents, fill, items_of, plan
 

@@ -18,11 +18,11 @@ from s3fs import S3FileSystem
 from ingest.reasons import Reason, Unscorable
 from scorer.archive.items import Item, SourceChanged, SourceDamaged, Span
 from scorer.archive.source.access import read_image_bytes, read_span
-from scorer.archive.source.stores import BLOCK_BYTES
-from scorer.bundle_fetch import fetch
-from scorer.paths import UsageError
+from scorer.bundle.fetch import fetch
+from scorer.commands.inputs import UsageError
 from scorer.payloads.https import PayloadRefused
 from scorer.payloads.settings import PayloadSettings
+from scorer.payloads.stores import BLOCK_BYTES
 from tests.scorer.archive.source.archives import LIMIT, NOTHING, contents, items_of, make_tar, plan
 from tests.scorer.s3 import SECRET
 

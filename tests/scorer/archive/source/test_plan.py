@@ -16,7 +16,7 @@ from scorer.archive.items import Item, SourceChanged
 from scorer.archive.source.estimate import SAMPLED_IMAGES, estimate_archive
 from scorer.archive.source.plan import open_plan, write_plan
 from scorer.archive.source.sources import Archive
-from scorer.paths import UsageError
+from scorer.commands.inputs import UsageError
 from tests.scorer.archive.source.archives import LIMIT, NOTHING, contents, fill, items_of, make_tar, plan
 
 NAME = st.text("abä% #", min_size=1, max_size=3)

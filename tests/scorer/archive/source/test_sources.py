@@ -19,8 +19,8 @@ from ingest.reasons import Reason, Unscorable
 from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.estimate import estimate_archive
 from scorer.archive.source.sources import Archive, find_sources
-from scorer.bundle_fetch import fetch
-from scorer.paths import UsageError
+from scorer.bundle.fetch import fetch
+from scorer.commands.inputs import UsageError
 from scorer.payloads.clients import EXTRAS
 from scorer.payloads.https import PayloadRefused
 from scorer.payloads.read import check_payloads

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scorer.archive.items import Item, SourceDamaged
-from scorer.archive.source.stores import StoreFile
 from scorer.archive.source.tars import read_members
 from scorer.messages import MAX_ID_CHARACTERS
+from scorer.payloads.stores import StoreFile
 from tests.scorer.archive.source.archives import LIMIT, make_tar
 
 IMAGES = [("a/1.jpg", b"one"), ("a/1.json", b"{}"), ("a/1.txt", b"text"), ("a/2.PNG", b"two" * 300), ("b/3.webp", b"")]

@@ -1,0 +1,311 @@
+"""Which files `unlensed score` means, which it leaves out, and the boxes that `--faces` brings for them."""
+
+import glob
+import json
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from pydantic import TypeAdapter, ValidationError
+
+from ingest.reasons import Reason, Unscorable
+from scorer.archive.left_out import IMAGE_SUFFIXES, SIDECARS, judge_name
+from scorer.messages import MAX_FACES, ImageSource, RequestedFace, ScoreRequest, describe_problems
+from scorer.payloads.names import shorten_id
+from scorer.text_files import decode_text
+
+Boxes = dict[str, tuple[RequestedFace, ...]]
+_SHOWN_NAMES = 3
+MAX_BOXES_BYTES = 2**27  # a million images with a face each
+_UTF16_MARKS, _UTF8_MARK = (b"\xff\xfe", b"\xfe\xff"), b"\xef\xbb\xbf"
+
+
+class UsageError(ValueError):
+    """The command line names something that cannot be used; the sentence names it."""
+
+
+class Skipped(StrEnum):
+    """Why a file, or a folder as a whole, is left out; the words stand after a number."""
+
+    SUFFIX = "not named like an image"
+    SIDECAR = "written by a system beside images"
+    UNREADABLE = "not readable"
+    LINKED = "linked, not followed"
+    OWN_PICTURES = "of annotated pictures"
+    NO_BOXES = "without boxes"
+    IDLE_BOXES = "boxes without a file"
+
+
+class FacesMissing(StrEnum):
+    """What becomes of a file without boxes in the file of `--faces`, and of boxes without a file."""
+
+    ERROR = "error"
+    DETECT = "detect"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A file to score.
+
+    Attributes:
+        path: as the command line gives it.
+        folder: of the command line that it was found in, if any.
+        faces: boxes that are brought; None finds the faces.
+    """
+
+    path: Path
+    folder: Path | None = None
+    faces: tuple[RequestedFace, ...] | None = None
+
+
+@dataclass(slots=True)
+class FoundFiles:
+    """The files that a command line means, each once, in order, and how many it passes over, by reason."""
+
+    files: list[FoundFile] = field(default_factory=list)
+    skipped: Counter[Skipped] = field(default_factory=Counter)
+
+
+def expand_paths(arguments: Iterable[str], standard_input: BinaryIO, pictures: Path | None = None) -> FoundFiles:
+    """Return the files that `arguments` name.
+
+    Args:
+        arguments: files, folders, globs, or `-` for a list on standard input.
+        standard_input: a path a line, in bytes: UTF-8 with or without a mark, lines that end as on Unix or Windows.
+        pictures: the folder of annotated pictures, which is passed over where it lies in a folder that is scored.
+
+    Raises:
+        UsageError: an argument names no file; the sentence says what was looked for.
+    """
+    unique: dict[Path, FoundFile] = {}
+    skipped: Counter[Skipped] = Counter()
+    for argument in arguments:
+        for file in _expand(argument, standard_input, pictures.resolve() if pictures else None, skipped):
+            unique.setdefault(file.path, file)
+    return FoundFiles(list(unique.values()), skipped)
+
+
+def _expand(
+    argument: str, standard_input: BinaryIO, pictures: Path | None, skipped: Counter[Skipped]
+) -> list[FoundFile]:
+    if argument == "-":
+        return [FoundFile(path) for path in read_list(standard_input.read())]
+    path = Path(argument)
+    if path.is_dir():
+        files = list(_walk(path, pictures, skipped))
+        if not files:
+            passed = f"; skipped: {describe_counts(skipped)}" if skipped.total() else ""
+            message = f"{argument} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}){passed}"
+            raise UsageError(message)
+        return files
+    if path.exists() or path.is_symlink():
+        return [FoundFile(path)]
+    matches = sorted(map(Path, glob.glob(argument, recursive=True)))  # noqa: PTH207 - Path.glob takes no absolute patterns
+    files = []
+    for match in matches:
+        files += _walk(match, pictures, skipped) if match.is_dir() else [FoundFile(match)]
+    if not files:
+        what = "matches folders without an image only" if matches else "does not exist and matches no file"
+        message = f"{argument} {what}"
+        raise UsageError(message)
+    return files
+
+
+def _walk(folder: Path, pictures: Path | None, skipped: Counter[Skipped]) -> Iterator[FoundFile]:
+    """Yield the images below a folder in order; links to folders are not followed."""
+
+    def note_unreadable(_error: OSError) -> None:
+        skipped[Skipped.UNREADABLE] += 1
+
+    images = []
+    for place, folders, names in os.walk(folder, onerror=note_unreadable):
+        own = [name for name in folders if pictures and Path(place, name).resolve() == pictures]
+        linked = [name for name in folders if Path(place, name).is_symlink()]
+        for reason, left_out in ((Skipped.OWN_PICTURES, own), (Skipped.LINKED, linked)):
+            skipped[reason] += len(set(left_out) & set(folders))
+            folders[:] = [name for name in folders if name not in left_out]
+        for name in names:
+            path = Path(place, name)
+            if kind := judge_name(path.relative_to(folder).as_posix()):
+                skipped[Skipped.SIDECAR if kind in SIDECARS else Skipped.SUFFIX] += 1
+            else:
+                images.append(path)
+    yield from (FoundFile(path, folder) for path in sorted(images))
+
+
+def read_list(content: bytes) -> list[Path]:
+    """Return the paths of a list, one a line; empty lines are no paths.
+
+    A carriage return belongs to the name unless every line ends with one, as on Windows.
+
+    Raises:
+        UsageError: the list names nothing, or is UTF-16.
+    """
+    if content.startswith(_UTF16_MARKS):
+        message = "the list on standard input is UTF-16: write it as UTF-8"
+        raise UsageError(message)
+    *ended, last = content.removeprefix(_UTF8_MARK).split(b"\n")
+    if all(line.endswith(b"\r") for line in ended):
+        ended = [line.removesuffix(b"\r") for line in ended]
+    lines = [line for line in (*ended, last) if line.strip()]
+    if not lines:
+        message = "the list on standard input is empty: - takes one path a line"
+        raise UsageError(message)
+    return [Path(os.fsdecode(line)) for line in lines]
+
+
+def describe_counts(counts: Counter[Any]) -> str:
+    """Return counts as words, the largest first: `3 truncated, 1 unreadable`."""
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common() if count)
+
+
+def read_boxes(path: Path) -> Boxes:
+    """Read a `--faces` file: `{"path of the image": [{"face_id": "a", "box": [x, y, width, height]}]}`.
+
+    Raises:
+        UsageError: the file cannot be read, is no such JSON, names an image twice, or a box is not finite or has no
+            area.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BOXES_BYTES + 1)
+        if len(data) > MAX_BOXES_BYTES:
+            message = f"it has more than {MAX_BOXES_BYTES} bytes: name the faces in a manifest (--faces-column)"
+            raise UsageError(message)
+        content = json.loads(decode_text(data), object_pairs_hook=_refuse_repetition)
+        return TypeAdapter(Boxes).validate_python(content)
+    except (OSError, ValueError, RecursionError) as error:
+        why = describe_problems(error) if isinstance(error, ValidationError) else error
+        message = f"{path} is no file of face boxes: {why}"
+        raise UsageError(message) from error
+
+
+def _refuse_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        message = f"it names {repeated!r} twice"
+        raise ValueError(message)
+    return content
+
+
+def assign_boxes(
+    found: FoundFiles, boxes: Boxes | None, faces_missing: FacesMissing = FacesMissing.ERROR
+) -> list[FoundFile]:
+    """Return the files to score, with their boxes where `boxes` are given.
+
+    A key of `boxes` is a path as the command line gives it, an absolute path, or one below a folder of the command
+    line. A file that is left out for want of boxes is counted in `found.skipped`.
+
+    Raises:
+        UsageError: a file has no boxes, or boxes have no file, and `faces_missing` is ERROR; boxes for two files, or
+            two for one; more boxes than a request may hold, or a face_id twice in one image; nothing is left to score.
+    """
+    if boxes is None:
+        return found.files
+    key_of = _match_keys(found.files, boxes)
+    without = [file.path for file in found.files if file.path not in key_of]
+    idle = boxes.keys() - key_of.values()
+    if faces_missing is FacesMissing.ERROR:
+        _refuse("the file of --faces has no boxes for", without, "(an image without a face has the empty list [])")
+        _refuse("the file of --faces has boxes for what is not scored here:", sorted(idle), "")
+    found.skipped[Skipped.IDLE_BOXES] += len(idle)
+    if faces_missing is FacesMissing.SKIP:
+        found.skipped[Skipped.NO_BOXES] += len(without)
+    files = [
+        replace(file, faces=boxes[key_of[file.path]]) if file.path in key_of else file
+        for file in found.files
+        if file.path in key_of or faces_missing is not FacesMissing.SKIP
+    ]
+    if not files:
+        message = f"none of the {len(found.files)} files has boxes in the file of --faces"
+        raise UsageError(message)
+    for file in files:
+        request_for(file)
+    return files
+
+
+def _match_keys(files: Sequence[FoundFile], boxes: Boxes) -> dict[Path, str]:
+    """Return the key of each file that has one."""
+    keys: dict[str, str] = {}
+    for key in boxes:
+        if (other := keys.setdefault(str(PurePath(key)), key)) != key:
+            message = f"the file of --faces names one image as {other!r} and as {key!r}"
+            raise UsageError(message)
+    key_of: dict[Path, str] = {}
+    file_of: dict[str, Path] = {}
+    for file in files:
+        names = {name_file(path): None for path in _names_of(file)}
+        own = [keys[name] for name in names if name in keys]
+        if len(own) > 1:
+            message = f"the file of --faces names {file.path} as {own[0]!r} and as {own[1]!r}"
+            raise UsageError(message)
+        if own and (other_file := file_of.setdefault(own[0], file.path)) != file.path:
+            message = (
+                f"{own[0]!r} in the file of --faces may be {other_file} or {file.path}: name each by its whole path"
+            )
+            raise UsageError(message)
+        if own:
+            key_of[file.path] = own[0]
+    return key_of
+
+
+def _names_of(file: FoundFile) -> Iterator[Path]:
+    yield file.path
+    yield file.path.absolute()
+    if file.folder is not None:
+        yield file.path.relative_to(file.folder)
+
+
+def _refuse(what: str, names: Sequence[object], hint: str) -> None:
+    if names:
+        more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
+        shown = ", ".join(map(str, names[:_SHOWN_NAMES]))
+        message = f"{what} {shown}{more}{f' {hint}' if hint else ''}: mend it, or say --faces-missing detect or skip"
+        raise UsageError(message)
+
+
+def name_file(path: Path) -> str:
+    """Return the name of a file in results: as given, with bytes that are no text escaped."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def request_for(file: FoundFile) -> ScoreRequest:
+    """Return the request that scores a file.
+
+    Raises:
+        UsageError: there are too many boxes, or two have one face_id.
+    """
+    # A file name may hold bytes that are no text; the id shows them escaped, the URI keeps them exactly.
+    name = shorten_id(name_file(file.path))
+    image = ImageSource(uri=file.path.absolute().as_uri())
+    try:
+        return ScoreRequest(request_id=name, content_id=name, image=image, faces=file.faces)
+    except ValidationError as error:
+        message = f"{name} cannot be scored (at most {MAX_FACES} boxes): {describe_problems(error)}"
+        raise UsageError(message) from error
+
+
+def read_image(uri: str, max_bytes: int) -> bytes:
+    """Read the file at a `file:` URI whole.
+
+    Raises:
+        Unscorable: it is gone, forbidden, no regular file (a pipe would block for ever), or too large.
+    """
+    path = Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise Unscorable(Reason.UNREADABLE, "not a regular file")
+        if facts.st_size > max_bytes:
+            raise Unscorable(Reason.TOO_MANY_BYTES, f"{facts.st_size} bytes, the limit is {max_bytes}")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a listed name holds a NUL
+        raise Unscorable(Reason.UNREADABLE, getattr(error, "strerror", None) or str(error)) from error

@@ -1,0 +1,117 @@
+"""What goes wrong on a GPU, told apart: too little memory, which a smaller batch cures, and a GPU that is lost.
+
+A sticky CUDA error stays with its process: whatever is asked of CUDA afterwards fails, so that every further image
+would look broken. Only another process can go on. Each library wraps CUDA's errors in its own way, so they are known
+by number where there is one, and by CUDA's names and sentences in the message elsewhere.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from scorer.errors import Exit, end_at_once
+from scorer.observe.printable import printable
+
+GPU_LOST = Exit.GPU_LOST.value  # nothing was committed, and whoever started this process may start it again
+
+# CUDA's number -> what the runtime and the driver name it, and their sentence for it (CUDA 13, driver_types.h).
+_LOST = {
+    46: ("cudaErrorDevicesUnavailable", "CUDA_ERROR_DEVICE_UNAVAILABLE", "device(s) is/are busy or unavailable"),
+    100: ("cudaErrorNoDevice", "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"),
+    214: ("cudaErrorECCUncorrectable", "CUDA_ERROR_ECC_UNCORRECTABLE", "uncorrectable ECC error encountered"),
+    220: ("cudaErrorNvlinkUncorrectable", "CUDA_ERROR_NVLINK_UNCORRECTABLE", "uncorrectable NVLink error detected"),
+    226: ("cudaErrorContained", "CUDA_ERROR_CONTAINED", "Invalid access of peer GPU memory over nvlink or a hardware"),
+    700: ("cudaErrorIllegalAddress", "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"),
+    702: ("cudaErrorLaunchTimeout", "CUDA_ERROR_LAUNCH_TIMEOUT", "the launch timed out and was terminated"),
+    709: ("cudaErrorContextIsDestroyed", "CUDA_ERROR_CONTEXT_IS_DESTROYED", "context is destroyed"),
+    710: ("cudaErrorAssert", "CUDA_ERROR_ASSERT", "device-side assert triggered"),
+    714: ("cudaErrorHardwareStackError", "CUDA_ERROR_HARDWARE_STACK_ERROR", "hardware stack error"),
+    715: ("cudaErrorIllegalInstruction", "CUDA_ERROR_ILLEGAL_INSTRUCTION", "an illegal instruction was encountered"),
+    716: ("cudaErrorMisalignedAddress", "CUDA_ERROR_MISALIGNED_ADDRESS", "misaligned address"),
+    717: (
+        "cudaErrorInvalidAddressSpace",
+        "CUDA_ERROR_INVALID_ADDRESS_SPACE",
+        "operation not supported on global/shared",
+    ),
+    718: ("cudaErrorInvalidPc", "CUDA_ERROR_INVALID_PC", "invalid program counter"),
+    719: ("cudaErrorLaunchFailure", "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"),
+    721: ("cudaErrorTensorMemoryLeak", "CUDA_ERROR_TENSOR_MEMORY_LEAK", "tensor memory not completely freed"),
+    999: ("cudaErrorUnknown", "CUDA_ERROR_UNKNOWN", "CUDA error: unknown error"),
+}
+# Causes that no image can have: the device is away, or its memory or links are damaged. All others may be what a kernel
+# did with what it was given, and what was in hand stays suspect.
+_HARDWARE = (46, 100, 214, 220, 226)
+_HARDWARE_WORDS = re.compile("|".join(rf"\b{re.escape(words)}" for code in _HARDWARE for words in _LOST[code]))
+_LOST_WORDS = re.compile("|".join(rf"\b{re.escape(words)}" for names in _LOST.values() for words in names))
+_MEMORY_CODES = {"CUDARuntimeError": 2, "CUDADriverError": 2, "CUBLASError": 3, "CuFFTError": 2}
+_MEMORY_WORDS = re.compile(
+    r"out of memory|cudaErrorMemoryAllocation|CUDA allocation failed|ALLOC_FAILED", re.IGNORECASE
+)
+_DRIVER_ERRORS = ("CUDARuntimeError", "CUDADriverError")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the device, or the host for it, lacked memory: a smaller batch may do.
+
+    CuPy's and DALI's are `MemoryError`s, PyTorch's is a class of its own; CuPy's libraries number theirs.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    kind = type(error).__name__
+    if kind in _MEMORY_CODES:
+        return _read_code(error) == _MEMORY_CODES[kind]
+    return isinstance(error, RuntimeError) and bool(_MEMORY_WORDS.search(str(error)))
+
+
+def is_gpu_lost(error: BaseException) -> bool:
+    """Return whether CUDA cannot be used by this process any more."""
+    if type(error).__name__ in _DRIVER_ERRORS:
+        return _read_code(error) in _LOST
+    return isinstance(error, RuntimeError) and bool(_LOST_WORDS.search(str(error)))
+
+
+def is_hardware(error: BaseException) -> bool:
+    """Return whether a lost GPU is certainly the hardware's doing, and not that of an image."""
+    if type(error).__name__ in _DRIVER_ERRORS:
+        return _read_code(error) in _HARDWARE
+    return bool(_HARDWARE_WORDS.search(str(error)))
+
+
+@contextmanager
+def guarding_gpu(check_gpu: Callable[[], object]) -> Iterator[None]:
+    """End the process when what runs inside fails because the GPU is lost; all other errors pass.
+
+    Args:
+        check_gpu: waits for the GPU and raises CUDA's error if it is lost. An error that says nothing of the cause,
+            such as cuBLAS's "execution failed", is told apart by it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_gpu_lost(error):
+            end_process(error)
+        if not is_out_of_memory(error):
+            try:
+                check_gpu()
+            except RuntimeError as cause:
+                if is_gpu_lost(cause):
+                    end_process(cause)
+        raise
+
+
+def end_process(error: BaseException) -> NoReturn:
+    """End the process with exit code 71: nothing is cleaned up, since that would ask CUDA, too."""
+    why = printable(" ".join(str(error).split()))
+    sys.stderr.write(
+        f"unlensed: the GPU is lost to this process ({why}); it ends with exit code {GPU_LOST}, "
+        "nothing of the work in hand is committed: start it again, and if this comes back, look at the GPU\n"
+    )
+    sys.stderr.flush()
+    end_at_once(Exit.GPU_LOST, foreseen=is_hardware(error))
+
+
+def _read_code(error: BaseException) -> int | None:
+    code = getattr(error, "status", None)
+    return code if isinstance(code, int) else getattr(error, "result", None)

@@ -1,0 +1,101 @@
+"""Which engine runs a GPU bundle here: its plan, or TensorRT-RTX from its graph, or the graph in PyTorch."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from types import ModuleType
+
+from scorer.bundle.bundle import PLAN_FILE, Bundle, BundleMismatch
+from scorer.engines.cuda.embedder import CudaEmbedder
+from scorer.engines.cuda.engine import Engine
+from scorer.engines.tensorrt.compile import compile_network
+from scorer.engines.tensorrt.plan import read_plan
+
+GRAPHED_BATCH = 256
+OpenEngine = Callable[[Bundle], tuple[Engine, str]]
+
+
+class EngineNotHere(Exception):
+    """An engine cannot run here; the message says why, for the user who asks what does."""
+
+
+def open_cuda_embedder(bundle: Bundle, threads: int) -> tuple[CudaEmbedder, str, str]:
+    """Return an embedder on the GPU, the name of its engine, and why that one.
+
+    Raises:
+        BundleMismatch: the plan is not of this bundle's graph, or no engine can run it; the sentence says what to do.
+        BackendUnavailable: the GPU has too little free memory.
+    """
+    engine, name, why = choose_engine(bundle, ENGINES)
+    return CudaEmbedder(bundle.model, engine, threads, "cuda"), name, why
+
+
+def choose_engine(bundle: Bundle, engines: Mapping[str, OpenEngine]) -> tuple[Engine, str, str]:
+    """Return the first of `engines` that runs here, its name with its version, and why not those before it.
+
+    Raises:
+        BundleMismatch, BackendUnavailable: see `open_cuda_embedder`.
+    """
+    obstacles: list[str] = []
+    for name, open_engine in engines.items():
+        try:
+            engine, found = open_engine(bundle)
+        except EngineNotHere as obstacle:
+            obstacles.append(f"not {name}: {obstacle}")
+        else:
+            return engine, found, "; ".join([f"the first of {', '.join(engines)} that runs here", *obstacles])
+    message = f"{bundle.folder} needs an engine for the GPU ({'; '.join(obstacles)}): install unlensed[gpu]"
+    raise BundleMismatch(message)
+
+
+def open_plan(bundle: Bundle) -> tuple[Engine, str]:
+    """Open the plan that was built beside the bundle's graph."""
+    if not (bundle.folder / PLAN_FILE).is_file():
+        message = f"no plan is built, `unlensed bundle build {bundle.folder}` does that"
+        raise EngineNotHere(message)
+    plan, tensorrt = read_plan(bundle), _import("tensorrt")
+    from scorer.engines.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - CuPy loads only where it is used
+
+    return TensorRtEngine(plan.data, bundle.manifest, tensorrt), f"TensorRT {tensorrt.__version__}"
+
+
+def open_rtx(bundle: Bundle) -> tuple[Engine, str]:
+    """Build an engine from the bundle's graph by TensorRT-RTX, which takes about a second, and open it."""
+    rule, rtx = bundle.manifest.plan, _import("tensorrt_rtx", "tensorrt_rtx_bindings")
+    from scorer.engines.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - as above
+
+    if rule is None:
+        message = f"a bundle for {bundle.manifest.target} states no plan"
+        raise AssertionError(message)
+    try:
+        plan = compile_network(bundle.extractor, bundle.manifest, rule.batches, rtx, bundle.read)
+        return TensorRtEngine(plan, bundle.manifest, rtx), f"TensorRT-RTX {rtx.__version__}"
+    except BundleMismatch as error:  # it supports fewer GPUs and fewer graphs than TensorRT
+        raise EngineNotHere(str(error)) from error
+
+
+def open_graphs(bundle: Bundle) -> tuple[Engine, str]:
+    """Open the bundle's graph in PyTorch."""
+    torch, _ = _import("torch"), _import("onnx")
+    from scorer.engines.cuda.graphed_engine import GraphedEngine  # noqa: PLC0415 - PyTorch loads only where it is used
+
+    side = bundle.manifest.preprocess.size
+    engine = GraphedEngine(bundle.extractor, side, "cuda", GRAPHED_BATCH, read=bundle.read)
+    return engine, f"CUDA graphs of PyTorch {torch.__version__}"
+
+
+ENGINES: dict[str, OpenEngine] = {
+    "TensorRT": open_plan,
+    "TensorRT-RTX": open_rtx,
+    "CUDA graphs": open_graphs,
+}
+
+
+def _import(name: str, *other_names: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        if other_names:
+            return _import(*other_names)
+        # TensorRT's packages fail in ways of their own where there is no driver.
+        message = f"{name} cannot be imported ({type(error).__name__}: {error})"
+        raise EngineNotHere(message) from error

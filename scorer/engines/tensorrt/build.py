@@ -1,0 +1,76 @@
+"""Build a GPU bundle's plan where it serves: with the Python package `tensorrt`, or with `trtexec`.
+
+A plan is bound to the TensorRT that built it and to the model of GPU. `unlensed bundle build` runs this once a
+machine; a plan that still fits is left alone.
+"""
+
+import importlib
+import os
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+from ingest.device import DeviceUnavailable, find_gpu
+from scorer.bundle.bundle import Bundle, BundleMismatch
+from scorer.engines.tensorrt.compile import compile_network
+from scorer.engines.tensorrt.plan import Plan, read_plan, write_plan
+from scorer.engines.tensorrt.trtexec import run_trtexec
+
+_TRTEXEC_FOLDER = "/usr/src/tensorrt/bin"  # where NVIDIA's containers have it
+
+
+class NoBuilder(RuntimeError):
+    """Neither TensorRT's Python package nor trtexec is on this machine."""
+
+
+def build_plan(bundle: Bundle) -> Plan:
+    """Build the plan of `bundle` on this machine's GPU and write it beside the graph.
+
+    Raises:
+        DeviceUnavailable: there is no GPU.
+        NoBuilder: there is no TensorRT.
+        BundleMismatch: the bundle is for another target, or TensorRT refuses its graph; the sentence says why.
+        OSError: the folder may not be written.
+    """
+    manifest, onnx = bundle.manifest, bundle.extractor
+    if manifest.plan is None:
+        message = f"{bundle.folder} is a bundle for {manifest.target}, which has no plan to build"
+        raise BundleMismatch(message)
+    gpu, obstacle = find_gpu()
+    if obstacle:
+        message = f"a plan is built on the GPU that serves it, and here is none ({obstacle}): run this there"
+        raise DeviceUnavailable(message)
+    if tensorrt := find_tensorrt():
+        plan = compile_network(onnx, manifest, manifest.plan.batches, tensorrt, bundle.read)
+        return write_plan(bundle, plan, "tensorrt", tensorrt.__version__, gpu)
+    if program := find_trtexec():
+        with bundle.copy(onnx) as folder:
+            plan, version = run_trtexec(program, manifest, manifest.plan.batches, Path(folder) / manifest.extractor)
+        return write_plan(bundle, plan, "trtexec", version, gpu)
+    message = "TensorRT is not installed here: install its Python package tensorrt, or run this where trtexec is"
+    raise NoBuilder(message)
+
+
+def find_current_plan(bundle: Bundle) -> Plan | None:
+    """Return the bundle's plan where it fits its graph, this GPU and, where that can be asked, this TensorRT."""
+    try:
+        plan = read_plan(bundle)
+    except BundleMismatch:
+        return None
+    tensorrt = find_tensorrt()
+    if tensorrt and plan.build.builder != "trtexec" and plan.build.version != tensorrt.__version__:
+        return None
+    return plan
+
+
+def find_tensorrt() -> ModuleType | None:
+    """Return TensorRT's Python package where it is installed."""
+    try:
+        return importlib.import_module("tensorrt")
+    except ImportError:
+        return None
+
+
+def find_trtexec() -> str | None:
+    """Return the path of trtexec where there is one."""
+    return shutil.which("trtexec", path=os.pathsep.join([os.environ.get("PATH", ""), _TRTEXEC_FOLDER]))

@@ -1,0 +1,138 @@
+"""An ONNX graph to a serialised TensorRT engine, by whichever package speaks TensorRT's API.
+
+Types are those of the graph (strongly typed); TF32 is off, because FP32 in the graph means FP32.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from scorer.bundle.bundle import BundleMismatch
+from scorer.bundle.manifest import BatchProfile, Manifest
+
+_SHOWN_COMPLAINTS = 3
+_Tensor = tuple[str, Any, tuple[int, ...]]  # name, type, shape
+
+
+def compile_network(
+    onnx: Path,
+    manifest: Manifest,
+    batches: BatchProfile,
+    tensorrt: ModuleType,
+    read: Callable[[Path], bytes] = Path.read_bytes,
+) -> bytes:
+    """Return the plan of the graph at `onnx`, whose tensors must be those that `manifest` states.
+
+    Args:
+        onnx: the graph.
+        manifest: of the graph's bundle.
+        batches: the optimisation profile.
+        tensorrt: the module `tensorrt`, or `tensorrt_rtx`, which builds without a GPU but for its own runtime only.
+        read: returns the bytes of the graph, which a bundle checks.
+
+    Raises:
+        BundleMismatch: the file is no network, its tensors are others, or TensorRT cannot build it.
+    """
+    complaints = _Complaints()
+    logger = _open_logger(tensorrt, complaints)
+    builder = tensorrt.Builder(logger)
+    # TensorRT 11 knows nothing but strong types and ignores the flag; 10 needs it.
+    network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = tensorrt.OnnxParser(network, logger)
+    if not parser.parse(read(onnx)):
+        first = parser.get_error(0).desc() if parser.num_errors else complaints.describe()
+        message = f"{onnx} is no network that TensorRT reads: {' '.join(first.split())}"
+        raise BundleMismatch(message)
+    check_tensors(network, onnx, manifest, tensorrt)
+    config = builder.create_builder_config()
+    config.clear_flag(tensorrt.BuilderFlag.TF32)
+    profile, crop = builder.create_optimization_profile(), network.get_input(0).shape[1:]
+    profile.set_shape(manifest.input_tensor, *((count, *crop) for count in (batches.min, batches.opt, batches.max)))
+    config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        message = f"TensorRT builds no plan of {onnx}: {complaints.describe()}"
+        raise BundleMismatch(message)
+    return bytes(plan)
+
+
+def check_tensors(network: Any, onnx: Path, manifest: Manifest, tensorrt: ModuleType) -> None:  # noqa: ANN401 - untyped
+    """Compare the tensors of a parsed network with the manifest's.
+
+    Raises:
+        BundleMismatch: a name, a type or a shape differs.
+    """
+    tensors = [network.get_input(i) for i in range(network.num_inputs)]
+    tensors += [network.get_output(i) for i in range(network.num_outputs)]
+    found = [(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
+    if complaint := _compare_tensors(found, manifest, tensorrt):
+        message = f"{onnx} {complaint}: export the bundle again"
+        raise BundleMismatch(message)
+
+
+def check_plan(plan: bytes, manifest: Manifest, tensorrt: ModuleType) -> None:
+    """Compare the tensors of a plan with the manifest's; only a machine with a GPU can open one.
+
+    Raises:
+        BundleMismatch: the plan does not open here, or a name, a type or a shape differs.
+    """
+    complaints = _Complaints()
+    logger = _open_logger(tensorrt, complaints)
+    engine = tensorrt.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is None:
+        message = f"the plan does not open on this machine: {complaints.describe()}"
+        raise BundleMismatch(message)
+    check_engine(engine, manifest, tensorrt)
+
+
+def check_engine(engine: Any, manifest: Manifest, tensorrt: ModuleType) -> None:  # noqa: ANN401 - untyped
+    """Compare the tensors of a loaded engine with the manifest's.
+
+    Raises:
+        BundleMismatch: a name, a type or a shape differs.
+    """
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    names.sort(key=lambda name: engine.get_tensor_mode(name) != tensorrt.TensorIOMode.INPUT)  # in no stated order
+    found = [(name, engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))) for name in names]
+    if complaint := _compare_tensors(found, manifest, tensorrt):
+        message = f"the plan {complaint}: build it again"
+        raise BundleMismatch(message)
+
+
+def _compare_tensors(found: list[_Tensor], manifest: Manifest, tensorrt: ModuleType) -> str:
+    """Return how the tensors that were found differ from the manifest's, or nothing."""
+    side = manifest.preprocess.size
+    stated: list[_Tensor] = [
+        (manifest.input_tensor, tensorrt.uint8, (-1, side, side, 3)),
+        (manifest.output_tensor, tensorrt.float32, (-1, manifest.feature_size)),
+    ]
+    if found == stated:
+        return ""
+    words = [
+        ", ".join(f"{name} {str(kind).rpartition('.')[2].lower()} {list(shape)}" for name, kind, shape in tensors)
+        for tensors in (found, stated)
+    ]
+    return f"has the tensors {words[0]}, where the manifest states {words[1]}"
+
+
+class _Complaints(list[str]):
+    """What TensorRT said went wrong."""
+
+    def describe(self) -> str:
+        """Return the first of it in one line."""
+        return " / ".join(" ".join(text.split()) for text in self[:_SHOWN_COMPLAINTS]) or "it does not say why"
+
+
+def _open_logger(tensorrt: ModuleType, complaints: _Complaints) -> Any:  # noqa: ANN401 - untyped
+    """Return a logger that keeps errors instead of printing them, and drops the rest."""
+
+    class Logger(tensorrt.ILogger):  # type: ignore[misc,name-defined]  # its base is known when it runs
+        def __init__(self) -> None:
+            tensorrt.ILogger.__init__(self)
+
+        def log(self, severity: Any, text: str) -> None:  # noqa: ANN401 - untyped
+            if severity in {tensorrt.ILogger.Severity.ERROR, tensorrt.ILogger.Severity.INTERNAL_ERROR}:
+                complaints.append(text)
+
+    return Logger()

@@ -1,0 +1,46 @@
+"""TensorRT's command-line builder, for machines that serve without any Python package of TensorRT."""
+
+import re
+import shlex
+import subprocess
+import tempfile
+from pathlib import Path
+
+from scorer.bundle.bundle import PLAN_FILE, BundleMismatch
+from scorer.bundle.manifest import BatchProfile, Manifest
+
+_VERSION = re.compile(r"\[TensorRT v(\d+)\]")
+_SHOWN_LINES = 3
+
+
+def describe_command(onnx: str, input_tensor: str, side: int, batches: BatchProfile) -> str:
+    """Return the command that builds a bundle's plan, to be run in its folder; crops are `side` pixels square."""
+    return shlex.join(["trtexec", *list_options(onnx, PLAN_FILE, input_tensor, side, batches)])
+
+
+def list_options(onnx: str, plan: str, input_tensor: str, side: int, batches: BatchProfile) -> list[str]:
+    """Return trtexec's options for `onnx` to `plan`: strongly typed, FP32 as FP32, and not run afterwards."""
+    counts = {"min": batches.min, "opt": batches.opt, "max": batches.max}
+    shapes = [f"--{name}Shapes={input_tensor}:{count}x{side}x{side}x3" for name, count in counts.items()]
+    return [f"--onnx={onnx}", f"--saveEngine={plan}", "--stronglyTyped", "--noTF32", *shapes, "--skipInference"]
+
+
+def run_trtexec(program: str, manifest: Manifest, batches: BatchProfile, onnx: Path) -> tuple[bytes, str]:
+    """Return the plan of the graph at `onnx` and TensorRT's version in digits, as trtexec prints it.
+
+    The options are made here, never taken from the manifest: trtexec has some that load code.
+
+    Raises:
+        BundleMismatch: trtexec fails; the sentence has its first complaints.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        plan = Path(scratch) / "model.plan"
+        options = list_options(str(onnx), str(plan), manifest.input_tensor, manifest.preprocess.size, batches)
+        done = subprocess.run([program, *options], capture_output=True, text=True, check=False)  # noqa: S603 - see above
+        if done.returncode or not plan.is_file():
+            said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if "[E]" in line]
+            why = " / ".join(said[:_SHOWN_LINES]) or f"exit code {done.returncode}"
+            message = f"trtexec builds no plan of {onnx}: {why}"
+            raise BundleMismatch(message)
+        version = _VERSION.search(done.stdout)
+        return plan.read_bytes(), version[1] if version else "unknown"

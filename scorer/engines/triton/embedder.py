@@ -1,0 +1,236 @@
+"""Embed through a Triton Inference Server: the sole importer of `tritonclient`, and of `grpc` for it.
+
+One face is one request, many are in flight at once, and the server makes batches of them. Requests are built from
+the protocol's own messages: the client library's helpers would copy every image once more.
+"""
+
+import json
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from ingest.orientation import find_stored_window, turn_matrix
+from ingest.probe import EncodedFace, strip_metadata
+from ingest.reasons import Reason, Unscorable
+from ingest.spec import Window
+from scorer.bundle.bundle import Bundle, BundleMismatch
+from scorer.engines.base import BackendUnavailable, FeatureBatch
+from scorer.engines.triton.repository import ENSEMBLE
+from scorer.engines.triton.wire import read_failure
+from scorer.service_settings import TritonSettings
+from scorer.settings import SettingsError
+
+_TENSOR = service_pb2.ModelInferRequest.InferInputTensor
+
+MAX_IN_FLIGHT_REQUESTS = 64
+MAX_IN_FLIGHT_BYTES = 64 * 2**20
+_CHANNEL = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", 2**20),
+    # A server that restarts is found again within a second; gRPC's own pauses grow to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # A peer that vanished without a word would otherwise be waited for until TCP gives up, a quarter of an hour.
+    ("grpc.keepalive_time_ms", 15_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    # A name may stand for many servers: requests take turns, where gRPC's own way is to stay with the first.
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+    # Where a server goes, whoever took its place is looked up soon; gRPC's own pause is half a minute.
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),
+]
+# The server answered, and what it says is that something inside it broke.
+_FAILED_INSIDE = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
+
+
+class TritonUnavailable(BackendUnavailable):
+    """Triton did not answer for some faces of a batch.
+
+    Attributes:
+        rows: the faces without an answer, by their place in the batch.
+    """
+
+    def __init__(self, message: str, rows: Sequence[int], *, blames_faces: bool) -> None:
+        super().__init__(message, blames_faces=blames_faces)
+        self.rows = tuple(rows)
+
+
+class TritonEmbedder:
+    """An `Embedder` at the other end of gRPC. Several threads may embed at once; they share what is in flight.
+
+    Raises:
+        SettingsError: no url, or a certificate that cannot be read.
+    """
+
+    def __init__(self, bundle: Bundle, settings: TritonSettings) -> None:
+        if settings.url is None:
+            message = "no url of a Triton server is set (UNLENSED_TRITON__URL)"
+            raise SettingsError(message)
+        self._url, self._timeout_s = settings.url, settings.timeout_s
+        self._feature_size = bundle.manifest.feature_size
+        self._write_request: Callable[[EncodedFace], Any] = (
+            partial(_write_gpu_request, size=bundle.model.preprocess.size)
+            if bundle.manifest.target == "tensorrt"
+            else _write_request
+        )
+        self._channel = _open_channel(settings)
+        self._infer = service_pb2_grpc.GRPCInferenceServiceStub(self._channel).ModelInfer
+        self._room = _Room(MAX_IN_FLIGHT_REQUESTS, MAX_IN_FLIGHT_BYTES)
+
+    def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
+        """Return one row of features per face; see `Embedder`.
+
+        Raises:
+            TritonUnavailable: some faces have no answer; nothing of this batch is in flight any more.
+            BundleMismatch: the server's features are not this bundle's.
+        """
+        calls: list[Any] = []
+        outage = threading.Event()
+        for face in faces:
+            if outage.is_set():
+                break  # the rest would only wait for the same
+            calls.append(self._send(face, outage))
+        features = np.full((len(faces), self._feature_size), np.nan, np.float32)
+        failures: dict[int, Unscorable] = {}
+        for row, call in enumerate(calls):
+            if call.code() is grpc.StatusCode.OK:  # waits for the call's end
+                features[row] = self._read_features(call.result())
+                if not np.isfinite(features[row]).all():
+                    features[row] = np.nan
+                    failures[row] = Unscorable(Reason.NOT_FINITE, "the extractor gave a number that is not finite")
+            elif failure := _read_failure(call):
+                failures[row] = failure
+        self._raise_outage(calls, len(faces))
+        return FeatureBatch(features, failures, np.full(len(faces), np.nan, np.float32))  # crops stay on the server
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests wait for their answer."""
+        return self._room.requests
+
+    def close(self) -> None:
+        """Close the connection; requests in flight fail as unavailable."""
+        self._channel.close()
+
+    def _send(self, face: EncodedFace, outage: threading.Event) -> Any:  # noqa: ANN401 - grpc's calls are untyped
+        def leave(call: Any) -> None:  # noqa: ANN401 - grpc's calls are untyped
+            self._room.leave(len(face.data))
+            if _is_outage(call):
+                outage.set()
+
+        self._room.enter(len(face.data))
+        try:
+            call = self._infer.future(self._write_request(face), timeout=self._timeout_s)
+        except ValueError as error:  # the channel is closed
+            self._room.leave(len(face.data))
+            message = f"the connection to Triton at {self._url} was closed"
+            raise TritonUnavailable(message, (), blames_faces=False) from error
+        call.add_done_callback(leave)
+        return call
+
+    def _read_features(self, response: Any) -> NDArray[np.float32]:  # noqa: ANN401 - generated messages are untyped
+        output = response.outputs[0]
+        found = output.datatype, *output.shape
+        if found != ("FP32", 1, self._feature_size):
+            message = (
+                f"Triton at {self._url} answers with features of {found}, the bundle has {self._feature_size} in FP32: "
+                "it serves another bundle"
+            )
+            raise BundleMismatch(message)
+        return np.frombuffer(response.raw_output_contents[0], np.float32)
+
+    def _raise_outage(self, calls: Sequence[Any], count: int) -> None:
+        outages = {row: call for row, call in enumerate(calls) if _is_outage(call)}
+        if not outages:
+            return
+        row, call = next(iter(outages.items()))
+        rows = (*outages, *range(len(calls), count))
+        message = (
+            f"Triton at {self._url} did not score {len(rows)} of {count} faces; "
+            f"of face {row} it says {call.code().name}: {call.details()}"
+        )
+        raise TritonUnavailable(message, rows, blames_faces=any(c.code() in _FAILED_INSIDE for c in outages.values()))
+
+
+class _Room:
+    """Bounds what is in flight; one image larger than all room may go alone."""
+
+    def __init__(self, max_requests: int, max_bytes: int) -> None:
+        self._max_requests, self._max_bytes = max_requests, max_bytes
+        self.requests = self._bytes = 0
+        self._changed = threading.Condition()
+
+    def enter(self, size: int) -> None:
+        """Wait until `size` bytes may go."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._fits(size))
+            self.requests, self._bytes = self.requests + 1, self._bytes + size
+
+    def leave(self, size: int) -> None:
+        """Say that `size` bytes have been answered."""
+        with self._changed:
+            self.requests, self._bytes = self.requests - 1, self._bytes - size
+            self._changed.notify_all()
+
+    def _fits(self, size: int) -> bool:
+        return not self.requests or (self.requests < self._max_requests and self._bytes + size <= self._max_bytes)
+
+
+def _write_request(face: EncodedFace) -> Any:  # noqa: ANN401 - generated messages are untyped
+    """Ask a server whose cutting judges the file again and reads its orientation."""
+    return service_pb2.ModelInferRequest(
+        model_name=ENSEMBLE, inputs=_describe_inputs(face.data), raw_input_contents=[face.data, _pack(face.window)]
+    )
+
+
+def _write_gpu_request(face: EncodedFace, size: int) -> Any:  # noqa: ANN401 - generated messages are untyped
+    """Ask a server whose cutting is a graph: no parser of it meets metadata, and the turn upright is stated."""
+    data = strip_metadata(face.data, face.info.media_type)
+    turn = turn_matrix(face.info.orientation, size)
+    return service_pb2.ModelInferRequest(
+        model_name=ENSEMBLE,
+        inputs=[*_describe_inputs(data), _TENSOR(name="turn", datatype="FP32", shape=[1, *turn.shape])],
+        raw_input_contents=[data, _pack(find_stored_window(face.window, face.info)), turn.tobytes()],
+    )
+
+
+def _describe_inputs(data: bytes) -> list[Any]:
+    return [
+        _TENSOR(name="image", datatype="UINT8", shape=[1, len(data)]),
+        _TENSOR(name="window", datatype="INT32", shape=[1, 4]),
+    ]
+
+
+def _pack(window: Window) -> bytes:
+    return struct.pack("<4i", window.left, window.top, window.width, window.height)
+
+
+def _read_failure(call: Any) -> Unscorable | None:  # noqa: ANN401 - grpc's calls are untyped
+    return read_failure(call.details()) if call.code() is grpc.StatusCode.INVALID_ARGUMENT else None
+
+
+def _is_outage(call: Any) -> bool:  # noqa: ANN401 - grpc's calls are untyped
+    return call.code() is not grpc.StatusCode.OK and _read_failure(call) is None
+
+
+def _open_channel(settings: TritonSettings) -> Any:  # noqa: ANN401 - grpc's channels are untyped
+    if not settings.tls:
+        return grpc.insecure_channel(settings.url, options=_CHANNEL)
+    if (settings.certificate_file is None) != (settings.key_file is None):
+        message = "triton.certificate_file and triton.key_file belong together: set both or neither"
+        raise SettingsError(message)
+    try:
+        ca, key, certificate = (
+            file.read_bytes() if file else None
+            for file in (settings.ca_file, settings.key_file, settings.certificate_file)
+        )
+    except OSError as error:
+        message = f"cannot read {error.filename}, which a triton setting names: {error.strerror}"
+        raise SettingsError(message) from error
+    return grpc.secure_channel(settings.url, grpc.ssl_channel_credentials(ca, key, certificate), options=_CHANNEL)

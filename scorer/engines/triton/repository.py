@@ -1,0 +1,169 @@
+"""The files that make a bundle a model repository of Triton: rendered from what its manifest states, never by hand.
+
+`face_features` is what clients call: one encoded image and one window in, one row of features out. It joins
+`face_crops` (decode and cut) to `face_extractor` (the network). The backends named here hold the code
+(`scorer.engines.triton.backends`); a bundle holds none. Another device renders other backends behind the same ensemble.
+
+One instance of each, with all cores: the two overlap, and more instances measured no faster. Moreover Triton never
+starts a dead Python backend again. A single one then fails everything, golden faces included, until the server is
+started anew; one of two would go on failing every other batch.
+
+A GPU bundle has the DALI backend cut and a TensorRT plan embed, crops and features staying on the GPU. A graph cannot
+read EXIF, so there the client states the window in stored pixels and, as one input more, how to turn the crop.
+
+There is no `default_queue_policy` on purpose: with one, Triton's batcher does not fetch a batch ahead, can miss
+that an instance became free and then sleeps half a second (2.51 and later; measured: half of the throughput). What
+waits is bounded by what clients may have in flight, and a request whose deadline passes leaves the queue.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from string import Template
+
+from ingest.spec import PreprocessSpec
+from scorer.bundle.bundle import PLAN_FILE
+from scorer.bundle.manifest import BatchProfile
+
+ENSEMBLE = "face_features"
+PREPROCESS_FILE = "preprocess.json"
+CROPS_GRAPH = "face_crops/1/model.dali"  # by `ingest.dali_graph.serialize_crops`
+
+
+@dataclass(frozen=True, slots=True)
+class ServingFacts:
+    """What rendering needs of a manifest, under the manifest's names; with `batches` for a GPU, without for a CPU."""
+
+    preprocess: PreprocessSpec
+    extractor: str
+    feature_size: int
+    input_tensor: str
+    output_tensor: str
+    batches: BatchProfile | None = None
+
+
+_CROPS = Template("""\
+# Rendered by scorer.engines.triton.repository; never edited.
+name: "face_crops"
+backend: "unlensed_crops"
+max_batch_size: 16
+input [
+  { name: "image" data_type: TYPE_UINT8 dims: [ -1 ] allow_ragged_batch: true },  # the encoded file
+  { name: "window" data_type: TYPE_INT32 dims: [ 4 ] }  # left, top, width, height in upright pixels
+]
+output [ { name: "$crops" data_type: TYPE_UINT8 dims: [ $side, $side, 3 ] } ]
+instance_group [ { count: 1 kind: KIND_CPU } ]
+dynamic_batching { max_queue_delay_microseconds: 500 }
+""")
+
+_EXTRACTOR = Template("""\
+# Rendered by scorer.engines.triton.repository; never edited.
+name: "face_extractor"
+backend: "unlensed_openvino"
+default_model_filename: "$model_file"
+max_batch_size: 16
+input [ { name: "$crops" data_type: TYPE_UINT8 dims: [ $side, $side, 3 ] } ]
+output [ { name: "$features" data_type: TYPE_FP32 dims: [ $feature_size ] } ]
+instance_group [ { count: 1 kind: KIND_CPU } ]
+dynamic_batching { max_queue_delay_microseconds: 500 }
+""")
+
+_GPU_CROPS = Template("""\
+# Rendered by scorer.engines.triton.repository; never edited.
+name: "face_crops"
+backend: "dali"
+max_batch_size: $max_batch
+input [
+  { name: "image" data_type: TYPE_UINT8 dims: [ -1 ] allow_ragged_batch: true },  # the encoded file, no metadata
+  { name: "window" data_type: TYPE_INT32 dims: [ 4 ] },  # left, top, width, height in stored pixels
+  { name: "turn" data_type: TYPE_FP32 dims: [ 2, 3 ] }  # from a point of the upright crop to the stored crop's
+]
+output [ { name: "$crops" data_type: TYPE_UINT8 dims: [ $side, $side, 3 ] } ]
+instance_group [ { count: 1 kind: KIND_GPU } ]
+dynamic_batching { preferred_batch_size: [ $preferred ] max_queue_delay_microseconds: 500 }
+parameters [ { key: "num_threads" value: { string_value: "4" } } ]  # what the GPU does not decode: PNG, WebP
+""")
+
+_PLAN = Template("""\
+# Rendered by scorer.engines.triton.repository; never edited.
+name: "face_extractor"
+platform: "tensorrt_plan"
+default_model_filename: "$model_file"
+max_batch_size: $max_batch
+input [ { name: "$crops" data_type: TYPE_UINT8 dims: [ $side, $side, 3 ] } ]
+output [ { name: "$features" data_type: TYPE_FP32 dims: [ $feature_size ] } ]
+instance_group [ { count: 2 kind: KIND_GPU } ]  # one copies and waits while the other computes
+dynamic_batching { preferred_batch_size: [ $preferred ] max_queue_delay_microseconds: 500 }
+""")
+
+_ENSEMBLE = Template("""\
+# Rendered by scorer.engines.triton.repository; never edited.
+name: "face_features"
+platform: "ensemble"
+max_batch_size: 1
+input [
+  { name: "image" data_type: TYPE_UINT8 dims: [ -1 ] },
+  { name: "window" data_type: TYPE_INT32 dims: [ 4 ] }$turn_input
+]
+output [ { name: "features" data_type: TYPE_FP32 dims: [ $feature_size ] } ]
+ensemble_scheduling {
+  step [
+    {
+      model_name: "face_crops"
+      model_version: -1
+      input_map { key: "image" value: "image" }
+      input_map { key: "window" value: "window" }$turn_map
+      output_map { key: "$crops" value: "face" }
+    },
+    {
+      model_name: "face_extractor"
+      model_version: -1
+      input_map { key: "$crops" value: "face" }
+      output_map { key: "$features" value: "features" }
+    }
+  ]
+}
+""")
+
+_ENSEMBLE_NOTE = "An ensemble has no file of its own, but Triton wants a folder for its version.\n"
+
+
+# What an ensemble for the GPU has more than one for the CPU.
+_TURN_INPUT = """,
+  { name: "turn" data_type: TYPE_FP32 dims: [ 2, 3 ] }"""
+_TURN_MAP = """
+      input_map { key: "turn" value: "turn" }"""
+
+
+def render_repository(facts: ServingFacts) -> dict[str, str]:
+    """Return the text of each file by its path in the bundle. A GPU bundle needs `CROPS_GRAPH`, too, which is no text.
+
+    Raises:
+        ValueError: the extractor does not lie where Triton looks for it.
+    """
+    path = PurePosixPath(facts.extractor)
+    if path.parent != PurePosixPath("face_extractor/1"):
+        message = f"the extractor is {facts.extractor}; Triton serves it from face_extractor/1/ only"
+        raise ValueError(message)
+    on_gpu = facts.batches is not None
+    words: dict[str, object] = {
+        "side": facts.preprocess.size,
+        "crops": facts.input_tensor,
+        "features": facts.output_tensor,
+        "feature_size": facts.feature_size,
+        "model_file": PurePosixPath(PLAN_FILE).name if on_gpu else path.name,
+        "turn_input": _TURN_INPUT if on_gpu else "",
+        "turn_map": _TURN_MAP if on_gpu else "",
+    }
+    if facts.batches is not None:
+        sizes = sorted({facts.batches.opt, facts.batches.max})
+        words |= {"max_batch": facts.batches.max, "preferred": ", ".join(map(str, sizes))}
+    texts = {
+        "face_crops/config.pbtxt": (_GPU_CROPS if on_gpu else _CROPS).substitute(words),
+        "face_extractor/config.pbtxt": (_PLAN if on_gpu else _EXTRACTOR).substitute(words),
+        "face_features/config.pbtxt": _ENSEMBLE.substitute(words),
+        "face_features/1/README.txt": _ENSEMBLE_NOTE,
+    }
+    if not on_gpu:  # the DALI backend reads a graph instead
+        texts[f"face_crops/1/{PREPROCESS_FILE}"] = json.dumps(asdict(facts.preprocess), indent=1) + "\n"
+    return texts

@@ -1,0 +1,208 @@
+"""The files of local folders and object stores, through fsspec: opened, and told from their later versions."""
+
+import io
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import fsspec
+
+from scorer.archive.items import SourceChanged
+from scorer.commands.inputs import UsageError
+from scorer.payloads.clients import describe_refusal, is_refusal, require_client
+from scorer.payloads.https import PayloadRefused, PayloadUnavailable
+from scorer.payloads.names import describe
+from scorer.payloads.read import BAD_NAME, LOST_FILE
+from scorer.settings import SettingsError
+
+BLOCK_BYTES = 4 * 2**20
+LOCAL = "file"
+_READ_AHEAD = {"block_size": BLOCK_BYTES, "cache_type": "readahead"}
+_KEEP_BLOCKS = {"block_size": BLOCK_BYTES, "cache_type": "blockcache", "cache_options": {"maxblocks": 8}}
+_VERSIONS = ("ETag", "etag", "generation", "mtime", "LastModified", "last_modified", "created")
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A local disk or an object store.
+
+    Attributes:
+        scheme: "file", "s3", ...
+        files: fsspec's view of it. Nothing that it lists is remembered.
+    """
+
+    scheme: str
+    files: Any
+
+    def name(self, path: str) -> str:
+        """Return the URI of a path in this store."""
+        return Path(path).as_uri() if self.scheme == LOCAL else f"{self.scheme}://{path.lstrip('/')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What tells a file from what it may become later: its size in bytes, and the store's word for its state."""
+
+    size: int
+    state: str
+
+
+def open_store(name: str) -> tuple[Store, str]:
+    """Return the store in which a path or URI lies, and its path there; no store is asked anything.
+
+    Raises:
+        UsageError: the scheme is unknown.
+        SettingsError: its package is not installed, or its client lacks settings.
+    """
+    scheme, separator, rest = name.partition("://")
+    scheme = scheme.lower() if separator else LOCAL
+    try:
+        require_client(scheme)
+    except SettingsError:
+        raise
+    except ValueError as error:
+        message = f"{scheme}:// cannot be read here: {error}"
+        raise UsageError(message) from error
+    try:
+        files = fsspec.filesystem(scheme, use_listings_cache=False)
+    except Exception as error:  # every client has its own
+        message = f"{scheme}:// cannot be opened ({type(error).__name__}): {describe_refusal(scheme)}"
+        raise SettingsError(message) from error
+    if scheme != LOCAL:
+        return Store(scheme, files), str(files._strip_protocol(f"{scheme}://{rest}"))  # noqa: SLF001 - fsspec's way to say it
+    # Not by `urlsplit`: the question mark of a glob begins no query.
+    escaped = rest.removeprefix("localhost").encode(errors="surrogateescape")
+    path = os.fsdecode(unquote_to_bytes(escaped)) if separator else name
+    return Store(LOCAL, files), str(Path(path).absolute())
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Raise what a store does wrong as what it is; that a file does not exist is the caller's to judge.
+
+    Raises:
+        PayloadRefused: it does not let this machine in.
+        UsageError: the name cannot be one of a file: links in a circle, too long, not what the store takes.
+        PayloadUnavailable: it fails, and may not fail later.
+        SourceChanged: the file was replaced while it was read.
+    """
+    scheme = uri.partition("://")[0].lower()
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - every store has its own; their texts may repeat secrets
+        if scheme == LOCAL and isinstance(error, OSError) and error.errno not in LOST_FILE:
+            refused = isinstance(error, PermissionError)
+            message = f"{describe(uri)} cannot be read: {error.strerror}{'; check its rights' if refused else ''}"
+            raise (PayloadRefused if refused else UsageError)(message) from None
+        if is_refusal(error):
+            message = f"{describe(uri)}: {describe_refusal(scheme)}"
+            raise PayloadRefused(message) from None
+        if type(error).__name__ in BAD_NAME:
+            message = f"{describe(uri)} is no name that the store takes"
+            raise UsageError(message) from None
+        if type(error).__name__ == "FileExpired":  # s3fs's
+            message = f"{describe(uri)} was replaced while it was read"
+            raise SourceChanged(message) from None
+        message = f"{describe(uri)}: the store failed ({type(error).__name__})"
+        raise PayloadUnavailable(message) from None
+
+
+class StoreFile(io.RawIOBase):
+    """A file of a store, open for reading.
+
+    Args:
+        uri: of the file.
+        scattered: reads jump between a few places, as a Parquet file's columns make them; else they go forward.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UsageError: it is a pipe or a device.
+        PayloadUnavailable: the store fails, here or in any method.
+    """
+
+    def __init__(self, uri: str, *, scattered: bool = False) -> None:
+        super().__init__()
+        store, path = open_store(uri)
+        self._uri = uri
+        _require_regular(store, path)
+        with store_errors(uri):
+            self._file = store.files.open(path, "rb", **(_KEEP_BLOCKS if scattered else _READ_AHEAD))
+
+    def readable(self) -> bool:
+        """Say that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Say that it can be read anywhere."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes from here, fewer only at the end."""
+        with store_errors(self._uri):
+            return bytes(self._file.read(size))
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - typeshed's name for a buffer needs Python 3.12
+        """Fill a buffer from here."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place."""
+        with store_errors(self._uri):
+            return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        """Return where the next read begins."""
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        """Close it; a second time changes nothing."""
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def read_version(uri: str) -> Version:
+    """Ask the store for a file's size and state (ETag, generation, or the time of the last change).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        UsageError: it is a pipe or a device.
+        PayloadUnavailable: the store fails.
+    """
+    store, path = open_store(uri)
+    _require_regular(store, path)
+    with store_errors(uri):
+        facts: Mapping[str, Any] = store.files.info(path)
+    if facts["type"] == "directory":
+        raise IsADirectoryError(uri)
+    return Version(int(facts["size"]), next((str(facts[name]) for name in _VERSIONS if facts.get(name)), ""))
+
+
+def _require_regular(store: Store, path: str) -> None:
+    """Refuse a pipe or a device of this machine, which would be waited for."""
+    if store.scheme != LOCAL:
+        return
+    with store_errors(store.name(path)):
+        mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        message = f"{describe(store.name(path))} is no regular file"
+        raise UsageError(message)
+
+
+def folder_exists(store: Store, path: str) -> bool:
+    """Return whether a path is a folder, or a prefix of objects.
+
+    Raises:
+        PayloadUnavailable: the store fails.
+    """
+    with store_errors(store.name(path)):
+        return bool(store.files.isdir(path))

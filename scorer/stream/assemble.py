@@ -1,0 +1,257 @@
+"""Assembles the service from its settings and runs it: on Kafka, or on a file of requests in memory."""
+
+import ctypes
+import json
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TextIO
+
+from threadpoolctl import threadpool_limits
+
+from ingest.probe import EncodedFace
+from ingest.sandbox import Sandbox
+from scorer.bundle.bundle import Bundle, BundleMismatch, verify_engine
+from scorer.bundle.signature import read_trusted_bundle
+from scorer.commands.inputs import UsageError
+from scorer.engines.base import Embedder, FeatureBatch
+from scorer.engines.local import open_local_engine, open_sandbox, start_sandbox
+from scorer.observe.logs import configure_logs, get_logger
+from scorer.observe.printable import print_json
+from scorer.observe.trace_context import exporting_spans
+from scorer.payloads.read import check_payloads, read_payload
+from scorer.policies import PolicyWatcher
+from scorer.settings import Settings
+from scorer.stream.broker import MemoryBroker, MemorySink, MemorySource, Outgoing, RecordSink, RecordSource
+from scorer.stream.health import Canary, HealthServer, HealthState
+from scorer.stream.metrics import Metrics
+from scorer.stream.pipeline import Parts
+from scorer.stream.retry import PatientEmbedder, Stopped
+from scorer.stream.service import Service
+from scorer.transport import require_private_transport
+
+CANARY_FACES = 1
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+KEPT_BYTES, POOLED_BYTES = 256 * 2**20, 32 * 2**20
+
+log = get_logger(__name__)
+
+
+class ReplaySink(MemorySink):
+    """Also writes results to `out` and dead letters to `dead` as they come, one JSON object a line.
+
+    Attributes:
+        dead_letters: how many were written.
+    """
+
+    def __init__(self, broker: MemoryBroker, results_topic: str, out: TextIO, dead: TextIO) -> None:
+        super().__init__(broker)
+        self._results_topic, self._out, self._dead = results_topic, out, dead
+        self.dead_letters = 0
+
+    def deliver(self, records: Sequence[Outgoing]) -> None:
+        """Write the records out; the broker keeps none."""
+        for record in records:
+            if record.topic == self._results_topic:
+                print_json((record.value or b"").decode(), self._out)
+            else:
+                self.dead_letters += 1
+                facts = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
+                print_json(json.dumps({"dead_letter": facts}), self._dead)
+
+
+def serve(settings: Settings) -> int:
+    """Answer the records of Kafka until SIGTERM or SIGINT, then return 0; a second signal ends at once.
+
+    Raises:
+        SettingsError, PolicyError, BundleMismatch, BrokerRefused: it cannot or must not run.
+    """
+    from scorer.stream.kafka.connect import check_settings, connect  # noqa: PLC0415 - the client loads only when it is needed
+
+    configure_logs(json=not sys.stderr.isatty())
+    check_settings(settings.kafka, insecure_dev=settings.insecure_dev)
+    _run(
+        settings,
+        partial(connect, settings.kafka, settings.stream, insecure_dev=settings.insecure_dev),
+        until_drained=False,
+    )
+    return 0
+
+
+def replay(settings: Settings, requests: Path) -> int:
+    """Answer the requests in a file of JSON lines with the same service; return how many became dead letters.
+
+    Results go to standard output, dead letters to standard error.
+    """
+    configure_logs(json=not sys.stderr.isatty())
+    if not requests.exists():
+        message = f"--replay names {requests}, which is no file"
+        raise UsageError(message)
+    broker = MemoryBroker()
+    with requests.open("rb") as lines:
+        broker.append(Outgoing(settings.stream.requests, None, line.strip()) for line in lines if line.strip())
+    sink = ReplaySink(broker, settings.stream.results_topic, sys.stdout, sys.stderr)
+    source = MemorySource(broker, settings.stream.requests)
+    if broker.topics:
+        _run(settings, lambda: (source, sink), until_drained=True)
+    return sink.dead_letters
+
+
+def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSink]], *, until_drained: bool) -> None:
+    _tune_process()
+    check_payloads(settings.payloads)
+    bundle = read_trusted_bundle(settings)
+    watcher = PolicyWatcher(settings.stream.policies, bundle.manifest.calibration, settings.policy)
+    metrics, stop = Metrics(), threading.Event()
+    state = HealthState(settings.health, engine_elsewhere=settings.triton.url is not None)
+    metrics.bundle_info.info(
+        {
+            "bundle_id": bundle.model.bundle_id,
+            "digest": bundle.model.digest,
+            "mode": settings.stream.mode,
+            "delivery": settings.stream.delivery,
+        }
+    )
+    with ExitStack() as stack:
+        stack.enter_context(_stopping_on_signals(stop))
+        stack.enter_context(exporting_spans())
+        server = stack.enter_context(HealthServer(settings.health, state, metrics))
+        log.info("health and metrics", url=server.url)
+        sandbox = stack.enter_context(_sandbox(bundle, settings))
+        engine = stack.enter_context(_engine(bundle, settings, sandbox))
+        patient = partial(PatientEmbedder, engine, bundle.manifest.feature_size, partial(verify_engine, bundle, engine))
+        try:
+            patient(stop, partial(_note_outage, metrics, state, starting=True)).wait_for_engine()
+        except Stopped:
+            return
+        give_up = threading.Event()  # after the drain's deadline, not before
+        stack.callback(give_up.set)
+        embedder = patient(give_up, partial(_note_outage, metrics, state))
+        log.info("the engine gives the golden answers", bundle=bundle.model.bundle_id, digest=bundle.model.digest)
+        start_sandbox(sandbox)
+        state.set_ready(ready=True, why="")
+        parts = Parts(
+            lambda request, max_bytes: read_payload(request, settings.payloads, max_bytes),
+            sandbox,
+            embedder,
+            bundle.model,
+            settings.limits,
+            watcher,
+        )
+        source, sink = connect()
+        service = Service(
+            source,
+            sink,
+            parts,
+            settings.stream,
+            metrics=metrics,
+            state=state,
+            stop=stop,
+            engine_waits=lambda: embedder.waiting,
+        )
+        stack.enter_context(
+            Canary(partial(_check_engine, bundle, engine, service.crash), state, settings.health.canary_every_s)
+        )
+        service.run(until_drained=until_drained)
+
+
+def _tune_process() -> None:
+    """Fit NumPy and the allocator to many small batches of large records.
+
+    Measured on 2 cores, starter bundle, core-ms an image of the worker: 7.0 as it is, 4.5 with one BLAS thread (a
+    second one spins between the mixture's small products), 3.5 when memory of records is also kept for the next ones
+    instead of being given back and faulted in again.
+    """
+    threadpool_limits(limits=1, user_api="blas")
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_MMAP_THRESHOLD, POOLED_BYTES)
+
+
+@contextmanager
+def _engine(bundle: Bundle, settings: Settings, sandbox: Sandbox) -> Iterator[Embedder]:
+    if settings.triton.url is None:
+        local = open_local_engine(bundle, settings.device, settings.threads, sandbox)
+        device = local.device
+        log.info("scoring in this process", device=device.kind, reason=device.reason, engine=local.name, why=local.why)
+        # On a GPU one batch is decoded while another is in the network; on a CPU both take the same cores.
+        yield Lent([local.embedder, local.embedder.share()] if device.kind == "cuda" else [local.embedder])
+        return
+    from scorer.engines.triton.embedder import TritonEmbedder  # noqa: PLC0415
+
+    require_private_transport(settings.triton.url, encrypted=settings.triton.tls, insecure_dev=settings.insecure_dev)
+    log.info("scoring through Triton", url=settings.triton.url)
+    triton = TritonEmbedder(bundle, settings.triton)
+    try:
+        yield triton
+    finally:
+        triton.close()
+
+
+@contextmanager
+def _sandbox(bundle: Bundle, settings: Settings) -> Iterator[Sandbox]:
+    """Yield where faces are found, and cut if this process embeds them on the CPU, which takes every core."""
+    stream, cuts = settings.stream, settings.triton.url is None and bundle.manifest.target == "openvino"
+    processes = max(stream.detector_processes, settings.threads) if cuts else stream.detector_processes
+    with closing(open_sandbox(bundle, processes, cuts=cuts, timeout_s=stream.detector_timeout_s)) as sandbox:
+        yield sandbox
+
+
+class Lent:
+    """An `Embedder` for many threads around some that belong to one thread at a time each."""
+
+    def __init__(self, embedders: Sequence[Embedder]) -> None:
+        self._free: SimpleQueue[Embedder] = SimpleQueue()
+        for embedder in embedders:
+            self._free.put(embedder)
+
+    def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
+        """See `Embedder`."""
+        embedder = self._free.get()
+        try:
+            return embedder.embed(faces)
+        finally:
+            self._free.put(embedder)
+
+
+def _check_engine(bundle: Bundle, engine: Embedder, crash: Callable[[BaseException], None]) -> None:
+    """Send a golden face through the engine; an engine that answers otherwise must not score one record more."""
+    try:
+        verify_engine(bundle, engine, CANARY_FACES)
+    except BundleMismatch as error:
+        crash(error)
+        raise
+
+
+def _note_outage(metrics: Metrics, state: HealthState, error: str | None, *, starting: bool = False) -> None:
+    if starting:
+        state.polled()  # there is no poll loop yet that could be stuck
+    metrics.backend_up.set(error is None)
+    if error is None:
+        log.info("the engine answers")
+    else:
+        metrics.backend_retries.labels(backend="engine").inc()
+        state.canary(ok=False, detail=error)
+        log.warning("the engine does not answer; waiting", error=error)
+
+
+@contextmanager
+def _stopping_on_signals(stop: threading.Event) -> Iterator[None]:
+    """Set `stop` on the first SIGTERM or SIGINT; the second acts as it does by default."""
+
+    def leave(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,25 @@
+"""Why a worker ends for which no record is to blame: with an exit code of its own, and closed notes."""
+
+from ingest.detector_pool import SandboxBroken
+from scorer.bundle.bundle import BundleMismatch
+from scorer.decide import PolicyError
+from scorer.engines.base import BackendUnavailable
+from scorer.settings import SettingsError
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable
+
+
+class ForeseenEnd(Exception):
+    """Another thread is about to end the process for a cause that lies in no record."""
+
+
+# Ends with an exit code of their own, for which no record is to blame.
+FORESEEN = (
+    BackendUnavailable,
+    BrokerRefused,
+    BrokerUnavailable,
+    BundleMismatch,
+    ForeseenEnd,
+    PolicyError,
+    SandboxBroken,
+    SettingsError,
+)

@@ -1,0 +1,88 @@
+"""Reads a Kafka topic from end to end without joining a group, and keeps positions for one."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Place, Position, Record
+from scorer.stream.kafka.client import Brokers, TopicPartition, errors, to_offsets
+from scorer.stream.kafka.records import to_record
+
+REQUEST_S = 15
+SILENCE_S = 30
+
+
+class KafkaLog:
+    """A topic as it lies there. The group must have no members: positions are stored without asking who reads.
+
+    Raises:
+        BrokerUnavailable: no broker answers within 15 s.
+        BrokerRefused: no such topic, or no right to it.
+    """
+
+    def __init__(self, brokers: Brokers, topic: str, group: str) -> None:
+        self._brokers = brokers
+        self._consumer, _ = brokers.open_consumer(group, joins=False)
+        partitions = self._consumer.partitions_for_topic(topic)
+        if not partitions:
+            self.close()
+            message = f"Kafka at {brokers.bootstrap} has no topic {topic}, or hides it from us"
+            raise BrokerRefused(message)
+        self._partitions = [TopicPartition(topic, each) for each in sorted(partitions)]
+        self._consumer.assign(self._partitions)
+
+    def positions(self) -> dict[Place, Position]:
+        """Return the positions that the group has stored.
+
+        Raises:
+            BrokerUnavailable: no broker answers.
+        """
+        found = {}
+        for partition in self._partitions:
+            try:
+                stored = self._consumer.committed(partition, metadata=True, timeout_ms=REQUEST_S * 1000)
+            except errors.KafkaError as error:
+                raise self._brokers.explain(error, "positions could not be read") from error
+            if stored:
+                found[Place(*partition)] = Position(stored.offset, stored.metadata or "")
+        return found
+
+    def read(self, start: Mapping[Place, int]) -> Iterator[Record]:
+        """Return each partition's records in order, from `start` or the beginning to where the topic ends now.
+
+        Raises:
+            BrokerUnavailable: nothing came for 30 s although more is there.
+        """
+        try:
+            ends = self._consumer.end_offsets(self._partitions, timeout_ms=REQUEST_S * 1000)
+            begins = self._consumer.beginning_offsets(self._partitions, timeout_ms=REQUEST_S * 1000)
+            for each in self._partitions:
+                self._consumer.seek(each, max(begins[each], start.get(Place(*each), 0)))
+            heard_s = time.monotonic()
+            while any(self._consumer.position(each, timeout_ms=0) < ends[each] for each in self._partitions):
+                polled = self._consumer.poll(timeout_ms=500, max_records=50)
+                for partition, records in polled.items():
+                    yield from (to_record(each) for each in records if each.offset < ends[partition])
+                now_s = time.monotonic()
+                heard_s = now_s if polled else heard_s
+                if now_s - heard_s > SILENCE_S:
+                    message = f"Kafka at {self._brokers.bootstrap} sent nothing for {SILENCE_S} s, and has more"
+                    raise BrokerUnavailable(message)
+        except errors.KafkaError as error:
+            raise self._brokers.explain(error, "reading failed") from error
+
+    def remember(self, positions: Mapping[Place, Position]) -> None:
+        """Store positions for the group.
+
+        Raises:
+            BrokerUnavailable: not stored now.
+        """
+        try:
+            self._consumer.commit(to_offsets(positions), timeout_ms=REQUEST_S * 1000)
+        except errors.KafkaError as error:
+            raise self._brokers.explain(error, "positions were not stored") from error
+
+    def close(self) -> None:
+        """Hang up."""
+        with suppress(errors.KafkaError):
+            self._consumer.close(autocommit=False, timeout_ms=2000)

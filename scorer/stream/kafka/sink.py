@@ -1,0 +1,180 @@
+"""Writes results and dead letters to Kafka. The deliverer's thread owns it.
+
+A producer of kafka-python whose records expired, or that was fenced, may never work again. So it is thrown away after
+every failure, and the next delivery makes a new one.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+from uuid import uuid4
+
+from scorer.service_settings import KafkaSettings
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, Position, RecordsTooLarge
+from scorer.stream.kafka.client import (
+    DELIVERY_S,
+    REQUEST_S,
+    TOO_LARGE,
+    Brokers,
+    ConsumerGroupMetadata,
+    errors,
+    to_offsets,
+)
+from scorer.stream.kafka.records import packed_bytes, send_record
+from scorer.stream.watchdog import Watchdog
+
+WATCHDOG_MARGIN_S = 15
+
+
+class KafkaSink:
+    """Writes, in transactions when asked to. See `RecordSink`.
+
+    The transactional id is the group and the instance id, so that a restarted worker aborts what its predecessor left
+    open at once. Without an instance id it is random: what keeps a predecessor from committing is then its outdated
+    membership of the group (KIP-447), and what it left open ends with the transaction's time-out.
+    """
+
+    def __init__(
+        self,
+        brokers: Brokers,
+        kafka: KafkaSettings,
+        group: str,
+        membership: Callable[[Collection[Place]], ConsumerGroupMetadata],
+    ) -> None:
+        self._brokers, self._membership = brokers, membership
+        self._has_successors = kafka.instance_id is not None
+        self._transactional_id = f"{group}-{kafka.instance_id or uuid4()}"
+        self._producers: dict[str | None, Any] = {}
+        self._watchdog = Watchdog(kafka.transaction_timeout_s + WATCHDOG_MARGIN_S, "transaction")
+
+    def fence_predecessor(self) -> None:
+        """Make the transactional producer now, which aborts what a predecessor of the same id left open."""
+        with self._watchdog:
+            self._producer(self._transactional_id)
+
+    def deliver(self, records: Sequence[Outgoing]) -> None:
+        """See `RecordSink`; takes at most about a minute."""
+        with self._failures(None):
+            refused = self._send(self._producer(None), records)
+            if len(refused) > 1:  # with whom they shared a batch, or a producer that sends no more
+                refused = [record for record in refused if self._send_alone(record)]
+            if refused:
+                raise RecordsTooLarge(refused, _describe(refused))
+
+    def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[Place, int]) -> None:
+        """See `RecordSink`; ends the process when the broker neither commits nor refuses in time."""
+        membership = self._membership(offsets.keys())
+        with self._watchdog, self._failures(self._transactional_id):
+            producer = self._producer(self._transactional_id)
+            producer.begin_transaction()
+            if refused := self._send(producer, records):
+                raise RecordsTooLarge(refused := self._find_largest(refused), _describe(refused))
+            producer.send_offsets_to_transaction(
+                to_offsets({place: Position(offset) for place, offset in offsets.items()}), membership
+            )
+            self._commit(producer)
+
+    def close(self, timeout_s: float) -> None:
+        """See `RecordSink`."""
+        for transactional_id in list(self._producers):
+            self._discard(transactional_id, timeout_s)
+        self._watchdog.close()
+
+    def _commit(self, producer: Any) -> None:  # noqa: ANN401 - the client ships no types
+        try:
+            producer.commit_transaction()
+        except errors.BrokerResponseError:
+            raise  # the coordinator says that it is not committed
+        except errors.KafkaError as error:
+            # Nobody says whether it is. To report a failure would be to write it all twice if it is.
+            self._watchdog.bite(str(error))
+
+    @contextmanager
+    def _failures(self, transactional_id: str | None) -> Iterator[None]:
+        """Turn the client's errors into the seam's, and leave no transaction open behind them."""
+        try:
+            yield
+        except RecordsTooLarge:
+            if transactional_id:
+                with suppress(errors.KafkaError):
+                    self._producers[transactional_id].abort_transaction()
+            self._discard(transactional_id, timeout_s=2)  # after a refusal it sends nothing more
+            raise
+        except errors.KafkaError as error:
+            answered = isinstance(error, errors.BrokerResponseError | errors.CommitFailedError)
+            if transactional_id and answered and not isinstance(error, errors.ProducerFencedError):
+                with suppress(errors.KafkaError):
+                    self._producers[transactional_id].abort_transaction()
+            self._discard(transactional_id, timeout_s=2)
+            explained = self._brokers.explain(error, "nothing was acknowledged")
+            if isinstance(error, errors.ProducerFencedError) and not self._has_successors:
+                # Nobody can have a random id: the coordinator itself ended a transaction that took too long.
+                explained = BrokerUnavailable(str(explained))
+            raise explained from error
+
+    def _producer(self, transactional_id: str | None) -> Any:  # noqa: ANN401 - the client ships no types
+        if producer := self._producers.get(transactional_id):
+            return producer
+        producer = self._brokers.open_producer(transactional_id)
+        self._producers[transactional_id] = producer
+        if transactional_id:
+            producer.init_transactions()
+        return producer
+
+    def _send_alone(self, record: Outgoing) -> bool:
+        """Send a record with no other, and return whether it was refused for its size."""
+        self._discard(None, timeout_s=2)
+        return bool(self._send(self._producer(None), [record]))
+
+    def _find_largest(self, refused: Sequence[Outgoing]) -> list[Outgoing]:
+        """Return those of the records in a refused transaction that are too large; the largest where nobody says."""
+        limits: Mapping[str, int] = {}
+        with suppress(BrokerUnavailable, BrokerRefused):
+            limits = self._brokers.topic_limits({record.topic for record in refused})
+        too_large = [record for record in refused if packed_bytes(record) > limits.get(record.topic, sys.maxsize)]
+        return too_large or [max(refused, key=lambda record: record.size)]
+
+    def _send(self, producer: Any, records: Sequence[Outgoing]) -> list[Outgoing]:  # noqa: ANN401 - untyped
+        """Send all and wait for all, so that nothing is left inside a producer that is thrown away.
+
+        Returns:
+            The records that were refused for their size, or because another one was; the others are acknowledged.
+
+        Raises:
+            KafkaError: not all are acknowledged.
+        """
+        sent: list[tuple[Outgoing, Any]] = []
+        refused: list[Outgoing] = []
+        failure = None
+        try:
+            for record in records:
+                try:
+                    sent.append((record, send_record(producer, record)))
+                except TOO_LARGE:
+                    refused.append(record)
+        except errors.KafkaError as error:
+            failure = error  # what was sent before it is waited for
+        until = time.monotonic() + DELIVERY_S + REQUEST_S
+        for record, future in sent:
+            try:
+                future.get(timeout=max(0.0, until - time.monotonic()))
+            except TOO_LARGE:
+                refused.append(record)
+            except errors.KafkaError as error:
+                failure = failure or error
+        if failure:
+            raise failure
+        return refused
+
+    def _discard(self, transactional_id: str | None, timeout_s: float) -> None:
+        if producer := self._producers.pop(transactional_id, None):
+            producer._sender.force_close()  # noqa: SLF001 - `close` alone waits for records that nobody wants any more
+            with suppress(errors.KafkaError):
+                producer.close(timeout=timeout_s)
+
+
+def _describe(refused: Sequence[Outgoing]) -> str:
+    largest = max(record.size for record in refused)
+    return f"{len(refused)} of up to {largest} bytes are larger than max.message.bytes of their topic"

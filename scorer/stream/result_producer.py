@@ -1,0 +1,122 @@
+"""Produces answers and learns that they are safe: the one thread that owns the sink."""
+
+import threading
+from collections.abc import Callable, Mapping
+
+from scorer.observe.logs import get_logger
+from scorer.stream.broker import BrokerUnavailable, Outgoing, Place, RecordSink, RecordsTooLarge
+from scorer.stream.ledger import Ledger, Ticket
+from scorer.stream.metrics import Metrics
+from scorer.stream.retry import Backoff
+
+MAX_RECORDS, MAX_BYTES = 500, 32 * 2**20  # the client keeps a copy of what is under way
+
+log = get_logger(__name__)
+
+
+class Deliverer:
+    """Delivers what the ledger has ready, again and again until it is acknowledged.
+
+    Args:
+        shrink: gives a ticket a smaller answer, told why; returns whether there is one.
+        once: deliver answers and offsets in one transaction instead of answers alone.
+    """
+
+    def __init__(  # noqa: PLR0913 - one parameter per collaborator
+        self,
+        ledger: Ledger,
+        sink: RecordSink,
+        metrics: Metrics,
+        *,
+        shrink: Callable[[Ticket, str], bool],
+        on_outage: Callable[[str | None], None],
+        on_crash: Callable[[BaseException], None],
+        once: bool,
+    ) -> None:
+        self._ledger, self._sink, self._metrics, self._once = ledger, sink, metrics, once
+        self._on_outage, self._on_crash, self._shrink = on_outage, on_crash, shrink
+        self._stop = threading.Event()
+        self.waiting = False
+        self._thread = threading.Thread(target=self._run, name="deliver", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout_s: float) -> None:
+        """End after the delivery under way."""
+        self._stop.set()
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            backoff = Backoff(self._stop)
+            while not self._stop.is_set():
+                try:
+                    self._deliver()
+                except BrokerUnavailable as error:
+                    self.waiting = True
+                    self._on_outage(str(error))
+                    backoff.wait()
+                else:
+                    if self.waiting:
+                        self._on_outage(None)
+                    self.waiting = False
+                    backoff.reset()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the worker must not go on
+            self._on_crash(error)
+
+    def _deliver(self) -> None:
+        ready = self._ledger.wait_ready(0.1, MAX_RECORDS, MAX_BYTES)
+        if not ready:
+            return
+        with self._metrics.stage_seconds.labels(stage="deliver").time():
+            if self._once:
+                self._deliver_once(ready)
+            else:
+                self._deliver_plainly(ready)
+        self._ledger.acknowledge(ready)
+
+    def _deliver_plainly(self, ready: Mapping[Place, list[Ticket]]) -> None:
+        tickets = [ticket for each in ready.values() for ticket in each]
+        while tickets:
+            try:
+                self._sink.deliver(_answers(tickets))
+            except RecordsTooLarge as error:
+                tickets = self._shrink_all(tickets, error)  # all others are acknowledged
+            else:
+                return
+
+    def _deliver_once(self, ready: Mapping[Place, list[Ticket]]) -> None:
+        tickets = [ticket for each in ready.values() for ticket in each]
+        offsets = {place: each[-1].record.offset + 1 for place, each in ready.items()}
+        while True:
+            try:
+                self._sink.deliver_once(_answers(tickets), offsets)
+            except RecordsTooLarge as error:
+                self._shrink_all(tickets, error)
+            else:
+                break
+        self._ledger.committed(offsets)
+
+    def _shrink_all(self, tickets: list[Ticket], error: RecordsTooLarge) -> list[Ticket]:
+        """Give the tickets of refused records smaller answers and return them.
+
+        Raises:
+            BrokerUnavailable: there is no smaller answer; waiting helps when somebody changes the topic.
+        """
+        refused = {id(record) for record in error.records}
+        concerned = [ticket for ticket in tickets if id(ticket.answer) in refused]
+        for ticket in concerned:
+            record = ticket.record
+            log.warning(
+                "an answer is too large for its topic",
+                topic=ticket.answer.topic if ticket.answer else None,
+                of=f"{record.topic}[{record.partition}]@{record.offset}",
+                error=str(error),
+            )
+            if not self._shrink(ticket, str(error)):
+                message = f"the smallest dead letter is refused, raise max.message.bytes of its topic: {error}"
+                raise BrokerUnavailable(message)
+        return concerned
+
+
+def _answers(tickets: list[Ticket]) -> list[Outgoing]:
+    return [ticket.answer for ticket in tickets if ticket.answer]

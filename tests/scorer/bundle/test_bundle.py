@@ -1,0 +1,195 @@
+"""A bundle is trusted only when every byte, the schema and the live engine agree."""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scorer.bundle.bundle import MANIFEST, Bundle, BundleMismatch, read_bundle, verify_engine
+from scorer.decide import p_values
+from scorer.engines.openvino import LocalEmbedder, OpenVinoExtractor
+from scorer.local_scorer import LocalScorer
+from scorer.settings import Settings
+
+
+@pytest.fixture
+def copy(starter: Bundle, tmp_path: Path) -> Path:
+    """A private copy of the starter bundle to damage."""
+    return Path(shutil.copytree(starter.folder, tmp_path / "bundle"))
+
+
+def record(folder: Path, name: str) -> None:
+    """Make the manifest agree with a replaced file, as someone who forges a whole bundle would."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    data = (folder / name).read_bytes()
+    licence = {"licence": "none"} | manifest["files"].get(name, {})
+    manifest["files"][name] = licence | {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+def edit(folder: Path, **fields: object) -> None:
+    """Replace top-level fields of the manifest."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | fields))
+
+
+def test_live_engine_gives_the_golden_answers(starter: Bundle, embedder: LocalEmbedder) -> None:
+    """The shipped bundle verifies here, within its own tolerance."""
+    assert verify_engine(starter, embedder) <= starter.manifest.golden_tolerance_nats
+
+
+@pytest.mark.parametrize("noise", [-2.3e-13, 2.3e-13])
+def test_a_held_out_face_is_as_likely_as_itself(copy: Path, starter: Bundle, noise: float) -> None:
+    """Where training's CPU added in another order, a held-out face still gets the p-value of its place."""
+    with np.load(copy / "calibration.npz") as arrays:
+        np.savez(copy / "calibration.npz", log_likelihoods=arrays["log_likelihoods"] + noise)
+    record(copy, "calibration.npz")
+    calibration = read_bundle(copy).model.calibration
+    expected = p_values(starter.model.calibration, starter.model.calibration)
+    np.testing.assert_array_equal(p_values(starter.model.calibration, calibration), expected)
+
+
+@pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE"])
+def test_older_processors_give_the_golden_answers(root: Path, instructions: str) -> None:
+    """The engine restricted to older instruction sets, which add int8 products in 16 bits, scores the same."""
+    run = subprocess.run(
+        [Path(sys.executable).parent / "unlensed", "bundle", "verify", root / "model_repository"],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": instructions},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_golden_tolerance_is_tighter_than_a_decision(starter: Bundle) -> None:
+    """The tolerance is small against the spread of photographs, so a wrong engine cannot hide in it."""
+    spread = np.subtract(*np.percentile(starter.model.calibration, [75, 25]))
+    assert starter.manifest.golden_tolerance_nats < 0.1 * spread
+
+
+def test_every_file_of_the_bundle_is_pinned(copy: Path, starter: Bundle) -> None:
+    """A single changed bit in any listed file is noticed, and the file is named."""
+    for name in starter.manifest.files:
+        original = (copy / name).read_bytes()
+        (copy / name).write_bytes(original[:-1] + bytes([original[-1] ^ 1]))
+        with pytest.raises(BundleMismatch, match=f"{name} has changed"):
+            read_bundle(copy)
+        (copy / name).write_bytes(original)
+    assert read_bundle(copy).model.digest == starter.model.digest
+
+
+def remove_extractor(folder: Path) -> None:
+    """Take the network away."""
+    (folder / "mixture.npz").unlink()
+
+
+def add_stray(folder: Path) -> None:
+    """Leave a file that nobody recorded."""
+    (folder / "notes.txt").write_text("x")
+
+
+def add_pickle(folder: Path) -> None:
+    """Smuggle a recorded pickle in."""
+    (folder / "weights.pt").write_bytes(pickle.dumps({"weights": 1}))
+    record(folder, "weights.pt")
+
+
+def pickle_the_mixture(folder: Path) -> None:
+    """Hide Python objects in the mixture's own file."""
+    np.savez(folder / "mixture.npz", weights=np.array([{}], dtype=object), means=0, precisions_cholesky=0)
+    record(folder, "mixture.npz")
+
+
+def bare_pickle_as_mixture(folder: Path) -> None:
+    """Replace the mixture's archive by a bare pickle."""
+    (folder / "mixture.npz").write_bytes(pickle.dumps([1]))
+    record(folder, "mixture.npz")
+
+
+def unsorted_calibration(folder: Path) -> None:
+    """Put the calibration out of order."""
+    with np.load(folder / "calibration.npz") as arrays:
+        values = arrays["log_likelihoods"][::-1]
+    np.savez(folder / "calibration.npz", log_likelihoods=values)
+    record(folder, "calibration.npz")
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (remove_extractor, r"mixture\.npz is missing"),
+        (add_stray, r"notes\.txt is not in the manifest"),
+        (add_pickle, r"weights\.pt is of a kind that can hold a pickle"),
+        (pickle_the_mixture, r"mixture\.npz cannot be used: array weights has the type object"),
+        (bare_pickle_as_mixture, r"mixture\.npz cannot be used: it does not hold plain arrays"),
+        (unsorted_calibration, r"not in ascending order"),
+        (lambda folder: edit(folder, schema_version=2), "schema version 2"),
+        (lambda folder: edit(folder, surprise=1), "does not fit the manifest's schema"),
+        (lambda folder: edit(folder, calibration_photographs=104), "103 calibration faces are of 104 photographs"),
+        (lambda folder: edit(folder, files={"../secret": {}}), "does not fit"),
+        (lambda folder: edit(folder, preprocess={"size": 224, "angle": 3}), "does not fit"),
+        (lambda folder: (folder / MANIFEST).write_text("{"), "is no manifest"),
+        (lambda folder: (folder / MANIFEST).write_text("[" * 100_000), "is no manifest"),
+        (lambda folder: (folder / MANIFEST).unlink(), "is no bundle"),
+    ],
+)
+def test_damaged_bundle_is_refused_with_a_sentence(copy: Path, damage: Callable[[Path], object], sentence: str) -> None:
+    """A missing, stray, forged or newer part is refused, and the sentence says which."""
+    damage(copy)
+    with pytest.raises(BundleMismatch, match=sentence):
+        read_bundle(copy)
+
+
+def test_a_bundle_of_an_earlier_release_is_read(copy: Path, starter: Bundle) -> None:
+    """A manifest that states neither evaluation nor photographs is read: its faces count, and nothing was measured."""
+    manifest = json.loads((copy / MANIFEST).read_text())
+    del manifest["evaluation"], manifest["calibration_photographs"]
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    old = read_bundle(copy).manifest
+    assert (old.evaluation, old.calibration.photographs) == (None, starter.manifest.calibration_size)
+    assert starter.manifest.calibration.photographs < old.calibration.photographs
+
+
+@pytest.mark.parametrize("part", ["extractor", "detector"])
+def test_a_network_that_is_none_is_refused(copy: Path, part: str) -> None:
+    """A forged file in place of a network is a sentence that names it, even when all digests fit."""
+    manifest = read_bundle(copy).manifest
+    name = manifest.extractor if part == "extractor" else manifest.detector.file
+    (copy / name).write_bytes(b"<net/>")
+    record(copy, name)
+    with pytest.raises(BundleMismatch, match=Path(name).name):
+        LocalScorer(Settings(bundle=copy, threads=1))
+
+
+def test_a_network_of_another_size_is_refused(copy: Path) -> None:
+    """A manifest that states another number of features than the network gives is refused."""
+    with pytest.raises(BundleMismatch, match="gives 768 features, the manifest states 512"):
+        OpenVinoExtractor(copy / read_bundle(copy).manifest.extractor, feature_size=512, threads=1)
+
+
+def test_an_engine_with_other_answers_is_refused(copy: Path, embedder: LocalEmbedder) -> None:
+    """Golden answers that the live engine does not give stop the start, even when all digests fit."""
+    with np.load(copy / "golden.npz") as archive:
+        arrays = dict(archive)
+    tolerance = read_bundle(copy).manifest.golden_tolerance_nats
+    arrays["log_likelihoods"] = arrays["log_likelihoods"] + 3 * tolerance
+    np.savez(copy / "golden.npz", **arrays)
+    record(copy, "golden.npz")
+    with pytest.raises(BundleMismatch, match="nats away from the golden answers"):
+        verify_engine(read_bundle(copy), embedder)
+
+
+def test_golden_pictures_are_whole(starter: Bundle) -> None:
+    """Each golden face has its own picture, and there are at least two."""
+    golden = starter.golden
+    assert len(golden.images) == len(golden.boxes) == len(golden.features) >= 2

@@ -1,0 +1,32 @@
+"""An engine that fails as a GPU would."""
+
+from collections.abc import Callable
+from typing import Self
+
+from scorer.engines.cuda.engine import Engine
+from scorer.mixture import Array
+
+
+class ShortOfMemory:
+    """Runs an engine, but raises what `error` makes for more than `enough` crops.
+
+    Attributes:
+        max_batch: the engine's.
+        batches: how many crops each call had.
+    """
+
+    def __init__(self, engine: Engine, enough: int, error: Callable[[], Exception]) -> None:
+        self._engine, self._enough, self._error = engine, enough, error
+        self.max_batch = engine.max_batch
+        self.batches: list[int] = []
+
+    def run(self, crops_NHWC: Array) -> Array:
+        """See `Engine`."""
+        self.batches.append(len(crops_NHWC))
+        if len(crops_NHWC) > self._enough:
+            raise self._error()
+        return self._engine.run(crops_NHWC)
+
+    def share(self) -> Self:
+        """See `Engine`."""
+        return self

@@ -1,0 +1,201 @@
+"""Writing to a real broker: what was acknowledged is there, and transactions happen as a whole or not at all."""
+
+import time
+from contextlib import nullcontext
+
+import pytest
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka.partitioner import murmur2
+
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, RecordsTooLarge
+from scorer.stream.kafka.client import Brokers, ConsumerGroupMetadata
+from scorer.stream.kafka.sink import KafkaSink
+from tests.scorer.stream.kafka_peers import Member, Site, turn_until, wait_until
+
+ONCE = "exactly_once"
+
+
+def results(site: Site, *values: bytes) -> list[Outgoing]:
+    """Return results with these values."""
+    return [Outgoing(site.stream.results, b"key", value) for value in values]
+
+
+def values(site: Site) -> list[bytes]:
+    """Return what a read_committed reader sees of the results."""
+    return [record.value for record in site.read(site.stream.results)]
+
+
+def stored(site: Site) -> int | None:
+    """Return the group's committed offset of the first partition of the requests."""
+    consumer = KafkaConsumer(bootstrap_servers=site.kafka.bootstrap, group_id=site.stream.group_id)
+    try:
+        offset: int | None = consumer.committed(TopicPartition(site.stream.requests, 0), timeout_ms=10_000)
+    finally:
+        consumer.close()
+    return offset
+
+
+def join_with_records(site: Site, count: int = 10, **settings: object) -> Member:
+    """Return a member that has read `count` requests of one partition."""
+    site.create_topics()
+    site.produce(site.requests(count))
+    member = site.join(**settings)
+    turn_until([member], lambda: len(member.polled) == count, "all records")
+    return member
+
+
+def test_acknowledged_records_are_there(site: Site) -> None:
+    """After `deliver` a reader sees all of it; records of one key lie in one partition, in order."""
+    site.create_topics(4)
+    sent = [Outgoing(site.stream.requests, b"%d" % (n % 7), b"%d" % n, (("h", b"x"),)) for n in range(700)]
+    _, sink = site.connect()
+    sink.deliver(sent[:300])
+    sink.deliver(sent[300:])
+    sink.deliver([])
+    read = site.read(site.stream.requests)
+    assert len(read) == 700
+    for key in {each.key for each in sent}:
+        mine = [each for each in read if each.key == key]
+        assert len({each.partition for each in mine}) == 1
+        assert [each.value for each in mine] == [each.value for each in sent if each.key == key]
+
+
+def test_keys_choose_the_partition_that_other_clients_choose(site: Site) -> None:
+    """Up to 4 KiB as Kafka's own clients hash them; a longer key goes where its first 4 KiB would go."""
+    site.create_topics(8)
+    _, sink = site.connect()
+    keys = [bytes([n]) * length for n in range(8) for length in (1, 100, 4096, 4097, 1 << 20)]
+    sink.deliver([Outgoing(site.stream.requests, key, b"") for key in keys])
+    chosen = {record.key: record.partition for record in site.read(site.stream.requests)}
+    assert chosen == {key: (murmur2(key[:4096]) & 0x7FFFFFFF) % 8 for key in keys}
+
+
+def test_records_that_the_topic_refuses_are_named(site: Site) -> None:
+    """Those over max.message.bytes are named, however they were packed; the others are there, and so is the next."""
+    site.create_topics(max_message_bytes="10000")
+    _, sink = site.connect()
+    large = results(site, b"x" * 20_000)
+    with pytest.raises(RecordsTooLarge, match=r"max\.message\.bytes") as refused:
+        sink.deliver([*results(site, *[b"y" * 4000] * 5), *large])
+    assert refused.value.records == large
+    sink.deliver(results(site, b"fits"))
+    assert sorted(values(site)) == [b"fits", *[b"y" * 4000] * 5]
+
+
+@pytest.mark.parametrize("hours", [-90_000, 90_000])
+def test_a_wrong_clock_is_no_refusal(site: Site, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    """Where the broker stamps records it takes them from ten years off; elsewhere it is waited for until that ends."""
+    site.create_topics(message_timestamp_type="LogAppendTime")
+    _, sink = site.connect()
+    send = KafkaProducer.send
+
+    def send_late(producer: KafkaProducer, topic: str, value: bytes, **options: object) -> object:
+        return send(producer, topic, value, timestamp_ms=int((time.time() + hours * 3600) * 1000), **options)
+
+    monkeypatch.setattr(KafkaProducer, "send", send_late)
+    sink.deliver(results(site, b"stamped by the broker"))
+    assert values(site) == [b"stamped by the broker"]
+    letter = Outgoing(site.stream.dead_letters, None, b"stamped here")
+    with pytest.raises(BrokerUnavailable, match="InvalidTimestamp") if hours > 0 else nullcontext():
+        sink.deliver([letter])
+    monkeypatch.undo()
+    sink.deliver([letter])
+
+
+def test_transactions_write_results_and_positions_together(site: Site) -> None:
+    """Readers see each batch as a whole, and the group's position moves with it."""
+    member = join_with_records(site, delivery=ONCE)
+    place = Place(site.stream.requests, 0)
+    for number in range(3):
+        member.sink.deliver_once(results(site, b"a%d" % number, b"b%d" % number), {place: number + 1})
+        # The coordinator acknowledges a transaction a little before it shows the positions in it.
+        wait_until(lambda number=number: stored(site) == number + 1, "the position")
+    assert values(site) == [b"a0", b"b0", b"a1", b"b1", b"a2", b"b2"]
+    member.done.clear()
+    member.source.close(timeout_s=2)
+    heir = site.join()
+    turn_until([heir], lambda: heir.owned, "the partition")
+    assert heir.owned == {place: ""}
+
+
+def test_a_transaction_that_fails_leaves_nothing(site: Site) -> None:
+    """When the last record is refused, readers see none of them and the position stays; the next one works at once."""
+    site.create_topics(max_message_bytes="10000")
+    site.produce(site.requests(3))
+    member = site.join(delivery=ONCE)
+    turn_until([member], lambda: len(member.polled) == 3, "all records")
+    place = Place(site.stream.requests, 0)
+    with pytest.raises(RecordsTooLarge):
+        member.sink.deliver_once(results(site, b"small", b"x" * 20_000), {place: 3})
+    assert values(site) == []
+    assert stored(site) is None
+    member.sink.deliver_once(results(site, b"good"), {place: 3})
+    assert values(site) == [b"good"]
+    assert stored(site) == 3
+
+
+def test_partitions_of_others_are_not_stored(site: Site) -> None:
+    """What is not ours any more is refused before anything is written."""
+    member = join_with_records(site, delivery=ONCE)
+    with pytest.raises(BrokerUnavailable, match="nothing was written"):
+        member.sink.deliver_once(results(site, b"x"), {Place(site.stream.requests, 9): 1})
+    with pytest.raises(BrokerUnavailable, match="nothing was written"):
+        site.connect()[1].deliver_once(results(site, b"x"), {Place(site.stream.requests, 0): 1})
+    assert values(site) == []
+
+
+def test_an_outdated_membership_commits_nothing(site: Site) -> None:
+    """The broker itself refuses a transaction of a former generation of the group; a current one works."""
+    member = join_with_records(site, delivery=ONCE)
+    place = Place(site.stream.requests, 0)
+    true = member.source.membership([place])
+    false = [true._replace(generation_id=true.generation_id - 1), true._replace(member_id="somebody")]
+    memberships = [*false, true]
+
+    def claim(_places: object) -> ConsumerGroupMetadata:
+        return memberships.pop(0)
+
+    sink = KafkaSink(Brokers(site.kafka, insecure_dev=False), site.kafka, site.stream.group_id, claim)
+    for _ in false:
+        with pytest.raises(BrokerUnavailable):
+            sink.deliver_once(results(site, b"stale"), {place: 5})
+    sink.deliver_once(results(site, b"current"), {place: 6})
+    sink.close(timeout_s=2)
+    assert values(site) == [b"current"]
+    assert stored(site) == 6
+
+
+def test_a_successor_fences_its_predecessor(site: Site) -> None:
+    """With an instance id, the restarted worker aborts what the old one left open, and the old one is refused."""
+    member = join_with_records(site, delivery=ONCE, instance_id="one")
+    place = Place(site.stream.requests, 0)
+    member.sink.deliver_once(results(site, b"before"), {place: 1})
+    hung = Brokers(site.kafka, insecure_dev=False).open_producer(f"{site.stream.group_id}-one")
+    hung.init_transactions()
+    hung.begin_transaction()
+    hung.send(site.stream.results, b"never finished").get(timeout=10)
+    successor = site.join(delivery=ONCE, instance_id="one")
+    turn_until([successor], lambda: len(successor.polled) == 9, "what was not committed")
+    with pytest.raises(errors.ProducerFencedError):
+        hung.commit_transaction()
+    hung.close()
+    with pytest.raises(BrokerRefused):
+        member.sink.deliver_once(results(site, b"late"), {place: 2})
+    successor.sink.deliver_once(results(site, b"after"), {place: 10})
+    assert values(site) == [b"before", b"after"]
+    assert stored(site) == 10
+
+
+def test_without_an_instance_id_a_fenced_producer_is_replaced(site: Site) -> None:
+    """Nobody else can have a random id: the transaction was ended by its coordinator, and the next one works."""
+    member = join_with_records(site, delivery=ONCE)
+    place = Place(site.stream.requests, 0)
+    brokers = Brokers(site.kafka, insecure_dev=False)
+    fencer = brokers.open_producer(member.sink._transactional_id)  # noqa: SLF001 - nobody can guess it
+    fencer.init_transactions()
+    fencer.close()
+    with pytest.raises(BrokerUnavailable):
+        member.sink.deliver_once(results(site, b"fenced"), {place: 1})
+    member.sink.deliver_once(results(site, b"fresh"), {place: 2})
+    assert values(site) == [b"fresh"]
+    assert stored(site) == 2

@@ -1,0 +1,352 @@
+"""Reading from a real broker: positions, notes, rebalances, and records that mean harm."""
+
+import threading
+import time
+from collections import Counter
+
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition, errors
+
+from scorer.messages import DeadLetterCode
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place
+from scorer.stream.dead_letters import dead_letter, restore
+from scorer.stream.kafka.connect import open_dead_letters
+from tests.scorer.stream.kafka_peers import Runner, Site, turn_until, wait_until
+
+
+def test_records_come_as_they_were_written(site: Site) -> None:
+    """Key, value and headers arrive byte for byte, absent ones as None, in order; 40 MiB pass."""
+    site.create_topics()
+    topic = site.stream.requests
+    large = bytes(range(256)) * (40 << 12)
+    outgoing = [
+        Outgoing(topic, b"k", b"v", (("a", b"1"), ("a", b"2"), ("", b""))),
+        Outgoing(topic, None, b""),
+        Outgoing(topic, b"", None),
+        Outgoing(topic, None, None),
+        Outgoing(topic, b"large", large),
+    ]
+    site.produce(outgoing)
+    member = site.join()
+    turn_until([member], lambda: len(member.polled) == len(outgoing), "all records")
+    assert [Outgoing(r.topic, r.key, r.value, r.headers) for r in member.polled] == outgoing
+    assert [record.offset for record in member.polled] == list(range(len(outgoing)))
+    assert all(abs(record.timestamp_ms / 1000 - time.time()) < 60 for record in member.polled)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "lz4", "snappy", "zstd"])
+def test_producers_may_compress(site: Site, codec: str) -> None:
+    """Each of Kafka's codecs is read."""
+    site.create_topics()
+    producer = KafkaProducer(bootstrap_servers=site.kafka.bootstrap, compression_type=codec)
+    producer.send(site.stream.requests, b"value" * 1000)
+    producer.close()
+    member = site.join()
+    turn_until([member], lambda: member.polled, "the record")
+    assert member.polled[0].value == b"value" * 1000
+
+
+def test_a_note_is_told_before_the_first_record(site: Site) -> None:
+    """Who takes over a partition learns 4,000 bytes of note, and reads on from what was committed."""
+    site.create_topics(2)
+    site.produce(site.requests(40))
+    first = site.join()
+    first.note = "é" * 2000
+    turn_until([first], lambda: len(first.polled) == 40, "all records")
+    ends = dict(first.done)
+    first.done = {place: end - 3 for place, end in ends.items()}
+    first.source.close(timeout_s=2)
+    second = site.join()
+    turn_until([second], lambda: len(second.polled) == 6, "the records that were not acknowledged")
+    assert first.owned == {}
+    assert second.owned == dict.fromkeys(ends, "é" * 2000)
+    assert Counter(record.place for record in second.polled) == dict.fromkeys(ends, 3)
+
+
+def test_a_group_that_never_committed_starts_at_the_beginning(site: Site) -> None:
+    """There is no note of such a partition, and its first record comes first."""
+    site.create_topics(2)
+    member = site.join()
+    turn_until([member], lambda: member.owned, "an assignment")
+    assert member.owned == {Place(site.stream.requests, 0): "", Place(site.stream.requests, 1): ""}
+
+
+def test_pauses_hold_records_back(site: Site) -> None:
+    """Nothing comes of a paused partition, everything after it is resumed; partitions of others are ignored."""
+    site.create_topics(2)
+    member = site.join()
+    turn_until([member], lambda: member.owned, "an assignment")
+    quiet, stranger = Place(site.stream.requests, 0), Place("somewhere", 3)
+    member.source.pause([quiet, stranger])
+    site.produce(site.requests(40))
+    turn_until([member], lambda: member.polled, "records of the other partition")
+    for _ in range(10):
+        member.turn()
+    assert quiet not in {record.place for record in member.polled}
+    member.source.resume([quiet, stranger])
+    turn_until([member], lambda: len(member.polled) == 40, "all records")
+
+
+def test_rebalances_lose_and_repeat_nothing(site: Site) -> None:
+    """While members come and go in good order, each record is acknowledged once, in order, and all are committed."""
+    site.create_topics(6)
+    stop = threading.Event()
+    produced: list[Outgoing] = []
+
+    def produce() -> None:
+        _, sink = site.connect()
+        while not stop.is_set():
+            some = [Outgoing(site.stream.requests, b"%d" % n, b"v") for n in range(len(produced), len(produced) + 20)]
+            sink.deliver(some)
+            produced.extend(some)
+            time.sleep(0.02)
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    members = [site.join() for _ in range(3)]
+    runners = []
+    for size, member in enumerate(members, start=1):
+        runners.append(Runner(member))
+        present = members[:size]
+        wait_until(lambda present=present: {len(m.owned) for m in present} == {6 // len(present)}, "a fair share")
+    runners[0].stop()
+    wait_until(lambda: {len(m.owned) for m in members[1:]} == {3}, "what the first one left")
+    stop.set()
+    producer.join()
+    wait_until(lambda: sum(len(m.polled) for m in members) >= len(produced), "all records")
+    runners[1].stop()
+    runners[2].stop()
+    seen = [(record.partition, record.offset) for member in members for record in member.polled]
+    assert len(seen) == len(set(seen)) == len(produced)
+    for member in members:
+        for partition in range(6):
+            offsets = [record.offset for record in member.polled if record.partition == partition]
+            assert offsets == sorted(offsets)
+    assert all("lost" not in {what for what, _ in member.told} for member in members)
+    heir = site.join()
+    turn_until([heir], lambda: len(heir.owned) == 6, "all partitions")
+    for _ in range(20):
+        heir.turn()
+    assert not heir.polled
+
+
+def test_only_what_moves_is_revoked(site: Site) -> None:
+    """A member that comes takes half of the partitions; the other half is never taken from its owner."""
+    site.create_topics(4)
+    first = site.join()
+    turn_until([first], lambda: len(first.owned) == 4, "all partitions")
+    second = site.join()
+    turn_until([first, second], lambda: len(second.owned) == 2, "half of them")
+    revoked = [places for what, places in first.told if what == "revoked"]
+    assert len(revoked) == 1
+    assert revoked[0] == frozenset(second.owned)
+
+
+def test_revoked_partitions_are_finished_while_heartbeats_go_on(site: Site) -> None:
+    """Three seconds in on_revoked with a session of two: still a member, the commit counts, nobody reads before."""
+    site.create_topics(2)
+    site.produce(site.requests(40))
+    slow = site.join(session_timeout_s=2)
+    turn_until([slow], lambda: len(slow.polled) == 40, "all records")
+    threads: list[str] = []
+
+    def linger(_places: object) -> None:
+        threads.append(threading.current_thread().name)
+        time.sleep(3)
+        assert not heir.owned
+
+    slow.before_revoked, slow.note = linger, "finished late"
+    heir = site.join(session_timeout_s=2)
+    runner = Runner(heir)
+    turn_until([slow], lambda: len(heir.owned) == 1, "the other's partition")
+    runner.stop()
+    assert threads == [threading.current_thread().name]
+    assert list(heir.started.values()) == ["finished late"]
+    assert not heir.polled
+    assert {what for what, _ in slow.told} == {"assigned", "revoked"}
+    slow.before_revoked = lambda _places: None
+
+
+def test_commits_during_a_rebalance_are_refused_and_repeated(site: Site) -> None:
+    """While the group forms anew a commit says so at once; after it the same commit succeeds."""
+    site.create_topics(2)
+    site.produce(site.requests(10))
+    member = site.join()
+    turn_until([member], lambda: len(member.polled) == 10, "all records")
+    other = site.join()
+
+    def is_refused() -> bool:
+        try:
+            member.source.commit(member.offsets(member.owned))
+        except BrokerUnavailable:
+            return True
+        return False
+
+    turn_until([other, member], is_refused, "a commit in the middle of a rebalance")
+    turn_until([other, member], lambda: len(other.owned) == len(member.owned) == 1, "an even split")
+    turn_until([other, member], lambda: not is_refused(), "a commit after it")
+
+
+def test_a_join_for_new_metadata_comes_to_its_end(site: Site) -> None:
+    """A leader whose polls are too short to see the end of such a join is a member all the same, and commits."""
+    site.create_topics(2)
+    site.produce(site.requests(1))
+    member = site.join()
+    turn_until([member], lambda: member.polled, "the record")
+    coordinator = member.source._consumer._coordinator  # noqa: SLF001 - such a change cannot be timed from outside
+    coordinator._assignment_snapshot = {}  # noqa: SLF001 - as if the leader had dealt out partitions of other metadata
+    until = time.monotonic() + 1
+    while time.monotonic() < until:
+        member.source.poll(0, 1)
+        time.sleep(0.01)
+    wait_until(lambda: member.source.poll(0.05, 1) or coordinator.stable(), "the group")
+    member.source.commit({place: end for place, end in member.done.items() if place in member.owned})
+
+
+def test_a_join_that_an_outage_cuts_off_is_taken_up_again(site: Site) -> None:
+    """A coordinator that goes away just as the leader joins for new metadata replaces nobody, and is joined again."""
+    site.create_topics(2)
+    member = site.join()
+    turn_until([member], lambda: len(member.owned) == 2, "the partitions")
+    coordinator = member.source._consumer._coordinator  # noqa: SLF001 - such an outage cannot be timed from outside
+    join = coordinator._do_join_and_sync_async  # noqa: SLF001
+
+    async def go_away() -> bytes:
+        coordinator._do_join_and_sync_async = join  # noqa: SLF001 - the next attempt is a real one
+        coordinator._assignment_snapshot = coordinator._metadata_snapshot  # noqa: SLF001 - as at first
+        coordinator.coordinator_dead("gone")
+        raise errors.CoordinatorNotAvailableError
+
+    coordinator._do_join_and_sync_async = go_away  # noqa: SLF001
+    coordinator._assignment_snapshot = {}  # noqa: SLF001 - as if the leader had dealt out partitions of other metadata
+    turn_until([member], lambda: not coordinator._heartbeat_enabled, "the join that is cut off")  # noqa: SLF001
+    turn_until([member], lambda: coordinator._heartbeat_enabled, "heartbeats")  # noqa: SLF001
+    assert len(member.owned) == 2
+
+
+def test_what_is_not_ours_cannot_be_committed(site: Site) -> None:
+    """Neither a partition that we never had nor one that moved on."""
+    site.create_topics(2)
+    site.produce(site.requests(10))
+    first = site.join()
+    turn_until([first], lambda: len(first.polled) == 10, "all records")
+    before = first.offsets(first.owned)
+    second = site.join()
+    turn_until([first, second], lambda: second.owned, "a partition that moved")
+    with pytest.raises(ValueError, match="not ours"):
+        first.source.commit(before)
+    with pytest.raises(ValueError, match="not ours"):
+        first.source.commit({Place("somewhere", 0): 1})
+
+
+def test_a_member_that_stalls_is_told_what_it_lost(site: Site) -> None:
+    """After max.poll.interval without a poll another owns everything: commits fail, then on_lost comes."""
+    site.create_topics(2)
+    site.produce(site.requests(10))
+    stalled = site.join(max_poll_interval_s=1.5)
+    turn_until([stalled], lambda: len(stalled.polled) == 10, "all records")
+    places = frozenset(stalled.owned)
+    heir = site.join()
+    turn_until([heir], lambda: len(heir.owned) == 2, "the partitions of the stalled member")
+    with pytest.raises(BrokerUnavailable):
+        stalled.source.commit(stalled.offsets(places))
+    turn_until([heir, stalled], lambda: ("lost", places) in stalled.told, "the loss")
+    turn_until([heir, stalled], lambda: len(heir.polled) == 10, "the records again")
+
+
+def test_a_static_member_comes_back_to_its_partitions(site: Site) -> None:
+    """With an instance id a restart moves nothing, and the one that was replaced is refused."""
+    site.create_topics(4)
+    old, other = site.join(instance_id="one"), site.join(instance_id="two")
+    turn_until([old, other], lambda: len(old.owned) == len(other.owned) == 2, "an even split")
+    new = site.join(instance_id="one")
+    turn_until([new, other], lambda: len(new.owned) == 2, "the same partitions")
+    assert set(new.owned) == set(old.owned)
+    assert {what for what, _ in other.told[2:]} <= {"assigned"}
+    with pytest.raises(BrokerRefused, match="instance id"):
+        turn_until([old, other], lambda: False, "the refusal")
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_static_member_that_leaves_gives_its_partitions_up(site: Site, stays: bool) -> None:  # noqa: FBT001 - drawn
+    """It leaves at once, long before its session ends, unless it is told to stay a member."""
+    site.create_topics(2)
+    site.kafka = site.kafka.model_copy(update={"session_timeout_s": 30})
+    leaving = site.join(instance_id="one", stays_member=stays)
+    other = site.join(instance_id="two")
+    turn_until([leaving, other], lambda: len(leaving.owned) == len(other.owned) == 1, "an even split")
+    leaving.source.close(timeout_s=5)
+    until = time.monotonic() + 10
+    while len(other.owned) < 2 and time.monotonic() < until:
+        other.turn()
+    assert len(other.owned) == (1 if stays else 2)
+
+
+def test_header_names_of_any_bytes_stop_nothing(site: Site) -> None:
+    """A record whose header's name is no UTF-8 comes whole and once, as do others, and goes out as it was."""
+    site.create_topics()
+    topic = site.stream.requests
+    odd = b"\xff\xfe".decode("utf-8", "surrogateescape")
+    sent = [Outgoing(topic, b"%d" % n, b"value %d" % n, ((odd, b"v"), ("null", None)) * (n == 2)) for n in range(5)]
+    site.produce(sent)
+    member = site.join()
+    turn_until([member], lambda: len(member.polled) == 5, "five records")
+    assert [(record.value, record.headers) for record in member.polled] == [(each.value, each.headers) for each in sent]
+    assert [record.offset for record in member.polled] == [0, 1, 2, 3, 4]
+    member.source.commit(member.offsets(member.owned))
+    record = member.polled[2]
+    letter = dead_letter(record, site.stream.dead_letters, DeadLetterCode.NOT_JSON, "no JSON", 1, "digest")
+    member.sink.deliver([letter])
+    log = open_dead_letters(site.kafka, site.stream)
+    (read,) = log.read({})
+    log.close()
+    assert restore(read) == sent[2]
+
+
+def test_records_that_expired_are_told(site: Site) -> None:
+    """What the broker deleted before it was read is told with its offsets, before a start and while a worker waits."""
+    site.create_topics()
+    place = Place(site.stream.requests, 0)
+    site.produce(site.requests(5))
+    first = site.join()
+    turn_until([first], lambda: len(first.polled) == 5, "five records")
+    first.source.close(timeout_s=2)
+    site.produce(site.requests(15))
+    delete_records(site, 15)
+    second = site.join()
+    turn_until([second], lambda: len(second.polled) == 5, "the five that are left")
+    assert second.expired == [(place, 5, 15)]
+    second.source.pause([place])
+    second.turn()
+    site.produce(site.requests(3))
+    delete_records(site, 23)
+    second.source.resume([place])
+    turn_until([second], lambda: len(second.expired) == 2, "the second account")
+    assert second.expired[1] == (place, 20, 23)
+
+
+def delete_records(site: Site, before: int) -> None:
+    """Delete the requests below an offset, as retention does."""
+    admin = KafkaAdminClient(bootstrap_servers=site.kafka.bootstrap)
+    admin.delete_records({TopicPartition(site.stream.requests, 0): before})
+    admin.close()
+
+
+def test_a_topic_that_is_not_there_is_refused(site: Site) -> None:
+    """Connecting names the topics that are missing instead of making them."""
+    with pytest.raises(BrokerRefused, match=r"has no topic .*requests"):
+        site.connect()
+
+
+@pytest.fixture
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scorer.stream.kafka.client.CONNECT_S", 1)
+
+
+@pytest.mark.usefixtures("_brief")
+def test_no_broker_is_an_outage(site: Site) -> None:
+    """Connecting to nobody says so after a bounded time and leaves no thread behind."""
+    before = threading.active_count()
+    with pytest.raises(BrokerUnavailable, match="no connection"):
+        site.connect(bootstrap="127.0.0.1:1")
+    wait_until(lambda: threading.active_count() <= before, "the client's threads to end")

@@ -1,0 +1,128 @@
+"""A partition with suspects and all others: who is begun when, and who is blamed."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from scorer.messages import ScoreRequest
+from scorer.stream.broker import Place, Record
+from scorer.stream.crash_notes import Note, Suspects
+from scorer.stream.isolation import Turns
+from scorer.stream.ledger import Ticket
+from tests.scorer.stream.memory_group import Killed, Member, MemoryGroup
+from tests.scorer.stream.service_bench import DEAD, READ, Bench, bench, request_for
+
+__all__ = ["bench", "request_for"]
+
+PLACES = [Place("unlensed.requests", number) for number in range(3)]
+SUSPECTED, *OTHERS = PLACES
+SUSPECTS, RECORDS = 6, 24
+
+
+class Watched:
+    """One member of a group; what it begins is noted, and what else is in hand then."""
+
+    def __init__(self, bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
+        self.group = MemoryGroup({place: [] for place in PLACES})
+        self.group.notes[SUSPECTED] = str(Note(open=True, first=0, until=SUSPECTS, holder=DEAD[0]))
+        self.begun: list[str] = []
+        self.beside: dict[str, int] = {}
+        self.deadly = ""
+        for place in PLACES:
+            for offset in range(RECORDS):
+                value = json.dumps(request_for(f"{place.partition}-{offset}")).encode()
+                self.group.send(place, b"key", value)
+        self.member = Member(self.group, lambda member: self._serve(bench, member))
+
+    def run(self) -> None:
+        """Let the member turn until all is committed or it has ended."""
+        for _ in range(3000):
+            if self.member.dead or list(self.group.committed.values()) == [RECORDS] * len(PLACES):
+                return
+            self.member.turn()
+        pytest.fail(f"no end: {self.group.committed}")
+
+    def _serve(self, bench: Bench, member: Member) -> None:
+        def read(request: ScoreRequest) -> bytes:
+            self.begun.append(request.request_id)
+            self.beside[request.request_id] = len(self.begun) - 1 - len(self.group.answers)
+            if request.request_id == self.deadly:
+                member.kill()
+                raise Killed
+            return READ(request)
+
+        served = Bench(bench.starter, bench.embedder, read, source=lambda *_: member, sink=lambda *_: member)
+        served.service(batch_age_s=0.001).run()
+
+
+@pytest.fixture
+def watched(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> Watched:
+    """A member that takes over from a dead one, which had the first records of one partition in hand."""
+    return Watched(bench, request_for)
+
+
+def test_a_suspect_is_alone_and_others_go_on_between_two(watched: Watched) -> None:
+    """Nothing else is in hand with a suspect; before the next one all that waits elsewhere is begun, in batches."""
+    watched.run()
+    suspects = [f"{SUSPECTED.partition}-{offset}" for offset in range(SUSPECTS)]
+    assert sorted(watched.begun) == sorted(
+        f"{place.partition}-{offset}" for place in PLACES for offset in range(RECORDS)
+    )
+    assert [watched.beside[each] for each in suspects] == [0] * SUSPECTS
+    turns = [watched.begun.index(each) for each in suspects]
+    assert turns == sorted(turns)
+    others_before = [index - number for number, index in enumerate(turns)]
+    assert others_before == sorted(others_before)
+    # 8 records a poll: the two other partitions need a few turns, and none of them waits for the last suspect.
+    assert others_before[-1] >= 5 * 8
+    assert max(watched.beside.values()) >= 4, "the others were no batch"
+
+
+def test_a_suspects_death_blames_no_other_partition(watched: Watched) -> None:
+    """While a suspect is alone its note is the only open one."""
+    watched.deadly = f"{SUSPECTED.partition}-3"
+    watched.run()
+    notes = {place: Note.parse(watched.group.notes[place]) for place in PLACES}
+    assert [note and note.open for note in notes.values()] == [True, False, False]
+    assert notes[SUSPECTED] == Note(
+        open=True,
+        first=3,
+        until=SUSPECTS,
+        holder=notes[OTHERS[0]].holder,
+        dead=DEAD[:1],
+    )
+    assert all(not note.dead for place, note in notes.items() if note and place in OTHERS)
+
+
+def test_suspects_of_several_partitions_take_turns() -> None:
+    """The partition whose last turn is the longest ago is next, whatever came first; what is behind a suspect waits."""
+    turns = Turns()
+    for place in PLACES[:2]:
+        turns.suspect(place, Suspects(0, 3, DEAD[:1]))
+    for place in PLACES:
+        for offset in range(4):
+            turns.add(Ticket(Record(*place, offset, 0, None, None)))
+    assert [ticket.record.place for ticket in turns.sort()[0]] == PLACES[2:] * 4
+    order = []
+    while next_alone := turns.sort()[1]:
+        turns.begin_alone(chosen := turns.choose(next_alone))
+        order.append((chosen.record.partition, chosen.record.offset))
+    assert order == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]
+    assert [ticket.record.offset for ticket in turns.sort()[0]][:2] == [3, 3]
+    assert not turns.suspected
+
+
+def test_records_that_came_after_a_death_are_no_suspects() -> None:
+    """Once the log's end was reached, what arrives later was in nobody's hands, although the note reaches further."""
+    turns = Turns()
+    turns.suspect(SUSPECTED, Suspects(0, 40, DEAD[:1]))
+    waits = Ticket(Record(*SUSPECTED, 0, 0, None, None))
+    turns.add(waits)
+    turns.caught_up(SUSPECTED)
+    assert turns.sort()[1] == {SUSPECTED: waits}
+    turns.begin_alone(waits)
+    turns.caught_up(SUSPECTED)
+    turns.add(Ticket(Record(*SUSPECTED, 1, 0, None, None)))
+    assert not turns.sort()[1]

@@ -1,0 +1,105 @@
+"""Outages of the engine are waited out, and a face that breaks the engine is found."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from ingest.probe import EncodedFace, probe_image
+from ingest.reasons import Reason
+from ingest.spec import Window
+from scorer.bundle.bundle import BundleMismatch
+from scorer.engines.base import BackendUnavailable, FeatureBatch
+from scorer.stream import retry
+from scorer.stream.retry import PatientEmbedder, Stopped
+
+
+class ScriptedEngine:
+    """An embedder that fails as often as it is told; a face's feature is its window's left edge."""
+
+    def __init__(self, outages: int = 0, breaks_on: int | None = None) -> None:
+        self.outages, self.breaks_on, self.calls = outages, breaks_on, 0
+
+    def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
+        """Answer, or be unavailable."""
+        self.calls += 1
+        if self.outages:
+            self.outages -= 1
+            message = "connection refused"
+            raise BackendUnavailable(message)
+        lefts = [face.window.left for face in faces]
+        if self.breaks_on in lefts:
+            message = "the stub died"
+            raise BackendUnavailable(message, blames_faces=True)
+        return FeatureBatch(np.array(lefts, np.float32)[:, None], {}, np.array(lefts, np.float32))
+
+    def verify(self) -> None:
+        """Answer the golden faces as everything else."""
+        if self.outages:
+            self.outages -= 1
+            message = "still refused"
+            raise BackendUnavailable(message)
+
+
+@pytest.fixture(autouse=True)
+def _no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retry, "FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(retry, "MAX_DELAY_S", 0.001)
+
+
+@pytest.fixture
+def faces(portrait: bytes) -> list[EncodedFace]:
+    """Five windows of the portrait."""
+    return [EncodedFace(portrait, probe_image(portrait), Window(left, 0, 100, 100)) for left in range(5)]
+
+
+def patient(
+    engine: ScriptedEngine, stop: threading.Event | None = None, verify: Callable[[], object] | None = None
+) -> tuple[PatientEmbedder, list[str | None]]:
+    """Return a patient embedder and what it reports."""
+    told: list[str | None] = []
+    return PatientEmbedder(engine, 1, verify or engine.verify, stop or threading.Event(), told.append), told
+
+
+def test_an_outage_is_waited_out(faces: list[EncodedFace]) -> None:
+    """Every face has its feature once the engine is back, and the outage's end is told."""
+    embedder, told = patient(ScriptedEngine(outages=4))
+    assert embedder.embed(faces).features[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert told == ["connection refused", "still refused", "still refused", "still refused", None]
+
+
+def test_a_face_that_breaks_the_engine_is_given_up_alone(faces: list[EncodedFace]) -> None:
+    """It gets its reason after three tries alone; its batch-mates get their features."""
+    embedder, _ = patient(ScriptedEngine(breaks_on=2))
+    batch = embedder.embed(faces)
+    assert {row: failure.reason for row, failure in batch.failures.items()} == {2: Reason.ENGINE_FAILED}
+    assert np.isnan(batch.features[2, 0])
+    assert batch.features[[0, 1, 3, 4], 0].tolist() == [0, 1, 3, 4]
+
+
+def test_an_outage_never_costs_a_face(faces: list[EncodedFace]) -> None:
+    """However long it lasts, being unavailable is nobody's fault."""
+    embedder, _ = patient(ScriptedEngine(outages=50))
+    assert embedder.embed(faces[:1]).failures == {}
+
+
+def test_waiting_ends_when_the_service_stops(faces: list[EncodedFace]) -> None:
+    """A service that goes down does not wait for an engine that never comes."""
+    stop = threading.Event()
+    embedder, _ = patient(ScriptedEngine(outages=10**9), stop)
+    threading.Timer(0.05, stop.set).start()
+    with pytest.raises(Stopped):
+        embedder.embed(faces)
+
+
+def test_another_engine_must_not_go_on(faces: list[EncodedFace]) -> None:
+    """An engine that comes back with other answers ends the wait with an error."""
+
+    def verify() -> None:
+        message = "other answers"
+        raise BundleMismatch(message)
+
+    embedder, _ = patient(ScriptedEngine(outages=1), verify=verify)
+    with pytest.raises(BundleMismatch):
+        embedder.embed(faces)

@@ -1,0 +1,37 @@
+"""One table of exit codes, for the help texts and the README."""
+
+import re
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from scorer.commands import main
+from scorer.errors import Exit, describe_exits
+from training import main as training_cli
+
+
+def test_help_texts_state_every_code() -> None:
+    """Both commands end their help with the table, on lines of at most 80 columns."""
+    for app in (main.app, training_cli.app):
+        shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80"}).output
+        for code in Exit:
+            assert re.search(rf"^ +{code:d}  {re.escape(code.meaning[:30])}", shown, re.MULTILINE)
+        assert max(map(len, shown.splitlines())) <= 80
+    assert {int(code) for code in re.findall(r"^ *(\d+)  ", describe_exits(), re.MULTILINE)} == set(Exit)
+
+
+def test_every_foreseen_error_has_a_code_of_the_table() -> None:
+    """No command ends with another number."""
+    assert {*main.CODES.values(), *training_cli.CODES.values()} <= set(Exit)
+
+
+def test_readme_states_the_table(root: Path) -> None:
+    """Each code that the README lists has the table's meaning, and it leaves out none but the one of Ctrl-C."""
+    head, _, meanings = re.search(
+        r"^\| exit code \|(.*)\|\n\|([-|]*)\|\n\| meaning \|(.*)\|$",
+        (root / "README.md").read_text("utf-8"),
+        re.MULTILINE,
+    ).groups()  # type: ignore[union-attr]
+    listed = dict(zip(map(int, head.split("|")), map(str.strip, meanings.split("|")), strict=True))
+    assert listed.items() <= {int(code): code.meaning for code in Exit}.items()
+    assert set(Exit) - listed.keys() <= {Exit.INTERRUPTED}

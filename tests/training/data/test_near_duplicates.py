@@ -1,0 +1,112 @@
+"""Pictures that are shown twice: hashes, the banded search, who stays."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFilter
+
+from training.data import near_duplicates
+from training.data.near_duplicates import (
+    SAME_PHOTO_BITS,
+    compare_all,
+    compare_banded,
+    count_bits,
+    drop_repeats,
+    find_distinct,
+    find_distinct_photos,
+    hash_image,
+    hash_turns,
+)
+
+
+def draw(seed: int) -> Image.Image:
+    """Return a smooth random picture of 240 x 180 pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((240, 180), Image.Resampling.BICUBIC)
+
+
+def draw_hashes(seed: int, count: int) -> np.ndarray:
+    """Return random hashes with their turns, among them near-repeats at every distance up to 20 bits."""
+    rng = np.random.default_rng(seed)
+    bits = rng.random((count, 4, 256)) < 0.5
+    for row in range(1, count, 2):
+        bits[row] = bits[row - 1]
+        flipped = rng.choice(256, rng.integers(0, 21), replace=False)
+        bits[row][:, flipped] ^= True
+        bits[row] = np.roll(bits[row], rng.integers(4), axis=0)
+    return np.packbits(bits, axis=-1).view(np.uint64)
+
+
+def as_set(parts: list[np.ndarray]) -> set[tuple[int, int]]:
+    """Return the pairs of several arrays."""
+    return {(int(first), int(second)) for part in parts for first, second in part}
+
+
+def test_a_smaller_recompressed_photograph_is_the_same() -> None:
+    """Resizing and blurring leave a photograph's hash, another photograph's is far."""
+    large, other = hash_image(draw(1)), hash_image(draw(2))
+    small = hash_image(draw(1).resize((120, 90)).filter(ImageFilter.GaussianBlur(0.5)))
+    assert count_bits(large ^ small) <= SAME_PHOTO_BITS < count_bits(large ^ other)
+    kept = find_distinct_photos(np.stack([small, other, large]), np.array([900, 50, 1000]))
+    assert kept.tolist() == [1, 2]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 60), st.integers(0, 20))
+def test_bands_miss_nothing(seed: int, count: int, most_bits: int) -> None:
+    """The banded search finds exactly the pairs that comparing all of them finds (pigeonhole)."""
+    hashes = draw_hashes(seed, count)
+    assert as_set(list(compare_banded(hashes, most_bits))) == as_set(list(compare_all(hashes, most_bits)))
+
+
+def test_large_candidate_lists_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few candidates at a time give the same pairs: memory is bounded, nothing is lost."""
+    hashes = draw_hashes(3, 40)
+    expected = as_set(list(compare_banded(hashes, 12)))
+    monkeypatch.setattr(near_duplicates, "PAIRS_AT_ONCE", 3)
+    assert as_set(list(compare_banded(hashes, 12))) == expected == as_set(list(compare_all(hashes, 12)))
+    assert expected
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30), st.lists(st.integers(0, 3), min_size=10))
+def test_who_stays(pairs: list[tuple[int, int]], sizes: list[int]) -> None:
+    """Going from the largest on, exactly those stay that are paired with nobody who stayed before them."""
+    sizes = sizes[:10]
+    order = sorted(range(10), key=lambda row: (-sizes[row], row))
+    kept: list[int] = []
+    for row in order:
+        if not any((row, other) in pairs for other in kept):
+            kept.append(row)
+    found = drop_repeats(np.array(pairs, dtype=np.intp).reshape(-1, 2), np.array(sizes))
+    assert found.tolist() == sorted(kept)
+
+
+def turned_crops() -> tuple[np.ndarray, np.ndarray]:
+    """Return hashes and sizes of one face turned, noisy, plain and marked, and of another face."""
+    face = np.asarray(draw(5).resize((224, 224)))
+    noisy = np.clip(face + np.random.default_rng(0).normal(0, 12, face.shape), 0, 255).astype(np.uint8)
+    marked = face.copy()
+    marked[180:, 150:] = 255
+    crops = [np.rot90(face), noisy, face, marked, np.asarray(draw(6).resize((224, 224)))]
+    return np.stack([hash_turns(Image.fromarray(crop)) for crop in crops]), np.array([100.0, 110, 300, 120, 130])
+
+
+def test_one_portrait_shown_in_several_ways_counts_once() -> None:
+    """Turned, marked and noisy copies of a face go, the largest and every other face stay."""
+    hashes, sizes = turned_crops()
+    assert find_distinct(hashes, sizes, np.array(["x"] * 5)).tolist() == [2, 4]
+
+
+def test_in_a_large_set_likeness_counts_within_a_source_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the small set a merely similar face of another source stays; the same picture goes wherever it is."""
+    rng = np.random.default_rng(0)
+    bits = np.repeat((rng.random((1, 4, 256)) < 0.5), 4, axis=0)
+    bits[1:3, :, :25] ^= True  # similar
+    bits[3, :, 100:110] ^= True  # the same picture
+    hashes = np.packbits(bits, axis=-1).view(np.uint64)
+    sizes, sources = np.array([9, 8, 7, 6]), np.array(["a", "a", "b", "c"])
+    assert find_distinct(hashes, sizes, sources).tolist() == [0]
+    monkeypatch.setattr(near_duplicates, "SMALL_SET", 3)
+    # Row 2 repeats row 1, which repeats row 0 and so does not count.
+    assert find_distinct(hashes, sizes, sources).tolist() == [0, 2]

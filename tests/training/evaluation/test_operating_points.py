@@ -1,0 +1,105 @@
+"""The honest mode: promises measured on other sources, controls, verdicts."""
+
+import numpy as np
+import pytest
+
+from training.evaluation.operating_points import (
+    control_sources,
+    count_flagged,
+    flag_faces,
+    judge_generators,
+    separate,
+    summarise,
+)
+
+SOURCES = np.array(["a"] * 200 + ["b"] * 200)
+PHOTOS = np.arange(400).astype(str)
+
+
+def test_exchangeable_photographs_keep_the_promise() -> None:
+    """Photographs of the calibration's own kind are flagged at about the promised rate, inside the interval."""
+    rng = np.random.default_rng(1)
+    rate = count_flagged(rng.normal(size=4000), np.sort(rng.normal(size=999)), 0.05)
+    assert rate is not None
+    assert rate.low < rate.value < rate.high
+    assert rate.value == pytest.approx(0.05, abs=0.02)
+
+
+@pytest.mark.parametrize(("held_out", "promised"), [(98, False), (99, True)])
+def test_a_rate_that_the_calibration_cannot_resolve_is_not_promised(*, held_out: int, promised: bool) -> None:
+    """99 held-out faces support 1 %, 98 do not."""
+    assert (count_flagged(np.zeros(10), np.arange(float(held_out)), 0.01) is not None) is promised
+
+
+def test_the_least_likely_face_of_all_is_flagged_at_the_finest_rate() -> None:
+    """A p-value that equals the promised rate is flagged, as serving flags it."""
+    rate = count_flagged(np.array([-1.0, 5.0]), np.arange(19.0), 0.05)
+    assert rate is not None
+    assert rate.value == 0.5
+
+
+def test_faces_of_one_photograph_are_one_case() -> None:
+    """The interval of ten photographs with ten faces each is that of ten cases."""
+    groups = np.repeat(np.arange(10).astype(str), 10)
+    values = np.repeat([-9.0] + [9.0] * 9, 10)
+    together, apart = (count_flagged(values, np.zeros(99), 0.05, names) for names in (groups, None))
+    assert together is not None
+    assert apart is not None
+    assert together.value == apart.value == 0.1
+    assert together.high > 2 * apart.high
+
+
+def test_photographs_of_two_sources_with_one_name_are_two() -> None:
+    """A file name says nothing across sources."""
+    sources, photos = np.array(["a", "b"] * 50), np.repeat(np.arange(50).astype(str), 2)
+    flagged = flag_faces(np.zeros(100), (sources, photos), {}, np.arange(-99.0, 0.0), 0.05)
+    assert flagged.photographs is not None
+    alone = count_flagged(np.zeros(100), np.arange(-99.0, 0.0), 0.05)
+    assert flagged.photographs == alone
+
+
+def test_control_finds_an_odd_source() -> None:
+    """A source of photographs that is less likely than the others has a high control AUC."""
+    values = np.concatenate([np.zeros(20), np.full(10, -5.0), np.ones(20)])
+    sources = np.array(["a"] * 20 + ["odd"] * 10 + ["c"] * 20)
+    control = control_sources(values, sources, np.arange(50).astype(str))
+    assert control["odd"].value == 1.0
+    assert control["c"].value < 0.5
+
+
+def test_verdict_needs_both_formats_and_the_control() -> None:
+    """A generator far below every source clears; one that is apart in its format alone, or as odd as a source, not."""
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=400)
+    places = SOURCES, PHOTOS
+    far, near = rng.normal(-4, 1, 200), rng.normal(0, 1, 200)
+    clear = judge_generators(separate(real, places, {"g": far}), separate(real, places, {"g": far}))
+    assert clear["g"].clears
+    assert clear["g"].sentence.startswith("g clears its control: AUC 1.00")
+    format_only = judge_generators(separate(real, places, {"g": far}), separate(real, places, {"g": near}))
+    assert not format_only["g"].clears
+    odd, below = real - 9 * (SOURCES == "a"), {"g": far - 6}
+    confounded = judge_generators(separate(odd, places, below), separate(odd, places, below))
+    assert confounded["g"].sentence.startswith("g does not clear its control: AUC 0.8")
+    assert "up to 1.00" in confounded["g"].sentence
+    assert not confounded["g"].clears
+
+
+def test_one_source_has_no_control_and_clears_nothing() -> None:
+    """Without other sources nobody knows what a change of source reaches, and the sentence says so."""
+    places = np.array(["a"] * 50), np.arange(50).astype(str)
+    apart = separate(np.arange(50.0), places, {"g": np.full(20, -9.0)})
+    verdict = judge_generators(apart, apart)["g"]
+    assert not verdict.clears
+    assert "one source" in verdict.sentence
+
+
+def test_summary_is_two_sentences_with_the_measured_rate() -> None:
+    """It names the promise, what was measured, and that nothing works when nothing does."""
+    real, places = np.zeros(400), (SOURCES, PHOTOS)
+    apart = separate(real, places, {"g": np.zeros(30)})
+    flagged = flag_faces(real, places, {"g": np.zeros(30)}, np.arange(-200.0, 0.0), 0.05)
+    text = summarise(judge_generators(apart, apart), flagged, 0.05)
+    assert text.startswith("As a detector this does not work")
+    assert "promised false-alarm rate of 5 %, 0.0 % of the photographs' faces" in text
+    assert text.count(". ") == 1

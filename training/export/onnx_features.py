@@ -1,0 +1,52 @@
+"""Features of a GPU bundle's graph on a CPU: onnxruntime computes what the graph says, node by node."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from scorer.bundle.bundle import BundleMismatch
+from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR
+
+
+class OnnxExtractor:
+    """A graph on the CPU, as `OpenVinoExtractor` is one: uint8 crops in, FP32 features out.
+
+    No node is fused: an FP16 graph's values are rounded to FP16 after each, sums are FP32, and quantise/dequantise
+    pairs are computed as written. A GPU fuses, and so rounds at fewer places.
+
+    Raises:
+        BundleMismatch: the file is no network, or has another number of features.
+    """
+
+    def __init__(self, model: Path, feature_size: int, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no common base of their own
+            message = f"{model} is no network that onnxruntime can read: export it again"
+            raise BundleMismatch(message) from error
+        found = self._session.get_outputs()[0].shape[-1]
+        if found != feature_size:
+            message = f"{model} gives {found} features where {feature_size} are expected"
+            raise BundleMismatch(message)
+        self.feature_size = feature_size
+
+    def start(self, crops: Sequence[NDArray[np.uint8]], rows: Sequence[int], features: NDArray[np.float32]) -> None:
+        """Fill row `rows[i]` of `features` with those of `crops[i]`, [size, size, 3]."""
+        features[rows] = self._session.run([OUTPUT_TENSOR], {INPUT_TENSOR: np.stack(crops)})[0]
+
+    def wait(self) -> None:
+        """Return: nothing is ever queued."""
+
+
+def describe_runtime() -> str:
+    """Return what computes the features, for a manifest."""
+    return (
+        f"onnxruntime {version('onnxruntime')} on a CPU, node by node, values rounded as the graph says, sums in FP32"
+    )

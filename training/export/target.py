@@ -1,0 +1,46 @@
+"""What a run is exported for, and where each target's results lie in the run folder."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scorer.bundle.manifest import BatchProfile, Target
+from training.recipes import Precision
+
+# What each target computes in.
+PRECISIONS: dict[Target, tuple[Precision, ...]] = {
+    "openvino": ("fp32", "fp16", "int8"),
+    "tensorrt": ("fp32", "fp16", "int8", "fp8"),
+}
+INPUT_TENSOR, OUTPUT_TENSOR = "crops", "features"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """An engine that features go through: the mixture and the calibration belong to it and to no other.
+
+    Attributes:
+        target: what runs it.
+        precision: of the engine.
+        batches: of a GPU's plan.
+    """
+
+    target: Target
+    precision: Precision
+    batches: BatchProfile = field(default_factory=BatchProfile)
+
+    @property
+    def graph(self) -> str:
+        """The path of the network in a bundle."""
+        return f"face_extractor/1/model.{'xml' if self.target == 'openvino' else 'onnx'}"
+
+    def results(self, run: Path) -> Path:
+        """Return the folder of `fit.json`, `mixture.npz`, `calibration.npz` and what else belongs to this engine."""
+        return run if self.target == "openvino" else run / f"{self.target}-{self.precision}"
+
+    def engine(self, run: Path) -> Path:
+        """Return where the engine's graph is written."""
+        return self.results(run) / "engine" / self.precision / self.graph
+
+    def describe(self) -> str:
+        """Return the engine in words, for a card."""
+        return f"{'OpenVINO' if self.target == 'openvino' else 'TensorRT'}, {self.precision}"
