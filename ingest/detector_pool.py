@@ -81,22 +81,22 @@ class DetectorPool:
             SandboxBroken: one cannot be started.
             SandboxClosed: the pool was closed.
         """
-        places = [self._idle.get() for _ in range(count)]
+        slots = [self._idle.get() for _ in range(count)]
         with ThreadPoolExecutor(count) as starters:
-            starts = [starters.submit(self._ensure, child) for child in places]
+            starts = [starters.submit(self._ensure, child) for child in slots]
         for start in starts:
             self._idle.put(None if start.exception() else start.result())
         for start in starts:
             start.result()
 
     @contextmanager
-    def lend(self) -> Iterator["Place"]:
+    def acquire(self) -> Iterator["PoolSlot"]:
         """Wait for a place among the processes."""
-        place = Place(self._idle.get(), self._ensure, self._bury, self._timeout_s)
+        slot = PoolSlot(self._idle.get(), self._ensure, self._discard_child, self._timeout_s)
         try:
-            yield place
+            yield slot
         finally:
-            self._idle.put(place.child)
+            self._idle.put(slot.child)
 
     def close(self) -> None:
         """End every process; callers that wait or are being served get `SandboxClosed`."""
@@ -105,9 +105,9 @@ class DetectorPool:
             living = list(self._living)
         for child in living:
             child.kill()
-        places = [self._idle.get() for _ in range(self._processes)]  # who is being served comes back at once
-        for idle in filter(None, places):
-            self._bury(idle)
+        slots = [self._idle.get() for _ in range(self._processes)]  # who is being served comes back at once
+        for idle in filter(None, slots):
+            self._discard_child(idle)
         for _ in range(self._processes):
             self._idle.put(None)
 
@@ -127,9 +127,9 @@ class DetectorPool:
                 child.prepare(self._setup)
             except ChildFailed as error:
                 failure = error
-                self._bury(child)
+                self._discard_child(child)
             except DetectorUnusable:
-                self._bury(child)
+                self._discard_child(child)
                 raise
             else:
                 return child
@@ -138,24 +138,24 @@ class DetectorPool:
         message = f"no decoding process starts ({failure.detail}); verify the bundle and the memory limit"
         raise SandboxBroken(message)
 
-    def _bury(self, child: "Child") -> None:
+    def _discard_child(self, child: "Child") -> None:
         child.kill()
-        child.hang_up()
+        child.close_channel()
         with self._lock:
             self._living.discard(child)
 
 
-class Place:
+class PoolSlot:
     """One of the pool's processes while a thread has it; replaced by a fresh one after a failure."""
 
     def __init__(
         self,
         child: "Child | None",
         ensure: Callable[["Child | None"], "Child"],
-        bury: Callable[["Child"], None],
+        discard_child: Callable[["Child"], None],
         timeout_s: float,
     ) -> None:
-        self.child, self._ensure, self._bury, self._timeout_s = child, ensure, bury, timeout_s
+        self.child, self._ensure, self._discard_child, self._timeout_s = child, ensure, discard_child, timeout_s
 
     def ask(self, job: dict[str, Any], data: Sequence[bytes], max_bytes: int) -> tuple[dict[str, Any], memoryview]:
         """Return the answer to a job, `max_bytes` beside its JSON object at most.
@@ -174,14 +174,14 @@ class Place:
     def discard(self) -> None:
         """End the process, if there is one."""
         if self.child:
-            self._bury(self.child)
+            self._discard_child(self.child)
         self.child = None
 
 
 def _kill_all(children: set["Child"]) -> None:
     for child in list(children):
         child.kill()
-        child.hang_up()
+        child.close_channel()
 
 
 def _choose_environment() -> dict[str, str]:
@@ -221,7 +221,7 @@ class Child:
         self._process.kill()
         self._process.wait()
 
-    def hang_up(self) -> None:
+    def close_channel(self) -> None:
         """Close the socket; for the thread that uses it."""
         self._channel.close()
         if self._messages >= 0:

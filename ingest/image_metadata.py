@@ -46,7 +46,7 @@ _SUMS = [_sum_of_quality(quality) for quality in range(100, 0, -1)]  # ascending
 
 
 @dataclass(frozen=True, slots=True)
-class Traces:
+class ImageMetadata:
     """What headers say of an image's past; None, or an empty text, where they are silent.
 
     Attributes:
@@ -61,7 +61,7 @@ class Traces:
     exif_height: int | None = None
 
 
-def read_traces(data: bytes, info: ImageInfo) -> Traces:
+def read_image_metadata(data: bytes, info: ImageInfo) -> ImageMetadata:
     """Return what the headers of `data` say; `info` is what `probe_image` said of it.
 
     Never raises on damaged or hostile headers: what cannot be understood is absent. A usual JPEG takes 0.05 ms, since
@@ -76,14 +76,14 @@ def read_traces(data: bytes, info: ImageInfo) -> Traces:
         elif info.media_type == "image/webp":
             exif = next((data[start:end] for kind, start, end in webp.walk_chunks(data) if kind == b"EXIF"), b"")
     except Unscorable:
-        return Traces()  # `probe_image` would have refused it
+        return ImageMetadata()  # `probe_image` would have refused it
     block = TiffBlock(exif)
     main = block.read_first_directory()
     pointer = block.read_number(main.get(_EXIF_DIRECTORY))
     fields = {} if pointer is None else block.read_directory(pointer)
     make, model = (_clean(block.read_text(main.get(tag), 4 * MAX_WORD_CHARACTERS)) for tag in (_MAKE, _MODEL))
     width, height = (block.read_number(fields.get(tag)) for tag in (_PIXEL_X, _PIXEL_Y))
-    return Traces(_join_names(make, model), quality, width or None, height or None)
+    return ImageMetadata(_join_names(make, model), quality, width or None, height or None)
 
 
 def _walk_jpeg(data: bytes) -> tuple[bytes, int | None]:

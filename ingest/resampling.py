@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.image_metadata import Traces
+from ingest.image_metadata import ImageMetadata
 
 # VGA is the smallest that a camera with EXIF stores. What is smaller was made so, or cut out of something larger.
 MIN_CAMERA_SIDE_PX = 640
@@ -28,7 +28,7 @@ _LUMINANCE = np.array([299, 587, 114], np.float32)  # BT.601, as JPEG has it, in
 _WINDOW = (np.outer(np.hanning(MIN_SIDE_PX), np.hanning(MIN_SIDE_PX)) / 1000).astype(np.float32)
 
 
-def _weigh_octave(low: float) -> NDArray[np.float32]:
+def _measure_octave(low: float) -> NDArray[np.float32]:
     """Return the weights of the half spectrum's energies for the octave from `low` cycles a pixel."""
     frequency = np.hypot(np.fft.fftfreq(MIN_SIDE_PX)[:, None], np.fft.rfftfreq(MIN_SIDE_PX))
     weights = np.where((frequency >= low) & (frequency < 2 * low), 2, 0).astype(np.float32)
@@ -36,10 +36,10 @@ def _weigh_octave(low: float) -> NDArray[np.float32]:
     return weights.ravel()
 
 
-_UPPER, _LOWER = _weigh_octave(0.25), _weigh_octave(0.125)
+_UPPER, _LOWER = _measure_octave(0.25), _measure_octave(0.125)
 
 
-class Mark(StrEnum):
+class ResamplingMark(StrEnum):
     """What speaks for a resampled image; the values are part of a scan's results."""
 
     THUMBNAIL = "thumbnail"
@@ -84,7 +84,9 @@ def measure_high_bands(crops_NSSC: Any, xp: Any) -> Any:  # noqa: ANN401 - NumPy
     return share.astype(np.float32)
 
 
-def find_marks(width: int, height: int, traces: Traces, high_bands: Iterable[float] = ()) -> tuple[Mark, ...]:
+def find_marks(
+    width: int, height: int, traces: ImageMetadata, high_bands: Iterable[float] = ()
+) -> tuple[ResamplingMark, ...]:
     """Return the marks of an image.
 
     Args:
@@ -97,15 +99,15 @@ def find_marks(width: int, height: int, traces: Traces, high_bands: Iterable[flo
     short, long = sorted((width, height))
     bands = [band for band in high_bands if np.isfinite(band)]
     found = {
-        Mark.THUMBNAIL: long < MIN_CAMERA_SIDE_PX,
-        Mark.LOW_QUALITY: traces.jpeg_quality is not None and traces.jpeg_quality < MIN_JPEG_QUALITY,
-        Mark.RESIZED: _is_resized(short, long, traces),
-        Mark.UPSAMPLED: bool(bands) and max(bands) < MIN_HIGH_BAND,
+        ResamplingMark.THUMBNAIL: long < MIN_CAMERA_SIDE_PX,
+        ResamplingMark.LOW_QUALITY: traces.jpeg_quality is not None and traces.jpeg_quality < MIN_JPEG_QUALITY,
+        ResamplingMark.RESIZED: _is_resized(short, long, traces),
+        ResamplingMark.UPSAMPLED: bool(bands) and max(bands) < MIN_HIGH_BAND,
     }
     return tuple(mark for mark, there in found.items() if there)
 
 
-def _is_resized(short: int, long: int, traces: Traces) -> bool:
+def _is_resized(short: int, long: int, traces: ImageMetadata) -> bool:
     """Say whether neither side is one that the EXIF block states; if one is, the image was only cropped.
 
     Sides are compared by length: software that turns pixels upright often leaves the block as it was. Of 472

@@ -138,12 +138,12 @@ class Sandbox:
         return results
 
     def _crop_together(self, groups: list[FaceGroup], tries: int) -> dict[int, Pixels | Unscorable]:
-        places = [place for group in groups for place in group.windows]
-        answer, data = self._ask("cut", groups, len(places) * int(np.prod(self._crop_shape())), tries)
+        slots = [slot for group in groups for slot in group.windows]
+        answer, data = self._ask("cut", groups, len(slots) * int(np.prod(self._crop_shape())), tries)
         crops = iter(np.frombuffer(data, np.uint8).reshape(-1, *self._crop_shape()))
         return {
-            place: next(crops) if failure is None else _read_failure(failure)
-            for place, failure in zip(places, answer["crops"], strict=True)
+            slot: next(crops) if failure is None else _read_failure(failure)
+            for slot, failure in zip(slots, answer["crops"], strict=True)
         }
 
     def _ask(
@@ -158,13 +158,13 @@ class Sandbox:
         if memory > self._budget.total_bytes:
             raise lack_memory(memory)
         job, files = describe_job(kind, groups, **options), [group.data for group in groups]
-        with self._budget.hold(memory), self._pool.lend() as place:
+        with self._budget.hold(memory), self._pool.acquire() as slot:
             for left in reversed(range(tries)):
                 try:
-                    answer, data = place.ask(job, files, max_bytes)
+                    answer, data = slot.ask(job, files, max_bytes)
                     _check_answer(kind, answer, len(data), groups, max_bytes)
                 except ChildFailed as error:
-                    place.discard()
+                    slot.discard()
                     if self._pool.closed:
                         raise SandboxClosed from error
                     images = [group.info.sha256 for group in groups]

@@ -17,7 +17,7 @@ from scorer.decide import Policy, settle_policy
 from scorer.engines.local import open_local_engine, open_sandbox, start_sandbox
 from scorer.locate import LocatedImage, locate_faces, refuse
 from scorer.messages import ScoreRequest, ScoreResult
-from scorer.pipeline import Pipeline, TimeLimit
+from scorer.pipeline import ScoringPipeline, TimeLimit
 from scorer.score import score_batch
 from scorer.settings import Settings
 
@@ -65,12 +65,12 @@ class LocalScorer:
 
     def open_pipeline(
         self, locate: Callable[[T], LocatedImage], limit: TimeLimit[T] | None = None, batch_images: int | None = None
-    ) -> Pipeline[T]:
+    ) -> ScoringPipeline[T]:
         """Return a pipeline that scores whatever `locate` makes of its tasks; one at a time may run.
 
         Args:
-            locate: see `Pipeline`; `LocatedImage.request` decides what is scored.
-            limit: see `Pipeline`.
+            locate: see `ScoringPipeline`; `LocatedImage.request` decides what is scored.
+            limit: see `ScoringPipeline`.
             batch_images: another size than the settings'.
         """
         scorers = [
@@ -78,7 +78,7 @@ class LocalScorer:
             for each in self._embedders
         ]
         size = batch_images or self.settings.batch_images
-        return Pipeline(locate, scorers, threads=self.settings.threads, batch_images=size, limit=limit)
+        return ScoringPipeline(locate, scorers, threads=self.settings.threads, batch_images=size, limit=limit)
 
     def locate(self, request: ScoreRequest, data: bytes) -> LocatedImage:
         """Probe an image's bytes and find or check its faces; safe to call from many threads."""

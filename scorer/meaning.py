@@ -6,7 +6,7 @@ The figures are those of the bundle's own evaluation, which its manifest states;
 import math
 from collections.abc import Mapping
 
-from scorer.bundle.manifest import Evaluation, Flagged, GeneratedSample, Sample
+from scorer.bundle.manifest import Evaluation, EvaluationSample, FlaggedShare, GeneratedEvaluationSample
 from scorer.decide import Policy
 from scorer.messages import PolicyFacts
 
@@ -63,12 +63,12 @@ def state_catch(evaluation: Evaluation | None, flag_rate: float) -> str:
     return f"In this bundle's evaluation {caught} were flagged at a rate of {_percent(found[0].rate)}."
 
 
-def nearest(sample: Sample, rate: float) -> Flagged:
+def nearest(sample: EvaluationSample, rate: float) -> FlaggedShare:
     """Return the count at the measured rate that is nearest to `rate` by its ratio."""
     return min(sample.flagged, key=lambda each: abs(math.log(each.rate / rate)))
 
 
-def _list_generators(passed: Mapping[str, int], generated: Mapping[str, GeneratedSample]) -> str:
+def _list_generators(passed: Mapping[str, int], generated: Mapping[str, GeneratedEvaluationSample]) -> str:
     names = sorted(passed, key=lambda name: passed[name] / generated[name].faces)
     parts = [f"{name} {passed[name]} of {generated[name].faces}" for name in names]
     if len(names) <= NAMED_GENERATORS:

@@ -28,7 +28,7 @@ Scorer = Callable[[Sequence[LocatedImage]], list[ScoreResult]]
 
 
 @dataclass(slots=True, eq=False)
-class _Ticket(Generic[T]):
+class _Entry(Generic[T]):
     """A task on its way to being located."""
 
     task: T
@@ -43,7 +43,7 @@ class _Ticket(Generic[T]):
 
 @dataclass(slots=True, eq=False)
 class _Batch(Generic[T]):
-    tickets: list[_Ticket[T]]
+    entries: list[_Entry[T]]
     images: list[LocatedImage]
     done: threading.Event = field(default_factory=threading.Event)
     results: list[ScoreResult] = field(default_factory=list)
@@ -61,8 +61,8 @@ class Done(Generic[T]):
     score_s: float
 
 
-class Stopped(Exception):
-    """`Pipeline.stop` was called: what was not handed out is not answered."""
+class PipelineStopped(Exception):
+    """`ScoringPipeline.stop` was called: what was not handed out is not answered."""
 
 
 class Overdue(Exception):
@@ -78,7 +78,7 @@ class TimeLimit(Generic[T]):
     max_hanging: int = 32
 
 
-class Pipeline(Generic[T]):
+class ScoringPipeline(Generic[T]):
     """Answers tasks; one run a pipeline.
 
     Args:
@@ -102,8 +102,8 @@ class Pipeline(Generic[T]):
         self._locators, self._batch_images = threads + EXTRA_LOCATORS, batch_images
         self._hanging = 0
         self._threads: list[threading.Thread | None] = []  # that the end waits for
-        self._to_locate: SimpleQueue[_Ticket[T] | None] = SimpleQueue()
-        self._in_order: SimpleQueue[_Ticket[T] | BaseException | None] = SimpleQueue()
+        self._to_locate: SimpleQueue[_Entry[T] | None] = SimpleQueue()
+        self._in_order: SimpleQueue[_Entry[T] | BaseException | None] = SimpleQueue()
         self._to_score: SimpleQueue[_Batch[T] | None] = SimpleQueue()
         self._finished: SimpleQueue[_Batch[T] | BaseException | None] = SimpleQueue()
         self._room = threading.Condition()
@@ -113,7 +113,7 @@ class Pipeline(Generic[T]):
     def stop(self) -> None:
         """End the run after the batch in hand; may be called by a signal's handler."""
         self._stopping = True
-        self._finished.put(Stopped())
+        self._finished.put(PipelineStopped())
 
     def run(self, tasks: Iterable[T]) -> Iterator[Done[T]]:
         """Yield each task with its answer, in order. Close the iterator to end early.
@@ -132,13 +132,13 @@ class Pipeline(Generic[T]):
                 if isinstance(batch, BaseException):
                     raise batch
                 if self._stopping:
-                    raise Stopped
+                    raise PipelineStopped
                 batch.done.wait()
                 if batch.error:
                     raise batch.error
                 share_s = batch.seconds / len(batch.images)
-                for ticket, image, result in zip(batch.tickets, batch.images, batch.results, strict=True):
-                    yield Done(ticket.task, image, result, share_s)
+                for entry, image, result in zip(batch.entries, batch.images, batch.results, strict=True):
+                    yield Done(entry.task, image, result, share_s)
                 self._release(len(batch.images), sum(len(image.data) for image in batch.images))
         finally:
             self._end()
@@ -171,9 +171,9 @@ class Pipeline(Generic[T]):
                         break
                     self._images += 1
                     self._unbegun += 1
-                    ticket = _Ticket(task)
-                    self._to_locate.put(ticket)
-                    self._in_order.put(ticket)
+                    entry = _Entry(task)
+                    self._to_locate.put(entry)
+                    self._in_order.put(entry)
         except BaseException as error:  # noqa: BLE001 - raised again by `run`, after what came before it
             self._in_order.put(error)
         else:
@@ -191,38 +191,38 @@ class Pipeline(Generic[T]):
             self._room.notify()
 
     def _locate_all(self) -> None:
-        while (ticket := self._to_locate.get()) is not None:
+        while (entry := self._to_locate.get()) is not None:
             with self._room:
                 self._unbegun -= 1
                 self._room.notify()  # only the feeder waits
-            ticket.begun_s, ticket.thread = time.monotonic(), threading.current_thread()
-            ticket.begun.set()
+            entry.begun_s, entry.thread = time.monotonic(), threading.current_thread()
+            entry.begun.set()
             try:
                 if self._ended:
-                    ticket.error = Stopped()
+                    entry.error = PipelineStopped()
                 else:
-                    ticket.image = self._locate(ticket.task)
+                    entry.image = self._locate(entry.task)
             except BaseException as error:  # noqa: BLE001 - raised again by `run`
-                ticket.error = error
+                entry.error = error
             with self._room:
-                if ticket.given_up:  # another thread has taken this one's place
+                if entry.given_up:  # another thread has taken this one's place
                     self._hanging -= 1
                     return
-                if ticket.image:
-                    self._bytes += len(ticket.image.data)
-                ticket.done.set()
+                if entry.image:
+                    self._bytes += len(entry.image.data)
+                entry.done.set()
 
     def _batch_up(self) -> None:
         batch: _Batch[T] = _Batch([], [])
         size = 0
         end: BaseException | None = None
         try:
-            while (ticket := self._in_order.get()) is not None:
-                if isinstance(ticket, BaseException):
-                    end = ticket
+            while (entry := self._in_order.get()) is not None:
+                if isinstance(entry, BaseException):
+                    end = entry
                     break
-                image = self._await_image(ticket)
-                batch.tickets.append(ticket)
+                image = self._await_image(entry)
+                batch.entries.append(entry)
                 batch.images.append(image)
                 size += len(image.data)
                 if len(batch.images) == self._batch_images or size >= BATCH_BYTES:
@@ -238,28 +238,28 @@ class Pipeline(Generic[T]):
         self._to_score.put(batch)
         self._finished.put(batch)
 
-    def _await_image(self, ticket: _Ticket[T]) -> LocatedImage:
-        ticket.begun.wait()  # tasks begin in order, and whoever hangs is replaced: it will
-        if self._limit and not ticket.done.wait(max(0.0, ticket.begun_s + self._limit.seconds - time.monotonic())):
+    def _await_image(self, entry: _Entry[T]) -> LocatedImage:
+        entry.begun.wait()  # tasks begin in order, and whoever hangs is replaced: it will
+        if self._limit and not entry.done.wait(max(0.0, entry.begun_s + self._limit.seconds - time.monotonic())):
             with self._room:
-                if not ticket.done.is_set():
-                    return self._give_up(ticket, self._limit)
-        ticket.done.wait()
-        if ticket.error:
-            raise ticket.error
-        if ticket.image is None:
-            raise AssertionError(ticket)
-        return ticket.image
+                if not entry.done.is_set():
+                    return self._give_up(entry, self._limit)
+        entry.done.wait()
+        if entry.error:
+            raise entry.error
+        if entry.image is None:
+            raise AssertionError(entry)
+        return entry.image
 
-    def _give_up(self, ticket: _Ticket[T], limit: TimeLimit[T]) -> LocatedImage:
-        ticket.given_up = True
+    def _give_up(self, entry: _Entry[T], limit: TimeLimit[T]) -> LocatedImage:
+        entry.given_up = True
         self._hanging += 1
         if self._hanging > limit.max_hanging:
             message = f"{self._hanging} images hang at once, each for more than {limit.seconds:g} s"
             raise Overdue(message)
         self._start(self._locate_all)
-        self._threads.remove(ticket.thread)
-        return limit.give_up(ticket.task)
+        self._threads.remove(entry.thread)
+        return limit.give_up(entry.task)
 
     def _score_all(self, score: Scorer) -> None:
         while (batch := self._to_score.get()) is not None and not self._ended:

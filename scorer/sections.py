@@ -8,7 +8,7 @@ Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Section(BaseModel):
+class SettingsSection(BaseModel):
     """A group of settings: immutable, unknown names refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from scorer.sections import Count, Seconds, Section
+from scorer.sections import Count, Seconds, SettingsSection
 
 Mode = Literal["live", "shadow"]
 Delivery = Literal["at_least_once", "exactly_once"]
 
 
-class StreamSettings(Section):
+class StreamSettings(SettingsSection):
     """What is read, what is written, and how much is held at once.
 
     A shadow scores the same requests and cannot be mistaken for the live service: its group, results and dead
@@ -57,7 +57,7 @@ class StreamSettings(Section):
         return name if self.mode == "live" else f"{name}.{self.mode}"
 
 
-class KafkaSettings(Section):
+class KafkaSettings(SettingsSection):
     """How to reach the brokers.
 
     `instance_id` makes the membership static: a worker that died keeps its partitions for `session_timeout_s`. One that
@@ -83,7 +83,7 @@ class KafkaSettings(Section):
     transaction_timeout_s: Seconds = 60
 
 
-class TritonSettings(Section):
+class TritonSettings(SettingsSection):
     """Where the engine is. Without `url` the service scores in its own process."""
 
     url: str | None = None
@@ -94,7 +94,7 @@ class TritonSettings(Section):
     timeout_s: Seconds = 20
 
 
-class HealthSettings(Section):
+class HealthSettings(SettingsSection):
     """The HTTP port for probes and metrics; 0 takes a free one and logs it."""
 
     host: str = "127.0.0.1"

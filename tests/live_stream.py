@@ -51,7 +51,7 @@ def open_stream(folder: Path, **settings: object) -> Iterator[LiveStream]:
         stack.callback(site.close)
         site.create_topics(partitions=2)
         ours = {f"stream__{key}": value for key, value in {"group": name, **topics}.items()}
-        place = {"bundle": BUNDLE, "kafka__bootstrap": bootstrap}
-        worker = stack.enter_context(Worker(folder / "worker.log", place | ours | settings))
+        topic_partition = {"bundle": BUNDLE, "kafka__bootstrap": bootstrap}
+        worker = stack.enter_context(Worker(folder / "worker.log", topic_partition | ours | settings))
         worker.wait_ready()
         yield LiveStream(site, worker)

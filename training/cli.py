@@ -13,7 +13,7 @@ from scorer.commands.command_line import CommandGroup, VersionOption, local_path
 from scorer.commands.terminal import Terminal
 from scorer.errors import Exit, describe_exits
 from scorer.extras import MissingExtra
-from training.endings import Interrupted, TrainingDiverged
+from training.endings import TrainingDiverged, TrainingInterrupted
 from training.export.target import PRECISIONS, Deployment
 from training.recipes import RECIPES, Precision
 
@@ -34,7 +34,7 @@ app = typer.Typer(
 )
 console = Terminal(stderr=True)
 CODES: dict[type[Exception], Exit] = {
-    Interrupted: Exit.TRY_AGAIN,
+    TrainingInterrupted: Exit.TRY_AGAIN,
     DeviceUnavailable: Exit.BAD_CONFIGURATION,
     MissingExtra: Exit.BAD_CONFIGURATION,
     FileNotFoundError: Exit.BAD_DATA,

@@ -1,7 +1,7 @@
 """How a step may end before it is done; the command line gives each its exit code. Light, so that it starts at once."""
 
 
-class Interrupted(Exception):
+class TrainingInterrupted(Exception):
     """Ctrl-C, SIGTERM or a full disk: the same command goes on from where it stood, as the sentence says."""
 
 

@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 
 from scorer.archive.endings import RunBroken
 from scorer.archive.folder import mark_name, part_name, publish, publish_json, utf8_path
-from scorer.archive.marks import COUNTS, File, Mark, Spell, read_mark
+from scorer.archive.marks import COUNTS, CommitMark, PartFile, WorkInterval, read_mark
 from scorer.archive.output import RETRYABLE, ShardOutput
 from scorer.archive.rows import ERRORS, RESULTS
 
 
-def read_errors(folder: Path, mark: Mark) -> pa.Table:
+def read_errors(folder: Path, mark: CommitMark) -> pa.Table:
     """Return the rows of the images that could not be scored.
 
     Raises:
@@ -44,8 +44,8 @@ def select_retryable(errors: pa.Table) -> frozenset[int]:
 
 
 def commit_shard(
-    folder: Path, output: ShardOutput, before: Mark | None, *, started_at: datetime, bundle_digest: str
-) -> Mark:
+    folder: Path, output: ShardOutput, before: CommitMark | None, *, started_at: datetime, bundle_digest: str
+) -> CommitMark:
     """Publish a shard's files and then its mark; remove what does not count then, also after a failure.
 
     Args:
@@ -69,7 +69,7 @@ def commit_shard(
         errors = pa.concat_tables([kept, errors])
         counts = _add_counts(before, counts, errors)
     name = part_name(output.shard) if not generation else part_name(output.shard).replace(".", f".{generation}.")
-    named: dict[str, dict[str, File]] = {"results": dict(before.results) if before else {}, "errors": {}}
+    named: dict[str, dict[str, PartFile]] = {"results": dict(before.results) if before else {}, "errors": {}}
     try:
         if len(results) or not before:
             named["results"][name] = _publish_table(folder / "results" / name, results, RESULTS)
@@ -79,12 +79,15 @@ def commit_shard(
         for stage, seconds in output.stage_s.items():
             stage_s[stage] += seconds
         stage_s["write"] += time.perf_counter() - started_s
-        mark = Mark(
+        mark = CommitMark(
             shard=output.shard,
             generation=generation,
             results=named["results"],
             errors=named["errors"],
-            spells=(*(before.spells if before else ()), Spell(started_at=started_at, finished_at=datetime.now(UTC))),
+            spells=(
+                *(before.spells if before else ()),
+                WorkInterval(started_at=started_at, finished_at=datetime.now(UTC)),
+            ),
             stage_s={stage: round(seconds, 4) for stage, seconds in stage_s.items()},
             bundle_digest=bundle_digest,
             left_out=before.left_out if before else dict(output.left_out),
@@ -100,12 +103,12 @@ def commit_shard(
     return mark
 
 
-def _add_counts(before: Mark, counts: Mapping[str, int], errors: pa.Table) -> dict[str, int]:
+def _add_counts(before: CommitMark, counts: Mapping[str, int], errors: pa.Table) -> dict[str, int]:
     total = {name: count + counts[name] for name, count in before.counts.items()}
     return total | {"images": before.images, "failed": len(errors), "retryable": counts["retryable"]}
 
 
-def _publish_table(path: Path, table: pa.Table, schema: pa.Schema) -> File:
+def _publish_table(path: Path, table: pa.Table, schema: pa.Schema) -> PartFile:
     digests: list[str] = []
 
     def verify(partial: Path) -> None:
@@ -118,4 +121,4 @@ def _publish_table(path: Path, table: pa.Table, schema: pa.Schema) -> File:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
 
     publish(path, lambda file: pq.write_table(table, file, compression="zstd"), verify)
-    return File(rows=len(table), sha256=digests[0])
+    return PartFile(rows=len(table), sha256=digests[0])

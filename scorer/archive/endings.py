@@ -13,11 +13,11 @@ class RunNotReady(Exception):
     """The run is not planned yet; the process of index 0 does that."""
 
 
-class Outage(Exception):
+class ArchiveUnavailable(Exception):
     """The archive cannot be read now; what is not committed is not answered."""
 
 
-class Interrupted(Exception):
+class ScanInterrupted(Exception):
     """Somebody stopped the scan; what is committed stays."""
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from ingest.reasons import Reason, Unscorable
 from scorer.archive.claims import Claim, find_suspects
 from scorer.archive.commit import read_errors, select_retryable
-from scorer.archive.endings import Outage
-from scorer.archive.items import Item, Plan, SourceDamaged
+from scorer.archive.endings import ArchiveUnavailable
+from scorer.archive.items import Item, ScanPlan, SourceDamaged
 from scorer.archive.left_out import LeftOut
-from scorer.archive.marks import Mark, read_mark
+from scorer.archive.marks import CommitMark, read_mark
 from scorer.archive.shard_work import ShardWork, Task
 from scorer.payloads.https import PayloadRefused, PayloadUnavailable
 
@@ -35,7 +35,7 @@ class Feeder:
     """
 
     def __init__(
-        self, folder: Path, plan: Plan, on_complete: Callable[[ShardWork], object], *, retry_failed: bool
+        self, folder: Path, plan: ScanPlan, on_complete: Callable[[ShardWork], object], *, retry_failed: bool
     ) -> None:
         self._folder, self._plan, self._on_complete, self._retry_failed = folder, plan, on_complete, retry_failed
         self.in_hand: set[ShardWork] = set()
@@ -102,7 +102,7 @@ class Feeder:
         self.refused = self.refused or isinstance(error, PayloadRefused)
         if len(self.unreadable) >= OUTAGE_SHARDS:
             message = f"{error}; {len(self.unreadable)} shards cannot be read: run the same command again"
-            raise (PayloadRefused if self.refused else Outage)(message) from error
+            raise (PayloadRefused if self.refused else ArchiveUnavailable)(message) from error
 
     def _begin(self, index: int, *, alone: bool) -> ShardWork | None:
         if not self._is_due(read_mark(self._folder, index)):
@@ -123,5 +123,5 @@ class Feeder:
         self.in_hand.add(work)
         return work
 
-    def _is_due(self, mark: Mark | None) -> bool:
+    def _is_due(self, mark: CommitMark | None) -> bool:
         return mark is None or (self._retry_failed and mark.retryable > 0)

@@ -11,7 +11,7 @@ from scorer.archive.marks import list_committed
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class RunOutcome:
     """What became of a process's shards.
 
     Attributes:

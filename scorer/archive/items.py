@@ -9,7 +9,7 @@ from scorer.messages import RequestedFace
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ByteSpan:
     """Where a member's bytes lie in its tar: byte `offset` and `size`, so that one image can be read again alone."""
 
     offset: int
@@ -36,7 +36,7 @@ class Item:
     source: str
     uri: str
     data: bytes | None = None
-    span: Span | None = None
+    span: ByteSpan | None = None
     faces: tuple[RequestedFace, ...] | None = None
     problem: str = ""
     oversized: str = ""
@@ -70,7 +70,7 @@ class SourceDamaged(Exception):
     """A tar or manifest cannot be read to its end; the sentence names it. What came before holds."""
 
 
-class Plan(Protocol):
+class ScanPlan(Protocol):
     """What is to be scanned, in an order that every process of a run sees alike. It lies on disk, not in memory."""
 
     @property

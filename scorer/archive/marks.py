@@ -19,25 +19,25 @@ PartName = Annotated[str, StringConstraints(pattern=r"^part-\d{5,}(\.\d+)?\.parq
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Section(BaseModel):
+class _MarkSection(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")  # a newer release may say more
 
 
-class File(_Section):
+class PartFile(_MarkSection):
     """A Parquet file of a shard."""
 
     rows: Count
     sha256: str
 
 
-class Spell(_Section):
+class WorkInterval(_MarkSection):
     """A time in which a shard was worked on."""
 
     started_at: datetime
     finished_at: datetime
 
 
-class Mark(_Section):
+class CommitMark(_MarkSection):
     """A shard is committed.
 
     Attributes:
@@ -57,8 +57,8 @@ class Mark(_Section):
 
     shard: Count
     generation: Count
-    results: dict[PartName, File]
-    errors: dict[PartName, File]
+    results: dict[PartName, PartFile]
+    errors: dict[PartName, PartFile]
     images: Count
     faces: Count
     no_face: Count
@@ -67,7 +67,7 @@ class Mark(_Section):
     flag: Count
     review: Count
     passed: Annotated[Count, Field(alias="pass")]
-    spells: tuple[Spell, ...]
+    spells: tuple[WorkInterval, ...]
     stage_s: dict[str, float]
     bundle_digest: str
     left_out: dict[str, Count] = Field(default_factory=dict)  # absent in the marks of older releases
@@ -91,7 +91,7 @@ def list_committed(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def read_mark(folder: Path, shard: int) -> Mark | None:
+def read_mark(folder: Path, shard: int) -> CommitMark | None:
     """Return a shard's commit mark, or None while it is not committed.
 
     Raises:
@@ -99,7 +99,7 @@ def read_mark(folder: Path, shard: int) -> Mark | None:
     """
     path = folder / "_stats" / mark_name(shard)
     try:
-        return Mark.model_validate_json(path.read_bytes())
+        return CommitMark.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValidationError as error:
@@ -107,7 +107,7 @@ def read_mark(folder: Path, shard: int) -> Mark | None:
         raise RunBroken(message) from error
 
 
-def read_marks(folder: Path) -> Iterator[Mark]:
+def read_marks(folder: Path) -> Iterator[CommitMark]:
     """Yield the commit marks in the order of their shards.
 
     Raises:

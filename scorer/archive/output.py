@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ingest.image_metadata import Traces
+from ingest.image_metadata import ImageMetadata
 from ingest.reasons import Reason
 from ingest.resampling import find_marks
 from scorer.archive.items import Item
@@ -60,7 +60,7 @@ class ShardOutput:
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def add(self, position: int, item: Item, result: ScoreResult, traces: Traces) -> dict[str, int]:
+    def add(self, position: int, item: Item, result: ScoreResult, image_metadata: ImageMetadata) -> dict[str, int]:
         """Add one image's rows, one a face, one without a face, or one error; return what it adds to the counts.
 
         Faces that are only too small or cut off are rows of results like others: somebody has to look at them.
@@ -80,7 +80,7 @@ class ShardOutput:
         if result.failed:
             self.errors.add(image | {"reason": result.reason_codes[0].value, "detail": result.detail})
             return counted
-        image |= _image_columns(item, result) | _past_columns(result, traces)
+        image |= _image_columns(item, result) | _past_columns(result, image_metadata)
         for face in _face_columns(result) or [{}]:
             self.results.add(image | face)
         return counted
@@ -112,12 +112,12 @@ def _image_columns(item: Item, result: ScoreResult) -> dict[str, Any]:
     }
 
 
-def _past_columns(result: ScoreResult, traces: Traces) -> dict[str, Any]:
+def _past_columns(result: ScoreResult, image_metadata: ImageMetadata) -> dict[str, Any]:
     high_bands = [face.quality["high_band"] for face in result.faces if "high_band" in face.quality]
-    marks = find_marks(result.image.width or 0, result.image.height or 0, traces, high_bands)
+    marks = find_marks(result.image.width or 0, result.image.height or 0, image_metadata, high_bands)
     return {
-        "camera": traces.camera or None,
-        "jpeg_quality": traces.jpeg_quality,
+        "camera": image_metadata.camera or None,
+        "jpeg_quality": image_metadata.jpeg_quality,
         "resampled": [mark.value for mark in marks],
     }
 

@@ -15,7 +15,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from scorer.archive.endings import CannotCommit, Outage
+from scorer.archive.endings import ArchiveUnavailable, CannotCommit
 from scorer.archive.marks import COUNTS
 from scorer.archive.session import Session
 from scorer.local_scorer import LocalScorer
@@ -42,7 +42,7 @@ class ShardScorer:
         scan = self._session.open_scan(self._scorer)
         try:
             scan.run([shard], retry_failed=self._retry_failed)
-        except (Outage, CannotCommit, PayloadUnavailable) as error:
+        except (ArchiveUnavailable, CannotCommit, PayloadUnavailable) as error:
             obstacle = str(error)
         columns = {name: np.array([scan.progress.counts[name]]) for name in COUNTS}
         return columns | {"shard": np.array([shard]), "obstacle": np.array([obstacle])}
@@ -86,4 +86,4 @@ def scan_on_ray(session: Session, shards: Sequence[int], *, retry_failed: bool) 
             ray.shutdown()
     if obstacles:
         message = f"{len(obstacles)} shards are not committed, all others are; the first: {obstacles[0]}"
-        raise Outage(message)
+        raise ArchiveUnavailable(message)

@@ -14,38 +14,38 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ingest.image_metadata import read_traces
+from ingest.image_metadata import read_image_metadata
 from ingest.reasons import Reason, Unscorable
 from scorer.archive.commit import commit_shard
-from scorer.archive.endings import CannotCommit, Interrupted, Outage
+from scorer.archive.endings import ArchiveUnavailable, CannotCommit, ScanInterrupted
 from scorer.archive.feed import Feeder
-from scorer.archive.items import Item, Plan
-from scorer.archive.marks import Mark
+from scorer.archive.items import Item, ScanPlan
+from scorer.archive.marks import CommitMark
 from scorer.archive.shard_work import ShardWork, Task
 from scorer.local_scorer import LocalScorer
 from scorer.locate import LocatedImage, refuse
 from scorer.messages import ImageSource, ScoreRequest
 from scorer.payloads.https import PayloadRefused, PayloadUnavailable
-from scorer.pipeline import Done, Overdue, Pipeline, Stopped, TimeLimit
+from scorer.pipeline import Done, Overdue, PipelineStopped, ScoringPipeline, TimeLimit
 
 OUTAGE_ITEMS = 100  # in a row that could not be had: an outage is not an answer
 COMMITS_WAITING = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class TimeLimits:
     """Time limits in seconds; None is none."""
 
     item_s: float | None = 60.0
     shard_s: float | None = None
 
 
-NO_HURRY = Limits()
+DEFAULT_TIME_LIMITS = TimeLimits()
 
 
 @dataclass(frozen=True, slots=True)
-class Advance:
-    """What a scan has done so far: counts as `Mark` has them, and seconds that each stage was busy."""
+class ScanProgress:
+    """What a scan has done so far: counts as `CommitMark` has them, and seconds that each stage was busy."""
 
     counts: Counter[str] = field(default_factory=Counter)
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -69,25 +69,25 @@ class Scan:
     def __init__(  # noqa: PLR0913 - one parameter per collaborator
         self,
         folder: Path,
-        plan: Plan,
+        plan: ScanPlan,
         scorer: LocalScorer,
         read: Callable[[Item], bytes],
         *,
-        limits: Limits = NO_HURRY,
-        on_advance: Callable[[Advance], object] = lambda _: None,
+        limits: TimeLimits = DEFAULT_TIME_LIMITS,
+        on_advance: Callable[[ScanProgress], object] = lambda _: None,
     ) -> None:
         self._folder, self._plan, self._scorer, self._read, self._limits = folder, plan, scorer, read, limits
         self._on_advance = on_advance
-        self.progress = Advance()
+        self.progress = ScanProgress()
         self._stopping = False
-        self._pipeline: Pipeline[Task] | None = None
+        self._pipeline: ScoringPipeline[Task] | None = None
         self._in_hand: set[ShardWork] = set()
-        self._commits: deque[Future[Mark]] = deque()
+        self._commits: deque[Future[CommitMark]] = deque()
         self._unavailable_in_a_row = 0
         self._writer = ThreadPoolExecutor(1, "commit")
 
     def stop(self) -> None:
-        """End after the batch in hand with `Interrupted`; may be called by a signal's handler."""
+        """End after the batch in hand with `ScanInterrupted`; may be called by a signal's handler."""
         self._stopping = True
         if self._pipeline:
             self._pipeline.stop()
@@ -113,12 +113,12 @@ class Scan:
             self._drive(feeder, shards)
             for shard in sorted(feeder.suspects.intersection(shards)):
                 self._drive(feeder, [shard], alone=True)
-        except Stopped:
+        except PipelineStopped:
             message = "stopped; every shard is committed whole or not at all: the same command goes on"
-            raise Interrupted(message) from None
+            raise ScanInterrupted(message) from None
         except Overdue as error:
             message = f"{error}: when the archive can be read again, run the same command again"
-            raise Outage(message) from error
+            raise ArchiveUnavailable(message) from error
         finally:
             feeder.end()
             self._writer.shutdown(wait=True)
@@ -130,7 +130,7 @@ class Scan:
                 f"{len(feeder.unreadable)} shards cannot be read now ({feeder.unreadable[0]}); all others are "
                 "committed: run the same command again"
             )
-            raise (PayloadRefused if feeder.refused else Outage)(message)
+            raise (PayloadRefused if feeder.refused else ArchiveUnavailable)(message)
 
     def _drive(self, feeder: Feeder, shards: Sequence[int], *, alone: bool = False) -> None:
         limit = TimeLimit(self._limits.item_s, self._give_up) if self._limits.item_s else None
@@ -168,7 +168,7 @@ class Scan:
             task.read_s = time.perf_counter() - started_s
         image = self._scorer.locate(request, data)
         if image.info:
-            task.traces = read_traces(data, image.info)
+            task.image_metadata = read_image_metadata(data, image.info)
         return image
 
     def _give_up(self, task: Task) -> LocatedImage:
@@ -184,12 +184,12 @@ class Scan:
                 f"{OUTAGE_ITEMS} images in a row could not be read ({done.result.detail}): when the archive is there "
                 "again, run the same command again"
             )
-            raise (PayloadRefused if task.refused else Outage)(message)
+            raise (PayloadRefused if task.refused else ArchiveUnavailable)(message)
         while self._commits and (self._commits[0].done() or len(self._commits) > COMMITS_WAITING):
             self._commits.popleft().result()
         if work.abandoned:
             return
-        counted = work.output.add(task.position, task.item, done.result, task.traces)
+        counted = work.output.add(task.position, task.item, done.result, task.image_metadata)
         self.progress.counts.update(counted)
         for stage, seconds in (("read", task.read_s), ("locate", done.image.locate_ms / 1000), ("score", done.score_s)):
             work.output.stage_s[stage] += seconds
@@ -201,7 +201,7 @@ class Scan:
     def _commit(self, work: ShardWork) -> None:
         self._commits.append(self._writer.submit(self._publish, work))
 
-    def _publish(self, work: ShardWork) -> Mark:
+    def _publish(self, work: ShardWork) -> CommitMark:
         try:
             mark = commit_shard(
                 self._folder,

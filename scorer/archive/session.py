@@ -9,12 +9,12 @@ from pathlib import Path
 
 from scorer.archive.commit import read_errors
 from scorer.archive.endings import RunBroken
-from scorer.archive.finish import Ending, finish_run
-from scorer.archive.items import Item, Plan, Shard
+from scorer.archive.finish import RunOutcome, finish_run
+from scorer.archive.items import Item, ScanPlan, Shard
 from scorer.archive.left_out import LeftOut, describe_left_out
 from scorer.archive.marks import read_mark
 from scorer.archive.run import RunFile, await_run, describe_run, open_run
-from scorer.archive.scan import NO_HURRY, Advance, Limits, Scan
+from scorer.archive.scan import DEFAULT_TIME_LIMITS, Scan, ScanProgress, TimeLimits
 from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.plan import StoredPlan, open_plan, write_plan
 from scorer.archive.source.sources import Archive
@@ -24,7 +24,7 @@ from scorer.local_scorer import LocalScorer
 from scorer.payloads.names import printable
 from scorer.settings import Settings
 
-PLAN_PATIENCE_S = 3600.0  # how long others wait for the process that plans
+PLAN_WAIT_S = 3600.0  # how long others wait for the process that plans
 READ_SHARE = 0.8  # of an image's time limit; an outage is told from a slow detector by who gives up
 
 
@@ -43,12 +43,12 @@ class Session:
     folder: Path
     run: RunFile
     settings: Settings
-    limits: Limits = NO_HURRY
+    limits: TimeLimits = DEFAULT_TIME_LIMITS
     faces: Path | None = None
 
     def limited(self, faces: Path | None, item_s: float, shard_s: float | None) -> "Session":
         """Return the same with time limits and a file of face boxes."""
-        return replace(self, faces=faces and faces.absolute(), limits=Limits(item_s, shard_s))
+        return replace(self, faces=faces and faces.absolute(), limits=TimeLimits(item_s, shard_s))
 
     @cached_property
     def plan(self) -> StoredPlan:
@@ -63,11 +63,11 @@ class Session:
             raise RunBroken(message)
         return plan
 
-    def open_scan(self, scorer: LocalScorer, on_advance: Callable[[Advance], object] = lambda _: None) -> Scan:
+    def open_scan(self, scorer: LocalScorer, on_advance: Callable[[ScanProgress], object] = lambda _: None) -> Scan:
         """Return a scan of the run's shards with a scorer."""
         timeout_s = READ_SHARE * (self.limits.item_s or self.settings.payloads.timeout_s)
         access = self.plan.grant_access(self.settings.payloads.model_copy(update={"timeout_s": timeout_s}))
-        plan = FacedPlan(self.plan, read_boxes(self.faces)) if self.faces else self.plan
+        plan = PlanWithFaces(self.plan, read_boxes(self.faces)) if self.faces else self.plan
         return Scan(
             self.folder,
             plan,
@@ -93,7 +93,7 @@ class Session:
         marks = (read_mark(self.folder, index) for index in shards)
         return any(mark is None or (retry_failed and mark.retryable) for mark in marks)
 
-    def finish(self, shards: Sequence[int]) -> Ending:
+    def finish(self, shards: Sequence[int]) -> RunOutcome:
         """Finish the run if this was its last part; return what became of `shards`.
 
         Raises:
@@ -108,7 +108,7 @@ class Session:
                 counts.update(mark.counts)
                 left_out.update(mark.left_out)
                 reasons.update(read_errors(self.folder, mark)["reason"].to_pylist() if mark.failed else [])
-        return Ending(finish_run(self.folder, self.run.shards, self._write_report), counts, reasons, left_out)
+        return RunOutcome(finish_run(self.folder, self.run.shards, self._write_report), counts, reasons, left_out)
 
     def _write_report(self, folder: Path) -> None:
         from scorer.archive.report.reading import ArchiveReader  # noqa: PLC0415 - DuckDB loads only when it is needed
@@ -152,7 +152,7 @@ def join_run(  # noqa: PLR0913 - what the command line says
         facts = write_plan(place, archive, settings.payloads, shard_images)
         return facts.shards, facts.digest
 
-    run = open_run(folder, wanted, make_plan, new_run=new_run) if first else await_run(folder, wanted, PLAN_PATIENCE_S)
+    run = open_run(folder, wanted, make_plan, new_run=new_run) if first else await_run(folder, wanted, PLAN_WAIT_S)
     # Another machine has another working folder.
     key = settings.bundle_key and settings.bundle_key.absolute()
     places = {"bundle": settings.bundle.absolute(), "bundle_key": key}
@@ -161,10 +161,10 @@ def join_run(  # noqa: PLR0913 - what the command line says
 
 
 @dataclass(frozen=True, slots=True)
-class FacedPlan:
+class PlanWithFaces:
     """A plan whose images have the faces that a file of boxes names; an image it does not name has no face."""
 
-    plan: Plan
+    plan: ScanPlan
     boxes: Boxes
 
     @property

@@ -5,14 +5,14 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ingest.image_metadata import Traces
+from ingest.image_metadata import ImageMetadata
 from ingest.reasons import Unscorable
 from scorer.archive.claims import Claim
 from scorer.archive.items import Item, Shard
-from scorer.archive.marks import Mark
+from scorer.archive.marks import CommitMark
 from scorer.archive.output import ShardOutput
 
-UNKNOWN = Traces()
+UNKNOWN = ImageMetadata()
 
 
 class ShardWork:
@@ -31,7 +31,7 @@ class ShardWork:
     """
 
     def __init__(
-        self, shard: Shard, claim: Claim, before: Mark | None = None, wanted: frozenset[int] | None = None
+        self, shard: Shard, claim: Claim, before: CommitMark | None = None, wanted: frozenset[int] | None = None
     ) -> None:
         self.shard, self.claim, self.before = shard, claim, before
         self.output = ShardOutput(shard.index)
@@ -86,4 +86,4 @@ class Task:
     unavailable: bool = False
     refused: bool = False
     read_s: float = 0.0
-    traces: Traces = UNKNOWN
+    image_metadata: ImageMetadata = UNKNOWN

@@ -34,13 +34,13 @@ _PYRAMID_RANGES = {
 MIXTURE, CALIBRATION, GOLDEN = "mixture.npz", "calibration.npz", "golden.npz"
 
 
-class Section(BaseModel):
+class ManifestSection(BaseModel):
     """Part of a manifest: immutable, unknown fields refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class FileRecord(Section):
+class FileRecord(ManifestSection):
     """One file of the bundle, by size and SHA-256; `licence` names the terms it came under."""
 
     sha256: Digest
@@ -48,7 +48,7 @@ class FileRecord(Section):
     licence: str
 
 
-class Provenance(Section):
+class Provenance(ManifestSection):
     """Where a bundle came from: enough to make it again."""
 
     created_at: str
@@ -57,7 +57,7 @@ class Provenance(Section):
     tools: dict[str, str]
 
 
-class BatchProfile(Section):
+class BatchProfile(ManifestSection):
     """The batches that a plan takes, in crops; it is fastest at `opt`. What they need of memory grows with `max`."""
 
     min: Annotated[int, Field(ge=1)] = 1
@@ -72,7 +72,7 @@ class BatchProfile(Section):
         return self
 
 
-class PlanRule(Section):
+class PlanRule(ManifestSection):
     """How a GPU bundle's plan comes to be: on the GPU that serves it, by the TensorRT that serves it.
 
     Attributes:
@@ -88,7 +88,7 @@ class PlanRule(Section):
     features_by: str
 
 
-class Flagged(Section):
+class FlaggedShare(ManifestSection):
     """How many faces had a p-value of at most `rate`, and the ends of the 95 % interval of their share."""
 
     rate: Annotated[float, Field(gt=0, le=1)]
@@ -97,11 +97,11 @@ class Flagged(Section):
     high: Share
 
 
-class Sample(Section):
+class EvaluationSample(ManifestSection):
     """Faces of an evaluation, and how many of them are flagged at each rate that was measured, highest rate first."""
 
     faces: Annotated[int, Field(gt=0)]
-    flagged: Annotated[tuple[Flagged, ...], Field(min_length=1)]
+    flagged: Annotated[tuple[FlaggedShare, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _no_more_than_all(self) -> Self:
@@ -112,14 +112,14 @@ class Sample(Section):
         return self
 
 
-class GeneratedSample(Sample):
+class GeneratedEvaluationSample(EvaluationSample):
     """Generated faces, with their AUC against the photographs: as they come, and with both in one format."""
 
     auc: Share
     auc_one_format: Share
 
 
-class Evaluation(Section):
+class Evaluation(ManifestSection):
     """What the bundle's own evaluation measured, so that whoever shows a decision can say what it is worth.
 
     Attributes:
@@ -131,12 +131,14 @@ class Evaluation(Section):
 
     measured_on: str
     note: str
-    photographs: Sample
-    generated: Annotated[dict[str, GeneratedSample], Field(max_length=MAX_GENERATORS)]
+    photographs: EvaluationSample
+    generated: Annotated[dict[str, GeneratedEvaluationSample], Field(max_length=MAX_GENERATORS)]
 
     @field_validator("generated")
     @classmethod
-    def _can_be_shown_together(cls, generated: dict[str, GeneratedSample]) -> dict[str, GeneratedSample]:
+    def _can_be_shown_together(
+        cls, generated: dict[str, GeneratedEvaluationSample]
+    ) -> dict[str, GeneratedEvaluationSample]:
         for name in generated:
             if not name.isprintable():
                 message = f"the generator's name {name!r} holds characters that do not print"
@@ -147,7 +149,7 @@ class Evaluation(Section):
         return generated
 
 
-class Manifest(Section):
+class Manifest(ManifestSection):
     """Everything the scorer must know of a bundle before it opens another file.
 
     `files` lists every other file of the folder; a file that is not listed has no place there.

@@ -47,10 +47,10 @@ def list_command(
     insecure_dev: InsecureOption = False,
 ) -> None:
     """Say which records died and why; key, value and headers stay hidden."""
-    from scorer.stream.dead_letter_replay import Choice, list_letters  # noqa: PLC0415 - the client loads only when it is needed
+    from scorer.stream.dead_letter_replay import DeadLetterFilter, list_dead_letters  # noqa: PLC0415 - the client loads only when it is needed
 
     settings = load_settings(insecure_dev=insecure_dev or None)
-    choice = Choice(settings.stream.requests, code, parse_since(since, datetime.now(UTC)))
+    choice = DeadLetterFilter(settings.stream.requests, code, parse_since(since, datetime.now(UTC)))
     codes: Counter[str] = Counter()
     terminal = Terminal()
     shown = [name for name, width in COLUMNS.items() if terminal.width >= width]
@@ -58,19 +58,19 @@ def list_command(
     for name in shown:
         table.add_column(name, overflow="fold")
     with _open_log(settings) as log:
-        for letter in list_letters(log, choice):
-            codes[letter.death.code] += 1
+        for letter in list_dead_letters(log, choice):
+            codes[letter.reason.code] += 1
             if as_json:
                 print_json(json.dumps(letter.as_dict()))
             elif codes.total() <= MAX_ROWS:
-                death = letter.death
+                reason = letter.reason
                 cells = {
                     "died": f"{letter.died_at:%Y-%m-%d %H:%M:%S}" if letter.died_at else "unknown",
-                    "code": death.code,
-                    "tried": str(death.attempts),
-                    "record": f"{death.place.topic}[{death.place.partition}]@{death.offset}",
+                    "code": reason.code,
+                    "tried": str(reason.attempts),
+                    "record": f"{reason.topic_partition.topic}[{reason.topic_partition.partition}]@{reason.offset}",
                     "KiB": f"{letter.bytes / 1024:.1f}",
-                    "why": death.message,
+                    "why": reason.message,
                 }
                 table.add_row(*(cells[name] for name in shown))
     if not as_json:
@@ -92,11 +92,11 @@ def replay(  # noqa: PLR0913 - one parameter per flag
     insecure_dev: InsecureOption = False,
 ) -> None:
     """Send originals back to the topic of requests, each once; the letters stay where they are."""
-    from scorer.stream.dead_letter_replay import Choice, Replay  # noqa: PLC0415
+    from scorer.stream.dead_letter_replay import DeadLetterFilter, Replay  # noqa: PLC0415
     from scorer.stream.kafka.connect import open_sink  # noqa: PLC0415 - the client loads only when it is needed
 
     settings = load_settings(insecure_dev=insecure_dev or None)
-    choice = Choice(settings.stream.requests, code, parse_since(since, datetime.now(UTC)))
+    choice = DeadLetterFilter(settings.stream.requests, code, parse_since(since, datetime.now(UTC)))
     terminal = Terminal(stderr=True)
     with _open_log(settings) as log:
         way = Replay(log, choice, again=again, limit=limit)

@@ -14,7 +14,7 @@ import typer
 
 from ingest.detector_pool import SandboxBroken
 from ingest.device import DeviceUnavailable, Request
-from scorer.archive.endings import Interrupted, Outage, RunBroken, RunNotReady, RunRefused
+from scorer.archive.endings import ArchiveUnavailable, RunBroken, RunNotReady, RunRefused, ScanInterrupted
 from scorer.archive.items import SourceChanged, SourceDamaged
 from scorer.bundle.bundle import BundleMismatch
 from scorer.bundle.signature import DigestOption, KeyOption
@@ -36,7 +36,7 @@ from scorer.commands.scan import scan
 from scorer.commands.terminal import Terminal
 from scorer.decide import PolicyError
 from scorer.engines.base import BackendUnavailable
-from scorer.engines.tensorrt.build import NoBuilder
+from scorer.engines.tensorrt.build import PlanBuilderMissing
 from scorer.errors import Exit, describe_exits
 from scorer.extras import MissingExtra
 from scorer.messages import Status
@@ -81,7 +81,7 @@ CODES: dict[type[Exception], Exit] = {
     SettingsError: Exit.BAD_CONFIGURATION,
     PolicyError: Exit.BAD_CONFIGURATION,
     DeviceUnavailable: Exit.BAD_CONFIGURATION,
-    NoBuilder: Exit.BAD_CONFIGURATION,
+    PlanBuilderMissing: Exit.BAD_CONFIGURATION,
     BrokerRefused: Exit.BAD_CONFIGURATION,
     BrokerUnavailable: Exit.TRY_AGAIN,
     TooScattered: Exit.BAD_DATA,
@@ -89,8 +89,8 @@ CODES: dict[type[Exception], Exit] = {
     SourceChanged: Exit.BAD_DATA,
     SourceDamaged: Exit.BAD_DATA,
     RunNotReady: Exit.TRY_AGAIN,
-    Interrupted: Exit.TRY_AGAIN,
-    Outage: Exit.TRY_AGAIN,
+    ScanInterrupted: Exit.TRY_AGAIN,
+    ArchiveUnavailable: Exit.TRY_AGAIN,
     PayloadRefused: Exit.BAD_CONFIGURATION,  # before what it is a kind of
     PayloadUnavailable: Exit.TRY_AGAIN,
     BackendUnavailable: Exit.TRY_AGAIN,  # Triton does not answer, or the GPU's memory is taken by others

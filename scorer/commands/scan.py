@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 
 
-class Engine(StrEnum):
+class ScanEngine(StrEnum):
     """Who runs the shards."""
 
     LOCAL = "local"
@@ -86,7 +86,7 @@ def scan(  # noqa: PLR0913 - one parameter per flag
         int | None, typer.Option(min=0, help=f"This process takes every OF-th shard. [default: {INDEX_VARIABLE} or 0]")
     ] = None,
     of: Annotated[int, typer.Option(min=1, help="How many processes share the run.")] = 1,
-    engine: Annotated[Engine, typer.Option(help="In this process, or on Ray.")] = Engine.LOCAL,
+    engine: Annotated[ScanEngine, typer.Option(help="In this process, or on Ray.")] = ScanEngine.LOCAL,
     max_failed: Annotated[int, typer.Option(min=0, help="Exit with 3 when more images could not be scored.")] = 0,
 ) -> None:
     """Score an archive; the same command goes on where an earlier one stopped."""
@@ -118,7 +118,7 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     session = session.limited(faces, item_timeout_s, shard_timeout_s)
     sweep(session.folder, own)
     if session.has_work(own, retry_failed=retry_failed):
-        (_scan_on_ray if engine is Engine.RAY else _scan_here)(session, own, retry_failed=retry_failed)
+        (_scan_on_ray if engine is ScanEngine.RAY else _scan_here)(session, own, retry_failed=retry_failed)
     ending = session.finish(own)
     for line in ending.describe(str(out)):
         terminal.say(line)
@@ -128,13 +128,13 @@ def scan(  # noqa: PLR0913 - one parameter per flag
 
 
 def _scan_here(session: "Session", own: range, *, retry_failed: bool) -> None:
-    from scorer.archive.scan import Advance  # noqa: PLC0415 - engines load only when they are needed
+    from scorer.archive.scan import ScanProgress  # noqa: PLC0415 - engines load only when they are needed
     from scorer.local_scorer import LocalScorer  # noqa: PLC0415
 
     scorer = LocalScorer(session.settings)
     with _open_progress(session, own) as progress:
 
-        def tell(advance: Advance) -> None:
+        def tell(advance: ScanProgress) -> None:
             counts, elapsed_s = advance.counts, progress.elapsed_s
             progress.advance(
                 1,

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from scorer.sections import Seconds, Section
+from scorer.sections import Seconds, SettingsSection
 
 
-class PayloadSettings(Section):
+class PayloadSettings(SettingsSection):
     """Where a claim check may point: everything is refused until it is listed.
 
     Attributes:

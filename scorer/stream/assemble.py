@@ -30,8 +30,8 @@ from scorer.settings import Settings
 from scorer.stream.broker import MemoryBroker, MemorySink, MemorySource, Outgoing, RecordSink, RecordSource
 from scorer.stream.health import Canary, HealthServer, HealthState
 from scorer.stream.metrics import Metrics
-from scorer.stream.pipeline import Parts
-from scorer.stream.retry import PatientEmbedder, Stopped
+from scorer.stream.pipeline import Dependencies
+from scorer.stream.retry import RetryingEmbedder, RetryStopped
 from scorer.stream.service import Service
 from scorer.transport import require_private_transport
 
@@ -124,18 +124,20 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
         log.info("health and metrics", url=server.url)
         sandbox = stack.enter_context(_sandbox(bundle, settings))
         engine = stack.enter_context(_engine(bundle, settings, sandbox))
-        patient = partial(PatientEmbedder, engine, bundle.manifest.feature_size, partial(verify_engine, bundle, engine))
+        make_retrying = partial(
+            RetryingEmbedder, engine, bundle.manifest.feature_size, partial(verify_engine, bundle, engine)
+        )
         try:
-            patient(stop, partial(_note_outage, metrics, state, starting=True)).wait_for_engine()
-        except Stopped:
+            make_retrying(stop, partial(_note_outage, metrics, state, starting=True)).wait_for_engine()
+        except RetryStopped:
             return
         give_up = threading.Event()  # after the drain's deadline, not before
         stack.callback(give_up.set)
-        embedder = patient(give_up, partial(_note_outage, metrics, state))
+        embedder = make_retrying(give_up, partial(_note_outage, metrics, state))
         log.info("the engine gives the golden answers", bundle=bundle.model.bundle_id, digest=bundle.model.digest)
         start_sandbox(sandbox)
         state.set_ready(ready=True, why="")
-        parts = Parts(
+        parts = Dependencies(
             lambda request, max_bytes: read_payload(request, settings.payloads, max_bytes),
             sandbox,
             embedder,
@@ -181,7 +183,7 @@ def _engine(bundle: Bundle, settings: Settings, sandbox: Sandbox) -> Iterator[Em
         device = local.device
         log.info("scoring in this process", device=device.kind, reason=device.reason, engine=local.name, why=local.why)
         # On a GPU one batch is decoded while another is in the network; on a CPU both take the same cores.
-        yield Lent([local.embedder, local.embedder.share()] if device.kind == "cuda" else [local.embedder])
+        yield EmbedderPool([local.embedder, local.embedder.share()] if device.kind == "cuda" else [local.embedder])
         return
     from scorer.engines.triton.embedder import TritonEmbedder  # noqa: PLC0415
 
@@ -203,7 +205,7 @@ def _sandbox(bundle: Bundle, settings: Settings) -> Iterator[Sandbox]:
         yield sandbox
 
 
-class Lent:
+class EmbedderPool:
     """An `Embedder` for many threads around some that belong to one thread at a time each."""
 
     def __init__(self, embedders: Sequence[Embedder]) -> None:

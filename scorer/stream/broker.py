@@ -33,14 +33,14 @@ class RecordsTooLarge(Exception):
         self.records = records
 
 
-class Place(NamedTuple):
+class TopicPartition(NamedTuple):
     """A partition of a topic."""
 
     topic: str
     partition: int
 
 
-class Position(NamedTuple):
+class OffsetAndMetadata(NamedTuple):
     """The next offset that a group reads of a partition, and the `note` (at most 4,000 bytes) it keeps beside it."""
 
     offset: int
@@ -60,9 +60,9 @@ class Record:
     headers: Headers = ()
 
     @property
-    def place(self) -> Place:
+    def topic_partition(self) -> TopicPartition:
         """The partition it lies in."""
-        return Place(self.topic, self.partition)
+        return TopicPartition(self.topic, self.partition)
 
     @property
     def size(self) -> int:
@@ -93,19 +93,19 @@ def _size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
 class PartitionListener(Protocol):
     """Told of partitions that come and go: from within `RecordSource.poll` or `close`, on the caller's thread."""
 
-    def on_assigned(self, notes: Mapping[Place, str]) -> None:
+    def on_assigned(self, notes: Mapping[TopicPartition, str]) -> None:
         """Take these on, with what `RecordSource.write_notes` last kept for each, or nothing.
 
         No record of them was returned before this call; the first one will be the one after what was committed.
         """
 
-    def on_revoked(self, places: Collection[Place]) -> None:
+    def on_revoked(self, topic_partitions: Collection[TopicPartition]) -> None:
         """Finish or forget these; `RecordSource.commit` still works for them during this call."""
 
-    def on_lost(self, places: Collection[Place]) -> None:
+    def on_lost(self, topic_partitions: Collection[TopicPartition]) -> None:
         """Forget these: somebody else owns them already, so that nothing of them may be committed."""
 
-    def on_expired(self, place: Place, first: int, until: int) -> None:
+    def on_expired(self, topic_partition: TopicPartition, first: int, until: int) -> None:
         """Take note that the records from `first` on are gone and reading goes on at `until`, which may lie before."""
 
 
@@ -124,33 +124,33 @@ class RecordSource(Protocol):
             BrokerRefused: waiting will not help.
         """
 
-    def pause(self, places: Collection[Place]) -> None:
+    def pause(self, topic_partitions: Collection[TopicPartition]) -> None:
         """Return nothing of these until they are resumed; what is not ours is ignored."""
 
-    def resume(self, places: Collection[Place]) -> None:
+    def resume(self, topic_partitions: Collection[TopicPartition]) -> None:
         """End a pause; what is not ours is ignored."""
 
-    def commit(self, offsets: Mapping[Place, int]) -> None:
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Store the next offset that the group reads of each; returns when they are stored.
 
         Raises:
             BrokerUnavailable: not stored now (an outage, a rebalance under way).
         """
 
-    def write_notes(self, notes: Mapping[Place, str]) -> None:
+    def write_notes(self, notes: Mapping[TopicPartition, str]) -> None:
         """Keep a note of at most 4,000 bytes for each; works while the group rebalances, too.
 
         Raises:
             BrokerUnavailable: not kept now (an outage).
         """
 
-    def lag(self) -> Mapping[Place, int]:
+    def lag(self) -> Mapping[TopicPartition, int]:
         """Return how many offsets lie after the last one read, by partition, paused or not, as far as is known."""
 
-    def skipped(self) -> Mapping[Place, int]:
+    def skipped(self) -> Mapping[TopicPartition, int]:
         """Return where reading is, of partitions where it has passed offsets without a record since the last one."""
 
-    def blocked_s(self) -> Mapping[Place, float]:
+    def blocked_s(self) -> Mapping[TopicPartition, float]:
         """Return for how many seconds an open transaction has kept what follows from being read, by partition."""
 
     def close(self, timeout_s: float) -> None:
@@ -169,7 +169,7 @@ class RecordSink(Protocol):
             RecordsTooLarge: some will never be taken; the others are acknowledged.
         """
 
-    def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[Place, int]) -> None:
+    def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[TopicPartition, int]) -> None:
         """Produce, and store the next offsets of the source's group, in one transaction: all of it or nothing.
 
         Raises:
@@ -187,8 +187,8 @@ class MemoryBroker:
     """Topics of one partition each, committed offsets and notes, in this process."""
 
     topics: dict[str, list[Record]] = field(default_factory=lambda: defaultdict(list))
-    committed: dict[Place, int] = field(default_factory=dict)
-    notes: dict[Place, str] = field(default_factory=dict)
+    committed: dict[TopicPartition, int] = field(default_factory=dict)
+    notes: dict[TopicPartition, str] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def append(self, records: Iterable[Outgoing], timestamp_ms: int = 0) -> None:
@@ -203,7 +203,7 @@ class MemorySource:
     """The only member of its group, reading `topic` of a `MemoryBroker`."""
 
     def __init__(self, broker: MemoryBroker, topic: str) -> None:
-        self._broker, self._place = broker, Place(topic, 0)
+        self._broker, self._topic_partition = broker, TopicPartition(topic, 0)
         self._paused = False
         self._owned = False
         self._next = 0
@@ -216,50 +216,50 @@ class MemorySource:
     def poll(self, timeout_s: float, max_records: int) -> Sequence[Record]:
         """See `RecordSource`; waits out `timeout_s` when there is nothing."""
         if not self._owned and self._listener:
-            self._next, self._owned = self._broker.committed.get(self._place, 0), True
-            self._listener.on_assigned({self._place: self._broker.notes.get(self._place, "")})
+            self._next, self._owned = self._broker.committed.get(self._topic_partition, 0), True
+            self._listener.on_assigned({self._topic_partition: self._broker.notes.get(self._topic_partition, "")})
         with self._broker.lock:
-            log = self._broker.topics[self._place.topic]
+            log = self._broker.topics[self._topic_partition.topic]
             records = [] if self._paused else log[self._next : self._next + max_records]
         if not records:
             threading.Event().wait(timeout_s)
         self._next += len(records)
         return records
 
-    def pause(self, places: Collection[Place]) -> None:
+    def pause(self, topic_partitions: Collection[TopicPartition]) -> None:
         """See `RecordSource`."""
-        self._paused = self._paused or self._place in places
+        self._paused = self._paused or self._topic_partition in topic_partitions
 
-    def resume(self, places: Collection[Place]) -> None:
+    def resume(self, topic_partitions: Collection[TopicPartition]) -> None:
         """See `RecordSource`."""
-        self._paused = self._paused and self._place not in places
+        self._paused = self._paused and self._topic_partition not in topic_partitions
 
-    def commit(self, offsets: Mapping[Place, int]) -> None:
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """See `RecordSource`."""
         with self._broker.lock:
             self._broker.committed.update(offsets)
 
-    def write_notes(self, notes: Mapping[Place, str]) -> None:
+    def write_notes(self, notes: Mapping[TopicPartition, str]) -> None:
         """See `RecordSource`."""
         with self._broker.lock:
             self._broker.notes.update(notes)
 
-    def lag(self) -> Mapping[Place, int]:
+    def lag(self) -> Mapping[TopicPartition, int]:
         """See `RecordSource`."""
-        return {self._place: len(self._broker.topics[self._place.topic]) - self._next}
+        return {self._topic_partition: len(self._broker.topics[self._topic_partition.topic]) - self._next}
 
-    def skipped(self) -> Mapping[Place, int]:
+    def skipped(self) -> Mapping[TopicPartition, int]:
         """See `RecordSource`; every offset has a record."""
         return {}
 
-    def blocked_s(self) -> Mapping[Place, float]:
+    def blocked_s(self) -> Mapping[TopicPartition, float]:
         """See `RecordSource`; a transaction is seen as a whole."""
         return {}
 
     def close(self, timeout_s: float) -> None:  # noqa: ARG002 - nothing here can wait
         """See `RecordSource`."""
         if self._owned and self._listener:
-            self._listener.on_revoked({self._place})
+            self._listener.on_revoked({self._topic_partition})
         self._owned = False
 
 
@@ -273,7 +273,7 @@ class MemorySink:
         """See `RecordSink`."""
         self._broker.append(records)
 
-    def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[Place, int]) -> None:
+    def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[TopicPartition, int]) -> None:
         """See `RecordSink`."""
         self.deliver(records)
         with self._broker.lock:

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from typing import Self
 from uuid import uuid4
 
-MAX_DEATHS = 3
+MAX_CRASHES = 3
 _PROCESS = "[0-9a-f]{12}"
 _DEAD = rf"(?:{_PROCESS}(?:,{_PROCESS}){{0,99}})?"
 _NOTE = re.compile(rf"(open|closed) first=(\d{{1,19}}) until=(\d{{1,19}}) holder=({_PROCESS}) dead=({_DEAD})")
@@ -46,7 +46,7 @@ def new_process() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class CrashNote:
     """What is known of the records from offset `first` up to `until`, which is one past the last.
 
     Attributes:
@@ -76,7 +76,7 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
-class Suspects:
+class SuspectRange:
     """The records of one partition that must be processed alone.
 
     Attributes:
@@ -87,18 +87,18 @@ class Suspects:
     until: int
     dead: tuple[str, ...]
 
-    def dead_with(self, offset: int) -> tuple[str, ...]:
+    def crashed_with(self, offset: int) -> tuple[str, ...]:
         """Return the processes that ended with the record at `offset` in hand; none if it is no suspect."""
         if not self.first <= offset < self.until:
             return ()
         return self.dead if offset == self.first else self.dead[:1]
 
 
-def find_suspects(text: str, process: str) -> Suspects | None:
+def find_suspects(text: str, process: str) -> SuspectRange | None:
     """Return whom `process` is to suspect on taking over a partition with this note."""
-    note = Note.parse(text)
+    note = CrashNote.parse(text)
     if note is None or note.until <= note.first:
         return None
     ended = (*note.dead, note.holder) if note.open else note.dead
     dead = tuple(dict.fromkeys(each for each in ended if each != process))
-    return Suspects(note.first, note.until, dead) if dead else None
+    return SuspectRange(note.first, note.until, dead) if dead else None

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from scorer.stream.broker import Outgoing, Place, Position, Record, RecordSink
-from scorer.stream.dead_letters import Letter, NotReplayable, read_letter, restore
+from scorer.stream.broker import OffsetAndMetadata, Outgoing, Record, RecordSink, TopicPartition
+from scorer.stream.dead_letters import DeadLetter, NotReplayable, read_dead_letter, restore
 
 MAX_NOTE_CHARACTERS = 4000
 BATCH_RECORDS, BATCH_BYTES = 100, 16 * 2**20
@@ -24,21 +24,21 @@ class TooScattered(Exception):
     """What was replayed lies too scattered among what was not to be remembered."""
 
 
-class Log(Protocol):
+class TopicLog(Protocol):
     """A topic that is read from end to end, and what a group remembers of it."""
 
-    def positions(self) -> Mapping[Place, Position]:
+    def positions(self) -> Mapping[TopicPartition, OffsetAndMetadata]:
         """Return what is remembered, for the partitions of which something is."""
 
-    def read(self, start: Mapping[Place, int]) -> Iterator[Record]:
+    def read(self, start: Mapping[TopicPartition, int]) -> Iterator[Record]:
         """Return each partition's records in order, from `start` or the beginning to where the topic ends now."""
 
-    def remember(self, positions: Mapping[Place, Position]) -> None:
+    def remember(self, positions: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         """Store positions."""
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class DeadLetterFilter:
     """Which letters are meant.
 
     Attributes:
@@ -51,24 +51,24 @@ class Choice:
     code: str | None = None
     since: datetime | None = None
 
-    def takes(self, letter: Letter) -> bool:
+    def takes(self, letter: DeadLetter) -> bool:
         """Return whether a letter is meant."""
         late = self.since is None or (letter.died_at is not None and letter.died_at >= self.since)
-        return late and self.code in {None, letter.death.code}
+        return late and self.code in {None, letter.reason.code}
 
 
 @dataclass(slots=True)
-class Tally:
+class ReplayCounts:
     """What came of a replay: originals sent, by error code, and records that cannot be sent back, by reason."""
 
     sent: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
 
 
-class Memory:
+class ReplayedOffsets:
     """Which letters of a partition were replayed: all below `first_open`, and some later ones."""
 
-    def __init__(self, position: Position | None) -> None:
+    def __init__(self, position: OffsetAndMetadata | None) -> None:
         self.first_open = position.offset if position else 0
         self._later: set[int] = set()
         self._at_gap = False  # whether `first_open` was passed on this walk and stays open
@@ -94,7 +94,7 @@ class Memory:
         else:
             self.first_open, self._at_gap = offset, True
 
-    def store(self) -> Position:
+    def store(self) -> OffsetAndMetadata:
         """Return the position to commit.
 
         Raises:
@@ -111,14 +111,14 @@ class Memory:
                 "replay without --code and --since"
             )
             raise TooScattered(message)
-        return Position(self.first_open, note)
+        return OffsetAndMetadata(self.first_open, note)
 
 
-def list_letters(log: Log, choice: Choice) -> Iterator[Letter]:
+def list_dead_letters(log: TopicLog, choice: DeadLetterFilter) -> Iterator[DeadLetter]:
     """Return the letters that are meant; records that are no letters are left out."""
     for record in log.read({}):
         with suppress(NotReplayable):
-            if choice.takes(letter := read_letter(record)):
+            if choice.takes(letter := read_dead_letter(record)):
                 yield letter
 
 
@@ -130,18 +130,20 @@ class Replay:
         limit: stop after so many.
     """
 
-    def __init__(self, log: Log, choice: Choice, *, again: bool = False, limit: int | None = None) -> None:
+    def __init__(
+        self, log: TopicLog, choice: DeadLetterFilter, *, again: bool = False, limit: int | None = None
+    ) -> None:
         self._log, self._choice, self._again, self._limit = log, choice, again, limit
-        self._memories: dict[Place, Memory] = {}
+        self._memories: dict[TopicPartition, ReplayedOffsets] = {}
 
-    def plan(self) -> Tally:
+    def plan(self) -> ReplayCounts:
         """Return what `run` would do."""
-        tally = Tally()
+        tally = ReplayCounts()
         for code, _ in self._choose(tally):
             tally.sent[code] += 1
         return tally
 
-    def run(self, sink: RecordSink, on_sent: Callable[[int], None]) -> Tally:
+    def run(self, sink: RecordSink, on_sent: Callable[[int], None]) -> ReplayCounts:
         """Send originals back, in batches, and remember each batch when it is acknowledged.
 
         A crash between the two sends one batch twice. `on_sent` is told how many more were sent.
@@ -151,7 +153,7 @@ class Replay:
             BrokerRefused: a record will never be taken.
             TooScattered: no more can be remembered, and so no more is sent.
         """
-        tally = Tally()
+        tally = ReplayCounts()
         batch: list[tuple[str, Outgoing]] = []
         bytes_in_batch = 0
         for code, original in self._choose(tally):
@@ -165,20 +167,26 @@ class Replay:
         on_sent(len(batch))
         return tally
 
-    def _send(self, batch: Sequence[tuple[str, Outgoing]], sink: RecordSink, tally: Tally) -> None:
-        positions = {place: memory.store() for place, memory in self._memories.items()}
+    def _send(self, batch: Sequence[tuple[str, Outgoing]], sink: RecordSink, tally: ReplayCounts) -> None:
+        positions = {topic_partition: memory.store() for topic_partition, memory in self._memories.items()}
         if batch:
             sink.deliver([original for _, original in batch])
             self._log.remember(positions)
         tally.sent.update(code for code, _ in batch)
 
-    def _choose(self, tally: Tally) -> Iterator[tuple[str, Outgoing]]:
+    def _choose(self, tally: ReplayCounts) -> Iterator[tuple[str, Outgoing]]:
         """Return codes and originals to send, and take note of every letter on the way."""
-        self._memories = {place: Memory(position) for place, position in self._log.positions().items()}
-        start = {} if self._again else {place: memory.first_open for place, memory in self._memories.items()}
+        self._memories = {
+            topic_partition: ReplayedOffsets(position) for topic_partition, position in self._log.positions().items()
+        }
+        start = (
+            {}
+            if self._again
+            else {topic_partition: memory.first_open for topic_partition, memory in self._memories.items()}
+        )
         chosen = 0
         for record in self._log.read(start):
-            memory = self._memories.setdefault(record.place, Memory(None))
+            memory = self._memories.setdefault(record.topic_partition, ReplayedOffsets(None))
             known = memory.knows(record.offset)
             taken = None if known and not self._again else self._original(record, tally)
             memory.walk(record.offset, replayed=known or taken is not None)
@@ -188,9 +196,9 @@ class Replay:
                 if chosen == self._limit:
                     return
 
-    def _original(self, record: Record, tally: Tally) -> tuple[str, Outgoing] | None:
+    def _original(self, record: Record, tally: ReplayCounts) -> tuple[str, Outgoing] | None:
         try:
-            letter = read_letter(record)
+            letter = read_dead_letter(record)
             if not self._choice.takes(letter):
                 return None
             original = restore(record)
@@ -201,4 +209,4 @@ class Replay:
             # Whoever can write letters must not choose where this command writes.
             tally.refused[f"it came from {original.topic}, not from {self._choice.requests}"] += 1
             return None
-        return letter.death.code, original
+        return letter.reason.code, original

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from scorer.messages import DeadLetterCode
-from scorer.stream.broker import Headers, Outgoing, Place, Record
+from scorer.stream.broker import Headers, Outgoing, Record, TopicPartition
 
 UNREADABLE = "unlensed-unreadable"  # the header of a record that stands for one which the client cannot parse
 NAMES = (
@@ -36,12 +36,12 @@ class NotReplayable(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
-    """What became of a record: `place` and `offset` are where it was read, `timestamp_ms` is when it was written."""
+class DeadLetterReason:
+    """What became of a record: `topic_partition` and `offset` are where it was read, `timestamp_ms` is when it was written."""
 
     code: str
     message: str
-    place: Place
+    topic_partition: TopicPartition
     offset: int
     timestamp_ms: int
     attempts: int
@@ -49,36 +49,36 @@ class Death:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetter:
     """A dead letter as it lies in its topic; `died_at` is None where its timestamp is no time."""
 
-    place: Place
+    topic_partition: TopicPartition
     offset: int
     died_at: datetime | None
     bytes: int
-    death: Death
+    reason: DeadLetterReason
 
     def as_dict(self) -> dict[str, object]:
         """Return facts for a line of JSON; nothing of the record's key, value or headers is among them."""
         return {
-            "partition": self.place.partition,
+            "partition": self.topic_partition.partition,
             "offset": self.offset,
             "died_at": self.died_at.isoformat(timespec="milliseconds") if self.died_at else None,
             "bytes": self.bytes,
-            "code": self.death.code,
-            "message": self.death.message,
-            "attempts": self.death.attempts,
-            "bundle": self.death.bundle,
+            "code": self.reason.code,
+            "message": self.reason.message,
+            "attempts": self.reason.attempts,
+            "bundle": self.reason.bundle,
             "record": {
-                "topic": self.death.place.topic,
-                "partition": self.death.place.partition,
-                "offset": self.death.offset,
-                "timestamp_ms": self.death.timestamp_ms,
+                "topic": self.reason.topic_partition.topic,
+                "partition": self.reason.topic_partition.partition,
+                "offset": self.reason.offset,
+                "timestamp_ms": self.reason.timestamp_ms,
             },
         }
 
 
-def dead_letter(  # noqa: PLR0913, PLR0917 - one argument per fact
+def make_dead_letter(  # noqa: PLR0913, PLR0917 - one argument per fact
     record: Record, topic: str, code: DeadLetterCode, message: str, attempts: int, bundle_digest: str
 ) -> Outgoing:
     """Return the letter for `topic`.
@@ -131,7 +131,7 @@ def find_unreadable(record: Record) -> str | None:
     return (record.headers[0][1] or b"").decode(errors="replace")
 
 
-def read_letter(record: Record) -> Letter:
+def read_dead_letter(record: Record) -> DeadLetter:
     """Return what a record of the dead-letter topic says.
 
     Raises:
@@ -140,16 +140,16 @@ def read_letter(record: Record) -> Letter:
     if not _ends_with_account(record.headers):
         message = "it does not end with the headers of a dead letter"
         raise NotReplayable(message)
-    code, reason, topic, partition, offset, timestamp_ms, attempts, bundle = (
+    code, why, topic, partition, offset, timestamp_ms, attempts, bundle = (
         (value or b"").decode(errors="replace") for _, value in record.headers[-len(NAMES) :]
     )
     try:
-        place = Place(topic, int(partition))
-        death = Death(code, reason, place, int(offset), int(timestamp_ms), int(attempts), bundle)
+        topic_partition = TopicPartition(topic, int(partition))
+        reason = DeadLetterReason(code, why, topic_partition, int(offset), int(timestamp_ms), int(attempts), bundle)
     except ValueError as error:
         message = f"its headers hold no numbers where they should: {error}"
         raise NotReplayable(message) from error
-    return Letter(record.place, record.offset, _to_time(record.timestamp_ms), record.size, death)
+    return DeadLetter(record.topic_partition, record.offset, _to_time(record.timestamp_ms), record.size, reason)
 
 
 def restore(record: Record) -> Outgoing:
@@ -158,7 +158,7 @@ def restore(record: Record) -> Outgoing:
     Raises:
         NotReplayable: it is no dead letter, or its original could not be read in the first place.
     """
-    letter = read_letter(record)
+    letter = read_dead_letter(record)
     headers = record.headers[: -len(NAMES)]
     if record.key is None and record.value is None and any(name == UNREADABLE for name, _ in headers):
         message = "its original could not be parsed, so that only its place is known"
@@ -169,7 +169,7 @@ def restore(record: Record) -> Outgoing:
             f"its original was too large for this topic and is here without {what} ({size} bytes, SHA-256 {digest})"
         )
         raise NotReplayable(message)
-    return Outgoing(letter.death.place.topic, record.key, record.value, headers)
+    return Outgoing(letter.reason.topic_partition.topic, record.key, record.value, headers)
 
 
 def _to_time(timestamp_ms: int) -> datetime | None:

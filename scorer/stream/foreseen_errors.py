@@ -8,7 +8,7 @@ from scorer.settings import SettingsError
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable
 
 
-class ForeseenEnd(Exception):
+class ForeseenExit(Exception):
     """Another thread is about to end the process for a cause that lies in no record."""
 
 
@@ -18,7 +18,7 @@ FORESEEN = (
     BrokerRefused,
     BrokerUnavailable,
     BundleMismatch,
-    ForeseenEnd,
+    ForeseenExit,
     PolicyError,
     SandboxBroken,
     SettingsError,

@@ -32,7 +32,7 @@ log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class HealthVerdict:
     """A probe's answer; `reasons` is empty when it is good."""
 
     ok: bool
@@ -84,12 +84,12 @@ class HealthState:
         with self._lock:
             self._ready, self._why_not = ready, redact_text(why)
 
-    def live(self) -> Verdict:
+    def live(self) -> HealthVerdict:
         """Say whether to leave this process running."""
         with self._lock:
             return _verdict(self._stale_poll(), None if self._engine_elsewhere else self._stale_canary())
 
-    def ready(self) -> Verdict:
+    def ready(self) -> HealthVerdict:
         """Say whether records flow through this process as they should."""
         with self._lock:
             canary = None if self._canary_ok else f"canary inference: {self._canary_detail}"
@@ -106,9 +106,9 @@ class HealthState:
         )
 
 
-def _verdict(*reasons: str | None) -> Verdict:
+def _verdict(*reasons: str | None) -> HealthVerdict:
     found = tuple(reason for reason in reasons if reason is not None)
-    return Verdict(not found, found)
+    return HealthVerdict(not found, found)
 
 
 class Canary:

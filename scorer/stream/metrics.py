@@ -18,7 +18,7 @@ from prometheus_client import (
 from prometheus_client.metrics import MetricWrapperBase
 
 from scorer.messages import DeadLetterCode, Decision, Status
-from scorer.stream.broker import Place
+from scorer.stream.broker import TopicPartition
 from scorer.stream.process_metrics import ServiceProcessCollector
 
 NAMES = {
@@ -112,10 +112,10 @@ class Metrics:
         self.policy_reloads = self._new(Counter, "unlensed_policy_reloads_total")
         self.policy_refused = self._new(Gauge, "unlensed_policy_refused")
 
-    def forget(self, place: Place) -> None:
+    def forget(self, topic_partition: TopicPartition) -> None:
         """Drop what is said of a partition that is no longer ours; its new owner reports it."""
         for gauge in (self.lag_records, self.transaction_open_seconds):
-            gauge.remove(place.topic, str(place.partition))
+            gauge.remove(topic_partition.topic, str(topic_partition.partition))
 
     def _new(
         self,

@@ -29,35 +29,35 @@ from scorer.service_settings import StreamSettings
 from scorer.stream.batcher import Batcher
 from scorer.stream.broker import Outgoing
 from scorer.stream.codec import InvalidRecord, encode_result, parse_request
-from scorer.stream.dead_letters import dead_letter, shrink
-from scorer.stream.ledger import Ledger, Ticket
+from scorer.stream.dead_letters import make_dead_letter, shrink
+from scorer.stream.ledger import InFlight, Ledger
 from scorer.stream.metrics import Metrics
-from scorer.stream.retry import Stopped
+from scorer.stream.retry import RetryStopped
 
 WORKERS = 8  # more than cores: a claim check waits for its store
 FIRST_BYTES = 4 * 2**20  # of an image that is not in its record; few are larger, and those are read twice
 
-Answer = tuple[Ticket, Outgoing, Callable[[], object]]
+Answer = tuple[InFlight, Outgoing, Callable[[], object]]
 
 
 @dataclass(frozen=True, slots=True)
 class Scorable:
     """A located image on its way into a batch."""
 
-    ticket: Ticket
+    entry: InFlight
     span: Span
     image: LocatedImage
     policy: Policy
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Dependencies:
     """What the pipeline works with.
 
     Attributes:
         read_payload: returns a request's image of at most so many bytes; raises `Unscorable` or `PayloadUnavailable`.
         detector: thread-safe.
-        embedder: thread-safe; waits out outages and raises `Stopped` when it shall not.
+        embedder: thread-safe; waits out outages and raises `RetryStopped` when it shall not.
     """
 
     read_payload: Callable[[ScoreRequest, int], bytes]
@@ -68,12 +68,12 @@ class Parts:
     policies: PolicyWatcher
 
 
-class Pipeline:
+class RecordPipeline:
     """Answers tickets; `submit` never blocks, because the ledger's budget bounds what is submitted."""
 
     def __init__(
         self,
-        parts: Parts,
+        parts: Dependencies,
         settings: StreamSettings,
         ledger: Ledger,
         metrics: Metrics,
@@ -81,30 +81,30 @@ class Pipeline:
     ) -> None:
         self._parts, self._settings, self._ledger, self._metrics = parts, settings, ledger, metrics
         self._on_crash = on_crash
-        self._submitted: SimpleQueue[tuple[Ticket, bool] | None] = SimpleQueue()
+        self._submitted: SimpleQueue[tuple[InFlight, bool] | None] = SimpleQueue()
         self._batcher: Batcher[Scorable] = Batcher(settings.batch_images, settings.batch_bytes, settings.batch_age_s)
         self._threads = [
             *(self._thread(f"prepare-{number}", self._prepare_all) for number in range(WORKERS)),
             *(self._thread(f"score-{number}", self._score_all) for number in range(settings.batches_in_flight)),
         ]
 
-    def submit(self, ticket: Ticket, *, alone: bool = False) -> None:
+    def submit(self, entry: InFlight, *, alone: bool = False) -> None:
         """Start on a record; one that is `alone` does not wait for others to share its batch."""
-        self._submitted.put((ticket, alone))
+        self._submitted.put((entry, alone))
 
-    def reject(self, ticket: Ticket, code: DeadLetterCode, message: str, attempts: int = 1) -> None:
+    def reject(self, entry: InFlight, code: DeadLetterCode, message: str, attempts: int = 1) -> None:
         """Answer a record with a dead letter."""
-        self._reject(ticket, record_span(ticket.record, self._settings.group_id), code, message, attempts)
+        self._reject(entry, record_span(entry.record, self._settings.group_id), code, message, attempts)
 
-    def shrink(self, ticket: Ticket, why: str) -> bool:
+    def shrink(self, entry: InFlight, why: str) -> bool:
         """Answer a record with less than its answer, which no broker takes; return whether there is less."""
-        answer = ticket.answer
+        answer = entry.answer
         if answer is None or answer.topic == self._settings.results_topic:
-            self.reject(ticket, DeadLetterCode.ANSWER_TOO_LARGE, f"its result was refused: {why}")
+            self.reject(entry, DeadLetterCode.ANSWER_TOO_LARGE, f"its result was refused: {why}")
             return True
-        smaller = shrink(ticket.record, answer)
+        smaller = shrink(entry.record, answer)
         if smaller:
-            self._ledger.answer(ticket, smaller, ticket.on_acknowledged)
+            self._ledger.answer(entry, smaller, entry.on_acknowledged)
         return smaller is not None
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ class Pipeline:
         def run() -> None:
             try:
                 work()
-            except (Stopped, SandboxClosed):
+            except (RetryStopped, SandboxClosed):
                 pass
             except BaseException as error:  # noqa: BLE001 - whatever it is, the worker must not go on
                 self._on_crash(error)
@@ -130,44 +130,44 @@ class Pipeline:
         while (submitted := self._submitted.get()) is not None:
             self._prepare_one(*submitted)  # whose frame holds the image no longer than it takes
 
-    def _prepare_one(self, ticket: Ticket, alone: bool) -> None:  # noqa: FBT001 - as it was submitted
-        of_record = record_span(ticket.record, self._settings.group_id)
+    def _prepare_one(self, entry: InFlight, alone: bool) -> None:  # noqa: FBT001 - as it was submitted
+        of_record = record_span(entry.record, self._settings.group_id)
         try:
-            scorable = self._prepare(ticket, of_record)
+            scorable = self._prepare(entry, of_record)
         except (InvalidRecord, PolicyNotFound) as error:
-            self._reject(ticket, of_record, error.code, str(error))
+            self._reject(entry, of_record, error.code, str(error))
         except PayloadUnavailable as error:
-            self._reject(ticket, of_record, DeadLetterCode.PAYLOAD_UNAVAILABLE, str(error))
+            self._reject(entry, of_record, DeadLetterCode.PAYLOAD_UNAVAILABLE, str(error))
         else:
             self._batcher.add(scorable, len(scorable.image.data), full=alone)
 
-    def _prepare(self, ticket: Ticket, of_record: Span) -> Scorable:
-        request = parse_request(ticket.record, self._settings.max_record_bytes, self._settings.max_json_bytes)
+    def _prepare(self, entry: InFlight, of_record: Span) -> Scorable:
+        request = parse_request(entry.record, self._settings.max_record_bytes, self._settings.max_json_bytes)
         policy = self._parts.policies.book.choose(request)
         try:
             with self._stage("payload", of_record.context):
-                data = self._read(ticket, request)
+                data = self._read(entry, request)
         except Unscorable as failure:
-            self._ledger.hold(ticket, 0)
+            self._ledger.hold(entry, 0)
             # Without the traceback, whose frames hold what was read.
-            return Scorable(ticket, of_record, refuse(request, failure.with_traceback(None)), policy)
+            return Scorable(entry, of_record, refuse(request, failure.with_traceback(None)), policy)
         with self._stage("locate", of_record.context):
             image = locate_faces(request, data, self._parts.detector, self._parts.limits, policy.min_face_px)
-        return Scorable(ticket, of_record, image, policy)
+        return Scorable(entry, of_record, image, policy)
 
-    def _read(self, ticket: Ticket, request: ScoreRequest) -> bytes:
+    def _read(self, entry: InFlight, request: ScoreRequest) -> bytes:
         inline = request.image.data is not None
         data = (
-            self._parts.read_payload(request, self._parts.limits.max_bytes) if inline else self._fetch(ticket, request)
+            self._parts.read_payload(request, self._parts.limits.max_bytes) if inline else self._fetch(entry, request)
         )
-        self._ledger.hold(ticket, len(data))
+        self._ledger.hold(entry, len(data))
         return data
 
-    def _fetch(self, ticket: Ticket, request: ScoreRequest) -> bytes:
+    def _fetch(self, entry: InFlight, request: ScoreRequest) -> bytes:
         """Return an image that is not in its record, read when there is room for as much as it may have."""
         most = self._parts.limits.max_bytes
         for size in sorted({min(FIRST_BYTES, most), most}):
-            self._ledger.claim(ticket, size, self._settings.max_in_flight_bytes)
+            self._ledger.claim(entry, size, self._settings.max_in_flight_bytes)
             try:
                 return self._parts.read_payload(request, size)
             except Unscorable as failure:
@@ -179,8 +179,8 @@ class Pipeline:
         while batch := self._batcher.take():
             answers = self._score_batch(batch)
             del batch  # the ledger counts its images until they are answered
-            for ticket, answer, on_acknowledged in answers:
-                self._ledger.answer(ticket, answer, on_acknowledged)
+            for entry, answer, on_acknowledged in answers:
+                self._ledger.answer(entry, answer, on_acknowledged)
 
     def _score_batch(self, batch: list[tuple[Scorable, float]]) -> list[Answer]:
         for _, waited_s in batch:
@@ -202,30 +202,30 @@ class Pipeline:
         topic, mode = self._settings.results_topic, self._settings.mode
         answers: list[Answer] = []
         for scorable, result in zip(batch, results, strict=True):
-            ticket, of_record = scorable.ticket, scorable.span
-            answer = encode_result(ticket.record, result, topic, mode, trace_headers(of_record.context))
-            answers.append((ticket, answer, partial(self._count_result, ticket, of_record, result)))
+            entry, of_record = scorable.entry, scorable.span
+            answer = encode_result(entry.record, result, topic, mode, trace_headers(of_record.context))
+            answers.append((entry, answer, partial(self._count_result, entry, of_record, result)))
         return answers
 
-    def _reject(self, ticket: Ticket, of_record: Span, code: DeadLetterCode, message: str, attempts: int = 1) -> None:
+    def _reject(self, entry: InFlight, of_record: Span, code: DeadLetterCode, message: str, attempts: int = 1) -> None:
         topic, digest = self._settings.dead_letters_topic, self._parts.model.digest
-        letter = dead_letter(ticket.record, topic, code, message, attempts, digest)
-        self._ledger.answer(ticket, letter, partial(self._count_dead, ticket, of_record, code))
+        letter = make_dead_letter(entry.record, topic, code, message, attempts, digest)
+        self._ledger.answer(entry, letter, partial(self._count_dead, entry, of_record, code))
 
-    def _count_result(self, ticket: Ticket, of_record: Span, result: ScoreResult) -> None:
+    def _count_result(self, entry: InFlight, of_record: Span, result: ScoreResult) -> None:
         self._metrics.records_answered.labels(status=result.status.value).inc()
         for face in result.faces:
             self._metrics.faces_scored.labels(decision=face.decision.value).inc()
             if face.p_value is not None:
                 self._metrics.p_value.observe(face.p_value)
-        self._finish(ticket, of_record, None)
+        self._finish(entry, of_record, None)
 
-    def _count_dead(self, ticket: Ticket, of_record: Span, code: DeadLetterCode) -> None:
+    def _count_dead(self, entry: InFlight, of_record: Span, code: DeadLetterCode) -> None:
         self._metrics.records_dead.labels(code=code).inc()
-        self._finish(ticket, of_record, code)
+        self._finish(entry, of_record, code)
 
-    def _finish(self, ticket: Ticket, of_record: Span, error_type: str | None) -> None:
-        self._metrics.stage_seconds.labels(stage="total").observe(time.monotonic() - ticket.received_s)
+    def _finish(self, entry: InFlight, of_record: Span, error_type: str | None) -> None:
+        self._metrics.stage_seconds.labels(stage="total").observe(time.monotonic() - entry.received_s)
         of_record.end(error_type)
 
     @contextmanager

@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable, Mapping
 
 from scorer.observe.logs import get_logger
-from scorer.stream.broker import BrokerUnavailable, Outgoing, Place, RecordSink, RecordsTooLarge
-from scorer.stream.ledger import Ledger, Ticket
+from scorer.stream.broker import BrokerUnavailable, Outgoing, RecordSink, RecordsTooLarge, TopicPartition
+from scorer.stream.ledger import InFlight, Ledger
 from scorer.stream.metrics import Metrics
 from scorer.stream.retry import Backoff
 
@@ -14,7 +14,7 @@ MAX_RECORDS, MAX_BYTES = 500, 32 * 2**20  # the client keeps a copy of what is u
 log = get_logger(__name__)
 
 
-class Deliverer:
+class ResultProducer:
     """Delivers what the ledger has ready, again and again until it is acknowledged.
 
     Args:
@@ -28,7 +28,7 @@ class Deliverer:
         sink: RecordSink,
         metrics: Metrics,
         *,
-        shrink: Callable[[Ticket, str], bool],
+        shrink: Callable[[InFlight, str], bool],
         on_outage: Callable[[str | None], None],
         on_crash: Callable[[BaseException], None],
         once: bool,
@@ -74,49 +74,49 @@ class Deliverer:
                 self._deliver_plainly(ready)
         self._ledger.acknowledge(ready)
 
-    def _deliver_plainly(self, ready: Mapping[Place, list[Ticket]]) -> None:
-        tickets = [ticket for each in ready.values() for ticket in each]
-        while tickets:
+    def _deliver_plainly(self, ready: Mapping[TopicPartition, list[InFlight]]) -> None:
+        entries = [entry for each in ready.values() for entry in each]
+        while entries:
             try:
-                self._sink.deliver(_answers(tickets))
+                self._sink.deliver(_answers(entries))
             except RecordsTooLarge as error:
-                tickets = self._shrink_all(tickets, error)  # all others are acknowledged
+                entries = self._shrink_all(entries, error)  # all others are acknowledged
             else:
                 return
 
-    def _deliver_once(self, ready: Mapping[Place, list[Ticket]]) -> None:
-        tickets = [ticket for each in ready.values() for ticket in each]
-        offsets = {place: each[-1].record.offset + 1 for place, each in ready.items()}
+    def _deliver_once(self, ready: Mapping[TopicPartition, list[InFlight]]) -> None:
+        entries = [entry for each in ready.values() for entry in each]
+        offsets = {topic_partition: each[-1].record.offset + 1 for topic_partition, each in ready.items()}
         while True:
             try:
-                self._sink.deliver_once(_answers(tickets), offsets)
+                self._sink.deliver_once(_answers(entries), offsets)
             except RecordsTooLarge as error:
-                self._shrink_all(tickets, error)
+                self._shrink_all(entries, error)
             else:
                 break
         self._ledger.committed(offsets)
 
-    def _shrink_all(self, tickets: list[Ticket], error: RecordsTooLarge) -> list[Ticket]:
+    def _shrink_all(self, entries: list[InFlight], error: RecordsTooLarge) -> list[InFlight]:
         """Give the tickets of refused records smaller answers and return them.
 
         Raises:
             BrokerUnavailable: there is no smaller answer; waiting helps when somebody changes the topic.
         """
         refused = {id(record) for record in error.records}
-        concerned = [ticket for ticket in tickets if id(ticket.answer) in refused]
-        for ticket in concerned:
-            record = ticket.record
+        concerned = [entry for entry in entries if id(entry.answer) in refused]
+        for entry in concerned:
+            record = entry.record
             log.warning(
                 "an answer is too large for its topic",
-                topic=ticket.answer.topic if ticket.answer else None,
+                topic=entry.answer.topic if entry.answer else None,
                 of=f"{record.topic}[{record.partition}]@{record.offset}",
                 error=str(error),
             )
-            if not self._shrink(ticket, str(error)):
+            if not self._shrink(entry, str(error)):
                 message = f"the smallest dead letter is refused, raise max.message.bytes of its topic: {error}"
                 raise BrokerUnavailable(message)
         return concerned
 
 
-def _answers(tickets: list[Ticket]) -> list[Outgoing]:
-    return [ticket.answer for ticket in tickets if ticket.answer]
+def _answers(entries: list[InFlight]) -> list[Outgoing]:
+    return [entry.answer for entry in entries if entry.answer]

@@ -40,12 +40,12 @@ class Backoff:
         return self._stop.wait(delay_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, no secret
 
 
-class Stopped(Exception):
+class RetryStopped(Exception):
     """The service is going down; the faces were not embedded."""
 
 
-class PatientEmbedder:
-    """An `Embedder` that raises `BackendUnavailable` never, and `Stopped` when `stop` is set.
+class RetryingEmbedder:
+    """An `Embedder` that raises `BackendUnavailable` never, and `RetryStopped` when `stop` is set.
 
     Args:
         embedder: the engine.
@@ -111,7 +111,7 @@ class PatientEmbedder:
             if error is not None:
                 self._on_outage(str(error))
                 if backoff.wait():
-                    raise Stopped
+                    raise RetryStopped
             try:
                 self._verify()
             except BackendUnavailable as again:

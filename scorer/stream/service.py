@@ -15,15 +15,15 @@ from scorer.errors import before_foreseen_end
 from scorer.messages import DeadLetterCode
 from scorer.observe.logs import get_logger
 from scorer.service_settings import StreamSettings
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Place, Record, RecordSink, RecordSource
-from scorer.stream.crash_notes import MAX_DEATHS, Note, find_suspects, new_process
-from scorer.stream.foreseen_errors import FORESEEN, ForeseenEnd
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Record, RecordSink, RecordSource, TopicPartition
+from scorer.stream.crash_notes import MAX_CRASHES, CrashNote, find_suspects, new_process
+from scorer.stream.foreseen_errors import FORESEEN, ForeseenExit
 from scorer.stream.health import HealthState
-from scorer.stream.isolation import Turns
-from scorer.stream.ledger import Ledger, Reach, Ticket
+from scorer.stream.isolation import Isolation
+from scorer.stream.ledger import InFlight, Ledger, OffsetRange
 from scorer.stream.metrics import Metrics
-from scorer.stream.pipeline import Parts, Pipeline
-from scorer.stream.result_producer import Deliverer
+from scorer.stream.pipeline import Dependencies, RecordPipeline
+from scorer.stream.result_producer import ResultProducer
 
 POLL_S = 0.1
 COMMIT_EVERY_S = 0.1
@@ -49,7 +49,7 @@ class Service:
         self,
         source: RecordSource,
         sink: RecordSink,
-        parts: Parts,
+        parts: Dependencies,
         settings: StreamSettings,
         *,
         metrics: Metrics,
@@ -63,8 +63,8 @@ class Service:
         self._ledger = Ledger()
         self._once = settings.delivery == "exactly_once"
         self._crash: BaseException | None = None
-        self._pipeline = Pipeline(parts, settings, self._ledger, metrics, self.crash)
-        self._deliverer = Deliverer(
+        self._pipeline = RecordPipeline(parts, settings, self._ledger, metrics, self.crash)
+        self._deliverer = ResultProducer(
             self._ledger,
             sink,
             metrics,
@@ -74,12 +74,12 @@ class Service:
             once=self._once,
         )
         self._process = new_process()
-        self._places: set[Place] = set()
-        self._turns = Turns()
+        self._topic_partitions: set[TopicPartition] = set()
+        self._isolation = Isolation()
         self._others_turn = True  # and not a suspect's
-        self._alone: Ticket | None = None
-        self._done_alone: Ticket | None = None  # and not yet written down as done
-        self._held: set[Place] = set()  # paused
+        self._alone: InFlight | None = None
+        self._done_alone: InFlight | None = None  # and not yet written down as done
+        self._held: set[TopicPartition] = set()  # paused
         self._holding = False
         self._commit_at_s = self._report_at_s = 0.0
         self._left = threading.Event()  # nothing more will be committed or written down
@@ -92,7 +92,7 @@ class Service:
             BrokerRefused: the broker will never do what it must.
             BundleMismatch: the engine came back as another one.
         """
-        with before_foreseen_end(self._leave_blameless):
+        with before_foreseen_end(self._close_notes_before_exit):
             self._run(until_drained=until_drained)
 
     def _run(self, *, until_drained: bool) -> None:
@@ -100,7 +100,12 @@ class Service:
         try:
             while not self._stop.is_set():
                 self._turn()
-                if until_drained and not self._ledger.images and self._places and not any(self._source.lag().values()):
+                if (
+                    until_drained
+                    and not self._ledger.images
+                    and self._topic_partitions
+                    and not any(self._source.lag().values())
+                ):
                     break
             self._drain()
         except FORESEEN as error:
@@ -109,7 +114,7 @@ class Service:
             with suppress(BrokerRefused, BrokerUnavailable):
                 self._source.close(timeout_s=self._settings.revoke_s)
             self._left.set()
-            if isinstance(error, ForeseenEnd):
+            if isinstance(error, ForeseenExit):
                 time.sleep(LEAVE_S)  # the thread that ends the process does so meanwhile
             raise
         finally:
@@ -121,69 +126,82 @@ class Service:
         """End `run` with `error` at its next turn, with nothing more committed; any thread may call this."""
         self._crash = self._crash or error
 
-    def _leave_blameless(self) -> None:
+    def _close_notes_before_exit(self) -> None:
         """Have the notes closed by the thread of `run`; called before another thread ends the process."""
-        self.crash(ForeseenEnd())
+        self.crash(ForeseenExit())
         self._left.wait(LEAVE_S)
 
-    def on_assigned(self, notes: Mapping[Place, str]) -> None:
+    def on_assigned(self, notes: Mapping[TopicPartition, str]) -> None:
         """See `PartitionListener`."""
-        for place, note in notes.items():
-            self._ledger.open(place)
-            self._places.add(place)
+        for topic_partition, note in notes.items():
+            self._ledger.open(topic_partition)
+            self._topic_partitions.add(topic_partition)
             if suspects := find_suspects(note, self._process):
-                self._turns.suspect(place, suspects)
+                self._isolation.suspect(topic_partition, suspects)
                 log.warning(
                     "a worker died here; its records are processed alone",
-                    topic=place.topic,
-                    partition=place.partition,
+                    topic=topic_partition.topic,
+                    partition=topic_partition.partition,
                     first_offset=suspects.first,
                     records=suspects.until - suspects.first,
-                    deaths=len(suspects.dead),
+                    crashes=len(suspects.dead),
                 )
-        log.info("partitions assigned", partitions=sorted(place.partition for place in notes))
+        log.info("partitions assigned", partitions=sorted(topic_partition.partition for topic_partition in notes))
 
-    def on_revoked(self, places: Collection[Place]) -> None:
+    def on_revoked(self, topic_partitions: Collection[TopicPartition]) -> None:
         """See `PartitionListener`: finish what was begun, forget the rest, commit and close the notes.
 
         After a crash nothing is finished and nothing committed any more. What a stalled worker leaves undone keeps its
         open note, as after a death: it may be what stalled it.
         """
-        self._forget_waiting(places)
+        self._forget_waiting(topic_partitions)
         if self._crash is None:
-            if not self._ledger.wait_empty(places, self._settings.revoke_s):
+            if not self._ledger.wait_empty(topic_partitions, self._settings.revoke_s):
                 log.warning("some records are not finished in time; their next owner starts them again")
-            reaches = self._ledger.reach(places)
-            if not self._commit({place: reach.offset for place, reach in reaches.items()}):
+            reaches = self._ledger.reach(topic_partitions)
+            if not self._commit({topic_partition: reach.offset for topic_partition, reach in reaches.items()}):
                 log.warning("the last offsets were not committed; the next owner repeats what follows them")
-        undone = {place for place in places if not self._ledger.wait_empty({place}, 0)} if self._stalled else set()
-        self._close_notes(set(places) - undone)
-        self._let_go(places)
-        log.info("partitions revoked", partitions=sorted(place.partition for place in places))
+        undone = (
+            {
+                topic_partition
+                for topic_partition in topic_partitions
+                if not self._ledger.wait_empty({topic_partition}, 0)
+            }
+            if self._stalled
+            else set()
+        )
+        self._close_notes(set(topic_partitions) - undone)
+        self._let_go(topic_partitions)
+        log.info(
+            "partitions revoked", partitions=sorted(topic_partition.partition for topic_partition in topic_partitions)
+        )
 
-    def on_lost(self, places: Collection[Place]) -> None:
+    def on_lost(self, topic_partitions: Collection[TopicPartition]) -> None:
         """See `PartitionListener`."""
-        self._forget_waiting(places)
-        self._let_go(places)
-        log.warning("partitions lost to another worker", partitions=sorted(place.partition for place in places))
+        self._forget_waiting(topic_partitions)
+        self._let_go(topic_partitions)
+        log.warning(
+            "partitions lost to another worker",
+            partitions=sorted(topic_partition.partition for topic_partition in topic_partitions),
+        )
 
-    def on_expired(self, place: Place, first: int, until: int) -> None:
+    def on_expired(self, topic_partition: TopicPartition, first: int, until: int) -> None:
         """See `PartitionListener`."""
-        name = f"{place.topic}-{place.partition}"
+        name = f"{topic_partition.topic}-{topic_partition.partition}"
         if until < first:
             message = f"offset {first} of {name} is past its end; reading goes on at {until}"
         else:
             message = (
                 f"{until - first} requests of {name} expired before they were read (offsets {first} to {until - 1})"
             )
-            self._metrics.records_expired.labels(topic=place.topic).inc(until - first)
+            self._metrics.records_expired.labels(topic=topic_partition.topic).inc(until - first)
         log.warning(message)
 
     def _turn(self) -> None:
         room = self._settings.max_in_flight_images - self._ledger.images
         # A client that is given no time in `poll` does not get through a rebalance.
         timeout_s = 0.0 if self._alone else POLL_S
-        most = MAX_SUSPECTED_RECORDS if self._turns.suspected else MAX_POLL_RECORDS
+        most = MAX_SUSPECTED_RECORDS if self._isolation.suspected else MAX_POLL_RECORDS
         for record in self._source.poll(timeout_s, max(1, min(most, room))):
             self._receive(record)
         self._state.polled()
@@ -197,101 +215,111 @@ class Service:
     def _receive(self, record: Record) -> None:
         self._metrics.records_received.labels(topic=record.topic).inc()
         self._metrics.record_bytes_received.inc(record.size)
-        self._turns.add(self._ledger.add(record))
+        self._isolation.add(self._ledger.add(record))
 
     def _hand_out(self) -> None:
         """Begin what may begin: all records but suspects, or one suspect alone; see `scorer.stream.isolation`."""
         if (self._alone and not self._finish_alone(self._alone)) or not self._settle():
             return
-        others, next_alone = self._turns.sort()
+        others, next_alone = self._isolation.sort()
         if (self._others_turn or not next_alone) and not self._begin(others):
             return
         self._others_turn = not next_alone
         if not next_alone:
             return
-        if self._ledger.images > len(self._turns):
+        if self._ledger.images > len(self._isolation):
             self._ledger.wait_fewer(self._ledger.images, POLL_S)  # others are under way
         else:
-            self._begin_alone(self._turns.choose(next_alone))
+            self._begin_alone(self._isolation.choose(next_alone))
 
-    def _begin(self, tickets: Collection[Ticket]) -> bool:
+    def _begin(self, entries: Collection[InFlight]) -> bool:
         """Begin records together; return whether all of them are."""
-        for ticket in tickets:
-            if not (self._ledger.is_announced(ticket) or self._announce()):
+        for entry in entries:
+            if not (self._ledger.is_announced(entry) or self._announce()):
                 return False
-            self._turns.begin(ticket)
-            self._pipeline.submit(ticket)
+            self._isolation.begin(entry)
+            self._pipeline.submit(entry)
         return True
 
-    def _begin_alone(self, ticket: Ticket) -> None:
+    def _begin_alone(self, entry: InFlight) -> None:
         """Begin a suspect when nothing else is in hand, and the notes say so."""
-        place, offset = ticket.record.place, ticket.record.offset
-        in_hand = {place: self._turns.left_of(place, offset)}
-        behind = self._ledger.committed_reach({place})[place].offset < offset  # and a note must not pass it
+        topic_partition, offset = entry.record.topic_partition, entry.record.offset
+        in_hand = {topic_partition: self._isolation.left_of(topic_partition, offset)}
+        behind = (
+            self._ledger.committed_reach({topic_partition})[topic_partition].offset < offset
+        )  # and a note must not pass it
         if behind and not self._commit(self._ledger.uncommitted()):
             return
-        if not self._write_notes(in_hand, self._places - {place}):
+        if not self._write_notes(in_hand, self._topic_partitions - {topic_partition}):
             return
-        deaths = len(self._turns.dead_with(place, offset))
-        self._turns.begin_alone(ticket)
-        if deaths >= MAX_DEATHS:
-            message = f"{deaths} workers died with this record in hand, {deaths - 1} of them with no other"
-            self._pipeline.reject(ticket, DeadLetterCode.KILLS_WORKER, message, attempts=deaths)
+        crashes = len(self._isolation.crashed_with(topic_partition, offset))
+        self._isolation.begin_alone(entry)
+        if crashes >= MAX_CRASHES:
+            message = f"{crashes} workers died with this record in hand, {crashes - 1} of them with no other"
+            self._pipeline.reject(entry, DeadLetterCode.KILLS_WORKER, message, attempts=crashes)
         else:
-            self._pipeline.submit(ticket, alone=True)
+            self._pipeline.submit(entry, alone=True)
         self._metrics.isolated_records.inc()
-        self._alone = ticket
+        self._alone = entry
 
-    def _finish_alone(self, ticket: Ticket) -> bool:
+    def _finish_alone(self, entry: InFlight) -> bool:
         """Return whether the record that was begun alone is done with."""
-        if not self._ledger.wait_finished(ticket, POLL_S):
+        if not self._ledger.wait_finished(entry, POLL_S):
             return False
-        self._alone, self._done_alone, self._others_turn = None, ticket, True
+        self._alone, self._done_alone, self._others_turn = None, entry, True
         if not self._settle():  # it is done, and no death from here on is its doing
-            self._close_notes({ticket.record.place})
+            self._close_notes({entry.record.topic_partition})
         return True
 
     def _settle(self) -> bool:
         """Commit what was done alone and write down that it is done; return whether nothing of it is left to do."""
         if self._done_alone and self._commit(self._ledger.uncommitted()):
-            place = self._done_alone.record.place
-            if self._close_notes({place}):
+            topic_partition = self._done_alone.record.topic_partition
+            if self._close_notes({topic_partition}):
                 self._done_alone = None
         return self._done_alone is None
 
     def _announce(self) -> bool:
         """Write down what is in hand or soon will be, but of suspects only when one is begun."""
-        unannounced = [place for place in self._ledger.unannounced() if place not in self._turns.suspected]
+        unannounced = [
+            topic_partition
+            for topic_partition in self._ledger.unannounced()
+            if topic_partition not in self._isolation.suspected
+        ]
         return self._write_notes(
             {
-                place: Reach(reach.offset, reach.until + ANNOUNCED_AHEAD)
-                for place, reach in self._ledger.committed_reach(unannounced).items()
+                topic_partition: OffsetRange(reach.offset, reach.until + ANNOUNCED_AHEAD)
+                for topic_partition, reach in self._ledger.committed_reach(unannounced).items()
             }
         )
 
-    def _close_notes(self, places: Collection[Place]) -> bool:
+    def _close_notes(self, topic_partitions: Collection[TopicPartition]) -> bool:
         """Write down that nothing is in hand, and who is still to be suspected; return whether that is kept."""
-        return self._write_notes({}, places)
+        return self._write_notes({}, topic_partitions)
 
-    def _write_notes(self, in_hand: Mapping[Place, Reach], closed: Collection[Place] = ()) -> bool:
+    def _write_notes(
+        self, in_hand: Mapping[TopicPartition, OffsetRange], closed: Collection[TopicPartition] = ()
+    ) -> bool:
         """Write down what is in hand, and of which partitions nothing is; return whether that is kept."""
         done = self._ledger.committed_reach(closed)
-        for place in done.keys() & self._turns.suspected:
-            done[place] = self._turns.left_of(place, done[place].offset)
-        notes: dict[Place, str] = {}
-        for place, (first, until) in {**done, **in_hand}.items():
-            dead = self._turns.dead_with(place, first)
-            notes[place] = str(Note(place in in_hand, first, until, self._process, dead))
+        for topic_partition in done.keys() & self._isolation.suspected:
+            done[topic_partition] = self._isolation.left_of(topic_partition, done[topic_partition].offset)
+        notes: dict[TopicPartition, str] = {}
+        for topic_partition, (first, until) in {**done, **in_hand}.items():
+            dead = self._isolation.crashed_with(topic_partition, first)
+            notes[topic_partition] = str(CrashNote(topic_partition in in_hand, first, until, self._process, dead))
         try:
             if notes:
                 self._source.write_notes(notes)
         except BrokerUnavailable as error:
             log.warning("the broker keeps no notes now", error=str(error))
             return False
-        self._ledger.announced({place: reach.until for place, reach in in_hand.items()} | dict.fromkeys(done, -1))
+        self._ledger.announced(
+            {topic_partition: reach.until for topic_partition, reach in in_hand.items()} | dict.fromkeys(done, -1)
+        )
         return True
 
-    def _commit(self, offsets: Mapping[Place, int], *, skipped: bool = False) -> bool:
+    def _commit(self, offsets: Mapping[TopicPartition, int], *, skipped: bool = False) -> bool:
         """Commit what was acknowledged, as transactions have done, or what was skipped; return whether it is stored."""
         if (self._once and not skipped) or not offsets:
             return True
@@ -320,7 +348,7 @@ class Service:
             self._metrics.pauses.labels(reason=reason).inc()
         elif used < RESUME_BELOW:
             self._holding = False
-        held = set(self._places if self._holding else self._turns.sort()[1])
+        held = set(self._topic_partitions if self._holding else self._isolation.sort()[1])
         self._source.pause(held - self._held)
         self._source.resume(self._held - held)
         self._held = held
@@ -335,14 +363,16 @@ class Service:
         self._report_at_s = now_s + REPORT_EVERY_S
         # What holds no request at a partition's end is passed, or its committed lag would never be 0.
         self._commit(self._ledger.skip(self._source.skipped()), skipped=True)
-        for place, records in self._source.lag().items():
-            self._metrics.lag_records.labels(topic=place.topic, partition=str(place.partition)).set(records)
-            if not records:
-                self._turns.caught_up(place)
-        for place, seconds in self._source.blocked_s().items():
-            self._metrics.transaction_open_seconds.labels(topic=place.topic, partition=str(place.partition)).set(
-                seconds
+        for topic_partition, records in self._source.lag().items():
+            self._metrics.lag_records.labels(topic=topic_partition.topic, partition=str(topic_partition.partition)).set(
+                records
             )
+            if not records:
+                self._isolation.caught_up(topic_partition)
+        for topic_partition, seconds in self._source.blocked_s().items():
+            self._metrics.transaction_open_seconds.labels(
+                topic=topic_partition.topic, partition=str(topic_partition.partition)
+            ).set(seconds)
         oldest_ms, unknown_s = self._ledger.oldest_timestamp_ms(), math.nan if self._ledger.images else 0.0
         self._metrics.lag_seconds.set(max(0.0, time.time() - oldest_ms / 1000) if oldest_ms else unknown_s)
         if self._policies.reload_if_changed():
@@ -353,10 +383,10 @@ class Service:
         """Begin nothing more; finish what was begun within the deadline, still a member of the group."""
         log.info("leaving: finishing what is in flight", images=self._ledger.images)
         deadline_s = time.monotonic() + self._settings.drain_s
-        self._forget_waiting(self._places)
-        self._source.pause(self._places)
+        self._forget_waiting(self._topic_partitions)
+        self._source.pause(self._topic_partitions)
         begun = self._ledger.images
-        while time.monotonic() < deadline_s and not self._ledger.wait_empty(self._places, 0):
+        while time.monotonic() < deadline_s and not self._ledger.wait_empty(self._topic_partitions, 0):
             if self._crash:
                 raise self._crash
             self._source.poll(POLL_S, 1)
@@ -369,20 +399,20 @@ class Service:
         self._source.close(timeout_s=self._settings.revoke_s)
         log.info("left the group")
 
-    def _forget_waiting(self, places: Collection[Place]) -> None:
-        self._ledger.drop(self._turns.forget(places))
+    def _forget_waiting(self, topic_partitions: Collection[TopicPartition]) -> None:
+        self._ledger.drop(self._isolation.forget(topic_partitions))
 
-    def _let_go(self, places: Collection[Place]) -> None:
-        self._ledger.close(places)
-        if self._alone and self._alone.record.place in places:
+    def _let_go(self, topic_partitions: Collection[TopicPartition]) -> None:
+        self._ledger.close(topic_partitions)
+        if self._alone and self._alone.record.topic_partition in topic_partitions:
             self._alone = None
-        if self._done_alone and self._done_alone.record.place in places:
+        if self._done_alone and self._done_alone.record.topic_partition in topic_partitions:
             self._done_alone = None
-        for place in places:
-            self._places.discard(place)
-            self._held.discard(place)
-            self._turns.let_go(place)
-            self._metrics.forget(place)
+        for topic_partition in topic_partitions:
+            self._topic_partitions.discard(topic_partition)
+            self._held.discard(topic_partition)
+            self._isolation.let_go(topic_partition)
+            self._metrics.forget(topic_partition)
 
     def _on_broker_outage(self, error: str | None) -> None:
         if error is None:

@@ -40,7 +40,7 @@ class Watchdog:
         with self._changed:
             self._deadline = None
 
-    def bite(self, why: str) -> NoReturn:
+    def abort_process(self, why: str) -> NoReturn:
         """End the process with exit code 75."""
         log.error("this process ends, to learn from the broker what was done", what=self._what, why=why)
         end_at_once(Exit.TRY_AGAIN, foreseen=True)
@@ -56,5 +56,5 @@ class Watchdog:
             while not self._closed:
                 left_s = None if self._deadline is None else self._deadline - time.monotonic()
                 if left_s is not None and left_s <= 0:
-                    self.bite(f"it did not come back within {self._limit_s:g} s")
+                    self.abort_process(f"it did not come back within {self._limit_s:g} s")
                 self._changed.wait(left_s)

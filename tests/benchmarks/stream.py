@@ -22,7 +22,8 @@ from statistics import mean
 import numpy as np
 import psutil
 from bench import ROOT, STAGE_IMAGES, measure_end_to_end
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer
+from kafka import TopicPartition as KafkaTopicPartition
 from photographs import encode_faces, make_photographs
 from resnet_bundle import make_resnet_bundle
 from rich.console import Console
@@ -39,7 +40,7 @@ from scorer.local_scorer import LocalScorer
 from scorer.messages import ScoreRequest
 from scorer.service_settings import KafkaSettings, StreamSettings, TritonSettings
 from scorer.settings import Settings
-from scorer.stream.broker import Outgoing, Place
+from scorer.stream.broker import Outgoing, TopicPartition
 from scorer.stream.kafka.connect import connect
 
 PARTITIONS = 4
@@ -174,13 +175,13 @@ def produce(kafka: KafkaServer, topic: str, values: Sequence[bytes], records: in
 
 def read_results(kafka: KafkaServer, topic: str) -> list[Result]:
     """Return the results that lie in a topic now, oldest first."""
-    places = [TopicPartition(topic, number) for number in range(PARTITIONS)]
+    topic_partitions = [KafkaTopicPartition(topic, number) for number in range(PARTITIONS)]
     consumer = KafkaConsumer(bootstrap_servers=kafka.bootstrap, enable_auto_commit=False)
-    consumer.assign(places)
-    ends = consumer.end_offsets(places)
-    consumer.seek_to_beginning(*places)
+    consumer.assign(topic_partitions)
+    ends = consumer.end_offsets(topic_partitions)
+    consumer.seek_to_beginning(*topic_partitions)
     results = []
-    while any(consumer.position(place) < ends[place] for place in places):
+    while any(consumer.position(topic_partition) < ends[topic_partition] for topic_partition in topic_partitions):
         for records in consumer.poll(timeout_ms=1000).values():
             results += [Result(int(record.key), record.timestamp, record.value) for record in records]
     consumer.close()
@@ -217,13 +218,13 @@ def measure_stream(bench: Bench, seconds: float) -> tuple[StreamRun, Result]:
 class _Nobody:
     """A listener that has nothing to finish."""
 
-    def on_assigned(self, notes: Mapping[Place, str]) -> None:
+    def on_assigned(self, notes: Mapping[TopicPartition, str]) -> None:
         pass
 
-    def on_revoked(self, places: Collection[Place]) -> None:
+    def on_revoked(self, topic_partitions: Collection[TopicPartition]) -> None:
         pass
 
-    def on_lost(self, places: Collection[Place]) -> None:
+    def on_lost(self, topic_partitions: Collection[TopicPartition]) -> None:
         pass
 
 
@@ -242,7 +243,7 @@ def measure_kafka(bench: Bench, answer: Result) -> tuple[float, float]:
     while done < CLIENT_RECORDS:
         records = source.poll(0.1, stream.batch_images)
         sink.deliver([Outgoing(answers, record.key, answer.value, headers) for record in records])
-        source.commit({record.place: record.offset + 1 for record in records})
+        source.commit({record.topic_partition: record.offset + 1 for record in records})
         done += len(records)
     used = cores.since()
     source.close(5)

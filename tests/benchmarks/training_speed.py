@@ -26,7 +26,7 @@ from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
 from training.pretext.backward import embed
 from training.pretext.batches import Batch, BatchPlan, choose_maker, draw_epoch
-from training.pretext.checkpoints import Position
+from training.pretext.checkpoints import TrainingPosition
 from training.pretext.distributed import Ranks
 from training.pretext.network import build_network
 from training.pretext.optimiser import make_optimiser
@@ -79,7 +79,7 @@ def measure(recipe: Recipe, steps: int, rounds: int, device: torch.device) -> tu
     cv2.setNumThreads(1)
     training = Training(network, recipe, Path(), TrainOptions(device=device), Ranks(device=device))
     training.optimiser = make_optimiser(network, recipe.optimiser)
-    training.extractor, training.steps, training.position = network.extractor, plan.steps, Position(len(faces))
+    training.extractor, training.steps, training.position = network.extractor, plan.steps, TrainingPosition(len(faces))
     whole, bare = [], []
     with ThreadPoolExecutor(CORES) as pool:
         for epoch in range(rounds):

@@ -16,7 +16,7 @@ from deploy.local.worker import Worker
 from scorer.messages import DeadLetterCode
 from scorer.service_settings import KafkaSettings, StreamSettings
 from scorer.stream.broker import Outgoing, Record
-from scorer.stream.dead_letters import dead_letter
+from scorer.stream.dead_letters import make_dead_letter
 from tests.deploy.images import ROOT
 from tests.scorer.stream.kafka_peers import Site, wait_until
 
@@ -104,7 +104,7 @@ def test_operator_sends_letters_back(guarded: Guarded) -> None:
     site = guarded.site()
     record = Record("unlensed.requests", 0, 7, 1, None, b"sent back")
     code, where = DeadLetterCode.NOT_JSON, "unlensed.dead-letters"
-    letter = dead_letter(record, where, code, "not JSON", attempts=1, bundle_digest="d")
+    letter = make_dead_letter(record, where, code, "not JSON", attempts=1, bundle_digest="d")
     site.connect()[1].deliver([letter])
     variables = {f"UNLENSED_{name}".upper(): str(value) for name, value in guarded.variables("operator").items()}
     done = subprocess.run(

@@ -4,7 +4,8 @@ import time
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import TopicPartition as KafkaTopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from scorer.stream.broker import Outgoing
@@ -18,7 +19,7 @@ def find_committed_lag(stream: LiveStream) -> int:
     """Return what KEDA sees: the ends of the requests' partitions minus what the group has committed."""
     site = stream.site
     consumer = KafkaConsumer(bootstrap_servers=site.kafka.bootstrap, group_id=site.stream.group)
-    partitions = [TopicPartition(site.stream.requests, each) for each in range(2)]
+    partitions = [KafkaTopicPartition(site.stream.requests, each) for each in range(2)]
     ends = consumer.end_offsets(partitions)
     lag = sum(ends[each] - (consumer.committed(each) or 0) for each in partitions)
     consumer.close(autocommit=False)
@@ -87,7 +88,7 @@ def test_requests_that_retention_took_are_counted_and_named(tmp_path: Path) -> N
         (partition,) = {record.partition for record in site.read(site.stream.requests)}
         site.produce([Outgoing(site.stream.requests, b"key", b"no request")] * 10)
         admin = KafkaAdminClient(bootstrap_servers=site.kafka.bootstrap)
-        admin.delete_records({TopicPartition(site.stream.requests, partition): 9})
+        admin.delete_records({KafkaTopicPartition(site.stream.requests, partition): 9})
         admin.close()
         worker.start()
         worker.wait_ready()

@@ -138,8 +138,13 @@ def find_lag(bootstrap: str, group: str) -> int:
     consumer = confluent_kafka.Consumer({"bootstrap.servers": bootstrap, "group.id": group})
     try:
         partitions = consumer.list_topics(REQUESTS, WAIT_S).topics[REQUESTS].partitions
-        places = consumer.committed([confluent_kafka.TopicPartition(REQUESTS, each) for each in partitions], WAIT_S)
-        return sum(consumer.get_watermark_offsets(place, WAIT_S)[1] - max(place.offset, 0) for place in places)
+        topic_partitions = consumer.committed(
+            [confluent_kafka.TopicPartition(REQUESTS, each) for each in partitions], WAIT_S
+        )
+        return sum(
+            consumer.get_watermark_offsets(topic_partition, WAIT_S)[1] - max(topic_partition.offset, 0)
+            for topic_partition in topic_partitions
+        )
     finally:
         consumer.close()
 

@@ -45,7 +45,7 @@ def test_a_paused_worker_is_not_a_dead_one(stage: Stage, count: int, say: Callab
     answered = stage.results.read_until(everything, FINISH_S)
     stage.results.read(2)
     verdict, took_s = stage.results.verdict, time.monotonic() - started_s
-    deaths = [event for worker in workers for event in worker.read_events() if event.get("event") == DIED]
+    crashes = [event for worker in workers for event in worker.read_events() if event.get("event") == DIED]
     alone = sum(worker.read_metric("unlensed_isolated_records_total") for worker in workers)
     lost = sum("partitions lost" in event.get("event", "") for event in workers[0].read_events())
     say(
@@ -59,7 +59,7 @@ def test_a_paused_worker_is_not_a_dead_one(stage: Stage, count: int, say: Callab
     assert not verdict.dead
     assert lost, "no pause was longer than a session"
     assert workers[0].pid == paused
-    assert {int(event["deaths"]) for event in deaths} <= ({1} if count > 1 else set())
+    assert {int(event["deaths"]) for event in crashes} <= ({1} if count > 1 else set())
     assert alone == 0 or count > 1
     for worker in workers:
         assert worker.stop() == 0

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import skimage
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer
+from kafka import TopicPartition as KafkaTopicPartition
 from PIL import Image
 
 REQUESTS, RESULTS, DEAD_LETTERS = "unlensed.requests", "unlensed.results", "unlensed.dead-letters"
@@ -124,13 +125,13 @@ class Results:
             enable_auto_commit=False,
             fetch_max_wait_ms=100,
         )
-        places = [
-            TopicPartition(topic, partition)
+        topic_partitions = [
+            KafkaTopicPartition(topic, partition)
             for topic in (RESULTS, DEAD_LETTERS)
             for partition in self._consumer.partitions_for_topic(topic) or ()
         ]
-        self._consumer.assign(places)
-        self._consumer.seek_to_beginning(*places)
+        self._consumer.assign(topic_partitions)
+        self._consumer.seek_to_beginning(*topic_partitions)
 
     def read(self, seconds: float) -> int:
         """Read for a while; return how many answers came."""

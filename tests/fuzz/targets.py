@@ -16,7 +16,7 @@ from PIL import Image
 from ingest.decode import decode_reduced
 from ingest.formats import jpeg
 from ingest.formats.header import read_orientation
-from ingest.image_metadata import MAX_WORD_CHARACTERS, read_traces
+from ingest.image_metadata import MAX_WORD_CHARACTERS, read_image_metadata
 from ingest.probe import Limits, probe_image, strip_metadata
 from ingest.reasons import Unscorable
 from scorer.bundle.arrays import BadArrays, Wanted, read_arrays
@@ -55,7 +55,7 @@ def fuzz_image(data: bytes) -> None:
     if info.media_type == "image/jpeg":
         assert jpeg.edit_scans(bare, lambda scan: scan) == bare
         assert jpeg.find_restarts(bare)[0] >= 0
-    read_traces(data, info)
+    read_image_metadata(data, info)
     try:
         pixels, _ = decode_reduced(bare, info, 1.0)
     except Unscorable:
@@ -69,10 +69,10 @@ def fuzz_exif(data: bytes) -> None:
     for put in (_put_in_jpeg, _put_in_png, _put_in_webp):
         image = put(data[:65_000])
         info = probe_image(image)
-        traces = read_traces(image, info)
+        image_metadata = read_image_metadata(image, info)
         assert info.width == info.height == 32
-        assert traces.camera.isprintable()
-        assert len(traces.camera) <= 2 * MAX_WORD_CHARACTERS + 1
+        assert image_metadata.camera.isprintable()
+        assert len(image_metadata.camera) <= 2 * MAX_WORD_CHARACTERS + 1
 
 
 def fuzz_request(data: bytes) -> None:

@@ -23,8 +23,8 @@ CPU_BANNER = r"""
 
 def strip_paths(text: str, places: Sequence[Path] = ()) -> str:
     """Return `text` without the paths of the machine that it was written on: reports are committed."""
-    for place, name in ((ROOT, "."), *((place, "<packages>") for place in places), (Path(sys.prefix), "<python>")):
-        text = text.replace(str(place), name)
+    for stream, name in ((ROOT, "."), *((stream, "<packages>") for stream in places), (Path(sys.prefix), "<python>")):
+        text = text.replace(str(stream), name)
     return re.sub(r"/(?:root|home|work)/[^\s\"':,)]*/", "~/", text)
 
 

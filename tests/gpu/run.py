@@ -76,7 +76,7 @@ def run_part(name: str, device: str, box_s: float, scratch: Path) -> dict[str, A
         status = f"{status} {fields['troubles'].pop()}"
     elif status == "ok" and fields["troubles"]:
         status = "partly"
-    places = [Path(place) for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    places = [Path(stream) for stream in os.environ.get("PYTHONPATH", "").split(os.pathsep) if stream]
     section = {"status": status, "exit_code": code, "seconds": time.monotonic() - began_s, "box_s": box_s, **fields}
     section["clocks"] = read_watch(watch)
     if status != "ok":

@@ -19,18 +19,18 @@ from ingest.probe import EncodedFace
 from scorer.bundle.bundle import Bundle, read_bundle
 from scorer.engines.base import FeatureBatch
 from scorer.messages import ScoreRequest
-from scorer.stream.broker import Place, Record
+from scorer.stream.broker import Record, TopicPartition
 from tests.faults.traffic import Verdict
 from tests.scorer.stream.memory_group import Killed, Member, MemoryGroup
 from tests.scorer.stream.service_bench import READ, Bench
 
-PLACES = [Place("unlensed.requests", number) for number in range(3)]
+PLACES = [TopicPartition("unlensed.requests", number) for number in range(3)]
 LIMITS = {"unlensed.results": 1500, "unlensed.dead-letters": 2000}
 CODES = {"poison": "kills_worker", "oversize": "answer_too_large", "not_json": "not_json"}
 MAX_MEMBERS = 3
 LAST_TURNS = 3000
 members = st.integers(0, MAX_MEMBERS - 1)
-places = st.sampled_from(PLACES)
+slots = st.sampled_from(PLACES)
 
 
 @cache
@@ -63,32 +63,32 @@ class Stream(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.group = MemoryGroup({place: [] for place in PLACES}, limits=LIMITS)
-        self.kinds: dict[tuple[Place, int], str] = {}
-        self.ids: dict[tuple[Place, int], str] = {}
-        self.exposed: Counter[tuple[Place, int]] = Counter()  # to ends that were no record's doing
+        self.group = MemoryGroup({slot: [] for slot in PLACES}, limits=LIMITS)
+        self.kinds: dict[tuple[TopicPartition, int], str] = {}
+        self.ids: dict[tuple[TopicPartition, int], str] = {}
+        self.exposed: Counter[tuple[TopicPartition, int]] = Counter()  # to ends that were no record's doing
         self.paused: list[Member] = []
         self.ends = self.sent = 0  # `ends`: of what a partition was in hand of one worker
         self.join()
 
-    @rule(place=places, count=st.integers(1, 12))
-    def send(self, place: Place, count: int) -> None:
+    @rule(slot=slots, count=st.integers(1, 12))
+    def send(self, slot: TopicPartition, count: int) -> None:
         """Good requests."""
         for _ in range(count):
-            self._send(place, "good")
+            self._send(slot, "good")
 
-    @rule(place=places, kind=st.sampled_from(["poison", "oversize", "not_json"]))
-    def send_bad(self, place: Place, kind: str) -> None:
+    @rule(slot=slots, kind=st.sampled_from(["poison", "oversize", "not_json"]))
+    def send_bad(self, slot: TopicPartition, kind: str) -> None:
         """A record that kills who decodes it, one whose answer no topic takes, one that is no request."""
-        self._send(place, kind)
+        self._send(slot, kind)
 
     @precondition(lambda self: self.ids)
-    @rule(place=places, number=st.integers(0, 1000))
-    def duplicate(self, place: Place, number: int) -> None:
+    @rule(slot=slots, number=st.integers(0, 1000))
+    def duplicate(self, slot: TopicPartition, number: int) -> None:
         """A request that was sent already, whatever it is."""
         (of, offset) = list(self.ids)[number % len(self.ids)]
         record = self.group.logs[of][offset]
-        again = self.group.send(place, record.key, record.value)
+        again = self.group.send(slot, record.key, record.value)
         self._remember(again, self.kinds[of, offset], self.ids[of, offset])
 
     @rule(member=members, turns=st.integers(1, 6))
@@ -144,22 +144,22 @@ class Stream(RuleBasedStateMachine):
         """No offset passes an unanswered record, no good request is a dead letter, no two answers contradict."""
         with self.group.lock:
             answers, committed = list(self.group.answers), dict(self.group.committed)
-        letters: dict[tuple[Place, int], list[str]] = defaultdict(list)
+        letters: dict[tuple[TopicPartition, int], list[str]] = defaultdict(list)
         verdict = Verdict()
         for answer in answers:
             if answer.topic == "unlensed.results":
                 verdict.note_result(answer.value or b"")
             else:
                 told = {name: (value or b"").decode() for name, value in answer.headers}
-                place = Place(told["unlensed-topic"], int(told["unlensed-partition"]))
-                letters[place, int(told["unlensed-offset"])].append(told["unlensed-error-code"])
+                slot = TopicPartition(told["unlensed-topic"], int(told["unlensed-partition"]))
+                letters[slot, int(told["unlensed-offset"])].append(told["unlensed-error-code"])
         for key, codes in letters.items():
             assert set(codes) == {CODES.get(self.kinds[key])}, (key, codes)
             assert len(codes) == 1 or (self.delivery == "at_least_once" and len(codes) <= 1 + self.ends)
         assert not verdict.conflicting
-        for place, until in committed.items():
+        for slot, until in committed.items():
             for offset in range(until):
-                assert self.ids[place, offset] in verdict.answers or letters[place, offset], (place, offset)
+                assert self.ids[slot, offset] in verdict.answers or letters[slot, offset], (slot, offset)
         self.letters = letters
 
     def teardown(self) -> None:
@@ -180,9 +180,9 @@ class Stream(RuleBasedStateMachine):
             member.turn()
 
     def _is_done(self) -> bool:
-        return all(self.group.committed.get(place, 0) == len(log) for place, log in self.group.logs.items())
+        return all(self.group.committed.get(slot, 0) == len(log) for slot, log in self.group.logs.items())
 
-    def _send(self, place: Place, kind: str) -> None:
+    def _send(self, slot: TopicPartition, kind: str) -> None:
         self.sent += 1
         request = {
             "request_id": f"{kind}-{self.sent}",
@@ -192,11 +192,11 @@ class Stream(RuleBasedStateMachine):
             "attributes": {"large": "x" * 1000} if kind == "oversize" else {},
         }
         value = b"no JSON" if kind == "not_json" else json.dumps(request).encode()
-        record = self.group.send(place, b"key", value)
+        record = self.group.send(slot, b"key", value)
         self._remember(record, kind, request["request_id"])  # type: ignore[arg-type]
 
     def _remember(self, record: Record, kind: str, request_id: str) -> None:
-        self.kinds[record.place, record.offset], self.ids[record.place, record.offset] = kind, request_id
+        self.kinds[record.slot, record.offset], self.ids[record.slot, record.offset] = kind, request_id
 
     def _member(self, number: int) -> Member:
         return self.group.members[number % len(self.group.members)]
@@ -213,11 +213,11 @@ class Stream(RuleBasedStateMachine):
 
     def _expose(self, member: Member) -> bool:
         """Return whether none of the records that a member may have in hand saw such an end before; then they have."""
-        owned = [place for place, owner in self.group.owners.items() if owner is member]
+        owned = [slot for slot, owner in self.group.owners.items() if owner is member]
         may = [
-            (place, offset)
-            for place in owned
-            for offset in range(self.group.committed.get(place, 0), len(self.group.logs[place]))
+            (slot, offset)
+            for slot in owned
+            for offset in range(self.group.committed.get(slot, 0), len(self.group.logs[slot]))
         ]
         if any(self.exposed[key] for key in may):
             return False

@@ -51,21 +51,21 @@ def mutate(draw: st.DrawFn) -> bytes:
     """Return a valid picture with bytes changed, cut out, doubled, or spliced with another picture."""
     data = bytearray(draw(st.sampled_from(SEEDS)))
     for _ in range(draw(st.integers(1, 6))):
-        place = draw(st.integers(0, max(0, len(data) - 1)))
+        slot = draw(st.integers(0, max(0, len(data) - 1)))
         length = draw(st.integers(0, 40))
         match draw(st.sampled_from(["flip", "set", "cut", "double", "splice", "truncate"])):
             case "flip" if data:
-                data[place] ^= 1 << draw(st.integers(0, 7))
+                data[slot] ^= 1 << draw(st.integers(0, 7))
             case "set":
-                data[place : place + 1] = draw(st.sampled_from([b"\0", b"\xff", b"\xff\xd9", b"\xff\xda", b"\x7f"]))
+                data[slot : slot + 1] = draw(st.sampled_from([b"\0", b"\xff", b"\xff\xd9", b"\xff\xda", b"\x7f"]))
             case "cut":
-                del data[place : place + length]
+                del data[slot : slot + length]
             case "double":
-                data[place:place] = data[place : place + length]
+                data[slot:slot] = data[slot : slot + length]
             case "splice":
-                data[place:] = draw(st.sampled_from(SEEDS))[place:]
+                data[slot:] = draw(st.sampled_from(SEEDS))[slot:]
             case "truncate":
-                del data[place:]
+                del data[slot:]
             case _:
                 pass
     return bytes(data)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ingest.image_metadata import Traces, estimate_quality, read_traces
+from ingest.image_metadata import ImageMetadata, estimate_quality, read_image_metadata
 from ingest.probe import ImageInfo, probe_image
 from ingest.reasons import Unscorable
 from tests.hostile.test_survival import mutate
@@ -28,17 +28,21 @@ def encode(kind: str = "JPEG", tags: dict[int, object] | None = None, **options:
     return buffer.getvalue()
 
 
-def read(data: bytes) -> Traces:
+def read(data: bytes) -> ImageMetadata:
     """Return the traces of a picture that the gate admits."""
-    return read_traces(data, probe_image(data))
+    return read_image_metadata(data, probe_image(data))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_camera_and_size_are_read_from_every_container(kind: str) -> None:
     """Make, model and the stated size come out of JPEG, PNG and WebP alike."""
     tags = {MAKE: "Canon", MODEL: "EOS 5D", EXIF_DIRECTORY: {PIXEL_X: 4000, PIXEL_Y: 70_000}}
-    traces = read(encode(kind, tags))
-    assert (traces.camera, traces.exif_width, traces.exif_height) == ("Canon EOS 5D", 4000, 70_000)
+    image_metadata = read(encode(kind, tags))
+    assert (image_metadata.camera, image_metadata.exif_width, image_metadata.exif_height) == (
+        "Canon EOS 5D",
+        4000,
+        70_000,
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,8 +63,8 @@ def test_a_camera_is_one_short_line(make: str, model: str, camera: str) -> None:
     tags = {tag: text for tag, text in ((MAKE, make.encode()), (MODEL, model.encode())) if text}
     exif = _write_exif(tags)
     data = encode()
-    traces = read(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
-    assert traces.camera == camera
+    image_metadata = read(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
+    assert image_metadata.camera == camera
 
 
 def _write_exif(tags: dict[int, bytes]) -> bytes:
@@ -94,7 +98,7 @@ def test_coarser_tables_never_mean_more_quality(first: int, second: int) -> None
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
 def test_only_a_jpeg_has_a_quality(kind: str) -> None:
     """Other containers state no JPEG quality and, without EXIF, nothing at all."""
-    assert read(encode(kind)) == Traces()
+    assert read(encode(kind)) == ImageMetadata()
 
 
 def test_wide_tables_are_read() -> None:
@@ -104,19 +108,19 @@ def test_wide_tables_are_read() -> None:
     table = eight[place + 5 : place + 69]
     wide = b"\x10" + b"".join(bytes([0, entry]) for entry in table)
     swapped = eight[:place] + b"\xff\xdb" + struct.pack(">H", len(wide) + 2) + wide + eight[place + 69 :]
-    assert read_traces(swapped, INFO).jpeg_quality == 90
+    assert read_image_metadata(swapped, INFO).jpeg_quality == 90
     cut = eight[:place] + b"\xff\xdb" + struct.pack(">H", 12) + wide[:10] + eight[place + 69 :]
-    assert read_traces(cut, INFO).jpeg_quality is None
+    assert read_image_metadata(cut, INFO).jpeg_quality is None
 
 
 @settings(max_examples=150, deadline=None)
 @given(data=mutate(), kind=st.sampled_from(["image/jpeg", "image/png", "image/webp"]))
 def test_no_damage_raises(data: bytes, kind: str) -> None:
     """Damaged pictures, even under the name of another container, give traces within their bounds."""
-    traces = read_traces(data, ImageInfo(kind, 90, 60, 1, "0" * 64))
-    assert len(traces.camera) <= 97
-    assert traces.camera.isprintable()
-    assert traces.jpeg_quality is None or 1 <= traces.jpeg_quality <= 100
+    image_metadata = read_image_metadata(data, ImageInfo(kind, 90, 60, 1, "0" * 64))
+    assert len(image_metadata.camera) <= 97
+    assert image_metadata.camera.isprintable()
+    assert image_metadata.jpeg_quality is None or 1 <= image_metadata.jpeg_quality <= 100
 
 
 @settings(max_examples=150, deadline=None)
@@ -142,5 +146,5 @@ def test_a_huge_directory_costs_little() -> None:
     info = probe_image(data)
     before = time.thread_time()
     for _ in range(20):
-        assert read_traces(data, info).camera == "me"
+        assert read_image_metadata(data, info).camera == "me"
     assert time.thread_time() - before < 1

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from ingest.image_metadata import Traces
+from ingest.image_metadata import ImageMetadata
 from ingest.resampling import (
     MIN_CAMERA_SIDE_PX,
     MIN_HIGH_BAND,
     MIN_JPEG_QUALITY,
-    Mark,
+    ResamplingMark,
     find_marks,
     measure_high_band,
     measure_high_bands,
@@ -59,25 +59,27 @@ def test_the_share_is_a_share(seed: int, size: int) -> None:
 @pytest.mark.parametrize(
     ("size", "traces", "bands", "marks"),
     [
-        ((4000, 3000), Traces(), [], ()),
-        ((4000, 3000), Traces("Canon", 95, 4000, 3000), [0.2, math.nan], ()),
-        ((3000, 4000), Traces("Canon", 95, 4000, 3000), [], ()),
-        ((4000, 2250), Traces("Canon", 95, 4000, 3000), [], ()),
-        ((2000, 1500), Traces("Canon", 95, 4000, 3000), [], (Mark.RESIZED,)),
-        ((2000, 1500), Traces("Canon", 95, 4000, None), [], ()),
-        ((MIN_CAMERA_SIDE_PX, 480), Traces(), [], ()),
-        ((480, MIN_CAMERA_SIDE_PX - 1), Traces(), [], (Mark.THUMBNAIL,)),
-        ((4000, 3000), Traces("", MIN_JPEG_QUALITY), [], ()),
-        ((4000, 3000), Traces("", MIN_JPEG_QUALITY - 1), [], (Mark.LOW_QUALITY,)),
-        ((4000, 3000), Traces(), [MIN_HIGH_BAND / 2], (Mark.UPSAMPLED,)),
-        ((4000, 3000), Traces(), [MIN_HIGH_BAND / 2, MIN_HIGH_BAND], ()),
-        ((4000, 3000), Traces(), [math.nan], ()),
-        ((200, 200), Traces("", 10, 300, 300), [0.01], tuple(Mark)),
+        ((4000, 3000), ImageMetadata(), [], ()),
+        ((4000, 3000), ImageMetadata("Canon", 95, 4000, 3000), [0.2, math.nan], ()),
+        ((3000, 4000), ImageMetadata("Canon", 95, 4000, 3000), [], ()),
+        ((4000, 2250), ImageMetadata("Canon", 95, 4000, 3000), [], ()),
+        ((2000, 1500), ImageMetadata("Canon", 95, 4000, 3000), [], (ResamplingMark.RESIZED,)),
+        ((2000, 1500), ImageMetadata("Canon", 95, 4000, None), [], ()),
+        ((MIN_CAMERA_SIDE_PX, 480), ImageMetadata(), [], ()),
+        ((480, MIN_CAMERA_SIDE_PX - 1), ImageMetadata(), [], (ResamplingMark.THUMBNAIL,)),
+        ((4000, 3000), ImageMetadata("", MIN_JPEG_QUALITY), [], ()),
+        ((4000, 3000), ImageMetadata("", MIN_JPEG_QUALITY - 1), [], (ResamplingMark.LOW_QUALITY,)),
+        ((4000, 3000), ImageMetadata(), [MIN_HIGH_BAND / 2], (ResamplingMark.UPSAMPLED,)),
+        ((4000, 3000), ImageMetadata(), [MIN_HIGH_BAND / 2, MIN_HIGH_BAND], ()),
+        ((4000, 3000), ImageMetadata(), [math.nan], ()),
+        ((200, 200), ImageMetadata("", 10, 300, 300), [0.01], tuple(ResamplingMark)),
     ],
 )
-def test_marks(size: tuple[int, int], traces: Traces, bands: list[float], marks: tuple[Mark, ...]) -> None:
+def test_marks(
+    size: tuple[int, int], image_metadata: ImageMetadata, bands: list[float], marks: tuple[ResamplingMark, ...]
+) -> None:
     """Each mark is given on its own side of its bound, and one sharp face clears the whole image."""
-    assert find_marks(*size, traces, bands) == marks
+    assert find_marks(*size, image_metadata, bands) == marks
 
 
 @pytest.mark.parametrize("size", [128, 224, 225])

@@ -256,11 +256,11 @@ def test_crops_are_those_of_this_process(pool: Sandbox, cropper: FaceCropper, jp
     faces.insert(3, EncodedFace(short, probe_image(short), Window(100, 300, 200, 200)))
     crops, expected = dict(pool.crop(faces)), cropper.crop(faces)
     assert sorted(crops) == list(range(len(faces)))
-    for place, crop in enumerate(expected):
+    for slot, crop in enumerate(expected):
         if isinstance(crop, Unscorable):
-            assert str(crops[place]) == str(crop)
+            assert str(crops[slot]) == str(crop)
         else:
-            np.testing.assert_array_equal(crops[place], crop)
+            np.testing.assert_array_equal(crops[slot], crop)
     assert [isinstance(crop, Unscorable) for crop in expected].count(True) == 1
 
 
@@ -279,8 +279,8 @@ def test_guilty_image_of_a_batch_is_named(
     guilty = crops[len(faces) - 1]
     assert isinstance(guilty, Unscorable)
     assert guilty.reason is reason
-    for place in range(len(faces) - 1):
-        np.testing.assert_array_equal(crops[place], expected[place])
+    for slot in range(len(faces) - 1):
+        np.testing.assert_array_equal(crops[slot], expected[slot])
 
 
 @pytest.mark.parametrize("side", [1000, 90])

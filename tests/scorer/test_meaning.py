@@ -6,25 +6,25 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from scorer.bundle.bundle import Bundle
-from scorer.bundle.manifest import Evaluation, Flagged, GeneratedSample, Sample
+from scorer.bundle.manifest import Evaluation, EvaluationSample, FlaggedShare, GeneratedEvaluationSample
 from scorer.decide import Policy
 from scorer.meaning import explain_decisions, explain_flag, explain_pass, state_catch
 
 RATES = (0.05, 0.01)
 
 
-def flagged(*faces: int) -> tuple[Flagged, ...]:
+def flagged(*faces: int) -> tuple[FlaggedShare, ...]:
     """Return counts at `RATES`."""
-    return tuple(Flagged(rate=rate, faces=count, low=0, high=1) for rate, count in zip(RATES, faces, strict=False))
+    return tuple(FlaggedShare(rate=rate, faces=count, low=0, high=1) for rate, count in zip(RATES, faces, strict=False))
 
 
 def evaluate(generated: dict[str, tuple[int, int]]) -> Evaluation:
     """Return an evaluation of generators, each with its faces and how many are flagged at 5 %."""
     samples = {
-        name: GeneratedSample(faces=faces, flagged=flagged(hits), auc=0.5, auc_one_format=0.5)
+        name: GeneratedEvaluationSample(faces=faces, flagged=flagged(hits), auc=0.5, auc_one_format=0.5)
         for name, (faces, hits) in generated.items()
     }
-    photographs = Sample(faces=200, flagged=flagged(11, 1))
+    photographs = EvaluationSample(faces=200, flagged=flagged(11, 1))
     return Evaluation(measured_on="2026-01-15", note="", photographs=photographs, generated=samples)
 
 
@@ -96,7 +96,7 @@ def test_impossible_figures_are_refused() -> None:
     """More flagged faces than faces, more at a finer rate, a name that does not print, generators at other rates."""
     for faces in ((201,), (3, 4)):
         with pytest.raises(ValidationError, match="cannot be those flagged"):
-            Sample(faces=200, flagged=flagged(*faces))
+            EvaluationSample(faces=200, flagged=flagged(*faces))
     with pytest.raises(ValidationError, match="do not print"):
         evaluate({"\x1b[31m": (1, 0)})
     one = evaluate({"a": (10, 1)})

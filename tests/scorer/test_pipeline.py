@@ -14,7 +14,7 @@ from ingest.reasons import Reason, Unscorable
 from scorer import pipeline as module
 from scorer.locate import LocatedImage
 from scorer.messages import ImageSource, ScoreRequest, ScoreResult
-from scorer.pipeline import Overdue, Pipeline, Stopped, TimeLimit
+from scorer.pipeline import Overdue, PipelineStopped, ScoringPipeline, TimeLimit
 
 LATE = Unscorable(Reason.TIMED_OUT, "late")
 
@@ -33,9 +33,9 @@ def answer(images: Sequence[LocatedImage]) -> list[ScoreResult]:
 
 def open_pipeline(
     locate: Callable[[int], LocatedImage] = make_image, *, batch: int = 4, limit: TimeLimit[int] | None = None
-) -> Pipeline[int]:
+) -> ScoringPipeline[int]:
     """Return a pipeline of numbers."""
-    return Pipeline(locate, [answer, answer], threads=2, batch_images=batch, limit=limit)
+    return ScoringPipeline(locate, [answer, answer], threads=2, batch_images=batch, limit=limit)
 
 
 @settings(deadline=None, max_examples=25)
@@ -73,7 +73,7 @@ def test_an_error_of_a_stage_reaches_the_caller() -> None:
     with pytest.raises(LookupError):
         list(open_pipeline(fail).run(range(9)))
     with pytest.raises(LookupError):
-        list(Pipeline(make_image, [fail], threads=1, batch_images=2).run(range(9)))
+        list(ScoringPipeline(make_image, [fail], threads=1, batch_images=2).run(range(9)))
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ def test_too_many_hanging_tasks_end_the_run(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_stop_ends_after_the_batch_in_hand() -> None:
-    """Once stopped, the rest of the batch comes, and then `Stopped`, though the tasks never end."""
+    """Once stopped, the rest of the batch comes, and then `PipelineStopped`, though the tasks never end."""
     pipeline = open_pipeline(batch=4)
     run = pipeline.run(iter(int, 1))
     for _ in range(6):
         next(run)
     pipeline.stop()
     assert len(list(islice(run, 2))) == 2
-    with pytest.raises(Stopped):
+    with pytest.raises(PipelineStopped):
         next(run)
 
 

@@ -30,7 +30,7 @@ from scorer.schemas import (
 from scorer.service_settings import StreamSettings
 from scorer.stream.broker import Record
 from scorer.stream.codec import encode_result
-from scorer.stream.dead_letters import UNREADABLE, dead_letter
+from scorer.stream.dead_letters import UNREADABLE, make_dead_letter
 
 API = asyncapi()
 RECORD = Record("t", 0, 0, 0, b"k", b"v", ())
@@ -158,7 +158,7 @@ def test_headers_of_a_result_are_the_ones_written() -> None:
 
 def test_headers_of_a_dead_letter_are_the_ones_written() -> None:
     """What is written beside a dead letter is what is published."""
-    written = dead_letter(RECORD, "d", "not_json", "m", 1, "digest").headers
+    written = make_dead_letter(RECORD, "d", "not_json", "m", 1, "digest").headers
     assert [name for name, _ in written] == list(DEAD_LETTER_HEADERS)
     assert list(UNREADABLE_HEADER) == [UNREADABLE]
 

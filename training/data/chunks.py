@@ -25,7 +25,7 @@ from training.data.cutting import CutFace, FaceCutter, FoundFace
 from training.data.photos import ROLES, Photo, PhotoSource, Role
 from training.data.roles import RoleRule
 from training.data.shards import INDEX, WIDE_SIZE, write_shard
-from training.endings import Interrupted
+from training.endings import TrainingInterrupted
 
 LAYOUT = 1  # of the shards; a run folder of another layout is not continued
 FACES_A_CHUNK, PHOTOS_A_CHUNK, PHOTOS_AT_ONCE = 256, 1024, 16
@@ -45,7 +45,7 @@ class PrepareProgress(Progress):
 
 
 @dataclass(slots=True)
-class Record:
+class ChunkRecord:
     """What a chunk was made of and what came out of it."""
 
     photos: int
@@ -88,7 +88,7 @@ class Inputs:
 
 def prepare_photos(
     run: Path, inputs: Inputs, cutter: FaceCutter, progress: PrepareProgress, faces_a_chunk: int = FACES_A_CHUNK
-) -> list[Record]:
+) -> list[ChunkRecord]:
     """Bring the shards of `run` up to date with the inputs and return the records of all chunks.
 
     Raises:
@@ -125,7 +125,7 @@ def stopping_in_a_sentence(run: Path, progress: PrepareProgress) -> Iterator[Non
         yield
     except KeyboardInterrupt as error:
         message = f"stopped after {describe_state(progress)}: the same command goes on from there"
-        raise Interrupted(message) from error
+        raise TrainingInterrupted(message) from error
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
@@ -134,7 +134,7 @@ def stopping_in_a_sentence(run: Path, progress: PrepareProgress) -> Iterator[Non
             f"no room is left for {run} after {describe_state(progress)}: "
             f"free about {max(need, 2**28) / 2**30:.1f} GiB, then the same command goes on from there"
         )
-        raise Interrupted(message) from error
+        raise TrainingInterrupted(message) from error
 
 
 def describe_state(progress: PrepareProgress) -> str:
@@ -169,16 +169,16 @@ def check_settings(path: Path, cutter: FaceCutter) -> None:
         raise ValueError(message)
 
 
-def check_records(chunks: Path, inputs: Inputs) -> tuple[list[Record], int]:
+def check_records(chunks: Path, inputs: Inputs) -> tuple[list[ChunkRecord], int]:
     """Return the records that still stand for the inputs' first photographs, and the number of all photographs."""
-    records: list[Record] = []
+    records: list[ChunkRecord] = []
     stream = inputs.stream()
     total = 0
     for number in itertools.count():
         path = chunks / f"{number:06}.json"
         if not path.exists():
             break
-        record = Record(**json.loads(path.read_text(encoding="utf-8")))
+        record = ChunkRecord(**json.loads(path.read_text(encoding="utf-8")))
         taken = list(itertools.islice(stream, record.photos))
         total += len(taken)
         if len(taken) != record.photos or digest(taken) != record.digest:
@@ -223,7 +223,7 @@ class ChunkMaker:
     progress: PrepareProgress
     faces_a_chunk: int
 
-    def make(self, number: int, photos: Iterator[tuple[Photo, Role]]) -> Record | None:
+    def make(self, number: int, photos: Iterator[tuple[Photo, Role]]) -> ChunkRecord | None:
         """Cut the next photographs, write their shards and their record; None when there are no more photographs."""
         self.cutter.dropped.clear()
         self.cutter.refused.clear()
@@ -243,7 +243,7 @@ class ChunkMaker:
                 write_faces(self.run / "faces" / role / f"{number:06}", mine)
                 counts[role] = len(mine)
         dropped, refused = _as_rows(self.cutter.dropped), _as_rows(self.cutter.refused)
-        record = Record(len(taken), digest(taken), counts, dropped, refused)
+        record = ChunkRecord(len(taken), digest(taken), counts, dropped, refused)
         write_json(self.run / "faces" / "chunks" / f"{number:06}.json", asdict(record))
         return record
 

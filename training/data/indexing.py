@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from scorer.commands.terminal import Terminal
-from training.data.chunks import Inputs, Record
+from training.data.chunks import ChunkRecord, Inputs
 from training.data.exif import TAG_NAMES
 from training.data.near_duplicates import find_distinct, find_distinct_photos
 from training.data.photos import ROLES
@@ -30,7 +30,7 @@ UNTAGGED_PHOTOS = 20  # fewer photographs without tags say little about a source
 Columns = dict[str, NDArray[Any]]
 
 
-def index_run(run: Path, records: Sequence[Record], inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
+def index_run(run: Path, records: Sequence[ChunkRecord], inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
     """Write the index of each role and return the facts for `prepare.json`."""
     shards: dict[str, list[str]] = {
         role: [f"{number:06}" for number, record in enumerate(records) if record.faces.get(role)] for role in ROLES
@@ -79,7 +79,7 @@ def choose_faces(tables: dict[str, Columns], dropped: Counter[tuple[str, str]]) 
 
 
 def describe_run(
-    records: Sequence[Record], inputs: Inputs, tables: dict[str, Columns], dropped: Counter[tuple[str, str]]
+    records: Sequence[ChunkRecord], inputs: Inputs, tables: dict[str, Columns], dropped: Counter[tuple[str, str]]
 ) -> dict[str, Any]:
     """Return counts over the run, by role, and by source; `tables` hold the faces in use."""
     refused: Counter[str] = Counter()

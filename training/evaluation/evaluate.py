@@ -11,7 +11,7 @@ from rich.console import Console
 from scorer.commands.progress import Progress
 from scorer.mixture import stack_mixture
 from training.data.shards import Images
-from training.evaluation.face_scorer import FaceScorer, weigh
+from training.evaluation.face_scorer import FaceScorer, score_features
 from training.evaluation.measures import LogLikelihoods
 from training.evaluation.operating_points import (
     RATES,
@@ -21,8 +21,8 @@ from training.evaluation.operating_points import (
     separate,
     summarise,
 )
-from training.evaluation.protocol import Comparison, compare_generators
-from training.evaluation.robustness import draw_rows, endure, equalise_format, list_conditions
+from training.evaluation.protocol import ProtocolComparison, compare_generators
+from training.evaluation.robustness import draw_rows, equalise_format, evaluate_condition, list_conditions
 from training.mixture.fit import choose_mixture
 from training.recipes import Recipe
 
@@ -94,7 +94,7 @@ def evaluate_faces(scorer: FaceScorer, pictures: Pictures, console: Console) -> 
         for name, crops in {"": test.crops, **generated}.items():
             embedded[name] = scorer.embed(crops)
             progress.advance()
-        raw = {name: scorer.weigh(features) for name, features in embedded.items()}
+        raw = {name: scorer.score_features(features) for name, features in embedded.items()}
         equal = {}
         for name, crops in {"": test.crops, **generated}.items():
             equal[name] = scorer.log_likelihoods(crops, equalise_format)
@@ -124,7 +124,7 @@ def evaluate_faces(scorer: FaceScorer, pictures: Pictures, console: Console) -> 
 
 def compare(
     weigh_crops: Callable[[Images], LogLikelihoods], pictures: Pictures, fitted_roles: Sequence[str], recipe: Recipe
-) -> Comparison:
+) -> ProtocolComparison:
     """Return the paper's figures.
 
     Args:
@@ -141,7 +141,7 @@ def compare(
     )
 
 
-def describe_comparison(comparison: Comparison, recipe: Recipe) -> dict[str, object]:
+def describe_comparison(comparison: ProtocolComparison, recipe: Recipe) -> dict[str, object]:
     """Return the fields of a comparison and by which rules it was made."""
     return asdict(comparison) | {"threshold_on": recipe.threshold_on, "test_crop": recipe.test_crop}
 
@@ -159,7 +159,9 @@ def measure_robustness(
     entries: list[dict[str, object]] = []
     with Progress("robustness", len(conditions), "conditions", console, summary=True) as progress:
         for condition in conditions:
-            entries.append(asdict(endure(condition, scorer.log_likelihoods, (crops, groups), generated, calibration)))
+            entries.append(
+                asdict(evaluate_condition(condition, scorer.log_likelihoods, (crops, groups), generated, calibration))
+            )
             progress.advance()
     return entries
 
@@ -178,7 +180,7 @@ def list_compared_roles(recipe: Recipe) -> list[str]:
     return sorted(fitted | {"test"} | ({"calibrate"} if recipe.threshold_on == "calibrate" else set()))
 
 
-def compare_features(extract: Extract, pictures: Pictures, recipe: Recipe) -> Comparison:
+def compare_features(extract: Extract, pictures: Pictures, recipe: Recipe) -> ProtocolComparison:
     """Return the paper's figures of other features or crops, with a mixture of their own by the recipe's rule."""
     fitting = {role: pictures.photographs[role] for role in list_compared_roles(recipe) if role in FITTING_ROLES}
     fitted = choose_mixture(
@@ -187,4 +189,4 @@ def compare_features(extract: Extract, pictures: Pictures, recipe: Recipe) -> Co
         recipe.mixture,
     )
     mixture = stack_mixture(fitted.mixture)
-    return compare(lambda crops: weigh(extract(crops), mixture), pictures, fitted.roles, recipe)
+    return compare(lambda crops: score_features(extract(crops), mixture), pictures, fitted.roles, recipe)

@@ -29,16 +29,16 @@ class FaceScorer:
         """Return [N, D] features of [N, S, S, 3] crops, each altered first where `alter` is given."""
         return embed_crops(self._extractor, crops_NHWC, alter)
 
-    def weigh(self, features_ND: NDArray[np.float32]) -> LogLikelihoods:
+    def score_features(self, features_ND: NDArray[np.float32]) -> LogLikelihoods:
         """Return [N] log-likelihoods in nats of [N, D] features."""
-        return weigh(features_ND, self._mixture)
+        return score_features(features_ND, self._mixture)
 
     def log_likelihoods(self, crops_NHWC: Images, alter: Alteration | None = None) -> LogLikelihoods:
         """Return [N] log-likelihoods in nats of [N, S, S, 3] crops."""
-        return self.weigh(self.embed(crops_NHWC, alter))
+        return self.score_features(self.embed(crops_NHWC, alter))
 
 
-def weigh(features_ND: NDArray[np.float32], mixture: StackedMixture) -> LogLikelihoods:
+def score_features(features_ND: NDArray[np.float32], mixture: StackedMixture) -> LogLikelihoods:
     """Return [N] log-likelihoods in nats of [N, D] features, as serving computes them."""
     starts = range(0, len(features_ND), ROWS_PER_PRODUCT)
     blocks = [log_likelihood(features_ND[start : start + ROWS_PER_PRODUCT], mixture) for start in starts]

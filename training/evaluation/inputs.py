@@ -17,7 +17,7 @@ from training.evaluation.evaluate import Extract, Photographs, Pictures, compare
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import CutPictures, Part, PictureCutter, draw_pictures
 from training.evaluation.measures import Rate
-from training.evaluation.protocol import MAX_FACES, Comparison
+from training.evaluation.protocol import MAX_FACES, ProtocolComparison
 from training.recipes import Recipe
 
 MAX_FITTED = 25_000  # the release fits on as many
@@ -108,7 +108,7 @@ class WholePictures:
 
 def compare_whole(
     scorer: FaceScorer, subject: Subject, folders: tuple[Path, Mapping[str, Path]], scratch: Path, console: Console
-) -> Comparison:
+) -> ProtocolComparison:
     """Return the paper's figures of whole pictures, as the authors' release takes them, with a mixture of their own.
 
     `folders` are that of the photographs, with a folder for each role, and those of the generators.

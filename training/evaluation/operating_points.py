@@ -19,7 +19,7 @@ NOISE_AUC = 0.75  # below it, an AUC lies in the range that a mere change of pho
 
 
 @dataclass(frozen=True, slots=True)
-class Flagged:
+class FlaggedCount:
     """What a promised false-alarm rate does; a figure is None where the calibration is too small to promise it.
 
     Attributes:
@@ -49,7 +49,7 @@ class Separation:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class GeneratorVerdict:
     """Whether a generator's AUC, raw and format-equalised, clears the control by its whole interval."""
 
     clears: bool
@@ -84,11 +84,11 @@ def flag_faces(
     generated: Mapping[str, LogLikelihoods],
     calibration: LogLikelihoods,
     rate: float,
-) -> Flagged:
+) -> FlaggedCount:
     """Return who is flagged at a promised `rate`; `places` are the photographs' sources and names."""
     sources, photos = places
     groups = name_photographs(sources, photos)
-    return Flagged(
+    return FlaggedCount(
         photographs=count_flagged(photographs, calibration, rate, groups),
         by_source={
             str(source): count_flagged(photographs[sources == source], calibration, rate, groups[sources == source])
@@ -127,7 +127,7 @@ def separate(
     )
 
 
-def judge_generators(raw: Separation, equalised: Separation) -> dict[str, Verdict]:
+def judge_generators(raw: Separation, equalised: Separation) -> dict[str, GeneratorVerdict]:
     """Return a plain verdict on each generator.
 
     An AUC counts only above what a mere change of source reaches, and above `NOISE_AUC`, with its whole interval, both
@@ -144,7 +144,7 @@ def judge_generators(raw: Separation, equalised: Separation) -> dict[str, Verdic
     for name, plain in raw.auc.items():
         equal = equalised.auc[name]
         clears = bool(controls) and min(plain.low, equal.low) > bar
-        verdicts[name] = Verdict(
+        verdicts[name] = GeneratorVerdict(
             clears,
             f"{name} {'clears' if clears else 'does not clear'} its control: "
             f"AUC {plain.value:.2f} ({plain.low:.2f} to {plain.high:.2f}), "
@@ -153,7 +153,7 @@ def judge_generators(raw: Separation, equalised: Separation) -> dict[str, Verdic
     return verdicts
 
 
-def summarise(verdicts: Mapping[str, Verdict], flagged: Flagged, rate: float) -> str:
+def summarise(verdicts: Mapping[str, GeneratorVerdict], flagged: FlaggedCount, rate: float) -> str:
     """Return the whole evaluation in two sentences."""
     clear = [name for name, verdict in verdicts.items() if verdict.clears]
     if clear:

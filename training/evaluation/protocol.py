@@ -28,7 +28,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ProtocolComparison:
     """The outcome of each generator, and their plain average.
 
     Attributes:
@@ -63,7 +63,7 @@ def compare_generators(
     photographs: LogLikelihoods,
     generated: Mapping[str, LogLikelihoods],
     seed: int = 2024,
-) -> Comparison:
+) -> ProtocolComparison:
     """Return the paper's figures of each generator and on average.
 
     Where there are fewer photographs than a generator has faces, both are drawn down to that number.
@@ -88,4 +88,4 @@ def compare_generators(
         auc=float(np.mean([row.auc for row in rows])),
         count=sum(row.count for row in rows),
     )
-    return Comparison(threshold, outcomes, average)
+    return ProtocolComparison(threshold, outcomes, average)

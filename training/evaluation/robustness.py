@@ -42,7 +42,7 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True)
-class Endurance:
+class ConditionOutcome:
     """What one condition leaves.
 
     Attributes:
@@ -132,13 +132,13 @@ def draw_rows(count: int, seed: int = 2024) -> NDArray[np.intp]:
     return np.sort(np.random.default_rng(seed).permutation(count)[:MAX_FACES])
 
 
-def endure(
+def evaluate_condition(
     condition: Condition,
     weigh_crops: Callable[[Images, Alteration], LogLikelihoods],
     photographs: tuple[Images, NDArray[np.str_]],
     generated: Mapping[str, Images],
     calibration: LogLikelihoods,
-) -> Endurance:
+) -> ConditionOutcome:
     """Return what is left of the figures under one condition.
 
     Args:
@@ -150,7 +150,7 @@ def endure(
     """
     crops, groups = photographs
     real = weigh_crops(crops, condition.alter)
-    return Endurance(
+    return ConditionOutcome(
         condition.family,
         condition.setting,
         {name: auc(real, weigh_crops(faces, condition.alter)) for name, faces in generated.items()},

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from typing import Any
 
-from scorer.bundle.manifest import Evaluation, Flagged, GeneratedSample, Sample
+from scorer.bundle.manifest import Evaluation, EvaluationSample, FlaggedShare, GeneratedEvaluationSample
 
 NOTE = (
     "Generated faces as they came, and photographs of sources that nothing was trained, fitted, chosen or calibrated "
@@ -27,12 +27,12 @@ def state_evaluation(report: Mapping[str, Any], *, through_openvino: bool = Fals
     return Evaluation(
         measured_on=report["run"]["created_at"][:10],
         note=NOTE + (THROUGH_OPENVINO if through_openvino else ""),
-        photographs=Sample(
+        photographs=EvaluationSample(
             faces=report["run"]["test_faces"],
             flagged=_count((rate, row["photographs"]) for rate, row in rows.items()),
         ),
         generated={
-            show_name(name): GeneratedSample(
+            show_name(name): GeneratedEvaluationSample(
                 faces=auc["count"],
                 flagged=_count((rate, row["generated"][name]) for rate, row in rows.items()),
                 auc=auc["value"],
@@ -48,8 +48,8 @@ def show_name(name: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
-def _count(rows: Iterable[tuple[float, Mapping[str, Any]]]) -> tuple[Flagged, ...]:
+def _count(rows: Iterable[tuple[float, Mapping[str, Any]]]) -> tuple[FlaggedShare, ...]:
     return tuple(
-        Flagged(rate=rate, faces=round(row["value"] * row["count"]), low=row["low"], high=row["high"])
+        FlaggedShare(rate=rate, faces=round(row["value"] * row["count"]), low=row["low"], high=row["high"])
         for rate, row in sorted(rows, key=itemgetter(0), reverse=True)
     )

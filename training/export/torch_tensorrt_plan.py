@@ -18,7 +18,7 @@ from ingest.device import find_gpu
 from scorer.bundle.bundle import BundleMismatch, read_bundle
 from scorer.bundle.manifest import BatchProfile
 from scorer.engines.tensorrt.compile import check_plan
-from scorer.engines.tensorrt.plan import Plan, write_plan
+from scorer.engines.tensorrt.plan import EnginePlan, write_plan
 from training.export.target import OUTPUT_TENSOR, Deployment
 
 _TRACED_FACES = 2
@@ -46,7 +46,7 @@ def find_obstacle(deployment: Deployment) -> str:
     return "" if importlib.util.find_spec("torch_tensorrt") else "Torch-TensorRT is not installed"
 
 
-def build_plan_of_network(extractor: nn.Module, folder: Path, deployment: Deployment) -> Plan:
+def build_plan_of_network(extractor: nn.Module, folder: Path, deployment: Deployment) -> EnginePlan:
     """Compile `extractor` on this machine's GPU and write the plan into the bundle `folder`.
 
     Raises:

@@ -17,7 +17,7 @@ OPTIMISER = "optimiser."
 
 
 @dataclass(slots=True)
-class Position:
+class TrainingPosition:
     """Where a training stands. With the tensors it is all that a resume needs: every draw follows from it.
 
     Attributes:
@@ -43,7 +43,7 @@ def save_checkpoint(path: Path, network: nn.Module, recipe: Recipe, facts: dict[
 
 
 def save_state(
-    path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, recipe: Recipe, position: Position
+    path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, recipe: Recipe, position: TrainingPosition
 ) -> None:
     """Write all that a training needs to go on as if it had never stopped."""
     state = network.state_dict()
@@ -80,7 +80,7 @@ def load_checkpoint(path: Path, network: nn.Module) -> dict[str, float]:
 
 def load_state(
     path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, recipe: Recipe, faces: int
-) -> Position:
+) -> TrainingPosition:
     """Load what `save_state` wrote and return where that training stood.
 
     Raises:
@@ -90,7 +90,7 @@ def load_state(
     if "position" not in notes:
         message = f"{path} holds weights but no interrupted training: start anew in another run folder"
         raise ValueError(message)
-    position = Position(**notes["position"])
+    position = TrainingPosition(**notes["position"])
     if notes["recipe"] != json.loads(json.dumps(asdict(recipe))):
         message = (
             f"{path} was trained by another recipe, or by other settings of {notes['recipe']['name']!r}: "

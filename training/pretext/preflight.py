@@ -31,7 +31,7 @@ def check_faces(train: FaceSet, held_out: FaceSet, recipe: Recipe, ranks: int) -
         raise ValueError(message)
 
 
-def foresee(train: FaceSet, recipe: Recipe, *, random_weights: bool) -> list[str]:
+def list_warnings(train: FaceSet, recipe: Recipe, *, random_weights: bool) -> list[str]:
     """Return warnings of what will not be learned, one sentence each; `random_weights` where none were given."""
     sentences = []
     if random_weights:

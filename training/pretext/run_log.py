@@ -84,7 +84,7 @@ class RunLog:
         shown = {name: round(value, 3) for name, value in facts.items()}
         self.console.print(json.dumps(shown), soft_wrap=True)
 
-    def caution(self, sentence: str) -> None:
+    def print_warning(self, sentence: str) -> None:
         """Say something that a person should know now."""
         if not self.silent:
             self.console.print(f"warning: {sentence}", style="yellow", soft_wrap=True)

@@ -24,14 +24,14 @@ from scorer.commands.terminal import Terminal
 from training.data.exif import TAG_NAMES
 from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
-from training.endings import Interrupted, TrainingDiverged
+from training.endings import TrainingDiverged, TrainingInterrupted
 from training.pretext.backward import accumulate_gradients
 from training.pretext.batches import Batch, BatchPlan, choose_maker, draw_epoch
-from training.pretext.checkpoints import Position, load_state, save_checkpoint, save_state
+from training.pretext.checkpoints import TrainingPosition, load_state, save_checkpoint, save_state
 from training.pretext.distributed import Ranks, join_ranks
 from training.pretext.network import MANIPULATION, PretextNetwork, load_initial
 from training.pretext.optimiser import cosine_share, make_optimiser, set_rates
-from training.pretext.preflight import check_faces, foresee
+from training.pretext.preflight import check_faces, list_warnings
 from training.pretext.run_log import RunLog, forget_after
 from training.pretext.validation import figure_of_merit, fixed_batches, judge_control, pick_validation, validate
 from training.recipes import Recipe
@@ -111,7 +111,7 @@ def train_extractor(  # noqa: PLR0913, PLR0917 - what is trained, on which two s
             training.start(train, held_out)
         except OSError as error:
             message = f"{error.filename or run} cannot be written ({error.strerror or error}): free some space; "
-            raise Interrupted(message + training.describe_resume()) from error
+            raise TrainingInterrupted(message + training.describe_resume()) from error
     return run / BEST
 
 
@@ -124,7 +124,7 @@ class Training:
     run: Path
     options: TrainOptions
     ranks: Ranks
-    position: Position = field(init=False)
+    position: TrainingPosition = field(init=False)
     optimiser: torch.optim.Adam = field(init=False)
     extractor: nn.Module = field(init=False)
     steps: int = field(init=False)
@@ -137,7 +137,7 @@ class Training:
         cv2.setNumThreads(1)  # the workers are the threads; OpenCV's own would fight the network's
         self.network.to(self.ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this overload
         self.optimiser = make_optimiser(self.network, self.recipe.optimiser)
-        self.position = Position(len(train))
+        self.position = TrainingPosition(len(train))
         if (self.run / LAST).exists():
             self.position = load_state(self.run / LAST, self.network, self.optimiser, self.recipe, len(train))
             self.saved_at = (self.position.epoch, self.position.step)
@@ -162,8 +162,8 @@ class Training:
             RunLog(self.run, self.recipe.name, total, done, self.options.console, silent=self.ranks.rank > 0) as log,
         ):
             untaught = self.saved_at is None and self.options.init is None and self.recipe.backbone == "resnet50"
-            for sentence in foresee(train, self.recipe, random_weights=untaught):
-                log.caution(sentence)
+            for sentence in list_warnings(train, self.recipe, random_weights=untaught):
+                log.print_warning(sentence)
             while self.position.epoch < self.recipe.epochs:
                 batches = draw_epoch(plan, maker, self.position.epoch, self.position.step, pool)
                 self.train_epoch(batches, log, stop)
@@ -179,7 +179,7 @@ class Training:
                 self.save()
                 message = f"stopped after step {position.step} of {self.steps} in epoch {position.epoch + 1}"
                 message = f"{message}; {self.describe_resume()}"
-                raise Interrupted(message)
+                raise TrainingInterrupted(message)
             losses = self.take_step(batch.to(self.ranks.device))
             position.sums = [old + new for old, new in zip(position.sums or [0.0] * len(losses), losses, strict=True)]
             rates = [group["lr"] for group in self.optimiser.param_groups]
@@ -223,7 +223,7 @@ class Training:
             facts |= {"epoch": float(position.epoch + 1), "merit": merit, "seconds": position.seconds}
             log.log_epoch(facts)
             if self.recipe.losses.manipulation_weight and (sentence := judge_control(figures)):
-                log.caution(sentence)
+                log.print_warning(sentence)
             # Where the held-out faces tell nothing, merits are NaN and the last epoch is as good a choice as any.
             if position.highest is None or not merit <= position.highest:
                 position.highest = merit

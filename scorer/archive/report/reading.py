@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ingest.reasons import Unscorable
-from scorer.archive.items import Item, SourceChanged, SourceDamaged, Span
+from scorer.archive.items import ByteSpan, Item, SourceChanged, SourceDamaged
 from scorer.archive.report.figures import Face
 from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.plan import StoredPlan, open_plan
@@ -55,7 +55,7 @@ class ArchiveReader:
             return next((item.data for item in plan.read_items(shard) if item.content_id == face.content_id), None)
         span = None
         if face.span_offset is not None and face.span_size is not None:
-            span = Span(face.span_offset, face.span_size)
+            span = ByteSpan(face.span_offset, face.span_size)
             if span.offset < 0 or span.size < 0 or not _is_file(face.uri):
                 return None
         item = Item(face.content_id, face.source or "", face.uri, span=span)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scorer.archive.endings import RunBroken
-from scorer.archive.marks import Mark, read_marks
+from scorer.archive.marks import CommitMark, read_marks
 from scorer.archive.report.figures import Column, Face, Histogram, Summary, Throughput
 from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, find_share, read_groups
 from scorer.archive.report.tables import Tables, open_tables
@@ -74,7 +74,7 @@ def summarise(folder: Path) -> Summary:
         return _summarise(tables, run, marks, left_out)
 
 
-def _summarise(tables: Tables, run: RunFile, marks: Sequence[Mark], left_out: Counter[str]) -> Summary:
+def _summarise(tables: Tables, run: RunFile, marks: Sequence[CommitMark], left_out: Counter[str]) -> Summary:
     counts = tables.fetch(_COUNTS)
     groups = {kind: tables.fetch(_GROUPS, [kind, MAX_GROUPS, MIN_GROUP_FACES]) for kind in ("source", "camera")}
     reasons = tables.fetch("SELECT reason, count(*) AS images FROM errors GROUP BY ALL ORDER BY images DESC, reason")
@@ -211,7 +211,7 @@ def _fill_bins(counts: Counter[int], edges: Sequence[float]) -> tuple[int, ...]:
     return tuple(bins)
 
 
-def _measure_throughput(marks: Sequence[Mark]) -> Throughput:
+def _measure_throughput(marks: Sequence[CommitMark]) -> Throughput:
     busy_s = 0.0
     until = datetime.min.replace(tzinfo=UTC)
     for spell in sorted((spell for mark in marks for spell in mark.spells), key=lambda spell: spell.started_at):

@@ -11,7 +11,7 @@ import duckdb
 
 from scorer.archive.endings import RunBroken
 from scorer.archive.folder import utf8_path
-from scorer.archive.marks import Mark
+from scorer.archive.marks import CommitMark
 from scorer.archive.rows import ERRORS, RESULTS
 
 MEMORY = "512MB"  # what does not fit is spilled
@@ -31,7 +31,7 @@ class Tables:
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
 
-    def add_run(self, folder: Path, marks: Sequence[Mark], suffix: str = "") -> None:
+    def add_run(self, folder: Path, marks: Sequence[CommitMark], suffix: str = "") -> None:
         """Create the views `results<suffix>` and `errors<suffix>` of a run.
 
         Raises:

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from ingest.reasons import Reason, Unscorable
-from scorer.archive.items import Item, SourceChanged, Span
+from scorer.archive.items import ByteSpan, Item, SourceChanged
 from scorer.payloads.names import describe
 from scorer.payloads.read import read_uri
 from scorer.payloads.settings import PayloadSettings
@@ -93,7 +93,7 @@ def read_image_bytes(item: Item, access: Access) -> bytes:
     return read_span(item.uri, item.span)
 
 
-def read_span(uri: str, span: Span) -> bytes:
+def read_span(uri: str, span: ByteSpan) -> bytes:
     """Read one member of a tar again, alone. Nothing tells whether it is still the same: its SHA-256 does.
 
     Raises:

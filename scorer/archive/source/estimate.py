@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from scorer.archive.items import Item, SourceDamaged
 from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container, read_container
-from scorer.archive.source.layout import PlanFacts, Tally, cut_shards, grant_access
+from scorer.archive.source.layout import PlanCounts, PlanFacts, cut_shards, grant_access
 from scorer.archive.source.sources import Archive, find_sources
 from scorer.archive.source.tars import walk_members
 from scorer.payloads.settings import PayloadSettings
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Sample(Generic[T]):
+class ReadSample(Generic[T]):
     """Up to `size` of however many are added, each as likely as any other, and the same every time (reservoir)."""
 
     size: int
@@ -57,8 +57,8 @@ class Estimate:
     facts: PlanFacts
     tar_images: int | None
     access: Access
-    listed: Sample[Item]
-    containers: Sample[Container]
+    listed: ReadSample[Item]
+    containers: ReadSample[Container]
 
     @property
     def images(self) -> int | None:
@@ -91,9 +91,9 @@ def estimate_archive(archive: Archive, payloads: PayloadSettings, shard_images: 
     """
     sources = find_sources(archive)
     access = grant_access(sources, payloads, max_bytes)
-    tally = Tally()
-    listed, containers = Sample[Item](SAMPLED_IMAGES), Sample[Container](SAMPLED_CONTAINERS)
-    tars = Sample[Container](SAMPLED_CONTAINERS)
+    tally = PlanCounts()
+    listed, containers = ReadSample[Item](SAMPLED_IMAGES), ReadSample[Container](SAMPLED_CONTAINERS)
+    tars = ReadSample[Container](SAMPLED_CONTAINERS)
     for shard in cut_shards(sources, archive, access, shard_images, tally):
         if isinstance(shard, list):
             for item in shard:

@@ -60,7 +60,7 @@ class PlanFacts:
 
 
 @dataclass(slots=True)
-class Tally:
+class PlanCounts:
     """Counts while an archive is cut; `facts` when that is done."""
 
     shards: int = 0
@@ -123,7 +123,7 @@ def grant_access(sources: list[Source], payloads: PayloadSettings, max_bytes: in
 
 
 def cut_shards(
-    sources: list[Source], archive: Archive, access: Access, shard_images: int, tally: Tally
+    sources: list[Source], archive: Archive, access: Access, shard_images: int, tally: PlanCounts
 ) -> Iterator[list[Item] | Container]:
     """Yield shards in order: lists of `shard_images` images (the last one of fewer), and containers as they come.
 

@@ -12,7 +12,7 @@ from scorer.archive.source.containers import Container, describe_tar, split_rows
 from scorer.archive.source.img2dataset import find_shards, is_part, list_shards
 from scorer.archive.source.manifests import is_manifest, list_manifest
 from scorer.archive.source.sources import Archive, Source
-from scorer.archive.source.trees import Found, glob_root, list_folder, local_size, match_names, tell_unlisted
+from scorer.archive.source.trees import FoundPath, glob_root, list_folder, local_size, match_names, tell_unlisted
 from scorer.commands.inputs import UsageError
 from scorer.payloads.https import PayloadRefused
 from scorer.payloads.names import describe, printable, shorten_id
@@ -79,7 +79,7 @@ def _list_matches(source: Source, archive: Archive, access: Access, shard_images
                 yield describe_tar(source.store.name(match.path))
             except (FileNotFoundError, UsageError, PayloadRefused) as error:
                 problem = "no such file" if isinstance(error, OSError) else str(error)
-                yield _listed(source, Found(match.path, problem=problem), place.parent.name)
+                yield _listed(source, FoundPath(match.path, problem=problem), place.parent.name)
         elif match.kind == "file" and is_manifest(match.path):
             yield from _list_file(source, match.path, archive, access, shard_images)
         else:
@@ -97,7 +97,7 @@ def _list_folder(source: Source, folder: str, root: str, shard_images: int) -> I
             yield _judge(source, found, root, first if slash else posixpath.basename(folder.rstrip("/")))
 
 
-def _judge(source: Source, found: Found, root: str, group: str) -> Listed | LeftOut:
+def _judge(source: Source, found: FoundPath, root: str, group: str) -> Listed | LeftOut:
     if found.kind == "folder_link":
         return LeftOut.FOLDER_LINK
     below = found.path[len(root) :].strip("/") or posixpath.basename(found.path.rstrip("/"))
@@ -110,7 +110,7 @@ def _list_file(source: Source, path: str, archive: Archive, access: Access, shar
     if PurePosixPath(path).suffix.lower() == TAR:
         yield describe_tar(uri)
     elif not is_manifest(path):
-        yield _listed(source, Found(path), posixpath.basename(posixpath.dirname(path)))
+        yield _listed(source, FoundPath(path), posixpath.basename(posixpath.dirname(path)))
     elif archive.bytes_column and path.lower().endswith(".parquet"):
         yield from split_rows(uri, archive.bytes_column, archive.faces_column, shard_images)
     elif archive.uri_column:
@@ -121,7 +121,7 @@ def _list_file(source: Source, path: str, archive: Archive, access: Access, shar
         raise UsageError(message)
 
 
-def _listed(source: Source, found: Found, group: str) -> Listed:
+def _listed(source: Source, found: FoundPath, group: str) -> Listed:
     uri = printable(source.store.name(found.path))
     size = local_size(found.path) if source.store.scheme == LOCAL else found.size
     return Listed(Item(shorten_id(uri), printable(group), uri, problem=found.problem), size)

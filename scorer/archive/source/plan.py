@@ -17,7 +17,7 @@ from scorer.archive.folder import publish, utf8_path
 from scorer.archive.items import Item, Shard
 from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container, read_container
-from scorer.archive.source.layout import PlanFacts, Tally, cut_shards, grant_access
+from scorer.archive.source.layout import PlanCounts, PlanFacts, cut_shards, grant_access
 from scorer.archive.source.sources import Archive, find_sources
 from scorer.commands.inputs import UsageError
 from scorer.manifest_faces import read_faces, write_faces
@@ -71,7 +71,7 @@ def write_plan(folder: Path, archive: Archive, payloads: PayloadSettings, shard_
     """
     sources = find_sources(archive)
     access = grant_access(sources, payloads, max_bytes=0)
-    tally = Tally()
+    tally = PlanCounts()
     rows: list[dict[str, Any]] = []  # some hundred bytes a shard
 
     def write_items(file: IO[bytes]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import IO, cast
 
-from scorer.archive.items import Item, SourceDamaged, Span
+from scorer.archive.items import ByteSpan, Item, SourceDamaged
 from scorer.archive.left_out import LeftOut, judge_name
 from scorer.archive.source.duplicates import Seen
 from scorer.payloads.names import describe, printable, shorten_id, source_of
@@ -111,7 +111,9 @@ def read_members(file: StoreFile, uri: str, max_bytes: int, left_out: Counter[st
                 yield Item(unique, source_of(uri), uri, _read_member(file, uri, span, max_bytes), span)
 
 
-def walk_members(file: StoreFile, uri: str, left_out: Counter[str] | None = None) -> Iterator[tuple[str, Span | None]]:
+def walk_members(
+    file: StoreFile, uri: str, left_out: Counter[str] | None = None
+) -> Iterator[tuple[str, ByteSpan | None]]:
     """Yield name and place of each image in a tar, reading headers only; the caller may move the file.
 
     The place of a sparse member is None. Tars that were put behind one another are read as one, as by readers that
@@ -131,7 +133,7 @@ def walk_members(file: StoreFile, uri: str, left_out: Counter[str] | None = None
 
 def _walk_one(
     file: StoreFile, uri: str, start: int, length: int, left_out: Counter[str]
-) -> Generator[tuple[str, Span | None], None, int]:
+) -> Generator[tuple[str, ByteSpan | None], None, int]:
     """Walk the tar that begins at byte `start`; return where its end mark is."""
     archive, end = None, start
     bounded = BoundedFile(file)
@@ -156,7 +158,7 @@ def _walk_one(
     return end
 
 
-def _take_image(member: tarfile.TarInfo, length: int, left_out: Counter[str]) -> tuple[str, Span | None] | None:
+def _take_image(member: tarfile.TarInfo, length: int, left_out: Counter[str]) -> tuple[str, ByteSpan | None] | None:
     """Return name and place of a member that is an image and whole; count what else is left out."""
     kind = judge_name(member.name)
     if member.isdir():
@@ -168,7 +170,7 @@ def _take_image(member: tarfile.TarInfo, length: int, left_out: Counter[str]) ->
         return None
     if member.issparse():
         return member.name, None
-    span = Span(member.offset_data, member.size)
+    span = ByteSpan(member.offset_data, member.size)
     return (member.name, span) if span.offset + span.size <= length else None
 
 
@@ -182,7 +184,7 @@ def _find_data(file: StoreFile, place: int) -> int | None:
     return None
 
 
-def _read_member(file: StoreFile, uri: str, span: Span, max_bytes: int) -> bytes | None:
+def _read_member(file: StoreFile, uri: str, span: ByteSpan, max_bytes: int) -> bytes | None:
     if span.size > max_bytes:
         return None
     file.seek(span.offset)

@@ -24,7 +24,7 @@ Kind = Literal["file", "folder", "folder_link", "unlisted"]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundPath:
     """What a folder holds or a glob matches.
 
     Attributes:
@@ -40,7 +40,7 @@ class Found:
     problem: str = ""
 
 
-def list_folder(store: Store, folder: str) -> Iterator[Found]:
+def list_folder(store: Store, folder: str) -> Iterator[FoundPath]:
     """Yield every file under a folder, sorted by name in each folder, links to folders, and what cannot be listed.
 
     Links to files count as files, links to folders are not followed. A folder below that cannot be listed is told and
@@ -55,7 +55,7 @@ def list_folder(store: Store, folder: str) -> Iterator[Found]:
     return (child for child in _walk(store, folder) if child.kind != "folder")
 
 
-def _walk(store: Store, folder: str) -> Iterator[Found]:
+def _walk(store: Store, folder: str) -> Iterator[FoundPath]:
     stack = [(folder, _list_children(store, folder))]  # not by recursion: folders can be thousands deep
     while stack:
         path, children = stack[-1]
@@ -73,20 +73,20 @@ def _walk(store: Store, folder: str) -> Iterator[Found]:
                 stack.append((child.path, _list_children(store, child.path)))
 
 
-def tell_unlisted(folder: str, error: Exception) -> Found:
+def tell_unlisted(folder: str, error: Exception) -> FoundPath:
     """Return what stands for a folder that cannot be listed."""
     gone = "is gone since its parent was listed" if isinstance(error, OSError) else str(error)
-    return Found(folder, "unlisted", problem=f"a folder that could not be listed: {gone}; then start a new run")
+    return FoundPath(folder, "unlisted", problem=f"a folder that could not be listed: {gone}; then start a new run")
 
 
-def _list_children(store: Store, folder: str) -> Iterator[Found]:
+def _list_children(store: Store, folder: str) -> Iterator[FoundPath]:
     if store.scheme != LOCAL:
         yield from sorted(_list_store(store, folder), key=lambda child: (child.path, child.kind))
         return
     with store_errors(Path(folder).as_uri()), os.scandir(folder) as entries:
         found = sorted((entry.name, _kind_of(entry)) for entry in entries)
     for name, kind in found:
-        yield Found(str(Path(folder, name)), kind)
+        yield FoundPath(str(Path(folder, name)), kind)
 
 
 def _kind_of(entry: "os.DirEntry[str]") -> Kind:
@@ -106,7 +106,7 @@ def local_size(path: str) -> int | None:
         return None
 
 
-def _list_store(store: Store, folder: str) -> list[Found]:
+def _list_store(store: Store, folder: str) -> list[FoundPath]:
     with store_errors(store.name(folder)):
         listing = store.files.ls(folder, detail=True)
     found = []
@@ -115,15 +115,15 @@ def _list_store(store: Store, folder: str) -> list[Found]:
         same = path.rstrip("/") == folder.rstrip("/")
         if entry["type"] != "directory":
             if size or not same:  # else the store's own mark of a folder
-                found.append(Found(path, "file", size))
+                found.append(FoundPath(path, "file", size))
         elif not same:
-            found.append(Found(path, "folder"))
+            found.append(FoundPath(path, "folder"))
         else:  # keys with an empty part, which no client lists as a folder of its own
             found.extend(_find_empty_parts(store, folder))
     return found
 
 
-def _find_empty_parts(store: Store, folder: str) -> list[Found]:
+def _find_empty_parts(store: Store, folder: str) -> list[FoundPath]:
     """Return the objects whose keys go on behind the folder with a second slash: `a//b.jpg` in `a`."""
     if not isinstance(store.files, AsyncFileSystem):
         return []  # only object stores have such names
@@ -131,13 +131,13 @@ def _find_empty_parts(store: Store, folder: str) -> list[Found]:
     with store_errors(store.name(folder)):
         listing = store.files.find(folder.rstrip("/"), prefix="/", detail=True)
     return [
-        Found(str(path), "file", facts.get("size") or 0)
+        FoundPath(str(path), "file", facts.get("size") or 0)
         for path, facts in listing.items()
         if str(path).startswith(start) and facts["type"] != "directory" and (facts.get("size") or path[-1] != "/")
     ]
 
 
-def match_names(store: Store, pattern: str) -> list[Found]:
+def match_names(store: Store, pattern: str) -> list[FoundPath]:
     """Return what a glob matches (`*`, `?`, `[...]`, and `**` for any folders), sorted; memory holds all.
 
     Links to folders are told, not followed, so that no circle of them is walked; so are folders that cannot be listed.
@@ -156,7 +156,7 @@ def match_names(store: Store, pattern: str) -> list[Found]:
         with store_errors(store.name(pattern)):
             listing = store.files.glob(pattern, detail=True)
         found = {
-            Found(str(path), "folder" if facts["type"] == "directory" else "file", facts.get("size") or 0)
+            FoundPath(str(path), "folder" if facts["type"] == "directory" else "file", facts.get("size") or 0)
             for path, facts in listing.items()
         }
         matches = re.compile(glob_translate(pattern)).match
@@ -165,11 +165,11 @@ def match_names(store: Store, pattern: str) -> list[Found]:
     return sorted(found, key=lambda each: (each.path, each.kind))
 
 
-def _match_local(folder: str, parts: Sequence[str]) -> Iterator[Found]:
+def _match_local(folder: str, parts: Sequence[str]) -> Iterator[FoundPath]:
     part, rest = parts[0], parts[1:]
     if part == "**":
         if not rest:
-            yield Found(folder, "folder")
+            yield FoundPath(folder, "folder")
             return
         yield from _match_local(folder, rest)
         for child in _walk(_DISK, folder):
@@ -184,7 +184,7 @@ def _match_local(folder: str, parts: Sequence[str]) -> Iterator[Found]:
     else:
         path = Path(folder, part)
         kind: Kind = "file" if not path.is_dir() else "folder_link" if path.is_symlink() else "folder"
-        matched = [Found(str(path), kind)] if os.path.lexists(path) else []
+        matched = [FoundPath(str(path), kind)] if os.path.lexists(path) else []
     for child in matched:
         if not rest:
             yield child
@@ -192,7 +192,7 @@ def _match_local(folder: str, parts: Sequence[str]) -> Iterator[Found]:
             yield from _match_below(child.path, rest)
 
 
-def _match_below(folder: str, parts: Sequence[str]) -> Iterator[Found]:
+def _match_below(folder: str, parts: Sequence[str]) -> Iterator[FoundPath]:
     try:
         yield from _match_local(folder, parts)
     except _UNLISTED as error:

@@ -12,7 +12,7 @@ from scorer.engines.cuda.faults import guarding_gpu
 from scorer.mixture import Array
 
 
-class Place:
+class DeviceStream:
     """A device and, on a GPU, one stream.
 
     Attributes:

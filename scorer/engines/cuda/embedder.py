@@ -19,8 +19,8 @@ from ingest.device import Kind
 from ingest.probe import EncodedFace
 from ingest.resampling import MIN_SIDE_PX, measure_high_bands
 from scorer.engines.base import BackendUnavailable, FeatureBatch
-from scorer.engines.cuda.device_stream import Place
-from scorer.engines.cuda.engine import Engine
+from scorer.engines.cuda.device_stream import DeviceStream
+from scorer.engines.cuda.engine import CudaEngine
 from scorer.engines.cuda.faults import is_out_of_memory
 from scorer.engines.cuda.mixture import DeviceMixture
 from scorer.mixture import Array, StackedMixture, round_nats
@@ -31,7 +31,7 @@ MAX_CROPS = 128
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DeviceFeatureBatch(FeatureBatch):
-    """A batch whose features, of `place.xp`, stay on the device.
+    """A batch whose features, of `stream.xp`, stay on the device.
 
     Attributes:
         device_mixture: weighs them there.
@@ -39,7 +39,7 @@ class DeviceFeatureBatch(FeatureBatch):
     """
 
     device_mixture: DeviceMixture
-    place: Place
+    stream: DeviceStream
 
     def log_likelihood(self, mixture: StackedMixture) -> NDArray[np.float64]:
         """See `FeatureBatch`; in single precision, 1e-3 nats from the CPU's.
@@ -50,14 +50,14 @@ class DeviceFeatureBatch(FeatureBatch):
         if mixture is not self.device_mixture.source:
             message = "these features are weighed by the mixture of the model that their embedder was opened with"
             raise ValueError(message)
-        with self.place.entered():
-            likelihoods = self.place.bring_home(self.device_mixture.log_likelihood(self.features))
+        with self.stream.entered():
+            likelihoods = self.stream.bring_home(self.device_mixture.log_likelihood(self.features))
         return np.asarray(round_nats(likelihoods.astype(np.float64)))
 
     def on_host(self) -> FeatureBatch:
         """See `FeatureBatch`."""
-        with self.place.entered():
-            return FeatureBatch(self.place.bring_home(self.features), self.failures, self.high_band)
+        with self.stream.entered():
+            return FeatureBatch(self.stream.bring_home(self.features), self.failures, self.high_band)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +87,7 @@ class CudaEmbedder:
     def __init__(  # noqa: PLR0913 - what it is made of, and two knobs to measure
         self,
         model: Model,
-        engine: Engine,
+        engine: CudaEngine,
         threads: int,
         device: Kind,
         *,
@@ -96,7 +96,7 @@ class CudaEmbedder:
     ) -> None:
         self._engine = engine
         self.max_crops = min(max_crops, engine.max_batch)
-        self._open_place = partial(Place, device)
+        self._open_place = partial(DeviceStream, device)
         self._open_cropper = partial(
             DeviceCropper, model.preprocess, threads, self.max_crops, device, hw_decoder_load=hw_decoder_load
         )
@@ -165,6 +165,6 @@ class CudaEmbedder:
         high_band = np.array(self._place.bring_home(xp.concatenate([part.high_band for part in parts])))
         # A crop of fewer pixels than it has was itself enlarged: it lacks detail of its own making.
         enlarged = [min(face.window.width, face.window.height) < preprocess.size for face in faces]
-        high_band[[place for place, small in enumerate(enlarged) if small or place in failures]] = np.nan
+        high_band[[stream for stream, small in enumerate(enlarged) if small or stream in failures]] = np.nan
         features = xp.concatenate([part.features for part in parts])
         return DeviceFeatureBatch(features, failures, high_band, self._mixture, self._place)

@@ -5,7 +5,7 @@ from typing import Protocol, Self
 from scorer.mixture import Array
 
 
-class Engine(Protocol):
+class CudaEngine(Protocol):
     """A bundle's network on a device. One engine belongs to one thread at a time.
 
     Attributes:

@@ -193,7 +193,7 @@ def _dequantise(attributes: Attributes, _: Weights) -> Compute:
 
 def _spread(values: Tensor, over: Tensor, axis: int) -> Tensor:
     """Return one value a channel, shaped to be multiplied with `over`."""
-    return values.reshape([-1 if place == axis else 1 for place in range(over.ndim)]) if values.ndim else values
+    return values.reshape([-1 if stream == axis else 1 for stream in range(over.ndim)]) if values.ndim else values
 
 
 _OPERATORS: dict[str, Callable[[Attributes, Weights], Compute]] = {

@@ -6,15 +6,15 @@ from types import ModuleType
 
 from scorer.bundle.bundle import PLAN_FILE, Bundle, BundleMismatch
 from scorer.engines.cuda.embedder import CudaEmbedder
-from scorer.engines.cuda.engine import Engine
+from scorer.engines.cuda.engine import CudaEngine
 from scorer.engines.tensorrt.compile import compile_network
 from scorer.engines.tensorrt.plan import read_plan
 
 GRAPHED_BATCH = 256
-OpenEngine = Callable[[Bundle], tuple[Engine, str]]
+OpenEngine = Callable[[Bundle], tuple[CudaEngine, str]]
 
 
-class EngineNotHere(Exception):
+class EngineUnavailable(Exception):
     """An engine cannot run here; the message says why, for the user who asks what does."""
 
 
@@ -29,7 +29,7 @@ def open_cuda_embedder(bundle: Bundle, threads: int) -> tuple[CudaEmbedder, str,
     return CudaEmbedder(bundle.model, engine, threads, "cuda"), name, why
 
 
-def choose_engine(bundle: Bundle, engines: Mapping[str, OpenEngine]) -> tuple[Engine, str, str]:
+def choose_engine(bundle: Bundle, engines: Mapping[str, OpenEngine]) -> tuple[CudaEngine, str, str]:
     """Return the first of `engines` that runs here, its name with its version, and why not those before it.
 
     Raises:
@@ -39,7 +39,7 @@ def choose_engine(bundle: Bundle, engines: Mapping[str, OpenEngine]) -> tuple[En
     for name, open_engine in engines.items():
         try:
             engine, found = open_engine(bundle)
-        except EngineNotHere as obstacle:
+        except EngineUnavailable as obstacle:
             obstacles.append(f"not {name}: {obstacle}")
         else:
             return engine, found, "; ".join([f"the first of {', '.join(engines)} that runs here", *obstacles])
@@ -47,18 +47,18 @@ def choose_engine(bundle: Bundle, engines: Mapping[str, OpenEngine]) -> tuple[En
     raise BundleMismatch(message)
 
 
-def open_plan(bundle: Bundle) -> tuple[Engine, str]:
+def open_plan(bundle: Bundle) -> tuple[CudaEngine, str]:
     """Open the plan that was built beside the bundle's graph."""
     if not (bundle.folder / PLAN_FILE).is_file():
         message = f"no plan is built, `unlensed bundle build {bundle.folder}` does that"
-        raise EngineNotHere(message)
+        raise EngineUnavailable(message)
     plan, tensorrt = read_plan(bundle), _import("tensorrt")
     from scorer.engines.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - CuPy loads only where it is used
 
     return TensorRtEngine(plan.data, bundle.manifest, tensorrt), f"TensorRT {tensorrt.__version__}"
 
 
-def open_rtx(bundle: Bundle) -> tuple[Engine, str]:
+def open_rtx(bundle: Bundle) -> tuple[CudaEngine, str]:
     """Build an engine from the bundle's graph by TensorRT-RTX, which takes about a second, and open it."""
     rule, rtx = bundle.manifest.plan, _import("tensorrt_rtx", "tensorrt_rtx_bindings")
     from scorer.engines.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - as above
@@ -70,10 +70,10 @@ def open_rtx(bundle: Bundle) -> tuple[Engine, str]:
         plan = compile_network(bundle.extractor, bundle.manifest, rule.batches, rtx, bundle.read)
         return TensorRtEngine(plan, bundle.manifest, rtx), f"TensorRT-RTX {rtx.__version__}"
     except BundleMismatch as error:  # it supports fewer GPUs and fewer graphs than TensorRT
-        raise EngineNotHere(str(error)) from error
+        raise EngineUnavailable(str(error)) from error
 
 
-def open_graphs(bundle: Bundle) -> tuple[Engine, str]:
+def open_graphs(bundle: Bundle) -> tuple[CudaEngine, str]:
     """Open the bundle's graph in PyTorch."""
     torch, _ = _import("torch"), _import("onnx")
     from scorer.engines.cuda.graphed_engine import GraphedEngine  # noqa: PLC0415 - PyTorch loads only where it is used
@@ -98,4 +98,4 @@ def _import(name: str, *other_names: str) -> ModuleType:
             return _import(*other_names)
         # TensorRT's packages fail in ways of their own where there is no driver.
         message = f"{name} cannot be imported ({type(error).__name__}: {error})"
-        raise EngineNotHere(message) from error
+        raise EngineUnavailable(message) from error

@@ -13,17 +13,17 @@ from types import ModuleType
 from ingest.device import DeviceUnavailable, find_gpu
 from scorer.bundle.bundle import Bundle, BundleMismatch
 from scorer.engines.tensorrt.compile import compile_network
-from scorer.engines.tensorrt.plan import Plan, read_plan, write_plan
+from scorer.engines.tensorrt.plan import EnginePlan, read_plan, write_plan
 from scorer.engines.tensorrt.trtexec import run_trtexec
 
 _TRTEXEC_FOLDER = "/usr/src/tensorrt/bin"  # where NVIDIA's containers have it
 
 
-class NoBuilder(RuntimeError):
+class PlanBuilderMissing(RuntimeError):
     """Neither TensorRT's Python package nor trtexec is on this machine."""
 
 
-def build_plan(bundle: Bundle) -> Plan:
+def build_plan(bundle: Bundle) -> EnginePlan:
     """Build the plan of `bundle` on this machine's GPU and write it beside the graph.
 
     Raises:
@@ -48,10 +48,10 @@ def build_plan(bundle: Bundle) -> Plan:
             plan, version = run_trtexec(program, manifest, manifest.plan.batches, Path(folder) / manifest.extractor)
         return write_plan(bundle, plan, "trtexec", version, gpu)
     message = "TensorRT is not installed here: install its Python package tensorrt, or run this where trtexec is"
-    raise NoBuilder(message)
+    raise PlanBuilderMissing(message)
 
 
-def find_current_plan(bundle: Bundle) -> Plan | None:
+def find_current_plan(bundle: Bundle) -> EnginePlan | None:
     """Return the bundle's plan where it fits its graph, this GPU and, where that can be asked, this TensorRT."""
     try:
         plan = read_plan(bundle)

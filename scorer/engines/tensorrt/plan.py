@@ -12,14 +12,14 @@ from pydantic import ValidationError
 
 from ingest.device import find_gpu
 from scorer.bundle.bundle import BUILD_FILE, MAX_PLAN_BYTES, PLAN_FILE, Bundle, BundleMismatch, read_small
-from scorer.bundle.manifest import BatchProfile, Digest, Section
+from scorer.bundle.manifest import BatchProfile, Digest, ManifestSection
 from scorer.files import replace_file
 from scorer.messages import describe_problems
 
 _MAX_BUILD_BYTES = 2**16
 
 
-class PlanBuild(Section):
+class PlanBuild(ManifestSection):
     """`build.json`: what a plan was built from, by what and on which GPU."""
 
     builder: str
@@ -31,7 +31,7 @@ class PlanBuild(Section):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class EnginePlan:
     """A plan that was built from its bundle's graph."""
 
     path: Path
@@ -39,7 +39,7 @@ class Plan:
     data: bytes = field(repr=False)
 
 
-def read_plan(bundle: Bundle) -> Plan:
+def read_plan(bundle: Bundle) -> EnginePlan:
     """Return the bundle's plan after checking it against `build.json`, and that against the bundle's graph.
 
     Raises:
@@ -74,10 +74,10 @@ def read_plan(bundle: Bundle) -> Plan:
     if not obstacle and here != build.gpu:
         message = f"{path} was built on {build.gpu}, and this is {here}: {remedy}"
         raise BundleMismatch(message)
-    return Plan(path, build, data)
+    return EnginePlan(path, build, data)
 
 
-def write_plan(bundle: Bundle, plan: bytes, builder: str, version: str, gpu: str) -> Plan:
+def write_plan(bundle: Bundle, plan: bytes, builder: str, version: str, gpu: str) -> EnginePlan:
     """Write `plan` and what it was built from into the bundle's folder, each whole or not at all.
 
     Ended between the two, `read_plan` refuses the new plan with the old `build.json`.
@@ -99,4 +99,4 @@ def write_plan(bundle: Bundle, plan: bytes, builder: str, version: str, gpu: str
     )
     replace_file(bundle.folder / PLAN_FILE, plan)
     replace_file(bundle.folder / BUILD_FILE, build.model_dump_json(indent=1).encode() + b"\n")
-    return Plan(bundle.folder / PLAN_FILE, build, plan)
+    return EnginePlan(bundle.folder / PLAN_FILE, build, plan)

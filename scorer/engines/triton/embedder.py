@@ -81,7 +81,7 @@ class TritonEmbedder:
         )
         self._channel = _open_channel(settings)
         self._infer = service_pb2_grpc.GRPCInferenceServiceStub(self._channel).ModelInfer
-        self._room = _Room(MAX_IN_FLIGHT_REQUESTS, MAX_IN_FLIGHT_BYTES)
+        self._room = InFlightLimit(MAX_IN_FLIGHT_REQUESTS, MAX_IN_FLIGHT_BYTES)
 
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
         """Return one row of features per face; see `Embedder`.
@@ -158,7 +158,7 @@ class TritonEmbedder:
         raise TritonUnavailable(message, rows, blames_faces=any(c.code() in _FAILED_INSIDE for c in outages.values()))
 
 
-class _Room:
+class InFlightLimit:
     """Bounds what is in flight; one image larger than all room may go alone."""
 
     def __init__(self, max_requests: int, max_bytes: int) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka import ConsumerRebalanceListener, KafkaAdminClient, KafkaConsumer, KafkaProducer, errors
+from kafka import TopicPartition as KafkaTopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.net.compat import KafkaNetClient
@@ -20,17 +21,18 @@ from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 from kafka.partitioner import DefaultPartitioner
 from kafka.protocol.consumer.offsets import OffsetSpec
-from kafka.structs import ConsumerGroupMetadata, MemberState, OffsetAndMetadata
+from kafka.structs import ConsumerGroupMetadata, MemberState
+from kafka.structs import OffsetAndMetadata as KafkaOffset
 
 from scorer.service_settings import KafkaSettings
 from scorer.settings import SettingsError
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Place, Position
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, OffsetAndMetadata, TopicPartition
 from scorer.stream.kafka.records import TolerantRecords, Verbatim
 from scorer.stream.kafka.security import is_encrypted, security_options, split_addresses
 from scorer.transport import require_private_transport
 
 # For the source and the sink beside this module.
-__all__ = ["ConsumerGroupMetadata", "MemberState", "TopicPartition", "errors"]
+__all__ = ["ConsumerGroupMetadata", "KafkaTopicPartition", "MemberState", "errors"]
 
 LIMIT = "max.message.bytes"
 CONNECT_S = 15
@@ -73,7 +75,7 @@ REFUSALS = (
 TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 
 
-class Brokers:
+class KafkaClientFactory:
     """Makes clients that agree on where the brokers are, how they are reached and how long they are waited for.
 
     Raises:
@@ -180,7 +182,7 @@ class Brokers:
 
         def keep(**configuration: object) -> Any:  # noqa: ANN401 - the client ships no types
             net = NetworkSelector(**configuration)
-            clients.append(_PatientClient(net, _Manager(net, **configuration), **configuration))
+            clients.append(_WaitingClient(net, _Manager(net, **configuration), **configuration))
             return clients[-1]
 
         try:
@@ -235,7 +237,7 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # the client ship
             self._net.call_soon(lambda: self._auth_failures.update({node_id: error}))  # after it cleared that place
 
 
-class _PatientClient(KafkaNetClient):  # type: ignore[misc]  # the client ships no types
+class _WaitingClient(KafkaNetClient):  # type: ignore[misc]  # the client ships no types
     def await_ready(self, node_id: object, timeout_ms: float = 30_000) -> bool:
         """Say that a node is not ready instead of raising, at which the producer forgets what it was about to send.
 
@@ -272,16 +274,16 @@ def keep_join(consumer: Any) -> None:  # noqa: ANN401 - the client ships no type
         coordinator.rejoin_needed = True
 
 
-def note_resets(consumer: Any) -> dict[Place, int]:  # noqa: ANN401 - the client ships no types
+def note_resets(consumer: Any) -> dict[TopicPartition, int]:  # noqa: ANN401 - the client ships no types
     """Return where positions will appear that the broker has no records for any more, before the client leaves them."""
-    left: dict[Place, int] = {}
+    left: dict[TopicPartition, int] = {}
     subscription = consumer._subscription  # noqa: SLF001 - it tells nobody
     request = subscription.request_offset_reset
 
-    def note(partition: TopicPartition, *strategy: object) -> None:
+    def note(partition: KafkaTopicPartition, *strategy: object) -> None:
         position = subscription.assignment[partition].position
         if position is not None:
-            left.setdefault(Place(*partition), position.offset)
+            left.setdefault(TopicPartition(*partition), position.offset)
         request(partition, *strategy)
 
     subscription.request_offset_reset = note
@@ -306,16 +308,16 @@ class LogEnds:
 
     def __init__(self, consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
         self._fetcher, self._asked = consumer._fetcher, None  # noqa: SLF001 - it asks in no other way without waiting
-        self.known: dict[Place, int] = {}
+        self.known: dict[TopicPartition, int] = {}
 
-    def ask(self, partitions: Collection[TopicPartition]) -> None:
+    def ask(self, partitions: Collection[KafkaTopicPartition]) -> None:
         """Take in what was answered, and ask again unless that is still to come."""
         if self._asked is not None:
             if not self._asked.is_done:
                 return
             if self._asked.succeeded():
                 found, _ = self._asked.value
-                self.known = {Place(*partition): end.offset for partition, end in found.items()}
+                self.known = {TopicPartition(*partition): end.offset for partition, end in found.items()}
         if partitions:
             wanted = dict.fromkeys(partitions, OffsetSpec.LATEST)
             self._asked = self._fetcher._manager.call_soon(self._fetcher._send_list_offsets_requests, wanted)  # noqa: SLF001
@@ -332,7 +334,7 @@ class Connections:
         return any(self._client.connected(broker.node_id) for broker in self._client.cluster.brokers())
 
 
-class HandOver(Exception):
+class RebalanceSignal(Exception):
     """No failure: carries control from the client's I/O thread to the poller."""
 
 
@@ -340,32 +342,34 @@ class Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]  # the client
     """Notes, on the client's I/O thread, what the poller will be told; `closing` ends that."""
 
     def __init__(self) -> None:
-        self.noted: list[tuple[str, frozenset[Place]]] = []
+        self.noted: list[tuple[str, frozenset[TopicPartition]]] = []
         self.closing = False
 
-    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+    def on_partitions_assigned(self, assigned: Collection[KafkaTopicPartition]) -> None:
         """Note partitions that are ours from now on."""
         self._note("assigned", assigned)
 
-    def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+    def on_partitions_revoked(self, revoked: Collection[KafkaTopicPartition]) -> None:
         """Note partitions that are ours until the next join."""
         self._note("revoked", revoked)
 
-    def on_partitions_lost(self, lost: Collection[TopicPartition]) -> None:
+    def on_partitions_lost(self, lost: Collection[KafkaTopicPartition]) -> None:
         """Note partitions that somebody else may have already."""
         self._note("lost", lost)
 
-    def _note(self, what: str, partitions: Collection[TopicPartition]) -> None:
+    def _note(self, what: str, partitions: Collection[KafkaTopicPartition]) -> None:
         if not self.closing:
-            self.noted.append((what, frozenset(Place(*each) for each in partitions)))
-            raise HandOver
+            self.noted.append((what, frozenset(TopicPartition(*each) for each in partitions)))
+            raise RebalanceSignal
 
 
-def _is_no_hand_over(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], HandOver))
+def _is_no_rebalance_signal(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], RebalanceSignal))
 
 
-logging.getLogger("kafka.coordinator.consumer").addFilter(_is_no_hand_over)  # or it logs as an error what is meant
+logging.getLogger("kafka.coordinator.consumer").addFilter(
+    _is_no_rebalance_signal
+)  # or it logs as an error what is meant
 
 
 class _Partitioner(DefaultPartitioner):  # type: ignore[misc]  # the client ships no types
@@ -374,9 +378,9 @@ class _Partitioner(DefaultPartitioner):  # type: ignore[misc]  # the client ship
         return int(super().partition(topic, key, serialized_key and serialized_key[:HASHED_BYTES], *rest))
 
 
-def to_offsets(positions: Mapping[Place, Position]) -> dict[TopicPartition, OffsetAndMetadata]:
+def to_offsets(positions: Mapping[TopicPartition, OffsetAndMetadata]) -> dict[KafkaTopicPartition, KafkaOffset]:
     """Return positions and their notes as the client has them."""
     return {
-        TopicPartition(*place): OffsetAndMetadata(position.offset, position.note, -1)
-        for place, position in positions.items()
+        KafkaTopicPartition(*topic_partition): KafkaOffset(position.offset, position.note, -1)
+        for topic_partition, position in positions.items()
     }

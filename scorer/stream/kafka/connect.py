@@ -5,9 +5,9 @@ from typing import NoReturn
 
 from scorer.observe.logs import get_logger
 from scorer.service_settings import KafkaSettings, StreamSettings
-from scorer.stream.broker import BrokerRefused, Place
+from scorer.stream.broker import BrokerRefused, TopicPartition
 from scorer.stream.codec import MAX_ANSWER_BYTES
-from scorer.stream.kafka.client import Brokers
+from scorer.stream.kafka.client import KafkaClientFactory
 from scorer.stream.kafka.log import KafkaLog
 from scorer.stream.kafka.sink import KafkaSink
 from scorer.stream.kafka.source import KafkaSource
@@ -27,7 +27,7 @@ def check_settings(kafka: KafkaSettings, *, insecure_dev: bool = False) -> None:
         SettingsError: settings contradict each other, or bytes would travel in the clear.
         BrokerRefused: a certificate cannot be read.
     """
-    Brokers(kafka, insecure_dev=insecure_dev)
+    KafkaClientFactory(kafka, insecure_dev=insecure_dev)
 
 
 def connect(
@@ -40,7 +40,7 @@ def connect(
         BrokerUnavailable: no broker answers within 15 s.
         BrokerRefused: wrong password, untrusted certificate, no such topic.
     """
-    brokers = Brokers(kafka, insecure_dev=insecure_dev)
+    brokers = KafkaClientFactory(kafka, insecure_dev=insecure_dev)
     source = KafkaSource(brokers, stream.group_id, stream.requests, stays_member=kafka.stays_member)
     try:
         source.require_topics({stream.requests, stream.results_topic, stream.dead_letters_topic})
@@ -54,7 +54,7 @@ def connect(
     return source, sink
 
 
-def _warn_of_limits(brokers: Brokers, stream: StreamSettings) -> None:
+def _warn_of_limits(brokers: KafkaClientFactory, stream: StreamSettings) -> None:
     """Say before the first record which answers the topics will not take whole; the worker goes on without them."""
     limits = brokers.topic_limits({stream.requests, stream.results_topic, stream.dead_letters_topic})
     if missing := {stream.requests, stream.results_topic, stream.dead_letters_topic} - limits.keys():
@@ -84,7 +84,7 @@ def open_dead_letters(kafka: KafkaSettings, stream: StreamSettings, *, insecure_
         SettingsError, BrokerUnavailable, BrokerRefused: see `connect`.
     """
     group = f"{stream.group_id}{REPLAY_SUFFIX}"
-    return KafkaLog(Brokers(kafka, insecure_dev=insecure_dev), stream.dead_letters_topic, group)
+    return KafkaLog(KafkaClientFactory(kafka, insecure_dev=insecure_dev), stream.dead_letters_topic, group)
 
 
 def open_sink(kafka: KafkaSettings, *, insecure_dev: bool = False) -> KafkaSink:
@@ -94,8 +94,8 @@ def open_sink(kafka: KafkaSettings, *, insecure_dev: bool = False) -> KafkaSink:
         SettingsError, BrokerRefused: see `connect`; it connects when it delivers.
     """
 
-    def refuse(_places: Collection[Place]) -> NoReturn:
+    def refuse(_topic_partitions: Collection[TopicPartition]) -> NoReturn:
         message = "this sink is in no group and can store no positions"
         raise BrokerRefused(message)
 
-    return KafkaSink(Brokers(kafka, insecure_dev=insecure_dev), kafka, "unlensed", refuse)
+    return KafkaSink(KafkaClientFactory(kafka, insecure_dev=insecure_dev), kafka, "unlensed", refuse)

@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Place, Position, Record
-from scorer.stream.kafka.client import Brokers, TopicPartition, errors, to_offsets
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, OffsetAndMetadata, Record, TopicPartition
+from scorer.stream.kafka.client import KafkaClientFactory, KafkaTopicPartition, errors, to_offsets
 from scorer.stream.kafka.records import to_record
 
 REQUEST_S = 15
@@ -20,7 +20,7 @@ class KafkaLog:
         BrokerRefused: no such topic, or no right to it.
     """
 
-    def __init__(self, brokers: Brokers, topic: str, group: str) -> None:
+    def __init__(self, brokers: KafkaClientFactory, topic: str, group: str) -> None:
         self._brokers = brokers
         self._consumer, _ = brokers.open_consumer(group, joins=False)
         partitions = self._consumer.partitions_for_topic(topic)
@@ -28,10 +28,10 @@ class KafkaLog:
             self.close()
             message = f"Kafka at {brokers.bootstrap} has no topic {topic}, or hides it from us"
             raise BrokerRefused(message)
-        self._partitions = [TopicPartition(topic, each) for each in sorted(partitions)]
+        self._partitions = [KafkaTopicPartition(topic, each) for each in sorted(partitions)]
         self._consumer.assign(self._partitions)
 
-    def positions(self) -> dict[Place, Position]:
+    def positions(self) -> dict[TopicPartition, OffsetAndMetadata]:
         """Return the positions that the group has stored.
 
         Raises:
@@ -44,10 +44,10 @@ class KafkaLog:
             except errors.KafkaError as error:
                 raise self._brokers.explain(error, "positions could not be read") from error
             if stored:
-                found[Place(*partition)] = Position(stored.offset, stored.metadata or "")
+                found[TopicPartition(*partition)] = OffsetAndMetadata(stored.offset, stored.metadata or "")
         return found
 
-    def read(self, start: Mapping[Place, int]) -> Iterator[Record]:
+    def read(self, start: Mapping[TopicPartition, int]) -> Iterator[Record]:
         """Return each partition's records in order, from `start` or the beginning to where the topic ends now.
 
         Raises:
@@ -57,7 +57,7 @@ class KafkaLog:
             ends = self._consumer.end_offsets(self._partitions, timeout_ms=REQUEST_S * 1000)
             begins = self._consumer.beginning_offsets(self._partitions, timeout_ms=REQUEST_S * 1000)
             for each in self._partitions:
-                self._consumer.seek(each, max(begins[each], start.get(Place(*each), 0)))
+                self._consumer.seek(each, max(begins[each], start.get(TopicPartition(*each), 0)))
             heard_s = time.monotonic()
             while any(self._consumer.position(each, timeout_ms=0) < ends[each] for each in self._partitions):
                 polled = self._consumer.poll(timeout_ms=500, max_records=50)
@@ -71,7 +71,7 @@ class KafkaLog:
         except errors.KafkaError as error:
             raise self._brokers.explain(error, "reading failed") from error
 
-    def remember(self, positions: Mapping[Place, Position]) -> None:
+    def remember(self, positions: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         """Store positions for the group.
 
         Raises:

@@ -12,13 +12,20 @@ from typing import Any
 from uuid import uuid4
 
 from scorer.service_settings import KafkaSettings
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, Position, RecordsTooLarge
+from scorer.stream.broker import (
+    BrokerRefused,
+    BrokerUnavailable,
+    OffsetAndMetadata,
+    Outgoing,
+    RecordsTooLarge,
+    TopicPartition,
+)
 from scorer.stream.kafka.client import (
     DELIVERY_S,
     REQUEST_S,
     TOO_LARGE,
-    Brokers,
     ConsumerGroupMetadata,
+    KafkaClientFactory,
     errors,
     to_offsets,
 )
@@ -38,10 +45,10 @@ class KafkaSink:
 
     def __init__(
         self,
-        brokers: Brokers,
+        brokers: KafkaClientFactory,
         kafka: KafkaSettings,
         group: str,
-        membership: Callable[[Collection[Place]], ConsumerGroupMetadata],
+        membership: Callable[[Collection[TopicPartition]], ConsumerGroupMetadata],
     ) -> None:
         self._brokers, self._membership = brokers, membership
         self._has_successors = kafka.instance_id is not None
@@ -63,7 +70,7 @@ class KafkaSink:
             if refused:
                 raise RecordsTooLarge(refused, _describe(refused))
 
-    def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[Place, int]) -> None:
+    def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[TopicPartition, int]) -> None:
         """See `RecordSink`; ends the process when the broker neither commits nor refuses in time."""
         membership = self._membership(offsets.keys())
         with self._watchdog, self._failures(self._transactional_id):
@@ -72,7 +79,8 @@ class KafkaSink:
             if refused := self._send(producer, records):
                 raise RecordsTooLarge(refused := self._find_largest(refused), _describe(refused))
             producer.send_offsets_to_transaction(
-                to_offsets({place: Position(offset) for place, offset in offsets.items()}), membership
+                to_offsets({topic_partition: OffsetAndMetadata(offset) for topic_partition, offset in offsets.items()}),
+                membership,
             )
             self._commit(producer)
 
@@ -89,7 +97,7 @@ class KafkaSink:
             raise  # the coordinator says that it is not committed
         except errors.KafkaError as error:
             # Nobody says whether it is. To report a failure would be to write it all twice if it is.
-            self._watchdog.bite(str(error))
+            self._watchdog.abort_process(str(error))
 
     @contextmanager
     def _failures(self, transactional_id: str | None) -> Iterator[None]:

@@ -31,7 +31,7 @@ from scorer.engines.cuda.embedder import CudaEmbedder
 from scorer.engines.cuda.mixture import DeviceMixture
 from scorer.locate import LocatedImage, locate_faces
 from scorer.messages import ImageSource, ScoreRequest
-from scorer.pipeline import Pipeline
+from scorer.pipeline import ScoringPipeline
 from scorer.score import score_batch
 from training.recipes import Precision
 
@@ -67,7 +67,7 @@ def score_all(embedders: Sequence[CudaEmbedder], bundle: Bundle, requests: Itera
     scorers = [
         partial(score_batch, embedder=each, model=bundle.model, choose_policy=lambda _: Policy()) for each in embedders
     ]
-    pipeline: Pipeline[ScoreRequest] = Pipeline(locate, scorers, threads=THREADS, batch_images=batch)
+    pipeline: ScoringPipeline[ScoreRequest] = ScoringPipeline(locate, scorers, threads=THREADS, batch_images=batch)
     return sum(done.result.faces[0].p_value is not None for done in pipeline.run(requests))
 
 

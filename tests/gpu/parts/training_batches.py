@@ -32,7 +32,7 @@ def measure(part: Part) -> None:
     plan = BatchPlan(faces, make_sampler(224, WIDE_SIZE, AugmentRule(warps=part.choose(8, 1)), 0), 0, size)
     device = CudaBatches(plan, torch.device(part.device))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        rows, draws = list(range(size)), [plan.draw_face(0, 0, place) for place in range(size)]
+        rows, draws = list(range(size)), [plan.draw_face(0, 0, stream) for stream in range(size)]
         makers: dict[str, BatchMaker] = {"device": device, "CPU": CpuBatches(plan)}
         crops = [
             maker.finish(

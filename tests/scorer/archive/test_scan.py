@@ -14,11 +14,11 @@ import pytest
 
 from ingest.reasons import Reason, Unscorable
 from scorer.archive import scan as module
-from scorer.archive.endings import Interrupted, Outage
+from scorer.archive.endings import ArchiveUnavailable, ScanInterrupted
 from scorer.archive.items import Item, Shard, SourceDamaged
-from scorer.archive.marks import Mark, read_mark
+from scorer.archive.marks import CommitMark, read_mark
 from scorer.archive.rows import ERRORS, RESULTS
-from scorer.archive.scan import NO_HURRY, Advance, Limits, Scan, make_request
+from scorer.archive.scan import DEFAULT_TIME_LIMITS, Scan, ScanProgress, TimeLimits, make_request
 from scorer.local_scorer import LocalScorer
 from scorer.messages import RequestedFace
 from scorer.payloads.https import PayloadRefused, PayloadUnavailable
@@ -45,7 +45,7 @@ def read_rows(folder: Path, room: str = "results") -> list[dict[str, Any]]:
     return [row for path in sorted((folder / room).iterdir()) for row in pq.ParquetFile(path).read().to_pylist()]
 
 
-def read_marks(folder: Path) -> list[Mark]:
+def read_marks(folder: Path) -> list[CommitMark]:
     """Return the commit marks."""
     marks = [read_mark(folder, int(path.stem)) for path in sorted((folder / "_stats").iterdir())]
     return [mark for mark in marks if mark]
@@ -57,7 +57,7 @@ def scan_all(
     scorer: LocalScorer,
     *,
     read: Callable[[Item], bytes] = read_file,
-    limits: Limits = NO_HURRY,
+    limits: TimeLimits = DEFAULT_TIME_LIMITS,
     retry_failed: bool = False,
 ) -> Scan:
     """Scan every shard."""
@@ -198,7 +198,7 @@ def test_an_outage_is_no_answer(
 ) -> None:
     """When image after image cannot be had the scan ends and commits none of them; later it goes on."""
     monkeypatch.setattr(module, "OUTAGE_ITEMS", 10)
-    with pytest.raises(Outage, match="10 images in a row"):
+    with pytest.raises(ArchiveUnavailable, match="10 images in a row"):
         scan_all(plan, tmp_path, local_scorer, read=failing({f"{number:05d}.jpg" for number in range(8, COUNT)}))
     assert [mark.shard for mark in read_marks(tmp_path)] == [0, 1]
     assert not list((tmp_path / "_attempts").iterdir())
@@ -215,7 +215,7 @@ def test_time_limits_cost_images_and_not_the_run(plan: ListPlan, tmp_path: Path,
             release.wait(60)
         return read_file(item)
 
-    scan_all(plan, tmp_path / "item", local_scorer, read=hang, limits=Limits(item_s=1))
+    scan_all(plan, tmp_path / "item", local_scorer, read=hang, limits=TimeLimits(item_s=1))
     release.set()
     late = [row for row in read_rows(tmp_path / "item", "errors") if row["reason"] == "timed_out"]
     assert [row["content_id"] for row in late] == ["00002.jpg"]
@@ -224,7 +224,7 @@ def test_time_limits_cost_images_and_not_the_run(plan: ListPlan, tmp_path: Path,
         time.sleep(0.3 if item.content_id < "00006" else 0)
         return read_file(item)
 
-    scan_all(plan, tmp_path / "shard", local_scorer, read=slow, limits=Limits(shard_s=0.2))
+    scan_all(plan, tmp_path / "shard", local_scorer, read=slow, limits=TimeLimits(shard_s=0.2))
     late = [row for row in read_rows(tmp_path / "shard", "errors") if row["reason"] == "timed_out"]
     assert {row["content_id"] for row in late} >= {"00005.jpg"}
     assert len(read_marks(tmp_path / "shard")) == 4
@@ -252,7 +252,9 @@ def test_a_damaged_tar_gives_what_it_holds(plan: ListPlan, tmp_path: Path, local
 
 
 @pytest.mark.parametrize(
-    ("failure", "expected"), [(PayloadUnavailable, Outage), (PayloadRefused, PayloadRefused)], ids=["fails", "refuses"]
+    ("failure", "expected"),
+    [(PayloadUnavailable, ArchiveUnavailable), (PayloadRefused, PayloadRefused)],
+    ids=["fails", "refuses"],
 )
 def test_a_tar_that_cannot_be_read_now_is_left_out(
     plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer, failure: type[Exception], expected: type[Exception]
@@ -278,12 +280,12 @@ def test_a_tar_that_cannot_be_read_now_is_left_out(
 def test_stopped_scans_go_on(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
     """A scan that is stopped raises, commits nothing half and blames nobody; the next one does the rest."""
 
-    def stop_soon(advance: Advance) -> None:
+    def stop_soon(advance: ScanProgress) -> None:
         if advance.counts["images"] == SHARD + 1:
             scan.stop()
 
     scan = Scan(tmp_path, plan, local_scorer, read_file, on_advance=stop_soon)
-    with pytest.raises(Interrupted, match="same command"):
+    with pytest.raises(ScanInterrupted, match="same command"):
         scan.run(range(plan.shard_count))
     assert 1 <= len(read_marks(tmp_path)) < 4
     assert len(list((tmp_path / "results").iterdir())) == len(read_marks(tmp_path))

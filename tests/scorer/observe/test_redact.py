@@ -17,7 +17,7 @@ from pydantic import SecretStr, ValidationError
 from scorer.messages import Decision, ScoreRequest
 from scorer.observe.logs import JsonLines, PlainLines
 from scorer.observe.redact import MAX_CHARACTERS, MAX_ITEMS, redact, redact_text
-from scorer.stream.broker import Place, Record
+from scorer.stream.broker import Record, TopicPartition
 
 MARK = "zQ7"  # each piece of a secret bears it, so that a part that leaks is seen, too
 PIECES = st.text("abXY01", max_size=6).map(lambda text: MARK + text)
@@ -129,7 +129,9 @@ def test_what_is_useful_stays() -> None:
     assert redact("https://host:8443/a/b.jpg") == "https://host:8443/a/b.jpg"
     assert redact_text("s3://bucket/key?versionId=1 is gone") == "s3://bucket/key?<redacted> is gone"
     assert redact(f"sha256 {digest} differs, is that so?") == f"sha256 {digest} differs, is that so?"
-    assert redact({"n": np.int64(3), "x": float("nan"), "d": Decision.FLAG, "at": Place("t", 1), "p": Path("/a")}) == {
+    assert redact(
+        {"n": np.int64(3), "x": float("nan"), "d": Decision.FLAG, "at": TopicPartition("t", 1), "p": Path("/a")}
+    ) == {
         "n": 3,
         "x": "nan",
         "d": "flag",

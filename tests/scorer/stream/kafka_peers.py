@@ -6,10 +6,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer
+from kafka import TopicPartition as KafkaTopicPartition
 
 from scorer.service_settings import KafkaSettings, StreamSettings
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, Record
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Record, TopicPartition
 from scorer.stream.kafka.connect import KafkaSink, KafkaSource, connect
 
 PATIENCE_S = 40
@@ -70,7 +71,7 @@ class Site:
             isolation_level="read_committed",
             max_partition_fetch_bytes=64 << 20,
         )
-        partitions = [TopicPartition(topic, each) for each in sorted(consumer.partitions_for_topic(topic))]
+        partitions = [KafkaTopicPartition(topic, each) for each in sorted(consumer.partitions_for_topic(topic))]
         consumer.assign(partitions)
         consumer.seek_to_beginning()
         ends = consumer.end_offsets(partitions)
@@ -96,60 +97,64 @@ class Member:
 
     def __init__(self, source: KafkaSource, sink: KafkaSink) -> None:
         self.source, self.sink = source, sink
-        self.owned: dict[Place, str] = {}
-        self.started: dict[Place, str] = {}
-        self.told: list[tuple[str, frozenset[Place]]] = []
+        self.owned: dict[TopicPartition, str] = {}
+        self.started: dict[TopicPartition, str] = {}
+        self.told: list[tuple[str, frozenset[TopicPartition]]] = []
         self.polled: list[Record] = []
-        self.done: dict[Place, int] = {}
-        self.before_revoked: Callable[[Collection[Place]], None] = lambda _places: None
+        self.done: dict[TopicPartition, int] = {}
+        self.before_revoked: Callable[[Collection[TopicPartition]], None] = lambda _topic_partitions: None
         self.note = ""
-        self.expired: list[tuple[Place, int, int]] = []
+        self.expired: list[tuple[TopicPartition, int, int]] = []
         source.subscribe(self)
 
-    def on_assigned(self, notes: Mapping[Place, str]) -> None:
+    def on_assigned(self, notes: Mapping[TopicPartition, str]) -> None:
         """Note it."""
         self.told.append(("assigned", frozenset(notes)))
         self.owned.update(notes)
         self.started.update(notes)
 
-    def on_revoked(self, places: Collection[Place]) -> None:
+    def on_revoked(self, topic_partitions: Collection[TopicPartition]) -> None:
         """Commit what was acknowledged."""
-        self.told.append(("revoked", frozenset(places)))
-        self.before_revoked(places)
-        self.source.commit(self.offsets(places))
+        self.told.append(("revoked", frozenset(topic_partitions)))
+        self.before_revoked(topic_partitions)
+        self.source.commit(self.offsets(topic_partitions))
         if self.note:
-            self.source.write_notes(dict.fromkeys(places, self.note))
-        self._forget(places)
+            self.source.write_notes(dict.fromkeys(topic_partitions, self.note))
+        self._forget(topic_partitions)
 
-    def on_lost(self, places: Collection[Place]) -> None:
+    def on_lost(self, topic_partitions: Collection[TopicPartition]) -> None:
         """Forget it all."""
-        self.told.append(("lost", frozenset(places)))
-        self._forget(places)
+        self.told.append(("lost", frozenset(topic_partitions)))
+        self._forget(topic_partitions)
 
-    def on_expired(self, place: Place, first: int, until: int) -> None:
+    def on_expired(self, topic_partition: TopicPartition, first: int, until: int) -> None:
         """Note it."""
-        self.expired.append((place, first, until))
+        self.expired.append((topic_partition, first, until))
 
-    def offsets(self, places: Collection[Place]) -> dict[Place, int]:
+    def offsets(self, topic_partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """Return what may be committed."""
-        return {place: self.done[place] for place in places if place in self.done}
+        return {
+            topic_partition: self.done[topic_partition]
+            for topic_partition in topic_partitions
+            if topic_partition in self.done
+        }
 
     def turn(self, *, commit: bool = False) -> list[Record]:
         """Poll once, acknowledge, and commit if asked to."""
         records = list(self.source.poll(0.05, 100))
         for record in records:
-            assert record.place in self.owned, "a record of a partition that was not announced"
-            self.done[record.place] = record.offset + 1
+            assert record.topic_partition in self.owned, "a record of a partition that was not announced"
+            self.done[record.topic_partition] = record.offset + 1
         self.polled += records
         if commit:
             with suppress(BrokerUnavailable):
                 self.source.commit(self.offsets(self.owned))
         return records
 
-    def _forget(self, places: Collection[Place]) -> None:
-        for place in places:
-            self.owned.pop(place)
-            self.done.pop(place, None)
+    def _forget(self, topic_partitions: Collection[TopicPartition]) -> None:
+        for topic_partition in topic_partitions:
+            self.owned.pop(topic_partition)
+            self.done.pop(topic_partition, None)
 
 
 def turn_until(members: Collection[Member], true: Callable[[], object], what: str) -> None:

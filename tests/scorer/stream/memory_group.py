@@ -15,9 +15,9 @@ from scorer.stream.broker import (
     BrokerUnavailable,
     Outgoing,
     PartitionListener,
-    Place,
     Record,
     RecordsTooLarge,
+    TopicPartition,
 )
 
 TURN_S = 60
@@ -37,34 +37,36 @@ class MemoryGroup:
         limits: the largest record that each topic takes, in bytes.
     """
 
-    logs: dict[Place, list[Record]]
-    committed: dict[Place, int] = field(default_factory=dict)
-    notes: dict[Place, str] = field(default_factory=dict)
+    logs: dict[TopicPartition, list[Record]]
+    committed: dict[TopicPartition, int] = field(default_factory=dict)
+    notes: dict[TopicPartition, str] = field(default_factory=dict)
     answers: list[Outgoing] = field(default_factory=list)
     members: list["Member"] = field(default_factory=list)
-    owners: dict[Place, "Member"] = field(default_factory=dict)
+    owners: dict[TopicPartition, "Member"] = field(default_factory=dict)
     outages: Counter[str] = field(default_factory=Counter)
     limits: Mapping[str, int] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def send(self, place: Place, key: bytes | None, value: bytes | None) -> Record:
+    def send(self, topic_partition: TopicPartition, key: bytes | None, value: bytes | None) -> Record:
         """Append a record."""
         with self.lock:
-            record = Record(*place, len(self.logs[place]), 0, key, value)
-            self.logs[place].append(record)
+            record = Record(*topic_partition, len(self.logs[topic_partition]), 0, key, value)
+            self.logs[topic_partition].append(record)
         return record
 
-    def wanted(self, place: Place) -> "Member | None":
+    def wanted(self, topic_partition: TopicPartition) -> "Member | None":
         """Return whose a partition is to be: members take turns."""
-        return self.members[place.partition % len(self.members)] if self.members else None
+        return self.members[topic_partition.partition % len(self.members)] if self.members else None
 
     def remove(self, member: "Member") -> None:
         """Take a member out of the group, without its knowing."""
         with self.lock:
             if member in self.members:
                 self.members.remove(member)
-            for place in [place for place, owner in self.owners.items() if owner is member]:
-                del self.owners[place]
+            for topic_partition in [
+                topic_partition for topic_partition, owner in self.owners.items() if owner is member
+            ]:
+                del self.owners[topic_partition]
 
     def check(self, what: str) -> None:
         """Refuse a call while there is an outage."""
@@ -84,9 +86,9 @@ class Member:
         self.stop = threading.Event()
         self._goes = threading.Event()  # not set: all its threads stand still
         self._goes.set()
-        self._owned: set[Place] = set()
-        self._next: dict[Place, int] = {}
-        self._paused: set[Place] = set()
+        self._owned: set[TopicPartition] = set()
+        self._next: dict[TopicPartition, int] = {}
+        self._paused: set[TopicPartition] = set()
         self._listener: PartitionListener | None = None
         self._may_turn, self._turned = threading.Semaphore(0), threading.Semaphore(0)
         self._free = False
@@ -140,38 +142,41 @@ class Member:
         self._rebalance()
         records: list[Record] = []
         with self.group.lock:
-            for place in sorted(self._owned - self._paused):
-                found = self.group.logs[place][self._next[place] :][: max_records - len(records)]
-                self._next[place] += len(found)
+            for topic_partition in sorted(self._owned - self._paused):
+                found = self.group.logs[topic_partition][self._next[topic_partition] :][: max_records - len(records)]
+                self._next[topic_partition] += len(found)
                 records += found
         if not records:
             time.sleep(min(timeout_s, IDLE_S))
         return records
 
-    def pause(self, places: Collection[Place]) -> None:
+    def pause(self, topic_partitions: Collection[TopicPartition]) -> None:
         """See `RecordSource`."""
-        self._paused |= self._owned & set(places)
+        self._paused |= self._owned & set(topic_partitions)
 
-    def resume(self, places: Collection[Place]) -> None:
+    def resume(self, topic_partitions: Collection[TopicPartition]) -> None:
         """See `RecordSource`."""
-        self._paused -= set(places)
+        self._paused -= set(topic_partitions)
 
-    def commit(self, offsets: Mapping[Place, int]) -> None:
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """See `RecordSource`."""
         self._live()
         self.group.check("commit")
         self._store(offsets)
 
-    def write_notes(self, notes: Mapping[Place, str]) -> None:
+    def write_notes(self, notes: Mapping[TopicPartition, str]) -> None:
         """See `RecordSource`."""
         self._live()
         self.group.check("notes")
         assert notes.keys() <= self._owned
         self.group.notes.update(notes)
 
-    def lag(self) -> Mapping[Place, int]:
+    def lag(self) -> Mapping[TopicPartition, int]:
         """See `RecordSource`."""
-        return {place: len(self.group.logs[place]) - self._next[place] for place in self._owned}
+        return {
+            topic_partition: len(self.group.logs[topic_partition]) - self._next[topic_partition]
+            for topic_partition in self._owned
+        }
 
     def deliver(self, records: Sequence[Outgoing]) -> None:
         """See `RecordSink`."""
@@ -183,7 +188,7 @@ class Member:
         if refused:
             raise RecordsTooLarge(refused, "large")
 
-    def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[Place, int]) -> None:
+    def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[TopicPartition, int]) -> None:
         """See `RecordSink`."""
         self._sink_lives()
         self.group.check("deliver")
@@ -215,8 +220,12 @@ class Member:
         listener, group = self._listener, self.group
         assert listener
         with group.lock:
-            lost = {place for place in self._owned if group.owners.get(place) is not self}
-            given = {place for place in self._owned - lost if self in group.members and group.wanted(place) is not self}
+            lost = {topic_partition for topic_partition in self._owned if group.owners.get(topic_partition) is not self}
+            given = {
+                topic_partition
+                for topic_partition in self._owned - lost
+                if self in group.members and group.wanted(topic_partition) is not self
+            }
         self._owned -= lost
         self._paused -= lost | given
         if lost:
@@ -225,18 +234,22 @@ class Member:
             listener.on_revoked(given)
         self._owned -= given
         with group.lock:
-            for place in given:
-                del group.owners[place]
-            taken = [place for place in group.logs if place not in group.owners and group.wanted(place) is self]
+            for topic_partition in given:
+                del group.owners[topic_partition]
+            taken = [
+                topic_partition
+                for topic_partition in group.logs
+                if topic_partition not in group.owners and group.wanted(topic_partition) is self
+            ]
             group.owners.update(dict.fromkeys(taken, self))
-        self._next.update({place: group.committed.get(place, 0) for place in taken})
+        self._next.update({topic_partition: group.committed.get(topic_partition, 0) for topic_partition in taken})
         self._owned |= set(taken)
         if taken:
-            listener.on_assigned({place: group.notes.get(place, "") for place in taken})
+            listener.on_assigned({topic_partition: group.notes.get(topic_partition, "") for topic_partition in taken})
 
-    def _store(self, offsets: Mapping[Place, int]) -> None:
+    def _store(self, offsets: Mapping[TopicPartition, int]) -> None:
         with self.group.lock:
-            if any(self.group.owners.get(place) is not self for place in offsets):
+            if any(self.group.owners.get(topic_partition) is not self for topic_partition in offsets):
                 raise BrokerUnavailable("another member has it")  # noqa: EM101, TRY003 - what a broker says
             self.group.committed.update(offsets)
 

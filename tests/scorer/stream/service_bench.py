@@ -22,22 +22,22 @@ from scorer.payloads.read import read_payload
 from scorer.payloads.settings import PayloadSettings
 from scorer.policies import PolicyWatcher
 from scorer.service_settings import HealthSettings, StreamSettings
-from scorer.stream.assemble import Lent
+from scorer.stream.assemble import EmbedderPool
 from scorer.stream.broker import (
     MemoryBroker,
     MemorySink,
     MemorySource,
     Outgoing,
-    Place,
     RecordSink,
     RecordSource,
+    TopicPartition,
 )
 from scorer.stream.health import HealthState
 from scorer.stream.metrics import Metrics
-from scorer.stream.pipeline import Parts
+from scorer.stream.pipeline import Dependencies
 from scorer.stream.service import Service
 
-PLACE = Place("unlensed.requests", 0)
+PLACE = TopicPartition("unlensed.requests", 0)
 FACE = {"face_id": "0", "box": [180, 70, 95, 110]}
 DEAD = ("a" * 12, "b" * 12, "c" * 12)
 
@@ -75,7 +75,7 @@ class Bench:
     def service(self, **settings: object) -> Service:
         """Return a service on the broker; a second BLAS thread only spins, as `scorer.stream.assemble` knows."""
         threadpool_limits(limits=1, user_api="blas")
-        parts = Parts(
+        parts = Dependencies(
             self.read,
             _load_detector(self.starter.folder),
             self.embedder,
@@ -112,7 +112,7 @@ class Bench:
 @pytest.fixture
 def bench(starter: Bundle, embedder: LocalEmbedder) -> Bench:
     """A bench with the starter bundle's real engine."""
-    return Bench(starter, Lent([embedder]))
+    return Bench(starter, EmbedderPool([embedder]))
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import numpy as np
 
 from ingest.probe import EncodedFace
 from scorer.engines.base import FeatureBatch
-from scorer.stream.assemble import Lent
+from scorer.stream.assemble import EmbedderPool
 
 
 class Jealous:
@@ -30,6 +30,6 @@ class Jealous:
 def test_each_embedder_has_one_thread_and_all_are_at_work() -> None:
     """Six threads over two embedders: never two in one, always both busy."""
     both = threading.Barrier(2)
-    lent = Lent([Jealous(both), Jealous(both)])
+    lent = EmbedderPool([Jealous(both), Jealous(both)])
     with ThreadPoolExecutor(6) as threads:
         assert len(list(threads.map(lambda _: lent.embed([]), range(6)))) == 6

@@ -15,13 +15,20 @@ from scorer.stream.broker import (
     Headers,
     MemoryBroker,
     MemorySink,
+    OffsetAndMetadata,
     Outgoing,
-    Place,
-    Position,
     Record,
+    TopicPartition,
 )
-from scorer.stream.dead_letter_replay import MAX_NOTE_CHARACTERS, Choice, Memory, Replay, TooScattered, list_letters
-from scorer.stream.dead_letters import NAMES, UNREADABLE, NotReplayable, dead_letter, read_letter, restore
+from scorer.stream.dead_letter_replay import (
+    MAX_NOTE_CHARACTERS,
+    DeadLetterFilter,
+    Replay,
+    ReplayedOffsets,
+    TooScattered,
+    list_dead_letters,
+)
+from scorer.stream.dead_letters import NAMES, UNREADABLE, NotReplayable, make_dead_letter, read_dead_letter, restore
 
 HEADERS = st.lists(st.tuples(st.one_of(st.text(max_size=8), st.sampled_from(NAMES)), st.binary(max_size=8)))
 RECORDS = st.builds(
@@ -43,32 +50,32 @@ def as_record(letter: Outgoing, offset: int = 0, timestamp_ms: int = 0) -> Recor
 
 def kill(record: Record, code: str = "not_json", message: str = "no JSON") -> Outgoing:
     """Return a letter."""
-    return dead_letter(record, "dead", code, message, attempts=1, bundle_digest="d" * 64)
+    return make_dead_letter(record, "dead", code, message, attempts=1, bundle_digest="d" * 64)
 
 
 @given(RECORDS, st.text(), st.integers(0, 9))
 def test_restoring_gives_the_original_back(record: Record, message: str, attempts: int) -> None:
     """Key, value and headers survive whatever they are, and the account says what was told."""
-    letter = as_record(dead_letter(record, "dead", "a_code", message, attempts, "digest"))
+    letter = as_record(make_dead_letter(record, "dead", "a_code", message, attempts, "digest"))
     original = restore(letter)
     assert (original.topic, original.key, original.value) == ("requests", record.key, record.value)
     assert original.headers == record.headers
-    death = read_letter(letter).death
-    assert (death.code, death.place, death.offset) == ("a_code", record.place, record.offset)
-    assert (death.timestamp_ms, death.attempts, death.bundle) == (record.timestamp_ms, attempts, "digest")
-    assert death.message == message.encode(errors="replace").decode()[:1000]
+    reason = read_dead_letter(letter).reason
+    assert (reason.code, reason.topic_partition, reason.offset) == ("a_code", record.topic_partition, record.offset)
+    assert (reason.timestamp_ms, reason.attempts, reason.bundle) == (record.timestamp_ms, attempts, "digest")
+    assert reason.message == message.encode(errors="replace").decode()[:1000]
 
 
 @given(RECORDS, st.integers(3, 6))
-def test_a_letter_that_goes_round_does_not_grow(record: Record, deaths: int) -> None:
+def test_a_letter_that_goes_round_does_not_grow(record: Record, crashes: int) -> None:
     """A letter copied back with its headers dies again and again, and keeps its own headers and two accounts."""
     second = as_record(kill(as_record(kill(record))))
     letter = second
-    for death in range(deaths):
-        letter = as_record(kill(letter, f"code{death}"))
+    for reason in range(crashes):
+        letter = as_record(kill(letter, f"code{reason}"))
     assert len(letter.headers) == len(second.headers)
     assert letter.headers[: -2 * len(NAMES)] == second.headers[: -2 * len(NAMES)]
-    assert read_letter(letter).death.code == f"code{deaths - 1}"
+    assert read_dead_letter(letter).reason.code == f"code{crashes - 1}"
 
 
 @pytest.mark.parametrize(
@@ -89,7 +96,7 @@ def test_what_is_no_letter_is_not_restored(headers: Headers) -> None:
 def test_a_record_that_could_not_be_parsed_is_not_restored() -> None:
     """Its place is known and its content is not, so that sending it back would be sending something else."""
     letter = as_record(kill(Record("requests", 0, 7, 0, None, None, ((UNREADABLE, b""),))))
-    assert read_letter(letter).death.offset == 7
+    assert read_dead_letter(letter).reason.offset == 7
     with pytest.raises(NotReplayable, match="could not be parsed"):
         restore(letter)
 
@@ -97,17 +104,19 @@ def test_a_record_that_could_not_be_parsed_is_not_restored() -> None:
 def test_a_line_about_a_letter_shows_nothing_of_the_record() -> None:
     """JSON about a letter holds neither key nor value nor headers."""
     letter = as_record(kill(Record("requests", 0, 7, 0, b"secret", b"secret", (("secret", b"secret"),))))
-    assert "secret" not in json.dumps(read_letter(letter).as_dict())
+    assert "secret" not in json.dumps(read_dead_letter(letter).as_dict())
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_any_timestamp_can_be_listed(timestamp_ms: int) -> None:
     """A letter, and the record in it, may have any timestamp; one that is no time is unknown and in no span of time."""
     letter = as_record(kill(Record("requests", 0, 7, timestamp_ms, None, b"")), timestamp_ms=timestamp_ms)
-    read = read_letter(letter)
+    read = read_dead_letter(letter)
     assert json.loads(json.dumps(read.as_dict()))["record"]["timestamp_ms"] == timestamp_ms
-    assert Choice("requests").takes(read)
-    assert not (read.died_at is None and Choice("requests", None, datetime(1970, 1, 1, tzinfo=UTC)).takes(read))
+    assert DeadLetterFilter("requests").takes(read)
+    assert not (
+        read.died_at is None and DeadLetterFilter("requests", None, datetime(1970, 1, 1, tzinfo=UTC)).takes(read)
+    )
 
 
 class MemoryLog:
@@ -118,17 +127,17 @@ class MemoryLog:
             Record("dead", n % 2, n // 2, n * 1000, each.key, each.value, each.headers)
             for n, each in enumerate(letters)
         ]
-        self.stored: dict[Place, Position] = {}
+        self.stored: dict[TopicPartition, OffsetAndMetadata] = {}
 
-    def positions(self) -> Mapping[Place, Position]:
+    def positions(self) -> Mapping[TopicPartition, OffsetAndMetadata]:
         """See `Log`."""
         return dict(self.stored)
 
-    def read(self, start: Mapping[Place, int]) -> Iterator[Record]:
+    def read(self, start: Mapping[TopicPartition, int]) -> Iterator[Record]:
         """See `Log`."""
-        yield from (each for each in self.letters if each.offset >= start.get(each.place, 0))
+        yield from (each for each in self.letters if each.offset >= start.get(each.topic_partition, 0))
 
-    def remember(self, positions: Mapping[Place, Position]) -> None:
+    def remember(self, positions: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
         """See `Log`."""
         assert all(len(position.note) <= MAX_NOTE_CHARACTERS for position in positions.values())
         self.stored.update(positions)
@@ -141,7 +150,7 @@ def make_log(codes: list[str]) -> MemoryLog:
 
 def run(log: MemoryLog, code: str | None = None, *, again: bool = False, limit: int | None = None) -> list[int]:
     """Return the numbers of the originals that a replay sends, having checked that its plan says the same."""
-    choice = Choice("requests", code)
+    choice = DeadLetterFilter("requests", code)
     planned = Replay(log, choice, again=again, limit=limit).plan()
     broker = MemoryBroker()
     counts: list[int] = []
@@ -191,7 +200,7 @@ def test_a_replay_that_fails_remembers_what_was_sent() -> None:
             super().deliver(records)
 
     with pytest.raises(BrokerUnavailable):
-        Replay(log, Choice("requests")).run(Failing(broker), lambda _sent: None)
+        Replay(log, DeadLetterFilter("requests")).run(Failing(broker), lambda _sent: None)
     first = {int(record.value or b"-1") for record in broker.topics["requests"]}
     assert 0 < len(first) < 250
     assert first.isdisjoint(run(log))
@@ -207,24 +216,24 @@ def test_letters_from_elsewhere_and_others_stay() -> None:
         ]
     )
     assert run(log) == []
-    assert Replay(log, Choice("requests")).plan().refused.total() == 3
+    assert Replay(log, DeadLetterFilter("requests")).plan().refused.total() == 3
 
 
 @given(st.integers(0, 10**9), st.sets(st.integers(1, 5000)))
 def test_memory_survives_storage(first: int, later: set[int]) -> None:
     """What was replayed is known after storing and loading, and nothing else is."""
-    memory = Memory(Position(first))
+    memory = ReplayedOffsets(OffsetAndMetadata(first))
     memory.walk(first, replayed=False)
     for offset in sorted(later):
         memory.walk(first + offset, replayed=True)
-    loaded = Memory(memory.store())
+    loaded = ReplayedOffsets(memory.store())
     for offset in range(-2, 5002):
         assert loaded.knows(first + offset) == (offset < 0 or offset in later)
 
 
 def test_a_memory_that_does_not_fit_is_refused() -> None:
     """Rather than forgetting what was sent, a replay stops before it sends."""
-    memory = Memory(None)
+    memory = ReplayedOffsets(None)
     number = 1
     for offset in range(100_000):
         number = number * 1103515245 + 12345 & 0x7FFFFFFF
@@ -238,9 +247,13 @@ def test_listing_filters_by_code_and_time() -> None:
     log = make_log(list("abab"))
     log.letters.append(Record("dead", 0, 9, 0, None, b"no letter"))
     moment = datetime.fromtimestamp(1, UTC)
-    assert [letter.death.offset for letter in list_letters(log, Choice("requests"))] == [0, 1, 2, 3]
-    assert [letter.death.offset for letter in list_letters(log, Choice("requests", "a"))] == [0, 2]
-    assert [letter.death.offset for letter in list_letters(log, Choice("requests", since=moment))] == [1, 2, 3]
+    assert [letter.reason.offset for letter in list_dead_letters(log, DeadLetterFilter("requests"))] == [0, 1, 2, 3]
+    assert [letter.reason.offset for letter in list_dead_letters(log, DeadLetterFilter("requests", "a"))] == [0, 2]
+    assert [letter.reason.offset for letter in list_dead_letters(log, DeadLetterFilter("requests", since=moment))] == [
+        1,
+        2,
+        3,
+    ]
 
 
 def test_since_takes_ages_and_times() -> None:

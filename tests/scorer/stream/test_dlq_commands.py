@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from scorer.commands.dlq import dlq_app
 from scorer.commands.inputs import UsageError
 from scorer.stream.broker import Outgoing, Record
-from scorer.stream.dead_letters import dead_letter
+from scorer.stream.dead_letters import make_dead_letter
 from tests.scorer.stream.kafka_peers import Site
 
 SECRET = b"what the record held"
@@ -28,7 +28,7 @@ def invoke(site: Site, *arguments: str, columns: int = 200) -> Result:
     return CliRunner().invoke(dlq_app, arguments, env=environment)
 
 
-def bury(site: Site, *codes: str) -> list[Outgoing]:
+def discard_child(site: Site, *codes: str) -> list[Outgoing]:
     """Write a dead letter of each code; return the originals."""
     site.create_topics(2)
     records = [
@@ -36,7 +36,7 @@ def bury(site: Site, *codes: str) -> list[Outgoing]:
         for n in range(len(codes))
     ]
     site.produce(
-        dead_letter(record, site.stream.dead_letters, code, f"because of {code}", 2, "d" * 64)
+        make_dead_letter(record, site.stream.dead_letters, code, f"because of {code}", 2, "d" * 64)
         for record, code in zip(records, codes, strict=True)
     )
     return [Outgoing(record.topic, record.key, record.value, record.headers) for record in records]
@@ -52,7 +52,7 @@ def replayed(site: Site) -> list[Outgoing]:
 
 def test_list_says_what_died_and_shows_nothing_of_it(site: Site) -> None:
     """A table for people, JSON lines for machines, filtered; neither shows what the record held."""
-    bury(site, "not_json", "wrong_schema", "not_json")
+    discard_child(site, "not_json", "wrong_schema", "not_json")
     table = invoke(site, "list")
     lines = invoke(site, "list", "--json", "--code", "not_json", "--since", "1h")
     assert (table.exit_code, lines.exit_code) == (0, 0)
@@ -71,7 +71,7 @@ def test_list_says_what_died_and_shows_nothing_of_it(site: Site) -> None:
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_no_letter_acts_on_the_terminal(site: Site, columns: int) -> None:
     """What a stranger's record brings into a code or a sentence is shown escaped, and never taken for markup."""
-    bury(site, "[/x]", "[red]a", "\x1b[2J\u202e", "two\nlines")
+    discard_child(site, "[/x]", "[red]a", "\x1b[2J\u202e", "two\nlines")
     table = invoke(site, "list", columns=columns)
     lines = invoke(site, "list", "--json", columns=columns)
     replay = invoke(site, "replay", "--dry-run", columns=columns)
@@ -86,7 +86,7 @@ def test_no_letter_acts_on_the_terminal(site: Site, columns: int) -> None:
 
 def test_replay_sends_originals_once(site: Site) -> None:
     """First nothing without consent, then each original verbatim, then nothing again until --again."""
-    originals = bury(site, "a", "b", "a")
+    originals = discard_child(site, "a", "b", "a")
     assert "2 letters (2 a)" in invoke(site, "replay", "--code", "a", "--dry-run").output
     refused = invoke(site, "replay")
     assert isinstance(refused.exception, UsageError)

@@ -19,7 +19,7 @@ from scorer.errors import Exit
 from scorer.messages import ScoreRequest
 from scorer.settings import SettingsError
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable
-from scorer.stream.crash_notes import Note
+from scorer.stream.crash_notes import CrashNote
 from scorer.stream.service import ANNOUNCED_AHEAD
 from tests.scorer.stream.service_bench import PLACE, Bench, bench, request_for
 
@@ -87,7 +87,7 @@ def test_errors_count_unless_they_are_known_refusals(
     with pytest.raises(type(error)):
         bench.service().run()
     assert find_exit(error, CODES) is code
-    note = Note.parse(bench.broker.notes[PLACE])
+    note = CrashNote.parse(bench.broker.notes[PLACE])
     assert note
     assert (note.open, note.first, note.until) == (counts, 0, 1 + ANNOUNCED_AHEAD * counts)
 
@@ -101,7 +101,7 @@ def test_ends_within_a_thread_count_unless_their_cause_is_known(
         [sys.executable, "-c", PROGRAM.format(act=act)], cwd=root, capture_output=True, text=True, check=False
     )
     assert ended.returncode == code, ended.stderr
-    note = Note.parse(ended.stdout.splitlines()[-1])
+    note = CrashNote.parse(ended.stdout.splitlines()[-1])
     assert note
     assert (note.open, note.first) == (counts, 0)
 

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from scorer.messages import ScoreRequest
-from scorer.stream.broker import Place, Record
-from scorer.stream.crash_notes import Note, Suspects
-from scorer.stream.isolation import Turns
-from scorer.stream.ledger import Ticket
+from scorer.stream.broker import Record, TopicPartition
+from scorer.stream.crash_notes import CrashNote, SuspectRange
+from scorer.stream.isolation import Isolation
+from scorer.stream.ledger import InFlight
 from tests.scorer.stream.memory_group import Killed, Member, MemoryGroup
 from tests.scorer.stream.service_bench import DEAD, READ, Bench, bench, request_for
 
 __all__ = ["bench", "request_for"]
 
-PLACES = [Place("unlensed.requests", number) for number in range(3)]
+PLACES = [TopicPartition("unlensed.requests", number) for number in range(3)]
 SUSPECTED, *OTHERS = PLACES
 SUSPECTS, RECORDS = 6, 24
 
@@ -25,15 +25,15 @@ class Watched:
     """One member of a group; what it begins is noted, and what else is in hand then."""
 
     def __init__(self, bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
-        self.group = MemoryGroup({place: [] for place in PLACES})
-        self.group.notes[SUSPECTED] = str(Note(open=True, first=0, until=SUSPECTS, holder=DEAD[0]))
+        self.group = MemoryGroup({topic_partition: [] for topic_partition in PLACES})
+        self.group.notes[SUSPECTED] = str(CrashNote(open=True, first=0, until=SUSPECTS, holder=DEAD[0]))
         self.begun: list[str] = []
         self.beside: dict[str, int] = {}
         self.deadly = ""
-        for place in PLACES:
+        for topic_partition in PLACES:
             for offset in range(RECORDS):
-                value = json.dumps(request_for(f"{place.partition}-{offset}")).encode()
-                self.group.send(place, b"key", value)
+                value = json.dumps(request_for(f"{topic_partition.partition}-{offset}")).encode()
+                self.group.send(topic_partition, b"key", value)
         self.member = Member(self.group, lambda member: self._serve(bench, member))
 
     def run(self) -> None:
@@ -68,7 +68,7 @@ def test_a_suspect_is_alone_and_others_go_on_between_two(watched: Watched) -> No
     watched.run()
     suspects = [f"{SUSPECTED.partition}-{offset}" for offset in range(SUSPECTS)]
     assert sorted(watched.begun) == sorted(
-        f"{place.partition}-{offset}" for place in PLACES for offset in range(RECORDS)
+        f"{topic_partition.partition}-{offset}" for topic_partition in PLACES for offset in range(RECORDS)
     )
     assert [watched.beside[each] for each in suspects] == [0] * SUSPECTS
     turns = [watched.begun.index(each) for each in suspects]
@@ -84,45 +84,45 @@ def test_a_suspects_death_blames_no_other_partition(watched: Watched) -> None:
     """While a suspect is alone its note is the only open one."""
     watched.deadly = f"{SUSPECTED.partition}-3"
     watched.run()
-    notes = {place: Note.parse(watched.group.notes[place]) for place in PLACES}
+    notes = {topic_partition: CrashNote.parse(watched.group.notes[topic_partition]) for topic_partition in PLACES}
     assert [note and note.open for note in notes.values()] == [True, False, False]
-    assert notes[SUSPECTED] == Note(
+    assert notes[SUSPECTED] == CrashNote(
         open=True,
         first=3,
         until=SUSPECTS,
         holder=notes[OTHERS[0]].holder,
         dead=DEAD[:1],
     )
-    assert all(not note.dead for place, note in notes.items() if note and place in OTHERS)
+    assert all(not note.dead for topic_partition, note in notes.items() if note and topic_partition in OTHERS)
 
 
 def test_suspects_of_several_partitions_take_turns() -> None:
     """The partition whose last turn is the longest ago is next, whatever came first; what is behind a suspect waits."""
-    turns = Turns()
-    for place in PLACES[:2]:
-        turns.suspect(place, Suspects(0, 3, DEAD[:1]))
-    for place in PLACES:
+    turns = Isolation()
+    for topic_partition in PLACES[:2]:
+        turns.suspect(topic_partition, SuspectRange(0, 3, DEAD[:1]))
+    for topic_partition in PLACES:
         for offset in range(4):
-            turns.add(Ticket(Record(*place, offset, 0, None, None)))
-    assert [ticket.record.place for ticket in turns.sort()[0]] == PLACES[2:] * 4
+            turns.add(InFlight(Record(*topic_partition, offset, 0, None, None)))
+    assert [entry.record.topic_partition for entry in turns.sort()[0]] == PLACES[2:] * 4
     order = []
     while next_alone := turns.sort()[1]:
         turns.begin_alone(chosen := turns.choose(next_alone))
         order.append((chosen.record.partition, chosen.record.offset))
     assert order == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]
-    assert [ticket.record.offset for ticket in turns.sort()[0]][:2] == [3, 3]
+    assert [entry.record.offset for entry in turns.sort()[0]][:2] == [3, 3]
     assert not turns.suspected
 
 
 def test_records_that_came_after_a_death_are_no_suspects() -> None:
     """Once the log's end was reached, what arrives later was in nobody's hands, although the note reaches further."""
-    turns = Turns()
-    turns.suspect(SUSPECTED, Suspects(0, 40, DEAD[:1]))
-    waits = Ticket(Record(*SUSPECTED, 0, 0, None, None))
+    turns = Isolation()
+    turns.suspect(SUSPECTED, SuspectRange(0, 40, DEAD[:1]))
+    waits = InFlight(Record(*SUSPECTED, 0, 0, None, None))
     turns.add(waits)
     turns.caught_up(SUSPECTED)
     assert turns.sort()[1] == {SUSPECTED: waits}
     turns.begin_alone(waits)
     turns.caught_up(SUSPECTED)
-    turns.add(Ticket(Record(*SUSPECTED, 1, 0, None, None)))
+    turns.add(InFlight(Record(*SUSPECTED, 1, 0, None, None)))
     assert not turns.sort()[1]

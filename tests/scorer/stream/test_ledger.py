@@ -8,15 +8,15 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorer.stream.broker import Outgoing, Place, Record
-from scorer.stream.ledger import Ledger, Reach, Ticket
+from scorer.stream.broker import Outgoing, Record, TopicPartition
+from scorer.stream.ledger import InFlight, Ledger, OffsetRange
 
-PLACE, OTHER = Place("requests", 0), Place("requests", 1)
+PLACE, OTHER = TopicPartition("requests", 0), TopicPartition("requests", 1)
 
 
-def record(offset: int, place: Place = PLACE, size: int = 10) -> Record:
+def record(offset: int, topic_partition: TopicPartition = PLACE, size: int = 10) -> Record:
     """Return a record of `size` bytes."""
-    return Record(place.topic, place.partition, offset, offset, None, b"x" * size)
+    return Record(topic_partition.topic, topic_partition.partition, offset, offset, None, b"x" * size)
 
 
 def answer(number: int = 0) -> Outgoing:
@@ -24,24 +24,24 @@ def answer(number: int = 0) -> Outgoing:
     return Outgoing("results", None, str(number).encode())
 
 
-def filled(offsets: range, place: Place = PLACE) -> tuple[Ledger, list[Ticket]]:
+def filled(offsets: range, topic_partition: TopicPartition = PLACE) -> tuple[Ledger, list[InFlight]]:
     """Return a ledger with records in flight."""
     ledger = Ledger()
-    ledger.open(place)
-    return ledger, [ledger.add(record(offset, place)) for offset in offsets]
+    ledger.open(topic_partition)
+    return ledger, [ledger.add(record(offset, topic_partition)) for offset in offsets]
 
 
 @given(st.permutations(range(12)), st.integers(1, 5))
 def test_answers_leave_in_the_order_of_the_records(order: list[int], at_once: int) -> None:
     """Whatever order records are finished in, they leave in offset order, each once; no further offset is committed."""
-    ledger, tickets = filled(range(100, 112))
+    ledger, entries = filled(range(100, 112))
     delivered: list[int] = []
     for number in order:
-        ledger.answer(tickets[number], answer(number))
+        ledger.answer(entries[number], answer(number))
         while ready := ledger.wait_ready(0, at_once):
-            delivered += [ticket.record.offset for ticket in ready[PLACE]]
+            delivered += [entry.record.offset for entry in ready[PLACE]]
             ledger.acknowledge(ready)
-        assert ledger.reach({PLACE}) == {PLACE: Reach(100 + len(delivered), 112)}
+        assert ledger.reach({PLACE}) == {PLACE: OffsetRange(100 + len(delivered), 112)}
     assert delivered == list(range(100, 112))
     assert (ledger.images, ledger.bytes) == (0, 0)
 
@@ -54,9 +54,9 @@ def test_the_bill_is_always_right(steps: list[str]) -> None:
     """After any sequence of steps, images and bytes are those of what is held: records, images, answers."""
     ledger = Ledger()
     ledger.open(PLACE)
-    open_tickets: list[Ticket] = []
-    late: list[Ticket] = []  # their partition went away before they were answered
-    images: dict[Ticket, int] = {}
+    open_tickets: list[InFlight] = []
+    late: list[InFlight] = []  # their partition went away before they were answered
+    images: dict[InFlight, int] = {}
     next_offset = 0
     for step in steps:
         if step == "add":
@@ -77,24 +77,24 @@ def test_the_bill_is_always_right(steps: list[str]) -> None:
             ready = ledger.wait_ready(0, 10)
             ledger.acknowledge(ready)
             gone = ready.get(PLACE, [])
-            open_tickets = [ticket for ticket in open_tickets if not any(ticket is other for other in gone)]
+            open_tickets = [entry for entry in open_tickets if not any(entry is other for other in gone)]
         elif step == "drop" and open_tickets:
             ledger.drop([open_tickets.pop()])
         elif step == "close":
             ledger.close({PLACE})
             ledger.open(PLACE)
-            late += [ticket for ticket in open_tickets if not ticket.answer]
+            late += [entry for entry in open_tickets if not entry.answer]
             open_tickets = []
         held = [*open_tickets, *late]
-        added = [ticket.answer.size if ticket.answer else images[ticket] for ticket in held]
+        added = [entry.answer.size if entry.answer else images[entry] for entry in held]
         assert ledger.images == len(held)
-        assert ledger.bytes == sum(ticket.record.size for ticket in held) + sum(added)
+        assert ledger.bytes == sum(entry.record.size for entry in held) + sum(added)
 
 
 def test_a_dead_letter_is_not_counted_twice() -> None:
     """What an answer shares with its record is held once."""
-    ledger, (ticket,) = filled(range(1))
-    ledger.answer(ticket, Outgoing("dead", ticket.record.key, ticket.record.value, (("code", b"x"),)))
+    ledger, (entry,) = filled(range(1))
+    ledger.answer(entry, Outgoing("dead", entry.record.key, entry.record.value, (("code", b"x"),)))
     assert ledger.bytes == 10 + 5
 
 
@@ -120,16 +120,16 @@ def test_images_wait_for_room() -> None:
 
 def test_images_that_need_more_room_do_not_block_each_other() -> None:
     """Two that were claimed small and must be claimed large give the first claim back, so that one of them goes on."""
-    ledger, tickets = filled(range(2))
-    for ticket in tickets:
-        ledger.claim(ticket, 40, budget=150)
-    claimed: list[Ticket] = []
+    ledger, entries = filled(range(2))
+    for entry in entries:
+        ledger.claim(entry, 40, budget=150)
+    claimed: list[InFlight] = []
 
-    def claim(ticket: Ticket) -> None:
-        ledger.claim(ticket, 120, budget=150)
-        claimed.append(ticket)
+    def claim(entry: InFlight) -> None:
+        ledger.claim(entry, 120, budget=150)
+        claimed.append(entry)
 
-    threads = [in_background(partial(claim, ticket)) for ticket in tickets]
+    threads = [in_background(partial(claim, entry)) for entry in entries]
     until_s = time.monotonic() + 30
     while len(claimed) < 1 and time.monotonic() < until_s:
         time.sleep(0.01)
@@ -138,81 +138,81 @@ def test_images_that_need_more_room_do_not_block_each_other() -> None:
     ledger.answer(claimed[0], answer())
     for thread in threads:
         thread.join(30)
-    assert set(claimed) == set(tickets)
+    assert set(claimed) == set(entries)
 
 
 def test_a_delivery_has_a_size() -> None:
     """Answers are handed over in portions of bytes, too; one that is larger comes alone."""
-    ledger, tickets = filled(range(4))
-    for ticket, size in zip(tickets, (40, 40, 40, 500), strict=True):
-        ledger.answer(ticket, Outgoing("results", None, bytes(size)))
+    ledger, entries = filled(range(4))
+    for entry, size in zip(entries, (40, 40, 40, 500), strict=True):
+        ledger.answer(entry, Outgoing("results", None, bytes(size)))
     portions = []
     while ready := ledger.wait_ready(0, 10, 100):
-        portions.append([ticket.record.offset for ticket in ready[PLACE]])
+        portions.append([entry.record.offset for entry in ready[PLACE]])
         ledger.acknowledge(ready)
     assert portions == [[0, 1], [2], [3]]
 
 
 def test_a_delivery_that_fails_is_offered_again() -> None:
     """What was not acknowledged is still there to be delivered."""
-    ledger, tickets = filled(range(2))
-    ledger.answer(tickets[0], answer())
-    assert ledger.wait_ready(0, 10) == ledger.wait_ready(0, 10) == {PLACE: [tickets[0]]}
+    ledger, entries = filled(range(2))
+    ledger.answer(entries[0], answer())
+    assert ledger.wait_ready(0, 10) == ledger.wait_ready(0, 10) == {PLACE: [entries[0]]}
 
 
 def test_a_lost_partition_is_not_committed() -> None:
     """An acknowledgement that comes after the partition went away moves no position, even if it came back since."""
-    ledger, tickets = filled(range(2))
-    ledger.answer(tickets[0], answer())
+    ledger, entries = filled(range(2))
+    ledger.answer(entries[0], answer())
     ready = ledger.wait_ready(0, 10)
     ledger.close({PLACE})
     ledger.open(PLACE)
     ledger.add(record(0))
     ledger.acknowledge(ready)
-    assert ledger.reach({PLACE}) == {PLACE: Reach(0, 1)}
-    assert ledger.wait_finished(tickets[0], 0)
+    assert ledger.reach({PLACE}) == {PLACE: OffsetRange(0, 1)}
+    assert ledger.wait_finished(entries[0], 0)
 
 
 def test_only_what_moved_is_committed() -> None:
     """An offset is offered for commit once, and again when it moves."""
-    ledger, tickets = filled(range(5, 7))
+    ledger, entries = filled(range(5, 7))
     assert ledger.uncommitted() == {PLACE: 5}
     ledger.committed({PLACE: 5})
     assert ledger.uncommitted() == {}
-    ledger.answer(tickets[0], answer())
+    ledger.answer(entries[0], answer())
     ledger.acknowledge(ledger.wait_ready(0, 10))
     assert ledger.uncommitted() == {PLACE: 6}
 
 
 def test_what_is_in_hand_is_announced_once() -> None:
     """A record is announced from its note on; only a later record asks for another note."""
-    ledger, tickets = filled(range(5, 7))
-    assert ledger.unannounced() == {PLACE: Reach(5, 7)}
-    assert not ledger.is_announced(tickets[0])
+    ledger, entries = filled(range(5, 7))
+    assert ledger.unannounced() == {PLACE: OffsetRange(5, 7)}
+    assert not ledger.is_announced(entries[0])
     ledger.announced({PLACE: 7})
     assert ledger.unannounced() == {}
-    assert ledger.is_announced(tickets[1])
+    assert ledger.is_announced(entries[1])
     assert not ledger.is_announced(ledger.add(record(7)))
-    assert ledger.unannounced() == {PLACE: Reach(5, 8)}
+    assert ledger.unannounced() == {PLACE: OffsetRange(5, 8)}
 
 
 def test_a_gap_in_the_offsets_is_stepped_over() -> None:
     """Offsets that compaction or transactions took away do not stop a partition."""
     ledger = Ledger()
     ledger.open(PLACE)
-    tickets = [ledger.add(record(offset)) for offset in (3, 9)]
-    for ticket in tickets:
-        ledger.answer(ticket, answer())
+    entries = [ledger.add(record(offset)) for offset in (3, 9)]
+    for entry in entries:
+        ledger.answer(entry, answer())
     ledger.acknowledge(ledger.wait_ready(0, 10))
-    assert ledger.reach({PLACE}) == {PLACE: Reach(10, 10)}
+    assert ledger.reach({PLACE}) == {PLACE: OffsetRange(10, 10)}
 
 
 def test_an_end_without_records_is_passed_when_nothing_is_in_flight() -> None:
     """What reading has passed is to be committed, once, but never beyond a record in flight."""
-    ledger, (ticket,) = filled(range(5, 6))
+    ledger, (entry,) = filled(range(5, 6))
     ledger.open(OTHER)
     assert ledger.skip({PLACE: 7, OTHER: 3}) == {OTHER: 3}
-    ledger.answer(ticket, answer())
+    ledger.answer(entry, answer())
     ledger.acknowledge(ledger.wait_ready(0, 10))
     assert ledger.skip({PLACE: 7, OTHER: 3}) == {PLACE: 7, OTHER: 3}
     ledger.committed({PLACE: 7, OTHER: 3})
@@ -231,12 +231,12 @@ def test_partitions_do_not_wait_for_each_other() -> None:
 
 def test_waiting_ends_when_the_last_record_is_acknowledged() -> None:
     """`wait_empty` and `wait_finished` wake up for an acknowledgement from another thread."""
-    ledger, (ticket,) = filled(range(1))
+    ledger, (entry,) = filled(range(1))
     assert not ledger.wait_empty({PLACE}, 0)
-    ledger.answer(ticket, answer())
+    ledger.answer(entry, answer())
     threading.Timer(0.05, lambda: ledger.acknowledge(ledger.wait_ready(0, 1))).start()
     assert ledger.wait_empty({PLACE}, 30)
-    assert ledger.wait_finished(ticket, 0)
+    assert ledger.wait_finished(entry, 0)
 
 
 def test_a_record_without_a_timestamp_has_no_age() -> None:

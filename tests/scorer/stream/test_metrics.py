@@ -6,7 +6,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from scorer.stream.broker import Place
+from scorer.stream.broker import TopicPartition
 from scorer.stream.metrics import NAMES, STAGES, Metrics
 
 
@@ -80,8 +80,8 @@ def test_series_of_known_labels_start_at_zero() -> None:
 def test_a_revoked_partition_is_forgotten(metrics: Metrics) -> None:
     """Its lag disappears, once or twice said; the others' stays."""
     metrics.lag_records.labels(topic="requests", partition="1").set(9)
-    metrics.forget(Place("requests", 0))
-    metrics.forget(Place("requests", 0))
+    metrics.forget(TopicPartition("requests", 0))
+    metrics.forget(TopicPartition("requests", 0))
     lags = [sample for family in metrics.lag_records.collect() for sample in family.samples]
     assert [(sample.labels["partition"], sample.value) for sample in lags] == [("1", 9)]
 

@@ -12,7 +12,7 @@ from ingest.spec import Window
 from scorer.bundle.bundle import BundleMismatch
 from scorer.engines.base import BackendUnavailable, FeatureBatch
 from scorer.stream import retry
-from scorer.stream.retry import PatientEmbedder, Stopped
+from scorer.stream.retry import RetryingEmbedder, RetryStopped
 
 
 class ScriptedEngine:
@@ -54,24 +54,24 @@ def faces(portrait: bytes) -> list[EncodedFace]:
     return [EncodedFace(portrait, probe_image(portrait), Window(left, 0, 100, 100)) for left in range(5)]
 
 
-def patient(
+def make_retrying(
     engine: ScriptedEngine, stop: threading.Event | None = None, verify: Callable[[], object] | None = None
-) -> tuple[PatientEmbedder, list[str | None]]:
+) -> tuple[RetryingEmbedder, list[str | None]]:
     """Return a patient embedder and what it reports."""
     told: list[str | None] = []
-    return PatientEmbedder(engine, 1, verify or engine.verify, stop or threading.Event(), told.append), told
+    return RetryingEmbedder(engine, 1, verify or engine.verify, stop or threading.Event(), told.append), told
 
 
 def test_an_outage_is_waited_out(faces: list[EncodedFace]) -> None:
     """Every face has its feature once the engine is back, and the outage's end is told."""
-    embedder, told = patient(ScriptedEngine(outages=4))
+    embedder, told = make_retrying(ScriptedEngine(outages=4))
     assert embedder.embed(faces).features[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert told == ["connection refused", "still refused", "still refused", "still refused", None]
 
 
 def test_a_face_that_breaks_the_engine_is_given_up_alone(faces: list[EncodedFace]) -> None:
     """It gets its reason after three tries alone; its batch-mates get their features."""
-    embedder, _ = patient(ScriptedEngine(breaks_on=2))
+    embedder, _ = make_retrying(ScriptedEngine(breaks_on=2))
     batch = embedder.embed(faces)
     assert {row: failure.reason for row, failure in batch.failures.items()} == {2: Reason.ENGINE_FAILED}
     assert np.isnan(batch.features[2, 0])
@@ -80,16 +80,16 @@ def test_a_face_that_breaks_the_engine_is_given_up_alone(faces: list[EncodedFace
 
 def test_an_outage_never_costs_a_face(faces: list[EncodedFace]) -> None:
     """However long it lasts, being unavailable is nobody's fault."""
-    embedder, _ = patient(ScriptedEngine(outages=50))
+    embedder, _ = make_retrying(ScriptedEngine(outages=50))
     assert embedder.embed(faces[:1]).failures == {}
 
 
 def test_waiting_ends_when_the_service_stops(faces: list[EncodedFace]) -> None:
     """A service that goes down does not wait for an engine that never comes."""
     stop = threading.Event()
-    embedder, _ = patient(ScriptedEngine(outages=10**9), stop)
+    embedder, _ = make_retrying(ScriptedEngine(outages=10**9), stop)
     threading.Timer(0.05, stop.set).start()
-    with pytest.raises(Stopped):
+    with pytest.raises(RetryStopped):
         embedder.embed(faces)
 
 
@@ -100,6 +100,6 @@ def test_another_engine_must_not_go_on(faces: list[EncodedFace]) -> None:
         message = "other answers"
         raise BundleMismatch(message)
 
-    embedder, _ = patient(ScriptedEngine(outages=1), verify=verify)
+    embedder, _ = make_retrying(ScriptedEngine(outages=1), verify=verify)
     with pytest.raises(BundleMismatch):
         embedder.embed(faces)

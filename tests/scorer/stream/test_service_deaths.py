@@ -17,10 +17,10 @@ from scorer.stream.broker import (
     MemorySink,
     MemorySource,
     Outgoing,
-    Place,
     RecordsTooLarge,
+    TopicPartition,
 )
-from scorer.stream.crash_notes import Note
+from scorer.stream.crash_notes import CrashNote
 from scorer.stream.dead_letters import NotReplayable, restore
 from scorer.stream.service import ANNOUNCED_AHEAD
 from tests.scorer.stream.service_bench import DEAD, PLACE, Bench, bench, request_for
@@ -30,7 +30,7 @@ __all__ = ["bench", "request_for"]
 
 def test_a_dead_workers_records_are_processed_alone(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
     """After an open note the records that were in hand are begun one at a time; the rest go in batches again."""
-    bench.broker.notes[PLACE] = str(Note(open=True, first=0, until=4, holder=DEAD[0]))
+    bench.broker.notes[PLACE] = str(CrashNote(open=True, first=0, until=4, holder=DEAD[0]))
     bench.send(*[request_for(str(number)) for number in range(8)])
     results, dead = bench.run()
     assert len(results) == 8
@@ -42,7 +42,7 @@ def test_a_record_present_at_three_deaths_is_not_tried_again(
     bench: Bench, request_for: Callable[..., dict[str, Any]]
 ) -> None:
     """It becomes a dead letter that says so, and the records behind it are answered."""
-    bench.broker.notes[PLACE] = str(Note(open=True, first=0, until=1, holder=DEAD[2], dead=DEAD[:2]))
+    bench.broker.notes[PLACE] = str(CrashNote(open=True, first=0, until=1, holder=DEAD[2], dead=DEAD[:2]))
     bench.send(*[request_for(str(number)) for number in range(3)])
     results, dead = bench.run()
     assert [result["request_id"] for result in results] == ["1", "2"]
@@ -61,7 +61,7 @@ def test_a_worker_leaves_a_note_before_it_begins(bench: Bench, request_for: Call
     bench.send(request_for("a"))
     with pytest.raises(MemoryError):
         bench.service().run()
-    note = Note.parse(bench.broker.notes[PLACE])
+    note = CrashNote.parse(bench.broker.notes[PLACE])
     assert note
     assert (note.open, note.first, note.until, note.dead) == (True, 0, 1 + ANNOUNCED_AHEAD, ())
     assert bench.broker.committed.get(PLACE, 0) == 0
@@ -82,12 +82,12 @@ def kill_with(bench: Bench, deadly: Collection[str]) -> int:
         return read(request, max_bytes)
 
     bench.read = read_or_die
-    for deaths in range(20):
+    for crashes in range(20):
         try:
             bench.run()
         except Killed:
             continue
-        return deaths
+        return crashes
     pytest.fail("20 deaths")
 
 
@@ -97,8 +97,8 @@ def test_records_that_kill_are_found_wherever_they_lie(
 ) -> None:
     """Each costs three deaths at most, is dead-lettered once and alone, and every other record is answered once."""
     bench.send(*[request_for(str(number)) for number in range(8)])
-    deaths = kill_with(bench, deadly)
-    assert deaths <= 3 + 2 * (len(deadly) - 1)
+    crashes = kill_with(bench, deadly)
+    assert crashes <= 3 + 2 * (len(deadly) - 1)
     results, dead = bench.run()
     assert [letter["unlensed-offset"] for letter in dead] == list(deadly)
     assert {letter["unlensed-error-code"] for letter in dead} == {"kills_worker"}
@@ -107,20 +107,20 @@ def test_records_that_kill_are_found_wherever_they_lie(
 
 def test_notes_never_pass_what_is_committed(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
     """While nothing can be committed no note moves on, and a worker that dies then blames nobody who is done."""
-    bench.broker.notes[PLACE] = str(Note(open=True, first=0, until=4, holder=DEAD[0]))
+    bench.broker.notes[PLACE] = str(CrashNote(open=True, first=0, until=4, holder=DEAD[0]))
     bench.send(*[request_for(str(number)) for number in range(4)])
-    notes: list[Note] = []
+    notes: list[CrashNote] = []
     refused: list[int] = []
 
     class Rebalancing(MemorySource):
-        def commit(self, offsets: Mapping[Place, int]) -> None:
+        def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
             if len(refused) < 8:
                 refused.append(len(notes))
                 raise BrokerUnavailable(str(offsets))
             super().commit(offsets)
 
-        def write_notes(self, texts: Mapping[Place, str]) -> None:
-            notes.extend(note for text in texts.values() if (note := Note.parse(text)))
+        def write_notes(self, texts: Mapping[TopicPartition, str]) -> None:
+            notes.extend(note for text in texts.values() if (note := CrashNote.parse(text)))
             super().write_notes(texts)
 
     bench.source = Rebalancing

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ingest.detect import DetectorSpec, load_detector
 from ingest.spec import FaceBox, PreprocessSpec
-from training.data.chunks import Inputs, PrepareProgress, Record, prepare_photos
+from training.data.chunks import ChunkRecord, Inputs, PrepareProgress, prepare_photos
 from training.data.cutting import FaceCutter
 from training.data.exif import ExifReading, ExifTags
 from training.data.photos import Photo
@@ -89,7 +89,7 @@ def make_cutter(folder: Path) -> FaceCutter:
 
 def prepare_drawn(
     run: Path, photos: DrawnPhotos, cutter: FaceCutter, roles: dict[str, str]
-) -> tuple[Inputs, list[Record]]:
+) -> tuple[Inputs, list[ChunkRecord]]:
     """Prepare in chunks of 16 photographs."""
     inputs = Inputs([photos], RoleRule(table=roles))
     progress = PrepareProgress("preparing", None, "photographs", Console(quiet=True))

@@ -25,7 +25,7 @@ from training.data.cutting import FaceCutter
 from training.data.indexing import index_run
 from training.data.photos import Photo
 from training.data.shards import load_role
-from training.endings import Interrupted
+from training.endings import TrainingInterrupted
 from training.recipes import paper, starter
 
 CHILD = """
@@ -101,7 +101,7 @@ def test_faces_come_out_by_role(whole: Path) -> None:
 
 def test_ctrl_c_keeps_what_is_done(whole: Path, cutter: FaceCutter, tmp_path: Path) -> None:
     """The first call says how to go on; the second does the rest only, and the result is that of one call."""
-    with pytest.raises(Interrupted, match="of 40 photographs: the same command goes on from there"):
+    with pytest.raises(TrainingInterrupted, match="of 40 photographs: the same command goes on from there"):
         prepare(tmp_path, DrawnPhotos(40, stop_at=20), cutter)
     with pytest.raises(FileNotFoundError, match="to its end"):
         load_role(tmp_path, "train")

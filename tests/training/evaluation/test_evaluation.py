@@ -98,7 +98,7 @@ def test_figures_come_from_the_deployed_engine(report: dict[str, Any], subject: 
     """The threshold is the 5th percentile of the fitted photographs' log-likelihoods through the engine."""
     features = extract_features(subject.engines["int8"], subject.load_role("fit").crops, 1)
     scorer = FaceScorer(subject.engines["int8"], subject.mixture, 1)
-    assert report["comparable"]["threshold_nats"] == pytest.approx(np.sort(scorer.weigh(features))[1])
+    assert report["comparable"]["threshold_nats"] == pytest.approx(np.sort(scorer.score_features(features))[1])
     assert report["engines"]["int8"]["drift"]["max_nats"] == 0  # the same graph stands for both precisions here
 
 
@@ -250,7 +250,7 @@ def test_drawn_thresholds_are_those_of_the_p_values(count: int) -> None:
 def test_a_broken_mixture_gives_no_figures(subject: Subject) -> None:
     """Not-a-number would sort anywhere and make every figure wrong."""
     scorer = FaceScorer(subject.engines["int8"], subject.mixture, 1)
-    scorer.weigh = lambda features: np.full(len(features), np.nan)  # type: ignore[method-assign]  # what overflow does
+    scorer.score_features = lambda features: np.full(len(features), np.nan)  # type: ignore[method-assign]  # what overflow does
     pictures = Pictures({role: subject.load_role(role) for role in ("calibrate", "test")}, {})
     with pytest.raises(ValueError, match="no finite log-likelihood"):
         evaluate_faces(scorer, pictures, Console(file=io.StringIO()))

@@ -7,7 +7,7 @@ from PIL import Image
 
 from training.data.shards import Images
 from training.evaluation.measures import LogLikelihoods
-from training.evaluation.robustness import Condition, draw_rows, endure, equalise_format, list_conditions
+from training.evaluation.robustness import Condition, draw_rows, equalise_format, evaluate_condition, list_conditions
 from training.export.features import Alteration, Crop
 
 CONDITIONS = {f"{condition.family} {condition.setting}": condition for condition in list_conditions()}
@@ -92,8 +92,8 @@ def test_endurance_counts_altered_photographs_against_untouched_calibration() ->
 
     calibration = np.arange(115.0, 145.0)
     groups = np.arange(40).astype(str)
-    kept = endure(CONDITIONS["untouched "], score, (real, groups), {"g": generated}, calibration)
-    dark = endure(Condition("dark", "30", darken), score, (real, groups), {"g": generated}, calibration)
+    kept = evaluate_condition(CONDITIONS["untouched "], score, (real, groups), {"g": generated}, calibration)
+    dark = evaluate_condition(Condition("dark", "30", darken), score, (real, groups), {"g": generated}, calibration)
     assert kept.auc == dark.auc == {"g": 1.0}
     assert kept.false_alarms is not None
     assert dark.false_alarms is not None

@@ -24,10 +24,10 @@ from tests.training.pretext.tiny_training import (
     train_tiny,
 )
 from training.data.shards import FaceSet
-from training.endings import Interrupted, TrainingDiverged
+from training.endings import TrainingDiverged, TrainingInterrupted
 from training.pretext.checkpoints import load_checkpoint
 from training.pretext.network import PretextNetwork
-from training.pretext.preflight import foresee
+from training.pretext.preflight import list_warnings
 from training.pretext.trainer import TrainOptions, train_extractor
 from training.pretext.validation import CONTROL
 from training.recipes import OptimiserRule
@@ -147,7 +147,7 @@ def test_a_signal_ends_after_the_step_and_the_training_goes_on(
 
     network.extractor.register_forward_pre_hook(interrupt)
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match="stopped after step 2 of 4 in epoch 2; the same command goes on"):
+    with pytest.raises(TrainingInterrupted, match="stopped after step 2 of 4 in epoch 2; the same command goes on"):
         train_with(network, tmp_path, save_every_steps=None)
     assert signal.getsignal(number) is before
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("draw")]
@@ -163,7 +163,9 @@ def test_a_full_disk_stops_resumably(reference: Path, tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) // 2, limits[1]))
     try:
-        with pytest.raises(Interrupted, match=r"cannot be written .*: free some space; the same command goes on"):
+        with pytest.raises(
+            TrainingInterrupted, match=r"cannot be written .*: free some space; the same command goes on"
+        ):
             train_tiny(tmp_path, make_recipe())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -195,10 +197,10 @@ def test_one_camera_is_warned_of_before_the_training(tmp_path: Path, capsys: pyt
     train_extractor(make_network(recipe), same, same, recipe, tmp_path)
     assert "no two training faces differ in any EXIF tag (1 named cameras)" in capsys.readouterr().err
     same.tags[3, 0] = 4.0
-    assert foresee(same, recipe, random_weights=False) == [
+    assert list_warnings(same, recipe, random_weights=False) == [
         "no two training faces differ in exposure_time_s, focal_length_mm, iso: these tags will not be learned"
     ]
-    assert foresee(make_faces(8), recipe, random_weights=False) == []
+    assert list_warnings(make_faces(8), recipe, random_weights=False) == []
 
 
 def test_initial_weights_are_taken_or_missed(

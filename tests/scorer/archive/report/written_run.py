@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ingest.probe import Limits
 from scorer.archive.folder import mark_name, part_name
-from scorer.archive.marks import File, Mark, Spell
+from scorer.archive.marks import CommitMark, PartFile, WorkInterval
 from scorer.archive.rows import ERRORS, RESULTS
 from scorer.archive.run import RunFile
 from scorer.bundle.manifest import Evaluation
@@ -133,16 +133,16 @@ def write_shard(folder: Path, index: int, images: Sequence[Seen]) -> None:
     (folder / "_stats").mkdir(exist_ok=True)
     counts = Counter("failed" if seen.failure else seen.decision or "no_face" for seen in images)
     started_at = START + timedelta(seconds=10 * index)
-    mark = Mark(
+    mark = CommitMark(
         shard=index,
         generation=0,
-        results={part_name(index): File(rows=len(rows), sha256="")},
-        errors={part_name(index): File(rows=len(errors), sha256="")} if errors else {},
+        results={part_name(index): PartFile(rows=len(rows), sha256="")},
+        errors={part_name(index): PartFile(rows=len(errors), sha256="")} if errors else {},
         images=len(images),
         faces=sum(len(seen.p_values) for seen in images),
         retryable=0,
         **{name: counts[name] for name in ("no_face", "failed", "flag", "review", "pass")},
-        spells=(Spell(started_at=started_at, finished_at=started_at + timedelta(seconds=10)),),
+        spells=(WorkInterval(started_at=started_at, finished_at=started_at + timedelta(seconds=10)),),
         stage_s={"read": 1.0, "decode": 6.0},
         bundle_digest="",
     )

@@ -16,7 +16,7 @@ import pytest
 from s3fs import S3FileSystem
 
 from ingest.reasons import Reason, Unscorable
-from scorer.archive.items import Item, SourceChanged, SourceDamaged, Span
+from scorer.archive.items import ByteSpan, Item, SourceChanged, SourceDamaged
 from scorer.archive.source.access import read_image_bytes, read_span
 from scorer.bundle.fetch import fetch
 from scorer.commands.inputs import UsageError
@@ -104,9 +104,9 @@ def test_tars_are_streamed_and_their_members_found_again(bucket: S3FileSystem, t
     with pytest.raises(SourceChanged, match="is gone"):
         items_of(stored)
     with pytest.raises(SourceChanged):
-        read_span("s3://archive/own/t-0.tar", Span(512, 2))
+        read_span("s3://archive/own/t-0.tar", ByteSpan(512, 2))
     with pytest.raises(SourceChanged, match="ends before"):
-        read_span("s3://archive/t-1.tar", Span(0, 1 << 30))
+        read_span("s3://archive/t-1.tar", ByteSpan(0, 1 << 30))
 
 
 def test_a_tar_replaced_while_it_is_read_is_told(bucket: S3FileSystem, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_store_that_lets_nobody_in_is_unavailable(
             lambda: plan(tmp_path / "again", "s3://archive/t-0.tar"),
             lambda: items_of(stored),
             lambda: read_image_bytes(item, stored.grant_access(QUICK)),
-            lambda: read_span("s3://archive/t-0.tar", Span(512, 2)),
+            lambda: read_span("s3://archive/t-0.tar", ByteSpan(512, 2)),
         ):
             with pytest.raises(PayloadRefused) as error:
                 failing()

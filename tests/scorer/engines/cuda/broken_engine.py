@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Self
 
-from scorer.engines.cuda.engine import Engine
+from scorer.engines.cuda.engine import CudaEngine
 from scorer.mixture import Array
 
 
@@ -15,18 +15,18 @@ class ShortOfMemory:
         batches: how many crops each call had.
     """
 
-    def __init__(self, engine: Engine, enough: int, error: Callable[[], Exception]) -> None:
+    def __init__(self, engine: CudaEngine, enough: int, error: Callable[[], Exception]) -> None:
         self._engine, self._enough, self._error = engine, enough, error
         self.max_batch = engine.max_batch
         self.batches: list[int] = []
 
     def run(self, crops_NHWC: Array) -> Array:
-        """See `Engine`."""
+        """See `CudaEngine`."""
         self.batches.append(len(crops_NHWC))
         if len(crops_NHWC) > self._enough:
             raise self._error()
         return self._engine.run(crops_NHWC)
 
     def share(self) -> Self:
-        """See `Engine`."""
+        """See `CudaEngine`."""
         return self

@@ -7,7 +7,7 @@ import pytest
 
 from ingest.device import find_gpu
 from scorer.bundle.bundle import Bundle, BundleMismatch, read_bundle
-from scorer.engines.cuda.engine import Engine
+from scorer.engines.cuda.engine import CudaEngine
 from scorer.engines.cuda.graphed_engine import GraphedEngine
 from scorer.engines.cuda.select import ENGINES, choose_engine, open_plan, open_rtx
 from scorer.engines.tensorrt.plan import write_plan
@@ -15,7 +15,7 @@ from scorer.engines.tensorrt.plan import write_plan
 without_gpu = pytest.mark.skipif(bool(find_gpu()[0]), reason="this machine has a GPU")
 
 
-def open_on_cpu(bundle: Bundle) -> tuple[Engine, str]:
+def open_on_cpu(bundle: Bundle) -> tuple[CudaEngine, str]:
     """Open the bundle's graph where there is no GPU."""
     return GraphedEngine(bundle.extractor, 224, "cpu"), "PyTorch"
 

@@ -11,7 +11,7 @@ from ingest.device import DeviceUnavailable, find_gpu
 from scorer.bundle.bundle import BUILD_FILE, MANIFEST, PLAN_FILE, Bundle, BundleMismatch, read_bundle
 from scorer.commands.bundle import verify
 from scorer.commands.main import CODES, Exit
-from scorer.engines.tensorrt.build import NoBuilder, build_plan, find_current_plan
+from scorer.engines.tensorrt.build import PlanBuilderMissing, build_plan, find_current_plan
 from scorer.engines.tensorrt.plan import read_plan, write_plan
 
 HERE = find_gpu()[0] or "some GPU"
@@ -132,5 +132,5 @@ def test_a_plan_is_not_built_without_a_gpu(bundle: Bundle) -> None:
     """The builder says what is missing, and leaves nothing behind."""
     with pytest.raises(DeviceUnavailable, match="built on the GPU that serves it, and here is none"):
         build_plan(bundle)
-    assert CODES[DeviceUnavailable] is CODES[NoBuilder] is Exit.BAD_CONFIGURATION
+    assert CODES[DeviceUnavailable] is CODES[PlanBuilderMissing] is Exit.BAD_CONFIGURATION
     assert not (bundle.folder / PLAN_FILE).exists()

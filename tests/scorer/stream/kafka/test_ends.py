@@ -4,7 +4,7 @@ from typing import Any
 
 from kafka import KafkaProducer
 
-from scorer.stream.broker import Place
+from scorer.stream.broker import TopicPartition
 from tests.scorer.stream.kafka_peers import Site, turn_until
 
 
@@ -13,26 +13,26 @@ def test_lag_counts_what_is_left(site: Site) -> None:
     site.create_topics()
     site.produce(site.requests(25))
     member = site.join()
-    place = Place(site.stream.requests, 0)
+    topic_partition = TopicPartition(site.stream.requests, 0)
     assert member.source.lag() == {}
     polled: list[object] = []
     while not polled:
         polled += member.source.poll(0.1, 10)
-    assert member.source.lag() == {place: 15}
+    assert member.source.lag() == {topic_partition: 15}
     while len(polled) < 25:
         polled += member.source.poll(0.1, 10)
-    assert member.source.lag() == {place: 0}
+    assert member.source.lag() == {topic_partition: 0}
 
 
 def test_lag_is_told_while_partitions_are_paused(site: Site) -> None:
     """What is written to a partition that nobody reads from is lag."""
     site.create_topics()
-    place = Place(site.stream.requests, 0)
+    topic_partition = TopicPartition(site.stream.requests, 0)
     member = site.join()
     turn_until([member], lambda: member.owned, "an assignment")
-    member.source.pause([place])
+    member.source.pause([topic_partition])
     site.produce(site.requests(7))
-    turn_until([member], lambda: member.source.lag() == {place: 7}, "the lag")
+    turn_until([member], lambda: member.source.lag() == {topic_partition: 7}, "the lag")
     assert not member.polled
 
 
@@ -50,13 +50,13 @@ def open_transaction(site: Site, count: int) -> Any:  # noqa: ANN401 - the clien
 def test_an_open_transaction_is_seen(site: Site) -> None:
     """While it keeps records from being read they are lag, and its time is told; with its end all that is over."""
     site.create_topics()
-    place = Place(site.stream.requests, 0)
+    topic_partition = TopicPartition(site.stream.requests, 0)
     producer = open_transaction(site, 3)
     site.produce(site.requests(2))
     member = site.join()
 
     def told() -> tuple[int, float]:
-        return member.source.lag().get(place, 0), member.source.blocked_s().get(place, 0.0)
+        return member.source.lag().get(topic_partition, 0), member.source.blocked_s().get(topic_partition, 0.0)
 
     turn_until([member], lambda: told()[0] == 5 and told()[1] > 0.5, "the open transaction")
     assert not member.polled
@@ -68,18 +68,18 @@ def test_an_open_transaction_is_seen(site: Site) -> None:
 def test_what_holds_no_record_is_passed(site: Site) -> None:
     """Ends of transactions and aborted records at the end of a partition are skipped, and no lag."""
     site.create_topics()
-    place = Place(site.stream.requests, 0)
+    topic_partition = TopicPartition(site.stream.requests, 0)
     producer = open_transaction(site, 3)
     producer.commit_transaction()
     member = site.join()
-    turn_until([member], lambda: member.source.skipped() == {place: 4}, "the end of the transaction")
-    assert member.done == {place: 3}
+    turn_until([member], lambda: member.source.skipped() == {topic_partition: 4}, "the end of the transaction")
+    assert member.done == {topic_partition: 3}
     producer.begin_transaction()
     producer.send(site.stream.requests, b"aborted").get(10)
     producer.abort_transaction()
     producer.close()
-    turn_until([member], lambda: member.source.skipped() == {place: 6}, "the end of the aborted one")
-    turn_until([member], lambda: member.source.lag() == {place: 0}, "no lag")
+    turn_until([member], lambda: member.source.skipped() == {topic_partition: 6}, "the end of the aborted one")
+    turn_until([member], lambda: member.source.lag() == {topic_partition: 0}, "no lag")
     site.produce(site.requests(1))
-    turn_until([member], lambda: member.done == {place: 7}, "the next record")
+    turn_until([member], lambda: member.done == {topic_partition: 7}, "the next record")
     assert member.source.skipped() == {}

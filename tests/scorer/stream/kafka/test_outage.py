@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from deploy.local.kafka import KafkaServer
-from scorer.stream.broker import BrokerUnavailable, Outgoing, Place, Record
+from scorer.stream.broker import BrokerUnavailable, Outgoing, Record, TopicPartition
 from tests.scorer.stream.kafka_peers import Member, Site, turn_until, wait_until
 
 REQUESTS = 20
@@ -19,9 +19,9 @@ REQUESTS = 20
 class Deliveries:
     """Delivers one record after the other on a thread of its own, each until it is acknowledged."""
 
-    def __init__(self, member: Member, topic: str, place: Place | None) -> None:
+    def __init__(self, member: Member, topic: str, topic_partition: TopicPartition | None) -> None:
         self.acknowledged: list[bytes] = []
-        self._member, self._topic, self._place = member, topic, place
+        self._member, self._topic, self._topic_partition = member, topic, topic_partition
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -36,8 +36,8 @@ class Deliveries:
             value = b"%d" % len(self.acknowledged)
             record = Outgoing(self._topic, None, value)
             try:
-                if self._place:
-                    self._member.sink.deliver_once([record], {self._place: int(value) + 1})
+                if self._topic_partition:
+                    self._member.sink.deliver_once([record], {self._topic_partition: int(value) + 1})
                 else:
                     self._member.sink.deliver([record])
             except BrokerUnavailable:
@@ -55,8 +55,8 @@ class Witness:
         site.produce(site.requests(REQUESTS))
         self.member = site.join(delivery=delivery)
         turn_until([self.member], lambda: len(self.member.polled) == REQUESTS, "all records")
-        place = Place(site.stream.requests, 0) if self.once else None
-        self.deliveries = Deliveries(self.member, site.stream.results, place)
+        topic_partition = TopicPartition(site.stream.requests, 0) if self.once else None
+        self.deliveries = Deliveries(self.member, site.stream.results, topic_partition)
         wait_until(lambda: len(self.deliveries.acknowledged) > 3, "the first results")
 
     def live_through(self) -> None:
@@ -105,7 +105,7 @@ def outage(kafka_server: KafkaServer, open_site: Callable[[], Site]) -> Outage:
             member.source.commit(member.offsets(member.owned))
         except BrokerUnavailable as error:
             seen.refused_commit = error
-        leaver.member.offsets = lambda _places: {}  # type: ignore[method-assign]  # there is nobody to commit to
+        leaver.member.offsets = lambda _topic_partitions: {}  # type: ignore[method-assign]  # there is nobody to commit to
         leaving = threading.Thread(target=lambda: (leaver.member.source.close(1), leaver.member.sink.close(1)))
         leaving.start()
         leaving.join(20)

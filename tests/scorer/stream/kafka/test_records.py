@@ -78,8 +78,8 @@ def test_damaged_batches_end(data: st.DataObject) -> None:
     """Whatever the bytes of the records are, offsets rise within the batch, and reading ends without an error."""
     batch = pack([], [("name", b"v")], [("other", None)])
     for _ in range(data.draw(st.integers(1, 6))):
-        place = data.draw(st.integers(61, len(batch) - 1))
-        batch[place] = data.draw(st.integers(0, 255))
+        topic_partition = data.draw(st.integers(61, len(batch) - 1))
+        batch[topic_partition] = data.draw(st.integers(0, 255))
     records = unpack(batch)
     assert len(records) <= 3
     assert all(0 <= record.offset <= 2 for record in records)

@@ -25,7 +25,7 @@ from deploy.local.kafka import KafkaServer
 from scorer.service_settings import KafkaSettings
 from scorer.settings import SettingsError
 from scorer.stream.broker import BrokerRefused, BrokerUnavailable
-from scorer.stream.kafka.client import Brokers
+from scorer.stream.kafka.client import KafkaClientFactory
 from scorer.stream.kafka.security import security_options, split_addresses
 from tests.scorer.stream.certificates import Authority
 from tests.scorer.stream.conftest import PASSWORD, USER
@@ -184,14 +184,14 @@ def test_a_certificate_of_somebody_else_is_not_trusted(
         (secure(kafka_server, authority, bootstrap=kafka_server.bootstrap), "no TLS"),
     ):
         with pytest.raises(BrokerRefused, match=message):
-            Brokers(KafkaSettings(**settings), insecure_dev=False)
+            KafkaClientFactory(KafkaSettings(**settings), insecure_dev=False)
 
 
 def test_the_host_name_is_checked(kafka_server: KafkaServer, authority: Authority) -> None:
     """The certificate says 127.0.0.1; the same broker under another name is not trusted."""
     address = f"localhost:{kafka_server.ports['SECURE']}"
     with pytest.raises(BrokerRefused, match="not trusted"):
-        Brokers(KafkaSettings(**secure(kafka_server, authority, bootstrap=address)), insecure_dev=False)
+        KafkaClientFactory(KafkaSettings(**secure(kafka_server, authority, bootstrap=address)), insecure_dev=False)
 
 
 def test_plaintext_to_a_tls_port_is_an_outage(

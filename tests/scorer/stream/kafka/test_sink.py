@@ -4,11 +4,12 @@ import time
 from contextlib import nullcontext
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka import KafkaConsumer, KafkaProducer, errors
+from kafka import TopicPartition as KafkaTopicPartition
 from kafka.partitioner import murmur2
 
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place, RecordsTooLarge
-from scorer.stream.kafka.client import Brokers, ConsumerGroupMetadata
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, RecordsTooLarge, TopicPartition
+from scorer.stream.kafka.client import ConsumerGroupMetadata, KafkaClientFactory
 from scorer.stream.kafka.sink import KafkaSink
 from tests.scorer.stream.kafka_peers import Member, Site, turn_until, wait_until
 
@@ -29,7 +30,7 @@ def stored(site: Site) -> int | None:
     """Return the group's committed offset of the first partition of the requests."""
     consumer = KafkaConsumer(bootstrap_servers=site.kafka.bootstrap, group_id=site.stream.group_id)
     try:
-        offset: int | None = consumer.committed(TopicPartition(site.stream.requests, 0), timeout_ms=10_000)
+        offset: int | None = consumer.committed(KafkaTopicPartition(site.stream.requests, 0), timeout_ms=10_000)
     finally:
         consumer.close()
     return offset
@@ -105,9 +106,9 @@ def test_a_wrong_clock_is_no_refusal(site: Site, monkeypatch: pytest.MonkeyPatch
 def test_transactions_write_results_and_positions_together(site: Site) -> None:
     """Readers see each batch as a whole, and the group's position moves with it."""
     member = join_with_records(site, delivery=ONCE)
-    place = Place(site.stream.requests, 0)
+    topic_partition = TopicPartition(site.stream.requests, 0)
     for number in range(3):
-        member.sink.deliver_once(results(site, b"a%d" % number, b"b%d" % number), {place: number + 1})
+        member.sink.deliver_once(results(site, b"a%d" % number, b"b%d" % number), {topic_partition: number + 1})
         # The coordinator acknowledges a transaction a little before it shows the positions in it.
         wait_until(lambda number=number: stored(site) == number + 1, "the position")
     assert values(site) == [b"a0", b"b0", b"a1", b"b1", b"a2", b"b2"]
@@ -115,7 +116,7 @@ def test_transactions_write_results_and_positions_together(site: Site) -> None:
     member.source.close(timeout_s=2)
     heir = site.join()
     turn_until([heir], lambda: heir.owned, "the partition")
-    assert heir.owned == {place: ""}
+    assert heir.owned == {topic_partition: ""}
 
 
 def test_a_transaction_that_fails_leaves_nothing(site: Site) -> None:
@@ -124,12 +125,12 @@ def test_a_transaction_that_fails_leaves_nothing(site: Site) -> None:
     site.produce(site.requests(3))
     member = site.join(delivery=ONCE)
     turn_until([member], lambda: len(member.polled) == 3, "all records")
-    place = Place(site.stream.requests, 0)
+    topic_partition = TopicPartition(site.stream.requests, 0)
     with pytest.raises(RecordsTooLarge):
-        member.sink.deliver_once(results(site, b"small", b"x" * 20_000), {place: 3})
+        member.sink.deliver_once(results(site, b"small", b"x" * 20_000), {topic_partition: 3})
     assert values(site) == []
     assert stored(site) is None
-    member.sink.deliver_once(results(site, b"good"), {place: 3})
+    member.sink.deliver_once(results(site, b"good"), {topic_partition: 3})
     assert values(site) == [b"good"]
     assert stored(site) == 3
 
@@ -138,28 +139,28 @@ def test_partitions_of_others_are_not_stored(site: Site) -> None:
     """What is not ours any more is refused before anything is written."""
     member = join_with_records(site, delivery=ONCE)
     with pytest.raises(BrokerUnavailable, match="nothing was written"):
-        member.sink.deliver_once(results(site, b"x"), {Place(site.stream.requests, 9): 1})
+        member.sink.deliver_once(results(site, b"x"), {TopicPartition(site.stream.requests, 9): 1})
     with pytest.raises(BrokerUnavailable, match="nothing was written"):
-        site.connect()[1].deliver_once(results(site, b"x"), {Place(site.stream.requests, 0): 1})
+        site.connect()[1].deliver_once(results(site, b"x"), {TopicPartition(site.stream.requests, 0): 1})
     assert values(site) == []
 
 
 def test_an_outdated_membership_commits_nothing(site: Site) -> None:
     """The broker itself refuses a transaction of a former generation of the group; a current one works."""
     member = join_with_records(site, delivery=ONCE)
-    place = Place(site.stream.requests, 0)
-    true = member.source.membership([place])
+    topic_partition = TopicPartition(site.stream.requests, 0)
+    true = member.source.membership([topic_partition])
     false = [true._replace(generation_id=true.generation_id - 1), true._replace(member_id="somebody")]
     memberships = [*false, true]
 
-    def claim(_places: object) -> ConsumerGroupMetadata:
+    def claim(_topic_partitions: object) -> ConsumerGroupMetadata:
         return memberships.pop(0)
 
-    sink = KafkaSink(Brokers(site.kafka, insecure_dev=False), site.kafka, site.stream.group_id, claim)
+    sink = KafkaSink(KafkaClientFactory(site.kafka, insecure_dev=False), site.kafka, site.stream.group_id, claim)
     for _ in false:
         with pytest.raises(BrokerUnavailable):
-            sink.deliver_once(results(site, b"stale"), {place: 5})
-    sink.deliver_once(results(site, b"current"), {place: 6})
+            sink.deliver_once(results(site, b"stale"), {topic_partition: 5})
+    sink.deliver_once(results(site, b"current"), {topic_partition: 6})
     sink.close(timeout_s=2)
     assert values(site) == [b"current"]
     assert stored(site) == 6
@@ -168,9 +169,9 @@ def test_an_outdated_membership_commits_nothing(site: Site) -> None:
 def test_a_successor_fences_its_predecessor(site: Site) -> None:
     """With an instance id, the restarted worker aborts what the old one left open, and the old one is refused."""
     member = join_with_records(site, delivery=ONCE, instance_id="one")
-    place = Place(site.stream.requests, 0)
-    member.sink.deliver_once(results(site, b"before"), {place: 1})
-    hung = Brokers(site.kafka, insecure_dev=False).open_producer(f"{site.stream.group_id}-one")
+    topic_partition = TopicPartition(site.stream.requests, 0)
+    member.sink.deliver_once(results(site, b"before"), {topic_partition: 1})
+    hung = KafkaClientFactory(site.kafka, insecure_dev=False).open_producer(f"{site.stream.group_id}-one")
     hung.init_transactions()
     hung.begin_transaction()
     hung.send(site.stream.results, b"never finished").get(timeout=10)
@@ -180,8 +181,8 @@ def test_a_successor_fences_its_predecessor(site: Site) -> None:
         hung.commit_transaction()
     hung.close()
     with pytest.raises(BrokerRefused):
-        member.sink.deliver_once(results(site, b"late"), {place: 2})
-    successor.sink.deliver_once(results(site, b"after"), {place: 10})
+        member.sink.deliver_once(results(site, b"late"), {topic_partition: 2})
+    successor.sink.deliver_once(results(site, b"after"), {topic_partition: 10})
     assert values(site) == [b"before", b"after"]
     assert stored(site) == 10
 
@@ -189,13 +190,13 @@ def test_a_successor_fences_its_predecessor(site: Site) -> None:
 def test_without_an_instance_id_a_fenced_producer_is_replaced(site: Site) -> None:
     """Nobody else can have a random id: the transaction was ended by its coordinator, and the next one works."""
     member = join_with_records(site, delivery=ONCE)
-    place = Place(site.stream.requests, 0)
-    brokers = Brokers(site.kafka, insecure_dev=False)
+    topic_partition = TopicPartition(site.stream.requests, 0)
+    brokers = KafkaClientFactory(site.kafka, insecure_dev=False)
     fencer = brokers.open_producer(member.sink._transactional_id)  # noqa: SLF001 - nobody can guess it
     fencer.init_transactions()
     fencer.close()
     with pytest.raises(BrokerUnavailable):
-        member.sink.deliver_once(results(site, b"fenced"), {place: 1})
-    member.sink.deliver_once(results(site, b"fresh"), {place: 2})
+        member.sink.deliver_once(results(site, b"fenced"), {topic_partition: 1})
+    member.sink.deliver_once(results(site, b"fresh"), {topic_partition: 2})
     assert values(site) == [b"fresh"]
     assert stored(site) == 2

@@ -5,11 +5,12 @@ import time
 from collections import Counter
 
 import pytest
-from kafka import KafkaAdminClient, KafkaProducer, TopicPartition, errors
+from kafka import KafkaAdminClient, KafkaProducer, errors
+from kafka import TopicPartition as KafkaTopicPartition
 
 from scorer.messages import DeadLetterCode
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Place
-from scorer.stream.dead_letters import dead_letter, restore
+from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, TopicPartition
+from scorer.stream.dead_letters import make_dead_letter, restore
 from scorer.stream.kafka.connect import open_dead_letters
 from tests.scorer.stream.kafka_peers import Runner, Site, turn_until, wait_until
 
@@ -54,13 +55,13 @@ def test_a_note_is_told_before_the_first_record(site: Site) -> None:
     first.note = "é" * 2000
     turn_until([first], lambda: len(first.polled) == 40, "all records")
     ends = dict(first.done)
-    first.done = {place: end - 3 for place, end in ends.items()}
+    first.done = {topic_partition: end - 3 for topic_partition, end in ends.items()}
     first.source.close(timeout_s=2)
     second = site.join()
     turn_until([second], lambda: len(second.polled) == 6, "the records that were not acknowledged")
     assert first.owned == {}
     assert second.owned == dict.fromkeys(ends, "é" * 2000)
-    assert Counter(record.place for record in second.polled) == dict.fromkeys(ends, 3)
+    assert Counter(record.topic_partition for record in second.polled) == dict.fromkeys(ends, 3)
 
 
 def test_a_group_that_never_committed_starts_at_the_beginning(site: Site) -> None:
@@ -68,7 +69,7 @@ def test_a_group_that_never_committed_starts_at_the_beginning(site: Site) -> Non
     site.create_topics(2)
     member = site.join()
     turn_until([member], lambda: member.owned, "an assignment")
-    assert member.owned == {Place(site.stream.requests, 0): "", Place(site.stream.requests, 1): ""}
+    assert member.owned == {TopicPartition(site.stream.requests, 0): "", TopicPartition(site.stream.requests, 1): ""}
 
 
 def test_pauses_hold_records_back(site: Site) -> None:
@@ -76,13 +77,13 @@ def test_pauses_hold_records_back(site: Site) -> None:
     site.create_topics(2)
     member = site.join()
     turn_until([member], lambda: member.owned, "an assignment")
-    quiet, stranger = Place(site.stream.requests, 0), Place("somewhere", 3)
+    quiet, stranger = TopicPartition(site.stream.requests, 0), TopicPartition("somewhere", 3)
     member.source.pause([quiet, stranger])
     site.produce(site.requests(40))
     turn_until([member], lambda: member.polled, "records of the other partition")
     for _ in range(10):
         member.turn()
-    assert quiet not in {record.place for record in member.polled}
+    assert quiet not in {record.topic_partition for record in member.polled}
     member.source.resume([quiet, stranger])
     turn_until([member], lambda: len(member.polled) == 40, "all records")
 
@@ -137,7 +138,7 @@ def test_only_what_moves_is_revoked(site: Site) -> None:
     turn_until([first], lambda: len(first.owned) == 4, "all partitions")
     second = site.join()
     turn_until([first, second], lambda: len(second.owned) == 2, "half of them")
-    revoked = [places for what, places in first.told if what == "revoked"]
+    revoked = [topic_partitions for what, topic_partitions in first.told if what == "revoked"]
     assert len(revoked) == 1
     assert revoked[0] == frozenset(second.owned)
 
@@ -150,7 +151,7 @@ def test_revoked_partitions_are_finished_while_heartbeats_go_on(site: Site) -> N
     turn_until([slow], lambda: len(slow.polled) == 40, "all records")
     threads: list[str] = []
 
-    def linger(_places: object) -> None:
+    def linger(_topic_partitions: object) -> None:
         threads.append(threading.current_thread().name)
         time.sleep(3)
         assert not heir.owned
@@ -164,7 +165,7 @@ def test_revoked_partitions_are_finished_while_heartbeats_go_on(site: Site) -> N
     assert list(heir.started.values()) == ["finished late"]
     assert not heir.polled
     assert {what for what, _ in slow.told} == {"assigned", "revoked"}
-    slow.before_revoked = lambda _places: None
+    slow.before_revoked = lambda _topic_partitions: None
 
 
 def test_commits_during_a_rebalance_are_refused_and_repeated(site: Site) -> None:
@@ -200,7 +201,9 @@ def test_a_join_for_new_metadata_comes_to_its_end(site: Site) -> None:
         member.source.poll(0, 1)
         time.sleep(0.01)
     wait_until(lambda: member.source.poll(0.05, 1) or coordinator.stable(), "the group")
-    member.source.commit({place: end for place, end in member.done.items() if place in member.owned})
+    member.source.commit(
+        {topic_partition: end for topic_partition, end in member.done.items() if topic_partition in member.owned}
+    )
 
 
 def test_a_join_that_an_outage_cuts_off_is_taken_up_again(site: Site) -> None:
@@ -236,7 +239,7 @@ def test_what_is_not_ours_cannot_be_committed(site: Site) -> None:
     with pytest.raises(ValueError, match="not ours"):
         first.source.commit(before)
     with pytest.raises(ValueError, match="not ours"):
-        first.source.commit({Place("somewhere", 0): 1})
+        first.source.commit({TopicPartition("somewhere", 0): 1})
 
 
 def test_a_member_that_stalls_is_told_what_it_lost(site: Site) -> None:
@@ -245,12 +248,12 @@ def test_a_member_that_stalls_is_told_what_it_lost(site: Site) -> None:
     site.produce(site.requests(10))
     stalled = site.join(max_poll_interval_s=1.5)
     turn_until([stalled], lambda: len(stalled.polled) == 10, "all records")
-    places = frozenset(stalled.owned)
+    topic_partitions = frozenset(stalled.owned)
     heir = site.join()
     turn_until([heir], lambda: len(heir.owned) == 2, "the partitions of the stalled member")
     with pytest.raises(BrokerUnavailable):
-        stalled.source.commit(stalled.offsets(places))
-    turn_until([heir, stalled], lambda: ("lost", places) in stalled.told, "the loss")
+        stalled.source.commit(stalled.offsets(topic_partitions))
+    turn_until([heir, stalled], lambda: ("lost", topic_partitions) in stalled.told, "the loss")
     turn_until([heir, stalled], lambda: len(heir.polled) == 10, "the records again")
 
 
@@ -295,7 +298,7 @@ def test_header_names_of_any_bytes_stop_nothing(site: Site) -> None:
     assert [record.offset for record in member.polled] == [0, 1, 2, 3, 4]
     member.source.commit(member.offsets(member.owned))
     record = member.polled[2]
-    letter = dead_letter(record, site.stream.dead_letters, DeadLetterCode.NOT_JSON, "no JSON", 1, "digest")
+    letter = make_dead_letter(record, site.stream.dead_letters, DeadLetterCode.NOT_JSON, "no JSON", 1, "digest")
     member.sink.deliver([letter])
     log = open_dead_letters(site.kafka, site.stream)
     (read,) = log.read({})
@@ -306,7 +309,7 @@ def test_header_names_of_any_bytes_stop_nothing(site: Site) -> None:
 def test_records_that_expired_are_told(site: Site) -> None:
     """What the broker deleted before it was read is told with its offsets, before a start and while a worker waits."""
     site.create_topics()
-    place = Place(site.stream.requests, 0)
+    topic_partition = TopicPartition(site.stream.requests, 0)
     site.produce(site.requests(5))
     first = site.join()
     turn_until([first], lambda: len(first.polled) == 5, "five records")
@@ -315,20 +318,20 @@ def test_records_that_expired_are_told(site: Site) -> None:
     delete_records(site, 15)
     second = site.join()
     turn_until([second], lambda: len(second.polled) == 5, "the five that are left")
-    assert second.expired == [(place, 5, 15)]
-    second.source.pause([place])
+    assert second.expired == [(topic_partition, 5, 15)]
+    second.source.pause([topic_partition])
     second.turn()
     site.produce(site.requests(3))
     delete_records(site, 23)
-    second.source.resume([place])
+    second.source.resume([topic_partition])
     turn_until([second], lambda: len(second.expired) == 2, "the second account")
-    assert second.expired[1] == (place, 20, 23)
+    assert second.expired[1] == (topic_partition, 20, 23)
 
 
 def delete_records(site: Site, before: int) -> None:
     """Delete the requests below an offset, as retention does."""
     admin = KafkaAdminClient(bootstrap_servers=site.kafka.bootstrap)
-    admin.delete_records({TopicPartition(site.stream.requests, 0): before})
+    admin.delete_records({KafkaTopicPartition(site.stream.requests, 0): before})
     admin.close()
 
 
