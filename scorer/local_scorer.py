@@ -4,22 +4,25 @@ import ctypes
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from threadpoolctl import threadpool_limits
 
 from ingest.device import resolve_device
 from ingest.reasons import Unscorable
-from scorer.bundle.bundle import Bundle, verify_engine
 from scorer.bundle.signature import read_trusted_bundle
-from scorer.commands.inputs import read_image
 from scorer.decide import Policy, settle_policy
 from scorer.engines.local import open_local_engine, open_sandbox, start_sandbox
+from scorer.engines.verify import verify_engine
 from scorer.locate import LocatedImage, locate_faces, refuse
 from scorer.messages import ScoreRequest, ScoreResult
+from scorer.payloads.local_file import read_image
 from scorer.pipeline import ScoringPipeline, TimeLimit
 from scorer.score import score_batch
 from scorer.settings import Settings
+
+if TYPE_CHECKING:
+    from scorer.bundle.bundle import Bundle
 
 T = TypeVar("T")
 _M_ARENA_MAX = -8  # of <malloc.h>

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
-from scorer.decide import CalibrationSize, Policy, PolicyError, settle_policy
+from scorer.decide import CalibrationSize, Policy, settle_policy
+from scorer.errors import PolicyError
 from scorer.messages import DeadLetterCode, Message, ScoreRequest, describe_problems
 from scorer.observe.logs import get_logger
 

@@ -27,7 +27,7 @@ from scorer.messages import (
     result_id,
     result_schema,
 )
-from scorer.service_settings import StreamSettings
+from scorer.settings import StreamSettings
 
 Document = dict[str, Any]
 

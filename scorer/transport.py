@@ -3,7 +3,7 @@
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from scorer.settings import SettingsError
+from scorer.errors import SettingsError
 
 
 def is_loopback(url_or_host: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from deploy.local.kafka import KafkaServer
 from deploy.local.worker import Worker
-from scorer.service_settings import KafkaSettings, StreamSettings
+from scorer.settings import KafkaSettings, StreamSettings
 from scorer.stream.broker import Outgoing
 from tests.scorer.stream.kafka_peers import Site, wait_until
 

@@ -11,9 +11,7 @@ from ingest.device import DeviceUnavailable, Request, resolve_device
 from scorer.bundle.manifest import BatchProfile, Target
 from scorer.commands.command_line import CommandGroup, VersionOption, local_path, run_command
 from scorer.commands.terminal import Terminal
-from scorer.errors import Exit, describe_exits
-from scorer.extras import MissingExtra
-from training.endings import TrainingDiverged, TrainingInterrupted
+from scorer.errors import Exit, MissingExtra, TrainingDiverged, TrainingInterrupted, describe_exits
 from training.export.target import PRECISIONS, Deployment
 from training.recipes import RECIPES, Precision
 

@@ -30,8 +30,9 @@ from deploy.local.kafka import KafkaServer, KafkaUnavailable
 from deploy.local.triton import TritonFailed, TritonServer
 from deploy.local.worker import Worker, WorkerFailed
 from scorer.bundle.bundle import read_bundle
-from scorer.commands.inputs import UsageError, expand_paths
+from scorer.commands.inputs import expand_paths
 from scorer.decide import Policy, settle_policy
+from scorer.errors import UsageError
 from scorer.meaning import explain_decisions
 from scorer.observe.printable import printable
 from scorer.stream.metrics import STAGES

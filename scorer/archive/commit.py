@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from scorer.archive.endings import RunBroken
 from scorer.archive.folder import mark_name, part_name, publish, publish_json, utf8_path
-from scorer.archive.marks import COUNTS, CommitMark, PartFile, WorkInterval, read_mark
+from scorer.archive.marks import COUNTS, CommitMark, PartFile, WorkInterval, list_committed, read_mark
 from scorer.archive.output import RETRYABLE, ShardOutput
 from scorer.archive.rows import ERRORS, RESULTS
+from scorer.errors import RunBroken
 
 
 def read_errors(folder: Path, mark: CommitMark) -> pa.Table:
@@ -122,3 +122,16 @@ def _publish_table(path: Path, table: pa.Table, schema: pa.Schema) -> PartFile:
 
     publish(path, lambda file: pq.write_table(table, file, compression="zstd"), verify)
     return PartFile(rows=len(table), sha256=digests[0])
+
+
+def finish_run(folder: Path, shards: int, report: Callable[[Path], object] = lambda _: None) -> int:
+    """Write the run's report and `_SUCCESS` if nothing is missing; return how many shards are.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    missing = shards - len(list_committed(folder))
+    if not missing:
+        report(folder)
+        publish(folder / "_SUCCESS", lambda _: None, lambda _: None)
+    return missing

@@ -7,12 +7,11 @@ from pathlib import Path
 from ingest.reasons import Reason, Unscorable
 from scorer.archive.claims import Claim, find_suspects
 from scorer.archive.commit import read_errors, select_retryable
-from scorer.archive.endings import ArchiveUnavailable
-from scorer.archive.items import Item, ScanPlan, SourceDamaged
+from scorer.archive.items import Item, ScanPlan
 from scorer.archive.left_out import LeftOut
 from scorer.archive.marks import CommitMark, read_mark
 from scorer.archive.shard_work import ShardWork, Task
-from scorer.payloads.https import PayloadRefused, PayloadUnavailable
+from scorer.errors import ArchiveUnavailable, PayloadRefused, PayloadUnavailable, SourceDamaged
 
 OUTAGE_SHARDS = 3
 KILLS_WORKER = Unscorable(Reason.KILLS_WORKER, "the process died whenever it began this image")

@@ -18,7 +18,7 @@ from typing import IO
 
 from pydantic import BaseModel
 
-from scorer.commands.inputs import UsageError
+from scorer.errors import UsageError
 from scorer.files import require_local
 
 

@@ -62,14 +62,6 @@ class Shard:
     images: int | None
 
 
-class SourceChanged(Exception):
-    """A tar or manifest is gone, or is not what it was when the run was planned; the sentence names it."""
-
-
-class SourceDamaged(Exception):
-    """A tar or manifest cannot be read to its end; the sentence names it. What came before holds."""
-
-
 class ScanPlan(Protocol):
     """What is to be scanned, in an order that every process of a run sees alike. It lies on disk, not in memory."""
 

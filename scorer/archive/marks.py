@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from scorer.archive.endings import RunBroken
 from scorer.archive.folder import mark_name
+from scorer.errors import RunBroken
 from scorer.messages import describe_problems
 
 COUNTS = ("images", "faces", "no_face", "failed", "retryable", "flag", "review", "pass")

@@ -15,11 +15,10 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from scorer.archive.endings import ArchiveUnavailable, CannotCommit
 from scorer.archive.marks import COUNTS
 from scorer.archive.session import Session
+from scorer.errors import ArchiveUnavailable, CannotCommit, PayloadUnavailable
 from scorer.local_scorer import LocalScorer
-from scorer.payloads.https import PayloadUnavailable
 
 Batch = dict[str, NDArray[Any]]
 

@@ -11,12 +11,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ingest.probe import Limits
-from scorer.archive.endings import RunBroken, RunNotReady, RunRefused
 from scorer.archive.folder import is_partial, publish_json, utf8_path
 from scorer.bundle.bundle import Bundle
 from scorer.bundle.manifest import Evaluation
-from scorer.commands.inputs import UsageError
 from scorer.decide import Policy, settle_policy
+from scorer.errors import RunBroken, RunNotReady, RunRefused, UsageError
 from scorer.files import require_local
 from scorer.messages import describe_problems
 from scorer.settings import Settings

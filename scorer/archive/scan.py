@@ -17,15 +17,14 @@ from pathlib import Path
 from ingest.image_metadata import read_image_metadata
 from ingest.reasons import Reason, Unscorable
 from scorer.archive.commit import commit_shard
-from scorer.archive.endings import ArchiveUnavailable, CannotCommit, ScanInterrupted
 from scorer.archive.feed import Feeder
 from scorer.archive.items import Item, ScanPlan
 from scorer.archive.marks import CommitMark
 from scorer.archive.shard_work import ShardWork, Task
+from scorer.errors import ArchiveUnavailable, CannotCommit, PayloadRefused, PayloadUnavailable, ScanInterrupted
 from scorer.local_scorer import LocalScorer
 from scorer.locate import LocatedImage, refuse
 from scorer.messages import ImageSource, ScoreRequest
-from scorer.payloads.https import PayloadRefused, PayloadUnavailable
 from scorer.pipeline import Done, Overdue, PipelineStopped, ScoringPipeline, TimeLimit
 
 OUTAGE_ITEMS = 100  # in a row that could not be had: an outage is not an answer

@@ -7,21 +7,21 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
-from scorer.archive.commit import read_errors
-from scorer.archive.endings import RunBroken
-from scorer.archive.finish import RunOutcome, finish_run
+from scorer.archive.commit import finish_run, read_errors
 from scorer.archive.items import Item, ScanPlan, Shard
 from scorer.archive.left_out import LeftOut, describe_left_out
 from scorer.archive.marks import read_mark
+from scorer.archive.outcome import RunOutcome
 from scorer.archive.run import RunFile, await_run, describe_run, open_run
 from scorer.archive.scan import DEFAULT_TIME_LIMITS, Scan, ScanProgress, TimeLimits
 from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.plan import StoredPlan, open_plan, write_plan
 from scorer.archive.source.sources import Archive
 from scorer.bundle.signature import read_trusted_bundle
-from scorer.commands.inputs import Boxes, UsageError, read_boxes
+from scorer.errors import RunBroken, UsageError
+from scorer.face_boxes import Boxes, read_boxes
 from scorer.local_scorer import LocalScorer
-from scorer.payloads.names import printable
+from scorer.payloads.names import escape_name
 from scorer.settings import Settings
 
 PLAN_WAIT_S = 3600.0  # how long others wait for the process that plans
@@ -117,7 +117,9 @@ class Session:
         summary = write_report(folder, ArchiveReader(folder, self.settings))
         if not summary.images:
             found = describe_left_out(summary.left_out)
-            message = f"{printable(', '.join(self.run.sources))}: no image is in there{f' ({found})' if found else ''}"
+            message = (
+                f"{escape_name(', '.join(self.run.sources))}: no image is in there{f' ({found})' if found else ''}"
+            )
             raise UsageError(message)
 
 
@@ -146,7 +148,7 @@ def join_run(  # noqa: PLR0913 - what the command line says
         "faces_sha256": faces_digest,
         "shard_images": shard_images,
     }
-    wanted = describe_run(settings, bundle, tuple(map(printable, archive.sources)), options, version("unlensed"))
+    wanted = describe_run(settings, bundle, tuple(map(escape_name, archive.sources)), options, version("unlensed"))
 
     def make_plan(place: Path) -> tuple[int, str]:
         facts = write_plan(place, archive, settings.payloads, shard_images)

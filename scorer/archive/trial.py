@@ -14,7 +14,7 @@ from scorer.archive.left_out import describe_left_out
 from scorer.archive.scan import make_request
 from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.estimate import Estimate
-from scorer.commands.inputs import Boxes
+from scorer.face_boxes import Boxes
 from scorer.local_scorer import LocalScorer
 from scorer.locate import LocatedImage, refuse
 

@@ -18,12 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from ingest.probe import EncodedFace, probe_image
-from ingest.reasons import Unscorable
-from ingest.spec import FaceBox
 from scorer.bundle.arrays import BadArrays, Wanted, read_arrays
 from scorer.bundle.manifest import CALIBRATION, GOLDEN, MAX_FILES, MIXTURE, SCHEMA_VERSION, FileRecord, Manifest
-from scorer.engines.base import Embedder, FeatureBatch
+from scorer.errors import BundleMismatch
 from scorer.files import open_inside
 from scorer.messages import describe_problems
 from scorer.mixture import GaussianMixture, round_nats, stack_mixture
@@ -37,10 +34,6 @@ MAX_MANIFEST_BYTES, MAX_PLAN_BYTES = 1 << 20, 1 << 31
 MAX_GOLDEN_FACES = 1000
 _MAX_FACTOR_BYTES, _MAX_ARRAYS_BYTES, _MAX_FOLDERS = 2**28, 2**29, 100
 PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".npy"})
-
-
-class BundleMismatch(Exception):
-    """The bundle is not what it says it is, or not for this version: refuse to start."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -183,55 +176,6 @@ def _arrays(path: Path, data: bytes, wanted: Mapping[str, Wanted]) -> dict[str, 
     except BadArrays as error:
         message = f"{path} cannot be used: {error}"
         raise BundleMismatch(message) from error
-
-
-def embed_golden(golden: GoldenFaces, bundle: Bundle, embedder: Embedder) -> FeatureBatch:
-    """Send the golden faces through `embedder` and return their features.
-
-    Raises:
-        BundleMismatch: a golden face could not be cut or embedded at all.
-    """
-    faces = []
-    for data, box in zip(golden.images, golden.boxes, strict=True):
-        info = probe_image(data)
-        face = EncodedFace.around(data, info, FaceBox(*map(float, box)), bundle.model.preprocess)
-        if face is None:
-            message = f"{bundle.folder / 'golden.npz'} has a box outside its picture"
-            raise BundleMismatch(message)
-        faces.append(face)
-    batch = embedder.embed(faces)
-    for row, failure in batch.failures.items():
-        message = f"golden face {row} of {bundle.folder} could not be embedded: {failure}"
-        raise BundleMismatch(message)
-    return batch
-
-
-def verify_engine(bundle: Bundle, embedder: Embedder, faces: int | None = None) -> float:
-    """Compare the live engine with the golden answers; return the largest difference in nats.
-
-    Args:
-        bundle: whose answers they are.
-        embedder: the engine.
-        faces: how many golden faces to send; all of them if None.
-
-    Raises:
-        BundleMismatch: the difference exceeds the manifest's tolerance, or the golden faces fail.
-    """
-    try:
-        golden = bundle.golden.first(faces)
-        likelihoods = embed_golden(golden, bundle, embedder).log_likelihood(bundle.model.mixture)
-    except Unscorable as error:
-        message = f"{bundle.folder / 'golden.npz'} holds a picture that cannot be read: {error}"
-        raise BundleMismatch(message) from error
-    drift = np.abs(likelihoods - golden.log_likelihoods)
-    worst = float(drift.max())
-    if not worst <= bundle.manifest.golden_tolerance_nats:
-        message = (
-            f"the live engine is {worst:.3g} nats away from the golden answers of {bundle.folder}; "
-            f"{bundle.manifest.golden_tolerance_nats:g} are allowed: this engine must not score with this bundle"
-        )
-        raise BundleMismatch(message)
-    return worst
 
 
 def write_manifest(folder: Path, fields: Mapping[str, object], licences: Mapping[str, str]) -> Manifest:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from scorer.bundle.manifest import MAX_BYTES, MAX_FILES
-from scorer.commands.inputs import UsageError
 from scorer.commands.terminal import Terminal
+from scorer.errors import UsageError
 from scorer.files import require_local
 
 MANIFEST = "bundle.json"

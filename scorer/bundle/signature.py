@@ -17,8 +17,9 @@ from typing import Annotated
 
 import typer
 
-from scorer.bundle.bundle import MANIFEST, SIGNATURE, Bundle, BundleMismatch, read_bundle, read_small
-from scorer.settings import Settings, SettingsError
+from scorer.bundle.bundle import MANIFEST, SIGNATURE, Bundle, read_bundle, read_small
+from scorer.errors import BundleMismatch, SettingsError
+from scorer.settings import Settings
 
 _MAX_SIGNATURE_BYTES = 4096
 

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from scorer.bundle.bundle import PLAN_FILE, Bundle, verify_engine
+from scorer.bundle.bundle import PLAN_FILE, Bundle
 from scorer.bundle.fetch import fetch
 from scorer.bundle.signature import DigestOption, KeyOption, read_trusted_bundle
 from scorer.commands.terminal import Terminal
 from scorer.engines.base import Embedder
 from scorer.engines.local import open_local_engine, open_sandbox
 from scorer.engines.tensorrt.plan import read_plan
+from scorer.engines.verify import verify_engine
 from scorer.settings import Settings, load_settings
 
 bundle_app = typer.Typer(

@@ -11,9 +11,8 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from scorer.commands.inputs import UsageError
 from scorer.commands.terminal import Terminal, print_traceback, tolerate_encoding
-from scorer.errors import Exit
+from scorer.errors import Exit, UsageError
 from scorer.extras import NEEDED, PACKAGE, describe_missing
 from scorer.files import require_local
 from scorer.observe.printable import printable

@@ -16,9 +16,9 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from scorer.commands.inputs import UsageError
 from scorer.commands.progress import Progress
 from scorer.commands.terminal import Terminal
+from scorer.errors import UsageError
 from scorer.observe.printable import print_json
 from scorer.settings import Settings, load_settings
 

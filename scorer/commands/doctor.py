@@ -15,15 +15,16 @@ from rich.text import Text
 from ingest.detector_pool import SandboxBroken
 from ingest.device import DeviceUnavailable, require_instructions, resolve_device
 from ingest.sandbox import Sandbox
-from scorer.bundle.bundle import Bundle, BundleMismatch, verify_engine
+from scorer.bundle.bundle import Bundle
 from scorer.bundle.signature import read_trusted_bundle
-from scorer.decide import PolicyError, settle_policy, supported_rate
-from scorer.engines.base import BackendUnavailable
+from scorer.decide import settle_policy, supported_rate
 from scorer.engines.local import choose_device, open_local_engine, open_sandbox, start_sandbox
+from scorer.engines.verify import verify_engine
+from scorer.errors import BackendUnavailable, BundleMismatch, PolicyError, SettingsError
 from scorer.extras import EXTRAS, find_missing, pip_line
 from scorer.meaning import explain_decisions
 from scorer.observe.printable import printable
-from scorer.settings import Settings, SettingsError, load_settings
+from scorer.settings import Settings, load_settings
 from scorer.transport import require_private_transport
 
 # What no extra brings: it comes with the container that serves.

@@ -1,33 +1,24 @@
 """Which files `unlensed score` means, which it leaves out, and the boxes that `--faces` brings for them."""
 
 import glob
-import json
 import os
-import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
-from urllib.parse import unquote_to_bytes, urlsplit
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from ingest.reasons import Reason, Unscorable
 from scorer.archive.left_out import IMAGE_SUFFIXES, SIDECARS, judge_name
+from scorer.errors import UsageError
+from scorer.face_boxes import Boxes
 from scorer.messages import MAX_FACES, ImageSource, RequestedFace, ScoreRequest, describe_problems
 from scorer.payloads.names import shorten_id
-from scorer.text_files import decode_text
 
-Boxes = dict[str, tuple[RequestedFace, ...]]
 _SHOWN_NAMES = 3
-MAX_BOXES_BYTES = 2**27  # a million images with a face each
 _UTF16_MARKS, _UTF8_MARK = (b"\xff\xfe", b"\xfe\xff"), b"\xef\xbb\xbf"
-
-
-class UsageError(ValueError):
-    """The command line names something that cannot be used; the sentence names it."""
 
 
 class Skipped(StrEnum):
@@ -166,36 +157,6 @@ def describe_counts(counts: Counter[Any]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.most_common() if count)
 
 
-def read_boxes(path: Path) -> Boxes:
-    """Read a `--faces` file: `{"path of the image": [{"face_id": "a", "box": [x, y, width, height]}]}`.
-
-    Raises:
-        UsageError: the file cannot be read, is no such JSON, names an image twice, or a box is not finite or has no
-            area.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BOXES_BYTES + 1)
-        if len(data) > MAX_BOXES_BYTES:
-            message = f"it has more than {MAX_BOXES_BYTES} bytes: name the faces in a manifest (--faces-column)"
-            raise UsageError(message)
-        content = json.loads(decode_text(data), object_pairs_hook=_refuse_repetition)
-        return TypeAdapter(Boxes).validate_python(content)
-    except (OSError, ValueError, RecursionError) as error:
-        why = describe_problems(error) if isinstance(error, ValidationError) else error
-        message = f"{path} is no file of face boxes: {why}"
-        raise UsageError(message) from error
-
-
-def _refuse_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        message = f"it names {repeated!r} twice"
-        raise ValueError(message)
-    return content
-
-
 def assign_boxes(
     found: FoundFiles, boxes: Boxes | None, faces_missing: FacesMissing = FacesMissing.ERROR
 ) -> list[FoundFile]:
@@ -291,21 +252,3 @@ def request_for(file: FoundFile) -> ScoreRequest:
     except ValidationError as error:
         message = f"{name} cannot be scored (at most {MAX_FACES} boxes): {describe_problems(error)}"
         raise UsageError(message) from error
-
-
-def read_image(uri: str, max_bytes: int) -> bytes:
-    """Read the file at a `file:` URI whole.
-
-    Raises:
-        Unscorable: it is gone, forbidden, no regular file (a pipe would block for ever), or too large.
-    """
-    path = Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
-    try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            raise Unscorable(Reason.UNREADABLE, "not a regular file")
-        if facts.st_size > max_bytes:
-            raise Unscorable(Reason.TOO_MANY_BYTES, f"{facts.st_size} bytes, the limit is {max_bytes}")
-        return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a listed name holds a NUL
-        raise Unscorable(Reason.UNREADABLE, getattr(error, "strerror", None) or str(error)) from error

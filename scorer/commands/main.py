@@ -14,38 +14,42 @@ import typer
 
 from ingest.detector_pool import SandboxBroken
 from ingest.device import DeviceUnavailable, Request
-from scorer.archive.endings import ArchiveUnavailable, RunBroken, RunNotReady, RunRefused, ScanInterrupted
-from scorer.archive.items import SourceChanged, SourceDamaged
-from scorer.bundle.bundle import BundleMismatch
 from scorer.bundle.signature import DigestOption, KeyOption
 from scorer.commands.bundle import bundle_app
 from scorer.commands.command_line import CommandGroup, VersionOption, find_exit, local_path, run_command
 from scorer.commands.dlq import dlq_app
-from scorer.commands.inputs import (
-    FacesMissing,
-    FoundFiles,
-    UsageError,
-    assign_boxes,
-    expand_paths,
-    read_boxes,
-    read_image,
-    request_for,
-)
+from scorer.commands.inputs import FacesMissing, FoundFiles, assign_boxes, expand_paths, request_for
 from scorer.commands.report import compare, report
 from scorer.commands.scan import scan
 from scorer.commands.terminal import Terminal
-from scorer.decide import PolicyError
-from scorer.engines.base import BackendUnavailable
-from scorer.engines.tensorrt.build import PlanBuilderMissing
-from scorer.errors import Exit, describe_exits
-from scorer.extras import MissingExtra
+from scorer.errors import (
+    ArchiveUnavailable,
+    BackendUnavailable,
+    BrokerRefused,
+    BrokerUnavailable,
+    BundleMismatch,
+    Exit,
+    MissingExtra,
+    PayloadRefused,
+    PayloadUnavailable,
+    PlanBuilderMissing,
+    PolicyError,
+    RunBroken,
+    RunNotReady,
+    RunRefused,
+    ScanInterrupted,
+    SettingsError,
+    SourceChanged,
+    SourceDamaged,
+    TooScattered,
+    UsageError,
+    describe_exits,
+)
+from scorer.face_boxes import read_boxes
 from scorer.messages import Status
 from scorer.observe.printable import print_json, printable_json
-from scorer.payloads.https import PayloadRefused, PayloadUnavailable
-from scorer.service_settings import Delivery, Mode
-from scorer.settings import SettingsError, load_settings
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable
-from scorer.stream.dead_letter_replay import TooScattered
+from scorer.payloads.local_file import read_image
+from scorer.settings import Delivery, Mode, load_settings
 
 if TYPE_CHECKING:
     from scorer.commands.annotate import PictureFolder

@@ -16,10 +16,10 @@ import typer
 from ingest.device import Request
 from scorer.bundle.signature import DigestOption, KeyOption
 from scorer.commands.command_line import local_path
-from scorer.commands.inputs import UsageError, read_boxes
 from scorer.commands.progress import Progress
 from scorer.commands.terminal import Terminal
-from scorer.errors import Exit
+from scorer.errors import Exit, UsageError
+from scorer.face_boxes import read_boxes
 from scorer.meaning import explain_decisions
 from scorer.observe.printable import print_json
 from scorer.settings import Settings, load_settings

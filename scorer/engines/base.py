@@ -12,18 +12,6 @@ from ingest.reasons import Unscorable
 from scorer.mixture import StackedMixture, log_likelihood
 
 
-class BackendUnavailable(Exception):
-    """The engine is down, slow or overloaded; the same faces may be scored later.
-
-    Attributes:
-        blames_faces: the engine is there and says that it failed inside: perhaps because of what it was sent.
-    """
-
-    def __init__(self, message: str, *, blames_faces: bool = False) -> None:
-        super().__init__(message)
-        self.blames_faces = blames_faces
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class FeatureBatch:
     """Features of a batch of faces, in this process's memory; `scorer.cuda` has them on a GPU.

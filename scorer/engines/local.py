@@ -7,8 +7,9 @@ from pathlib import Path
 from ingest.detector_pool import DetectorUnusable
 from ingest.device import Device, Kind, Request, resolve_built_device
 from ingest.sandbox import TIMEOUT_S, Sandbox
-from scorer.bundle.bundle import Bundle, BundleMismatch
+from scorer.bundle.bundle import Bundle
 from scorer.engines.base import SharedEmbedder
+from scorer.errors import BundleMismatch
 
 _BUILT: dict[str, tuple[Kind, str]] = {
     "openvino": ("cpu", "the bundle {folder} is built for the CPU: export one with --target tensorrt"),

@@ -14,8 +14,9 @@ from ingest.probe import EncodedFace
 from ingest.reasons import Unscorable
 from ingest.resampling import MIN_SIDE_PX, measure_high_band
 from ingest.sandbox import Sandbox
-from scorer.bundle.bundle import Bundle, BundleMismatch
+from scorer.bundle.bundle import Bundle
 from scorer.engines.base import FeatureBatch
+from scorer.errors import BundleMismatch
 
 QUEUED_CROPS = 64
 ENGINE_NAME = f"OpenVINO {ov.__version__.split('-')[0]}"

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
+from scorer.errors import SettingsError
 from scorer.extras import pip_line
-from scorer.settings import SettingsError
 from scorer.stream.broker import Headers, Record
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 import fsspec
 from fsspec.registry import known_implementations
 
+from scorer.errors import SettingsError
 from scorer.extras import pip_line
-from scorer.settings import SettingsError
 
 EXTRAS = {"s3fs": "s3"}  # packages that one of this project's extras brings
 _AWS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (a public bucket: FSSPEC_S3_ANON=true)"

@@ -18,6 +18,7 @@ from typing import cast
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from ingest.reasons import Reason, Unscorable
+from scorer.errors import PayloadUnavailable
 from scorer.observe.redact import redact
 from scorer.payloads.addresses import Address, Endpoint, Resolve, is_public, resolve_host
 
@@ -31,17 +32,6 @@ _PORT = 443
 
 class TryAgain(Exception):
     """The same read may succeed later; the sentence says what went wrong, without the URI's secrets."""
-
-
-class PayloadUnavailable(Exception):
-    """An image cannot be had now, which says nothing about the image: the record may be replayed later.
-
-    The message holds no URI's query, user or password.
-    """
-
-
-class PayloadRefused(PayloadUnavailable):
-    """A store does not let this machine in: trying again helps only when its credentials or rights have changed."""
 
 
 def seconds_left(deadline: float) -> float:

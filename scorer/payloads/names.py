@@ -10,12 +10,12 @@ from scorer.payloads.https import describe_uri
 _KEPT_CHARACTERS = MAX_ID_CHARACTERS - 100
 
 
-def describe(uri: str) -> str:
+def show_uri(uri: str) -> str:
     """Return a URI for a message: a local file's path, any other without what may be a secret."""
     return _unquote(uri.removeprefix("file://")) if uri.startswith("file://") else describe_uri(uri)
 
 
-def printable(name: str) -> str:
+def escape_name(name: str) -> str:
     """Return a name in which bytes that are no text (surrogates, as Python reads them) stand escaped."""
     return name.encode(errors="backslashreplace").decode()
 
@@ -30,8 +30,8 @@ def shorten_id(name: str) -> str:
 def source_of(uri: str) -> str:
     """Return what the images of a tar or a manifest are grouped by: its file name."""
     name = PurePosixPath(uri).name
-    return _unquote(name) if uri.startswith("file:") else printable(name)
+    return _unquote(name) if uri.startswith("file:") else escape_name(name)
 
 
 def _unquote(path: str) -> str:
-    return printable(unquote(path, errors="surrogateescape"))
+    return escape_name(unquote(path, errors="surrogateescape"))

@@ -22,20 +22,11 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem
 
 from ingest.reasons import Reason, Unscorable
+from scorer.errors import PayloadRefused, PayloadUnavailable, SettingsError
 from scorer.messages import ScoreRequest
 from scorer.payloads.clients import describe_refusal, is_refusal, require_client
-from scorer.payloads.https import (
-    PUBLIC_NETWORK,
-    Network,
-    PayloadRefused,
-    PayloadUnavailable,
-    TryAgain,
-    describe_uri,
-    fetch_https,
-    seconds_left,
-)
-from scorer.payloads.settings import PayloadSettings
-from scorer.settings import SettingsError
+from scorer.payloads.https import PUBLIC_NETWORK, Network, TryAgain, describe_uri, fetch_https, seconds_left
+from scorer.settings import PayloadSettings
 
 FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0

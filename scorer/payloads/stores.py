@@ -12,13 +12,10 @@ from urllib.parse import unquote_to_bytes
 
 import fsspec
 
-from scorer.archive.items import SourceChanged
-from scorer.commands.inputs import UsageError
+from scorer.errors import PayloadRefused, PayloadUnavailable, SettingsError, SourceChanged, UsageError
 from scorer.payloads.clients import describe_refusal, is_refusal, require_client
-from scorer.payloads.https import PayloadRefused, PayloadUnavailable
-from scorer.payloads.names import describe
+from scorer.payloads.names import show_uri
 from scorer.payloads.read import BAD_NAME, LOST_FILE
-from scorer.settings import SettingsError
 
 BLOCK_BYTES = 4 * 2**20
 LOCAL = "file"
@@ -99,18 +96,18 @@ def store_errors(uri: str) -> Iterator[None]:
     except Exception as error:  # noqa: BLE001 - every store has its own; their texts may repeat secrets
         if scheme == LOCAL and isinstance(error, OSError) and error.errno not in LOST_FILE:
             refused = isinstance(error, PermissionError)
-            message = f"{describe(uri)} cannot be read: {error.strerror}{'; check its rights' if refused else ''}"
+            message = f"{show_uri(uri)} cannot be read: {error.strerror}{'; check its rights' if refused else ''}"
             raise (PayloadRefused if refused else UsageError)(message) from None
         if is_refusal(error):
-            message = f"{describe(uri)}: {describe_refusal(scheme)}"
+            message = f"{show_uri(uri)}: {describe_refusal(scheme)}"
             raise PayloadRefused(message) from None
         if type(error).__name__ in BAD_NAME:
-            message = f"{describe(uri)} is no name that the store takes"
+            message = f"{show_uri(uri)} is no name that the store takes"
             raise UsageError(message) from None
         if type(error).__name__ == "FileExpired":  # s3fs's
-            message = f"{describe(uri)} was replaced while it was read"
+            message = f"{show_uri(uri)} was replaced while it was read"
             raise SourceChanged(message) from None
-        message = f"{describe(uri)}: the store failed ({type(error).__name__})"
+        message = f"{show_uri(uri)}: the store failed ({type(error).__name__})"
         raise PayloadUnavailable(message) from None
 
 
@@ -194,7 +191,7 @@ def _require_regular(store: Store, path: str) -> None:
     with store_errors(store.name(path)):
         mode = Path(path).stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        message = f"{describe(store.name(path))} is no regular file"
+        message = f"{show_uri(store.name(path))} is no regular file"
         raise UsageError(message)
 
 

@@ -9,26 +9,27 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TextIO
 
 from threadpoolctl import threadpool_limits
 
-from ingest.probe import EncodedFace
 from ingest.sandbox import Sandbox
-from scorer.bundle.bundle import Bundle, BundleMismatch, verify_engine
+from scorer.bundle.bundle import Bundle
 from scorer.bundle.signature import read_trusted_bundle
-from scorer.commands.inputs import UsageError
-from scorer.engines.base import Embedder, FeatureBatch
+from scorer.engines.base import Embedder
 from scorer.engines.local import open_local_engine, open_sandbox, start_sandbox
+from scorer.engines.pool import EmbedderPool
+from scorer.engines.verify import verify_engine
+from scorer.errors import BundleMismatch, UsageError
 from scorer.observe.logs import configure_logs, get_logger
 from scorer.observe.printable import print_json
 from scorer.observe.trace_context import exporting_spans
 from scorer.payloads.read import check_payloads, read_payload
 from scorer.policies import PolicyWatcher
 from scorer.settings import Settings
-from scorer.stream.broker import MemoryBroker, MemorySink, MemorySource, Outgoing, RecordSink, RecordSource
+from scorer.stream.broker import Outgoing, RecordSink, RecordSource
 from scorer.stream.health import Canary, HealthServer, HealthState
+from scorer.stream.memory_broker import MemoryBroker, MemorySink, MemorySource
 from scorer.stream.metrics import Metrics
 from scorer.stream.pipeline import Dependencies
 from scorer.stream.retry import RetryingEmbedder, RetryStopped
@@ -203,23 +204,6 @@ def _sandbox(bundle: Bundle, settings: Settings) -> Iterator[Sandbox]:
     processes = max(stream.detector_processes, settings.threads) if cuts else stream.detector_processes
     with closing(open_sandbox(bundle, processes, cuts=cuts, timeout_s=stream.detector_timeout_s)) as sandbox:
         yield sandbox
-
-
-class EmbedderPool:
-    """An `Embedder` for many threads around some that belong to one thread at a time each."""
-
-    def __init__(self, embedders: Sequence[Embedder]) -> None:
-        self._free: SimpleQueue[Embedder] = SimpleQueue()
-        for embedder in embedders:
-            self._free.put(embedder)
-
-    def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
-        """See `Embedder`."""
-        embedder = self._free.get()
-        try:
-            return embedder.embed(faces)
-        finally:
-            self._free.put(embedder)
 
 
 def _check_engine(bundle: Bundle, engine: Embedder, crash: Callable[[BaseException], None]) -> None:

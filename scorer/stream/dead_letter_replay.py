@@ -13,15 +13,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from scorer.errors import TooScattered
 from scorer.stream.broker import OffsetAndMetadata, Outgoing, Record, RecordSink, TopicPartition
 from scorer.stream.dead_letters import DeadLetter, NotReplayable, read_dead_letter, restore
 
 MAX_NOTE_CHARACTERS = 4000
 BATCH_RECORDS, BATCH_BYTES = 100, 16 * 2**20
-
-
-class TooScattered(Exception):
-    """What was replayed lies too scattered among what was not to be remembered."""
 
 
 class TopicLog(Protocol):

@@ -1,11 +1,14 @@
 """Why a worker ends for which no record is to blame: with an exit code of its own, and closed notes."""
 
 from ingest.detector_pool import SandboxBroken
-from scorer.bundle.bundle import BundleMismatch
-from scorer.decide import PolicyError
-from scorer.engines.base import BackendUnavailable
-from scorer.settings import SettingsError
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable
+from scorer.errors import (
+    BackendUnavailable,
+    BrokerRefused,
+    BrokerUnavailable,
+    BundleMismatch,
+    PolicyError,
+    SettingsError,
+)
 
 
 class ForeseenExit(Exception):

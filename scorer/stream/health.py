@@ -21,7 +21,7 @@ from prometheus_client.exposition import choose_encoder
 
 from scorer.observe.logs import get_logger
 from scorer.observe.redact import redact_text
-from scorer.service_settings import HealthSettings
+from scorer.settings import HealthSettings
 from scorer.stream.metrics import Metrics
 
 MAX_CONNECTIONS = 16

@@ -18,14 +18,14 @@ from ingest.probe import Limits
 from ingest.reasons import Reason, Unscorable
 from scorer.decide import Policy
 from scorer.engines.base import Embedder
+from scorer.errors import PayloadUnavailable
 from scorer.locate import LocatedImage, locate_faces, refuse
 from scorer.messages import DeadLetterCode, ScoreRequest, ScoreResult
 from scorer.model import Model
 from scorer.observe.trace_context import Span, TraceContext, record_span, span, trace_headers
-from scorer.payloads.https import PayloadUnavailable
 from scorer.policies import PolicyNotFound, PolicyWatcher
 from scorer.score import score_batch
-from scorer.service_settings import StreamSettings
+from scorer.settings import StreamSettings
 from scorer.stream.batcher import Batcher
 from scorer.stream.broker import Outgoing
 from scorer.stream.codec import InvalidRecord, encode_result, parse_request

@@ -3,8 +3,9 @@
 import threading
 from collections.abc import Callable, Mapping
 
+from scorer.errors import BrokerUnavailable
 from scorer.observe.logs import get_logger
-from scorer.stream.broker import BrokerUnavailable, Outgoing, RecordSink, RecordsTooLarge, TopicPartition
+from scorer.stream.broker import Outgoing, RecordSink, RecordsTooLarge, TopicPartition
 from scorer.stream.ledger import InFlight, Ledger
 from scorer.stream.metrics import Metrics
 from scorer.stream.retry import Backoff

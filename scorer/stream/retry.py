@@ -13,7 +13,8 @@ import numpy as np
 
 from ingest.probe import EncodedFace
 from ingest.reasons import Reason, Unscorable
-from scorer.engines.base import BackendUnavailable, Embedder, FeatureBatch
+from scorer.engines.base import Embedder, FeatureBatch
+from scorer.errors import BackendUnavailable
 
 MAX_DELAY_S = 5.0
 FIRST_DELAY_S = 0.1

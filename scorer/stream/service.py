@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 
-from scorer.errors import before_foreseen_end
+from scorer.errors import BrokerRefused, BrokerUnavailable
 from scorer.messages import DeadLetterCode
 from scorer.observe.logs import get_logger
-from scorer.service_settings import StreamSettings
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Record, RecordSink, RecordSource, TopicPartition
+from scorer.process_exit import before_foreseen_exit
+from scorer.settings import StreamSettings
+from scorer.stream.broker import Record, RecordSink, RecordSource, TopicPartition
 from scorer.stream.crash_notes import MAX_CRASHES, CrashNote, find_suspects, new_process
 from scorer.stream.foreseen_errors import FORESEEN, ForeseenExit
 from scorer.stream.health import HealthState
@@ -92,7 +93,7 @@ class Service:
             BrokerRefused: the broker will never do what it must.
             BundleMismatch: the engine came back as another one.
         """
-        with before_foreseen_end(self._close_notes_before_exit):
+        with before_foreseen_exit(self._close_notes_before_exit):
             self._run(until_drained=until_drained)
 
     def _run(self, *, until_drained: bool) -> None:

@@ -5,8 +5,9 @@ import time
 from types import TracebackType
 from typing import NoReturn, Self
 
-from scorer.errors import Exit, end_at_once
+from scorer.errors import Exit
 from scorer.observe.logs import get_logger
+from scorer.process_exit import exit_process
 
 log = get_logger(__name__)
 
@@ -43,7 +44,7 @@ class Watchdog:
     def abort_process(self, why: str) -> NoReturn:
         """End the process with exit code 75."""
         log.error("this process ends, to learn from the broker what was done", what=self._what, why=why)
-        end_at_once(Exit.TRY_AGAIN, foreseen=True)
+        exit_process(Exit.TRY_AGAIN, foreseen=True)
 
     def close(self) -> None:
         """End the thread."""

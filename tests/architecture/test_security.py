@@ -9,8 +9,7 @@ from packaging.requirements import Requirement
 
 from ingest.probe import DEFAULT_LIMITS
 from scorer.messages import MAX_FACES
-from scorer.payloads.settings import PayloadSettings
-from scorer.service_settings import HealthSettings, StreamSettings
+from scorer.settings import HealthSettings, PayloadSettings, StreamSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from ingest.probe import EncodedFace, Limits, probe_image
 from ingest.spec import FaceBox, PreprocessSpec
-from scorer.commands.inputs import read_image
 from scorer.messages import ImageSource, RequestedFace, ScoreRequest
+from scorer.payloads.local_file import read_image
 
 PORTRAIT_FACE = (180.0, 70.0, 95.0, 110.0)
 SIDES = ((640, 480), (1024, 768), (1600, 1200))

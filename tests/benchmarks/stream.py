@@ -34,12 +34,11 @@ from deploy.local.triton import TritonServer
 from deploy.local.worker import Worker
 from ingest.probe import EncodedFace
 from ingest.spec import PreprocessSpec
-from scorer.commands.inputs import read_image
 from scorer.engines.triton.embedder import TritonEmbedder
 from scorer.local_scorer import LocalScorer
 from scorer.messages import ScoreRequest
-from scorer.service_settings import KafkaSettings, StreamSettings, TritonSettings
-from scorer.settings import Settings
+from scorer.payloads.local_file import read_image
+from scorer.settings import KafkaSettings, Settings, StreamSettings, TritonSettings
 from scorer.stream.broker import Outgoing, TopicPartition
 from scorer.stream.kafka.connect import connect
 

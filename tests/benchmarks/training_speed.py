@@ -25,7 +25,8 @@ from rich.table import Table
 from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
 from training.pretext.backward import embed
-from training.pretext.batches import Batch, BatchPlan, choose_maker, draw_epoch
+from training.pretext.batch_makers import choose_maker
+from training.pretext.batches import Batch, BatchPlan, draw_epoch
 from training.pretext.checkpoints import TrainingPosition
 from training.pretext.distributed import Ranks
 from training.pretext.network import build_network

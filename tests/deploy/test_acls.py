@@ -14,7 +14,7 @@ import pytest
 from deploy.local.kafka import KafkaServer
 from deploy.local.worker import Worker
 from scorer.messages import DeadLetterCode
-from scorer.service_settings import KafkaSettings, StreamSettings
+from scorer.settings import KafkaSettings, StreamSettings
 from scorer.stream.broker import Outgoing, Record
 from scorer.stream.dead_letters import make_dead_letter
 from tests.deploy.images import ROOT

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scorer.commands.main import Exit
-from scorer.service_settings import HealthSettings
+from scorer.settings import HealthSettings
 from scorer.stream.health import HealthServer, HealthState
 from scorer.stream.metrics import Metrics
 from tests.deploy.chart import Document, Refused, find, render

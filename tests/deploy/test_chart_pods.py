@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scorer.service_settings import HealthSettings
+from scorer.settings import HealthSettings
 from scorer.stream.health import HealthServer, HealthState
 from scorer.stream.metrics import Metrics
 from tests.deploy.chart import CHART, SCENARIOS, WORKLOADS, Document, Refused, containers, find, pods, render, run_helm

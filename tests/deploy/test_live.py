@@ -17,7 +17,7 @@ from deploy.grafana.panels import STAGES
 from deploy.grafana.render import FOLDER as DASHBOARDS
 from deploy.grafana.render import render
 from deploy.grafana.stream import MINE, OURS
-from scorer.service_settings import KafkaSettings, StreamSettings
+from scorer.settings import KafkaSettings, StreamSettings
 from scorer.stream.broker import Outgoing
 from scorer.stream.metrics import NAMES
 from tests.deploy.compose import read_compose

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.simulation.week import BLIND, RUSH, SESSION_S, START_S, STEP_S, Scaling, Week, calm, draw, simulate, state
-from scorer.service_settings import KafkaSettings
+from scorer.settings import KafkaSettings
 from tests.deploy.chart import CHART, render
 
 RATE = 70

@@ -13,10 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from scorer.archive.endings import RunRefused
-from scorer.commands.inputs import UsageError
 from scorer.commands.main import app
-from scorer.errors import Exit
+from scorer.errors import Exit, RunRefused, UsageError
 from tests.scorer.archive.killed_scan import read_images
 from tests.scorer.archive.list_plan import make_archive
 from tests.scorer.archive.source.archives import fill, make_tar

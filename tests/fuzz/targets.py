@@ -20,7 +20,8 @@ from ingest.image_metadata import MAX_WORD_CHARACTERS, read_image_metadata
 from ingest.probe import Limits, probe_image, strip_metadata
 from ingest.reasons import Unscorable
 from scorer.bundle.arrays import BadArrays, Wanted, read_arrays
-from scorer.bundle.bundle import MANIFEST, BundleMismatch, read_bundle
+from scorer.bundle.bundle import MANIFEST, read_bundle
+from scorer.errors import BundleMismatch
 from scorer.schemas import EXAMPLE_INLINE_REQUEST, EXAMPLE_REQUEST
 from scorer.stream.broker import Record
 from scorer.stream.codec import InvalidRecord, parse_request

@@ -10,10 +10,11 @@ from PIL import Image
 from deploy.local.triton import TritonServer
 from ingest.probe import EncodedFace, probe_image
 from ingest.spec import FaceBox
-from scorer.bundle.bundle import Bundle, verify_engine
+from scorer.bundle.bundle import Bundle
 from scorer.engines.openvino import LocalEmbedder
 from scorer.engines.triton.embedder import TritonEmbedder
-from scorer.service_settings import TritonSettings
+from scorer.engines.verify import verify_engine
+from scorer.settings import TritonSettings
 
 ORIENTATION = 0x0112
 BOXES = [(180.0, 70.0, 95.0, 110.0), (-20.0, 100.0, 90.0, 90.0), (300.0, 300.0, 400.0, 400.0)]

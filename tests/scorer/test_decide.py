@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from scorer.decide import (
     CalibrationSize,
     Policy,
-    PolicyError,
     decide_face,
     p_values,
     photographs_needed,
     settle_policy,
     supported_rate,
 )
+from scorer.errors import PolicyError
 from scorer.messages import Decision
 
 LIKELIHOODS = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scorer.bundle.bundle import Bundle
-from scorer.decide import CalibrationSize, Policy, PolicyError
+from scorer.decide import CalibrationSize, Policy
+from scorer.errors import PolicyError
 from scorer.messages import ImageSource, ScoreRequest
 from scorer.policies import PolicyBook, PolicyNotFound, PolicyWatcher, UnknownPolicy, UnknownTenant, read_policies
 

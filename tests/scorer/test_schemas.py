@@ -27,7 +27,7 @@ from scorer.schemas import (
     document_text,
     request_schema,
 )
-from scorer.service_settings import StreamSettings
+from scorer.settings import StreamSettings
 from scorer.stream.broker import Record
 from scorer.stream.codec import encode_result
 from scorer.stream.dead_letters import UNREADABLE, make_dead_letter

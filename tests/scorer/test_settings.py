@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from scorer.settings import Settings, SettingsError, load_settings
+from scorer.errors import SettingsError
+from scorer.settings import Settings, load_settings
 
 
 @pytest.fixture

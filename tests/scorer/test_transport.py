@@ -2,7 +2,7 @@
 
 import pytest
 
-from scorer.settings import SettingsError
+from scorer.errors import SettingsError
 from scorer.transport import is_loopback, require_private_transport
 
 HERE = ["127.0.0.1:9092", "127.8.9.1", "localhost:8001", "LOCALHOST", "[::1]:8001", "::1", "kafka://127.0.0.1:1"]

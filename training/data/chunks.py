@@ -21,11 +21,11 @@ import numpy as np
 
 from ingest.spec import MIN_VISIBLE_SHARE
 from scorer.commands.progress import Progress
+from scorer.errors import TrainingInterrupted
 from training.data.cutting import CutFace, FaceCutter, FoundFace
 from training.data.photos import ROLES, Photo, PhotoSource, Role
 from training.data.roles import RoleRule
 from training.data.shards import INDEX, WIDE_SIZE, write_shard
-from training.endings import TrainingInterrupted
 
 LAYOUT = 1  # of the shards; a run folder of another layout is not continued
 FACES_A_CHUNK, PHOTOS_A_CHUNK, PHOTOS_AT_ONCE = 256, 1024, 16

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from scorer.bundle.bundle import BundleMismatch
+from scorer.errors import BundleMismatch
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR
 
 

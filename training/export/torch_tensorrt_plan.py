@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ingest.device import find_gpu
-from scorer.bundle.bundle import BundleMismatch, read_bundle
+from scorer.bundle.bundle import read_bundle
 from scorer.bundle.manifest import BatchProfile
 from scorer.engines.tensorrt.compile import check_plan
 from scorer.engines.tensorrt.plan import EnginePlan, write_plan
+from scorer.errors import BundleMismatch
 from training.export.target import OUTPUT_TENSOR, Deployment
 
 _TRACED_FACES = 2

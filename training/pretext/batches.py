@@ -101,15 +101,6 @@ class CpuBatches:
         return make_batch(prepared, tags, [draw.kind for draw in draws])
 
 
-def choose_maker(plan: BatchPlan, device: torch.device) -> BatchMaker:
-    """Return what makes batches for a network on `device`."""
-    if device.type != "cuda":
-        return CpuBatches(plan)
-    from training.pretext.batches_cuda import CudaBatches  # noqa: PLC0415 - it imports this module
-
-    return CudaBatches(plan, device)
-
-
 def draw_epoch(
     plan: BatchPlan, maker: BatchMaker, epoch: int, first_step: int, pool: ThreadPoolExecutor
 ) -> Iterator[Batch]:

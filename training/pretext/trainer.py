@@ -21,12 +21,13 @@ from rich.console import Console
 from torch import nn
 
 from scorer.commands.terminal import Terminal
+from scorer.errors import TrainingDiverged, TrainingInterrupted
 from training.data.exif import TAG_NAMES
 from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
-from training.endings import TrainingDiverged, TrainingInterrupted
 from training.pretext.backward import accumulate_gradients
-from training.pretext.batches import Batch, BatchPlan, choose_maker, draw_epoch
+from training.pretext.batch_makers import choose_maker
+from training.pretext.batches import Batch, BatchPlan, draw_epoch
 from training.pretext.checkpoints import TrainingPosition, load_state, save_checkpoint, save_state
 from training.pretext.distributed import Ranks, join_ranks
 from training.pretext.network import MANIPULATION, PretextNetwork, load_initial

@@ -17,7 +17,7 @@ from scorer.archive.report.summary import FACES_SHOWN
 from scorer.archive.report.tables import Tables, open_tables
 from scorer.archive.run import RunFile, read_run
 from scorer.bundle.manifest import Evaluation
-from scorer.commands.inputs import UsageError
+from scorer.errors import UsageError
 from scorer.messages import Decision, PolicyFacts
 
 LEVELS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9)

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 from ingest.reasons import Unscorable
-from scorer.archive.items import ByteSpan, Item, SourceChanged, SourceDamaged
+from scorer.archive.items import ByteSpan, Item
 from scorer.archive.report.figures import Face
 from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.plan import StoredPlan, open_plan
-from scorer.commands.inputs import UsageError
-from scorer.payloads.https import PayloadUnavailable
+from scorer.errors import PayloadUnavailable, SourceChanged, SourceDamaged, UsageError
 from scorer.payloads.stores import LOCAL, open_store
 from scorer.settings import Settings
 

@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from scorer.archive.endings import RunBroken
 from scorer.archive.marks import CommitMark, read_marks
 from scorer.archive.report.figures import Column, Face, Histogram, Summary, Throughput
 from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, find_share, read_groups
 from scorer.archive.report.tables import Tables, open_tables
 from scorer.archive.run import RunFile, read_run
 from scorer.archive.source.plan import find_facts
+from scorer.errors import RunBroken
 from scorer.messages import Decision, Status
 
 BINS = 40

@@ -9,10 +9,10 @@ from typing import Any
 
 import duckdb
 
-from scorer.archive.endings import RunBroken
 from scorer.archive.folder import utf8_path
 from scorer.archive.marks import CommitMark
 from scorer.archive.rows import ERRORS, RESULTS
+from scorer.errors import RunBroken
 
 MEMORY = "512MB"  # what does not fit is spilled
 THREADS = 2

@@ -12,11 +12,12 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from ingest.reasons import Reason, Unscorable
-from scorer.archive.items import ByteSpan, Item, SourceChanged
-from scorer.payloads.names import describe
+from scorer.archive.items import ByteSpan, Item
+from scorer.errors import SourceChanged
+from scorer.payloads.names import show_uri
 from scorer.payloads.read import read_uri
-from scorer.payloads.settings import PayloadSettings
 from scorer.payloads.stores import LOCAL, open_store, store_errors
+from scorer.settings import PayloadSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +108,9 @@ def read_span(uri: str, span: ByteSpan) -> bytes:
             with store_errors(uri):
                 data = bytes(store.files.cat_file(path, start=span.offset, end=span.offset + span.size))
     except FileNotFoundError:
-        message = f"{describe(uri)} is gone"
+        message = f"{show_uri(uri)} is gone"
         raise SourceChanged(message) from None
     if len(data) < span.size:
-        message = f"{describe(uri)} ends before byte {span.offset + span.size}: it is another file by now"
+        message = f"{show_uri(uri)} ends before byte {span.offset + span.size}: it is another file by now"
         raise SourceChanged(message)
     return data

@@ -9,13 +9,13 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scorer.archive.items import Item, SourceChanged, SourceDamaged
+from scorer.archive.items import Item
 from scorer.archive.left_out import LeftOut
 from scorer.archive.source.parquet import TooLarge, find_type, holds_bytes, open_parquet, read_columns
 from scorer.archive.source.tars import read_members
-from scorer.commands.inputs import UsageError
-from scorer.manifest_faces import read_faces
-from scorer.payloads.names import describe, shorten_id, source_of
+from scorer.errors import SourceChanged, SourceDamaged, UsageError
+from scorer.face_boxes import read_faces
+from scorer.payloads.names import shorten_id, show_uri, source_of
 from scorer.payloads.stores import StoreFile, Version, read_version
 
 _BATCH_ROWS = 16
@@ -73,12 +73,12 @@ def split_rows(uri: str, data_column: str, faces_column: str | None, shard_image
     with open_parquet(uri) as parquet:
         kind = find_type(parquet, data_column, uri)
         if not holds_bytes(kind):
-            message = f"{describe(uri)} holds {kind} in {data_column!r}, not bytes; URIs need --uri-column"
+            message = f"{show_uri(uri)} holds {kind} in {data_column!r}, not bytes; URIs need --uri-column"
             raise UsageError(message)
         if faces_column:
             # Faces that nobody can read are told now, not by a shard that fails in the middle of the night.
             find_type(parquet, faces_column, uri)
-            every, name = range(parquet.num_row_groups), describe(uri)
+            every, name = range(parquet.num_row_groups), show_uri(uri)
             for row, (faces,) in enumerate(read_columns(parquet, [faces_column], every, _CHECKED_ROWS, uri)):
                 read_faces(faces, f"{name}, row {row},")
         place = _leaf(parquet.metadata, data_column)
@@ -131,7 +131,7 @@ def read_container(container: Container, max_bytes: int, left_out: Counter[str])
         else:
             yield from _read_rows(container, max_bytes, left_out)
     except FileNotFoundError:
-        message = f"{describe(container.uri)} went while it was read"
+        message = f"{show_uri(container.uri)} went while it was read"
         raise SourceChanged(message) from None
     except SourceDamaged:
         _require_version(container)  # bytes of two files in one look like damage
@@ -143,12 +143,12 @@ def _require_version(container: Container) -> None:
     try:
         found = read_version(container.uri)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        message = f"{describe(container.uri)} is gone since the run was planned; bring it back, or start a new run"
+        message = f"{show_uri(container.uri)} is gone since the run was planned; bring it back, or start a new run"
         raise SourceChanged(message) from None
     if found != container.version:
         then = container.version
         message = (
-            f"{describe(container.uri)} has changed since the run was planned ({then.size} bytes, {then.state}; "
+            f"{show_uri(container.uri)} has changed since the run was planned ({then.size} bytes, {then.state}; "
             f"now {found.size}, {found.state}); start a new run"
         )
         raise SourceChanged(message)

@@ -8,14 +8,15 @@ from itertools import islice
 from random import Random
 from typing import Generic, TypeVar
 
-from scorer.archive.items import Item, SourceDamaged
+from scorer.archive.items import Item
 from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container, read_container
 from scorer.archive.source.layout import PlanCounts, PlanFacts, cut_shards, grant_access
 from scorer.archive.source.sources import Archive, find_sources
 from scorer.archive.source.tars import walk_members
-from scorer.payloads.settings import PayloadSettings
+from scorer.errors import SourceDamaged
 from scorer.payloads.stores import StoreFile
+from scorer.settings import PayloadSettings
 
 SAMPLED_IMAGES = 64
 SAMPLED_CONTAINERS = 4

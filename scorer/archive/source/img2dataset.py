@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from scorer.archive.source.containers import Container, describe_tar, split_rows
 from scorer.archive.source.parquet import open_parquet
-from scorer.commands.inputs import UsageError
-from scorer.payloads.names import describe
+from scorer.errors import UsageError
+from scorer.payloads.names import show_uri
 from scorer.payloads.stores import LOCAL, Store, StoreFile, store_errors
 
 _STATS = "_stats.json"
@@ -42,7 +42,7 @@ def find_shards(store: Store, folder: str) -> dict[str, set[str]] | None:
     for stem, endings in sorted(shards.items()):
         if _STATS not in endings:
             message = (
-                f"{describe(store.name(folder))} holds {stem} without {stem}{_STATS}: img2dataset is still at work "
+                f"{show_uri(store.name(folder))} holds {stem} without {stem}{_STATS}: img2dataset is still at work "
                 "or was stopped; let it finish, or name the complete files yourself"
             )
             raise UsageError(message)
@@ -72,7 +72,7 @@ def list_shards(store: Store, folder: str, shards: dict[str, set[str]], shard_im
         elif ".parquet" in endings:
             yield from split_rows(f"{uri}.parquet", _image_column(f"{uri}.parquet"), None, shard_images)
         else:
-            message = f"{describe(uri)}{_STATS} stands alone: {stem}.tar or {stem}.parquet is missing"
+            message = f"{show_uri(uri)}{_STATS} stands alone: {stem}.tar or {stem}.parquet is missing"
             raise UsageError(message)
 
 
@@ -82,7 +82,7 @@ def _count_successes(uri: str) -> int:
     try:
         return int(json.loads(text)["successes"])
     except (ValueError, KeyError, TypeError) as error:
-        message = f"{describe(uri)} is no statistics of img2dataset: it counts no successes"
+        message = f"{show_uri(uri)} is no statistics of img2dataset: it counts no successes"
         raise UsageError(message) from error
 
 
@@ -90,6 +90,6 @@ def _image_column(uri: str) -> str:
     with open_parquet(uri) as parquet:
         found = [name for name in _IMAGE_COLUMNS if name in parquet.schema_arrow.names]
     if len(found) != 1:
-        message = f"{describe(uri)} has no column {' or '.join(map(repr, _IMAGE_COLUMNS))} with the images"
+        message = f"{show_uri(uri)} has no column {' or '.join(map(repr, _IMAGE_COLUMNS))} with the images"
         raise UsageError(message)
     return found[0]

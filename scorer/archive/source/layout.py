@@ -16,10 +16,10 @@ from scorer.archive.source.duplicates import Seen
 from scorer.archive.source.listing import Listed, list_pieces
 from scorer.archive.source.manifests import is_manifest
 from scorer.archive.source.sources import Archive, Source
-from scorer.commands.inputs import UsageError
-from scorer.manifest_faces import write_faces
-from scorer.payloads.names import printable
-from scorer.payloads.settings import PayloadSettings
+from scorer.errors import UsageError
+from scorer.face_boxes import write_faces
+from scorer.payloads.names import escape_name
+from scorer.settings import PayloadSettings
 
 _WHAT = f"image ({', '.join(sorted(IMAGE_SUFFIXES))})"
 
@@ -171,8 +171,8 @@ def _explain_empty(argument: str, left_out: Counter[str]) -> str:
     why = f" ({found})" if found else ""
     if is_manifest(argument):
         rows = "every row lacks its image" if left_out[LeftOut.IMAGELESS_ROW] else "it has no row"
-        return f"{printable(argument)} names no image: {rows}{why}"
-    return f"{printable(argument)} holds no {_WHAT}{why}; tars and manifests in a folder are named themselves (*.tar)"
+        return f"{escape_name(argument)} names no image: {rows}{why}"
+    return f"{escape_name(argument)} holds no {_WHAT}{why}; tars and manifests in a folder are named themselves (*.tar)"
 
 
 def _name(piece: Listed | Container) -> str:

@@ -13,9 +13,8 @@ from scorer.archive.source.img2dataset import find_shards, is_part, list_shards
 from scorer.archive.source.manifests import is_manifest, list_manifest
 from scorer.archive.source.sources import Archive, Source
 from scorer.archive.source.trees import FoundPath, glob_root, list_folder, local_size, match_names, tell_unlisted
-from scorer.commands.inputs import UsageError
-from scorer.payloads.https import PayloadRefused
-from scorer.payloads.names import describe, printable, shorten_id
+from scorer.errors import PayloadRefused, UsageError
+from scorer.payloads.names import escape_name, shorten_id, show_uri
 from scorer.payloads.stores import LOCAL
 
 
@@ -53,12 +52,12 @@ def list_pieces(source: Source, archive: Archive, access: Access, shard_images: 
         else:
             yield from _list_file(source, source.path, archive, access, shard_images)
     except (FileNotFoundError, NotADirectoryError) as error:
-        message = f"{printable(source.argument)} names what does not exist (a link to nothing?): {_name(error)}"
+        message = f"{escape_name(source.argument)} names what does not exist (a link to nothing?): {_name(error)}"
         raise UsageError(message) from error
 
 
 def _name(error: OSError) -> str:
-    return printable(str(error.filename or (error.args[0] if error.args else "it is gone")))
+    return escape_name(str(error.filename or (error.args[0] if error.args else "it is gone")))
 
 
 def _list_matches(source: Source, archive: Archive, access: Access, shard_images: int) -> Iterator[Piece]:
@@ -117,14 +116,14 @@ def _list_file(source: Source, path: str, archive: Archive, access: Access, shar
         yield from _list_rows(uri, archive.uri_column, archive.faces_column, access)
     else:
         column = "--uri-column" if archive.bytes_column else "--uri-column or (Parquet only) --bytes-column"
-        message = f"{describe(uri)} is a manifest: name its column of images with {column}"
+        message = f"{show_uri(uri)} is a manifest: name its column of images with {column}"
         raise UsageError(message)
 
 
 def _listed(source: Source, found: FoundPath, group: str) -> Listed:
-    uri = printable(source.store.name(found.path))
+    uri = escape_name(source.store.name(found.path))
     size = local_size(found.path) if source.store.scheme == LOCAL else found.size
-    return Listed(Item(shorten_id(uri), printable(group), uri, problem=found.problem), size)
+    return Listed(Item(shorten_id(uri), escape_name(group), uri, problem=found.problem), size)
 
 
 def _list_rows(manifest: str, uri_column: str, faces_column: str | None, access: Access) -> Iterator[Piece]:
@@ -135,7 +134,7 @@ def _list_rows(manifest: str, uri_column: str, faces_column: str | None, access:
             continue
         if first and not access.admits(item.uri):
             message = (
-                f"{describe(manifest)} names {describe(item.uri)}, which may not be read: list its scheme in "
+                f"{show_uri(manifest)} names {show_uri(item.uri)}, which may not be read: list its scheme in "
                 "payloads.schemes (and a file's folder in payloads.file_roots), or its host in payloads.https_hosts"
             )
             raise UsageError(message)

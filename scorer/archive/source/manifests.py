@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from scorer.archive.items import Item, SourceDamaged
+from scorer.archive.items import Item
 from scorer.archive.left_out import MANIFESTS, LeftOut
 from scorer.archive.source.parquet import find_type, holds_text, open_parquet, read_columns
-from scorer.commands.inputs import UsageError
-from scorer.manifest_faces import read_faces
-from scorer.payloads.names import describe, printable, shorten_id, source_of
+from scorer.errors import SourceDamaged, UsageError
+from scorer.face_boxes import read_faces
+from scorer.payloads.names import escape_name, shorten_id, show_uri, source_of
 from scorer.payloads.stores import LOCAL, StoreFile, open_store
 from scorer.text_files import OtherEncoding, explain_byte, refuse_wide_text
 
@@ -46,7 +46,7 @@ def list_manifest(manifest: str, uri_column: str, faces_column: str | None) -> I
         PayloadUnavailable: the store fails.
     """
     resolve = _resolver(manifest)
-    source, name = source_of(manifest), describe(manifest)
+    source, name = source_of(manifest), show_uri(manifest)
     for row, (value, faces) in enumerate(_rows(manifest, uri_column, faces_column)):
         where = f"{name}, row {row},"
         if value is not None and not isinstance(value, str):
@@ -55,7 +55,7 @@ def list_manifest(manifest: str, uri_column: str, faces_column: str | None) -> I
         if not value:
             yield LeftOut.IMAGELESS_ROW
             continue
-        uri = resolve(printable(value))
+        uri = resolve(escape_name(value))
         yield Item(shorten_id(uri), source, uri, faces=read_faces(faces, where))
 
 
@@ -85,7 +85,7 @@ def _parquet_rows(manifest: str, uri_column: str, faces_column: str | None) -> I
     with open_parquet(manifest) as parquet:
         kind, *_ = [find_type(parquet, column, manifest) for column in columns]
         if not holds_text(kind):
-            message = f"{describe(manifest)} holds {kind} in {uri_column!r}, not text; bytes need --bytes-column"
+            message = f"{show_uri(manifest)} holds {kind} in {uri_column!r}, not text; bytes need --bytes-column"
             raise UsageError(message)
         for values in read_columns(parquet, columns, range(parquet.num_row_groups), _BATCH_ROWS, manifest):
             yield values[0], values[1] if faces_column else None
@@ -108,7 +108,7 @@ def _csv_rows(manifest: str, uri_column: str, faces_column: str | None) -> Itera
         except UnicodeDecodeError:
             raise _find_other_encoding(manifest) from None
         except csv.Error as error:
-            message = f"{describe(manifest)} is no CSV from line {rows.line_num + 1} on: {error}"
+            message = f"{show_uri(manifest)} is no CSV from line {rows.line_num + 1} on: {error}"
             raise SourceDamaged(message) from error
 
 
@@ -142,7 +142,7 @@ def _jsonl_rows(manifest: str, uri_column: str, faces_column: str | None) -> Ite
     with _open_text(manifest) as file:
         for number, line in _number_lines(file):
             if len(line) > MAX_ROW_BYTES:
-                message = f"{describe(manifest)} holds more than {MAX_ROW_BYTES} bytes in line {number}"
+                message = f"{show_uri(manifest)} holds more than {MAX_ROW_BYTES} bytes in line {number}"
                 raise SourceDamaged(message)
             if not line.strip():
                 continue
@@ -151,10 +151,10 @@ def _jsonl_rows(manifest: str, uri_column: str, faces_column: str | None) -> Ite
             except UnicodeDecodeError:
                 raise _find_other_encoding(manifest) from None
             except (ValueError, RecursionError) as error:
-                message = f"{describe(manifest)} is no JSON in line {number}: {error}"
+                message = f"{show_uri(manifest)} is no JSON in line {number}: {error}"
                 raise SourceDamaged(message) from error
             if not isinstance(row, dict):
-                message = f"{describe(manifest)} holds no JSON object in line {number}"
+                message = f"{show_uri(manifest)} holds no JSON object in line {number}"
                 raise SourceDamaged(message)
             if first:
                 _require_columns(row, (uri_column, faces_column), manifest)
@@ -175,10 +175,10 @@ def _open_text(manifest: str) -> "Iterator[io.BufferedReader[StoreFile]]":
         try:
             refuse_wide_text(head)
         except OtherEncoding as error:
-            message = f"{describe(manifest)} cannot be read: {error}"
+            message = f"{show_uri(manifest)} cannot be read: {error}"
             raise UsageError(message) from error
         if not head.strip(_BLANK):
-            message = f"{describe(manifest)} is empty: a manifest begins with a header or an object"
+            message = f"{show_uri(manifest)} is empty: a manifest begins with a header or an object"
             raise UsageError(message)
         yield file
 
@@ -193,11 +193,11 @@ def _find_other_encoding(manifest: str) -> UsageError:
             except UnicodeDecodeError as error:
                 why = str(explain_byte(error, number))
                 break
-    return UsageError(f"{describe(manifest)} cannot be read: {why}")
+    return UsageError(f"{show_uri(manifest)} cannot be read: {why}")
 
 
 def _require_columns(found: Any, wanted: tuple[str | None, ...], manifest: str) -> None:  # noqa: ANN401
     for column in wanted:
         if column is not None and column not in found:
-            message = f"{describe(manifest)} has no column {column!r}; it has {', '.join(map(repr, found))}"
+            message = f"{show_uri(manifest)} has no column {column!r}; it has {', '.join(map(repr, found))}"
             raise UsageError(message)

@@ -11,11 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scorer.archive.items import SourceDamaged
 from scorer.archive.source.parquet_pages import BadPages, Page, read_pages
-from scorer.commands.inputs import UsageError
+from scorer.errors import SourceDamaged, UsageError
 from scorer.messages import MAX_FACES
-from scorer.payloads.names import describe
+from scorer.payloads.names import show_uri
 from scorer.payloads.stores import StoreFile
 
 PAGE_BUFFER_BYTES = 2**20
@@ -75,7 +74,7 @@ def _try_footer(file: StoreFile, uri: str) -> None:
         problem = "is larger than that of any real file" if MAX_FOOTER_BYTES < size <= length else ""
     file.seek(0)
     if problem:
-        message = f"{describe(uri)} cannot be read: its footer of {size} bytes {problem}"
+        message = f"{show_uri(uri)} cannot be read: its footer of {size} bytes {problem}"
         raise SourceDamaged(message)
 
 
@@ -88,7 +87,7 @@ def find_type(parquet: pq.ParquetFile, column: str, uri: str) -> pa.DataType:
     schema = parquet.schema_arrow
     path = _find_path(pa.struct(schema), column)
     if path is None:
-        message = f"{describe(uri)} has no column {column!r}; it has {', '.join(map(repr, schema.names))}"
+        message = f"{show_uri(uri)} has no column {column!r}; it has {', '.join(map(repr, schema.names))}"
         raise UsageError(message)
     kind: pa.DataType = pa.struct(schema)
     for place in path:
@@ -165,7 +164,7 @@ def read_columns(  # noqa: PLR0913, PLR0917 - what is read, of what, and how muc
             if bomb:
                 why = f"a page of {bomb.stored} bytes inflates to {bomb.size}: write the file with smaller pages"
                 if max_bytes is None:
-                    message = f"{describe(uri)} is damaged: {why}"
+                    message = f"{show_uri(uri)} is damaged: {why}"
                     raise SourceDamaged(message)
                 for _ in range(parquet.metadata.row_group(number).num_rows):
                     yield tuple(TooLarge(why) for _ in columns)
@@ -190,7 +189,7 @@ def _measure(parquet: pq.ParquetFile, columns: Sequence[str], number: int, file:
                 _require_plausible(pages, leaf.max_repetition_level > 0, group.num_rows, file.seek(0, os.SEEK_END))
                 found += pages
     except (BadPages, pa.ArrowException, OSError) as error:
-        message = f"{describe(uri)} is no Parquet file, or is damaged: {error}"
+        message = f"{show_uri(uri)} is no Parquet file, or is damaged: {error}"
         raise SourceDamaged(message) from error
     return found
 
@@ -264,5 +263,5 @@ def _damage(uri: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:  # the store's own errors are others by now
         why = str(error).splitlines()[0]
-        message = f"{describe(uri)} is no Parquet file, or is damaged: {why}"
+        message = f"{show_uri(uri)} is no Parquet file, or is damaged: {why}"
         raise SourceDamaged(message) from error

@@ -19,10 +19,10 @@ from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container, read_container
 from scorer.archive.source.layout import PlanCounts, PlanFacts, cut_shards, grant_access
 from scorer.archive.source.sources import Archive, find_sources
-from scorer.commands.inputs import UsageError
-from scorer.manifest_faces import read_faces, write_faces
-from scorer.payloads.settings import PayloadSettings
+from scorer.errors import UsageError
+from scorer.face_boxes import read_faces, write_faces
 from scorer.payloads.stores import Version
+from scorer.settings import PayloadSettings
 
 PLAN_VERSION = 1
 PLAN, SHARDS, ITEMS = "plan.json", "shards.parquet", "items.parquet"

@@ -12,8 +12,8 @@ from braceexpand import braceexpand
 from scorer.archive.left_out import COMPRESSED, TAR
 from scorer.archive.source.manifests import is_manifest
 from scorer.archive.source.trees import glob_root
-from scorer.commands.inputs import UsageError
-from scorer.payloads.names import describe, printable
+from scorer.errors import UsageError
+from scorer.payloads.names import escape_name, show_uri
 from scorer.payloads.stores import LOCAL, Store, folder_exists, open_store, read_version, store_errors
 
 
@@ -79,7 +79,7 @@ def _expand_braces(argument: str) -> Iterator[str]:
     try:
         yield from braceexpand(argument)
     except ValueError as error:
-        message = f"{printable(argument)} has braces that do not close"
+        message = f"{escape_name(argument)} has braces that do not close"
         raise UsageError(message) from error
 
 
@@ -87,7 +87,7 @@ def _find(name: str, argument: str) -> Source:
     scheme = name.partition("://")[0].lower()
     if "::" in name or scheme in {"http", "https"}:
         message = (
-            f"{describe(name)} is no source: sources are folders, globs, tars and manifests, local or in an "
+            f"{show_uri(name)} is no source: sources are folders, globs, tars and manifests, local or in an "
             "object store; list https:// images in a manifest, and their hosts in payloads.https_hosts"
         )
         raise UsageError(message)
@@ -97,7 +97,7 @@ def _find(name: str, argument: str) -> Source:
     if glob.has_magic(path) and not _exists_as_file(store, path):
         return Source(argument, store, path, "glob", _glob_root(store, path))
     if not _exists_as_file(store, path):
-        message = f"{printable(name)} does not exist"
+        message = f"{escape_name(name)} does not exist"
         raise UsageError(message)
     kind = sort_file(path)
     return Source(argument, store, path, kind, None if kind == "tar" else _file_root(store, path))
@@ -112,7 +112,7 @@ def sort_file(path: str) -> Literal["tar", "manifest", "image"]:
     suffix = PurePosixPath(path).suffix.lower()
     if suffix in COMPRESSED:
         message = (
-            f"{printable(path)} is compressed: unpack it, or make a plain tar ({TAR}) of it, so that one image can be "
+            f"{escape_name(path)} is compressed: unpack it, or make a plain tar ({TAR}) of it, so that one image can be "
             "found"
         )
         raise UsageError(message)

@@ -7,10 +7,11 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import IO, cast
 
-from scorer.archive.items import ByteSpan, Item, SourceDamaged
+from scorer.archive.items import ByteSpan, Item
 from scorer.archive.left_out import LeftOut, judge_name
 from scorer.archive.source.duplicates import Seen
-from scorer.payloads.names import describe, printable, shorten_id, source_of
+from scorer.errors import SourceDamaged
+from scorer.payloads.names import escape_name, shorten_id, show_uri, source_of
 from scorer.payloads.stores import StoreFile
 
 MAX_HEADER_BYTES = 2**20  # of one member, all of its headers together
@@ -103,7 +104,7 @@ def read_members(file: StoreFile, uri: str, max_bytes: int, left_out: Counter[st
     """
     with Seen() as seen:
         for name, span in walk_members(file, uri, left_out):
-            unique = seen.number(shorten_id(f"{uri}/{printable(name)}"))
+            unique = seen.number(shorten_id(f"{uri}/{escape_name(name)}"))
             if span is None:
                 problem = "stored sparse in its tar: make the tar without --sparse"
                 yield Item(unique, source_of(uri), uri, problem=problem)
@@ -195,4 +196,4 @@ def _read_member(file: StoreFile, uri: str, span: ByteSpan, max_bytes: int) -> b
 
 
 def _damage(uri: str, offset: int, why: str) -> SourceDamaged:
-    return SourceDamaged(f"{describe(uri)} is no plain tar, or damaged or cut short after {offset} bytes ({why})")
+    return SourceDamaged(f"{show_uri(uri)} is no plain tar, or damaged or cut short after {offset} bytes ({why})")

@@ -13,8 +13,7 @@ from typing import Literal
 from fsspec.asyn import AsyncFileSystem
 from fsspec.utils import glob_translate
 
-from scorer.commands.inputs import UsageError
-from scorer.payloads.https import PayloadRefused
+from scorer.errors import PayloadRefused, UsageError
 from scorer.payloads.stores import LOCAL, Store, store_errors
 
 # Why a folder cannot be listed while others can.

@@ -18,11 +18,12 @@ from ingest.dali_cuda import HW_DECODER_LOAD, DeviceCropper, Failures
 from ingest.device import Kind
 from ingest.probe import EncodedFace
 from ingest.resampling import MIN_SIDE_PX, measure_high_bands
-from scorer.engines.base import BackendUnavailable, FeatureBatch
+from scorer.engines.base import FeatureBatch
 from scorer.engines.cuda.device_stream import DeviceStream
 from scorer.engines.cuda.engine import CudaEngine
 from scorer.engines.cuda.faults import is_out_of_memory
 from scorer.engines.cuda.mixture import DeviceMixture
+from scorer.errors import BackendUnavailable
 from scorer.mixture import Array, StackedMixture, round_nats
 from scorer.model import Model
 

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from scorer.errors import Exit, end_at_once
+from scorer.errors import Exit
 from scorer.observe.printable import printable
+from scorer.process_exit import exit_process
 
 GPU_LOST = Exit.GPU_LOST.value  # nothing was committed, and whoever started this process may start it again
 
@@ -109,7 +110,7 @@ def end_process(error: BaseException) -> NoReturn:
         "nothing of the work in hand is committed: start it again, and if this comes back, look at the GPU\n"
     )
     sys.stderr.flush()
-    end_at_once(Exit.GPU_LOST, foreseen=is_hardware(error))
+    exit_process(Exit.GPU_LOST, foreseen=is_hardware(error))
 
 
 def _read_code(error: BaseException) -> int | None:

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from ingest.device import Kind, load_array_module
-from scorer.engines.base import BackendUnavailable
 from scorer.engines.cuda.faults import is_out_of_memory
 from scorer.engines.cuda.onnx_network import OnnxNetwork, Precision
+from scorer.errors import BackendUnavailable
 from scorer.mixture import Array
 
 # Between powers of two, so that at most a third of a large batch is filler.

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ingest.device import Kind
-from scorer.bundle.bundle import BundleMismatch
+from scorer.errors import BundleMismatch
 
 Precision = Literal["fp16", "bf16"]
 _NARROW = {"fp16": torch.float16, "bf16": torch.bfloat16}

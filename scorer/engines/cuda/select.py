@@ -4,11 +4,12 @@ import importlib
 from collections.abc import Callable, Mapping
 from types import ModuleType
 
-from scorer.bundle.bundle import PLAN_FILE, Bundle, BundleMismatch
+from scorer.bundle.bundle import PLAN_FILE, Bundle
 from scorer.engines.cuda.embedder import CudaEmbedder
 from scorer.engines.cuda.engine import CudaEngine
 from scorer.engines.tensorrt.compile import compile_network
 from scorer.engines.tensorrt.plan import read_plan
+from scorer.errors import BundleMismatch
 
 GRAPHED_BATCH = 256
 OpenEngine = Callable[[Bundle], tuple[CudaEngine, str]]

@@ -9,10 +9,9 @@ from typing import Any, Self
 
 import cupy
 
-from scorer.bundle.bundle import BundleMismatch
 from scorer.bundle.manifest import Manifest
-from scorer.engines.base import BackendUnavailable
 from scorer.engines.tensorrt.compile import check_engine
+from scorer.errors import BackendUnavailable, BundleMismatch
 from scorer.mixture import Array
 
 

@@ -11,16 +11,13 @@ from pathlib import Path
 from types import ModuleType
 
 from ingest.device import DeviceUnavailable, find_gpu
-from scorer.bundle.bundle import Bundle, BundleMismatch
+from scorer.bundle.bundle import Bundle
 from scorer.engines.tensorrt.compile import compile_network
 from scorer.engines.tensorrt.plan import EnginePlan, read_plan, write_plan
 from scorer.engines.tensorrt.trtexec import run_trtexec
+from scorer.errors import BundleMismatch, PlanBuilderMissing
 
 _TRTEXEC_FOLDER = "/usr/src/tensorrt/bin"  # where NVIDIA's containers have it
-
-
-class PlanBuilderMissing(RuntimeError):
-    """Neither TensorRT's Python package nor trtexec is on this machine."""
 
 
 def build_plan(bundle: Bundle) -> EnginePlan:

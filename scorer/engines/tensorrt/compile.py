@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from scorer.bundle.bundle import BundleMismatch
 from scorer.bundle.manifest import BatchProfile, Manifest
+from scorer.errors import BundleMismatch
 
 _SHOWN_COMPLAINTS = 3
 _Tensor = tuple[str, Any, tuple[int, ...]]  # name, type, shape

@@ -11,8 +11,9 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ingest.device import find_gpu
-from scorer.bundle.bundle import BUILD_FILE, MAX_PLAN_BYTES, PLAN_FILE, Bundle, BundleMismatch, read_small
+from scorer.bundle.bundle import BUILD_FILE, MAX_PLAN_BYTES, PLAN_FILE, Bundle, read_small
 from scorer.bundle.manifest import BatchProfile, Digest, ManifestSection
+from scorer.errors import BundleMismatch
 from scorer.files import replace_file
 from scorer.messages import describe_problems
 

@@ -6,8 +6,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from scorer.bundle.bundle import PLAN_FILE, BundleMismatch
+from scorer.bundle.bundle import PLAN_FILE
 from scorer.bundle.manifest import BatchProfile, Manifest
+from scorer.errors import BundleMismatch
 
 _VERSION = re.compile(r"\[TensorRT v(\d+)\]")
 _SHOWN_LINES = 3

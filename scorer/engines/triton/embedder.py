@@ -20,12 +20,12 @@ from ingest.orientation import find_stored_window, turn_matrix
 from ingest.probe import EncodedFace, strip_metadata
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import Window
-from scorer.bundle.bundle import Bundle, BundleMismatch
-from scorer.engines.base import BackendUnavailable, FeatureBatch
+from scorer.bundle.bundle import Bundle
+from scorer.engines.base import FeatureBatch
 from scorer.engines.triton.repository import ENSEMBLE
 from scorer.engines.triton.wire import read_failure
-from scorer.service_settings import TritonSettings
-from scorer.settings import SettingsError
+from scorer.errors import BackendUnavailable, BundleMismatch, SettingsError
+from scorer.settings import TritonSettings
 
 _TENSOR = service_pb2.ModelInferRequest.InferInputTensor
 

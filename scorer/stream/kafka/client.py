@@ -24,9 +24,9 @@ from kafka.protocol.consumer.offsets import OffsetSpec
 from kafka.structs import ConsumerGroupMetadata, MemberState
 from kafka.structs import OffsetAndMetadata as KafkaOffset
 
-from scorer.service_settings import KafkaSettings
-from scorer.settings import SettingsError
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, OffsetAndMetadata, TopicPartition
+from scorer.errors import BrokerRefused, BrokerUnavailable, SettingsError
+from scorer.settings import KafkaSettings
+from scorer.stream.broker import OffsetAndMetadata, TopicPartition
 from scorer.stream.kafka.records import TolerantRecords, Verbatim
 from scorer.stream.kafka.security import is_encrypted, security_options, split_addresses
 from scorer.transport import require_private_transport

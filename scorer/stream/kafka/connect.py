@@ -3,9 +3,10 @@
 from collections.abc import Collection
 from typing import NoReturn
 
+from scorer.errors import BrokerRefused
 from scorer.observe.logs import get_logger
-from scorer.service_settings import KafkaSettings, StreamSettings
-from scorer.stream.broker import BrokerRefused, TopicPartition
+from scorer.settings import KafkaSettings, StreamSettings
+from scorer.stream.broker import TopicPartition
 from scorer.stream.codec import MAX_ANSWER_BYTES
 from scorer.stream.kafka.client import KafkaClientFactory
 from scorer.stream.kafka.log import KafkaLog

@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, OffsetAndMetadata, Record, TopicPartition
+from scorer.errors import BrokerRefused, BrokerUnavailable
+from scorer.stream.broker import OffsetAndMetadata, Record, TopicPartition
 from scorer.stream.kafka.client import KafkaClientFactory, KafkaTopicPartition, errors, to_offsets
 from scorer.stream.kafka.records import to_record
 

@@ -9,10 +9,9 @@ from typing import Any
 from kafka.errors import SaslAuthenticationFailedError
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
+from scorer.errors import BrokerRefused, SettingsError
 from scorer.extras import pip_line
-from scorer.service_settings import KafkaSettings
-from scorer.settings import SettingsError
-from scorer.stream.broker import BrokerRefused
+from scorer.settings import KafkaSettings
 from scorer.transport import require_private_transport
 
 PROTOCOLS = {

@@ -11,15 +11,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
-from scorer.service_settings import KafkaSettings
-from scorer.stream.broker import (
-    BrokerRefused,
-    BrokerUnavailable,
-    OffsetAndMetadata,
-    Outgoing,
-    RecordsTooLarge,
-    TopicPartition,
-)
+from scorer.errors import BrokerRefused, BrokerUnavailable
+from scorer.settings import KafkaSettings
+from scorer.stream.broker import OffsetAndMetadata, Outgoing, RecordsTooLarge, TopicPartition
 from scorer.stream.kafka.client import (
     DELIVERY_S,
     REQUEST_S,

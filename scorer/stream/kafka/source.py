@@ -6,15 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from scorer.errors import BrokerRefused, BrokerUnavailable
 from scorer.observe.logs import get_logger
-from scorer.stream.broker import (
-    BrokerRefused,
-    BrokerUnavailable,
-    OffsetAndMetadata,
-    PartitionListener,
-    Record,
-    TopicPartition,
-)
+from scorer.stream.broker import OffsetAndMetadata, PartitionListener, Record, TopicPartition
 from scorer.stream.kafka.client import (
     ConsumerGroupMetadata,
     KafkaClientFactory,

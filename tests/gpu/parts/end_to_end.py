@@ -23,14 +23,15 @@ from photographs import encode_faces, make_photographs
 from ingest.dali_cuda import DeviceCropper
 from ingest.device import Kind, load_array_module
 from ingest.probe import EncodedFace, Limits
-from scorer.bundle.bundle import Bundle, verify_engine
-from scorer.commands.inputs import read_image
+from scorer.bundle.bundle import Bundle
 from scorer.decide import Policy
 from scorer.engines.base import FeatureBatch
 from scorer.engines.cuda.embedder import CudaEmbedder
 from scorer.engines.cuda.mixture import DeviceMixture
+from scorer.engines.verify import verify_engine
 from scorer.locate import LocatedImage, locate_faces
 from scorer.messages import ImageSource, ScoreRequest
+from scorer.payloads.local_file import read_image
 from scorer.pipeline import ScoringPipeline
 from scorer.score import score_batch
 from training.recipes import Precision

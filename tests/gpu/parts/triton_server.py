@@ -21,8 +21,9 @@ from networks import RESNET
 from part import ROOT, Part
 from photographs import draw_photograph, encode_face
 
-from scorer.bundle.bundle import Bundle, read_bundle, verify_engine
-from scorer.service_settings import TritonSettings
+from scorer.bundle.bundle import Bundle, read_bundle
+from scorer.engines.verify import verify_engine
+from scorer.settings import TritonSettings
 
 BATCHES = (64, 256)
 START_S = 60

@@ -11,9 +11,9 @@ from PIL import Image
 
 from scorer.archive.items import Item, Shard
 from scorer.archive.scan import Scan
-from scorer.commands.inputs import read_image
 from scorer.local_scorer import LocalScorer
 from scorer.messages import RequestedFace
+from scorer.payloads.local_file import read_image
 from scorer.settings import Settings
 
 FACE = (180.0, 70.0, 95.0, 110.0)

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from scorer.archive.claims import Claim
-from scorer.archive.endings import CannotCommit, RunBroken
 from scorer.archive.marks import read_mark
 from scorer.archive.scan import Scan
 from scorer.archive.sweep import sweep
+from scorer.errors import CannotCommit, RunBroken
 from scorer.local_scorer import LocalScorer
 from scorer.messages import RequestedFace
 from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_file

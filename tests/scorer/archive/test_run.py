@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from ingest.probe import Limits
-from scorer.archive.endings import RunBroken, RunNotReady, RunRefused
 from scorer.archive.run import RunFile, await_run, open_run
-from scorer.commands.inputs import UsageError
 from scorer.decide import Policy
+from scorer.errors import RunBroken, RunNotReady, RunRefused, UsageError
 
 RUN = RunFile(
     version="1",

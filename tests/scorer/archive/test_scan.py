@@ -14,14 +14,13 @@ import pytest
 
 from ingest.reasons import Reason, Unscorable
 from scorer.archive import scan as module
-from scorer.archive.endings import ArchiveUnavailable, ScanInterrupted
-from scorer.archive.items import Item, Shard, SourceDamaged
+from scorer.archive.items import Item, Shard
 from scorer.archive.marks import CommitMark, read_mark
 from scorer.archive.rows import ERRORS, RESULTS
 from scorer.archive.scan import DEFAULT_TIME_LIMITS, Scan, ScanProgress, TimeLimits, make_request
+from scorer.errors import ArchiveUnavailable, PayloadRefused, PayloadUnavailable, ScanInterrupted, SourceDamaged
 from scorer.local_scorer import LocalScorer
 from scorer.messages import RequestedFace
-from scorer.payloads.https import PayloadRefused, PayloadUnavailable
 from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_file
 
 COUNT, SHARD = 23, 6

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scorer.bundle.bundle import MANIFEST, Bundle, BundleMismatch, read_bundle, verify_engine
+from scorer.bundle.bundle import MANIFEST, Bundle, read_bundle
 from scorer.decide import p_values
 from scorer.engines.openvino import LocalEmbedder, OpenVinoExtractor
+from scorer.engines.verify import verify_engine
+from scorer.errors import BundleMismatch
 from scorer.local_scorer import LocalScorer
 from scorer.settings import Settings
 

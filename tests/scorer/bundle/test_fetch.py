@@ -8,9 +8,8 @@ import s3fs
 
 from scorer.bundle.bundle import Bundle, read_bundle
 from scorer.bundle.fetch import fetch
-from scorer.commands.inputs import UsageError
 from scorer.commands.main import CODES, Exit
-from scorer.payloads.https import PayloadUnavailable
+from scorer.errors import PayloadUnavailable, UsageError
 
 
 def test_folder_is_copied_whole(starter: Bundle, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from scorer.bundle.bundle import Bundle, BundleMismatch
+from scorer.bundle.bundle import Bundle
+from scorer.errors import BundleMismatch
 from scorer.local_scorer import LocalScorer
 from scorer.settings import Settings
 from tests.conftest import ROOT

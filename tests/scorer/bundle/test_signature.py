@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from deploy.local.triton import TritonServer
-from scorer.bundle.bundle import MANIFEST, SIGNATURE, Bundle, BundleMismatch, read_bundle
+from scorer.bundle.bundle import MANIFEST, SIGNATURE, Bundle, read_bundle
 from scorer.bundle.signature import check_trust
-from scorer.settings import SettingsError
+from scorer.errors import BundleMismatch, SettingsError
 
 UNLENSED = Path(sys.executable).parent / "unlensed"
 

@@ -7,8 +7,7 @@ import pytest
 import typer
 
 from scorer.commands.command_line import CommandGroup, run_command
-from scorer.errors import Exit
-from scorer.extras import MissingExtra
+from scorer.errors import Exit, MissingExtra
 
 HOSTILE = "\x1b[2J\u202e[/x]\nsecond line"
 

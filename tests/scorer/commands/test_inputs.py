@@ -12,14 +12,14 @@ from scorer.commands.inputs import (
     FoundFile,
     FoundFiles,
     Skipped,
-    UsageError,
     assign_boxes,
     expand_paths,
-    read_boxes,
-    read_image,
     read_list,
     request_for,
 )
+from scorer.errors import UsageError
+from scorer.face_boxes import read_boxes
+from scorer.payloads.local_file import read_image
 
 
 @pytest.fixture

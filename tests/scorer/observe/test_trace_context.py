@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from scorer.errors import SettingsError
 from scorer.extras import pip_line
 from scorer.observe.trace_context import (
     TraceContext,
@@ -22,7 +23,6 @@ from scorer.observe.trace_context import (
     span,
     trace_headers,
 )
-from scorer.settings import SettingsError
 from scorer.stream.broker import Headers, Record
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

@@ -21,11 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.reasons import Reason, Unscorable
+from scorer.errors import PayloadUnavailable
 from scorer.messages import ImageSource, ScoreRequest
 from scorer.payloads.addresses import Endpoint, is_public, resolve_host
-from scorer.payloads.https import Network, PayloadUnavailable, TryAgain, describe_uri, fetch_https, trust_authorities
+from scorer.payloads.https import Network, TryAgain, describe_uri, fetch_https, trust_authorities
 from scorer.payloads.read import read_payload
-from scorer.payloads.settings import PayloadSettings
+from scorer.settings import PayloadSettings
 
 Handler = Callable[[ssl.SSLSocket], None]
 BODY = bytes(range(256)) * 40

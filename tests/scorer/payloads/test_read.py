@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from s3fs import S3FileSystem
 
 from ingest.reasons import Reason, Unscorable
+from scorer.errors import SettingsError
 from scorer.messages import ImageSource, ScoreRequest
 from scorer.payloads.read import PayloadUnavailable, check_payloads, read_payload
-from scorer.payloads.settings import PayloadSettings
-from scorer.settings import SettingsError
+from scorer.settings import PayloadSettings
 from tests.scorer.s3 import SECRET
 
 LIMIT = 1000

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from deploy.local.kafka import KafkaServer
-from scorer.service_settings import KafkaSettings, StreamSettings
+from scorer.settings import KafkaSettings, StreamSettings
 from tests.scorer.stream.certificates import Authority
 from tests.scorer.stream.kafka_peers import Site
 

@@ -9,8 +9,9 @@ from typing import Any
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka import TopicPartition as KafkaTopicPartition
 
-from scorer.service_settings import KafkaSettings, StreamSettings
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, Record, TopicPartition
+from scorer.errors import BrokerRefused, BrokerUnavailable
+from scorer.settings import KafkaSettings, StreamSettings
+from scorer.stream.broker import Outgoing, Record, TopicPartition
 from scorer.stream.kafka.connect import KafkaSink, KafkaSource, connect
 
 PATIENCE_S = 40

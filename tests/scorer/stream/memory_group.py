@@ -10,15 +10,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scorer.stream.broker import (
-    BrokerRefused,
-    BrokerUnavailable,
-    Outgoing,
-    PartitionListener,
-    Record,
-    RecordsTooLarge,
-    TopicPartition,
-)
+from scorer.errors import BrokerRefused, BrokerUnavailable
+from scorer.stream.broker import Outgoing, PartitionListener, Record, RecordsTooLarge, TopicPartition
 
 TURN_S = 60
 IDLE_S = 0.002  # of a poll without records: the other threads go on meanwhile

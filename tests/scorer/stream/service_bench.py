@@ -17,22 +17,14 @@ from ingest.probe import Limits
 from scorer.bundle.bundle import Bundle, read_bundle
 from scorer.decide import Policy
 from scorer.engines.openvino import LocalEmbedder
+from scorer.engines.pool import EmbedderPool
 from scorer.messages import ScoreRequest
 from scorer.payloads.read import read_payload
-from scorer.payloads.settings import PayloadSettings
 from scorer.policies import PolicyWatcher
-from scorer.service_settings import HealthSettings, StreamSettings
-from scorer.stream.assemble import EmbedderPool
-from scorer.stream.broker import (
-    MemoryBroker,
-    MemorySink,
-    MemorySource,
-    Outgoing,
-    RecordSink,
-    RecordSource,
-    TopicPartition,
-)
+from scorer.settings import HealthSettings, PayloadSettings, StreamSettings
+from scorer.stream.broker import Outgoing, RecordSink, RecordSource, TopicPartition
 from scorer.stream.health import HealthState
+from scorer.stream.memory_broker import MemoryBroker, MemorySink, MemorySource
 from scorer.stream.metrics import Metrics
 from scorer.stream.pipeline import Dependencies
 from scorer.stream.service import Service

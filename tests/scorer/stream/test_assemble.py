@@ -8,7 +8,7 @@ import numpy as np
 
 from ingest.probe import EncodedFace
 from scorer.engines.base import FeatureBatch
-from scorer.stream.assemble import EmbedderPool
+from scorer.engines.pool import EmbedderPool
 
 
 class Jealous:

@@ -9,26 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scorer.commands.dlq import parse_since
-from scorer.commands.inputs import UsageError
-from scorer.stream.broker import (
-    BrokerUnavailable,
-    Headers,
-    MemoryBroker,
-    MemorySink,
-    OffsetAndMetadata,
-    Outgoing,
-    Record,
-    TopicPartition,
-)
+from scorer.errors import BrokerUnavailable, TooScattered, UsageError
+from scorer.stream.broker import Headers, OffsetAndMetadata, Outgoing, Record, TopicPartition
 from scorer.stream.dead_letter_replay import (
     MAX_NOTE_CHARACTERS,
     DeadLetterFilter,
     Replay,
     ReplayedOffsets,
-    TooScattered,
     list_dead_letters,
 )
 from scorer.stream.dead_letters import NAMES, UNREADABLE, NotReplayable, make_dead_letter, read_dead_letter, restore
+from scorer.stream.memory_broker import MemoryBroker, MemorySink
 
 HEADERS = st.lists(st.tuples(st.one_of(st.text(max_size=8), st.sampled_from(NAMES)), st.binary(max_size=8)))
 RECORDS = st.builds(

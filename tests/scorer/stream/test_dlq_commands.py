@@ -7,7 +7,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from scorer.commands.dlq import dlq_app
-from scorer.commands.inputs import UsageError
+from scorer.errors import UsageError
 from scorer.stream.broker import Outgoing, Record
 from scorer.stream.dead_letters import make_dead_letter
 from tests.scorer.stream.kafka_peers import Site

@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 
 from ingest.detector_pool import DetectorUnusable, SandboxBroken
-from scorer.bundle.bundle import BundleMismatch
 from scorer.commands.command_line import find_exit
 from scorer.commands.main import CODES
-from scorer.decide import PolicyError
-from scorer.engines.base import BackendUnavailable
-from scorer.errors import Exit
+from scorer.errors import (
+    BackendUnavailable,
+    BrokerRefused,
+    BrokerUnavailable,
+    BundleMismatch,
+    Exit,
+    PolicyError,
+    SettingsError,
+)
 from scorer.messages import ScoreRequest
-from scorer.settings import SettingsError
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable
 from scorer.stream.crash_notes import CrashNote
 from scorer.stream.service import ANNOUNCED_AHEAD
 from tests.scorer.stream.service_bench import PLACE, Bench, bench, request_for

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from scorer.service_settings import HealthSettings
+from scorer.settings import HealthSettings
 from scorer.stream import health
 from scorer.stream.health import Canary, HealthServer, HealthState
 from scorer.stream.metrics import Metrics

@@ -9,8 +9,8 @@ import pytest
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason
 from ingest.spec import Window
-from scorer.bundle.bundle import BundleMismatch
-from scorer.engines.base import BackendUnavailable, FeatureBatch
+from scorer.engines.base import FeatureBatch
+from scorer.errors import BackendUnavailable, BundleMismatch
 from scorer.stream import retry
 from scorer.stream.retry import RetryingEmbedder, RetryStopped
 

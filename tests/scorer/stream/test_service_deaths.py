@@ -8,20 +8,13 @@ from typing import Any
 import pytest
 
 from ingest.probe import EncodedFace
-from scorer.bundle.bundle import BundleMismatch
 from scorer.engines.base import FeatureBatch
+from scorer.errors import BrokerRefused, BrokerUnavailable, BundleMismatch
 from scorer.messages import ScoreRequest
-from scorer.stream.broker import (
-    BrokerRefused,
-    BrokerUnavailable,
-    MemorySink,
-    MemorySource,
-    Outgoing,
-    RecordsTooLarge,
-    TopicPartition,
-)
+from scorer.stream.broker import Outgoing, RecordsTooLarge, TopicPartition
 from scorer.stream.crash_notes import CrashNote
 from scorer.stream.dead_letters import NotReplayable, restore
+from scorer.stream.memory_broker import MemorySink, MemorySource
 from scorer.stream.service import ANNOUNCED_AHEAD
 from tests.scorer.stream.service_bench import DEAD, PLACE, Bench, bench, request_for
 

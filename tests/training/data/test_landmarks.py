@@ -9,7 +9,8 @@ import torch
 
 from tests.training.data.landmark_weights import write_weights
 from training.data.fan_landmarks import FAN, WEIGHTS
-from training.data.landmarks import Landmarker, open_landmarker
+from training.data.landmarkers import open_landmarker
+from training.data.landmarks import Landmarker
 
 FACE = np.random.default_rng(1).integers(0, 256, (80, 60, 3), dtype=np.uint8)
 

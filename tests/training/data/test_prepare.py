@@ -17,6 +17,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from ingest.spec import FaceBox, PreprocessSpec
+from scorer.errors import TrainingInterrupted
 from tests.training.data.drawn_photos import ROLES, DrawnPhotos, draw, make_cutter, prepare_drawn
 from tests.training.data.landmark_weights import write_weights
 from training.cli import app
@@ -25,7 +26,6 @@ from training.data.cutting import FaceCutter
 from training.data.indexing import index_run
 from training.data.photos import Photo
 from training.data.shards import load_role
-from training.endings import TrainingInterrupted
 from training.recipes import paper, starter
 
 CHILD = """

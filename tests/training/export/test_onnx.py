@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from scorer.bundle.bundle import BundleMismatch
+from scorer.errors import BundleMismatch
 from tests.small_extractor import SmallExtractor, make_small_extractor
 from training.export.features import extract_features
 from training.export.onnx import export_onnx

@@ -11,7 +11,8 @@ import torch
 from tests.training.pretext.tiny_training import make_faces
 from training.data.manipulations import FaceSampler, Manipulation, make_sampler
 from training.data.shards import WIDE_SIZE
-from training.pretext.batches import Batch, BatchPlan, CpuBatches, choose_maker, draw_epoch
+from training.pretext.batch_makers import choose_maker
+from training.pretext.batches import Batch, BatchPlan, CpuBatches, draw_epoch
 from training.pretext.batches_cuda import CudaBatches, area_weights
 from training.pretext.optimiser import cosine_share, make_optimiser, set_rates
 from training.recipes import AugmentRule, OptimiserRule

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from scorer.errors import TrainingDiverged, TrainingInterrupted
 from tests.training.pretext import tiny_training
 from tests.training.pretext.tiny_training import (
     HELD_OUT_FACES,
@@ -24,7 +25,6 @@ from tests.training.pretext.tiny_training import (
     train_tiny,
 )
 from training.data.shards import FaceSet
-from training.endings import TrainingDiverged, TrainingInterrupted
 from training.pretext.checkpoints import load_checkpoint
 from training.pretext.network import PretextNetwork
 from training.pretext.preflight import list_warnings

@@ -15,7 +15,7 @@ from scorer.archive.report.compare import compare_runs
 from scorer.archive.report.compare_page import explain_sides, render_comparison, state_difference
 from scorer.archive.report.figures import Face
 from scorer.bundle.bundle import Bundle
-from scorer.commands.inputs import UsageError
+from scorer.errors import UsageError
 from scorer.meaning import explain_flag, explain_pass
 from tests.scorer.archive.report.test_summary import RATE, draw_images
 from tests.scorer.archive.report.written_run import Seen, write_run

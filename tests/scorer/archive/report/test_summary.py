@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scorer.archive.endings import RunBroken
 from scorer.archive.folder import part_name
 from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, find_share
 from scorer.archive.report.summary import BINS, choose_edges, summarise
-from scorer.commands.inputs import UsageError
 from scorer.decide import decide_face
+from scorer.errors import RunBroken, UsageError
 from scorer.messages import Decision, Status
 from tests.scorer.archive.report.written_run import POLICY, Seen, write_run, write_shard
 

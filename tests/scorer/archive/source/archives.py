@@ -11,7 +11,7 @@ from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.layout import PlanFacts
 from scorer.archive.source.plan import StoredPlan, open_plan, write_plan
 from scorer.archive.source.sources import Archive
-from scorer.payloads.settings import PayloadSettings
+from scorer.settings import PayloadSettings
 
 NOTHING = PayloadSettings()
 LIMIT = 1000

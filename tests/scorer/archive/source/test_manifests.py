@@ -12,10 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from ingest.reasons import Reason, Unscorable
-from scorer.archive.items import SourceDamaged
 from scorer.archive.source.access import read_image_bytes
-from scorer.commands.inputs import UsageError
-from scorer.payloads.settings import PayloadSettings
+from scorer.errors import SourceDamaged, UsageError
+from scorer.settings import PayloadSettings
 from tests.scorer.archive.source.archives import contents, fill, items_of, plan
 
 FACES = [{"face_id": "left", "box": [1.0, 2.0, 30.0, 40.0]}]

@@ -16,13 +16,12 @@ import pytest
 from s3fs import S3FileSystem
 
 from ingest.reasons import Reason, Unscorable
-from scorer.archive.items import ByteSpan, Item, SourceChanged, SourceDamaged
+from scorer.archive.items import ByteSpan, Item
 from scorer.archive.source.access import read_image_bytes, read_span
 from scorer.bundle.fetch import fetch
-from scorer.commands.inputs import UsageError
-from scorer.payloads.https import PayloadRefused
-from scorer.payloads.settings import PayloadSettings
+from scorer.errors import PayloadRefused, SourceChanged, SourceDamaged, UsageError
 from scorer.payloads.stores import BLOCK_BYTES
+from scorer.settings import PayloadSettings
 from tests.scorer.archive.source.archives import LIMIT, NOTHING, contents, items_of, make_tar, plan
 from tests.scorer.s3 import SECRET
 

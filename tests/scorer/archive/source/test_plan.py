@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scorer.archive.items import Item, SourceChanged
+from scorer.archive.items import Item
 from scorer.archive.source.estimate import SAMPLED_IMAGES, estimate_archive
 from scorer.archive.source.plan import open_plan, write_plan
 from scorer.archive.source.sources import Archive
-from scorer.commands.inputs import UsageError
+from scorer.errors import SourceChanged, UsageError
 from tests.scorer.archive.source.archives import LIMIT, NOTHING, contents, fill, items_of, make_tar, plan
 
 NAME = st.text("abä% #", min_size=1, max_size=3)

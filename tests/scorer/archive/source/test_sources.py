@@ -20,12 +20,10 @@ from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.estimate import estimate_archive
 from scorer.archive.source.sources import Archive, find_sources
 from scorer.bundle.fetch import fetch
-from scorer.commands.inputs import UsageError
+from scorer.errors import PayloadRefused, SettingsError, UsageError
 from scorer.payloads.clients import EXTRAS
-from scorer.payloads.https import PayloadRefused
 from scorer.payloads.read import check_payloads
-from scorer.payloads.settings import PayloadSettings
-from scorer.settings import SettingsError
+from scorer.settings import PayloadSettings
 from tests.scorer.archive.source.archives import LIMIT, NOTHING, contents, fill, items_of, make_tar, plan
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scorer.archive.items import Item, SourceDamaged
+from scorer.archive.items import Item
 from scorer.archive.source.tars import read_members
+from scorer.errors import SourceDamaged
 from scorer.messages import MAX_ID_CHARACTERS
 from scorer.payloads.stores import StoreFile
 from tests.scorer.archive.source.archives import LIMIT, make_tar

@@ -17,11 +17,12 @@ from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason
 from ingest.resampling import measure_high_band
 from ingest.spec import FaceBox, Window
-from scorer.bundle.bundle import Bundle, BundleMismatch, embed_golden, verify_engine
+from scorer.bundle.bundle import Bundle
 from scorer.decide import Policy
-from scorer.engines.base import BackendUnavailable
 from scorer.engines.cuda.embedder import CudaEmbedder
 from scorer.engines.cuda.graphed_engine import GraphedEngine
+from scorer.engines.verify import embed_golden, verify_engine
+from scorer.errors import BackendUnavailable, BundleMismatch
 from scorer.locate import LocatedFace, LocatedImage
 from scorer.messages import ImageSource, ScoreRequest
 from scorer.mixture import log_likelihood, stack_mixture

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from scorer.bundle.bundle import BundleMismatch
 from scorer.engines.cuda.graphed_engine import BATCH_SIZES, GraphedEngine
 from scorer.engines.cuda.onnx_network import OnnxNetwork
+from scorer.errors import BundleMismatch
 from tests.small_extractor import make_small_extractor
 from training.export.features import extract_features
 from training.export.onnx import export_onnx

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from ingest.device import find_gpu
-from scorer.bundle.bundle import Bundle, BundleMismatch, read_bundle
+from scorer.bundle.bundle import Bundle, read_bundle
 from scorer.engines.cuda.engine import CudaEngine
 from scorer.engines.cuda.graphed_engine import GraphedEngine
 from scorer.engines.cuda.select import ENGINES, choose_engine, open_plan, open_rtx
 from scorer.engines.tensorrt.plan import write_plan
+from scorer.errors import BundleMismatch
 
 without_gpu = pytest.mark.skipif(bool(find_gpu()[0]), reason="this machine has a GPU")
 

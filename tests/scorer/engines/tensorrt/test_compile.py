@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from ingest.device import find_gpu
-from scorer.bundle.bundle import Bundle, BundleMismatch, read_bundle
+from scorer.bundle.bundle import Bundle, read_bundle
 from scorer.bundle.manifest import BatchProfile
 from scorer.engines.tensorrt.compile import check_plan, compile_network
 from scorer.engines.tensorrt.trtexec import describe_command, run_trtexec
+from scorer.errors import BundleMismatch
 from tests.small_extractor import make_small_extractor
 from training.export.onnx import export_onnx
 from training.recipes import Precision

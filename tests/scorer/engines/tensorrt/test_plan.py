@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from ingest.device import DeviceUnavailable, find_gpu
-from scorer.bundle.bundle import BUILD_FILE, MANIFEST, PLAN_FILE, Bundle, BundleMismatch, read_bundle
+from scorer.bundle.bundle import BUILD_FILE, MANIFEST, PLAN_FILE, Bundle, read_bundle
 from scorer.commands.bundle import verify
 from scorer.commands.main import CODES, Exit
-from scorer.engines.tensorrt.build import PlanBuilderMissing, build_plan, find_current_plan
+from scorer.engines.tensorrt.build import build_plan, find_current_plan
 from scorer.engines.tensorrt.plan import read_plan, write_plan
+from scorer.errors import BundleMismatch, PlanBuilderMissing
 
 HERE = find_gpu()[0] or "some GPU"
 

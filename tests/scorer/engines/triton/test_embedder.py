@@ -18,11 +18,12 @@ from deploy.local.triton import ROOT, TritonServer
 from ingest.probe import DEFAULT_LIMITS, EncodedFace, probe_image
 from ingest.reasons import Reason
 from ingest.spec import Window
-from scorer.bundle.bundle import Bundle, verify_engine
+from scorer.bundle.bundle import Bundle
 from scorer.engines.base import FeatureBatch
 from scorer.engines.openvino import LocalEmbedder
 from scorer.engines.triton.embedder import TritonEmbedder, TritonUnavailable
-from scorer.service_settings import TritonSettings
+from scorer.engines.verify import verify_engine
+from scorer.settings import TritonSettings
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from ingest.probe import EncodedFace, probe_image
 from ingest.spec import Window
 from scorer.bundle.bundle import Bundle, read_bundle
 from scorer.engines.triton.embedder import TritonEmbedder, TritonUnavailable
-from scorer.service_settings import TritonSettings
+from scorer.settings import TritonSettings
 from training.export.golden import draw_waves
 from training.export.onnx_features import OnnxExtractor
 

@@ -12,10 +12,10 @@ from ingest.openvino_core import ov
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason
 from ingest.spec import PreprocessSpec, Window
-from scorer.bundle.bundle import Bundle, BundleMismatch
+from scorer.bundle.bundle import Bundle
 from scorer.engines.triton.embedder import TritonEmbedder, TritonUnavailable
-from scorer.service_settings import TritonSettings
-from scorer.settings import SettingsError
+from scorer.errors import BundleMismatch, SettingsError
+from scorer.settings import TritonSettings
 from tests.scorer.stream.certificates import Authority
 from training.export.golden import encode
 from training.export.openvino import MODEL_FILE, write_model

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from deploy.local.kafka import KafkaServer
-from scorer.stream.broker import BrokerUnavailable, Outgoing, Record, TopicPartition
+from scorer.errors import BrokerUnavailable
+from scorer.stream.broker import Outgoing, Record, TopicPartition
 from tests.scorer.stream.kafka_peers import Member, Site, turn_until, wait_until
 
 REQUESTS = 20

@@ -22,9 +22,8 @@ from kafka.net.sasl import get_sasl_mechanism
 from pydantic import SecretStr
 
 from deploy.local.kafka import KafkaServer
-from scorer.service_settings import KafkaSettings
-from scorer.settings import SettingsError
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable
+from scorer.errors import BrokerRefused, BrokerUnavailable, SettingsError
+from scorer.settings import KafkaSettings
 from scorer.stream.kafka.client import KafkaClientFactory
 from scorer.stream.kafka.security import security_options, split_addresses
 from tests.scorer.stream.certificates import Authority

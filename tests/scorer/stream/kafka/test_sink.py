@@ -8,7 +8,8 @@ from kafka import KafkaConsumer, KafkaProducer, errors
 from kafka import TopicPartition as KafkaTopicPartition
 from kafka.partitioner import murmur2
 
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, RecordsTooLarge, TopicPartition
+from scorer.errors import BrokerRefused, BrokerUnavailable
+from scorer.stream.broker import Outgoing, RecordsTooLarge, TopicPartition
 from scorer.stream.kafka.client import ConsumerGroupMetadata, KafkaClientFactory
 from scorer.stream.kafka.sink import KafkaSink
 from tests.scorer.stream.kafka_peers import Member, Site, turn_until, wait_until

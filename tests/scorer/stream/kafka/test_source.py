@@ -8,8 +8,9 @@ import pytest
 from kafka import KafkaAdminClient, KafkaProducer, errors
 from kafka import TopicPartition as KafkaTopicPartition
 
+from scorer.errors import BrokerRefused, BrokerUnavailable
 from scorer.messages import DeadLetterCode
-from scorer.stream.broker import BrokerRefused, BrokerUnavailable, Outgoing, TopicPartition
+from scorer.stream.broker import Outgoing, TopicPartition
 from scorer.stream.dead_letters import make_dead_letter, restore
 from scorer.stream.kafka.connect import open_dead_letters
 from tests.scorer.stream.kafka_peers import Runner, Site, turn_until, wait_until

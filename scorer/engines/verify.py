@@ -1,0 +1,59 @@
+"""Golden faces through a live engine: it must answer as the bundle says."""
+
+import numpy as np
+
+from ingest.probe import EncodedFace, probe_image
+from ingest.reasons import Unscorable
+from ingest.spec import FaceBox
+from scorer.bundle.bundle import Bundle, GoldenFaces
+from scorer.engines.base import Embedder, FeatureBatch
+from scorer.errors import BundleMismatch
+
+
+def embed_golden(golden: GoldenFaces, bundle: Bundle, embedder: Embedder) -> FeatureBatch:
+    """Send the golden faces through `embedder` and return their features.
+
+    Raises:
+        BundleMismatch: a golden face could not be cut or embedded at all.
+    """
+    faces = []
+    for data, box in zip(golden.images, golden.boxes, strict=True):
+        info = probe_image(data)
+        face = EncodedFace.around(data, info, FaceBox(*map(float, box)), bundle.model.preprocess)
+        if face is None:
+            message = f"{bundle.folder / 'golden.npz'} has a box outside its picture"
+            raise BundleMismatch(message)
+        faces.append(face)
+    batch = embedder.embed(faces)
+    for row, failure in batch.failures.items():
+        message = f"golden face {row} of {bundle.folder} could not be embedded: {failure}"
+        raise BundleMismatch(message)
+    return batch
+
+
+def verify_engine(bundle: Bundle, embedder: Embedder, faces: int | None = None) -> float:
+    """Compare the live engine with the golden answers; return the largest difference in nats.
+
+    Args:
+        bundle: whose answers they are.
+        embedder: the engine.
+        faces: how many golden faces to send; all of them if None.
+
+    Raises:
+        BundleMismatch: the difference exceeds the manifest's tolerance, or the golden faces fail.
+    """
+    try:
+        golden = bundle.golden.first(faces)
+        likelihoods = embed_golden(golden, bundle, embedder).log_likelihood(bundle.model.mixture)
+    except Unscorable as error:
+        message = f"{bundle.folder / 'golden.npz'} holds a picture that cannot be read: {error}"
+        raise BundleMismatch(message) from error
+    drift = np.abs(likelihoods - golden.log_likelihoods)
+    worst = float(drift.max())
+    if not worst <= bundle.manifest.golden_tolerance_nats:
+        message = (
+            f"the live engine is {worst:.3g} nats away from the golden answers of {bundle.folder}; "
+            f"{bundle.manifest.golden_tolerance_nats:g} are allowed: this engine must not score with this bundle"
+        )
+        raise BundleMismatch(message)
+    return worst

@@ -1,0 +1,26 @@
+"""The file at a `file:` URI that somebody at this machine named."""
+
+import os
+import stat
+from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from ingest.reasons import Reason, Unscorable
+
+
+def read_image(uri: str, max_bytes: int) -> bytes:
+    """Read the file at a `file:` URI whole.
+
+    Raises:
+        Unscorable: it is gone, forbidden, no regular file (a pipe would block for ever), or too large.
+    """
+    path = Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise Unscorable(Reason.UNREADABLE, "not a regular file")
+        if facts.st_size > max_bytes:
+            raise Unscorable(Reason.TOO_MANY_BYTES, f"{facts.st_size} bytes, the limit is {max_bytes}")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a listed name holds a NUL
+        raise Unscorable(Reason.UNREADABLE, getattr(error, "strerror", None) or str(error)) from error
