@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     )
 
     bundle: Path = Path("model_repository")
-    # What the bundle must be, see `scorer.bundle.signature`: the SHA-256 of its manifest, and the key that must have signed it.
+    # Which bundle is accepted (`scorer.bundle.signature`): the SHA-256 of its manifest, and the key that signed it.
     bundle_digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     bundle_key: Path | None = None
     device: Request = "auto"

@@ -11,7 +11,7 @@ from ingest.device import DeviceUnavailable, Request, resolve_device
 from scorer.bundle.manifest import BatchProfile, Target
 from scorer.commands.command_line import CommandGroup, VersionOption, local_path, run_command
 from scorer.commands.terminal import Terminal
-from scorer.errors import Exit, MissingExtra, TrainingDiverged, TrainingInterrupted, describe_exits
+from scorer.errors import Exit, describe_exits
 from training.export.target import PRECISIONS, Deployment
 from training.recipes import RECIPES, Precision
 
@@ -31,14 +31,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 console = Terminal(stderr=True)
-CODES: dict[type[Exception], Exit] = {
-    TrainingInterrupted: Exit.TRY_AGAIN,
+# Errors of files and data that the steps raise as Python's own; the first that fits counts.
+OTHERS: dict[type[Exception], Exit] = {
     DeviceUnavailable: Exit.BAD_CONFIGURATION,
-    MissingExtra: Exit.BAD_CONFIGURATION,
     FileNotFoundError: Exit.BAD_DATA,
     ModuleNotFoundError: Exit.BAD_DATA,
     ValueError: Exit.BAD_DATA,
-    TrainingDiverged: Exit.BAD_DATA,
     OSError: Exit.TRY_AGAIN,
 }
 
@@ -267,4 +265,4 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 def main() -> None:
     """Run the command line; exit codes are those of `unlensed`."""
-    run_command(app, "unlensed-train", CODES)
+    run_command(app, "unlensed-train", OTHERS)

@@ -28,7 +28,8 @@ from scorer.model import Model
 
 MANIFEST, SIGNATURE = "bundle.json", "bundle.json.sig"  # the second one is optional: `scorer.bundle.signature`
 PLAN_FILE, BUILD_FILE = "face_extractor/1/model.plan", "face_extractor/1/build.json"
-# Made beside a GPU bundle's graph by the machine that serves (`scorer.engines.tensorrt.plan`); a killed build leaves a partial one.
+# Built beside a GPU bundle's graph by the machine that serves (`scorer.engines.tensorrt.plan`); a build that was
+# killed leaves a partial file.
 BUILT_FILES = frozenset({PLAN_FILE, BUILD_FILE, f"{PLAN_FILE}.partial", f"{BUILD_FILE}.partial"})
 MAX_MANIFEST_BYTES, MAX_PLAN_BYTES = 1 << 20, 1 << 31
 MAX_GOLDEN_FACES = 1000

@@ -1,29 +1,23 @@
-"""`unlensed bundle fetch`: copy a bundle from a folder or an object store. It checks nothing: `bundle verify` does."""
+"""Copies a bundle from a folder or an object store. It checks nothing: `unlensed bundle verify` does."""
 
 import shutil
 from pathlib import Path, PurePosixPath
-from typing import Annotated
-
-import typer
 
 from scorer.bundle.manifest import MAX_BYTES, MAX_FILES
-from scorer.commands.terminal import Terminal
 from scorer.errors import UsageError
 from scorer.files import require_local
 
 MANIFEST = "bundle.json"
 
 
-def fetch(
-    source: Annotated[str, typer.Argument(help="A folder, or a prefix of an object store: s3://bucket/bundles/a.")],
-    folder: Annotated[
-        Path, typer.Argument(help="Where to: a folder that is empty or not there yet, or holds this copy already.")
-    ],
-) -> None:
-    """Copy a bundle from an object store or a folder; then `unlensed bundle verify` it.
+def fetch_bundle(source: str, folder: Path) -> str:
+    """Copy a bundle from an object store or a folder; return what was done, in a sentence.
 
-    The manifest comes last, so that a copy which was cut off is no bundle. The same command finishes it, and leaves a
-    whole one alone: a container that is started again finds what it left.
+    The manifest is written last, so that a copy which was interrupted is no bundle. The same call finishes it, and
+    leaves a complete one alone: a container that is started again finds what it left.
+
+    Raises:
+        UsageError: `source` holds no bundle, or `folder` something else.
     """
     from scorer.payloads.stores import StoreFile, open_store, store_errors  # noqa: PLC0415 - only it needs them
 
@@ -43,15 +37,14 @@ def fetch(
     with StoreFile(store.name(f"{root}/{MANIFEST}")) as file:
         manifest = file.read()
     if _is_there(folder, sizes, manifest, source):
-        Terminal().say(f"{folder}: the {len(sizes)} files are there already")
-        return
+        return f"{folder}: the {len(sizes)} files are there already"
     for place in sizes.keys() - {MANIFEST}:
         path = folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
         with StoreFile(store.name(f"{root}/{place}")) as file, path.open("wb") as copy:
             shutil.copyfileobj(file, copy, 2**20)
     (folder / MANIFEST).write_bytes(manifest)
-    Terminal().say(f"{folder}: {len(sizes)} files from {store.scheme}")
+    return f"{folder}: {len(sizes)} files from {store.scheme}"
 
 
 def _place(name: str, root: str, source: str) -> str:

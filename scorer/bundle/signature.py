@@ -13,19 +13,12 @@ A plan, which the machine that serves builds, is no file of the bundle: nothing 
 import hashlib
 from functools import partial
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from scorer.bundle.bundle import MANIFEST, SIGNATURE, Bundle, read_bundle, read_small
 from scorer.errors import BundleMismatch, SettingsError
 from scorer.settings import Settings
 
 _MAX_SIGNATURE_BYTES = 4096
-
-# Flags of every command that reads a bundle; the settings of the same meaning are `bundle_digest` and `bundle_key`.
-DigestOption = Annotated[str | None, typer.Option(help="The SHA-256 that bundle.json must have.")]
-KeyOption = Annotated[Path | None, typer.Option(help="An Ed25519 public key in PEM that must have signed bundle.json.")]
 
 
 def read_trusted_bundle(settings: Settings) -> Bundle:

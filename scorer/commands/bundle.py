@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from scorer.bundle.bundle import PLAN_FILE, Bundle
-from scorer.bundle.fetch import fetch
-from scorer.bundle.signature import DigestOption, KeyOption, read_trusted_bundle
+from scorer.bundle.signature import read_trusted_bundle
+from scorer.commands.command_line import DigestOption, KeyOption
 from scorer.commands.terminal import Terminal
 from scorer.engines.base import Embedder
 from scorer.engines.local import open_local_engine, open_sandbox
@@ -20,7 +20,23 @@ from scorer.settings import Settings, load_settings
 bundle_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Copy and check a bundle; build a GPU bundle's plan."
 )
-bundle_app.command(short_help="Copy a bundle from an object store or a folder.")(fetch)
+
+
+@bundle_app.command(short_help="Copy a bundle from an object store or a folder.")
+def fetch(
+    source: Annotated[str, typer.Argument(help="A folder, or a prefix of an object store: s3://bucket/bundles/a.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Where to: a folder that is empty or not there yet, or holds this copy already.")
+    ],
+) -> None:
+    """Copy a bundle from an object store or a folder; then `unlensed bundle verify` it.
+
+    The manifest is written last, so that a copy which was interrupted is no bundle. The same command finishes it, and
+    leaves a complete one alone: a container that is started again finds what it left.
+    """
+    from scorer.bundle.fetch import fetch_bundle  # noqa: PLC0415 - it needs the extra `scan`
+
+    Terminal().say(fetch_bundle(source, folder))
 
 
 @bundle_app.command(short_help="Check a bundle's files and its golden faces.")

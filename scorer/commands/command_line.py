@@ -3,7 +3,7 @@
 import importlib.metadata
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +11,10 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from ingest.detector_pool import SandboxBroken
+from ingest.device import DeviceUnavailable
 from scorer.commands.terminal import Terminal, print_traceback, tolerate_encoding
-from scorer.errors import Exit, UsageError
+from scorer.errors import Exit, UnlensedError, UsageError
 from scorer.extras import NEEDED, PACKAGE, describe_missing
 from scorer.files import require_local
 from scorer.observe.printable import printable
@@ -50,6 +52,9 @@ def print_version(*, wanted: bool) -> None:
         raise typer.Exit(Exit.DONE)
 
 
+# Flags of every command that reads a bundle; the settings of the same meaning are `bundle_digest` and `bundle_key`.
+DigestOption = Annotated[str | None, typer.Option(help="The SHA-256 that bundle.json must have.")]
+KeyOption = Annotated[Path | None, typer.Option(help="An Ed25519 public key in PEM that must have signed bundle.json.")]
 VersionOption = Annotated[
     bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and end.")
 ]
@@ -69,18 +74,34 @@ def local_path(path: Path | None) -> Path | None:
     return path
 
 
-def find_exit(error: Exception, codes: Mapping[type[Exception], Exit]) -> Exit:
-    """Return the exit code of an error: the first in `codes` that fits, else that of a defect."""
-    return next((code for kind, code in codes.items() if isinstance(error, kind)), Exit.CRASHED)
+# Foreseen errors of other packages; a builtin comes last, because its subclasses have codes of their own.
+OTHERS: dict[type[Exception], Exit] = {
+    SandboxBroken: Exit.BAD_DATA,
+    DeviceUnavailable: Exit.BAD_CONFIGURATION,
+    OSError: Exit.TRY_AGAIN,  # a full disk, a folder that may not be written
+}
+FORESEEN: tuple[type[Exception], ...] = (UnlensedError, *OTHERS)
 
 
-def run_command(app: typer.Typer, name: str, codes: Mapping[type[Exception], Exit]) -> None:
+def find_exit(error: Exception, others: dict[type[Exception], Exit] = OTHERS) -> Exit:
+    """Return the exit code of an error; that of a defect where it is not foreseen.
+
+    Args:
+        error: what ended the command.
+        others: codes of errors that are no `UnlensedError`; the first that fits counts.
+    """
+    if isinstance(error, UnlensedError):
+        return error.exit_code
+    return next((code for kind, code in others.items() if isinstance(error, kind)), Exit.CRASHED)
+
+
+def run_command(app: typer.Typer, name: str, others: dict[type[Exception], Exit] = OTHERS) -> None:
     """Run a command line and end the process: every foreseen error is a sentence and its exit code.
 
     Args:
         app: the commands.
         name: of the program, as people call it.
-        codes: the exit codes of foreseen errors, the first that fits counts.
+        others: see `find_exit`.
     """
     tolerate_encoding()
     sys.excepthook = lambda _kind, error, _trace: print_traceback(error)
@@ -99,7 +120,7 @@ def run_command(app: typer.Typer, name: str, codes: Mapping[type[Exception], Exi
         terminal.say(f"{name}: stopped", style="yellow")
         code = Exit.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - whatever it is, it has an exit code of its own
-        code = find_exit(error, codes)
+        code = find_exit(error, others)
         if code is Exit.CRASHED:
             sys.excepthook(type(error), error, error.__traceback__)  # the service's logs may have taken it over
         else:

@@ -12,36 +12,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ingest.detector_pool import SandboxBroken
-from ingest.device import DeviceUnavailable, Request
-from scorer.bundle.signature import DigestOption, KeyOption
+from ingest.device import Request
 from scorer.commands.bundle import bundle_app
-from scorer.commands.command_line import CommandGroup, VersionOption, find_exit, local_path, run_command
+from scorer.commands.command_line import (
+    FORESEEN,
+    CommandGroup,
+    DigestOption,
+    KeyOption,
+    VersionOption,
+    find_exit,
+    local_path,
+    run_command,
+)
 from scorer.commands.dlq import dlq_app
 from scorer.commands.inputs import FacesMissing, FoundFiles, assign_boxes, expand_paths, request_for
 from scorer.commands.report import compare, report
 from scorer.commands.scan import scan
 from scorer.commands.terminal import Terminal
 from scorer.errors import (
-    ArchiveUnavailable,
-    BackendUnavailable,
-    BrokerRefused,
-    BrokerUnavailable,
-    BundleMismatch,
     Exit,
-    MissingExtra,
-    PayloadRefused,
-    PayloadUnavailable,
-    PlanBuilderMissing,
-    PolicyError,
-    RunBroken,
-    RunNotReady,
-    RunRefused,
-    ScanInterrupted,
-    SettingsError,
-    SourceChanged,
-    SourceDamaged,
-    TooScattered,
     UsageError,
     describe_exits,
 )
@@ -76,31 +65,6 @@ class Document(StrEnum):
     REQUEST = "request"
     ASYNCAPI = "asyncapi"
 
-
-CODES: dict[type[Exception], Exit] = {
-    UsageError: Exit.USAGE,
-    BundleMismatch: Exit.BAD_DATA,
-    SandboxBroken: Exit.BAD_DATA,
-    RunBroken: Exit.BAD_DATA,
-    SettingsError: Exit.BAD_CONFIGURATION,
-    PolicyError: Exit.BAD_CONFIGURATION,
-    DeviceUnavailable: Exit.BAD_CONFIGURATION,
-    PlanBuilderMissing: Exit.BAD_CONFIGURATION,
-    BrokerRefused: Exit.BAD_CONFIGURATION,
-    BrokerUnavailable: Exit.TRY_AGAIN,
-    TooScattered: Exit.BAD_DATA,
-    RunRefused: Exit.BAD_CONFIGURATION,
-    SourceChanged: Exit.BAD_DATA,
-    SourceDamaged: Exit.BAD_DATA,
-    RunNotReady: Exit.TRY_AGAIN,
-    ScanInterrupted: Exit.TRY_AGAIN,
-    ArchiveUnavailable: Exit.TRY_AGAIN,
-    PayloadRefused: Exit.BAD_CONFIGURATION,  # before what it is a kind of
-    PayloadUnavailable: Exit.TRY_AGAIN,
-    BackendUnavailable: Exit.TRY_AGAIN,  # Triton does not answer, or the GPU's memory is taken by others
-    MissingExtra: Exit.BAD_CONFIGURATION,
-    OSError: Exit.TRY_AGAIN,  # a full disk, a folder that may not be written
-}
 
 BundleOption = Annotated[Path | None, typer.Option(help="The bundle to score with. [default: model_repository]")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines on standard output instead of a table.")]
@@ -242,9 +206,9 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     )
     try:
         dead = service.replay(settings, replay) if replay else service.serve(settings)
-    except tuple(CODES) as error:
+    except FORESEEN as error:
         service.log.error("the service ends", error=str(error))
-        raise typer.Exit(find_exit(error, CODES)) from error
+        raise typer.Exit(find_exit(error)) from error
     raise typer.Exit(Exit.FAILURES if dead else Exit.DONE)
 
 
@@ -342,4 +306,4 @@ def _count(number: int, unit: str) -> str:
 
 def main() -> None:
     """Run the command line."""
-    run_command(app, "unlensed", CODES)
+    run_command(app, "unlensed")

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.device import Request
-from scorer.bundle.signature import DigestOption, KeyOption
-from scorer.commands.command_line import local_path
+from scorer.commands.command_line import DigestOption, KeyOption, local_path
 from scorer.commands.progress import Progress
 from scorer.commands.terminal import Terminal
 from scorer.errors import Exit, UsageError

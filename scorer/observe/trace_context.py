@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from scorer.errors import SettingsError
 from scorer.extras import pip_line
-from scorer.stream.broker import Headers, Record
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -33,6 +32,7 @@ FLUSH_S = 3.0
 KNOWN_FLAGS = 0x01  # sampled, the only flag of version 00
 
 Attribute = str | int | float | bool
+Headers = tuple[tuple[str, bytes | None], ...]  # of a record, as `scorer.stream.broker` has them
 
 _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[\x20-\x7e]*)?")
 _KEY = r"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
@@ -138,27 +138,13 @@ class Span:
 
 def span(name: str, context: TraceContext | None, **attributes: Attribute) -> Span:
     """Start a span under `context`, which may come from another thread; None starts a trace of its own."""
-    return _start(name, context, "INTERNAL", attributes)
+    return start_span(name, context, "INTERNAL", attributes)
 
 
-def record_span(record: Record, group: str) -> Span:
-    """Start the span of one record, from poll to delivery, under the context that its headers bring."""
-    attributes: dict[str, Attribute] = {
-        "messaging.system": "kafka",
-        "messaging.operation.name": "process",
-        "messaging.operation.type": "process",
-        "messaging.destination.name": record.topic,
-        "messaging.destination.partition.id": str(record.partition),
-        "messaging.kafka.offset": record.offset,
-        "messaging.consumer.group.name": group,
-        "messaging.message.body.size": len(record.value or b""),
-    }
-    return _start(f"process {record.topic}", parse_traceparent(record.headers), "CONSUMER", attributes)
-
-
-def _start(
+def start_span(
     name: str, context: TraceContext | None, kind: Literal["INTERNAL", "CONSUMER"], attributes: dict[str, Attribute]
 ) -> Span:
+    """Start a span of a stated kind; see `span`."""
     if _tracer is None:
         return Span(context)
     from opentelemetry import trace  # noqa: PLC0415 - an extra that may be missing

@@ -37,7 +37,12 @@ class NotReplayable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterReason:
-    """What became of a record: `topic_partition` and `offset` are where it was read, `timestamp_ms` is when it was written."""
+    """Why a record was not answered.
+
+    Attributes:
+        topic_partition, offset: where it was read.
+        timestamp_ms: when it was written.
+    """
 
     code: str
     message: str

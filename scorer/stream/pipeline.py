@@ -22,12 +22,20 @@ from scorer.errors import PayloadUnavailable
 from scorer.locate import LocatedImage, locate_faces, refuse
 from scorer.messages import DeadLetterCode, ScoreRequest, ScoreResult
 from scorer.model import Model
-from scorer.observe.trace_context import Span, TraceContext, record_span, span, trace_headers
+from scorer.observe.trace_context import (
+    Attribute,
+    Span,
+    TraceContext,
+    parse_traceparent,
+    span,
+    start_span,
+    trace_headers,
+)
 from scorer.policies import PolicyNotFound, PolicyWatcher
 from scorer.score import score_batch
 from scorer.settings import StreamSettings
 from scorer.stream.batcher import Batcher
-from scorer.stream.broker import Outgoing
+from scorer.stream.broker import Outgoing, Record
 from scorer.stream.codec import InvalidRecord, encode_result, parse_request
 from scorer.stream.dead_letters import make_dead_letter, shrink
 from scorer.stream.ledger import InFlight, Ledger
@@ -232,3 +240,18 @@ class RecordPipeline:
     def _stage(self, name: str, parent: TraceContext | None) -> Iterator[None]:
         with self._metrics.stage_seconds.labels(stage=name).time(), span(name, parent):
             yield
+
+
+def record_span(record: Record, group: str) -> Span:
+    """Start the span of one record, from poll to delivery, under the context that its headers bring."""
+    attributes: dict[str, Attribute] = {
+        "messaging.system": "kafka",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": record.topic,
+        "messaging.destination.partition.id": str(record.partition),
+        "messaging.kafka.offset": record.offset,
+        "messaging.consumer.group.name": group,
+        "messaging.message.body.size": len(record.value or b""),
+    }
+    return start_span(f"process {record.topic}", parse_traceparent(record.headers), "CONSUMER", attributes)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from scorer.commands import main
-from scorer.errors import Exit, describe_exits
-from training import main as training_cli
+from scorer import errors
+from scorer.commands import command_line, main
+from scorer.errors import Exit, UnlensedError, describe_exits
+from training import cli as training_cli
 
 
 def test_help_texts_state_every_code() -> None:
@@ -20,9 +21,17 @@ def test_help_texts_state_every_code() -> None:
     assert {int(code) for code in re.findall(r"^ *(\d+)  ", describe_exits(), re.MULTILINE)} == set(Exit)
 
 
-def test_every_foreseen_error_has_a_code_of_the_table() -> None:
-    """No command ends with another number."""
-    assert {*main.CODES.values(), *training_cli.CODES.values()} <= set(Exit)
+def list_errors(kind: type[UnlensedError] = UnlensedError) -> list[type[UnlensedError]]:
+    """Return every class below `kind`."""
+    return [each for child in kind.__subclasses__() for each in (child, *list_errors(child))]
+
+
+def test_every_foreseen_error_has_a_code_that_the_docstring_states() -> None:
+    """The tree in the module's docstring has each class of the module with its exit code, and no other."""
+    own = {error.__name__: int(error.exit_code) for error in list_errors() if error.__module__ == errors.__name__}
+    drawn = re.findall(r"── (\w+) +(\d+)  ", errors.__doc__ or "")
+    assert {name: int(code) for name, code in drawn} == own
+    assert {*command_line.OTHERS.values(), *training_cli.OTHERS.values()} <= set(Exit)
 
 
 def test_readme_states_the_table(root: Path) -> None:

@@ -2,8 +2,8 @@
 
 For each generator N = min(5000, its faces) generated faces meet N photographs. A face is taken for a photograph if its
 log-likelihood is at least the 5th percentile of the photographs that the mixture was fitted on, so this threshold has
-seen them; `training.evaluation.operating_points` says what held-out photographs say. Average precision takes photographs for
-positive. (Zou et al. 2025, section IV; `yfcc_face_OCT_variants.py` of their release.)
+seen them; `training.evaluation.operating_points` measures held-out photographs. Average precision counts photographs as
+positives. (Zou et al. 2025, section IV; `yfcc_face_OCT_variants.py` of their release.)
 """
 
 from collections.abc import Mapping

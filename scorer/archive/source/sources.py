@@ -112,8 +112,8 @@ def sort_file(path: str) -> Literal["tar", "manifest", "image"]:
     suffix = PurePosixPath(path).suffix.lower()
     if suffix in COMPRESSED:
         message = (
-            f"{escape_name(path)} is compressed: unpack it, or make a plain tar ({TAR}) of it, so that one image can be "
-            "found"
+            f"{escape_name(path)} is compressed: unpack it, or make a plain tar ({TAR}) of it, so that single images "
+            "can be read"
         )
         raise UsageError(message)
     if suffix == TAR:

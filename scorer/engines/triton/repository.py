@@ -43,7 +43,7 @@ class ServingFacts:
 
 
 _CROPS = Template("""\
-# Rendered by scorer.engines.triton.repository; never edited.
+# Rendered by `unlensed-train export`; never edited.
 name: "face_crops"
 backend: "unlensed_crops"
 max_batch_size: 16
@@ -57,7 +57,7 @@ dynamic_batching { max_queue_delay_microseconds: 500 }
 """)
 
 _EXTRACTOR = Template("""\
-# Rendered by scorer.engines.triton.repository; never edited.
+# Rendered by `unlensed-train export`; never edited.
 name: "face_extractor"
 backend: "unlensed_openvino"
 default_model_filename: "$model_file"
@@ -69,7 +69,7 @@ dynamic_batching { max_queue_delay_microseconds: 500 }
 """)
 
 _GPU_CROPS = Template("""\
-# Rendered by scorer.engines.triton.repository; never edited.
+# Rendered by `unlensed-train export`; never edited.
 name: "face_crops"
 backend: "dali"
 max_batch_size: $max_batch
@@ -85,7 +85,7 @@ parameters [ { key: "num_threads" value: { string_value: "4" } } ]  # what the G
 """)
 
 _PLAN = Template("""\
-# Rendered by scorer.engines.triton.repository; never edited.
+# Rendered by `unlensed-train export`; never edited.
 name: "face_extractor"
 platform: "tensorrt_plan"
 default_model_filename: "$model_file"
@@ -97,7 +97,7 @@ dynamic_batching { preferred_batch_size: [ $preferred ] max_queue_delay_microsec
 """)
 
 _ENSEMBLE = Template("""\
-# Rendered by scorer.engines.triton.repository; never edited.
+# Rendered by `unlensed-train export`; never edited.
 name: "face_features"
 platform: "ensemble"
 max_batch_size: 1

@@ -7,14 +7,13 @@ import pytest
 import s3fs
 
 from scorer.bundle.bundle import Bundle, read_bundle
-from scorer.bundle.fetch import fetch
-from scorer.commands.main import CODES, Exit
-from scorer.errors import PayloadUnavailable, UsageError
+from scorer.bundle.fetch import fetch_bundle
+from scorer.errors import Exit, PayloadUnavailable, UsageError
 
 
 def test_folder_is_copied_whole(starter: Bundle, tmp_path: Path) -> None:
     """A copy reads as the same bundle."""
-    fetch(str(starter.folder), tmp_path / "copy")
+    fetch_bundle(str(starter.folder), tmp_path / "copy")
     assert read_bundle(tmp_path / "copy").model.digest == starter.model.digest
 
 
@@ -24,24 +23,22 @@ def test_bucket_is_copied_whole(starter: Bundle, tmp_path: Path, moto: str, cred
     store = s3fs.S3FileSystem(endpoint_url=moto, skip_instance_cache=True)
     store.mkdir("models")
     store.put(str(starter.folder) + "/", "models/starter/", recursive=True)
-    fetch("s3://models/starter", tmp_path / "copy")
+    fetch_bundle("s3://models/starter", tmp_path / "copy")
     assert read_bundle(tmp_path / "copy").model.digest == starter.model.digest
 
 
-def test_a_copy_that_was_cut_off_is_finished(
-    starter: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_copy_that_was_cut_off_is_finished(starter: Bundle, tmp_path: Path) -> None:
     """The same command again ends with the bundle, and leaves a whole one alone."""
     copy = tmp_path / "copy"
-    fetch(str(starter.folder), copy)
+    fetch_bundle(str(starter.folder), copy)
     (copy / "bundle.json").unlink()
     (copy / "mixture.npz").write_bytes(b"half")
-    fetch(str(starter.folder), copy)
+    fetch_bundle(str(starter.folder), copy)
     assert read_bundle(copy).model.digest == starter.model.digest
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
-    fetch(str(starter.folder), copy)
+    said = fetch_bundle(str(starter.folder), copy)
     assert before == {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
-    assert "are there already" in capsys.readouterr().out
+    assert "are there already" in said
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "bundle.json"])
@@ -49,7 +46,7 @@ def test_bundles_do_not_mix(starter: Bundle, tmp_path: Path, name: str) -> None:
     """A folder that holds anything else is refused, and nothing in it is touched."""
     (tmp_path / name).write_text("mine")
     with pytest.raises(UsageError, match="holds something else"):
-        fetch(str(starter.folder), tmp_path)
+        fetch_bundle(str(starter.folder), tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
 
 
@@ -57,9 +54,9 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
     """An empty source, one that is not there and an unknown scheme are said so."""
     for source in (str(tmp_path), str(tmp_path / "nowhere")):
         with pytest.raises(UsageError, match=r"no bundle\.json"):
-            fetch(source, tmp_path / "new")
+            fetch_bundle(source, tmp_path / "new")
     with pytest.raises(UsageError, match="cannot be read here"):
-        fetch("carrier-pigeon://loft/bundle", tmp_path / "new")
+        fetch_bundle("carrier-pigeon://loft/bundle", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -70,5 +67,5 @@ def test_a_store_that_does_not_answer_can_be_asked_again(
     credentials("http://127.0.0.1:9")  # where nobody listens
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(PayloadUnavailable, match="the store failed"):
-        fetch("s3://models/starter", tmp_path / "copy")
-    assert CODES[PayloadUnavailable] is Exit.TRY_AGAIN
+        fetch_bundle("s3://models/starter", tmp_path / "copy")
+    assert PayloadUnavailable.exit_code is Exit.TRY_AGAIN

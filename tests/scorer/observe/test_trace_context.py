@@ -19,11 +19,11 @@ from scorer.observe.trace_context import (
     current_trace,
     exporting_spans,
     parse_traceparent,
-    record_span,
     span,
     trace_headers,
 )
 from scorer.stream.broker import Headers, Record
+from scorer.stream.pipeline import record_span
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 PARENT = f"00-{TRACE}-{SPAN}-01"
@@ -222,7 +222,8 @@ import sys
 sys.modules["opentelemetry"] = None
 from scorer.settings import SettingsError
 from scorer.stream.broker import Record
-from scorer.observe.trace_context import exporting_spans, record_span, span, trace_headers
+from scorer.observe.trace_context import exporting_spans, span, trace_headers
+from scorer.stream.pipeline import record_span
 try:
     with exporting_spans():
         whole = record_span(Record("t", 0, 0, 0, None, b"", (("traceparent", sys.argv[1].encode()),)), "g")

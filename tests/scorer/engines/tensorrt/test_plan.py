@@ -10,10 +10,9 @@ import pytest
 from ingest.device import DeviceUnavailable, find_gpu
 from scorer.bundle.bundle import BUILD_FILE, MANIFEST, PLAN_FILE, Bundle, read_bundle
 from scorer.commands.bundle import verify
-from scorer.commands.main import CODES, Exit
 from scorer.engines.tensorrt.build import build_plan, find_current_plan
 from scorer.engines.tensorrt.plan import read_plan, write_plan
-from scorer.errors import BundleMismatch, PlanBuilderMissing
+from scorer.errors import OTHERS, BundleMismatch, Exit, PlanBuilderMissing
 
 HERE = find_gpu()[0] or "some GPU"
 
@@ -118,7 +117,7 @@ def test_verify_refuses_a_plan_of_another_graph(bundle: Bundle) -> None:
     edit_build(bundle.folder, onnx_sha256="0" * 64)
     with pytest.raises(BundleMismatch, match=f"another graph.*unlensed bundle build {bundle.folder}"):
         verify(bundle.folder)
-    assert CODES[BundleMismatch] is Exit.BAD_DATA
+    assert BundleMismatch.exit_code is Exit.BAD_DATA
 
 
 @pytest.mark.skipif(bool(find_gpu()[0]), reason="this machine has a GPU")
@@ -133,5 +132,5 @@ def test_a_plan_is_not_built_without_a_gpu(bundle: Bundle) -> None:
     """The builder says what is missing, and leaves nothing behind."""
     with pytest.raises(DeviceUnavailable, match="built on the GPU that serves it, and here is none"):
         build_plan(bundle)
-    assert CODES[DeviceUnavailable] is CODES[PlanBuilderMissing] is Exit.BAD_CONFIGURATION
+    assert OTHERS[DeviceUnavailable] is PlanBuilderMissing.exit_code is Exit.BAD_CONFIGURATION
     assert not (bundle.folder / PLAN_FILE).exists()

@@ -1,7 +1,7 @@
 """What the configurations of a GPU bundle must say, word for word."""
 
 CROPS = """\
-# Rendered by scorer.engines.triton.repository; never edited.
+# Rendered by `unlensed-train export`; never edited.
 name: "face_crops"
 backend: "dali"
 max_batch_size: 32
@@ -17,7 +17,7 @@ parameters [ { key: "num_threads" value: { string_value: "4" } } ]  # what the G
 """
 
 EXTRACTOR = """\
-# Rendered by scorer.engines.triton.repository; never edited.
+# Rendered by `unlensed-train export`; never edited.
 name: "face_extractor"
 platform: "tensorrt_plan"
 default_model_filename: "model.plan"
@@ -29,7 +29,7 @@ dynamic_batching { preferred_batch_size: [ 8, 32 ] max_queue_delay_microseconds:
 """
 
 FEATURES = """\
-# Rendered by scorer.engines.triton.repository; never edited.
+# Rendered by `unlensed-train export`; never edited.
 name: "face_features"
 platform: "ensemble"
 max_batch_size: 1
