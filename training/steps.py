@@ -23,13 +23,13 @@ from scorer.commands.progress import Progress
 from scorer.commands.terminal import Terminal
 from scorer.engines.tensorrt.trtexec import describe_command
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
+from training.data import detector
 from training.data.shards import load_role
 from training.evaluation.card import LICENCE, write_card
 from training.evaluation.inputs import Extras, Subject
 from training.evaluation.pretext import measure_pretext
 from training.evaluation.run import evaluate_subject, read_report
 from training.evaluation.stated import state_evaluation
-from training.export import detector
 from training.export.features import extract_features
 from training.export.golden import draw_golden_images
 from training.export.onnx import export_onnx

@@ -34,7 +34,7 @@ from skimage import data as pictures
 from ingest.detect import DetectorSpec, FaceDetector, load_detector
 from ingest.probe import probe_image
 from ingest.reasons import Unscorable
-from training.export.detector import WEIGHTS
+from training.data.detector import WEIGHTS
 
 WANTED_PX, WANTED_SCORE, FOUND_IOU = 100, 0.9, 0.4
 SEEN_SCORE, NEAR_IOU = 0.5, 0.2

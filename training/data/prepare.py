@@ -10,11 +10,11 @@ from rich.console import Console
 from ingest.detect import DetectorSpec, load_detector
 from training.data.chunks import Inputs, PrepareProgress, prepare_photos, stopping_in_a_sentence
 from training.data.cutting import FaceCutter
+from training.data.detector import copy_detector
 from training.data.indexing import index_run, print_report
 from training.data.landmarkers import open_landmarker
 from training.data.roles import RoleRule
 from training.data.sources import open_source
-from training.export.detector import copy_detector
 from training.recipes import Recipe
 
 

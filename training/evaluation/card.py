@@ -12,11 +12,11 @@ import numpy as np
 
 from scorer.decide import supported_rate
 from scorer.meaning import explain_pass
+from training.data import detector
 from training.data.photos import ROLES
 from training.data.shards import load_role
 from training.evaluation.operating_points import RATES
 from training.evaluation.stated import state_evaluation
-from training.export import detector
 from training.export.target import Deployment
 from training.recipes import Recipe
 

@@ -14,10 +14,10 @@ from ingest.detect import DetectorSpec, load_detector
 from ingest.spec import FaceBox, PreprocessSpec
 from training.data.chunks import ChunkRecord, Inputs, PrepareProgress, prepare_photos
 from training.data.cutting import FaceCutter
+from training.data.detector import copy_detector
 from training.data.exif import ExifReading, ExifTags
 from training.data.photos import Photo
 from training.data.roles import RoleRule
-from training.export.detector import copy_detector
 
 SIDE = 96
 ROLES = {"ann": "train", "bob": "fit"}

@@ -16,12 +16,12 @@ from ingest.detect import DetectorSpec, load_detector
 from ingest.spec import PreprocessSpec
 from training.data.chunks import Inputs, PrepareProgress, prepare_photos
 from training.data.cutting import FaceCutter
+from training.data.detector import copy_detector
 from training.data.exif import EXIF_IFD, TAG_NAMES
 from training.data.indexing import index_run
 from training.data.photos import FolderPhotos
 from training.data.roles import RoleRule
 from training.data.shards import load_role
-from training.export.detector import copy_detector
 from training.export.features import extract_features
 from training.export.openvino import convert_extractor, export_extractor, write_model
 from training.pretext.checkpoints import load_checkpoint
