@@ -87,6 +87,15 @@ class LocalScorer:
         """Probe an image's bytes and find or check its faces; safe to call from many threads."""
         return locate_faces(request, data, self.sandbox, self.settings.limits, self.settings.policy.min_face_px)
 
+    def score_located(self, image: LocatedImage) -> ScoreResult:
+        """Return the result of one located image; for one thread at a time."""
+        (result,) = score_batch([image], self.embedder, self.bundle.model, self._choose_policy)
+        return result
+
+    def close(self) -> None:
+        """End the decoding processes."""
+        self.sandbox.close()
+
     def _read_and_locate(self, request: ScoreRequest) -> LocatedImage:
         try:
             data = request.image.data

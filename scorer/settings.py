@@ -142,6 +142,13 @@ CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 TOOL_VARIABLES = frozenset(f"{PREFIX}{name}" for name in ("KAFKA_JARS", "TOOLS", "KILLS", "RECORDS", "OVERLOAD_S"))
 
 
+def find_starter() -> Path:
+    """Return the folder of the starter bundle: beside the packages in a checkout, in the package when installed."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent / "model_repository"
+    return checkout if (checkout / "bundle.json").is_file() else package / "model_repository"
+
+
 class Settings(BaseSettings):
     """What may differ between two deployments of the same bundle. Model facts live in the bundle only."""
 
@@ -149,7 +156,7 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
     )
 
-    bundle: Path = Path("model_repository")
+    bundle: Path = Field(default_factory=find_starter)
     # Which bundle is accepted (`scorer.bundle.signature`): the SHA-256 of its manifest, and the key that signed it.
     bundle_digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     bundle_key: Path | None = None

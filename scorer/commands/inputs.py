@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from scorer.archive.left_out import IMAGE_SUFFIXES, SIDECARS, judge_name
 from scorer.errors import UsageError
 from scorer.face_boxes import Boxes
-from scorer.messages import MAX_FACES, ImageSource, RequestedFace, ScoreRequest, describe_problems
-from scorer.payloads.names import shorten_id
+from scorer.messages import MAX_FACES, RequestedFace, ScoreRequest, describe_problems
+from scorer.payloads.local_file import name_file, request_file
 
 _SHOWN_NAMES = 3
 _UTF16_MARKS, _UTF8_MARK = (b"\xff\xfe", b"\xfe\xff"), b"\xef\xbb\xbf"
@@ -233,22 +233,14 @@ def _refuse(what: str, names: Sequence[object], hint: str) -> None:
         raise UsageError(message)
 
 
-def name_file(path: Path) -> str:
-    """Return the name of a file in results: as given, with bytes that are no text escaped."""
-    return os.fsencode(path).decode(errors="backslashreplace")
-
-
 def request_for(file: FoundFile) -> ScoreRequest:
     """Return the request that scores a file.
 
     Raises:
         UsageError: there are too many boxes, or two have one face_id.
     """
-    # A file name may hold bytes that are no text; the id shows them escaped, the URI keeps them exactly.
-    name = shorten_id(name_file(file.path))
-    image = ImageSource(uri=file.path.absolute().as_uri())
     try:
-        return ScoreRequest(request_id=name, content_id=name, image=image, faces=file.faces)
+        return request_file(file.path, file.faces)
     except ValidationError as error:
-        message = f"{name} cannot be scored (at most {MAX_FACES} boxes): {describe_problems(error)}"
+        message = f"{name_file(file.path)} cannot be scored (at most {MAX_FACES} boxes): {describe_problems(error)}"
         raise UsageError(message) from error

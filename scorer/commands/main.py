@@ -66,7 +66,7 @@ class Document(StrEnum):
     ASYNCAPI = "asyncapi"
 
 
-BundleOption = Annotated[Path | None, typer.Option(help="The bundle to score with. [default: model_repository]")]
+BundleOption = Annotated[Path | None, typer.Option(help="The bundle to score with. [default: the starter bundle]")]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON lines on standard output instead of a table.")]
 DeviceOption = Annotated[Request | None, typer.Option(help="Where the networks run. [default: auto]")]
 

@@ -49,7 +49,7 @@ def scan(  # noqa: PLR0913 - one parameter per flag
             help="The run's folder; all processes of a run must see the same one.", file_okay=False, callback=local_path
         ),
     ],
-    bundle: Annotated[Path | None, typer.Option(help="The bundle to score with. [default: model_repository]")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="The bundle to score with. [default: the starter bundle]")] = None,
     digest: DigestOption = None,
     key: KeyOption = None,
     device: Annotated[Request | None, typer.Option(help="Where the networks run. [default: auto]")] = None,

@@ -6,6 +6,8 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from ingest.reasons import Reason, Unscorable
+from scorer.messages import ImageSource, RequestedFace, ScoreRequest
+from scorer.payloads.names import shorten_id
 
 
 def read_image(uri: str, max_bytes: int) -> bytes:
@@ -24,3 +26,19 @@ def read_image(uri: str, max_bytes: int) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a listed name holds a NUL
         raise Unscorable(Reason.UNREADABLE, getattr(error, "strerror", None) or str(error)) from error
+
+
+def name_file(path: Path) -> str:
+    """Return the name of a file in results: as given, with bytes that are no text escaped."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def request_file(path: Path, faces: tuple[RequestedFace, ...] | None = None) -> ScoreRequest:
+    """Return the request that scores a file; None finds its faces.
+
+    Raises:
+        pydantic.ValidationError: there are too many boxes, or two have one face_id.
+    """
+    # A file name may hold bytes that are no text; the id shows them escaped, the URI keeps them exactly.
+    name = shorten_id(name_file(path))
+    return ScoreRequest(request_id=name, content_id=name, image=ImageSource(uri=path.absolute().as_uri()), faces=faces)
