@@ -4,8 +4,8 @@
 #   docker build -f deploy/docker/scorer.Dockerfile --target gpu -t unlensed-scorer:gpu \
 #     --build-arg TENSORRT_DIGEST=sha256:... .
 #
-# Nothing is resolved: each package is a wheel whose SHA-256 stands in deploy/docker/requirements. No bundle is baked
-# in; one is mounted at /bundle. The root may be read-only; /tmp is the only place that is ever written.
+# Nothing is resolved: each package is a wheel whose SHA-256 stands in deploy/docker/requirements. The bundle that serves
+# is mounted at /bundle. The root may be read-only; /tmp is the only place that is ever written.
 
 # Give it with its digest (python:3.12-slim-bookworm@sha256:...) where images must be the same tomorrow.
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
@@ -23,6 +23,7 @@ COPY pyproject.toml README.md ./
 COPY ingest ingest
 COPY scorer scorer
 COPY training training
+COPY model_repository model_repository
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheel .
 
 FROM ${PYTHON_IMAGE} AS cpu-packages

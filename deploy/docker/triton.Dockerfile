@@ -23,6 +23,7 @@ COPY pyproject.toml README.md ./
 COPY ingest ingest
 COPY scorer scorer
 COPY training training
+COPY model_repository model_repository
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheel .
 
 FROM ${PYTHON_IMAGE} AS cpu

@@ -27,6 +27,7 @@ from scorer.mixture import GaussianMixture, round_nats, stack_mixture
 from scorer.model import Model
 
 MANIFEST, SIGNATURE = "bundle.json", "bundle.json.sig"  # the second one is optional: `scorer.bundle.signature`
+README = "README.md"  # for people; nothing reads it, so the manifest does not list it
 PLAN_FILE, BUILD_FILE = "face_extractor/1/model.plan", "face_extractor/1/build.json"
 # Built beside a GPU bundle's graph by the machine that serves (`scorer.engines.tensorrt.plan`); a build that was
 # killed leaves a partial file.
@@ -313,7 +314,9 @@ def read_small(folder: Path, name: str, max_bytes: int) -> bytes:
 
 
 def list_files(folder: Path) -> list[str]:
-    """Return the paths in a bundle's folder that its manifest must list: all but folders, itself and its signature.
+    """Return the paths in a bundle's folder that its manifest must list.
+
+    Those are all files except the manifest itself, its signature and `README.md`.
 
     Raises:
         BundleMismatch: there are more than any real bundle has.
@@ -327,7 +330,7 @@ def list_files(folder: Path) -> list[str]:
         if len(found) > MAX_FILES + len(BUILT_FILES) or folders > _MAX_FOLDERS:
             message = f"{folder} holds more files or folders than any real bundle: is it the bundle's folder?"
             raise BundleMismatch(message)
-    return sorted(set(found) - {MANIFEST, SIGNATURE})
+    return sorted(set(found) - {MANIFEST, SIGNATURE, README})
 
 
 def _raise(error: OSError) -> Never:

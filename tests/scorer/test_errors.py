@@ -1,4 +1,4 @@
-"""One table of exit codes, for the help texts and the README."""
+"""One table of exit codes, for the help texts and scorer/README.md."""
 
 import re
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_readme_states_the_table(root: Path) -> None:
     """Each code that the README lists has the table's meaning, and it leaves out none but the one of Ctrl-C."""
     head, _, meanings = re.search(
         r"^\| exit code \|(.*)\|\n\|([-|]*)\|\n\| meaning \|(.*)\|$",
-        (root / "README.md").read_text("utf-8"),
+        (root / "scorer" / "README.md").read_text("utf-8"),
         re.MULTILINE,
     ).groups()  # type: ignore[union-attr]
     listed = dict(zip(map(int, head.split("|")), map(str.strip, meanings.split("|")), strict=True))

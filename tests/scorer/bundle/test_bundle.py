@@ -152,6 +152,12 @@ def test_damaged_bundle_is_refused_with_a_sentence(copy: Path, damage: Callable[
         read_bundle(copy)
 
 
+def test_a_readme_is_no_part_of_a_bundle(copy: Path, starter: Bundle) -> None:
+    """A `README.md` beside the manifest may say anything: the digest is the same."""
+    (copy / "README.md").write_text("What this bundle is.\n", encoding="utf-8")
+    assert read_bundle(copy).model.digest == starter.model.digest
+
+
 def test_a_bundle_of_an_earlier_release_is_read(copy: Path, starter: Bundle) -> None:
     """A manifest that states neither evaluation nor photographs is read: its faces count, and nothing was measured."""
     manifest = json.loads((copy / MANIFEST).read_text())
