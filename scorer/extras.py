@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 
 from scorer.errors import MissingExtra
+from scorer.version import PACKAGE
 
-PACKAGE = "unlensed"
 _ROOT = Path(__file__).resolve().parent.parent
 
 # In the order in which one is advised where several bring the same package.

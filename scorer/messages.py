@@ -195,10 +195,11 @@ class ScoreResult(Message):
 
     `score` is the highest of its faces' scores. `decision` is the most suspicious of their decisions, and null when
     there is no face. Faces of which none could be scored give the status `failed` and the decision `review`. `pass`
-    does not mean that a face is a photograph.
+    does not mean that a face is a photograph. `version` is the release that scored; results of older releases lack it.
     """
 
     schema_version: Literal[1] = 1
+    version: str | None = None
     result_id: UUID
     request_id: str
     content_id: str

@@ -94,6 +94,7 @@ _FACTS: Document = {
     "attributes": EXAMPLE_REQUEST.attributes,
 }
 EXAMPLE_RESULT = ScoreResult(
+    version="0.1.0",
     status=Status.SCORED,
     decision=Decision.FLAG,
     reason_codes=(),
@@ -118,6 +119,7 @@ EXAMPLE_RESULT = ScoreResult(
     **_FACTS,
 )
 EXAMPLE_FAILED_RESULT = ScoreResult(
+    version="0.1.0",
     status=Status.FAILED,
     decision=None,
     reason_codes=(Reason.TRUNCATED,),

@@ -24,6 +24,7 @@ from scorer.messages import (
     result_id,
 )
 from scorer.model import Model
+from scorer.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ def _result(
     if not faces:
         causes = [image.failure or Unscorable(Reason.NO_FACE, "no face was found")]
     return ScoreResult(
+        version=VERSION,
         result_id=result_id(image.request, info.sha256 if info else None, model.digest, facts),
         request_id=image.request.request_id,
         content_id=image.request.content_id,

@@ -11,7 +11,7 @@ FROM ${PYTHON_IMAGE} AS wheel
 WORKDIR /src
 COPY deploy/docker/requirements/build.txt ./
 RUN pip install --no-cache-dir --no-deps --require-hashes --requirement build.txt
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY ingest ingest
 COPY scorer scorer
 COPY training training
@@ -35,5 +35,6 @@ ENV PATH=/opt/unlensed/bin:$PATH \
     PYTHONUNBUFFERED=1
 WORKDIR /work
 USER 65532:65532
+LABEL org.opencontainers.image.version="0.1.0" org.opencontainers.image.licenses="Apache-2.0"
 ENTRYPOINT ["unlensed-train"]
 CMD ["--help"]

@@ -19,7 +19,7 @@ FROM ${PYTHON_IMAGE} AS wheel
 WORKDIR /src
 COPY deploy/docker/requirements/build.txt ./
 RUN pip install --no-cache-dir --no-deps --require-hashes --requirement build.txt
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY ingest ingest
 COPY scorer scorer
 COPY training training
@@ -46,6 +46,7 @@ ENV PATH=/opt/unlensed/bin:/opt/tritonserver/bin:$PATH \
 WORKDIR /tmp
 USER 65532:65532
 EXPOSE 8001 8002
+LABEL org.opencontainers.image.version="0.1.0" org.opencontainers.image.licenses="Apache-2.0"
 ENTRYPOINT ["tritonserver", "--model-repository=/bundle", "--backend-directory=/opt/tritonserver/backends", \
             "--model-control-mode=explicit", "--load-model=face_features", \
             "--grpc-restricted-protocol=model-repository:none=none", "--allow-http=false", \
@@ -67,6 +68,7 @@ ENV HOME=/tmp \
 WORKDIR /tmp
 USER 65532:65532
 EXPOSE 8001 8002
+LABEL org.opencontainers.image.version="0.1.0" org.opencontainers.image.licenses="Apache-2.0"
 ENTRYPOINT ["tritonserver", "--model-repository=/bundle", \
             "--model-control-mode=explicit", "--load-model=face_features", \
             "--grpc-restricted-protocol=model-repository:none=none", "--allow-http=false", \

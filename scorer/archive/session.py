@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 
 from scorer.archive.commit import finish_run, read_errors
@@ -23,6 +22,7 @@ from scorer.face_boxes import Boxes, read_boxes
 from scorer.local_scorer import LocalScorer
 from scorer.payloads.names import escape_name
 from scorer.settings import Settings
+from scorer.version import VERSION
 
 PLAN_WAIT_S = 3600.0  # how long others wait for the process that plans
 READ_SHARE = 0.8  # of an image's time limit; an outage is told from a slow detector by who gives up
@@ -148,7 +148,7 @@ def join_run(  # noqa: PLR0913 - what the command line says
         "faces_sha256": faces_digest,
         "shard_images": shard_images,
     }
-    wanted = describe_run(settings, bundle, tuple(map(escape_name, archive.sources)), options, version("unlensed"))
+    wanted = describe_run(settings, bundle, tuple(map(escape_name, archive.sources)), options, VERSION)
 
     def make_plan(place: Path) -> tuple[int, str]:
         facts = write_plan(place, archive, settings.payloads, shard_images)

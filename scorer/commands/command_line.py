@@ -1,6 +1,5 @@
 """How a command of this project is called and how it ends: one sentence on standard error and one exit code."""
 
-import importlib.metadata
 import io
 import sys
 from collections.abc import Sequence
@@ -15,9 +14,10 @@ from ingest.detector_pool import SandboxBroken
 from ingest.device import DeviceUnavailable
 from scorer.commands.terminal import Terminal, print_traceback, tolerate_encoding
 from scorer.errors import Exit, UnlensedError, UsageError
-from scorer.extras import NEEDED, PACKAGE, describe_missing
+from scorer.extras import NEEDED, describe_missing
 from scorer.files import require_local
 from scorer.observe.printable import printable
+from scorer.version import PACKAGE, VERSION
 
 # Typer carries its own copy of Click under a private name; this is its ClickException, the base of usage errors.
 _CommandLineError: type[Any] = typer.BadParameter.__mro__[2]
@@ -48,7 +48,7 @@ class CommandGroup(TyperGroup):
 def print_version(*, wanted: bool) -> None:
     """Print the version and end, where it is wanted; a callback of `--version`."""
     if wanted:
-        print(f"{PACKAGE} {importlib.metadata.version(PACKAGE)}")  # noqa: T201 - the output asked for
+        print(f"{PACKAGE} {VERSION}")  # noqa: T201 - the output asked for
         raise typer.Exit(Exit.DONE)
 
 

@@ -26,6 +26,7 @@ from scorer.meaning import explain_decisions
 from scorer.observe.printable import printable
 from scorer.settings import Settings, load_settings
 from scorer.transport import require_private_transport
+from scorer.version import PACKAGE, VERSION
 
 # What no extra brings: it comes with the container that serves.
 TENSORRT = "the fastest engine on a GPU: builds and runs a bundle's plan; NVIDIA's containers bring it"
@@ -55,7 +56,8 @@ class Finding:
 
 def examine(bundle: Path | None, device: str | None, **trust: object) -> list[Finding]:
     """Look at every part that scoring needs, going on after a part that fails; `trust` are flags of `load_settings`."""
-    findings = [_present("python", platform.python_version(), f"on {platform.machine()}, {platform.system()}")]
+    findings = [_present(PACKAGE, VERSION, "this release")]
+    findings += [_present("python", platform.python_version(), f"on {platform.machine()}, {platform.system()}")]
     try:
         settings = load_settings(bundle=bundle, device=device, **trust)
     except SettingsError as error:

@@ -1,9 +1,12 @@
 """The Dockerfiles: what hadolint says, and what this project demands of them beyond it."""
 
+import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.deploy.images import DOCKER, ROOT, read_stages
 from tests.deploy.tools import find_tool
@@ -67,3 +70,15 @@ def test_builder_gets_what_is_copied(name: str) -> None:
             tracked = subprocess.run(["git", "ls-files", path], cwd=ROOT, capture_output=True, check=True).stdout  # noqa: S607 - git, from the PATH
             assert tracked, f"{path} is not tracked"
             assert any(path == entry or path.startswith(f"{entry}/") for entry in let_through), path
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in FILES if file.name != "bundle.Dockerfile"], ids=lambda file: file.name
+)
+def test_images_and_chart_state_the_release(file: Path) -> None:
+    """Labels and the chart's `appVersion` are the version of pyproject.toml."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    labels = re.findall(r'^LABEL .*image\.version="([^"]+)"', file.read_text(), re.MULTILINE)
+    starts = re.findall(r"^ENTRYPOINT", file.read_text(), re.MULTILINE)
+    assert labels == [version] * len(starts)
+    assert yaml.safe_load((ROOT / "deploy/helm/Chart.yaml").read_text())["appVersion"] == version
