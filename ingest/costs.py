@@ -10,6 +10,7 @@ CPU: at most 53 ns a pixel.
 
 from collections.abc import Sequence
 
+from ingest.damage import MAX_TAIL_BYTES
 from ingest.decode_batches import FaceGroup, is_huge
 from ingest.jobs import Kind
 from ingest.reasons import Reason, Unscorable
@@ -20,6 +21,7 @@ CPU_S = 1.5  # with the headers of 32 MiB and the decoder that is stopped, a ref
 CPU_S_PER_PIXEL = 1.5e-7
 JOB_BYTES = 64 << 20  # for the detector's network and the decoders' own needs
 _FILE_COPIES = 3  # taken apart, without metadata, and with codes inserted to measure damage
+_TAIL_BYTES = 4  # a pixel of a JPEG, at most twice `MAX_TAIL_BYTES`: codes behind its end, to measure damage
 _REGION_BYTES = 12  # a pixel around the faces: decoded, kept, decoded again, and compared where damage is measured
 # A pixel of the whole picture: Pillow makes several copies, and shows an upright one at full size.
 _WHOLE_BYTES: dict[str, dict[str, int]] = {
@@ -54,4 +56,6 @@ def _estimate_image(kind: Kind, group: FaceGroup) -> int:
     whole = _WHOLE_BYTES["cut_whole" if is_whole else kind][info.media_type] + info.pixel_bytes - 3
     region = group.find_region() if kind == "cut" and not is_whole else None
     cut = region.width * region.height * _REGION_BYTES if region else 0
-    return _FILE_COPIES * len(group.data) + info.width * info.height * whole + cut
+    pixels = info.width * info.height
+    tail = min(_TAIL_BYTES * pixels, 2 * MAX_TAIL_BYTES) if info.media_type == "image/jpeg" and kind != "show" else 0
+    return _FILE_COPIES * len(group.data) + pixels * whole + cut + tail

@@ -32,7 +32,7 @@ _STRAY_BYTES = 4  # cameras leave up to so many before the end marker; more must
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")  # `strip_metadata` has dropped the fill bytes before it
 _GAP_BYTES = 64  # inserted before a restart marker
 _MAX_RESTARTS = 500_000  # 128 megapixels in intervals of one MCU; bounds what is inserted
-_MAX_TAIL_BYTES = 32 * 2**20  # inserted before the end marker: half a byte a pixel, random codes take less
+MAX_TAIL_BYTES = 32 * 2**20  # inserted before the end marker: half a byte a pixel, random codes take less
 _MCU_PIXELS, _MCU_BYTES = 64, 128  # of the smallest one, and for the largest one
 
 
@@ -93,16 +93,16 @@ def _fill_gaps(bare: bytes, pixels: int) -> bytes:
     """Return the JPEG with more codes before each restart marker of its scans, and before its end marker."""
     gap = _make_codes(_GAP_BYTES)
     filled = jpeg.edit_scans(bare, lambda scan: _RESTART.sub(lambda marker: gap + marker[0], scan))
-    return filled[:-2].rstrip(b"\xff") + _make_tail(bare, pixels) + filled[-2:]
+    return b"".join((filled[:-2].rstrip(b"\xff"), _make_tail(bare, pixels), filled[-2:]))
 
 
 def _make_tail(bare: bytes, pixels: int) -> bytes:
     """Return codes for a whole picture of `pixels`, in restart intervals that go on from the last one of `bare`."""
     interval, last = jpeg.find_restarts(bare)
     if not interval:
-        return _make_codes(min(_GAP_BYTES + pixels // 2, _MAX_TAIL_BYTES))
+        return _make_codes(min(_GAP_BYTES + pixels // 2, MAX_TAIL_BYTES))
     codes = _make_codes(interval * _MCU_BYTES)
-    count = min(1 + pixels // (interval * _MCU_PIXELS), _MAX_TAIL_BYTES // len(codes))
+    count = min(1 + pixels // (interval * _MCU_PIXELS), MAX_TAIL_BYTES // len(codes))
     return b"".join(codes + bytes([0xFF, 0xD0 + (last + number) % 8]) for number in range(1, count + 1))
 
 

@@ -274,6 +274,17 @@ def keep_join(consumer: Any) -> None:  # noqa: ANN401 - the client ships no type
         coordinator.rejoin_needed = True
 
 
+def forget_drained(consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
+    """Let the client take up what it has fetched of a resumed partition; to be called before every `poll`.
+
+    It looks for that only where no other partition is in line, and keeps one there that has nothing left. What it has
+    fetched is not fetched again, so that the resumed partition would wait until another one has new records.
+    """
+    fetcher = consumer._fetcher  # noqa: SLF001 - there is no other way to it
+    if not fetcher._next_partition_records:  # noqa: SLF001
+        fetcher._next_partition_records = None  # noqa: SLF001
+
+
 def note_resets(consumer: Any) -> dict[TopicPartition, int]:  # noqa: ANN401 - the client ships no types
     """Return where positions will appear that the broker has no records for any more, before the client leaves them."""
     left: dict[TopicPartition, int] = {}

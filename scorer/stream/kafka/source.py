@@ -18,6 +18,7 @@ from scorer.stream.kafka.client import (
     Rebalances,
     RebalanceSignal,
     errors,
+    forget_drained,
     give_up_membership,
     is_replaced,
     keep_join,
@@ -87,6 +88,7 @@ class KafkaSource:
         until = time.monotonic() + timeout_s
         self._announce()
         polled: Mapping[KafkaTopicPartition, list[Any]] = {}
+        forget_drained(self._consumer)
         try:
             polled = self._consumer.poll(timeout_ms=timeout_s * 1000, max_records=max_records)
         except errors.KafkaError as error:

@@ -89,6 +89,30 @@ def test_pauses_hold_records_back(site: Site) -> None:
     turn_until([member], lambda: len(member.polled) == 40, "all records")
 
 
+def test_a_resumed_partition_goes_on_when_all_others_are_empty(site: Site) -> None:
+    """What was fetched of a partition before its pause comes after it, although another one was read to its end."""
+    site.create_topics(2)
+    site.produce(site.requests(40))
+    member = site.join()
+    first = None
+    while first is None:
+        first = next(iter(member.source.poll(0.05, 1)), None)
+    member.source.pause([first.topic_partition])
+    others = {
+        topic_partition
+        for topic_partition in (TopicPartition(site.stream.requests, each) for each in (0, 1))
+        if topic_partition != first.topic_partition
+    }
+    turn_until(
+        [member],
+        lambda: others and all(member.source.lag().get(topic_partition) == 0 for topic_partition in others),
+        "the other's end",
+    )
+    member.turn()
+    member.source.resume([first.topic_partition])
+    turn_until([member], lambda: len(member.polled) == 39, "all records")
+
+
 def test_rebalances_lose_and_repeat_nothing(site: Site) -> None:
     """While members come and go in good order, each record is acknowledged once, in order, and all are committed."""
     site.create_topics(6)
