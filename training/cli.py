@@ -1,4 +1,4 @@
-"""`unlensed-train`: photographs to bundle, one command a step; every step reads and writes one run folder."""
+"""The command `unlensed-train`: one command for each step from photographs to a bundle."""
 
 import os
 import shutil
@@ -24,15 +24,15 @@ class TrainingGroup(CommandGroup):
 
 app = typer.Typer(
     cls=TrainingGroup,
-    help="Photographs to bundle, one command a step; every step reads and writes one run folder.",
+    help="Train a bundle from photographs, one command for each step. Each step reads and writes one run folder.",
     epilog=describe_exits(),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 console = Terminal(stderr=True)
-# Errors of files and data that the steps raise as Python's own; the first that fits counts.
-OTHERS: dict[type[Exception], Exit] = {
+# The exit code of each built-in exception that the steps raise; the first matching class decides.
+EXITS_BY_ERROR: dict[type[Exception], Exit] = {
     DeviceUnavailable: Exit.BAD_CONFIGURATION,
     FileNotFoundError: Exit.BAD_DATA,
     ModuleNotFoundError: Exit.BAD_DATA,
@@ -46,19 +46,19 @@ def start(
     *,
     version: VersionOption = False,
 ) -> None:
-    """Photographs to bundle, one command a step; every step reads and writes one run folder."""
+    """Train a bundle from photographs, one command for each step. Each step reads and writes one run folder."""
 
 
 def check_recipe(name: str) -> str:
-    """Return `name`, or end with a usage error that lists the recipes."""
+    """Return `name`, or raise a usage error that lists the recipes."""
     if name not in RECIPES:
-        message = f"no recipe {name!r}; use one of {', '.join(RECIPES)}"
+        message = f"there is no recipe {name!r}; use one of {', '.join(RECIPES)}"
         raise typer.BadParameter(message)
     return name
 
 
 def split_pairs(texts: list[str] | None) -> list[tuple[str, Path]]:
-    """Return NAME and PATH of each NAME=PATH, or end with a usage error."""
+    """Return NAME and PATH of each NAME=PATH, or raise a usage error."""
     pairs = []
     for text in texts or ():
         name, equals, path = text.partition("=")
@@ -72,9 +72,10 @@ def split_pairs(texts: list[str] | None) -> list[tuple[str, Path]]:
 Run = Annotated[Path, typer.Argument(help="The run folder.", callback=local_path)]
 RecipeName = Annotated[str, typer.Option(help=f"One of {', '.join(RECIPES)}.", callback=check_recipe)]
 Threads = Annotated[int, typer.Option(help="CPU threads.", min=1)]
-TargetName = Annotated[Target, typer.Option(help="What runs the engine: openvino on CPUs, tensorrt on GPUs.")]
+TargetName = Annotated[Target, typer.Option(help="The engine's runtime: openvino on CPUs, tensorrt on GPUs.")]
 PrecisionName = Annotated[
-    Precision | None, typer.Option(help="Of the engine; else the recipe's for openvino, fp16 for tensorrt.")
+    Precision | None,
+    typer.Option(help="The engine's precision. Default: the recipe's for openvino, fp16 for tensorrt."),
 ]
 CORES = len(os.sched_getaffinity(0))
 OPTIMAL_BATCH = 64
@@ -83,10 +84,10 @@ OPTIMAL_BATCH = 64
 def choose_deployment(
     target: Target, precision: Precision | None, recipe: str = "starter", max_batch: int = 256
 ) -> Deployment:
-    """Return the engine that the options name, or end with a usage error."""
+    """Return the engine that the options name, or raise a usage error."""
     chosen = precision or ("fp16" if target == "tensorrt" else RECIPES[recipe]().precision)
     if chosen not in PRECISIONS[target]:
-        message = f"{chosen} is for GPUs (--target tensorrt); {target} has {', '.join(PRECISIONS[target])}"
+        message = f"{chosen} is for GPUs (--target tensorrt); {target} supports {', '.join(PRECISIONS[target])}"
         raise typer.BadParameter(message)
     return Deployment(target, chosen, BatchProfile(opt=min(OPTIMAL_BATCH, max_batch), max=max_batch))
 
@@ -96,39 +97,42 @@ def prepare(  # noqa: PLR0913, PLR0917 - one parameter an option
     out: Run,
     photos: Annotated[
         list[str] | None,
-        typer.Option(help="Photographs: a folder with a folder a source, FDF, CelebA-HQ, *.parquet, x-{00..15}.tar."),
+        typer.Option(
+            help="Photographs: a folder with one folder for each source, FDF, CelebA-HQ, *.parquet, x-{00..15}.tar."
+        ),
     ] = None,
     roles: Annotated[
-        Path | None, typer.Option("--roles", "--sources", help="Table with the columns source (or repo) and role.")
+        Path | None,
+        typer.Option("--roles", "--sources", help="CSV table with the columns source (or repo) and role."),
     ] = None,
     shares: Annotated[
-        str, typer.Option(help="Without a table: each role's share of the sources, by a hash of their names.")
+        str, typer.Option(help="Without a table: the share of sources for each role, chosen by a hash of their names.")
     ] = "train=0.7,fit=0.1,calibrate=0.1,test=0.1",
     landmarks: Annotated[
-        str | None, typer.Option(help="Folder of face_landmark_68_model.*, or face-alignment[:FOLDER].")
+        str | None, typer.Option(help="The folder of face_landmark_68_model.*, or face-alignment[:FOLDER].")
     ] = None,
     preview: Annotated[
-        Path | None, typer.Option(help="Write a contact sheet of the manipulations (PNG).", callback=local_path)
+        Path | None, typer.Option(help="Write a PNG that shows the manipulations.", callback=local_path)
     ] = None,
     recipe: RecipeName = "starter",
 ) -> None:
-    """Find, cut and describe the faces of the photographs. Ended at any point, the same command goes on from there."""
-    rule = RECIPES[recipe]()
+    """Find and cut the faces of the photographs. After an interruption, the same command resumes."""
+    settings = RECIPES[recipe]()
     if photos is None and preview is None:
-        message = "say with --photos where photographs are, or with --preview where to draw the prepared faces"
+        message = "give --photos (where the photographs are), or --preview (where to draw the prepared faces)"
         raise typer.BadParameter(message)
     if photos is not None:
         if landmarks is None:
-            message = "choose with --landmarks: the folder of face_landmark_68_model.*, or face-alignment"
+            message = "give --landmarks: the folder of face_landmark_68_model.*, or face-alignment"
             raise typer.BadParameter(message)
         from training.data.prepare import prepare_run
         from training.data.roles import RoleRule
 
-        prepare_run(out, photos, RoleRule.read(roles, shares), landmarks, rule, CORES, console)
+        prepare_run(out, photos, RoleRule.read(roles, shares), landmarks, settings, CORES, console)
     if preview is not None:
         from training.data.preview import draw_preview
 
-        console.print(f"{preview}: {draw_preview(out, rule, preview)} faces")
+        console.print(f"{preview}: {draw_preview(out, settings, preview)} faces")
 
 
 @app.command(short_help="Train the extractor.")
@@ -136,14 +140,14 @@ def train(
     run: Run,
     recipe: RecipeName = "starter",
     init: Annotated[
-        Path | None, typer.Option(help="Weights to start from, *.safetensors: what `import` wrote, or torchvision's.")
+        Path | None, typer.Option(help="Initial weights, *.safetensors: the output of `import`, or torchvision's.")
     ] = None,
     device: Annotated[Request, typer.Option(help="Where the network runs.")] = "auto",
     threads: Threads = CORES,
 ) -> None:
-    """Train the extractor on the role `train`; the role `fit` chooses the checkpoint.
+    """Train the extractor on the role `train`. The role `fit` selects the checkpoint.
 
-    Ended at any point, the same command goes on from there. With N GPUs:
+    After an interruption, the same command resumes. With N GPUs:
     `torchrun --no-python --nproc-per-node N unlensed-train train RUN`.
     """
     import torch
@@ -153,31 +157,32 @@ def train(
     from training.pretext.trainer import TrainOptions, train_extractor
 
     torch.set_num_threads(threads)
-    rule = RECIPES[recipe]()
-    network = build_network(rule)
+    settings = RECIPES[recipe]()
+    network = build_network(settings)
     chosen = resolve_device(device)
     console.print(f"training on {chosen.kind}: {chosen.reason}")
     options = TrainOptions(init, torch.device(chosen.kind), workers=threads, console=console)
-    train_extractor(network, load_role(run, "train"), load_role(run, "fit"), rule, run, options)
+    train_extractor(network, load_role(run, "train"), load_role(run, "fit"), settings, run, options)
 
 
 @app.command(name="import", short_help="Convert a published checkpoint to weights.")
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint as its publishers distribute it.")],
+    checkpoint: Annotated[Path, typer.Argument(help="The checkpoint file as published.")],
     out: Annotated[
         Path, typer.Option(help="The *.safetensors file to write, for `train --init`.", callback=local_path)
     ],
     kind: Annotated[
-        Literal["anomalies", "exif-as-language"], typer.Option(help="Whose it is; anomalies: the authors' extractor.")
+        Literal["anomalies", "exif-as-language"],
+        typer.Option(help="Which checkpoint it is. `anomalies` is the extractor of the paper's authors."),
     ] = "anomalies",
 ) -> None:
-    """Convert the authors' checkpoint or EXIF-as-language's, strictly; no code in the file can run."""
+    """Convert the checkpoint of the paper's authors or of EXIF-as-language. No code in the file is run."""
     from training.pretext.import_checkpoint import import_checkpoint
 
     console.print(import_checkpoint(checkpoint, kind, out))
 
 
-@app.command(short_help="Build the engine, and fit the mixture on its features.")
+@app.command(short_help="Build the engine and fit the mixture on its features.")
 def fit(
     run: Run,
     recipe: RecipeName = "starter",
@@ -185,41 +190,41 @@ def fit(
     precision: PrecisionName = None,
     threads: Threads = CORES,
 ) -> None:
-    """Build the engine and fit the mixture on features through it; a target for the GPU has results of its own."""
+    """Build the engine and fit the mixture on its features. Each target has its own results."""
     from training.steps import build_engine, fit_run
 
-    rule, deployment = RECIPES[recipe](), choose_deployment(target, precision, recipe)
-    build_engine(run, rule, deployment)
-    console.print(fit_run(run, rule, deployment, threads))
+    settings, deployment = RECIPES[recipe](), choose_deployment(target, precision, recipe)
+    build_engine(run, settings, deployment)
+    console.print(fit_run(run, settings, deployment, threads))
 
 
-@app.command(short_help="Score the photographs that p-values are counted against.")
+@app.command(short_help="Score the held-out photographs that p-values compare with.")
 def calibrate(
     run: Run, target: TargetName = "openvino", precision: PrecisionName = None, threads: Threads = CORES
 ) -> None:
-    """Score the role `calibrate`, which p-values are counted against, through the engine of `fit`."""
+    """Score the role `calibrate` with the engine and mixture of `fit`. P-values compare with these photographs."""
     from training.steps import calibrate_run
 
     console.print(calibrate_run(run, choose_deployment(target, precision), threads))
 
 
-@app.command(short_help="Measure how photographs and generated faces are told apart.")
+@app.command(short_help="Measure how well photographs and generated faces are separated.")
 def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     run: Run,
-    generated: Annotated[Path, typer.Option(help="Folder of generated faces, one folder a generator.")],
+    generated: Annotated[Path, typer.Option(help="Folder of generated faces, with one folder for each generator.")],
     features: Annotated[
         list[str] | None, typer.Option(help="Compare with clip, farl, exif_language or exif_l2r, each as NAME=PATH.")
     ] = None,
     ablation: Annotated[list[str] | None, typer.Option(help="Compare with another evaluated run, as NAME=RUN.")] = None,
     photographs: Annotated[
         Path | None,
-        typer.Option(help="Whole photographs in the folders fit/ and test/, for recipes that compare them."),
+        typer.Option(help="Folder with whole photographs in fit/ and test/, for recipes that compare whole pictures."),
     ] = None,
     recipe: RecipeName = "starter",
     threads: Threads = CORES,
 ) -> None:
-    """Measure how photographs and generated faces are told apart; write `evaluation.html` and `evaluation.json`."""
-    from training.evaluation.inputs import Extras
+    """Measure how well photographs and generated faces are separated; write `evaluation.html` and `evaluation.json`."""
+    from training.evaluation.inputs import Comparisons
     from training.evaluation.tables import print_tables
     from training.steps import evaluate_run
 
@@ -228,27 +233,28 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         from training.evaluation.features.compare import load_compared  # needs the extra `compare`
 
         compared[name] = load_compared(name, path, threads).extract
-    extras = Extras(photographs=photographs, features=compared, runs=dict(split_pairs(ablation)))
+    extras = Comparisons(photographs=photographs, features=compared, runs=dict(split_pairs(ablation)))
     print_tables(evaluate_run(run, generated, RECIPES[recipe](), threads, extras), Terminal())
-    console.print(f"the report: {run / 'evaluation.html'}", soft_wrap=True)
+    console.print(f"report: {run / 'evaluation.html'}", soft_wrap=True)
 
 
 @app.command(short_help="Write the bundle.")
 def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     run: Run,
-    out: Annotated[Path, typer.Option(help="The bundle's folder; its content is replaced.", callback=local_path)],
+    out: Annotated[Path, typer.Option(help="The bundle's folder. Its content is replaced.", callback=local_path)],
     recipe: RecipeName = "starter",
     target: TargetName = "openvino",
     precision: PrecisionName = None,
     max_batch: Annotated[
-        int, typer.Option(help="Of a GPU's plan: crops at once. Its memory grows with it.", min=1, max=4096)
+        int,
+        typer.Option(help="Largest batch of a TensorRT plan, in crops. Its memory grows with it.", min=1, max=4096),
     ] = 256,
     threads: Threads = CORES,
 ) -> None:
     """Write the bundle: engine, mixture, calibration, golden faces, detector, card, manifest.
 
-    For `--target tensorrt` the engine is an ONNX graph. Where it serves, `unlensed bundle build OUT` makes the plan of
-    it; where Torch-TensorRT and a GPU are at hand, it is made here and now.
+    For `--target tensorrt` the engine is an ONNX graph. `unlensed bundle build OUT` builds the plan from it on the
+    machine that serves. If Torch-TensorRT and a GPU are available, this command builds the plan at once.
     """
     from training.steps import write_bundle
 
@@ -264,5 +270,5 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 def main() -> None:
-    """Run the command line; exit codes are those of `unlensed`."""
-    run_command(app, "unlensed-train", OTHERS)
+    """Run the command line. The exit codes are those of `unlensed`."""
+    run_command(app, "unlensed-train", EXITS_BY_ERROR)

@@ -1,7 +1,7 @@
-"""Experiments as functions that return complete, frozen settings; the only home of training's knobs.
+"""The experiments: each function returns the complete, frozen settings of one. No setting of training is elsewhere.
 
-The paper and the authors' released code differ in many places; `paper` and `released` name both readings. One thing
-is in neither: the release resampled manipulated faces alone, so that resampling gave them away.
+The paper and the authors' released code differ in many places. `paper` and `released` are the two versions. One
+property of the release is left out: it resampled manipulated faces only, so that resampling alone identified them.
 """
 
 import math
@@ -21,14 +21,14 @@ class AugmentRule:
     """How a training face is drawn.
 
     Attributes:
-        manipulated_share: odds of a manipulated face; each of the four kinds has a quarter of them.
-        affine_scale: range of the piecewise affine's grid jitter, a share of the crop.
-        vertical_mouth: "mirror" flips the mouth upside down (the paper's words), "half_turn" rotates it (the release).
-        eyes: "any" flips the right eye, the left one or both; "one" always a single one (the release).
-        rotation_deg: largest rotation of the common resampling chain, either way.
-        zoom: largest relative zoom of the common chain, either way.
-        shift: largest shift of the common chain, a share of the crop.
-        warps: how many piecewise affine warps are made at the start, to be drawn from.
+        manipulated_share: probability of a manipulated face; each of the four kinds has a quarter of it.
+        affine_scale: range of the piecewise affine warp's grid jitter, as a share of the crop's side.
+        vertical_mouth: "mirror" flips the mouth upside down (the paper), "half_turn" rotates it (the release).
+        eyes: "any" flips the right eye, the left eye or both; "one" flips a single eye (the release).
+        rotation_deg: largest rotation of the common resampling chain, in both directions.
+        zoom: largest relative zoom of the common chain, in both directions.
+        shift: largest shift of the common chain, as a share of the crop's side.
+        warps: number of piecewise affine warps, which are made once at the start.
     """
 
     manipulated_share: float = 0.5
@@ -43,18 +43,18 @@ class AugmentRule:
 
 @dataclass(frozen=True, slots=True)
 class OptimiserRule:
-    """How gradients become steps, and how the rate falls.
+    """The optimiser and the schedule of its learning rate.
 
     Attributes:
         decay: "decoupled" is AdamW (the paper), "coupled" plain Adam with an L2 penalty (the release).
-        head_rate: learning rate of the new layers: the heads, and the one that makes 768 features of a trunk.
+        head_rate: learning rate of the new layers: the heads, and the layer that widens a backbone to 768 features.
         backbone_rate: learning rate of the pre-trained layers.
         weight_decay: strength of the decay.
         betas, epsilon: Adam's.
-        cosine_epochs: half a period of the cosine that the rates follow; None is the whole training. The release
-            takes 10 of 20 epochs, so that its rate is back at its start in the end.
-        rate_floor: what the cosine falls to.
-        stepwise: whether the rate changes with each step or only with each epoch.
+        cosine_epochs: half a period of the cosine schedule; None is the whole training. The release uses 10 of its
+            20 epochs, so its last epoch has the initial rate again.
+        rate_floor: the lowest rate of the cosine.
+        stepwise: whether the rate changes with each step; else with each epoch.
     """
 
     decay: Literal["decoupled", "coupled"]
@@ -70,12 +70,12 @@ class OptimiserRule:
 
 @dataclass(frozen=True, slots=True)
 class PairRule:
-    """Where the paper and the authors' release differ.
+    """The target and the predicted probability of a ranking pair, where the paper and the release differ.
 
     Attributes:
         thurstone_scale: factor of the difference of two scale values inside the normal distribution function;
-            1/sqrt(2) in the paper, 2 in the release.
-        tie_target: probability asked of two equal tags; 1 in the paper (`>=`), 0.5 in the release.
+            1/sqrt(2) in the paper (Eq. 2), 2 in the release.
+        tie_target: target probability of two equal tags; 1 in the paper (`>=` in Eq. 1), 0.5 in the release.
     """
 
     thurstone_scale: float = 1 / math.sqrt(2)
@@ -84,12 +84,12 @@ class PairRule:
 
 @dataclass(frozen=True, slots=True)
 class LossRule:
-    """Eqs. 1 to 6 of the paper and what the release made of them.
+    """The loss of a batch: Eqs. 1 to 6 of the paper (section II-A), and where the release differs.
 
     Attributes:
-        pairs: reading of Eqs. 1 and 2.
-        ranking_weight: of the mean of the four ranking losses; 0 leaves the EXIF task out.
-        manipulation_weight: of Eq. 5; 0 leaves the manipulation task out.
+        pairs: Eqs. 1 and 2.
+        ranking_weight: of the mean of the four ranking losses; 4 is their sum, as in Eq. 6. 0 leaves the EXIF task out.
+        manipulation_weight: of the manipulation loss (Eq. 4); 0 leaves the manipulation task out.
         rank_manipulated: whether manipulated faces take part in ranking pairs (the release) or not (the paper).
     """
 
@@ -101,7 +101,7 @@ class LossRule:
 
 @dataclass(frozen=True, slots=True)
 class MixtureShape:
-    """A mixture to try: kind of covariance, number of components, and how far correlations are shrunk to zero."""
+    """A candidate mixture: kind of covariance, number of components, and shrinkage of the correlations (0 to 1)."""
 
     covariance: Covariance
     components: int
@@ -113,10 +113,10 @@ class MixtureRule:
     """How the mixture is fitted.
 
     Attributes:
-        shapes: compared by the likelihood of held-out sources; a single one is taken as it is.
-        role_sets: whose photographs are fitted; compared likewise.
+        shapes: candidates, compared by the likelihood of held-out sources; a single candidate is fitted directly.
+        role_sets: candidate sets of roles to fit on, compared in the same way.
         variance_floor: added to every variance, as a share of the mean variance.
-        variance_added: added to every variance, absolutely (scikit-learn's `reg_covar`).
+        variance_added: added to every variance, as an absolute value (scikit-learn's `reg_covar`).
         seed: of the initialisation.
     """
 
@@ -135,27 +135,27 @@ class Recipe:
     """One complete experiment.
 
     Attributes:
-        name: recorded in checkpoints and bundles.
+        name: is recorded in checkpoints and bundles.
         seed: of every random choice.
-        backbone: the network below the 768 features.
-        frozen_blocks: how many of the backbone's first blocks keep their initial weights and statistics, and the
-            stem with them; 0 freezes nothing. ResNet-50 has 4 blocks (its layers), the cut EfficientNet-Lite0 11.
-        frozen_statistics: whether batch normalisation keeps the statistics that it starts with, in every block.
-        centred_heads: whether the heads see features centred and scaled over the batch.
-        batch_size: faces; the ranking loss sees all pairs of a batch, over all ranks and micro-batches.
-        micro_batch: faces that go through the network at once on each rank; None is the rank's whole share.
+        backbone: the network that computes the 768 features.
+        frozen_blocks: number of the backbone's first blocks that, with the stem, keep their initial weights and
+            statistics; 0 freezes nothing. ResNet-50 has 4 blocks (its layers), the shortened EfficientNet-Lite0 has 11.
+        frozen_statistics: whether batch normalisation keeps its initial statistics in every block.
+        centred_heads: whether the heads receive features centred and scaled over the batch.
+        batch_size: in faces; the ranking loss uses all pairs of a batch, over all ranks and micro-batches.
+        micro_batch: faces in one forward pass on each rank; None is the rank's whole share.
         epochs: passes over the training faces.
         bf16: whether the network runs under BF16 autocast.
-        optimiser: how gradients become steps.
-        losses: what is minimised.
-        augment: how faces are drawn.
-        preprocess: how a face is cut and scaled; the bundle states the same.
+        optimiser: the optimiser and its schedule.
+        losses: the loss.
+        augment: how training faces are drawn.
+        preprocess: how a face is cut and scaled; the bundle contains the same settings.
         mixture: how the mixture is fitted.
-        threshold_on: whose 5th percentile of the likelihood is the threshold of the comparable evaluation:
-            "train" is the photographs that the mixture was fitted on (paper and release), "calibrate" held-out ones.
-        test_crop: what the comparable evaluation takes of a picture: its "face", or the whole "image" (the release).
+        threshold_on: the photographs whose 5th percentile of the log-likelihood is the threshold under the paper's
+            protocol: "train", those that the mixture was fitted on (paper and release), or "calibrate", held-out ones.
+        test_crop: the part of a picture that the paper's protocol scores: its "face", or the whole "image" (release).
         precision: of the deployed engine.
-        min_face_px: shortest side of a face that is used.
+        min_face_px: faces with a shorter side than this are not used.
     """
 
     name: str
@@ -180,7 +180,7 @@ class Recipe:
 
 
 def paper() -> Recipe:
-    """Return the experiment as the paper describes it (sections III and IV-A)."""
+    """Return the experiment as the paper describes it (sections II and III-A)."""
     return Recipe(
         name="paper",
         seed=2024,
@@ -200,8 +200,8 @@ def paper() -> Recipe:
 def released() -> Recipe:
     """Return the experiment as the authors' released code runs it, without its resampling confound.
 
-    The release starts from EXIF-as-language's weights (`--init` with an import of them), not from ImageNet's; it
-    also trains on a last, smaller batch, which is dropped here.
+    The release, like the paper, starts from the weights of EXIF-as-language: convert them with `import` and pass them
+    as `--init`. The release also trains on a last, smaller batch, which is dropped here.
     """
     return replace(
         paper(),
@@ -229,7 +229,7 @@ def released() -> Recipe:
 
 
 def exif_only() -> Recipe:
-    """Return the ablation that only ranks EXIF tags (EXIF-L2R of Table II): no manipulated face is drawn."""
+    """Return the ablation with the EXIF ranking task only (EXIF-L2R of Table II); no manipulated face is drawn."""
     rule = paper()
     return replace(
         rule,
@@ -240,16 +240,16 @@ def exif_only() -> Recipe:
 
 
 def face_only() -> Recipe:
-    """Return the ablation that only spots manipulated faces."""
+    """Return the ablation with the manipulation task only (Table III)."""
     rule = paper()
     return replace(rule, name="face_only", losses=replace(rule.losses, ranking_weight=0.0))
 
 
 def starter() -> Recipe:
-    """Return the recipe of the starter bundle: minutes on two cores, a demonstration of the method.
+    """Return the recipe of the starter bundle, a demonstration of the method that trains in minutes on two cores.
 
-    The early blocks keep their ImageNet weights: with a few hundred photographs, most of them from two
-    cameras, they are not worth the two thirds of the time that training them would take.
+    The early blocks keep their ImageNet weights. Training them would take two thirds of the time, which is not worth
+    it with a few hundred photographs, most of them from two cameras.
     """
     return Recipe(
         name="starter",

@@ -1,4 +1,4 @@
-"""The steps after training, on one run folder: engine, mixture, calibration, evaluation, bundle."""
+"""The steps after training: engine, mixture, calibration, evaluation and bundle of one run folder."""
 
 import json
 import platform
@@ -26,9 +26,9 @@ from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
 from training.data import detector
 from training.data.shards import load_role
 from training.evaluation.card import LICENCE, write_card
-from training.evaluation.inputs import Extras, Subject
+from training.evaluation.inputs import Comparisons, EvaluatedRun
 from training.evaluation.pretext import measure_pretext
-from training.evaluation.run import evaluate_subject, read_report
+from training.evaluation.run import measure_run, read_report
 from training.evaluation.stated import state_evaluation
 from training.export.features import extract_features
 from training.export.golden import draw_golden_images
@@ -38,9 +38,9 @@ from training.export.openvino import export_extractor
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR, PRECISIONS, Deployment
 from training.export.torch_tensorrt_plan import build_plan_of_network, find_obstacle
 from training.export.triton_repository import write_repository
-from training.mixture.calibrate import describe_calibration, name_calibration, score_held_out
+from training.mixture.calibrate import describe_calibration, make_calibration_id, score_held_out
 from training.mixture.em import EmProgress
-from training.mixture.fit import choose_mixture, describe, load_array_module
+from training.mixture.fit import choose_mixture, describe_shape, load_array_module
 from training.pretext.checkpoints import load_checkpoint
 from training.pretext.network import FEATURE_SIZE, build_network
 from training.recipes import Recipe
@@ -51,14 +51,14 @@ TOOLS: dict[Target, tuple[str, ...]] = {
     "tensorrt": ("torch", "onnx", "onnxscript", "onnxruntime", "nvidia-dali-cuda130"),
 }
 PLAN_NOTE = (
-    "Build with the TensorRT that serves (10.15 or newer; 11 takes --stronglyTyped and needs it no more), on the model "
-    "of GPU that serves: `unlensed bundle build` does so, and writes build.json, which this command does not."
+    "Build with the TensorRT version that serves (10.15 or newer; 11 accepts --stronglyTyped but does not need it), on "
+    "the GPU model that serves. `unlensed bundle build` does this and also writes build.json; this command does not."
 )
-GOLDEN_SHARE_OF_SPREAD = 0.05  # of the interquartile range, which an outlier does not widen
+GOLDEN_TOLERANCE_SHARE = 0.05  # of the interquartile range, which an outlier does not widen
 
 
 def build_engine(run: Path, recipe: Recipe, deployment: Deployment) -> Path:
-    """Export the run's best checkpoint for `deployment`; quantisation ranges come from training photographs."""
+    """Export the run's best checkpoint for `deployment`. Training photographs give the quantisation ranges."""
     network = build_network(recipe)
     load_checkpoint(run / "best.safetensors", network)
     crops = load_role(run, "train").crops
@@ -71,14 +71,14 @@ def build_engine(run: Path, recipe: Recipe, deployment: Deployment) -> Path:
 def fit_run(
     run: Path, recipe: Recipe, deployment: Deployment, threads: int, console: Console | None = None
 ) -> dict[str, object]:
-    """Fit the mixture on the recipe's roles through the engine; write `mixture.npz` and `fit.json`.
+    """Fit the mixture on the engine's features of the recipe's roles; write `mixture.npz` and `fit.json`.
 
     Args:
-        run: holds the faces and the engine.
-        recipe: names candidates and roles.
+        run: folder with the faces and the engine.
+        recipe: names the candidates and the roles.
         deployment: the engine.
         threads: of the engine.
-        console: on stderr, for progress.
+        console: shows progress; stderr by default.
 
     Raises:
         ValueError: too few faces or sources for any candidate.
@@ -103,7 +103,7 @@ def fit_run(
     )
     summary: dict[str, object] = {
         "precision": deployment.precision,
-        "shape": describe(fitted.shape),
+        "shape": describe_shape(fitted.shape),
         "roles": list(fitted.roles),
         "faces": sum(len(features[role]) for role in fitted.roles),
         "held_out_nats": fitted.held_out_nats,
@@ -121,27 +121,27 @@ def fit_run(
 
 
 def show_iteration(progress: Progress, mixture: str, em: EmProgress) -> None:
-    """Show an iteration of the mixture that is being fitted; the next mixture's start from 1 again."""
+    """Show one EM iteration. The iterations of the next mixture start from 1 again."""
     if em.iteration <= progress.done:
         progress.begin(None)
     progress.advance(em.iteration - progress.done, mixture=mixture, bound_nats=round(em.bound_nats, 4))
 
 
 def read_mixture(results: Path) -> GaussianMixture:
-    """Read what `fit_run` wrote into a deployment's results.
+    """Read the mixture that `fit_run` wrote into a deployment's results.
 
     Raises:
-        FileNotFoundError: `fit` has not run.
+        FileNotFoundError: `fit` has not been run.
     """
     with np.load(results / "mixture.npz", allow_pickle=False) as arrays:
         return GaussianMixture(**{name: arrays[name] for name in arrays.files})
 
 
 def find_deployment(run: Path, wanted: Deployment) -> Deployment:
-    """Return `wanted` at the precision that `fit` was run with; a run has one for OpenVINO, named by its `fit.json`.
+    """Return `wanted` at the precision of the run's `fit.json`; for OpenVINO a run has one precision only.
 
     Raises:
-        FileNotFoundError: `fit` has not run for this target.
+        FileNotFoundError: `fit` has not been run for this target.
     """
     path = wanted.results(run) / "fit.json"
     if not path.exists():
@@ -152,13 +152,13 @@ def find_deployment(run: Path, wanted: Deployment) -> Deployment:
 
 
 def calibrate_run(run: Path, deployment: Deployment, threads: int) -> dict[str, object]:
-    """Score the role `calibrate` through the fitted engine; write `calibration.npz` and `calibration.json`.
+    """Score the role `calibrate` with the fitted engine; write `calibration.npz` and `calibration.json`.
 
     Returns:
         The content of `calibration.json`: thresholds with their intervals, and the rates that n cannot support.
 
     Raises:
-        FileNotFoundError: `fit` has not run.
+        FileNotFoundError: `fit` has not been run.
         ValueError: a face has no finite log-likelihood.
     """
     deployment = find_deployment(run, deployment)
@@ -173,19 +173,19 @@ def calibrate_run(run: Path, deployment: Deployment, threads: int) -> dict[str, 
 
 
 def evaluate_run(
-    run: Path, generated: Path, recipe: Recipe, threads: int, extras: Extras | None = None
+    run: Path, generated: Path, recipe: Recipe, threads: int, comparisons: Comparisons | None = None
 ) -> dict[str, object]:
     """Measure the run on the role `test` and on generated pictures; write `evaluation.json` and `evaluation.html`.
 
     Args:
         run: folder that was prepared, trained, fitted and calibrated.
-        generated: one folder of pictures a generator.
+        generated: folder with one folder of pictures for each generator.
         recipe: of the run.
         threads: CPU threads.
-        extras: other features, other runs, and photographs to compare as a whole.
+        comparisons: other features, other runs and whole photographs to compare with.
 
     Raises:
-        FileNotFoundError: an earlier step has not run, or a folder is missing or empty.
+        FileNotFoundError: an earlier step has not been run, or a folder is missing or empty.
     """
     checkpoint = run / "best.safetensors"
     engines: dict[str, Path] = {}
@@ -195,19 +195,19 @@ def evaluate_run(
         if not built.exists() or built.stat().st_mtime < checkpoint.stat().st_mtime:
             build_engine(run, recipe, deployment)
     pretext = measure_pretext(checkpoint, load_role(run, "test"), recipe)
-    subject = Subject(run, recipe, partial(load_role, run), read_mixture(run), engines, threads, pretext)
-    return evaluate_subject(subject, generated, extras or Extras(), Terminal(stderr=True))
+    evaluated = EvaluatedRun(run, recipe, partial(load_role, run), read_mixture(run), engines, threads, pretext)
+    return measure_run(evaluated, generated, comparisons or Comparisons(), Terminal(stderr=True))
 
 
 def write_golden(results: Path, engine: Path, threads: int) -> None:
-    """Write `golden.npz` into a deployment's `results`: pictures, boxes, and the engine's answers to them."""
+    """Write `golden.npz` into a deployment's `results`: pictures, boxes, and the engine's features and scores."""
     spec = PreprocessSpec()
     images, boxes = draw_golden_images()
     faces = [
         EncodedFace.around(data, probe_image(data), FaceBox(*map(float, box)), spec)
         for data, box in zip(images, boxes, strict=True)
     ]
-    crops = np.stack(FaceCropper(spec, threads, len(faces)).crop(faces))  # type: ignore[arg-type]  # each box lies inside its sound picture
+    crops = np.stack(FaceCropper(spec, threads, len(faces)).crop(faces))  # type: ignore[arg-type]  # each picture is valid and contains its box
     features = extract_features(engine, crops, threads)
     np.savez_compressed(
         results / "golden.npz",
@@ -220,10 +220,10 @@ def write_golden(results: Path, engine: Path, threads: int) -> None:
 
 
 def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int) -> Path:
-    """Assemble the deployment's bundle from the steps' results and return its folder.
+    """Assemble the deployment's bundle from the results of the steps and return its folder.
 
     Raises:
-        FileNotFoundError: a step has not run yet.
+        FileNotFoundError: a step has not been run.
     """
     deployment = find_deployment(run, deployment)
     results, engine = deployment.results(run), deployment.engine(run)
@@ -247,13 +247,13 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
         **describe_engine(deployment),
         "detector": DetectorSpec(),
         "mixture_components": len(read_mixture(results).weights),
-        "calibration_id": name_calibration(values),
+        "calibration_id": make_calibration_id(values),
         "calibration_size": len(values),
         "calibration_photographs": json.loads((results / "calibration.json").read_text(encoding="utf-8"))[
             "photographs"
         ],
         "golden_tolerance_nats": round(
-            GOLDEN_SHARE_OF_SPREAD * float(np.subtract(*np.percentile(values, [75, 25]))), 2
+            GOLDEN_TOLERANCE_SHARE * float(np.subtract(*np.percentile(values, [75, 25]))), 2
         ),
         "provenance": {
             "created_at": created,
@@ -275,10 +275,10 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
 
 
 def add_plan(run: Path, folder: Path, recipe: Recipe, deployment: Deployment) -> str:
-    """Build the plan of the bundle in `folder` from the network itself where that can be done here; say what was done.
+    """Build the plan of the bundle in `folder` from the network if this machine can; return what was done.
 
     Raises:
-        BundleMismatch: Torch-TensorRT built something else than the manifest states; the bundle is whole without it.
+        BundleMismatch: the plan differs from the manifest; the bundle is complete without it.
     """
     if obstacle := find_obstacle(deployment):
         return f"no plan yet ({obstacle}): run `unlensed bundle build {folder}` on the GPU that serves"
@@ -289,7 +289,7 @@ def add_plan(run: Path, folder: Path, recipe: Recipe, deployment: Deployment) ->
 
 
 def describe_engine(deployment: Deployment) -> dict[str, object]:
-    """Return the manifest's fields of an engine and, for a GPU, how its plan is built."""
+    """Return the manifest's fields of an engine and, for a GPU, of the build of its plan."""
     fields: dict[str, object] = {
         "target": deployment.target,
         "preprocess": PreprocessSpec(),

@@ -25,8 +25,8 @@ from rich.table import Table
 from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
 from training.pretext.backward import embed
-from training.pretext.batch_makers import choose_maker
-from training.pretext.batches import Batch, BatchPlan, draw_epoch
+from training.pretext.batch_makers import choose_batch_maker
+from training.pretext.batches import Batch, BatchPlan, iterate_epoch
 from training.pretext.checkpoints import TrainingPosition
 from training.pretext.distributed import Ranks
 from training.pretext.network import build_network
@@ -76,7 +76,7 @@ def measure(recipe: Recipe, steps: int, rounds: int, device: torch.device) -> tu
     network = build_network(recipe).to(device, memory_format=torch.channels_last).train()
     sampler = make_sampler(recipe.preprocess.size, WIDE_SIZE, recipe.augment, recipe.seed)
     plan = BatchPlan(faces, sampler, recipe.seed, recipe.batch_size)
-    maker = choose_maker(plan, device)
+    maker = choose_batch_maker(plan, device)
     cv2.setNumThreads(1)
     training = Training(network, recipe, Path(), TrainOptions(device=device), Ranks(device=device))
     training.optimiser = make_optimiser(network, recipe.optimiser)
@@ -84,7 +84,7 @@ def measure(recipe: Recipe, steps: int, rounds: int, device: torch.device) -> tu
     whole, bare = [], []
     with ThreadPoolExecutor(CORES) as pool:
         for epoch in range(rounds):
-            batches = draw_epoch(plan, maker, epoch, 0, pool)
+            batches = iterate_epoch(plan, maker, epoch, 0, pool)
             batch = next(batches).to(device)
             training.take_step(batch)  # warms up, and gives the workers the lead that they have in the long run
 

@@ -1,4 +1,4 @@
-"""The command `unlensed-train`: what it refuses, in one sentence and with which exit code."""
+"""The command `unlensed-train`: its errors and exit codes."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ from training.cli import main
         (["import", "{run}/weights.pth", "--out", "s3://bucket/run"], 2, "s3://bucket/run is a URI"),
     ],
 )
-def test_refusals_are_sentences(
+def test_errors_name_the_cause(
     arguments: list[str],
     code: int,
     named: str,
@@ -33,7 +33,7 @@ def test_refusals_are_sentences(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Each wrong call names what is wrong, and has the exit code of its kind."""
+    """The error of each wrong call names the cause, and the exit code is that of its kind."""
     monkeypatch.setattr(sys, "argv", ["unlensed-train", *(text.format(run=tmp_path) for text in arguments)])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -42,7 +42,7 @@ def test_refusals_are_sentences(
 
 
 def test_help_loads_no_framework() -> None:
-    """Asking for help waits for neither PyTorch nor DALI."""
+    """The help imports neither PyTorch nor DALI."""
     program = "import sys, training.cli; print('torch' in sys.modules, 'nvidia.dali' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

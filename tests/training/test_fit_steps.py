@@ -1,4 +1,4 @@
-"""`fit` and `calibrate` on a run folder: features through a real engine, reports that say what was found."""
+"""`fit` and `calibrate` on a run folder, with features of a real engine."""
 
 import io
 import json
@@ -29,14 +29,14 @@ ENGINE = Deployment("openvino", "fp32")
 
 @pytest.fixture(name="recipe", scope="module")
 def fixture_recipe() -> Recipe:
-    """The starter's recipe with two quick candidates, the second of which cannot be fitted."""
+    """The starter's recipe with two small candidates, the second of which cannot be fitted."""
     shapes = (MixtureShape("diag", 2), MixtureShape("diag", 4000))
     return replace(starter(), precision="fp32", mixture=MixtureRule(shapes, role_sets=(("fit",),)))
 
 
 @pytest.fixture(name="run", scope="module")
 def fixture_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with nothing but an engine."""
+    """A run folder that contains only an engine."""
     run = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     network = nn.Sequential(
@@ -48,7 +48,7 @@ def fixture_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def fixture_faces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every role has 150 plain faces of 90 photographs of three sources, the same each time it is read."""
+    """Every role has 150 synthetic faces of 90 photographs from three sources, the same on every call."""
 
     def load(_: Path, role: str) -> SimpleNamespace:
         rng = np.random.default_rng(len(role))
@@ -64,7 +64,7 @@ def fixture_faces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_fit_then_calibrate(run: Path, recipe: Recipe) -> None:
-    """The reports name the shape, the bound, what was refused and why; thresholds come with what n cannot support."""
+    """The reports contain the shape, the bound, refused candidates, thresholds and unsupported rates."""
     with pytest.raises(FileNotFoundError, match=r"no fit.json: run `unlensed-train fit`"):
         steps.calibrate_run(run, ENGINE, 1)
     report = steps.fit_run(run, recipe, ENGINE, 1)
@@ -83,12 +83,14 @@ def test_fit_then_calibrate(run: Path, recipe: Recipe) -> None:
         assert (np.diff(arrays["log_likelihoods"]) >= 0).all()
 
 
-def test_progress_counts_each_mixture_s_iterations(run: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A line has the mixture, its iteration and the bound; the next mixture's iterations start from 1 again."""
+def test_progress_counts_the_iterations_of_each_mixture(
+    run: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line has the mixture, its iteration and the bound; the iterations of the next mixture start from 1 again."""
     monkeypatch.setattr(progress, "INTERVAL_S", 0.0)
-    told = io.StringIO()
-    steps.fit_run(run, recipe, ENGINE, 1, Console(file=told))
-    lines = [json.loads(line) for line in told.getvalue().splitlines()]
+    output = io.StringIO()
+    steps.fit_run(run, recipe, ENGINE, 1, Console(file=output))
+    lines = [json.loads(line) for line in output.getvalue().splitlines()]
     assert set(lines[0]) == {"done", "total", "iterations_per_s", "left_s", "mixture", "bound_nats"}
     counted = [line["done"] for line in lines]
     assert counted.count(1) > 1
@@ -96,15 +98,15 @@ def test_progress_counts_each_mixture_s_iterations(run: Path, recipe: Recipe, mo
 
 
 def test_progress_on_a_terminal_is_one_line(run: Path, recipe: Recipe) -> None:
-    """A terminal shows the candidate, the iteration and the bound in a line that is erased in the end."""
-    told = io.StringIO()
-    steps.fit_run(run, recipe, ENGINE, 1, Console(file=told, force_terminal=True, width=120))
-    assert "fitting" in told.getvalue()
-    assert "{" not in told.getvalue()
+    """A terminal shows the candidate, the iteration and the bound in one line, which is finally erased."""
+    output = io.StringIO()
+    steps.fit_run(run, recipe, ENGINE, 1, Console(file=output, force_terminal=True, width=120))
+    assert "fitting" in output.getvalue()
+    assert "{" not in output.getvalue()
 
 
-def test_a_target_has_results_of_its_own(run: Path, recipe: Recipe) -> None:
-    """For TensorRT, mixture and calibration come from the ONNX graph and lie apart from those for OpenVINO."""
+def test_each_target_has_its_own_results(run: Path, recipe: Recipe) -> None:
+    """For TensorRT, mixture and calibration come from the ONNX graph and are in another folder than OpenVINO's."""
     deployment = Deployment("tensorrt", "fp16")
     with pytest.raises(FileNotFoundError, match=r"no fit.json: run `unlensed-train fit` first, with --target tensorrt"):
         steps.calibrate_run(run, deployment, 1)

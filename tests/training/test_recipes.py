@@ -1,4 +1,4 @@
-"""Each difference between the paper and the authors' release, by name; and what the ablations leave out."""
+"""The differences between the paper and the authors' release, and the ablations."""
 
 import dataclasses
 import math
@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from ingest.spec import PreprocessSpec
-from training.pretext.optimiser import cosine_share, make_optimiser
+from training.pretext.optimiser import cosine_factor, make_optimiser
 from training.recipes import RECIPES, MixtureShape, Recipe, exif_only, face_only, paper, released, starter
 
 
 def test_thurstone_scale_and_ties() -> None:
-    """Eq. 2 divides by sqrt(2), the release multiplies by 2; ties are certain in Eq. 1, even in the release."""
+    """Eq. 2 divides by sqrt(2), the release multiplies by 2; the target of equal tags is 1 in Eq. 1, 0.5 in the release."""
     ours, theirs = paper().losses.pairs, released().losses.pairs
     assert (ours.thurstone_scale, ours.tie_target) == (pytest.approx(1 / math.sqrt(2)), 1.0)
     assert (theirs.thurstone_scale, theirs.tie_target) == (2.0, 0.5)
@@ -23,7 +23,7 @@ def test_thurstone_scale_and_ties() -> None:
 
 
 def test_optimisers() -> None:
-    """The paper decouples a decay of 1e-4 (AdamW); the release couples it, with its own betas and epsilon."""
+    """The paper has a decoupled decay of 1e-4 (AdamW), the release a coupled one, with other betas and epsilon."""
     network = torch.nn.Linear(2, 2)
     ours, theirs = (make_optimiser(network, recipe().optimiser) for recipe in (paper, released))
     assert type(ours) is torch.optim.AdamW
@@ -34,19 +34,19 @@ def test_optimisers() -> None:
 
 
 def test_schedules() -> None:
-    """20 epochs of batches of 256 from 1e-5; the rate ends at zero in the paper, where it was in the release."""
+    """Both train 20 epochs with batches of 256 from 1e-5; the last rate is 0 in the paper, 1e-5 in the release."""
     for recipe in (paper(), released()):
         assert (recipe.batch_size, recipe.epochs) == (256, 20)
         assert recipe.optimiser.head_rate == recipe.optimiser.backbone_rate == 1e-5
     ours, theirs = paper().optimiser, released().optimiser
     assert theirs.rate_floor == 1e-7
-    assert cosine_share(ours, 2000, 100, 20) == pytest.approx(0)
-    assert cosine_share(theirs, 1000, 100, 20) == pytest.approx(0)
-    assert cosine_share(theirs, 2000, 100, 20) == pytest.approx(1)
+    assert cosine_factor(ours, 2000, 100, 20) == pytest.approx(0)
+    assert cosine_factor(theirs, 1000, 100, 20) == pytest.approx(0)
+    assert cosine_factor(theirs, 2000, 100, 20) == pytest.approx(1)
 
 
 def test_sampling_and_manipulations() -> None:
-    """Every second face is manipulated in both; the release turns mouths by half, flips one eye, and warps more."""
+    """Both manipulate half of the faces; the release rotates mouths by 180 degrees, flips one eye and warps more."""
     ours, theirs = paper().augment, released().augment
     assert ours.manipulated_share == theirs.manipulated_share == 0.5
     assert (ours.vertical_mouth, ours.eyes) == ("mirror", "any")
@@ -55,13 +55,13 @@ def test_sampling_and_manipulations() -> None:
 
 
 def test_weights_of_the_losses() -> None:
-    """The paper takes the mean of the four ranking losses, the release their sum; manipulations weigh one in both."""
+    """`paper` uses the mean of the four ranking losses, `released` their sum; both weigh manipulations with 1."""
     assert (paper().losses.ranking_weight, released().losses.ranking_weight) == (1.0, 4.0)
     assert paper().losses.manipulation_weight == released().losses.manipulation_weight == 1.0
 
 
 def test_mixtures_and_thresholds() -> None:
-    """Full covariances, 8 components in the paper and 12 in the release; the threshold lies where they are fitted."""
+    """Both use full covariances, with 8 components in the paper, 12 in the release, and thresholds of fitted faces."""
     assert paper().mixture.shapes == (MixtureShape("full", 8),)
     assert released().mixture.shapes == (MixtureShape("full", 12),)
     for rule in (paper().mixture, released().mixture):
@@ -72,14 +72,14 @@ def test_mixtures_and_thresholds() -> None:
 
 
 def test_cutting_a_face() -> None:
-    """Both cut 1.3 times the box and stretch it to 224 pixels; only the release resizes without antialias."""
+    """Both cut 1.3 times the box and resize it to 224 pixels; only the release resizes without antialiasing."""
     assert dataclasses.replace(released().preprocess, antialias=True) == paper().preprocess == PreprocessSpec()
     assert (PreprocessSpec().margin, PreprocessSpec().size) == (1.3, 224)
     assert not released().preprocess.antialias
 
 
 def test_ablations_leave_one_task_out() -> None:
-    """They are the paper's recipe but for the task, and EXIF ranking alone draws no manipulated face."""
+    """They are the paper's recipe without one task; without the manipulation task no manipulated face is drawn."""
     assert exif_only().losses.manipulation_weight == 0
     assert exif_only().augment.manipulated_share == 0
     assert face_only().losses.ranking_weight == 0
@@ -90,13 +90,13 @@ def test_ablations_leave_one_task_out() -> None:
     assert without_task(exif_only()) == without_task(face_only()) == without_task(paper())
 
 
-def test_starter_is_small_and_judged_on_held_out_photographs() -> None:
-    """The starter's threshold lies on photographs that nothing was fitted on."""
+def test_starter_is_small_and_has_a_held_out_threshold() -> None:
+    """The starter's threshold comes from photographs on which nothing was fitted."""
     assert starter().backbone == "efficientnet_lite0"
     assert starter().threshold_on == "calibrate"
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_names_are_the_recipes_own(name: str) -> None:
-    """A recipe is found by the name that it records."""
+    """Each recipe has the name under which it is listed."""
     assert RECIPES[name]().name == name

@@ -1,8 +1,9 @@
-"""Photographs into shards, a chunk at a time, so that whatever ends a run, the next one goes on where it was.
+"""Write the faces of photographs into shards, chunk by chunk, so that an interrupted run can resume.
 
-A chunk is a run of photographs in the inputs' fixed order. Its shards are written first, then the record
-`faces/chunks/<number>.json` that makes them count; a digest of names, sources and roles tells whether a record still
-stands for the same photographs. When all are done, repeats are found and the roles' indices written.
+A chunk is a sequence of photographs in the fixed order of the inputs. Its shards are written first, then the record
+`faces/chunks/<number>.json`, which makes the chunk valid. The record contains a digest of the photographs' names,
+sources and roles, so that a later run detects changed inputs. After the last chunk, duplicates are removed and the
+index of each role is written.
 """
 
 import errno
@@ -27,26 +28,26 @@ from training.data.photos import ROLES, Photo, PhotoSource, Role
 from training.data.roles import RoleRule
 from training.data.shards import INDEX, WIDE_SIZE, write_shard
 
-LAYOUT = 1  # of the shards; a run folder of another layout is not continued
-FACES_A_CHUNK, PHOTOS_A_CHUNK, PHOTOS_AT_ONCE = 256, 1024, 16
+LAYOUT = 1  # version of the shards' format; a run folder with another version is refused
+FACES_PER_CHUNK, PHOTOS_PER_CHUNK, PHOTOS_PER_BATCH = 256, 1024, 16
 FACE_BYTES = 3 * (224 * 224 + WIDE_SIZE * WIDE_SIZE)
-NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class PrepareProgress(Progress):
-    """Counts photographs, and beside them the faces of this run."""
+    """The progress of `prepare`: photographs, and the faces found by this process."""
 
     faces = 0
 
     def count(self, photos: int, faces: int) -> None:
-        """Count more photographs and faces."""
+        """Add to the numbers of photographs and faces."""
         self.faces += faces
         self.advance(photos, faces=self.faces, faces_per_s=round(self.faces / self.elapsed_s, 2))
 
 
 @dataclass(slots=True)
 class ChunkRecord:
-    """What a chunk was made of and what came out of it."""
+    """The content of a chunk's JSON file: its photographs and the results."""
 
     photos: int
     digest: str
@@ -57,24 +58,24 @@ class ChunkRecord:
 
 @dataclass(slots=True)
 class Inputs:
-    """All inputs of a run as one stream with roles.
+    """All inputs of a run as one sequence of photographs with roles.
 
     Attributes:
-        sources: read one after the other.
-        roles: gives each source its role.
-        without_role: photographs of sources without a role, by source.
-        unlisted: what the layouts left out, by input and reason.
+        sources: the inputs, read one after the other.
+        roles: assigns a role to each source.
+        without_role: number of photographs without a role, by source.
+        skipped: number of entries that the inputs left out, by input and reason.
     """
 
     sources: Sequence[PhotoSource]
     roles: RoleRule
     without_role: Counter[str] = field(default_factory=Counter)
-    unlisted: Counter[tuple[str, str]] = field(default_factory=Counter)
+    skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def stream(self) -> Iterator[tuple[Photo, Role]]:
         """Yield the photographs that have a role, always in the same order."""
         self.without_role.clear()
-        self.unlisted.clear()
+        self.skipped.clear()
         for source in self.sources:
             for photo in source.list_photos():
                 role = self.roles.assign(photo)
@@ -83,70 +84,70 @@ class Inputs:
                 else:
                     yield photo, role
             for reason, count in source.dropped.items():
-                self.unlisted[source.describe(), reason] += count
+                self.skipped[source.describe(), reason] += count
 
 
 def prepare_photos(
-    run: Path, inputs: Inputs, cutter: FaceCutter, progress: PrepareProgress, faces_a_chunk: int = FACES_A_CHUNK
+    run: Path, inputs: Inputs, cutter: FaceCutter, progress: PrepareProgress, faces_per_chunk: int = FACES_PER_CHUNK
 ) -> list[ChunkRecord]:
-    """Bring the shards of `run` up to date with the inputs and return the records of all chunks.
+    """Write the missing shards of `run` and return the records of all chunks.
 
     Raises:
-        FileNotFoundError: the inputs hold no photograph with a role.
-        Interrupted: Ctrl-C, or the disk is full.
+        FileNotFoundError: the inputs contain no photograph with a role.
+        TrainingInterrupted: Ctrl-C, or the disk is full.
         ValueError: `run` was prepared with other settings, or an input is damaged.
     """
     chunks = run / "faces" / "chunks"
-    with stopping_in_a_sentence(run, progress):
+    with explain_interruption(run, progress):
         chunks.mkdir(parents=True, exist_ok=True)
         check_settings(chunks / "settings.json", cutter)
-        records, total = check_records(chunks, inputs)
+        records, total = read_valid_records(chunks, inputs)
         if not total:
             message = "no photograph with a role was found: check the folders and the roles table"
             raise FileNotFoundError(message)
         done = sum(record.photos for record in records)
         progress.begin(total, done)
-        drop_rest(run, len(records), keep_indices=done == total)
+        delete_stale_files(run, len(records), keep_indices=done == total)
         rest = itertools.islice(inputs.stream(), done, None)
-        maker = ChunkMaker(run, cutter, progress, faces_a_chunk)
-        while record := maker.make(len(records), rest):
+        writer = ChunkWriter(run, cutter, progress, faces_per_chunk)
+        while record := writer.write_next(len(records), rest):
             records.append(record)
     return records
 
 
 @contextmanager
-def stopping_in_a_sentence(run: Path, progress: PrepareProgress) -> Iterator[None]:
-    """Turn Ctrl-C and a full disk into a sentence; whatever was recorded by then is not done again.
+def explain_interruption(run: Path, progress: PrepareProgress) -> Iterator[None]:
+    """Turn Ctrl-C and a full disk into an error message that says how to resume.
 
     Raises:
-        Interrupted: with the sentence.
+        TrainingInterrupted: with the message.
     """
     try:
         yield
     except KeyboardInterrupt as error:
-        message = f"stopped after {describe_state(progress)}: the same command goes on from there"
+        message = f"stopped after {describe_progress(progress)}: the same command resumes from there"
         raise TrainingInterrupted(message) from error
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in DISK_FULL_ERRORS:
             raise
         need = FACE_BYTES * ((progress.total or 0) - progress.done) * progress.faces / max(progress.done, 1)
         message = (
-            f"no room is left for {run} after {describe_state(progress)}: "
-            f"free about {max(need, 2**28) / 2**30:.1f} GiB, then the same command goes on from there"
+            f"the disk of {run} is full after {describe_progress(progress)}: "
+            f"free about {max(need, 2**28) / 2**30:.1f} GiB; the same command then resumes from there"
         )
         raise TrainingInterrupted(message) from error
 
 
-def describe_state(progress: PrepareProgress) -> str:
-    """Return how far it came."""
+def describe_progress(progress: PrepareProgress) -> str:
+    """Return the number of finished photographs in words."""
     return f"{progress.done} of {progress.total} photographs" if progress.total else "listing some photographs"
 
 
 def check_settings(path: Path, cutter: FaceCutter) -> None:
-    """Write what faces are cut with, or compare it with what they were cut with.
+    """Write the settings that faces are cut with, or compare them with those of an earlier process.
 
     Raises:
-        ValueError: something differs.
+        ValueError: a setting differs.
     """
     settings: dict[str, Any] = {
         "layout": LAYOUT,
@@ -169,8 +170,8 @@ def check_settings(path: Path, cutter: FaceCutter) -> None:
         raise ValueError(message)
 
 
-def check_records(chunks: Path, inputs: Inputs) -> tuple[list[ChunkRecord], int]:
-    """Return the records that still stand for the inputs' first photographs, and the number of all photographs."""
+def read_valid_records(chunks: Path, inputs: Inputs) -> tuple[list[ChunkRecord], int]:
+    """Return the records that still match the first photographs of the inputs, and the number of all photographs."""
     records: list[ChunkRecord] = []
     stream = inputs.stream()
     total = 0
@@ -181,20 +182,20 @@ def check_records(chunks: Path, inputs: Inputs) -> tuple[list[ChunkRecord], int]
         record = ChunkRecord(**json.loads(path.read_text(encoding="utf-8")))
         taken = list(itertools.islice(stream, record.photos))
         total += len(taken)
-        if len(taken) != record.photos or digest(taken) != record.digest:
+        if len(taken) != record.photos or digest_photos(taken) != record.digest:
             break
         records.append(record)
     return records, total + sum(1 for _ in stream)
 
 
-def digest(photos: Sequence[tuple[Photo, Role]]) -> str:
-    """Return a digest of what the photographs are called, where they are from and what they are for."""
+def digest_photos(photos: Sequence[tuple[Photo, Role]]) -> str:
+    """Return a digest of the photographs' names, sources and roles."""
     listed = json.dumps([(photo.name, photo.source, role) for photo, role in photos])
     return hashlib.sha256(listed.encode()).hexdigest()
 
 
-def drop_rest(run: Path, chunks: int, *, keep_indices: bool) -> None:
-    """Remove the records and shards from chunk number `chunks` on, and what a run that was ended left half done."""
+def delete_stale_files(run: Path, chunks: int, *, keep_indices: bool) -> None:
+    """Delete the records and shards from number `chunks` on, and partial files of an interrupted process."""
     for path in (run / "faces" / "chunks").glob("[0-9]*.json*"):
         if path.suffix != ".json" or int(path.stem) >= chunks:
             path.unlink()
@@ -208,28 +209,28 @@ def drop_rest(run: Path, chunks: int, *, keep_indices: bool) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkMaker:
-    """Makes chunks out of a stream of photographs.
+class ChunkWriter:
+    """Writes chunks from a sequence of photographs.
 
     Attributes:
         run: the run folder.
         cutter: cuts the faces.
-        progress: is told of photographs and faces.
-        faces_a_chunk: with how many faces a chunk is full; bounds memory, and what a kill costs.
+        progress: counts photographs and faces.
+        faces_per_chunk: number of faces that completes a chunk; bounds memory, and the work that a kill loses.
     """
 
     run: Path
     cutter: FaceCutter
     progress: PrepareProgress
-    faces_a_chunk: int
+    faces_per_chunk: int
 
-    def make(self, number: int, photos: Iterator[tuple[Photo, Role]]) -> ChunkRecord | None:
-        """Cut the next photographs, write their shards and their record; None when there are no more photographs."""
+    def write_next(self, number: int, photos: Iterator[tuple[Photo, Role]]) -> ChunkRecord | None:
+        """Write the shards and the record of the next photographs; return None if none is left."""
         self.cutter.dropped.clear()
         self.cutter.refused.clear()
         taken: list[tuple[Photo, Role]] = []
         cut: list[tuple[int, CutFace]] = []
-        while len(cut) < self.faces_a_chunk and len(taken) < PHOTOS_A_CHUNK:
+        while len(cut) < self.faces_per_chunk and len(taken) < PHOTOS_PER_CHUNK:
             batch = self._cut_batch(photos, taken)
             if batch is None:
                 break
@@ -238,36 +239,36 @@ class ChunkMaker:
             return None
         counts: dict[str, int] = {}
         for role in ROLES:
-            mine = [(place, face) for place, face in cut if taken[place][1] == role]
-            if mine:
-                write_faces(self.run / "faces" / role / f"{number:06}", mine)
-                counts[role] = len(mine)
+            of_role = [(index, face) for index, face in cut if taken[index][1] == role]
+            if of_role:
+                write_faces(self.run / "faces" / role / f"{number:06}", of_role)
+                counts[role] = len(of_role)
         dropped, refused = _as_rows(self.cutter.dropped), _as_rows(self.cutter.refused)
-        record = ChunkRecord(len(taken), digest(taken), counts, dropped, refused)
+        record = ChunkRecord(len(taken), digest_photos(taken), counts, dropped, refused)
         write_json(self.run / "faces" / "chunks" / f"{number:06}.json", asdict(record))
         return record
 
     def _cut_batch(
         self, photos: Iterator[tuple[Photo, Role]], taken: list[tuple[Photo, Role]]
     ) -> list[tuple[int, CutFace]] | None:
-        """Return the faces of the next photographs, each with its photograph's place in `taken`, which grows."""
+        """Append the next photographs to `taken`; return their faces, each with the index of its photograph there."""
         found: list[FoundFace] = []
-        places: dict[int, int] = {}
+        indices: dict[int, int] = {}
         before = len(taken)
-        for photo, role in itertools.islice(photos, PHOTOS_AT_ONCE):
-            faces = self.cutter.find(photo)  # before the next photograph: its bytes may be gone then
-            places |= {id(face.origin): len(taken) for face in faces}
+        for photo, role in itertools.islice(photos, PHOTOS_PER_BATCH):
+            faces = self.cutter.find(photo)  # before the next photograph, which may invalidate this one's bytes
+            indices |= {id(face.origin): len(taken) for face in faces}
             found += faces
             taken.append((photo, role))
         if len(taken) == before:
             return None
-        cut = [(places[id(face.origin)], face) for face in self.cutter.cut(found)]
+        cut = [(indices[id(face.origin)], face) for face in self.cutter.cut(found)]
         self.progress.count(len(taken) - before, len(cut))
         return cut
 
 
 def write_faces(folder: Path, faces: Sequence[tuple[int, CutFace]]) -> None:
-    """Write one shard; the numbers tell the photographs of a chunk apart."""
+    """Write one shard. The number beside each face identifies its photograph within the chunk."""
     cut = [face for _, face in faces]
     table = {
         "landmarks": np.stack([face.landmarks for face in cut]),
@@ -285,7 +286,7 @@ def write_faces(folder: Path, faces: Sequence[tuple[int, CutFace]]) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON; the rename makes the file whole or absent."""
+    """Write JSON to a partial file and rename it, so that the file is complete or absent."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
     partial.replace(path)

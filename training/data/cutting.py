@@ -1,4 +1,4 @@
-"""Photographs to faces: detect, cut as serving cuts, place landmarks, read tags."""
+"""Cut faces from photographs: detect them, crop them as the scorer does, find landmarks, read EXIF tags."""
 
 import io
 from collections import Counter
@@ -17,17 +17,17 @@ from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox, PreprocessSpec, Window
 from training.data.exif import ExifReading, read_file_exif
 from training.data.landmarks import Landmarker
-from training.data.near_duplicates import Hashes, hash_image, hash_turns
+from training.data.near_duplicates import Hashes, hash_image, hash_rotations
 from training.data.photos import Photo
 from training.data.shards import WIDE_SIZE
 
-CROPS_AT_ONCE = 16
-HASHED_PX = 256  # a JPEG is decoded at the smallest size that is not below this
+CROPS_PER_BATCH = 16
+HASHED_PX = 256  # a JPEG is decoded at the smallest scale that has at least this size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadPhoto:
-    """A photograph's facts, without its bytes: what stays of it when its faces are cut."""
+    """The properties of a photograph, without its bytes."""
 
     photo: Photo
     byte_count: int
@@ -37,7 +37,7 @@ class ReadPhoto:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoundFace:
-    """A face that is still in its encoded photograph."""
+    """A face located in its encoded photograph."""
 
     origin: ReadPhoto
     encoded: EncodedFace
@@ -46,7 +46,7 @@ class FoundFace:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CutFace:
-    """One face as it goes into a shard."""
+    """One face as a shard stores it."""
 
     origin: ReadPhoto
     short_side: float
@@ -61,13 +61,13 @@ class FaceCutter:
     """Finds and cuts the faces of photographs; counts what it drops and why.
 
     Attributes:
-        detector: the detector that the bundle will carry.
-        landmarker: places the landmarks.
+        detector: the detector that the bundle will contain.
+        landmarker: finds the landmarks.
         spec: how a face is cut.
-        min_face_px: detected faces with a shorter side are dropped; those whose boxes a layout gives are kept.
+        min_face_px: detected faces with a shorter side are dropped; faces whose boxes the input gives are kept.
         threads: for decoding.
-        dropped: photographs and faces left out, by source and reason.
-        refused: photographs with a tag that no camera can have written, or with damaged metadata, by source.
+        dropped: number of photographs and faces left out, by source and reason.
+        refused: number of photographs with an implausible tag or with damaged metadata, by source and tag.
     """
 
     detector: FaceDetector
@@ -80,7 +80,7 @@ class FaceCutter:
     _croppers: list[FaceCropper] = field(default_factory=list)
 
     def find(self, photo: Photo) -> list[FoundFace]:
-        """Return the photograph's faces; a photograph with none to use is counted."""
+        """Return the usable faces of a photograph; a photograph without one is counted in `dropped`."""
         try:
             data = photo.read()
             info = probe_image(data)
@@ -118,10 +118,12 @@ class FaceCutter:
         return exif or ExifReading()
 
     def cut(self, faces: Sequence[FoundFace]) -> list[CutFace]:
-        """Return the faces that `find` found, cut; a photograph's faces must come together."""
+        """Return the cut faces of what `find` found; the faces of one photograph must be adjacent."""
         if not self._croppers:
             sizes = (self.spec.size, WIDE_SIZE)
-            self._croppers = [FaceCropper(replace(self.spec, size=size), self.threads, CROPS_AT_ONCE) for size in sizes]
+            self._croppers = [
+                FaceCropper(replace(self.spec, size=size), self.threads, CROPS_PER_BATCH) for size in sizes
+            ]
         crops, wides = (cropper.crop([face.encoded for face in faces]) for cropper in self._croppers)
         cut = []
         for face, crop, wide in zip(faces, crops, wides, strict=True):
@@ -129,19 +131,19 @@ class FaceCutter:
                 self.dropped[face.origin.photo.source, f"face_{Reason.UNDECODABLE}"] += 1
                 continue
             points = self.landmarker.find(wide, box_in_crop(face.box, face.encoded.window, WIDE_SIZE))
-            hashes = hash_turns(Image.fromarray(crop))
+            hashes = hash_rotations(Image.fromarray(crop))
             cut.append(CutFace(face.origin, face.box.short_side, crop, wide, points, hashes))
         return cut
 
 
 def box_in_crop(box: FaceBox, window: Window, size: int) -> tuple[float, float, float, float]:
-    """Return `box` (x, y, width, height) in pixels of the crop of `window` stretched to `size`."""
+    """Return `box` as (x, y, width, height) in pixels of the crop that `window` becomes, of `size` pixels a side."""
     across, down = size / window.width, size / window.height
     return (box.x - window.left) * across, (box.y - window.top) * down, box.width * across, box.height * down
 
 
 def hash_photo(data: bytes, info: ImageInfo) -> Hashes:
-    """Return the perceptual hash of an encoded photograph, upright.
+    """Return the perceptual hash of an encoded photograph, turned upright.
 
     Raises:
         Unscorable: Pillow cannot decode it.
@@ -150,6 +152,6 @@ def hash_photo(data: bytes, info: ImageInfo) -> Hashes:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
             image.draft("L", (HASHED_PX, HASHED_PX))
             stored = np.asarray(image.convert("L"))
-    except Exception as error:  # Pillow's parsers leak SyntaxError, struct.error and more on bad bytes
+    except Exception as error:  # Pillow's parsers raise SyntaxError, struct.error and others on damaged data
         raise Unscorable(Reason.UNDECODABLE, f"Pillow cannot decode it: {type(error).__name__}") from error
     return hash_image(Image.fromarray(turn_upright(stored[:, :, None], info.orientation)[:, :, 0]))

@@ -1,4 +1,4 @@
-"""The layouts of the paper's two data sets: Flickr Diverse Faces (FDF) and CelebA-HQ."""
+"""Readers of the paper's two data sets: Flickr Diverse Faces (FDF) and CelebA-HQ."""
 
 import csv
 import json
@@ -15,18 +15,18 @@ import ijson
 
 from ingest.spec import FaceBox
 from training.data.exif import ExifReading, read_json_exif
-from training.data.photos import Photo, Role, reader
-from training.data.roles import draw_role
+from training.data.photos import Photo, Role, make_file_reader
+from training.data.roles import choose_role
 
 FDF_METADATA = "fdf_metainfo.json"
-FDF_SIDES = (256, 128)  # the larger pictures are taken where both are there
+FDF_SIDES = (256, 128)  # in order of preference
 FLICKR_PHOTO = re.compile(r"/photos/([^/]+)/(\d+)")
 MAX_EXIF_BYTES = 1 << 20
 
 CELEBA_MAPPINGS = ("CelebA-HQ-to-CelebA-mapping.txt", "image_list.txt")
 CELEBA_LISTS = ("train.txt", "test.txt")
 CELEBA_NUMBERED = re.compile(r"^(\d+)\.(?:jpe?g|png)$")
-# The last zero-based number of CelebA's own parts (list_eval_partition.txt), which share no person.
+# The parts of CelebA (list_eval_partition.txt), which share no person, each with its last zero-based picture number.
 CELEBA_PARTS: tuple[tuple[int, str, Role], ...] = (
     (162_769, "train", "fit"),
     (182_636, "val", "calibrate"),
@@ -36,14 +36,14 @@ CELEBA_PARTS: tuple[tuple[int, str, Role], ...] = (
 
 @dataclass(slots=True)
 class FdfPhotos:
-    """FDF: `fdf_metainfo.json` beside `images/128/*.png` or `images/256/*.png`, and one EXIF JSON a Flickr photograph.
+    """FDF: `fdf_metainfo.json` and `images/128/*.png` or `images/256/*.png`, and one EXIF JSON per Flickr photograph.
 
-    The source is the author on Flickr. With `exif_folder` (the release's `fdf_ccby2_exif_update_filtered_v2`) only
-    photographs that have a JSON in it are taken, as in the release; without, all, untagged.
+    The source is the Flickr author. With `exif_folder` (the release's `fdf_ccby2_exif_update_filtered_v2`) only
+    photographs with a JSON in it are listed, as in the release. Without it all are listed, without tags.
 
     Attributes:
-        folder: holds the metadata.
-        exif_folder: holds `<Flickr's number of the photograph>.json`.
+        folder: contains the metadata.
+        exif_folder: contains `<Flickr's number of the photograph>.json`.
     """
 
     folder: Path
@@ -51,10 +51,10 @@ class FdfPhotos:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def list_photos(self) -> Iterator[Photo]:
-        """Yield the faces in the metadata's order; each is one picture.
+        """Yield the faces in the order of the metadata; each is one picture.
 
         Raises:
-            ValueError: the metadata is no JSON, or `images` holds neither size.
+            ValueError: the metadata is no JSON, or `images` contains neither size.
         """
         self.dropped.clear()
         side = next((side for side in FDF_SIDES if (self.folder / "images" / str(side)).is_dir()), None)
@@ -62,13 +62,13 @@ class FdfPhotos:
             message = f"{self.folder / 'images'} has neither a folder 256 nor 128: download FDF's pictures first"
             raise ValueError(message)
         pictures = self.folder / "images" / str(side)
-        # Two listings, because asking for each of 1.5 million files takes minutes.
-        drawn, tagged = list_names(pictures), list_names(self.exif_folder) if self.exif_folder else None
+        # The two folders are listed once, because 1.5 million single queries take minutes.
+        present, tagged = list_names(pictures), list_names(self.exif_folder) if self.exif_folder else None
         for index, entry in self._entries():
             name = f"{index}.png"
             found = FLICKR_PHOTO.search(str(entry.get("photo_url", "")))
             exif_name = f"{found[2]}.json" if found else ""
-            if name not in drawn:
+            if name not in present:
                 self.dropped["without_picture"] += 1
             elif tagged is not None and exif_name not in tagged:
                 self.dropped["without_exif_json"] += 1
@@ -78,18 +78,18 @@ class FdfPhotos:
                 yield Photo(
                     f"{side}/{name}",
                     str(author),
-                    reader(pictures / name),
+                    make_file_reader(pictures / name),
                     _scale_box(entry, side),
                     partial(_read_exif, exif_path),
                 )
 
     def describe(self) -> str:
-        """Return the folders."""
+        """Return the folders in words."""
         tags = f"tags from {self.exif_folder}" if self.exif_folder else "no folder of EXIF JSONs, so no tags"
         return f"{self.folder}: FDF, {tags}"
 
     def _entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield the metadata's entries one by one: 1.5 million of them take gigabytes at once."""
+        """Yield the metadata's entries one by one: all 1.5 million together take gigabytes of memory."""
         path = self.folder / FDF_METADATA
         try:
             with path.open("rb") as handle:
@@ -107,7 +107,7 @@ def list_names(folder: Path) -> set[str]:
 
 
 def _read_exif(path: Path | None) -> ExifReading | None:
-    """Return the tags in one of the release's JSONs, None where it is damaged."""
+    """Return the tags of one JSON of the release, None if it is damaged."""
     if path is None:
         return ExifReading()
     try:
@@ -117,7 +117,7 @@ def _read_exif(path: Path | None) -> ExifReading | None:
 
 
 def _scale_box(entry: dict[str, Any], side: int) -> tuple[FaceBox, ...]:
-    """Return the face of an entry's `bounding_box` (left, top, right, bottom in 0..1), none where it is no box."""
+    """Return the face of an entry's `bounding_box` (left, top, right, bottom in 0..1), none if the box is invalid."""
     try:
         left, top, right, bottom = (float(value) * side for value in entry["bounding_box"])
         return (FaceBox(left, top, right - left, bottom - top),)
@@ -129,19 +129,19 @@ def _scale_box(entry: dict[str, Any], side: int) -> tuple[FaceBox, ...]:
 class CelebaHqPhotos:
     """CelebA-HQ: numbered pictures, with `train.txt` and `test.txt` (the release) or the mapping to CelebA.
 
-    The mapping gives CelebA's own train, validation and test parts, which share no person; they become the roles fit,
-    calibrate and test. The lists know no people: a tenth of the training list, by a hash, is held out to calibrate.
-    The pictures carry no tags.
+    The mapping gives CelebA's train, validation and test parts, which share no person; they become the roles fit,
+    calibrate and test. The lists do not identify people: a tenth of the training list, chosen by a hash, becomes the
+    role calibrate. The pictures have no tags.
 
     Attributes:
-        folder: holds the lists or the mapping, and the pictures, right in it or in one of its folders.
+        folder: contains the lists or the mapping, and the pictures or a folder of them.
     """
 
     folder: Path
     dropped: Counter[str] = field(default_factory=Counter)
 
     def list_photos(self) -> Iterator[Photo]:
-        """Yield the pictures by number; one that no list names is counted.
+        """Yield the pictures in the order of their numbers; pictures in no list are counted in `dropped`.
 
         Raises:
             ValueError: the mapping is no table with `idx` and `orig_idx`.
@@ -154,10 +154,10 @@ class CelebaHqPhotos:
                 self.dropped["not_in_a_list"] += 1
                 continue
             name, role = part
-            yield Photo(path.name, f"celeba-hq/{name}", reader(path), read_exif=ExifReading, role=role)
+            yield Photo(path.name, f"celeba-hq/{name}", make_file_reader(path), read_exif=ExifReading, role=role)
 
     def describe(self) -> str:
-        """Return which of the two kinds of lists decides."""
+        """Return the folder and the origin of the roles in words."""
         return f"{self.folder}: CelebA-HQ, roles from {'its lists' if self._read_lists() else 'the mapping to CelebA'}"
 
     def _pictures(self) -> list[tuple[int, Path]]:
@@ -169,7 +169,7 @@ class CelebaHqPhotos:
         return []
 
     def _read_lists(self) -> dict[int, tuple[str, Role]]:
-        """Return part and role by number, nothing without both lists."""
+        """Return part and role by number; empty if a list is missing."""
         parts: dict[int, tuple[str, Role]] = {}
         if all((self.folder / name).is_file() for name in CELEBA_LISTS):
             for name in CELEBA_LISTS:
@@ -177,7 +177,7 @@ class CelebaHqPhotos:
                     match = CELEBA_NUMBERED.match(line.strip().replace("\\", "/").rpartition("/")[2])
                     if match and name == "test.txt":
                         parts[int(match[1])] = ("test", "test")
-                    elif match and draw_role(str(int(match[1])), {"fit": 0.9, "calibrate": 0.1}) == "fit":
+                    elif match and choose_role(str(int(match[1])), {"fit": 0.9, "calibrate": 0.1}) == "fit":
                         parts[int(match[1])] = ("train", "fit")
                     elif match:
                         parts[int(match[1])] = ("held-out", "calibrate")

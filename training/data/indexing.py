@@ -1,4 +1,4 @@
-"""The end of `prepare`: which faces are in use, what was dropped and why, and what looks wrong."""
+"""The last part of `prepare`: remove duplicates, write the index of each role, report counts and warnings."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ COLUMNS = (
     "tags", "photos", "sources", "cameras", "short_sides",
     "photo_numbers", "photo_bytes", "photo_hashes", "face_hashes",
 )  # fmt: skip
-CHUNK_PHOTOS = 1 << 20  # more than the photographs of any chunk: makes their numbers unique
-MAX_ROWS, FILE_WIDTH = 25, 140
-UNTAGGED_PHOTOS = 20  # fewer photographs without tags say little about a source
+CHUNK_PHOTOS = 1 << 20  # more than the photographs of any chunk, so that the photograph ids are unique
+MAX_ROWS, WIDTH_WITHOUT_TERMINAL = 25, 140
+MIN_UNTAGGED_FACES = 20  # no warning about a source with fewer faces
 
 Columns = dict[str, NDArray[Any]]
 
 
 def index_run(run: Path, records: Sequence[ChunkRecord], inputs: Inputs, recipe: Recipe) -> dict[str, Any]:
-    """Write the index of each role and return the facts for `prepare.json`."""
+    """Write the index of each role and return the content of `prepare.json`."""
     shards: dict[str, list[str]] = {
         role: [f"{number:06}" for number, record in enumerate(records) if record.faces.get(role)] for role in ROLES
     }
@@ -54,10 +54,10 @@ def index_run(run: Path, records: Sequence[ChunkRecord], inputs: Inputs, recipe:
 
 
 def choose_faces(tables: dict[str, Columns], dropped: Counter[tuple[str, str]]) -> dict[str, NDArray[np.intp]]:
-    """Return the rows of each role that repeat nothing; count the others in `dropped`.
+    """Return the rows of each role without duplicates; count the duplicates in `dropped`.
 
-    A photograph that another role shows too would be known from training: photographs are compared across roles, faces
-    within one.
+    Photographs are compared across all roles, so that no photograph of one role appears in another. Faces are compared
+    within each role.
     """
     if not tables:
         return {}
@@ -81,7 +81,7 @@ def choose_faces(tables: dict[str, Columns], dropped: Counter[tuple[str, str]]) 
 def describe_run(
     records: Sequence[ChunkRecord], inputs: Inputs, tables: dict[str, Columns], dropped: Counter[tuple[str, str]]
 ) -> dict[str, Any]:
-    """Return counts over the run, by role, and by source; `tables` hold the faces in use."""
+    """Return counts of the run, by role and by source; `tables` contains the faces in use."""
     refused: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for record in records:
@@ -101,7 +101,7 @@ def describe_run(
         "dropped": dict(reasons),
         "refused_tags": dict(refused),
         "without_role": dict(inputs.without_role),
-        "left_out_by_layout": [[name, reason, count] for (name, reason), count in inputs.unlisted.items()],
+        "left_out_by_layout": [[name, reason, count] for (name, reason), count in inputs.skipped.items()],
         "roles": {role: describe_role(table) for role, table in tables.items()},
         "sources": sources,
     }
@@ -122,15 +122,15 @@ def describe_role(table: Columns) -> dict[str, Any]:
 
 
 def list_warnings(tables: dict[str, Columns], recipe: Recipe) -> list[str]:
-    """Return in plain words what will make training or its figures poor."""
-    warnings = [f"no face for the role {role}: give it a source" for role in ROLES if role not in tables]
+    """Return warnings about what will make the training or its figures poor."""
+    warnings = [f"the role {role} has no face: assign a source to it" for role in ROLES if role not in tables]
     tagged: dict[str, NDArray[np.bool_]] = {
         role: np.any(~np.isnan(table["tags"]), axis=1) for role, table in tables.items()
     }
     if tables and not any(known.any() for known in tagged.values()):
         warnings.append(
-            "no photograph has camera tags, so that there is nothing to rank: are these generated pictures, "
-            "or were the tags stripped?"
+            "no photograph has camera tags, so there is nothing to rank: check whether these are generated pictures, "
+            "or whether their tags were removed"
         )
     else:
         for role, table in tables.items():
@@ -141,8 +141,8 @@ def list_warnings(tables: dict[str, Columns], recipe: Recipe) -> list[str]:
     faces = len(tables["fit"]["photos"]) if "fit" in tables else 0
     if 0 < faces < components:
         warnings.append(
-            f"the role fit has {faces} faces and the recipe {recipe.name} at least {components} components: "
-            "`fit` will refuse; prepare more photographs or take a recipe with fewer"
+            f"the role fit has {faces} faces, and the recipe {recipe.name} needs at least {components} components: "
+            "`fit` will fail; prepare more photographs or choose a recipe with fewer components"
         )
     return [warning for warning in warnings if warning]
 
@@ -153,31 +153,31 @@ def list_ranking_warnings(train: Columns) -> list[str]:
     warnings = []
     if len(known) == 1:
         warnings.append(
-            f"all tagged training faces are of one camera, {known.pop()}: what is ranked may be its settings only, "
-            "and tags that never change tie in every pair"
+            f"all tagged training faces are from one camera, {known.pop()}: the extractor may learn its settings only, "
+            "and a tag that never changes is equal in every pair"
         )
     for name, column in zip(TAG_NAMES, train["tags"].T, strict=True):
         values = np.unique(column[~np.isnan(column)])
         if len(values) == 1:
-            warnings.append(f"{name} is {values[0]:g} in every training photograph: all its ranking pairs tie")
+            warnings.append(f"{name} is {values[0]:g} in every training photograph: its ranking pairs are all equal")
     return warnings
 
 
 def _describe_untagged(role: str, sources: NDArray[np.str_], tagged: NDArray[np.bool_]) -> str:
-    """Return a warning that names the sources of a role with many faces and no tag, empty where there are none."""
+    """Return a warning that names the sources of a role with many faces and no tag; empty if there is none."""
     names, index = np.unique(sources, return_inverse=True)
     faces, known = np.bincount(index), np.bincount(index, weights=tagged)
-    bare = names[(known == 0) & (faces >= UNTAGGED_PHOTOS)].tolist()
-    if not bare:
+    untagged = names[(known == 0) & (faces >= MIN_UNTAGGED_FACES)].tolist()
+    if not untagged:
         return ""
-    more = f" and {len(bare) - 3} more" if len(bare) > 3 else ""  # noqa: PLR2004 - enough to recognise them
-    return f"{role}: no camera tags in {', '.join(bare[:3])}{more}: make sure that these are photographs"
+    more = f" and {len(untagged) - 3} more" if len(untagged) > 3 else ""  # noqa: PLR2004 - three examples
+    return f"{role}: no camera tags in {', '.join(untagged[:3])}{more}: make sure that these are photographs"
 
 
 def print_report(facts: dict[str, Any], console: Console) -> None:
-    """Print the facts as tables: roles, then what was dropped by source, then warnings."""
+    """Print the facts: a table of roles, a table of dropped faces by source, and the warnings."""
     if not console.is_terminal:
-        console = Terminal(file=console.file, width=FILE_WIDTH)  # else it would be 80 columns
+        console = Terminal(file=console.file, width=WIDTH_WITHOUT_TERMINAL)  # rich's default is 80 columns
     roles = Table("role", "sources", "photographs", "faces", *TAG_NAMES, "cameras", box=SIMPLE_HEAD)
     for role, row in facts["roles"].items():
         cells = [row["sources"], row["photographs"], row["faces"], *row["tags"].values(), len(row["cameras"])]
@@ -193,11 +193,11 @@ def print_report(facts: dict[str, Any], console: Console) -> None:
         console.print(f"and {len(ordered) - MAX_ROWS} more sources: see prepare.json")
     if facts["refused_tags"]:
         counts = ", ".join(f"{count} {name}" for name, count in facts["refused_tags"].items())
-        console.print(f"tags that no camera can have written, and damaged metadata: {counts}")
+        console.print(f"implausible tags and damaged metadata: {counts}")
     if facts["without_role"]:
-        console.print(f"{sum(facts['without_role'].values())} photographs of sources without a role were left out")
+        console.print(f"left out: {sum(facts['without_role'].values())} photographs of sources without a role")
     for name, reason, count in facts["left_out_by_layout"]:
-        console.print(f"{name}: {count} {reason} were left out")
+        console.print(f"{name}: left out {count} {reason}")
     console.print(
         f"{facts['photographs']} photographs, {facts['faces']} faces in use; this call took {facts['seconds']:.0f} s"
     )

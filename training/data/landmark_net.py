@@ -1,8 +1,8 @@
-"""The offline landmark net, face-api's FaceLandmark68Net (MIT).
+"""Find 68 landmarks with face-api's FaceLandmark68Net (MIT).
 
-The folder that `--landmarks` names holds `face_landmark_68_model-weights_manifest.json` and
-`face_landmark_68_model.bin`: 8-bit weights of TensorFlow.js, dequantised as `scale * q + min`.
-The weights are read as plain numbers; the architecture is rebuilt here in torch.
+The folder that `--landmarks` names contains `face_landmark_68_model-weights_manifest.json` and
+`face_landmark_68_model.bin`: 8-bit weights of TensorFlow.js, dequantised as `scale * q + min`. The file contains
+numbers only; this module builds the architecture in torch.
 """
 
 import json
@@ -22,15 +22,15 @@ MANIFEST = "face_landmark_68_model-weights_manifest.json"
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """Read and dequantise the weights, named as in the manifest.
+    """Read and dequantise the weights, with the names of the manifest.
 
     Raises:
         FileNotFoundError: the manifest or its binary is not in `folder`.
-        ValueError: the binary does not hold the bytes that the manifest lists.
+        ValueError: the size of the binary differs from the manifest's.
     """
     if not (folder / MANIFEST).is_file():
         message = (
-            f"no {MANIFEST} in {folder}: give the folder of face-api's FaceLandmark68Net, "
+            f"{folder} contains no {MANIFEST}: give the folder of face-api's FaceLandmark68Net, "
             f"or `--landmarks {FACE_ALIGNMENT}`"
         )
         raise FileNotFoundError(message)
@@ -44,13 +44,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         weights[entry["name"]] = torch.from_numpy(values.astype(np.float32).reshape(entry["shape"]))
         offset += count
     if offset != len(data):
-        message = f"{folder}: the manifest lists {offset} bytes of weights, the files hold {len(data)}"
+        message = f"{folder}: the manifest lists {offset} bytes of weights, the files contain {len(data)}"
         raise ValueError(message)
     return weights
 
 
 def pad_same(x: Tensor, stride: int) -> Tensor:
-    """Pad for TensorFlow's SAME rule with a 3x3 kernel on an even side."""
+    """Pad as TensorFlow's SAME does for a 3x3 kernel and an even side."""
     return functional.pad(x, (0, 1, 0, 1) if stride == 2 else (1, 1, 1, 1))  # noqa: PLR2004 - a stride
 
 
@@ -61,17 +61,17 @@ class LandmarkNet(nn.Module):
         super().__init__()
         for name, values in weights.items():
             if name == "fc/weights":
-                laid = values.T
+                converted = values.T
             elif name.endswith("depthwise_filter"):
-                laid = values.permute(2, 3, 0, 1)  # HWIO with O=1 -> I1HW
+                converted = values.permute(2, 3, 0, 1)  # HWIO with O=1 -> I1HW
             elif values.ndim == 4:  # noqa: PLR2004 - HWIO
-                laid = values.permute(3, 2, 0, 1)
+                converted = values.permute(3, 2, 0, 1)
             else:
-                laid = values
-            self.register_buffer(name.replace("/", "_"), laid.contiguous())
+                converted = values
+            self.register_buffer(name.replace("/", "_"), converted.contiguous())
 
     def convolve(self, x: Tensor, name: str, stride: int) -> Tensor:
-        """Apply one convolution, plain or separable, with bias."""
+        """Apply one convolution, full or separable, with bias."""
         bias = self.get_buffer(f"{name}_bias")
         padded = pad_same(x, stride)
         if name == "dense0_conv0":
@@ -99,19 +99,19 @@ class LandmarkNet(nn.Module):
 
 
 def load_landmark_net(folder: Path) -> LandmarkNet:
-    """Build the net from the weights in `folder`; raises as `read_weights` does."""
+    """Build the network from the weights in `folder`; raises what `read_weights` raises."""
     return LandmarkNet(read_weights(folder)).eval()
 
 
 @dataclass(frozen=True, slots=True)
 class FaceApiLandmarker:
-    """The offline net as a `Landmarker`."""
+    """FaceLandmark68Net as a `Landmarker`."""
 
     net: LandmarkNet
     name: str = "face-api"
 
     def find(self, crop: Crop, box: Box) -> Points:
-        """Return [68, 2] points in pixels of `crop`; a box that misses the crop is taken as the whole crop."""
+        """Return [68, 2] points in pixels of `crop`; if the box is outside the crop, use the whole crop."""
         side = crop.shape[0]
         x, y, width, height = box
         left, top = max(0, round(x)), max(0, round(y))
@@ -119,11 +119,11 @@ class FaceApiLandmarker:
         if right <= left or bottom <= top:
             left, top, right, bottom = 0, 0, side, side
         face = torch.from_numpy(crop[top:bottom, left:right].copy()).permute(2, 0, 1)[None].float()
-        high, wide = face.shape[2:]
-        longer = max(high, wide)
+        rows, columns = face.shape[2:]
+        longer = max(rows, columns)
         # face-api centres the face on a black square before it resizes.
-        pad_x, pad_y = (longer - wide) // 2, (longer - high) // 2
-        square = functional.pad(face, (pad_x, longer - wide - pad_x, pad_y, longer - high - pad_y))
+        pad_x, pad_y = (longer - columns) // 2, (longer - rows) // 2
+        square = functional.pad(face, (pad_x, longer - columns - pad_x, pad_y, longer - rows - pad_y))
         small = functional.interpolate(square, (INPUT_SIDE, INPUT_SIDE), mode="bilinear", align_corners=False)
         with torch.inference_mode():
             points = self.net(small.permute(0, 2, 3, 1))[0].numpy() * longer

@@ -1,4 +1,4 @@
-"""Which landmark network a folder holds, opened."""
+"""Open the landmark network that `--landmarks` names."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ from training.data.landmarks import FACE_ALIGNMENT, Landmarker
 
 
 def open_landmarker(choice: str) -> Landmarker:
-    """Return the landmarker that `--landmarks` chose: `face-alignment`, `face-alignment:DIR`, or the net's folder.
+    """Return the landmarker of `choice`: `face-alignment`, `face-alignment:DIR`, or the folder of face-api's network.
 
     Raises:
-        FileNotFoundError: the weights are not where they must be; nothing is ever downloaded.
-        ModuleNotFoundError: face-alignment is chosen and not installed.
-        ValueError: the weights are not the chosen network's.
+        FileNotFoundError: the weights are missing; nothing is ever downloaded.
+        ModuleNotFoundError: face-alignment is chosen but not installed.
+        ValueError: the weights belong to another network.
     """
     name, _, folder = choice.partition(":")
     if name == FACE_ALIGNMENT:

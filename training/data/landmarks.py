@@ -1,4 +1,4 @@
-"""68 facial landmarks, for placing manipulations: who may find them, and which of them are eyes and mouth."""
+"""The 68 facial landmarks that locate the manipulations: the protocol of their finders, and the parts of a face."""
 
 from typing import Protocol
 
@@ -14,11 +14,11 @@ Points = NDArray[np.float32]
 
 
 class Landmarker(Protocol):
-    """Places the 68 points of iBUG 300-W on a face."""
+    """Finds the 68 points of iBUG 300-W on a face."""
 
     @property
     def name(self) -> str:
-        """What the run folder records: faces of two landmarkers are not mixed."""
+        """The name that the run folder records, so that faces of two landmarkers are never mixed."""
 
     def find(self, crop: Crop, box: Box) -> Points:
         """Return [68, 2] points in pixels of `crop`, [S, S, 3] RGB, for the face box (x, y, width, height) in it."""

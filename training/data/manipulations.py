@@ -1,8 +1,8 @@
-"""Artificial manipulations of photographic faces (section III-B), and the one resampling chain of all faces.
+"""Artificial manipulations of photographic faces (section II-A of the paper), and the resampling of all faces.
 
-A manipulated face differs from an untouched one only in the manipulation: both are cut from the
-same wide crop and pass one bilinear resampling and one area reduction. In the authors' release
-manipulated faces alone were resampled, so that resampling alone separated the classes.
+A manipulated face differs from an untouched one in the manipulation only: both start from the same wide crop and pass
+one bilinear resampling and one area reduction. The authors' release resampled manipulated faces only, so that
+resampling alone separated the classes.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Points = NDArray[np.float32]
 
 
 class Manipulation(StrEnum):
-    """What was done to a face."""
+    """The manipulation of a face."""
 
     NONE = "none"
     EYE_FLIP = "eye_flip"
@@ -39,15 +39,15 @@ EYE_MARGIN, MOUTH_MARGIN = 0.5, 0.25  # of the region's size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Draw:
-    """All that chance decides of one training face; a face, its points and a draw give one crop.
+class Augmentation:
+    """All random choices for one training face. A face, its landmarks and an augmentation determine one crop.
 
     Attributes:
         kind: the manipulation.
-        eyes: which eyes an eye flip mirrors: right, left, both.
-        warp: which of the sampler's warps a piecewise affine manipulation takes.
-        matrix: [2, 3], from the pixels (x, y, 1) of the resampled face, as wide as the wide crop, to the wide crop's.
-        mirrored: whether the finished crop is mirrored, manipulated or not.
+        eyes: whether an eye flip mirrors the right eye and the left eye.
+        warp: index of the sampler's warp that a piecewise affine manipulation uses.
+        matrix: [2, 3], maps a pixel (x, y, 1) of the resampled face to a pixel of the wide crop, both of one size.
+        mirrored: whether the finished crop is mirrored, for manipulated and untouched faces.
     """
 
     kind: Manipulation
@@ -58,11 +58,11 @@ class Draw:
 
 
 def flip_region(face: Face, points: Points, axes: tuple[int, ...], margin: float) -> Face:
-    """Mirror the region of `points` in place along `axes` (0 vertical, 1 horizontal) and blend it in softly.
+    """Return `face` with the region of `points` mirrored along `axes` (0 vertical, 1 horizontal) and blended in.
 
-    The region is the points' bounding box widened by `margin` of its size; the mirror line runs
-    through whole or half pixels, so that no pixel is interpolated. The blend is linear, by a mask that
-    is the points' hull, widened and blurred (section III-B). `face` is not written to.
+    The region is the bounding box of the points, widened by `margin` of its size. The mirror line lies on whole or half
+    pixels, so that no pixel is interpolated. The blend is linear (section II-A, Fig. 3), with the convex hull of the
+    points, widened and blurred, as mask. `face` is not modified.
     """
     side = face.shape[0]
     low, high = points.min(axis=0), points.max(axis=0)
@@ -79,7 +79,7 @@ def flip_region(face: Face, points: Points, axes: tuple[int, ...], margin: float
     mask = np.maximum(mask, np.flip(mask, axes))
     reach = max(1, round(min(region.shape[:2]) * margin / 2))
     mask = cv2.dilate(mask, np.ones((reach, reach), dtype=np.uint8))
-    # The blur must reach zero at the region's edge, or the edge itself would be the cue.
+    # The blur must reach zero at the region's edge; else the edge would reveal the manipulation.
     mask = cv2.GaussianBlur(cv2.copyMakeBorder(mask, 1, 1, 1, 1, cv2.BORDER_CONSTANT), (0, 0), reach / 2)[1:-1, 1:-1]
     blended = face.copy()
     weight = mask[..., None]
@@ -90,21 +90,21 @@ def flip_region(face: Face, points: Points, axes: tuple[int, ...], margin: float
 def resample(
     image: NDArray[Any], mapping: tuple[NDArray[np.float32], NDArray[np.float32]], border: int
 ) -> NDArray[Any]:
-    """Return `image` taken bilinearly at `mapping`: x and y in its pixels, [H, W] each."""
+    """Return `image` sampled bilinearly at `mapping`: x and y in its pixels, [H, W] each."""
     return cv2.remap(image, *mapping, cv2.INTER_LINEAR, borderMode=border)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FaceSampler:
-    """Draws training faces; the piecewise affine warps are made once, as they cost more than a training step.
+    """Draws training faces. The piecewise affine warps are made once, because one costs more than a training step.
 
-    `draw` decides, `apply` executes: `manipulate` changes the wide crop, and `resample` is the one chain of all
-    classes, which another device may execute from the same draw.
+    `draw` makes the random choices and `apply` executes them: `manipulate` changes the wide crop, and `resample` is the
+    same for all classes. Another device can execute the resampling of the same augmentation.
 
     Attributes:
-        size: side of the crops that come out, in pixels.
+        size: side of the resulting crops in pixels.
         rule: how faces are drawn.
-        shifts: piecewise affine warps over the wide crop: how far each pixel comes from, (x, y).
+        shifts: piecewise affine warps of the wide crop: the offset (x, y) in pixels to where each pixel comes from.
     """
 
     size: int
@@ -112,13 +112,13 @@ class FaceSampler:
     shifts: tuple[Map, ...]
 
     def draw_kind(self, rng: np.random.Generator) -> Manipulation:
-        """Return a manipulation with the rule's odds, each kind alike."""
+        """Return a manipulation with the rule's probability; all kinds are equally likely."""
         if rng.random() >= self.rule.manipulated_share:
             return Manipulation.NONE
         return KINDS[rng.integers(len(KINDS))]
 
-    def draw(self, rng: np.random.Generator, kind: Manipulation, side: int = WIDE_SIZE) -> Draw:
-        """Decide everything about one face, whose wide crop has `side` pixels; `rng` draws alike for every kind."""
+    def draw(self, rng: np.random.Generator, kind: Manipulation, side: int = WIDE_SIZE) -> Augmentation:
+        """Make the random choices for a face with a wide crop of `side` pixels; `kind` does not affect the others."""
         angle = np.deg2rad(rng.uniform(-self.rule.rotation_deg, self.rule.rotation_deg))
         zoom = 1 + rng.uniform(-self.rule.zoom, self.rule.zoom)
         turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -126,7 +126,7 @@ class FaceSampler:
         centre = np.full(2, (side - 1) / 2)
         matrix = np.column_stack([turn, centre + shift - turn @ centre])
         eyes = EYES[self.rule.eyes]
-        return Draw(
+        return Augmentation(
             kind,
             eyes[rng.integers(len(eyes))],
             int(rng.integers(len(self.shifts))) if self.shifts else 0,
@@ -134,43 +134,43 @@ class FaceSampler:
             bool(rng.random() < 0.5),  # noqa: PLR2004 - a fair coin
         )
 
-    def manipulate(self, face: Face, points: Points, draw: Draw) -> Face:
-        """Return the wide `face` with the flips of `draw`, or as it is; a piecewise affine warp is resampling."""
-        if draw.kind is Manipulation.EYE_FLIP:
-            for wanted, eye in zip(draw.eyes, (RIGHT_EYE, LEFT_EYE), strict=True):
+    def manipulate(self, face: Face, points: Points, augmentation: Augmentation) -> Face:
+        """Return the wide `face` with the flips of `augmentation`; piecewise affine warps are part of `resample`."""
+        if augmentation.kind is Manipulation.EYE_FLIP:
+            for wanted, eye in zip(augmentation.eyes, (RIGHT_EYE, LEFT_EYE), strict=True):
                 face = flip_region(face, points[eye], (1,), EYE_MARGIN) if wanted else face
-        elif draw.kind is Manipulation.MOUTH_FLIP_HORIZONTAL:
+        elif augmentation.kind is Manipulation.MOUTH_FLIP_HORIZONTAL:
             face = flip_region(face, points[MOUTH], (1,), MOUTH_MARGIN)
-        elif draw.kind is Manipulation.MOUTH_FLIP_VERTICAL:
+        elif augmentation.kind is Manipulation.MOUTH_FLIP_VERTICAL:
             face = flip_region(face, points[MOUTH], VERTICAL_AXES[self.rule.vertical_mouth], MOUTH_MARGIN)
         return face
 
-    def find_map(self, draw: Draw, side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def build_map(self, augmentation: Augmentation, side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return where each pixel of a wide crop of `side` pixels comes from, x and y, [side, side] each."""
-        across, down = spread(draw.matrix, side)
-        if draw.kind is not Manipulation.PIECEWISE_AFFINE:
+        across, down = map_pixels(augmentation.matrix, side)
+        if augmentation.kind is not Manipulation.PIECEWISE_AFFINE:
             return across, down
-        # Composed into one map: two resamplings would blur this class alone.
-        shift = resample(self.shifts[draw.warp], (across, down), cv2.BORDER_REPLICATE)
+        # One combined map: a second resampling would blur this class only.
+        shift = resample(self.shifts[augmentation.warp], (across, down), cv2.BORDER_REPLICATE)
         return across + shift[..., 0], down + shift[..., 1]
 
-    def resample(self, face: Face, draw: Draw) -> Face:
-        """Return the [size, size, 3] crop of a manipulated or untouched wide `face`."""
-        turned = resample(face, self.find_map(draw, face.shape[0]), cv2.BORDER_REFLECT_101)
+    def resample(self, face: Face, augmentation: Augmentation) -> Face:
+        """Return the [size, size, 3] crop of a wide `face`, manipulated or untouched."""
+        turned = resample(face, self.build_map(augmentation, face.shape[0]), cv2.BORDER_REFLECT_101)
         small = cv2.resize(turned, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        return np.asarray(cv2.flip(small, 1) if draw.mirrored else small, dtype=np.uint8)
+        return np.asarray(cv2.flip(small, 1) if augmentation.mirrored else small, dtype=np.uint8)
 
-    def apply(self, face: Face, points: Points, draw: Draw) -> Face:
-        """Return the [size, size, 3] crop of the wide `face`, [W, W, 3], that `draw` describes."""
-        return self.resample(self.manipulate(face, points, draw), draw)
+    def apply(self, face: Face, points: Points, augmentation: Augmentation) -> Face:
+        """Return the [size, size, 3] crop of the wide `face`, [W, W, 3], that `augmentation` describes."""
+        return self.resample(self.manipulate(face, points, augmentation), augmentation)
 
     def sample(self, face: Face, points: Points, kind: Manipulation, rng: np.random.Generator) -> Face:
-        """Draw and apply."""
+        """Draw an augmentation and apply it."""
         return self.apply(face, points, self.draw(rng, kind, face.shape[0]))
 
 
-def spread(matrix: NDArray[np.float64], side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return where each of `side` x `side` pixels comes from under `matrix`, x and y apart, as OpenCV takes them."""
+def map_pixels(matrix: NDArray[np.float64], side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the coordinates x and y, [side, side] each, that `matrix` maps each pixel of a square image to."""
     axis = np.arange(side)
     across, down = (
         ((row[0] * axis + row[2])[None].astype(np.float32) + (row[1] * axis)[:, None].astype(np.float32))

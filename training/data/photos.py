@@ -1,4 +1,4 @@
-"""Photographs and where they come from: the protocol of every source, and folders, the plainest of them."""
+"""Photographs: the protocol of their inputs, and the input of plain folders."""
 
 import os
 from collections import Counter
@@ -21,14 +21,13 @@ class Photo:
     """One photograph of a source.
 
     Attributes:
-        name: what it is called, unique within its input.
-        source: the photographer, repository or data set; one source serves one role.
-        read: returns its encoded bytes; it works only until the next photograph is asked for, and raises `OSError`
-            or `Unscorable`.
-        boxes: its faces in upright pixels where the layout knows them; None leaves them to the detector.
-        read_exif: returns its tags where the layout knows them (None where they are damaged); no function leaves them
-            to the file. It works as long as `read`.
-        role: what the layout would use it for; None leaves it to the roles table or the shares.
+        name: unique within its input.
+        source: the photographer, repository or data set; one source has one role.
+        read: returns the encoded bytes or raises `OSError` or `Unscorable`; valid until the next photograph is listed.
+        boxes: face boxes in upright pixels if the input contains them; None: the detector finds the faces.
+        read_exif: returns the tags if the input contains them (None if they are damaged), and is valid as long as
+            `read`; None: the tags are read from the picture.
+        role: the role that the input proposes; None: the roles table or the shares decide.
     """
 
     name: str
@@ -43,36 +42,36 @@ class PhotoSource(Protocol):
     """An input of `prepare`.
 
     Attributes:
-        dropped: what the latest pass of `list_photos` left out, by reason.
+        dropped: number of entries that the latest pass of `list_photos` left out, by reason.
     """
 
     dropped: Counter[str]
 
     def list_photos(self) -> Iterator[Photo]:
-        """Yield the photographs, always in the same order, without reading a picture.
+        """Yield the photographs, always in the same order, without reading the pictures.
 
         Raises:
             ValueError: the input is damaged.
         """
 
     def describe(self) -> str:
-        """Return what was recognised, for a person."""
+        """Return the recognised input in words."""
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of a file that is not larger than an image may be.
+    """Return the bytes of a file within the size limit of images.
 
     Raises:
         Unscorable: too_many_bytes.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     size = path.stat().st_size
-    check_bytes(size)
+    check_size(size)
     return path.read_bytes()
 
 
-def check_bytes(size: int) -> None:
-    """Refuse an encoded image before it is read.
+def check_size(size: int) -> None:
+    """Refuse an encoded image that is larger than the limit, before it is read.
 
     Raises:
         Unscorable: too_many_bytes.
@@ -82,18 +81,18 @@ def check_bytes(size: int) -> None:
         raise Unscorable(Reason.TOO_MANY_BYTES, detail)
 
 
-def reader(path: Path) -> Callable[[], bytes]:
-    """Return a function that reads `path`; a lambda in a loop would read the last one."""
+def make_file_reader(path: Path) -> Callable[[], bytes]:
+    """Return a function that reads `path`; a lambda in a loop would read the last path."""
     return lambda: read_file(path)
 
 
 @dataclass(slots=True)
 class FolderPhotos:
-    """A folder with a folder for each source, each with pictures at any depth.
+    """A folder with one folder for each source, which contains pictures at any depth.
 
     Attributes:
-        folder: pictures right in it belong to a source of its own name.
-        expected: sources that must be there, as a roles table names them.
+        folder: pictures directly in it belong to a source with the folder's name.
+        expected: sources that must exist, because a roles table names them.
     """
 
     folder: Path
@@ -101,27 +100,27 @@ class FolderPhotos:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def list_photos(self) -> Iterator[Photo]:
-        """Yield the files by path; what is no picture is found out when it is read.
+        """Yield the files in the order of their paths; files that are no pictures fail later, when they are decoded.
 
         Raises:
             FileNotFoundError: an expected source has no folder.
         """
         for source in sorted(self.expected):
             if not (self.folder / source).is_dir():
-                message = f"no folder {self.folder / source}: collect the photographs of {source} first"
+                message = f"{self.folder / source} does not exist: collect the photographs of {source} first"
                 raise FileNotFoundError(message)
         for path in walk_files(self.folder):
             inside = path.relative_to(self.folder)
             source = inside.parts[0] if len(inside.parts) > 1 else self.folder.resolve().name
-            yield Photo(inside.as_posix(), source, reader(path))
+            yield Photo(inside.as_posix(), source, make_file_reader(path))
 
     def describe(self) -> str:
-        """Return the folder."""
-        return f"{self.folder}: a folder for each source"
+        """Return the folder in words."""
+        return f"{self.folder}: one folder for each source"
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield the files below `folder` by path, without hidden ones; links to folders are not followed."""
+    """Yield the files below `folder` in the order of their paths, without hidden files and linked folders."""
     with os.scandir(folder) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:

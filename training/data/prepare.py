@@ -1,4 +1,4 @@
-"""The whole of `unlensed-train prepare`: inputs to shards, indices and `prepare.json`."""
+"""The step `unlensed-train prepare`: from inputs to shards, indices and `prepare.json`."""
 
 import json
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ingest.detect import DetectorSpec, load_detector
-from training.data.chunks import Inputs, PrepareProgress, prepare_photos, stopping_in_a_sentence
+from training.data.chunks import Inputs, PrepareProgress, explain_interruption, prepare_photos
 from training.data.cutting import FaceCutter
 from training.data.detector import copy_detector
 from training.data.indexing import index_run, print_report
@@ -18,7 +18,7 @@ from training.data.sources import open_source
 from training.recipes import Recipe
 
 
-def prepare_run(  # noqa: PLR0913, PLR0917 - what a person chooses
+def prepare_run(  # noqa: PLR0913, PLR0917 - the options of the command
     run: Path,
     photos: Sequence[str],
     roles: RoleRule,
@@ -27,11 +27,11 @@ def prepare_run(  # noqa: PLR0913, PLR0917 - what a person chooses
     threads: int,
     console: Console,
 ) -> None:
-    """Prepare the photographs of all inputs into `run` and print the report.
+    """Write the faces of all inputs into `run` and print the report.
 
     Raises:
-        FileNotFoundError: an input, a source of the roles table or the landmarks' weights are not there.
-        Interrupted: Ctrl-C, or the disk is full; the same call goes on.
+        FileNotFoundError: an input, a source of the roles table or the weights of the landmarks are missing.
+        TrainingInterrupted: Ctrl-C, or the disk is full; the same call resumes.
         ValueError: there is no face, an input is damaged, a source has two roles, or `run` was prepared with other
             settings.
     """
@@ -44,7 +44,7 @@ def prepare_run(  # noqa: PLR0913, PLR0917 - what a person chooses
     cutter = FaceCutter(detector, landmarker, recipe.preprocess, recipe.min_face_px, threads)
     with PrepareProgress("preparing", None, "photographs", console) as progress:
         records = prepare_photos(run, inputs, cutter, progress)
-    with stopping_in_a_sentence(run, progress):
+    with explain_interruption(run, progress):
         facts = index_run(run, records, inputs, recipe) | {
             "recipe": recipe.name,
             "landmarks": landmarker.name,
@@ -53,5 +53,5 @@ def prepare_run(  # noqa: PLR0913, PLR0917 - what a person chooses
         (run / "prepare.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print_report(facts, console)
     if not facts["faces"]:
-        message = f"none of {facts['photographs']} photographs has a face to use: the report above says why"
+        message = f"none of {facts['photographs']} photographs has a usable face: the report above lists the reasons"
         raise ValueError(message)

@@ -1,4 +1,4 @@
-"""A contact sheet of the manipulations on prepared faces, like Fig. 2 of the paper: look at it before training."""
+"""Draw the manipulations of prepared faces into one picture, like Fig. 2 of the paper, to check before training."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ TITLES = {
 
 
 def draw_preview(run: Path, recipe: Recipe, path: Path) -> int:
-    """Write the sheet of a run's first role with faces to `path` and return the number of faces on it.
+    """Write the picture for the run's first role with faces to `path`; return its number of faces.
 
     Raises:
         FileNotFoundError: no role has faces.
@@ -35,9 +35,9 @@ def draw_preview(run: Path, recipe: Recipe, path: Path) -> int:
 
 
 def draw_sheet(faces: FaceSet, recipe: Recipe) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Return the sheet: a row for each face, a labelled column for each kind, one draw of the common chain a row."""
+    """Return the picture: one row for each face, one titled column for each kind; a row has one random resampling."""
     size = recipe.preprocess.size
-    # A warp takes a quarter of a second to make; the sheet shows one a face.
+    # One warp for each face: a warp takes a quarter of a second to make.
     sampler = make_sampler(size, WIDE_SIZE, replace(recipe.augment, warps=len(faces)), recipe.seed)
     pitch = size + GAP_PX
     sheet = Image.new("RGB", (GAP_PX + pitch * len(TITLES), TITLE_PX + GAP_PX + pitch * len(faces)), "white")
@@ -46,7 +46,7 @@ def draw_sheet(faces: FaceSet, recipe: Recipe) -> np.ndarray[tuple[int, ...], np
         left = GAP_PX + column * pitch
         pen.text((left + size / 2, GAP_PX + TITLE_PX / 2), title, "black", font, anchor="mm")
         for row in range(len(faces)):
-            draw = sampler.draw(np.random.default_rng([recipe.seed, row]), kind)
-            crop = sampler.apply(faces.wide[row], faces.landmarks[row], draw)
+            augmentation = sampler.draw(np.random.default_rng([recipe.seed, row]), kind)
+            crop = sampler.apply(faces.wide[row], faces.landmarks[row], augmentation)
             sheet.paste(Image.fromarray(crop), (left, TITLE_PX + GAP_PX + row * pitch))
     return np.asarray(sheet)

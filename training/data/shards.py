@@ -1,8 +1,8 @@
-"""Faces cut from photographs, in shards on disk: what `prepare` writes and training reads.
+"""Shards of faces on disk: `prepare` writes them and training reads them.
 
-A shard is a folder `faces/<role>/<number>` of `crops.npy`, `wide.npy` and `table.npz`. Pictures are mapped into memory
-and gathered when they are asked for; the tables, about 1 kB a face, are read whole. The index of a role,
-`faces/<role>/index.npz`, says which rows are in use: not those that repeat others.
+A shard is a folder `faces/<role>/<number>` with `crops.npy`, `wide.npy` and `table.npz`. Pictures are memory-mapped and
+read when they are indexed. Tables, about 1 kB a face, are read completely. The index of a role,
+`faces/<role>/index.npz`, lists the rows in use, without duplicates.
 """
 
 import shutil
@@ -20,46 +20,46 @@ Rows = NDArray[np.integer[Any]]
 
 
 class ImageRows:
-    """[N, S, S, 3] uint8 pictures in files, mapped into memory; only what is indexed is read.
+    """[N, S, S, 3] uint8 pictures in memory-mapped files; only indexed pictures are read.
 
-    Indexing by a number, a slice or an array of numbers returns a new array; `select` returns rows still on disk.
+    An index of a number, a slice or an array of numbers returns a new array; `select` returns rows that stay on disk.
 
     Attributes:
         shape: as of an array.
         dtype: uint8.
     """
 
-    def __init__(self, paths: Sequence[Path], places_N2: Rows) -> None:
-        """Map `paths`; row i is row `places_N2[i, 1]` of the file `places_N2[i, 0]`."""
-        self._paths, self._places = tuple(paths), places_N2
+    def __init__(self, paths: Sequence[Path], locations_N2: Rows) -> None:
+        """Map `paths`; row i is row `locations_N2[i, 1]` of the file `locations_N2[i, 0]`."""
+        self._paths, self._locations = tuple(paths), locations_N2
         # An array's `base` keeps the mapping; a memmap object would be slower to index.
         self._files = [np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in self._paths]
         side = self._files[0].shape[1] if self._files else 0
-        self.shape = (len(places_N2), side, side, 3)
+        self.shape = (len(locations_N2), side, side, 3)
         self.dtype = np.dtype(np.uint8)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A worker process maps the files again instead of being sent their bytes.
-        return type(self), (self._paths, self._places)
+        # A worker process maps the files again; their bytes are not sent to it.
+        return type(self), (self._paths, self._locations)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._locations)
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         return (self[row] for row in range(len(self)))
 
     def __getitem__(self, key: int | np.integer[Any] | slice | NDArray[np.generic]) -> NDArray[np.uint8]:
-        places = self._places[key]
-        if places.ndim == 1:
-            return np.array(self._files[places[0]][places[1]])
-        gathered = np.empty((len(places), *self.shape[1:]), dtype=np.uint8)
-        for row, (file, place) in enumerate(places):
-            gathered[row] = self._files[file][place]
+        locations = self._locations[key]
+        if locations.ndim == 1:
+            return np.array(self._files[locations[0]][locations[1]])
+        gathered = np.empty((len(locations), *self.shape[1:]), dtype=np.uint8)
+        for row, (file, file_row) in enumerate(locations):
+            gathered[row] = self._files[file][file_row]
         return gathered
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: ANN401, FBT001 - NumPy's protocol
         if copy is False:
-            message = "pictures on disk can only be copied into an array"
+            message = "pictures on disk cannot become an array without a copy"
             raise ValueError(message)
         return self[:].astype(dtype or np.uint8, copy=False)
 
@@ -67,8 +67,8 @@ class ImageRows:
         """Return the pictures of `rows` (indices or a mask), still on disk."""
         chosen = type(self).__new__(type(self))
         chosen.__dict__.update(self.__dict__)
-        chosen._places = self._places[rows]  # noqa: SLF001 - of its own class
-        chosen.shape = (len(chosen._places), *self.shape[1:])  # noqa: SLF001 - of its own class
+        chosen._locations = self._locations[rows]  # noqa: SLF001 - of its own class
+        chosen.shape = (len(chosen._locations), *self.shape[1:])  # noqa: SLF001 - of its own class
         return chosen
 
 
@@ -80,8 +80,8 @@ class FaceSet:
     """N faces.
 
     Attributes:
-        crops: [N, 224, 224, 3] uint8 as serving cuts them.
-        wide: [N, 320, 320, 3] uint8, the same window at a finer size, for manipulations.
+        crops: [N, 224, 224, 3] uint8, as the scorer cuts them.
+        wide: [N, 320, 320, 3] uint8, the same window at a higher resolution, for manipulations.
         landmarks: [N, 68, 2] in pixels of `wide`.
         tags: [N, 4] in the order of `TAG_NAMES`, NaN where absent.
         photos: [N] name of the photograph.
@@ -115,15 +115,15 @@ TABLE_FIELDS = tuple(field.name for field in fields(FaceSet) if field.name not i
 
 
 def write_shard(folder: Path, pictures: dict[str, list[NDArray[np.uint8]]], table: dict[str, NDArray[Any]]) -> None:
-    """Write a shard; the rename makes it whole or absent.
+    """Write a shard to a partial folder and rename it, so that it is complete or absent.
 
     Args:
-        folder: of the shard; what is there is replaced.
-        pictures: equally large ones by the name of their file.
-        table: arrays with a row for each face.
+        folder: of the shard; an existing one is replaced.
+        pictures: pictures of one size, by the name of their file.
+        table: arrays with one row for each face.
 
     Raises:
-        OSError: the disk is full, among others.
+        OSError: for example, the disk is full.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -133,7 +133,7 @@ def write_shard(folder: Path, pictures: dict[str, list[NDArray[np.uint8]]], tabl
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), *images[0].shape)}
             np.lib.format.write_array_header_1_0(handle, header)
             for image in images:
-                # Not through a map: a full disk would end the process by a signal instead of an error.
+                # Not memory-mapped: a full disk would then kill the process with SIGBUS instead of raising an error.
                 handle.write(np.ascontiguousarray(image).data)
     np.savez(partial / TABLE, **table)  # type: ignore[arg-type]  # the stub takes every name for `allow_pickle`
     shutil.rmtree(folder, ignore_errors=True)
@@ -141,7 +141,7 @@ def write_shard(folder: Path, pictures: dict[str, list[NDArray[np.uint8]]], tabl
 
 
 def read_tables(folders: Iterable[Path], names: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Return the named columns of several shards, one after the other."""
+    """Return the named columns of several shards, concatenated."""
     names = tuple(names)
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     for folder in folders:
@@ -152,14 +152,14 @@ def read_tables(folders: Iterable[Path], names: Iterable[str]) -> dict[str, NDAr
 
 
 def write_index(run: Path, role: str, shards: Sequence[str], counts: Sequence[int], rows: Rows) -> None:
-    """Say which faces of a role are in use.
+    """Write the index of a role: the faces in use.
 
     Args:
         run: the run folder.
-        role: whose shards they are.
-        shards: names of the shards.
-        counts: their numbers of faces.
-        rows: the faces in use, counted through all shards.
+        role: the role.
+        shards: names of its shards.
+        counts: number of faces in each shard.
+        rows: the faces in use, as rows of all shards together.
     """
     path = run / "faces" / role / INDEX
     partial = path.with_suffix(".partial.npz")
@@ -168,23 +168,23 @@ def write_index(run: Path, role: str, shards: Sequence[str], counts: Sequence[in
 
 
 def load_role(run: Path, role: str) -> FaceSet:
-    """Return the faces of a role, each once; their pictures stay on disk until they are indexed.
+    """Return the faces of a role without duplicates; the pictures stay on disk until they are indexed.
 
     Raises:
-        FileNotFoundError: `prepare` has written none for it, or has not come to its end.
+        FileNotFoundError: the role has no faces, or `prepare` has not finished.
     """
     folder = run / "faces" / role
     if not (folder / INDEX).is_file():
-        message = f"no faces in {folder}: run `unlensed-train prepare` first, to its end"
+        message = f"{folder} has no index of faces: run `unlensed-train prepare` until it finishes"
         raise FileNotFoundError(message)
     with np.load(folder / INDEX, allow_pickle=False) as index:
         shards, counts, rows = [folder / str(name) for name in index["shards"]], index["counts"], index["rows"]
     table = read_tables(shards, TABLE_FIELDS)
     starts = np.cumsum(counts) - counts
     files = np.searchsorted(starts, rows, "right") - 1
-    places = np.stack([files, rows - starts[files]], axis=1).astype(np.int32)
+    locations = np.stack([files, rows - starts[files]], axis=1).astype(np.int32)
     return FaceSet(
-        crops=ImageRows([shard / "crops.npy" for shard in shards], places),
-        wide=ImageRows([shard / "wide.npy" for shard in shards], places),
+        crops=ImageRows([shard / "crops.npy" for shard in shards], locations),
+        wide=ImageRows([shard / "wide.npy" for shard in shards], locations),
         **{name: column[rows] for name, column in table.items()},
     )

@@ -1,4 +1,4 @@
-"""Which kind of input a path is: the one place that knows all of them."""
+"""Open an input of `prepare`, whichever kind it is."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,18 +8,18 @@ from training.data.manifests import ParquetPhotos
 from training.data.photos import FolderPhotos, PhotoSource
 from training.data.tars import TarPhotos
 
-EXIF_FOLDERS = "fdf_ccby2_exif*"  # the release's name, whichever of its versions
+EXIF_FOLDERS = "fdf_ccby2_exif*"  # the release's name, in all its versions
 
 
 def open_source(text: str, expected: Iterable[str] = ()) -> PhotoSource:
-    """Return the input that `text` names: tars, Parquet manifests, FDF, CelebA-HQ, or a folder with a folder a source.
+    """Return the input that `text` names: tars, Parquet manifests, FDF, CelebA-HQ, or a folder of source folders.
 
     Args:
         text: a folder, a file, or tars in brace notation (`faces-{000..015}.tar`).
-        expected: sources that a plain folder must hold.
+        expected: sources that a folder of source folders must contain.
 
     Raises:
-        FileNotFoundError: there is nothing of that name.
+        FileNotFoundError: no such file or folder exists.
     """
     path = Path(text)
     if text.endswith(".tar"):
@@ -27,7 +27,7 @@ def open_source(text: str, expected: Iterable[str] = ()) -> PhotoSource:
     if path.suffix == ".parquet" and path.is_file():
         return ParquetPhotos((path,))
     if not path.is_dir():
-        message = f"no folder, tar or Parquet file {text}: give a folder of photographs"
+        message = f"there is no folder, tar or Parquet file {text}: give a folder of photographs"
         raise FileNotFoundError(message)
     for folder in (path, path / "fdf", path / "data" / "fdf"):
         if (folder / FDF_METADATA).is_file():
@@ -44,7 +44,7 @@ def open_source(text: str, expected: Iterable[str] = ()) -> PhotoSource:
 
 
 def find_exif_folder(fdf: Path) -> Path | None:
-    """Return the folder of EXIF JSONs in FDF's folder or up to three above it, where the release puts it."""
+    """Return the folder of EXIF JSONs in FDF's folder or up to three levels above it, where the release puts it."""
     for folder in (fdf, *list(fdf.resolve().parents)[:3]):
         found = sorted(path for path in folder.glob(EXIF_FOLDERS) if path.is_dir())
         if found:

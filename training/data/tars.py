@@ -1,4 +1,4 @@
-"""WebDataset tars: the files of one sample lie side by side and share their name up to the first dot."""
+"""Read WebDataset tars: the files of one sample are adjacent and have the same name up to the first dot."""
 
 import io
 import itertools
@@ -14,7 +14,7 @@ from braceexpand import braceexpand
 
 from scorer.archive.source.tars import BoundedFile, next_member, open_tar
 from training.data.exif import ExifReading, ExifTags, read_json_exif
-from training.data.photos import Photo, check_bytes
+from training.data.photos import Photo, check_size
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 SOURCE_FIELDS = ("source", "photographer", "author", "owner")
@@ -23,11 +23,11 @@ MAX_JSON_BYTES = 1 << 20
 
 @dataclass(slots=True)
 class TarPhotos:
-    """Uncompressed tars of pictures, each optionally with a JSON of the same name beside it.
+    """Uncompressed tars of pictures, each optionally with a JSON of the same name.
 
-    The JSON's `source`, `photographer`, `author` or `owner` is the photograph's source, the tar's name where there is
-    none; its `exif` (or its own fields) are the tags where it has any, else the picture's are read. Members stay in
-    memory, and their names are never paths.
+    The JSON's `source`, `photographer`, `author` or `owner` is the photograph's source (default: the tar's name). The
+    tags are those of its `exif`, or of its own fields; without any, the picture's tags are read. Nothing is extracted
+    to disk, and member names are never used as paths.
 
     Attributes:
         paths: of the tars.
@@ -46,12 +46,12 @@ class TarPhotos:
         paths = tuple(map(Path, braceexpand(pattern)))
         for path in paths:
             if not path.is_file():
-                message = f"no tar {path}, which {pattern!r} names"
+                message = f"there is no tar {path}, which is part of {pattern!r}"
                 raise FileNotFoundError(message)
         return cls(paths)
 
     def list_photos(self) -> Iterator[Photo]:
-        """Yield a photograph for each sample with a picture; other samples are counted.
+        """Yield a photograph for each sample with a picture; samples without one are counted in `dropped`.
 
         Raises:
             ValueError: a tar is damaged or compressed.
@@ -68,19 +68,19 @@ class TarPhotos:
             yield Photo(
                 f"{path.name}/{picture.name}",
                 source,
-                _member_reader(archive, picture),
-                read_exif=keep_reading(exif),
+                _make_member_reader(archive, picture),
+                read_exif=make_exif_reader(exif),
             )
 
     def describe(self) -> str:
-        """Return how many tars."""
+        """Return the first tar and the number of tars in words."""
         return f"{self.paths[0]}: WebDataset, {len(self.paths)} tars"
 
     def _samples(self) -> Iterator[tuple[Path, tarfile.TarFile, list[tarfile.TarInfo]]]:
         for path in self.paths:
             try:
-                check_blocks(path)  # tarfile takes half a header at the end for the end
-                # No compression is read: finding a member again would decompress the tar from its start.
+                check_block_size(path)  # tarfile would accept a partial header as the end
+                # Compressed tars are refused: each access to a member would decompress the tar from its start.
                 with path.open("rb") as file:
                     bounded = BoundedFile(file)
                     archive = open_tar(bounded)
@@ -103,24 +103,24 @@ class TarPhotos:
         return facts if isinstance(facts, dict) else {}
 
 
-def check_blocks(path: Path) -> None:
-    """Refuse a file that was cut within a block.
+def check_block_size(path: Path) -> None:
+    """Refuse a file that is truncated within a block.
 
     Raises:
-        tarfile.ReadError: its size is no whole number of blocks.
+        tarfile.ReadError: its size is not a multiple of the block size.
     """
     if path.stat().st_size % tarfile.BLOCKSIZE:
-        message = f"its size is no multiple of {tarfile.BLOCKSIZE} bytes"
+        message = f"its size is not a multiple of {tarfile.BLOCKSIZE} bytes"
         raise tarfile.ReadError(message)
 
 
-def keep_reading(exif: ExifReading) -> Callable[[], ExifReading] | None:
-    """Return a function that returns `exif`, or none where it has no tag, so that the picture's own are read."""
+def make_exif_reader(exif: ExifReading) -> Callable[[], ExifReading] | None:
+    """Return a function that returns `exif`; None if `exif` has no tag, so that the picture's tags are read."""
     return None if exif.tags == ExifTags() else lambda: exif
 
 
 def _split_name(member: tarfile.TarInfo) -> tuple[str, str]:
-    """Return a member's sample (folder and name up to the first dot) and its extension, as WebDataset splits them."""
+    """Return a member's sample (folder and name up to the first dot) and extension, as WebDataset defines them."""
     folder, slash, name = member.name.rpartition("/")
     stem, _, extension = name.partition(".")
     return folder + slash + stem, extension.lower()
@@ -131,9 +131,9 @@ def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     return (handle or io.BytesIO()).read()
 
 
-def _member_reader(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], bytes]:
+def _make_member_reader(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], bytes]:
     def read() -> bytes:
-        check_bytes(member.size)
+        check_size(member.size)
         return _read_member(archive, member)
 
     return read

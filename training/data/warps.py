@@ -1,6 +1,6 @@
-"""Coordinate maps for resampling faces; the sole importer of imgaug.
+"""Coordinate maps for resampling faces. No other module imports imgaug.
 
-imgaug 0.4.0 reads `np.sctypes` at import, which NumPy 2 removed: it is attached for the import only.
+imgaug 0.4.0 reads `np.sctypes` during its import, which NumPy 2 removed. This module adds it for the import only.
 """
 
 import warnings
@@ -15,35 +15,35 @@ _SCTYPES = {
     "complex": [np.complex64, np.complex128],
     "others": [bool, object, bytes, str, np.void],
 }
-np.sctypes = _SCTYPES  # type: ignore[attr-defined]  # noqa: NPY201 - the seam itself
+np.sctypes = _SCTYPES  # type: ignore[attr-defined]  # noqa: NPY201 - imgaug needs it
 try:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # imgaug warns of its own deprecated imports
+        warnings.simplefilter("ignore")  # imgaug's own deprecated imports
         from imgaug.augmenters import PiecewiseAffine
 finally:
-    del np.sctypes  # type: ignore[attr-defined]  # noqa: NPY201 - the seam itself
+    del np.sctypes  # type: ignore[attr-defined]  # noqa: NPY201 - added above
 
 Map = NDArray[np.float32]
 
 
 def identity_map(side: int) -> Map:
-    """Return [side, side, 2]: at each pixel its own (x, y)."""
+    """Return [side, side, 2]: the coordinates (x, y) of each pixel."""
     axis = np.arange(side, dtype=np.float32)
     return np.stack(np.meshgrid(axis, axis), axis=-1)
 
 
 def piecewise_affine_shift(side: int, scale: float, seed: int) -> Map:
-    """Return how far each pixel of a piecewise affine warp comes from, [side, side, 2] as (x, y) pixels.
+    """Return the offset to where each pixel of a piecewise affine warp comes from, [side, side, 2] as (x, y) in pixels.
 
-    imgaug warps an image of coordinates, in which bilinear interpolation is exact. Applying the shift
-    then costs a hundredth of imgaug's time, and one sampler serves warped and untouched faces. The
-    warp is made on a wider canvas, as imgaug repeats edge pixels, and streaks would give the class away.
+    imgaug warps an image of coordinates, in which bilinear interpolation is exact. Applying the offsets then takes a
+    hundredth of imgaug's time, and one sampler processes warped and untouched faces. The warp is made on a larger
+    canvas: imgaug repeats edge pixels, and such streaks would reveal the class.
     """
     pad = side // 6
     wide = side + 2 * pad
     coordinates = identity_map(wide) / wide  # scikit-image clips float images to 0..1
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # imgaug calls a method that scikit-image renamed
+        warnings.simplefilter("ignore", FutureWarning)  # imgaug uses a name that scikit-image changed
         warp = PiecewiseAffine(scale=scale, nb_rows=5, nb_cols=5, order=1, mode="edge", seed=seed).to_deterministic()
         warped = [warp.augment_image(np.ascontiguousarray(coordinates[..., axis])) for axis in (0, 1)]
     shift = (np.stack(warped, axis=-1) - coordinates)[pad:-pad, pad:-pad] * wide

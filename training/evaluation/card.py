@@ -1,6 +1,6 @@
-"""MODEL_CARD.md from measured figures: nothing in a card is typed by hand but its limits and the detector's recall.
+"""Write MODEL_CARD.md from the figures of a run; only its limits and the detector's recall are fixed text.
 
-That recall is a figure of the detector's settings, not of a run: `tests/benchmarks/detector_recall.py` prints it.
+The recall depends on the detector's settings and not on a run; `tests/benchmarks/detector_recall.py` prints it.
 """
 
 import json
@@ -28,11 +28,11 @@ LICENCE = {
     "detector": detector.LICENCE,
 }
 MEASURED_BY = (
-    " Its answers on a GPU are held to the golden faces; every figure on generated and test faces below was measured "
-    "through the same network's OpenVINO engines, with a mixture and a calibration of their own."
+    " On a GPU, its results are compared with the golden faces. All figures below on generated and test faces were "
+    "measured with the OpenVINO engines of the same network, with their own mixture and calibration."
 )
 CHANCE = 0.5
-PROMISE = f"{RATES[0]:g}"  # the false-alarm rate that the card speaks of
+STATED_RATE = f"{RATES[0]:g}"  # the false-alarm rate of the card's figures
 TEMPLATE = Path(__file__).with_name("card_template.md")
 
 
@@ -40,7 +40,7 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, deployment
     """Write the card of `run` to `path`.
 
     Raises:
-        FileNotFoundError: a step whose figures the card states has not run.
+        FileNotFoundError: a step whose figures the card contains has not been run.
     """
     report, prepared = (
         json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("evaluation", "prepare")
@@ -49,7 +49,7 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, deployment
     fit, calibration = (
         json.loads((results / f"{name}.json").read_text(encoding="utf-8")) for name in ("fit", "calibration")
     )
-    facts, honest = read_facts(run), report["honest"]
+    facts, operating = read_chosen_epoch(run), report["operating_points"]
     dropped = prepared["dropped"]
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         bundle_id=bundle_id,
@@ -83,41 +83,41 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, deployment
             f"| {name} | {describe_auc(row)} | {facts[name]:.2f} |" for name, row in report["pretext"].items()
         ),
         pretext_verdict=judge_pretext(report["pretext"]),
-        auc_rows="\n".join(describe_generator(honest, name) for name in honest["raw"]["auc"]),
+        auc_rows="\n".join(describe_generator(operating, name) for name in operating["raw"]["auc"]),
         control_rows="\n".join(
             f"| real source {index} | {describe_auc(raw)} "
-            f"| {describe_auc(honest['format_equalised']['source_control'][name])} |"
-            for index, (name, raw) in enumerate(honest["raw"]["source_control"].items(), 1)
+            f"| {describe_auc(operating['format_equalised']['source_control'][name])} |"
+            for index, (name, raw) in enumerate(operating["raw"]["source_control"].items(), 1)
         ),
         alarm_rows="\n".join(
             f"| {float(rate):.0%} | {describe_rate(row['photographs'])} | {report['run']['test_faces']} |"
-            for rate, row in honest["flagged"].items()
+            for rate, row in operating["flagged"].items()
         ),
         alarm_sources=", ".join(
             f"real source {index} {describe_rate(row)}"
-            for index, row in enumerate(honest["flagged"][PROMISE]["by_source"].values(), 1)
+            for index, row in enumerate(operating["flagged"][STATED_RATE]["by_source"].values(), 1)
         ),
         shape_rows="\n".join(f"| {name} | {nats:.1f} |" for name, nats in fit["held_out_nats"].items()),
         test_faces=report["run"]["test_faces"],
         engine_rows="\n".join(describe_engine(name, row) for name, row in report["engines"].items()),
-        spread=f"{report['engines']['fp32']['drift']['spread_nats']:.0f}",
+        std=f"{report['engines']['fp32']['drift']['std_nats']:.0f}",
         threads=report["run"]["threads"],
         detector_licence=detector.LICENCE,
     )
     path.write_text(text, encoding="utf-8")
 
 
-def read_facts(run: Path) -> dict[str, float]:
-    """Return the figures of the chosen epoch."""
+def read_chosen_epoch(run: Path) -> dict[str, float]:
+    """Return the metrics of the selected epoch."""
     lines = [json.loads(line) for line in (run / "progress.jsonl").read_text(encoding="utf-8").splitlines()]
     chosen: dict[str, float] = max(lines, key=lambda line: line["merit"])
     return chosen
 
 
 def judge_pretext(pretext: dict[str, dict[str, Any]]) -> str:
-    """Return one sentence naming the tasks whose accuracy on other sources cannot be told from chance, or is below."""
+    """Return a sentence with the tasks whose accuracy on other sources is not significantly above chance, if any."""
     weak = [name for name, row in pretext.items() if row["low"] <= CHANCE]
-    return f"Not shown to carry over to other sources: {', '.join(weak)}." if weak else ""
+    return f"Not significantly above chance on other sources: {', '.join(weak)}." if weak else ""
 
 
 def describe_role(run: Path, role: str) -> str:
@@ -135,22 +135,22 @@ def describe_auc(row: dict[str, Any]) -> str:
 
 
 def describe_rate(row: dict[str, Any] | None) -> str:
-    """Return a share with its interval; a dash where the calibration cannot promise the rate."""
+    """Return a share with its interval; a dash if the calibration does not support the rate."""
     return "-" if row is None else f"{row['value']:.1%} ({row['low']:.1%} to {row['high']:.1%})"
 
 
 def describe_thresholds(calibration: dict[str, Any]) -> str:
-    """Return a table row for each promised rate, or why the calibration cannot promise it, highest rate first."""
+    """Return a table row for each target rate, highest first: the threshold, or why the rate is not supported."""
     cells = {rate: f"- | {sentence}" for rate, sentence in calibration["refused"].items()}
     for rate, row in calibration["thresholds"].items():
         cells[rate] = f"{row['nats']:.1f} | {100 * row['rate_low']:.2g} to {100 * row['rate_high']:.2g} %"
     return "\n".join(f"| {100 * float(rate):g} % | {cells[rate]} |" for rate in sorted(cells, key=float, reverse=True))
 
 
-def describe_generator(honest: dict[str, Any], name: str) -> str:
+def describe_generator(operating: dict[str, Any], name: str) -> str:
     """Return one table row with a generator's figures."""
-    raw, equal = (honest[kind]["auc"][name] for kind in ("raw", "format_equalised"))
-    flagged = describe_rate(honest["flagged"][PROMISE]["generated"][name])
+    raw, equal = (operating[kind]["auc"][name] for kind in ("raw", "format_equalised"))
+    flagged = describe_rate(operating["flagged"][STATED_RATE]["generated"][name])
     return f"| {name} | {raw['count']} | {describe_auc(raw)} | {describe_auc(equal)} | {flagged} |"
 
 

@@ -1,4 +1,4 @@
-"""What an engine's precision costs: log-likelihoods against the FP32 engine's, and speed."""
+"""Compare engines of different precision: log-likelihoods against the FP32 engine's, and speed."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -18,26 +18,26 @@ SPEED_FACES = 128
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """How an engine's log-likelihoods differ from the FP32 engine's, under one mixture, on the same crops.
+    """Differences between an engine's log-likelihoods and the FP32 engine's, under one mixture, on the same crops.
 
     Attributes:
-        median_nats: of the absolute differences; `p95_nats` and `max_nats` likewise.
-        spread_nats: standard deviation of the FP32 log-likelihoods, to compare with.
+        median_nats, p95_nats, max_nats: median, 95th percentile and maximum of the absolute differences.
+        std_nats: standard deviation of the FP32 log-likelihoods, for comparison.
         rank_correlation: Spearman's.
-        flips_at_5_percent: share of faces on the other side of the 5 % threshold, each engine
-            calibrated on its own log-likelihoods of the calibration photographs.
+        flips_at_5_percent: share of faces with another decision at 5 %; each engine is calibrated on its own
+            log-likelihoods of the calibration photographs.
     """
 
     median_nats: float
     p95_nats: float
     max_nats: float
-    spread_nats: float
+    std_nats: float
     rank_correlation: float
     flips_at_5_percent: float
 
 
-def rank(values: LogLikelihoods) -> NDArray[np.intp]:
-    """Return each value's place in ascending order."""
+def rank_values(values: LogLikelihoods) -> NDArray[np.intp]:
+    """Return the rank of each value in ascending order."""
     return np.argsort(np.argsort(values, kind="stable"), kind="stable")
 
 
@@ -54,14 +54,14 @@ def measure_drift(
         median_nats=float(np.median(difference)),
         p95_nats=float(np.quantile(difference, 0.95)),
         max_nats=float(difference.max()),
-        spread_nats=float(reference.std()),
-        rank_correlation=float(np.corrcoef(rank(reference), rank(engine))[0, 1]),
+        std_nats=float(reference.std()),
+        rank_correlation=float(np.corrcoef(rank_values(reference), rank_values(engine))[0, 1]),
         flips_at_5_percent=float(flips.mean()),
     )
 
 
 def measure_speed(scorer: FaceScorer, crops: Images) -> float:
-    """Return faces per second of the engine alone, after a first call."""
+    """Return the engine's faces per second, after a first call."""
     batch = np.asarray(crops[:SPEED_FACES])
     scorer.embed(batch[:8])
     started = time.perf_counter()
@@ -79,10 +79,10 @@ def compare_engines(
     """Return drift, size and speed of engines.
 
     Args:
-        engines: graph by precision; one of them is "fp32".
+        engines: graph by precision, including "fp32".
         load: compiles a graph.
-        test: crops that are compared.
-        held_out: the calibration's crops.
+        test: crops to compare on.
+        held_out: crops of the calibration.
         advance: called after each engine.
     """
     scored, speeds = {}, {}

@@ -1,4 +1,4 @@
-"""All figures of an evaluation: what goes into `evaluation.json`, and the arrays that the figures are drawn from."""
+"""Compute the content of `evaluation.json`, and the arrays for its charts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,11 +15,11 @@ from training.evaluation.face_scorer import FaceScorer, score_features
 from training.evaluation.measures import LogLikelihoods
 from training.evaluation.operating_points import (
     RATES,
-    flag_faces,
     judge_generators,
+    measure_flagged,
+    measure_separation,
     name_photographs,
-    separate,
-    summarise,
+    summarise_evaluation,
 )
 from training.evaluation.protocol import ProtocolComparison, compare_generators
 from training.evaluation.robustness import draw_rows, equalise_format, evaluate_condition, list_conditions
@@ -27,12 +27,12 @@ from training.mixture.fit import choose_mixture
 from training.recipes import Recipe
 
 Extract = Callable[[Images], NDArray[np.float32]]
-"""From crops [N, S, S, 3], which may lie on disk, to features [N, D] of a compared method."""
+"""Computes features [N, D] of a compared method from crops [N, S, S, 3], which may be on disk."""
 FITTING_ROLES = ("train", "fit")
-CHART_FACES = 300  # of each class in the t-SNE chart: more would only cover each other
+CHART_FACES = 300  # of each class in the t-SNE chart: more points would overlap
 
 
-class Photographs(Protocol):
+class PhotographFaces(Protocol):
     """Faces of photographs; `FaceSet` is one.
 
     Attributes:
@@ -43,34 +43,34 @@ class Photographs(Protocol):
 
     @property
     def crops(self) -> Images:
-        """The faces."""
+        """The crops of the faces."""
 
     @property
     def photos(self) -> NDArray[np.str_]:
-        """Where each comes from."""
+        """The photograph of each face."""
 
     @property
     def sources(self) -> NDArray[np.str_]:
-        """Whose photograph it is."""
+        """The source of each face's photograph."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pictures:
-    """What an evaluation looks at.
+class EvaluationFaces:
+    """The faces of an evaluation.
 
     Attributes:
-        photographs: by role: `test`, on which nothing was fitted, chosen or calibrated; `calibrate`; and the roles that
-            a threshold is taken from or a mixture of other features is fitted on.
+        photographs: by role: `test`, on which nothing was fitted, chosen or calibrated; `calibrate`; and the roles for
+            a threshold or for the mixture of other features.
         generated: crops by generator.
     """
 
-    photographs: Mapping[str, Photographs]
+    photographs: Mapping[str, PhotographFaces]
     generated: Mapping[str, Images]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Evidence:
-    """What the figures are drawn from: log-likelihoods in nats, features, and each feature row's class."""
+class FigureData:
+    """The data of the charts: log-likelihoods in nats, features [N, D], and the class [N] of each feature row."""
 
     photographs: LogLikelihoods
     generated: dict[str, LogLikelihoods]
@@ -79,14 +79,16 @@ class Evidence:
     classes: NDArray[np.str_]
 
 
-def evaluate_faces(scorer: FaceScorer, pictures: Pictures, console: Console) -> tuple[dict[str, object], Evidence]:
-    """Return the report's sections `verdict`, `honest` and `robustness`, and the evidence.
+def evaluate_faces(
+    scorer: FaceScorer, pictures: EvaluationFaces, console: Console
+) -> tuple[dict[str, object], FigureData]:
+    """Return the report's sections `verdict`, `operating_points` and `robustness`, and the data of the charts.
 
     Raises:
         ValueError: a face has no finite log-likelihood.
     """
     test, generated = pictures.photographs["test"], pictures.generated
-    places = test.sources, test.photos
+    origins = test.sources, test.photos
     with Progress("scoring", 2 * (1 + len(generated)) + 1, "sets", console, summary=True) as progress:
         calibration = np.sort(scorer.log_likelihoods(pictures.photographs["calibrate"].crops))
         progress.advance()
@@ -100,56 +102,59 @@ def evaluate_faces(scorer: FaceScorer, pictures: Pictures, console: Console) -> 
             equal[name] = scorer.log_likelihoods(crops, equalise_format)
             progress.advance()
     if not all(np.isfinite(values).all() for values in (calibration, *raw.values(), *equal.values())):
-        message = "a face has no finite log-likelihood: look for a broken engine or mixture, and run `fit` again"
+        message = "a face has no finite log-likelihood: check the engine and the mixture, and run `fit` again"
         raise ValueError(message)
     photographs, others = raw.pop(""), raw
-    plain = separate(photographs, places, others)
-    equalised = separate(equal.pop(""), places, equal)
-    flagged = {rate: flag_faces(photographs, places, others, calibration, rate) for rate in RATES}
+    plain = measure_separation(photographs, origins, others)
+    equalised = measure_separation(equal.pop(""), origins, equal)
+    flagged = {rate: measure_flagged(photographs, origins, others, calibration, rate) for rate in RATES}
     verdicts = judge_generators(plain, equalised)
     report: dict[str, object] = {
         "verdict": {
-            "summary": summarise(verdicts, flagged[RATES[0]], RATES[0]),
+            "summary": summarise_evaluation(verdicts, flagged[RATES[0]], RATES[0]),
             "generators": {name: asdict(verdict) for name, verdict in verdicts.items()},
         },
-        "honest": {
+        "operating_points": {
             "flagged": {f"{rate:g}": asdict(row) for rate, row in flagged.items()},
             "raw": asdict(plain),
             "format_equalised": asdict(equalised),
         },
         "robustness": measure_robustness(scorer, pictures, calibration, console),
     }
-    return report, Evidence(photographs, others, calibration, *sample_features(embedded))
+    return report, FigureData(photographs, others, calibration, *sample_features(embedded))
 
 
-def compare(
-    weigh_crops: Callable[[Images], LogLikelihoods], pictures: Pictures, fitted_roles: Sequence[str], recipe: Recipe
+def compare_by_protocol(
+    score_crops: Callable[[Images], LogLikelihoods],
+    pictures: EvaluationFaces,
+    fitted_roles: Sequence[str],
+    recipe: Recipe,
 ) -> ProtocolComparison:
-    """Return the paper's figures.
+    """Return the metrics of the paper's protocol.
 
     Args:
-        weigh_crops: log-likelihoods of crops.
-        pictures: what is compared.
-        fitted_roles: roles that the mixture behind `weigh_crops` was fitted on.
-        recipe: says where the threshold comes from.
+        score_crops: returns the log-likelihoods of crops.
+        pictures: the faces to compare.
+        fitted_roles: roles that the mixture of `score_crops` was fitted on.
+        recipe: names the photographs of the threshold.
     """
     roles = fitted_roles if recipe.threshold_on == "train" else ("calibrate",)
     return compare_generators(
-        np.concatenate([weigh_crops(pictures.photographs[role].crops) for role in roles]),
-        weigh_crops(pictures.photographs["test"].crops),
-        {name: weigh_crops(crops) for name, crops in pictures.generated.items()},
+        np.concatenate([score_crops(pictures.photographs[role].crops) for role in roles]),
+        score_crops(pictures.photographs["test"].crops),
+        {name: score_crops(crops) for name, crops in pictures.generated.items()},
     )
 
 
 def describe_comparison(comparison: ProtocolComparison, recipe: Recipe) -> dict[str, object]:
-    """Return the fields of a comparison and by which rules it was made."""
+    """Return the fields of a comparison and its settings."""
     return asdict(comparison) | {"threshold_on": recipe.threshold_on, "test_crop": recipe.test_crop}
 
 
 def measure_robustness(
-    scorer: FaceScorer, pictures: Pictures, calibration: LogLikelihoods, console: Console
+    scorer: FaceScorer, pictures: EvaluationFaces, calibration: LogLikelihoods, console: Console
 ) -> list[dict[str, object]]:
-    """Return one entry a condition."""
+    """Return one entry for each condition."""
     test = pictures.photographs["test"]
     rows = draw_rows(len(test.crops))
     groups = name_photographs(test.sources, test.photos)[rows]
@@ -167,7 +172,7 @@ def measure_robustness(
 
 
 def sample_features(embedded: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.str_]]:
-    """Return features [n, D] of at most `CHART_FACES` faces a class and their classes; photographs are class ""."""
+    """Return features [n, D] of at most `CHART_FACES` faces of each class, and their classes [n]; "" is photographs."""
     rng = np.random.default_rng(2024)
     drawn = {name: features[rng.permutation(len(features))[:CHART_FACES]] for name, features in embedded.items()}
     classes = np.repeat(np.array(list(drawn)), [len(features) for features in drawn.values()])
@@ -180,8 +185,8 @@ def list_compared_roles(recipe: Recipe) -> list[str]:
     return sorted(fitted | {"test"} | ({"calibrate"} if recipe.threshold_on == "calibrate" else set()))
 
 
-def compare_features(extract: Extract, pictures: Pictures, recipe: Recipe) -> ProtocolComparison:
-    """Return the paper's figures of other features or crops, with a mixture of their own by the recipe's rule."""
+def compare_features(extract: Extract, pictures: EvaluationFaces, recipe: Recipe) -> ProtocolComparison:
+    """Return the metrics of the paper's protocol for other features or crops; the same rule fits their mixture."""
     fitting = {role: pictures.photographs[role] for role in list_compared_roles(recipe) if role in FITTING_ROLES}
     fitted = choose_mixture(
         {role: extract(faces.crops) for role, faces in fitting.items()},
@@ -189,4 +194,4 @@ def compare_features(extract: Extract, pictures: Pictures, recipe: Recipe) -> Pr
         recipe.mixture,
     )
     mixture = stack_mixture(fitted.mixture)
-    return compare(lambda crops: score_features(extract(crops), mixture), pictures, fitted.roles, recipe)
+    return compare_by_protocol(lambda crops: score_features(extract(crops), mixture), pictures, fitted.roles, recipe)

@@ -1,4 +1,4 @@
-"""Images to log-likelihoods through the deployed engine, compiled once for a whole evaluation."""
+"""Compute log-likelihoods of crops with the deployed engine, which is compiled once for a whole evaluation."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ ROWS_PER_PRODUCT = 1024  # bounds the mixture's intermediate arrays: 1024 x 12 x
 
 
 class FaceScorer:
-    """A compiled extractor and a mixture; memory does not grow with the number of crops but by their features.
+    """A compiled extractor and a mixture. Memory grows with the features only, not with the crops.
 
     Raises:
-        BundleMismatch: the graph at `model` is unreadable or has another number of features than the mixture.
+        BundleMismatch: the graph at `model` is unreadable, or its number of features differs from the mixture's.
     """
 
     def __init__(self, model: Path, mixture: GaussianMixture, threads: int) -> None:
@@ -26,7 +26,7 @@ class FaceScorer:
         self._mixture = stack_mixture(mixture)
 
     def embed(self, crops_NHWC: Images, alter: Alteration | None = None) -> NDArray[np.float32]:
-        """Return [N, D] features of [N, S, S, 3] crops, each altered first where `alter` is given."""
+        """Return [N, D] features of [N, S, S, 3] crops; `alter` changes each crop first."""
         return embed_crops(self._extractor, crops_NHWC, alter)
 
     def score_features(self, features_ND: NDArray[np.float32]) -> LogLikelihoods:
@@ -39,7 +39,7 @@ class FaceScorer:
 
 
 def score_features(features_ND: NDArray[np.float32], mixture: StackedMixture) -> LogLikelihoods:
-    """Return [N] log-likelihoods in nats of [N, D] features, as serving computes them."""
+    """Return [N] log-likelihoods in nats of [N, D] features, computed as the scorer computes them."""
     starts = range(0, len(features_ND), ROWS_PER_PRODUCT)
     blocks = [log_likelihood(features_ND[start : start + ROWS_PER_PRODUCT], mixture) for start in starts]
     return np.concatenate(blocks).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Pictures for evaluation only, found and cut exactly as photographs are; they wait on disk, not in memory."""
+"""Cut faces from generated pictures, for evaluation only, exactly as from photographs; the crops are kept on disk."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ Part = Literal["face", "image"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CutPictures:
-    """Crops [N, S, S, 3] of one folder, how many pictures were looked at, and what was left out, by reason."""
+    """The crops [N, S, S, 3] of one folder, the number of its pictures, and the number left out, by reason."""
 
     crops: Images
     pictures: int
@@ -31,14 +31,14 @@ class CutPictures:
 
 @dataclass(frozen=True, slots=True)
 class PictureCutter:
-    """Cuts one crop a picture into files of `scratch`.
+    """Cuts one crop from each picture into files of `scratch`.
 
     Attributes:
         detector: the bundle's.
         spec: how a face is cut.
-        part: the most confident "face", or the whole "image" stretched to a square, as the authors' release takes it.
+        part: the most confident "face", or the whole "image" stretched to a square, as in the authors' release.
         threads: for decoding.
-        scratch: a folder that outlives the crops.
+        scratch: folder of the files; it must exist as long as the crops are used.
     """
 
     detector: FaceDetector
@@ -48,7 +48,7 @@ class PictureCutter:
     scratch: Path
 
     def locate(self, path: Path) -> EncodedFace | None:
-        """Return what to cut of a picture, or None when no face is found that the default policy scores.
+        """Return the part of a picture to cut, or None if it has no face that the default policy scores.
 
         Raises:
             Unscorable: the picture cannot be read.
@@ -63,10 +63,10 @@ class PictureCutter:
         return EncodedFace.around(data, info, scored[0], self.spec) if scored else None
 
     def cut(self, name: str, paths: Sequence[Path], advance: Callable[[], None]) -> CutPictures:
-        """Return the crops of at least one picture.
+        """Return the crops of one or more pictures.
 
         Args:
-            name: of the file of crops.
+            name: of the file that contains the crops.
             paths: of the pictures.
             advance: called after each picture.
         """
@@ -103,26 +103,26 @@ class PictureCutter:
 
 
 def draw_pictures(folder: Path, most: int, seed: int = 2024) -> list[Path]:
-    """Return the files in `folder` and all folders below, in a stable order; of more than `most`, as many at random.
+    """Return the files in `folder` and its subfolders in a stable order; a random `most` of them if there are more.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no file.
     """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     if not files:
-        message = f"no picture was found under {folder}: it must hold one or more"
+        message = f"no picture was found under {folder}: it must contain one or more"
         raise FileNotFoundError(message)
     return [files[index] for index in np.sort(np.random.default_rng(seed).permutation(len(files))[:most])]
 
 
 def list_generators(folder: Path) -> dict[str, Path]:
-    """Return the folder of each generator.
+    """Return the folder of each generator, by name.
 
     Raises:
         FileNotFoundError: there is none.
     """
     found = {path.name: path for path in sorted(folder.glob("*/"))}
     if not found:
-        message = f"no folder was found in {folder}: it must hold one folder of pictures a generator"
+        message = f"no folder was found in {folder}: it must contain one folder of pictures for each generator"
         raise FileNotFoundError(message)
     return found

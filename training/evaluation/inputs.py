@@ -1,4 +1,4 @@
-"""What an evaluation is given, and the crops it makes of it."""
+"""The inputs of an evaluation: the run, the data to compare with, and the crops of pictures."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,33 +13,39 @@ from ingest.detect import DetectorSpec, load_detector
 from scorer.commands.progress import Progress
 from scorer.mixture import GaussianMixture
 from training.data.shards import Images
-from training.evaluation.evaluate import Extract, Photographs, Pictures, compare_features, list_compared_roles
+from training.evaluation.evaluate import (
+    EvaluationFaces,
+    Extract,
+    PhotographFaces,
+    compare_features,
+    list_compared_roles,
+)
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import CutPictures, Part, PictureCutter, draw_pictures
 from training.evaluation.measures import Rate
 from training.evaluation.protocol import MAX_FACES, ProtocolComparison
 from training.recipes import Recipe
 
-MAX_FITTED = 25_000  # the release fits on as many
+MAX_FITTED_FACES = 25_000  # as in the paper (section III-A)
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """What is evaluated.
+class EvaluatedRun:
+    """The run that is evaluated.
 
     Attributes:
         run: folder that was prepared, trained, fitted and calibrated.
         recipe: of the run.
-        load_role: reads the photographs of a role of the run.
-        mixture: what `fit` wrote.
-        engines: exported graph by precision, the recipe's and "fp32" among them.
+        load_role: reads the photographs of a role.
+        mixture: of the run.
+        engines: exported graph by precision, including the recipe's precision and "fp32".
         threads: CPU threads.
         pretext: accuracy of the pretext tasks on the role test, by task.
     """
 
     run: Path
     recipe: Recipe
-    load_role: Callable[[str], Photographs]
+    load_role: Callable[[str], PhotographFaces]
     mixture: GaussianMixture
     engines: Mapping[str, Path]
     threads: int
@@ -47,12 +53,12 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Extras:
-    """What stands beside the run, all of it optional.
+class Comparisons:
+    """Optional data to compare the run with.
 
     Attributes:
-        photographs: for recipes that compare whole pictures, a folder with one folder of photographs a role: `fit`,
-            which the compared mixture is fitted on, and `test`.
+        photographs: for recipes that compare whole pictures, a folder with the folders `fit` (photographs for the
+            mixture) and `test`.
         features: other features by name, for Table II.
         runs: folders of evaluated runs by name, for Table III.
     """
@@ -63,22 +69,22 @@ class Extras:
 
 
 def cut_folders(
-    folders: Mapping[str, Path], part: Part, subject: Subject, scratch: Path, console: Console
+    folders: Mapping[str, Path], part: Part, evaluated: EvaluatedRun, scratch: Path, console: Console
 ) -> dict[str, CutPictures]:
     """Return the crops of each folder, at most 5,000 (25,000 for the role `fit`), cut as the recipe cuts faces.
 
     Raises:
-        FileNotFoundError: a folder holds no picture or gives no crop.
+        FileNotFoundError: a folder contains no picture, or no crop was found.
     """
     cutter = PictureCutter(
-        load_detector(subject.run, DetectorSpec(), subject.threads),
-        subject.recipe.preprocess,
+        load_detector(evaluated.run, DetectorSpec(), evaluated.threads),
+        evaluated.recipe.preprocess,
         part,
-        subject.threads,
+        evaluated.threads,
         scratch,
     )
     paths = {
-        name: draw_pictures(folder, MAX_FITTED if (part, name) == ("image", "fit") else MAX_FACES)
+        name: draw_pictures(folder, MAX_FITTED_FACES if (part, name) == ("image", "fit") else MAX_FACES)
         for name, folder in folders.items()
     }
     label, total = f"cutting {part}s of {', '.join(folders)}", sum(map(len, paths.values()))
@@ -93,7 +99,7 @@ def cut_folders(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WholePictures:
-    """Photographs as a whole; see `Photographs`."""
+    """Whole photographs; see `PhotographFaces`."""
 
     crops: Images
     photos: NDArray[np.str_]
@@ -101,24 +107,28 @@ class WholePictures:
 
     @classmethod
     def number(cls, crops: Images) -> Self:
-        """Return crops each of its own photograph, in two halves that serve as sources."""
+        """Return crops with one photograph each, divided into two sources."""
         numbers = np.arange(len(crops))
         return cls(crops, numbers.astype(str), (numbers % 2).astype(str))
 
 
-def compare_whole(
-    scorer: FaceScorer, subject: Subject, folders: tuple[Path, Mapping[str, Path]], scratch: Path, console: Console
+def compare_whole_pictures(
+    scorer: FaceScorer,
+    evaluated: EvaluatedRun,
+    folders: tuple[Path, Mapping[str, Path]],
+    scratch: Path,
+    console: Console,
 ) -> ProtocolComparison:
-    """Return the paper's figures of whole pictures, as the authors' release takes them, with a mixture of their own.
+    """Return the metrics of the paper's protocol for whole pictures, as in the release, with their own mixture.
 
-    `folders` are that of the photographs, with a folder for each role, and those of the generators.
+    `folders` are the folder of photographs, which contains one folder for each role, and the folders of the generators.
     """
     photographs, generators = folders
-    roles = {role: photographs / role for role in list_compared_roles(subject.recipe)}
-    real = cut_folders(roles, "image", subject, scratch, console)
-    others = cut_folders(generators, "image", subject, scratch, console)
-    pictures = Pictures(
+    roles = {role: photographs / role for role in list_compared_roles(evaluated.recipe)}
+    real = cut_folders(roles, "image", evaluated, scratch, console)
+    others = cut_folders(generators, "image", evaluated, scratch, console)
+    pictures = EvaluationFaces(
         {role: WholePictures.number(cut.crops) for role, cut in real.items()},
         {name: cut.crops for name, cut in others.items()},
     )
-    return compare_features(scorer.embed, pictures, subject.recipe)
+    return compare_features(scorer.embed, pictures, evaluated.recipe)

@@ -1,6 +1,6 @@
-"""The figures of an evaluation as plain functions of log-likelihoods.
+"""The metrics of an evaluation as functions of log-likelihoods.
 
-Low log-likelihoods are suspicious. "Photographs" and "others" are [n] and [m] log-likelihoods in nats.
+A low log-likelihood counts as a detection. "Photographs" and "others" are [n] and [m] log-likelihoods in nats.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ NORMAL_95 = 1.959964  # the standard normal's 97.5 % point
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A share or an AUC with its 95 % interval and the number of faces behind it."""
+    """A share or an AUC with its 95 % interval and its number of faces."""
 
     value: float
     low: float
@@ -24,7 +24,7 @@ class Rate:
 
 
 def auc(photographs: LogLikelihoods, others: LogLikelihoods) -> float:
-    """Return the chance that one of `others` is less likely than one of `photographs`; ties count half."""
+    """Return the probability that one of `others` is less likely than one of `photographs`; ties count half."""
     ordered = np.sort(photographs)
     at_most = (np.searchsorted(ordered, others, "left") + np.searchsorted(ordered, others, "right")) / 2
     return float(1 - at_most.mean() / len(photographs))
@@ -40,9 +40,9 @@ def bootstrap_auc(
     left, right = (np.searchsorted(photographs[order], others, side) for side in ("left", "right"))
     draws = np.empty(BOOTSTRAPS)
     for draw in range(BOOTSTRAPS):
-        # A drawn sample is how often each photograph and each of the others comes up in it.
-        repeats = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
-        below = np.concatenate([[0], np.cumsum(repeats[index][order])])
+        # A bootstrap sample is represented by the count of each photograph in it.
+        counts = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+        below = np.concatenate([[0], np.cumsum(counts[index][order])])
         chosen = rng.integers(len(others), size=len(others))
         draws[draw] = 1 - (below[left] + below[right])[chosen].mean() / 2 / below[-1]
     low, high = np.quantile(draws, [0.025, 0.975])
@@ -53,9 +53,9 @@ def wilson(hits: int, count: int, cases: int | None = None) -> Rate:
     """Return `hits / count` with Wilson's interval.
 
     Args:
-        hits: faces that count.
-        count: all faces.
-        cases: how many of them are independent; `count` where all are.
+        hits: number of counted faces.
+        count: number of all faces.
+        cases: number of independent cases among them; `count` by default.
     """
     n, share, z = cases or count, hits / count, NORMAL_95
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -64,7 +64,7 @@ def wilson(hits: int, count: int, cases: int | None = None) -> Rate:
 
 
 def roc_curve(photographs: LogLikelihoods, others: LogLikelihoods) -> tuple[LogLikelihoods, LogLikelihoods]:
-    """Return false-alarm and detection rates of every threshold, both rising from 0 to 1; flagged if at most it."""
+    """Return false-alarm and detection rates of all thresholds, from 0 to 1; values up to a threshold are flagged."""
     thresholds = np.unique(np.concatenate([photographs, others]))
     shares = (
         np.concatenate([[0.0], np.searchsorted(np.sort(values), thresholds, "right") / len(values)])
@@ -75,7 +75,7 @@ def roc_curve(photographs: LogLikelihoods, others: LogLikelihoods) -> tuple[LogL
 
 
 def equal_error_rate(photographs: LogLikelihoods, others: LogLikelihoods) -> float:
-    """Return where as large a share of the photographs is flagged as of the others is missed."""
+    """Return the rate at which the share of photographs flagged equals the share of the others not flagged."""
     alarms, found = roc_curve(photographs, others)
     excess = alarms - (1 - found)
     after = int(np.argmax(excess >= 0))
@@ -84,7 +84,7 @@ def equal_error_rate(photographs: LogLikelihoods, others: LogLikelihoods) -> flo
 
 
 def average_precision(positives: LogLikelihoods, negatives: LogLikelihoods) -> float:
-    """Return the average precision of finding `positives` by high values: sum of precision times gain in recall."""
+    """Return the average precision of `positives` by high values: the sum of precision times increase of recall."""
     values = np.unique(np.concatenate([positives, negatives]))[::-1]
     found, wrong = (len(sample) - np.searchsorted(np.sort(sample), values, "left") for sample in (positives, negatives))
     return float((np.diff(found, prepend=0) * found / (found + wrong)).sum() / len(positives))

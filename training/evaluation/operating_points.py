@@ -1,8 +1,8 @@
-"""The honest mode: what a platform would see, with generated faces positive and thresholds from held-out photographs.
+"""Metrics at the operating points of a deployment: generated faces are positive, thresholds come from held-out faces.
 
-Thresholds come from the role `calibrate` exactly as a deployed bundle sets them (by p-value), false alarms are counted
-on the role `test`, whose sources nothing was fitted, chosen or calibrated on. Every AUC stands beside its control: what
-one source of photographs reaches against the others, though nothing in it is generated.
+Thresholds come from the role `calibrate`, by p-value, exactly as in a deployed bundle. False alarms are counted on the
+role `test`, on whose sources nothing was fitted, chosen or calibrated. Every AUC has a control: the AUC of one source
+of photographs against the others, although none is generated.
 """
 
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from scorer.decide import p_values
 from training.evaluation.measures import LogLikelihoods, Rate, bootstrap_auc, equal_error_rate, wilson
 
 RATES = (0.05, 0.01)
-NOISE_AUC = 0.75  # below it, an AUC lies in the range that a mere change of photograph source reaches
+MIN_AUC = 0.75  # a lower AUC can result from a change of the photographs' source alone
 
 
 @dataclass(frozen=True, slots=True)
 class FlaggedCount:
-    """What a promised false-alarm rate does; a figure is None where the calibration is too small to promise it.
+    """The shares flagged at a target false-alarm rate; None if the calibration is too small for that rate.
 
     Attributes:
-        photographs: share of the test photographs' faces flagged; the interval counts photographs, not faces.
+        photographs: share of the faces of test photographs; the interval counts photographs, not faces.
         by_source: the same for each source.
-        generated: share flagged by generator; the interval takes the threshold as given.
+        generated: share by generator; the interval does not include the uncertainty of the threshold.
     """
 
     photographs: Rate | None
@@ -35,10 +35,10 @@ class FlaggedCount:
 
 @dataclass(frozen=True, slots=True)
 class Separation:
-    """How far generated faces lie from photographs, at every threshold.
+    """How well generated faces and photographs are separated, over all thresholds.
 
     Attributes:
-        auc: by generator; the interval draws whole photographs.
+        auc: by generator; the bootstrap interval resamples whole photographs.
         equal_error_rate: by generator.
         source_control: AUC of each source of photographs against all others, as if it were a generator.
     """
@@ -50,27 +50,27 @@ class Separation:
 
 @dataclass(frozen=True, slots=True)
 class GeneratorVerdict:
-    """Whether a generator's AUC, raw and format-equalised, clears the control by its whole interval."""
+    """Whether the whole interval of a generator's AUC, raw and format-equalised, is above the control."""
 
     clears: bool
     sentence: str
 
 
 def name_photographs(sources: NDArray[np.str_], photos: NDArray[np.str_]) -> NDArray[np.str_]:
-    """Return a name for each face's photograph that no other source uses."""
+    """Return the name of each face's photograph, unique over all sources."""
     return np.char.add(np.char.add(sources, "/"), photos)
 
 
 def count_flagged(
     values: LogLikelihoods, calibration: LogLikelihoods, rate: float, groups: NDArray[np.str_] | None = None
 ) -> Rate | None:
-    """Return the share with a p-value of at most `rate`, or None where `calibration` cannot resolve that rate.
+    """Return the share with a p-value of at most `rate`, or None if `calibration` cannot resolve that rate.
 
     Args:
         values: log-likelihoods.
-        calibration: those of held-out photographs, ascending.
-        rate: promised false-alarm rate.
-        groups: each face's photograph; faces of one share camera and compression and count as one case.
+        calibration: log-likelihoods of held-out photographs, ascending.
+        rate: target false-alarm rate.
+        groups: the photograph of each face; faces of one photograph count as one case.
     """
     if rate < 1 / (len(calibration) + 1):
         return None
@@ -78,15 +78,15 @@ def count_flagged(
     return wilson(hits, len(values), None if groups is None else len(np.unique(groups)))
 
 
-def flag_faces(
+def measure_flagged(
     photographs: LogLikelihoods,
-    places: tuple[NDArray[np.str_], NDArray[np.str_]],
+    origins: tuple[NDArray[np.str_], NDArray[np.str_]],
     generated: Mapping[str, LogLikelihoods],
     calibration: LogLikelihoods,
     rate: float,
 ) -> FlaggedCount:
-    """Return who is flagged at a promised `rate`; `places` are the photographs' sources and names."""
-    sources, photos = places
+    """Return the shares flagged at a target `rate`; `origins` are the photographs' sources and names."""
+    sources, photos = origins
     groups = name_photographs(sources, photos)
     return FlaggedCount(
         photographs=count_flagged(photographs, calibration, rate, groups),
@@ -98,10 +98,10 @@ def flag_faces(
     )
 
 
-def control_sources(
+def measure_source_control(
     photographs: LogLikelihoods, sources: NDArray[np.str_], groups: NDArray[np.str_]
 ) -> dict[str, Rate]:
-    """Return the AUC of each source of photographs against all others; empty where there is one source only."""
+    """Return the AUC of each source of photographs against all others; empty if there is a single source."""
     names = np.unique(sources)
     return {
         str(source): bootstrap_auc(
@@ -112,49 +112,49 @@ def control_sources(
     }
 
 
-def separate(
+def measure_separation(
     photographs: LogLikelihoods,
-    places: tuple[NDArray[np.str_], NDArray[np.str_]],
+    origins: tuple[NDArray[np.str_], NDArray[np.str_]],
     generated: Mapping[str, LogLikelihoods],
 ) -> Separation:
-    """Return AUCs, equal error rates and controls; `places` are the photographs' sources and names."""
-    sources, photos = places
+    """Return AUCs, equal error rates and controls; `origins` are the photographs' sources and names."""
+    sources, photos = origins
     groups = name_photographs(sources, photos)
     return Separation(
         auc={name: bootstrap_auc(photographs, groups, values) for name, values in generated.items()},
         equal_error_rate={name: equal_error_rate(photographs, values) for name, values in generated.items()},
-        source_control=control_sources(photographs, sources, groups),
+        source_control=measure_source_control(photographs, sources, groups),
     )
 
 
 def judge_generators(raw: Separation, equalised: Separation) -> dict[str, GeneratorVerdict]:
-    """Return a plain verdict on each generator.
+    """Return a verdict on each generator.
 
-    An AUC counts only above what a mere change of source reaches, and above `NOISE_AUC`, with its whole interval, both
-    on the crops as they are and on crops that share one format.
+    A generator clears its control if the whole interval of its AUC is above the AUCs of all sources of photographs and
+    above `MIN_AUC`, both on the original crops and on crops of one format.
     """
     controls = [rate.value for kind in (raw, equalised) for rate in kind.source_control.values()]
-    bar = max([NOISE_AUC, *controls])
-    told = (
+    required = max([MIN_AUC, *controls])
+    control = (
         f"a source of real photographs reaches up to {max(controls):.2f} against the others"
         if controls
-        else "the test photographs are of one source, so that nothing says what a mere change of source reaches"
+        else "the test photographs have one source only, so the effect of a change of source is unknown"
     )
     verdicts = {}
     for name, plain in raw.auc.items():
         equal = equalised.auc[name]
-        clears = bool(controls) and min(plain.low, equal.low) > bar
+        clears = bool(controls) and min(plain.low, equal.low) > required
         verdicts[name] = GeneratorVerdict(
             clears,
             f"{name} {'clears' if clears else 'does not clear'} its control: "
             f"AUC {plain.value:.2f} ({plain.low:.2f} to {plain.high:.2f}), "
-            f"format-equalised {equal.value:.2f} ({equal.low:.2f} to {equal.high:.2f}); {told}.",
+            f"format-equalised {equal.value:.2f} ({equal.low:.2f} to {equal.high:.2f}); {control}.",
         )
     return verdicts
 
 
-def summarise(verdicts: Mapping[str, GeneratorVerdict], flagged: FlaggedCount, rate: float) -> str:
-    """Return the whole evaluation in two sentences."""
+def summarise_evaluation(verdicts: Mapping[str, GeneratorVerdict], flagged: FlaggedCount, rate: float) -> str:
+    """Return a summary of the evaluation in two sentences."""
     clear = [name for name, verdict in verdicts.items() if verdict.clears]
     if clear:
         first = f"{len(clear)} of {len(verdicts)} generators clear their control: {', '.join(clear)}."
@@ -162,9 +162,9 @@ def summarise(verdicts: Mapping[str, GeneratorVerdict], flagged: FlaggedCount, r
         first = "As a detector this does not work: no generator's AUC clears its control."
     alarms, found = flagged.photographs, [row.value for row in flagged.generated.values() if row]
     if alarms is None:
-        return f"{first} The calibration is too small to promise a false-alarm rate of {100 * rate:g} %."
+        return f"{first} The calibration is too small for a false-alarm rate of {100 * rate:g} %."
     return (
-        f"{first} At a promised false-alarm rate of {100 * rate:g} %, {100 * alarms.value:.1f} % of the photographs' "
+        f"{first} At a target false-alarm rate of {100 * rate:g} %, {100 * alarms.value:.1f} % of the photographs' "
         f"faces were flagged (95 % interval {100 * alarms.low:.1f} to {100 * alarms.high:.1f} %), and "
         f"{100 * min(found):.0f} to {100 * max(found):.0f} % of each generator's."
     )

@@ -1,7 +1,7 @@
-"""The figures of an evaluation as SVG text; every curve differs in colour and in dash or marker.
+"""The charts of an evaluation as SVG text; curves differ in colour and in dash or marker.
 
-The colours are those of Okabe and Ito, which the colour-blind tell apart. Text stays text. Ink that is neither a curve
-nor a generator is `INK`, which a page may replace to follow a dark theme.
+The colours are those of Okabe and Ito, which colour-blind readers can distinguish. Text is not converted to paths.
+Everything except curves and generators has the colour `INK`, which a page can replace for a dark theme.
 """
 
 import io
@@ -17,12 +17,12 @@ from sklearn.manifold import TSNE
 
 from training.evaluation.measures import LogLikelihoods, auc, roc_curve
 
-INK = "#333231"  # a grey of its own, so that nothing else is replaced with it
+INK = "#333231"  # a unique grey, so that a replacement affects nothing else
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 DASHES = ("-", "--", "-.", ":", (0, (6, 2, 1, 2, 1, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "h")
-WIDTH_IN = 4.4  # on a telephone, 358 px wide, text of 10 points is then 11 px high
-ROBUSTNESS_WIDTH_IN = 7.4  # two panels beside the conditions' names; a telephone scrolls it
+WIDTH_IN = 4.4  # text of 10 points is then 11 px high on a phone with a width of 358 px
+ROBUSTNESS_WIDTH_IN = 7.4  # two panels and the conditions' names; a phone scrolls it
 BINS = 30
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -48,7 +48,7 @@ def colour(index: int) -> str:
 
 
 def dash(index: int) -> Any:  # noqa: ANN401 - matplotlib takes a name or a tuple
-    """Return the dashes of the generator at `index`; with the colours they repeat after 30."""
+    """Return the dashes of the generator at `index`; colours and dashes together repeat after 30."""
     return DASHES[index % len(DASHES)]
 
 
@@ -61,7 +61,7 @@ def write_svg(figure: Figure) -> str:
 
 
 def square_axes(title: str, x_label: str, y_label: str, legend_rows: int) -> tuple[Figure, Any]:
-    """Return a figure for two shares, with room for a legend below."""
+    """Return a figure with two axes from 0 to 1, with space for a legend below."""
     figure = Figure(figsize=(WIDTH_IN, WIDTH_IN + 0.5 + 0.22 * legend_rows), layout="constrained")
     axes = figure.subplots()
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", title=title, xlabel=x_label, ylabel=y_label)
@@ -70,7 +70,7 @@ def square_axes(title: str, x_label: str, y_label: str, legend_rows: int) -> tup
 
 @mpl.rc_context(STYLE)
 def draw_roc(photographs: LogLikelihoods, generated: Mapping[str, LogLikelihoods]) -> str:
-    """Draw detection against false-alarm rate, generated faces positive."""
+    """Draw the detection rate against the false-alarm rate, generated faces positive."""
     figure, axes = square_axes(
         "Receiver operating characteristic",
         "photographs flagged (share)",
@@ -91,7 +91,7 @@ def draw_roc(photographs: LogLikelihoods, generated: Mapping[str, LogLikelihoods
 
 @mpl.rc_context(STYLE)
 def draw_precision_recall(photographs: LogLikelihoods, generated: Mapping[str, LogLikelihoods]) -> str:
-    """Draw precision against recall of generated faces, both classes weighing the same."""
+    """Draw the precision against the recall of generated faces, for equal class weights."""
     figure, axes = square_axes(
         "Precision and recall,\nas if one face in two were generated",
         "generated faces flagged (recall, share)",
@@ -112,7 +112,7 @@ def draw_precision_recall(photographs: LogLikelihoods, generated: Mapping[str, L
 def draw_histograms(
     photographs: LogLikelihoods, generated: Mapping[str, LogLikelihoods], thresholds_nats: Mapping[str, float]
 ) -> str:
-    """Draw a panel a generator: its log-likelihoods and the photographs', with the thresholds."""
+    """Draw one panel for each generator: its log-likelihoods and the photographs', with the thresholds."""
     columns = min(2, len(generated))
     rows = -(-len(generated) // columns)
     figure = Figure(figsize=(WIDTH_IN, 1 + 2.3 * rows), layout="constrained")
@@ -125,7 +125,7 @@ def draw_histograms(
             (photographs, "photographs", {"color": INK, "alpha": 0.35}),
             (values, name, {"edgecolor": colour(index), "linewidth": 1.8, "histtype": "step"}),
         ):
-            # What lies left of the axis is counted in its first bin.
+            # Values left of the axis are counted in the first bin.
             weights = np.full(len(sample), 1 / len(sample))
             axes.hist(np.clip(sample, low, high), edges, weights=weights, label=label, **style)
         for (label, threshold), line in zip(thresholds_nats.items(), (":", "--", "-."), strict=False):
@@ -136,14 +136,14 @@ def draw_histograms(
     handles, labels = panels.flat[0].get_legend_handles_labels()
     labels[labels.index(next(iter(generated)))] = "generated"
     figure.legend(handles, labels, loc="outside upper center", ncols=2)
-    figure.supxlabel("log-likelihood (nats; the first bin holds the lowest 1 %)", fontsize=10)
+    figure.supxlabel("log-likelihood (nats; the first bin contains the lowest 1 %)", fontsize=10)
     figure.supylabel("share of faces", fontsize=10)
     return write_svg(figure)
 
 
 @mpl.rc_context(STYLE)
 def draw_features(features_ND: NDArray[np.float32], classes: NDArray[np.str_]) -> str:
-    """Draw a t-SNE chart of features; class "" are photographs (the paper's Fig. 5)."""
+    """Draw a t-SNE chart of features, as in the paper's Fig. 5; the class "" is photographs."""
     perplexity = min(30.0, (len(features_ND) - 1) / 3)
     points = TSNE(n_components=2, perplexity=perplexity, random_state=42).fit_transform(features_ND)
     figure = Figure(figsize=(WIDTH_IN, WIDTH_IN + 0.22 * len(set(classes.tolist()))), layout="constrained")
@@ -153,8 +153,8 @@ def draw_features(features_ND: NDArray[np.float32], classes: NDArray[np.str_]) -
     axes.scatter(real[:, 0], real[:, 1], s=16, color=INK, alpha=0.45, linewidths=0, label="photographs")
     for index, name in enumerate(names):
         marker = MARKERS[index % len(MARKERS)]
-        mine = points[classes == name]
-        axes.scatter(mine[:, 0], mine[:, 1], s=26, color=colour(index), marker=marker, linewidths=0, label=name)
+        chosen = points[classes == name]
+        axes.scatter(chosen[:, 0], chosen[:, 1], s=26, color=colour(index), marker=marker, linewidths=0, label=name)
     axes.set(
         title="t-SNE of the features", xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[]
     )
@@ -164,23 +164,23 @@ def draw_features(features_ND: NDArray[np.float32], classes: NDArray[np.str_]) -
 
 @mpl.rc_context(STYLE)
 def draw_robustness(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Draw each condition's AUCs and real false-alarm rate, one line a condition."""
+    """Draw the AUCs and the measured false-alarm rate of each condition, one line for each."""
     labels = [f"{entry['family']} {entry['setting']}".strip() for entry in entries]
-    places = np.arange(len(entries))
+    rows = np.arange(len(entries))
     figure = Figure(figsize=(ROBUSTNESS_WIDTH_IN, 1.6 + 0.24 * len(entries)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for index, name in enumerate(entries[0]["auc"]):
         values = [entry["auc"][name] for entry in entries]
         marker = MARKERS[index % len(MARKERS)]
-        left.plot(values, places, color=colour(index), marker=marker, markersize=5, linestyle="none", label=name)
+        left.plot(values, rows, color=colour(index), marker=marker, markersize=5, linestyle="none", label=name)
     left.axvline(0.5, color=INK, linewidth=0.8)
-    left.set(xlabel="AUC (0.5 is chance)", yticks=places, yticklabels=labels, ylim=(len(entries) - 0.5, -0.5))
-    for place, entry in zip(places, entries, strict=True):
+    left.set(xlabel="AUC (0.5 is chance)", yticks=rows, yticklabels=labels, ylim=(len(entries) - 0.5, -0.5))
+    for row, entry in zip(rows, entries, strict=True):
         rate = entry["false_alarms"]
         if rate is not None:
-            right.plot([100 * rate["low"], 100 * rate["high"]], [place, place], color=INK, linewidth=1.2)
-            right.plot(100 * rate["value"], place, color=INK, marker="o", markersize=5)
-    right.axvline(5, color=COLOURS[1], linewidth=1.2, linestyle="--", label="promised 5 %")
+            right.plot([100 * rate["low"], 100 * rate["high"]], [row, row], color=INK, linewidth=1.2)
+            right.plot(100 * rate["value"], row, color=INK, marker="o", markersize=5)
+    right.axvline(5, color=COLOURS[1], linewidth=1.2, linestyle="--", label="target 5 %")
     right.set(xlabel="photographs flagged (%)")
     right.set_xlim(left=0)
     figure.legend(loc="outside lower center", ncols=3)

@@ -1,9 +1,9 @@
-"""The comparable mode: the paper's protocol as the authors' released code runs it.
+"""The paper's protocol, as the authors' released code runs it.
 
-For each generator N = min(5000, its faces) generated faces meet N photographs. A face is taken for a photograph if its
-log-likelihood is at least the 5th percentile of the photographs that the mixture was fitted on, so this threshold has
-seen them; `training.evaluation.operating_points` measures held-out photographs. Average precision counts photographs as
-positives. (Zou et al. 2025, section IV; `yfcc_face_OCT_variants.py` of their release.)
+For each generator, N = min(5000, its faces) generated faces are compared with N photographs. A face is classified as a
+photograph if its log-likelihood is at least the 5th percentile of the photographs that the mixture was fitted on. So
+the threshold is not held out; `training.evaluation.operating_points` uses held-out photographs. Average precision
+counts photographs as positives. (Zou et al. 2025, section III-A; `yfcc_face_OCT_variants.py` of their release.)
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ FALSE_ALARM_RATE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Accuracy, average precision and AUC, each 0 to 1, over `count` generated faces and as many photographs."""
+    """Accuracy, average precision and AUC, each 0 to 1, of `count` generated faces and `count` photographs."""
 
     accuracy: float
     average_precision: float
@@ -29,12 +29,12 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class ProtocolComparison:
-    """The outcome of each generator, and their plain average.
+    """The outcome of each generator, and their unweighted average.
 
     Attributes:
-        threshold_nats: photographs are what is at least this likely.
+        threshold_nats: faces of at least this log-likelihood are classified as photographs.
         generators: outcome by generator.
-        average: each generator weighs the same; its count is the sum.
+        average: over generators with equal weights; its count is the sum.
     """
 
     threshold_nats: float
@@ -43,12 +43,12 @@ class ProtocolComparison:
 
 
 def pick_threshold(photographs: LogLikelihoods, rate: float = FALSE_ALARM_RATE) -> float:
-    """Return the log-likelihood, in nats, that a share of about `rate` of the photographs lies below."""
+    """Return the log-likelihood in nats that about a share `rate` of the photographs is below."""
     return float(np.sort(photographs)[int(rate * len(photographs))])
 
 
 def judge_generator(photographs: LogLikelihoods, generated: LogLikelihoods, threshold_nats: float) -> Outcome:
-    """Return the figures of two samples of the same size."""
+    """Return the metrics of two samples of the same size."""
     right = int((photographs >= threshold_nats).sum() + (generated < threshold_nats).sum())
     return Outcome(
         accuracy=right / (len(photographs) + len(generated)),
@@ -64,9 +64,9 @@ def compare_generators(
     generated: Mapping[str, LogLikelihoods],
     seed: int = 2024,
 ) -> ProtocolComparison:
-    """Return the paper's figures of each generator and on average.
+    """Return the metrics of each generator and their average.
 
-    Where there are fewer photographs than a generator has faces, both are drawn down to that number.
+    If there are fewer photographs than faces of a generator, as many faces are drawn as there are photographs.
 
     Args:
         threshold_photographs: log-likelihoods whose 5th percentile is the threshold.

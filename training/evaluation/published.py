@@ -1,11 +1,11 @@
-"""Figures that others published, each with its source; what is not known here is None and printed as a dash."""
+"""Figures that others published, each with its source; an unknown figure is None and printed as a dash."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """Accuracy, average precision and AUC in percent, averaged over the generators that the source used."""
+    """Accuracy, average precision and AUC in percent, averaged over the generators of the source."""
 
     method: str
     accuracy: float | None

@@ -1,8 +1,8 @@
-"""`evaluation.html` from `evaluation.json` and the figures: one file, no network, no script.
+"""Write `evaluation.html` from `evaluation.json` and the charts: one file without scripts or external resources.
 
-Jinja2 rather than string.Template, because the report is tables in loops, and because it escapes: generators are named
-by folders of strangers. It costs nothing, since torch requires it. No picture of a face is in the report, and sources
-of photographs are numbered, not named.
+Jinja2 is used instead of string.Template because the report has tables in loops, and because Jinja2 escapes text: the
+names of generators are folder names. torch requires it already. The report contains no picture of a face, and numbers
+the sources of photographs instead of naming them.
 """
 
 import math
@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from scorer.meaning import explain_flag, explain_pass
 from scorer.observe.printable import printable_value
-from training.evaluation.evaluate import Evidence
+from training.evaluation.evaluate import FigureData
 from training.evaluation.measures import LogLikelihoods
 from training.evaluation.operating_points import RATES
 from training.evaluation.plots import (
@@ -35,14 +35,14 @@ TEMPLATE = "report_template.html"
 
 
 def pick_thresholds(calibration: LogLikelihoods) -> dict[str, float]:
-    """Return the log-likelihood that a face is flagged below, for each rate that the calibration resolves."""
-    # A p-value is at most the rate if so many held-out faces are at most as likely; the nudge undoes 0.01 * 2900 < 29.
-    places = {rate: math.floor(rate * (len(calibration) + 1) + 1e-9) - 1 for rate in RATES}
-    return {f"{100 * rate:g} % threshold": float(calibration[place]) for rate, place in places.items() if place >= 0}
+    """Return the log-likelihood below which a face is flagged, for each rate that the calibration resolves."""
+    # The p-value is at most the rate below the held-out face of this rank; 1e-9 corrects 0.01 * 2900 < 29.
+    ranks = {rate: math.floor(rate * (len(calibration) + 1) + 1e-9) - 1 for rate in RATES}
+    return {f"{100 * rate:g} % threshold": float(calibration[rank]) for rate, rank in ranks.items() if rank >= 0}
 
 
-def draw_figures(report: Mapping[str, Any], evidence: Evidence) -> dict[str, str]:
-    """Return the figures as SVG text by file name."""
+def draw_figures(report: Mapping[str, Any], evidence: FigureData) -> dict[str, str]:
+    """Return the charts as SVG text by file name."""
     real, generated = evidence.photographs, evidence.generated
     return {
         "roc": draw_roc(real, generated),
@@ -54,7 +54,7 @@ def draw_figures(report: Mapping[str, Any], evidence: Evidence) -> dict[str, str
 
 
 def inline_svg(svg: str, name: str) -> Markup:
-    """Return SVG text fit for a page: no prologue, ids of its own, and colours that follow the page's theme."""
+    """Return SVG text for embedding: without prologue, with unique ids, and with the colours of the page's theme."""
     body = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", body)
@@ -65,8 +65,8 @@ def inline_svg(svg: str, name: str) -> Markup:
 
 
 def number_sources(report: Mapping[str, Any]) -> dict[str, str]:
-    """Return a number for each source of test photographs: their names are those of private people's sites."""
-    sources = report["honest"]["flagged"][f"{RATES[0]:g}"]["by_source"]
+    """Return a number for each source of test photographs, because their names are those of private web sites."""
+    sources = report["operating_points"]["flagged"][f"{RATES[0]:g}"]["by_source"]
     return {source: f"real source {index}" for index, source in enumerate(sources, 1)}
 
 
@@ -91,7 +91,7 @@ def render_report(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     )
 
 
-def write_report(run: Path, report: Mapping[str, Any], evidence: Evidence) -> Path:
+def write_report(run: Path, report: Mapping[str, Any], evidence: FigureData) -> Path:
     """Write `figures/*.svg` and `evaluation.html` into `run`; return the page's path."""
     figures = draw_figures(report, evidence)
     folder = run / "figures"

@@ -1,8 +1,8 @@
-"""What pictures go through before they are scored: recompression, blur, noise, resizing.
+"""Measure the effect of alterations: recompression, blur, noise, resizing.
 
-They are done to real and generated faces alike, on the crop that the extractor sees, so that detection and cropping
-stay out of the figure. Each condition states AUCs, and what a platform would feel first: how far the real false-alarm
-rate moves from its promise, since the calibration photographs stay as they are.
+They are applied to the crops of photographs and generated faces alike, so that detection and cropping do not affect the
+result. Each condition gives AUCs and the false-alarm rate, which differs from its target because the calibration
+photographs are not altered.
 """
 
 import io
@@ -34,7 +34,7 @@ KERNELS = {
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One alteration: its family, e.g. "JPEG", its setting, e.g. "quality 95", and what it does to a crop."""
+    """One alteration: its family, e.g. "JPEG", its setting, e.g. "quality 95", and the function on a crop."""
 
     family: str
     setting: str
@@ -43,12 +43,12 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class ConditionOutcome:
-    """What one condition leaves.
+    """The metrics of one condition.
 
     Attributes:
         family, setting: of the condition.
         auc: altered generated faces against altered photographs, by generator.
-        false_alarms: share of altered photographs flagged at a promised 5 %; None where it cannot be promised.
+        false_alarms: share of altered photographs flagged at a target of 5 %; None if the calibration is too small.
     """
 
     family: str
@@ -58,14 +58,14 @@ class ConditionOutcome:
 
 
 def encode(crop: Crop, kind: str, quality: int) -> Crop:
-    """Return the crop after one lossy compression; JPEG with 4:2:0 chroma, as the web has it."""
+    """Return the crop after one lossy compression; JPEG has 4:2:0 chroma, as is usual on the web."""
     buffer = io.BytesIO()
     Image.fromarray(crop).save(buffer, kind, quality=quality)
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
 def rescale(crop: Crop, side: int, kernel: Image.Resampling) -> Crop:
-    """Return the crop stretched to `side` pixels; Pillow widens every kernel but nearest when it reduces."""
+    """Return the crop resized to `side` pixels; for reduction, Pillow widens every kernel except nearest."""
     return np.asarray(Image.fromarray(crop).resize((side, side), kernel))
 
 
@@ -75,7 +75,7 @@ def compress(crop: Crop, _: int, kind: str, quality: int) -> Crop:
 
 
 def compress_twice(crop: Crop, _: int, first: int, second: int) -> Crop:
-    """Compress as JPEG twice, the second time on a block grid moved by 4 pixels, as after a crop."""
+    """Compress as JPEG twice, the second time with the block grid shifted by 4 pixels, as after cropping."""
     return np.roll(encode(np.roll(encode(crop, "JPEG", first), (4, 4), (0, 1)), "JPEG", second), (-4, -4), (0, 1))
 
 
@@ -85,31 +85,31 @@ def blur(crop: Crop, _: int, sigma_px: float) -> Crop:
 
 
 def add_noise(crop: Crop, row: int, deviation: float) -> Crop:
-    """Add Gaussian noise of `deviation` grey levels; the same face always gets the same noise."""
+    """Add Gaussian noise with a standard deviation of `deviation` grey levels; a face always gets the same noise."""
     noise = np.random.default_rng(row).normal(0, deviation, crop.shape)
     return np.clip(np.rint(crop + noise), 0, 255).astype(np.uint8)
 
 
-def halve(crop: Crop, _: int, kernel: Image.Resampling) -> Crop:
-    """Reduce to half the side and back with one kernel."""
+def halve_and_restore(crop: Crop, _: int, kernel: Image.Resampling) -> Crop:
+    """Resize to half the side and back with one kernel."""
     return rescale(rescale(crop, crop.shape[0] // 2, kernel), crop.shape[0], kernel)
 
 
 def thumbnail(crop: Crop, _: int, side: int, quality: int) -> Crop:
-    """Reduce to a JPEG of `side` pixels, and bring that back to size as serving does."""
+    """Reduce to a JPEG of `side` pixels, and resize it back as the scorer does."""
     small = encode(rescale(crop, side, Image.Resampling.BILINEAR), "JPEG", quality)
     return rescale(small, crop.shape[0], Image.Resampling.BILINEAR)
 
 
 equalise_format: Alteration = partial(thumbnail, side=EQUAL_SIDE, quality=EQUAL_QUALITY)
-"""One path for all: 112 px, JPEG of quality 75, back to size.
+"""Resize to 112 px, compress as JPEG of quality 75, and resize back.
 
-What survives it cannot be a matter of file format, sharpness beyond 112 px or compression history.
+Afterwards, file format, sharpness beyond 112 px and compression history cannot separate the classes.
 """
 
 
 def list_conditions() -> Iterator[Condition]:
-    """Yield the grid, an untouched crop first."""
+    """Yield all conditions, the untouched crop first."""
     yield Condition("untouched", "", lambda crop, _: crop)
     for quality in (95, 90, 80, 70, 60, 50, 40, 30):
         yield Condition("JPEG", f"quality {quality}", partial(compress, kind="JPEG", quality=quality))
@@ -122,7 +122,7 @@ def list_conditions() -> Iterator[Condition]:
     for deviation in (2, 5, 10):
         yield Condition("noise", f"{deviation} grey levels", partial(add_noise, deviation=deviation))
     for name, kernel in KERNELS.items():
-        yield Condition("resize", f"half and back, {name}", partial(halve, kernel=kernel))
+        yield Condition("resize", f"half and back, {name}", partial(halve_and_restore, kernel=kernel))
     for side in (128, 64):
         yield Condition("thumbnail", f"{side} px", partial(thumbnail, side=side, quality=THUMBNAIL_QUALITY))
 
@@ -134,25 +134,25 @@ def draw_rows(count: int, seed: int = 2024) -> NDArray[np.intp]:
 
 def evaluate_condition(
     condition: Condition,
-    weigh_crops: Callable[[Images, Alteration], LogLikelihoods],
+    score_crops: Callable[[Images, Alteration], LogLikelihoods],
     photographs: tuple[Images, NDArray[np.str_]],
     generated: Mapping[str, Images],
     calibration: LogLikelihoods,
 ) -> ConditionOutcome:
-    """Return what is left of the figures under one condition.
+    """Return the metrics under one condition.
 
     Args:
-        condition: what is done to every crop, photograph or not.
-        weigh_crops: log-likelihoods of altered crops.
-        photographs: crops, and each one's photograph.
+        condition: is applied to every crop.
+        score_crops: returns the log-likelihoods of altered crops.
+        photographs: crops, and the photograph of each.
         generated: crops by generator.
-        calibration: log-likelihoods of held-out photographs as they are, ascending.
+        calibration: log-likelihoods of unaltered held-out photographs, ascending.
     """
     crops, groups = photographs
-    real = weigh_crops(crops, condition.alter)
+    real = score_crops(crops, condition.alter)
     return ConditionOutcome(
         condition.family,
         condition.setting,
-        {name: auc(real, weigh_crops(faces, condition.alter)) for name, faces in generated.items()},
+        {name: auc(real, score_crops(faces, condition.alter)) for name, faces in generated.items()},
         count_flagged(real, calibration, RATE, groups),
     )

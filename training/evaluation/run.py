@@ -1,4 +1,4 @@
-"""A whole evaluation of one run folder: pictures in, `evaluation.json`, figures and `evaluation.html` out."""
+"""Evaluate one run folder and write `evaluation.json`, the charts and `evaluation.html`."""
 
 import json
 import time
@@ -17,8 +17,8 @@ from rich.console import Console
 from scorer.commands.progress import Progress
 from training.evaluation.drift import compare_engines
 from training.evaluation.evaluate import (
-    Pictures,
-    compare,
+    EvaluationFaces,
+    compare_by_protocol,
     compare_features,
     describe_comparison,
     evaluate_faces,
@@ -26,7 +26,7 @@ from training.evaluation.evaluate import (
 )
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import CutPictures, list_generators
-from training.evaluation.inputs import Extras, Subject, compare_whole, cut_folders
+from training.evaluation.inputs import Comparisons, EvaluatedRun, compare_whole_pictures, cut_folders
 from training.evaluation.report import write_report
 from training.evaluation.robustness import MAX_FACES as ROBUSTNESS_FACES
 from training.recipes import Recipe
@@ -40,71 +40,73 @@ def read_report(run: Path) -> dict[str, Any]:
     """
     path = run / "evaluation.json"
     if not path.is_file():
-        message = f"no {path}: run `unlensed-train evaluate {run}` first"
+        message = f"{path} does not exist: run `unlensed-train evaluate {run}` first"
         raise FileNotFoundError(message)
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return report
 
 
 def name_tasks(recipe: Recipe) -> str:
-    """Return which pretext tasks the recipe trains."""
+    """Return the names of the pretext tasks that the recipe trains."""
     weights = {"EXIF": recipe.losses.ranking_weight, "face": recipe.losses.manipulation_weight}
     return " and ".join(name for name, weight in weights.items() if weight > 0)
 
 
-def evaluate_subject(subject: Subject, generated: Path, extras: Extras, console: Console) -> dict[str, Any]:
-    """Measure a run on its role `test` and on generated pictures; write `evaluation.json`, figures and the report.
+def measure_run(evaluated: EvaluatedRun, generated: Path, comparisons: Comparisons, console: Console) -> dict[str, Any]:
+    """Measure a run on its role `test` and on generated pictures; write `evaluation.json`, charts and the report.
 
     Args:
-        subject: what is evaluated.
-        generated: one folder of pictures a generator.
-        extras: what stands beside it.
-        console: for progress.
+        evaluated: the run.
+        generated: folder with one folder of pictures for each generator.
+        comparisons: optional data to compare with.
+        console: shows progress.
 
     Raises:
-        FileNotFoundError: a role, a generator, the photographs or another run's report is missing or empty.
+        FileNotFoundError: a role, a generator, the photographs or the report of another run is missing or empty.
     """
     started = time.monotonic()
-    run, recipe = subject.run, subject.recipe
+    run, recipe = evaluated.run, evaluated.recipe
     fit = json.loads((run / "fit.json").read_text(encoding="utf-8"))
-    ablations = {name: read_report(folder) for name, folder in extras.runs.items()}
-    if recipe.test_crop == "image" and extras.photographs is None:
-        message = f"the recipe {recipe.name} compares whole pictures: name a folder with photographs/fit and /test"
+    ablations = {name: read_report(folder) for name, folder in comparisons.runs.items()}
+    if recipe.test_crop == "image" and comparisons.photographs is None:
+        message = f"the recipe {recipe.name} compares whole pictures: give --photographs, a folder with fit/ and test/"
         raise FileNotFoundError(message)
     folders = list_generators(generated)
     roles = {"calibrate", "test"} | (set(fit["roles"]) if recipe.threshold_on == "train" else set())
-    if extras.features:
+    if comparisons.features:
         roles |= set(list_compared_roles(recipe))
     with TemporaryDirectory(prefix="evaluate-", dir=run) as scratch:
-        faces = cut_folders(folders, "face", subject, Path(scratch), console)
-        pictures = Pictures(
-            {role: subject.load_role(role) for role in sorted(roles)},
+        faces = cut_folders(folders, "face", evaluated, Path(scratch), console)
+        pictures = EvaluationFaces(
+            {role: evaluated.load_role(role) for role in sorted(roles)},
             {name: cut.crops for name, cut in faces.items()},
         )
-        load = partial(FaceScorer, mixture=subject.mixture, threads=subject.threads)
-        scorer = load(subject.engines[recipe.precision])
+        load = partial(FaceScorer, mixture=evaluated.mixture, threads=evaluated.threads)
+        scorer = load(evaluated.engines[recipe.precision])
         sections, evidence = evaluate_faces(scorer, pictures, console)
-        if recipe.test_crop == "image" and extras.photographs is not None:
-            comparison = compare_whole(scorer, subject, (extras.photographs, folders), Path(scratch), console)
+        if recipe.test_crop == "image" and comparisons.photographs is not None:
+            comparison = compare_whole_pictures(
+                scorer, evaluated, (comparisons.photographs, folders), Path(scratch), console
+            )
         else:
-            comparison = compare(scorer.log_likelihoods, pictures, fit["roles"], recipe)
+            comparison = compare_by_protocol(scorer.log_likelihoods, pictures, fit["roles"], recipe)
         test, held_out = pictures.photographs["test"], pictures.photographs["calibrate"]
-        with Progress("comparing", len(subject.engines), "engines", console, summary=True) as progress:
-            engines = compare_engines(subject.engines, load, test.crops, held_out.crops, progress.advance)
+        with Progress("comparing", len(evaluated.engines), "engines", console, summary=True) as progress:
+            engines = compare_engines(evaluated.engines, load, test.crops, held_out.crops, progress.advance)
         report: dict[str, Any] = sections | {
             "comparable": describe_comparison(comparison, recipe),
             "features": {
                 name: describe_comparison(compare_features(extract, pictures, recipe), recipe)
-                for name, extract in extras.features.items()
+                for name, extract in comparisons.features.items()
             },
             "ablations": {
                 name: {section: other[section] for section in ("run", "comparable")}
                 for name, other in ablations.items()
             },
             "engines": engines,
-            "pretext": {task: asdict(rate) for task, rate in subject.pretext.items()},
+            "pretext": {task: asdict(rate) for task, rate in evaluated.pretext.items()},
         }
-        report["run"] = describe_run(subject, fit, pictures, faces) | {"seconds": round(time.monotonic() - started)}
+        report["run"] = describe_run(evaluated, fit, pictures, faces) | {"seconds": round(time.monotonic() - started)}
     (run / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     with Progress("writing", 1, "report", console, summary=True) as progress:
         write_report(run, report, evidence)
@@ -113,14 +115,14 @@ def evaluate_subject(subject: Subject, generated: Path, extras: Extras, console:
 
 
 def describe_run(
-    subject: Subject, fit: Mapping[str, Any], pictures: Pictures, faces: Mapping[str, CutPictures]
+    evaluated: EvaluatedRun, fit: Mapping[str, Any], pictures: EvaluationFaces, faces: Mapping[str, CutPictures]
 ) -> dict[str, Any]:
-    """Return what was evaluated, on what, with what."""
+    """Return the facts of the evaluation: the run, its faces, the versions of its tools."""
     test = pictures.photographs["test"]
     return {
-        "recipe": subject.recipe.name,
-        "tasks": name_tasks(subject.recipe),
-        "precision": subject.recipe.precision,
+        "recipe": evaluated.recipe.name,
+        "tasks": name_tasks(evaluated.recipe),
+        "precision": evaluated.recipe.precision,
         "mixture": fit["shape"],
         "fitted_roles": fit["roles"],
         "fitted_faces": fit["faces"],
@@ -132,7 +134,7 @@ def describe_run(
             name: {"pictures": cut.pictures, "faces": len(cut.crops), "dropped": cut.dropped}
             for name, cut in faces.items()
         },
-        "threads": subject.threads,
+        "threads": evaluated.threads,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {name: version(name) for name in ("unlensed", "numpy", "openvino", "scikit-learn")},
     }

@@ -1,4 +1,4 @@
-"""What a bundle states of its evaluation: the figures that the scorer shows beside decisions."""
+"""The figures of an evaluation that a bundle contains, which the scorer shows with its decisions."""
 
 from collections.abc import Iterable, Mapping
 from operator import itemgetter
@@ -7,21 +7,21 @@ from typing import Any
 from scorer.bundle.manifest import Evaluation, EvaluationSample, FlaggedShare, GeneratedEvaluationSample
 
 NOTE = (
-    "Generated faces as they came, and photographs of sources that nothing was trained, fitted, chosen or calibrated "
-    "on. Intervals are 95 %; faces of one photograph count as one case."
+    "Generated faces in their original format, and photographs of sources on which nothing was trained, fitted, chosen "
+    "or calibrated. Intervals are 95 %; faces of one photograph count as one case."
 )
-THROUGH_OPENVINO = " Through the same network's OpenVINO engine, with a mixture and a calibration of its own."
+THROUGH_OPENVINO = " Measured with the OpenVINO engine of the same network, with its own mixture and calibration."
 
 
 def state_evaluation(report: Mapping[str, Any], *, through_openvino: bool = False) -> Evaluation | None:
-    """Return the figures of an `evaluation.json` that a bundle states, or None where it measured no rate.
+    """Return the figures of an `evaluation.json` for a bundle, or None if it measured no rate.
 
     Args:
         report: the content of `evaluation.json`.
-        through_openvino: whether the bundle's own engine is another one.
+        through_openvino: whether the bundle's engine is another one than the OpenVINO engine that was measured.
     """
-    honest = report["honest"]
-    rows = {float(rate): row for rate, row in honest["flagged"].items() if row["photographs"]}
+    operating = report["operating_points"]
+    rows = {float(rate): row for rate, row in operating["flagged"].items() if row["photographs"]}
     if not rows:
         return None
     return Evaluation(
@@ -36,15 +36,15 @@ def state_evaluation(report: Mapping[str, Any], *, through_openvino: bool = Fals
                 faces=auc["count"],
                 flagged=_count((rate, row["generated"][name]) for rate, row in rows.items()),
                 auc=auc["value"],
-                auc_one_format=honest["format_equalised"]["auc"][name]["value"],
+                auc_one_format=operating["format_equalised"]["auc"][name]["value"],
             )
-            for name, auc in honest["raw"]["auc"].items()
+            for name, auc in operating["raw"]["auc"].items()
         },
     )
 
 
 def show_name(name: str) -> str:
-    """Return a generator's name with what does not print as an escape: it is the name of somebody's folder."""
+    """Return a generator's name, a folder name, with escapes for characters that are not printable."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 

@@ -1,4 +1,4 @@
-"""The paper's Tables I to III from an evaluation's JSON, with the published figures beside ours; percent throughout."""
+"""The paper's Tables I to III from an evaluation's JSON, with our figures and the published ones, in percent."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ FIGURE_HEADS = ("Acc", "AP", "AUC")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A title, a note on how to read it, column heads and rows of text; the first column is words."""
+    """A table of text: title, note, column heads and rows; the first column is words."""
 
     title: str
     note: str
@@ -27,7 +27,7 @@ class Table:
 
 
 def percent(share: float | None) -> str:
-    """Return a share in percent with two digits, as the paper prints it."""
+    """Return a share in percent with two decimals, as in the paper."""
     return DASH if share is None else f"{100 * share:.2f}"
 
 
@@ -37,7 +37,7 @@ def outcome_cells(outcome: dict[str, Any]) -> tuple[str, ...]:
 
 
 def published_row(row: Published, *between: str) -> tuple[str, ...]:
-    """Return a row of figures that are not ours."""
+    """Return a row of published figures."""
     values = (getattr(row, name) for name in FIGURES)
     return (f"published: {row.method}", *between, *(DASH if value is None else f"{value:.2f}" for value in values))
 
@@ -46,14 +46,14 @@ def table_generators(report: dict[str, Any]) -> Table:
     """Return Table I: each generator under the paper's protocol."""
     comparable = report["comparable"]
     generators = comparable["generators"]
-    seen = "photographs that the mixture was fitted on" if comparable["threshold_on"] == "train" else "held-out ones"
+    origin = "photographs of the mixture" if comparable["threshold_on"] == "train" else "held-out photographs"
     part = "face" if comparable["test_crop"] == "face" else "whole picture"
     return Table(
         title="Table I: generators under the paper's protocol",
         note=(
-            f"N of each class, drawn once; the {part} of each picture; AP takes photographs for positive. Threshold "
-            f"{comparable['threshold_nats']:.1f} nats, the 5th percentile of the {seen}. "
-            "The published averages are over other generators and CelebA-HQ; by generator they are not at hand. "
+            f"N faces of each class, drawn once; the {part} of each picture; AP counts photographs as positive. "
+            f"Threshold {comparable['threshold_nats']:.1f} nats, the 5th percentile of the {origin}. "
+            "The published averages are over other generators and CelebA-HQ. "
             f"Sources: {PAPER.source}; {FOLLOW_UP.source}."
         ),
         head=("generator", "N", *FIGURE_HEADS),
@@ -67,10 +67,10 @@ def table_generators(report: dict[str, Any]) -> Table:
 
 
 def table_features(report: dict[str, Any]) -> Table:
-    """Return Table II: other features under the same protocol and mixture rule."""
+    """Return Table II: other features under the same protocol and rule of the mixture."""
     return Table(
         title="Table II: features compared",
-        note="Averages over the same generators; each kind of features gets a mixture by the same rule.",
+        note="Averages over the same generators; each kind of features has its own mixture by the same rule.",
         head=("features", *FIGURE_HEADS),
         rows=[
             ("ours", *outcome_cells(report["comparable"]["average"])),
@@ -81,7 +81,7 @@ def table_features(report: dict[str, Any]) -> Table:
 
 
 def table_ablations(report: dict[str, Any]) -> Table:
-    """Return Table III: what the pretext tasks and the number of components bring, one run a row."""
+    """Return Table III: the effect of the pretext tasks and of the number of components, one row for each run."""
     rows = {"this run": {"run": report["run"], "comparable": report["comparable"]}, **report["ablations"]}
     return Table(
         title="Table III: pretext tasks and components",
@@ -104,7 +104,7 @@ def table_ablations(report: dict[str, Any]) -> Table:
 
 
 def list_tables(report: dict[str, Any]) -> list[Table]:
-    """Return the paper's tables that there is something to put into."""
+    """Return the paper's tables for which there are figures."""
     tables = [table_generators(report)]
     if report["features"]:
         tables.append(table_features(report))
@@ -114,7 +114,7 @@ def list_tables(report: dict[str, Any]) -> list[Table]:
 
 
 def print_tables(report: dict[str, Any], console: Console) -> None:
-    """Print what a decision means, the verdict and the tables."""
+    """Print the meaning of decisions, the verdict and the tables."""
     stated, rate = state_evaluation(report), RATES[0]
     for sentence in (explain_pass(stated, rate), explain_flag(stated, rate), report["verdict"]["summary"]):
         console.print(sentence)

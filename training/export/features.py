@@ -1,4 +1,4 @@
-"""Features through the engine that serves: what the mixture is fitted on is what it will score."""
+"""Compute features with the deployed engine, so that the mixture is fitted on the features that it will score."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,33 +12,33 @@ from training.data.shards import Images
 from training.export.onnx_features import OnnxExtractor
 from training.pretext.network import FEATURE_SIZE
 
-CROPS_AT_ONCE = 64
+CROPS_PER_BATCH = 64
 
 Crop = NDArray[np.uint8]
 Alteration = Callable[[Crop, int], Crop]
-"""From a crop [S, S, 3] and its place in the set to the altered crop of the same shape."""
+"""Maps a crop [S, S, 3] and its row in the set to the altered crop of the same shape."""
 
 
 class Extractor(Protocol):
-    """An engine that is fed crops: what `embed_crops` needs of it."""
+    """An engine that computes features of crops, as `embed_crops` uses it."""
 
     feature_size: int
 
     def start(self, crops: Sequence[Crop], rows: Sequence[int], features: NDArray[np.float32]) -> None:
-        """Queue `crops` ([S, S, 3] each); row `rows[i]` of `features` is filled by `wait` at the latest."""
+        """Queue `crops` ([S, S, 3] each); row `rows[i]` of `features` is written before `wait` returns."""
 
     def wait(self) -> None:
         """Block until every queued crop is done."""
 
 
 def embed_crops(extractor: Extractor, crops_NHWC: Images, alter: Alteration | None = None) -> NDArray[np.float32]:
-    """Return [N, D] features of [N, S, S, 3] crops, each altered first where `alter` is given.
+    """Return [N, D] features of [N, S, S, 3] crops; `alter` changes each crop first.
 
-    `crops_NHWC` is read by slices, so that it may live on disk; memory grows by the features alone.
+    `crops_NHWC` is read by slices, so it can be on disk; memory grows with the features only.
     """
     features = np.full((len(crops_NHWC), extractor.feature_size), np.nan, dtype=np.float32)
-    for start in range(0, len(crops_NHWC), CROPS_AT_ONCE):
-        crops = list(crops_NHWC[start : start + CROPS_AT_ONCE])
+    for start in range(0, len(crops_NHWC), CROPS_PER_BATCH):
+        crops = list(crops_NHWC[start : start + CROPS_PER_BATCH])
         rows = range(start, start + len(crops))
         if alter is not None:
             crops = [alter(crop, row) for crop, row in zip(crops, rows, strict=True)]
@@ -48,7 +48,7 @@ def embed_crops(extractor: Extractor, crops_NHWC: Images, alter: Alteration | No
 
 
 def open_extractor(model: Path, feature_size: int, threads: int) -> Extractor:
-    """Return the engine of the graph at `model`: OpenVINO's for its own, the reference runtime for a GPU's ONNX.
+    """Return the engine of the graph at `model`: OpenVINO for its own format, onnxruntime for ONNX.
 
     Raises:
         BundleMismatch: the graph is unreadable or has another number of features.

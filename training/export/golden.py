@@ -1,4 +1,4 @@
-"""Faces with known answers for a bundle: a public-domain portrait and generated pictures, no private person."""
+"""The golden faces of a bundle, with known results: a public-domain portrait and synthetic patterns."""
 
 import io
 from pathlib import Path
@@ -8,7 +8,7 @@ import skimage
 from numpy.typing import NDArray
 from PIL import Image
 
-# Of scikit-image's astronaut (NASA, public domain), in its pixels: the part that is kept, and the face's box.
+# In pixels of scikit-image's astronaut (NASA, public domain): the part that is used, and the box of the face.
 PORTRAIT_PART, PORTRAIT_BOX = (112, 16, 336, 240), (172.0, 70.0, 100.0, 132.0)
 
 
@@ -20,7 +20,7 @@ def encode(pixels: NDArray[np.uint8], kind: str) -> bytes:
 
 
 def draw_waves(side: int) -> NDArray[np.uint8]:
-    """Return smooth colour waves with pixel noise of a fixed seed: content from low to high frequency."""
+    """Return smooth colour waves with pixel noise of a fixed seed, which have low and high frequencies."""
     y, x = np.mgrid[0:side, 0:side] / side
     waves = np.stack([np.sin(9 * x + 4 * y), np.sin(5 * y * y + x), np.cos(12 * x * y)], axis=-1)
     noise = np.random.default_rng(2024).normal(0, 8, waves.shape)

@@ -1,4 +1,4 @@
-"""Features of a GPU bundle's graph on a CPU: onnxruntime computes what the graph says, node by node."""
+"""Compute the features of a GPU bundle's graph on a CPU: onnxruntime executes the graph node by node."""
 
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -13,10 +13,10 @@ from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR
 
 
 class OnnxExtractor:
-    """A graph on the CPU, as `OpenVinoExtractor` is one: uint8 crops in, FP32 features out.
+    """Executes a graph on the CPU with the interface of `OpenVinoExtractor`: uint8 crops in, FP32 features out.
 
-    No node is fused: an FP16 graph's values are rounded to FP16 after each, sums are FP32, and quantise/dequantise
-    pairs are computed as written. A GPU fuses, and so rounds at fewer places.
+    No nodes are fused: values of an FP16 graph are rounded to FP16 after each node, sums are FP32, and
+    quantise/dequantise pairs are executed separately. A GPU fuses nodes and so rounds less often.
 
     Raises:
         BundleMismatch: the file is no network, or has another number of features.
@@ -33,7 +33,7 @@ class OnnxExtractor:
             raise BundleMismatch(message) from error
         found = self._session.get_outputs()[0].shape[-1]
         if found != feature_size:
-            message = f"{model} gives {found} features where {feature_size} are expected"
+            message = f"{model} has {found} features, {feature_size} are expected"
             raise BundleMismatch(message)
         self.feature_size = feature_size
 
@@ -42,11 +42,9 @@ class OnnxExtractor:
         features[rows] = self._session.run([OUTPUT_TENSOR], {INPUT_TENSOR: np.stack(crops)})[0]
 
     def wait(self) -> None:
-        """Return: nothing is ever queued."""
+        """Return at once: nothing is queued."""
 
 
 def describe_runtime() -> str:
-    """Return what computes the features, for a manifest."""
-    return (
-        f"onnxruntime {version('onnxruntime')} on a CPU, node by node, values rounded as the graph says, sums in FP32"
-    )
+    """Return the runtime of the features in words, for a manifest."""
+    return f"onnxruntime {version('onnxruntime')} on a CPU, node by node, rounded to the graph's types, sums in FP32"

@@ -1,8 +1,8 @@
-"""An extractor's FP32 ONNX graph at another precision: FP16, or int8 by quantise/dequantise pairs.
+"""Convert an extractor's FP32 ONNX graph to FP16, or to int8 by quantise/dequantise pairs.
 
-What lies before the first convolution (the normalisation) and from the pooling on stays FP32: FP16 features cost up to
-2.2 nats. Libraries' converters do not hold that: onnxruntime's rounds to FP16 between any two nodes that it was
-told to leave alone, the features among them, and its graph is not in order.
+The nodes before the first convolution (the normalisation) and from the pooling on stay FP32: FP16 features change
+log-likelihoods by up to 2.2 nats. The converter of onnxruntime is not used: it rounds to FP16 between excluded nodes,
+including the features, and its graph is not topologically sorted.
 """
 
 import tempfile
@@ -18,17 +18,17 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 POOLING = "ReduceMean"
 CONVOLUTION = "Conv"
-_FACES_AT_ONCE = 8
+_FACES_PER_BATCH = 8
 
 
 def feed_crops(name: str, crops: NDArray[np.uint8]) -> Iterator[dict[str, NDArray[np.uint8]]]:
     """Yield `crops` in batches for the input `name` of a graph."""
-    for start in range(0, len(crops), _FACES_AT_ONCE):
-        yield {name: crops[start : start + _FACES_AT_ONCE]}
+    for start in range(0, len(crops), _FACES_PER_BATCH):
+        yield {name: crops[start : start + _FACES_PER_BATCH]}
 
 
 def rewrite_graph(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], added: Iterable[onnx.TensorProto]) -> None:
-    """Let `graph` consist of `nodes`, its own among them, and of what they use of its constants and of `added`."""
+    """Replace the nodes of `graph` with `nodes`; keep only the constants that they use, of its own and of `added`."""
     used = {name for node in nodes for name in node.input}
     tensors = [tensor for tensor in (*graph.initializer, *added) if tensor.name in used]
     for part, items in ((graph.node, nodes), (graph.initializer, tensors)):
@@ -38,8 +38,8 @@ def rewrite_graph(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], added: It
     graph.ClearField("value_info")
 
 
-class _Crops(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime's class is untyped
-    """Feeds photographs to the calibration."""
+class _CropReader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime's class is untyped
+    """Reads photographs for the calibration."""
 
     def __init__(self, name: str, crops: NDArray[np.uint8]) -> None:
         self._batches = feed_crops(name, crops)
@@ -50,10 +50,11 @@ class _Crops(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime's clas
 
 
 def quantise_network(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.ModelProto:
-    """Return `model` with quantise/dequantise pairs at each convolution's input and weights, as TensorRT fuses them.
+    """Return `model` with quantise/dequantise pairs at each convolution's input and weights, which TensorRT fuses.
 
-    Symmetric int8 throughout, which is all that TensorRT takes, a scale for each output channel of the weights. No
-    pair follows a convolution: it would keep TensorRT from fusing convolution, addition and ReLU into one kernel.
+    All quantisation is symmetric int8, the only kind that TensorRT supports, with one scale for each output channel of
+    the weights. No pair follows a convolution, because it would prevent TensorRT from fusing convolution, addition and
+    ReLU into one kernel.
 
     Args:
         model: the FP32 graph.
@@ -62,12 +63,12 @@ def quantise_network(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.M
     with tempfile.TemporaryDirectory() as folder:
         plain, prepared, quantised = (Path(folder) / f"{name}.onnx" for name in ("plain", "prepared", "quantised"))
         onnx.save(model, plain)
-        # Shapes only: onnxruntime's optimiser would write nodes of its own, which TensorRT does not know.
+        # Shape inference only: onnxruntime's optimiser inserts nodes that TensorRT does not support.
         quant_pre_process(plain, prepared, skip_optimization=True, skip_symbolic_shape=True)
         quantize_static(
             prepared,
             quantised,
-            _Crops(model.graph.input[0].name, crops),
+            _CropReader(model.graph.input[0].name, crops),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[CONVOLUTION],
             per_channel=True,
@@ -85,14 +86,14 @@ def quantise_network(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.M
         return onnx.load(quantised)
 
 
-def halve_network(model: onnx.ModelProto) -> None:
-    """Turn the network of the FP32 `model` to FP16 in place, with a cast before the first convolution and the pooling.
+def convert_to_fp16(model: onnx.ModelProto) -> None:
+    """Convert the network of the FP32 `model` to FP16 in place; casts precede the first convolution and the pooling.
 
     Raises:
-        ValueError: the graph has no convolution or no pooling, or a weight is beyond what FP16 holds.
+        ValueError: the graph has no convolution or no pooling, or a weight exceeds the range of FP16.
     """
     graph = model.graph
-    kept = find_kept(graph)
+    kept = find_fp32_nodes(graph)
     constants = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     made_by = {name: node.name for node in graph.node for name in node.output}
     casts: dict[str, onnx.NodeProto] = {}
@@ -111,26 +112,26 @@ def halve_network(model: onnx.ModelProto) -> None:
                     casts[copy] = helper.make_node("Cast", [name], [copy], name=f"cast_{copy}", to=to)
                     nodes.append(casts[copy])
         nodes.append(node)
-    rewrite_graph(graph, nodes, [_halve(tensor) for name, tensor in constants.items() if name in halved])
+    rewrite_graph(graph, nodes, [_round_to_fp16(tensor) for name, tensor in constants.items() if name in halved])
 
 
-def find_kept(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of the nodes of the FP32 `graph` that stay so: the normalisation, and all from the pooling on.
+def find_fp32_nodes(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the nodes that stay FP32: the normalisation, and all nodes from the pooling on.
 
     Raises:
         ValueError: there is no convolution or no pooling.
     """
     kinds = [node.op_type for node in graph.node]
     if CONVOLUTION not in kinds or POOLING not in kinds:
-        message = f"the graph has no {CONVOLUTION} before a {POOLING}: it is none of this project's extractors"
+        message = f"the graph has no {CONVOLUTION} before a {POOLING}: it is not an extractor of this project"
         raise ValueError(message)
     before, after = kinds.index(CONVOLUTION), len(kinds) - 1 - kinds[::-1].index(POOLING)
     return {node.name for node in (*graph.node[:before], *graph.node[after:])}
 
 
-def _halve(tensor: onnx.TensorProto) -> onnx.TensorProto:
+def _round_to_fp16(tensor: onnx.TensorProto) -> onnx.TensorProto:
     values = numpy_helper.to_array(tensor)
     if np.abs(values).max(initial=0) > np.finfo(np.float16).max:
-        message = f"the weights {tensor.name} reach {np.abs(values).max():.3g}, more than FP16 holds: export FP32"
+        message = f"the weights {tensor.name} reach {np.abs(values).max():.3g}, above the range of FP16: export FP32"
         raise ValueError(message)
     return numpy_helper.from_array(values.astype(np.float16), f"{tensor.name}_fp16")

@@ -1,4 +1,4 @@
-"""A trained extractor to the engine that serves it: OpenVINO graph, at a stated precision."""
+"""Export a trained extractor to an OpenVINO graph at a given precision."""
 
 import re
 import shutil
@@ -37,12 +37,12 @@ def quantise(model: ov.Model, precision: Precision, calibration_crops: NDArray[n
     Args:
         model: the FP32 graph.
         precision: "int8" quantises weights and activations, with ranges from `calibration_crops`; FP16 is applied when
-            the graph is written. (Weights alone at int8 are not offered: OpenVINO 2026.4 then gives wrong features on
-            two streams, hundreds of nats away.)
+            the graph is written. (Int8 for weights only is not supported: OpenVINO 2026.4 then computes wrong features
+            with two streams, which change log-likelihoods by hundreds of nats.)
         calibration_crops: [N, S, S, 3] photographs.
     """
     if precision == "int8":
-        import nncf  # noqa: PLC0415 - must find OpenVINO as ingest.openvino_core has left it
+        import nncf  # noqa: PLC0415 - must be imported after ingest.openvino_core configures OpenVINO
 
         data = nncf.Dataset(list(calibration_crops[:, None]), lambda crop: {INPUT_TENSOR: crop})
         return nncf.quantize(
@@ -51,25 +51,25 @@ def quantise(model: ov.Model, precision: Precision, calibration_crops: NDArray[n
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(calibration_crops),
             fast_bias_correction=False,
-            # Half the weights' range: CPUs without VNNI add int8 products in 16 bits, and a full range saturates
-            # there (135 nats away, measured). With it every x86-64 CPU gives the same features bit for bit.
+            # Uses half of the weights' range: CPUs without VNNI add int8 products in 16 bits, where the full range
+            # overflows (measured: 135 nats). With the fix, all x86-64 CPUs compute bit-identical features.
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
         )
     return model
 
 
 def write_model(model: ov.Model, path: Path, precision: Precision) -> None:
-    """Write `model.xml` and `model.bin` at `path`, without the notes that tools leave in the graph."""
+    """Write `model.xml` and `model.bin` at `path`, without the metadata of tools."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    strip_notes(model)
+    strip_metadata(model)
     ov.save_model(model, path, compress_to_fp16=precision != "fp32")
     path.write_text(
         re.sub(r">\s+<", "><", path.read_text(encoding="utf-8")), encoding="utf-8"
     )  # a fifth of the graph's text is indentation
 
 
-def strip_notes(model: ov.Model) -> None:
-    """Forget the graph's conversion records: they name the machine's paths and cost bytes."""
+def strip_metadata(model: ov.Model) -> None:
+    """Remove the metadata of the conversion: it contains paths of this machine and takes space."""
     info: Any = model.get_rt_info()
     for key in list(info):
         del info[key]

@@ -1,4 +1,4 @@
-"""What a run is exported for, and where each target's results lie in the run folder."""
+"""The targets of an export, and the folders of their results in the run folder."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from scorer.bundle.manifest import BatchProfile, Target
 from training.recipes import Precision
 
-# What each target computes in.
+# The precisions of each target.
 PRECISIONS: dict[Target, tuple[Precision, ...]] = {
     "openvino": ("fp32", "fp16", "int8"),
     "tensorrt": ("fp32", "fp16", "int8", "fp8"),
@@ -16,12 +16,12 @@ INPUT_TENSOR, OUTPUT_TENSOR = "crops", "features"
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """An engine that features go through: the mixture and the calibration belong to it and to no other.
+    """An engine that computes features. A mixture and a calibration are valid for one engine only.
 
     Attributes:
-        target: what runs it.
+        target: the runtime.
         precision: of the engine.
-        batches: of a GPU's plan.
+        batches: batch sizes of a TensorRT plan.
     """
 
     target: Target
@@ -34,11 +34,11 @@ class Deployment:
         return f"face_extractor/1/model.{'xml' if self.target == 'openvino' else 'onnx'}"
 
     def results(self, run: Path) -> Path:
-        """Return the folder of `fit.json`, `mixture.npz`, `calibration.npz` and what else belongs to this engine."""
+        """Return the folder of `fit.json`, `mixture.npz`, `calibration.npz` and all other results of this engine."""
         return run if self.target == "openvino" else run / f"{self.target}-{self.precision}"
 
     def engine(self, run: Path) -> Path:
-        """Return where the engine's graph is written."""
+        """Return the path of the engine's graph."""
         return self.results(run) / "engine" / self.precision / self.graph
 
     def describe(self) -> str:

@@ -1,7 +1,7 @@
-"""A plan straight from the PyTorch network, where Torch-TensorRT and a GPU are at hand.
+"""Build a TensorRT plan from the PyTorch network, if Torch-TensorRT and a GPU are available.
 
-It spares a development machine the second step; what serves elsewhere is built there, from the ONNX graph. Not
-for int8 and FP8, whose quantise/dequantise pairs stand in the ONNX graph only.
+On a development machine this replaces `unlensed bundle build`. Other machines build their plan from the ONNX graph. Not
+for int8 and FP8, whose quantise/dequantise pairs are in the ONNX graph only.
 """
 
 import importlib
@@ -25,8 +25,8 @@ from training.export.target import OUTPUT_TENSOR, Deployment
 _TRACED_FACES = 2
 
 
-class _Named(nn.Module):
-    """Gives the network's input the name that the bundle states: Torch-TensorRT takes the argument's."""
+class _NamedInput(nn.Module):
+    """Gives the network's input the bundle's name: Torch-TensorRT uses the name of the argument."""
 
     def __init__(self, extractor: nn.Module) -> None:
         super().__init__()
@@ -39,9 +39,9 @@ class _Named(nn.Module):
 
 
 def find_obstacle(deployment: Deployment) -> str:
-    """Return why no plan can be built here from the network itself, or nothing."""
+    """Return why this machine cannot build a plan from the network; empty if it can."""
     if deployment.precision in {"int8", "fp8"}:
-        return f"{deployment.precision} stands in the ONNX graph only"
+        return f"only the ONNX graph has {deployment.precision}"
     if obstacle := find_gpu()[1]:
         return obstacle
     return "" if importlib.util.find_spec("torch_tensorrt") else "Torch-TensorRT is not installed"
@@ -51,7 +51,7 @@ def build_plan_of_network(extractor: nn.Module, folder: Path, deployment: Deploy
     """Compile `extractor` on this machine's GPU and write the plan into the bundle `folder`.
 
     Raises:
-        BundleMismatch: the plan's tensors are not those that the manifest states.
+        BundleMismatch: the plan's tensors differ from the manifest's.
         RuntimeError: Torch-TensorRT or TensorRT fails.
     """
     torch_tensorrt, tensorrt = (importlib.import_module(name) for name in ("torch_tensorrt", "tensorrt"))
@@ -66,7 +66,7 @@ def build_plan_of_network(extractor: nn.Module, folder: Path, deployment: Deploy
     try:
         check_plan(data, bundle.manifest, tensorrt)
     except BundleMismatch as error:
-        message = f"Torch-TensorRT built another plan: {error}; `unlensed bundle build {folder}` builds the right one"
+        message = f"Torch-TensorRT built a wrong plan: {error}; run `unlensed bundle build {folder}` instead"
         raise BundleMismatch(message) from error
     return write_plan(bundle, data, "torch_tensorrt", tensorrt.__version__, find_gpu()[0])
 
@@ -77,7 +77,9 @@ def compile_network(
     """Return the serialised engine of `extractor` for uint8 crops of `side` pixels; the pooled features stay FP32."""
     example = torch.zeros((_TRACED_FACES, side, side, 3), dtype=torch.uint8, device="cuda")
     batch = torch.export.Dim("batch", min=batches.min, max=batches.max)
-    program = torch.export.export(_Named(extractor).eval().to("cuda"), (example,), dynamic_shapes={"crops": {0: batch}})
+    program = torch.export.export(
+        _NamedInput(extractor).eval().to("cuda"), (example,), dynamic_shapes={"crops": {0: batch}}
+    )
     convert = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine
     crops = torch_tensorrt.Input(
         min_shape=(batches.min, side, side, 3),
@@ -96,10 +98,10 @@ def compile_network(
         options |= {
             "enable_autocast": True,
             "autocast_low_precision_type": torch.float16,
-            # The pooling and what follows; the normalisation is a product and a sum before the first convolution.
+            # The pooling and all later nodes. The normalisation is a product and a sum before the first convolution.
             "autocast_excluded_ops": {torch.ops.aten.mean.dim, torch.ops.aten.linear.default},
         }
-    if "output_binding_names" in inspect.signature(convert).parameters:  # older ones call it output0
+    if "output_binding_names" in inspect.signature(convert).parameters:  # older versions name it output0
         options["output_binding_names"] = [OUTPUT_TENSOR]
     data: bytes = convert(program, arg_inputs=[crops], **options)
     return data

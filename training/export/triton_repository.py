@@ -1,4 +1,4 @@
-"""Write the files that make a bundle's folder a model repository of Triton."""
+"""Write the files with which a bundle's folder is a model repository of Triton."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR, Deployment
 
 
 def write_repository(folder: Path, preprocess: PreprocessSpec, feature_size: int, deployment: Deployment) -> None:
-    """Write the configurations and, for a GPU, the graph that cuts faces into the bundle `folder`."""
+    """Write the configurations and, for a GPU, the DALI graph that cuts faces, into the bundle `folder`."""
     batches = deployment.batches if deployment.target == "tensorrt" else None
     facts = ServingFacts(preprocess, deployment.graph, feature_size, INPUT_TENSOR, OUTPUT_TENSOR, batches)
     files = {name: text.encode() for name, text in render_repository(facts).items()}

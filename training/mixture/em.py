@@ -1,7 +1,7 @@
-"""Expectation-maximisation for Gaussian mixtures with full, tied or diagonal covariances.
+"""Expectation-maximisation for Gaussian mixtures (Eq. 7) with full, tied or diagonal covariances.
 
-One code for NumPy and CuPy (`xp`). Both steps take the features in blocks: beyond the features themselves, memory is
-[N, K] plus a few covariances.
+The code runs on NumPy and on CuPy (`xp`). Both steps process the features in blocks: beside the features, they need
+memory for [N, K] values and a few covariances.
 
 Shape suffixes: N faces, D features, K components. Likelihoods are in nats.
 """
@@ -20,14 +20,14 @@ from training.recipes import Covariance
 
 TOLERANCE_NATS = 1e-3  # per face; scikit-learn's default
 MAX_ITERATIONS = 200
-# In single precision a change of the bound below this share of it is rounding: there is no use in iterating on.
-SINGLE_PRECISION_SHARE = 1e-6
-LOST_FACES = 1e-6
+# In single precision a change of the bound below this share of the bound is rounding, so iteration stops.
+SINGLE_PRECISION_TOLERANCE = 1e-6
+MIN_COMPONENT_FACES = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class EmProgress:
-    """One iteration: its number, the mean log-likelihood per face before its update, and the change of that."""
+    """One iteration: its number, the mean log-likelihood per face before its update, and the change of that value."""
 
     iteration: int
     bound_nats: float
@@ -36,17 +36,17 @@ class EmProgress:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmFit:
-    """What EM ended with.
+    """The result of EM.
 
     Attributes:
         weights: [K].
         means: [K, D].
         covariances: [K, D, D] (full), [D, D] (tied) or [K, D] (diag).
-        bound_nats: mean log-likelihood per face before the last update (scikit-learn's `lower_bound_`); once converged,
-            these parameters' own is higher by less than the tolerance.
+        bound_nats: mean log-likelihood per face before the last update (scikit-learn's `lower_bound_`). If converged,
+            the value of these parameters is higher by less than the tolerance.
         faces: [K], the sum of each component's responsibilities.
         iterations: of both precisions together.
-        converged: whether the bound changed by less than the tolerance in the end.
+        converged: whether the last change of the bound was below the tolerance.
     """
 
     weights: NDArray[np.float64]
@@ -58,20 +58,20 @@ class EmFit:
     converged: bool
 
 
-class Steps(Protocol):
-    """The two steps for one kind of covariance.
+class EmSteps(Protocol):
+    """The E step and the M step for one kind of covariance.
 
     Attributes:
-        precisions: data types to iterate in, one after the other until each has converged.
+        precisions: data types of the iterations; each is used until it has converged.
     """
 
     precisions: ClassVar[tuple[type[np.floating[Any]], ...]]
 
     def maximise(self, responsibilities_NK: Array, dtype: type[np.floating[Any]]) -> Parameters:
-        """Return the parameters that explain the features best under these responsibilities."""
+        """Return the parameters of maximum likelihood under these responsibilities (M step)."""
 
     def expect(self, parameters: Parameters, dtype: type[np.floating[Any]]) -> Array:
-        """Return [N, K]: log weight + log density, -inf where the responsibility rounds to zero."""
+        """Return [N, K]: log weight + log density, -inf where the responsibility rounds to zero (E step)."""
 
 
 def make_steps(
@@ -79,9 +79,9 @@ def make_steps(
     covariance: Covariance,
     variance_added: float,
     xp: Any,  # noqa: ANN401 - the array module, numpy or cupy
-) -> Steps:
+) -> EmSteps:
     """Return the steps for one kind of covariance."""
-    kinds: dict[Covariance, Callable[[Array, float, Any], Steps]] = {
+    kinds: dict[Covariance, Callable[[Array, float, Any], EmSteps]] = {
         "full": FullSteps,
         "tied": TiedSteps,
         "diag": DiagonalSteps,
@@ -111,8 +111,8 @@ def fit_em(  # noqa: PLR0913 - the settings of one fit, all but the first four b
     """Iterate from the given responsibilities until the bound changes by less than `tolerance_nats`.
 
     Args:
-        features_ND: in the precision they come in; they are not copied but to the GPU.
-        responsibilities_NK: rows sum to one.
+        features_ND: in any floating precision; they are copied to the GPU only.
+        responsibilities_NK: each row has the sum 1.
         covariance: "full", "tied" or "diag".
         variance_added: to the diagonal of every covariance (scikit-learn's `reg_covar`).
         tolerance_nats: per face.
@@ -125,13 +125,13 @@ def fit_em(  # noqa: PLR0913 - the settings of one fit, all but the first four b
     """
     features = xp.asarray(features_ND)
     if not bool(xp.isfinite(features.sum(axis=0, dtype=np.float64)).all()):
-        message = "a face has a feature that is not finite: look for a broken engine or photograph"
+        message = "a face has a feature that is not finite: check the engine and the photographs"
         raise ValueError(message)
     steps = make_steps(features, covariance, variance_added, xp)
     responsibilities = xp.asarray(responsibilities_NK, dtype=np.float64)
-    check_faces(to_host(responsibilities.sum(axis=0)))
+    check_components(to_host(responsibilities.sum(axis=0)))
     iterations = 0
-    # A single component is done after one step: single precision would save nothing.
+    # A single component needs one step only: single precision would save nothing.
     for dtype in steps.precisions if responsibilities.shape[1] > 1 else steps.precisions[-1:]:
         last = dtype is steps.precisions[-1]
         bound, converged = -np.inf, False
@@ -142,21 +142,21 @@ def fit_em(  # noqa: PLR0913 - the settings of one fit, all but the first four b
             except SingularCovariance:
                 if last:
                     raise
-                break  # in double precision it may not be singular
+                break  # it can be regular in double precision
             before, (bound, responsibilities) = bound, normalise_joint(joint, xp)
             iterations += 1
             change = bound - before
             report(EmProgress(iterations, bound, change))
-            check_faces(to_host(responsibilities.sum(axis=0)))
-            # scikit-learn's rule; in single precision a falling bound is rounding, and as good a reason to go on.
+            check_components(to_host(responsibilities.sum(axis=0)))
+            # scikit-learn's rule. In single precision a falling bound is rounding, so it counts as converged too.
             converged = (
                 abs(change) < tolerance_nats
                 if last
-                else change < max(tolerance_nats, SINGLE_PRECISION_SHARE * abs(bound))
+                else change < max(tolerance_nats, SINGLE_PRECISION_TOLERANCE * abs(bound))
             )
             if converged:
                 break
-    # One more step, as scikit-learn takes: it is the same parameters that are compared then.
+    # One more M step, as in scikit-learn, so that both return the same parameters.
     parameters = steps.maximise(responsibilities, steps.precisions[-1])
     return EmFit(
         parameters.weights,
@@ -169,13 +169,13 @@ def fit_em(  # noqa: PLR0913 - the settings of one fit, all but the first four b
     )
 
 
-def check_faces(faces_K: NDArray[np.floating]) -> None:
-    """Refuse responsibilities that leave a component without a face: its parameters would be made up.
+def check_components(faces_K: NDArray[np.floating]) -> None:
+    """Refuse responsibilities that leave a component without faces: its parameters would be undefined.
 
     Raises:
         ValueError: there is such a component.
     """
-    lost, components = int((faces_K < LOST_FACES).sum()), len(faces_K)
+    lost, components = int((faces_K < MIN_COMPONENT_FACES).sum()), len(faces_K)
     if lost:
         message = (
             f"{lost} of {components} components lost all their faces: "

@@ -1,4 +1,4 @@
-"""What the steps for all kinds of covariance share.
+"""Code that the EM steps for all kinds of covariance share.
 
 Shape suffixes: N faces, D features, K components.
 """
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-# NumPy and CuPy share this code; CuPy's arrays have no static type here.
+# An array of NumPy or CuPy; CuPy's arrays have no static type here.
 Array = Any
 BLOCK_FACES = 2048  # 12 MB of 768 features in double precision
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parameters:
-    """A mixture's parameters on the host in double precision: weights [K], means [K, D] and covariances."""
+    """The parameters of a mixture, on the host in double precision: weights [K], means [K, D] and covariances."""
 
     weights: NDArray[np.float64]
     means: NDArray[np.float64]
@@ -27,7 +27,7 @@ class Parameters:
 
 @dataclass(eq=False)
 class FeatureSteps:
-    """What the steps for every kind of covariance start from; see `training.mixture.em.Steps`.
+    """Base class of the steps for every kind of covariance; see `training.mixture.em.EmSteps`.
 
     Attributes:
         features: [N, D], on the device that computes.
@@ -41,11 +41,11 @@ class FeatureSteps:
 
 
 class SingularCovariance(ValueError):
-    """A covariance has no inverse."""
+    """A covariance matrix has no inverse."""
 
 
 def to_host(array: Array) -> NDArray[Any]:
-    """Return a NumPy array from either module's."""
+    """Return an array of NumPy or CuPy as a NumPy array."""
     host: NDArray[Any] = array.get() if hasattr(array, "get") else np.asarray(array)
     return host
 
@@ -56,7 +56,7 @@ def blocks(count: int) -> Iterator[slice]:
 
 
 def sum_faces(responsibilities_NK: Array) -> NDArray[np.float64]:
-    """Return the faces [K] of each component; as in scikit-learn, a little more, to divide by."""
+    """Return the faces [K] of each component, plus scikit-learn's small constant, so that they can be divided by."""
     faces: NDArray[np.float64] = to_host(responsibilities_NK.sum(axis=0)) + 10 * np.finfo(np.float64).eps
     return faces
 
@@ -72,7 +72,7 @@ def factorise(covariance_DD: NDArray[np.float64], faces: float) -> tuple[NDArray
 
     Args:
         covariance_DD: symmetric.
-        faces: how many it was estimated from, for the sentence.
+        faces: the number that it was estimated from, for the error message.
 
     Raises:
         SingularCovariance: it is not positive definite.

@@ -1,6 +1,6 @@
-"""The steps of EM for one covariance that all components share, and for diagonal covariances.
+"""The EM steps for one covariance that all components share (tied), and for diagonal covariances.
 
-Both cost a fraction of full covariances: they run in double precision throughout.
+Both take a fraction of the time of full covariances, so they always run in double precision.
 
 Shape suffixes: N faces, D features, K components.
 """
@@ -27,7 +27,7 @@ from training.mixture.em_shared import (
 
 @dataclass(eq=False)
 class CentredSteps(FeatureSteps):
-    """What both kinds do alike: features are centred on their mean, so that squares of sums lose no digits.
+    """Base class of both kinds: features are centred on their mean, so that differences of squares lose no digits.
 
     Attributes:
         precisions: double.
@@ -51,7 +51,7 @@ class CentredSteps(FeatureSteps):
 
 @dataclass(eq=False)
 class TiedSteps(CentredSteps):
-    """`training.mixture.em.Steps` of one covariance [D, D]: scatter summed once, features whitened once a step."""
+    """`training.mixture.em.EmSteps` for one covariance [D, D]; the scatter matrix is computed once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,7 +81,7 @@ class TiedSteps(CentredSteps):
 
 
 class DiagonalSteps(CentredSteps):
-    """`training.mixture.em.Steps` for covariances [K, D]."""
+    """`training.mixture.em.EmSteps` for covariances [K, D]."""
 
     def maximise(self, responsibilities_NK: Array, dtype: type[np.floating[Any]]) -> Parameters:  # noqa: ARG002 - always double
         """Return the parameters that explain the features best under these responsibilities."""

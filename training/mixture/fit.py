@@ -1,4 +1,4 @@
-"""Fit the Gaussian mixture of photographs' features; its shape is chosen by held-out likelihood.
+"""Fit the Gaussian mixture of photographs' features (Eq. 7, section II-B); held-out likelihood chooses its shape.
 
 Shape suffixes: N faces, D features, K components.
 """
@@ -20,22 +20,22 @@ from training.mixture.seeding import seed_responsibilities
 from training.recipes import MixtureRule, MixtureShape
 
 MAX_FOLDS = 10
-HALF = np.finfo(np.float16)
+FP16 = np.finfo(np.float16)
 Report = Callable[[str, EmProgress], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FittedMixture:
-    """A mixture and how it was chosen.
+    """A mixture and the facts of its choice.
 
     Attributes:
-        mixture: factors rounded to half precision, as the bundle stores them.
+        mixture: with factors rounded to half precision, as the bundle stores them.
         shape: the chosen shape.
-        roles: whose photographs were fitted.
-        held_out_nats: mean log-likelihood per face of sources left out of the fit, by candidate; empty when the rule
+        roles: the roles whose photographs were fitted.
+        held_out_nats: mean log-likelihood per face of sources left out of the fit, by candidate; empty if the rule
             names a single candidate.
-        refused: why a candidate could not be fitted, by candidate.
-        em: the fit behind `mixture`, before shrinkage and rounding.
+        refused: the reason why a candidate could not be fitted, by candidate.
+        em: the result of EM, before shrinkage and rounding.
     """
 
     mixture: GaussianMixture
@@ -46,16 +46,16 @@ class FittedMixture:
     em: EmFit
 
     def notes(self) -> list[str]:
-        """Return one sentence for each thing about the fit that its user should know."""
+        """Return warnings about the fit, one sentence each."""
         notes = []
         if not self.em.converged:
-            notes.append(f"EM stopped after {self.em.iterations} iterations before the bound had settled")
+            notes.append(f"EM stopped after {self.em.iterations} iterations without convergence of the bound")
         size = self.mixture.means.shape[1]
-        thin = int((self.em.faces <= size).sum())
-        if self.shape.covariance == "full" and thin and not self.shape.shrinkage:
+        small = int((self.em.faces <= size).sum())
+        if self.shape.covariance == "full" and small and not self.shape.shrinkage:
             notes.append(
-                f"{thin} of {len(self.em.faces)} components hold at most {size} faces, as many as there are features: "
-                "their likelihoods rest on the variance that is added to every feature"
+                f"{small} of {len(self.em.faces)} components have at most {size} faces, the number of features: "
+                "their likelihoods depend on the variance that is added to every feature"
             )
         return notes
 
@@ -65,9 +65,9 @@ class Fitter:
     """Fits shapes by a rule.
 
     Attributes:
-        rule: variances added, and the seed.
+        rule: gives the added variances and the seed.
         xp: the array module that computes, `numpy` or `cupy`.
-        report: called with what is fitted and with each iteration.
+        report: called after each iteration with the mixture's name and the progress.
     """
 
     rule: MixtureRule
@@ -84,29 +84,29 @@ class Fitter:
             shape.covariance,
             variance,
             xp=self.xp,
-            report=partial(self.report, name or describe(shape)),
+            report=partial(self.report, name or describe_shape(shape)),
         )
 
 
 def fit_shape(features_ND: NDArray[np.floating], shape: MixtureShape, rule: MixtureRule) -> GaussianMixture:
     """Fit one shape by EM.
 
-    To every variance `rule.variance_floor` of the mean variance and `rule.variance_added` are added: a full covariance
-    of a few hundred faces in 768 dimensions is singular without. `shape.shrinkage` moves its correlations towards zero.
+    `rule.variance_floor` of the mean variance and `rule.variance_added` are added to every variance: a full covariance
+    of a few hundred faces in 768 dimensions would be singular. `shape.shrinkage` moves its correlations towards zero.
 
     Raises:
         ValueError: there are fewer faces than components, or too few for a covariance that has an inverse.
     """
-    return store_mixture(Fitter(rule).fit(features_ND, shape), shape)
+    return make_mixture(Fitter(rule).fit(features_ND, shape), shape)
 
 
-def store_mixture(fit: EmFit, shape: MixtureShape) -> GaussianMixture:
-    """Return what the bundle stores: factors shrunk and rounded to half precision, where that can hold them.
+def make_mixture(fit: EmFit, shape: MixtureShape) -> GaussianMixture:
+    """Return the mixture as the bundle stores it: factors shrunk, and rounded to half precision if their range allows.
 
-    Half precision halves the bundle's largest array; the rounded mixture is the one that is calibrated.
+    Half precision halves the bundle's largest array. The calibration uses the rounded mixture.
 
     Raises:
-        SingularCovariance: rounding apart, a covariance has no inverse.
+        SingularCovariance: a covariance has no inverse.
     """
     if shape.covariance == "diag":
         factors = 1 / np.sqrt(fit.covariances)
@@ -116,7 +116,7 @@ def store_mixture(fit: EmFit, shape: MixtureShape) -> GaussianMixture:
         factors = np.stack([factorise(matrix * keep, fit.faces.sum())[1] for matrix in covariances])
         factors = np.broadcast_to(factors, (len(fit.weights), *keep.shape))
     diagonals = factors if shape.covariance == "diag" else np.diagonal(factors, axis1=1, axis2=2)
-    fits_half = np.abs(factors).max() < HALF.max and diagonals.min() > HALF.tiny
+    fits_half = np.abs(factors).max() < FP16.max and diagonals.min() > FP16.tiny
     return GaussianMixture(
         weights=fit.weights.astype(np.float32),
         means=fit.means.astype(np.float32),
@@ -138,24 +138,24 @@ def choose_mixture(
     xp: Any = np,  # noqa: ANN401 - the array module, numpy or cupy
     report: Report = lambda *_: None,
 ) -> FittedMixture:
-    """Compare the rule's shapes and role sets on left-out sources of the role `fit`; fit the best on everything.
+    """Compare the rule's shapes and role sets on held-out sources of the role `fit`; fit the best on all sources.
 
-    A single candidate is fitted as it is.
+    A single candidate is fitted directly.
 
     Args:
         features: [N, D] by role.
         sources: [N] by role.
         rule: candidates and seed.
         xp: the array module that computes, `numpy` or `cupy`.
-        report: called with what is fitted and with each iteration.
+        report: called after each iteration with the mixture's name and the progress.
 
     Raises:
-        ValueError: there is no candidate, no second source to judge several on, or none could be fitted.
+        ValueError: there is no candidate, there are several but a single source, or none could be fitted.
     """
     fitter = Fitter(rule, xp, report)
     candidates = list(product(rule.role_sets, rule.shapes))
     if not candidates:
-        message = "the recipe's mixture rule names no candidate"
+        message = "the recipe's mixture rule contains no candidate"
         raise ValueError(message)
     held_out_nats: dict[str, float] = {}
     refused: dict[str, str] = {}
@@ -163,23 +163,25 @@ def choose_mixture(
     if len(candidates) > 1:
         folds = split_sources(sources["fit"])
         for roles, shape in candidates:
-            name = f"{'+'.join(roles)} {describe(shape)}"
+            name = f"{'+'.join(roles)} {describe_shape(shape)}"
             try:
-                held_out_nats[name] = round(judge_candidate(features, sources, roles, shape, folds, fitter), 2)
+                held_out_nats[name] = round(score_candidate(features, sources, roles, shape, folds, fitter), 2)
             except ValueError as error:
                 refused[name] = str(error)
                 continue
             if held_out_nats[name] >= max(held_out_nats.values()):
                 best = (roles, shape)
         if not held_out_nats:
-            message = f"no candidate of the mixture rule could be fitted; the first: {next(iter(refused.values()))}"
+            message = f"no candidate of the mixture rule could be fitted; first reason: {next(iter(refused.values()))}"
             raise ValueError(message)
     roles, shape = best
-    em = fitter.fit(np.concatenate([features[role] for role in roles]), shape, f"{'+'.join(roles)} {describe(shape)}")
-    return FittedMixture(store_mixture(em, shape), shape, roles, held_out_nats, refused, em)
+    em = fitter.fit(
+        np.concatenate([features[role] for role in roles]), shape, f"{'+'.join(roles)} {describe_shape(shape)}"
+    )
+    return FittedMixture(make_mixture(em, shape), shape, roles, held_out_nats, refused, em)
 
 
-def judge_candidate(  # noqa: PLR0913, PLR0917 - the data, the candidate and how it is judged
+def score_candidate(  # noqa: PLR0913, PLR0917 - the data, the candidate and the folds
     features: dict[str, NDArray[np.floating]],
     sources: dict[str, NDArray[np.str_]],
     roles: tuple[str, ...],
@@ -187,23 +189,23 @@ def judge_candidate(  # noqa: PLR0913, PLR0917 - the data, the candidate and how
     folds: list[NDArray[np.str_]],
     fitter: Fitter,
 ) -> float:
-    """Return the mean log-likelihood per face of the role `fit`, each fold of sources under a fit without it."""
+    """Return the mean log-likelihood per face of the role `fit`; each fold of sources is scored by a fit without it."""
     pool = np.concatenate([features[role] for role in roles])
     origin = np.concatenate([sources[role] for role in roles])
     total = 0.0
     for number, fold in enumerate(folds, 1):
-        name = f"{'+'.join(roles)} {describe(shape)}, without part {number} of {len(folds)}"
-        mixture = store_mixture(fitter.fit(pool[~np.isin(origin, fold)], shape, name), shape)
+        name = f"{'+'.join(roles)} {describe_shape(shape)}, without part {number} of {len(folds)}"
+        mixture = make_mixture(fitter.fit(pool[~np.isin(origin, fold)], shape, name), shape)
         held_out = features["fit"][np.isin(sources["fit"], fold)]
         total += mean_log_likelihood(mixture, held_out) * len(held_out)
     return total / len(features["fit"])
 
 
 def load_array_module(request: Literal["auto", "cuda", "cpu"]) -> tuple[Any, str]:
-    """Return the array module that fits, and why that one.
+    """Return the array module for the fit, and the reason of the choice.
 
     Raises:
-        DeviceUnavailable: "cuda" was asked for, and no GPU answers or CuPy is not installed.
+        DeviceUnavailable: "cuda" was requested, but there is no working GPU or CuPy is not installed.
     """
     device = resolve_device(request)
     if device.kind == "cpu":
@@ -213,23 +215,23 @@ def load_array_module(request: Literal["auto", "cuda", "cpu"]) -> tuple[Any, str
     except ImportError as error:
         reason = f"{device.reason}, but CuPy is not installed"
         if request == "cuda":
-            message = f"device 'cuda' was asked for and {reason}: install unlensed[gpu]"
+            message = f"device 'cuda' was requested: {reason}; install unlensed[gpu]"
             raise DeviceUnavailable(message) from error
         return np, reason
     return cupy, device.reason
 
 
 def split_sources(sources_N: NDArray[np.str_]) -> list[NDArray[np.str_]]:
-    """Return sets of sources of about equal numbers of faces: each source alone, or at most `MAX_FOLDS` sets.
+    """Return folds of sources with similar numbers of faces: one for each source, but at most `MAX_FOLDS`.
 
     Raises:
         ValueError: there is a single source.
     """
     names, faces = np.unique(sources_N, return_counts=True)
-    if len(names) < 2:  # noqa: PLR2004 - one to fit, one to judge
+    if len(names) < 2:  # noqa: PLR2004 - one to fit, one to score
         message = (
-            f"the role fit has {len(names)} source, so that no mixture can be judged on another: "
-            "prepare more sources, or name a single shape and role set in the recipe"
+            f"the role fit has {len(names)} source, so mixtures cannot be compared on a held-out source: "
+            "prepare more sources, or give a single shape and role set in the recipe"
         )
         raise ValueError(message)
     folds: list[list[str]] = [[] for _ in range(min(len(names), MAX_FOLDS))]
@@ -241,7 +243,7 @@ def split_sources(sources_N: NDArray[np.str_]) -> list[NDArray[np.str_]]:
     return [np.array(fold) for fold in folds]
 
 
-def describe(shape: MixtureShape) -> str:
+def describe_shape(shape: MixtureShape) -> str:
     """Return a shape in a few characters, for tables."""
     fields = asdict(shape)
     return f"{fields['covariance']} K={fields['components']}" + (

@@ -1,4 +1,4 @@
-"""Where EM starts: k-means++ seeds, and each face given to the nearest.
+"""The start of EM: responsibilities from k-means++ seeds.
 
 Shape suffixes: N faces, D features, K components.
 """
@@ -13,9 +13,9 @@ from training.mixture.em_shared import blocks
 def seed_responsibilities(
     features_ND: NDArray[np.floating], components: int, variance: float, seed: int
 ) -> NDArray[np.float64]:
-    """Return [N, K] responsibilities under equal spheres of `variance` around k-means++ seeds (Arthur, 2007).
+    """Return [N, K] responsibilities under spherical Gaussians of `variance` around k-means++ seeds (Arthur, 2007).
 
-    Scikit-learn's `init_params="k-means++"` with `random_state=seed` takes the same seeds and, with full or diagonal
+    Scikit-learn's `init_params="k-means++"` with `random_state=seed` chooses the same seeds and, with full or diagonal
     covariances, has these responsibilities after its first step.
 
     Raises:
@@ -27,13 +27,13 @@ def seed_responsibilities(
     seeds, _ = kmeans_plusplus(features_ND, components, random_state=seed)
     distinct = len(np.unique(seeds, axis=0))
     if distinct < components:
-        message = f"only {distinct} distinct faces for {components} components: look for one face repeated"
+        message = f"only {distinct} distinct faces for {components} components: check for copies of one face"
         raise ValueError(message)
     centre = seeds.mean(axis=0, dtype=np.float64)
     seeds = seeds - centre
     responsibilities = np.empty((len(features_ND), components))
     for block in blocks(len(features_ND)):
-        # |x - s|^2 without |x|^2, which all components share.
+        # |x - s|^2 without |x|^2, which is equal for all components.
         distances = (seeds**2).sum(axis=1) - 2 * (features_ND[block] - centre) @ seeds.T
         distances -= distances.min(axis=1, keepdims=True)
         shares = np.exp(-distances / (2 * variance)) if variance else (distances == 0).astype(np.float64)

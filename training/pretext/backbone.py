@@ -1,4 +1,4 @@
-"""What every extractor is: raw crops in, 768 features out, and the parts of it that training leaves alone."""
+"""The base class of all extractors: from raw crops to 768 features, with optionally frozen blocks."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -12,7 +12,7 @@ FEATURE_SIZE = 768
 
 
 class Normalise(nn.Module):
-    """NHWC crops of 0..255 to normalised NCHW, so that a bundle's engine takes raw pixels."""
+    """Converts NHWC crops of 0..255 to normalised NCHW, so that a bundle's engine takes raw pixels."""
 
     def __init__(self, spec: PreprocessSpec) -> None:
         super().__init__()
@@ -23,20 +23,20 @@ class Normalise(nn.Module):
     def forward(self, crops_NHWC: Tensor) -> Tensor:
         """Map [N, S, S, 3] uint8 or float of 0..255 to [N, 3, S, S] float."""
         scale = self.get_buffer("scale")
-        # To float first: TensorRT takes uint8 at its input, but transposes none.
+        # To float first: TensorRT accepts uint8 inputs but cannot transpose them.
         return crops_NHWC.to(scale.dtype).permute(0, 3, 1, 2) * scale + self.get_buffer("offset")
 
 
 class Backbone(nn.Module):
-    """A network below the features, in blocks of which the first may be frozen.
+    """A network of blocks that computes the features; its first blocks can be frozen.
 
     Args:
         spec: gives the normalisation, which is the first layer.
-        blocks: the stem and then the blocks, in the order in which they run; the subclass registers them.
-        frozen_blocks: how many blocks after the stem keep weights and statistics; 0 freezes nothing, not even the stem.
-        frozen_statistics: whether all batch normalisation keeps the statistics that it starts with. Where half of a
-            batch is manipulated and most of it comes from two cameras, its statistics are not those of the
-            photographs that will be scored one at a time.
+        blocks: the stem and the blocks, in the order of execution; the subclass registers them.
+        frozen_blocks: number of blocks after the stem that keep weights and statistics; 0 freezes nothing, not even the
+            stem.
+        frozen_statistics: whether all batch normalisation keeps its initial statistics. A training batch with half of
+            its faces manipulated, most from two cameras, has other statistics than the photographs to be scored.
     """
 
     def __init__(
@@ -46,13 +46,13 @@ class Backbone(nn.Module):
         self.normalise = Normalise(spec)
         self.frozen_statistics = frozen_statistics
         split = frozen_blocks + 1 if frozen_blocks else 0
-        # Tuples, so that the blocks are registered once only, under the names that published weights have.
+        # Tuples, so that the blocks are registered only once, under the names of published weights.
         self._frozen, self._trained = tuple(blocks[:split]), tuple(blocks[split:])
         for block in self._frozen:
             block.requires_grad_(requires_grad=False)
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
-        """Switch to training, except for batch statistics that are to stay."""
+        """Switch to training mode, except for frozen batch statistics."""
         super().train(mode)
         for block in (self,) if self.frozen_statistics else self._frozen:
             for module in block.modules():
@@ -61,7 +61,7 @@ class Backbone(nn.Module):
         return self
 
     def run_blocks(self, crops_NHWC: Tensor) -> Tensor:
-        """Map [N, S, S, 3] crops of 0..255 to the last block's [N, C, h, w]; frozen blocks keep no graph."""
+        """Map [N, S, S, 3] crops of 0..255 to the last block's [N, C, h, w]; frozen blocks record no graph."""
         x: Tensor = self.normalise(crops_NHWC)
         if self._frozen:
             with torch.no_grad():

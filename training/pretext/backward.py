@@ -1,8 +1,8 @@
-"""One batch's losses and gradients, however it is divided: all pairs of the batch, over micro-batches and ranks.
+"""The losses and gradients of one batch, with all its pairs, over micro-batches and ranks.
 
-The features are the cut. Below them faces do not depend on each other, so that they go through the extractor in
-portions; above them the heads and the losses are cheap and see the whole batch. With several portions the first
-pass keeps no graph, and a second one takes each portion's gradient down.
+The computation is split at the features. The extractor processes faces independently, so they can pass it in
+micro-batches. The heads and the losses are cheap and process the whole batch. With several micro-batches, a first pass
+without a graph computes the features, and a second pass back-propagates the gradient of each micro-batch.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from training.recipes import Recipe
 
 
 def embed(extractor: nn.Module, crops_NHWC: Tensor, *, bf16: bool) -> Tensor:
-    """Return [N, 768] features; with `bf16` the extractor runs under BF16 autocast, and FP32 features come out."""
+    """Return [N, 768] features in FP32; with `bf16` the extractor runs under BF16 autocast."""
     if not bf16:
         features: Tensor = extractor(crops_NHWC)
         return features
@@ -29,19 +29,19 @@ def embed(extractor: nn.Module, crops_NHWC: Tensor, *, bf16: bool) -> Tensor:
 
 
 @contextmanager
-def without_statistics(network: nn.Module) -> Iterator[None]:
-    """Let batch normalisation use its batch's statistics inside, as in training, without counting them."""
-    counting = [
+def pause_running_statistics(network: nn.Module) -> Iterator[None]:
+    """Inside, batch normalisation uses the statistics of its batch, but does not update the running statistics."""
+    updating = [
         module
         for module in network.modules()
         if isinstance(module, nn.BatchNorm2d) and module.training and module.track_running_stats
     ]
-    for module in counting:
+    for module in updating:
         module.track_running_stats = False
     try:
         yield
     finally:
-        for module in counting:
+        for module in updating:
             module.track_running_stats = True
 
 
@@ -52,18 +52,18 @@ def accumulate_gradients(
 
     Args:
         network: in training mode.
-        extractor: `network.extractor`, as `ranks.share` returned it.
-        batch: this rank's share of the batch; every rank's is equally large.
-        recipe: its losses, and the size of its micro-batches.
-        ranks: who else holds a share.
+        extractor: `network.extractor`, as `ranks.wrap` returned it.
+        batch: this rank's share of the batch; all ranks have shares of one size.
+        recipe: gives the losses and the size of micro-batches.
+        ranks: the processes that train together.
     """
-    portions = torch.split(batch.crops, recipe.micro_batch or len(batch.crops))
-    if len(portions) == 1:
-        kept = embed(extractor, portions[0], bf16=recipe.bf16)
-        own = kept.detach()
+    micro_batches = torch.split(batch.crops, recipe.micro_batch or len(batch.crops))
+    if len(micro_batches) == 1:
+        with_graph = embed(extractor, micro_batches[0], bf16=recipe.bf16)
+        own = with_graph.detach()
     else:
-        with torch.no_grad(), without_statistics(network.extractor):
-            own = torch.cat([embed(network.extractor, portion, bf16=recipe.bf16) for portion in portions])
+        with torch.no_grad(), pause_running_statistics(network.extractor):
+            own = torch.cat([embed(network.extractor, crops, bf16=recipe.bf16) for crops in micro_batches])
     features = ranks.gather(own).requires_grad_()
     outputs = network.read_features(features)
     losses = combine_losses(outputs, ranks.gather(batch.tags), ranks.gather(batch.manipulated), recipe.losses)
@@ -71,13 +71,13 @@ def accumulate_gradients(
     ranks.average_gradients(network.heads)
     if features.grad is None or not any(parameter.requires_grad for parameter in network.extractor.parameters()):
         return losses
-    # Each rank takes down its own rows alone, and the backward pass then averages: times the ranks it is the sum.
-    gradients = torch.split(ranks.take_own(features.grad) * ranks.count, len(portions[0]))
-    if len(portions) == 1:
-        kept.backward(gradients[0])  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    # Each rank back-propagates its own rows, and the backward pass averages over the ranks: the factor makes it a sum.
+    gradients = torch.split(ranks.select_own(features.grad) * ranks.count, len(micro_batches[0]))
+    if len(micro_batches) == 1:
+        with_graph.backward(gradients[0])  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return losses
-    for portion, gradient in zip(portions[:-1], gradients[:-1], strict=True):
+    for crops, gradient in zip(micro_batches[:-1], gradients[:-1], strict=True):
         with skip_averaging(extractor):
-            embed(extractor, portion, bf16=recipe.bf16).backward(gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    embed(extractor, portions[-1], bf16=recipe.bf16).backward(gradients[-1])  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            embed(extractor, crops, bf16=recipe.bf16).backward(gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    embed(extractor, micro_batches[-1], bf16=recipe.bf16).backward(gradients[-1])  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return losses

@@ -1,7 +1,7 @@
-"""Training batches, drawn by worker threads ahead of the network; each face is a function of (seed, epoch, step, row).
+"""Training batches, which worker threads make in advance. Each face is a function of (seed, epoch, step, row).
 
-So the number of workers, a kill and a resume, and the number of ranks change no pixel. Threads are enough: OpenCV
-and NumPy release the interpreter's lock in all that costs time.
+So the number of workers, a resume after a kill, and the number of ranks change no pixel. Threads suffice, because
+OpenCV and NumPy release the interpreter lock during all long operations.
 """
 
 from collections import deque
@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.manipulations import Draw, Face, FaceSampler, Manipulation
+from training.data.manipulations import Augmentation, Face, FaceSampler, Manipulation
 from training.data.shards import FaceSet
 
-BATCHES_AHEAD = 2
+PREFETCHED_BATCHES = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,14 +36,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchPlan:
-    """Which faces each step takes, and from which random numbers they are drawn.
+    """The faces and the random numbers of each step.
 
     Attributes:
         faces: the training faces.
-        sampler: draws a face.
-        seed: of all draws.
+        sampler: draws augmentations and applies them.
+        seed: of all random choices.
         batch_size: faces of a step, over all ranks.
-        rank, ranks: which share of each batch this process draws.
+        rank, ranks: the share of each batch that this process makes.
     """
 
     faces: FaceSet
@@ -55,67 +55,73 @@ class BatchPlan:
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch; a short last batch is dropped."""
+        """Steps of an epoch; an incomplete last batch is dropped."""
         return len(self.faces) // self.batch_size
 
-    def pick_rows(self, epoch: int, step: int) -> NDArray[np.intp]:
+    def select_rows(self, epoch: int, step: int) -> NDArray[np.intp]:
         """Return the rows of this rank's faces in step `step` of epoch `epoch`, both counted from 0."""
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.faces))
         share = self.batch_size // self.ranks
         start = step * self.batch_size + self.rank * share
         return order[start : start + share]
 
-    def draw_face(self, epoch: int, step: int, position: int) -> Draw:
-        """Return what happens to the face at `position` of this rank's share."""
-        place = self.rank * (self.batch_size // self.ranks) + position
-        rng = np.random.default_rng([self.seed, epoch, step, place])
+    def draw_augmentation(self, epoch: int, step: int, position: int) -> Augmentation:
+        """Return the augmentation of the face at `position` of this rank's share."""
+        batch_position = self.rank * (self.batch_size // self.ranks) + position
+        rng = np.random.default_rng([self.seed, epoch, step, batch_position])
         return self.sampler.draw(rng, self.sampler.draw_kind(rng))
 
-    def cut_face(self, row: int, draw: Draw) -> Face:
-        """Return the crop of the face `row` as `draw` describes it."""
-        return self.sampler.apply(self.faces.wide[row], self.faces.landmarks[row], draw)
+    def augment_face(self, row: int, augmentation: Augmentation) -> Face:
+        """Return the crop of the face `row` that `augmentation` describes."""
+        return self.sampler.apply(self.faces.wide[row], self.faces.landmarks[row], augmentation)
 
 
 class BatchMaker(Protocol):
-    """Makes batches in two halves: `prepare` runs in worker threads, `finish` where the network runs."""
+    """Makes batches in two parts: `prepare` runs in worker threads, `finish` on the device of the network."""
 
-    def prepare(self, row: int, draw: Draw) -> Any:  # noqa: ANN401 - what one half hands the other is theirs alone
-        """Return one face, as far as it is made ahead."""
+    def prepare(self, row: int, augmentation: Augmentation) -> Any:  # noqa: ANN401 - only the same class's `finish` reads it
+        """Return the prepared part of one face."""
 
-    def finish(self, prepared: list[Any], tags: NDArray[np.float64], draws: list[Draw]) -> Batch:
+    def finish(self, prepared: list[Any], tags: NDArray[np.float64], augmentations: list[Augmentation]) -> Batch:
         """Return the batch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CpuBatches:
-    """Whole faces from the worker threads."""
+class CpuBatchMaker:
+    """Makes whole faces in the worker threads."""
 
     plan: BatchPlan
 
-    def prepare(self, row: int, draw: Draw) -> Face:
+    def prepare(self, row: int, augmentation: Augmentation) -> Face:
         """Return the crop."""
-        return self.plan.cut_face(row, draw)
+        return self.plan.augment_face(row, augmentation)
 
-    def finish(self, prepared: list[Face], tags: NDArray[np.float64], draws: list[Draw]) -> Batch:
+    def finish(self, prepared: list[Face], tags: NDArray[np.float64], augmentations: list[Augmentation]) -> Batch:
         """Return the batch."""
-        return make_batch(prepared, tags, [draw.kind for draw in draws])
+        return make_batch(prepared, tags, [augmentation.kind for augmentation in augmentations])
 
 
-def draw_epoch(
+def iterate_epoch(
     plan: BatchPlan, maker: BatchMaker, epoch: int, first_step: int, pool: ThreadPoolExecutor
 ) -> Iterator[Batch]:
-    """Yield the batches of `epoch` from `first_step` on; up to `BATCHES_AHEAD` of them are drawn ahead in `pool`."""
-    pending: deque[tuple[NDArray[np.intp], list[Draw], list[Future[Any]]]] = deque()
+    """Yield the batches of `epoch` from `first_step` on; `pool` makes up to `PREFETCHED_BATCHES` of them in advance."""
+    pending: deque[tuple[NDArray[np.intp], list[Augmentation], list[Future[Any]]]] = deque()
     try:
-        for step in range(first_step, plan.steps + BATCHES_AHEAD):
+        for step in range(first_step, plan.steps + PREFETCHED_BATCHES):
             if step < plan.steps:
-                rows = plan.pick_rows(epoch, step)
-                draws = [plan.draw_face(epoch, step, place) for place in range(len(rows))]
-                pairs = zip(rows, draws, strict=True)
-                pending.append((rows, draws, [pool.submit(maker.prepare, int(row), draw) for row, draw in pairs]))
-            if step >= first_step + BATCHES_AHEAD and pending:
-                rows, draws, futures = pending.popleft()
-                yield maker.finish([future.result() for future in futures], plan.faces.tags[rows], draws)
+                rows = plan.select_rows(epoch, step)
+                augmentations = [plan.draw_augmentation(epoch, step, place) for place in range(len(rows))]
+                pairs = zip(rows, augmentations, strict=True)
+                pending.append(
+                    (
+                        rows,
+                        augmentations,
+                        [pool.submit(maker.prepare, int(row), augmentation) for row, augmentation in pairs],
+                    )
+                )
+            if step >= first_step + PREFETCHED_BATCHES and pending:
+                rows, augmentations, futures = pending.popleft()
+                yield maker.finish([future.result() for future in futures], plan.faces.tags[rows], augmentations)
     finally:
         for _, _, futures in pending:
             for future in futures:

@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors: arrays and lines of text, nothing that could run; whole or absent on the disk."""
+"""Checkpoints as safetensors: arrays and text, no code. A file is written completely or not at all."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -18,15 +18,15 @@ OPTIMISER = "optimiser."
 
 @dataclass(slots=True)
 class TrainingPosition:
-    """Where a training stands. With the tensors it is all that a resume needs: every draw follows from it.
+    """The state of a training beside its tensors. It determines all further random choices.
 
     Attributes:
-        faces: training faces; another number would be drawn in another order.
-        epoch: finished epochs.
-        step: finished steps of the epoch after those.
-        sums: losses of these steps, added up.
-        highest: best figure of merit so far; None before the first epoch ends.
-        seconds: time trained so far.
+        faces: number of training faces; another number would change their order.
+        epoch: number of finished epochs.
+        step: number of finished steps of the current epoch.
+        sums: sums of the losses of these steps.
+        highest: highest figure of merit so far; None before the end of the first epoch.
+        seconds: training time so far.
     """
 
     faces: int
@@ -38,36 +38,36 @@ class TrainingPosition:
 
 
 def save_checkpoint(path: Path, network: nn.Module, recipe: Recipe, facts: dict[str, float]) -> None:
-    """Write the network's state with the recipe and the epoch's figures."""
-    write_whole(path, network.state_dict(), {"recipe": recipe, "facts": facts})
+    """Write the network's state with the recipe and the epoch's metrics."""
+    write_tensors(path, network.state_dict(), {"recipe": recipe, "facts": facts})
 
 
 def save_state(
     path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, recipe: Recipe, position: TrainingPosition
 ) -> None:
-    """Write all that a training needs to go on as if it had never stopped."""
+    """Write the complete state of a training, from which it can resume without any difference."""
     state = network.state_dict()
     for name, parameter in network.named_parameters():
         for key, values in optimiser.state.get(parameter, {}).items():
             state[f"{OPTIMISER}{name}.{key}"] = values
-    write_whole(path, state, {"recipe": recipe, "position": position})
+    write_tensors(path, state, {"recipe": recipe, "position": position})
 
 
-def write_whole(path: Path, state: dict[str, Tensor], notes: dict[str, object]) -> None:
-    """Write tensors and notes to `path`, whole or not at all.
+def write_tensors(path: Path, state: dict[str, Tensor], notes: dict[str, object]) -> None:
+    """Write tensors and notes to `path`, completely or not at all.
 
     Raises:
-        OSError: the disk is full or not writable; no partial file is left.
+        OSError: the disk is full or not writable; no partial file remains.
     """
     text = {
-        name: json.dumps(asdict(note) if hasattr(note, "__dataclass_fields__") else note)  # type: ignore[call-overload]  # that attribute is what asdict asks for
+        name: json.dumps(asdict(note) if hasattr(note, "__dataclass_fields__") else note)  # type: ignore[call-overload]  # asdict checks for this attribute
         for name, note in notes.items()
     }
     replace_file(path, save({name: values.detach().cpu().contiguous() for name, values in state.items()}, text))
 
 
 def load_checkpoint(path: Path, network: nn.Module) -> dict[str, float]:
-    """Load the state into `network`, strictly, and return the recorded figures (none in `last.safetensors`).
+    """Load the state into `network`, strictly, and return the epoch's metrics (empty for `last.safetensors`).
 
     Raises:
         RuntimeError: the checkpoint belongs to another network; the message names the keys.
@@ -81,26 +81,26 @@ def load_checkpoint(path: Path, network: nn.Module) -> dict[str, float]:
 def load_state(
     path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, recipe: Recipe, faces: int
 ) -> TrainingPosition:
-    """Load what `save_state` wrote and return where that training stood.
+    """Load what `save_state` wrote and return the position of that training.
 
     Raises:
-        ValueError: it was another recipe's training, one on other faces, or none that can go on.
+        ValueError: the training had another recipe or other faces, or the file is no training state.
     """
     notes = read_notes(path)
     if "position" not in notes:
-        message = f"{path} holds weights but no interrupted training: start anew in another run folder"
+        message = f"{path} contains weights but no training state: start a new training in another run folder"
         raise ValueError(message)
     position = TrainingPosition(**notes["position"])
     if notes["recipe"] != json.loads(json.dumps(asdict(recipe))):
         message = (
-            f"{path} was trained by another recipe, or by other settings of {notes['recipe']['name']!r}: "
-            "finish it with those, or start anew in another run folder"
+            f"{path} was trained with another recipe, or with other settings of {notes['recipe']['name']!r}: "
+            "finish it with those, or start a new training in another run folder"
         )
         raise ValueError(message)
     if position.faces != faces:
         message = (
             f"{path} was trained on {position.faces} faces and there are {faces} now: "
-            f"restore them, or delete {path.name} to start anew"
+            f"restore the faces, or delete {path.name} to start a new training"
         )
         raise ValueError(message)
     load_checkpoint(path, network)
@@ -109,7 +109,7 @@ def load_state(
         prefix = f"{OPTIMISER}{name}."
         kept = {key.removeprefix(prefix): values for key, values in state.items() if key.startswith(prefix)}
         if kept:
-            # Adam's moments take the parameter's device and memory format, its step counter the device alone.
+            # Adam's moments get the parameter's device and memory format, its step counter the device only.
             optimiser.state[parameter] = {
                 key: torch.empty_like(parameter).copy_(values) if values.ndim else values.to(parameter.device)
                 for key, values in kept.items()
@@ -118,6 +118,6 @@ def load_state(
 
 
 def read_notes(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the texts beside a checkpoint's tensors, parsed."""
+    """Return the parsed notes of a checkpoint."""
     with safe_open(path, framework="pt") as file:
         return {name: json.loads(text) for name, text in (file.metadata() or {}).items()}

@@ -1,7 +1,7 @@
-"""Several processes that train as one: each holds a share of the batch, all see the pairs of the whole batch.
+"""Distributed training: each process has a share of the batch, and the loss uses all pairs of the whole batch.
 
-Started by `torchrun`, which sets the environment that is read here. Batch normalisation in training mode takes the
-statistics of the faces that go through the network at once, so those of one rank's micro-batch.
+`torchrun` starts the processes and sets the environment variables that this module reads. Batch normalisation in
+training mode uses the statistics of one forward pass, which are those of one rank's micro-batch.
 """
 
 import os
@@ -17,12 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process's place among those that train; one alone by default.
+    """This process among all that train together; by default a single process.
 
     Attributes:
         rank: from 0; rank 0 validates and writes.
         count: number of processes.
-        device: where this one computes.
+        device: of this process.
     """
 
     rank: int = 0
@@ -30,49 +30,49 @@ class Ranks:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def gather(self, values: Tensor) -> Tensor:
-        """Return the rows of all ranks, in the order of the ranks; no gradient flows through."""
+        """Return the rows of all ranks, in the order of the ranks, without gradients."""
         if self.count == 1:
             return values
         gathered = [torch.empty_like(values) for _ in range(self.count)]
         torch.distributed.all_gather(gathered, values.contiguous())
         return torch.cat(gathered)
 
-    def take_own(self, values: Tensor) -> Tensor:
-        """Return this rank's rows of what `gather` returned."""
+    def select_own(self, values: Tensor) -> Tensor:
+        """Return this rank's rows of a result of `gather`."""
         return values.chunk(self.count)[self.rank]
 
     def average_gradients(self, module: nn.Module) -> None:
-        """Make the gradients of a module that every rank computes alike the same to the last bit."""
+        """Average a module's gradients, which all ranks compute from the same inputs, so that they are identical."""
         if self.count > 1:
             for parameter in module.parameters():
                 if parameter.grad is not None:
                     torch.distributed.all_reduce(parameter.grad)
                     parameter.grad /= self.count
 
-    def agree(self, *, here: bool) -> bool:
-        """Return whether any rank says yes."""
+    def any_rank(self, *, here: bool) -> bool:
+        """Return whether `here` is true on any rank."""
         if self.count == 1:
             return here
         answer = torch.tensor(float(here), device=self.device)
         torch.distributed.all_reduce(answer)
         return bool(answer > 0)
 
-    def share(self, module: nn.Module) -> nn.Module:
-        """Return `module` with gradients averaged over the ranks by its backward pass."""
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """Return `module` so that its backward pass averages the gradients over the ranks."""
         return module if self.count == 1 else DistributedDataParallel(module)
 
 
 def skip_averaging(module: nn.Module) -> AbstractContextManager[None]:
-    """Keep the gradients of the passes inside to this rank, to be averaged by the next pass outside."""
+    """Inside, backward passes do not average gradients; the next pass outside averages the sum."""
     return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
 
 @contextmanager
 def join_ranks(device: torch.device) -> Iterator[Ranks]:
-    """Join the processes that `torchrun` started, or be alone; joined processes stay so until the outermost exit.
+    """Join the processes that `torchrun` started, if any, until the outermost context exits.
 
     Args:
-        device: "cuda" takes the GPU of this process's local rank.
+        device: "cuda" selects the GPU of this process's local rank.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if device.type == "cuda":

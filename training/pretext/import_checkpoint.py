@@ -1,9 +1,9 @@
-"""Published checkpoints to safetensors: the authors' extractor, and EXIF-as-language's, which theirs starts from.
+"""Convert published checkpoints to safetensors: the authors' extractor, and EXIF-as-language, its initial weights.
 
-An offline converter, and the only place where a pickle is read: by torch's loader of plain tensors, in versions
-without its known bypasses. Both files are envelopes of `epoch`, `model`, `optimizer` and `lr_sched`, whose `model`
-holds torchvision's ResNet-50 with a 768-wide last layer under `model.visual.`. Every key is accounted for: the
-authors load theirs loosely, and there a wrong prefix silently leaves ImageNet's weights.
+This converter runs offline. It reads pickles with torch's `weights_only` loader, in versions without known bypasses.
+Both files are dictionaries of `epoch`, `model`, `optimizer` and `lr_sched`. Under `model.visual.`, `model` contains
+torchvision's ResNet-50 with a last layer of 768 outputs. Every key is checked: the authors' own loader is not strict,
+and a wrong prefix would silently keep the ImageNet weights.
 """
 
 import pickle
@@ -16,13 +16,13 @@ from torch import Tensor
 from torchvision.models import resnet50
 
 from training.pretext.backbone import FEATURE_SIZE
-from training.pretext.checkpoints import write_whole
+from training.pretext.checkpoints import write_tensors
 from training.pretext.network import MANIPULATION, describe_differences
 
 Kind = Literal["anomalies", "exif-as-language"]
 
 SAFE_TORCH = "2.10"
-ENVELOPE = {"epoch", "model", "optimizer", "lr_sched"}
+CHECKPOINT_KEYS = {"epoch", "model", "optimizer", "lr_sched"}
 TRUNK = "model.visual."
 # The release gives the label "et" the focal length and "fl" the exposure time, so `fc_et` learned to rank focal
 # lengths and `fc_fl` exposure times. It reads `1/125` as 125, so the latter's scale values fall with the time.
@@ -48,23 +48,23 @@ LICENCE = {
 
 
 class ImportRefused(ValueError):
-    """The file is not what it was said to be; nothing was written."""
+    """The file is not a checkpoint of the given kind; nothing was written."""
 
 
 def import_checkpoint(path: Path, kind: Kind, out: Path) -> str:
-    """Convert the checkpoint at `path` into the safetensors file `out`, for `load_initial`; return a summary.
+    """Convert the checkpoint at `path` to the safetensors file `out`, for `load_initial`; return a summary.
 
     Args:
-        path: what was downloaded from the publishers.
-        kind: "anomalies" for the authors' extractor with its five heads, "exif-as-language" for an extractor alone.
-        out: written whole or not at all.
+        path: the file as published.
+        kind: "anomalies" for the authors' extractor with its five heads, "exif-as-language" for an extractor only.
+        out: is written completely or not at all.
 
     Raises:
-        ImportRefused: the file holds more than tensors, or other keys or shapes than `kind` has; both are named.
+        ImportRefused: the file contains more than tensors, or keys or shapes differ from those of `kind`.
         FileNotFoundError: there is no such file.
     """
-    envelope = read_envelope(path)
-    model = envelope["model"]
+    checkpoint = read_checkpoint(path)
+    model = checkpoint["model"]
     expected = list_shapes(kind)
     ignored = {name for name in model if is_leftover(name, kind)}
     given = set(model) - ignored
@@ -72,51 +72,53 @@ def import_checkpoint(path: Path, kind: Kind, out: Path) -> str:
     if differ := describe_differences(set(expected) - given, given - set(expected), wrong):
         wrapped = any(name.startswith("module.") for name in given)
         hint = (
-            "; it was saved from inside DataParallel, whose prefix `module.` must be removed first" if wrapped else ""
+            "; it was saved from a DataParallel module: remove the prefix `module.` from its keys first"
+            if wrapped
+            else ""
         )
-        message = f"{path} is no {kind} checkpoint: {differ}{hint}"
+        message = f"{path} is not a checkpoint of {kind}: {differ}{hint}"
         raise ImportRefused(message)
-    weights = {rename(name): to_float32(model[name]) for name in expected}
+    weights = {rename_array(name): to_float32(model[name]) for name in expected}
     if broken := [name for name, values in weights.items() if not values.isfinite().all()]:
-        message = f"{path} has a NaN or infinite weight in {', '.join(broken[:3])}: download it again"
+        message = f"{path} contains a NaN or infinite weight in {', '.join(broken[:3])}: download it again"
         raise ImportRefused(message)
-    facts = {"kind": kind, "epoch": str(envelope["epoch"]), "licence": LICENCE[kind]}
-    write_whole(out, weights, {"imported": facts})
+    facts = {"kind": kind, "epoch": str(checkpoint["epoch"]), "licence": LICENCE[kind]}
+    write_tensors(out, weights, {"imported": facts})
     return f"{out}: {len(weights)} arrays of epoch {facts['epoch']}, {len(ignored)} left out ({facts['licence']})"
 
 
-def read_envelope(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Return the top level of a checkpoint, its arrays mapped from the disk where the format allows.
+def read_checkpoint(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Return the top level of a checkpoint; its arrays are memory-mapped if the format allows it.
 
     Raises:
-        ImportRefused: torch is too old to be trusted with it, or it is no envelope of tensors.
+        ImportRefused: this version of torch is unsafe, or the file is not a dictionary of the expected parts.
     """
     if torch.__version__ < SAFE_TORCH:
         message = (
-            f"torch {torch.__version__} has known ways around its safe loader: import with torch {SAFE_TORCH} or later"
+            f"the safe loader of torch {torch.__version__} has known bypasses: import with torch {SAFE_TORCH} or later"
         )
         raise ImportRefused(message)
     with path.open("rb") as file:
         mappable = zipfile.is_zipfile(file)
     try:
-        envelope = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        message = f"{path} holds something other than tensors, or is damaged, and is not loaded: {first_line(error)}"
+        message = f"{path} is damaged or contains something other than tensors: {first_line(error)}"
         raise ImportRefused(message) from error
-    if not isinstance(envelope, dict) or set(envelope) != ENVELOPE:
-        found = set(envelope) if isinstance(envelope, dict) else set()
-        differ = describe_differences(ENVELOPE - found, {str(name) for name in found - ENVELOPE}, set())
-        message = f"{path} is no envelope of {', '.join(sorted(ENVELOPE))}: {differ}"
+    if not isinstance(content, dict) or set(content) != CHECKPOINT_KEYS:
+        found = set(content) if isinstance(content, dict) else set()
+        differ = describe_differences(CHECKPOINT_KEYS - found, {str(name) for name in found - CHECKPOINT_KEYS}, set())
+        message = f"{path} is not a dictionary of {', '.join(sorted(CHECKPOINT_KEYS))}: {differ}"
         raise ImportRefused(message)
-    model = envelope["model"]
+    model = content["model"]
     if not isinstance(model, dict) or not all(isinstance(values, Tensor) for values in model.values()):
-        message = f"{path} holds something other than arrays under `model`"
+        message = f"{path} contains something other than arrays under `model`"
         raise ImportRefused(message)
-    return envelope
+    return content
 
 
 def list_shapes(kind: Kind) -> dict[str, torch.Size]:
-    """Return the shape of each array that a checkpoint of `kind` must hold: 320 of the network, 10 of the heads."""
+    """Return the shape of each array that a checkpoint of `kind` must contain: 320 of the network, 10 of the heads."""
     with torch.device("meta"):
         trunk = resnet50(weights=None, num_classes=FEATURE_SIZE)
     shapes = {f"{TRUNK}{name}": values.shape for name, values in trunk.state_dict().items()}
@@ -127,12 +129,12 @@ def list_shapes(kind: Kind) -> dict[str, torch.Size]:
 
 
 def is_leftover(name: str, kind: Kind) -> bool:
-    """Return whether the array belongs to the text side, which no extractor needs."""
+    """Return whether the array belongs to the text encoder, which no extractor needs."""
     return name in CLIP_LEFTOVERS or (kind == "exif-as-language" and name.startswith(TEXT_TOWER))
 
 
-def rename(name: str) -> str:
-    """Return what an array of the checkpoint is called in a `PretextNetwork`."""
+def rename_array(name: str) -> str:
+    """Return the name in a `PretextNetwork` of an array of the checkpoint."""
     if name.startswith(TRUNK):
         return f"extractor.trunk.{name.removeprefix(TRUNK)}"
     head, part = name.split(".")
@@ -140,10 +142,10 @@ def rename(name: str) -> str:
 
 
 def to_float32(values: Tensor) -> Tensor:
-    """Return weights as FP32; counters stay whole numbers."""
+    """Return weights as FP32; counters stay integers."""
     return values.float() if values.is_floating_point() else values
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of a library's message, which goes on with advice to load unsafely."""
+    """Return the first line of a library's message, without its advice to load unsafely."""
     return str(error).split("\n", maxsplit=1)[0][:200]

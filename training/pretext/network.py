@@ -1,4 +1,4 @@
-"""The network of the pretext tasks: an extractor and the heads that exist only for training."""
+"""The network of the pretext tasks: an extractor, and heads that only training uses."""
 
 import math
 from pathlib import Path
@@ -16,11 +16,11 @@ __all__ = ["FEATURE_SIZE", "MANIPULATION", "Normalise", "PretextNetwork", "build
 
 MANIPULATION = "manipulation"
 SHOWN_KEYS = 6
-IMAGENET_ONLY = ("fc.weight", "fc.bias")  # the last layer of ImageNet's thousand classes
+IMAGENET_ONLY = ("fc.weight", "fc.bias")  # the last layer, for ImageNet's thousand classes
 
 
 class PretextNetwork(nn.Module):
-    """An extractor with the paper's five heads: four EXIF rankings, named for their tags, and `manipulation`."""
+    """An extractor with the paper's five heads (section II-A): four EXIF rankings, named by tag, and `manipulation`."""
 
     def __init__(self, extractor: nn.Module, *, centred_heads: bool) -> None:
         super().__init__()
@@ -46,8 +46,8 @@ class PretextNetwork(nn.Module):
 def build_network(recipe: Recipe) -> PretextNetwork:
     """Return the recipe's network, the same on every call.
 
-    EfficientNet-Lite0 starts from ImageNet weights, which its package carries. ResNet-50 has random ones: none can be
-    had without a download, so `load_initial` fills it from a file.
+    EfficientNet-Lite0 has the ImageNet weights of its package. ResNet-50 has random weights, because others need a
+    download; `load_initial` loads them from a file.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -67,10 +67,10 @@ def build_network(recipe: Recipe) -> PretextNetwork:
 
 
 def load_initial(network: PretextNetwork, path: Path) -> None:
-    """Fill `network` with initial weights from a safetensors file; no key is left out or left over unnoticed.
+    """Load initial weights into `network` from a safetensors file; every key is checked.
 
-    Three layouts are taken: a checkpoint of this project, what `import` wrote (with heads or without), and
-    torchvision's plain ResNet-50 names, of which ImageNet's last layer is left out.
+    Three layouts are accepted: a checkpoint of this project, the output of `import` (with or without heads), and
+    torchvision's ResNet-50 names, without ImageNet's last layer.
 
     Raises:
         ValueError: keys or shapes differ from the network's; the message names them.
@@ -97,7 +97,7 @@ def load_initial(network: PretextNetwork, path: Path) -> None:
 
 
 def describe_differences(missing: set[str], unknown: set[str], wrong_shape: set[str]) -> str:
-    """Return the differing keys in words, a few of each kind; empty when there are none."""
+    """Return the differing keys in words, a few of each kind; empty if there are none."""
     parts = []
     for kind, names in (("missing", missing), ("unknown", unknown), ("of another shape", wrong_shape)):
         if names:

@@ -1,4 +1,4 @@
-"""The optimiser of a recipe, and its learning rate as a function of the step alone."""
+"""The optimiser of a recipe, and its learning rate as a function of the step."""
 
 import math
 
@@ -7,12 +7,12 @@ from torch import nn
 
 from training.recipes import OptimiserRule
 
-# Layers that no published weights fill: the heads, and what makes 768 features of a trunk.
+# Layers without published weights: the heads, and the layers that widen a backbone to 768 features.
 NEW_LAYERS = ("centre.", "heads.", "extractor.widen.", "extractor.trunk.fc.")
 
 
 def make_optimiser(network: nn.Module, rule: OptimiserRule) -> torch.optim.Adam:
-    """Return AdamW or plain Adam over what is trained, with the rule's two rates."""
+    """Return AdamW or Adam for the parameters that are not frozen, with the rule's two rates."""
     named = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
     trunk = [value for name, value in named if not name.startswith(NEW_LAYERS)]
     new = [value for name, value in named if name.startswith(NEW_LAYERS)]
@@ -22,20 +22,20 @@ def make_optimiser(network: nn.Module, rule: OptimiserRule) -> torch.optim.Adam:
         if values
     ]
     kind = torch.optim.AdamW if rule.decay == "decoupled" else torch.optim.Adam
-    # Fused: one kernel an array instead of ten, each of which would wait for all threads on a busy machine.
+    # Fused: one kernel for each array instead of ten, each of which synchronises all threads.
     return kind(groups, betas=rule.betas, eps=rule.epsilon, weight_decay=rule.weight_decay, fused=True)
 
 
-def cosine_share(rule: OptimiserRule, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """Return where in 0..1 between floor and highest rate the cosine stands before step `step` of the training.
+def cosine_factor(rule: OptimiserRule, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """Return the cosine schedule's factor before step `step`: 0 is the lowest rate, 1 the highest.
 
-    A cosine shorter than the training rises again, as torch's `CosineAnnealingLR` does.
+    A period shorter than the training rises again, as torch's `CosineAnnealingLR` does.
     """
     at = step / steps_per_epoch if rule.stepwise else step // steps_per_epoch
     return (1 + math.cos(math.pi * at / (rule.cosine_epochs or epochs))) / 2
 
 
-def set_rates(optimiser: torch.optim.Optimizer, rule: OptimiserRule, share: float) -> None:
-    """Set the rates to `share` of the way from the floor to each group's highest rate."""
+def set_rates(optimiser: torch.optim.Optimizer, rule: OptimiserRule, factor: float) -> None:
+    """Set each group's rate between the lowest (factor 0) and the group's highest rate (factor 1)."""
     for group in optimiser.param_groups:
-        group["lr"] = rule.rate_floor + (group["highest_rate"] - rule.rate_floor) * share
+        group["lr"] = rule.rate_floor + (group["highest_rate"] - rule.rate_floor) * factor

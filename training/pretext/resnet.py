@@ -8,10 +8,10 @@ from training.pretext.backbone import FEATURE_SIZE, Backbone
 
 
 class ResNetExtractor(Backbone):
-    """Maps [N, S, S, 3] crops of 0..255 to [N, 768] features; the weights are random until some are loaded.
+    """Maps [N, S, S, 3] crops of 0..255 to [N, 768] features; initial weights are random.
 
-    The four blocks are torchvision's layers. All names stand as published below `trunk.`, so that published
-    weights fill it without a table of names.
+    The four blocks are torchvision's layers. Below `trunk.`, all names are torchvision's, so published weights load
+    without renaming.
     """
 
     def __init__(self, spec: PreprocessSpec, frozen_blocks: int, *, frozen_statistics: bool) -> None:
@@ -23,6 +23,6 @@ class ResNetExtractor(Backbone):
 
     def forward(self, crops_NHWC: Tensor) -> Tensor:
         """Return the features."""
-        # The mean is torchvision's avgpool and flatten, which traced to ONNX become an index into strides.
+        # The mean replaces torchvision's avgpool and flatten, which the ONNX exporter turns into an index into strides.
         features: Tensor = self.trunk.fc(self.run_blocks(crops_NHWC).mean(dim=(2, 3)))
         return features

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: progress on stderr, `progress.jsonl`, and TensorBoard's event files."""
+"""The log of a training: progress on stderr, `progress.jsonl`, and TensorBoard event files."""
 
 import json
 from contextlib import ExitStack, closing
@@ -15,8 +15,8 @@ from scorer.commands.progress import Progress
 LOG_FILE = "progress.jsonl"
 
 
-def forget_after(path: Path, epoch: int) -> None:
-    """Drop the lines of epochs after `epoch`, which are about to be trained again."""
+def delete_later_epochs(path: Path, epoch: int) -> None:
+    """Delete the lines of epochs after `epoch`, which will be trained again."""
     if not path.exists():
         return
     kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["epoch"] <= epoch]
@@ -27,15 +27,15 @@ def forget_after(path: Path, epoch: int) -> None:
 
 @dataclass(slots=True)
 class RunLog:
-    """Open for the time of a training.
+    """The open log of a training.
 
     Attributes:
         run: the run folder.
-        title: what the progress bar says.
-        total: steps of the whole training.
-        done: steps that an earlier process did.
-        console: where people read.
-        silent: whether another process tells it all.
+        title: of the progress bar.
+        total: number of steps of the whole training.
+        done: number of finished steps, including those of earlier processes.
+        console: shows progress and warnings.
+        quiet: whether nothing is written, because another process writes the log.
     """
 
     run: Path
@@ -43,15 +43,15 @@ class RunLog:
     total: int
     done: int
     console: Console
-    silent: bool = False
+    quiet: bool = False
     _events: SummaryWriter | None = None
     _progress: Progress | None = None
     _open: ExitStack = field(default_factory=ExitStack)
 
     def __enter__(self) -> Self:
-        if self.silent:
+        if self.quiet:
             return self
-        # Events after the step at which this process takes over were another process's, and are void.
+        # Events after the resumed step come from an interrupted process and are invalid.
         events = SummaryWriter(str(self.run / "tensorboard"), purge_step=self.done)
         self._events = self._open.enter_context(closing(events))
         self._progress = self._open.enter_context(Progress(self.title, self.total, "steps", self.console))
@@ -69,7 +69,7 @@ class RunLog:
                 self._events.add_scalar(name, value, self.done)
 
     def log_step(self, losses: dict[str, float], rates: list[float]) -> None:
-        """Record one step: its losses, and the learning rate of each group."""
+        """Record the losses of one step, and the learning rate of each parameter group."""
         rated = {f"rate/{group}": rate for group, rate in enumerate(rates)}
         self._write({f"train/{name}": value for name, value in losses.items()} | rated)
         self.done += 1
@@ -77,7 +77,7 @@ class RunLog:
             self._progress.advance(1, loss=round(losses["loss"], 4))
 
     def log_epoch(self, facts: dict[str, float]) -> None:
-        """Record one epoch's means and held-out figures; the line is on the disk when this returns."""
+        """Record the mean losses and held-out metrics of one epoch; the line is written when this returns."""
         self._write({f"epoch/{name}": value for name, value in facts.items()})
         with (self.run / LOG_FILE).open("a", encoding="utf-8") as log:
             log.write(json.dumps(facts) + "\n")
@@ -85,6 +85,6 @@ class RunLog:
         self.console.print(json.dumps(shown), soft_wrap=True)
 
     def print_warning(self, sentence: str) -> None:
-        """Say something that a person should know now."""
-        if not self.silent:
+        """Print a warning."""
+        if not self.quiet:
             self.console.print(f"warning: {sentence}", style="yellow", soft_wrap=True)

@@ -1,7 +1,7 @@
-"""The training loop: faces of the role `train` in, the best checkpoint on held-out sources out.
+"""The training loop: it trains on faces of the role `train` and keeps the best checkpoint on held-out sources.
 
-A process may be killed at any time: started again, it goes on from `last.safetensors` and gives the same losses. All
-randomness follows from the recipe's seed, the epoch and the step, and the learning rate from the step.
+A process can be killed at any time. When it is started again, it resumes from `last.safetensors` and computes the same
+losses. The recipe's seed, the epoch and the step determine all random choices; the step determines the learning rate.
 """
 
 import json
@@ -26,15 +26,21 @@ from training.data.exif import TAG_NAMES
 from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
 from training.pretext.backward import accumulate_gradients
-from training.pretext.batch_makers import choose_maker
-from training.pretext.batches import Batch, BatchPlan, draw_epoch
+from training.pretext.batch_makers import choose_batch_maker
+from training.pretext.batches import Batch, BatchPlan, iterate_epoch
 from training.pretext.checkpoints import TrainingPosition, load_state, save_checkpoint, save_state
 from training.pretext.distributed import Ranks, join_ranks
 from training.pretext.network import MANIPULATION, PretextNetwork, load_initial
-from training.pretext.optimiser import cosine_share, make_optimiser, set_rates
+from training.pretext.optimiser import cosine_factor, make_optimiser, set_rates
 from training.pretext.preflight import check_faces, list_warnings
-from training.pretext.run_log import RunLog, forget_after
-from training.pretext.validation import figure_of_merit, fixed_batches, judge_control, pick_validation, validate
+from training.pretext.run_log import RunLog, delete_later_epochs
+from training.pretext.validation import (
+    check_control,
+    figure_of_merit,
+    make_validation_batches,
+    select_validation_faces,
+    validate,
+)
 from training.recipes import Recipe
 
 BEST, LAST = "best.safetensors", "last.safetensors"
@@ -43,15 +49,15 @@ LOSS_NAMES = ("loss", *(f"loss_{name}" for name in TAG_NAMES), f"loss_{MANIPULAT
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """Facts of the machine that a training runs on, and of the files that lie there.
+    """Options of a training that depend on the machine and not on the experiment.
 
     Attributes:
-        init: initial weights for `load_initial`; an interrupted training goes on from its own.
-        device: where the network runs.
-        workers: threads that draw faces.
-        save_every_s: seconds between checkpoints within an epoch; each epoch's end has one in any case.
-        save_every_steps: steps between checkpoints, beside the seconds; None goes by the seconds alone.
-        console: where people read.
+        init: initial weights for `load_initial`; a resumed training does not read them.
+        device: of the network.
+        workers: number of threads that make faces.
+        save_every_s: seconds between checkpoints within an epoch; the end of each epoch always writes one.
+        save_every_steps: steps between checkpoints, in addition to the seconds; None: the seconds only.
+        console: shows progress and warnings.
     """
 
     init: Path | None = None
@@ -63,29 +69,31 @@ class TrainOptions:
 
 
 @contextmanager
-def notice_signals() -> Iterator[threading.Event]:
-    """Turn the first Ctrl-C or SIGTERM into an event, so that a step is finished; the second one acts as ever."""
+def stop_on_signal() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into an event, so that the step finishes; a second one acts as usual."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def notice(*_: object) -> None:
-        stop.set()
-        for number, handler in former.items():
+    def restore() -> None:
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
-    for number in former:
-        signal.signal(number, notice)
+    def request_stop(*_: object) -> None:
+        stop.set()
+        restore()
+
+    for number in previous:
+        signal.signal(number, request_stop)
     try:
         yield stop
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+        restore()
 
 
-def train_extractor(  # noqa: PLR0913, PLR0917 - what is trained, on which two sets, how, where to, and on which machine
+def train_extractor(  # noqa: PLR0913, PLR0917 - the network, two sets of faces, and the settings of one training
     network: PretextNetwork,
     train: FaceSet,
     held_out: FaceSet,
@@ -93,16 +101,16 @@ def train_extractor(  # noqa: PLR0913, PLR0917 - what is trained, on which two s
     run: Path,
     options: TrainOptions | None = None,
 ) -> Path:
-    """Train, or go on with an interrupted training, and return the checkpoint that is best on the held-out sources.
+    """Start or resume a training and return the checkpoint that is best on the held-out sources.
 
-    Writes into `run`: `recipe.json`, `best.safetensors`, `last.safetensors` (with all that a resume needs), one JSON
-    line an epoch to `progress.jsonl`, and event files for TensorBoard. Started by `torchrun`, its processes share
-    each batch.
+    It writes into `run`: `recipe.json`, `best.safetensors`, `last.safetensors` (the state to resume from), one JSON
+    line for each epoch to `progress.jsonl`, and event files for TensorBoard. Processes started by `torchrun` share each
+    batch.
 
     Raises:
         TrainingDiverged: a loss or a weight became NaN or infinite.
-        Interrupted: a signal came, or the disk is full; the same call goes on from the last checkpoint.
-        ValueError: the faces cannot be trained on, `run` holds another training, or the initial weights do not fit.
+        TrainingInterrupted: a signal arrived, or the disk is full; the same call resumes from the last checkpoint.
+        ValueError: the faces are unsuitable, `run` contains another training, or the initial weights do not fit.
     """
     options = options or TrainOptions()
     with join_ranks(options.device) as ranks:
@@ -134,8 +142,8 @@ class Training:
     saved_at: tuple[int, int] | None = None
 
     def start(self, train: FaceSet, held_out: FaceSet) -> None:
-        """Take up the training where it stands and bring it to its end."""
-        cv2.setNumThreads(1)  # the workers are the threads; OpenCV's own would fight the network's
+        """Start or resume the training and run it to its end."""
+        cv2.setNumThreads(1)  # the workers are threads already; OpenCV's own would compete with the network's
         self.network.to(self.ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this overload
         self.optimiser = make_optimiser(self.network, self.recipe.optimiser)
         self.position = TrainingPosition(len(train))
@@ -147,36 +155,38 @@ class Training:
         if self.saved_at is None and self.ranks.rank == 0:
             self.run.mkdir(parents=True, exist_ok=True)
             (self.run / "recipe.json").write_text(json.dumps(asdict(self.recipe), indent=1) + "\n", encoding="utf-8")
-        self.extractor = self.ranks.share(self.network.extractor)
+        self.extractor = self.ranks.wrap(self.network.extractor)
         sampler = make_sampler(self.recipe.preprocess.size, WIDE_SIZE, self.recipe.augment, self.recipe.seed)
         plan = BatchPlan(train, sampler, self.recipe.seed, self.recipe.batch_size, self.ranks.rank, self.ranks.count)
-        self.steps, maker = plan.steps, choose_maker(plan, self.ranks.device)
+        self.steps, maker = plan.steps, choose_batch_maker(plan, self.ranks.device)
         if self.ranks.rank == 0:
-            forget_after(self.run / "progress.jsonl", self.position.epoch)
-            self.validation = fixed_batches(pick_validation(held_out, self.recipe.seed), sampler, self.recipe.seed)
+            delete_later_epochs(self.run / "progress.jsonl", self.position.epoch)
+            self.validation = make_validation_batches(
+                select_validation_faces(held_out, self.recipe.seed), sampler, self.recipe.seed
+            )
         self.saved = time.monotonic()
         done = self.position.epoch * self.steps + self.position.step
         total = self.recipe.epochs * self.steps
         with (
-            notice_signals() as stop,
+            stop_on_signal() as stop,
             ThreadPoolExecutor(self.options.workers, "draw") as pool,
-            RunLog(self.run, self.recipe.name, total, done, self.options.console, silent=self.ranks.rank > 0) as log,
+            RunLog(self.run, self.recipe.name, total, done, self.options.console, quiet=self.ranks.rank > 0) as log,
         ):
-            untaught = self.saved_at is None and self.options.init is None and self.recipe.backbone == "resnet50"
-            for sentence in list_warnings(train, self.recipe, random_weights=untaught):
+            random_weights = self.saved_at is None and self.options.init is None and self.recipe.backbone == "resnet50"
+            for sentence in list_warnings(train, self.recipe, random_weights=random_weights):
                 log.print_warning(sentence)
             while self.position.epoch < self.recipe.epochs:
-                batches = draw_epoch(plan, maker, self.position.epoch, self.position.step, pool)
+                batches = iterate_epoch(plan, maker, self.position.epoch, self.position.step, pool)
                 self.train_epoch(batches, log, stop)
                 self.finish_epoch(log)
 
     def train_epoch(self, batches: Iterator[Batch], log: RunLog, stop: threading.Event) -> None:
-        """Take the steps that the epoch still lacks."""
+        """Take the remaining steps of the epoch."""
         self.network.train()
         started = time.monotonic()
         position = self.position
         for batch in batches:
-            if self.ranks.agree(here=stop.is_set()):
+            if self.ranks.any_rank(here=stop.is_set()):
                 self.save()
                 message = f"stopped after step {position.step} of {self.steps} in epoch {position.epoch + 1}"
                 message = f"{message}; {self.describe_resume()}"
@@ -188,30 +198,30 @@ class Training:
             position.step += 1
             now = time.monotonic()
             position.seconds, started = position.seconds + now - started, now
-            if position.step < self.steps and self.is_due():
+            if position.step < self.steps and self.is_checkpoint_due():
                 self.save()
 
     def take_step(self, batch: Batch) -> list[float]:
         """Train on one batch; return its losses in the order of `LOSS_NAMES`."""
         position, rule = self.position, self.recipe.optimiser
         done = position.epoch * self.steps + position.step
-        set_rates(self.optimiser, rule, cosine_share(rule, done, self.steps, self.recipe.epochs))
+        set_rates(self.optimiser, rule, cosine_factor(rule, done, self.steps, self.recipe.epochs))
         self.optimiser.zero_grad()
         result = accumulate_gradients(self.network, self.extractor, batch, self.recipe, self.ranks)
         losses = torch.cat([result.total.detach()[None], result.ranking, result.manipulation[None]]).tolist()
         if not all(map(math.isfinite, losses)):
-            self.give_up(f"the loss is {losses[0]}")
+            self.raise_diverged(f"the loss is {losses[0]}")
         self.optimiser.step()
         return losses
 
-    def is_due(self) -> bool:
+    def is_checkpoint_due(self) -> bool:
         """Return whether a checkpoint within the epoch is due."""
         every = self.options.save_every_steps
         late = time.monotonic() - self.saved >= self.options.save_every_s
         return late or (every is not None and self.position.step % every == 0)
 
     def finish_epoch(self, log: RunLog) -> None:
-        """Validate, record, and save; the position moves to the next epoch's start."""
+        """Validate, log and save; set the position to the start of the next epoch."""
         position = self.position
         if self.ranks.rank == 0:
             self.check_weights()
@@ -223,9 +233,9 @@ class Training:
             facts = dict(zip(LOSS_NAMES, means, strict=True)) | figures
             facts |= {"epoch": float(position.epoch + 1), "merit": merit, "seconds": position.seconds}
             log.log_epoch(facts)
-            if self.recipe.losses.manipulation_weight and (sentence := judge_control(figures)):
+            if self.recipe.losses.manipulation_weight and (sentence := check_control(figures)):
                 log.print_warning(sentence)
-            # Where the held-out faces tell nothing, merits are NaN and the last epoch is as good a choice as any.
+            # If the held-out faces give no accuracy, merits are NaN and the last epoch is chosen.
             if position.highest is None or not merit <= position.highest:
                 position.highest = merit
                 save_checkpoint(self.run / BEST, self.network, self.recipe, facts)
@@ -241,23 +251,23 @@ class Training:
         self.saved_at = (self.position.epoch, self.position.step)
 
     def check_weights(self) -> None:
-        """Refuse to write a network that has a NaN in it: a finite loss may have had an infinite gradient."""
+        """Refuse to save a network with a NaN or infinite weight: a finite loss can have an infinite gradient."""
         if not all(bool(values.isfinite().all()) for values in self.network.state_dict().values()):
-            self.give_up("a weight is no longer a finite number")
+            self.raise_diverged("a weight is no longer finite")
 
-    def give_up(self, what: str) -> None:
-        """Raise, naming what stands."""
+    def raise_diverged(self, what: str) -> None:
+        """Raise `TrainingDiverged` with the step and the best checkpoint so far."""
         best = self.run / BEST
         message = (
             f"{what} in step {self.position.step + 1} of epoch {self.position.epoch + 1}; "
-            f"{best if best.exists() else 'no checkpoint'} holds the best weights so far: "
-            "lower the recipe's learning rates and start anew in another run folder"
+            f"{best if best.exists() else 'no checkpoint'} contains the best weights so far: "
+            "lower the recipe's learning rates and start a new training in another run folder"
         )
         raise TrainingDiverged(message)
 
     def describe_resume(self) -> str:
-        """Return what stands and how to go on."""
+        """Return in words how to resume."""
         if self.saved_at is None:
-            return "no checkpoint was written yet, so the same command starts anew"
+            return "no checkpoint was written yet, so the same command starts from the beginning"
         epoch, step = self.saved_at
-        return f"the same command goes on from {self.run / LAST} (epoch {epoch + 1}, after step {step})"
+        return f"the same command resumes from {self.run / LAST} (epoch {epoch + 1}, after step {step})"

@@ -1,4 +1,4 @@
-"""What epochs are compared on: held-out sources, the same faces each time, and a control against false cues."""
+"""Compare epochs on the same faces of held-out sources, and check that the manipulation head ignores resampling."""
 
 import math
 from collections.abc import Sequence
@@ -20,21 +20,21 @@ from training.pretext.ranking import pair_indices
 from training.recipes import LossRule
 
 VALIDATION_BATCH, UNTAGGED_FACES, TAGGED_FACES = 64, 100, 1000
-CONTROL_SIDE_PX = 128  # the detour of the release's manipulated faces
+CONTROL_SIDE_PX = 128  # the release resampled manipulated faces to this size and back
 CONTROL_BOUND = 0.75
 CONTROL = "resampling_auc"
 
 
-def pick_validation(faces: FaceSet, seed: int) -> FaceSet:
-    """Return faces with a tag, to rank, and some without, which serve the manipulation figure only."""
+def select_validation_faces(faces: FaceSet, seed: int) -> FaceSet:
+    """Return faces with a tag, for ranking, and some without, for the manipulation accuracy only."""
     tagged = np.isnan(faces.tags).sum(axis=1) < len(TAG_NAMES)
     order = np.random.default_rng(seed).permutation(len(faces))
     picked = (order[tagged[order]][:TAGGED_FACES], order[~tagged[order]][:UNTAGGED_FACES])
     return faces.select(np.sort(np.concatenate(picked)))
 
 
-def fixed_batches(faces: FaceSet, sampler: FaceSampler, seed: int) -> list[Batch]:
-    """Return each face once untouched and once manipulated, the kinds in turn; the same on every call."""
+def make_validation_batches(faces: FaceSet, sampler: FaceSampler, seed: int) -> list[Batch]:
+    """Return each face once untouched and once manipulated, with the kinds in turn; the same on every call."""
     batches = []
     for start in range(0, len(faces), VALIDATION_BATCH):
         rows = np.arange(start, min(start + VALIDATION_BATCH, len(faces)))
@@ -50,7 +50,7 @@ def fixed_batches(faces: FaceSet, sampler: FaceSampler, seed: int) -> list[Batch
 
 
 def ranking_accuracy(scale_values_MT: Tensor, tags_MT: Tensor) -> dict[str, float]:
-    """Return, by tag, the share of pairs with different tags that the scale values order rightly; NaN without pairs."""
+    """Return by tag the share of pairs with different tags that the scale values order correctly; NaN without pairs."""
     first, second = pair_indices(len(scale_values_MT))
     difference, predicted = tags_MT[first] - tags_MT[second], scale_values_MT[first] - scale_values_MT[second]
     accuracy = {}
@@ -61,8 +61,8 @@ def ranking_accuracy(scale_values_MT: Tensor, tags_MT: Tensor) -> dict[str, floa
     return accuracy
 
 
-def resample_once_more(crops_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the crops after a detour over 128 px: nothing is changed but the resampling."""
+def resample_again(crops_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the crops resampled to 128 px and back, without any other change."""
     side = crops_NHWC.shape[1]
     small = [
         cv2.resize(crop, (CONTROL_SIDE_PX, CONTROL_SIDE_PX), interpolation=cv2.INTER_LINEAR) for crop in crops_NHWC
@@ -70,21 +70,21 @@ def resample_once_more(crops_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.stack([cv2.resize(crop, (side, side), interpolation=cv2.INTER_LINEAR) for crop in small])
 
 
-def separation(lower: Tensor, higher: Tensor) -> float:
-    """Return the AUC: how often a value of `higher` exceeds one of `lower`, ties counted half."""
+def compute_auc(lower: Tensor, higher: Tensor) -> float:
+    """Return the AUC: the share of pairs in which a value of `higher` exceeds one of `lower`; ties count half."""
     difference = higher[:, None] - lower[None, :]
     return float(((difference > 0).double() + (difference == 0).double() / 2).mean())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """What the heads say of [M] faces of batches, in their order.
+    """The outputs of the heads for [M] faces of batches, in the order of the batches.
 
     Attributes:
-        scale_values: [M, 4], a higher one for a higher tag.
+        scale_values: [M, 4], higher for a higher tag.
         logits: [M], positive for manipulated.
         tags: [M, 4], NaN where absent.
-        manipulated: [M], whether each is.
+        manipulated: [M], whether each face is manipulated.
     """
 
     scale_values: Tensor
@@ -95,7 +95,7 @@ class Predictions:
 
 @torch.inference_mode()
 def predict(network: PretextNetwork, batches: Sequence[Batch], *, bf16: bool = False) -> Predictions:
-    """Return what the network says of all faces of `batches`."""
+    """Return the network's predictions for all faces of `batches`."""
     network.eval()
     device = next(network.parameters()).device
     outputs = [network.read_features(embed(network.extractor, batch.crops.to(device), bf16=bf16)) for batch in batches]
@@ -108,45 +108,45 @@ def predict(network: PretextNetwork, batches: Sequence[Batch], *, bf16: bool = F
 
 
 def validate(network: PretextNetwork, batches: list[Batch], *, bf16: bool = False) -> dict[str, float]:
-    """Return ranking accuracy by tag, manipulation accuracy balanced between the classes, and the control.
+    """Return the ranking accuracy by tag, the balanced manipulation accuracy, and the control.
 
     The control is the AUC of the manipulation logit between untouched faces and the same faces resampled once more.
     """
-    told = predict(network, batches, bf16=bf16)
-    untouched = ~told.manipulated
-    right = (told.logits > 0) == told.manipulated
+    predictions = predict(network, batches, bf16=bf16)
+    untouched = ~predictions.manipulated
+    right = (predictions.logits > 0) == predictions.manipulated
     balanced = (right[untouched].float().mean() + right[~untouched].float().mean()) / 2
     resampled = [
-        replace(batch, crops=torch.from_numpy(resample_once_more(batch.crops.numpy())))
+        replace(batch, crops=torch.from_numpy(resample_again(batch.crops.numpy())))
         for batch in batches
         if not batch.manipulated.any()
     ]
-    return ranking_accuracy(told.scale_values[untouched], told.tags[untouched]) | {
+    return ranking_accuracy(predictions.scale_values[untouched], predictions.tags[untouched]) | {
         MANIPULATION: float(balanced),
-        CONTROL: separation(told.logits[untouched], predict(network, resampled, bf16=bf16).logits),
+        CONTROL: compute_auc(predictions.logits[untouched], predict(network, resampled, bf16=bf16).logits),
     }
 
 
 def figure_of_merit(figures: dict[str, float], losses: LossRule) -> float:
-    """Return the mean of those accuracies that exist and are trained for: what chooses the checkpoint.
+    """Return the mean accuracy of the trained tasks, which selects the checkpoint; NaN if no accuracy is known.
 
-    No generated image has a say. NaN when the held-out faces tell nothing.
+    No generated image contributes to it.
     """
     names = (*(TAG_NAMES if losses.ranking_weight else ()), *((MANIPULATION,) if losses.manipulation_weight else ()))
     known = [figures[name] for name in names if not math.isnan(figures[name])]
     return sum(known) / len(known) if known else math.nan
 
 
-def judge_control(figures: dict[str, float]) -> str | None:
-    """Return the warning that is due when resampling alone moves the manipulation head; None when it does not.
+def check_control(figures: dict[str, float]) -> str | None:
+    """Return a warning if resampling alone changes the output of the manipulation head, else None.
 
-    Either way counts: where untouched faces were resampled more, the AUC is far below a half. Measured on collected
-    photographs with the starter: 0.49 to 0.52 with fresh heads, 0.52 after training.
+    Both directions count: if untouched faces were resampled more, the AUC is far below 0.5. Measured on collected
+    photographs with the starter: 0.49 to 0.52 with untrained heads, 0.52 after training.
     """
     if 1 - CONTROL_BOUND <= figures[CONTROL] <= CONTROL_BOUND:
         return None
     return (
-        f"the manipulation head tells untouched faces from the same faces resampled over {CONTROL_SIDE_PX} px with an "
-        f"AUC of {figures[CONTROL]:.2f} (bounds {1 - CONTROL_BOUND:g} and {CONTROL_BOUND:g}): it may have learned "
-        "resampling instead of manipulations; check that manipulated and untouched faces pass the same chain"
+        f"the manipulation head separates untouched faces from the same faces resampled to {CONTROL_SIDE_PX} px: "
+        f"AUC {figures[CONTROL]:.2f} (bounds {1 - CONTROL_BOUND:g} and {CONTROL_BOUND:g}); it may have learned "
+        "resampling instead of manipulations; check that manipulated and untouched faces are resampled in the same way"
     )

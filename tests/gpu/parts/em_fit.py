@@ -10,7 +10,7 @@ from part import Part
 from ingest.device import Kind, load_array_module
 from scorer.mixture import log_likelihood, stack_mixture
 from training.mixture.em import EmFit, fit_em
-from training.mixture.fit import store_mixture
+from training.mixture.fit import make_mixture
 from training.mixture.seeding import seed_responsibilities
 from training.recipes import MixtureShape
 
@@ -20,7 +20,7 @@ SAME_BOUND_NATS = 1e-3
 
 def judge(fit: EmFit, features: np.ndarray) -> float:
     """Return the mean log-likelihood per face of the fitted parameters, in nats, by one computation for all."""
-    stacked = stack_mixture(store_mixture(fit, MixtureShape("full", COMPONENTS)), np.float64)
+    stacked = stack_mixture(make_mixture(fit, MixtureShape("full", COMPONENTS)), np.float64)
     return float(np.mean([log_likelihood(rows, stacked).mean() for rows in np.array_split(features, 50)]))
 
 

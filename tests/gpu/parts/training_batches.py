@@ -13,8 +13,8 @@ from training_speed import make_noise
 
 from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE
-from training.pretext.batches import BatchMaker, BatchPlan, CpuBatches, draw_epoch
-from training.pretext.batches_cuda import CudaBatches
+from training.pretext.batches import BatchMaker, BatchPlan, CpuBatchMaker, iterate_epoch
+from training.pretext.batches_cuda import CudaBatchMaker
 from training.recipes import AugmentRule
 
 LEVELS, MEAN_LEVELS = 4, 0.1  # grey levels of smooth pictures
@@ -30,13 +30,15 @@ def measure(part: Part) -> None:
     for row, picture in enumerate(faces.wide[:size]):
         picture[:] = np.roll(smooth, 7 * row, axis=(0, 1))
     plan = BatchPlan(faces, make_sampler(224, WIDE_SIZE, AugmentRule(warps=part.choose(8, 1)), 0), 0, size)
-    device = CudaBatches(plan, torch.device(part.device))
+    device = CudaBatchMaker(plan, torch.device(part.device))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        rows, draws = list(range(size)), [plan.draw_face(0, 0, stream) for stream in range(size)]
-        makers: dict[str, BatchMaker] = {"device": device, "CPU": CpuBatches(plan)}
+        rows, augmentations = list(range(size)), [plan.draw_augmentation(0, 0, stream) for stream in range(size)]
+        makers: dict[str, BatchMaker] = {"device": device, "CPU": CpuBatchMaker(plan)}
         crops = [
             maker.finish(
-                [maker.prepare(*face) for face in zip(rows, draws, strict=True)], faces.tags[rows], draws
+                [maker.prepare(*face) for face in zip(rows, augmentations, strict=True)],
+                faces.tags[rows],
+                augmentations,
             ).crops
             for maker in makers.values()
         ]
@@ -46,7 +48,7 @@ def measure(part: Part) -> None:
         for name, maker in makers.items():
 
             def draw(maker: BatchMaker = maker) -> None:
-                for _ in islice(draw_epoch(plan, maker, 0, 0, pool), batches):
+                for _ in islice(iterate_epoch(plan, maker, 0, 0, pool), batches):
                     pass
 
             warm_up(draw, "cpu")

@@ -1,4 +1,4 @@
-"""Drawn photographs to prepare: an input whose faces need not be found, nor their landmarks."""
+"""Synthetic photographs for `prepare`, with given face boxes and landmarks."""
 
 import io
 from collections import Counter
@@ -24,7 +24,7 @@ ROLES = {"ann": "train", "bob": "fit"}
 
 
 def draw(seed: int, quality: int = 95) -> bytes:
-    """Return a smooth random JPEG of 96 x 96 pixels; no two seeds look alike."""
+    """Return a smooth random JPEG of 96 x 96 pixels; different seeds give different pictures."""
     pixels = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=quality)
@@ -33,13 +33,13 @@ def draw(seed: int, quality: int = 95) -> bytes:
 
 @dataclass(slots=True)
 class DrawnPhotos:
-    """Photographs of two sources, every third of the second, with a box each.
+    """Photographs of two sources, every third from the second, with one face box each.
 
     Attributes:
-        count: of photographs.
-        stop_at: the photograph at which a person presses Ctrl-C.
-        tags: whether they have a tag and a camera.
-        dropped: nothing.
+        count: number of photographs.
+        stop_at: number of the photograph whose reading raises KeyboardInterrupt.
+        tags: whether the photographs have a tag and a camera.
+        dropped: always empty.
     """
 
     count: int
@@ -60,7 +60,7 @@ class DrawnPhotos:
             )
 
     def read(self, number: int) -> bytes:
-        """Return a picture, or press Ctrl-C."""
+        """Return a picture, or raise KeyboardInterrupt."""
         if number == self.stop_at:
             raise KeyboardInterrupt
         return draw(number)
@@ -71,18 +71,18 @@ class DrawnPhotos:
 
 
 class FixedLandmarks:
-    """Points of no meaning: the landmarkers have tests of their own, and torch takes seconds to import."""
+    """Returns random points: the real landmarkers have their own tests, and torch takes seconds to import."""
 
     name = "fixed"
 
     def find(self, crop: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
         """Return points within the box."""
-        spread = np.random.default_rng(crop.shape[0]).random((68, 2))
-        return (spread * box[2:] + box[:2]).astype(np.float32)
+        shares = np.random.default_rng(crop.shape[0]).random((68, 2))
+        return (shares * box[2:] + box[:2]).astype(np.float32)
 
 
 def make_cutter(folder: Path) -> FaceCutter:
-    """Return a cutter with one thread; `folder` takes the detector."""
+    """Return a cutter with one thread; the detector is copied to `folder`."""
     detector = load_detector(copy_detector(folder, DetectorSpec()).parents[2], DetectorSpec(), 1)
     return FaceCutter(detector, FixedLandmarks(), PreprocessSpec(), 64, 1)
 
@@ -93,4 +93,4 @@ def prepare_drawn(
     """Prepare in chunks of 16 photographs."""
     inputs = Inputs([photos], RoleRule(table=roles))
     progress = PrepareProgress("preparing", None, "photographs", Console(quiet=True))
-    return inputs, prepare_photos(run, inputs, cutter, progress, faces_a_chunk=8)
+    return inputs, prepare_photos(run, inputs, cutter, progress, faces_per_chunk=8)

@@ -1,4 +1,4 @@
-"""The offline landmark net with random weights in the published layout."""
+"""Random weights for face-api's landmark network, in the published format."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ WIDTHS = (32, 64, 128, 256)
 
 
 def list_weights() -> list[tuple[str, list[int]]]:
-    """Return names and shapes as face-api's manifest has them."""
+    """Return the names and shapes of face-api's manifest."""
     listed: list[tuple[str, list[int]]] = []
     channels = 3
     for block, width in enumerate(WIDTHS):

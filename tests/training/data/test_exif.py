@@ -1,4 +1,4 @@
-"""Typed EXIF from numbers, rationals, text and JSON."""
+"""EXIF tags from numbers, rationals, text and JSON."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from training.data.exif import (
     PLAUSIBLE,
     ExifReading,
     ExifTags,
-    from_apex,
+    parse_apex,
     parse_positive,
     read_file_exif,
     read_json_exif,
@@ -60,7 +60,7 @@ from training.data.exif import (
     ],
 )
 def test_values_are_parsed_and_never_evaluated(value: object, expected: float | None) -> None:
-    """Every spelling a camera uses becomes one positive number, or none."""
+    """Every format that cameras write becomes one positive number, or None."""
     assert parse_positive(value) == (None if expected is None else pytest.approx(expected))
 
 
@@ -84,8 +84,8 @@ ANYTHING = st.recursive(
 @settings(deadline=None)  # the first text strategy is slow to build
 @given(ANYTHING)
 def test_no_value_raises(value: object) -> None:
-    """Whatever stands in a tag, the result is a positive finite number or None."""
-    for number in (parse_positive(value), from_apex(value, math.sqrt(2)), from_apex(value, 0.5)):
+    """For any value of a tag, the result is a positive finite number or None."""
+    for number in (parse_positive(value), parse_apex(value, math.sqrt(2)), parse_apex(value, 0.5)):
         assert number is None or 0 < number < float("inf")
 
 
@@ -117,7 +117,7 @@ def read(tags: dict[int, object], make: str = "") -> ExifReading:
 
 
 def test_direct_tags_are_read_from_a_jpeg() -> None:
-    """The four tags and the camera come out of a real file's EXIF block."""
+    """The four tags and the camera are read from a file's EXIF block."""
     reading = read({0x829D: 2.8, 0x829A: 1 / 125, 0x920A: 35.0, 0x8827: 400}, make="Maker\x00\n")
     assert reading.tags.as_floats() == pytest.approx((2.8, 0.008, 35.0, 400.0), rel=1e-3)
     assert reading.camera == "Maker"
@@ -126,40 +126,40 @@ def test_direct_tags_are_read_from_a_jpeg() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP"])
 def test_every_kind_of_file_is_read(kind: str) -> None:
-    """Each format that may hold a photograph gives its tags, phones' pictures of several frames among them."""
+    """The tags of every format are read, including MPO, which phones write with several pictures."""
     reading = read_file_exif(save_with_exif({0x8827: 400}, "Maker", kind))
     assert reading is not None
     assert reading.tags.iso == 400
 
 
-def test_apex_values_stand_in() -> None:
+def test_apex_values_replace_absent_ones() -> None:
     """An aperture of 3 APEX is f/2.83, a shutter speed of 7 APEX 1/128 s."""
     tags = read({0x9202: 3.0, 0x9201: 7.0}).tags
     assert tags == ExifTags(pytest.approx(2.828, rel=1e-3), pytest.approx(1 / 128, rel=1e-3), None, None)
 
 
-def test_absurd_values_are_absent_and_named() -> None:
-    """What no camera can have measured is no tag, and is named; zero is an absent tag, not a lie."""
+def test_implausible_values_are_absent_and_named() -> None:
+    """An implausible value is left out and named; zero is only left out."""
     reading = read({0x829D: 4e6, 0x829A: 90000.0, 0x920A: 0.0, 0x8827: 400})
     assert reading.tags == ExifTags(iso=400)
     assert reading.implausible == ("f_number", "exposure_time_s")
 
 
-def test_a_plausible_apex_value_outweighs_an_absurd_direct_one() -> None:
-    """One of two spellings of a tag may be damaged; the other one counts."""
+def test_a_plausible_apex_value_replaces_an_implausible_direct_one() -> None:
+    """If one of two values of a tag is damaged, the other one is used."""
     reading = read({0x829D: 4e6, 0x9202: 4.0})
     assert reading.tags.f_number == pytest.approx(4)
     assert reading.implausible == ()
 
 
-def test_damaged_metadata_is_told_from_none() -> None:
+def test_damaged_metadata_differs_from_none() -> None:
     """A picture without EXIF has no tags; one whose EXIF cannot be read is None."""
     assert read_file_exif(save_with_exif({})) == ExifReading()
     assert read_file_exif(b"\xff\xd8\xff") is None
 
 
 def test_fdf_json_is_read() -> None:
-    """The release's JSON of one Flickr photograph, in its own spellings."""
+    """The release's JSON of one Flickr photograph is read."""
     document = {
         "EXIF": {
             "ISO Speed Ratings": "400",
@@ -187,7 +187,7 @@ def test_fdf_json_is_read() -> None:
     ],
 )
 def test_other_spellings_are_read(fields: dict[str, object], expected: ExifTags) -> None:
-    """Names as other tools write them, and as JSON text."""
+    """Field names of other tools, and JSON text, are read."""
     assert read_json_exif(fields).tags.as_floats() == pytest.approx(expected.as_floats(), nan_ok=True)
     assert read_json_exif(json.dumps(fields)) == read_json_exif(fields)
 
@@ -213,7 +213,7 @@ JSON_NAMES = (
     )
 )
 def test_no_json_raises(document: object) -> None:
-    """Whatever the JSON, each tag is absent or plausible, and the camera printable."""
+    """For any JSON, each tag is absent or plausible, and the camera is printable."""
     reading = read_json_exif(document)
     assert reading.camera.isprintable()
     for name, (low, high) in PLAUSIBLE.items():
@@ -222,5 +222,5 @@ def test_no_json_raises(document: object) -> None:
 
 
 def test_deeply_nested_json_text_is_no_tag() -> None:
-    """Text that would exhaust the parser's stack has no tags and does no harm."""
+    """Text that exceeds the parser's recursion limit has no tags and raises nothing."""
     assert read_json_exif("[" * 100_000) == ExifReading()

@@ -1,4 +1,4 @@
-"""Pictures that are shown twice: hashes, the banded search, who stays."""
+"""Near-duplicates: hashes, the search by bands, and the pictures that are kept."""
 
 import numpy as np
 import pytest
@@ -10,13 +10,13 @@ from training.data import near_duplicates
 from training.data.near_duplicates import (
     SAME_PHOTO_BITS,
     compare_all,
-    compare_banded,
+    compare_bands,
     count_bits,
-    drop_repeats,
+    drop_duplicates,
     find_distinct,
     find_distinct_photos,
     hash_image,
-    hash_turns,
+    hash_rotations,
 )
 
 
@@ -27,7 +27,7 @@ def draw(seed: int) -> Image.Image:
 
 
 def draw_hashes(seed: int, count: int) -> np.ndarray:
-    """Return random hashes with their turns, among them near-repeats at every distance up to 20 bits."""
+    """Return random hashes of all rotations, half of them near-duplicates with up to 20 different bits."""
     rng = np.random.default_rng(seed)
     bits = rng.random((count, 4, 256)) < 0.5
     for row in range(1, count, 2):
@@ -44,7 +44,7 @@ def as_set(parts: list[np.ndarray]) -> set[tuple[int, int]]:
 
 
 def test_a_smaller_recompressed_photograph_is_the_same() -> None:
-    """Resizing and blurring leave a photograph's hash, another photograph's is far."""
+    """Resizing and blurring hardly change a photograph's hash; the hash of another photograph is far away."""
     large, other = hash_image(draw(1)), hash_image(draw(2))
     small = hash_image(draw(1).resize((120, 90)).filter(ImageFilter.GaussianBlur(0.5)))
     assert count_bits(large ^ small) <= SAME_PHOTO_BITS < count_bits(large ^ other)
@@ -55,51 +55,51 @@ def test_a_smaller_recompressed_photograph_is_the_same() -> None:
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32), st.integers(0, 60), st.integers(0, 20))
 def test_bands_miss_nothing(seed: int, count: int, most_bits: int) -> None:
-    """The banded search finds exactly the pairs that comparing all of them finds (pigeonhole)."""
+    """The search by bands finds exactly the pairs that a comparison of all pairs finds."""
     hashes = draw_hashes(seed, count)
-    assert as_set(list(compare_banded(hashes, most_bits))) == as_set(list(compare_all(hashes, most_bits)))
+    assert as_set(list(compare_bands(hashes, most_bits))) == as_set(list(compare_all(hashes, most_bits)))
 
 
 def test_large_candidate_lists_are_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few candidates at a time give the same pairs: memory is bounded, nothing is lost."""
+    """Small blocks of candidates, which bound the memory, give the same pairs."""
     hashes = draw_hashes(3, 40)
-    expected = as_set(list(compare_banded(hashes, 12)))
+    expected = as_set(list(compare_bands(hashes, 12)))
     monkeypatch.setattr(near_duplicates, "PAIRS_AT_ONCE", 3)
-    assert as_set(list(compare_banded(hashes, 12))) == expected == as_set(list(compare_all(hashes, 12)))
+    assert as_set(list(compare_bands(hashes, 12))) == expected == as_set(list(compare_all(hashes, 12)))
     assert expected
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30), st.lists(st.integers(0, 3), min_size=10))
-def test_who_stays(pairs: list[tuple[int, int]], sizes: list[int]) -> None:
-    """Going from the largest on, exactly those stay that are paired with nobody who stayed before them."""
+def test_largest_pictures_are_kept(pairs: list[tuple[int, int]], sizes: list[int]) -> None:
+    """From the largest on, a picture is kept exactly if it is not paired with a kept one."""
     sizes = sizes[:10]
     order = sorted(range(10), key=lambda row: (-sizes[row], row))
     kept: list[int] = []
     for row in order:
         if not any((row, other) in pairs for other in kept):
             kept.append(row)
-    found = drop_repeats(np.array(pairs, dtype=np.intp).reshape(-1, 2), np.array(sizes))
+    found = drop_duplicates(np.array(pairs, dtype=np.intp).reshape(-1, 2), np.array(sizes))
     assert found.tolist() == sorted(kept)
 
 
-def turned_crops() -> tuple[np.ndarray, np.ndarray]:
-    """Return hashes and sizes of one face turned, noisy, plain and marked, and of another face."""
+def hash_crops() -> tuple[np.ndarray, np.ndarray]:
+    """Return hashes and sizes of one face rotated, noisy, unchanged and marked, and of another face."""
     face = np.asarray(draw(5).resize((224, 224)))
     noisy = np.clip(face + np.random.default_rng(0).normal(0, 12, face.shape), 0, 255).astype(np.uint8)
     marked = face.copy()
     marked[180:, 150:] = 255
     crops = [np.rot90(face), noisy, face, marked, np.asarray(draw(6).resize((224, 224)))]
-    return np.stack([hash_turns(Image.fromarray(crop)) for crop in crops]), np.array([100.0, 110, 300, 120, 130])
+    return np.stack([hash_rotations(Image.fromarray(crop)) for crop in crops]), np.array([100.0, 110, 300, 120, 130])
 
 
-def test_one_portrait_shown_in_several_ways_counts_once() -> None:
-    """Turned, marked and noisy copies of a face go, the largest and every other face stay."""
-    hashes, sizes = turned_crops()
+def test_altered_copies_of_a_portrait_count_once() -> None:
+    """Rotated, marked and noisy copies of a face are dropped; the largest copy and other faces are kept."""
+    hashes, sizes = hash_crops()
     assert find_distinct(hashes, sizes, np.array(["x"] * 5)).tolist() == [2, 4]
 
 
-def test_in_a_large_set_likeness_counts_within_a_source_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the small set a merely similar face of another source stays; the same picture goes wherever it is."""
+def test_in_a_large_set_similar_faces_are_dropped_within_a_source_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a large set a similar face of another source is kept, and a copy of the same picture is dropped."""
     rng = np.random.default_rng(0)
     bits = np.repeat((rng.random((1, 4, 256)) < 0.5), 4, axis=0)
     bits[1:3, :, :25] ^= True  # similar
@@ -108,5 +108,5 @@ def test_in_a_large_set_likeness_counts_within_a_source_only(monkeypatch: pytest
     sizes, sources = np.array([9, 8, 7, 6]), np.array(["a", "a", "b", "c"])
     assert find_distinct(hashes, sizes, sources).tolist() == [0]
     monkeypatch.setattr(near_duplicates, "SMALL_SET", 3)
-    # Row 2 repeats row 1, which repeats row 0 and so does not count.
+    # Row 2 resembles row 1, which is dropped as a duplicate of row 0.
     assert find_distinct(hashes, sizes, sources).tolist() == [0, 2]

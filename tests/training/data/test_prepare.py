@@ -1,4 +1,4 @@
-"""`prepare` from end to end: what comes out, what ends it early, and going on from there."""
+"""`prepare` from end to end: its results, interruptions, and the resume after them."""
 
 import io
 import json
@@ -67,7 +67,7 @@ def start_child(run: Path, code: str) -> subprocess.Popen[str]:
 
 
 def assert_same_faces(one: Path, other: Path) -> None:
-    """Compare all that two runs hold."""
+    """Compare all faces of two runs."""
     for role in ("train", "fit"):
         first, second = load_role(one, role), load_role(other, role)
         assert first.photos.tolist() == second.photos.tolist()
@@ -79,14 +79,14 @@ def assert_same_faces(one: Path, other: Path) -> None:
 
 @pytest.fixture(name="whole", scope="module")
 def fixture_whole(cutter: FaceCutter, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing interrupted: 40 photographs in three chunks."""
+    """A run without interruption: 40 photographs in three chunks."""
     run = tmp_path_factory.mktemp("whole")
     prepare(run, DrawnPhotos(40), cutter)
     return run
 
 
 def test_faces_come_out_by_role(whole: Path) -> None:
-    """Pictures, tags, sources and sizes of each role, the sources not mixed."""
+    """Each role has the pictures, tags, sizes and sources of its own photographs only."""
     train, fit = load_role(whole, "train"), load_role(whole, "fit")
     assert (len(train), len(fit)) == (27, 13)
     assert set(train.sources) == {"ann"}
@@ -100,18 +100,18 @@ def test_faces_come_out_by_role(whole: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_is_done(whole: Path, cutter: FaceCutter, tmp_path: Path) -> None:
-    """The first call says how to go on; the second does the rest only, and the result is that of one call."""
-    with pytest.raises(TrainingInterrupted, match="of 40 photographs: the same command goes on from there"):
+    """The first call says how to resume; the second does only the rest, and the result equals that of one call."""
+    with pytest.raises(TrainingInterrupted, match="of 40 photographs: the same command resumes from there"):
         prepare(tmp_path, DrawnPhotos(40, stop_at=20), cutter)
-    with pytest.raises(FileNotFoundError, match="to its end"):
+    with pytest.raises(FileNotFoundError, match="until it finishes"):
         load_role(tmp_path, "train")
-    done = DrawnPhotos(40, stop_at=3)  # a photograph of the first chunk, which is done: it is not read again
-    prepare(tmp_path, done, cutter)
+    resumed = DrawnPhotos(40, stop_at=3)  # a photograph of the first chunk, which is finished: it is not read again
+    prepare(tmp_path, resumed, cutter)
     assert_same_faces(whole, tmp_path)
 
 
 def test_kill_9_keeps_what_is_done(whole: Path, cutter: FaceCutter, tmp_path: Path) -> None:
-    """A process killed after its first chunk leaves a run that goes on to the same result."""
+    """After a process is killed behind its first chunk, the next process gives the same result."""
     child = start_child(
         tmp_path,
         """
@@ -121,18 +121,18 @@ def test_kill_9_keeps_what_is_done(whole: Path, cutter: FaceCutter, tmp_path: Pa
         """,
     )
     while not (tmp_path / "faces" / "chunks" / "000000.json").exists():
-        assert child.poll() is None, "it ended by itself"
+        assert child.poll() is None, "the process exited by itself"
         time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
     child.communicate()
-    (tmp_path / "faces" / "train" / "000001.partial").mkdir()  # a kill may also fall into the writing of a shard
+    (tmp_path / "faces" / "train" / "000001.partial").mkdir()  # as after a kill during the write of a shard
     prepare(tmp_path, DrawnPhotos(40, stop_at=3), cutter)
     assert_same_faces(whole, tmp_path)
     assert not list((tmp_path / "faces").rglob("*.partial"))
 
 
-def test_a_full_disk_ends_in_a_sentence(whole: Path, cutter: FaceCutter, tmp_path: Path) -> None:
-    """What cannot be written leaves no half shard, says how much room to make, and goes on once there is some."""
+def test_a_full_disk_is_one_error(whole: Path, cutter: FaceCutter, tmp_path: Path) -> None:
+    """A full disk leaves no partial shard; the error states the space to free, and the next call resumes."""
     child = start_child(
         tmp_path,
         """
@@ -144,16 +144,16 @@ def test_a_full_disk_ends_in_a_sentence(whole: Path, cutter: FaceCutter, tmp_pat
             print(type(error).__name__, error)
         """,
     )
-    said, _ = child.communicate()
-    assert said.startswith("Interrupted no room is left for")
-    assert "GiB, then the same command goes on from there" in said
+    output, _ = child.communicate()
+    assert output.startswith("TrainingInterrupted the disk of ")
+    assert "GiB; the same command then resumes from there" in output
     assert not [path for path in (tmp_path / "faces").rglob("*") if path.name.isdigit()]
     prepare(tmp_path, DrawnPhotos(40), cutter)
     assert_same_faces(whole, tmp_path)
 
 
 def test_nothing_is_done_twice(whole: Path, cutter: FaceCutter, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finished run is only listed again."""
+    """A second call on a finished run lists the photographs but reads none."""
     monkeypatch.setattr(DrawnPhotos, "read", lambda *_: pytest.fail("a photograph is read again"))
     facts = prepare(whole, DrawnPhotos(40), cutter)
     assert facts["photographs"] == facts["faces"] == 40
@@ -162,7 +162,7 @@ def test_nothing_is_done_twice(whole: Path, cutter: FaceCutter, monkeypatch: pyt
 def test_later_photographs_are_added_and_changed_ones_done_again(
     whole: Path, cutter: FaceCutter, tmp_path: Path
 ) -> None:
-    """More photographs at the end cost only themselves; another role for a source renews what it stood in."""
+    """Additional photographs at the end leave earlier shards unchanged; a new role of a source rewrites its chunks."""
     prepare(tmp_path, DrawnPhotos(20), cutter)
     before = (tmp_path / "faces" / "train" / "000000" / "table.npz").stat().st_mtime_ns
     prepare(tmp_path, DrawnPhotos(40), cutter)
@@ -175,7 +175,7 @@ def test_later_photographs_are_added_and_changed_ones_done_again(
 
 
 def test_other_settings_are_refused(whole: Path, cutter: FaceCutter) -> None:
-    """Faces cut in two ways are not mixed; the sentence names what differs."""
+    """A run with other settings is refused; the error names the settings that differ."""
     other = FaceCutter(cutter.detector, cutter.landmarker, PreprocessSpec(margin=1.5), 50, 1)
     with pytest.raises(ValueError, match=r"prepared with other settings \(min_face_px, preprocess\)"):
         prepare(whole, DrawnPhotos(40), other)
@@ -196,8 +196,10 @@ def test_faces_that_serving_does_not_score_are_left_out(cutter: FaceCutter, port
     assert counting.dropped == {("ann", "face_cut_off"): 2, ("ann", "photo_without_large_face"): 1}
 
 
-def test_repeats_are_dropped_across_roles(cutter: FaceCutter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A photograph that another role shows recompressed counts once, where its file is the largest."""
+def test_duplicates_are_dropped_across_roles(
+    cutter: FaceCutter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A photograph with a recompressed copy in another role is kept once, as its largest file."""
     monkeypatch.setattr(DrawnPhotos, "read", lambda _, number: draw(0, quality=40) if number == 2 else draw(number, 95))
     facts = prepare(tmp_path, DrawnPhotos(6), cutter)
     assert facts["dropped"] == {"near_duplicate": 1}
@@ -209,7 +211,7 @@ def test_repeats_are_dropped_across_roles(cutter: FaceCutter, tmp_path: Path, mo
 def test_damaged_photographs_are_counted_by_reason(
     cutter: FaceCutter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An unreadable file, no image, an image cut short and one that is gone: each has its reason, the others stay."""
+    """An empty file, a file of text, a truncated image and a missing file each have a reason; the others are kept."""
     damaged = {0: b"", 1: b"no image at all", 3: draw(3)[:900]}
 
     def read(_: DrawnPhotos, number: int) -> bytes:
@@ -222,27 +224,27 @@ def test_damaged_photographs_are_counted_by_reason(
     assert facts["dropped"].pop("photo_empty") == 1
     assert facts["dropped"].pop("photo_unsupported_format") == 1
     assert facts["dropped"].pop("photo_unreadable") == 1
-    assert sum(facts["dropped"].values()) == 1  # cut short: found by its markers or by the decoder
+    assert sum(facts["dropped"].values()) == 1  # the truncated image: found by its markers or by the decoder
     assert facts["faces"] == 5
 
 
-def test_pictures_without_tags_are_questioned(cutter: FaceCutter, tmp_path: Path) -> None:
-    """Generated pictures given as photographs have no camera tags; the warning asks."""
+def test_pictures_without_tags_cause_a_warning(cutter: FaceCutter, tmp_path: Path) -> None:
+    """Generated pictures given as photographs have no camera tags, which a warning reports."""
     facts = prepare(tmp_path, DrawnPhotos(6, tags=False), cutter)
     assert any("no photograph has camera tags" in warning for warning in facts["warnings"])
-    assert any("no face for the role calibrate" in warning for warning in facts["warnings"])
+    assert any("the role calibrate has no face" in warning for warning in facts["warnings"])
 
 
-def test_one_camera_and_few_faces_are_warned_of(cutter: FaceCutter, tmp_path: Path) -> None:
-    """Ties in every pair, and fewer faces than the mixture has components."""
+def test_one_camera_and_few_faces_cause_warnings(cutter: FaceCutter, tmp_path: Path) -> None:
+    """A single camera, and fewer faces than the mixture has components, are reported."""
     inputs, records = prepare_drawn(tmp_path, DrawnPhotos(9), cutter, ROLES)
     warnings = index_run(tmp_path, records, inputs, paper())["warnings"]
-    assert any("of one camera, Maker One" in warning for warning in warnings)
-    assert any("3 faces and the recipe paper at least 8 components" in warning for warning in warnings)
+    assert any("from one camera, Maker One" in warning for warning in warnings)
+    assert any("3 faces, and the recipe paper needs at least 8 components" in warning for warning in warnings)
 
 
-def test_progress_is_a_json_line_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It counts photographs, and beside them faces and their speed."""
+def test_progress_without_a_terminal_is_a_json_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line has the numbers of photographs and faces, and the faces per second."""
     monkeypatch.setattr("scorer.commands.progress.INTERVAL_S", 0.0)
     output = io.StringIO()
     with PrepareProgress("preparing", None, "photographs", Console(file=output)) as progress:
@@ -255,7 +257,7 @@ def test_progress_is_a_json_line_where_there_is_no_terminal(monkeypatch: pytest.
 
 
 def test_the_command_prepares_and_draws_a_preview(portrait: bytes, weights: Path, tmp_path: Path) -> None:
-    """Photographs in, a report and a contact sheet out: five columns of the portrait, whose flips change it."""
+    """The command writes a report and a preview of five columns, in which each manipulation changes the face."""
     folder = tmp_path / "photos" / "nasa"
     folder.mkdir(parents=True)
     Image.open(io.BytesIO(portrait)).resize((1024, 1024)).save(folder / "astronaut.png")
@@ -273,28 +275,28 @@ def test_the_command_prepares_and_draws_a_preview(portrait: bytes, weights: Path
     assert all((crop != crops[0]).any() for crop in crops[1:])
 
 
-def test_photographs_without_a_face_end_in_a_sentence(weights: Path, tmp_path: Path) -> None:
-    """Nothing to train on is an error, after the report of what was dropped."""
+def test_photographs_without_a_face_are_an_error(weights: Path, tmp_path: Path) -> None:
+    """A run without a usable face is an error, after the report of the dropped photographs."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "empty.jpg").write_bytes(draw(0))
     arguments = ["prepare", str(tmp_path / "run"), "--photos", str(tmp_path / "photos"), "--landmarks", str(weights)]
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, ValueError)
-    assert "none of 1 photographs has a face to use" in str(result.exception)
+    assert "none of 1 photographs has a usable face" in str(result.exception)
     assert "1 photo_without_large_face" in result.output
 
 
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "error"),
     [
-        ([], "say with --photos"),
-        (["--photos", "."], "choose with --landmarks"),
+        ([], "give --photos"),
+        (["--photos", "."], "give --landmarks"),
         (["--photos", ".", "--landmarks", ".", "--shares", "train=2"], "share"),
     ],
 )
-def test_a_wrong_command_is_refused(tmp_path: Path, options: list[str], sentence: str) -> None:
-    """What is missing is named before any work."""
+def test_a_wrong_command_is_refused(tmp_path: Path, options: list[str], error: str) -> None:
+    """The error names the missing or wrong option before any work is done."""
     result = CliRunner().invoke(app, ["prepare", str(tmp_path / "run"), *options], terminal_width=200)
     assert result.exit_code != 0
-    assert sentence in result.output + str(result.exception)
+    assert error in result.output + str(result.exception)
     assert not (tmp_path / "run").exists()

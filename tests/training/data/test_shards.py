@@ -1,4 +1,4 @@
-"""Pictures on disk, gathered when they are asked for."""
+"""Shards: pictures on disk that are read when they are indexed."""
 
 import pickle
 from pathlib import Path
@@ -34,7 +34,7 @@ def write_faces(run: Path, role: str, counts: list[int]) -> np.ndarray:
 
 @pytest.fixture(name="run")
 def fixture_run(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
-    """A run with three shards of the role train of which some faces are in use; their rows and pictures."""
+    """A run with three shards of the role train and an index of some faces; the rows, and all pictures."""
     pictures = write_faces(tmp_path, "train", [4, 1, 5])
     rows = np.array([0, 2, 3, 4, 6, 9])
     write_index(tmp_path, "train", ["000000", "000001", "000002"], [4, 1, 5], rows)
@@ -43,7 +43,7 @@ def fixture_run(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("key", [0, -1, np.int64(3), slice(1, 5, 2), np.array([5, 0, 0]), np.array([], dtype=int)])
 def test_rows_index_as_an_array(run: tuple[Path, np.ndarray, np.ndarray], key: object) -> None:
-    """A number, a slice and an array of numbers give what an array in memory gives."""
+    """A number, a slice and an array of numbers give the same as for an array in memory."""
     folder, rows, pictures = run
     faces = load_role(folder, "train")
     assert np.array_equal(faces.crops[key], pictures[rows][key])
@@ -51,7 +51,7 @@ def test_rows_index_as_an_array(run: tuple[Path, np.ndarray, np.ndarray], key: o
 
 
 def test_the_table_follows_the_index(run: tuple[Path, np.ndarray, np.ndarray]) -> None:
-    """Names and sizes are those of the faces in use, in their order, over all shards."""
+    """Names and sizes are those of the indexed faces of all shards, in order."""
     folder, rows, pictures = run
     faces = load_role(folder, "train")
     assert len(faces) == len(rows)
@@ -63,7 +63,7 @@ def test_the_table_follows_the_index(run: tuple[Path, np.ndarray, np.ndarray]) -
 
 
 def test_selected_pictures_stay_on_disk(run: tuple[Path, np.ndarray, np.ndarray]) -> None:
-    """A selection, by numbers or by a mask, gathers nothing until it is indexed."""
+    """A selection, by numbers or by a mask, reads nothing until it is indexed."""
     folder, rows, pictures = run
     faces = load_role(folder, "train")
     half = faces.select(np.arange(len(faces)) % 2 == 1).select(np.array([2, 0]))
@@ -73,7 +73,7 @@ def test_selected_pictures_stay_on_disk(run: tuple[Path, np.ndarray, np.ndarray]
 
 
 def test_worker_processes_get_paths_and_not_pictures(run: tuple[Path, np.ndarray, np.ndarray]) -> None:
-    """What is sent to another process is small and maps the same pictures."""
+    """The data sent to another process is small, and the process maps the same pictures."""
     faces = load_role(run[0], "train")
     sent = pickle.dumps(faces.wide)
     assert len(sent) < 2000
@@ -81,7 +81,7 @@ def test_worker_processes_get_paths_and_not_pictures(run: tuple[Path, np.ndarray
 
 
 def test_arrays_in_memory_make_a_set_too() -> None:
-    """A set of plain arrays selects by numbers and masks alike."""
+    """A set of arrays in memory can be selected by numbers and by masks."""
     count = 3
     names = np.array(list("abc"))
     pictures = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
@@ -92,8 +92,8 @@ def test_arrays_in_memory_make_a_set_too() -> None:
     assert faces.select(np.array([2])).wide[0].item() == 2
 
 
-def test_a_shard_is_replaced_whole(tmp_path: Path) -> None:
-    """Writing a shard again leaves nothing of the old one, nor of a half-written one."""
+def test_a_shard_is_replaced_completely(tmp_path: Path) -> None:
+    """Writing a shard again removes the old one and a partial one."""
     write_faces(tmp_path, "fit", [3])
     (tmp_path / "faces" / "fit" / "000000.partial").mkdir()
     (tmp_path / "faces" / "fit" / "000000.partial" / "crops.npy").write_bytes(b"half")
@@ -103,7 +103,7 @@ def test_a_shard_is_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
-    """Shards without an index are not used: `prepare` has not come to its end."""
+    """Shards without an index are not used, because `prepare` has not finished."""
     write_faces(tmp_path, "train", [2])
-    with pytest.raises(FileNotFoundError, match="run `unlensed-train prepare` first, to its end"):
+    with pytest.raises(FileNotFoundError, match="run `unlensed-train prepare` until it finishes"):
         load_role(tmp_path, "train")

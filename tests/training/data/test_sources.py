@@ -1,4 +1,4 @@
-"""Inputs of `prepare`: what they list, where sources, tags and boxes come from, and what a damaged one says."""
+"""Inputs of `prepare`: their photographs, sources, tags and boxes, and the errors of damaged inputs."""
 
 import gzip
 import io
@@ -24,12 +24,12 @@ from training.data.tars import TarPhotos
 
 
 def read_all(source: PhotoSource) -> list[tuple[str, str, bytes]]:
-    """Return name, source and bytes of every photograph, each read before the next is asked for."""
+    """Return name, source and bytes of every photograph, each read before the next one is listed."""
     return [(photo.name, photo.source, photo.read()) for photo in source.list_photos()]
 
 
 def tags_of(photo: Photo) -> ExifTags:
-    """Return the tags that a layout knows."""
+    """Return the tags that the input contains."""
     assert photo.read_exif is not None
     reading = photo.read_exif()
     assert reading is not None
@@ -37,7 +37,7 @@ def tags_of(photo: Photo) -> ExifTags:
 
 
 def test_the_top_folder_is_the_source(tmp_path: Path) -> None:
-    """Pictures at any depth belong to the top folder, those beside the folders to the input itself."""
+    """Pictures at any depth belong to the top folder; pictures outside of it belong to the input's folder."""
     for name in ("ann/one.jpg", "ann/2019/may/two.jpg", "bob/three.jpg", "four.jpg", "ann/.hidden.jpg"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,13 +53,13 @@ def test_the_top_folder_is_the_source(tmp_path: Path) -> None:
 
 
 def test_missing_source_is_named(tmp_path: Path) -> None:
-    """A source of the table without a folder stops the run before any work."""
+    """A source of the table without a folder is an error before any work is done."""
     with pytest.raises(FileNotFoundError, match="collect the photographs of a"):
         list(open_source(str(tmp_path), ["a+one"]).list_photos())
 
 
 def test_a_file_too_large_for_an_image_is_not_read(tmp_path: Path) -> None:
-    """A film between the pictures costs no memory."""
+    """A large video among the pictures is refused by its size."""
     with (tmp_path / "film.mov").open("wb") as handle:
         handle.truncate(DEFAULT_LIMITS.max_bytes + 1)
     photo = next(open_source(str(tmp_path)).list_photos())
@@ -77,7 +77,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
 
 
 def test_tars_are_expanded_and_stream_their_samples(tmp_path: Path) -> None:
-    """Braces name the tars; a sample's JSON gives source and tags, wherever it lies; a name is never a path."""
+    """Braces expand to tars; a sample's JSON gives source and tags, before or after the picture; no name is a path."""
     exif = json.dumps({"EXIF FNumber": "14/5"})
     write_tar(
         tmp_path / "faces-00.tar",
@@ -106,15 +106,15 @@ def test_tars_are_expanded_and_stream_their_samples(tmp_path: Path) -> None:
 
 
 def test_a_missing_tar_is_named(tmp_path: Path) -> None:
-    """A gap in a brace range is found at the start, not after hours."""
+    """A missing tar of a brace range is an error at the start."""
     write_tar(tmp_path / "a-0.tar", {})
-    with pytest.raises(FileNotFoundError, match=r"no tar .*a-1\.tar"):
+    with pytest.raises(FileNotFoundError, match=r"there is no tar .*a-1\.tar"):
         open_source(str(tmp_path / "a-{0..1}.tar"))
 
 
 @pytest.mark.parametrize("damage", ["compressed", "cut within a header", "cut within a picture"])
 def test_a_damaged_tar_is_named(tmp_path: Path, damage: str) -> None:
-    """A compressed tar, and one that ends within a header, end in a sentence."""
+    """A compressed tar, and one that is truncated within a header or a picture, are errors."""
     path = tmp_path / "a.tar"
     write_tar(path, {"1.jpg": bytes(3000), "2.jpg": bytes(3000)})
     whole = path.read_bytes()
@@ -126,7 +126,7 @@ def test_a_damaged_tar_is_named(tmp_path: Path, damage: str) -> None:
 
 
 def test_parquet_with_bytes(tmp_path: Path) -> None:
-    """Bytes in a column, plain or as Hugging Face writes them, over several row groups; null is an empty picture."""
+    """A column of bytes, or of Hugging Face's structs, is read over several row groups; null is an empty picture."""
     for name, cells in (("plain", [b"a", b"b", None]), ("nested", [{"bytes": b"a"}, {"bytes": b"b"}, {"bytes": None}])):
         path = tmp_path / f"{name}.parquet"
         table = pa.table({"Image": cells, "owner": ["ann", None, "bob"], "exif": ['{"ISO": 100}', None, "{"]})
@@ -140,7 +140,7 @@ def test_parquet_with_bytes(tmp_path: Path) -> None:
 
 
 def test_parquet_with_uris(tmp_path: Path) -> None:
-    """Plain paths are relative to the manifest, URIs go by fsspec, and a folder of manifests is one input."""
+    """Paths are relative to the manifest, fsspec reads URIs, and a folder of manifests is one input."""
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "1.jpg").write_bytes(b"one")
     uris = ["pictures/1.jpg", (tmp_path / "pictures" / "1.jpg").as_uri(), "pictures/absent.jpg"]
@@ -152,7 +152,7 @@ def test_parquet_with_uris(tmp_path: Path) -> None:
 
 
 def test_parquet_without_pictures_is_refused(tmp_path: Path) -> None:
-    """The sentence names the columns that are there and those that would do."""
+    """The error names the existing and the possible columns."""
     path = tmp_path / "a.parquet"
     parquet.write_table(pa.table({"width": [1]}), path)
     with pytest.raises(ValueError, match="has the columns width; it must have one of bytes, image"):
@@ -163,7 +163,7 @@ def test_parquet_without_pictures_is_refused(tmp_path: Path) -> None:
 
 
 def write_fdf(folder: Path) -> Path:
-    """Write a small FDF where the release has it, EXIF JSONs two folders above; return its folder."""
+    """Write a small FDF with the release's folders, EXIF JSONs two levels above; return its folder."""
     fdf = folder / "FDF" / "data" / "fdf"
     (fdf / "images" / "128").mkdir(parents=True)
     exif = folder / "fdf_ccby2_exif_update_filtered_v2"
@@ -190,7 +190,7 @@ def write_fdf(folder: Path) -> Path:
 
 
 def test_fdf_is_read_without_its_pickle(tmp_path: Path) -> None:
-    """Boxes are fractions of the picture, tags follow from the number in the URL, and a face without a JSON is left."""
+    """Boxes are fractions of the picture, the URL's number finds the tags, and a face without a JSON is left out."""
     fdf = write_fdf(tmp_path)
     source = open_source(str(tmp_path / "FDF"))
     assert isinstance(source, FdfPhotos)
@@ -198,7 +198,7 @@ def test_fdf_is_read_without_its_pickle(tmp_path: Path) -> None:
     assert (first.name, first.source, first.read()) == ("128/0.png", "ann", b"0")
     assert first.boxes == (FaceBox(32, 16, 64, 96),)
     assert tags_of(first) == ExifTags(4.0, pytest.approx(1 / 60), 35.0, 200.0)
-    assert (second.source, second.boxes) == ("2@N00", ())  # no author: Flickr's user; a box without area is none
+    assert (second.source, second.boxes) == ("2@N00", ())  # without an author, Flickr's user; an empty box is no box
     assert source.dropped == {"without_exif_json": 1, "without_picture": 1}
     untagged = FdfPhotos(fdf, None)
     assert [photo.name for photo in untagged.list_photos()] == ["128/0.png", "128/1.png", "128/2.png"]
@@ -206,7 +206,7 @@ def test_fdf_is_read_without_its_pickle(tmp_path: Path) -> None:
 
 
 def test_fdf_takes_the_larger_pictures_and_names_absent_ones(tmp_path: Path) -> None:
-    """Where 256 px are there, boxes are in their pixels; where no pictures are, a sentence says so."""
+    """If pictures of 256 px exist, boxes are in their pixels; if no pictures exist, an error says so."""
     fdf = write_fdf(tmp_path)
     (fdf / "images" / "256").mkdir()
     (fdf / "images" / "256" / "0.png").write_bytes(b"large")
@@ -218,7 +218,7 @@ def test_fdf_takes_the_larger_pictures_and_names_absent_ones(tmp_path: Path) -> 
 
 
 def test_damaged_fdf_metadata_is_named(tmp_path: Path) -> None:
-    """A download that was cut ends in a sentence, after the entries before the cut."""
+    """A truncated download is an error, after the complete entries."""
     fdf = write_fdf(tmp_path)
     text = (fdf / "fdf_metainfo.json").read_text()
     (fdf / "fdf_metainfo.json").write_text(text[: len(text) // 2])
@@ -234,7 +234,7 @@ def test_damaged_fdf_metadata_is_named(tmp_path: Path) -> None:
     )
 )
 def test_no_entry_of_fdf_raises(tmp_path: Path, value: object) -> None:
-    """Whatever stands in an entry, its picture is listed with a box or without."""
+    """For any content of an entry, its picture is listed, with or without a box."""
     (tmp_path / "images" / "128").mkdir(parents=True, exist_ok=True)
     (tmp_path / "images" / "128" / "0.png").write_bytes(b"")
     entry = {"author": value, "bounding_box": value, "photo_url": value}
@@ -245,14 +245,14 @@ def test_no_entry_of_fdf_raises(tmp_path: Path, value: object) -> None:
 
 
 def write_celeba(folder: Path, count: int) -> None:
-    """Write numbered pictures as CelebAMask-HQ lays them out."""
+    """Write numbered pictures in the folder of CelebAMask-HQ."""
     (folder / "CelebA-HQ-img").mkdir(parents=True)
     for number in range(count):
         (folder / "CelebA-HQ-img" / f"{number}.jpg").write_bytes(str(number).encode())
 
 
 def test_celeba_s_own_parts_give_the_roles(tmp_path: Path) -> None:
-    """By the mapping, CelebA's train, validation and test parts, which share no person, are fit, calibrate and test."""
+    """With the mapping, CelebA's train, validation and test parts become the roles fit, calibrate and test."""
     write_celeba(tmp_path, 5)
     rows = ["idx  orig_idx   orig_file", "0 119613 119614.jpg", "1 162769 x", "2 162770 x", "3 182637 x"]
     (tmp_path / "CelebA-HQ-to-CelebA-mapping.txt").write_text("\n".join(rows) + "\n")
@@ -265,7 +265,7 @@ def test_celeba_s_own_parts_give_the_roles(tmp_path: Path) -> None:
 
 
 def test_the_release_s_lists_give_the_roles(tmp_path: Path) -> None:
-    """`test.txt` is tested on; a tenth of `train.txt`, always the same, is held out to calibrate."""
+    """`test.txt` becomes the role test; a constant tenth of `train.txt` becomes the role calibrate."""
     write_celeba(tmp_path, 400)
     (tmp_path / "train.txt").write_text("".join(f"../data/celeba-face/{number}.jpg\n" for number in range(300)))
     (tmp_path / "test.txt").write_text("".join(f"C:\\data\\{number:05}.jpg\n" for number in range(300, 390)))
@@ -279,14 +279,14 @@ def test_the_release_s_lists_give_the_roles(tmp_path: Path) -> None:
 
 
 def test_a_broken_mapping_is_named(tmp_path: Path) -> None:
-    """A file of that name without the columns ends in a sentence."""
+    """A file of that name without the columns is an error."""
     write_celeba(tmp_path, 1)
     (tmp_path / "image_list.txt").write_text("nothing here\n1 2\n")
     with pytest.raises(ValueError, match=r"image_list\.txt is no table with the columns idx and orig_idx"):
         list(open_source(str(tmp_path)).list_photos())
 
 
-def test_nothing_there_is_named(tmp_path: Path) -> None:
-    """A path that does not exist says what would do."""
-    with pytest.raises(FileNotFoundError, match="no folder, tar or Parquet file"):
+def test_a_missing_input_is_named(tmp_path: Path) -> None:
+    """The error for a path that does not exist says what to give."""
+    with pytest.raises(FileNotFoundError, match="there is no folder, tar or Parquet file"):
         open_source(str(tmp_path / "absent"))

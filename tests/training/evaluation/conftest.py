@@ -14,9 +14,9 @@ from PIL import Image
 from rich.console import Console
 
 from scorer.mixture import GaussianMixture
-from training.evaluation.inputs import Extras, Subject
+from training.evaluation.inputs import Comparisons, EvaluatedRun
 from training.evaluation.measures import Rate
-from training.evaluation.run import evaluate_subject
+from training.evaluation.run import measure_run
 from training.export.features import Crop
 from training.recipes import RECIPES, MixtureRule, MixtureShape
 
@@ -68,7 +68,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def subject(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+def evaluated(root: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluatedRun:
     """The starter bundle's engine and mixture as a run, with a recipe that compares as the paper does."""
     bundle = root / "model_repository"
     run = tmp_path_factory.mktemp("run")
@@ -80,7 +80,7 @@ def subject(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
         mixture = GaussianMixture(**{name: arrays[name] for name in arrays.files})
     rule = MixtureRule((MixtureShape("diag", 1),), role_sets=(("fit",),))
     recipe = replace(RECIPES["starter"](), threshold_on="train", mixture=rule)
-    return Subject(
+    return EvaluatedRun(
         run, recipe, roles.__getitem__, mixture, {"fp32": engine, "int8": engine}, 1, {"iso": Rate(0.6, 0.45, 0.7, 16)}
     )
 
@@ -91,7 +91,7 @@ def average_colours(crops: Crop) -> np.ndarray:
 
 
 @pytest.fixture(scope="package")
-def report(subject: Subject, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def report(evaluated: EvaluatedRun, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The evaluation's figures, with other features and another run beside them; the run's folder holds its files."""
     other = tmp_path_factory.mktemp("other")
     outcome = {"accuracy": 0.5, "average_precision": 0.25, "auc": 0.125, "count": 8}
@@ -100,5 +100,5 @@ def report(subject: Subject, pictures: Path, tmp_path_factory: pytest.TempPathFa
         "comparable": {"average": outcome},
     }
     (other / "evaluation.json").write_text(json.dumps(facts))
-    extras = Extras(features={"colours": average_colours}, runs={"before": other})
-    return evaluate_subject(subject, pictures, extras, Console(file=io.StringIO()))
+    comparisons = Comparisons(features={"colours": average_colours}, runs={"before": other})
+    return measure_run(evaluated, pictures, comparisons, Console(file=io.StringIO()))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from ingest.spec import PreprocessSpec
-from training.evaluation.evaluate import Pictures, compare_features
+from training.evaluation.evaluate import EvaluationFaces, compare_features
 from training.evaluation.features.compare import COMPARED, load_compared
 from training.evaluation.features.networks import FARL_PRETEXT, NetworkFeatures, load_farl
 from training.evaluation.features.weights import WrongWeights
@@ -203,7 +203,7 @@ def test_another_image_size_is_refused(tmp_path: Path) -> None:
     clip = build_clip(32)
     state = clip.state_dict() | {"visual.positional_embedding": torch.zeros(11 * 11 + 1, WIDTH)}
     save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "clip.safetensors")
-    with pytest.raises(WrongWeights, match="not made for 224 px but for 122 places"):
+    with pytest.raises(WrongWeights, match="not made for 224 px but for 122 positions"):
         load_compared("clip", tmp_path / "clip.safetensors", 1)
 
 
@@ -237,7 +237,7 @@ def test_each_gets_its_mixture_by_the_same_fit() -> None:
     faces = WholePictures(crops, names, names)
     pooled = NetworkFeatures("pooled", nn.Sequential(nn.AvgPool2d(4), nn.Flatten()), PreprocessSpec(size=8))
     rule = MixtureRule((MixtureShape("diag", 1), MixtureShape("diag", 2)), role_sets=(("fit",),))
-    pictures = Pictures({"fit": faces, "test": faces}, {"inverted": 255 - crops})
+    pictures = EvaluationFaces({"fit": faces, "test": faces}, {"inverted": 255 - crops})
     comparison = compare_features(pooled.extract, pictures, replace(starter(), mixture=rule, threshold_on="train"))
     assert comparison.generators["inverted"].auc == 1
     assert comparison.generators["inverted"].accuracy == pytest.approx(1 - 0.05 / 2)

@@ -20,12 +20,12 @@ from scorer.meaning import explain_pass
 from training import steps
 from training.data.exif import TAG_NAMES
 from training.evaluation import card
-from training.evaluation.evaluate import Pictures, compare, compare_features, evaluate_faces
+from training.evaluation.evaluate import EvaluationFaces, compare_by_protocol, compare_features, evaluate_faces
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import list_generators
-from training.evaluation.inputs import Extras, Subject, compare_whole
+from training.evaluation.inputs import Comparisons, EvaluatedRun, compare_whole_pictures
 from training.evaluation.report import pick_thresholds
-from training.evaluation.run import evaluate_subject
+from training.evaluation.run import measure_run
 from training.evaluation.stated import show_name, state_evaluation
 from training.evaluation.tables import list_tables, print_tables
 from training.export.features import extract_features
@@ -70,18 +70,18 @@ class PageReader(HTMLParser):
 
 
 @pytest.fixture(scope="module", name="page")
-def fixture_page(report: dict[str, Any], subject: Subject) -> PageReader:
+def fixture_page(report: dict[str, Any], evaluated: EvaluatedRun) -> PageReader:
     """The report as a browser would take it apart."""
     assert report
     reader = PageReader()
-    reader.feed((subject.run / "evaluation.html").read_text())
+    reader.feed((evaluated.run / "evaluation.html").read_text())
     reader.close()
     return reader
 
 
-def test_json_is_the_report(report: dict[str, Any], subject: Subject) -> None:
+def test_json_is_the_report(report: dict[str, Any], evaluated: EvaluatedRun) -> None:
     """`evaluation.json` is strict JSON and holds what the command returns."""
-    text = (subject.run / "evaluation.json").read_text()
+    text = (evaluated.run / "evaluation.json").read_text()
     assert json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) == report
 
 
@@ -94,37 +94,37 @@ def test_pictures_without_a_face_are_counted(report: dict[str, Any]) -> None:
     }
 
 
-def test_figures_come_from_the_deployed_engine(report: dict[str, Any], subject: Subject) -> None:
+def test_figures_come_from_the_deployed_engine(report: dict[str, Any], evaluated: EvaluatedRun) -> None:
     """The threshold is the 5th percentile of the fitted photographs' log-likelihoods through the engine."""
-    features = extract_features(subject.engines["int8"], subject.load_role("fit").crops, 1)
-    scorer = FaceScorer(subject.engines["int8"], subject.mixture, 1)
+    features = extract_features(evaluated.engines["int8"], evaluated.load_role("fit").crops, 1)
+    scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
     assert report["comparable"]["threshold_nats"] == pytest.approx(np.sort(scorer.score_features(features))[1])
     assert report["engines"]["int8"]["drift"]["max_nats"] == 0  # the same graph stands for both precisions here
 
 
-def test_embedding_does_not_depend_on_the_chunk(subject: Subject) -> None:
+def test_embedding_does_not_depend_on_the_chunk(evaluated: EvaluatedRun) -> None:
     """A crop gets the same features alone and among 80, bit for bit."""
-    scorer = FaceScorer(subject.engines["int8"], subject.mixture, 1)
-    crops = np.tile(subject.load_role("test").crops, (5, 1, 1, 1))
+    scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
+    crops = np.tile(evaluated.load_role("test").crops, (5, 1, 1, 1))
     np.testing.assert_array_equal(scorer.embed(crops)[70:72], scorer.embed(crops[70:72]))
 
 
 def test_too_small_a_calibration_promises_no_rate(report: dict[str, Any], page: PageReader) -> None:
     """24 held-out faces support 5 %, not 1 %: no figure is given for that."""
-    flagged = report["honest"]["flagged"]
+    flagged = report["operating_points"]["flagged"]
     assert flagged["0.05"]["photographs"] is not None
     assert flagged["0.01"]["photographs"] is None
     assert "too small to promise" in page.text
 
 
-def test_report_needs_nothing_but_itself(page: PageReader, subject: Subject) -> None:
+def test_report_needs_nothing_but_itself(page: PageReader, evaluated: EvaluatedRun) -> None:
     """No script, no picture, no style sheet, no font and no link that leaves the file."""
     assert not {"script", "img", "image", "link", "iframe", "object", "foreignobject"} & page.tags.keys()
     assert page.tags["svg"] == 5
     addresses = [value for name, value in page.attributes if name in {"href", "xlink:href", "src", "srcset", "data"}]
     assert addresses
     assert all(address.startswith("#") for address in addresses)
-    text = (subject.run / "evaluation.html").read_text()
+    text = (evaluated.run / "evaluation.html").read_text()
     assert "@import" not in text
     assert "data:" not in text
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
@@ -142,12 +142,12 @@ def test_report_is_well_formed(page: PageReader) -> None:
     assert references <= set(ids)
 
 
-def test_report_escapes_and_hides_names(page: PageReader, report: dict[str, Any], subject: Subject) -> None:
+def test_report_escapes_and_hides_names(page: PageReader, report: dict[str, Any], evaluated: EvaluatedRun) -> None:
     """A generator's name is text, never markup; the sources of photographs are numbers."""
     assert page.tags["b"] == 0
     assert page.text.count(ODD_NAME) > 5
-    assert "private.example" in report["honest"]["flagged"]["0.05"]["by_source"]
-    assert "private.example" not in (subject.run / "evaluation.html").read_text()
+    assert "private.example" in report["operating_points"]["flagged"]["0.05"]["by_source"]
+    assert "private.example" not in (evaluated.run / "evaluation.html").read_text()
     assert "real source 2" in page.text
 
 
@@ -155,7 +155,7 @@ def test_report_begins_with_what_a_pass_does_not_mean(page: PageReader, report: 
     """What was looked at and what a pass means, then the verdict, the honest figures, the comparable ones."""
     on_pass = explain_pass(state_evaluation(report), 0.05)
     assert "8 of 8 generated faces (100 %) passed at a review rate of 5 %" in on_pass
-    places = [
+    positions = [
         page.text.index(part)
         for part in (
             "Looked at: 8 generated faces",
@@ -166,14 +166,14 @@ def test_report_begins_with_what_a_pass_does_not_mean(page: PageReader, report: 
             "Data and limits",
         )
     ]
-    assert places == sorted(places)
+    assert positions == sorted(positions)
     assert "fake" not in page.text.lower()
 
 
-def test_same_figures_make_the_same_svg(report: dict[str, Any], subject: Subject) -> None:
+def test_same_figures_make_the_same_svg(report: dict[str, Any], evaluated: EvaluatedRun) -> None:
     """Figures are written as files too, without a date, and state their unit."""
     assert report
-    figures = {path.stem: path.read_text() for path in (subject.run / "figures").glob("*.svg")}
+    figures = {path.stem: path.read_text() for path in (evaluated.run / "figures").glob("*.svg")}
     assert set(figures) == {"roc", "precision_recall", "likelihoods", "robustness", "features"}
     assert "nats" in figures["likelihoods"]
     assert not [name for name, svg in figures.items() if "<dc:date>" in svg]
@@ -201,35 +201,35 @@ def test_other_features_and_runs_fill_tables_two_and_three(report: dict[str, Any
     assert three.rows[1] == ("before", "exif_only", "EXIF", "full K=12", "50.00", "25.00", "12.50")
 
 
-def test_compared_features_are_fitted_by_the_recipe_s_rule(subject: Subject) -> None:
+def test_compared_features_are_fitted_by_the_recipe_s_rule(evaluated: EvaluatedRun) -> None:
     """One diagonal component gives what a mean and variances computed by hand give."""
-    scorer = FaceScorer(subject.engines["int8"], subject.mixture, 1)
-    rule = subject.recipe.mixture
-    pictures = Pictures(
-        {role: subject.load_role(role) for role in ("fit", "test")}, {"g": subject.load_role("calibrate").crops}
+    scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
+    rule = evaluated.recipe.mixture
+    pictures = EvaluationFaces(
+        {role: evaluated.load_role(role) for role in ("fit", "test")}, {"g": evaluated.load_role("calibrate").crops}
     )
-    features = scorer.embed(subject.load_role("fit").crops).astype(float)
+    features = scorer.embed(evaluated.load_role("fit").crops).astype(float)
     variance = features.var(axis=0) + rule.variance_floor * features.var(axis=0).mean()
 
     def score(crops: np.ndarray) -> np.ndarray:
         distances = (scorer.embed(crops) - features.mean(axis=0)) ** 2 / variance
         return -(distances + np.log(2 * np.pi * variance)).sum(axis=1) / 2
 
-    ours = compare_features(scorer.embed, pictures, subject.recipe)
-    expected = compare(score, pictures, ["fit"], subject.recipe)
+    ours = compare_features(scorer.embed, pictures, evaluated.recipe)
+    expected = compare_by_protocol(score, pictures, ["fit"], evaluated.recipe)
     assert ours.average.auc == pytest.approx(expected.average.auc, abs=0.01)
     assert ours.threshold_nats == pytest.approx(expected.threshold_nats, abs=2)  # stored factors are half precision
 
 
 def test_whole_pictures_are_compared_with_a_mixture_of_their_own(
-    subject: Subject, pictures: Path, tmp_path: Path
+    evaluated: EvaluatedRun, pictures: Path, tmp_path: Path
 ) -> None:
     """As in the release, pictures are taken whole on both sides, even those that show no face."""
     for role, generator in (("fit", "plain"), ("test", ODD_NAME)):
         shutil.copytree(pictures / generator, tmp_path / role)
-    scorer = FaceScorer(subject.engines["int8"], subject.mixture, 1)
+    scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
     folders = tmp_path, list_generators(pictures)
-    comparison = compare_whole(scorer, subject, folders, tmp_path, Console(file=io.StringIO()))
+    comparison = compare_whole_pictures(scorer, evaluated, folders, tmp_path, Console(file=io.StringIO()))
     assert comparison.generators[ODD_NAME].auc == 0.5  # the same pictures on both sides
     crops = np.load(tmp_path / "image-plain.npy")[:5]
     assert crops[:, 0, 0].std() > 0  # corners, far from any face
@@ -247,39 +247,39 @@ def test_drawn_thresholds_are_those_of_the_p_values(count: int) -> None:
         assert below <= rate < on
 
 
-def test_a_broken_mixture_gives_no_figures(subject: Subject) -> None:
+def test_a_broken_mixture_gives_no_figures(evaluated: EvaluatedRun) -> None:
     """Not-a-number would sort anywhere and make every figure wrong."""
-    scorer = FaceScorer(subject.engines["int8"], subject.mixture, 1)
+    scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
     scorer.score_features = lambda features: np.full(len(features), np.nan)  # type: ignore[method-assign]  # what overflow does
-    pictures = Pictures({role: subject.load_role(role) for role in ("calibrate", "test")}, {})
+    pictures = EvaluationFaces({role: evaluated.load_role(role) for role in ("calibrate", "test")}, {})
     with pytest.raises(ValueError, match="no finite log-likelihood"):
         evaluate_faces(scorer, pictures, Console(file=io.StringIO()))
 
 
-def test_refusals_say_what_to_do(subject: Subject, pictures: Path, tmp_path: Path) -> None:
+def test_refusals_say_what_to_do(evaluated: EvaluatedRun, pictures: Path, tmp_path: Path) -> None:
     """No generator's folder, an empty one, no face in any picture, no whole photographs, no other run's report."""
     console = Console(file=io.StringIO())
 
-    def refuse(generated: Path, extras: Extras, sentence: str, recipe: Recipe = subject.recipe) -> None:
+    def refuse(generated: Path, comparisons: Comparisons, sentence: str, recipe: Recipe = evaluated.recipe) -> None:
         with pytest.raises(FileNotFoundError, match=sentence):
-            evaluate_subject(replace(subject, recipe=recipe), generated, extras, console)
+            measure_run(replace(evaluated, recipe=recipe), generated, comparisons, console)
 
-    refuse(tmp_path, Extras(), "one folder of pictures a generator")
+    refuse(tmp_path, Comparisons(), "one folder of pictures a generator")
     (tmp_path / "g").mkdir()
-    refuse(tmp_path, Extras(), "no picture was found under")
+    refuse(tmp_path, Comparisons(), "no picture was found under")
     (tmp_path / "g" / "notes.txt").write_text("no picture")
-    refuse(tmp_path, Extras(), "no face was found in the 1 pictures of .*'unsupported_format': 1")
-    refuse(pictures, Extras(), "name a folder with photographs", replace(subject.recipe, test_crop="image"))
-    refuse(pictures, Extras(runs={"other": tmp_path}), "run `unlensed-train evaluate")
-    assert not list(subject.run.glob("evaluate-*"))
+    refuse(tmp_path, Comparisons(), "no face was found in the 1 pictures of .*'unsupported_format': 1")
+    refuse(pictures, Comparisons(), "name a folder with photographs", replace(evaluated.recipe, test_crop="image"))
+    refuse(pictures, Comparisons(runs={"other": tmp_path}), "run `unlensed-train evaluate")
+    assert not list(evaluated.run.glob("evaluate-*"))
 
 
 def test_a_bundle_states_what_was_measured(report: dict[str, Any]) -> None:
     """Counts, intervals and AUCs are the report's, at each rate that it measured, and every name can be printed."""
     stated = state_evaluation(report)
     assert stated is not None
-    honest = report["honest"]
-    share = honest["flagged"]["0.05"]["photographs"]
+    operating = report["operating_points"]
+    share = operating["flagged"]["0.05"]["photographs"]
     assert stated.photographs.faces == report["run"]["test_faces"]
     assert [(each.rate, each.low, each.high) for each in stated.photographs.flagged] == [
         (0.05, share["low"], share["high"])
@@ -287,8 +287,8 @@ def test_a_bundle_states_what_was_measured(report: dict[str, Any]) -> None:
     assert stated.photographs.flagged[0].faces == round(share["value"] * share["count"])
     assert set(stated.generated) == {"plain", ODD_NAME}
     for name, sample in stated.generated.items():
-        assert (sample.auc, sample.faces) == (honest["raw"]["auc"][name]["value"], 4)
-        assert sample.auc_one_format == honest["format_equalised"]["auc"][name]["value"]
+        assert (sample.auc, sample.faces) == (operating["raw"]["auc"][name]["value"], 4)
+        assert sample.auc_one_format == operating["format_equalised"]["auc"][name]["value"]
     assert "OpenVINO" not in stated.note
     assert "OpenVINO" in state_evaluation(report, through_openvino=True).note  # type: ignore[union-attr]
     assert show_name("a\x1b[31m\u202e") == "a\\x1b[31m\\u202e"
@@ -296,8 +296,8 @@ def test_a_bundle_states_what_was_measured(report: dict[str, Any]) -> None:
 
 def test_a_bundle_whose_calibration_supports_no_rate_states_nothing(report: dict[str, Any]) -> None:
     """Without a measured rate there is no evaluation to state, and the texts say so."""
-    empty = {rate: row | {"photographs": None} for rate, row in report["honest"]["flagged"].items()}
-    assert state_evaluation(report | {"honest": report["honest"] | {"flagged": empty}}) is None
+    empty = {rate: row | {"photographs": None} for rate, row in report["operating_points"]["flagged"].items()}
+    assert state_evaluation(report | {"operating_points": report["operating_points"] | {"flagged": empty}}) is None
 
 
 def test_card_states_what_the_calibration_can_promise() -> None:
@@ -323,16 +323,16 @@ def write_step_files(run: Path, report: dict[str, Any]) -> dict[str, object]:
 
 
 def test_card_states_the_report_s_figures(
-    report: dict[str, Any], subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    report: dict[str, Any], evaluated: EvaluatedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The card finds every figure it needs in the run's files, and names no source."""
-    faces = subject.load_role("test")
+    faces = evaluated.load_role("test")
     monkeypatch.setattr(card, "load_role", lambda _run, _role: faces)
     calibration = write_step_files(tmp_path, report)
-    card.write_card(tmp_path, tmp_path / "CARD.md", subject.recipe, "starter-test", Deployment("openvino", "int8"))
+    card.write_card(tmp_path, tmp_path / "CARD.md", evaluated.recipe, "starter-test", Deployment("openvino", "int8"))
     text = (tmp_path / "CARD.md").read_text()
     assert report["verdict"]["summary"] in text
-    assert f"| plain | 4 | {card.describe_auc(report['honest']['raw']['auc']['plain'])} |" in text
+    assert f"| plain | 4 | {card.describe_auc(report['operating']['raw']['auc']['plain'])} |" in text
     assert "| 1% | - | 16 |" in text
     head = "| promised rate | threshold (nats) | 95 % interval of the true rate |\n|---|---|---|\n"
     assert f"of 24 photographs of the role calibrate:\n\n{head}{card.describe_thresholds(calibration)}" in text
@@ -341,17 +341,17 @@ def test_card_states_the_report_s_figures(
 
 
 def test_a_written_bundle_states_its_evaluation(
-    report: dict[str, Any], subject: Subject, starter: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    report: dict[str, Any], evaluated: EvaluatedRun, starter: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`export` puts the report's figures and the number of calibration photographs into the manifest."""
-    faces, deployment = subject.load_role("test"), Deployment("openvino", "int8")
+    faces, deployment = evaluated.load_role("test"), Deployment("openvino", "int8")
     for module in (card, steps):
         monkeypatch.setattr(module, "load_role", lambda _run, _role: faces)
     shutil.copytree(starter.folder / "face_extractor", deployment.engine(tmp_path).parents[1])
     for name in ("mixture.npz", "calibration.npz"):
         shutil.copy(starter.folder / name, tmp_path)
     write_step_files(tmp_path, report)
-    written = read_bundle(steps.write_bundle(tmp_path, subject.recipe, deployment, 1))
+    written = read_bundle(steps.write_bundle(tmp_path, evaluated.recipe, deployment, 1))
     assert written.manifest.evaluation == state_evaluation(report)
     assert written.manifest.calibration == (103, 24)
     assert explain_pass(written.manifest.evaluation, 0.05) in (written.folder / "MODEL_CARD.md").read_text()

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from training.evaluation.operating_points import (
-    control_sources,
     count_flagged,
-    flag_faces,
     judge_generators,
-    separate,
-    summarise,
+    measure_flagged,
+    measure_separation,
+    measure_source_control,
+    summarise_evaluation,
 )
 
 SOURCES = np.array(["a"] * 200 + ["b"] * 200)
@@ -52,7 +52,7 @@ def test_faces_of_one_photograph_are_one_case() -> None:
 def test_photographs_of_two_sources_with_one_name_are_two() -> None:
     """A file name says nothing across sources."""
     sources, photos = np.array(["a", "b"] * 50), np.repeat(np.arange(50).astype(str), 2)
-    flagged = flag_faces(np.zeros(100), (sources, photos), {}, np.arange(-99.0, 0.0), 0.05)
+    flagged = measure_flagged(np.zeros(100), (sources, photos), {}, np.arange(-99.0, 0.0), 0.05)
     assert flagged.photographs is not None
     alone = count_flagged(np.zeros(100), np.arange(-99.0, 0.0), 0.05)
     assert flagged.photographs == alone
@@ -62,7 +62,7 @@ def test_control_finds_an_odd_source() -> None:
     """A source of photographs that is less likely than the others has a high control AUC."""
     values = np.concatenate([np.zeros(20), np.full(10, -5.0), np.ones(20)])
     sources = np.array(["a"] * 20 + ["odd"] * 10 + ["c"] * 20)
-    control = control_sources(values, sources, np.arange(50).astype(str))
+    control = measure_source_control(values, sources, np.arange(50).astype(str))
     assert control["odd"].value == 1.0
     assert control["c"].value < 0.5
 
@@ -71,15 +71,19 @@ def test_verdict_needs_both_formats_and_the_control() -> None:
     """A generator far below every source clears; one that is apart in its format alone, or as odd as a source, not."""
     rng = np.random.default_rng(0)
     real = rng.normal(size=400)
-    places = SOURCES, PHOTOS
+    origins = SOURCES, PHOTOS
     far, near = rng.normal(-4, 1, 200), rng.normal(0, 1, 200)
-    clear = judge_generators(separate(real, places, {"g": far}), separate(real, places, {"g": far}))
+    clear = judge_generators(
+        measure_separation(real, origins, {"g": far}), measure_separation(real, origins, {"g": far})
+    )
     assert clear["g"].clears
     assert clear["g"].sentence.startswith("g clears its control: AUC 1.00")
-    format_only = judge_generators(separate(real, places, {"g": far}), separate(real, places, {"g": near}))
+    format_only = judge_generators(
+        measure_separation(real, origins, {"g": far}), measure_separation(real, origins, {"g": near})
+    )
     assert not format_only["g"].clears
     odd, below = real - 9 * (SOURCES == "a"), {"g": far - 6}
-    confounded = judge_generators(separate(odd, places, below), separate(odd, places, below))
+    confounded = judge_generators(measure_separation(odd, origins, below), measure_separation(odd, origins, below))
     assert confounded["g"].sentence.startswith("g does not clear its control: AUC 0.8")
     assert "up to 1.00" in confounded["g"].sentence
     assert not confounded["g"].clears
@@ -87,8 +91,8 @@ def test_verdict_needs_both_formats_and_the_control() -> None:
 
 def test_one_source_has_no_control_and_clears_nothing() -> None:
     """Without other sources nobody knows what a change of source reaches, and the sentence says so."""
-    places = np.array(["a"] * 50), np.arange(50).astype(str)
-    apart = separate(np.arange(50.0), places, {"g": np.full(20, -9.0)})
+    origins = np.array(["a"] * 50), np.arange(50).astype(str)
+    apart = measure_separation(np.arange(50.0), origins, {"g": np.full(20, -9.0)})
     verdict = judge_generators(apart, apart)["g"]
     assert not verdict.clears
     assert "one source" in verdict.sentence
@@ -96,10 +100,10 @@ def test_one_source_has_no_control_and_clears_nothing() -> None:
 
 def test_summary_is_two_sentences_with_the_measured_rate() -> None:
     """It names the promise, what was measured, and that nothing works when nothing does."""
-    real, places = np.zeros(400), (SOURCES, PHOTOS)
-    apart = separate(real, places, {"g": np.zeros(30)})
-    flagged = flag_faces(real, places, {"g": np.zeros(30)}, np.arange(-200.0, 0.0), 0.05)
-    text = summarise(judge_generators(apart, apart), flagged, 0.05)
+    real, origins = np.zeros(400), (SOURCES, PHOTOS)
+    apart = measure_separation(real, origins, {"g": np.zeros(30)})
+    flagged = measure_flagged(real, origins, {"g": np.zeros(30)}, np.arange(-200.0, 0.0), 0.05)
+    text = summarise_evaluation(judge_generators(apart, apart), flagged, 0.05)
     assert text.startswith("As a detector this does not work")
     assert "promised false-alarm rate of 5 %, 0.0 % of the photographs' faces" in text
     assert text.count(". ") == 1

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from tests.training.pretext.tiny_training import make_faces
 from training.data.exif import TAG_NAMES
-from training.evaluation.pretext import measure_pretext, rate_both, rate_ordering
+from training.evaluation.pretext import measure_balanced_accuracy, measure_ordering, measure_pretext
 from training.pretext.checkpoints import save_checkpoint
 from training.pretext.network import MANIPULATION, build_network
 from training.pretext.ranking import pair_indices
@@ -25,7 +25,7 @@ def test_orderings_count_as_in_training(faces: int, seed: int) -> None:
     """The share is the one by which training chooses its epoch, and lies within its interval's reach."""
     rng = np.random.default_rng(seed)
     scores, tags = rng.normal(size=faces), rng.integers(0, 4, faces).astype(float)
-    rate = rate_ordering(scores, tags, np.arange(faces))
+    rate = measure_ordering(scores, tags, np.arange(faces))
     columns = [torch.from_numpy(np.stack([values] * len(TAG_NAMES), axis=1)) for values in (scores, tags)]
     expected = ranking_accuracy(*columns)[TAG_NAMES[0]]
     if rate is None:
@@ -42,7 +42,7 @@ def test_two_tags_make_an_auc() -> None:
     rng = np.random.default_rng(3)
     tags = (np.arange(40) % 2).astype(float)
     scores = rng.normal(size=40) + tags
-    rate = rate_ordering(scores, tags, np.arange(40))
+    rate = measure_ordering(scores, tags, np.arange(40))
     assert rate is not None
     assert rate.value == pytest.approx(roc_auc_score(tags, scores))
     assert rate.low < rate.value < rate.high
@@ -51,8 +51,8 @@ def test_two_tags_make_an_auc() -> None:
 def test_intervals_draw_whole_photographs() -> None:
     """Ten faces of each photograph tell no more than one: the interval stays as wide, not a third of it."""
     right = np.random.default_rng(5).random(40) < 0.6
-    alone = rate_both(right, right, np.arange(40))
-    together = rate_both(np.repeat(right, 10), np.repeat(right, 10), np.repeat(np.arange(40), 10))
+    alone = measure_balanced_accuracy(right, right, np.arange(40))
+    together = measure_balanced_accuracy(np.repeat(right, 10), np.repeat(right, 10), np.repeat(np.arange(40), 10))
     assert together.value == pytest.approx(alone.value)
     assert together.high - together.low == pytest.approx(alone.high - alone.low, abs=0.02)
 

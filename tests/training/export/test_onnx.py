@@ -1,4 +1,4 @@
-"""The graph that a GPU's plan is built from: what it computes, in how many bits, and what it says of its maker."""
+"""The ONNX graph of an extractor: its results, its precisions, and its metadata."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,7 +16,7 @@ from training.export.features import extract_features
 from training.export.onnx import export_onnx
 from training.export.onnx_features import OnnxExtractor
 from training.export.onnx_fp8 import quantise_to_fp8
-from training.export.onnx_precisions import halve_network
+from training.export.onnx_precisions import convert_to_fp16
 from training.pretext.network import FEATURE_SIZE
 from training.recipes import Precision
 
@@ -25,7 +25,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
 
 @pytest.fixture(name="network", scope="module")
 def fixture_network() -> SmallExtractor:
-    """A small extractor, one of whose channels has next to no weight, as trained ones do."""
+    """A small extractor with one channel of very small weights, as trained networks have."""
     network = make_small_extractor()
     with torch.no_grad():
         network.depthwise[0].weight[3] *= 1e-7
@@ -53,7 +53,7 @@ def fixture_graphs(
 def test_a_graph_gives_the_network_s_features(
     network: SmallExtractor, crops: np.ndarray, graphs: dict[Precision, Path], precision: Precision, farthest: float
 ) -> None:
-    """Any number of uint8 crops in, FP32 features out, as near as the precision allows; small channels survive."""
+    """The graph maps any number of uint8 crops to FP32 features, within the precision's tolerance."""
     with torch.inference_mode():
         expected = network(torch.from_numpy(crops)).numpy()
     features = extract_features(graphs[precision], crops, 1)
@@ -64,7 +64,7 @@ def test_a_graph_gives_the_network_s_features(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_graph_states_its_tensors_and_no_path(graphs: dict[Precision, Path], precision: Precision) -> None:
-    """The names and types are those of the manifest, the batch is free, and nothing tells where it was exported."""
+    """Names and types are those of the manifest, the batch size is free, and the graph contains no path."""
     data = graphs[precision].read_bytes()
     graph = onnx.load_from_string(data).graph
     tensors = [
@@ -79,8 +79,8 @@ def test_a_graph_states_its_tensors_and_no_path(graphs: dict[Precision, Path], p
     assert b"site-packages" not in data
 
 
-def test_fp16_is_the_network_alone(graphs: dict[Precision, Path]) -> None:
-    """Normalisation and pooling are FP32, all between FP16, with one cast before and one after."""
+def test_only_the_network_is_fp16(graphs: dict[Precision, Path]) -> None:
+    """Normalisation and pooling are FP32, all nodes between are FP16, with one cast before and one after."""
     graph = onnx.shape_inference.infer_shapes(onnx.load(graphs["fp16"])).graph
     kinds = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
     by_type = {node.op_type: {kinds[output] for output in node.output} for node in graph.node}
@@ -91,8 +91,8 @@ def test_fp16_is_the_network_alone(graphs: dict[Precision, Path]) -> None:
     assert {weights[node.input[1]] for node in graph.node if node.op_type == "Conv"} == {TensorProto.FLOAT16}
 
 
-def test_int8_pairs_stand_where_tensorrt_fuses_them(graphs: dict[Precision, Path]) -> None:
-    """Every convolution reads quantised crops and weights, symmetric, by channel; none is followed by a pair."""
+def test_int8_pairs_are_where_tensorrt_fuses_them(graphs: dict[Precision, Path]) -> None:
+    """Every convolution reads symmetrically quantised inputs and weights, by channel; no pair follows it."""
     graph = onnx.load(graphs["int8"]).graph
     makers = {name: node for node in graph.node for name in node.output}
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -114,30 +114,30 @@ def test_int8_pairs_stand_where_tensorrt_fuses_them(graphs: dict[Precision, Path
         assert readers <= {"Clip", "Relu", "Add"}
 
 
-def test_fp8_pairs_stand_where_kernels_are(
+def test_fp8_pairs_are_where_kernels_exist(
     network: SmallExtractor, crops: np.ndarray, graphs: dict[Precision, Path]
 ) -> None:
-    """The stem and the depthwise convolution stay FP16; the last reads FP8 crops and weights, each with one scale."""
+    """The stem and the depthwise convolution stay FP16; the last reads FP8 inputs and weights, with one scale each."""
     graph = onnx.load(graphs["fp8"]).graph
     makers = {name: node for node in graph.node for name in node.output}
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     stem, depthwise, last = (node for node in graph.node if node.op_type == "Conv")
     for node in (stem, depthwise):
         assert tensors[node.input[1]].data_type == TensorProto.FLOAT16
-    reach = []
+    largest = []
     for name in last.input[:2]:
         levels, scale, zero = makers[name].input
         assert makers[name].op_type == "DequantizeLinear"
         assert tensors[zero].data_type == TensorProto.FLOAT8E4M3FN
         assert tensors[scale].data_type == TensorProto.FLOAT16
         assert list(tensors[scale].dims) == []
-        reach.append(float(numpy_helper.to_array(tensors[scale])) * 448)
+        largest.append(float(numpy_helper.to_array(tensors[scale])) * 448)
     assert makers[makers[last.input[0]].input[0]].op_type == "QuantizeLinear"
     assert tensors[levels].data_type == TensorProto.FLOAT8E4M3FN
     with torch.inference_mode():
         x = network.stem(network.normalise(torch.from_numpy(crops)))
-        largest = [(x + network.depthwise(x)).max().item(), network.widen[0].weight.abs().max().item()]
-    np.testing.assert_allclose(reach, largest, rtol=2e-3)  # scales are numbers of FP16
+        expected = [(x + network.depthwise(x)).max().item(), network.widen[0].weight.abs().max().item()]
+    np.testing.assert_allclose(largest, expected, rtol=2e-3)  # scales are FP16 numbers
 
 
 def make_convolution(weights: np.ndarray) -> onnx.ModelProto:
@@ -157,30 +157,30 @@ def make_convolution(weights: np.ndarray) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("weights", "sentence"),
+    ("weights", "error"),
     [
-        (np.ones((1, 3, 1, 1), np.float32), "no convolution of the network has a quick FP8 kernel: export fp16"),
-        (np.full((16, 16, 1, 1), 1e-3, np.float32), "weights reaches 0.001 only, too little for a scale in FP16"),
+        (np.ones((1, 3, 1, 1), np.float32), "no convolution of the network has a fast FP8 kernel: export fp16"),
+        (np.full((16, 16, 1, 1), 1e-3, np.float32), "value of weights is 0.001, too small for a scale in FP16"),
     ],
 )
-def test_what_fp8_cannot_hold_is_refused(weights: np.ndarray, sentence: str) -> None:
-    """Nothing to gain, or a tensor whose scale FP16 cannot hold, is a sentence that says what to export instead."""
+def test_networks_unsuitable_for_fp8_are_refused(weights: np.ndarray, error: str) -> None:
+    """A network without FP8 kernels, or with a scale too small for FP16, is an error that says what to export."""
     x = np.ones((1, weights.shape[1], 2, 2), np.float32)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=error):
         quantise_to_fp8(make_convolution(weights), x)
 
 
 def test_weights_beyond_fp16_are_refused() -> None:
-    """What FP16 cannot hold is a sentence, not an infinity."""
-    with pytest.raises(ValueError, match=r"reach 1e\+05, more than FP16 holds"):
-        halve_network(make_convolution(np.full((1, 3, 1, 1), 1e5, np.float32)))
+    """A weight above the range of FP16 is an error and does not become infinite."""
+    with pytest.raises(ValueError, match=r"reach 1e\+05, above the range of FP16"):
+        convert_to_fp16(make_convolution(np.full((1, 3, 1, 1), 1e5, np.float32)))
 
 
 def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, graphs: dict[Precision, Path]) -> None:
-    """A broken file, or another number of features, is one sentence that names it."""
+    """A damaged file, or another number of features, is an error that names it."""
     broken = tmp_path / "model.onnx"
     broken.write_bytes(b"none")
     with pytest.raises(BundleMismatch, match=r"model\.onnx is no network"):
         OnnxExtractor(broken, FEATURE_SIZE, threads=1)
-    with pytest.raises(BundleMismatch, match="gives 768 features where 512 are expected"):
+    with pytest.raises(BundleMismatch, match="has 768 features, 512 are expected"):
         OnnxExtractor(graphs["fp32"], 512, threads=1)

@@ -1,4 +1,4 @@
-"""EM against scikit-learn's from the same responsibilities, and against its own laws."""
+"""EM compared with scikit-learn's from the same responsibilities, and its invariants."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.mixture import GaussianMixture as Reference
 
 from training.mixture.em import EmProgress, fit_em
-from training.mixture.em_full import FullSteps, bound_stretch
+from training.mixture.em_full import FullSteps, bound_norm
 from training.mixture.em_shared import Parameters, SingularCovariance
 from training.mixture.seeding import seed_responsibilities
 from training.recipes import Covariance
@@ -16,7 +16,7 @@ VARIANCE = 1e-6
 
 
 def draw_features(count: int, size: int, components: int, spread: float = 2.0, seed: int = 0) -> np.ndarray:
-    """Return FP32 features of overlapping, correlated, unequal clusters far from the origin."""
+    """Return FP32 features of overlapping, correlated clusters of different sizes, far from the origin."""
     rng = np.random.default_rng(seed)
     of = rng.choice(components, count, p=rng.dirichlet(np.full(components, 5.0)))
     centres = rng.normal(0, spread, (components, size)) / np.sqrt(size / 4)
@@ -28,7 +28,7 @@ def draw_features(count: int, size: int, components: int, spread: float = 2.0, s
 def fit_reference(
     features: np.ndarray, responsibilities: np.ndarray, covariance: Covariance, tolerance: float, iterations: int = 500
 ) -> Reference:
-    """Return scikit-learn's fit from these responsibilities, by its own start and its own loop."""
+    """Return scikit-learn's fit from these responsibilities, by its own initialisation and loop."""
 
     class Started(Reference):
         def _initialize_parameters(self, X: np.ndarray, *_: object, **__: object) -> None:
@@ -47,7 +47,7 @@ def fit_reference(
 def test_the_bound_is_scikit_learns(
     covariance: Covariance, count: int, size: int, components: int, spread: float
 ) -> None:
-    """From the same responsibilities both end at the same bound, to a millionth of it."""
+    """From the same responsibilities both converge to the same bound, with a relative difference below 1e-6."""
     features = draw_features(count, size, components, spread)
     start = seed_responsibilities(features, components, 1.0, 7)
     reference = fit_reference(features, start, covariance, 1e-9)
@@ -60,17 +60,17 @@ def test_the_bound_is_scikit_learns(
     np.testing.assert_allclose(fit.covariances, reference.covariances_, atol=1e-2)
 
 
-def test_shortcuts_leave_the_path_alone() -> None:
-    """Most pairs of a face and a component are never evaluated, and every bound is scikit-learn's all the same."""
+def test_optimisations_do_not_change_the_iterations() -> None:
+    """Most pairs of a face and a component are not evaluated, and every bound still equals scikit-learn's."""
     features = draw_features(4000, 48, 6, spread=14)
     start = seed_responsibilities(features, 6, VARIANCE, 1)
     bounds: list[EmProgress] = []
     steps = FullSteps(features, VARIANCE, np)
-    measured = []
+    evaluated = []
     responsibilities = start
     for iteration in range(1, 7):
         joint = steps.expect(steps.maximise(responsibilities, np.float64), np.float64)
-        measured.append(np.isfinite(joint).mean())
+        evaluated.append(np.isfinite(joint).mean())
         peak = joint.max(axis=1, keepdims=True)
         bound = float((peak[:, 0] + np.log(np.exp(joint - peak).sum(axis=1))).mean())
         bounds.append(EmProgress(iteration, bound, 0))
@@ -79,14 +79,14 @@ def test_shortcuts_leave_the_path_alone() -> None:
         with pytest.warns(UserWarning, match="did not converge"):
             reference = fit_reference(features, start, "full", 0, iteration)
         assert bound == pytest.approx(reference.lower_bound_, rel=1e-9)
-    assert measured[0] == 1
-    assert measured[-1] < 0.4
+    assert evaluated[0] == 1
+    assert evaluated[-1] < 0.4
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(0, 2**32 - 1), st.floats(-1, 1), st.floats(3, 30))
-def test_no_pair_is_left_out_that_matters(seed: int, scale: float, shift: float) -> None:
-    """Whatever the parameters move by, what is not evaluated lies 50 nats below the likeliest; the rest is exact."""
+def test_only_negligible_pairs_are_omitted(seed: int, scale: float, shift: float) -> None:
+    """For any change of the parameters, omitted pairs are 50 nats below the highest; all others are exact."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(64, 4)) * 3
     steps, fresh = (FullSteps(features, 0, np) for _ in range(2))
@@ -103,21 +103,21 @@ def test_no_pair_is_left_out_that_matters(seed: int, scale: float, shift: float)
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.floats(0, 2))
-def test_the_stretch_is_bounded_tightly(seed: int, size: int, change: float) -> None:
-    """The bound is never below the spectral norm, and above it by no more than its stated factor."""
+def test_the_norm_is_bounded_tightly(seed: int, size: int, change: float) -> None:
+    """The bound is at least the spectral norm, and exceeds it by at most its documented factor."""
     rng = np.random.default_rng(seed)
     before, now = (np.tril(np.eye(size) * 3 + rng.normal(0, 1 / size, (size, size))) for _ in range(2))
     now = before + change * (now - before)
     now += np.diag(np.maximum(0.1 - np.diag(now), 0))
     true = np.linalg.norm(np.linalg.solve(before, now), 2)
-    bound = bound_stretch(np.linalg.inv(before).T, now, np)
+    bound = bound_norm(np.linalg.inv(before).T, now, np)
     excess = np.linalg.norm(np.linalg.solve(before, now) @ np.linalg.solve(before, now).T - np.eye(size), 2)
     assert bound > true * (1 - 1e-4)
     assert bound < max(np.sqrt(1 + excess * size**0.125), np.sqrt(1.02)) * (1 + 1e-4)
 
 
-def test_the_update_is_the_textbooks() -> None:
-    """Means and covariances are weighted by responsibilities down to the smallest that count."""
+def test_the_update_is_the_weighted_mean_and_covariance() -> None:
+    """The M step gives the means and covariances weighted by the responsibilities."""
     rng = np.random.default_rng(6)
     features = rng.normal(3, 2, (400, 5))
     shares = rng.dirichlet([0.1, 0.1, 0.1], 400)
@@ -129,7 +129,7 @@ def test_the_update_is_the_textbooks() -> None:
 
 
 def draw_parameters(rng: np.random.Generator, scale: float, shift: float) -> Parameters:
-    """Return three components of 4 features: deviations about 10^scale, means about `shift` apart."""
+    """Return three components of 4 features: deviations up to 10^scale, distances of means about `shift`."""
     roots = (np.eye(4) + rng.normal(0, 0.3, (3, 4, 4))) * 10 ** (scale * rng.random((3, 1, 1)))
     return Parameters(np.full(3, 1 / 3), rng.normal(0, 1 + shift, (3, 4)), roots @ np.swapaxes(roots, 1, 2))
 
@@ -137,22 +137,24 @@ def draw_parameters(rng: np.random.Generator, scale: float, shift: float) -> Par
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from(["full", "tied", "diag"]), st.integers(1, 4))
 def test_the_bound_never_falls(seed: int, covariance: Covariance, components: int) -> None:
-    """Without an added variance each iteration in double precision explains the features at least as well."""
+    """Without an added variance, no iteration in double precision lowers the bound."""
     features = draw_features(120, 3, 3, seed=seed)
-    told: list[EmProgress] = []
+    iterations: list[EmProgress] = []
     try:
-        fit_em(features, seed_responsibilities(features, components, 1.0, seed), covariance, 0, report=told.append)
-    except SingularCovariance:  # a component that holds a face or two has no covariance
+        fit_em(
+            features, seed_responsibilities(features, components, 1.0, seed), covariance, 0, report=iterations.append
+        )
+    except SingularCovariance:  # a component with one or two faces has a singular covariance
         reject()
-    restarts = sum(np.isposinf(step.change_nats) for step in told)
+    restarts = sum(np.isposinf(step.change_nats) for step in iterations)
     assert restarts == (2 if covariance == "full" and components > 1 else 1)
-    first = max(index for index, step in enumerate(told) if np.isposinf(step.change_nats))
-    assert all(step.change_nats > -1e-9 for step in told[first:])
+    first = max(index for index, step in enumerate(iterations) if np.isposinf(step.change_nats))
+    assert all(step.change_nats > -1e-9 for step in iterations[first:])
 
 
 @pytest.mark.parametrize("covariance", ["full", "tied", "diag"])
 def test_order_and_units_do_not_matter(covariance: Covariance) -> None:
-    """Shuffled faces, moved and scaled features give the same mixture, moved and scaled."""
+    """A permutation of the faces and an affine change of the features change the mixture accordingly."""
     features = draw_features(800, 6, 3)
     start = seed_responsibilities(features, 3, 1.0, 5)
     order = np.random.default_rng(0).permutation(len(features))
@@ -163,17 +165,17 @@ def test_order_and_units_do_not_matter(covariance: Covariance) -> None:
 
 
 def test_seeds_are_scikit_learns() -> None:
-    """The first responsibilities are those of scikit-learn's k-means++ start after one step."""
+    """The first responsibilities equal scikit-learn's after its k-means++ start and one step."""
     features = draw_features(500, 8, 4).astype(np.float64)
     reference = Reference(4, init_params="k-means++", random_state=2024, reg_covar=0.05, max_iter=1)
-    reference._initialize_parameters(features, np.random.RandomState(2024))  # noqa: SLF001 - its start alone
+    reference._initialize_parameters(features, np.random.RandomState(2024))  # noqa: SLF001 - the initialisation only
     np.testing.assert_allclose(
         seed_responsibilities(features, 4, 0.05, 2024), reference.predict_proba(features), atol=1e-9
     )
 
 
 def test_seeding_does_not_need_a_variance() -> None:
-    """With no variance at all each face belongs to its nearest seed."""
+    """Without variance each face belongs to its nearest seed."""
     shares = seed_responsibilities(draw_features(200, 5, 2), 4, 0, 3)
     assert set(np.unique(shares)) == {0, 1}
     assert (shares.sum(axis=0) >= 1).all()
@@ -188,21 +190,21 @@ def test_seeding_does_not_need_a_variance() -> None:
 )
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_too_few_faces_are_refused(features: np.ndarray, components: int, words: str) -> None:
-    """Fewer faces than components, or one face repeated, is one sentence with the numbers."""
+    """Fewer faces, or fewer distinct faces, than components is an error with both numbers."""
     with pytest.raises(ValueError, match=words):
         seed_responsibilities(features, components, 0, 0)
 
 
 @pytest.mark.parametrize("covariance", ["full", "tied"])
-def test_a_singular_covariance_says_what_to_do(covariance: Covariance) -> None:
-    """Fewer faces than features and nothing added has no inverse: the sentence counts both."""
+def test_a_singular_covariance_is_an_error(covariance: Covariance) -> None:
+    """With fewer faces than features and no added variance, the error names both numbers and what to do."""
     features = draw_features(20, 32, 1)
     with pytest.raises(SingularCovariance, match=r"32 features is singular: .* from 20 faces.*variance_floor"):
         fit_em(features, np.ones((20, 1)), covariance, 0)
 
 
 def test_a_constant_feature_is_named_singular() -> None:
-    """A diagonal covariance with a feature that never changes is refused, and fitted once variance is added."""
+    """A diagonal covariance with a constant feature is refused, and fitted if variance is added."""
     features = np.concatenate([draw_features(50, 3, 1), np.ones((50, 1))], axis=1)
     with pytest.raises(SingularCovariance, match="does not vary"):
         fit_em(features, np.ones((50, 1)), "diag", 0)
@@ -210,16 +212,16 @@ def test_a_constant_feature_is_named_singular() -> None:
 
 
 @pytest.mark.parametrize("covariance", ["full", "tied", "diag"])
-def test_a_lost_component_is_a_sentence(covariance: Covariance) -> None:
-    """A component that no face belongs to ends the fit instead of being made up."""
+def test_a_lost_component_is_an_error(covariance: Covariance) -> None:
+    """A component without faces is an error."""
     start = np.zeros((100, 3))
     start[:60, 0] = start[60:, 2] = 1
     with pytest.raises(ValueError, match=r"1 of 3 components lost all their faces: fit 2 components"):
         fit_em(draw_features(100, 3, 2), start, covariance, 1e-3)
 
 
-def test_a_component_lost_on_the_way_is_a_sentence() -> None:
-    """A component between two clusters, which share a narrow covariance, has no face after one step."""
+def test_a_component_lost_during_the_fit_is_an_error() -> None:
+    """A component between two clusters with a small shared covariance loses all its faces after one step."""
     rng = np.random.default_rng(0)
     side = np.arange(2000) % 2
     start = np.full((2000, 3), 5e-4)
@@ -228,8 +230,8 @@ def test_a_component_lost_on_the_way_is_a_sentence() -> None:
         fit_em(rng.normal(size=(2000, 4)) + 200.0 * side[:, None], start, "tied", 1e-3)
 
 
-def test_a_broken_feature_stops_the_fit() -> None:
-    """NaN and infinity would spread into every parameter."""
+def test_a_feature_that_is_not_finite_is_an_error() -> None:
+    """NaN and infinity would affect every parameter."""
     for bad in (np.nan, np.inf):
         features = draw_features(50, 3, 1)
         features[7, 1] = bad

@@ -1,4 +1,4 @@
-"""The mixture: agreement with scikit-learn, choice by held-out likelihood, calibration."""
+"""The fit of the mixture: agreement with scikit-learn, choice by held-out likelihood, calibration."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture as Estimator
 
-from training.mixture.calibrate import calibrate, name_calibration
+from training.mixture.calibrate import calibrate, make_calibration_id
 from training.mixture.fit import (
     Fitter,
     choose_mixture,
@@ -29,7 +29,7 @@ def fixture_features() -> np.ndarray:
 
 @pytest.mark.parametrize("covariance", ["diag", "full"])
 def test_fit_agrees_with_scikit_learn(features: np.ndarray, covariance: str) -> None:
-    """Without shrinkage, the stored mixture's likelihood is scikit-learn's up to half-precision rounding."""
+    """Without shrinkage, the stored mixture's likelihood equals scikit-learn's up to half-precision rounding."""
     rule = MixtureRule(variance_floor=1e-6)
     mixture = fit_shape(features, MixtureShape(covariance, 2), rule)
     estimator = Estimator(
@@ -40,7 +40,7 @@ def test_fit_agrees_with_scikit_learn(features: np.ndarray, covariance: str) -> 
 
 
 def test_full_shrinkage_is_diagonal(features: np.ndarray) -> None:
-    """Shrinking every correlation to zero leaves the variances alone."""
+    """A shrinkage of 1 makes all correlations zero and keeps the variances."""
     mixture = fit_shape(features, MixtureShape("full", 1, 1.0), MixtureRule(variance_floor=1e-9))
     factor = mixture.precisions_cholesky[0].astype(float)
     np.testing.assert_allclose(1 / np.diag(factor) ** 2, features.var(axis=0), rtol=2e-3)
@@ -48,7 +48,7 @@ def test_full_shrinkage_is_diagonal(features: np.ndarray) -> None:
 
 
 def test_held_out_sources_choose(features: np.ndarray) -> None:
-    """Two separate centres, seen in every source, are better explained by two components than by one."""
+    """For features with two centres in every source, two components are chosen and not one."""
     rule = MixtureRule((MixtureShape("diag", 1), MixtureShape("diag", 2)), role_sets=(("fit",),))
     sources = np.array(["a", "b", "c", "d"])[np.arange(400) % 4]
     fitted = choose_mixture({"fit": features}, {"fit": sources}, rule)
@@ -56,16 +56,16 @@ def test_held_out_sources_choose(features: np.ndarray) -> None:
     assert fitted.held_out_nats["fit diag K=2"] > fitted.held_out_nats["fit diag K=1"]
 
 
-def test_calibration_is_sorted_and_named_by_content(features: np.ndarray) -> None:
-    """Ascending nats, and a name that any change of a value changes."""
+def test_calibration_is_sorted_and_its_id_depends_on_the_values(features: np.ndarray) -> None:
+    """The values are ascending, and any change of a value changes the id."""
     mixture = fit_shape(features, MixtureShape("diag", 1), MixtureRule())
     values = calibrate(mixture, features[:50].astype(np.float32))
     assert (np.diff(values) >= 0).all()
-    assert name_calibration(values) != name_calibration(values + 1e-9)
+    assert make_calibration_id(values) != make_calibration_id(values + 1e-9)
 
 
-def test_a_face_without_a_likelihood_stops_calibration(features: np.ndarray) -> None:
-    """NaN would sort anywhere and make every p-value wrong."""
+def test_a_face_without_a_likelihood_is_an_error(features: np.ndarray) -> None:
+    """NaN would make every p-value wrong."""
     mixture = fit_shape(features, MixtureShape("diag", 1), MixtureRule())
     with pytest.raises(ValueError, match="no finite log-likelihood"):
         calibrate(mixture, np.full((1, 12), np.nan, dtype=np.float32))
@@ -86,8 +86,8 @@ def test_added_variance_is_the_references(features: np.ndarray, covariance: Cova
     )
 
 
-def test_a_single_candidate_is_taken_as_it_is(features: np.ndarray) -> None:
-    """Nothing is held out, so that a single source is enough; two candidates ask for a second one."""
+def test_a_single_candidate_is_fitted_directly(features: np.ndarray) -> None:
+    """A single candidate needs one source only, because nothing is held out; two candidates need a second source."""
     one = MixtureRule((MixtureShape("diag", 2),), role_sets=(("fit",),))
     sources = {"fit": np.full(400, "only")}
     fitted = choose_mixture({"fit": features}, sources, one)
@@ -97,21 +97,21 @@ def test_a_single_candidate_is_taken_as_it_is(features: np.ndarray) -> None:
         choose_mixture({"fit": features}, sources, two)
 
 
-def test_candidates_that_cannot_be_fitted_step_back(features: np.ndarray) -> None:
-    """A shape with more components than faces is refused by name; when none is left, the sentence says why."""
+def test_candidates_that_cannot_be_fitted_are_refused(features: np.ndarray) -> None:
+    """A shape with more components than faces is refused with a reason; if none is left, the error has the reason."""
     sources = {"fit": np.array(["a", "b"])[np.arange(400) % 2]}
     possible, impossible = MixtureShape("diag", 2), MixtureShape("diag", 500)
     fitted = choose_mixture({"fit": features}, sources, MixtureRule((impossible, possible), role_sets=(("fit",),)))
     assert fitted.shape == possible
     assert "500 components need at least as many faces" in fitted.refused["fit diag K=500"]
-    with pytest.raises(ValueError, match="no candidate of the mixture rule could be fitted; the first: 500 components"):
+    with pytest.raises(ValueError, match="no candidate of the mixture rule could be fitted; first reason: 500 compon"):
         choose_mixture({"fit": features}, sources, MixtureRule((impossible,) * 2, role_sets=(("fit",),)))
-    with pytest.raises(ValueError, match="names no candidate"):
+    with pytest.raises(ValueError, match="contains no candidate"):
         choose_mixture({"fit": features}, sources, MixtureRule(()))
 
 
 def test_sources_are_never_split() -> None:
-    """Up to ten sources are left out one by one, more in ten parts of about equal size."""
+    """Up to ten sources make one fold each; more sources make ten folds of similar size."""
     few = np.array(["a", "a", "b", "c"])
     assert sorted(tuple(fold) for fold in split_sources(few)) == [("a",), ("b",), ("c",)]
     many = np.repeat([f"s{index}" for index in range(37)], np.arange(1, 38))
@@ -122,31 +122,31 @@ def test_sources_are_never_split() -> None:
     assert max(sizes) - min(sizes) <= 37
 
 
-def test_thin_components_are_noted(features: np.ndarray) -> None:
-    """Components with fewer faces than features are told of: their likelihood is a matter of the added variance."""
+def test_small_components_are_noted(features: np.ndarray) -> None:
+    """Components with fewer faces than features are noted, because their likelihood depends on the added variance."""
     rule = MixtureRule((MixtureShape("full", 60),), role_sets=(("fit",),))
     fitted = choose_mixture({"fit": features}, {"fit": np.full(400, "a")}, rule)
-    assert any("hold at most 12 faces" in note for note in fitted.notes())
+    assert any("have at most 12 faces" in note for note in fitted.notes())
     sound = choose_mixture(
         {"fit": features}, {"fit": np.full(400, "a")}, replace(rule, shapes=(MixtureShape("full", 2),))
     )
     assert sound.notes() == []
 
 
-def test_factors_that_half_precision_cannot_hold_stay_single(features: np.ndarray) -> None:
-    """Tiny variances have factors above 65,504: rounding those would be infinite."""
+def test_factors_beyond_half_precision_stay_single(features: np.ndarray) -> None:
+    """Very small variances have factors above 65,504, which would become infinite in half precision."""
     mixture = fit_shape(features * 1e-6, MixtureShape("full", 1), MixtureRule(variance_floor=1e-6))
     assert mixture.precisions_cholesky.dtype == np.float32
     assert np.isfinite(mean_log_likelihood(mixture, features * 1e-6))
 
 
 def test_the_cpu_computes_with_numpy() -> None:
-    """Asked for the CPU, the array module is NumPy, with the reason."""
+    """If the CPU is requested, the array module is NumPy, with the reason."""
     assert load_array_module("cpu") == (np, "cpu was asked for")
 
 
 def test_one_covariance_for_all_is_stored_for_each(features: np.ndarray) -> None:
-    """A tied covariance reaches the bundle's format, one factor a component, with the likelihood that EM ended with."""
+    """A tied covariance is stored as one factor for each component, with the likelihood of the EM result."""
     rule = MixtureRule(variance_floor=1e-3)
     fit = Fitter(rule).fit(features, MixtureShape("tied", 3))
     mixture = fit_shape(features, MixtureShape("tied", 3), rule)

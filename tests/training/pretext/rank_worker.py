@@ -56,8 +56,8 @@ def measure_gradients(
 ) -> tuple[Losses, dict[str, torch.Tensor], PretextNetwork]:
     """Return losses, gradients by parameter, and the network after one batch that the ranks share."""
     network = make_reader(recipe, frozen_statistics=frozen_statistics)
-    extractor = ranks.share(network.extractor)
-    own = Batch(*(ranks.take_own(getattr(make_pictures(), field.name)) for field in dataclasses.fields(Batch)))
+    extractor = ranks.wrap(network.extractor)
+    own = Batch(*(ranks.select_own(getattr(make_pictures(), field.name)) for field in dataclasses.fields(Batch)))
     losses = accumulate_gradients(network, extractor, own, recipe, ranks)
     return losses, {name: value.grad.clone() for name, value in network.named_parameters()}, network
 

@@ -12,7 +12,7 @@ import torch
 
 from tests.training.pretext.rank_worker import FACES, make_pictures, make_reader, measure_gradients
 from tests.training.pretext.tiny_training import make_recipe, read_log, train_tiny
-from training.pretext.backward import accumulate_gradients, embed, without_statistics
+from training.pretext.backward import accumulate_gradients, embed, pause_running_statistics
 from training.pretext.distributed import Ranks
 from training.pretext.ranking import combine_losses
 
@@ -72,7 +72,7 @@ def test_running_statistics_count_each_portion_once() -> None:
     features = [once.extractor(portion) for portion in portions]
     assert torch.equal(network.extractor.norm.running_mean, once.extractor.norm.running_mean)
     assert network.extractor.norm.num_batches_tracked == len(portions)
-    with without_statistics(once.extractor):
+    with pause_running_statistics(once.extractor):
         again = [once.extractor(portion) for portion in portions]
     assert all(torch.equal(one, two) for one, two in zip(features, again, strict=True))
     assert once.extractor.norm.track_running_stats

@@ -11,10 +11,10 @@ import torch
 from tests.training.pretext.tiny_training import make_faces
 from training.data.manipulations import FaceSampler, Manipulation, make_sampler
 from training.data.shards import WIDE_SIZE
-from training.pretext.batch_makers import choose_maker
-from training.pretext.batches import Batch, BatchPlan, CpuBatches, draw_epoch
-from training.pretext.batches_cuda import CudaBatches, area_weights
-from training.pretext.optimiser import cosine_share, make_optimiser, set_rates
+from training.pretext.batch_makers import choose_batch_maker
+from training.pretext.batches import Batch, BatchPlan, CpuBatchMaker, iterate_epoch
+from training.pretext.batches_cuda import CudaBatchMaker, area_weights
+from training.pretext.optimiser import cosine_factor, make_optimiser, set_rates
 from training.recipes import AugmentRule, OptimiserRule
 
 FACES, BATCH = 14, 4
@@ -29,7 +29,7 @@ def fixture_sampler() -> FaceSampler:
 def draw(plan: BatchPlan, epoch: int = 0, first_step: int = 0, workers: int = 2) -> list[Batch]:
     """Return the rest of an epoch."""
     with ThreadPoolExecutor(workers) as pool:
-        return list(draw_epoch(plan, CpuBatches(plan), epoch, first_step, pool))
+        return list(iterate_epoch(plan, CpuBatchMaker(plan), epoch, first_step, pool))
 
 
 def assert_same(batches: list[Batch], others: list[Batch]) -> None:
@@ -45,7 +45,7 @@ def test_an_epoch_shows_each_face_once(sampler: FaceSampler) -> None:
     """Every batch is full, no face comes twice, and the next epoch has another order."""
     plan = BatchPlan(make_faces(FACES), sampler, seed=1, batch_size=BATCH)
     assert plan.steps == len(draw(plan)) == FACES // BATCH
-    orders = [np.concatenate([plan.pick_rows(epoch, step) for step in range(plan.steps)]) for epoch in range(2)]
+    orders = [np.concatenate([plan.select_rows(epoch, step) for step in range(plan.steps)]) for epoch in range(2)]
     for order in orders:
         assert len(set(order.tolist())) == plan.steps * BATCH
     assert orders[0].tolist() != orders[1].tolist()
@@ -97,11 +97,11 @@ def test_the_device_s_chain_is_the_cpu_s(sampler: FaceSampler) -> None:
     for row, picture in enumerate(plan.faces.wide):
         picture[:] = np.roll(smooth.clip(0, 255), 20 * row, axis=(0, 1))  # steep at its edges: reflection shows
     with ThreadPoolExecutor(2) as pool:
-        makers = (CpuBatches(plan), CudaBatches(plan, torch.device("cpu")))
-        (expected,), (found,) = (list(draw_epoch(plan, maker, 0, 0, pool)) for maker in makers)
-    kinds = {plan.draw_face(0, 0, place).kind for place in range(FACES)}
+        makers = (CpuBatchMaker(plan), CudaBatchMaker(plan, torch.device("cpu")))
+        (expected,), (found,) = (list(iterate_epoch(plan, maker, 0, 0, pool)) for maker in makers)
+    kinds = {plan.draw_augmentation(0, 0, place).kind for place in range(FACES)}
     assert {Manipulation.NONE, Manipulation.PIECEWISE_AFFINE, Manipulation.EYE_FLIP} <= kinds
-    assert len({plan.draw_face(0, 0, place).mirrored for place in range(FACES)}) == 2
+    assert len({plan.draw_augmentation(0, 0, place).mirrored for place in range(FACES)}) == 2
     apart = (found.crops.int() - expected.crops.int()).abs()
     assert apart.max() <= 2
     assert apart.float().mean() < 0.02
@@ -119,7 +119,7 @@ def test_areas_are_shares() -> None:
 def test_a_cpu_s_batches_come_from_the_workers(sampler: FaceSampler) -> None:
     """Networks on a CPU get their batches from the worker threads alone."""
     plan = BatchPlan(make_faces(FACES), sampler, seed=1, batch_size=BATCH)
-    assert isinstance(choose_maker(plan, torch.device("cpu")), CpuBatches)
+    assert isinstance(choose_batch_maker(plan, torch.device("cpu")), CpuBatchMaker)
 
 
 @pytest.mark.parametrize(("cosine_epochs", "stepwise"), [(None, True), (3, False)])
@@ -133,7 +133,7 @@ def test_rates_follow_torch_s_cosine(cosine_epochs: int | None, *, stepwise: boo
     period = (cosine_epochs or epochs) * (steps if stepwise else 1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, period, eta_min=1e-7)
     for step in range(epochs * steps):
-        set_rates(ours, rule, cosine_share(rule, step, steps, epochs))
+        set_rates(ours, rule, cosine_factor(rule, step, steps, epochs))
         assert ours.param_groups[0]["lr"] == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
         theirs.step()
         if stepwise or (step + 1) % steps == 0:

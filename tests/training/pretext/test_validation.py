@@ -23,13 +23,13 @@ from training.pretext.network import PretextNetwork
 from training.pretext.ranking import manipulation_loss
 from training.pretext.validation import (
     CONTROL,
+    check_control,
+    compute_auc,
     figure_of_merit,
-    fixed_batches,
-    judge_control,
-    pick_validation,
+    make_validation_batches,
     ranking_accuracy,
-    resample_once_more,
-    separation,
+    resample_again,
+    select_validation_faces,
     validate,
 )
 from training.recipes import AugmentRule, LossRule
@@ -85,7 +85,7 @@ def learn(batches: list[Batch]) -> PretextNetwork:
 
 def test_control_hears_a_head_that_learned_resampling(faces: FaceSet, sampler: FaceSampler) -> None:
     """With the release's confound the warning comes; with a mark that is no resampling it does not."""
-    batches = fixed_batches(faces, sampler, seed=1)
+    batches = make_validation_batches(faces, sampler, seed=1)
     untouched = [batch for batch in batches if not batch.manipulated.any()]
 
     def alter(change: Callable[[np.ndarray], np.ndarray]) -> list[Batch]:
@@ -99,20 +99,20 @@ def test_control_hears_a_head_that_learned_resampling(faces: FaceSet, sampler: F
         crops[:, 140:190, 70:150] //= 2
         return crops
 
-    sound, confounded = untouched + alter(darken), untouched + alter(resample_once_more)
-    held_out = fixed_batches(faces, sampler, seed=2)
+    sound, confounded = untouched + alter(darken), untouched + alter(resample_again)
+    held_out = make_validation_batches(faces, sampler, seed=2)
     deaf, hearing = validate(learn(sound), held_out), validate(learn(confounded), held_out)
-    assert judge_control(deaf) is None
-    assert "may have learned resampling instead" in judge_control(hearing)
+    assert check_control(deaf) is None
+    assert "may have learned resampling instead" in check_control(hearing)
     assert hearing[CONTROL] > 0.9
 
 
 def test_control_counts_either_direction() -> None:
     """A head that takes resampled faces for untouched ones is as suspect; at the bound it is not."""
-    assert judge_control({CONTROL: 0.24}) is not None
-    assert judge_control({CONTROL: 0.76}) is not None
-    assert judge_control({CONTROL: 0.75}) is None
-    assert judge_control({CONTROL: 0.5}) is None
+    assert check_control({CONTROL: 0.24}) is not None
+    assert check_control({CONTROL: 0.76}) is not None
+    assert check_control({CONTROL: 0.75}) is None
+    assert check_control({CONTROL: 0.5}) is None
 
 
 @settings(max_examples=30, deadline=None)
@@ -123,12 +123,12 @@ def test_separation_is_the_auc(seed: int, size: int) -> None:
     low, high = rng.integers(0, 6, size).astype(float), rng.integers(1, 8, size).astype(float)
     labels = np.repeat([0, 1], size)
     expected = roc_auc_score(labels, np.concatenate([low, high]))
-    assert separation(torch.from_numpy(low), torch.from_numpy(high)) == pytest.approx(expected)
+    assert compute_auc(torch.from_numpy(low), torch.from_numpy(high)) == pytest.approx(expected)
 
 
 def test_validation_shows_the_same_faces_each_time(faces: FaceSet, sampler: FaceSampler) -> None:
     """Each face comes once untouched and once manipulated, the same on every call."""
-    once, again = (fixed_batches(faces, sampler, seed=1) for _ in range(2))
+    once, again = (make_validation_batches(faces, sampler, seed=1) for _ in range(2))
     assert all(torch.equal(one.crops, two.crops) for one, two in zip(once, again, strict=True))
     assert sum(len(batch.crops) for batch in once) == 2 * FACES
     assert sum(float(batch.manipulated.sum()) for batch in once) == FACES
@@ -139,7 +139,7 @@ def test_untagged_faces_are_few() -> None:
     faces = make_faces(3)
     many = faces.select(np.zeros(400, dtype=int))
     many.tags[:150] = np.nan
-    picked = pick_validation(many, seed=0)
+    picked = select_validation_faces(many, seed=0)
     assert int(np.isnan(picked.tags).all(axis=1).sum()) == 100
     assert len(picked) == 350
 

@@ -1,4 +1,4 @@
-"""The compared features by name."""
+"""The features to compare with, by name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from training.evaluation.features.deployed import load_exif_ranking
 from training.evaluation.features.networks import load_clip, load_exif_language, load_farl
 from training.evaluation.features.protocol import FeatureExtractor
 
-# Each from a path: weights, but a run folder for exif_l2r.
+# Each loader takes the path of weights, or of a run folder for exif_l2r.
 COMPARED: dict[str, Callable[[Path, int], FeatureExtractor]] = {
     "clip": lambda path, _: load_clip(path),
     "farl": lambda path, _: load_farl(path),
@@ -17,13 +17,13 @@ COMPARED: dict[str, Callable[[Path, int], FeatureExtractor]] = {
 
 
 def load_compared(name: str, path: Path, threads: int) -> FeatureExtractor:
-    """Return the extractor `name` from its published weights, or its run folder, at `path`.
+    """Return the extractor `name` from its published weights or its run folder at `path`.
 
     Raises:
-        FileNotFoundError: there is nothing at `path`.
-        ValueError: the name is unknown, or `path` holds something else.
+        FileNotFoundError: `path` does not exist.
+        ValueError: the name is unknown, or `path` contains something else.
     """
     if name not in COMPARED:
-        message = f"no features {name!r} to compare with; use one of {', '.join(COMPARED)}"
+        message = f"there are no features {name!r}; use one of {', '.join(COMPARED)}"
         raise ValueError(message)
     return COMPARED[name](path, threads)

@@ -1,4 +1,4 @@
-"""Features of this project's own runs, through the engine that serves."""
+"""Features of a run of this project, from its deployed engine."""
 
 import json
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from training.export.features import extract_features
 
 @dataclass(slots=True)
 class DeployedFeatures:
-    """A `FeatureExtractor` around an exported graph.
+    """A `FeatureExtractor` of an exported graph.
 
     Attributes:
-        name: as the table prints it.
+        name: in the table.
         preprocess: of the recipe that the graph was trained with.
         engine: the graph.
         threads: for inference.
@@ -34,11 +34,11 @@ class DeployedFeatures:
 
 
 def load_exif_ranking(run: Path, threads: int) -> DeployedFeatures:
-    """Return EXIF-L2R: the features of a run of the recipe `exif_only`, through its served engine.
+    """Return EXIF-L2R: the features of a run of the recipe `exif_only`, from its deployed engine.
 
     Raises:
         FileNotFoundError: the run has not been trained, or has no engine.
-        ValueError: it is a run of another recipe.
+        ValueError: the run has another recipe.
     """
     described = run / "recipe.json"
     if not described.is_file():

@@ -1,4 +1,4 @@
-"""The compared networks: CLIP, FaRL and EXIF-as-language, each from its published weights."""
+"""The networks to compare with: CLIP, FaRL and EXIF-as-language, with their published weights."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,17 +17,17 @@ from training.evaluation.features.weights import (
     WrongWeights,
     load_strictly,
     name_keys,
-    open_envelope,
+    read_state_dict,
     read_weights,
     strip_prefix,
 )
 from training.pretext.network import FEATURE_SIZE, Normalise
 
-CROPS_AT_ONCE = 32
+CROPS_PER_BATCH = 32
 HEAD_SIZE = 64  # of every CLIP vision transformer that OpenAI published
 CLIP_WEIGHTS = (
     "OpenAI's ViT-B/32 as open_clip publishes it (open_clip_model.safetensors or open_clip_pytorch_model.bin of "
-    "huggingface.co/timm/vit_base_patch32_clip_224.openai); OpenAI's own .pt archive holds code and is not read"
+    "huggingface.co/timm/vit_base_patch32_clip_224.openai); OpenAI's own .pt archive contains code and is not read"
 )
 FARL_WEIGHTS = (
     "FaRL-Base-Patch16-LAIONFace20M-ep16.pth or -ep64.pth of the release pretrained_weights of "
@@ -37,27 +37,27 @@ EXIF_LANGUAGE_WEIGHTS = (
     "EXIF-as-language's checkpoint (wrapper_75_new.pth), linked from the README of "
     "github.com/hellomuffin/exif-as-language"
 )
-# What FaRL's image tower had for masked image modelling and its features do without.
+# Parts of FaRL's image tower for masked image modelling, which its features do not use.
 FARL_PRETEXT = ("lm_transformer.", "ln_lm.", "lm_head.", "mask_token")
 RANKING_HEAD = "fc_iso.weight"
 
 
 @dataclass(slots=True, eq=False)
 class NetworkFeatures:
-    """A `FeatureExtractor` around a torch network that takes normalised [N, 3, S, S] images."""
+    """A `FeatureExtractor` of a torch network that takes normalised [N, 3, S, S] images."""
 
     name: str
     network: nn.Module
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
 
     def extract(self, crops_NHWC: Images) -> NDArray[np.float32]:
-        """Return [N, D] features of [N, S, S, 3] crops, at least one, on a GPU where there is one."""
+        """Return [N, D] features of one or more crops [N, S, S, 3], computed on a GPU if there is one."""
         device = torch.device(resolve_device("auto").kind)
         pipeline = nn.Sequential(Normalise(self.preprocess), self.network).eval().to(device)
         parts = []
         with torch.inference_mode():
-            for start in range(0, len(crops_NHWC), CROPS_AT_ONCE):
-                crops = torch.from_numpy(np.ascontiguousarray(crops_NHWC[start : start + CROPS_AT_ONCE]))
+            for start in range(0, len(crops_NHWC), CROPS_PER_BATCH):
+                crops = torch.from_numpy(np.ascontiguousarray(crops_NHWC[start : start + CROPS_PER_BATCH]))
                 parts.append(pipeline(crops.to(device)).float().cpu().numpy())
         return np.concatenate(parts)
 
@@ -65,12 +65,12 @@ class NetworkFeatures:
 def load_clip(path: Path) -> NetworkFeatures:
     """Return CLIP's image embedding before normalisation (Radford et al., 2021; code and weights MIT).
 
-    The size of the tower is read from the arrays: any of OpenAI's vision transformers for 224 px will do. The
-    authors' code names ViT-B/32.
+    The size of the network follows from the arrays: all of OpenAI's vision transformers for 224 px are accepted. The
+    authors' code uses ViT-B/32.
 
     Raises:
         FileNotFoundError: there is no file.
-        WrongWeights: it holds something else.
+        WrongWeights: it contains something else.
     """
     content = read_weights(path, CLIP_WEIGHTS)
     return NetworkFeatures("CLIP", build_tower(strip_prefix(content, "visual."), path, CLIP_WEIGHTS))
@@ -81,9 +81,9 @@ def load_farl(path: Path) -> NetworkFeatures:
 
     Raises:
         FileNotFoundError: there is no file.
-        WrongWeights: it holds something else.
+        WrongWeights: it contains something else.
     """
-    content = open_envelope(read_weights(path, FARL_WEIGHTS), "state_dict", path, FARL_WEIGHTS)
+    content = read_state_dict(read_weights(path, FARL_WEIGHTS), "state_dict", path, FARL_WEIGHTS)
     weights = {
         name: value for name, value in strip_prefix(content, "visual.").items() if not name.startswith(FARL_PRETEXT)
     }
@@ -91,16 +91,15 @@ def load_farl(path: Path) -> NetworkFeatures:
 
 
 def load_exif_language(path: Path) -> NetworkFeatures:
-    """Return the image embedding of EXIF as language: a ResNet-50 (Zheng et al., 2023; code MIT, weights unstated).
+    """Return the image embedding of EXIF as language, a ResNet-50 (Zheng et al., 2023; code MIT, weights unstated).
 
-    It was trained on patches of 124 px and is given whole crops here, as the paper's comparison and its starting
-    point for training do.
+    It was trained on patches of 124 px; here it gets whole crops, as in the paper's comparison and training.
 
     Raises:
         FileNotFoundError: there is no file.
-        WrongWeights: it holds something else; the authors' own ranking checkpoint has the same envelope.
+        WrongWeights: it contains something else; the authors' ranking checkpoint has the same top-level keys.
     """
-    content = open_envelope(read_weights(path, EXIF_LANGUAGE_WEIGHTS), "model", path, EXIF_LANGUAGE_WEIGHTS)
+    content = read_state_dict(read_weights(path, EXIF_LANGUAGE_WEIGHTS), "model", path, EXIF_LANGUAGE_WEIGHTS)
     if RANKING_HEAD in content:
         message = f"{path} has ranking heads ({RANKING_HEAD}): it should be {EXIF_LANGUAGE_WEIGHTS}"
         raise WrongWeights(message)
@@ -111,21 +110,21 @@ def load_exif_language(path: Path) -> NetworkFeatures:
 
 
 def build_tower(weights: dict[str, Tensor], path: Path, expected: str) -> VisionTransformer:
-    """Return OpenAI's vision transformer with these weights, its size read from them.
+    """Return OpenAI's vision transformer with these weights, which determine its size.
 
     Raises:
-        WrongWeights: they are not such a transformer's, or not one for 224 px.
+        WrongWeights: the weights belong to another network, or to another image size than 224 px.
     """
     size = PreprocessSpec().size
     try:
         width, _, patch, _ = weights["conv1.weight"].shape
-        places, output = len(weights["positional_embedding"]), weights["proj"].shape[1]
+        positions, output = len(weights["positional_embedding"]), weights["proj"].shape[1]
     except (KeyError, ValueError, IndexError) as error:
         found = name_keys(weights) or "nothing"
-        message = f"{path} holds {found} where a vision transformer is expected; it should be {expected}"
+        message = f"{path} contains {found} instead of a vision transformer; it should be {expected}"
         raise WrongWeights(message) from error
-    if places != (size // patch) ** 2 + 1:
-        message = f"{path} is not made for {size} px but for {places} places of {patch} px; it should be {expected}"
+    if positions != (size // patch) ** 2 + 1:
+        message = f"{path} is not for {size} px but for {positions} positions of {patch} px; it should be {expected}"
         raise WrongWeights(message)
     layers = len({name.split(".")[2] for name in weights if name.startswith("transformer.resblocks.")})
     tower = VisionTransformer(

@@ -1,4 +1,4 @@
-"""What the compared features of Table II have in common."""
+"""The protocol of the features that Table II compares."""
 
 from typing import Protocol
 
@@ -10,15 +10,15 @@ from training.data.shards import Images
 
 
 class FeatureExtractor(Protocol):
-    """Features of face crops. No extractor knows of a mixture: each gets its own by the same fit.
+    """Computes features of face crops. For each extractor a mixture is fitted by the same rule.
 
     Attributes:
-        name: as the table prints it.
-        preprocess: how the crops are cut that `extract` takes.
+        name: in the table.
+        preprocess: how the crops for `extract` must be cut.
     """
 
     name: str
     preprocess: PreprocessSpec
 
     def extract(self, crops_NHWC: Images) -> NDArray[np.float32]:
-        """Return [N, D] features of [N, S, S, 3] crops, which may be read from disk slice by slice."""
+        """Return [N, D] features of [N, S, S, 3] crops, which may be on disk."""

@@ -1,4 +1,4 @@
-"""Published weights from a path: arrays only, every key accounted for, a wrong file in one sentence."""
+"""Read published weights from a file: arrays only, with every key checked."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,20 +15,20 @@ NAMED_KEYS = 4
 
 
 class WrongWeights(ValueError):
-    """A file does not hold the weights that were asked for."""
+    """A file does not contain the expected weights."""
 
 
 def read_weights(path: Path, expected: str) -> dict[str, Any]:
-    """Return what a .safetensors, .pt, .pth or .bin file holds; nothing in it is run.
+    """Return the content of a .safetensors, .pt, .pth or .bin file; no code in it is run.
 
     Args:
         path: the file.
-        expected: which file that should be, and where it is published, for the sentences.
+        expected: the expected file and where it is published, for error messages.
 
     Raises:
         FileNotFoundError: there is no file.
-        WrongWeights: it is no such file, or holds more than arrays.
-        RuntimeError: the installed torch can be made to run what a file holds (CVE-2025-32434, CVE-2026-24747).
+        WrongWeights: it is no such file, or contains more than arrays.
+        RuntimeError: the installed torch can run code in a file (CVE-2025-32434, CVE-2026-24747).
     """
     if not path.is_file():
         message = f"{path} does not exist; it should be {expected}"
@@ -41,22 +41,22 @@ def read_weights(path: Path, expected: str) -> dict[str, Any]:
             raise WrongWeights(message) from error
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     if version < SAFE_TORCH:
-        message = f"torch {torch.__version__} can run what {path} holds: install torch 2.10 or newer"
+        message = f"torch {torch.__version__} can run code in {path}: install torch 2.10 or newer"
         raise RuntimeError(message)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
         reason = str(error).partition("\n")[0][:200]
-        message = f"{path} holds more than arrays or is damaged ({reason}); it should be {expected}"
+        message = f"{path} contains more than arrays or is damaged ({reason}); it should be {expected}"
         raise WrongWeights(message) from error
     if not isinstance(content, dict):
-        message = f"{path} holds a {type(content).__name__} instead of named arrays; it should be {expected}"
+        message = f"{path} contains a {type(content).__name__} instead of named arrays; it should be {expected}"
         raise WrongWeights(message)
     return content
 
 
-def open_envelope(content: Mapping[str, Any], key: str, path: Path, expected: str) -> dict[str, Any]:
-    """Return the arrays that a checkpoint keeps under `key`.
+def read_state_dict(content: Mapping[str, Any], key: str, path: Path, expected: str) -> dict[str, Any]:
+    """Return the arrays under the key `key` of a checkpoint.
 
     Raises:
         WrongWeights: there is no such key.
@@ -69,7 +69,7 @@ def open_envelope(content: Mapping[str, Any], key: str, path: Path, expected: st
 
 
 def strip_prefix(weights: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
-    """Return the arrays whose names begin with `prefix`, without it, in single precision where they are numbers."""
+    """Return the arrays whose names begin with `prefix`, without the prefix; floating-point ones become FP32."""
     return {
         name.removeprefix(prefix): value.float() if value.is_floating_point() else value
         for name, value in weights.items()
@@ -78,10 +78,10 @@ def strip_prefix(weights: Mapping[str, Any], prefix: str) -> dict[str, Tensor]:
 
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], path: Path, expected: str) -> None:
-    """Load `weights` into `module`, every one and no other.
+    """Load `weights` into `module`; the keys must be exactly those of the module.
 
     Raises:
-        WrongWeights: keys are missing, left over or of another shape; the sentence names some of each.
+        WrongWeights: keys are missing, left over or of another shape; the message names some of each.
     """
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
@@ -90,9 +90,9 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], path: Path, 
         "left over": found.keys() - wanted.keys(),
         "of another shape": {name for name in wanted.keys() & found.keys() if wanted[name] != found[name]},
     }
-    told = [f"{len(names)} {fault} ({name_keys(names)})" for fault, names in faults.items() if names]
-    if told:
-        message = f"{path} does not fit: {', '.join(told)}; it should be {expected}"
+    differences = [f"{len(names)} {fault} ({name_keys(names)})" for fault, names in faults.items() if names]
+    if differences:
+        message = f"{path} does not fit: {', '.join(differences)}; it should be {expected}"
         raise WrongWeights(message)
     module.load_state_dict(dict(weights), strict=True)
 
