@@ -12,7 +12,7 @@ from training.recipes import RECIPES, MixtureShape, Recipe, exif_only, face_only
 
 
 def test_thurstone_scale_and_ties() -> None:
-    """Eq. 2 divides by sqrt(2), the release multiplies by 2; the target of equal tags is 1 in Eq. 1, 0.5 in the release."""
+    """Eq. 2 divides by sqrt(2), the release multiplies by 2; equal tags have the target 1 in Eq. 1, else 0.5."""
     ours, theirs = paper().losses.pairs, released().losses.pairs
     assert (ours.thurstone_scale, ours.tie_target) == (pytest.approx(1 / math.sqrt(2)), 1.0)
     assert (theirs.thurstone_scale, theirs.tie_target) == (2.0, 0.5)

@@ -64,7 +64,7 @@ def test_large_candidate_lists_are_split(monkeypatch: pytest.MonkeyPatch) -> Non
     """Small blocks of candidates, which bound the memory, give the same pairs."""
     hashes = draw_hashes(3, 40)
     expected = as_set(list(compare_bands(hashes, 12)))
-    monkeypatch.setattr(near_duplicates, "PAIRS_AT_ONCE", 3)
+    monkeypatch.setattr(near_duplicates, "PAIRS_PER_BLOCK", 3)
     assert as_set(list(compare_bands(hashes, 12))) == expected == as_set(list(compare_all(hashes, 12)))
     assert expected
 
@@ -107,6 +107,6 @@ def test_in_a_large_set_similar_faces_are_dropped_within_a_source_only(monkeypat
     hashes = np.packbits(bits, axis=-1).view(np.uint64)
     sizes, sources = np.array([9, 8, 7, 6]), np.array(["a", "a", "b", "c"])
     assert find_distinct(hashes, sizes, sources).tolist() == [0]
-    monkeypatch.setattr(near_duplicates, "SMALL_SET", 3)
+    monkeypatch.setattr(near_duplicates, "MAX_FACES_COMPARED", 3)
     # Row 2 resembles row 1, which is dropped as a duplicate of row 0.
     assert find_distinct(hashes, sizes, sources).tolist() == [0, 2]

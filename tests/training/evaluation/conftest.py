@@ -1,4 +1,4 @@
-"""A small evaluation of the starter bundle, end to end: public-domain faces, the real engine, detector and mixture."""
+"""A small evaluation with the starter bundle's engine, detector and mixture on public-domain faces."""
 
 import io
 import json
@@ -26,7 +26,7 @@ FACE = (150, 40, 300, 220)
 
 @dataclass(frozen=True)
 class Faces:
-    """Photographs of an evaluation, with what a card tells of them."""
+    """Photographs of an evaluation, with the fields that a card needs."""
 
     crops: Crop
     photos: np.ndarray
@@ -39,7 +39,7 @@ class Faces:
 
 
 def vary(seed: int) -> Image.Image:
-    """Return the astronaut's portrait, turned, brightened and noisy by a seed."""
+    """Return the astronaut's portrait with rotation, brightness and noise of a seed."""
     rng = np.random.default_rng(seed)
     turned = Image.fromarray(skimage.data.astronaut()).rotate(rng.uniform(-6, 6), Image.Resampling.BICUBIC)
     pixels = np.asarray(turned) * rng.uniform(0.7, 1.2) + rng.normal(0, rng.uniform(1, 6), (512, 512, 3))
@@ -47,7 +47,7 @@ def vary(seed: int) -> Image.Image:
 
 
 def make_faces(count: int, first_seed: int) -> Faces:
-    """Return `count` crops of two sources, two a photograph."""
+    """Return `count` crops of two sources, with two crops for each photograph."""
     crops = [np.asarray(vary(first_seed + face).crop(FACE).resize((224, 224))) for face in range(count)]
     numbers = np.arange(count)
     sources = np.where(numbers % 4 < 2, "private.example", "b")
@@ -56,7 +56,7 @@ def make_faces(count: int, first_seed: int) -> Faces:
 
 @pytest.fixture(scope="package")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two generators: portraits, of which one file is no picture and one shows nobody."""
+    """The folders of two generators with portraits, a file that is no picture, and a picture without a face."""
     folder = tmp_path_factory.mktemp("generated")
     for generator, first_seed in (("plain", 1000), (ODD_NAME, 2000)):
         (folder / generator / "deeper").mkdir(parents=True)
@@ -69,7 +69,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def evaluated(root: Path, tmp_path_factory: pytest.TempPathFactory) -> EvaluatedRun:
-    """The starter bundle's engine and mixture as a run, with a recipe that compares as the paper does."""
+    """A run with the starter bundle's engine and mixture, and a recipe with the paper's protocol."""
     bundle = root / "model_repository"
     run = tmp_path_factory.mktemp("run")
     shutil.copytree(bundle / "face_detector", run / "face_detector")
@@ -86,13 +86,13 @@ def evaluated(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluated
 
 
 def average_colours(crops: Crop) -> np.ndarray:
-    """Return the mean colours of an 8 x 8 grid: features to compare."""
+    """Return the mean colours of an 8 x 8 grid as features to compare with."""
     return crops.reshape(len(crops), 8, 28, 8, 28, 3).mean(axis=(2, 4)).reshape(len(crops), -1).astype(np.float32)
 
 
 @pytest.fixture(scope="package")
 def report(evaluated: EvaluatedRun, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The evaluation's figures, with other features and another run beside them; the run's folder holds its files."""
+    """The evaluation's report, with other features and another run to compare with; its files are in the run folder."""
     other = tmp_path_factory.mktemp("other")
     outcome = {"accuracy": 0.5, "average_precision": 0.25, "auc": 0.125, "count": 8}
     facts = {

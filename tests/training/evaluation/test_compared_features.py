@@ -1,4 +1,4 @@
-"""The compared features: published layouts give the reference's features, other files give one clear sentence."""
+"""The features to compare with: published formats give the reference's features, other files give an error."""
 
 import json
 from dataclasses import replace
@@ -33,7 +33,7 @@ def fixture_crops() -> np.ndarray:
 
 
 def normalise(crops: np.ndarray) -> Tensor:
-    """Return crops as CLIP's own transform does it: to 0..1, NCHW, minus mean, over deviation."""
+    """Return crops as CLIP's transform normalises them: NCHW of 0..1, minus the mean, over the standard deviation."""
     mean, std = (
         torch.tensor(values).reshape(3, 1, 1)
         for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
@@ -42,19 +42,19 @@ def normalise(crops: np.ndarray) -> Tensor:
 
 
 def build_clip(patch: int) -> open_clip.CLIP:
-    """Return a narrow CLIP with both towers, whose state dictionary has the published layout."""
+    """Return a small CLIP with both towers, whose state dictionary has the published format."""
     torch.manual_seed(0)
     vision = CLIPVisionCfg(layers=LAYERS, width=WIDTH, patch_size=patch, image_size=224)
     text = CLIPTextCfg(context_length=8, vocab_size=32, width=64, heads=1, layers=1)
     clip = open_clip.CLIP(OUTPUT, vision, text, quick_gelu=True).eval()
-    for value in clip.parameters():  # biases and norms start at 0 and 1, where a mix-up of keys would not show
+    for value in clip.parameters():  # biases and norms start at 0 and 1, which would hide exchanged keys
         nn.init.normal_(value, std=0.1 if value.ndim < 2 else value.shape[-1] ** -0.5)
     return clip
 
 
 @pytest.fixture(name="clip_file")
 def fixture_clip_file(tmp_path: Path) -> Path:
-    """A narrow CLIP as open_clip publishes it."""
+    """A small CLIP in open_clip's published format."""
     path = tmp_path / "open_clip_model.safetensors"
     save_file({name: value.contiguous() for name, value in build_clip(32).state_dict().items()}, path)
     return path
@@ -62,7 +62,7 @@ def fixture_clip_file(tmp_path: Path) -> Path:
 
 @pytest.fixture(name="farl_state")
 def fixture_farl_state() -> dict[str, Tensor]:
-    """A narrow FaRL's arrays: CLIP's with patches of 16 px, and those of its masked image modelling."""
+    """The arrays of a small FaRL: a CLIP with patches of 16 px, and the parts for masked image modelling."""
     pretext = {
         "visual.mask_token": torch.zeros(WIDTH),
         "visual.ln_lm.weight": torch.ones(WIDTH),
@@ -74,7 +74,7 @@ def fixture_farl_state() -> dict[str, Tensor]:
 
 
 def build_exif_language() -> tuple[nn.Module, dict[str, object]]:
-    """Return a random ResNet-50 with 768 outputs, and the checkpoint that holds it among DistilBERT's arrays."""
+    """Return a random ResNet-50 with 768 outputs, and a checkpoint with it and DistilBERT's arrays."""
     torch.manual_seed(1)
     network = resnet50(weights=None)
     network.fc = nn.Linear(2048, FEATURE_SIZE)
@@ -91,7 +91,7 @@ def build_exif_language() -> tuple[nn.Module, dict[str, object]]:
 
 
 def test_clip_equals_open_clip(clip_file: Path, crops: np.ndarray) -> None:
-    """The loaded tower gives open_clip's image embedding, before its normalisation, at the size of the arrays."""
+    """The loaded network gives open_clip's image embedding before normalisation."""
     with torch.inference_mode():
         expected = build_clip(32).encode_image(normalise(crops)).numpy()
     extractor = load_compared("clip", clip_file, 1)
@@ -101,8 +101,8 @@ def test_clip_equals_open_clip(clip_file: Path, crops: np.ndarray) -> None:
     np.testing.assert_allclose(features, expected, atol=1e-4)
 
 
-def test_farl_is_clip_with_its_own_envelope(farl_state: dict[str, Tensor], tmp_path: Path, crops: np.ndarray) -> None:
-    """FaRL's file loads in its published layout, in half precision too, and what its pretext needed is left out."""
+def test_farl_equals_clip_with_its_weights(farl_state: dict[str, Tensor], tmp_path: Path, crops: np.ndarray) -> None:
+    """FaRL's file loads in its published format, in half precision, without the parts for masked image modelling."""
     path = tmp_path / "FaRL-Base-Patch16-LAIONFace20M-ep16.pth"
     torch.save({"state_dict": {name: value.half() for name, value in farl_state.items()}}, path)
     clip = build_clip(16)
@@ -113,7 +113,7 @@ def test_farl_is_clip_with_its_own_envelope(farl_state: dict[str, Tensor], tmp_p
 
 
 def test_exif_language_equals_torchvision(tmp_path: Path, crops: np.ndarray) -> None:
-    """The ResNet under `model.visual.` gives torchvision's forward, 768 features."""
+    """The ResNet under `model.visual.` gives torchvision's 768 features."""
     network, checkpoint = build_exif_language()
     path = tmp_path / "wrapper_75_new.pth"
     torch.save(checkpoint, path)
@@ -125,28 +125,28 @@ def test_exif_language_equals_torchvision(tmp_path: Path, crops: np.ndarray) -> 
 
 
 def test_features_do_not_depend_on_the_batch(clip_file: Path) -> None:
-    """More crops than one batch holds come out in order."""
+    """Crops of several batches keep their order."""
     many = np.random.default_rng(2).integers(0, 256, (37, 224, 224, 3), dtype=np.uint8)
     extractor = load_compared("clip", clip_file, 1)
     np.testing.assert_allclose(extractor.extract(many)[35:], extractor.extract(many[35:]), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(COMPARED))
-def test_absent_weights_are_one_sentence(name: str, tmp_path: Path) -> None:
-    """The sentence names the path, and which file should be there or which command makes it."""
+def test_missing_weights_are_named(name: str, tmp_path: Path) -> None:
+    """The error names the path, and the expected file or the command that writes it."""
     path = tmp_path / "absent"
     with pytest.raises(FileNotFoundError, match=r"absent.* it should be .*(open_clip|FaRL-Base|wrapper_75|exif_only)"):
         load_compared(name, path, 1)
 
 
-def test_unknown_features_list_the_known() -> None:
-    """A misspelt name is answered with the names there are."""
+def test_unknown_features_list_the_known_ones() -> None:
+    """The error for an unknown name lists the known names."""
     with pytest.raises(ValueError, match="clip, farl, exif_language, exif_l2r"):
         load_compared("clipp", Path(), 1)
 
 
 def test_missing_and_foreign_keys_are_named(farl_state: dict[str, Tensor], tmp_path: Path) -> None:
-    """A key that is absent, one that is left over and one of another shape are each named."""
+    """A missing key, an additional one and one of another shape are each named."""
     path = tmp_path / "farl.pth"
     del farl_state["visual.ln_post.weight"]
     farl_state["visual.surprise"] = torch.zeros(3)
@@ -157,7 +157,7 @@ def test_missing_and_foreign_keys_are_named(farl_state: dict[str, Tensor], tmp_p
 
 
 def test_the_wrong_publisher_is_recognised(clip_file: Path, tmp_path: Path) -> None:
-    """Each loader refuses another's file and names the file it wants."""
+    """Each loader refuses the files of other publishers and names the expected file."""
     _, checkpoint = build_exif_language()
     ranking = {**checkpoint, "model": {**checkpoint["model"], "fc_iso.weight": torch.zeros(1, FEATURE_SIZE)}}
     for name, content in (("language", checkpoint), ("ranking", ranking)):
@@ -168,12 +168,12 @@ def test_the_wrong_publisher_is_recognised(clip_file: Path, tmp_path: Path) -> N
         load_compared("exif_language", clip_file, 1)
     with pytest.raises(WrongWeights, match="has ranking heads"):
         load_compared("exif_language", tmp_path / "ranking.pth", 1)
-    with pytest.raises(WrongWeights, match=r"holds nothing where a vision transformer.*open_clip_model"):
+    with pytest.raises(WrongWeights, match=r"contains nothing instead of a vision transformer.*open_clip_model"):
         load_compared("clip", tmp_path / "language.pth", 1)
 
 
-class Runs:
-    """An object that leaves a file when it is unpickled."""
+class Exploit:
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -185,8 +185,8 @@ class Runs:
 @pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:.*TorchScript archive")
 @pytest.mark.parametrize("name", ["clip", "farl", "exif_language"])
 def test_nothing_in_a_file_is_run(name: str, tmp_path: Path) -> None:
-    """A pickle that would run code, a TorchScript archive, a damaged file and an array alone are refused unread."""
-    torch.save({"state_dict": Runs(tmp_path / "ran")}, tmp_path / "hostile.pth")
+    """A pickle with code, a TorchScript archive, damaged files and a single array are refused; no code runs."""
+    torch.save({"state_dict": Exploit(tmp_path / "ran")}, tmp_path / "hostile.pth")
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "ViT-B-32.pt"))
     (tmp_path / "damaged.pth").write_bytes(b"PK\x03\x04 and no more")
     (tmp_path / "damaged.safetensors").write_bytes(b"\xff" * 64)
@@ -199,16 +199,16 @@ def test_nothing_in_a_file_is_run(name: str, tmp_path: Path) -> None:
 
 
 def test_another_image_size_is_refused(tmp_path: Path) -> None:
-    """A tower for 336 px has other places than 224 px crops give it."""
+    """A network for 336 px has more positions than crops of 224 px."""
     clip = build_clip(32)
     state = clip.state_dict() | {"visual.positional_embedding": torch.zeros(11 * 11 + 1, WIDTH)}
     save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "clip.safetensors")
-    with pytest.raises(WrongWeights, match="not made for 224 px but for 122 positions"):
+    with pytest.raises(WrongWeights, match="not for 224 px but for 122 positions"):
         load_compared("clip", tmp_path / "clip.safetensors", 1)
 
 
 def test_exif_ranking_comes_from_a_run_of_its_recipe(tmp_path: Path, crops: np.ndarray) -> None:
-    """EXIF-L2R is read through the engine of a run of `exif_only`; other runs, and runs without one, are refused."""
+    """EXIF-L2R uses the engine of a run of `exif_only`; other runs, and runs without an engine, are refused."""
     described = {"name": "starter", "precision": "fp32", "preprocess": {"antialias": False}}
     (tmp_path / "recipe.json").write_text(json.dumps(described))
     with pytest.raises(ValueError, match="a run of the recipe starter, not of exif_only"):
@@ -228,8 +228,8 @@ def test_exif_ranking_comes_from_a_run_of_its_recipe(tmp_path: Path, crops: np.n
     np.testing.assert_allclose(extractor.extract(crops), expected, atol=1e-4)
 
 
-def test_each_gets_its_mixture_by_the_same_fit() -> None:
-    """Crops like the fitted ones are likelier than others, by a mixture of the rule."""
+def test_compared_features_have_their_own_mixture() -> None:
+    """Under the mixture of the compared features, crops like the fitted ones are more likely than others."""
     rng = np.random.default_rng(4)
     base = rng.integers(100, 156, (8, 8, 3))
     crops = (base + rng.integers(-9, 10, (60, 8, 8, 3))).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Engine drift against plain expectations."""
+"""The differences between engines."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from training.evaluation.drift import measure_drift
 
 
 def test_equal_engines_do_not_drift() -> None:
-    """No difference, perfect rank correlation, no flips; a shuffled engine flips and loses the order."""
+    """Equal engines have no difference, a rank correlation of 1 and no flips; shuffled scores have all of them."""
     rng = np.random.default_rng(2)
     scores, calibration = rng.normal(size=200), np.sort(rng.normal(size=99))
     same = measure_drift(scores, scores, calibration, calibration)

@@ -1,4 +1,4 @@
-"""A whole evaluation through the real engine: what it reports, writes and refuses."""
+"""A whole evaluation with a real engine: its report, its files and its errors."""
 
 import io
 import json
@@ -37,7 +37,7 @@ ODD_NAME = "<b>odd&name"
 
 
 class PageReader(HTMLParser):
-    """Collects what a page consists of, and fails on tags that do not nest."""
+    """Collects the tags, attributes and text of a page, and fails on tags that do not nest."""
 
     VOID: ClassVar = {"meta", "br", "link", "img"}
 
@@ -49,14 +49,14 @@ class PageReader(HTMLParser):
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note a tag and its attributes."""
+        """Record a tag and its attributes."""
         self.tags[tag] += 1
         self.attributes += [(name, value or "") for name, value in attrs]
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note an empty tag."""
+        """Record an empty tag."""
         self.tags[tag] += 1
         self.attributes += [(name, value or "") for name, value in attrs]
 
@@ -65,13 +65,13 @@ class PageReader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        """Note text."""
+        """Record text."""
         self.text += data
 
 
 @pytest.fixture(scope="module", name="page")
 def fixture_page(report: dict[str, Any], evaluated: EvaluatedRun) -> PageReader:
-    """The report as a browser would take it apart."""
+    """The parsed report."""
     assert report
     reader = PageReader()
     reader.feed((evaluated.run / "evaluation.html").read_text())
@@ -80,13 +80,13 @@ def fixture_page(report: dict[str, Any], evaluated: EvaluatedRun) -> PageReader:
 
 
 def test_json_is_the_report(report: dict[str, Any], evaluated: EvaluatedRun) -> None:
-    """`evaluation.json` is strict JSON and holds what the command returns."""
+    """`evaluation.json` is strict JSON and contains what the command returns."""
     text = (evaluated.run / "evaluation.json").read_text()
     assert json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON")) == report
 
 
 def test_pictures_without_a_face_are_counted(report: dict[str, Any]) -> None:
-    """Files that are no picture and pictures that show nobody are left out, and told."""
+    """Files that are no picture and pictures without a face are left out and counted."""
     assert report["run"]["generated"]["plain"] == {
         "pictures": 6,
         "faces": 4,
@@ -95,30 +95,30 @@ def test_pictures_without_a_face_are_counted(report: dict[str, Any]) -> None:
 
 
 def test_figures_come_from_the_deployed_engine(report: dict[str, Any], evaluated: EvaluatedRun) -> None:
-    """The threshold is the 5th percentile of the fitted photographs' log-likelihoods through the engine."""
+    """The threshold is the 5th percentile of the fitted photographs' log-likelihoods from the engine's features."""
     features = extract_features(evaluated.engines["int8"], evaluated.load_role("fit").crops, 1)
     scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
     assert report["comparable"]["threshold_nats"] == pytest.approx(np.sort(scorer.score_features(features))[1])
-    assert report["engines"]["int8"]["drift"]["max_nats"] == 0  # the same graph stands for both precisions here
+    assert report["engines"]["int8"]["drift"]["max_nats"] == 0  # the same graph is used for both precisions here
 
 
-def test_embedding_does_not_depend_on_the_chunk(evaluated: EvaluatedRun) -> None:
-    """A crop gets the same features alone and among 80, bit for bit."""
+def test_features_do_not_depend_on_the_batch(evaluated: EvaluatedRun) -> None:
+    """A crop has bit-identical features alone and among 80."""
     scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
     crops = np.tile(evaluated.load_role("test").crops, (5, 1, 1, 1))
     np.testing.assert_array_equal(scorer.embed(crops)[70:72], scorer.embed(crops[70:72]))
 
 
-def test_too_small_a_calibration_promises_no_rate(report: dict[str, Any], page: PageReader) -> None:
-    """24 held-out faces support 5 %, not 1 %: no figure is given for that."""
+def test_a_calibration_too_small_for_a_rate_gives_none(report: dict[str, Any], page: PageReader) -> None:
+    """24 held-out faces support 5 % but not 1 %, so there is no figure for 1 %."""
     flagged = report["operating_points"]["flagged"]
     assert flagged["0.05"]["photographs"] is not None
     assert flagged["0.01"]["photographs"] is None
-    assert "too small to promise" in page.text
+    assert "too small for that rate" in page.text
 
 
-def test_report_needs_nothing_but_itself(page: PageReader, evaluated: EvaluatedRun) -> None:
-    """No script, no picture, no style sheet, no font and no link that leaves the file."""
+def test_report_is_self_contained(page: PageReader, evaluated: EvaluatedRun) -> None:
+    """The page has no script and no external picture, style sheet, font or link."""
     assert not {"script", "img", "image", "link", "iframe", "object", "foreignobject"} & page.tags.keys()
     assert page.tags["svg"] == 5
     addresses = [value for name, value in page.attributes if name in {"href", "xlink:href", "src", "srcset", "data"}]
@@ -128,12 +128,12 @@ def test_report_needs_nothing_but_itself(page: PageReader, evaluated: EvaluatedR
     assert "@import" not in text
     assert "data:" not in text
     assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
-    outside = set(re.findall(r"https?://[^\s\"'<]+", text))
-    assert outside <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names, not addresses
+    addresses = set(re.findall(r"https?://[^\s\"'<]+", text))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names of namespaces
 
 
 def test_report_is_well_formed(page: PageReader) -> None:
-    """Every tag is closed, every id is there once, and every reference finds its id."""
+    """Every tag is closed, every id is unique, and every reference has its id."""
     assert not page.open
     ids = [value for name, value in page.attributes if name == "id"]
     assert len(ids) == len(set(ids))
@@ -143,7 +143,7 @@ def test_report_is_well_formed(page: PageReader) -> None:
 
 
 def test_report_escapes_and_hides_names(page: PageReader, report: dict[str, Any], evaluated: EvaluatedRun) -> None:
-    """A generator's name is text, never markup; the sources of photographs are numbers."""
+    """A generator's name is escaped; the sources of photographs are numbers."""
     assert page.tags["b"] == 0
     assert page.text.count(ODD_NAME) > 5
     assert "private.example" in report["operating_points"]["flagged"]["0.05"]["by_source"]
@@ -151,14 +151,14 @@ def test_report_escapes_and_hides_names(page: PageReader, report: dict[str, Any]
     assert "real source 2" in page.text
 
 
-def test_report_begins_with_what_a_pass_does_not_mean(page: PageReader, report: dict[str, Any]) -> None:
-    """What was looked at and what a pass means, then the verdict, the honest figures, the comparable ones."""
+def test_report_begins_with_the_meaning_of_pass(page: PageReader, report: dict[str, Any]) -> None:
+    """The order is: the data, the meaning of a pass, the verdict, the operating points, the paper's protocol."""
     on_pass = explain_pass(state_evaluation(report), 0.05)
     assert "8 of 8 generated faces (100 %) passed at a review rate of 5 %" in on_pass
     positions = [
         page.text.index(part)
         for part in (
-            "Looked at: 8 generated faces",
+            "Evaluated: 8 generated faces",
             on_pass,
             report["verdict"]["summary"],
             "against photographs of other sources",
@@ -171,7 +171,7 @@ def test_report_begins_with_what_a_pass_does_not_mean(page: PageReader, report: 
 
 
 def test_same_figures_make_the_same_svg(report: dict[str, Any], evaluated: EvaluatedRun) -> None:
-    """Figures are written as files too, without a date, and state their unit."""
+    """The charts are also written as files, without a date and with their unit."""
     assert report
     figures = {path.stem: path.read_text() for path in (evaluated.run / "figures").glob("*.svg")}
     assert set(figures) == {"roc", "precision_recall", "likelihoods", "robustness", "features"}
@@ -179,8 +179,8 @@ def test_same_figures_make_the_same_svg(report: dict[str, Any], evaluated: Evalu
     assert not [name for name, svg in figures.items() if "<dc:date>" in svg]
 
 
-def test_published_figures_stand_apart_and_unknown_ones_are_dashes(report: dict[str, Any]) -> None:
-    """Table I cites the paper's averages; nothing is invented for a generator."""
+def test_published_figures_are_marked_and_unknown_ones_are_dashes(report: dict[str, Any]) -> None:
+    """Table I cites the paper's averages in rows of their own."""
     table = list_tables(report)[0]
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["published: the paper's method, K=8"] == ("-", "86.63", "93.01", "93.43")
@@ -193,7 +193,7 @@ def test_published_figures_stand_apart_and_unknown_ones_are_dashes(report: dict[
 
 
 def test_other_features_and_runs_fill_tables_two_and_three(report: dict[str, Any]) -> None:
-    """Features are compared with a mixture of their own, and evaluated runs stand beside this one."""
+    """Table II has the compared features, and Table III the other evaluated runs."""
     _, two, three = list_tables(report)
     assert [row[0] for row in two.rows] == ["ours", "colours", "published: the paper's method, K=8"]
     assert two.rows[0][1:] != two.rows[1][1:]
@@ -202,7 +202,7 @@ def test_other_features_and_runs_fill_tables_two_and_three(report: dict[str, Any
 
 
 def test_compared_features_are_fitted_by_the_recipe_s_rule(evaluated: EvaluatedRun) -> None:
-    """One diagonal component gives what a mean and variances computed by hand give."""
+    """One diagonal component gives the result of a mean and variances computed here."""
     scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
     rule = evaluated.recipe.mixture
     pictures = EvaluationFaces(
@@ -224,21 +224,21 @@ def test_compared_features_are_fitted_by_the_recipe_s_rule(evaluated: EvaluatedR
 def test_whole_pictures_are_compared_with_a_mixture_of_their_own(
     evaluated: EvaluatedRun, pictures: Path, tmp_path: Path
 ) -> None:
-    """As in the release, pictures are taken whole on both sides, even those that show no face."""
+    """As in the release, whole pictures of both classes are compared, even those without a face."""
     for role, generator in (("fit", "plain"), ("test", ODD_NAME)):
         shutil.copytree(pictures / generator, tmp_path / role)
     scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
     folders = tmp_path, list_generators(pictures)
     comparison = compare_whole_pictures(scorer, evaluated, folders, tmp_path, Console(file=io.StringIO()))
-    assert comparison.generators[ODD_NAME].auc == 0.5  # the same pictures on both sides
+    assert comparison.generators[ODD_NAME].auc == 0.5  # the same pictures in both classes
     crops = np.load(tmp_path / "image-plain.npy")[:5]
     assert crops[:, 0, 0].std() > 0  # corners, far from any face
-    assert comparison.generators["plain"].count == 4  # of five pictures, as many as there are photographs
+    assert comparison.generators["plain"].count == 4  # of five pictures, limited by the number of photographs
 
 
 @pytest.mark.parametrize("count", [20, 59, 99, 103, 2899])
 def test_drawn_thresholds_are_those_of_the_p_values(count: int) -> None:
-    """A face is flagged below the drawn line and not on it; no line is drawn for a rate that cannot be promised."""
+    """A face is flagged below the drawn threshold and not on it; an unsupported rate has no line."""
     calibration = np.arange(float(count))
     lines = pick_thresholds(calibration)
     assert len(lines) == (2 if count >= 99 else 1)
@@ -247,35 +247,35 @@ def test_drawn_thresholds_are_those_of_the_p_values(count: int) -> None:
         assert below <= rate < on
 
 
-def test_a_broken_mixture_gives_no_figures(evaluated: EvaluatedRun) -> None:
-    """Not-a-number would sort anywhere and make every figure wrong."""
+def test_a_log_likelihood_that_is_not_finite_is_an_error(evaluated: EvaluatedRun) -> None:
+    """NaN would make every figure wrong."""
     scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
-    scorer.score_features = lambda features: np.full(len(features), np.nan)  # type: ignore[method-assign]  # what overflow does
+    scorer.score_features = lambda features: np.full(len(features), np.nan)  # type: ignore[method-assign]  # as after an overflow
     pictures = EvaluationFaces({role: evaluated.load_role(role) for role in ("calibrate", "test")}, {})
     with pytest.raises(ValueError, match="no finite log-likelihood"):
         evaluate_faces(scorer, pictures, Console(file=io.StringIO()))
 
 
-def test_refusals_say_what_to_do(evaluated: EvaluatedRun, pictures: Path, tmp_path: Path) -> None:
-    """No generator's folder, an empty one, no face in any picture, no whole photographs, no other run's report."""
+def test_errors_say_what_to_do(evaluated: EvaluatedRun, pictures: Path, tmp_path: Path) -> None:
+    """Missing or empty generators, no face, missing whole photographs and a missing report are errors."""
     console = Console(file=io.StringIO())
 
     def refuse(generated: Path, comparisons: Comparisons, sentence: str, recipe: Recipe = evaluated.recipe) -> None:
         with pytest.raises(FileNotFoundError, match=sentence):
             measure_run(replace(evaluated, recipe=recipe), generated, comparisons, console)
 
-    refuse(tmp_path, Comparisons(), "one folder of pictures a generator")
+    refuse(tmp_path, Comparisons(), "one folder of pictures for each generator")
     (tmp_path / "g").mkdir()
     refuse(tmp_path, Comparisons(), "no picture was found under")
     (tmp_path / "g" / "notes.txt").write_text("no picture")
     refuse(tmp_path, Comparisons(), "no face was found in the 1 pictures of .*'unsupported_format': 1")
-    refuse(pictures, Comparisons(), "name a folder with photographs", replace(evaluated.recipe, test_crop="image"))
+    refuse(pictures, Comparisons(), "give --photographs, a folder", replace(evaluated.recipe, test_crop="image"))
     refuse(pictures, Comparisons(runs={"other": tmp_path}), "run `unlensed-train evaluate")
     assert not list(evaluated.run.glob("evaluate-*"))
 
 
-def test_a_bundle_states_what_was_measured(report: dict[str, Any]) -> None:
-    """Counts, intervals and AUCs are the report's, at each rate that it measured, and every name can be printed."""
+def test_a_bundle_contains_the_measured_figures(report: dict[str, Any]) -> None:
+    """Counts, intervals and AUCs are the report's at each measured rate, and every name is printable."""
     stated = state_evaluation(report)
     assert stated is not None
     operating = report["operating_points"]
@@ -294,14 +294,14 @@ def test_a_bundle_states_what_was_measured(report: dict[str, Any]) -> None:
     assert show_name("a\x1b[31m\u202e") == "a\\x1b[31m\\u202e"
 
 
-def test_a_bundle_whose_calibration_supports_no_rate_states_nothing(report: dict[str, Any]) -> None:
-    """Without a measured rate there is no evaluation to state, and the texts say so."""
+def test_a_bundle_without_a_supported_rate_has_no_evaluation(report: dict[str, Any]) -> None:
+    """Without a measured rate the bundle contains no evaluation."""
     empty = {rate: row | {"photographs": None} for rate, row in report["operating_points"]["flagged"].items()}
     assert state_evaluation(report | {"operating_points": report["operating_points"] | {"flagged": empty}}) is None
 
 
-def test_card_states_what_the_calibration_can_promise() -> None:
-    """Highest rate first, each with its threshold and the beta interval of a rank's coverage, or why there is none."""
+def test_card_lists_the_supported_rates() -> None:
+    """Each rate, highest first, has its threshold and the interval of its true rate, or the reason why not."""
     calibration = describe_calibration(np.arange(400.0), np.arange(400).astype(str))
     assert card.describe_thresholds(calibration).splitlines() == [
         "| 5 % | 19.0 | 3.1 to 7.3 % |",
@@ -311,7 +311,7 @@ def test_card_states_what_the_calibration_can_promise() -> None:
 
 
 def write_step_files(run: Path, report: dict[str, Any]) -> dict[str, object]:
-    """Write what the steps before an export leave in `run`; return the calibration's report."""
+    """Write the files of the steps before an export into `run`; return the calibration's report."""
     facts = dict.fromkeys((*TAG_NAMES, "manipulation"), 0.7) | {"epoch": 3.0, "merit": 0.7}
     fit = {"shape": "full K=1", "faces": 24, "roles": ["fit"], "held_out_nats": {"fit full K=1": 1.0}}
     prepared = {"photographs": 9, "dropped": {"near_duplicate": 1, "unreadable": 0}, "roles": {"test": {"sources": 2}}}
@@ -325,7 +325,7 @@ def write_step_files(run: Path, report: dict[str, Any]) -> dict[str, object]:
 def test_card_states_the_report_s_figures(
     report: dict[str, Any], evaluated: EvaluatedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The card finds every figure it needs in the run's files, and names no source."""
+    """The card takes every figure from the run's files, and names no source."""
     faces = evaluated.load_role("test")
     monkeypatch.setattr(card, "load_role", lambda _run, _role: faces)
     calibration = write_step_files(tmp_path, report)
@@ -334,7 +334,7 @@ def test_card_states_the_report_s_figures(
     assert report["verdict"]["summary"] in text
     assert f"| plain | 4 | {card.describe_auc(report['operating']['raw']['auc']['plain'])} |" in text
     assert "| 1% | - | 16 |" in text
-    head = "| promised rate | threshold (nats) | 95 % interval of the true rate |\n|---|---|---|\n"
+    head = "| target rate | threshold (nats) | 95 % interval of the true rate |\n|---|---|---|\n"
     assert f"of 24 photographs of the role calibrate:\n\n{head}{card.describe_thresholds(calibration)}" in text
     assert "private.example" not in text
     assert "$" not in text

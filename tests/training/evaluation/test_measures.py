@@ -1,4 +1,4 @@
-"""AUC, intervals, equal error rate against plain definitions."""
+"""AUC, intervals and equal error rate compared with their definitions."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ NATS = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=30)
 @settings(max_examples=50, deadline=None)
 @given(NATS, NATS)
 def test_auc_is_scikit_learn_s(photographs: list[float], others: list[float]) -> None:
-    """Low likelihood is suspicious, ties count half."""
+    """A low likelihood counts as a detection, and ties count half."""
     labels = [0] * len(photographs) + [1] * len(others)
     expected = roc_auc_score(labels, [-value for value in photographs + others])
     assert auc(np.array(photographs), np.array(others)) == pytest.approx(expected)
@@ -24,7 +24,7 @@ def test_auc_is_scikit_learn_s(photographs: list[float], others: list[float]) ->
 @settings(max_examples=50, deadline=None)
 @given(NATS, NATS)
 def test_roc_curve_is_scikit_learn_s(photographs: list[float], others: list[float]) -> None:
-    """Every threshold's false alarms and detections."""
+    """The false alarms and detections of every threshold equal scikit-learn's."""
     labels = [0] * len(photographs) + [1] * len(others)
     expected = sklearn_roc_curve(labels, [-value for value in photographs + others], drop_intermediate=False)[:2]
     for mine, theirs in zip(roc_curve(np.array(photographs), np.array(others)), expected, strict=True):
@@ -34,7 +34,7 @@ def test_roc_curve_is_scikit_learn_s(photographs: list[float], others: list[floa
 @settings(max_examples=50, deadline=None)
 @given(NATS, NATS)
 def test_equal_error_rate_lies_on_the_curve(photographs: list[float], others: list[float]) -> None:
-    """At it, false alarms equal misses on the curve's straight lines."""
+    """At the equal error rate, false alarms equal misses on the interpolated curve."""
     real, generated = np.array(photographs), np.array(others)
     rate = equal_error_rate(real, generated)
     alarms, found = roc_curve(real, generated)
@@ -46,13 +46,13 @@ def test_equal_error_rate_lies_on_the_curve(photographs: list[float], others: li
 
 @pytest.mark.parametrize(("shift", "expected"), [(0.0, 0.5), (-100.0, 0.0), (100.0, 1.0)])
 def test_equal_error_rate_of_the_extremes(shift: float, expected: float) -> None:
-    """Alike is a coin, far below is perfect, far above is always wrong."""
+    """Equal samples give 0.5, a far lower sample gives 0, a far higher sample gives 1."""
     values = np.arange(20.0)
     assert equal_error_rate(values, values + shift) == pytest.approx(expected, abs=0.03)
 
 
 def test_bootstrap_widens_when_faces_share_photographs() -> None:
-    """Ten faces of one photograph are one draw, not ten."""
+    """Ten faces of one photograph are resampled together, not separately."""
     rng = np.random.default_rng(0)
     shuffled = rng.permutation(120)
     values, groups = np.repeat(rng.normal(size=12), 10)[shuffled], np.repeat(np.arange(12).astype(str), 10)[shuffled]
@@ -64,7 +64,7 @@ def test_bootstrap_widens_when_faces_share_photographs() -> None:
 
 
 def test_bootstrap_covers_the_truth() -> None:
-    """Of 60 samples of a known AUC, the 95 % interval misses it in few."""
+    """For 60 samples of a known AUC, at most eight 95 % intervals miss it."""
     rng = np.random.default_rng(3)
     truth, misses = 0.7602, 0  # normal distributions one standard deviation apart: Phi(1 / sqrt 2)
     for seed in range(60):
@@ -73,8 +73,8 @@ def test_bootstrap_covers_the_truth() -> None:
     assert misses <= 8
 
 
-def test_wilson_interval_knows_how_many_cases_there_are() -> None:
-    """Published values of Wilson's interval; fewer independent cases widen it, none flagged still has an upper end."""
+def test_wilson_interval_depends_on_the_number_of_cases() -> None:
+    """The interval has its published values; fewer independent cases widen it; zero hits have an upper end above 0."""
     rate = wilson(1, 10)
     assert (rate.low, rate.high) == pytest.approx((0.0179, 0.4042), abs=1e-4)
     assert wilson(10, 100, 10).high == pytest.approx(rate.high)

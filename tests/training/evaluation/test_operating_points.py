@@ -1,4 +1,4 @@
-"""The honest mode: promises measured on other sources, controls, verdicts."""
+"""Operating points: false-alarm rates, controls and verdicts."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ SOURCES = np.array(["a"] * 200 + ["b"] * 200)
 PHOTOS = np.arange(400).astype(str)
 
 
-def test_exchangeable_photographs_keep_the_promise() -> None:
-    """Photographs of the calibration's own kind are flagged at about the promised rate, inside the interval."""
+def test_exchangeable_photographs_have_the_target_rate() -> None:
+    """Photographs of the calibration's distribution are flagged at about the target rate, within the interval."""
     rng = np.random.default_rng(1)
     rate = count_flagged(rng.normal(size=4000), np.sort(rng.normal(size=999)), 0.05)
     assert rate is not None
@@ -25,14 +25,14 @@ def test_exchangeable_photographs_keep_the_promise() -> None:
     assert rate.value == pytest.approx(0.05, abs=0.02)
 
 
-@pytest.mark.parametrize(("held_out", "promised"), [(98, False), (99, True)])
-def test_a_rate_that_the_calibration_cannot_resolve_is_not_promised(*, held_out: int, promised: bool) -> None:
+@pytest.mark.parametrize(("held_out", "supported"), [(98, False), (99, True)])
+def test_a_rate_that_the_calibration_cannot_resolve_is_none(*, held_out: int, supported: bool) -> None:
     """99 held-out faces support 1 %, 98 do not."""
-    assert (count_flagged(np.zeros(10), np.arange(float(held_out)), 0.01) is not None) is promised
+    assert (count_flagged(np.zeros(10), np.arange(float(held_out)), 0.01) is not None) is supported
 
 
 def test_the_least_likely_face_of_all_is_flagged_at_the_finest_rate() -> None:
-    """A p-value that equals the promised rate is flagged, as serving flags it."""
+    """A p-value that equals the target rate is flagged, as in the scorer."""
     rate = count_flagged(np.array([-1.0, 5.0]), np.arange(19.0), 0.05)
     assert rate is not None
     assert rate.value == 0.5
@@ -50,7 +50,7 @@ def test_faces_of_one_photograph_are_one_case() -> None:
 
 
 def test_photographs_of_two_sources_with_one_name_are_two() -> None:
-    """A file name says nothing across sources."""
+    """Photographs with the same name in two sources are counted as two."""
     sources, photos = np.array(["a", "b"] * 50), np.repeat(np.arange(50).astype(str), 2)
     flagged = measure_flagged(np.zeros(100), (sources, photos), {}, np.arange(-99.0, 0.0), 0.05)
     assert flagged.photographs is not None
@@ -68,7 +68,7 @@ def test_control_finds_an_odd_source() -> None:
 
 
 def test_verdict_needs_both_formats_and_the_control() -> None:
-    """A generator far below every source clears; one that is apart in its format alone, or as odd as a source, not."""
+    """A generator clears its control only if it is far below every source in both formats."""
     rng = np.random.default_rng(0)
     real = rng.normal(size=400)
     origins = SOURCES, PHOTOS
@@ -90,7 +90,7 @@ def test_verdict_needs_both_formats_and_the_control() -> None:
 
 
 def test_one_source_has_no_control_and_clears_nothing() -> None:
-    """Without other sources nobody knows what a change of source reaches, and the sentence says so."""
+    """With a single source the effect of a change of source is unknown, and the verdict says so."""
     origins = np.array(["a"] * 50), np.arange(50).astype(str)
     apart = measure_separation(np.arange(50.0), origins, {"g": np.full(20, -9.0)})
     verdict = judge_generators(apart, apart)["g"]
@@ -99,11 +99,11 @@ def test_one_source_has_no_control_and_clears_nothing() -> None:
 
 
 def test_summary_is_two_sentences_with_the_measured_rate() -> None:
-    """It names the promise, what was measured, and that nothing works when nothing does."""
+    """The summary has the target rate and the measured rate, and says if no generator clears its control."""
     real, origins = np.zeros(400), (SOURCES, PHOTOS)
     apart = measure_separation(real, origins, {"g": np.zeros(30)})
     flagged = measure_flagged(real, origins, {"g": np.zeros(30)}, np.arange(-200.0, 0.0), 0.05)
     text = summarise_evaluation(judge_generators(apart, apart), flagged, 0.05)
     assert text.startswith("As a detector this does not work")
-    assert "promised false-alarm rate of 5 %, 0.0 % of the photographs' faces" in text
+    assert "target false-alarm rate of 5 %, 0.0 % of the photographs' faces" in text
     assert text.count(". ") == 1

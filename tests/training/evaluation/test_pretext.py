@@ -1,4 +1,4 @@
-"""Accuracies of the pretext tasks, their intervals, and what they are on drawn faces."""
+"""The accuracies of the pretext tasks and their intervals."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from training.recipes import LossRule, starter
 
 @given(st.integers(2, 30), st.integers(0, 2**32 - 1))
 def test_orderings_count_as_in_training(faces: int, seed: int) -> None:
-    """The share is the one by which training chooses its epoch, and lies within its interval's reach."""
+    """The share equals the accuracy by which training selects its epoch, and the interval is within 0 to 1."""
     rng = np.random.default_rng(seed)
     scores, tags = rng.normal(size=faces), rng.integers(0, 4, faces).astype(float)
     rate = measure_ordering(scores, tags, np.arange(faces))
@@ -38,7 +38,7 @@ def test_orderings_count_as_in_training(faces: int, seed: int) -> None:
 
 
 def test_two_tags_make_an_auc() -> None:
-    """With two values of a tag, the share of ordered pairs is scikit-learn's ROC AUC."""
+    """With two values of a tag, the share of correctly ordered pairs is scikit-learn's ROC AUC."""
     rng = np.random.default_rng(3)
     tags = (np.arange(40) % 2).astype(float)
     scores = rng.normal(size=40) + tags
@@ -48,8 +48,8 @@ def test_two_tags_make_an_auc() -> None:
     assert rate.low < rate.value < rate.high
 
 
-def test_intervals_draw_whole_photographs() -> None:
-    """Ten faces of each photograph tell no more than one: the interval stays as wide, not a third of it."""
+def test_intervals_resample_whole_photographs() -> None:
+    """Ten faces of each photograph give the same interval as one face of each."""
     right = np.random.default_rng(5).random(40) < 0.6
     alone = measure_balanced_accuracy(right, right, np.arange(40))
     together = measure_balanced_accuracy(np.repeat(right, 10), np.repeat(right, 10), np.repeat(np.arange(40), 10))
@@ -58,7 +58,7 @@ def test_intervals_draw_whole_photographs() -> None:
 
 
 def test_only_trained_tasks_are_measured(tmp_path: Path) -> None:
-    """A checkpoint's accuracies are those of the tasks that its recipe trains, each with the faces behind it."""
+    """Only the tasks that the recipe trains are measured, each with its number of faces."""
     recipe = replace(starter(), losses=LossRule(ranking_weight=0.0))
     network = build_network(recipe)
     save_checkpoint(tmp_path / "best.safetensors", network, recipe, {})

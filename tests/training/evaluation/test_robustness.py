@@ -1,4 +1,4 @@
-"""Alterations: shape kept, the same for real and generated, and each does what its name says."""
+"""Alterations of crops, and the metrics under them."""
 
 import numpy as np
 import pytest
@@ -20,13 +20,13 @@ def fixture_crop() -> Crop:
 
 
 def sharpness(crop: Crop) -> float:
-    """Return the mean absolute difference of neighbours."""
+    """Return the mean absolute difference of neighbouring pixels."""
     return float(np.abs(np.diff(crop.astype(int), axis=1)).mean())
 
 
 @pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
 def test_alterations_keep_shape_and_repeat(crop: Crop, condition: Condition) -> None:
-    """Another crop of the same shape, the same on every call, and the crop itself stays as it is."""
+    """An alteration returns a new crop of the same shape, the same on every call, and does not modify its input."""
     before = crop.copy()
     altered = condition.alter(crop, 3)
     assert altered.shape == crop.shape
@@ -39,7 +39,7 @@ def test_alterations_keep_shape_and_repeat(crop: Crop, condition: Condition) -> 
 
 @pytest.mark.parametrize("family", ["JPEG", "WebP", "blur", "noise", "thumbnail"])
 def test_stronger_settings_change_more(crop: Crop, family: str) -> None:
-    """Within a family the conditions are listed from mild to strong."""
+    """Within a family, the conditions are listed from weak to strong."""
     changes = [
         np.abs(condition.alter(crop, 0).astype(int) - crop).mean()
         for condition in CONDITIONS.values()
@@ -50,7 +50,7 @@ def test_stronger_settings_change_more(crop: Crop, family: str) -> None:
 
 
 def test_kernels_differ(crop: Crop) -> None:
-    """Each kernel leaves its own picture; only nearest stays as sharp as it was."""
+    """Each kernel gives another picture; the picture of nearest is the sharpest."""
     resized = [c.alter(crop, 0) for c in CONDITIONS.values() if c.family == "resize"]
     assert len({image.tobytes() for image in resized}) == len(resized) == 4
     nearest, *smooth = map(sharpness, resized)
@@ -58,13 +58,13 @@ def test_kernels_differ(crop: Crop) -> None:
 
 
 def test_noise_differs_between_faces(crop: Crop) -> None:
-    """The same face has the same noise, another one has its own."""
+    """Different faces have different noise."""
     noise = CONDITIONS["noise 5 grey levels"]
     assert not np.array_equal(noise.alter(crop, 0), noise.alter(crop, 1))
 
 
 def test_double_compression_is_not_single_compression(crop: Crop) -> None:
-    """The second block grid lies elsewhere, and nothing is shifted in the end."""
+    """The second block grid is shifted, and the resulting picture is not."""
     twice, once = (
         CONDITIONS[name].alter(crop, 0).astype(int) for name in ("double JPEG 90 then 60", "JPEG quality 60")
     )
@@ -72,15 +72,15 @@ def test_double_compression_is_not_single_compression(crop: Crop) -> None:
     assert np.abs(twice - crop).mean() < 1.5 * np.abs(once - crop).mean()
 
 
-def test_equalised_crops_lose_what_112_pixels_cannot_hold() -> None:
-    """A one-pixel chequerboard becomes grey; a flat crop stays as it is."""
+def test_equalised_crops_lose_detail_beyond_112_pixels() -> None:
+    """A one-pixel chequerboard becomes grey; a crop of one colour does not change."""
     board = np.repeat((np.indices((224, 224)).sum(axis=0) % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
     assert equalise_format(board, 0)[8:-8, 8:-8].std() < 5
     assert np.abs(equalise_format(np.full_like(board, 90), 0).astype(int) - 90).max() <= 2
 
 
-def test_endurance_counts_altered_photographs_against_untouched_calibration() -> None:
-    """Darkening everything by 30 leaves the AUC and moves every photograph below the calibration."""
+def test_false_alarms_compare_altered_photographs_with_the_untouched_calibration() -> None:
+    """A reduction of all values by 30 keeps the AUC and moves every photograph below the calibration."""
     rng = np.random.default_rng(0)
     real, generated = (rng.integers(low, low + 20, (40, 1, 1, 1)).astype(np.uint8) for low in (120, 90))
 
@@ -101,7 +101,7 @@ def test_endurance_counts_altered_photographs_against_untouched_calibration() ->
 
 
 def test_rows_are_drawn_once_each() -> None:
-    """At most 500 of many, all of few, ascending."""
+    """At most 500 rows are drawn, each once, ascending; of fewer rows all are drawn."""
     rows = draw_rows(2000)
     assert len(set(rows.tolist())) == 500
     assert (np.diff(rows) > 0).all()

@@ -1,4 +1,4 @@
-"""One of several processes that train as one, for the tests: `rank_worker.py OUT`, in the environment of `torchrun`."""
+"""One process of a distributed training, for the tests: `rank_worker.py OUT`, in the environment of `torchrun`."""
 
 import dataclasses
 import sys
@@ -20,8 +20,8 @@ from training.recipes import Recipe
 FACES = 12
 
 
-class Reader(nn.Module):
-    """Maps [N, 3, 3, 3] pictures to [N, 768] features in double precision, with a normalisation over the batch."""
+class DoubleExtractor(nn.Module):
+    """Maps [N, 3, 3, 3] pictures to [N, 768] features in double precision, with batch normalisation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,16 +34,16 @@ class Reader(nn.Module):
         return features
 
 
-def make_reader(recipe: Recipe, *, frozen_statistics: bool) -> PretextNetwork:
+def make_double_network(recipe: Recipe, *, frozen_statistics: bool) -> PretextNetwork:
     """Return the network in training mode, the same on every call."""
     torch.manual_seed(1)
-    network = PretextNetwork(Reader(), centred_heads=recipe.centred_heads).double().train()
+    network = PretextNetwork(DoubleExtractor(), centred_heads=recipe.centred_heads).double().train()
     network.extractor.norm.train(not frozen_statistics)
     return network
 
 
 def make_pictures() -> Batch:
-    """Return twelve random pictures, with ties and missing tags."""
+    """Return twelve random pictures, with equal and missing tags."""
     rng = np.random.default_rng(2)
     tags = rng.integers(0, 5, (FACES, 4)).astype(float)
     tags[rng.random((FACES, 4)) < 0.2] = np.nan
@@ -55,7 +55,7 @@ def measure_gradients(
     recipe: Recipe, ranks: Ranks, *, frozen_statistics: bool
 ) -> tuple[Losses, dict[str, torch.Tensor], PretextNetwork]:
     """Return losses, gradients by parameter, and the network after one batch that the ranks share."""
-    network = make_reader(recipe, frozen_statistics=frozen_statistics)
+    network = make_double_network(recipe, frozen_statistics=frozen_statistics)
     extractor = ranks.wrap(network.extractor)
     own = Batch(*(ranks.select_own(getattr(make_pictures(), field.name)) for field in dataclasses.fields(Batch)))
     losses = accumulate_gradients(network, extractor, own, recipe, ranks)

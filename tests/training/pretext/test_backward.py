@@ -1,4 +1,4 @@
-"""A batch's losses and gradients are the same however it is divided among micro-batches and processes."""
+"""The losses and gradients of a batch do not depend on its division into micro-batches and processes."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.pretext.rank_worker import FACES, make_pictures, make_reader, measure_gradients
+from tests.training.pretext.rank_worker import FACES, make_double_network, make_pictures, measure_gradients
 from tests.training.pretext.tiny_training import make_recipe, read_log, train_tiny
 from training.pretext.backward import accumulate_gradients, embed, pause_running_statistics
 from training.pretext.distributed import Ranks
@@ -22,15 +22,15 @@ WORKER = Path(__file__).with_name("rank_worker.py")
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Sums of floats in the order in which the processes of these tests add them."""
+    """One thread, so that sums of floats have the same order in all processes of these tests."""
     torch.set_num_threads(1)
 
 
-def test_one_portion_is_the_plain_backward_pass() -> None:
-    """Cutting the graph at the features changes no gradient against one backward pass through the whole network."""
+def test_one_micro_batch_is_the_usual_backward_pass() -> None:
+    """The split at the features gives the gradients of one backward pass through the whole network."""
     recipe = make_recipe(centred_heads=True)
     losses, gradients, _ = measure_gradients(recipe, Ranks(), frozen_statistics=False)
-    network, batch = make_reader(recipe, frozen_statistics=False), make_pictures()
+    network, batch = make_double_network(recipe, frozen_statistics=False), make_pictures()
     expected = combine_losses(network(batch.crops), batch.tags, batch.manipulated, recipe.losses)
     expected.total.backward()
     torch.testing.assert_close(losses.total, expected.total)
@@ -40,7 +40,7 @@ def test_one_portion_is_the_plain_backward_pass() -> None:
 
 @pytest.mark.parametrize("micro_batch", [1, 5, FACES])
 def test_micro_batches_keep_the_pairs_of_the_whole_batch(micro_batch: int) -> None:
-    """Gradients and losses of any portions are those of the whole batch, centred heads included."""
+    """Gradients and losses of any micro-batches are those of the whole batch, also with centred heads."""
     recipe = make_recipe(centred_heads=True)
     whole_losses, whole, _ = measure_gradients(recipe, Ranks(), frozen_statistics=True)
     cut = make_recipe(centred_heads=True, micro_batch=micro_batch)
@@ -50,11 +50,11 @@ def test_micro_batches_keep_the_pairs_of_the_whole_batch(micro_batch: int) -> No
         torch.testing.assert_close(gradients[name], value, rtol=1e-10, atol=1e-14)
 
 
-def test_pairs_of_separate_portions_would_differ() -> None:
-    """The tests above can fail: portions that only see their own pairs have another gradient."""
+def test_separate_pairs_would_differ() -> None:
+    """The tests above can fail: micro-batches with only their own pairs have another gradient."""
     recipe = make_recipe()
     _, whole, _ = measure_gradients(recipe, Ranks(), frozen_statistics=True)
-    network, batch = make_reader(recipe, frozen_statistics=True), make_pictures()
+    network, batch = make_double_network(recipe, frozen_statistics=True), make_pictures()
     for part in range(2):
         rows = slice(part * FACES // 2, (part + 1) * FACES // 2)
         outputs = network(batch.crops[rows])
@@ -63,30 +63,30 @@ def test_pairs_of_separate_portions_would_differ() -> None:
     assert (weight - whole["heads.iso.weight"]).abs().max() > 1e-3 * weight.abs().max()
 
 
-def test_running_statistics_count_each_portion_once() -> None:
-    """Two passes update batch normalisation as one does, and the pass without graph computes the same features."""
+def test_running_statistics_count_each_micro_batch_once() -> None:
+    """Two passes update batch normalisation like one, and the pass without a graph computes the same features."""
     recipe = make_recipe(micro_batch=4)
     _, _, network = measure_gradients(recipe, Ranks(), frozen_statistics=False)
-    once = make_reader(recipe, frozen_statistics=False)
-    portions = make_pictures().crops.split(4)
-    features = [once.extractor(portion) for portion in portions]
+    once = make_double_network(recipe, frozen_statistics=False)
+    micro_batches = make_pictures().crops.split(4)
+    features = [once.extractor(crops) for crops in micro_batches]
     assert torch.equal(network.extractor.norm.running_mean, once.extractor.norm.running_mean)
-    assert network.extractor.norm.num_batches_tracked == len(portions)
+    assert network.extractor.norm.num_batches_tracked == len(micro_batches)
     with pause_running_statistics(once.extractor):
-        again = [once.extractor(portion) for portion in portions]
+        again = [once.extractor(crops) for crops in micro_batches]
     assert all(torch.equal(one, two) for one, two in zip(features, again, strict=True))
     assert once.extractor.norm.track_running_stats
-    assert once.extractor.norm.num_batches_tracked == len(portions)
+    assert once.extractor.norm.num_batches_tracked == len(micro_batches)
 
 
-def test_bf16_runs_the_extractor_alone_in_bf16() -> None:
-    """Under BF16 features are coarser and come out as FP32; gradients reach the FP32 weights."""
+def test_bf16_applies_to_the_extractor_only() -> None:
+    """With BF16 the features are less precise FP32 values, and the FP32 weights get gradients."""
     recipe = make_recipe(bf16=True)
-    network, batch = make_reader(recipe, frozen_statistics=True).float(), make_pictures()
+    network, batch = make_double_network(recipe, frozen_statistics=True).float(), make_pictures()
     crops = batch.crops.float()
-    coarse, fine = (embed(network.extractor, crops, bf16=bf16) for bf16 in (True, False))
-    assert coarse.dtype == torch.float32
-    assert 1e-4 < float((coarse - fine).abs().max().detach()) < 0.1
+    bf16_features, features = (embed(network.extractor, crops, bf16=bf16) for bf16 in (True, False))
+    assert bf16_features.dtype == torch.float32
+    assert 1e-4 < float((bf16_features - features).abs().max().detach()) < 0.1
     batch = type(batch)(crops, batch.tags.float(), batch.manipulated.float())
     losses = accumulate_gradients(network, network.extractor, batch, recipe, Ranks())
     assert losses.total.dtype == torch.float32
@@ -94,10 +94,10 @@ def test_bf16_runs_the_extractor_alone_in_bf16() -> None:
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    """Two processes have one process's gradients in double precision, whole and in portions, and its loss curve."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Two processes have the gradients of one, with and without micro-batches, and its loss curve."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
     workers = [
         subprocess.Popen(
             [sys.executable, str(WORKER), str(tmp_path)],
@@ -123,7 +123,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
                 np.testing.assert_allclose(arrays[parameter], values.numpy(), rtol=1e-9, atol=1e-12)
     train_tiny(tmp_path / "alone", make_recipe(micro_batch=1))
     ours, alone = read_log(tmp_path / "run"), read_log(tmp_path / "alone")
-    # Batch normalisation's running statistics, which only validation uses, are those of rank 0's faces.
+    # Only losses are compared: the running statistics of batch normalisation, used in validation, are rank 0's.
     for one, two in zip(ours, alone, strict=True):
         for name in (name for name in one if name.startswith("loss")):
             assert one[name] == pytest.approx(two[name], rel=1e-5, abs=1e-5)

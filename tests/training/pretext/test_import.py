@@ -1,4 +1,4 @@
-"""Published checkpoints become safetensors, with every key accounted for, and a wrong file is refused by its keys."""
+"""The conversion of published checkpoints to safetensors, and the refusal of other files."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ HEADS = ("face", "iso", "av", "et", "fl")
 
 
 def make_model(*, small: bool = False) -> dict[str, Tensor]:
-    """Return the 335 arrays of the authors' checkpoint; `small` ones take no room."""
+    """Return the 335 arrays of the authors' checkpoint; with `small` they use almost no memory."""
     torch.manual_seed(4)
     trunk = resnet50(weights=None, num_classes=768).state_dict()
     model = {f"model.visual.{name}": values for name, values in trunk.items()}
@@ -38,10 +38,10 @@ def make_model(*, small: bool = False) -> dict[str, Tensor]:
 
 
 def write(path: Path, model: dict[str, object], **changes: object) -> Path:
-    """Write the envelope as the authors' trainer does."""
+    """Write a checkpoint as the authors' trainer does."""
     schedule = {"T_max": 10, "eta_min": 1e-7, "base_lrs": [1e-5], "last_epoch": 19, "_last_lr": [1e-5]}
-    envelope = {"epoch": 19, "model": model, "optimizer": {"state": {}, "param_groups": []}, "lr_sched": schedule}
-    torch.save(envelope | changes, path)
+    checkpoint = {"epoch": 19, "model": model, "optimizer": {"state": {}, "param_groups": []}, "lr_sched": schedule}
+    torch.save(checkpoint | changes, path)
     return path
 
 
@@ -58,17 +58,17 @@ def fixture_network() -> PretextNetwork:
 
 
 def test_authors_checkpoint_fills_the_network(network: PretextNetwork, crops: Tensor, tmp_path: Path) -> None:
-    """320 arrays give torchvision's features, five heads their right names, `et` and `fl` exchanged."""
+    """The network has torchvision's features from 320 arrays, and five heads, with `et` and `fl` exchanged."""
     model = make_model()
     assert len(model) == 335
     out = tmp_path / "anomalies.safetensors"
     summary = import_checkpoint(write(tmp_path / "ckpt.pth", model), "anomalies", out)
     assert "330 arrays of epoch 19, 5 left out" in summary
     load_initial(network, out)
-    by_hand = resnet50(weights=None, num_classes=768)
-    by_hand.load_state_dict({name[len("model.visual.") :]: v for name, v in model.items() if ".visual." in name})
+    reference = resnet50(weights=None, num_classes=768)
+    reference.load_state_dict({name[len("model.visual.") :]: v for name, v in model.items() if ".visual." in name})
     with torch.inference_mode():
-        expected = by_hand.eval()(Normalise(paper().preprocess)(crops))
+        expected = reference.eval()(Normalise(paper().preprocess)(crops))
         torch.testing.assert_close(network.extractor(crops), expected, rtol=1e-5, atol=1e-6)
     named = ("manipulation", "iso", "f_number", "focal_length_mm", "exposure_time_s")
     for index, name in enumerate(named):
@@ -76,8 +76,8 @@ def test_authors_checkpoint_fills_the_network(network: PretextNetwork, crops: Te
         assert float(network.heads[name].bias) == index + 0.5
 
 
-def test_exif_as_language_fills_the_extractor_alone(network: PretextNetwork, tmp_path: Path) -> None:
-    """Its text tower is left out by name; the heads stay as they were."""
+def test_exif_as_language_fills_only_the_extractor(network: PretextNetwork, tmp_path: Path) -> None:
+    """Its text encoder is left out by name, and the heads do not change."""
     model = {name: values for name, values in make_model().items() if not name.startswith("fc_")}
     model |= {"sink_temp": torch.zeros(()), "model.text_projection": torch.zeros(2, 2)}
     model |= {"model.transformer.layer.0.attention.q_lin.weight": torch.zeros(2, 2)}
@@ -91,7 +91,7 @@ def test_exif_as_language_fills_the_extractor_alone(network: PretextNetwork, tmp
 
 
 def test_torchvision_weights_fill_all_but_the_last_layer(network: PretextNetwork, tmp_path: Path) -> None:
-    """ImageNet's thousand classes are left out; everything below is taken."""
+    """All layers are loaded except the last one, for ImageNet's thousand classes."""
     weights = resnet50(weights=None).state_dict()
     save_file(weights, tmp_path / "imagenet.safetensors")
     last = network.get_parameter("extractor.trunk.fc.weight").clone()
@@ -101,7 +101,7 @@ def test_torchvision_weights_fill_all_but_the_last_layer(network: PretextNetwork
 
 
 def test_weights_of_another_network_are_refused(network: PretextNetwork, tmp_path: Path) -> None:
-    """Another backbone's file, or one with a key too few, is refused with the keys that differ; nothing is changed."""
+    """A file of another backbone, or with a missing key, is refused with the differing keys; no weight changes."""
     weights = {name: values.contiguous() for name, values in resnet50(weights=None).state_dict().items()}
     del weights["layer3.0.conv1.weight"]
     save_file(weights, tmp_path / "short.safetensors")
@@ -113,7 +113,7 @@ def test_weights_of_another_network_are_refused(network: PretextNetwork, tmp_pat
         load_initial(build_network(starter()), tmp_path / "short.safetensors")
 
 
-def spoil(model: dict[str, object], how: str) -> dict[str, object]:
+def damage(model: dict[str, object], how: str) -> dict[str, object]:
     """Return the arrays of a wrong file."""
     if how == "missing":
         del model["model.visual.layer1.0.bn1.running_mean"]
@@ -131,9 +131,9 @@ def spoil(model: dict[str, object], how: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("how", "sentence"),
+    ("how", "error"),
     [
-        ("missing", r"no anomalies checkpoint: 1 missing \(model.visual.layer1.0.bn1.running_mean\)"),
+        ("missing", r"not a checkpoint of anomalies: 1 missing \(model.visual.layer1.0.bn1.running_mean\)"),
         ("extra", r"1 unknown \(model.visual.layer5.weight\)"),
         ("shape", r"1 of another shape \(fc_iso.weight\)"),
         ("infinite", r"NaN or infinite weight in heads.iso.weight"),
@@ -141,23 +141,23 @@ def spoil(model: dict[str, object], how: str) -> dict[str, object]:
         ("bare", r"320 missing .* unknown"),
     ],
 )
-def test_a_wrong_file_is_refused_by_its_keys(tmp_path: Path, how: str, sentence: str) -> None:
-    """What differs is named, and nothing is written."""
-    path = write(tmp_path / "ckpt.pth", spoil(make_model(small=True), how))
-    with pytest.raises(ImportRefused, match=sentence):
+def test_a_wrong_file_is_refused_by_its_keys(tmp_path: Path, how: str, error: str) -> None:
+    """The error names the difference, and nothing is written."""
+    path = write(tmp_path / "ckpt.pth", damage(make_model(small=True), how))
+    with pytest.raises(ImportRefused, match=error):
         import_checkpoint(path, "anomalies", tmp_path / "out.safetensors")
     assert [entry.name for entry in tmp_path.iterdir()] == ["ckpt.pth"]
 
 
 def test_a_file_of_the_other_kind_is_refused(tmp_path: Path) -> None:
-    """Heads in a file that was said to be EXIF-as-language's are not ignored."""
+    """Heads in a file of the kind EXIF-as-language are not ignored."""
     path = write(tmp_path / "ckpt.pth", make_model(small=True))
-    with pytest.raises(ImportRefused, match=r"no exif-as-language checkpoint: 10 unknown \(fc_av.bias"):
+    with pytest.raises(ImportRefused, match=r"not a checkpoint of exif-as-language: 10 unknown \(fc_av.bias"):
         import_checkpoint(path, "exif-as-language", tmp_path / "out.safetensors")
 
 
-class Intruder:
-    """Creates a file when it is unpickled by a loader that trusts."""
+class Exploit:
+    """An object that creates a folder when an unsafe loader unpickles it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -168,14 +168,14 @@ class Intruder:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, *, zipped: bool) -> None:
-    """A pickle that would run something is refused in one line, in the new format and in the old one."""
+    """A pickle with code is refused with one line, in the new format and in the old one."""
     path, trace = tmp_path / "ckpt.pth", tmp_path / "trace"
     torch.save(
-        {"epoch": 1, "model": {}, "optimizer": Intruder(trace), "lr_sched": {}},
+        {"epoch": 1, "model": {}, "optimizer": Exploit(trace), "lr_sched": {}},
         path,
         _use_new_zipfile_serialization=zipped,
     )
-    with pytest.raises(ImportRefused, match="holds something other than tensors") as refusal:
+    with pytest.raises(ImportRefused, match="contains something other than tensors") as refusal:
         import_checkpoint(path, "anomalies", tmp_path / "out.safetensors")
     assert "\n" not in str(refusal.value)
     assert not trace.exists()
@@ -184,15 +184,15 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, *, zipped: bool) -> Non
 @pytest.mark.parametrize(
     "content", [{"state_dict": {}}, [1, 2], {"epoch": 1, "model": 3, "optimizer": 0, "lr_sched": 0}]
 )
-def test_another_envelope_is_refused(tmp_path: Path, content: object) -> None:
-    """A file without the four parts, or without arrays, is refused."""
+def test_other_top_level_keys_are_refused(tmp_path: Path, content: object) -> None:
+    """A file without the four keys, or without arrays, is refused."""
     torch.save(content, tmp_path / "ckpt.pth")
-    with pytest.raises(ImportRefused, match=r"is no envelope of epoch, lr_sched, model, optimizer|other than arrays"):
+    with pytest.raises(ImportRefused, match=r"is not a dictionary of epoch, lr_sched, model, opt|other than arrays"):
         import_checkpoint(tmp_path / "ckpt.pth", "anomalies", tmp_path / "out.safetensors")
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
-    """Half a file ends in one sentence, too."""
+    """A truncated file is refused."""
     whole = write(tmp_path / "whole.pth", {"a": torch.zeros(1000)}).read_bytes()
     (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ImportRefused, match="damaged"):
@@ -200,9 +200,9 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_old_format_is_read(tmp_path: Path) -> None:
-    """Files from before torch 1.6, which cannot be mapped, are converted as well."""
+    """Files in the format before torch 1.6, which cannot be memory-mapped, are converted too."""
     path = tmp_path / "old.pth"
-    envelope = {"epoch": 3, "model": make_model(), "optimizer": {}, "lr_sched": {}}
-    torch.save(envelope, path, _use_new_zipfile_serialization=False)
+    checkpoint = {"epoch": 3, "model": make_model(), "optimizer": {}, "lr_sched": {}}
+    torch.save(checkpoint, path, _use_new_zipfile_serialization=False)
     import_checkpoint(path, "anomalies", tmp_path / "out.safetensors")
     assert len(load_file(tmp_path / "out.safetensors")) == 330

@@ -1,4 +1,4 @@
-"""The extractor, its export, one step of training, and the run from photographs to a checkpoint."""
+"""The extractor, its export, its frozen parts, and a run from photographs to a checkpoint."""
 
 import dataclasses
 import io
@@ -51,7 +51,7 @@ def fixture_crops() -> np.ndarray:
 
 @pytest.fixture(name="small", scope="module")
 def fixture_small() -> nn.Module:
-    """A small extractor of the same interface, which converts in a second."""
+    """A small extractor with the same interface, which is converted in a second."""
     torch.manual_seed(1)
     return nn.Sequential(
         Normalise(PreprocessSpec()),
@@ -81,7 +81,7 @@ def test_quantised_graphs_are_small_and_keep_the_features(
     largest_share: float,
     least_correlation: float,
 ) -> None:
-    """Int8 takes a third of FP32's bytes at most, keeps the features, and the file names no path of this machine."""
+    """Int8 has about a third of FP32's size, similar features, and no path of this machine in the file."""
     sizes, features = {}, {}
     for kind in ("fp32", precision):
         path = export_extractor(small, tmp_path / kind, kind, crops)
@@ -93,8 +93,8 @@ def test_quantised_graphs_are_small_and_keep_the_features(
     assert np.corrcoef(features["fp32"].ravel(), features[precision].ravel())[0, 1] > least_correlation
 
 
-def test_frozen_blocks_and_batch_statistics_stay(network: PretextNetwork, crops: np.ndarray) -> None:
-    """A training pass leaves frozen weights without gradient, and the statistics of all but the new layer."""
+def test_frozen_blocks_and_batch_statistics_do_not_change(network: PretextNetwork, crops: np.ndarray) -> None:
+    """A training pass gives frozen weights no gradient, and updates the statistics of the new layer only."""
     network.train()
     extractor = network.extractor
     before, new = (
@@ -112,8 +112,8 @@ def test_frozen_blocks_and_batch_statistics_stay(network: PretextNetwork, crops:
 
 @pytest.mark.parametrize("backbone", ["resnet50", "efficientnet_lite0"])
 @pytest.mark.parametrize("frozen_statistics", [True, False])
-def test_frozen_parts_of_either_backbone_stay(backbone: str, *, frozen_statistics: bool) -> None:
-    """Frozen blocks keep weights and statistics; the others' statistics stay only where the recipe says so."""
+def test_frozen_parts_of_both_backbones_do_not_change(backbone: str, *, frozen_statistics: bool) -> None:
+    """Frozen blocks keep weights and statistics; other blocks keep statistics only if the recipe says so."""
     recipe = dataclasses.replace(paper(), backbone=backbone, frozen_blocks=2, frozen_statistics=frozen_statistics)
     network = build_network(recipe).train()
     frozen = {
@@ -126,13 +126,13 @@ def test_frozen_parts_of_either_backbone_stay(backbone: str, *, frozen_statistic
     after = network.extractor.state_dict()
     for name, value in network.extractor.named_parameters():
         assert (value.grad is None) == name.startswith(frozen), name
-    moved = [name for name in before if "running_" in name and not torch.equal(before[name], after[name])]
-    assert any(not name.startswith("widen.") for name in moved) != frozen_statistics
-    assert not any(name.startswith(frozen) for name in moved)
+    changed = [name for name in before if "running_" in name and not torch.equal(before[name], after[name])]
+    assert any(not name.startswith("widen.") for name in changed) != frozen_statistics
+    assert not any(name.startswith(frozen) for name in changed)
 
 
 def test_networks_are_the_same_on_every_call() -> None:
-    """Random weights follow from the recipe's seed, and building leaves the global generator alone."""
+    """Random weights depend on the recipe's seed, and the global generator is not used."""
     torch.manual_seed(0)
     one = build_network(paper())
     drawn = torch.rand(1)
@@ -144,8 +144,8 @@ def test_networks_are_the_same_on_every_call() -> None:
     assert torch.equal(drawn, torch.rand(1))
 
 
-def test_heads_are_named_for_their_tags_and_centred_where_the_recipe_says_so(network: PretextNetwork) -> None:
-    """Five heads; the paper's read the features as they are, the starter's centred ones."""
+def test_heads_are_named_by_tag_and_centred_if_the_recipe_says_so(network: PretextNetwork) -> None:
+    """There are five heads; the paper's get the features, the starter's get centred features."""
     assert [*network.heads] == [*TAG_NAMES, "manipulation"]
     features = torch.randn(4, FEATURE_SIZE) + 5
     plain = build_network(paper()).train()
@@ -164,7 +164,7 @@ def write_photographs(folder: Path, portrait: bytes) -> dict[str, str]:
         for index in range(count):
             exif = Image.Exif()
             exif.get_ifd(EXIF_IFD).update({0x829D: 2.0 + index, 0x829A: 0.01, 0x920A: 50.0, 0x8827: 100})
-            # Each copy gets other colours below the face, or it would be dropped as a near-duplicate.
+            # Each copy gets other colours below the face; else it would be dropped as a near-duplicate.
             copy = image.copy()
             noise = np.random.default_rng(index + 10 * count).integers(0, 256, (5, 8, 3), dtype=np.uint8)
             copy.paste(Image.fromarray(noise).resize((512, 232)), (0, 280))
@@ -173,7 +173,7 @@ def write_photographs(folder: Path, portrait: bytes) -> dict[str, str]:
 
 
 def test_photographs_become_a_checkpoint(portrait: bytes, tmp_path: Path) -> None:
-    """Prepare and train on tagged pictures: faces, tags, a log line an epoch, and weights that load again."""
+    """`prepare` and `train` on tagged pictures give faces, tags, one log line for an epoch, and loadable weights."""
     roles = write_photographs(tmp_path / "photos", portrait)
     inputs = Inputs([FolderPhotos(tmp_path / "photos")], RoleRule(table=roles))
     run = tmp_path / "run"
@@ -198,11 +198,11 @@ def test_photographs_become_a_checkpoint(portrait: bytes, tmp_path: Path) -> Non
 
 
 class CentredLandmarks:
-    """Places all points on a small face pattern in the middle: the test needs no real landmarks."""
+    """Returns random points in the middle of the box: the test needs no real landmarks."""
 
     name = "centred"
 
     def find(self, crop: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
         """Return fixed points within the box."""
-        places = 0.3 + 0.4 * np.random.default_rng(crop.shape[0]).random((68, 2))
-        return (places * box[2:] + box[:2]).astype(np.float32)
+        shares = 0.3 + 0.4 * np.random.default_rng(crop.shape[0]).random((68, 2))
+        return (shares * box[2:] + box[:2]).astype(np.float32)

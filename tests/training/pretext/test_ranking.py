@@ -1,4 +1,4 @@
-"""The losses against a plain transcription of the paper's equations in double precision."""
+"""The losses compared with a direct implementation of the paper's equations in double precision."""
 
 import math
 
@@ -15,12 +15,12 @@ PAPER, RELEASED = PairRule(1 / math.sqrt(2), 1.0), PairRule(2.0, 0.5)
 
 
 def transcribe_fidelity(target: float, predicted: float) -> float:
-    """Eq. 3 with the floor inside each root."""
+    """Return Eq. 3 with the floor inside each root."""
     return 1 - math.sqrt(target * predicted + ROOT_FLOOR) - math.sqrt((1 - target) * (1 - predicted) + ROOT_FLOOR)
 
 
 def transcribe_ranking(scores: np.ndarray, tags: np.ndarray, rule: PairRule) -> list[float]:
-    """Eqs. 1-4, pair by pair."""
+    """Return the ranking part of Eq. 6 (with Eqs. 1 to 3) for each tag, pair by pair."""
     losses = []
     for tag in range(tags.shape[1]):
         total, pairs = 0.0, 0
@@ -40,7 +40,7 @@ def transcribe_ranking(scores: np.ndarray, tags: np.ndarray, rule: PairRule) -> 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, 9), rule=st.sampled_from([PAPER, RELEASED]))
 def test_ranking_loss_equals_the_transcription(seed: int, count: int, rule: PairRule) -> None:
-    """All pairs at once give what the equations give pair by pair, with ties and missing tags."""
+    """All pairs at once give the result of the equations pair by pair, with equal and missing tags."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(0, 2, (count, 4))
     tags = rng.integers(0, 4, (count, 4)).astype(float)
@@ -61,7 +61,7 @@ def test_gradients_are_finite_at_certain_probabilities(gap: float, target: float
 
 
 def test_gradient_agrees_with_finite_differences() -> None:
-    """Autograd's gradient of the ranking loss is the numerical one."""
+    """Autograd's gradient of the ranking loss equals the numerical gradient."""
     scores = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
     tags = torch.tensor(np.random.default_rng(1).integers(0, 3, (5, 4)).astype(float))
     assert torch.autograd.gradcheck(lambda value: exif_ranking_loss(value, tags, PAPER).sum(), scores)
@@ -69,7 +69,7 @@ def test_gradient_agrees_with_finite_differences() -> None:
 
 @pytest.mark.parametrize("rule", [LossRule(PAPER), LossRule(RELEASED, ranking_weight=4.0, rank_manipulated=True)])
 def test_gradient_of_the_whole_loss_agrees_with_finite_differences(rule: LossRule) -> None:
-    """So is Eq. 6's, to scores and logits, with ties, missing tags and manipulated faces."""
+    """The gradient of Eq. 6 is the numerical one, with equal and missing tags and manipulated faces."""
     generator = torch.Generator().manual_seed(3)
     scores = torch.randn(6, 4, dtype=torch.float64, generator=generator, requires_grad=True)
     logits = torch.randn(6, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -82,8 +82,8 @@ def test_gradient_of_the_whole_loss_agrees_with_finite_differences(rule: LossRul
 
 
 @pytest.mark.parametrize("logit", [0.0, 20.0, -20.0, 200.0, -200.0])
-def test_manipulation_loss_is_finite_where_the_head_is_certain(logit: float) -> None:
-    """Eq. 5 and its gradient are finite for certain heads, right or wrong."""
+def test_manipulation_loss_is_finite_for_extreme_logits(logit: float) -> None:
+    """The loss of Eqs. 4 and 5 and its gradient are finite for extreme logits, right or wrong."""
     logits = torch.tensor([logit, logit], requires_grad=True)
     loss = manipulation_loss(logits, torch.tensor([0.0, 1.0]))
     loss.backward()
@@ -92,14 +92,14 @@ def test_manipulation_loss_is_finite_where_the_head_is_certain(logit: float) -> 
 
 
 def test_perfect_order_costs_less_than_the_reverse() -> None:
-    """Scores that follow the tags have a loss near zero; reversed scores one near one."""
+    """Scores in the order of the tags have a loss near 0, scores in the reverse order a loss near 1."""
     tags = torch.arange(6.0)[:, None].repeat(1, 4)
     assert exif_ranking_loss(10 * tags, tags, PAPER).max() < 1e-3
     assert exif_ranking_loss(-10 * tags, tags, PAPER).min() > 0.9
 
 
-def test_missing_tags_take_no_part() -> None:
-    """A face without a tag changes neither that tag's loss nor any gradient."""
+def test_missing_tags_are_ignored() -> None:
+    """A face without a tag changes neither the tag's loss nor any gradient."""
     tags = torch.tensor([[1.0, 2, 3, 4], [2.0, 1, 4, 3], [math.nan] * 4])
     scores = torch.randn(3, 4, generator=torch.Generator().manual_seed(2), requires_grad=True)
     loss = exif_ranking_loss(scores, tags, RELEASED)
@@ -109,7 +109,7 @@ def test_missing_tags_take_no_part() -> None:
 
 
 def test_manipulated_faces_are_not_ranked() -> None:
-    """Ranking pairs are photographic faces only; the manipulation head sees all."""
+    """Ranking pairs contain untouched faces only; the manipulation loss uses all faces."""
     tags = torch.tensor([[1.0] * 4, [2.0] * 4, [9.0] * 4])
     scores, logits = torch.randn(3, 4), torch.tensor([-3.0, -3.0, 3.0])
     manipulated = torch.tensor([0.0, 0.0, 1.0])

@@ -1,4 +1,4 @@
-"""A training that is killed, stopped, starved of disk or driven mad: what stands afterwards, and how it goes on."""
+"""Training: kills, signals, a full disk and divergence, the files that remain, and the resume."""
 
 import json
 import os
@@ -32,19 +32,19 @@ from training.pretext.trainer import TrainOptions, train_extractor
 from training.pretext.validation import CONTROL
 from training.recipes import OptimiserRule
 
-STEPS = 4  # of an epoch of the tiny recipe
+STEPS = 4  # in one epoch of the tiny recipe
 TIMEOUT_S = 240
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
-    """Sums of floats in the same order in every process."""
+    """One thread, so that sums of floats have the same order in every process."""
     torch.set_num_threads(1)
 
 
 @pytest.fixture(name="reference", scope="module")
 def fixture_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of a training that nothing disturbed."""
+    """The run folder of a training without interruption."""
     torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("reference")
     train_tiny(run, make_recipe())
@@ -52,7 +52,7 @@ def fixture_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same_curve(run: Path, reference: Path) -> None:
-    """Compare losses, held-out figures and the final weights."""
+    """Compare losses, held-out metrics and the final weights."""
     lines, expected = read_log(run), read_log(reference)
     assert [line["epoch"] for line in lines] == [1.0, 2.0, 3.0]
     for line, other in zip(lines, expected, strict=True):
@@ -63,8 +63,8 @@ def assert_same_curve(run: Path, reference: Path) -> None:
         torch.testing.assert_close(values, others[name], rtol=1e-6, atol=1e-9)
 
 
-def test_losses_fall_and_the_files_are_there(reference: Path) -> None:
-    """The undisturbed training learns to rank, and leaves what later steps read."""
+def test_losses_fall_and_the_files_exist(reference: Path) -> None:
+    """The loss of a training without interruption falls, and the files for later steps exist."""
     lines = read_log(reference)
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert json.loads((reference / "recipe.json").read_text())["name"] == "tiny"
@@ -76,14 +76,14 @@ def test_losses_fall_and_the_files_are_there(reference: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [1, 3])
-def test_killed_training_goes_on_as_if_nothing_had_happened(reference: Path, tmp_path: Path, every: int) -> None:
-    """A process that SIGKILL ends within the second epoch, and another that goes on, give the same loss curve."""
+def test_a_killed_training_resumes_without_difference(reference: Path, tmp_path: Path, every: int) -> None:
+    """A process killed in the second epoch, and a second one that resumes, give the same loss curve."""
     if every == 1:
         command = [sys.executable, tiny_training.__file__, str(tmp_path), "--die-after", str(STEPS + 2)]
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
         ended = subprocess.run(command, env=environment, check=False, capture_output=True, timeout=TIMEOUT_S)
         assert ended.returncode == -signal.SIGKILL, ended.stderr
-    else:  # the same without a process, with steps that are lost and taken again
+    else:  # the same in this process, with steps that are lost and repeated
         with pytest.raises(StepLost):
             run_to_loss(tmp_path, STEPS + 2, every)
     assert len(read_log(tmp_path)) == 1
@@ -92,7 +92,7 @@ def test_killed_training_goes_on_as_if_nothing_had_happened(reference: Path, tmp
 
 
 class StepLost(Exception):
-    """Stands for a crash in the middle of a step."""
+    """Simulates a crash within a step."""
 
 
 def run_to_loss(run: Path, after: int, every: int) -> None:
@@ -117,15 +117,15 @@ def train_with(network: PretextNetwork, run: Path, **options: object) -> Path:
 
 
 def test_a_finished_training_is_not_trained_again(reference: Path) -> None:
-    """Called again, it returns the best checkpoint and leaves the log as it is."""
+    """A second call returns the best checkpoint and does not change the log."""
     before = (reference / "progress.jsonl").read_text()
     assert train_tiny(reference, make_recipe()) == reference / "best.safetensors"
     assert (reference / "progress.jsonl").read_text() == before
 
 
-def test_another_recipe_or_other_faces_do_not_go_on(reference: Path) -> None:
-    """A run folder of another training is refused in one sentence that says what to do."""
-    with pytest.raises(ValueError, match="another recipe, or by other settings of 'tiny': finish"):
+def test_another_recipe_or_other_faces_do_not_resume(reference: Path) -> None:
+    """A run folder of another training is refused with an error that says what to do."""
+    with pytest.raises(ValueError, match="another recipe, or with other settings of 'tiny': finish"):
         train_tiny(reference, make_recipe(seed=6))
     network, faces = make_network(make_recipe()), make_faces(12)
     with pytest.raises(ValueError, match="16 faces and there are 12 now: restore"):
@@ -133,10 +133,10 @@ def test_another_recipe_or_other_faces_do_not_go_on(reference: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_after_the_step_and_the_training_goes_on(
+def test_a_signal_stops_after_the_step_and_the_training_resumes(
     reference: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """Ctrl-C and SIGTERM end in one sentence, with a checkpoint of the very step; the handlers are given back."""
+    """After Ctrl-C or SIGTERM the step is saved, the error says how to resume, and the handlers are restored."""
     network = make_network(make_recipe())
     passes = []
 
@@ -147,7 +147,7 @@ def test_a_signal_ends_after_the_step_and_the_training_goes_on(
 
     network.extractor.register_forward_pre_hook(interrupt)
     before = signal.getsignal(number)
-    with pytest.raises(TrainingInterrupted, match="stopped after step 2 of 4 in epoch 2; the same command goes on"):
+    with pytest.raises(TrainingInterrupted, match="stopped after step 2 of 4 in epoch 2; the same command resumes"):
         train_with(network, tmp_path, save_every_steps=None)
     assert signal.getsignal(number) is before
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("draw")]
@@ -155,8 +155,8 @@ def test_a_signal_ends_after_the_step_and_the_training_goes_on(
     assert_same_curve(tmp_path, reference)
 
 
-def test_a_full_disk_stops_resumably(reference: Path, tmp_path: Path) -> None:
-    """Where no checkpoint fits any more, one sentence says so, the last one stays whole, and later it goes on."""
+def test_a_training_resumes_after_a_full_disk(reference: Path, tmp_path: Path) -> None:
+    """If a checkpoint cannot be written, the error says so, the previous one is kept, and a later call resumes."""
     with pytest.raises(StepLost):
         run_to_loss(tmp_path, STEPS + 1, every=1)
     kept = (tmp_path / "last.safetensors").read_bytes()
@@ -164,7 +164,7 @@ def test_a_full_disk_stops_resumably(reference: Path, tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) // 2, limits[1]))
     try:
         with pytest.raises(
-            TrainingInterrupted, match=r"cannot be written .*: free some space; the same command goes on"
+            TrainingInterrupted, match=r"cannot be written .*: free some space; the same command resumes"
         ):
             train_tiny(tmp_path, make_recipe())
     finally:
@@ -175,11 +175,11 @@ def test_a_full_disk_stops_resumably(reference: Path, tmp_path: Path) -> None:
     assert_same_curve(tmp_path, reference)
 
 
-def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    """Rates that drive the weights to infinity end in one sentence; what was saved before is finite."""
-    wild = OptimiserRule(decay="decoupled", head_rate=1e3, backbone_rate=1e30, weight_decay=0.0)
-    with pytest.raises(TrainingDiverged, match=r"is (nan|no longer).* in step \d of epoch 1; no checkpoint holds"):
-        train_tiny(tmp_path, make_recipe(optimiser=wild))
+def test_a_diverged_training_stops_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    """With far too large learning rates the training stops with an error, and saved weights are finite."""
+    diverging = OptimiserRule(decay="decoupled", head_rate=1e3, backbone_rate=1e30, weight_decay=0.0)
+    with pytest.raises(TrainingDiverged, match=r"is (nan|no longer).* in step \d of epoch 1; no checkpoint contains"):
+        train_tiny(tmp_path, make_recipe(optimiser=diverging))
     if (tmp_path / "last.safetensors").exists():
         assert all(values.isfinite().all() for values in load_file(tmp_path / "last.safetensors").values())
 
@@ -190,8 +190,8 @@ def select_tags(faces: FaceSet, values: list[float]) -> FaceSet:
     return faces
 
 
-def test_one_camera_is_warned_of_before_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where all pairs are ties, a sentence says that nothing will be ranked; single useless tags are named."""
+def test_equal_tags_cause_a_warning_before_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """If all tags are equal, a warning says that nothing will be learned; single constant tags are named."""
     same = select_tags(make_faces(8), [2.8, 0.01, 50.0, 100.0])
     recipe = make_recipe(epochs=1)
     train_extractor(make_network(recipe), same, same, recipe, tmp_path)
@@ -203,37 +203,37 @@ def test_one_camera_is_warned_of_before_the_training(tmp_path: Path, capsys: pyt
     assert list_warnings(make_faces(8), recipe, random_weights=False) == []
 
 
-def test_initial_weights_are_taken_or_missed(
+def test_initial_weights_are_loaded_or_missing(
     reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Training starts from the weights of `init`; a ResNet-50 without any is warned of, once, in one sentence."""
-    still = make_recipe(epochs=1, optimiser=OptimiserRule("decoupled", 0.0, 0.0, 0.0))
-    train_tiny(tmp_path / "given", still, init=reference / "best.safetensors", console=Console(stderr=True))
+    """Training starts from the weights of `init`; a ResNet-50 without initial weights causes one warning."""
+    unchanged = make_recipe(epochs=1, optimiser=OptimiserRule("decoupled", 0.0, 0.0, 0.0))
+    train_tiny(tmp_path / "given", unchanged, init=reference / "best.safetensors", console=Console(stderr=True))
     assert "random weights" not in capsys.readouterr().err
     trained, start = (load_file(folder / "best.safetensors") for folder in (tmp_path / "given", reference))
     assert torch.equal(trained["extractor.last.weight"], start["extractor.last.weight"])
-    train_tiny(tmp_path / "none", still, console=Console(stderr=True))
+    train_tiny(tmp_path / "none", unchanged, console=Console(stderr=True))
     assert capsys.readouterr().err.count("resnet50 starts from random weights") == 1
-    train_tiny(tmp_path / "none", still, console=Console(stderr=True))
+    train_tiny(tmp_path / "none", unchanged, console=Console(stderr=True))
     assert "random weights" not in capsys.readouterr().err
 
 
-def test_weights_without_a_training_do_not_go_on(reference: Path, tmp_path: Path) -> None:
-    """A `last.safetensors` that is none of a training is refused in one sentence."""
+def test_weights_without_a_training_state_do_not_resume(reference: Path, tmp_path: Path) -> None:
+    """A `last.safetensors` without a training state is refused."""
     (tmp_path / "last.safetensors").write_bytes((reference / "best.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="holds weights but no interrupted training"):
+    with pytest.raises(ValueError, match="contains weights but no training state"):
         train_tiny(tmp_path, make_recipe())
 
 
 @pytest.mark.parametrize(
-    ("train", "held_out", "sentence"),
+    ("train", "held_out", "error"),
     [(3, 4, "3 training faces are fewer than one batch of 4"), (8, 0, "no held-out face")],
 )
-def test_too_few_faces_are_refused(tmp_path: Path, train: int, held_out: int, sentence: str) -> None:
-    """A training that could not take one step is refused, with what to do."""
+def test_too_few_faces_are_refused(tmp_path: Path, train: int, held_out: int, error: str) -> None:
+    """A training with too few faces for one step, or without held-out faces, is refused."""
     faces = make_faces(8)
     rows = torch.arange(8).numpy()
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=error):
         train_extractor(
             make_network(make_recipe()),
             faces.select(rows[:train]),
@@ -244,6 +244,6 @@ def test_too_few_faces_are_refused(tmp_path: Path, train: int, held_out: int, se
 
 
 def test_progress_without_a_terminal_is_json(reference: Path) -> None:
-    """Each line of the log has the losses, the held-out figures, the control and the merit."""
+    """Each line of the log has the losses, the held-out metrics, the control and the merit."""
     for line in read_log(reference):
         assert {"loss", "loss_iso", "iso", "manipulation", "merit", CONTROL} <= line.keys()

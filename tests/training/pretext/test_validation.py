@@ -1,4 +1,4 @@
-"""What chooses a checkpoint, and the control that notices a head which learned resampling."""
+"""Validation: the selection of a checkpoint, and the control that detects a head that learned resampling."""
 
 import dataclasses
 import math
@@ -37,8 +37,8 @@ from training.recipes import AugmentRule, LossRule
 FACES, STEPS = 16, 40
 
 
-class Ears(nn.Module):
-    """Eight 3x3 filters and their mean response: enough to hear how sharp and how dark a picture is."""
+class FilterBank(nn.Module):
+    """Eight 3x3 filters and their mean responses, which depend on sharpness and brightness."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,13 +55,13 @@ class Ears(nn.Module):
 
 @pytest.fixture(name="sampler", scope="module")
 def fixture_sampler() -> FaceSampler:
-    """A sampler of full-size crops."""
+    """A sampler of crops of 224 px."""
     return make_sampler(224, WIDE_SIZE, AugmentRule(warps=2), seed=3)
 
 
 @pytest.fixture(name="faces", scope="module")
 def fixture_faces() -> FaceSet:
-    """Noise of different contrast and sharpness, as photographs have."""
+    """Noise pictures with different contrast and sharpness."""
     rng = np.random.default_rng(0)
     pictures = []
     for _ in range(FACES):
@@ -70,10 +70,10 @@ def fixture_faces() -> FaceSet:
     return dataclasses.replace(make_faces(FACES), wide=np.stack(pictures))
 
 
-def learn(batches: list[Batch]) -> PretextNetwork:
-    """Train the manipulation head of a tiny network."""
+def train_head(batches: list[Batch]) -> PretextNetwork:
+    """Return a tiny network with a trained manipulation head."""
     torch.manual_seed(2)
-    network = PretextNetwork(Ears(), centred_heads=True).train()
+    network = PretextNetwork(FilterBank(), centred_heads=True).train()
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
     crops, labels = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("crops", "manipulated"))
     for _ in range(STEPS):
@@ -83,8 +83,8 @@ def learn(batches: list[Batch]) -> PretextNetwork:
     return network
 
 
-def test_control_hears_a_head_that_learned_resampling(faces: FaceSet, sampler: FaceSampler) -> None:
-    """With the release's confound the warning comes; with a mark that is no resampling it does not."""
+def test_control_detects_a_head_that_learned_resampling(faces: FaceSet, sampler: FaceSampler) -> None:
+    """A head trained with the release's confound causes a warning; a head trained on a dark mark does not."""
     batches = make_validation_batches(faces, sampler, seed=1)
     untouched = [batch for batch in batches if not batch.manipulated.any()]
 
@@ -101,14 +101,14 @@ def test_control_hears_a_head_that_learned_resampling(faces: FaceSet, sampler: F
 
     sound, confounded = untouched + alter(darken), untouched + alter(resample_again)
     held_out = make_validation_batches(faces, sampler, seed=2)
-    deaf, hearing = validate(learn(sound), held_out), validate(learn(confounded), held_out)
-    assert check_control(deaf) is None
-    assert "may have learned resampling instead" in check_control(hearing)
-    assert hearing[CONTROL] > 0.9
+    good, bad = validate(train_head(sound), held_out), validate(train_head(confounded), held_out)
+    assert check_control(good) is None
+    assert "may have learned resampling instead" in check_control(bad)
+    assert bad[CONTROL] > 0.9
 
 
-def test_control_counts_either_direction() -> None:
-    """A head that takes resampled faces for untouched ones is as suspect; at the bound it is not."""
+def test_control_counts_both_directions() -> None:
+    """An AUC below the lower bound or above the upper bound causes a warning; an AUC at the bound does not."""
     assert check_control({CONTROL: 0.24}) is not None
     assert check_control({CONTROL: 0.76}) is not None
     assert check_control({CONTROL: 0.75}) is None
@@ -117,8 +117,8 @@ def test_control_counts_either_direction() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 30))
-def test_separation_is_the_auc(seed: int, size: int) -> None:
-    """It is scikit-learn's ROC AUC, ties included."""
+def test_auc_is_scikit_learn_s(seed: int, size: int) -> None:
+    """The AUC equals scikit-learn's ROC AUC, including ties."""
     rng = np.random.default_rng(seed)
     low, high = rng.integers(0, 6, size).astype(float), rng.integers(1, 8, size).astype(float)
     labels = np.repeat([0, 1], size)
@@ -126,8 +126,8 @@ def test_separation_is_the_auc(seed: int, size: int) -> None:
     assert compute_auc(torch.from_numpy(low), torch.from_numpy(high)) == pytest.approx(expected)
 
 
-def test_validation_shows_the_same_faces_each_time(faces: FaceSet, sampler: FaceSampler) -> None:
-    """Each face comes once untouched and once manipulated, the same on every call."""
+def test_validation_uses_the_same_faces_each_time(faces: FaceSet, sampler: FaceSampler) -> None:
+    """Each face is used once untouched and once manipulated, the same on every call."""
     once, again = (make_validation_batches(faces, sampler, seed=1) for _ in range(2))
     assert all(torch.equal(one.crops, two.crops) for one, two in zip(once, again, strict=True))
     assert sum(len(batch.crops) for batch in once) == 2 * FACES
@@ -135,7 +135,7 @@ def test_validation_shows_the_same_faces_each_time(faces: FaceSet, sampler: Face
 
 
 def test_untagged_faces_are_few() -> None:
-    """All tagged faces are compared on, up to a bound, and at most a hundred of the others."""
+    """All tagged faces are selected, up to a limit, and at most a hundred of the others."""
     faces = make_faces(3)
     many = faces.select(np.zeros(400, dtype=int))
     many.tags[:150] = np.nan
@@ -145,7 +145,7 @@ def test_untagged_faces_are_few() -> None:
 
 
 def test_merit_counts_what_the_recipe_trains() -> None:
-    """An ablation is judged by its own task, missing tags are left out, and nothing at all is NaN."""
+    """Only the trained tasks count, missing tags are left out, and without any accuracy the merit is NaN."""
     figures = {"f_number": 0.6, "exposure_time_s": 0.8, "focal_length_mm": math.nan, "iso": 0.7, "manipulation": 0.9}
     figures[CONTROL] = 0.0
     assert figure_of_merit(figures, LossRule()) == pytest.approx(0.75)
@@ -155,7 +155,7 @@ def test_merit_counts_what_the_recipe_trains() -> None:
 
 
 def test_ranking_accuracy_ignores_ties_and_missing_tags() -> None:
-    """Only pairs with two different values count; without any, the figure is NaN."""
+    """Only pairs with two different values count; without such pairs the accuracy is NaN."""
     nan = float("nan")
     tags = torch.tensor([[1.0, 1, nan, 1], [2.0, 1, 5, 2], [3.0, 1, nan, 3]])
     scores = torch.tensor([[1.0, 0, 0, 3], [2.0, 1, 0, 2], [3.0, 2, 0, 1]])

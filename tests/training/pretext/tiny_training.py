@@ -1,4 +1,4 @@
-"""A training in miniature for the tests: generated faces, a network of two layers, steps of milliseconds.
+"""A tiny training for the tests: synthetic faces, a network of two layers, steps of milliseconds.
 
 Run as a program, it trains in a process of its own: `tiny_training.py RUN [--die-after N] [--recipe JSON]`.
 """
@@ -26,7 +26,7 @@ TRAIN_FACES, HELD_OUT_FACES = 16, 4
 
 
 class TinyExtractor(nn.Module):
-    """Two layers on 28-pixel pictures, with a batch normalisation; ends its process where it is told to."""
+    """Two layers on 28-pixel pictures, with batch normalisation; kills its process after a given number of passes."""
 
     def __init__(self, die_after: int | None = None) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class TinyExtractor(nn.Module):
 
 
 def make_faces(count: int, seed: int = 0) -> FaceSet:
-    """Return `count` smooth random pictures with landmarks and tags; the brighter, the larger each tag."""
+    """Return `count` smooth random pictures with landmarks and tags; brighter pictures have larger tags."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 200, (count, 5, 5, 3)).astype(np.float32) + np.linspace(0, 55, count)[:, None, None, None]
     wide = np.kron(small, np.ones((1, WIDE_SIZE // 5, WIDE_SIZE // 5, 1), np.float32)).astype(np.uint8)
@@ -92,7 +92,7 @@ def train_tiny(run: Path, recipe: Recipe, die_after: int | None = None, **option
 
 
 def read_log(run: Path) -> list[dict[str, float]]:
-    """Return what the training wrote about each epoch, without the time it took."""
+    """Return the log line of each epoch, without the time."""
     lines = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
