@@ -15,12 +15,11 @@ PROGRAM = """
 import json, resource, sys, time
 from collections import Counter
 from pathlib import Path
-from scorer.archive.items import SourceDamaged
+from scorer.errors import SourceDamaged, UsageError
 from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.plan import open_plan, write_plan
 from scorer.archive.source.sources import Archive
-from scorer.commands.inputs import UsageError
-from scorer.payloads.settings import PayloadSettings
+from scorer.settings import PayloadSettings
 from ingest.reasons import Unscorable
 import pyarrow.parquet, scorer.archive.source.tars
 

@@ -183,7 +183,7 @@ import resource, sys
 from pathlib import Path
 from scorer.archive.source.plan import open_plan, write_plan
 from scorer.archive.source.sources import Archive
-from scorer.payloads.settings import PayloadSettings
+from scorer.settings import PayloadSettings
 folder = Path(sys.argv[1])
 archive = Archive((str(folder / "in"), str(folder / "list.csv")), uri_column="uri")
 write_plan(folder / "_plan", archive, PayloadSettings(), 100)
