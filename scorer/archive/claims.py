@@ -1,11 +1,12 @@
-"""Who has a shard in hand, and at how many deaths it was: `_attempts/NNNNN.json`, there only while it is worked on.
+"""Which process works on a shard, and how often that work crashed: `_attempts/NNNNN.json`, removed with the commit.
 
-A process locks the file while it works on the shard, so that nobody else does, and counts its start. Whoever ends in
-good order takes the start back; whoever is killed cannot. From the third start on the shard is suspect: its images are
-scored one at a time, each noted before it begins. An image that was noted at three deaths is passed over.
+A process locks the file while it works on the shard, so that no other process does, and counts its start. A process
+that stops in order takes its start back; a process that is killed cannot. From the third start on the shard is suspect:
+its images are scored one at a time, and each image is noted before it begins. An image that was noted at three crashes
+is not scored.
 
-The lock is `flock`, which ends with the process. Where a file system has none, nothing is locked, and two processes of
-the same index would do the same work twice; the commit still is one of theirs, whole.
+The lock is `flock`, which ends with the process. On a file system without locks nothing is locked. Two processes of the
+same index then do the same work twice, and the commit is still that of one of them, whole.
 """
 
 import errno
@@ -18,17 +19,17 @@ from typing import Self
 from scorer.archive.folder import mark_name
 
 SUSPECT_FROM_STARTS = 3
-MAX_DEATHS = 3
+MAX_CRASHES = 3
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
-_BLOCK = 512  # a file only grows, by whole blocks, and is written at once: a kill leaves the old text or the new
+_BLOCK = 512  # the file only grows, by whole blocks, and one write fills it: a kill leaves the old text or the new one
 
 
 class Claim:
-    """A shard in this process's hands; `release` or `finish` ends it.
+    """This process's exclusive right to work on a shard; `release` or `finish` ends it.
 
     Attributes:
-        starts: how often the shard was begun and not ended in good order, this time included.
-        deaths: at how many deaths each noted image was, by position.
+        starts: how often the work on the shard began without an orderly end, this time included.
+        crashes: at how many crashes each image was noted, by position.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -36,13 +37,13 @@ class Claim:
         text = os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode(errors="replace")
         found = json.loads(text) if text.strip() else {}
         self.starts = 1 + int(found.get("starts", 0))
-        self.deaths = {int(position): int(count) for position, count in found.get("deaths", {}).items()}
-        if (died_at := found.get("now")) is not None:
-            self.deaths[died_at] = self.deaths.get(died_at, 0) + 1
+        self.crashes = {int(position): int(count) for position, count in found.get("deaths", {}).items()}
+        if (crashed_at := found.get("now")) is not None:
+            self.crashes[crashed_at] = self.crashes.get(crashed_at, 0) + 1
         self._write(None)
 
     @classmethod
-    def take(cls, folder: Path, shard: int) -> Self | None:
+    def acquire(cls, folder: Path, shard: int) -> Self | None:
         """Return the claim on a shard, or None while another process has it.
 
         Raises:
@@ -61,43 +62,43 @@ class Claim:
             except BaseException:
                 os.close(descriptor)
                 raise
-            os.close(descriptor)  # its last holder removed it meanwhile
+            os.close(descriptor)  # the previous owner removed the file before the lock was taken
 
     @property
     def suspect(self) -> bool:
-        """Whether an image of the shard may be what kills."""
+        """Whether an image of the shard may be what kills its processes."""
         return self.starts >= SUSPECT_FROM_STARTS
 
-    def kills(self, position: int) -> bool:
-        """Return whether an image was at so many deaths that it is not tried again."""
-        return self.deaths.get(position, 0) >= MAX_DEATHS
+    def must_skip(self, position: int) -> bool:
+        """Return whether an image was noted at so many crashes that it is not scored."""
+        return self.crashes.get(position, 0) >= MAX_CRASHES
 
     def note(self, position: int | None) -> None:
-        """Write down which image is about to begin, alone; None for one that is not even tried."""
+        """Write down which single image is about to begin; None for an image that is not decoded at all."""
         self._write(position)
 
     def release(self) -> None:
-        """Give the shard back undone, in good order."""
+        """Give the shard back without a commit, in order."""
         self.starts -= 1
-        if self.starts or self.deaths:
+        if self.starts or self.crashes:
             self._write(None)
             os.close(self._descriptor)
         else:
             self.finish()
 
     def finish(self) -> None:
-        """The shard is committed, or was never begun: nothing of it needs to be remembered."""
+        """Remove the file: the shard is committed, or its work never began."""
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
-    def _write(self, now: int | None) -> None:
-        text = json.dumps({"starts": self.starts, "deaths": self.deaths, "now": now}).encode() + b"\n"
+    def _write(self, current: int | None) -> None:
+        text = json.dumps({"starts": self.starts, "deaths": self.crashes, "now": current}).encode() + b"\n"
         size = max(-(-len(text) // _BLOCK) * _BLOCK, os.fstat(self._descriptor).st_size)
         os.pwrite(self._descriptor, text.rjust(size), 0)
 
 
 def _lock(descriptor: int) -> bool:
-    """Return False when another process holds the file."""
+    """Return False when another process has locked the file."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -109,7 +110,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def find_suspects(folder: Path) -> set[int]:
-    """Return the shards that the next start has to take one image at a time."""
+    """Return the shards whose images the next start must score one at a time."""
     suspects = set()
     for path in folder.glob("*.json"):
         text = path.read_text(encoding="ascii", errors="replace")

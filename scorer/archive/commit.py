@@ -1,4 +1,4 @@
-"""How a shard becomes part of a run: its files are published, then its mark, and only what the mark names counts."""
+"""How a shard becomes part of a run: its files are published, then its mark; only files that a mark names count."""
 
 import hashlib
 import time
@@ -22,7 +22,7 @@ def read_errors(folder: Path, mark: CommitMark) -> pa.Table:
     """Return the rows of the images that could not be scored.
 
     Raises:
-        RunBroken: a file is gone or not what the mark says.
+        RunBroken: a file is missing or cannot be read.
     """
     tables = [ERRORS.empty_table()]
     for name in mark.errors:
@@ -37,7 +37,7 @@ def read_errors(folder: Path, mark: CommitMark) -> pa.Table:
 
 
 def select_retryable(errors: pa.Table) -> frozenset[int]:
-    """Return the positions of the images that another try may score."""
+    """Return the positions of the images that a retry may score."""
     retryable = pa.array(sorted(RETRYABLE), pa.string())
     chosen = errors.filter(pc.is_in(errors["reason"].cast(pa.string()), retryable))
     return frozenset(chosen["position"].to_pylist())
@@ -46,17 +46,17 @@ def select_retryable(errors: pa.Table) -> frozenset[int]:
 def commit_shard(
     folder: Path, output: ShardOutput, before: CommitMark | None, *, started_at: datetime, bundle_digest: str
 ) -> CommitMark:
-    """Publish a shard's files and then its mark; remove what does not count then, also after a failure.
+    """Publish a shard's files and then its mark; remove the files that do not count, also after a failure.
 
     Args:
-        folder: the run's.
-        output: the rows; with `before`, those of the images that were tried again.
-        before: the shard's mark until now.
+        folder: the run's folder.
+        output: the rows; with `before`, the rows of the retried images.
+        before: the shard's present mark.
         started_at: when the work began.
         bundle_digest: of the bundle that scored.
 
     Raises:
-        OSError: the disk is full, among others; the shard is then as committed as it was.
+        OSError: for example, the disk is full; the present mark stays valid.
     """
     started_s = time.perf_counter()
     generation = before.generation + 1 if before else 0
@@ -64,8 +64,8 @@ def commit_shard(
     counts = {name: output.counts[name] for name in COUNTS}
     if before:
         old = read_errors(folder, before)
-        answered = pa.concat_arrays([*results["position"].chunks, *errors["position"].chunks, pa.array([], pa.int32())])
-        kept = old.filter(pc.invert(pc.is_in(old["position"], answered)))
+        retried = pa.concat_arrays([*results["position"].chunks, *errors["position"].chunks, pa.array([], pa.int32())])
+        kept = old.filter(pc.invert(pc.is_in(old["position"], retried)))
         errors = pa.concat_tables([kept, errors])
         counts = _add_counts(before, counts, errors)
     name = part_name(output.shard) if not generation else part_name(output.shard).replace(".", f".{generation}.")
@@ -84,8 +84,8 @@ def commit_shard(
             generation=generation,
             results=named["results"],
             errors=named["errors"],
-            spells=(
-                *(before.spells if before else ()),
+            work_intervals=(
+                *(before.work_intervals if before else ()),
                 WorkInterval(started_at=started_at, finished_at=datetime.now(UTC)),
             ),
             stage_s={stage: round(seconds, 4) for stage, seconds in stage_s.items()},
@@ -95,10 +95,10 @@ def commit_shard(
         )
         publish_json(folder / "_stats" / mark_name(output.shard), mark)
     finally:
-        # By the mark that lies there now: the new one, or after a failure the old one or none.
-        counting = read_mark(folder, output.shard)
+        # The mark on disk decides: the new one, or after a failure the old one or none.
+        current = read_mark(folder, output.shard)
         written = {f"results/{name}", f"errors/{name}", *(before.paths if before else ())}
-        for path in written - (counting.paths if counting else set()):
+        for path in written - (current.paths if current else set()):
             (folder / path).unlink(missing_ok=True)
     return mark
 
@@ -113,9 +113,9 @@ def _publish_table(path: Path, table: pa.Table, schema: pa.Schema) -> PartFile:
 
     def verify(partial: Path) -> None:
         with pq.ParquetFile(utf8_path(partial)) as parquet:
-            again = parquet.read()
-        if again.num_rows != len(table) or not again.schema.equals(schema):
-            message = f"{path} was not written as it should be: {again.num_rows} of {len(table)} rows read back"
+            read_back = parquet.read()
+        if read_back.num_rows != len(table) or not read_back.schema.equals(schema):
+            message = f"{path} was not written correctly: {read_back.num_rows} of {len(table)} rows were read back"
             raise OSError(message)
         with partial.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
@@ -125,7 +125,9 @@ def _publish_table(path: Path, table: pa.Table, schema: pa.Schema) -> PartFile:
 
 
 def finish_run(folder: Path, shards: int, report: Callable[[Path], object] = lambda _: None) -> int:
-    """Write the run's report and `_SUCCESS` if nothing is missing; return how many shards are.
+    """Write the run's report and `_SUCCESS` when every shard is committed; return how many are not.
+
+    Two processes may both find the last shard committed. They then write the same bytes.
 
     Raises:
         OSError: the folder cannot be written.

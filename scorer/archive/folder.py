@@ -1,13 +1,14 @@
-"""The folder of a run: which file is what, and how a file is published whole or not at all.
+"""The folder of a run: its files, and how a file is published whole or not at all.
 
     run.json                  settings, bundle digest, number of shards: written when the plan is complete
-    _plan/                    shards and images, in the order in which every process sees them
+    _plan/                    shards and images, in the same order for every process
     results/part-NNNNN.parquet  one row a face, one for an image without a face (`scorer.archive.rows.RESULTS`)
-    errors/part-NNNNN.parquet   one row an image that could not be scored (`ERRORS`); absent where there is none
+    errors/part-NNNNN.parquet   one row an image that could not be scored (`ERRORS`); no file without such an image
+    _attempts/NNNNN.json      a shard's claim, while a process works on it (`scorer.archive.claims`)
     _stats/NNNNN.json         a shard's commit mark, written last: names its files and counts their rows
     summary.json, report.html, _SUCCESS  when every shard is committed
 
-Only what a commit mark names counts; anything else is a killed process's rest and is written over.
+Only files that a commit mark names count. Other files are left from killed processes and are overwritten or removed.
 """
 
 import os
@@ -33,21 +34,21 @@ def mark_name(index: int) -> str:
 
 
 def utf8_path(path: Path) -> str:
-    """Return a path for Arrow and DuckDB, which take its bytes for UTF-8 whatever the locale.
+    """Return a path for Arrow and DuckDB, which read its bytes as UTF-8 in every locale.
 
     Raises:
-        UsageError: its bytes are none.
+        UsageError: its bytes are not UTF-8.
     """
     try:
         return os.fsencode(path).decode()
     except UnicodeDecodeError as error:
         name = os.fsencode(path).decode(errors="backslashreplace")
-        message = f"{name} is no name in UTF-8, which a run's folder must have: name another"
+        message = f"{name} is not UTF-8, which the name of a run's folder must be: choose another name"
         raise UsageError(message) from error
 
 
 def is_partial(path: Path) -> bool:
-    """Return whether a file is one that `publish` was still writing when its process was killed, or still writes."""
+    """Return whether a file is one that `publish` is writing, or was writing when its process was killed."""
     return path.name.startswith(".") and path.suffix == ".partial"
 
 
@@ -55,16 +56,16 @@ def publish(path: Path, write: Callable[[IO[bytes]], object], verify: Callable[[
     """Write a file under a temporary name, sync it, verify it, rename it, and sync its folder.
 
     Args:
-        path: its final name; what is there is replaced in one instant.
+        path: its final name; a file of that name is replaced atomically.
         write: fills the open file.
-        verify: reads the file again and raises when it is not what it should be.
+        verify: reads the file again and raises when its content is wrong.
 
     Raises:
         UsageError: `path` is a URI.
-        OSError: the disk is full, among others; nothing of it is left behind.
+        OSError: for example, the disk is full; no partial file is left.
     """
     require_local(path)
-    # By chance, not by process id: in a container every process is the first.
+    # Random instead of the process id: in every container the first process has the id 1.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,14 +1,16 @@
-"""What a scan is given and does not score: the rule for names, which `score` follows, too, and words for the counts.
+"""What a scan finds in its sources and does not score: the rule for names, and words for the counts.
 
-An image is a file with an image's suffix, hidden or not. By their names are left out: what macOS, Windows and NAS
-systems write beside photographs (`._x.jpg`, `.DS_Store`, `__MACOSX`, `Thumbs.db`, `@eaDir`), tars and manifests (a
-SOURCE of their own) and whatever has another suffix. A file that is a SOURCE itself is always answered for. Nothing is
-left out without being counted.
+An image is a file with an image's suffix, hidden or not. Left out by their names are: files that macOS, Windows and NAS
+systems write beside photographs (`._x.jpg`, `.DS_Store`, `__MACOSX`, `Thumbs.db`, `@eaDir`), tars and manifests (name
+them as a SOURCE), and files with another suffix. A file that is a SOURCE itself always gets a row. Everything that is
+left out is counted. `unlensed score` applies the same rule.
 """
 
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import PurePosixPath
+
+from scorer.observe.printable import count_noun
 
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif"}
@@ -19,7 +21,7 @@ COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", "
 
 
 class LeftOut(StrEnum):
-    """Why something is not scored; the values are part of `summary.json`."""
+    """Why a file, link or row is not scored; the values are keys in `summary.json`."""
 
     MACOS_SIDECAR = "macos_sidecars"
     THUMBNAIL = "thumbnails"
@@ -44,7 +46,7 @@ _SIDECAR_NAMES = {
 _SIDECAR_FOLDERS = {"__MACOSX": LeftOut.MACOS_SIDECAR, "@eaDir": LeftOut.THUMBNAIL}
 _APPLE_DOUBLE = "._"
 
-# Of one, of several.
+# Singular, plural.
 _FILES = {
     LeftOut.MACOS_SIDECAR: ("macOS sidecar", "macOS sidecars"),
     LeftOut.THUMBNAIL: ("file of a system's thumbnails", "files of a system's thumbnails"),
@@ -65,11 +67,11 @@ _OTHERS = {
 }
 
 
-def judge_name(path: str) -> LeftOut | None:
-    """Return why a file is left out by its name, None for an image.
+def classify_name(path: str) -> LeftOut | None:
+    """Return why a file is left out by its name, or None for an image.
 
     Args:
-        path: of the file, below the SOURCE or in the tar; the folders on the way count, too.
+        path: of the file, below the SOURCE or in the tar; the names of its folders count, too.
     """
     parts = PurePosixPath(path).parts
     for folder in parts[:-1]:
@@ -91,10 +93,10 @@ def describe_left_out(counts: Mapping[str, int]) -> str:
     """Return the counts in words, "2 files ignored: 2 macOS sidecars; 1 row without an image"; "" for nothing."""
     files = {kind: counts.get(kind, 0) for kind in _FILES}
     total = sum(files.values())
-    said = [f"{total:,} {'file' if total == 1 else 'files'} ignored: {_say(files, _FILES)}"] if total else []
-    others = _say({kind: counts.get(kind, 0) for kind in _OTHERS}, _OTHERS, "; ")
-    return "; ".join([*said, others] if others else said)
+    ignored = f"{count_noun(total, 'file')} ignored: {_join_counts(files, _FILES)}" if total else ""
+    others = _join_counts({kind: counts.get(kind, 0) for kind in _OTHERS}, _OTHERS, "; ")
+    return "; ".join(filter(None, (ignored, others)))
 
 
-def _say(counts: Mapping[LeftOut, int], words: Mapping[LeftOut, tuple[str, str]], between: str = ", ") -> str:
-    return between.join(f"{count:,} {words[kind][count != 1]}" for kind, count in counts.items() if count)
+def _join_counts(counts: Mapping[LeftOut, int], words: Mapping[LeftOut, tuple[str, str]], separator: str = ", ") -> str:
+    return separator.join(count_noun(count, *words[kind]) for kind, count in counts.items() if count)

@@ -1,4 +1,4 @@
-"""Commit marks, `_stats/NNNNN.json`: only files that a mark names count."""
+"""Commit marks, `_stats/NNNNN.json`: a shard's files count only if its mark names them."""
 
 import re
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from scorer.messages import describe_problems
 
 COUNTS = ("images", "faces", "no_face", "failed", "retryable", "flag", "review", "pass")
 _MARK = re.compile(r"(\d{5,})\.json")
-# A plain name: a folder from elsewhere must not make a report read another file.
+# A plain file name: the mark in a run's folder of unknown origin must not make a report read another file.
 PartName = Annotated[str, StringConstraints(pattern=r"^part-\d{5,}(\.\d+)?\.parquet$")]
 Count = Annotated[int, Field(ge=0)]
 
 
 class _MarkSection(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")  # a newer release may say more
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)  # a newer release may add fields
 
 
 class PartFile(_MarkSection):
@@ -31,7 +31,7 @@ class PartFile(_MarkSection):
 
 
 class WorkInterval(_MarkSection):
-    """A time in which a shard was worked on."""
+    """An interval in which a process worked on a shard."""
 
     started_at: datetime
     finished_at: datetime
@@ -42,17 +42,17 @@ class CommitMark(_MarkSection):
 
     Attributes:
         shard: its index.
-        generation: how often failed images were tried again; later files have it in their names.
+        generation: how often its failed images were retried; the names of later files contain it.
         results, errors: its files in the folders of those names.
-        images: how many were answered for.
+        images: how many have a row.
         faces: found in them.
-        no_face, flag, review, passed, failed: images by their answer; together they are all. An image of whose faces
+        no_face, flag, review, passed, failed: images by outcome; their sum is `images`. An image with faces of which
             none could be scored counts under review.
-        retryable: failed images that another try may score.
-        spells: the first work on it and each further try; between them it waited.
-        stage_s: seconds that each stage was busy, over all threads and spells.
+        retryable: failed images that a retry may score.
+        work_intervals: the first work on the shard and each retry; `spells` in the file.
+        stage_s: seconds that each stage was busy, over all threads and work intervals.
         bundle_digest: of the bundle that scored.
-        left_out: what the shard's tar or manifest holds besides images, by `LeftOut`.
+        left_out: what the shard's tar or manifest contains besides images, by `LeftOut`.
     """
 
     shard: Count
@@ -67,7 +67,7 @@ class CommitMark(_MarkSection):
     flag: Count
     review: Count
     passed: Annotated[Count, Field(alias="pass")]
-    spells: tuple[WorkInterval, ...]
+    work_intervals: Annotated[tuple[WorkInterval, ...], Field(alias="spells")]
     stage_s: dict[str, float]
     bundle_digest: str
     left_out: dict[str, Count] = Field(default_factory=dict)  # absent in the marks of older releases
@@ -79,15 +79,20 @@ class CommitMark(_MarkSection):
 
     @property
     def counts(self) -> dict[str, int]:
-        """The numbers that `COUNTS` names."""
+        """The counts whose names are in `COUNTS`."""
         return self.model_dump(by_alias=True, include={*COUNTS, "passed"})
+
+
+def needs_work(mark: CommitMark | None, *, retry_failed: bool) -> bool:
+    """Return whether a shard with this mark is to be scanned."""
+    return mark is None or (retry_failed and mark.retryable > 0)
 
 
 def list_committed(folder: Path) -> list[int]:
     """Return the indexes of the committed shards, ascending."""
     stats = folder / "_stats"
     names = [path.name for path in stats.iterdir()] if stats.is_dir() else []
-    matches = map(_MARK.fullmatch, names)  # what is no mark is a killed process's rest
+    matches = map(_MARK.fullmatch, names)  # other files are left from killed processes
     return sorted(int(match[1]) for match in matches if match)
 
 
@@ -95,7 +100,7 @@ def read_mark(folder: Path, shard: int) -> CommitMark | None:
     """Return a shard's commit mark, or None while it is not committed.
 
     Raises:
-        RunBroken: the mark cannot be understood.
+        RunBroken: the mark is not valid.
     """
     path = folder / "_stats" / mark_name(shard)
     try:
@@ -103,7 +108,7 @@ def read_mark(folder: Path, shard: int) -> CommitMark | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        message = f"{path} is no commit mark of this release ({describe_problems(error)}): delete it and scan again"
+        message = f"{path} is not a commit mark of this release ({describe_problems(error)}): delete it and scan again"
         raise RunBroken(message) from error
 
 
@@ -111,7 +116,7 @@ def read_marks(folder: Path) -> Iterator[CommitMark]:
     """Yield the commit marks in the order of their shards.
 
     Raises:
-        RunBroken: one cannot be understood.
+        RunBroken: a mark is not valid.
     """
     for shard in list_committed(folder):
         if mark := read_mark(folder, shard):

@@ -1,4 +1,4 @@
-"""From results to the rows of a shard's Parquet files; what is kept of an image is its rows, never its bytes."""
+"""Turns results into the rows of a shard's Parquet files. Of an image only its rows are kept, never its bytes."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -13,21 +13,21 @@ from scorer.archive.items import Item
 from scorer.archive.rows import ERRORS, RESULTS
 from scorer.messages import ScoreResult
 
-# The image may be fine: a later try can end otherwise.
+# The image itself may be good, so a retry may score it.
 RETRYABLE = frozenset({Reason.UNREADABLE, Reason.TIMED_OUT, Reason.OUT_OF_MEMORY, Reason.ENGINE_FAILED})
-CHUNK_ROWS = 1024  # Python's rows are ten times as large as Arrow's
+CHUNK_ROWS = 1024  # a row takes ten times as much memory in Python as in Arrow
 
 
 @dataclass(slots=True)
-class Rows:
-    """Rows of one schema, converted chunk by chunk."""
+class RowBuffer:
+    """Rows of one schema, converted to Arrow chunk by chunk."""
 
     schema: pa.Schema
     chunks: list[pa.RecordBatch] = field(default_factory=list)
     waiting: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Add one row; names that it lacks are null."""
+        """Add one row; columns that it lacks are null."""
         self.waiting.append(row)
         if len(self.waiting) == CHUNK_ROWS:
             self._convert()
@@ -45,27 +45,27 @@ class Rows:
 
 @dataclass(slots=True)
 class ShardOutput:
-    """What is known of a shard's images so far.
+    """The rows and counts of a shard's images so far.
 
     Attributes:
         counts: images, faces, no_face, failed, retryable, and images by decision: flag, review, pass.
         stage_s: seconds that each stage was busy, over all threads.
-        left_out: what the shard's tar or manifest holds besides images, by `LeftOut`.
+        left_out: what the shard's tar or manifest contains besides images, by `LeftOut`.
     """
 
     shard: int
-    results: Rows = field(default_factory=lambda: Rows(RESULTS))
-    errors: Rows = field(default_factory=lambda: Rows(ERRORS))
+    results: RowBuffer = field(default_factory=lambda: RowBuffer(RESULTS))
+    errors: RowBuffer = field(default_factory=lambda: RowBuffer(ERRORS))
     counts: Counter[str] = field(default_factory=Counter)
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     left_out: Counter[str] = field(default_factory=Counter)
 
     def add(self, position: int, item: Item, result: ScoreResult, image_metadata: ImageMetadata) -> dict[str, int]:
-        """Add one image's rows, one a face, one without a face, or one error; return what it adds to the counts.
+        """Add one image's rows: one a face, one without a face, or one error; return its counts.
 
-        Faces that are only too small or cut off are rows of results like others: somebody has to look at them.
+        Faces that are too small or cut off are also rows of results: a person has to review them.
         """
-        counted = _count(item, result)
+        counted = _count_outcome(item, result)
         self.counts.update(counted)
         image = {
             "shard": self.shard,
@@ -80,19 +80,19 @@ class ShardOutput:
         if result.failed:
             self.errors.add(image | {"reason": result.reason_codes[0].value, "detail": result.detail})
             return counted
-        image |= _image_columns(item, result) | _past_columns(result, image_metadata)
-        for face in _face_columns(result) or [{}]:
+        image |= _list_image_columns(item, result) | _list_metadata_columns(result, image_metadata)
+        for face in _list_face_columns(result) or [{}]:
             self.results.add(image | face)
         return counted
 
 
-def _count(item: Item, result: ScoreResult) -> dict[str, int]:
+def _count_outcome(item: Item, result: ScoreResult) -> dict[str, int]:
     if result.failed:
         return {"images": 1, "failed": 1, "retryable": int(result.reason_codes[0] in RETRYABLE and not item.problem)}
     return {"images": 1, "faces": len(result.faces), result.decision.value if result.decision else "no_face": 1}
 
 
-def _image_columns(item: Item, result: ScoreResult) -> dict[str, Any]:
+def _list_image_columns(item: Item, result: ScoreResult) -> dict[str, Any]:
     return {
         "schema_version": result.schema_version,
         "result_id": str(result.result_id),
@@ -112,7 +112,7 @@ def _image_columns(item: Item, result: ScoreResult) -> dict[str, Any]:
     }
 
 
-def _past_columns(result: ScoreResult, image_metadata: ImageMetadata) -> dict[str, Any]:
+def _list_metadata_columns(result: ScoreResult, image_metadata: ImageMetadata) -> dict[str, Any]:
     high_bands = [face.quality["high_band"] for face in result.faces if "high_band" in face.quality]
     marks = find_marks(result.image.width or 0, result.image.height or 0, image_metadata, high_bands)
     return {
@@ -122,7 +122,7 @@ def _past_columns(result: ScoreResult, image_metadata: ImageMetadata) -> dict[st
     }
 
 
-def _face_columns(result: ScoreResult) -> list[dict[str, Any]]:
+def _list_face_columns(result: ScoreResult) -> list[dict[str, Any]]:
     return [
         {
             "face_id": face.face_id,

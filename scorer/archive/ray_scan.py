@@ -1,9 +1,8 @@
-"""The same scan on Ray Data: one row a shard, a pool of actors with one scorer each. The sole importer of `ray`.
+"""The same scan on Ray Data: one row a shard, a pool of actors with one scorer each. Only this module imports `ray`.
 
 Every node must see the run's folder under the same path (NFS, a mounted bucket), because actors commit their shards
-themselves, as processes without Ray do; a run may even be begun with the one and finished with the other. A shard is
-the unit: between two of them an actor's stages drain. Ray starts dead actors again, and `scorer.archive.claims`
-finds the image that kills them.
+themselves, as processes without Ray do. A run can start on one engine and finish on the other. An actor's stages are
+empty between two shards. Ray restarts dead actors, and `scorer.archive.claims` finds the image that kills them.
 """
 
 import logging
@@ -20,44 +19,45 @@ from scorer.archive.session import Session
 from scorer.errors import ArchiveUnavailable, CannotCommit, PayloadUnavailable
 from scorer.local_scorer import LocalScorer
 
-Batch = dict[str, NDArray[Any]]
+ShardBatch = dict[str, NDArray[Any]]
 
 
 class ShardScorer:
-    """An actor: one scorer, which scans one shard a call and commits it.
+    """An actor with one scorer; it scans and commits one shard a call.
 
     Args:
-        session: the run; its folder must be the same one here.
+        session: the run; every actor must see the same folder.
         retry_failed: see `Scan.run`.
     """
 
-    def __init__(self, session: Session, retry_failed: bool) -> None:  # noqa: FBT001 - Ray passes by place
+    def __init__(self, session: Session, retry_failed: bool) -> None:  # noqa: FBT001 - Ray passes by position
         self._session, self._retry_failed = session, retry_failed
         self._scorer = LocalScorer(session.settings)
 
-    def __call__(self, batch: Batch) -> Batch:
-        """Scan the one shard of `batch`; return its counts, and what ended it early, as columns of one row."""
-        shard, obstacle = int(batch["shard"][0]), ""
+    def __call__(self, batch: ShardBatch) -> ShardBatch:
+        """Scan the one shard of `batch`; return its counts, and the error that ended it, as columns of one row."""
+        shard, failure = int(batch["shard"][0]), ""
         scan = self._session.open_scan(self._scorer)
         try:
             scan.run([shard], retry_failed=self._retry_failed)
         except (ArchiveUnavailable, CannotCommit, PayloadUnavailable) as error:
-            obstacle = str(error)
+            failure = str(error)
         columns = {name: np.array([scan.progress.counts[name]]) for name in COUNTS}
-        return columns | {"shard": np.array([shard]), "obstacle": np.array([obstacle])}
+        return columns | {"shard": np.array([shard]), "failure": np.array([failure])}
 
 
 def scan_on_ray(session: Session, shards: Sequence[int], *, retry_failed: bool) -> Iterator[dict[str, Any]]:
-    """Scan `shards` on the cluster that `RAY_ADDRESS` names, or on this machine; yield each one's counts when it ends.
+    """Scan `shards` on the cluster that `RAY_ADDRESS` names, or on this machine; yield each shard's counts at its end.
 
     Raises:
-        Outage: an actor could not read the archive, or not write to the run's folder; other shards are committed.
+        ArchiveUnavailable: an actor could not read the archive or write to the run's folder; other shards are
+            committed.
     """
     logging.getLogger("ray").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False  # the command has its own
-    begun_here = not ray.is_initialized()
-    if begun_here:
-        # One CPU more than there are: Ray Data's own tasks need one, and with none left for them all would wait.
+    initialized_here = not ray.is_initialized()
+    if initialized_here:
+        # One CPU more than exists: Ray Data's own tasks need one, and without it the scan would deadlock.
         local = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": session.settings.threads + 1}
         ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, **local)
     resources = ray.cluster_resources()
@@ -73,16 +73,16 @@ def scan_on_ray(session: Session, shards: Sequence[int], *, retry_failed: bool) 
         num_cpus=cpus,
         num_gpus=1 if gpus else 0,
     )
-    obstacles = []
+    failures = []
     try:
         for row in done.iter_rows():
-            if row["obstacle"]:
-                obstacles.append(row["obstacle"])
+            if row["failure"]:
+                failures.append(row["failure"])
             else:
                 yield row
     finally:
-        if begun_here:
+        if initialized_here:
             ray.shutdown()
-    if obstacles:
-        message = f"{len(obstacles)} shards are not committed, all others are; the first: {obstacles[0]}"
+    if failures:
+        message = f"{len(failures)} shards are not committed, all others are; the first failed because {failures[0]}"
         raise ArchiveUnavailable(message)

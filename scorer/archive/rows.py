@@ -1,4 +1,4 @@
-"""The columns of a scan's Parquet files: the result schema, flat, so that any engine can query it."""
+"""The columns of a scan's Parquet files: the result schema as flat columns, so that every query engine can read it."""
 
 import pyarrow as pa
 
@@ -13,7 +13,7 @@ RESULTS = pa.schema(
         ("result_id", pa.string()),
         ("content_id", pa.string()),
         ("source", _WORD),
-        ("uri", pa.string()),  # of the image, or of the tar or manifest that holds it
+        ("uri", pa.string()),  # of the image, or of the tar or manifest that contains it
         ("span_offset", pa.int64()),  # of a tar's member
         ("span_size", pa.int64()),
         ("status", _WORD),  # no_face, scored, or failed where an image has faces and none could be scored
@@ -26,8 +26,8 @@ RESULTS = pa.schema(
         ("height", pa.int32()),
         ("media_type", _WORD),
         ("camera", _WORD),  # EXIF make and model
-        ("jpeg_quality", pa.int16()),  # 1..100, as libjpeg's scale; null where the image is no JPEG
-        ("resampled", _WORDS),  # marks of `ingest.resampling`; empty where there is none
+        ("jpeg_quality", pa.int16()),  # 1..100 on libjpeg's scale; null where the image is not a JPEG
+        ("resampled", _WORDS),  # marks of `ingest.resampling`; empty without a mark
         ("face_id", pa.string()),  # null in the row of an image without a face
         ("face_x", pa.float64()),
         ("face_y", pa.float64()),
@@ -55,7 +55,7 @@ ERRORS = pa.schema(
         ("content_id", pa.string()),
         ("source", _WORD),
         ("uri", pa.string()),
-        ("status", _WORD),  # failed or unsupported, and no face is known
+        ("status", _WORD),  # failed or unsupported; no face is known
         ("reason", _WORD),
         ("detail", pa.string()),
         ("sha256", pa.string()),

@@ -1,4 +1,4 @@
-"""`run.json`: what a run is, so that whoever goes on with it does the same work with the same bundle."""
+"""`run.json`: the description of a run, so that every process of the run does the same work with the same bundle."""
 
 import errno
 import time
@@ -25,17 +25,17 @@ _UNWRITABLE = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, e
 
 
 class RunFile(BaseModel):
-    """The run's description; all but `created_at` and what the plan found must be the same for whoever goes on.
+    """The run's description; a process that resumes the run must have the same bundle, policy, limits and sources.
 
     Attributes:
-        version: of unlensed, which made it.
-        bundle_id, bundle_digest: what scores.
-        policy, limits: of the settings, as far as they change results.
-        policy_note: why the policy is not the settings', or nothing.
-        evaluation: what the bundle states of its evaluation; runs of earlier releases state none.
+        version: of the unlensed that started it.
+        bundle_id, bundle_digest: of the bundle that scores.
+        policy, limits: the settings that change results.
+        policy_note: why the policy differs from the settings, or nothing.
+        evaluation: the bundle's statement of its evaluation; runs of earlier releases have none.
         sources: as given on the command line.
         options: how the sources are read.
-        shards: how many there are.
+        shards: how many the plan has.
         plan_digest: SHA-256 of the plan.
     """
 
@@ -81,10 +81,10 @@ def describe_run(
 
 
 def find_run(folder: Path) -> RunFile | None:
-    """Return what `run.json` says, or None while there is none.
+    """Return the content of `run.json`, or None if there is no such file.
 
     Raises:
-        RunBroken: it cannot be understood.
+        RunBroken: it is not valid.
     """
     path = folder / "run.json"
     try:
@@ -92,113 +92,114 @@ def find_run(folder: Path) -> RunFile | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValidationError as error:
-        message = f"{path} is no run of this release ({describe_problems(error)}): name another folder"
+        message = f"{path} is not a run of this release ({describe_problems(error)}): name another folder"
         raise RunBroken(message) from error
 
 
 def read_run(folder: Path) -> RunFile:
-    """Return what `run.json` says.
+    """Return the content of `run.json`.
 
     Raises:
-        UsageError: there is none, so `folder` is no run.
-        RunBroken: it cannot be understood.
+        UsageError: there is no such file, so `folder` is not a run.
+        RunBroken: it is not valid.
     """
     run = find_run(folder)
     if run is None:
-        message = f"{folder} holds no run.json: name the folder that `unlensed scan --out` wrote"
+        message = f"{folder} contains no run.json: name the folder that `unlensed scan --out` wrote"
         raise UsageError(message)
     return run
 
 
 def open_run(folder: Path, wanted: RunFile, make_plan: Callable[[Path], tuple[int, str]], *, new_run: bool) -> RunFile:
-    """Go on with the run in `folder`, or begin one.
+    """Resume the run in `folder`, or start one.
 
     Args:
-        folder: the run's.
-        wanted: what the command line asks for.
+        folder: the run's folder.
+        wanted: the run that the command line describes.
         make_plan: writes the plan into the folder it is given and returns (number of shards, digest).
-        new_run: a run there that differs is renamed aside, whole, beside `folder`; the same one is gone on with, so
-            that a process which is started again with the same command line starts nothing twice.
+        new_run: rename `folder` if its run differs, so that a new run starts. The same run is resumed, so that a
+            process that is restarted with the same command line never starts a second run.
 
     Raises:
         UsageError: `folder` is a URI.
-        RunRefused: the run there differs and `new_run` was not asked for, the folder holds something else, or it may
-            not be written.
-        RunBroken: its run.json cannot be understood.
-        OSError: the disk is full, among others.
+        RunRefused: its run differs and `new_run` is false, the folder contains something else, or it cannot be
+            written.
+        RunBroken: its run.json is not valid.
+        OSError: for example, the disk is full.
     """
     require_local(folder)
-    utf8_path(folder.absolute())  # told before anything is written there
-    there = find_run(folder)
-    if there and (difference := find_difference(there, wanted)):
+    utf8_path(folder.absolute())  # raises before anything is written
+    found = find_run(folder)
+    if found and (difference := describe_difference(found, wanted)):
         if not new_run:
             message = (
-                f"{folder} holds another run: {difference}; name another --out, or say --new-run to rename "
-                "that run aside and begin anew"
+                f"{folder} contains another run: {difference}; name another --out, or add --new-run to rename "
+                "that run's folder and start a new run"
             )
             raise RunRefused(message)
-        folder.rename(name_aside(folder, there.created_at))
-        there = None
-    if there:
-        return there
+        folder.rename(choose_backup_name(folder, found.created_at))
+        found = None
+    if found:
+        return found
     ours = {"_plan", "_stats", "_attempts"}
     if folder.is_dir() and any(path.name not in ours and not is_partial(path) for path in folder.iterdir()):
-        message = f"{folder} is not empty and holds no run: name an empty folder, or one that does not exist yet"
+        message = f"{folder} is not empty and contains no run: name an empty folder, or one that does not exist yet"
         raise RunRefused(message)
-    made = not folder.exists()
+    created = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shards, digest = make_plan(folder / "_plan")
         run = wanted.model_copy(update={"shards": shards, "plan_digest": digest})
         publish_json(folder / "run.json", run)
     except BaseException as error:
-        for empty in (folder / "_plan", folder) if made else ():  # a mistyped source leaves nothing behind
+        for empty in (folder / "_plan", folder) if created else ():  # a mistyped source leaves no folder
             with suppress(OSError):
                 empty.rmdir()
         if isinstance(error, OSError) and error.errno in _UNWRITABLE:
-            message = f"{folder} cannot be written ({error.strerror}): name another --out, or see to its rights"
+            message = f"{folder} cannot be written ({error.strerror}): name another --out, or change its permissions"
             raise RunRefused(message) from error
         raise
     return run
 
 
-def await_run(folder: Path, wanted: RunFile, patience_s: float, pause_s: float = 1.0) -> RunFile:
-    """Return the run that the process of index 0 plans, waiting for it.
+def wait_for_run(folder: Path, wanted: RunFile, timeout_s: float, pause_s: float = 1.0) -> RunFile:
+    """Wait for the run that the process of index 0 plans, and return it.
 
     Raises:
-        RunNotReady: it is not there in time, or still another one is.
+        RunNotReady: after `timeout_s` there is no run, or another one.
     """
-    deadline_s = time.monotonic() + patience_s
+    deadline_s = time.monotonic() + timeout_s
     while True:
-        there = find_run(folder)
-        difference = find_difference(there, wanted) if there else "it is not planned yet"
-        if there and not difference:
-            return there
+        found = find_run(folder)
+        difference = describe_difference(found, wanted) if found else "it is not planned yet"
+        if found and not difference:
+            return found
         if time.monotonic() >= deadline_s:
-            message = f"{folder} has no such run after {patience_s:g} s ({difference}): start the process of index 0"
+            message = f"{folder} has no such run after {timeout_s:g} s ({difference}): start the process of index 0"
             raise RunNotReady(message)
         time.sleep(pause_s)
 
 
-def find_difference(there: RunFile, wanted: RunFile) -> str:
+def describe_difference(found: RunFile, wanted: RunFile) -> str:
     """Return in words what differs between two runs, or nothing."""
     names = ("bundle_digest", "policy", "limits", "sources", "options")
     for name in names:
-        old, new = (run.model_dump(mode="json")[name] for run in (there, wanted))
+        old, new = (run.model_dump(mode="json")[name] for run in (found, wanted))
         if isinstance(old, dict):
             for key in sorted({*old, *new}):
                 if old.get(key) != new.get(key):
                     return (
-                        f"its {name.rstrip('s')} {key} is {_show(old.get(key))}, now it would be {_show(new.get(key))}"
+                        f"its {name.rstrip('s')} {key} is {_shorten(old.get(key))}, "
+                        f"now it would be {_shorten(new.get(key))}"
                     )
         elif old != new:
-            of_bundle = f" ({there.bundle_id} there, {wanted.bundle_id} here)" if name == "bundle_digest" else ""
-            return f"its {name.replace('_', ' ')}: {_show(old)}, now: {_show(new)}{of_bundle}"
+            bundles = f" ({found.bundle_id} there, {wanted.bundle_id} here)" if name == "bundle_digest" else ""
+            return f"its {name.replace('_', ' ')}: {_shorten(old)}, now: {_shorten(new)}{bundles}"
     return ""
 
 
-def name_aside(folder: Path, created_at: datetime) -> Path:
-    """Return a free name beside `folder` for the run that was begun at `created_at`."""
+def choose_backup_name(folder: Path, created_at: datetime) -> Path:
+    """Return an unused name beside `folder` for the run that was started at `created_at`."""
     stem = folder.absolute().with_name(f"{folder.absolute().name}.{created_at:%Y%m%dT%H%M%SZ}")
     number, name = 1, stem
     while name.exists():
@@ -207,6 +208,6 @@ def name_aside(folder: Path, created_at: datetime) -> Path:
     return name
 
 
-def _show(value: object) -> str:
+def _shorten(value: object) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."

@@ -1,7 +1,7 @@
-"""The scan itself: shards of a plan in, committed shards out, with reading, scoring and writing overlapped.
+"""The scan: takes the shards of a plan and commits them, with reading, scoring and writing overlapped.
 
-The feeder runs ahead over shard boundaries, so nothing drains at a shard's end; one thread writes and commits. Shards
-whose process was killed repeatedly come last and one image at a time (`scorer.archive.claims`).
+The feeder reads ahead across shard boundaries, so that no stage waits at a shard's end; one thread writes and commits.
+Suspect shards, whose process crashed repeatedly, come last and one image at a time (`scorer.archive.claims`).
 """
 
 import errno
@@ -10,7 +10,6 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,13 +26,13 @@ from scorer.locate import LocatedImage, refuse
 from scorer.messages import ImageSource, ScoreRequest
 from scorer.pipeline import Done, Overdue, PipelineStopped, ScoringPipeline, TimeLimit
 
-OUTAGE_ITEMS = 100  # in a row that could not be had: an outage is not an answer
-COMMITS_WAITING = 2
+OUTAGE_ITEMS = 100  # so many unreadable images in a row are an outage of the archive, not results
+MAX_QUEUED_COMMITS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
-    """Time limits in seconds; None is none."""
+    """Time limits in seconds; None means no limit."""
 
     item_s: float | None = 60.0
     shard_s: float | None = None
@@ -44,25 +43,25 @@ DEFAULT_TIME_LIMITS = TimeLimits()
 
 @dataclass(frozen=True, slots=True)
 class ScanProgress:
-    """What a scan has done so far: counts as `CommitMark` has them, and seconds that each stage was busy."""
+    """What a scan has done so far: the counts of `CommitMark`, and the seconds that each stage was busy."""
 
     counts: Counter[str] = field(default_factory=Counter)
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
 class Scan:
-    """Scans shards of one run in this process; one call of `run` each.
+    """Scans shards of one run in this process; `run` is called once.
 
     Args:
-        folder: the run's.
-        plan: what there is to scan.
-        scorer: the engine.
+        folder: the run's folder.
+        plan: the shards and images.
+        scorer: scores the images.
         read: returns an item's bytes; raises `Unscorable` or `PayloadUnavailable`, the latter within the item's limit.
-        limits: of time.
-        on_advance: told of each image, in the calling thread.
+        limits: time limits.
+        on_advance: is called after each image, in the calling thread.
 
     Attributes:
-        progress: what it has done so far.
+        progress: what the scan has done so far.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter per collaborator
@@ -75,55 +74,52 @@ class Scan:
         limits: TimeLimits = DEFAULT_TIME_LIMITS,
         on_advance: Callable[[ScanProgress], object] = lambda _: None,
     ) -> None:
-        self._folder, self._plan, self._scorer, self._read, self._limits = folder, plan, scorer, read, limits
+        self._folder, self._scorer, self._read, self._limits = folder, scorer, read, limits
         self._on_advance = on_advance
+        self._feeder = Feeder(folder, plan, self._queue_commit)
         self.progress = ScanProgress()
         self._stopping = False
         self._pipeline: ScoringPipeline[Task] | None = None
-        self._in_hand: set[ShardWork] = set()
         self._commits: deque[Future[CommitMark]] = deque()
         self._unavailable_in_a_row = 0
         self._writer = ThreadPoolExecutor(1, "commit")
 
     def stop(self) -> None:
-        """End after the batch in hand with `ScanInterrupted`; may be called by a signal's handler."""
+        """Stop after the current batch, so that `run` raises `ScanInterrupted`; a signal handler may call this."""
         self._stopping = True
         if self._pipeline:
             self._pipeline.stop()
 
     def run(self, shards: Sequence[int], *, retry_failed: bool = False) -> None:
-        """Scan `shards`, those left out that are committed or in another process's hands.
+        """Scan `shards`, except those that are committed or claimed by another process.
 
         Args:
             shards: their indexes, ascending.
-            retry_failed: score the images again that could not be read or not in time, of committed shards.
+            retry_failed: of committed shards, score the images again that a retry may score.
 
         Raises:
-            Interrupted: `stop` was called.
-            Outage: the archive cannot be read now.
-            PayloadRefused: a store does not let this machine in.
-            CannotCommit: the disk is full, among others.
-            SourceChanged: a tar or manifest is not what it was when the run was planned.
-            RunBroken: a commit mark cannot be understood.
+            ScanInterrupted: `stop` was called.
+            ArchiveUnavailable: the archive cannot be read now.
+            PayloadRefused: a store refuses this machine.
+            CannotCommit: for example, the disk is full.
+            SourceChanged: a tar or manifest has changed since the run was planned.
+            RunBroken: a commit mark is not valid.
         """
-        feeder = Feeder(self._folder, self._plan, self._commit, retry_failed=retry_failed)
-        self._in_hand = feeder.in_hand
+        feeder = self._feeder
         try:
-            self._drive(feeder, shards)
+            self._run_pipeline(shards, retry_failed=retry_failed)
             for shard in sorted(feeder.suspects.intersection(shards)):
-                self._drive(feeder, [shard], alone=True)
+                self._run_pipeline([shard], retry_failed=retry_failed, alone=True)
         except PipelineStopped:
-            message = "stopped; every shard is committed whole or not at all: the same command goes on"
+            message = "stopped; every shard is committed whole or not at all: the same command resumes the run"
             raise ScanInterrupted(message) from None
         except Overdue as error:
-            message = f"{error}: when the archive can be read again, run the same command again"
+            message = f"{error}: run the same command again when the archive can be read"
             raise ArchiveUnavailable(message) from error
         finally:
-            feeder.end()
+            feeder.stop()
             self._writer.shutdown(wait=True)
-            for work in list(self._in_hand):
-                with suppress(OSError):  # what ended the run matters more than a note about it
-                    work.claim.release()
+            feeder.release_claims()
         if feeder.unreadable:
             message = (
                 f"{len(feeder.unreadable)} shards cannot be read now ({feeder.unreadable[0]}); all others are "
@@ -131,20 +127,20 @@ class Scan:
             )
             raise (PayloadRefused if feeder.refused else ArchiveUnavailable)(message)
 
-    def _drive(self, feeder: Feeder, shards: Sequence[int], *, alone: bool = False) -> None:
-        limit = TimeLimit(self._limits.item_s, self._give_up) if self._limits.item_s else None
+    def _run_pipeline(self, shards: Sequence[int], *, retry_failed: bool, alone: bool = False) -> None:
+        limit = TimeLimit(self._limits.item_s, self._time_out) if self._limits.item_s else None
         self._pipeline = self._scorer.open_pipeline(self._locate, limit, batch_images=1 if alone else None)
         if self._stopping:
             self._pipeline.stop()
-        gate = threading.Semaphore(1) if alone else None
+        slot = threading.Semaphore(1) if alone else None
         try:
-            for done in self._pipeline.run(feeder.feed(shards, gate)):
+            for done in self._pipeline.run(self._feeder.feed(shards, slot, retry_failed=retry_failed)):
                 self._receive(done)
-                if gate:
-                    gate.release()
+                if slot:
+                    slot.release()
         finally:
-            if gate:
-                gate.release()
+            if slot:
+                slot.release()
         while self._commits:
             self._commits.popleft().result()
 
@@ -170,7 +166,7 @@ class Scan:
             task.image_metadata = read_image_metadata(data, image.info)
         return image
 
-    def _give_up(self, task: Task) -> LocatedImage:
+    def _time_out(self, task: Task) -> LocatedImage:
         task.unavailable = True
         why = f"not read and located within {self._limits.item_s:g} s"
         return refuse(make_request(task.item), Unscorable(Reason.TIMED_OUT, why))
@@ -180,11 +176,11 @@ class Scan:
         self._unavailable_in_a_row = self._unavailable_in_a_row + 1 if task.unavailable else 0
         if self._unavailable_in_a_row >= OUTAGE_ITEMS:
             message = (
-                f"{OUTAGE_ITEMS} images in a row could not be read ({done.result.detail}): when the archive is there "
-                "again, run the same command again"
+                f"{OUTAGE_ITEMS} images in a row could not be read ({done.result.detail}): run the same command again "
+                "when the archive can be read"
             )
             raise (PayloadRefused if task.refused else ArchiveUnavailable)(message)
-        while self._commits and (self._commits[0].done() or len(self._commits) > COMMITS_WAITING):
+        while self._commits and (self._commits[0].done() or len(self._commits) > MAX_QUEUED_COMMITS):
             self._commits.popleft().result()
         if work.abandoned:
             return
@@ -195,12 +191,12 @@ class Scan:
             self.progress.stage_s[stage] += seconds
         self._on_advance(self.progress)
         if work.receive():
-            self._commit(work)
+            self._queue_commit(work)
 
-    def _commit(self, work: ShardWork) -> None:
-        self._commits.append(self._writer.submit(self._publish, work))
+    def _queue_commit(self, work: ShardWork) -> None:
+        self._commits.append(self._writer.submit(self._write_shard, work))
 
-    def _publish(self, work: ShardWork) -> CommitMark:
+    def _write_shard(self, work: ShardWork) -> CommitMark:
         try:
             mark = commit_shard(
                 self._folder,
@@ -209,15 +205,14 @@ class Scan:
                 started_at=work.started_at,
                 bundle_digest=self._scorer.bundle.model.digest,
             )
-            work.claim.finish()
+            self._feeder.finish(work)
         except OSError as error:
-            mend = "make room" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "mend that"
+            action = "free some space" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "remove the cause"
             message = (
                 f"{self._folder}: shard {work.shard.index} cannot be written ({error.strerror or error}) and is not "
-                f"committed; {mend} and run the same command again"
+                f"committed; {action} and run the same command again"
             )
             raise CannotCommit(message) from error
-        self._in_hand.discard(work)
         earlier_s = work.before.stage_s["write"] if work.before else 0.0
         self.progress.stage_s["write"] += mark.stage_s["write"] - earlier_s
         return mark

@@ -1,4 +1,4 @@
-"""One process's part in a run: the run it joined, the plan, what it may read, and its limits."""
+"""One process's part in a run: the run, its plan, what the process may read, and its time limits."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -9,9 +9,9 @@ from pathlib import Path
 from scorer.archive.commit import finish_run, read_errors
 from scorer.archive.items import Item, ScanPlan, Shard
 from scorer.archive.left_out import LeftOut, describe_left_out
-from scorer.archive.marks import read_mark
+from scorer.archive.marks import needs_work, read_mark
 from scorer.archive.outcome import RunOutcome
-from scorer.archive.run import RunFile, await_run, describe_run, open_run
+from scorer.archive.run import RunFile, describe_run, open_run, wait_for_run
 from scorer.archive.scan import DEFAULT_TIME_LIMITS, Scan, ScanProgress, TimeLimits
 from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.plan import StoredPlan, open_plan, write_plan
@@ -24,20 +24,22 @@ from scorer.payloads.names import escape_name
 from scorer.settings import Settings
 from scorer.version import VERSION
 
-PLAN_WAIT_S = 3600.0  # how long others wait for the process that plans
-READ_SHARE = 0.8  # of an image's time limit; an outage is told from a slow detector by who gives up
+PLAN_WAIT_S = 3600.0  # how long the other processes wait for the plan
+# Share of an image's time limit that is left to reading. A store that does not answer then fails before the image's
+# limit, which distinguishes an outage from a slow detector.
+READ_SHARE = 0.8
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a process needs to scan shards of a run; it can be sent to another machine that sees `folder`.
+    """Everything that a process needs to scan shards of a run; it can be sent to another machine that sees `folder`.
 
     Attributes:
-        folder: the run's.
+        folder: the run's folder.
         run: its description.
         settings: of the process.
-        limits: of time.
-        faces: a file of face boxes by content id.
+        limits: time limits.
+        faces: a file of face boxes by content_id.
     """
 
     folder: Path
@@ -46,8 +48,8 @@ class Session:
     limits: TimeLimits = DEFAULT_TIME_LIMITS
     faces: Path | None = None
 
-    def limited(self, faces: Path | None, item_s: float, shard_s: float | None) -> "Session":
-        """Return the same with time limits and a file of face boxes."""
+    def with_limits(self, faces: Path | None, item_s: float, shard_s: float | None) -> "Session":
+        """Return this session with time limits and a file of face boxes."""
         return replace(self, faces=faces and faces.absolute(), limits=TimeLimits(item_s, shard_s))
 
     @cached_property
@@ -55,11 +57,11 @@ class Session:
         """The plan.
 
         Raises:
-            RunBroken: it is not the one that the run was begun with.
+            RunBroken: it is not the plan that the run was started with.
         """
         plan = open_plan(self.folder / "_plan", self.settings.limits.max_bytes)
         if plan.facts.digest != self.run.plan_digest:
-            message = f"{self.folder / '_plan'} is not the plan that run.json was written for: scan into another --out"
+            message = f"{self.folder / '_plan'} is not the plan that run.json describes: scan into another --out"
             raise RunBroken(message)
         return plan
 
@@ -78,7 +80,7 @@ class Session:
         )
 
     def count_images(self, shards: Sequence[int]) -> tuple[int | None, int]:
-        """Return how many images `shards` have, None where only reading tells, and how many are committed."""
+        """Return how many images `shards` have (None where only reading counts them) and how many are committed."""
         total: int | None = 0
         done = 0
         for index in shards:
@@ -89,15 +91,14 @@ class Session:
         return total, done
 
     def has_work(self, shards: Sequence[int], *, retry_failed: bool) -> bool:
-        """Return whether one of `shards` is to be scanned."""
-        marks = (read_mark(self.folder, index) for index in shards)
-        return any(mark is None or (retry_failed and mark.retryable) for mark in marks)
+        """Return whether any of `shards` is to be scanned."""
+        return any(needs_work(read_mark(self.folder, index), retry_failed=retry_failed) for index in shards)
 
     def finish(self, shards: Sequence[int]) -> RunOutcome:
-        """Finish the run if this was its last part; return what became of `shards`.
+        """Finish the run if all its shards are committed; return the outcome of `shards`.
 
         Raises:
-            UsageError: the whole run found no image.
+            UsageError: the whole run contains no image.
             OSError: the folder cannot be written.
         """
         counts: Counter[str] = Counter()
@@ -117,13 +118,12 @@ class Session:
         summary = write_report(folder, ArchiveReader(folder, self.settings))
         if not summary.images:
             found = describe_left_out(summary.left_out)
-            message = (
-                f"{escape_name(', '.join(self.run.sources))}: no image is in there{f' ({found})' if found else ''}"
-            )
+            reason = f" ({found})" if found else ""
+            message = f"{escape_name(', '.join(self.run.sources))} contains no image{reason}"
             raise UsageError(message)
 
 
-def join_run(  # noqa: PLR0913 - what the command line says
+def join_run(  # noqa: PLR0913 - the options of the command line
     folder: Path,
     archive: Archive,
     settings: Settings,
@@ -133,12 +133,14 @@ def join_run(  # noqa: PLR0913 - what the command line says
     first: bool,
     new_run: bool,
 ) -> Session:
-    """Go on with the run in `folder`, or begin it; only the `first` process plans, others wait for it.
+    """Resume the run in `folder`, or start it; only the `first` process plans, and the others wait for the plan.
 
     Raises:
-        RunRefused: the folder holds another run.
-        RunNotReady: there is none yet, and this is not the first process.
-        BundleMismatch, PolicyError, UsageError, PayloadUnavailable, SourceDamaged, OSError: as they say.
+        RunRefused: the folder contains another run.
+        RunNotReady: there is no run yet, and this is not the first process.
+        BundleMismatch, PolicyError: the bundle cannot be used, or does not support the policy.
+        UsageError, PayloadUnavailable, SourceDamaged: a source cannot be planned.
+        OSError: the folder cannot be written.
     """
     bundle = read_trusted_bundle(settings)
     options = {
@@ -150,32 +152,27 @@ def join_run(  # noqa: PLR0913 - what the command line says
     }
     wanted = describe_run(settings, bundle, tuple(map(escape_name, archive.sources)), options, VERSION)
 
-    def make_plan(place: Path) -> tuple[int, str]:
-        facts = write_plan(place, archive, settings.payloads, shard_images)
+    def make_plan(plan_folder: Path) -> tuple[int, str]:
+        facts = write_plan(plan_folder, archive, settings.payloads, shard_images)
         return facts.shards, facts.digest
 
-    run = open_run(folder, wanted, make_plan, new_run=new_run) if first else await_run(folder, wanted, PLAN_WAIT_S)
-    # Another machine has another working folder.
+    run = open_run(folder, wanted, make_plan, new_run=new_run) if first else wait_for_run(folder, wanted, PLAN_WAIT_S)
+    # Absolute paths, because another machine has another working folder.
     key = settings.bundle_key and settings.bundle_key.absolute()
-    places = {"bundle": settings.bundle.absolute(), "bundle_key": key}
-    settings = settings.model_copy(update=places | {"policy": wanted.policy})
+    paths = {"bundle": settings.bundle.absolute(), "bundle_key": key}
+    settings = settings.model_copy(update=paths | {"policy": wanted.policy})
     return Session(folder.absolute(), run, settings)
 
 
 @dataclass(frozen=True, slots=True)
 class PlanWithFaces:
-    """A plan whose images have the faces that a file of boxes names; an image it does not name has no face."""
+    """A plan whose images have the faces of a file of boxes; an image that the file does not name has no face."""
 
     plan: ScanPlan
     boxes: Boxes
 
-    @property
-    def shard_count(self) -> int:
-        """How many shards there are."""
-        return self.plan.shard_count
-
     def read_shard(self, index: int) -> Shard:
-        """Return what is known of a shard."""
+        """Return a shard's description."""
         return self.plan.read_shard(index)
 
     def read_items(self, shard: Shard, left_out: Counter[str] | None = None) -> Iterator[Item]:

@@ -1,4 +1,4 @@
-"""A shard while it is worked on: its claim, its rows so far, and the images that go through the pipeline."""
+"""A shard that a process works on: its claim, its rows so far, and its images in the pipeline."""
 
 import threading
 import time
@@ -16,52 +16,52 @@ UNKNOWN = ImageMetadata()
 
 
 class ShardWork:
-    """One shard in hand.
+    """One claimed shard.
 
     Args:
-        shard: what the plan says of it.
-        claim: held until it is committed or given back.
-        before: its mark, where only `wanted` is tried again.
-        wanted: positions of images; None means all.
+        shard: its description in the plan.
+        claim: held until the shard is committed or released.
+        before: its mark, where only `selected` images are retried.
+        selected: positions of images; None means all.
 
     Attributes:
-        abandoned: its tar or manifest cannot be read now; nothing of it will be committed.
+        abandoned: its tar or manifest cannot be read now; the shard will not be committed.
         output: the rows, in order.
-        started_at: when it was begun.
+        started_at: when the work began.
     """
 
     def __init__(
-        self, shard: Shard, claim: Claim, before: CommitMark | None = None, wanted: frozenset[int] | None = None
+        self, shard: Shard, claim: Claim, before: CommitMark | None = None, selected: frozenset[int] | None = None
     ) -> None:
         self.shard, self.claim, self.before = shard, claim, before
         self.output = ShardOutput(shard.index)
         self.started_at = datetime.now(UTC)
         self.abandoned = False
-        self._wanted = wanted
+        self._selected = selected
         self._lock = threading.Lock()
-        self._begun_s: float | None = None
+        self._first_image_s: float | None = None
         self._received = 0
         self._expected: int | None = None
 
-    def wants(self, position: int) -> bool:
+    def includes(self, position: int) -> bool:
         """Return whether an image is to be scored."""
-        return self._wanted is None or position in self._wanted
+        return self._selected is None or position in self._selected
 
     def is_overdue(self, limit_s: float | None) -> bool:
-        """Return whether `limit_s` has passed since the first image was begun."""
+        """Return whether `limit_s` has passed since the first image began."""
         with self._lock:
             now_s = time.monotonic()
-            self._begun_s = self._begun_s or now_s
-            return limit_s is not None and now_s - self._begun_s > limit_s
+            self._first_image_s = self._first_image_s or now_s
+            return limit_s is not None and now_s - self._first_image_s > limit_s
 
     def end(self, expected: int) -> bool:
-        """Say how many images there were to score; return whether all are answered."""
+        """Set how many results are expected; return whether all are received."""
         with self._lock:
             self._expected = expected
             return self._received == expected
 
     def receive(self) -> bool:
-        """Count an answered image; return whether that was the last."""
+        """Count a received result; return whether it was the last."""
         with self._lock:
             self._received += 1
             return self._received == self._expected
@@ -69,14 +69,14 @@ class ShardWork:
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """One image on its way through the pipeline.
+    """One image in the pipeline.
 
     Attributes:
-        refusal: why it is not even tried.
-        unavailable: its bytes could not be had, or not in time.
-        refused: because the store does not let this machine in.
+        refusal: why it is not decoded at all.
+        unavailable: its bytes could not be read, or not in time.
+        refused: they could not be read because the store refuses this machine.
         read_s: seconds that reading took.
-        traces: what the image's headers say of its past.
+        image_metadata: camera, JPEG quality and stated size from the image's headers.
     """
 
     work: ShardWork

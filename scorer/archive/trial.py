@@ -1,4 +1,4 @@
-"""How long a scan would take here: a few of the archive's images, read and scored on the clock."""
+"""How long a scan would take on this machine, measured by reading and scoring a few of the archive's images."""
 
 import math
 import time
@@ -18,17 +18,17 @@ from scorer.face_boxes import Boxes
 from scorer.local_scorer import LocalScorer
 from scorer.locate import LocatedImage, refuse
 
-_BATCH_IMAGES = 8  # so that reading and scoring overlap in a short trial, too
+_BATCH_IMAGES = 8  # small, so that reading and scoring also overlap in a short trial
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What was measured, and what follows.
+    """The measured speed, and the duration that follows from it.
 
     Attributes:
-        sampled_images: how many were scored.
-        images_per_s: how fast.
-        duration_s: of the whole scan, by one process like this one; None where nobody knows how many images there are.
+        sampled_images: how many images were scored.
+        images_per_s: the measured speed.
+        duration_s: of the whole scan in one process like this one; None if the number of images is unknown.
     """
 
     sampled_images: int
@@ -40,12 +40,12 @@ def try_scan(estimate: Estimate, scorer: LocalScorer, boxes: Boxes | None) -> Tr
     """Score a sample of the archive.
 
     Args:
-        estimate: what there is.
-        scorer: the engine.
-        boxes: of faces by content id, where they are brought; else they are found.
+        estimate: the archive's size, and the sample.
+        scorer: scores the images.
+        boxes: of faces by content_id; None means that the detector finds the faces.
 
     Raises:
-        SourceChanged: a tar or manifest is gone by now.
+        SourceChanged: a tar or manifest no longer exists.
         PayloadUnavailable: a store fails.
     """
 
@@ -68,16 +68,16 @@ def tabulate(estimate: Estimate, trial: Trial) -> Table:
     facts = estimate.facts
     in_tars = f", and about {estimate.tar_images or 0:,} in {facts.uncounted:,} tars" if facts.uncounted else ""
     unsized = f", and {facts.unsized_images:,} images of unknown size" if facts.unsized_images else ""
-    long = "unknown" if trial.duration_s is None else f"about {timedelta(seconds=math.ceil(trial.duration_s))}"
-    beside = "; what tars hold beside images, reading them tells" if facts.uncounted else ""
+    duration = "unknown" if trial.duration_s is None else f"about {timedelta(seconds=math.ceil(trial.duration_s))}"
+    uncounted = "; other files in tars are counted when the tars are read" if facts.uncounted else ""
     table = Table.grid(padding=(0, 2))
     for name, value in (
         ("images", f"{facts.images:,}{in_tars}"),
         ("bytes", decimal(facts.image_bytes + facts.uncounted_bytes) + unsized),
         ("shards", f"{facts.shards:,}"),
-        ("not scored", (describe_left_out(facts.left_out) or "nothing is left out") + beside),
+        ("not scored", (describe_left_out(facts.left_out) or "nothing is left out") + uncounted),
         ("speed", f"{trial.images_per_s:.3g} images/s, measured on {trial.sampled_images} of them"),
-        ("duration", f"{long}, for one process like this one"),
+        ("duration", f"{duration}, for one process like this one"),
     ):
         table.add_row(name, value)
     return table

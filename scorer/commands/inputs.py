@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from scorer.archive.left_out import IMAGE_SUFFIXES, SIDECARS, judge_name
+from scorer.archive.left_out import IMAGE_SUFFIXES, SIDECARS, classify_name
 from scorer.errors import UsageError
 from scorer.face_boxes import Boxes
 from scorer.messages import MAX_FACES, RequestedFace, ScoreRequest, describe_problems
@@ -124,7 +124,7 @@ def _walk(folder: Path, pictures: Path | None, skipped: Counter[Skipped]) -> Ite
             folders[:] = [name for name in folders if name not in left_out]
         for name in names:
             path = Path(place, name)
-            if kind := judge_name(path.relative_to(folder).as_posix()):
+            if kind := classify_name(path.relative_to(folder).as_posix()):
                 skipped[Skipped.SIDECAR if kind in SIDECARS else Skipped.SUFFIX] += 1
             else:
                 images.append(path)

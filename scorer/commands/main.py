@@ -36,7 +36,7 @@ from scorer.errors import (
 )
 from scorer.face_boxes import read_boxes
 from scorer.messages import Status
-from scorer.observe.printable import print_json, printable_json
+from scorer.observe.printable import count_noun, print_json, printable_json
 from scorer.payloads.local_file import read_image
 from scorer.settings import Delivery, Mode, load_settings
 
@@ -293,15 +293,11 @@ def _keep_inputs(found: FoundFiles, out: Path | None, picture: Path | None, face
 
 
 def _list_written(lines: _ResultFile, pictures: "PictureFolder | None") -> list[str]:
-    written = [f"{_count(lines.written, 'line')} in {lines.path}"] if lines.path else []
+    written = [f"{count_noun(lines.written, 'line')} in {lines.path}"] if lines.path else []
     if pictures:
         lost = f" ({pictures.failed} could not be written)" if pictures.failed else ""
-        written.append(f"{_count(pictures.written, 'picture')} in {pictures.folder}{lost}")
+        written.append(f"{count_noun(pictures.written, 'picture')} in {pictures.folder}{lost}")
     return written
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number} {unit}{'' if number == 1 else 's'}"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`unlensed report` and `unlensed compare`: what people see of finished scans."""
+"""`unlensed report` and `unlensed compare`: figures and pages of scans."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the figures as J
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="The folder of a run, --out of `unlensed scan`.")],
+    folder: Annotated[Path, typer.Argument(help="A run's folder: --out of `unlensed scan`.")],
     *,
     as_json: JsonOption = False,
 ) -> None:
@@ -33,18 +33,20 @@ def report(
 
 
 def compare(
-    run_a: Annotated[Path, typer.Argument(help="The folder of the run before.")],
-    run_b: Annotated[Path, typer.Argument(help="The folder of the run after.")],
+    run_a: Annotated[Path, typer.Argument(help="The folder of the first run.")],
+    run_b: Annotated[Path, typer.Argument(help="The folder of the second run.")],
     *,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the comparison as a page, with pictures, here.", dir_okay=False, callback=local_path
+            help="Also write the comparison as a page with pictures to this file.",
+            dir_okay=False,
+            callback=local_path,
         ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two runs over the same images: which decisions flip, and how the p-values drift."""
+    """Compare two runs over the same images: which decisions differ, and how the p-values change."""
     from scorer.archive.report.compare import compare_runs  # noqa: PLC0415 - DuckDB loads only when it is needed
     from scorer.archive.report.compare_page import (  # noqa: PLC0415
         explain_sides,
@@ -55,20 +57,21 @@ def compare(
     from scorer.archive.report.reading import ArchiveReader  # noqa: PLC0415
     from scorer.archive.report.run_page import publish_text  # noqa: PLC0415
 
-    found = compare_runs(run_a, run_b)
+    comparison = compare_runs(run_a, run_b)
     if out:
-        publish_text(out, render_comparison(found, ArchiveReader(run_a, load_settings())))
+        publish_text(out, render_comparison(comparison, ArchiveReader(run_a, load_settings())))
     if as_json:
-        print_json(found.model_dump_json(indent=1))
+        print_json(comparison.model_dump_json(indent=1))
         return
     terminal = Terminal()
-    for table in tabulate(found, terminal.width):
+    for table in tabulate(comparison, terminal.width):
         terminal.print(table)
-    for sentence in (state_difference(found), *explain_sides(found)):
+    for sentence in (state_difference(comparison), *explain_sides(comparison)):
         terminal.print(sentence)
-    if found.rank_correlation is not None and found.ks is not None:
+    if comparison.rank_correlation is not None and comparison.ks is not None:
         terminal.print(
-            f"rank correlation of the log-likelihoods {found.rank_correlation:.3f}, KS distance {found.ks:.3f}"
+            f"rank correlation of the log-likelihoods {comparison.rank_correlation:.3f}, "
+            f"KS distance {comparison.ks:.3f}"
         )
     if out:
         terminal.say(f"The page is {out}")

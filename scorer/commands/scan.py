@@ -1,4 +1,4 @@
-"""`unlensed scan`: score an archive once, in pieces that can be stopped, resumed and shared between machines."""
+"""`unlensed scan`: score an archive once, in shards that can be stopped, resumed and shared between machines."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 
 
 class ScanEngine(StrEnum):
-    """Who runs the shards."""
+    """What runs the shards."""
 
     LOCAL = "local"
     RAY = "ray"
@@ -46,7 +46,7 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     out: Annotated[
         Path,
         typer.Option(
-            help="The run's folder; all processes of a run must see the same one.", file_okay=False, callback=local_path
+            help="The run's folder, the same one for all its processes.", file_okay=False, callback=local_path
         ),
     ],
     bundle: Annotated[Path | None, typer.Option(help="The bundle to score with. [default: the starter bundle]")] = None,
@@ -55,31 +55,31 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     device: Annotated[Request | None, typer.Option(help="Where the networks run. [default: auto]")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
     shard_images: Annotated[int, typer.Option(min=1, help="Images in a shard; a tar is one shard.")] = 1000,
-    uri_column: Annotated[str | None, typer.Option(help="The manifests' column that says where images are.")] = None,
-    bytes_column: Annotated[str | None, typer.Option(help="The Parquet manifests' column that holds images.")] = None,
-    faces_column: Annotated[str | None, typer.Option(help="The manifests' column of face boxes.")] = None,
+    uri_column: Annotated[str | None, typer.Option(help="The manifests' column with the images' URIs.")] = None,
+    bytes_column: Annotated[str | None, typer.Option(help="The Parquet manifests' column with the images.")] = None,
+    faces_column: Annotated[str | None, typer.Option(help="The manifests' column with face boxes.")] = None,
     faces: Annotated[
         Path | None,
         typer.Option(
-            help="A JSON file that brings face boxes by content_id instead of finding them.",
+            help="A JSON file of face boxes by content_id; the detector does not run.",
             exists=True,
             dir_okay=False,
         ),
     ] = None,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Only say how much there is, and, from a few images, how long it takes."),
+        typer.Option("--dry-run", help="Only count the images, and estimate the duration from a few of them."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --dry-run: JSON on a terminal, too.")] = False,
     new_run: Annotated[
-        bool, typer.Option("--new-run", help="Rename another run that is in DIR aside, and begin anew.")
+        bool, typer.Option("--new-run", help="If --out contains another run, rename its folder and start a new run.")
     ] = False,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Score what could not be read, or not in time, again.")
+        bool, typer.Option("--retry-failed", help="Score again the images that could not be read, or not in time.")
     ] = False,
-    item_timeout_s: Annotated[float, typer.Option(min=0.1, help="For reading and locating one image.")] = 60,
+    item_timeout_s: Annotated[float, typer.Option(min=0.1, help="For reading one image and finding its faces.")] = 60,
     shard_timeout_s: Annotated[
-        float | None, typer.Option(min=1, help="For one shard; what is left of it then can be retried.")
+        float | None, typer.Option(min=1, help="For one shard; its remaining images can be retried later.")
     ] = None,
     index: Annotated[
         int | None, typer.Option(min=0, help=f"This process takes every OF-th shard. [default: {INDEX_VARIABLE} or 0]")
@@ -88,14 +88,14 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     engine: Annotated[ScanEngine, typer.Option(help="In this process, or on Ray.")] = ScanEngine.LOCAL,
     max_failed: Annotated[int, typer.Option(min=0, help="Exit with 3 when more images could not be scored.")] = 0,
 ) -> None:
-    """Score an archive; the same command goes on where an earlier one stopped."""
-    from scorer.archive.session import join_run  # noqa: PLC0415 - Arrow loads only when it is needed
+    """Score an archive; the same command resumes a run that stopped."""
+    from scorer.archive.cleanup import remove_uncommitted_files  # noqa: PLC0415 - Arrow loads only when it is needed
+    from scorer.archive.session import join_run  # noqa: PLC0415
     from scorer.archive.source.sources import Archive  # noqa: PLC0415
-    from scorer.archive.sweep import sweep  # noqa: PLC0415
 
     index = _read_index() if index is None else index
     if index >= of:
-        message = f"--index {index} is none of --of {of}: indexes begin with 0"
+        message = f"--index {index} is not below --of {of}: indexes begin with 0"
         raise UsageError(message)
     settings = load_settings(bundle=bundle, bundle_digest=digest, bundle_key=key, device=device, threads=threads)
     named = tuple(_read_argument(name) if "://" in name else str(Path(name).absolute()) for name in sources)
@@ -103,8 +103,8 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     if dry_run:
         _print_estimate(archive, settings, shard_images, faces, as_json=as_json)
         return
-    if faces and not read_boxes(faces):  # told before a run is planned with it
-        message = f"{faces} names no image: --faces brings the boxes of faces by content_id"
+    if faces and not read_boxes(faces):  # raises before the run is planned
+        message = f"{faces} names no image: the file of --faces must contain face boxes by content_id"
         raise UsageError(message)
     faces_digest = hashlib.sha256(faces.read_bytes()).hexdigest() if faces else None
     session = join_run(
@@ -114,16 +114,16 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     if session.run.policy_note:
         terminal.say(session.run.policy_note)
     own = range(index, session.run.shards, of)
-    session = session.limited(faces, item_timeout_s, shard_timeout_s)
-    sweep(session.folder, own)
+    session = session.with_limits(faces, item_timeout_s, shard_timeout_s)
+    remove_uncommitted_files(session.folder, own)
     if session.has_work(own, retry_failed=retry_failed):
         (_scan_on_ray if engine is ScanEngine.RAY else _scan_here)(session, own, retry_failed=retry_failed)
-    ending = session.finish(own)
-    for line in ending.describe(str(out)):
+    outcome = session.finish(own)
+    for line in outcome.describe(str(out)):
         terminal.say(line)
     for sentence in explain_decisions(session.run.evaluation, session.run.policy):
         terminal.say(sentence)
-    raise typer.Exit(Exit.FAILURES if ending.counts["failed"] > max_failed else Exit.DONE)
+    raise typer.Exit(Exit.FAILURES if outcome.counts["failed"] > max_failed else Exit.DONE)
 
 
 def _scan_here(session: "Session", own: range, *, retry_failed: bool) -> None:
@@ -133,23 +133,23 @@ def _scan_here(session: "Session", own: range, *, retry_failed: bool) -> None:
     scorer = LocalScorer(session.settings)
     with _open_progress(session, own) as progress:
 
-        def tell(advance: ScanProgress) -> None:
-            counts, elapsed_s = advance.counts, progress.elapsed_s
+        def show_progress(done: ScanProgress) -> None:
+            counts, elapsed_s = done.counts, progress.elapsed_s
             progress.advance(
                 1,
                 faces_per_s=float(f"{counts['faces'] / elapsed_s:.4g}"),
                 flagged=counts["flag"],
                 failed=counts["failed"],
-                slowest=max(advance.stage_s, key=advance.stage_s.__getitem__, default=""),
+                slowest=max(done.stage_s, key=done.stage_s.__getitem__, default=""),
             )
 
-        scan = session.open_scan(scorer, tell)
-        with _stopped_by_signals(scan):
+        scan = session.open_scan(scorer, show_progress)
+        with _stop_on_signals(scan):
             scan.run(own, retry_failed=retry_failed)
 
 
 def _scan_on_ray(session: "Session", own: range, *, retry_failed: bool) -> None:
-    from scorer.archive.ray_scan import scan_on_ray  # noqa: PLC0415 - the sole importer of ray
+    from scorer.archive.ray_scan import scan_on_ray  # noqa: PLC0415 - only this module imports ray
 
     failed = 0
     with _open_progress(session, own) as progress:
@@ -166,8 +166,8 @@ def _open_progress(session: "Session", own: range) -> Iterator[Progress]:
 
 
 @contextmanager
-def _stopped_by_signals(scan: "Scan") -> Iterator[None]:
-    """The first signal ends the scan after the batch in hand; a second one at once."""
+def _stop_on_signals(scan: "Scan") -> Iterator[None]:
+    """Stop the scan after the current batch on the first SIGTERM or SIGINT; a second one acts by default."""
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
 
@@ -186,14 +186,14 @@ def _stopped_by_signals(scan: "Scan") -> Iterator[None]:
 
 
 def _read_argument(text: str) -> str:
-    """Return an argument that is no path as UTF-8, whatever the locale."""
+    """Return an argument that is not a path, decoded as UTF-8 in every locale."""
     return os.fsencode(text).decode(errors="surrogateescape")
 
 
 def _read_index() -> int:
     text = os.environ.get(INDEX_VARIABLE, "0")
     if not text.isdecimal():
-        message = f"{INDEX_VARIABLE} is {text!r}, not the index of a process: name it with --index"
+        message = f"{INDEX_VARIABLE} is {text!r}, not the index of a process: set --index"
         raise UsageError(message)
     return int(text)
 

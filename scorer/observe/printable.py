@@ -36,6 +36,11 @@ def printable_json(text: str, *, ascii_only: bool = False) -> str:
     )
 
 
+def count_noun(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 image`, `2,000 images`; `plural` where it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def print_json(text: str, file: IO[str] | None = None) -> None:
     """Print JSON at once, whatever the terminal's encoding: what it may lack is escaped, so that it stays JSON."""
     file = file or sys.stdout

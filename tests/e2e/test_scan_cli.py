@@ -43,7 +43,7 @@ def scan(root: Path, images: Path, out: Path, *more: object) -> Result:
 def test_processes_share_a_run_by_index(
     root: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two parts make the whole; who comes last says so; the same command again changes nothing."""
+    """Two processes complete the run; the last one finishes it; the same command again changes nothing."""
     out = tmp_path / "run"
     first = scan(root, images, out, "--of", 2, "--max-failed", 9)
     assert (first.exit_code, (out / "_SUCCESS").exists()) == (0, False), first.output
@@ -61,7 +61,7 @@ def test_processes_share_a_run_by_index(
 
 
 def test_another_policy_is_refused(root: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run goes on under its own policy only; --new-run keeps the old results under another name."""
+    """A run is resumed only with its own policy; --new-run keeps the old results under another name."""
     out = tmp_path / "run"
     assert scan(root, images, out, "--max-failed", 2).exit_code == 0
     monkeypatch.setenv("UNLENSED_POLICY__REVIEW_FALSE_ALARM_RATE", "0.1")
@@ -73,7 +73,7 @@ def test_another_policy_is_refused(root: Path, images: Path, tmp_path: Path, mon
 
 
 def test_dry_run_counts_and_measures(root: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without writing anything it says how much there is, and how long it takes; a terminal gets a table."""
+    """A dry run counts the images and estimates the duration without writing; on a terminal it prints a table."""
     counted = scan(root, images, tmp_path / "run", "--dry-run")
     facts = json.loads(counted.stdout)
     assert (facts["images"], facts["shards"]) == (14, 4)
@@ -87,8 +87,8 @@ def test_dry_run_counts_and_measures(root: Path, images: Path, tmp_path: Path, m
     assert not (tmp_path / "run").exists()
 
 
-def test_a_terminated_scan_exits_75_and_goes_on(root: Path, tmp_path: Path, portrait: bytes) -> None:
-    """SIGTERM ends it with a sentence that says how to go on; the same command then does the rest."""
+def test_a_terminated_scan_exits_75_and_is_resumed(root: Path, tmp_path: Path, portrait: bytes) -> None:
+    """SIGTERM ends a scan with an error that states how to resume; the same command then does the rest."""
     images = make_archive(tmp_path / "photographs", portrait, 200)
     out = tmp_path / "run"
     command = [COMMAND, "scan", images, "--out", out, "--bundle", root / "model_repository", "--shard-images", "10"]
@@ -98,7 +98,7 @@ def test_a_terminated_scan_exits_75_and_goes_on(root: Path, tmp_path: Path, port
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate()
     assert process.returncode == 75, errors
-    assert "the same command goes on" in errors
+    assert "the same command resumes the run" in errors
     assert "Traceback" not in errors
     committed = len(list((out / "_stats").iterdir()))
     assert 1 <= committed < 20
@@ -108,10 +108,10 @@ def test_a_terminated_scan_exits_75_and_goes_on(root: Path, tmp_path: Path, port
     assert len(read_images(out)) == 200
 
 
-def test_nothing_that_is_not_scored_is_passed_over_in_silence(
+def test_everything_that_is_not_scored_is_counted(
     root: Path, tmp_path: Path, portrait: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The end line, the summary, the page and a dry run count it by its kind, and say where the rest is."""
+    """The last lines, the summary, the page and a dry run count what is left out by kind, and name the folders."""
     folder = tmp_path / "photographs"
     fill(folder, {"a.png": portrait, "._a.png": b"", ".DS_Store": b"", "@eaDir/a.png/x.jpg": b"", "notes.txt": b""})
     (folder / "self.jpg").symlink_to("self.jpg")
@@ -131,7 +131,7 @@ def test_nothing_that_is_not_scored_is_passed_over_in_silence(
     )
     assert f"not scored: {words}" in done.stderr
     assert "6 images with 4 faces" in done.stderr
-    assert f"A row each is in {tmp_path}/run/errors; --retry-failed tries 1 of them again" in done.stderr
+    assert f"{tmp_path}/run/errors has a row for each; --retry-failed scores 1 of them again" in done.stderr
     assert f"Report: {tmp_path}/run/report.html" in done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
     counted = planned | {"macos_sidecars": 3, "not_images": 2, "empty_containers": 1}
@@ -144,22 +144,22 @@ def test_nothing_that_is_not_scored_is_passed_over_in_silence(
 
 
 def write_photographs(path: Path, images: list[bytes | None]) -> None:
-    """Write a manifest as Hugging Face does: structs of bytes and a path; the last row is null as a whole."""
+    """Write a manifest like Hugging Face's: structs of bytes and a path; the last row is a null struct."""
     rows = [*({"bytes": data, "path": f"{n}.jpg"} for n, data in enumerate(images[:-1])), None]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     pq.write_table(pa.table({"image": pa.array(rows, kind)}), path)
 
 
 def test_an_archive_without_any_image_is_refused(root: Path, tmp_path: Path) -> None:
-    """Whether planning can tell or only reading: a manifest of nulls, and a tar of sidecars."""
+    """A manifest of nulls is refused by the plan, and a tar of sidecars after reading it."""
     write_photographs(tmp_path / "p.parquet", [None, None])
     refused = scan(root, tmp_path / "p.parquet", tmp_path / "rows", "--bytes-column", "image.bytes")
-    assert "every row lacks its image (2 rows without an image)" in str(refused.exception)
+    assert "no row has an image (2 rows without an image)" in str(refused.exception)
     assert not (tmp_path / "rows").exists()
     fill(tmp_path, {"t.tar": make_tar([("a.json", b"{}"), ("._a.jpg", b"")])})
     refused = scan(root, tmp_path / "t.tar", tmp_path / "tar")
     assert isinstance(refused.exception, UsageError)
-    words = "no image is in there (2 files ignored: 1 macOS sidecar, 1 not an image by its name"
+    words = "contains no image (2 files ignored: 1 macOS sidecar, 1 not an image by its name"
     assert words in str(refused.exception)
     assert not (tmp_path / "tar" / "_SUCCESS").exists()
 
@@ -168,7 +168,7 @@ def test_an_archive_without_any_image_is_refused(root: Path, tmp_path: Path) -> 
 def test_nothing_is_written_to_a_uri(
     root: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
 ) -> None:
-    """Scan, compare and the copy of a bundle refuse it, and make no folder of that name."""
+    """Scan, compare and the copy of a bundle refuse a URI, and create no folder of that name."""
     monkeypatch.chdir(tmp_path)
     assert scan(root, images, Path("run"), "--max-failed", 2).exit_code == 0
     arguments = [
@@ -185,7 +185,7 @@ def test_nothing_is_written_to_a_uri(
 
 @pytest.mark.parametrize("locale", [{}, {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}])
 def test_any_name_in_any_locale_is_scanned(root: Path, tmp_path: Path, portrait: bytes, locale: dict[str, str]) -> None:
-    """Bytes that are no UTF-8, emoji and control characters in names end nothing; what is written is UTF-8."""
+    """Names with invalid UTF-8, emoji and control characters are scanned; the written files are UTF-8."""
     folder = Path(os.fsdecode(os.fsencode(tmp_path / "source") + b"\xe9"))
     folder.mkdir()
     names = ["x\udcff.png", "photo-\U0001f600.png", "esc\x1b[31m.png", "new\nline.png"]
@@ -213,12 +213,12 @@ def test_any_name_in_any_locale_is_scanned(root: Path, tmp_path: Path, portrait:
 
 
 def test_a_run_folder_that_arrow_cannot_name_is_refused(root: Path, images: Path, tmp_path: Path) -> None:
-    """A folder whose name is no UTF-8 is refused before anything is written."""
+    """A folder whose name is not UTF-8 is refused before anything is written."""
     out = tmp_path / "run\udcff"
     command = [COMMAND, "scan", images, "--out", out, "--bundle", root / "model_repository"]
     end = subprocess.run(command, cwd=root, capture_output=True, check=False)
     assert end.returncode == 2
-    assert b"is no name in UTF-8" in end.stderr
+    assert b"is not UTF-8" in end.stderr
     assert not out.exists()
 
 
@@ -234,10 +234,10 @@ def test_a_run_folder_that_arrow_cannot_name_is_refused(root: Path, images: Path
         (None, "does not exist"),
     ],
 )
-def test_faces_that_nobody_can_read_are_told_before_the_run(
+def test_an_invalid_file_of_faces_is_refused_before_the_run(
     root: Path, images: Path, tmp_path: Path, content: bytes | None, words: str
 ) -> None:
-    """The sentence says what the file is, and no run is begun with it."""
+    """The error states what is wrong with the file, and no run is started."""
     if content is not None:
         (tmp_path / "faces.json").write_bytes(content)
     refused = scan(root, images, tmp_path / "run", "--faces", tmp_path / "faces.json")
@@ -247,7 +247,7 @@ def test_faces_that_nobody_can_read_are_told_before_the_run(
 
 
 def test_images_that_faces_do_not_name_are_counted(root: Path, images: Path, tmp_path: Path) -> None:
-    """A byte-order mark and CRLF change nothing; an image without boxes has no face, and that is said."""
+    """A byte-order mark and CRLF change nothing; images that the file does not name have no face and are counted."""
     boxes = {path.as_uri(): [] for path in sorted(images.iterdir())[:3]}
     text = json.dumps(boxes, indent=1).replace("\n", "\r\n")
     (tmp_path / "faces.json").write_text(text, encoding="utf-8-sig", newline="")
@@ -262,17 +262,15 @@ def test_images_that_faces_do_not_name_are_counted(root: Path, images: Path, tmp
         ("missing", 2, "does not exist"),
         ("a.jpg/below", 2, "does not exist"),
         ("loop.tar", 2, "Too many levels of symbolic links"),
-        ("nothing.tar", 2, "a link to nothing"),
+        ("nothing.tar", 2, "a broken link"),
         ("pipe.tar", 2, "is no regular file"),
-        ("empty", 2, "holds no image"),
+        ("empty", 2, "contains no image"),
         ("gs://bucket/a", 78, "gcsfs"),
         ("s3://bucket/a", 78, "AWS_ACCESS_KEY_ID"),
     ],
 )
-def test_trying_again_is_advised_only_where_it_helps(
-    root: Path, tmp_path: Path, source: str, code: int, words: str
-) -> None:
-    """Each way in which a source cannot be had has its exit code and one sentence, and leaves no folder behind."""
+def test_a_retry_is_advised_only_where_it_helps(root: Path, tmp_path: Path, source: str, code: int, words: str) -> None:
+    """Each source that cannot be read has its exit code and one error line, and no folder is created."""
     fill(tmp_path, {"a.jpg": b"", "empty/notes.txt": b""})
     (tmp_path / "loop.tar").symlink_to("loop.tar")
     (tmp_path / "nothing.tar").symlink_to("missing.tar")
@@ -295,11 +293,11 @@ def test_trying_again_is_advised_only_where_it_helps(
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--index", "2", "--of", "2"], "none of --of 2"),
+        (["--index", "2", "--of", "2"], "not below --of 2"),
         (["--uri-column", "a", "--bytes-column", "b"], "exclude each other"),
     ],
 )
 def test_wrong_usage_is_named(root: Path, images: Path, tmp_path: Path, arguments: list[str], word: str) -> None:
-    """What cannot be meant is refused before anything is written."""
+    """Contradictory options are refused before anything is written."""
     refused = scan(root, images, tmp_path / "run", *arguments)
     assert word in str(refused.exception)

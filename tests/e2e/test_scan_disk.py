@@ -1,4 +1,4 @@
-"""`unlensed scan` onto a disk that is full: a real file system of 4 MB."""
+"""`unlensed scan` onto a full disk: a real file system of 4 MB."""
 
 import os
 import subprocess
@@ -12,36 +12,34 @@ from tests.scorer.archive.list_plan import make_archive
 from tests.scorer.archive.real_scan import check_published, scan
 
 COUNT = 20
-ROOM_BYTES = 300_000  # for a third of the shards
+FREE_BYTES = 300_000  # for a third of the shards
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB, where this process may mount one."""
+    """A file system of 4 MB, if this process is permitted to mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]
     try:
-        made = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
-        made = False
-    if not made:
-        pytest.skip("only root may mount a file system")
+        mounted = False
+    if not mounted:
+        pytest.skip("only root can mount a file system")
     try:
         yield folder
     finally:
         subprocess.run(["umount", folder], check=True)  # noqa: S607 - as above
 
 
-def test_a_full_disk_ends_a_scan_which_goes_on_when_there_is_room(
-    disk: Path, tmp_path: Path, portrait: bytes, root: Path
-) -> None:
-    """Exit code 75 with a sentence, every published file whole; with room again the rows are those of any run."""
+def test_a_full_disk_ends_a_scan_that_resumes_later(disk: Path, tmp_path: Path, portrait: bytes, root: Path) -> None:
+    """Exit code 75 with a clear error, and every published file whole; with free space the rows are complete."""
     images = make_archive(tmp_path / "photographs", portrait, COUNT)
     arguments = ("--shard-images", 1, "--max-failed", COUNT)
     assert scan(root, images, tmp_path / "whole", *arguments).returncode == 0
     facts = os.statvfs(disk)
-    (disk / "ballast").write_bytes(bytes(facts.f_bavail * facts.f_frsize - ROOM_BYTES))
+    (disk / "ballast").write_bytes(bytes(facts.f_bavail * facts.f_frsize - FREE_BYTES))
     full = scan(root, images, disk / "run", *arguments)
     assert full.returncode == 75, full.stderr
     assert "No space left" in full.stderr

@@ -1,4 +1,4 @@
-"""`unlensed scan` over an object store that refuses, is slow or goes away: a real S3 server behind a real proxy."""
+"""`unlensed scan` over an object store that refuses requests or is slow: a real S3 server behind a real proxy."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ COUNT = 30
 
 @pytest.fixture
 def store(moto: str, credentials: Callable[[str], None], tmp_path: Path, portrait: bytes) -> Iterator[BadStore]:
-    """A bucket `photographs` of `COUNT` photographs, three of them broken, behind a proxy that behaves so far."""
+    """A bucket with `COUNT` photographs, three of them broken, behind a proxy that forwards everything at first."""
     credentials(moto)
     files = S3FileSystem(skip_instance_cache=True)
     files.mkdir("photographs")
@@ -32,10 +32,10 @@ def store(moto: str, credentials: Callable[[str], None], tmp_path: Path, portrai
     files.rm("photographs", recursive=True)
 
 
-def test_refusals_and_slow_reads_cost_nothing_in_the_end(
+def test_refusals_and_slow_reads_lose_no_image(
     store: BadStore, root: Path, tmp_path: Path, local_scorer: LocalScorer
 ) -> None:
-    """While the store says 503 the scan tries again; a read that hangs is an error row that --retry-failed redeems."""
+    """The scan retries while the store answers 503; a read that hangs is an error row until --retry-failed."""
     archive, settings = Archive(("s3://photographs",)), local_scorer.settings
     whole = join_run(
         tmp_path / "whole", archive, settings, shard_images=6, faces_digest=None, first=True, new_run=False

@@ -1,4 +1,4 @@
-"""`kill -9` of a scan at random moments, often: nothing unreadable, nothing lost, nothing twice."""
+"""`kill -9` of a scan at many random moments: no unreadable file, no lost row, no duplicate row."""
 
 import os
 import time
@@ -13,13 +13,13 @@ from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_fi
 
 KILLS = min(int(os.environ.get("UNLENSED_KILLS", "60")), 200)
 SHARDS, SHARD_IMAGES = 30, 100
-SHARE = 15 / KILLS  # of the kills come after a commit, so that the work outlasts them
+SHARE = 15 / KILLS  # of the kills come after a commit; 30 shards are enough for them
 
 
-def test_a_scan_that_is_killed_often_ends_like_an_unkilled_one(
+def test_a_scan_that_is_killed_often_has_the_rows_of_an_undisturbed_one(
     tmp_path: Path, portrait: bytes, root: Path, local_scorer: LocalScorer, say: Callable[[str], None]
 ) -> None:
-    """After every kill all published files can be read; in the end each image has its row, as without kills."""
+    """After every kill all published files can be read; in the end each image has the same row as without kills."""
     images = make_archive(tmp_path / "photographs", portrait, SHARDS * SHARD_IMAGES)
     plan = ListPlan(images, SHARD_IMAGES, (RequestedFace(face_id="0", box=FACE),))
     Scan(tmp_path / "whole", plan, local_scorer, read_file).run(range(plan.shard_count))
@@ -31,7 +31,7 @@ def test_a_scan_that_is_killed_often_ends_like_an_unkilled_one(
     rows = read_images(tmp_path / "run")
     say(
         f"{scan.kills} kills in {time.monotonic() - started_s:.0f} s, {before} of {SHARDS} shards committed by killed "
-        f"processes: {len(rows)} images, none twice"
+        f"processes: {len(rows)} images, no duplicate"
     )
     assert committed == sorted(committed)
     assert before > 0

@@ -1,4 +1,4 @@
-"""A store that goes away under a scan for good: exit code 75, nothing half-published, the same rows once it is back."""
+"""A store that fails during a scan: exit code 75, no partial file, and the same rows once it answers again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +16,10 @@ COUNT, SHARD_IMAGES = 300, 20
 
 
 @pytest.mark.parametrize("source", ["s3://photographs", "s3://tars/*.tar"])
-def test_a_scan_ends_with_an_outage_and_goes_on_after_it(
+def test_a_scan_stops_at_an_outage_and_resumes_after_it(
     moto: str, credentials: Callable[[str], None], tmp_path: Path, portrait: bytes, root: Path, source: str
 ) -> None:
-    """Images one by one, or tars: from some request on the store says 503, and then it is there again."""
+    """For single images and for tars: from some request on the store answers 503, and later it works again."""
     credentials(moto)
     files = S3FileSystem(skip_instance_cache=True)
     images = sorted(make_archive(tmp_path / "photographs", portrait, COUNT).iterdir())
@@ -37,15 +37,15 @@ def test_a_scan_ends_with_an_outage_and_goes_on_after_it(
     with open_bad_store(moto) as proxy:
         credentials(proxy.address)
         proxy.judge = fail_between(60 if bucket == "photographs" else 6, 1_000_000, bucket)
-        cut = scan(root, source, tmp_path / "run", *arguments, "--item-timeout-s", 1)
-        assert cut.returncode == 75, cut.stderr
-        assert "same command" in cut.stderr
-        assert "Traceback" not in cut.stderr
+        stopped = scan(root, source, tmp_path / "run", *arguments, "--item-timeout-s", 1)
+        assert stopped.returncode == 75, stopped.stderr
+        assert "same command" in stopped.stderr
+        assert "Traceback" not in stopped.stderr
         assert 0 < check_published(tmp_path / "run") < COUNT // SHARD_IMAGES
         assert not (tmp_path / "run" / "_SUCCESS").exists()
         proxy.judge = lambda _method, _path: None
-        again = scan(root, source, tmp_path / "run", *arguments, "--retry-failed")
-    assert again.returncode == 0, again.stderr
+        resumed = scan(root, source, tmp_path / "run", *arguments, "--retry-failed")
+    assert resumed.returncode == 0, resumed.stderr
     check_published(tmp_path / "run")
     assert (tmp_path / "run" / "_SUCCESS").exists()
     assert read_images(tmp_path / "run") == read_images(tmp_path / "whole")

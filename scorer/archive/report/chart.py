@@ -1,7 +1,7 @@
-"""The geometry of a report's figures, in a drawing's units; the template writes the SVG.
+"""The geometry of a report's chart, in SVG units; the template writes the SVG.
 
-A drawing is shown at its own size or a little larger, so that its text stays legible: there is one for wide screens and
-one for phones, and the style sheet shows one of them.
+An SVG is shown at its own size or a little larger, so that its text stays legible. There is one for wide screens and
+one for phones; the style sheet shows one of them.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ MARGIN, TOP, PANEL, GAP = 10, 24, 130, 34
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A bar of a histogram in the drawing's units."""
+    """A bar of a histogram, in SVG units."""
 
     x: float
     y: float
@@ -29,7 +29,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One histogram of the figure."""
+    """One histogram of the chart."""
 
     kind: Literal["main", "apart"]
     name: str
@@ -42,9 +42,9 @@ class Panel:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A labelled place on the axis: a threshold, or a tick; `drop` keeps two labels apart.
+    """A labelled position on the axis: a threshold, or a tick; `drop` shifts a label below another one.
 
-    The label begins or ends at `text_x`, as `anchor` says, on the side where there is room.
+    The label begins or ends at `text_x`, depending on `anchor`, on the side with more space.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """The figure of the log-likelihoods."""
+    """The chart of the log-likelihoods."""
 
     kind: Kind
     panels: tuple[Panel, ...]
@@ -69,29 +69,29 @@ class Chart:
 
     @property
     def height(self) -> int:
-        """Room for the ticks and the axis' name below the last panel."""
+        """The SVG's height, with space for the ticks and the axis' label below the last panel."""
         return self.panels[-1].bottom + 40
 
 
 def draw_chart(histogram: Histogram, kind: Kind) -> Chart:
-    """Return the bars, thresholds and ticks of a histogram in a drawing for wide or narrow screens."""
+    """Return the bars, thresholds and ticks of a histogram for wide or narrow screens."""
     edges, width = histogram.edges_nats, WIDTHS[kind]
     left, right = MARGIN, width - MARGIN
     scale = (right - left) / (edges[-1] - edges[0])
 
-    def place(nats: float) -> float:
+    def scale_x(nats: float) -> float:
         return round(left + scale * (nats - edges[0]), 1)
 
     def line(name: str, nats: float, drop: int, text: str) -> Line:
-        x = place(nats)
-        after = x < width / 2
-        return Line(name, x, drop, text, x + 4 if after else x - 4, "start" if after else "end")
+        x = scale_x(nats)
+        left_half = x < width / 2
+        return Line(name, x, drop, text, x + 4 if left_half else x - 4, "start" if left_half else "end")
 
     def panel(column: Literal["main", "apart"], name: str, counts: tuple[int, ...], top: int) -> Panel:
         highest = max(counts)
         bars = tuple(
             Bar(
-                x=place(low),
+                x=scale_x(low),
                 y=round(top + PANEL * (1 - count / highest), 1),
                 width=round(max(scale * (high - low) - 1, 0.5), 1),
                 height=round(PANEL * count / highest, 1),
@@ -106,7 +106,7 @@ def draw_chart(histogram: Histogram, kind: Kind) -> Chart:
     return Chart(
         kind=kind,
         panels=(
-            panel("main", "as they were", histogram.main, TOP),
+            panel("main", "not resampled", histogram.main, TOP),
             panel("apart", "resampled", histogram.apart, TOP + PANEL + GAP),
         ),
         lines=tuple(
@@ -115,7 +115,7 @@ def draw_chart(histogram: Histogram, kind: Kind) -> Chart:
             if nats is not None
         ),
         ticks=tuple(
-            Line("tick", place(nats), 0, f"{nats:g}", place(nats), "middle")
+            Line("tick", scale_x(nats), 0, f"{nats:g}", scale_x(nats), "middle")
             for nats in edges[1 : -1 : max(1, len(edges) // TICKS[kind])]
         ),
         width=width,

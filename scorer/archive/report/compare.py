@@ -1,7 +1,7 @@
-"""What a change of the bundle changes: two runs over the same images, face by face.
+"""Compares two runs over the same images, face by face: what another bundle changes.
 
-Faces are the same where image, number and place are: the same `content_id`, `face_id` and bytes, and boxes that overlap
-by half. Log-likelihoods of two bundles have no common unit, so that ranks and p-values are compared, never nats.
+Two faces are the same if their `content_id`, `face_id` and image bytes are equal and half of their boxes overlaps.
+Log-likelihoods of two bundles have no common unit, so ranks and p-values are compared, never nats.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 
 from scorer.archive.marks import read_marks
 from scorer.archive.report.figures import Face
-from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, Figures, Share, find_share
+from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, ReportModel, Share, find_share
 from scorer.archive.report.summary import FACES_SHOWN
 from scorer.archive.report.tables import Tables, open_tables
 from scorer.archive.run import RunFile, read_run
@@ -38,12 +38,12 @@ FROM pairs WHERE same GROUP BY ALL"""
 _GROUPS = """
 WITH summed AS (
   SELECT CASE WHEN $1 = 'source' THEN coalesce(source, '') WHEN $1 = 'camera' THEN coalesce(camera, '')
-      WHEN coalesce(len(resampled), 0) > 0 THEN 'resampled' ELSE 'as they were' END AS name,
+      WHEN coalesce(len(resampled), 0) > 0 THEN 'resampled' ELSE 'not resampled' END AS name,
     count(*) AS faces, sum(1 / face_count) AS images, count(*) FILTER (face_decision <> other_decision) AS flips,
     count(*) FILTER (face_decision = 'flag') AS flagged_a, count(*) FILTER (other_decision = 'flag') AS flagged_b
   FROM pairs WHERE same GROUP BY 1
-), ranked AS (SELECT *, row_number() OVER (ORDER BY faces DESC, name) AS place FROM summed)
-SELECT CASE WHEN place <= $2 AND faces >= $3 THEN name END AS name, count(*) AS groups, sum(images) AS images,
+), ranked AS (SELECT *, row_number() OVER (ORDER BY faces DESC, name) AS row_rank FROM summed)
+SELECT CASE WHEN row_rank <= $2 AND faces >= $3 THEN name END AS name, count(*) AS groups, sum(images) AS images,
   sum(faces) AS faces, sum(flips) AS flips, sum(flagged_a) AS flagged_a, sum(flagged_b) AS flagged_b
 FROM ranked GROUP BY 1"""
 _RANKS = """
@@ -54,7 +54,7 @@ WITH ranked AS (
   FROM pairs WHERE same AND log_likelihood IS NOT NULL AND other_log_likelihood IS NOT NULL
 )
 SELECT CASE WHEN stddev_pop(rank_a) > 0 AND stddev_pop(rank_b) > 0 THEN corr(rank_a, rank_b) END AS value FROM ranked"""
-# A p-value is one of n + 1, so that this is as long as the calibration at most, whatever the archive holds.
+# There are n + 1 possible p-values, so that this is at most as long as the calibration, for any archive.
 _P_VALUES = """
 SELECT p, sum(a) AS a, sum(b) AS b FROM (
   SELECT p_value AS p, 1 AS a, 0 AS b FROM pairs WHERE same AND p_value IS NOT NULL AND other_p_value IS NOT NULL
@@ -78,8 +78,14 @@ ORDER BY abs(ln(p_value) - ln(other_p_value)) DESC, content_id, face_id LIMIT $1
 _COMMON = "SELECT 1 AS found FROM results_a a SEMI JOIN results_b b ON a.content_id = b.content_id LIMIT 1"
 
 
-class Side(Figures):
-    """One of the two runs, and how many faces it alone has; `of_missing_images` where the other lacks the image."""
+class Side(ReportModel):
+    """One of the two runs.
+
+    Attributes:
+        faces_only_here: faces that the other run does not have.
+        of_missing_images: those of them whose image the other run does not have.
+        flagged: share of the common faces that this run flags.
+    """
 
     folder: str
     bundle_id: str
@@ -92,8 +98,8 @@ class Side(Figures):
     flagged: Share
 
 
-class FlipGroup(Figures):
-    """The common faces of one source, camera or column; `folded` counts groups that are folded, 0 for one."""
+class FlipGroup(ReportModel):
+    """The common faces of one source, camera or column; `folded` counts the groups in a combined one, otherwise 0."""
 
     name: str
     folded: int
@@ -102,16 +108,16 @@ class FlipGroup(Figures):
     flagged_b: Share
 
 
-class Quantile(Figures):
-    """The p-values below which a share `level` of the common faces lies."""
+class Quantile(ReportModel):
+    """The p-values, in A and in B, that a share `level` of the common faces does not exceed."""
 
     level: float
     a: float
     b: float
 
 
-class Disagreement(Figures):
-    """A face whose decision differs; `face` has the first run's numbers."""
+class Disagreement(ReportModel):
+    """A face whose decision differs; `face` has the figures of the first run."""
 
     face: Face
     other_log_likelihood: float
@@ -119,16 +125,16 @@ class Disagreement(Figures):
     other_decision: str
 
 
-class Comparison(Figures):
+class RunComparison(ReportModel):
     """Two runs, face by face.
 
     Attributes:
-        faces: that both runs have, at the same place of the same bytes.
-        moved: faces of the same name that are not, left out of everything else.
-        matrix: faces by decision in the first run and then in the second.
+        faces: faces that both runs have, at the same position in the same bytes.
+        moved: faces with equal ids but another position or other bytes; not counted anywhere else.
+        matrix: faces by decision in the first run, then in the second.
         flips: share of the faces whose decision differs.
-        rank_correlation: Spearman's, of the log-likelihoods of the faces that both scored; None without any spread.
-        ks: largest distance between the two distributions of p-values.
+        rank_correlation: Spearman's, of the log-likelihoods of the faces that both scored; None if all are equal.
+        ks: Kolmogorov-Smirnov distance between the two distributions of p-values.
     """
 
     schema_version: int = 1
@@ -147,11 +153,11 @@ class Comparison(Figures):
     disagreements: tuple[Disagreement, ...]
 
 
-def compare_runs(folder_a: Path, folder_b: Path) -> Comparison:
-    """Return what differs between two runs over the same images, in bounded memory.
+def compare_runs(folder_a: Path, folder_b: Path) -> RunComparison:
+    """Return the differences between two runs over the same images, in bounded memory.
 
     Raises:
-        UsageError: a folder is no run, or the runs have no image in common.
+        UsageError: a folder is not a run, or the runs have no image in common.
         RunBroken: a file that a mark names cannot be read.
     """
     with open_tables() as tables:
@@ -168,7 +174,7 @@ def compare_runs(folder_a: Path, folder_b: Path) -> Comparison:
         return _compare(tables, *runs)
 
 
-def _compare(tables: Tables, a: tuple[Path, RunFile, bool], b: tuple[Path, RunFile, bool]) -> Comparison:
+def _compare(tables: Tables, a: tuple[Path, RunFile, bool], b: tuple[Path, RunFile, bool]) -> RunComparison:
     matrix = {first.value: {second.value: 0 for second in Decision} for first in Decision}
     images = 0.0
     for row in tables.fetch(_MATRIX):
@@ -184,7 +190,7 @@ def _compare(tables: Tables, a: tuple[Path, RunFile, bool], b: tuple[Path, RunFi
         _describe_side(run, alone, find_share(hits, faces, cases))
         for run, alone, hits in zip((a, b), only, flagged, strict=True)
     )
-    return Comparison(
+    return RunComparison(
         a=first,
         b=second,
         faces=faces,

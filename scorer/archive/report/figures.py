@@ -1,11 +1,11 @@
-"""What `summary.json` holds."""
+"""The content of `summary.json`."""
 
-from scorer.archive.report.shares import Figures, Group, Share
+from scorer.archive.report.shares import Group, ReportModel, Share
 from scorer.bundle.manifest import Evaluation
 
 
-class Face(Figures):
-    """One of the least likely faces, with what it takes to read it again; `copies` are the same face elsewhere."""
+class Face(ReportModel):
+    """One of the least likely faces, with everything that is needed to read it again; `copies` counts duplicates."""
 
     shard: int
     content_id: str
@@ -29,17 +29,17 @@ class Face(Figures):
     copies: int = 0
 
 
-class Column(Figures):
+class FigureColumn(ReportModel):
     """The figures of the images without a mark of resampling, or of those with one.
 
     Attributes:
-        images, no_face: images that were answered for, and those of them without a face.
+        images, no_face: images with a row of results, and those of them without a face.
         unscored: images with faces of which none could be scored; their decision is review.
-        image_decisions: images with faces, by decision; the unscored ones among them.
-        faces, scored_faces: all, and those with a likelihood: a face that is too small has none.
+        image_decisions: images with faces, by decision; includes the unscored ones.
+        faces, scored_faces: all faces, and those with a likelihood: a face that is too small has none.
         decisions: all faces, by decision.
         flagged: share of the scored faces; faces of one image count as one case.
-        by_source, by_camera: the same for each group with enough faces; the rest folded into one.
+        by_source, by_camera: the same share for each group with enough faces; the others are combined.
     """
 
     images: int
@@ -55,11 +55,11 @@ class Column(Figures):
     least_likely: tuple[Face, ...]
 
 
-class Histogram(Figures):
-    """Scored faces by log-likelihood in nats; the first and last bin hold everything beyond, too.
+class Histogram(ReportModel):
+    """Scored faces by log-likelihood in nats; the first and last bin also count everything beyond them.
 
-    `flag_nats` and `review_nats` are the highest likelihoods that the policy's rates still reach; None where no face
-    is that unlikely.
+    `flag_nats` and `review_nats` are the highest likelihoods whose p-values are within the policy's rates; None if no
+    face is that unlikely.
     """
 
     edges_nats: tuple[float, ...]
@@ -69,8 +69,8 @@ class Histogram(Figures):
     review_nats: float | None
 
 
-class Throughput(Figures):
-    """From the commit marks: `busy_s` is the time in which any shard was worked on, stages add up over threads."""
+class Throughput(ReportModel):
+    """From the commit marks: `busy_s` is the time in which any shard was worked on; `stage_s` sums over threads."""
 
     shards: int
     busy_s: float
@@ -79,11 +79,11 @@ class Throughput(Figures):
     slowest_stage: str | None
 
 
-class Summary(Figures):
-    """What a run found; `complete` when every planned shard is committed.
+class Summary(ReportModel):
+    """The findings of a run; `complete` when every planned shard is committed.
 
-    `evaluation` is the bundle's own. `left_out` counts, by `scorer.archive.left_out.LeftOut`, what the sources hold
-    and what is no image of the run.
+    `evaluation` is the bundle's statement. `left_out` counts, by `scorer.archive.left_out.LeftOut`, what the sources
+    contain and what is not an image of the run.
     """
 
     schema_version: int = 1
@@ -103,7 +103,7 @@ class Summary(Figures):
     failed_by_reason: dict[str, int]
     left_out: dict[str, int]
     marks: dict[str, int]
-    main: Column
-    apart: Column
+    main: FigureColumn
+    apart: FigureColumn
     histogram: Histogram
     throughput: Throughput

@@ -1,4 +1,4 @@
-"""Small pictures of faces for a report, read again from the archive, cut, and ready to be embedded."""
+"""Small pictures of faces for a report: read again from the archive, cut, and encoded for embedding."""
 
 import base64
 import hashlib
@@ -19,38 +19,39 @@ from scorer.archive.report.figures import Face
 
 SIDE_PX = 144
 QUALITY = 80
-# A report is for looking: what a decoder would need gigabytes for is not shown.
+# A report does not show images that need gigabytes to decode.
 LIMITS = Limits(max_pixels=60_000_000)
-_CUT = PreprocessSpec()  # the margin around a face that the network sees, too
+_CUT = PreprocessSpec()  # the same margin around a face as for the network
 
-ReadAgain = Callable[[Face], bytes | None]  # the bytes of the face's image, or None when they cannot be had any more
+# Returns the bytes of the face's image, or None if they can no longer be read.
+FaceImageReader = Callable[[Face], bytes | None]
 Absence = Literal["gone", "changed", "undecodable"]
 
 
 class Picture(BaseModel):
-    """A face to show: a JPEG as a data URI, or why there is none."""
+    """A face as a JPEG in a data URI, or the reason why there is none."""
 
     face: Face
     data_uri: str | None
     absence: Absence | None
 
 
-def cut_pictures(faces: Iterable[Face], read_again: ReadAgain) -> list[Picture]:
-    """Return a picture of each face, in order; whatever is wrong with one image is said in its place."""
+def cut_pictures(faces: Iterable[Face], read_face_image: FaceImageReader) -> list[Picture]:
+    """Return a picture of each face, in order; a face that cannot be shown has a reason instead."""
     with closing(Sandbox(Path(), None, None, 1)) as sandbox:
-        return [_cut_picture(face, read_again, sandbox) for face in faces]
+        return [_cut_picture(face, read_face_image, sandbox) for face in faces]
 
 
-def _cut_picture(face: Face, read_again: ReadAgain, sandbox: Sandbox) -> Picture:
-    data = read_again(face)
+def _cut_picture(face: Face, read_face_image: FaceImageReader, sandbox: Sandbox) -> Picture:
+    data = read_face_image(face)
     if data is None:
         return Picture(face=face, data_uri=None, absence="gone")
-    # Also a guard: a run's folder from elsewhere cannot have any file shown but those whose digests it knows.
+    # Also a safeguard: a run's folder from a stranger can show only files whose digest the stranger knows.
     if hashlib.sha256(data).hexdigest() != face.sha256:
         return Picture(face=face, data_uri=None, absence="changed")
     try:
         jpeg = cut_jpeg(data, FaceBox(face.face_x, face.face_y, face.face_width, face.face_height), sandbox)
-    except (Unscorable, ValueError):  # ValueError: the box is none
+    except (Unscorable, ValueError):  # ValueError: the box is not valid
         return Picture(face=face, data_uri=None, absence="undecodable")
     return Picture(face=face, data_uri=f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}", absence=None)
 
@@ -60,12 +61,12 @@ def cut_jpeg(data: bytes, box: FaceBox, sandbox: Sandbox) -> bytes:
 
     Raises:
         Unscorable: the image is refused, or cannot be decoded.
-        ValueError: the box misses the image.
+        ValueError: the box is outside the image.
     """
     info = probe_image(data, LIMITS)
     window = crop_window(box, info.width, info.height, _CUT)
     if window is None:
-        message = f"box {box.as_tuple()} misses the {info.width}x{info.height} image"
+        message = f"box {box.as_tuple()} is outside the {info.width}x{info.height} image"
         raise ValueError(message)
     buffer = io.BytesIO()
     Image.fromarray(sandbox.show(data, info, window, SIDE_PX)).save(buffer, "JPEG", quality=QUALITY)

@@ -1,7 +1,7 @@
-"""One self-contained page: no script, no network, everything escaped, and a policy in the page that enforces it.
+"""One self-contained page: no script, no network, everything escaped, and a content security policy that enforces it.
 
-Names of images, sources and cameras are strangers' text. Jinja2 escapes it, and what does not print (direction marks,
-control characters) is shown as an escape, so that no name can pass for another.
+Names of images, sources and cameras are untrusted text. Jinja2 escapes it, and characters that do not print (direction
+marks, control characters) are shown as escapes, so that no name can imitate another.
 """
 
 import base64
@@ -19,7 +19,7 @@ SHOWN_CHARACTERS = 160
 
 
 def render_page(template: str, **content: object) -> str:
-    """Return the page that `template` of the folder `pages` makes of `content`."""
+    """Render a template of the folder `pages` with `content`."""
     environment = Environment(
         loader=FileSystemLoader(PAGES),
         autoescape=True,
@@ -42,14 +42,14 @@ def render_page(template: str, **content: object) -> str:
 
 
 def show_plain(text: str | None) -> str:
-    """Return a stranger's text in printable characters, its middle left out where it is long."""
+    """Return untrusted text in printable characters; the middle of a long text is omitted."""
     shown = printable(text or "")
     half = SHOWN_CHARACTERS // 2
     return shown if len(shown) <= SHOWN_CHARACTERS else f"{shown[:half]}…{shown[-half:]}"
 
 
 def show_percent(rate: float | None) -> str:
-    """Return a rate in per cent with two figures that count, or a dash."""
+    """Return a rate in per cent with two significant figures, or a dash."""
     if rate is None:
         return "-"
     percent = 100 * rate
@@ -57,10 +57,10 @@ def show_percent(rate: float | None) -> str:
 
 
 def show_interval(share: Share) -> str:
-    """Return the ends of the interval, or nothing where there is none."""
+    """Return the limits of the interval, or nothing if there is none."""
     return "" if share.low is None else f"{show_percent(share.low).removesuffix(' %')} to {show_percent(share.high)}"
 
 
 def show_count(number: float) -> str:
-    """Return a number with its thousands apart."""
+    """Return a number with thousands separators."""
     return f"{number:,.0f}"

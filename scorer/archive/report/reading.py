@@ -1,4 +1,4 @@
-"""Read the image of a face again, for a gallery, through what the run's plan may read."""
+"""Reads the image of a face again for a gallery, with the read permissions of the run's plan."""
 
 from pathlib import Path
 
@@ -16,27 +16,27 @@ _FAILURES = (Unscorable, SourceChanged, SourceDamaged, UsageError, OSError, Look
 
 
 class ArchiveReader:
-    """Reads images of a run again: files, tars' members and Parquet rows, local and in object stores.
+    """Reads images of a run again: files, members of tars and Parquet rows, local and in object stores.
 
-    A store that failed three times is not asked again, so that an outage does not hold up a report.
+    After three failures of a store nothing more is read, so that an outage does not delay the report.
 
     Args:
-        folder: the run's.
-        settings: what may be read besides the run's sources, in what time, and how large an image may be.
+        folder: the run's folder.
+        settings: what may be read besides the run's sources, the time limit, and an image's largest size.
     """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         try:
             self._plan: StoredPlan | None = open_plan(folder / "_plan", settings.limits.max_bytes)
         except UsageError:
-            self._plan = None  # only the report of this run came here
+            self._plan = None  # a copy of a run's folder may lack the plan
         self._settings = settings
         self._outages = 0
 
     def __call__(self, face: Face) -> bytes | None:
-        """Return the bytes of a face's image, or None where they cannot be had.
+        """Return the bytes of a face's image, or None if they cannot be read.
 
-        Nothing here says that they are still the same; their digest does (`scorer.archive.report.gallery`).
+        The caller compares their digest (`scorer.archive.report.gallery`).
         """
         if self._plan is None or self._outages == _OUTAGES:
             return None
@@ -62,6 +62,6 @@ class ArchiveReader:
 
 
 def _is_file(uri: str) -> bool:
-    """Return False for a pipe or a device of this machine, which would be waited for."""
+    """Return False for a pipe or a device of this machine: reading it could block forever."""
     store, path = open_store(uri)
     return store.scheme != LOCAL or Path(path).is_file()

@@ -1,7 +1,7 @@
-"""`summary.json`: what a run found, counted from its Parquet files.
+"""`summary.json`: the findings of a run, counted from its Parquet files.
 
-Images with a mark of resampling are counted apart and never in the main figures: resampling erases what cameras leave.
-Nothing here grows with the archive: DuckDB aggregates, and spills what does not fit.
+Images with a mark of resampling are counted apart, never in the main figures: resampling erases the traces of a camera.
+Memory does not grow with the archive: DuckDB aggregates, and spills to disk what does not fit.
 """
 
 import math
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scorer.archive.marks import CommitMark, read_marks
-from scorer.archive.report.figures import Column, Face, Histogram, Summary, Throughput
+from scorer.archive.report.figures import Face, FigureColumn, Histogram, Summary, Throughput
 from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, find_share, read_groups
 from scorer.archive.report.tables import Tables, open_tables
 from scorer.archive.run import RunFile, read_run
@@ -21,12 +21,12 @@ from scorer.errors import RunBroken
 from scorer.messages import Decision, Status
 
 BINS = 40
-TAIL = 0.005  # share of faces on either side that the histogram's end bins collect
+TAIL = 0.005  # share of faces on each side that the histogram's first and last bins collect
 FACES_SHOWN = 24
-_COPIES_LOOKED_AT = 8
+_COPIES_READ = 8
 _NATS_LIMIT = 1_000_000
 
-# An image with n faces has n rows, so that rows // n counts images without remembering any.
+# An image with n faces has n rows, so rows // n counts images without a set of their names.
 _COUNTS = """
 SELECT coalesce(len(resampled), 0) > 0 AS apart, status, decision, face_decision, face_count,
   count(*) AS lines, count(face_id) AS faces, count(log_likelihood) AS scored
@@ -42,9 +42,9 @@ WITH counted AS (
   SELECT apart, name, sum(lines // greatest(face_count, 1)) AS images,
     sum(faces) AS faces, sum(hits) AS hits FROM counted GROUP BY ALL
 ), ranked AS (
-  SELECT *, row_number() OVER (PARTITION BY apart ORDER BY faces DESC, name) AS place FROM summed
+  SELECT *, row_number() OVER (PARTITION BY apart ORDER BY faces DESC, name) AS row_rank FROM summed
 )
-SELECT apart, CASE WHEN place <= $2 AND faces >= $3 THEN name END AS name, count(*) AS groups,
+SELECT apart, CASE WHEN row_rank <= $2 AND faces >= $3 THEN name END AS name, count(*) AS groups,
   sum(images) AS images, sum(faces) AS faces, sum(hits) AS hits
 FROM ranked GROUP BY 1, 2"""
 _LIKELIHOODS = """
@@ -60,11 +60,11 @@ ORDER BY log_likelihood, content_id, face_id LIMIT $2"""
 
 
 def summarise(folder: Path) -> Summary:
-    """Return the summary of the run in `folder`; an unfinished one is summarised as far as it is committed.
+    """Return the summary of the run in `folder`; of an unfinished run, that of its committed shards.
 
     Raises:
-        UsageError: `folder` is no run.
-        RunBroken: a file that a mark names cannot be read, or marks and files do not count alike.
+        UsageError: `folder` is not a run.
+        RunBroken: a file that a mark names cannot be read, or the counts of marks and files differ.
     """
     run, marks = read_run(folder), list(read_marks(folder))
     with open_tables() as tables:
@@ -84,7 +84,7 @@ def _summarise(tables: Tables, run: RunFile, marks: Sequence[CommitMark], left_o
     stated = sum(mark.images for mark in marks), sum(mark.faces for mark in marks), sum(mark.failed for mark in marks)
     counted = images, main.faces + apart.faces, failed
     if stated != counted:
-        message = f"the commit marks state (images, faces, failed) {stated}, their files hold {counted}: scan again"
+        message = f"the commit marks state (images, faces, failed) {stated}, their files contain {counted}: scan again"
         raise RunBroken(message)
     return Summary(
         bundle_id=run.bundle_id,
@@ -112,9 +112,9 @@ def _summarise(tables: Tables, run: RunFile, marks: Sequence[CommitMark], left_o
 
 def _fill_column(
     tables: Tables, counts: Sequence[Mapping[str, Any]], groups: Mapping[str, list[dict[str, Any]]], *, apart: bool
-) -> Column:
+) -> FigureColumn:
     rows = [row for row in counts if row["apart"] is apart]
-    lines: Counter[tuple[str, str | None, int]] = Counter()  # of images alike in status, decision and number of faces
+    lines: Counter[tuple[str, str | None, int]] = Counter()  # rows by their image's status, decision and face count
     for row in rows:
         lines[row["status"], row["decision"], row["face_count"] or 0] += row["lines"]
     images: Counter[tuple[str, str | None]] = Counter()
@@ -126,7 +126,7 @@ def _fill_column(
             decisions[row["face_decision"]] += row["faces"]
     hits = sum(row["scored"] for row in rows if row["face_decision"] == Decision.FLAG)
     scored = sum(row["scored"] for row in rows)
-    return Column(
+    return FigureColumn(
         images=images.total(),
         no_face=sum(number for (status, _), number in images.items() if status == Status.NO_FACE),
         unscored=sum(number for (status, _), number in images.items() if status not in {Status.SCORED, Status.NO_FACE}),
@@ -144,10 +144,10 @@ def _fill_column(
 
 
 def _find_least_likely(tables: Tables, *, apart: bool) -> tuple[Face, ...]:
-    """Return the least likely faces, each once: an archive may hold the same file many times."""
+    """Return the least likely faces, each once: an archive may contain the same file many times."""
     found: dict[tuple[str | None, str], Face] = {}
     copies: Counter[tuple[str | None, str]] = Counter()
-    for row in tables.fetch(_LEAST_LIKELY, [apart, FACES_SHOWN * _COPIES_LOOKED_AT]):
+    for row in tables.fetch(_LEAST_LIKELY, [apart, FACES_SHOWN * _COPIES_READ]):
         key = row["sha256"] or row["content_id"], row["face_id"]
         copies[key] += key in found
         found.setdefault(key, Face(**{**row, "resampled": row["resampled"] or ()}))
@@ -182,11 +182,11 @@ def _fill_histogram(tables: Tables, run: RunFile) -> Histogram:
 
 
 def choose_edges(counts: Counter[int], shown: Sequence[float]) -> tuple[float, ...]:
-    """Return the edges in nats of at most `BINS` bins of a round width over all but the tails and over `shown`.
+    """Return the edges in nats of at most `BINS` bins of a round width that cover all but the tails, and `shown`.
 
     Args:
-        counts: faces by whole nats, rounded down.
-        shown: likelihoods that must not fall into an end bin unseen.
+        counts: faces by log-likelihood in nats, rounded down to integers.
+        shown: log-likelihoods that the axis must include.
     """
     if not counts:
         return (0.0, 1.0)
@@ -201,7 +201,7 @@ def choose_edges(counts: Counter[int], shown: Sequence[float]) -> tuple[float, .
     low, high = min([low, *map(math.floor, shown)]), max([high, low + 1, *map(math.ceil, shown)])
     width = next(w for power in range(8) for w in (10**power, 2 * 10**power, 5 * 10**power) if (high - low) / w < BINS)
     first, last = math.floor(low / width), math.ceil(high / width)
-    return tuple(float(place * width) for place in range(first, max(last, first + 1) + 1))
+    return tuple(float(step * width) for step in range(first, max(last, first + 1) + 1))
 
 
 def _fill_bins(counts: Counter[int], edges: Sequence[float]) -> tuple[int, ...]:
@@ -214,9 +214,10 @@ def _fill_bins(counts: Counter[int], edges: Sequence[float]) -> tuple[int, ...]:
 def _measure_throughput(marks: Sequence[CommitMark]) -> Throughput:
     busy_s = 0.0
     until = datetime.min.replace(tzinfo=UTC)
-    for spell in sorted((spell for mark in marks for spell in mark.spells), key=lambda spell: spell.started_at):
-        start = max(until, spell.started_at)
-        until = max(start, spell.finished_at)
+    intervals = sorted((each for mark in marks for each in mark.work_intervals), key=lambda each: each.started_at)
+    for interval in intervals:
+        start = max(until, interval.started_at)
+        until = max(start, interval.finished_at)
         busy_s += (until - start).total_seconds()
     stages: dict[str, float] = defaultdict(float)
     for mark in marks:

@@ -1,4 +1,4 @@
-"""The rows of a run as DuckDB views, in bounded memory, offline, and never anything but what commit marks name."""
+"""The rows of a run as DuckDB views: only files that commit marks name, in bounded memory, without network access."""
 
 import glob
 import tempfile
@@ -14,7 +14,7 @@ from scorer.archive.marks import CommitMark
 from scorer.archive.rows import ERRORS, RESULTS
 from scorer.errors import RunBroken
 
-MEMORY = "512MB"  # what does not fit is spilled
+MEMORY = "512MB"  # what does not fit is spilled to disk
 THREADS = 2
 _SETTINGS: dict[str, str | int | float | list[str]] = {
     "memory_limit": MEMORY,
@@ -26,7 +26,7 @@ _SETTINGS: dict[str, str | int | float | list[str]] = {
 
 
 class Tables:
-    """A DuckDB database on disk that holds nothing but what queries create in it."""
+    """A temporary DuckDB database on disk."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
@@ -39,15 +39,15 @@ class Tables:
         """
         kinds = (("results", RESULTS, [m.results for m in marks]), ("errors", ERRORS, [m.errors for m in marks]))
         for kind, schema, names in kinds:
-            # A folder's name may hold `*` or `[`, which DuckDB would take for a pattern.
+            # A folder's name may contain `*` or `[`, which DuckDB would read as a pattern.
             files = [glob.escape(utf8_path(folder / kind / name)) for part in names for name in part]
             if not files:
                 self._connection.register(kind + suffix, schema.empty_table())
                 continue
-            with _told():
+            with _translate_errors():
                 rows = self._connection.read_parquet(files)
             if missing := set(schema.names) - set(rows.columns):
-                message = f"{folder / kind} holds files of another layout, without the columns {sorted(missing)}"
+                message = f"{folder / kind} contains files of another layout, without the columns {sorted(missing)}"
                 raise RunBroken(message)
             rows.select(*schema.names).create_view(kind + suffix)
 
@@ -57,16 +57,16 @@ class Tables:
         Raises:
             RunBroken: a file cannot be read.
         """
-        with _told():
+        with _translate_errors():
             self._connection.execute(sql)
 
     def fetch(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Return all rows of a query, each by column name; for queries that aggregate.
+        """Return all rows of a query that aggregates, as dictionaries by column name.
 
         Raises:
             RunBroken: a file cannot be read.
         """
-        with _told():
+        with _translate_errors():
             cursor = self._connection.execute(sql, list(parameters))
             names = [column[0] for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
@@ -74,7 +74,7 @@ class Tables:
 
 @contextmanager
 def open_tables() -> Iterator[Tables]:
-    """Open a database in a folder of its own, which is removed afterwards."""
+    """Open a database in a temporary folder, which is removed at the end."""
     with tempfile.TemporaryDirectory(prefix="unlensed-report-") as folder:
         config = {**_SETTINGS, "temp_directory": folder}
         with duckdb.connect(f"{folder}/tables.duckdb", config=config) as connection:
@@ -82,18 +82,18 @@ def open_tables() -> Iterator[Tables]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException):
-        raise  # a mistake of this module, not of the files
+        raise  # an error in this package's SQL, not in the files
     except duckdb.OutOfMemoryException as error:
-        message = f"the report needs more room than the temporary folder has; let TMPDIR name another: {_first(error)}"
+        message = f"the folder for temporary files is too small for the report; set TMPDIR: {_first_line(error)}"
         raise OSError(message) from error
     except duckdb.Error as error:
-        message = f"a file that a commit mark names cannot be read: {_first(error)}"
+        message = f"a file that a commit mark names cannot be read: {_first_line(error)}"
         raise RunBroken(message) from error
 
 
-def _first(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "")

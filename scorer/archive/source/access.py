@@ -1,9 +1,9 @@
 """Which images a scan may read, and reading one.
 
-What a SOURCE names may be read because it was named: a folder or the folder of a glob with all below, a file; the
-folder of a local manifest, and of a manifest in an object store its bucket. Whatever else a manifest names must be
-listed in `payloads` of the settings, as for the stream: its author need not be who runs the scan. Links are followed
-first and judged then; `http://` is never read.
+A SOURCE permits reading what it names: a file; a folder or a glob's folder with everything below; a local manifest's
+folder, or the bucket of a manifest in an object store. Other images that a manifest names must be listed in `payloads`
+of the settings, as for the stream: the manifest's author may be a stranger. Links are resolved before the check;
+`http://` is never read.
 """
 
 import os
@@ -25,15 +25,15 @@ class Access:
     """What may be read.
 
     Attributes:
-        named: URIs that SOURCEs name; one that ends in "/" stands for all below.
-        payloads: what may be read besides.
-        max_bytes: of one image; a larger one is refused before it is read whole.
+        named: URIs that SOURCEs name; one that ends in "/" includes everything below it.
+        payloads: what else may be read.
+        max_bytes: of one image; a larger one is refused before all of it is read.
     """
 
     named: tuple[str, ...]
     payloads: PayloadSettings
     max_bytes: int
-    _files: PayloadSettings = field(init=False, repr=False)  # the settings for every file, which do not vary
+    _files: PayloadSettings = field(init=False, repr=False)  # the settings for all local files
 
     def __post_init__(self) -> None:
         roots = tuple(_path_of(name) for name in self.named if name.startswith("file://"))
@@ -42,7 +42,7 @@ class Access:
         object.__setattr__(self, "_files", files)
 
     def admits(self, uri: str) -> bool:
-        """Return whether reading `uri` would be tried; a file's links are judged only then."""
+        """Return whether `uri` is permitted; a file's links are resolved and checked only by `read`."""
         scheme = uri.partition("://")[0].lower()
         settings = self._settings_for(uri)
         if scheme == LOCAL:
@@ -55,7 +55,7 @@ class Access:
 
         Raises:
             Unscorable: forbidden_uri, unreadable or too_many_bytes.
-            PayloadUnavailable: the store did not answer in time, or does not let this machine in.
+            PayloadUnavailable: the store did not answer in time, or refuses this machine.
         """
         return read_uri(uri, self._settings_for(uri), self.max_bytes)
 
@@ -74,12 +74,12 @@ def _path_of(uri: str) -> Path:
 
 
 def read_image_bytes(item: Item, access: Access) -> bytes:
-    """Return the encoded image of an item; safe to call from many threads.
+    """Return the encoded image of an item; thread-safe.
 
     Raises:
-        Unscorable: forbidden_uri, unreadable or too_many_bytes: asking again would not help.
-        PayloadUnavailable: the store did not answer in time, or does not let this machine in.
-        SourceChanged: the tar that holds it is gone, or shorter than it was.
+        Unscorable: forbidden_uri, unreadable or too_many_bytes: a second attempt would fail, too.
+        PayloadUnavailable: the store did not answer in time, or refuses this machine.
+        SourceChanged: the tar that contains it is missing, or shorter than before.
     """
     if item.problem:
         raise Unscorable(Reason.UNREADABLE, item.problem)
@@ -95,22 +95,22 @@ def read_image_bytes(item: Item, access: Access) -> bytes:
 
 
 def read_span(uri: str, span: ByteSpan) -> bytes:
-    """Read one member of a tar again, alone. Nothing tells whether it is still the same: its SHA-256 does.
+    """Read one member of a tar again. Whether its bytes are still the same, only its SHA-256 shows.
 
     Raises:
-        SourceChanged: the tar is gone, or ends before the member does.
+        SourceChanged: the tar is missing, or ends before the member's end.
         PayloadUnavailable: the store fails.
     """
     store, path = open_store(uri)
     data = b""
     try:
-        if span.size:  # stores have no range of nothing
+        if span.size:  # a store cannot return an empty range
             with store_errors(uri):
                 data = bytes(store.files.cat_file(path, start=span.offset, end=span.offset + span.size))
     except FileNotFoundError:
-        message = f"{show_uri(uri)} is gone"
+        message = f"{show_uri(uri)} no longer exists"
         raise SourceChanged(message) from None
     if len(data) < span.size:
-        message = f"{show_uri(uri)} ends before byte {span.offset + span.size}: it is another file by now"
+        message = f"{show_uri(uri)} ends before byte {span.offset + span.size}: it has been replaced or truncated"
         raise SourceChanged(message)
     return data

@@ -1,4 +1,4 @@
-"""Files that hold many images: tars, and Parquet manifests with bytes in their rows."""
+"""Files that contain many images: tars, and Parquet manifests with bytes in their rows."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from scorer.archive.items import Item
 from scorer.archive.left_out import LeftOut
-from scorer.archive.source.parquet import TooLarge, find_type, holds_bytes, open_parquet, read_columns
+from scorer.archive.source.parquet import TooLarge, find_column_type, is_bytes_type, open_parquet, read_columns
 from scorer.archive.source.tars import read_members
 from scorer.errors import SourceChanged, SourceDamaged, UsageError
 from scorer.face_boxes import read_faces
@@ -29,11 +29,11 @@ class Container:
     Attributes:
         uri: of the file.
         version: of the file when the run was planned.
-        images: how many it holds; None where only reading tells.
-        size: bytes of its images; of a tar, of the whole file.
-        row_group: the first of `row_groups`, which hold `rows` from `first_row` of the file on; a null is no image.
-        data_column: with the bytes.
-        faces_column: with their faces, if there is one.
+        images: how many it contains; None where only reading counts them.
+        size: bytes of its images; for a tar, of the whole file.
+        row_group: the first of `row_groups` row groups, with `rows` rows from `first_row` on; a null is not an image.
+        data_column: the column with the bytes.
+        faces_column: the column with their faces, if any.
     """
 
     kind: Literal["tar", "rows"]
@@ -53,7 +53,7 @@ def describe_tar(uri: str, images: int | None = None) -> Container:
     """Return a tar as one container.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such tar.
         PayloadUnavailable: the store fails.
     """
     version = read_version(uri)
@@ -61,33 +61,33 @@ def describe_tar(uri: str, images: int | None = None) -> Container:
 
 
 def split_rows(uri: str, data_column: str, faces_column: str | None, shard_images: int) -> Iterator[Container]:
-    """Yield the row groups of a Parquet manifest, as many together as hold about `shard_images` rows.
+    """Yield the row groups of a Parquet manifest, joined until they have `shard_images` rows.
 
     Raises:
-        UsageError: there is no such column, it holds no bytes, or faces are not what they should be.
+        UsageError: there is no such column, it does not contain bytes, or a row's faces are not valid.
         FileNotFoundError: there is no such manifest.
-        SourceDamaged: it is no Parquet file.
+        SourceDamaged: it is not a Parquet file.
         PayloadUnavailable: the store fails.
     """
     version = read_version(uri)
     with open_parquet(uri) as parquet:
-        kind = find_type(parquet, data_column, uri)
-        if not holds_bytes(kind):
-            message = f"{show_uri(uri)} holds {kind} in {data_column!r}, not bytes; URIs need --uri-column"
+        kind = find_column_type(parquet, data_column, uri)
+        if not is_bytes_type(kind):
+            message = f"{show_uri(uri)} contains {kind} in {data_column!r}, not bytes; for URIs use --uri-column"
             raise UsageError(message)
         if faces_column:
-            # Faces that nobody can read are told now, not by a shard that fails in the middle of the night.
-            find_type(parquet, faces_column, uri)
-            every, name = range(parquet.num_row_groups), show_uri(uri)
-            for row, (faces,) in enumerate(read_columns(parquet, [faces_column], every, _CHECKED_ROWS, uri)):
+            # Invalid faces are reported now, instead of by a shard that fails hours later.
+            find_column_type(parquet, faces_column, uri)
+            all_groups, name = range(parquet.num_row_groups), show_uri(uri)
+            for row, (faces,) in enumerate(read_columns(parquet, [faces_column], all_groups, _CHECKED_ROWS, uri)):
                 read_faces(faces, f"{name}, row {row},")
-        place = _leaf(parquet.metadata, data_column)
+        leaf = _find_leaf(parquet.metadata, data_column)
         first_row = start = 0
         rows = size = 0
         images: int | None = 0
         for number in range(parquet.num_row_groups):
             group = parquet.metadata.row_group(number)
-            column = group.column(place)
+            column = group.column(leaf)
             nulls = _count_nulls(column, kind) if group.num_rows else 0
             images = images + group.num_rows - nulls if images is not None and nulls is not None else None
             rows, size = rows + group.num_rows, size + column.total_compressed_size
@@ -107,20 +107,20 @@ def _count_nulls(column: pq.ColumnChunkMetaData, kind: pa.DataType) -> int | Non
     return int(facts.null_count) if facts is not None and facts.has_null_count else None
 
 
-def _leaf(metadata: pq.FileMetaData, column: str) -> int:
+def _find_leaf(metadata: pq.FileMetaData, column: str) -> int:
     return next(i for i in range(metadata.num_columns) if metadata.schema.column(i).path == column)
 
 
 def read_container(container: Container, max_bytes: int, left_out: Counter[str]) -> Iterator[Item]:
-    """Yield the images of a container with their bytes; what is above `max_bytes` comes without.
+    """Yield the images of a container with their bytes; an image above `max_bytes` has no bytes.
 
     Args:
-        container: what to read.
+        container: the tar or row groups.
         max_bytes: of one image.
-        left_out: takes the counts, by `LeftOut`, of what is no image and was not counted when the run was planned.
+        left_out: is increased by the counts, by `LeftOut`, of what is not an image and was not counted by the plan.
 
     Raises:
-        SourceChanged: it is gone or another; told before the first image or, at the latest, after the last.
+        SourceChanged: it is missing or has changed; raised before the first image or, at the latest, after the last.
         SourceDamaged: it cannot be read to its end.
         PayloadUnavailable: the store fails.
     """
@@ -131,10 +131,10 @@ def read_container(container: Container, max_bytes: int, left_out: Counter[str])
         else:
             yield from _read_rows(container, max_bytes, left_out)
     except FileNotFoundError:
-        message = f"{show_uri(container.uri)} went while it was read"
+        message = f"{show_uri(container.uri)} was removed while it was read"
         raise SourceChanged(message) from None
     except SourceDamaged:
-        _require_version(container)  # bytes of two files in one look like damage
+        _require_version(container)  # a file that is replaced while it is read looks damaged
         raise
     _require_version(container)
 
@@ -143,12 +143,12 @@ def _require_version(container: Container) -> None:
     try:
         found = read_version(container.uri)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        message = f"{show_uri(container.uri)} is gone since the run was planned; bring it back, or start a new run"
+        message = f"{show_uri(container.uri)} was removed after the run was planned; restore it, or start a new run"
         raise SourceChanged(message) from None
     if found != container.version:
-        then = container.version
+        planned = container.version
         message = (
-            f"{show_uri(container.uri)} has changed since the run was planned ({then.size} bytes, {then.state}; "
+            f"{show_uri(container.uri)} has changed since the run was planned ({planned.size} bytes, {planned.state}; "
             f"now {found.size}, {found.state}); start a new run"
         )
         raise SourceChanged(message)
@@ -171,5 +171,5 @@ def _read_rows(container: Container, max_bytes: int, left_out: Counter[str]) -> 
             elif data is not None:
                 found = read_faces(faces[0], uri) if faces else None
                 yield Item(shorten_id(f"{uri}#{row}"), source, uri, data, faces=found)
-            elif container.images is None:  # else the plan counts it
+            elif container.images is None:  # otherwise the plan has counted it
                 left_out[LeftOut.IMAGELESS_ROW] += 1

@@ -1,4 +1,4 @@
-"""How much there is to scan, without scanning it, and a sample of it: `--dry-run`."""
+"""The size of an archive without a scan, and a sample of its images: `--dry-run`."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from scorer.archive.items import Item
 from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container, read_container
-from scorer.archive.source.layout import PlanCounts, PlanFacts, cut_shards, grant_access
+from scorer.archive.source.layout import PlanCounts, PlanFacts, grant_access, split_archive
 from scorer.archive.source.sources import Archive, find_sources
 from scorer.archive.source.tars import walk_members
 from scorer.errors import SourceDamaged
@@ -25,8 +25,8 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class ReadSample(Generic[T]):
-    """Up to `size` of however many are added, each as likely as any other, and the same every time (reservoir)."""
+class ReservoirSample(Generic[T]):
+    """A random sample of at most `size` of the added values, each equally likely; reproducible (reservoir sampling)."""
 
     size: int
     chosen: list[T] = field(default_factory=list)
@@ -34,22 +34,22 @@ class ReadSample(Generic[T]):
     _rng: Random = field(default_factory=lambda: Random(0))  # noqa: S311 - no secret
 
     def add(self, value: T) -> None:
-        """Add one."""
+        """Add one value."""
         self.added += 1
         if len(self.chosen) < self.size:
             self.chosen.append(value)
-        elif (place := self._rng.randrange(self.added)) < self.size:
-            self.chosen[place] = value
+        elif (index := self._rng.randrange(self.added)) < self.size:
+            self.chosen[index] = value
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run would go through.
+    """What a run would read.
 
     Attributes:
-        facts: what planning tells.
-        tar_images: about how many images are in tars that nobody counted, judged by the first members of a few of them;
-            None where those hold no image.
+        facts: the counts of the plan.
+        tar_images: about how many images are in tars without a count, estimated from the first members of a few of
+            them; None where these contain no image.
         access: what the run may read.
         listed: a sample of the images in lists.
         containers: a sample of the tars and manifests with bytes.
@@ -58,19 +58,19 @@ class Estimate:
     facts: PlanFacts
     tar_images: int | None
     access: Access
-    listed: ReadSample[Item]
-    containers: ReadSample[Container]
+    listed: ReservoirSample[Item]
+    containers: ReservoirSample[Container]
 
     @property
     def images(self) -> int | None:
-        """About how many there are in all; None where nobody can tell."""
+        """About how many images there are; None if unknown."""
         return None if self.tar_images is None else self.facts.images + self.tar_images
 
     def read_sample(self) -> Iterator[Item]:
-        """Yield up to `SAMPLED_IMAGES` images, from lists and from containers as there are in the archive.
+        """Yield up to `SAMPLED_IMAGES` images, from lists and from containers in the archive's proportion.
 
         Raises:
-            SourceChanged: a tar or manifest is gone by now.
+            SourceChanged: a tar or manifest no longer exists.
             PayloadUnavailable: a store fails.
         """
         share = self.listed.added / self.images if self.images else 0.0 if self.containers.chosen else 1.0
@@ -78,24 +78,24 @@ class Estimate:
         yield from listed
         each = round(SAMPLED_IMAGES * (1 - share) / max(1, len(self.containers.chosen)))
         for container in self.containers.chosen:
-            with suppress(SourceDamaged):  # the scan will say so
+            with suppress(SourceDamaged):  # the scan reports it
                 yield from islice(read_container(container, self.access.max_bytes, Counter()), each)
 
 
 def estimate_archive(archive: Archive, payloads: PayloadSettings, shard_images: int, max_bytes: int) -> Estimate:
-    """Cut an archive into shards without writing anything.
+    """Split an archive into shards without writing anything.
 
     Raises:
-        UsageError: a source names nothing, or a manifest's columns are not what they should be.
+        UsageError: a source names nothing, or a manifest's columns are not valid.
         SourceDamaged: a manifest cannot be read to its end.
         PayloadUnavailable: a store fails.
     """
     sources = find_sources(archive)
     access = grant_access(sources, payloads, max_bytes)
-    tally = PlanCounts()
-    listed, containers = ReadSample[Item](SAMPLED_IMAGES), ReadSample[Container](SAMPLED_CONTAINERS)
-    tars = ReadSample[Container](SAMPLED_CONTAINERS)
-    for shard in cut_shards(sources, archive, access, shard_images, tally):
+    counts = PlanCounts()
+    listed, containers = ReservoirSample[Item](SAMPLED_IMAGES), ReservoirSample[Container](SAMPLED_CONTAINERS)
+    tars = ReservoirSample[Container](SAMPLED_CONTAINERS)
+    for shard in split_archive(sources, archive, access, shard_images, counts):
         if isinstance(shard, list):
             for item in shard:
                 listed.add(item)
@@ -103,7 +103,7 @@ def estimate_archive(archive: Archive, payloads: PayloadSettings, shard_images: 
         containers.add(shard)
         if shard.kind == "tar" and shard.images is None:
             tars.add(shard)
-    facts = tally.facts()
+    facts = counts.facts()
     tar_images = _estimate_images(tars.chosen, facts.uncounted_bytes) if facts.uncounted else 0
     return Estimate(facts, tar_images, access, listed, containers)
 
@@ -112,7 +112,7 @@ def _estimate_images(tars: list[Container], size: int) -> int | None:
     images = length = 0
     for tar in tars:
         ends: list[int] = []
-        with StoreFile(tar.uri) as file, suppress(SourceDamaged):  # the scan will say so
+        with StoreFile(tar.uri) as file, suppress(SourceDamaged):  # the scan reports it
             members = islice(walk_members(file, tar.uri), SAMPLED_MEMBERS)
             ends.extend(span.offset + span.size for _, span in members if span)
         images += len(ends)

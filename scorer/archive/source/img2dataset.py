@@ -1,4 +1,4 @@
-"""Folders that img2dataset filled: recognised by their `NNNNN_stats.json`, which it writes when a shard is complete."""
+"""Output folders of img2dataset: recognised by `NNNNN_stats.json`, which it writes when a shard is complete."""
 
 import json
 import os
@@ -15,21 +15,21 @@ from scorer.payloads.stores import LOCAL, Store, StoreFile, store_errors
 _STATS = "_stats.json"
 _OURS = re.compile(rf"\d+(\.tar|\.parquet|{re.escape(_STATS)})?")
 _IMAGE_COLUMNS = ("jpg", "png", "webp")
-_MAX_STATS_BYTES = 2**22  # it counts every error message that came
+_MAX_STATS_BYTES = 2**22  # it counts each distinct error message
 
 
 def is_part(name: str) -> bool:
-    """Return whether img2dataset wrote a file of its folder, by its name."""
+    """Return whether a file in the folder has a name that img2dataset writes."""
     return _OURS.fullmatch(name) is not None
 
 
 def find_shards(store: Store, folder: str) -> dict[str, set[str]] | None:
     """Return the names of img2dataset's shards in a folder, each with the endings of its files.
 
-    None where there is no such shard, or where the shards are plain folders of images, which need no special care.
+    None if there is no such shard, or if the shards are plain folders of images, which are listed like any folder.
 
     Raises:
-        UsageError: a shard lacks its statistics, so it is not complete.
+        UsageError: a shard has no statistics, so it is not complete.
         PayloadUnavailable: the store fails.
     """
     shards: dict[str, set[str]] = {}
@@ -42,8 +42,8 @@ def find_shards(store: Store, folder: str) -> dict[str, set[str]] | None:
     for stem, endings in sorted(shards.items()):
         if _STATS not in endings:
             message = (
-                f"{show_uri(store.name(folder))} holds {stem} without {stem}{_STATS}: img2dataset is still at work "
-                "or was stopped; let it finish, or name the complete files yourself"
+                f"{show_uri(store.name(folder))} contains {stem} without {stem}{_STATS}: img2dataset is still running "
+                "or was stopped; let it finish, or name only the complete files"
             )
             raise UsageError(message)
     return None if any("" in endings for endings in shards.values()) else shards
@@ -59,7 +59,7 @@ def _names(store: Store, folder: str) -> Iterator[str]:
 
 
 def list_shards(store: Store, folder: str, shards: dict[str, set[str]], shard_images: int) -> Iterator[Container]:
-    """Yield the tars, or the row groups of the Parquet files, that hold the images.
+    """Yield the tars, or the row groups of the Parquet files, that contain the images.
 
     Raises:
         UsageError: a shard has statistics but no images.
@@ -72,7 +72,7 @@ def list_shards(store: Store, folder: str, shards: dict[str, set[str]], shard_im
         elif ".parquet" in endings:
             yield from split_rows(f"{uri}.parquet", _image_column(f"{uri}.parquet"), None, shard_images)
         else:
-            message = f"{show_uri(uri)}{_STATS} stands alone: {stem}.tar or {stem}.parquet is missing"
+            message = f"{show_uri(uri)}{_STATS} has no images: {stem}.tar or {stem}.parquet is missing"
             raise UsageError(message)
 
 
@@ -82,7 +82,7 @@ def _count_successes(uri: str) -> int:
     try:
         return int(json.loads(text)["successes"])
     except (ValueError, KeyError, TypeError) as error:
-        message = f"{show_uri(uri)} is no statistics of img2dataset: it counts no successes"
+        message = f"{show_uri(uri)} is not a statistics file of img2dataset: it has no count of successes"
         raise UsageError(message) from error
 
 

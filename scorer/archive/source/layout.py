@@ -1,4 +1,4 @@
-"""How an archive is cut into shards, and what is counted meanwhile."""
+"""How an archive is split into shards, and the counts of the plan."""
 
 import hashlib
 import json
@@ -12,8 +12,8 @@ from scorer.archive.items import Item
 from scorer.archive.left_out import IMAGE_SUFFIXES, LeftOut, describe_left_out
 from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container
-from scorer.archive.source.duplicates import Seen
-from scorer.archive.source.listing import Listed, list_pieces
+from scorer.archive.source.duplicates import SeenNames
+from scorer.archive.source.listing import ListedImage, list_source
 from scorer.archive.source.manifests import is_manifest
 from scorer.archive.source.sources import Archive, Source
 from scorer.errors import UsageError
@@ -21,23 +21,23 @@ from scorer.face_boxes import write_faces
 from scorer.payloads.names import escape_name
 from scorer.settings import PayloadSettings
 
-_WHAT = f"image ({', '.join(sorted(IMAGE_SUFFIXES))})"
+_IMAGE = f"image ({', '.join(sorted(IMAGE_SUFFIXES))})"
 
 
 @dataclass(frozen=True, slots=True)
 class PlanFacts:
-    """What planning tells of an archive.
+    """The counts of a plan.
 
     Attributes:
         shards: how many.
-        images: that are listed or counted; those in tars come on top.
+        images: that are listed or counted; images in tars are not included.
         image_bytes: of the images whose size is known.
-        unsized_images: those whose size is not.
+        unsized_images: images whose size is unknown.
         uncounted: tars (and Parquet row groups) whose images only reading counts.
         uncounted_bytes: their size.
-        duplicates: images and containers that were named again; the first one counts.
-        imageless_rows: of manifests, with no URI or no bytes (null).
-        digest: SHA-256 of all that is planned, in order.
+        duplicates: images and containers that were named more than once; the first one is scanned.
+        imageless_rows: manifest rows without a URI or without bytes (null).
+        digest: SHA-256 of everything in the plan, in order.
         ignored: files that are left out by their names, and links to folders, by `LeftOut`.
     """
 
@@ -54,14 +54,14 @@ class PlanFacts:
 
     @property
     def left_out(self) -> Counter[str]:
-        """What planning leaves out, by `LeftOut`; what tars hold besides images, only reading them tells."""
+        """What the plan leaves out, by `LeftOut`; other files in tars are counted when the tars are read."""
         others = {LeftOut.DUPLICATE: self.duplicates, LeftOut.IMAGELESS_ROW: self.imageless_rows}
         return Counter({str(kind): count for kind, count in (self.ignored | others).items() if count})
 
 
 @dataclass(slots=True)
 class PlanCounts:
-    """Counts while an archive is cut; `facts` when that is done."""
+    """The counts while an archive is split into shards; `facts` returns the result."""
 
     shards: int = 0
     images: int = 0
@@ -88,8 +88,8 @@ class PlanCounts:
             {kind: count for kind, count in sorted(self.left_out.items()) if kind not in counted},
         )
 
-    def count_image(self, image: Listed) -> None:
-        """Count an image that is listed."""
+    def count_image(self, image: ListedImage) -> None:
+        """Count a listed image."""
         self.images += 1
         self.image_bytes += image.size or 0
         self.unsized_images += image.size is None
@@ -112,57 +112,57 @@ class PlanCounts:
         self.shards += 1
         self._add([[item.content_id, item.source, item.uri, write_faces(item.faces), item.problem] for item in items])
 
-    def _add(self, value: Any) -> None:  # noqa: ANN401 - whatever JSON can say
+    def _add(self, value: Any) -> None:  # noqa: ANN401 - any JSON value
         self._digest.update(json.dumps(value).encode() + b"\n")
 
 
 def grant_access(sources: list[Source], payloads: PayloadSettings, max_bytes: int) -> Access:
-    """Return what may be read because sources name it, or because `payloads` lists it."""
+    """Return what may be read: what the sources name, and what `payloads` lists."""
     named = dict.fromkeys(source.named for source in sources if source.named is not None)
     return Access(tuple(named), payloads, max_bytes)
 
 
-def cut_shards(
-    sources: list[Source], archive: Archive, access: Access, shard_images: int, tally: PlanCounts
+def split_archive(
+    sources: list[Source], archive: Archive, access: Access, shard_images: int, counts: PlanCounts
 ) -> Iterator[list[Item] | Container]:
-    """Yield shards in order: lists of `shard_images` images (the last one of fewer), and containers as they come.
+    """Yield shards in order: lists of `shard_images` images (the last one may have fewer), and containers.
 
-    Memory holds one shard. What comes again by its name is dropped and counted.
+    Memory holds one shard. An image or container whose name was yielded before is dropped and counted.
 
     Raises:
-        UsageError: nothing is left to scan, or as `list_pieces`.
+        UsageError: there is nothing to scan, or as `list_source`.
         SourceDamaged: a manifest cannot be read to its end.
         PayloadUnavailable: a store fails.
         OSError: the disk for temporary files is full.
     """
     pending: list[Item] = []
-    with Seen() as seen:
+    with SeenNames() as seen:
         for argument, found in groupby(sources, lambda source: source.argument):
-            # A folder alone cannot name a file twice.
+            # A single folder cannot name a file twice.
             unique = len(sources) == 1 and sources[0].kind == "folder"
             empty = True
-            before = tally.left_out.copy()
-            for piece in chain.from_iterable(list_pieces(each, archive, access, shard_images) for each in found):
-                if isinstance(piece, LeftOut):
-                    tally.left_out[piece] += 1
+            before = counts.left_out.copy()
+            for entry in chain.from_iterable(list_source(each, archive, access, shard_images) for each in found):
+                if isinstance(entry, LeftOut):
+                    counts.left_out[entry] += 1
                     continue
-                empty = empty and isinstance(piece, Container) and piece.images == 0
-                if not unique and not seen.add(_name(piece)):
-                    tally.left_out[LeftOut.DUPLICATE] += 1
-                elif isinstance(piece, Container):
-                    tally.count_container(piece)
-                    yield piece
+                empty = empty and isinstance(entry, Container) and entry.images == 0
+                if not unique and not seen.add(_name_entry(entry)):
+                    counts.left_out[LeftOut.DUPLICATE] += 1
+                elif isinstance(entry, Container):
+                    counts.count_container(entry)
+                    yield entry
                 else:
-                    tally.count_image(piece)
-                    pending.append(piece.item)
+                    counts.count_image(entry)
+                    pending.append(entry.item)
                 if len(pending) == shard_images:
-                    tally.count_list(pending)
+                    counts.count_list(pending)
                     yield pending
                     pending = []
             if empty:
-                raise UsageError(_explain_empty(argument, tally.left_out - before))
+                raise UsageError(_explain_empty(argument, counts.left_out - before))
     if pending:
-        tally.count_list(pending)
+        counts.count_list(pending)
         yield pending
 
 
@@ -170,10 +170,10 @@ def _explain_empty(argument: str, left_out: Counter[str]) -> str:
     found = describe_left_out(left_out)
     why = f" ({found})" if found else ""
     if is_manifest(argument):
-        rows = "every row lacks its image" if left_out[LeftOut.IMAGELESS_ROW] else "it has no row"
+        rows = "no row has an image" if left_out[LeftOut.IMAGELESS_ROW] else "it has no row"
         return f"{escape_name(argument)} names no image: {rows}{why}"
-    return f"{escape_name(argument)} holds no {_WHAT}{why}; tars and manifests in a folder are named themselves (*.tar)"
+    return f"{escape_name(argument)} contains no {_IMAGE}{why}; name tars and manifests in a folder as SOURCEs (*.tar)"
 
 
-def _name(piece: Listed | Container) -> str:
-    return piece.item.content_id if isinstance(piece, Listed) else f"{piece.kind} {piece.row_group} {piece.uri}"
+def _name_entry(entry: ListedImage | Container) -> str:
+    return entry.item.content_id if isinstance(entry, ListedImage) else f"{entry.kind} {entry.row_group} {entry.uri}"

@@ -1,4 +1,4 @@
-"""Manifests: Parquet, CSV and JSONL files whose rows name images, and the boxes of their faces if they know them."""
+"""Manifests: Parquet, CSV and JSONL files whose rows name images and, optionally, the boxes of their faces."""
 
 import codecs
 import csv
@@ -13,21 +13,21 @@ from typing import Any
 
 from scorer.archive.items import Item
 from scorer.archive.left_out import MANIFESTS, LeftOut
-from scorer.archive.source.parquet import find_type, holds_text, open_parquet, read_columns
+from scorer.archive.source.parquet import find_column_type, is_text_type, open_parquet, read_columns
 from scorer.errors import SourceDamaged, UsageError
 from scorer.face_boxes import read_faces
 from scorer.payloads.names import escape_name, shorten_id, show_uri, source_of
 from scorer.payloads.stores import LOCAL, StoreFile, open_store
 from scorer.text_files import OtherEncoding, explain_byte, refuse_wide_text
 
-MAX_ROW_BYTES = 2**20  # of a line, or of the lines of a CSV row: a path, and 64 faces with their names
+MAX_ROW_BYTES = 2**20  # of a line, or of all lines of a CSV row: enough for a path, and 64 faces with their names
 _HEAD_BYTES = 1024
 _BLANK = codecs.BOM_UTF8 + b" \t\r\n"
 _BATCH_ROWS = 1024
 
 
 def is_manifest(name: str) -> bool:
-    """Return whether a file is a manifest by its name."""
+    """Return whether a file's name is that of a manifest."""
     return PurePosixPath(name).suffix.lower() in MANIFESTS
 
 
@@ -36,11 +36,11 @@ def list_manifest(manifest: str, uri_column: str, faces_column: str | None) -> I
 
     Args:
         manifest: its URI.
-        uri_column: of the images' URIs. What is no URI is a path; a relative one begins in the manifest's folder.
-        faces_column: of their faces, if there is one.
+        uri_column: with the images' URIs or paths; a relative path starts at the manifest's folder.
+        faces_column: with their faces, if any.
 
     Raises:
-        UsageError: there is no such column, or it does not hold what it should.
+        UsageError: there is no such column, or a value in it is not valid.
         FileNotFoundError: there is no such manifest.
         SourceDamaged: it cannot be read to its end.
         PayloadUnavailable: the store fails.
@@ -50,7 +50,7 @@ def list_manifest(manifest: str, uri_column: str, faces_column: str | None) -> I
     for row, (value, faces) in enumerate(_rows(manifest, uri_column, faces_column)):
         where = f"{name}, row {row},"
         if value is not None and not isinstance(value, str):
-            message = f"{where} holds {type(value).__name__} in {uri_column!r}, not text"
+            message = f"{where} contains {type(value).__name__} in {uri_column!r}, not text"
             raise UsageError(message)
         if not value:
             yield LeftOut.IMAGELESS_ROW
@@ -67,7 +67,7 @@ def _resolver(manifest: str) -> Callable[[str], str]:
         if "://" in value:
             return value
         if store.scheme == LOCAL:
-            return Path(folder, os.fsdecode(value.encode())).as_uri()  # UTF-8 whatever the locale
+            return Path(folder, os.fsdecode(value.encode())).as_uri()  # UTF-8 in every locale
         return store.name(posixpath.normpath(posixpath.join(folder, value)))
 
     return resolve
@@ -83,9 +83,9 @@ def _rows(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[
 def _parquet_rows(manifest: str, uri_column: str, faces_column: str | None) -> Iterator[tuple[Any, Any]]:
     columns = [uri_column] + ([faces_column] if faces_column else [])
     with open_parquet(manifest) as parquet:
-        kind, *_ = [find_type(parquet, column, manifest) for column in columns]
-        if not holds_text(kind):
-            message = f"{show_uri(manifest)} holds {kind} in {uri_column!r}, not text; bytes need --bytes-column"
+        kind, *_ = [find_column_type(parquet, column, manifest) for column in columns]
+        if not is_text_type(kind):
+            message = f"{show_uri(manifest)} contains {kind} in {uri_column!r}, not text; for bytes use --bytes-column"
             raise UsageError(message)
         for values in read_columns(parquet, columns, range(parquet.num_row_groups), _BATCH_ROWS, manifest):
             yield values[0], values[1] if faces_column else None
@@ -98,26 +98,27 @@ def _csv_rows(manifest: str, uri_column: str, faces_column: str | None) -> Itera
         try:
             names = next(rows, [])
             _require_columns(names, (uri_column, faces_column), manifest)
-            # The last one of two columns of a name, as `csv.DictReader` has it, which makes a dictionary of each row.
-            places = {name: place for place, name in enumerate(names) if name in {uri_column, faces_column}}
+            # Of two columns with one name the last counts, as in `csv.DictReader`, which is slow: it makes a dictionary
+            # of each row.
+            indexes = {name: index for index, name in enumerate(names) if name in {uri_column, faces_column}}
             for row in rows:
                 lines.begin_row()
                 if row:
-                    found = {name: row[place] for name, place in places.items() if place < len(row)}
+                    found = {name: row[index] for name, index in indexes.items() if index < len(row)}
                     yield found.get(uri_column), found.get(faces_column or "")
         except UnicodeDecodeError:
             raise _find_other_encoding(manifest) from None
         except csv.Error as error:
-            message = f"{show_uri(manifest)} is no CSV from line {rows.line_num + 1} on: {error}"
+            message = f"{show_uri(manifest)} is not valid CSV from line {rows.line_num + 1} on: {error}"
             raise SourceDamaged(message) from error
 
 
 class _RowLines:
-    """The lines of a CSV file; those of one row are bounded together.
+    """The lines of a CSV file; the total size of one row's lines is limited.
 
     Raises:
         UnicodeDecodeError: a line is not UTF-8.
-        csv.Error: a row is longer than any real one.
+        csv.Error: a row is longer than `MAX_ROW_BYTES`.
     """
 
     def __init__(self, file: "io.BufferedReader[StoreFile]") -> None:
@@ -125,7 +126,7 @@ class _RowLines:
         self._left = MAX_ROW_BYTES
 
     def begin_row(self) -> None:
-        """Allow the next row as much as any."""
+        """Reset the limit for the next row."""
         self._left = MAX_ROW_BYTES
 
     def __iter__(self) -> Iterator[str]:
@@ -142,7 +143,7 @@ def _jsonl_rows(manifest: str, uri_column: str, faces_column: str | None) -> Ite
     with _open_text(manifest) as file:
         for number, line in _number_lines(file):
             if len(line) > MAX_ROW_BYTES:
-                message = f"{show_uri(manifest)} holds more than {MAX_ROW_BYTES} bytes in line {number}"
+                message = f"{show_uri(manifest)} has more than {MAX_ROW_BYTES} bytes in line {number}"
                 raise SourceDamaged(message)
             if not line.strip():
                 continue
@@ -151,10 +152,10 @@ def _jsonl_rows(manifest: str, uri_column: str, faces_column: str | None) -> Ite
             except UnicodeDecodeError:
                 raise _find_other_encoding(manifest) from None
             except (ValueError, RecursionError) as error:
-                message = f"{show_uri(manifest)} is no JSON in line {number}: {error}"
+                message = f"{show_uri(manifest)} has invalid JSON in line {number}: {error}"
                 raise SourceDamaged(message) from error
             if not isinstance(row, dict):
-                message = f"{show_uri(manifest)} holds no JSON object in line {number}"
+                message = f"{show_uri(manifest)} has no JSON object in line {number}"
                 raise SourceDamaged(message)
             if first:
                 _require_columns(row, (uri_column, faces_column), manifest)
@@ -168,7 +169,7 @@ def _number_lines(file: "io.BufferedReader[StoreFile]") -> Iterator[tuple[int, b
 
 @contextmanager
 def _open_text(manifest: str) -> "Iterator[io.BufferedReader[StoreFile]]":
-    """Open a manifest that is text; what is plainly not UTF-8 is refused by its first bytes."""
+    """Open a manifest that is text; UTF-16 and UTF-32 are recognised by the first bytes and refused."""
     with io.BufferedReader(StoreFile(manifest)) as file:
         head = file.read(_HEAD_BYTES)
         file.seek(0)
@@ -178,13 +179,13 @@ def _open_text(manifest: str) -> "Iterator[io.BufferedReader[StoreFile]]":
             message = f"{show_uri(manifest)} cannot be read: {error}"
             raise UsageError(message) from error
         if not head.strip(_BLANK):
-            message = f"{show_uri(manifest)} is empty: a manifest begins with a header or an object"
+            message = f"{show_uri(manifest)} is empty: a manifest must begin with a header or a JSON object"
             raise UsageError(message)
         yield file
 
 
 def _find_other_encoding(manifest: str) -> UsageError:
-    """Return what to say of a manifest that is not UTF-8, with the line where that shows."""
+    """Return the error for a manifest that is not UTF-8, with the first such line."""
     why = "it is not UTF-8"
     with io.BufferedReader(StoreFile(manifest)) as file:
         for number, line in _number_lines(file):

@@ -1,6 +1,6 @@
-"""The plan of a run: which shards there are and which images they hold, on disk and in the same order for everyone.
+"""The plan of a run: its shards and their images, on disk and in the same order for every process.
 
-`plan.json` is written last: without it there is no plan.
+`plan.json` is written last; a plan without it is not complete.
 """
 
 import json
@@ -17,7 +17,7 @@ from scorer.archive.folder import publish, utf8_path
 from scorer.archive.items import Item, Shard
 from scorer.archive.source.access import Access
 from scorer.archive.source.containers import Container, read_container
-from scorer.archive.source.layout import PlanCounts, PlanFacts, cut_shards, grant_access
+from scorer.archive.source.layout import PlanCounts, PlanFacts, grant_access, split_archive
 from scorer.archive.source.sources import Archive, find_sources
 from scorer.errors import UsageError
 from scorer.face_boxes import read_faces, write_faces
@@ -55,29 +55,29 @@ _ITEMS = pa.schema(
 
 
 def write_plan(folder: Path, archive: Archive, payloads: PayloadSettings, shard_images: int) -> PlanFacts:
-    """Write the plan of an archive into `folder`, over what is there; memory holds one shard's images.
+    """Write the plan of an archive into `folder`, and replace an earlier plan; memory holds one shard's images.
 
     Args:
-        folder: usually `DIR/_plan`.
+        folder: usually `RUN/_plan`.
         archive: the sources.
         payloads: what may be read besides the sources.
-        shard_images: in a shard.
+        shard_images: images in a shard.
 
     Raises:
-        UsageError: a source names nothing, or a manifest's columns are not what they should be.
+        UsageError: a source names nothing, or a manifest's columns are not valid.
         SourceDamaged: a manifest cannot be read to its end.
         PayloadUnavailable: a store fails.
         OSError: the disk is full.
     """
     sources = find_sources(archive)
     access = grant_access(sources, payloads, max_bytes=0)
-    tally = PlanCounts()
-    rows: list[dict[str, Any]] = []  # some hundred bytes a shard
+    counts = PlanCounts()
+    rows: list[dict[str, Any]] = []  # a few hundred bytes a shard
 
     def write_items(file: IO[bytes]) -> None:
         lists = 0
         with pq.ParquetWriter(file, _ITEMS, compression="zstd", write_statistics=False) as writer:
-            for shard in cut_shards(sources, archive, access, shard_images, tally):
+            for shard in split_archive(sources, archive, access, shard_images, counts):
                 if isinstance(shard, Container):
                     rows.append(_row_of(shard))
                 else:
@@ -89,7 +89,7 @@ def write_plan(folder: Path, archive: Archive, payloads: PayloadSettings, shard_
     publish(folder / ITEMS, write_items, _verify)
     table = pa.Table.from_pylist(rows, _SHARDS)
     publish(folder / SHARDS, lambda file: pq.write_table(table, file), _verify)
-    facts = tally.facts()
+    facts = counts.facts()
     text = json.dumps({"version": PLAN_VERSION, "named": access.named, "facts": asdict(facts)}, indent=1)
     publish(folder / PLAN, lambda file: file.write(text.encode()), lambda path: json.loads(path.read_bytes()))
     return facts
@@ -111,7 +111,7 @@ def _items_table(items: list[Item]) -> pa.Table:
 
 
 def find_facts(folder: Path) -> PlanFacts | None:
-    """Return what planning told of the archive, or None where no plan of this release lies in `folder`."""
+    """Return the counts of the plan in `folder`, or None if it contains no plan of this release."""
     try:
         return PlanFacts(**json.loads((folder / PLAN).read_bytes())["facts"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -126,7 +126,7 @@ def open_plan(folder: Path, max_bytes: int) -> "StoredPlan":
         max_bytes: of one image; a tar's larger members are not read, and `read_image_bytes` refuses them.
 
     Raises:
-        UsageError: there is no complete plan, or one of another version.
+        UsageError: there is no complete plan, or it has another version.
     """
     try:
         head = json.loads((folder / PLAN).read_bytes())
@@ -135,17 +135,17 @@ def open_plan(folder: Path, max_bytes: int) -> "StoredPlan":
             shards = pq.read_table(utf8_path(folder / SHARDS), schema=_SHARDS)
             return StoredPlan(folder, shards, PlanFacts(**head["facts"]), tuple(head["named"]), max_bytes)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"{folder} holds no complete plan: {error}; start a new run"
+        message = f"{folder} contains no complete plan: {error}; start a new run"
         raise UsageError(message) from error
-    message = f"{folder} holds a plan of version {version}, this release reads {PLAN_VERSION}; start a new run"
+    message = f"{folder} contains a plan of version {version}, this release reads {PLAN_VERSION}; start a new run"
     raise UsageError(message)
 
 
 class StoredPlan:
-    """A plan on disk: memory holds the table of shards, and of the images those of the shards being read.
+    """A plan on disk: memory holds the table of shards, and the images of the shards that are being read.
 
     Attributes:
-        facts: what planning told of the archive.
+        facts: the counts of the plan.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class StoredPlan:
         return Access(self._named, payloads, self._max_bytes)
 
     def read_shard(self, index: int) -> Shard:
-        """Return what is known of a shard before it is read.
+        """Return a shard's description; its images are not read.
 
         Raises:
             IndexError: there is no such shard.
@@ -173,17 +173,7 @@ class StoredPlan:
         return Shard(index, row["kind"], row["uri"], row["row_group"], row["images"])
 
     def read_items(self, shard: Shard, left_out: Counter[str] | None = None) -> Iterator[Item]:
-        """Yield the images of a shard, in order; a tar's or a manifest's bytes come along, streamed.
-
-        Args:
-            shard: which one.
-            left_out: takes the counts of what the tar or manifest holds besides, by `LeftOut`.
-
-        Raises:
-            PayloadUnavailable: the tar or manifest cannot be read now.
-            SourceChanged: it is not what it was when the run was planned.
-            SourceDamaged: it cannot be read to its end; raised after the images before the damage.
-        """
+        """Yield the images of a shard, as `ScanPlan.read_items`."""
         if shard.kind == "list":
             yield from self._read_list(shard.row_group)
         else:
@@ -194,7 +184,7 @@ class StoredPlan:
 
     def _row(self, index: int) -> dict[str, Any]:
         if not 0 <= index < self.shard_count:
-            message = f"the plan has {self.shard_count} shards, none has the index {index}"
+            message = f"the plan has {self.shard_count} shards, and none with the index {index}"
             raise IndexError(message)
         row: dict[str, Any] = self._shards.slice(index, 1).to_pylist()[0]
         return row
@@ -204,5 +194,5 @@ class StoredPlan:
             rows = file.read_row_group(row_group, use_threads=False).to_pylist()
         for row in rows:
             faces = read_faces(row["faces"], row["content_id"])
-            # Plans of older releases know no problem.
+            # Plans of older releases have no column `problem`.
             yield Item(row["content_id"], row["source"], row["uri"], faces=faces, problem=row.get("problem") or "")

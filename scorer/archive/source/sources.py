@@ -1,4 +1,4 @@
-"""What the SOURCE arguments of a scan mean."""
+"""The SOURCE arguments of a scan."""
 
 import glob
 import posixpath
@@ -19,13 +19,13 @@ from scorer.payloads.stores import LOCAL, Store, folder_exists, open_store, read
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """What a scan is to go through, as the command line says it.
+    """The input of a scan, as the command line names it.
 
     Attributes:
-        sources: folders, globs, images, tars and manifests; braces expand as a shell's do.
-        uri_column: of Parquet, CSV and JSONL manifests: where the images are. One of this and `bytes_column`.
-        bytes_column: of Parquet manifests: the images themselves.
-        faces_column: of either: their faces.
+        sources: folders, globs, images, tars and manifests; braces are expanded as in a shell.
+        uri_column: of Parquet, CSV and JSONL manifests, with the images' URIs; excludes `bytes_column`.
+        bytes_column: of Parquet manifests, with the images' bytes.
+        faces_column: of any manifest, with face boxes.
     """
 
     sources: tuple[str, ...]
@@ -39,10 +39,10 @@ class Source:
     """One SOURCE after its braces were expanded.
 
     Attributes:
-        argument: as it was written, braces and all.
+        argument: as on the command line, with its braces.
         path: in the store.
-        kind: what stands at `path`.
-        named: the URI that may be read because of it, of a folder when it ends in "/"; None where none is needed.
+        kind: of the file or folder at `path`.
+        named: the URI that the source permits reading, a folder if it ends in "/"; None if none is needed.
     """
 
     argument: str
@@ -53,17 +53,17 @@ class Source:
 
 
 def find_sources(archive: Archive) -> list[Source]:
-    """Return what the arguments name, in their order.
+    """Return the sources that the arguments name, in their order.
 
     Raises:
-        UsageError: one names nothing, or what cannot be scanned, or the columns do not fit.
+        UsageError: an argument names nothing, or something that cannot be scanned, or the columns do not fit.
         PayloadUnavailable: a store fails.
     """
     if archive.uri_column and archive.bytes_column:
-        message = "--uri-column and --bytes-column exclude each other: a manifest's rows hold URIs or bytes"
+        message = "--uri-column and --bytes-column exclude each other: a manifest's rows contain URIs or bytes"
         raise UsageError(message)
     if archive.faces_column and not (archive.uri_column or archive.bytes_column):
-        message = "--faces-column belongs to a manifest, which needs --uri-column or --bytes-column, too"
+        message = "--faces-column needs --uri-column or --bytes-column, too: it is a column of a manifest"
         raise UsageError(message)
     sources = [_find(name, argument) for argument in archive.sources for name in _expand_braces(argument)]
     if (archive.uri_column or archive.bytes_column) and not any(each.kind in {"manifest", "glob"} for each in sources):
@@ -79,7 +79,7 @@ def _expand_braces(argument: str) -> Iterator[str]:
     try:
         yield from braceexpand(argument)
     except ValueError as error:
-        message = f"{escape_name(argument)} has braces that do not close"
+        message = f"{escape_name(argument)} has unbalanced braces"
         raise UsageError(message) from error
 
 
@@ -87,24 +87,24 @@ def _find(name: str, argument: str) -> Source:
     scheme = name.partition("://")[0].lower()
     if "::" in name or scheme in {"http", "https"}:
         message = (
-            f"{show_uri(name)} is no source: sources are folders, globs, tars and manifests, local or in an "
+            f"{show_uri(name)} cannot be a SOURCE: sources are folders, globs, tars and manifests, local or in an "
             "object store; list https:// images in a manifest, and their hosts in payloads.https_hosts"
         )
         raise UsageError(message)
     store, path = open_store(name)
-    if _exists_as_folder(store, path):
+    if folder_exists(store, path):
         return Source(argument, store, path, "folder", store.name(path).rstrip("/") + "/")
     if glob.has_magic(path) and not _exists_as_file(store, path):
         return Source(argument, store, path, "glob", _glob_root(store, path))
     if not _exists_as_file(store, path):
         message = f"{escape_name(name)} does not exist"
         raise UsageError(message)
-    kind = sort_file(path)
+    kind = classify_file(path)
     return Source(argument, store, path, kind, None if kind == "tar" else _file_root(store, path))
 
 
-def sort_file(path: str) -> Literal["tar", "manifest", "image"]:
-    """Return what a file is by its name.
+def classify_file(path: str) -> Literal["tar", "manifest", "image"]:
+    """Return the kind of a file, by its name.
 
     Raises:
         UsageError: it is compressed.
@@ -121,15 +121,11 @@ def sort_file(path: str) -> Literal["tar", "manifest", "image"]:
     return "manifest" if is_manifest(path) else "image"
 
 
-def _exists_as_folder(store: Store, path: str) -> bool:
-    return folder_exists(store, path)
-
-
 def _exists_as_file(store: Store, path: str) -> bool:
     if store.scheme == LOCAL:
         try:
             with store_errors(store.name(path)):
-                Path(path).lstat()  # a link to nothing is there, too
+                Path(path).lstat()  # a broken link exists, too
         except (FileNotFoundError, NotADirectoryError):
             return False
         return True

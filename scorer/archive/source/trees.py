@@ -1,4 +1,4 @@
-"""What lies in a folder or matches a glob, on a disk or in a store: nothing is passed over without being told."""
+"""The files in a folder or of a glob, on a disk or in a store. Nothing is skipped silently."""
 
 import fnmatch
 import glob
@@ -16,7 +16,7 @@ from fsspec.utils import glob_translate
 from scorer.errors import PayloadRefused, UsageError
 from scorer.payloads.stores import LOCAL, Store, store_errors
 
-# Why a folder cannot be listed while others can.
+# Errors that concern one folder, while others can be listed.
 _UNLISTED = (PayloadRefused, UsageError, FileNotFoundError, NotADirectoryError)
 _DISK = Store(LOCAL, None)
 Kind = Literal["file", "folder", "folder_link", "unlisted"]
@@ -24,13 +24,13 @@ Kind = Literal["file", "folder", "folder_link", "unlisted"]
 
 @dataclass(frozen=True, slots=True)
 class FoundPath:
-    """What a folder holds or a glob matches.
+    """An entry of a folder, or a match of a glob.
 
     Attributes:
         path: in the store.
         kind: "folder_link" is a link to a folder, "unlisted" a folder that cannot be listed.
-        size: of a file, in bytes, where the listing tells.
-        problem: why a folder cannot be listed.
+        size: of a file, in bytes, where the listing states it.
+        problem: why the path cannot be listed or opened; otherwise empty.
     """
 
     path: str
@@ -40,22 +40,22 @@ class FoundPath:
 
 
 def list_folder(store: Store, folder: str) -> Iterator[FoundPath]:
-    """Yield every file under a folder, sorted by name in each folder, links to folders, and what cannot be listed.
+    """Yield every file below a folder, sorted by name in each folder, links to folders, and unlisted folders.
 
-    Links to files count as files, links to folders are not followed. A folder below that cannot be listed is told and
-    the others are gone on with. Memory holds the names of one folder (with an object store, all that it says of one
-    folder: a kilobyte a file), so name the files of a folder of many millions in a manifest instead.
+    Links to files count as files; links to folders are not followed. A folder below that cannot be listed is yielded as
+    "unlisted", and the listing continues. Memory holds the names of one folder (of an object store, its whole answer
+    for one folder: a kilobyte a file); name the files of a folder with many millions in a manifest instead.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        PayloadRefused: the folder itself may not be listed.
+        PayloadRefused: there is no permission to list the folder itself.
         PayloadUnavailable: the store fails.
     """
     return (child for child in _walk(store, folder) if child.kind != "folder")
 
 
 def _walk(store: Store, folder: str) -> Iterator[FoundPath]:
-    stack = [(folder, _list_children(store, folder))]  # not by recursion: folders can be thousands deep
+    stack = [(folder, _list_children(store, folder))]  # no recursion: folders can be thousands of levels deep
     while stack:
         path, children = stack[-1]
         try:
@@ -63,7 +63,7 @@ def _walk(store: Store, folder: str) -> Iterator[FoundPath]:
         except _UNLISTED as error:
             if len(stack) == 1:
                 raise
-            child = tell_unlisted(path, error)
+            child = describe_unlisted(path, error)
         if child is None or child.kind == "unlisted":
             stack.pop()
         if child is not None:
@@ -72,10 +72,10 @@ def _walk(store: Store, folder: str) -> Iterator[FoundPath]:
                 stack.append((child.path, _list_children(store, child.path)))
 
 
-def tell_unlisted(folder: str, error: Exception) -> FoundPath:
-    """Return what stands for a folder that cannot be listed."""
-    gone = "is gone since its parent was listed" if isinstance(error, OSError) else str(error)
-    return FoundPath(folder, "unlisted", problem=f"a folder that could not be listed: {gone}; then start a new run")
+def describe_unlisted(folder: str, error: Exception) -> FoundPath:
+    """Return the entry of a folder that cannot be listed."""
+    why = "it was removed after its parent was listed" if isinstance(error, OSError) else str(error)
+    return FoundPath(folder, "unlisted", problem=f"a folder that could not be listed: {why}; then start a new run")
 
 
 def _list_children(store: Store, folder: str) -> Iterator[FoundPath]:
@@ -93,12 +93,12 @@ def _kind_of(entry: "os.DirEntry[str]") -> Kind:
         if entry.is_dir():
             return "folder_link" if entry.is_symlink() else "folder"
     except OSError:
-        pass  # a link to itself, among others: reading it will say so
+        pass  # for example, a link to itself: reading it reports the error
     return "file"
 
 
 def local_size(path: str) -> int | None:
-    """Return a local file's size in bytes; None where there is none, which reading it will say."""
+    """Return a local file's size in bytes; None if it cannot be read, which reading it reports."""
     try:
         return Path(path).stat().st_size
     except OSError:
@@ -113,17 +113,17 @@ def _list_store(store: Store, folder: str) -> list[FoundPath]:
         path, size = str(entry["name"]), entry.get("size") or 0
         same = path.rstrip("/") == folder.rstrip("/")
         if entry["type"] != "directory":
-            if size or not same:  # else the store's own mark of a folder
+            if size or not same:  # otherwise it is the store's placeholder of a folder
                 found.append(FoundPath(path, "file", size))
         elif not same:
             found.append(FoundPath(path, "folder"))
-        else:  # keys with an empty part, which no client lists as a folder of its own
+        else:  # keys with an empty part, which clients do not list as a folder
             found.extend(_find_empty_parts(store, folder))
     return found
 
 
 def _find_empty_parts(store: Store, folder: str) -> list[FoundPath]:
-    """Return the objects whose keys go on behind the folder with a second slash: `a//b.jpg` in `a`."""
+    """Return the objects whose keys have a second slash after the folder: `a//b.jpg` in `a`."""
     if not isinstance(store.files, AsyncFileSystem):
         return []  # only object stores have such names
     start = folder.rstrip("/") + "//"
@@ -137,20 +137,21 @@ def _find_empty_parts(store: Store, folder: str) -> list[FoundPath]:
 
 
 def match_names(store: Store, pattern: str) -> list[FoundPath]:
-    """Return what a glob matches (`*`, `?`, `[...]`, and `**` for any folders), sorted; memory holds all.
+    """Return the matches of a glob (`*`, `?`, `[...]`, and `**` for any folders), sorted; memory holds all of them.
 
-    Links to folders are told, not followed, so that no circle of them is walked; so are folders that cannot be listed.
+    Links to folders are returned but not followed, because they may form a cycle. Folders that cannot be listed are
+    returned as "unlisted".
 
     Raises:
-        PayloadRefused: the folder where the pattern begins may not be listed.
+        PayloadRefused: there is no permission to list the folder where the pattern begins.
         PayloadUnavailable: the store fails.
     """
     root = glob_root(pattern)
     if store.scheme == LOCAL:
         with store_errors(store.name(root)):
-            begins = Path(root).is_dir()
+            exists = Path(root).is_dir()
         parts = [part for part in pattern[len(root) :].split("/") if part]
-        found = set(_match_local(root, parts)) if begins else set()
+        found = set(_match_local(root, parts)) if exists else set()
     else:
         with store_errors(store.name(pattern)):
             listing = store.files.glob(pattern, detail=True)
@@ -195,11 +196,11 @@ def _match_below(folder: str, parts: Sequence[str]) -> Iterator[FoundPath]:
     try:
         yield from _match_local(folder, parts)
     except _UNLISTED as error:
-        yield tell_unlisted(folder, error)
+        yield describe_unlisted(folder, error)
 
 
 def glob_root(pattern: str) -> str:
-    """Return the folder below which everything lies that a glob can match."""
+    """Return the deepest folder that contains everything that a glob can match."""
     while glob.has_magic(pattern):
         pattern = posixpath.dirname(pattern)
     return pattern

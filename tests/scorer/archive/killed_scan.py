@@ -1,4 +1,4 @@
-"""A scan whose process is killed at random moments, and what is left of it."""
+"""A scan whose processes are killed at random moments, and the files that it leaves."""
 
 import random
 import select
@@ -14,12 +14,12 @@ PROGRAM = "tests.scorer.archive.list_plan"
 
 
 class KilledScan:
-    """Scans a folder of images into a run, in processes that are killed until one is let through.
+    """Scans a folder of images into a run, in processes that are killed, until `finish` lets one complete it.
 
     Args:
         images: the folder.
-        folder: the run's.
-        shard_images: in a shard.
+        folder: the run's folder.
+        shard_images: images in a shard.
         root: the checkout.
     """
 
@@ -30,21 +30,21 @@ class KilledScan:
         self._command = [sys.executable, "-m", PROGRAM, images, folder, str(shard_images), root / "model_repository"]
 
     def kill_after(self, commits: int, delay_s: float) -> bool:
-        """Start it, kill it so long after so many more shards are committed; return False when it was done before."""
+        """Start a process, and kill it `delay_s` after `commits` more commits; return False if it ended before."""
         wanted = self.count_marks() + commits
         with self._start() as process:
             if process.stdout is None:
                 raise AssertionError
             process.stdout.readline()  # "ready": the engine is loaded
             while self.count_marks() < wanted and process.poll() is None:
-                select.select([process.stdout], [], [], 0.02)  # its end ends the wait
+                select.select([process.stdout], [], [], 0.02)  # returns at once when the process exits
             select.select([process.stdout], [], [], delay_s)
             process.kill()
             self.kills += 1
             return process.wait() != 0
 
     def finish(self) -> None:
-        """Let it through."""
+        """Start a process, and let it complete the run."""
         with self._start() as process:
             output, errors = process.communicate()
             if process.returncode:
@@ -53,10 +53,10 @@ class KilledScan:
     def _start(self) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(self._command, cwd=self._root, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
-    def committed(self) -> int:
-        """Return how many shards are committed; every published file can be read, whenever the process was killed."""
-        for room in ("results", "errors"):
-            for path in (self.folder / room).glob("part-*"):
+    def count_committed(self) -> int:
+        """Return how many shards are committed, after reading every published file."""
+        for kind in ("results", "errors"):
+            for path in (self.folder / kind).glob("part-*"):
                 pq.read_table(path, partitioning=None)
         return self.count_marks()
 
@@ -66,11 +66,11 @@ class KilledScan:
 
 
 def read_images(folder: Path) -> dict[str, Any]:
-    """Return the row of each image in results and errors, without the time; no image may have two."""
+    """Return the row of each image in results and errors, without the time; no image must have two."""
     rows = [
         row | {"scored_at": None}
-        for room in ("results", "errors")
-        for path in sorted((folder / room).glob("part-*"))
+        for kind in ("results", "errors")
+        for path in sorted((folder / kind).glob("part-*"))
         for row in pq.read_table(path, partitioning=None).to_pylist()
     ]
     twice = [name for name, count in Counter(row["content_id"] for row in rows).items() if count > 1]
@@ -79,17 +79,17 @@ def read_images(folder: Path) -> dict[str, Any]:
 
 
 def kill_often(scan: KilledScan, kills: int, share: float, longest_s: float = 0.3, seed: int = 3) -> list[int]:
-    """Kill a scan so often, after up to `longest_s`; return how many shards were committed after each kill.
+    """Kill a scan `kills` times; return how many shards were committed after each kill.
 
     Args:
         scan: not started.
         kills: how often.
-        share: of the kills, those that come after a commit; the work has to outlast them.
-        longest_s: that a kill comes after the start, or after that commit.
-        seed: chooses the moments.
+        share: of the kills that come after a commit; the scan must have enough shards for them.
+        longest_s: the longest delay of a kill after the start, or after that commit.
+        seed: for the random moments.
     """
     rng = random.Random(seed)  # noqa: S311 - chooses moments, no secret
     committed = []
     while scan.kills < kills and scan.kill_after(int(rng.random() < share), rng.uniform(0, longest_s)):
-        committed.append(scan.committed())
+        committed.append(scan.count_committed())
     return committed

@@ -1,4 +1,4 @@
-"""`unlensed scan` as a process of its own, and what it may have published."""
+"""`unlensed scan` in its own process, and a check of the files that it published."""
 
 import json
 import os
@@ -9,11 +9,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 COMMAND = Path(sys.executable).parent / "unlensed"
-ROOMS = ("results", "errors")
+KINDS = ("results", "errors")
 
 
 def scan(root: Path, source: object, out: Path, *more: object) -> "subprocess.CompletedProcess[str]":
-    """Run the command of the checkout `root`; a store's client gives up after two tries, so that tests are short."""
+    """Run the command of the checkout `root`; a store's client makes only two attempts, so that tests are short."""
     command = [COMMAND, "scan", source, "--out", out, "--bundle", root / "model_repository", *more]
     return subprocess.run(
         [str(each) for each in command],
@@ -26,15 +26,15 @@ def scan(root: Path, source: object, out: Path, *more: object) -> "subprocess.Co
 
 
 def clean_environment() -> dict[str, str]:
-    """Return this process's variables without the tests' own and without settings."""
+    """Return this process's environment variables without settings of unlensed."""
     return {name: value for name, value in os.environ.items() if not name.startswith("UNLENSED_")}
 
 
 def check_published(folder: Path) -> int:
-    """Return how many shards are committed; each file can be read, is named by a mark, and nothing lies beside."""
+    """Return how many shards are committed; check that marks name all files, and that each can be read."""
     marks = [json.loads(path.read_text()) for path in (folder / "_stats").glob("*")]
-    named = {f"{room}/{name}" for mark in marks for room in ROOMS for name in mark[room]}
-    found = {path.relative_to(folder).as_posix() for room in ROOMS for path in (folder / room).glob("*")}
+    named = {f"{kind}/{name}" for mark in marks for kind in KINDS for name in mark[kind]}
+    found = {path.relative_to(folder).as_posix() for kind in KINDS for path in (folder / kind).glob("*")}
     assert found == named
     for path in found:
         pq.read_table(folder / path, partitioning=None)

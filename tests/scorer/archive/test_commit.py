@@ -1,4 +1,4 @@
-"""A shard is committed whole or not at all, also where the disk is full or a killed process left something."""
+"""A shard is committed whole or not at all, also if the disk is full or a killed process left files."""
 
 import os
 import subprocess
@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from scorer.archive.claims import Claim
+from scorer.archive.cleanup import remove_uncommitted_files
 from scorer.archive.marks import read_mark
 from scorer.archive.scan import Scan
-from scorer.archive.sweep import sweep
 from scorer.errors import CannotCommit, RunBroken
 from scorer.local_scorer import LocalScorer
 from scorer.messages import RequestedFace
@@ -35,10 +35,10 @@ def plan(tmp_path: Path, portrait: bytes) -> ListPlan:
     return ListPlan(make_archive(tmp_path / "photographs", portrait, 18), 6, (RequestedFace(face_id="0", box=FACE),))
 
 
-def test_a_disk_that_takes_no_more_publishes_nothing_half(
+def test_a_full_disk_leaves_no_partial_file(
     plan: ListPlan, tmp_path: Path, root: Path, local_scorer: LocalScorer
 ) -> None:
-    """Where no file may grow past 3,000 bytes the scan fails in a sentence, leaves nothing, and goes on later."""
+    """If no file can exceed 3,000 bytes, the scan fails with a clear error and leaves no file; later it resumes."""
     folder = tmp_path / "run"
     command = [sys.executable, "-c", LIMITED, "3000", plan.folder, folder, "6", root / "model_repository"]
     run = subprocess.run(
@@ -56,7 +56,7 @@ def test_a_disk_that_takes_no_more_publishes_nothing_half(
 def test_a_folder_that_cannot_be_written_commits_nothing(
     plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer
 ) -> None:
-    """The sentence names shard and cause, and marks stay away from what is not there."""
+    """The error names the shard and the cause, and there is no mark for a missing file."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "errors").touch()
     with pytest.raises(CannotCommit, match="shard 0 cannot be written"):
@@ -65,8 +65,8 @@ def test_a_folder_that_cannot_be_written_commits_nothing(
     assert not list((tmp_path / "run" / "_attempts").iterdir())
 
 
-def test_what_killed_processes_left_is_swept(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """Partial files and files without a mark go, what counts and what is in somebody's hands stays."""
+def test_files_of_killed_processes_are_removed(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """Partial files and files without a mark are removed; committed files and those of a claimed shard are kept."""
     folder = tmp_path / "run"
     Scan(folder, plan, local_scorer, read_file).run(range(2))
     kept = {path for path in folder.rglob("*") if path.is_file()}
@@ -78,18 +78,18 @@ def test_what_killed_processes_left_is_swept(plan: ListPlan, tmp_path: Path, loc
     ]
     others = [folder / "results" / "notes.txt", folder / "results" / "part-00009.parquet"]
     for path in [*strays, *others]:
-        path.write_text("rest")
-    claim = Claim.take(folder / "_attempts", 1)
+        path.write_text("left")
+    claim = Claim.acquire(folder / "_attempts", 1)
     assert claim
-    assert sweep(folder, range(3)) == 3
+    assert remove_uncommitted_files(folder, range(3)) == 3
     claim.release()
-    assert sweep(folder, range(3)) == 1
+    assert remove_uncommitted_files(folder, range(3)) == 1
     assert {path for path in folder.rglob("*") if path.is_file()} == kept | set(others)
 
 
-def test_a_damaged_mark_is_named(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """A mark that cannot be understood ends the scan with what to do, whoever wrote it."""
+def test_an_invalid_mark_is_reported(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """A mark that is not valid ends the scan with an error that states what to do."""
     (tmp_path / "_stats").mkdir()
     (tmp_path / "_stats" / "00001.json").write_text('{"shard": 1}')
-    with pytest.raises(RunBroken, match=r"00001\.json is no commit mark.*delete it"):
+    with pytest.raises(RunBroken, match=r"00001\.json is not a commit mark.*delete it"):
         Scan(tmp_path, plan, local_scorer, read_file).run(range(3))

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from scorer.archive.cleanup import remove_uncommitted_files
 from scorer.archive.folder import mark_name
 from scorer.archive.scan import Scan
-from scorer.archive.sweep import sweep
 from scorer.local_scorer import LocalScorer
 from scorer.messages import RequestedFace
 from tests.scorer.archive.killed_scan import KilledScan, kill_often, read_images
@@ -13,10 +13,10 @@ from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_fi
 KILLS, IMAGES, SHARD_IMAGES = 2, 80, 10
 
 
-def test_a_killed_scan_ends_like_an_unkilled_one(
+def test_a_killed_scan_has_the_rows_of_an_undisturbed_one(
     tmp_path: Path, portrait: bytes, root: Path, local_scorer: LocalScorer
 ) -> None:
-    """The rows are those of a run that nobody killed, each image once, and nothing that was committed is lost."""
+    """After kills, each image has one row, equal to that of an undisturbed run, and no commit is lost."""
     images = make_archive(tmp_path / "photographs", portrait, IMAGES)
     plan = ListPlan(images, SHARD_IMAGES, (RequestedFace(face_id="0", box=FACE),))
     Scan(tmp_path / "whole", plan, local_scorer, read_file).run(range(plan.shard_count))
@@ -26,6 +26,6 @@ def test_a_killed_scan_ends_like_an_unkilled_one(
     assert committed[-1] > 0
     scan.finish()
     assert read_images(tmp_path / "run") == read_images(tmp_path / "whole")
-    sweep(tmp_path / "run", range(plan.shard_count))
+    remove_uncommitted_files(tmp_path / "run", range(plan.shard_count))
     marks = sorted(path.name for path in (tmp_path / "run" / "_stats").iterdir())
     assert marks == [mark_name(shard) for shard in range(plan.shard_count)]

@@ -1,10 +1,10 @@
-"""What a scan leaves out: the rule for names, and the words for the counts."""
+"""What a scan leaves out: the rule for names, and words for the counts."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorer.archive.left_out import IMAGE_SUFFIXES, LeftOut, describe_left_out, judge_name
+from scorer.archive.left_out import IMAGE_SUFFIXES, LeftOut, classify_name, describe_left_out
 
 
 @pytest.mark.parametrize(
@@ -33,19 +33,19 @@ from scorer.archive.left_out import IMAGE_SUFFIXES, LeftOut, describe_left_out, 
         ("", LeftOut.NOT_IMAGE),
     ],
 )
-def test_names_are_judged(path: str, expected: LeftOut | None) -> None:
-    """Hidden images are images; what systems write beside photographs, and containers, are not."""
-    assert judge_name(path) is expected
+def test_names_are_classified(path: str, expected: LeftOut | None) -> None:
+    """Hidden images are images; files that systems write beside photographs, and containers, are not."""
+    assert classify_name(path) is expected
 
 
 @given(st.text(st.characters(exclude_characters="/"), min_size=1), st.sampled_from(sorted(IMAGE_SUFFIXES)))
 def test_a_name_with_an_image_suffix_is_an_image(stem: str, suffix: str) -> None:
-    """Whatever its characters, save the mark of a sidecar."""
-    assert judge_name(stem + suffix) == (LeftOut.MACOS_SIDECAR if stem.startswith("._") else None)
+    """Every name with an image's suffix is an image's, except with the prefix of a sidecar."""
+    assert classify_name(stem + suffix) == (LeftOut.MACOS_SIDECAR if stem.startswith("._") else None)
 
 
-def test_counts_are_said_in_words() -> None:
-    """Files are added up, one and several have their own words, nothing is an empty text."""
+def test_counts_are_described_in_words() -> None:
+    """Files are summed, nouns have a singular and a plural, and no count is an empty text."""
     counts = {"macos_sidecars": 12, "not_images": 2, "duplicates": 3, "rows_without_image": 1}
     assert describe_left_out(counts) == (
         "14 files ignored: 12 macOS sidecars, 2 not images by their name; 3 duplicates (named again); "
@@ -57,6 +57,6 @@ def test_counts_are_said_in_words() -> None:
 
 
 def test_every_kind_has_words() -> None:
-    """No kind is counted without being said."""
+    """The description contains the count of each kind."""
     for kind in LeftOut:
         assert describe_left_out({kind: 7}).count("7") >= 1

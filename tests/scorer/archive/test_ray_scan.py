@@ -1,4 +1,4 @@
-"""The same run on Ray: a real local cluster, where Ray is installed."""
+"""The same run on Ray: a real local cluster, if Ray is installed."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from tests.scorer.archive.list_plan import make_archive
 pytest.importorskip("ray", reason="Ray is not installed: pip install unlensed[archive]")
 
 
-def test_ray_goes_on_where_a_process_stopped(tmp_path: Path, portrait: bytes, local_scorer: LocalScorer) -> None:
-    """A run begun without Ray and finished on Ray has the rows of one that never saw Ray."""
-    from scorer.archive.ray_scan import scan_on_ray  # noqa: PLC0415 - skipped above where there is no Ray
+def test_ray_resumes_a_run_of_a_process(tmp_path: Path, portrait: bytes, local_scorer: LocalScorer) -> None:
+    """A run that starts without Ray and finishes on Ray has the rows of a run without Ray."""
+    from scorer.archive.ray_scan import scan_on_ray  # noqa: PLC0415 - skipped above without Ray
 
     archive = Archive((str(make_archive(tmp_path / "photographs", portrait, 12)),))
     settings = local_scorer.settings

@@ -1,4 +1,4 @@
-"""What a scan commits: every image once, in rows that say what `score` says, whatever goes wrong beside it."""
+"""A scan commits every image once, in rows with the figures of `score`, also after failures."""
 
 import json
 import threading
@@ -24,7 +24,7 @@ from scorer.messages import RequestedFace
 from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_file
 
 COUNT, SHARD = 23, 6
-GIVEN = (RequestedFace(face_id="0", box=FACE),)
+BOXES = (RequestedFace(face_id="0", box=FACE),)
 
 
 @pytest.fixture(scope="session")
@@ -36,12 +36,12 @@ def archive(tmp_path_factory: pytest.TempPathFactory, portrait: bytes) -> Path:
 @pytest.fixture
 def plan(archive: Path) -> ListPlan:
     """Four shards with given boxes."""
-    return ListPlan(archive, SHARD, GIVEN)
+    return ListPlan(archive, SHARD, BOXES)
 
 
-def read_rows(folder: Path, room: str = "results") -> list[dict[str, Any]]:
-    """Return the rows of every file in a room, in order."""
-    return [row for path in sorted((folder / room).iterdir()) for row in pq.ParquetFile(path).read().to_pylist()]
+def read_rows(folder: Path, kind: str = "results") -> list[dict[str, Any]]:
+    """Return the rows of all files in `results` or `errors`, in order."""
+    return [row for path in sorted((folder / kind).iterdir()) for row in pq.ParquetFile(path).read().to_pylist()]
 
 
 def read_marks(folder: Path) -> list[CommitMark]:
@@ -65,8 +65,8 @@ def scan_all(
     return scan
 
 
-def test_rows_say_what_score_says(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """The same images through `score` and `scan`: the same numbers to the last bit, each image once, in order."""
+def test_rows_have_the_figures_of_score(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """The same images through `score` and `scan` get the same figures, bit for bit, each image once, in order."""
     scan = scan_all(plan, tmp_path, local_scorer)
     items = [item for index in range(plan.shard_count) for item in plan.read_items(plan.read_shard(index))]
     results = {result.content_id: result for result in local_scorer.score(map(make_request, items))}
@@ -89,14 +89,14 @@ def test_rows_say_what_score_says(plan: ListPlan, tmp_path: Path, local_scorer: 
     assert not list((tmp_path / "_attempts").iterdir())
 
 
-def test_files_are_what_their_marks_say(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """Each file has the contract's columns, the stated rows, and nothing lies there that no mark names."""
+def test_marks_describe_all_files(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """Each file has the schema's columns and the number of rows in its mark, and no other file exists."""
     scan_all(plan, tmp_path, local_scorer)
     marks = read_marks(tmp_path)
     named = {f"results/{name}": file for mark in marks for name, file in mark.results.items()}
     named |= {f"errors/{name}": file for mark in marks for name, file in mark.errors.items()}
     found = {
-        path.relative_to(tmp_path).as_posix() for room in ("results", "errors") for path in (tmp_path / room).iterdir()
+        path.relative_to(tmp_path).as_posix() for kind in ("results", "errors") for path in (tmp_path / kind).iterdir()
     }
     assert set(named) == found
     for path, file in named.items():
@@ -110,7 +110,7 @@ def test_files_are_what_their_marks_say(plan: ListPlan, tmp_path: Path, local_sc
 
 
 def test_an_image_without_a_face_has_a_row(archive: Path, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """No face is an answer, and a caller's empty list of boxes says so: one row without a face's columns."""
+    """An empty list of boxes means no face: the image has one row, and the columns of a face are null."""
     plan = ListPlan(archive, COUNT, ())
     scan_all(plan, tmp_path, local_scorer)
     rows = read_rows(tmp_path)
@@ -121,8 +121,8 @@ def test_an_image_without_a_face_has_a_row(archive: Path, tmp_path: Path, local_
     assert read_marks(tmp_path)[0].no_face == COUNT
 
 
-def test_faces_of_which_none_is_scored_go_to_review(archive: Path, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """Too small and cut off: the image's rows are in results, to be looked at, and the mark counts it as review."""
+def test_an_image_without_a_scored_face_is_reviewed(archive: Path, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """If all faces are too small or cut off, their rows are in results, and the mark counts the image as review."""
     boxes = (
         RequestedFace(face_id="small", box=(180, 70, 40, 45)),
         RequestedFace(face_id="cut", box=(-150, 70, 200, 200)),
@@ -141,8 +141,8 @@ def test_faces_of_which_none_is_scored_go_to_review(archive: Path, tmp_path: Pat
     assert (mark.review, mark.failed, mark.no_face, mark.faces) == (COUNT, 0, 0, 2 * COUNT)
 
 
-def test_only_what_is_missing_is_scanned_again(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """Committed shards are neither read nor written; a lost mark is made again."""
+def test_only_missing_shards_are_scanned_again(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """Committed shards are neither read nor written; a shard whose mark was deleted is scanned again."""
     scan_all(plan, tmp_path, local_scorer)
     kept = (tmp_path / "results" / "part-00001.parquet").stat().st_mtime_ns
     (tmp_path / "_stats" / "00002.json").unlink()
@@ -153,19 +153,19 @@ def test_only_what_is_missing_is_scanned_again(plan: ListPlan, tmp_path: Path, l
 
 
 def failing(names: set[str]) -> Callable[[Item], bytes]:
-    """Return a reader whose store is out for some images."""
+    """Return a reader whose store fails for some images."""
 
     def read(item: Item) -> bytes:
         if item.content_id in names:
-            message = "the store is not there"
+            message = "the store does not answer"
             raise PayloadUnavailable(message)
         return read_file(item)
 
     return read
 
 
-def test_failed_images_alone_are_retried(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """Retrying scores what could not be read, keeps all other rows and errors, and leaves nothing else behind."""
+def test_only_failed_images_are_retried(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """A retry scores the images that could not be read, keeps all other rows, and removes replaced files."""
     whole, folder = tmp_path / "whole", tmp_path / "run"
     scan_all(plan, whole, local_scorer)
     scan_all(plan, folder, local_scorer, read=failing({"00001.jpg", "00002.jpg", "00008.jpg"}))
@@ -178,24 +178,25 @@ def test_failed_images_alone_are_retried(plan: ListPlan, tmp_path: Path, local_s
     assert retried.progress.counts["images"] == 1
     assert by_image(read_rows(folder)) == by_image(read_rows(whole))
     assert by_image(read_rows(folder, "errors")) == by_image(read_rows(whole, "errors"))
-    left_out = {"generation", "results", "errors", "stage_s", "spells"}
-    spells = read_marks(folder)[0].spells
-    assert len(spells) == 3
-    assert all(before.finished_at <= after.started_at for before, after in pairwise(spells))
-    assert [mark.model_dump(exclude=left_out) for mark in read_marks(folder)] == [
-        mark.model_dump(exclude=left_out) for mark in read_marks(whole)
+    different = {"generation", "results", "errors", "stage_s", "work_intervals"}
+    intervals = read_marks(folder)[0].work_intervals
+    assert len(intervals) == 3
+    assert all(before.finished_at <= after.started_at for before, after in pairwise(intervals))
+    assert len(json.loads((folder / "_stats" / "00000.json").read_text())["spells"]) == 3
+    assert [mark.model_dump(exclude=different) for mark in read_marks(folder)] == [
+        mark.model_dump(exclude=different) for mark in read_marks(whole)
     ]
 
 
 def by_image(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows in the order of their images, without the time."""
+    """Return rows sorted by image, without the time."""
     return [row | {"scored_at": None} for row in sorted(rows, key=lambda row: row["content_id"])]
 
 
-def test_an_outage_is_no_answer(
+def test_an_outage_commits_no_errors(
     plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When image after image cannot be had the scan ends and commits none of them; later it goes on."""
+    """If many images in a row cannot be read, the scan ends and commits none of them; later it resumes."""
     monkeypatch.setattr(module, "OUTAGE_ITEMS", 10)
     with pytest.raises(ArchiveUnavailable, match="10 images in a row"):
         scan_all(plan, tmp_path, local_scorer, read=failing({f"{number:05d}.jpg" for number in range(8, COUNT)}))
@@ -205,8 +206,8 @@ def test_an_outage_is_no_answer(
     assert len(read_rows(tmp_path)) == COUNT - 2
 
 
-def test_time_limits_cost_images_and_not_the_run(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """An image that hangs is `timed_out`, and so is what is left of a shard past its time; both can be retried."""
+def test_time_limits_fail_images_and_not_the_run(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """An image that hangs is `timed_out`, and so is the rest of a shard after its limit; both can be retried."""
     release = threading.Event()
 
     def hang(item: Item) -> bytes:
@@ -231,8 +232,8 @@ def test_time_limits_cost_images_and_not_the_run(plan: ListPlan, tmp_path: Path,
     assert len(read_rows(tmp_path / "shard")) == COUNT - 2
 
 
-def test_a_damaged_tar_gives_what_it_holds(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """What comes before the damage is scored; one error row stands for the rest, and is not retried."""
+def test_a_damaged_tar_is_scored_up_to_the_damage(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """Images before the damage are scored; one error row represents the rest, and is not retried."""
 
     class DamagedPlan(ListPlan):
         def read_shard(self, index: int) -> Shard:
@@ -240,10 +241,10 @@ def test_a_damaged_tar_gives_what_it_holds(plan: ListPlan, tmp_path: Path, local
 
         def read_items(self, shard: Shard, left_out: Counter[str] | None = None) -> Iterator[Item]:
             yield from list(super().read_items(shard, left_out))[:2]
-            message = "the tar is cut short"
+            message = "the tar is truncated"
             raise SourceDamaged(message)
 
-    damaged = DamagedPlan(plan.folder, SHARD, GIVEN)
+    damaged = DamagedPlan(plan.folder, SHARD, BOXES)
     Scan(tmp_path, damaged, local_scorer, read_file).run([1])
     Scan(tmp_path, damaged, local_scorer, read_file).run([1], retry_failed=True)
     assert [row["position"] for row in read_rows(tmp_path)] == [0, 1]
@@ -255,10 +256,10 @@ def test_a_damaged_tar_gives_what_it_holds(plan: ListPlan, tmp_path: Path, local
     [(PayloadUnavailable, ArchiveUnavailable), (PayloadRefused, PayloadRefused)],
     ids=["fails", "refuses"],
 )
-def test_a_tar_that_cannot_be_read_now_is_left_out(
+def test_a_tar_that_cannot_be_read_now_is_not_committed(
     plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer, failure: type[Exception], expected: type[Exception]
 ) -> None:
-    """Other shards are committed, the sentence names it, nothing of it is published; a refusal is no passing outage."""
+    """Other shards are committed, and the error names the tar; a refusal is not reported as an outage."""
 
     class LostPlan(ListPlan):
         def read_items(self, shard: Shard, left_out: Counter[str] | None = None) -> Iterator[Item]:
@@ -270,14 +271,14 @@ def test_a_tar_that_cannot_be_read_now_is_left_out(
             yield from items[2:]
 
     with pytest.raises(expected, match="tar number 1"):
-        scan_all(LostPlan(plan.folder, SHARD, GIVEN), tmp_path, local_scorer)
+        scan_all(LostPlan(plan.folder, SHARD, BOXES), tmp_path, local_scorer)
     assert [mark.shard for mark in read_marks(tmp_path)] == [0, 2, 3]
     assert len(list((tmp_path / "results").iterdir())) == 3
     assert not list((tmp_path / "_attempts").iterdir())
 
 
-def test_stopped_scans_go_on(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """A scan that is stopped raises, commits nothing half and blames nobody; the next one does the rest."""
+def test_a_stopped_scan_is_resumed(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """A stopped scan raises, commits only whole shards and counts no crash; the next scan does the rest."""
 
     def stop_soon(advance: ScanProgress) -> None:
         if advance.counts["images"] == SHARD + 1:
@@ -293,27 +294,27 @@ def test_stopped_scans_go_on(plan: ListPlan, tmp_path: Path, local_scorer: Local
     assert len(read_rows(tmp_path)) == COUNT - 2
 
 
-def test_an_image_that_killed_is_passed_over(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """After its deaths were counted an image gets an error row, untouched, and all others of its shard are scored."""
+def test_an_image_that_kills_is_skipped(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """After three crashes an image gets an error row without being read, and all others of its shard are scored."""
     (tmp_path / "_attempts").mkdir()
     note = {"starts": 4, "deaths": {"4": 2}, "now": 4}
     (tmp_path / "_attempts" / "00001.json").write_text(json.dumps(note))
-    touched = []
+    requested = []
 
     def read(item: Item) -> bytes:
-        touched.append(item.content_id)
+        requested.append(item.content_id)
         return read_file(item)
 
     scan_all(plan, tmp_path, local_scorer, read=read)
-    assert "00010.jpg" not in touched
+    assert "00010.jpg" not in requested
     errors = [row for row in read_rows(tmp_path, "errors") if row["reason"] == "kills_worker"]
     assert [(row["content_id"], row["shard"], row["position"]) for row in errors] == [("00010.jpg", 1, 4)]
     assert len(read_rows(tmp_path)) == COUNT - 3
     assert not list((tmp_path / "_attempts").iterdir())
 
 
-def test_a_suspect_shard_is_taken_alone(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """Each image of a suspect shard is noted before it is read, when no other image is in hand."""
+def test_a_suspect_shard_is_scored_image_by_image(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """Each image of a suspect shard is noted before it is read, while no other image is in flight."""
     (tmp_path / "_attempts").mkdir()
     path = tmp_path / "_attempts" / "00002.json"
     path.write_text(json.dumps({"starts": 2, "deaths": {}, "now": None}))
@@ -330,12 +331,12 @@ def test_a_suspect_shard_is_taken_alone(plan: ListPlan, tmp_path: Path, local_sc
 
 
 def test_two_scans_share_a_run(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """Whoever has a shard in hand has it alone: a second scan of the same shards takes none twice."""
-    blocked, go = threading.Event(), threading.Event()
+    """A claimed shard belongs to one scan: a second scan of the same shards scores no image twice."""
+    blocked, unblocked = threading.Event(), threading.Event()
 
     def wait(item: Item) -> bytes:
         blocked.set()
-        go.wait(60)
+        unblocked.wait(60)
         return read_file(item)
 
     other = LocalScorer(local_scorer.settings)
@@ -344,15 +345,15 @@ def test_two_scans_share_a_run(plan: ListPlan, tmp_path: Path, local_scorer: Loc
     thread.start()
     blocked.wait(60)
     second = scan_all(plan, tmp_path, local_scorer)
-    go.set()
+    unblocked.set()
     thread.join()
     assert second.progress.counts["images"] == COUNT - SHARD
     assert first.progress.counts["images"] == SHARD
     assert len(read_rows(tmp_path)) == COUNT - 2
 
 
-def test_what_is_no_image_is_answered(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """Whatever a reader refuses is an error row with its reason, not retried."""
+def test_refused_images_have_error_rows(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """An image that the reader refuses has an error row with the reason, and is not retried."""
 
     def refuse(_: Item) -> bytes:
         raise Unscorable(Reason.FORBIDDEN_URI, "not here")

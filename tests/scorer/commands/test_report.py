@@ -7,7 +7,7 @@ import pytest
 
 from scorer.commands.main import main
 from scorer.decide import Policy
-from tests.scorer.archive.report.written_run import Seen, write_run
+from tests.scorer.archive.report.written_run import WrittenImage, write_run
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -22,7 +22,7 @@ def test_report_writes_both_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The figures on standard output are those of summary.json, and the page lies beside it."""
-    run = write_run(tmp_path, [[Seen("a", (0.005, 0.5))]])
+    run = write_run(tmp_path, [[WrittenImage("a", (0.005, 0.5))]])
     assert call(monkeypatch, "report", run, "--json") == 0
     assert json.loads(capsys.readouterr().out) == json.loads((run / "summary.json").read_text())
     assert (run / "report.html").read_text().startswith("<!DOCTYPE html>")
@@ -33,7 +33,7 @@ def test_compare_prints_tables_and_writes_the_page(
 ) -> None:
     """The terminal shows the decisions, with hostile names as text, and --out gets the page."""
     name = "[bold]x[/bold]\x1b[31m"
-    a, b = (write_run(tmp_path / n, [[Seen("i", (p,) * 25, name)]]) for n, p in (("a", 0.005), ("b", 0.9)))
+    a, b = (write_run(tmp_path / n, [[WrittenImage("i", (p,) * 25, name)]]) for n, p in (("a", 0.005), ("b", 0.9)))
     page = tmp_path / "pages" / "compared.html"
     assert call(monkeypatch, "compare", a, b, "--out", page) == 0
     shown = capsys.readouterr().out
@@ -51,7 +51,7 @@ def test_compare_shows_both_policies(
     """A policy edited under its name and version shows in the terminal, in the figures and on the page."""
     policies = Policy(), Policy(flag_false_alarm_rate=0.0225, min_face_px=48)
     a, b = (
-        write_run(tmp_path / name, [[Seen("i", (0.5,))]], policy=policy)
+        write_run(tmp_path / name, [[WrittenImage("i", (0.5,))]], policy=policy)
         for name, policy in zip("ab", policies, strict=True)
     )
     page = tmp_path / "compared.html"
@@ -72,7 +72,7 @@ def test_groups_keep_their_names_on_a_narrow_terminal(
 ) -> None:
     """Other columns go first; none is cut."""
     monkeypatch.setenv("COLUMNS", str(columns))
-    a, b = (write_run(tmp_path / n, [[Seen("i", (p,) * 25, "holiday")]]) for n, p in (("a", 0.005), ("b", 0.9)))
+    a, b = (write_run(tmp_path / n, [[WrittenImage("i", (p,) * 25, "holiday")]]) for n, p in (("a", 0.005), ("b", 0.9)))
     assert call(monkeypatch, "compare", a, b) == 0
     shown = capsys.readouterr().out
     assert "holiday" in shown
@@ -93,7 +93,7 @@ def test_refusals_have_their_exit_codes(
     sentence: str,
 ) -> None:
     """What was named wrongly is 2, what is damaged 65, each with one sentence."""
-    a, b = (write_run(tmp_path / n, [[Seen(n, (0.5,))]]) for n in "ab")
+    a, b = (write_run(tmp_path / n, [[WrittenImage(n, (0.5,))]]) for n in "ab")
     if damage == "no run":
         (b / "run.json").unlink()
     elif damage == "broken":

@@ -1,4 +1,4 @@
-"""Two runs over the same images: a law for equal runs, hand-made differences, and a refusal for strangers."""
+"""Comparison of two runs: properties of equal runs, known differences, and refusal of unrelated runs."""
 
 import tempfile
 from dataclasses import replace
@@ -18,18 +18,18 @@ from scorer.bundle.bundle import Bundle
 from scorer.errors import UsageError
 from scorer.meaning import explain_flag, explain_pass
 from tests.scorer.archive.report.test_summary import RATE, draw_images
-from tests.scorer.archive.report.written_run import Seen, write_run
+from tests.scorer.archive.report.written_run import WrittenImage, write_run
 
 
 def read_nothing(_: Face) -> None:
-    """Stand for an archive that is gone."""
+    """Represent an archive that no longer exists."""
 
 
 @settings(max_examples=8, deadline=None)
 @given(shards=st.lists(draw_images(), max_size=2))
-def test_a_run_agrees_with_itself(shards: list[list[Seen]]) -> None:
-    """Compared with itself, a run has no flip, no drift, no face of its own and perfect rank correlation."""
-    common = Seen("common", (0.3,))
+def test_a_run_agrees_with_itself(shards: list[list[WrittenImage]]) -> None:
+    """A run compared with itself has no different decision, no KS distance, no face of its own and correlation 1."""
+    common = WrittenImage("common", (0.3,))
     named = [[replace(seen, name=f"{number}/{seen.name}") for seen in shard] for number, shard in enumerate(shards)]
     with tempfile.TemporaryDirectory() as folder:
         run = write_run(Path(folder), [*named, [common]])
@@ -45,12 +45,12 @@ def test_a_run_agrees_with_itself(shards: list[list[Seen]]) -> None:
 
 @settings(max_examples=8, deadline=None)
 @given(pairs=st.lists(st.tuples(RATE, RATE), min_size=2, max_size=40))
-def test_the_figures_are_those_of_statistics(pairs: list[tuple[float, float]]) -> None:
-    """Rank correlation, KS distance and quantiles equal SciPy's and NumPy's, ties included."""
+def test_the_figures_equal_those_of_scipy(pairs: list[tuple[float, float]]) -> None:
+    """Rank correlation, KS distance and quantiles equal those of SciPy and NumPy, with ties."""
     first, second = zip(*pairs, strict=True)
     with tempfile.TemporaryDirectory() as folder:
         a, b = (
-            write_run(Path(folder) / name, [[Seen(f"{n}", (p,)) for n, p in enumerate(values)]])
+            write_run(Path(folder) / name, [[WrittenImage(f"{n}", (p,)) for n, p in enumerate(values)]])
             for name, values in (("a", first), ("b", second))
         )
         found = compare_runs(a, b)
@@ -65,24 +65,24 @@ def test_the_figures_are_those_of_statistics(pairs: list[tuple[float, float]]) -
 
 
 def test_differences_are_counted(tmp_path: Path) -> None:
-    """Flips, faces of one run only, missing images, moved boxes and other bytes each count where they belong."""
+    """Different decisions, faces of one run, missing images, moved boxes and other bytes are counted separately."""
     before = [
-        Seen("same", (0.5,)),
-        Seen("flips", (0.005,)),
-        Seen("fewer", (0.5, 0.5)),
-        Seen("missing", (0.5,)),
-        Seen("moved", (0.5,)),
-        Seen("other", (0.5,)),
-        Seen("broken", (0.5,)),
+        WrittenImage("same", (0.5,)),
+        WrittenImage("flips", (0.005,)),
+        WrittenImage("fewer", (0.5, 0.5)),
+        WrittenImage("missing", (0.5,)),
+        WrittenImage("moved", (0.5,)),
+        WrittenImage("other", (0.5,)),
+        WrittenImage("broken", (0.5,)),
     ]
     after = [
-        Seen("same", (0.6,)),
-        Seen("flips", (0.03,)),
-        Seen("fewer", (0.5,)),
-        Seen("moved", (0.5,), facts={"sha256": before[4].rows(0, 0)[0]["sha256"]}),
+        WrittenImage("same", (0.6,)),
+        WrittenImage("flips", (0.03,)),
+        WrittenImage("fewer", (0.5,)),
+        WrittenImage("moved", (0.5,), facts={"sha256": before[4].rows(0, 0)[0]["sha256"]}),
         replace(before[5], facts={"sha256": "0" * 64}),
-        Seen("broken", failure="truncated"),
-        Seen("new", (0.5, 0.5)),
+        WrittenImage("broken", failure="truncated"),
+        WrittenImage("new", (0.5, 0.5)),
     ]
     a, b = write_run(tmp_path / "a", [before]), write_run(tmp_path / "b", [after], bundle="next")
     found = compare_runs(a, b)
@@ -96,12 +96,12 @@ def test_differences_are_counted(tmp_path: Path) -> None:
     assert state_difference(found)[:20] in page
     assert explain_sides(found) == [explain_pass(None, 0.05), explain_flag(None, 0.01)]
     assert all(line in unescape(page) for line in explain_sides(found))
-    assert "cannot be read any more" in page
+    assert "can no longer be read" in page
 
 
 def test_a_moved_box_is_another_face(tmp_path: Path) -> None:
-    """A face of the same number in another corner is not compared."""
-    seen = Seen("a", (0.5, 0.005))
+    """A face with the same id at another position is not compared."""
+    seen = WrittenImage("a", (0.5, 0.005))
     a = write_run(tmp_path / "a", [[seen]])
     rows = seen.rows(0, 0)
     facts = {"sha256": rows[0]["sha256"]}
@@ -109,12 +109,12 @@ def test_a_moved_box_is_another_face(tmp_path: Path) -> None:
     found = compare_runs(a, b)
     assert (found.faces, found.moved) == (0, 2)
     assert found.flips.value is None
-    assert "was the face detector exchanged" in state_difference(found)
+    assert "was the face detector replaced" in state_difference(found)
     assert render_comparison(found, read_nothing)
 
 
-class Shifted(Seen):
-    """An image whose faces were found elsewhere."""
+class Shifted(WrittenImage):
+    """An image whose faces were found at other positions."""
 
     def rows(self, shard: int, position: int) -> list[dict[str, object]]:
         """Return the image's rows, each box shifted by its width."""
@@ -122,17 +122,17 @@ class Shifted(Seen):
 
 
 def test_runs_of_other_archives_are_refused(tmp_path: Path) -> None:
-    """Runs without an image in common are refused in one sentence, whatever their sources are called."""
-    a, b = (write_run(tmp_path / name, [[Seen(f"{name}.jpg", (0.5,))]]) for name in "ab")
+    """Runs without an image in common are refused, even if their sources have the same name."""
+    a, b = (write_run(tmp_path / name, [[WrittenImage(f"{name}.jpg", (0.5,))]]) for name in "ab")
     with pytest.raises(UsageError, match="no image in common"):
         compare_runs(a, b)
 
 
 def test_no_name_becomes_markup(tmp_path: Path) -> None:
-    """Hostile ids, sources, cameras and folders are text in the comparison, too."""
+    """Malicious ids, sources, cameras and folders are shown as text in the comparison."""
     name = "<script>alert(1)</script>\u202e"
     runs = [
-        write_run(tmp_path / f"<b>{n}", [[Seen(name, (p,) * 25, name, name)]], bundle=name)
+        write_run(tmp_path / f"<b>{n}", [[WrittenImage(name, (p,) * 25, name, name)]], bundle=name)
         for n, p in enumerate((0.005, 0.9))
     ]
     page = render_comparison(compare_runs(*runs), read_nothing)
@@ -142,8 +142,8 @@ def test_no_name_becomes_markup(tmp_path: Path) -> None:
 
 
 def test_each_bundle_s_decisions_are_explained_by_its_own_figures(tmp_path: Path, starter: Bundle) -> None:
-    """Where only one bundle states an evaluation, each run's decisions are explained apart."""
-    images = [[Seen("a", (0.5,))]]
+    """If only one bundle states an evaluation, each run's decisions are explained separately."""
+    images = [[WrittenImage("a", (0.5,))]]
     a = write_run(tmp_path / "a", images)
     b = write_run(tmp_path / "b", images, bundle="next", evaluation=starter.manifest.evaluation)
     lines = explain_sides(compare_runs(a, b))

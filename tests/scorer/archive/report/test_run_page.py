@@ -1,4 +1,4 @@
-"""The page of a run: self-contained, harmless whatever the archive's names hold, and honest about what is missing."""
+"""The page of a run: self-contained, safe with any names in the archive, and explicit about missing pictures."""
 
 import hashlib
 import io
@@ -26,10 +26,10 @@ from scorer.archive.source.plan import StoredPlan
 from scorer.bundle.bundle import Bundle
 from scorer.meaning import explain_pass, state_catch
 from scorer.settings import Settings
-from tests.scorer.archive.report.written_run import Seen, write_run
-from tests.scorer.archive.source.archives import items_of, make_tar, plan
+from tests.scorer.archive.report.written_run import WrittenImage, write_run
+from tests.scorer.archive.source.archives import list_items, make_tar, plan
 
-HOSTILE = [
+MALICIOUS_NAMES = [
     "</style><script>alert(1)</script>",
     "<img src=x onerror=alert(1)>",
     '"><svg onload=alert(1)>',
@@ -40,8 +40,8 @@ HOSTILE = [
 ]
 
 
-class Page(HTMLParser):
-    """What a page is made of."""
+class ParsedPage(HTMLParser):
+    """The elements and the text of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -64,18 +64,24 @@ def digest(data: bytes) -> str:
 
 
 def read_nothing(_: Face) -> None:
-    """Stand for an archive that is gone."""
+    """Represent an archive that no longer exists."""
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", MALICIOUS_NAMES)
 def test_no_name_becomes_markup(tmp_path: Path, name: str) -> None:
-    """Ids, sources and cameras show up as text: no element and no attribute comes from them."""
-    text = name.encode(errors="backslashreplace").decode()  # Parquet holds no half of a surrogate pair
-    run = write_run(tmp_path, [[Seen(text, (0.005,) * 25, text, text, (text,)), Seen("plain", (0.005,) * 25, text)]])
-    page = Page(render_report(summarise(run), read_nothing))
-    plain = Page(
+    """Ids, sources and cameras are shown as text: they add no element and no attribute."""
+    text = name.encode(errors="backslashreplace").decode()  # Parquet cannot store half of a surrogate pair
+    run = write_run(
+        tmp_path, [[WrittenImage(text, (0.005,) * 25, text, text, (text,)), WrittenImage("plain", (0.005,) * 25, text)]]
+    )
+    page = ParsedPage(render_report(summarise(run), read_nothing))
+    plain = ParsedPage(
         render_report(
-            summarise(write_run(tmp_path, [[Seen("a", (0.005,) * 25, marks=("m",)), Seen("b", (0.005,) * 25)]])),
+            summarise(
+                write_run(
+                    tmp_path, [[WrittenImage("a", (0.005,) * 25, marks=("m",)), WrittenImage("b", (0.005,) * 25)]]
+                )
+            ),
             read_nothing,
         )
     )
@@ -87,13 +93,15 @@ def test_no_name_becomes_markup(tmp_path: Path, name: str) -> None:
     assert show_plain(text)[: SHOWN_CHARACTERS // 2] in page.text
 
 
-def test_the_page_allows_itself_nothing(tmp_path: Path) -> None:
-    """The policy admits embedded pictures and the one style sheet whose digest it states, and no address is in it."""
-    page = render_report(summarise(write_run(tmp_path, [[Seen("a", (0.005, 0.9))]])), read_nothing)
+def test_the_page_loads_nothing(tmp_path: Path) -> None:
+    """The policy permits only embedded pictures and the style sheet with its digest; the page has no URL."""
+    page = render_report(summarise(write_run(tmp_path, [[WrittenImage("a", (0.005, 0.9))]])), read_nothing)
     style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)
     assert style
     allowed = b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
-    policies = [a["content"] for tag, a in Page(page).elements if a.get("http-equiv") == "Content-Security-Policy"]
+    policies = [
+        a["content"] for tag, a in ParsedPage(page).elements if a.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert policies == [
         f"default-src 'none'; img-src data:; style-src 'sha256-{allowed}'; base-uri 'none'; form-action 'none'"
     ]
@@ -103,7 +111,7 @@ def test_the_page_allows_itself_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "tar", "rows"])
 def test_faces_are_read_again_and_cut(tmp_path: Path, portrait: bytes, kind: str) -> None:
-    """A face comes from its file, its place in a tar or its row, as a small JPEG without metadata behind a box."""
+    """A face is read from its file, its tar or its row, and shown as a small JPEG without metadata, with a checkbox."""
     source = tmp_path / "archive of #1" / {"file": "a.png", "tar": "a.tar", "rows": "a.parquet"}[kind]
     source.parent.mkdir()
     columns = {"bytes_column": "image"} if kind == "rows" else {}
@@ -115,7 +123,7 @@ def test_faces_are_read_again_and_cut(tmp_path: Path, portrait: bytes, kind: str
         pq.write_table(pa.table({"image": [b"other", None, portrait]}), source)
     seen = find_again(plan(tmp_path / "run" / "_plan", source, **columns)[0], portrait)
     write_report(write_run(tmp_path / "run", [[seen]]), ArchiveReader(tmp_path / "run", Settings()))
-    page = Page((tmp_path / "run" / "report.html").read_text())
+    page = ParsedPage((tmp_path / "run" / "report.html").read_text())
     (picture_uri,) = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
     assert picture_uri
     with Image.open(io.BytesIO(b64decode(picture_uri.partition("base64,")[2]))) as picture:
@@ -124,18 +132,18 @@ def test_faces_are_read_again_and_cut(tmp_path: Path, portrait: bytes, kind: str
     assert [a["aria-label"] for tag, a in page.elements if tag == "input"] == ["Show face 1"]
 
 
-def find_again(stored: StoredPlan, data: bytes) -> Seen:
-    """Return the last image of a plan as a scan that saw `data` writes it down."""
-    item = items_of(stored)[-1]
+def find_again(stored: StoredPlan, data: bytes) -> WrittenImage:
+    """Return the last image of a plan as a scan writes it that read `data`."""
+    item = list_items(stored)[-1]
     facts = {"uri": item.uri, "sha256": digest(data)}
     facts |= {"span_offset": item.span.offset, "span_size": item.span.size} if item.span else {}
-    return Seen(item.content_id, (0.005,), facts=facts)
+    return WrittenImage(item.content_id, (0.005,), facts=facts)
 
 
 def test_faces_are_read_again_from_a_store(
     tmp_path: Path, portrait: bytes, moto: str, credentials: Callable[[str], None]
 ) -> None:
-    """An object and a tar's member; what is gone is gone."""
+    """An object and a member of a tar are read again; a deleted one is not."""
     credentials(moto)
     store = S3FileSystem(skip_instance_cache=True)
     store.mkdir("pictures")
@@ -150,11 +158,12 @@ def test_faces_are_read_again_from_a_store(
     assert ArchiveReader(run, Settings())(face) is None
 
 
-def test_what_cannot_be_shown_says_why(tmp_path: Path, portrait: bytes) -> None:
-    """A lost file, another picture under the old name, a box outside, a pipe: each says so in its place."""
+def test_a_missing_picture_has_a_reason(tmp_path: Path, portrait: bytes) -> None:
+    """A missing file, a changed file, a box outside the image and a pipe each have a reason instead of a picture."""
     archive = tmp_path / "archive"
     archive.mkdir()
     good, other, lost, pipe, outside = (archive / name for name in ("good.png", "other", "lost", "pipe", "../outside"))
+
     good.write_bytes(portrait)
     other.write_bytes(portrait + b"changed")
     outside.write_bytes(b"outside")
@@ -171,20 +180,25 @@ def test_what_cannot_be_shown_says_why(tmp_path: Path, portrait: bytes) -> None:
         {"uri": "file:///a%00b", "sha256": digest(b"b")},
         {"uri": good.as_uri(), "sha256": digest(b"c"), "shard": 7},
     ]
-    images = [Seen(f"{n}", (0.005,), facts=facts) for n, facts in enumerate(cases)]
-    far = Seen("far", (0.9,) * 4, facts={"uri": good.as_uri(), "sha256": digest(portrait)})  # the fourth box is outside
+    images = [WrittenImage(f"{n}", (0.005,), facts=facts) for n, facts in enumerate(cases)]
+    far = WrittenImage(
+        "far", (0.9,) * 4, facts={"uri": good.as_uri(), "sha256": digest(portrait)}
+    )  # the fourth box is outside
     summary = summarise(write_run(tmp_path / "run", [[*images, far]]))
     page = render_report(summary, ArchiveReader(tmp_path / "run", Settings()))
-    assert page.count("cannot be read any more") == 8
+    assert page.count("can no longer be read") == 8
     assert page.count("is not the image that was scored") == 1
     assert page.count("cannot be shown") == 1
     alone = render_report(summary, ArchiveReader(tmp_path / "elsewhere", Settings()))
-    assert alone.count("cannot be read any more") == 13
+    assert alone.count("can no longer be read") == 13
 
 
-def test_writing_again_gives_the_same(tmp_path: Path) -> None:
-    """Two processes that finish together write the same bytes, and leave no other file."""
-    run = write_run(tmp_path, [[Seen("a", (0.005, 0.2)), Seen("b", marks=("resized",)), Seen("c", failure="empty")]])
+def test_a_second_report_is_the_same(tmp_path: Path) -> None:
+    """Two processes that finish at the same time write the same bytes, and no other file remains."""
+    run = write_run(
+        tmp_path,
+        [[WrittenImage("a", (0.005, 0.2)), WrittenImage("b", marks=("resized",)), WrittenImage("c", failure="empty")]],
+    )
     before = {path.name for path in run.iterdir()}
     write_report(run, read_nothing)
     first = [(run / name).read_bytes() for name in ("summary.json", "report.html")]
@@ -196,59 +210,59 @@ def test_writing_again_gives_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("p_values", "sentence"),
     [
-        ([], "No face of an image as it was taken has been scored"),
+        ([], "No face in an image that is not resampled was scored"),
         ([0.005] * 50, "more than chance explains"),
-        ([0.5] * 50, "it is no evidence that the archive holds no generated face"),
-        ([0.5] * 5000, "it is no evidence that the archive holds no generated face"),
+        ([0.5] * 50, "it is no evidence that the archive contains no generated face"),
+        ([0.5] * 5000, "it is no evidence that the archive contains no generated face"),
     ],
 )
-def test_the_verdict_weighs_the_promise(tmp_path: Path, p_values: list[float], sentence: str) -> None:
-    """The page says whether more is flagged than the policy promises, and never takes less for a good sign."""
-    images = [Seen(f"{n}", (p,)) for n, p in enumerate(p_values)]
-    page = Page(render_report(summarise(write_run(tmp_path, [images])), read_nothing))
+def test_the_verdict_compares_with_the_promise(tmp_path: Path, p_values: list[float], sentence: str) -> None:
+    """The page states whether more faces are flagged than promised, and never calls fewer a good sign."""
+    images = [WrittenImage(f"{n}", (p,)) for n, p in enumerate(p_values)]
+    page = ParsedPage(render_report(summarise(write_run(tmp_path, [images])), read_nothing))
     assert sentence in page.text
     assert "less than was allowed for" not in page.text
 
 
 @pytest.mark.parametrize("measured", [True, False])
 def test_a_report_begins_with_what_a_pass_does_not_mean(tmp_path: Path, starter: Bundle, *, measured: bool) -> None:
-    """What was looked at comes first, then that a pass is no proof, with the bundle's figures where it has some."""
+    """The page begins with what was scored, then states that a pass is no proof, with the bundle's figures if any."""
     evaluation = starter.manifest.evaluation if measured else None
-    run = write_run(tmp_path, [[Seen("a", (0.5, 0.2)), Seen("b", (0.9,))]], evaluation=evaluation)
+    run = write_run(tmp_path, [[WrittenImage("a", (0.5, 0.2)), WrittenImage("b", (0.9,))]], evaluation=evaluation)
     lines = list_lines(summarise(run))
-    text = Page(render_report(summarise(run), read_nothing)).text
-    places = [text.index(line) for line in lines]
-    assert places == sorted(places)
-    assert places[0] < 200 + text.index("Scan with the bundle")
+    text = ParsedPage(render_report(summarise(run), read_nothing)).text
+    positions = [text.index(line) for line in lines]
+    assert positions == sorted(positions)
+    assert positions[0] < 200 + text.index("Scan with the bundle")
     assert lines[0].startswith("Looked at: 2 images with 3 faces")
     assert lines[1] == explain_pass(evaluation, 0.05)
     assert state_catch(evaluation, 0.01) in lines[2]
     assert ("not measured" in lines[1]) is not measured
 
 
-def test_each_drawing_holds_its_text(tmp_path: Path) -> None:
-    """On a phone's drawing as on the wide one, bars, ticks and thresholds' labels stay between the edges."""
-    histogram = summarise(write_run(tmp_path, [[Seen(f"{n}", (n / 400,)) for n in range(1, 400)]])).histogram
+def test_each_chart_contains_its_text(tmp_path: Path) -> None:
+    """In the narrow and the wide chart, bars, ticks and labels of thresholds stay within the edges."""
+    histogram = summarise(write_run(tmp_path, [[WrittenImage(f"{n}", (n / 400,)) for n in range(1, 400)]])).histogram
     for kind in WIDTHS:
         chart = draw_chart(histogram, kind)
         bars = [bar for panel in chart.panels for bar in panel.bars]
         assert all(chart.left <= bar.x <= bar.x + bar.width <= chart.right for bar in bars)
         assert len(chart.lines) == 2
         for line in (*chart.lines, *chart.ticks):
-            long = 7 * len(line.text)  # units at 12 units a letter's height, at most
-            start = line.text_x - {"start": 0, "middle": long / 2, "end": long}[line.anchor]
-            assert 0 <= start <= start + long <= chart.width
+            length = 7 * len(line.text)  # an upper bound for letters of 12 units
+            start = line.text_x - {"start": 0, "middle": length / 2, "end": length}[line.anchor]
+            assert 0 <= start <= start + length <= chart.width
 
 
-def test_an_unfinished_run_says_so(tmp_path: Path) -> None:
-    """A report of a run that still goes on never looks like a finished one."""
-    page = render_report(summarise(write_run(tmp_path, [[Seen("a", (0.5,))]], planned=2)), read_nothing)
+def test_an_unfinished_run_is_marked(tmp_path: Path) -> None:
+    """The report of an unfinished run states how many shards are committed."""
+    page = render_report(summarise(write_run(tmp_path, [[WrittenImage("a", (0.5,))]], planned=2)), read_nothing)
     assert "Unfinished: 1 of 2 shards are committed" in page
 
 
 @pytest.mark.parametrize(
     ("rate", "text"), [(None, "-"), (0, "0 %"), (0.0012, "0.12 %"), (0.0123, "1.2 %"), (0.5, "50 %"), (1, "100 %")]
 )
-def test_rates_have_two_figures_that_count(rate: float | None, text: str) -> None:
-    """Small rates keep their digits, large ones do not pretend to have more."""
+def test_rates_have_two_significant_figures(rate: float | None, text: str) -> None:
+    """Small rates keep their digits, and large ones have no more than two."""
     assert show_percent(rate) == text

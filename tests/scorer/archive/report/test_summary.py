@@ -1,4 +1,4 @@
-"""The figures of a run: what is counted adds up, and only what commit marks name is counted."""
+"""The figures of a run: their sums agree, and only files that commit marks name are counted."""
 
 import json
 import tempfile
@@ -16,22 +16,22 @@ from scorer.archive.report.summary import BINS, choose_edges, summarise
 from scorer.decide import decide_face
 from scorer.errors import RunBroken, UsageError
 from scorer.messages import Decision, Status
-from tests.scorer.archive.report.written_run import POLICY, Seen, write_run, write_shard
+from tests.scorer.archive.report.written_run import POLICY, WrittenImage, write_run, write_shard
 
 RATE = st.integers(1, 200).map(lambda rank: rank / 200)
 NAMES = st.sampled_from(["holiday", "x' OR 1=1 --", "<b>", "\u202e", ""])
 
 
 @st.composite
-def draw_images(draw: st.DrawFn) -> list[Seen]:
-    """Return images of one shard: scored ones, some with faces that are not, face-less and failed ones."""
+def draw_images(draw: st.DrawFn) -> list[WrittenImage]:
+    """Return images of one shard: scored ones, ones with unscored faces, ones without a face, and failed ones."""
     images = []
     for number in range(draw(st.integers(0, 12))):
         faces = draw(st.lists(RATE, max_size=3))
         unscored = draw(st.integers(0, 2))
         failure = draw(st.sampled_from([None, None, None, "truncated", "timed_out"]))
         images.append(
-            Seen(
+            WrittenImage(
                 f"{number}",
                 () if failure else (*faces, *[None] * unscored),
                 draw(NAMES),
@@ -45,8 +45,8 @@ def draw_images(draw: st.DrawFn) -> list[Seen]:
 
 @settings(max_examples=12, deadline=None)
 @given(shards=st.lists(draw_images(), max_size=3))
-def test_figures_add_up(shards: list[list[Seen]]) -> None:
-    """Images, faces, decisions, groups and bins agree with each other and with what was written."""
+def test_figures_add_up(shards: list[list[WrittenImage]]) -> None:
+    """Images, faces, decisions, groups and bins agree with each other and with the written rows."""
     with tempfile.TemporaryDirectory() as folder:
         summary = summarise(write_run(Path(folder), shards))
     images = [seen for shard in shards for seen in shard]
@@ -58,28 +58,28 @@ def test_figures_add_up(shards: list[list[Seen]]) -> None:
         (summary.main, summary.histogram.main, False),
         (summary.apart, summary.histogram.apart, True),
     ):
-        mine = [(seen, p) for seen, p in scored if bool(seen.marks) is apart]
-        assert column.scored_faces == column.flagged.of == sum(bins) == len(mine)
-        assert column.flagged.count == sum(p <= POLICY.flag_false_alarm_rate for _, p in mine)
+        expected = [(seen, p) for seen, p in scored if bool(seen.marks) is apart]
+        assert column.scored_faces == column.flagged.of == sum(bins) == len(expected)
+        assert column.flagged.count == sum(p <= POLICY.flag_false_alarm_rate for _, p in expected)
         assert sum(column.decisions.values()) == column.faces
         assert sum(column.image_decisions.values()) + column.no_face == column.images
         assert column.unscored == sum(
             seen.status is Status.FAILED for seen in images if not seen.failure and bool(seen.marks) is apart
         )
         for groups, name in ((column.by_source, "source"), (column.by_camera, "camera")):
-            assert sum(group.flagged.of for group in groups) == len(mine)
+            assert sum(group.flagged.of for group in groups) == len(expected)
             assert sum(group.flagged.count for group in groups) == column.flagged.count
-            wide = Counter(getattr(seen, name) or "" for seen, _ in mine)
-            assert {g.name for g in groups if not g.folded} == {n for n, c in wide.items() if c >= MIN_GROUP_FACES}
-        decisions = Counter(decide_face(p, POLICY) for _, p in mine)
+            faces = Counter(getattr(seen, name) or "" for seen, _ in expected)
+            assert {g.name for g in groups if not g.folded} == {n for n, c in faces.items() if c >= MIN_GROUP_FACES}
+        decisions = Counter(decide_face(p, POLICY) for _, p in expected)
         assert column.decisions["flag"] == decisions[Decision.FLAG]
     assert summary.main.images + summary.apart.images + summary.failed == summary.images
 
 
-def test_only_what_a_mark_names_counts(tmp_path: Path) -> None:
-    """Files of a shard without a mark, and those that a retry superseded, are as if they were not there."""
-    run = write_run(tmp_path, [[Seen("a", (0.5,))], [Seen("b", (0.5, 0.2))]], planned=3)
-    write_shard(tmp_path, 2, [Seen("c", (0.5,))])
+def test_only_files_of_a_mark_count(tmp_path: Path) -> None:
+    """Files of a shard without a mark, and files that a retry replaced, are ignored."""
+    run = write_run(tmp_path, [[WrittenImage("a", (0.5,))], [WrittenImage("b", (0.5, 0.2))]], planned=3)
+    write_shard(tmp_path, 2, [WrittenImage("c", (0.5,))])
     (run / "_stats" / "00002.json").unlink()
     (run / "results" / "part-00001.1.parquet").write_bytes(b"half a file")
     (run / "_stats" / ".00001.json.17.partial").write_bytes(b"{")
@@ -88,36 +88,38 @@ def test_only_what_a_mark_names_counts(tmp_path: Path) -> None:
     assert (summary.shards_committed, summary.shards_planned, summary.complete) == (2, 3, False)
 
 
-def test_the_same_file_many_times_is_shown_once(tmp_path: Path) -> None:
-    """Copies of the least likely face do not fill the gallery; how many there are is said."""
-    copies = [Seen(f"{n}", (0.005,), facts={"sha256": "a" * 64}) for n in range(5)]
-    summary = summarise(write_run(tmp_path, [[*copies, Seen("b", (0.2,))]]))
+def test_copies_of_a_face_are_shown_once(tmp_path: Path) -> None:
+    """The gallery shows the least likely face once, with the number of its copies."""
+    copies = [WrittenImage(f"{n}", (0.005,), facts={"sha256": "a" * 64}) for n in range(5)]
+    summary = summarise(write_run(tmp_path, [[*copies, WrittenImage("b", (0.2,))]]))
     assert [(face.content_id, face.copies) for face in summary.main.least_likely] == [("0", 4), ("b", 0)]
 
 
-def test_sources_beyond_the_shown_ones_are_folded(tmp_path: Path) -> None:
-    """However many folders an archive has, the report's table ends."""
-    images = [Seen(f"{n}-{i}", (0.5,), f"s{n:02}") for n in range(MAX_GROUPS + 5) for i in range(MIN_GROUP_FACES)]
+def test_further_sources_are_combined(tmp_path: Path) -> None:
+    """The report's table has a limited length, with any number of folders in the archive."""
+    images = [
+        WrittenImage(f"{n}-{i}", (0.5,), f"s{n:02}") for n in range(MAX_GROUPS + 5) for i in range(MIN_GROUP_FACES)
+    ]
     groups = summarise(write_run(tmp_path, [images])).main.by_source
     assert len(groups) == MAX_GROUPS + 1
     assert (groups[-1].folded, groups[-1].flagged.of) == (5, 5 * MIN_GROUP_FACES)
 
 
-def test_a_folder_with_a_pattern_for_a_name_is_read_as_it_is(tmp_path: Path) -> None:
-    """Brackets, stars and quotes in the run's path are no glob and no SQL."""
-    run = write_run(tmp_path / "a[1]*'; --", [[Seen("a", (0.5,))]])
+def test_a_folder_name_is_not_a_pattern(tmp_path: Path) -> None:
+    """Brackets, stars and quotes in the run's path are read neither as a glob nor as SQL."""
+    run = write_run(tmp_path / "a[1]*'; --", [[WrittenImage("a", (0.5,))]])
     assert summarise(run).images == 1
 
 
-def test_throughput_counts_only_work_and_that_once(tmp_path: Path) -> None:
-    """Two shards at the same time, and after a pause one of them again: what the clock says, without the pause."""
-    run = write_run(tmp_path, [[Seen(f"{n}")] for n in range(3)])
-    spells = [
+def test_throughput_counts_each_second_of_work_once(tmp_path: Path) -> None:
+    """Intervals of shards that overlap count once, and a pause between two intervals does not count."""
+    run = write_run(tmp_path, [[WrittenImage(f"{n}")] for n in range(3)])
+    work_intervals = [
         [("09:00:00", "09:00:10"), ("10:00:00", "10:00:05")],
         [("09:00:05", "09:00:20")],
         [("10:00:00", "10:00:10")],
     ]
-    for shard, times in enumerate(spells):
+    for shard, times in enumerate(work_intervals):
         path = run / "_stats" / f"0000{shard}.json"
         written = [{"started_at": f"2026-01-15T{a}Z", "finished_at": f"2026-01-15T{b}Z"} for a, b in times]
         path.write_text(json.dumps(json.loads(path.read_text()) | {"spells": written}))
@@ -127,15 +129,15 @@ def test_throughput_counts_only_work_and_that_once(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    """A folder without run.json is no run, and the sentence says what to name instead."""
+    """A folder without run.json is refused, and the error states what to name instead."""
     with pytest.raises(UsageError, match=r"no run\.json"):
         summarise(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut", "flipped", "other", "mark", "name", "count", "run"])
-def test_damage_is_told_in_one_sentence(tmp_path: Path, damage: str) -> None:
-    """Missing, cut and strange files, bad marks, and marks that count otherwise are told, never summed up."""
-    run = write_run(tmp_path, [[Seen("a", (0.5,) * 400)]])
+def test_damage_is_reported(tmp_path: Path, damage: str) -> None:
+    """Missing, truncated and exchanged files, invalid marks, and marks with other counts are errors."""
+    run = write_run(tmp_path, [[WrittenImage("a", (0.5,) * 400)]])
     part, mark = run / "results" / part_name(0), run / "_stats" / "00000.json"
     match damage:
         case "gone":
@@ -170,7 +172,7 @@ def test_damage_is_told_in_one_sentence(tmp_path: Path, damage: str) -> None:
 
 @given(counts=st.dictionaries(st.integers(-1_000_000, 1_000_000), st.integers(1, 1000), max_size=30))
 def test_the_axis_is_short_and_round(counts: dict[int, int]) -> None:
-    """However far the likelihoods spread, there are at most `BINS` and one bins of one width of at least a nat."""
+    """For likelihoods of any range there are at most `BINS` + 1 bins, of equal width of at least 1 nat."""
     edges = choose_edges(Counter(counts), [])
     assert 2 <= len(edges) <= BINS + 2
     widths = {high - low for low, high in pairwise(edges)}
@@ -179,7 +181,7 @@ def test_the_axis_is_short_and_round(counts: dict[int, int]) -> None:
 
 
 @given(of=st.integers(1, 10_000), part=st.floats(0, 1), cases=st.integers(1, 10_000))
-def test_an_interval_holds_its_share(of: int, part: float, cases: int) -> None:
+def test_an_interval_contains_its_share(of: int, part: float, cases: int) -> None:
     """Low <= share <= high within 0..1, and fewer cases never make the interval narrower."""
     share = find_share(round(of * part), of, cases)
     fewer = find_share(round(of * part), of, max(1, cases // 2))

@@ -1,4 +1,4 @@
-"""A run's folder, written through the contract's schemas: what `scan` would leave."""
+"""Writes a run's folder with the schemas of `scan`, without a scan."""
 
 import hashlib
 from collections import Counter
@@ -26,8 +26,8 @@ CALIBRATION_SIZE = 199
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One image of a written run; `p_values` holds one number a face, None for a face that was not scored."""
+class WrittenImage:
+    """One image of a written run; `p_values` has one number a face, None for a face that was not scored."""
 
     name: str
     p_values: tuple[float | None, ...] = ()
@@ -44,7 +44,7 @@ class Seen:
 
     @property
     def status(self) -> Status:
-        """Scored as soon as one of its faces is."""
+        """The image's status: scored if one of its faces is."""
         if not self.p_values:
             return Status.NO_FACE
         return Status.FAILED if set(self.p_values) == {None} else Status.SCORED
@@ -90,7 +90,7 @@ class Seen:
 
 def write_run(
     folder: Path,
-    shards: Sequence[Sequence[Seen]],
+    shards: Sequence[Sequence[WrittenImage]],
     *,
     planned: int | None = None,
     bundle: str = "starter",
@@ -118,12 +118,12 @@ def write_run(
     return folder
 
 
-def write_shard(folder: Path, index: int, images: Sequence[Seen]) -> None:
+def write_shard(folder: Path, index: int, images: Sequence[WrittenImage]) -> None:
     """Write the files of one shard and its commit mark."""
-    rows = [row for place, seen in enumerate(images) if not seen.failure for row in seen.rows(index, place)]
+    rows = [row for position, seen in enumerate(images) if not seen.failure for row in seen.rows(index, position)]
     errors = [
-        {"shard": index, "position": place, "content_id": seen.name, "source": seen.source, "reason": seen.failure}
-        for place, seen in enumerate(images)
+        {"shard": index, "position": position, "content_id": seen.name, "source": seen.source, "reason": seen.failure}
+        for position, seen in enumerate(images)
         if seen.failure
     ]
     for kind, schema, lines in (("results", RESULTS, rows), ("errors", ERRORS, errors)):
@@ -142,7 +142,7 @@ def write_shard(folder: Path, index: int, images: Sequence[Seen]) -> None:
         faces=sum(len(seen.p_values) for seen in images),
         retryable=0,
         **{name: counts[name] for name in ("no_face", "failed", "flag", "review", "pass")},
-        spells=(WorkInterval(started_at=started_at, finished_at=started_at + timedelta(seconds=10)),),
+        work_intervals=(WorkInterval(started_at=started_at, finished_at=started_at + timedelta(seconds=10)),),
         stage_s={"read": 1.0, "decode": 6.0},
         bundle_digest="",
     )

@@ -1,4 +1,4 @@
-"""Small archives for tests, and what a plan of one gives."""
+"""Small archives for tests, and the images of their plans."""
 
 import io
 import tarfile
@@ -29,7 +29,7 @@ def make_tar(members: Iterable[tuple[str, bytes]], kind: int = tarfile.PAX_FORMA
 
 
 def fill(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files under a folder."""
+    """Write files into a folder, with their subfolders."""
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -42,15 +42,15 @@ def plan(folder: Path, *sources: object, shard_images: int = 4, **columns: Any) 
     return open_plan(folder, LIMIT), facts
 
 
-def items_of(stored: StoredPlan) -> list[Item]:
+def list_items(stored: StoredPlan) -> list[Item]:
     """Return all images, in order."""
     return [item for index in range(stored.shard_count) for item in stored.read_items(stored.read_shard(index))]
 
 
-def contents(stored: StoredPlan, payloads: PayloadSettings = NOTHING) -> dict[str, bytes]:
+def read_all(stored: StoredPlan, payloads: PayloadSettings = NOTHING) -> dict[str, bytes]:
     """Return the bytes of all images by their content_id."""
     access = stored.grant_access(payloads)
-    items = items_of(stored)
+    items = list_items(stored)
     read = {item.content_id: read_image_bytes(item, access) for item in items}
     assert len(read) == len(items)
     return read

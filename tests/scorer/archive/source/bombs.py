@@ -1,4 +1,4 @@
-"""Archives of a few bytes, or of holes, that state or inflate to gigabytes; each is written into a folder."""
+"""Decompression bombs: small or sparse archives that state, or inflate to, gigabytes."""
 
 import io
 import json
@@ -14,7 +14,7 @@ GIB = 2**30
 
 
 def write_parquet_values(path: Path, rows: int = 8, mib: int = 200) -> None:
-    """Write rows that inflate one page each."""
+    """Write rows that inflate to 200 MiB, each in its own page."""
     value = b"\xff\xd8\xff" + bytes(mib << 20)
     schema = pa.schema([("jpg", pa.large_binary())])
     with pq.ParquetWriter(
@@ -25,24 +25,24 @@ def write_parquet_values(path: Path, rows: int = 8, mib: int = 200) -> None:
 
 
 def write_parquet_dictionary(path: Path) -> None:
-    """Write 1,000 rows that name one value of 100 MiB."""
+    """Write 1,000 rows that refer to one dictionary value of 100 MiB."""
     values = pa.array([bytes(100 << 20)], pa.large_binary())
     column = pa.DictionaryArray.from_arrays(pa.array([0] * 1000, pa.int32()), values)
     pq.write_table(pa.table({"jpg": column}), path, compression="zstd", dictionary_pagesize_limit=GIB)
 
 
 def write_parquet_page(path: Path) -> None:
-    """Write a page whose header lies: it states that it inflates to 2 GiB."""
+    """Write a page whose header falsely states that it inflates to 2 GiB."""
     table = pa.table({"jpg": [bytes(1000)] * 3})
     pq.write_table(table, path, compression="zstd", use_dictionary=False)
     data = bytearray(path.read_bytes())
-    place = pq.read_metadata(path).row_group(0).column(0).data_page_offset
-    # A header begins with its type (2 bytes) and the field of the inflated size; two spare bytes come of the next one.
-    assert data[place : place + 3] == b"\x15\x00\x15"
-    old = data[place + 3 : place + 5]  # 3,000 bytes and some: a number of two bytes
+    start = pq.read_metadata(path).row_group(0).column(0).data_page_offset
+    # A header begins with its type (2 bytes) and the field of the inflated size.
+    assert data[start : start + 3] == b"\x15\x00\x15"
+    old = data[start + 3 : start + 5]  # a little more than 3,000: a number of two bytes
     assert old[1] < 128 <= old[0]
     longer = b"\xfe\xff\xff\xff\x0f"  # 2^31 - 1
-    data[place + 3 : place + 5] = longer
+    data[start + 3 : start + 5] = longer
     footer = int.from_bytes(data[-8:-4], "little")
     del data[-8 - footer :]
     grown = pq.read_metadata(path)
@@ -52,7 +52,7 @@ def write_parquet_page(path: Path) -> None:
 
 
 def write_parquet_footer(path: Path) -> None:
-    """Write a footer of 9 MB whose structures take 2 GiB."""
+    """Write a footer of 9 MB whose structures take 2 GiB of memory."""
 
     def many(item: bytes, count: int) -> bytes:
         digits = bytearray()
@@ -89,17 +89,17 @@ def write_tar_size(path: Path) -> None:
 
 
 def write_tar_name(path: Path) -> None:
-    """Write a long name of 1 GiB, which is a hole."""
+    """Write a long name of 1 GiB, as a sparse file."""
     _write_hole(path, _member("././@LongLink", GIB, tarfile.GNUTYPE_LONGNAME))
 
 
 def write_tar_pax(path: Path) -> None:
-    """Write an extended header of 1 GiB, which is a hole."""
+    """Write an extended header of 1 GiB, as a sparse file."""
     _write_hole(path, _member("pax", GIB, tarfile.XHDTYPE))
 
 
 def write_tar_chain(path: Path) -> None:
-    """Write a chain of 700 long names of 1 MiB, which are holes."""
+    """Write a chain of 700 long names of 1 MiB each, as a sparse file."""
     header = _member("././@LongLink", 2**20, tarfile.GNUTYPE_LONGNAME)
     with path.open("wb") as file:
         for link in range(700):
@@ -109,7 +109,7 @@ def write_tar_chain(path: Path) -> None:
 
 
 def write_tar_globals(path: Path) -> None:
-    """Write 500 global headers of 256 KiB, each with a name of its own, and a member behind each."""
+    """Write 500 global headers of 256 KiB with different names, each followed by a member."""
     with path.open("wb") as file:
         for number in range(500):
             record = f"{2**18} k{number:06d}=".encode()
@@ -120,7 +120,7 @@ def write_tar_globals(path: Path) -> None:
 
 
 def write_tar_sparse(path: Path) -> None:
-    """Write a map of a sparse file that goes on for 64 MiB."""
+    """Write a member whose map of a sparse file is 64 MiB long."""
     header = io.BytesIO()
     with tarfile.open(fileobj=header, mode="w", format=tarfile.PAX_FORMAT) as archive:
         member = tarfile.TarInfo("a.jpg")
@@ -137,14 +137,14 @@ def _write_hole(path: Path, header: bytes) -> None:
 
 
 def write_csv_line(path: Path) -> None:
-    """Write a line of 1 GiB, which is a hole, behind a proper header."""
+    """Write a valid header and a line of 1 GiB, as a sparse file."""
     with path.open("wb") as file:
         file.write(b"uri\n" + b"a" * 2048)
         file.truncate(GIB)
 
 
 def write_csv_row(path: Path) -> None:
-    """Write a row of many quoted lines."""
+    """Write a row of 100 MiB of quoted lines."""
     path.write_bytes(b"uri\n" + b'"a\nb",' * (100 << 20 >> 3))
 
 
@@ -154,12 +154,12 @@ def write_csv_columns(path: Path) -> None:
 
 
 def write_jsonl_line(path: Path) -> None:
-    """Write a line of 64 MiB that holds nothing but lists."""
+    """Write a line of 64 MiB that contains only empty lists."""
     path.write_bytes(b'{"uri": [' + b"[]," * (64 << 20 >> 2) + b"[]]}\n")
 
 
 def write_jsonl_faces(path: Path) -> None:
-    """Write a row whose faces are text of 900 kB that holds nothing but lists."""
+    """Write a row whose faces are 900 kB of JSON text with only empty lists."""
     path.write_text(json.dumps({"uri": "a.jpg", "faces": "[" + "[]," * 300_000 + "[]]"}) + "\n", encoding="utf-8")
 
 

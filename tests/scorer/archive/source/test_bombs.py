@@ -1,4 +1,4 @@
-"""No archive takes more memory or time than it is worth, whatever it states of itself."""
+"""No archive takes too much memory or CPU time, whatever sizes it states."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ from ingest.reasons import Unscorable
 import pyarrow.parquet, scorer.archive.source.tars
 
 def used():
-    # Not ru_maxrss, which begins with that of the process which started this one.
+    # Not ru_maxrss, which starts at the value of the parent process.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return int(peak.split()[1]) // 1024, children.ru_utime + children.ru_stime
@@ -34,7 +34,7 @@ columns = {".csv": ("uri", None, None), ".jsonl": ("uri", None, "faces"), ".parq
 uri, data, faces = columns.get(path.suffix, (None, None, None))
 if path.name == "lists.parquet":
     faces = "faces"
-(idle, _), begun, ended, reasons, read = used(), time.process_time(), "", Counter(), 0
+(idle, _), start_s, error_text, reasons, read = used(), time.process_time(), "", Counter(), 0
 try:
     archive = Archive((str(path),), uri, data, faces)
     write_plan(folder, archive, PayloadSettings(), 1000)
@@ -49,13 +49,13 @@ try:
                 except Unscorable as failure:
                     reasons[failure.reason] += 1
 except (SourceDamaged, UsageError) as error:
-    ended = f"{type(error).__name__}: {error}"
+    error_text = f"{type(error).__name__}: {error}"
 peak, children_s = used()
-cpu_s = time.process_time() - begun + children_s
-print(json.dumps({"mib": peak - idle, "cpu_s": cpu_s, "ended": ended, "reasons": reasons, "read": read}))
+cpu_s = time.process_time() - start_s + children_s
+print(json.dumps({"mib": peak - idle, "cpu_s": cpu_s, "error": error_text, "reasons": reasons, "read": read}))
 """
-# What becomes of each: the sentence that ends it, or how many images are refused for what.
-ENDS = {
+# The outcome of each bomb: a part of the error, or the refused images by reason.
+OUTCOMES = {
     "values.parquet": {"too_many_bytes": 8},
     "dictionary.parquet": {"too_many_bytes": 1000},
     "page.parquet": {"too_many_bytes": 3},
@@ -65,7 +65,7 @@ ENDS = {
     "name.tar": "a header of 1073741824 bytes",
     "pax.tar": "a header of 1073741824 bytes",
     "chain.tar": "several with more than",
-    "globals.tar": "global headers without end",
+    "globals.tar": "global headers with more than",
     "sparse.tar": "several with more than",
     "line.csv": "a row of more than",
     "row.csv": "a row of more than",
@@ -76,8 +76,8 @@ ENDS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_refused_before_it_goes_off(tmp_path: Path, name: str) -> None:
-    """Each is told for what it is, within 512 MiB above the idle process and 2 s of CPU."""
+def test_a_bomb_is_refused_before_it_is_inflated(tmp_path: Path, name: str) -> None:
+    """Each bomb has the expected outcome within 512 MiB above the idle process and 2 s of CPU."""
     path = tmp_path / name
     BOMBS[name](path)
     run = subprocess.run(
@@ -89,19 +89,19 @@ def test_a_bomb_is_refused_before_it_goes_off(tmp_path: Path, name: str) -> None
     )
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)
-    print(name, found)  # noqa: T201 - pytest shows it where the test fails
-    end = ENDS[name]
-    if isinstance(end, str):
-        assert end in found["ended"]
+    print(name, found)  # noqa: T201 - pytest shows it if the test fails
+    outcome = OUTCOMES[name]
+    if isinstance(outcome, str):
+        assert outcome in found["error"]
     else:
-        assert found["reasons"] == end
+        assert found["reasons"] == outcome
     assert found["mib"] < MAX_MIB
     assert found["cpu_s"] < MAX_CPU_S
 
 
 @pytest.mark.parametrize("name", ["size.tar", "name.tar", "pax.tar", "chain.tar", "globals.tar"])
 def test_training_refuses_the_same_tars(tmp_path: Path, name: str) -> None:
-    """A tar that a scan refuses ends training's reading, too, with a sentence that names it."""
+    """The tars that a scan refuses are also refused by training, with an error that names them."""
     BOMBS[name](tmp_path / name)
     with pytest.raises(ValueError, match=name):
         list(TarPhotos((tmp_path / name,)).list_photos())

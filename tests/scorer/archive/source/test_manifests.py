@@ -1,4 +1,4 @@
-"""Manifests: every format says the same, relative URIs begin beside them, and strangers' URIs meet the guard."""
+"""Manifests: all formats give the same images, relative URIs start at the manifest, and access is checked."""
 
 import csv
 import json
@@ -15,14 +15,14 @@ from ingest.reasons import Reason, Unscorable
 from scorer.archive.source.access import read_image_bytes
 from scorer.errors import SourceDamaged, UsageError
 from scorer.settings import PayloadSettings
-from tests.scorer.archive.source.archives import contents, fill, items_of, plan
+from tests.scorer.archive.source.archives import fill, list_items, plan, read_all
 
 FACES = [{"face_id": "left", "box": [1.0, 2.0, 30.0, 40.0]}]
 Rows = list[tuple[str | None, Any]]
 
 
 def write_csv(path: Path, rows: Rows) -> None:
-    """Write rows with their faces as JSON text, which has commas and quotes."""
+    """Write rows with their faces as JSON text, which contains commas and quotes."""
     with path.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["n", "uri", "faces"])
@@ -49,8 +49,8 @@ WRITERS: dict[str, Callable[[Path, Rows], None]] = {
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_every_format_says_the_same(tmp_path: Path, suffix: str) -> None:
-    """URIs relative, absolute and with odd characters; faces, no faces and nobody's word on faces."""
+def test_all_formats_give_the_same_images(tmp_path: Path, suffix: str) -> None:
+    """URIs are relative, absolute or have special characters; a row has faces, an empty list, or null."""
     fill(tmp_path, {"in/a b.jpg": b"1", "in/ü%41?.jpg": b"2", "in/c": b"3"})
     rows: Rows = [
         ("in/a b.jpg", FACES),
@@ -61,16 +61,16 @@ def test_every_format_says_the_same(tmp_path: Path, suffix: str) -> None:
     ]
     WRITERS[suffix](tmp_path / f"m{suffix}", rows)
     stored, facts = plan(tmp_path / "_plan", tmp_path / f"m{suffix}", uri_column="uri", faces_column="faces")
-    assert list(contents(stored).values()) == [b"1", b"2", b"3"]
-    items = items_of(stored)
+    assert list(read_all(stored).values()) == [b"1", b"2", b"3"]
+    items = list_items(stored)
     assert [item.faces and item.faces[0].model_dump(mode="json") for item in items] == [FACES[0], (), None]
     assert {item.source for item in items} == {f"m{suffix}"}
     assert (facts.images, facts.unsized_images, facts.duplicates, facts.imageless_rows) == (3, 3, 1, 1)
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
-def test_a_manifest_that_breaks_off_is_damaged(tmp_path: Path, suffix: str) -> None:
-    """What the format does not know ends the planning with a sentence."""
+def test_a_manifest_with_invalid_syntax_is_damaged(tmp_path: Path, suffix: str) -> None:
+    """Invalid syntax ends the planning with an error that names the manifest."""
     WRITERS[suffix](tmp_path / f"m{suffix}", [(f"{n}.jpg", FACES) for n in range(50)])
     whole = (tmp_path / f"m{suffix}").read_bytes()
     (tmp_path / f"m{suffix}").write_bytes(whole[: len(whole) // 2] + b'\n"x"y{\n' + whole[len(whole) // 2 :])
@@ -88,8 +88,8 @@ def test_a_manifest_that_breaks_off_is_damaged(tmp_path: Path, suffix: str) -> N
         json.dumps([{"face_id": str(n), "box": [0, 0, 1, 1]} for n in range(65)]),
     ],
 )
-def test_faces_that_nobody_can_read_are_told_when_planning(tmp_path: Path, faces: str) -> None:
-    """No JSON, no box, no area, a name twice, too many: the row is named, for URIs and for bytes."""
+def test_invalid_faces_are_reported_by_the_plan(tmp_path: Path, faces: str) -> None:
+    """Invalid JSON, no box, an empty box, a duplicate id, too many faces: the error names the row."""
     table = pa.table({"uri": ["a.jpg", "b.jpg"], "image": [b"a", b"b"], "faces": [None, faces]})
     pq.write_table(table, tmp_path / "m.parquet")
     for columns in ({"uri_column": "uri"}, {"bytes_column": "image"}):
@@ -98,7 +98,7 @@ def test_faces_that_nobody_can_read_are_told_when_planning(tmp_path: Path, faces
 
 
 def test_rows_with_bytes_are_images(tmp_path: Path) -> None:
-    """Bytes come from a column or a field of structs, named by their row in the file, nulls passed over."""
+    """Bytes are in a column or a struct's field; their id contains the row; nulls are not images."""
     images = [b"0", None, b"2", b"", b"4"]
     table = pa.table(
         {
@@ -111,8 +111,8 @@ def test_rows_with_bytes_are_images(tmp_path: Path) -> None:
     pq.write_table(table, path, row_group_size=2)
     for column in ("image.bytes", "large"):
         stored, facts = plan(tmp_path / "_plan", path, shard_images=3, bytes_column=column, faces_column="faces")
-        assert contents(stored) == {f"{path.as_uri()}#{n}": data for n, data in enumerate(images) if data is not None}
-        assert [item.faces and item.faces[0].face_id for item in items_of(stored)] == ["left", (), None, None]
+        assert read_all(stored) == {f"{path.as_uri()}#{n}": data for n, data in enumerate(images) if data is not None}
+        assert [item.faces and item.faces[0].face_id for item in list_items(stored)] == ["left", (), None, None]
         shards = [stored.read_shard(index) for index in range(stored.shard_count)]
         assert [(shard.row_group, shard.images) for shard in shards] == [(0, 3), (2, 1)]
         assert (facts.images, facts.imageless_rows) == (4, 1)
@@ -121,15 +121,15 @@ def test_rows_with_bytes_are_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"bytes_column": "uri"}, "holds string in 'uri', not bytes"),
-        ({"uri_column": "image"}, "holds binary in 'image', not text"),
-        ({"uri_column": "number"}, "holds int64"),
+        ({"bytes_column": "uri"}, "contains string in 'uri', not bytes"),
+        ({"uri_column": "image"}, "contains binary in 'image', not text"),
+        ({"uri_column": "number"}, "contains int64"),
         ({"bytes_column": "image.bytes"}, "no column 'image.bytes'"),
         ({"bytes_column": "image", "faces_column": "boxes"}, "no column 'boxes'"),
     ],
 )
-def test_columns_of_other_kinds_are_refused(tmp_path: Path, columns: dict[str, str], words: str) -> None:
-    """A column that does not hold what it should is named, with what it holds."""
+def test_columns_of_other_types_are_refused(tmp_path: Path, columns: dict[str, str], words: str) -> None:
+    """The error names the column and its type."""
     pq.write_table(pa.table({"uri": ["a"], "image": [b"a"], "number": [1]}), tmp_path / "m.parquet")
     with pytest.raises(UsageError, match=words):
         plan(tmp_path / "_plan", tmp_path / "m.parquet", **columns)
@@ -147,7 +147,7 @@ def test_columns_of_other_kinds_are_refused(tmp_path: Path, columns: dict[str, s
     ],
 )
 def test_a_manifest_that_is_not_utf8_is_refused(tmp_path: Path, suffix: str, encoding: str, words: str) -> None:
-    """The sentence says what it is, where that shows, and what to do."""
+    """The error states the encoding or the first invalid line, and what to do."""
     line = '{{"uri": "{}"}}\n' if suffix == ".jsonl" else "{}\n"
     text = "uri\n" if suffix == ".csv" else line.format("first.jpg")
     text += "".join(line.format(f"{n}.jpg") for n in range(300)) + line.format("\u00e9.jpg")
@@ -164,14 +164,14 @@ def test_a_manifest_that_is_not_utf8_is_refused(tmp_path: Path, suffix: str, enc
         ("m.csv", b"uri\r\n", "names no image: it has no row"),
         ("m.csv", b"", "is empty"),
         ("m.csv", b"\xef\xbb\xbf\r\n", "is empty"),
-        ("m.csv", b"n,uri\n1,\n2,\n", "every row lacks its image .2 rows without an image"),
+        ("m.csv", b"n,uri\n1,\n2,\n", "no row has an image .2 rows without an image"),
         ("m.jsonl", b"\n\n", "is empty"),
-        ("m.jsonl", b'{"uri": null}\n{"uri": ""}\n', "every row lacks its image .2 rows"),
+        ("m.jsonl", b'{"uri": null}\n{"uri": ""}\n', "no row has an image .2 rows"),
         ("m.jsonl", b'\n{"url": "a.jpg"}\n', "no column 'uri'"),
     ],
 )
 def test_a_manifest_without_an_image_is_refused(tmp_path: Path, name: str, data: bytes, words: str) -> None:
-    """A header alone, nothing at all, and rows that name nothing, also beside another source with images."""
+    """Only a header, an empty file, and rows without an image are refused, also next to a source with images."""
     fill(tmp_path, {name: data, "in/1.jpg": b"1"})
     for sources in ([tmp_path / name], [tmp_path / "in", tmp_path / name]):
         with pytest.raises(UsageError, match=words):
@@ -179,11 +179,11 @@ def test_a_manifest_without_an_image_is_refused(tmp_path: Path, name: str, data:
 
 
 @pytest.mark.parametrize("name", ["m.csv", "m.jsonl"])
-def test_marks_and_line_ends_of_windows_are_read(tmp_path: Path, name: str) -> None:
-    """A byte-order mark and CRLF change nothing."""
+def test_windows_text_files_are_read(tmp_path: Path, name: str) -> None:
+    """A byte-order mark and CRLF line ends do not change the images."""
     text = "uri\n1.jpg\n2.jpg\n" if name == "m.csv" else '{"uri": "1.jpg"}\n{"uri": "2.jpg"}\n'
     fill(tmp_path, {name: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode(), "1.jpg": b"1", "2.jpg": b"2"})
-    assert list(contents(plan(tmp_path / "_plan", tmp_path / name, uri_column="uri")[0]).values()) == [b"1", b"2"]
+    assert list(read_all(plan(tmp_path / "_plan", tmp_path / name, uri_column="uri")[0]).values()) == [b"1", b"2"]
 
 
 TEXTS = [
@@ -206,7 +206,7 @@ BYTES = [
 
 
 def write_column(path: Path, values: list[Any], kind: pa.DataType, name: str) -> None:
-    """Write one column, `a.b.c` as a field of structs in structs."""
+    """Write one column; `a.b.c` is a field in nested structs."""
     if isinstance(kind, pa.BaseExtensionType):
         column = pa.ExtensionArray.from_storage(kind, pa.array(values, kind.storage_type))
     else:
@@ -219,22 +219,22 @@ def write_column(path: Path, values: list[Any], kind: pa.DataType, name: str) ->
 
 @pytest.mark.parametrize("name", ["image", "image.path", "image.inner.path"])
 @pytest.mark.parametrize("kind", TEXTS, ids=str)
-def test_text_is_text_however_it_is_stored(tmp_path: Path, kind: pa.DataType, name: str) -> None:
-    """Large, views, dictionaries and extension types, at any depth of structs."""
+def test_text_of_every_type_is_read(tmp_path: Path, kind: pa.DataType, name: str) -> None:
+    """Text is read from every Arrow type that stores it, at any depth of structs."""
     fill(tmp_path, {"1.jpg": b"1"})
     write_column(tmp_path / "m.parquet", ["1.jpg", None], kind, name)
     stored, facts = plan(tmp_path / "_plan", tmp_path / "m.parquet", uri_column=name)
-    assert list(contents(stored).values()) == [b"1"]
+    assert list(read_all(stored).values()) == [b"1"]
     assert facts.left_out == {"rows_without_image": 1}
 
 
 @pytest.mark.parametrize("name", ["image", "image.bytes", "image.inner.bytes"])
 @pytest.mark.parametrize("kind", BYTES, ids=str)
-def test_bytes_are_bytes_however_they_are_stored(tmp_path: Path, kind: pa.DataType, name: str) -> None:
-    """Large, views, dictionaries, of fixed size and extension types, at any depth of structs."""
+def test_bytes_of_every_type_are_read(tmp_path: Path, kind: pa.DataType, name: str) -> None:
+    """Bytes are read from every Arrow type that stores them, at any depth of structs."""
     write_column(tmp_path / "m.parquet", [b"one", None], kind, name)
     stored, facts = plan(tmp_path / "_plan", tmp_path / "m.parquet", bytes_column=name)
-    assert list(contents(stored).values()) == [b"one"]
+    assert list(read_all(stored).values()) == [b"one"]
     assert (facts.images, facts.left_out) == (1, {"rows_without_image": 1})
 
 
@@ -242,23 +242,23 @@ def test_bytes_are_bytes_however_they_are_stored(tmp_path: Path, kind: pa.DataTy
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        (pa.table({"image": pa.nulls(2)}), "every row lacks its image"),
+        (pa.table({"image": pa.nulls(2)}), "no row has an image"),
         (pa.table({"image": pa.nulls(0)}), "it has no row"),
-        (pa.table({"image": pa.array([[b"a"]])}), "holds list<"),
+        (pa.table({"image": pa.array([[b"a"]])}), "contains list<"),
     ],
     ids=["nulls", "empty", "lists"],
 )
 def test_parquet_without_an_image_is_refused(
     tmp_path: Path, columns: dict[str, str], table: pa.Table, words: str
 ) -> None:
-    """Nothing but nulls, no row, and lists end the planning with a sentence."""
+    """Only nulls, no row, and a column of lists are refused."""
     pq.write_table(table, tmp_path / "m.parquet")
     with pytest.raises(UsageError, match=words):
         plan(tmp_path / "_plan", tmp_path / "m.parquet", **columns)
 
 
 def test_rows_without_bytes_are_counted_when_they_are_read(tmp_path: Path) -> None:
-    """A file that does not say how many nulls it has is counted by the scan instead of the plan."""
+    """If a file does not state the number of nulls, the scan counts them instead of the plan."""
     pq.write_table(pa.table({"image": [b"a", None, None]}), tmp_path / "m.parquet", write_statistics=False)
     stored, facts = plan(tmp_path / "_plan", tmp_path / "m.parquet", bytes_column="image")
     assert (facts.uncounted, facts.left_out) == (1, {})
@@ -267,14 +267,14 @@ def test_rows_without_bytes_are_counted_when_they_are_read(tmp_path: Path) -> No
     assert left_out == {"rows_without_image": 2}
 
 
-def reasons(tmp_path: Path, payloads: PayloadSettings, *uris: str) -> list[Reason | bytes]:
-    """Return what becomes of each URI in a manifest, after one that may be read."""
+def read_uris(tmp_path: Path, payloads: PayloadSettings, *uris: str) -> list[Reason | bytes]:
+    """Return the bytes or the reason of refusal for each URI in a manifest, after a first one that may be read."""
     fill(tmp_path / "in", {"good.jpg": b"good"})
     write_jsonl(tmp_path / "in" / "m.jsonl", [(uri, None) for uri in ("good.jpg", *uris)])
     stored, _ = plan(tmp_path / "_plan", tmp_path / "in" / "m.jsonl", uri_column="uri", payloads=payloads)
     access = stored.grant_access(payloads)
     found: list[Reason | bytes] = []
-    for item in items_of(stored)[1:]:
+    for item in list_items(stored)[1:]:
         try:
             found.append(read_image_bytes(item, access))
         except Unscorable as error:
@@ -282,8 +282,8 @@ def reasons(tmp_path: Path, payloads: PayloadSettings, *uris: str) -> list[Reaso
     return found
 
 
-def test_a_manifest_reaches_no_further_than_its_folder(tmp_path: Path) -> None:
-    """Paths and links that lead out, other hosts and other schemes are forbidden, until the settings list them."""
+def test_a_manifest_may_read_only_its_folder(tmp_path: Path) -> None:
+    """Paths and links that leave the folder, hosts and other schemes are forbidden unless the settings list them."""
     fill(tmp_path, {"secret/s.jpg": b"secret", "in-not/n.jpg": b"not"})
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "out").symlink_to("../secret/s.jpg")
@@ -302,17 +302,17 @@ def test_a_manifest_reaches_no_further_than_its_folder(tmp_path: Path) -> None:
         "local:///etc/hostname",
         "simplecache::file:///etc/hostname",
     ]
-    assert set(reasons(tmp_path, PayloadSettings(), *files, *others)) == {Reason.FORBIDDEN_URI}
+    assert set(read_uris(tmp_path, PayloadSettings(), *files, *others)) == {Reason.FORBIDDEN_URI}
     listed = PayloadSettings(schemes=("file",), file_roots=(tmp_path / "secret",))
-    found = reasons(tmp_path, listed, *files, *others)
+    found = read_uris(tmp_path, listed, *files, *others)
     assert found == [b"secret"] * len(files) + [Reason.FORBIDDEN_URI] * len(others)
 
 
 def test_a_manifest_of_forbidden_images_is_refused_at_once(tmp_path: Path) -> None:
-    """When even the first image may not be read, planning says so instead of ten million errors."""
+    """If the settings forbid the first image, the plan is refused, instead of ten million error rows."""
     for uri in ("https://images.example/a.jpg?token=hunter2", "s3://bucket/a.jpg", "/etc/hostname", "../a.jpg"):
         write_csv(tmp_path / "m.csv", [(None, None), (uri, None)])
-        with pytest.raises(UsageError, match="may not be read") as error:
+        with pytest.raises(UsageError, match="the settings do not permit") as error:
             plan(tmp_path / "_plan", tmp_path / "m.csv", uri_column="uri")
         assert "hunter2" not in str(error.value)
     listed = PayloadSettings(https_hosts=("images.example",))

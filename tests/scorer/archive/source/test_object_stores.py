@@ -1,4 +1,4 @@
-"""Archives in object stores: a real S3 server on the loopback, and stores that fail."""
+"""Archives in object stores: a real S3 server on the loopback interface, and stores that fail."""
 
 import http.server
 import json
@@ -18,11 +18,11 @@ from s3fs import S3FileSystem
 from ingest.reasons import Reason, Unscorable
 from scorer.archive.items import ByteSpan, Item
 from scorer.archive.source.access import read_image_bytes, read_span
-from scorer.bundle.fetch import fetch
+from scorer.bundle.fetch import fetch_bundle
 from scorer.errors import PayloadRefused, SourceChanged, SourceDamaged, UsageError
 from scorer.payloads.stores import BLOCK_BYTES
 from scorer.settings import PayloadSettings
-from tests.scorer.archive.source.archives import LIMIT, NOTHING, contents, items_of, make_tar, plan
+from tests.scorer.archive.source.archives import LIMIT, NOTHING, list_items, make_tar, plan, read_all
 from tests.scorer.s3 import SECRET
 
 QUICK = PayloadSettings(timeout_s=1)
@@ -30,7 +30,7 @@ QUICK = PayloadSettings(timeout_s=1)
 
 @pytest.fixture
 def bucket(moto: str, credentials: Callable[[str], None], tmp_path: Path) -> S3FileSystem:
-    """A bucket `archive` with images, tars and manifests, and a bucket `other`; tests add tars of their own only."""
+    """A bucket `archive` with images, tars and manifests, and a bucket `other`; tests only add objects."""
     credentials(moto)
     store = S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
     if store.exists("archive"):
@@ -70,21 +70,21 @@ def bucket(moto: str, credentials: Callable[[str], None], tmp_path: Path) -> S3F
 )
 @pytest.mark.usefixtures("bucket")
 def test_prefixes_and_globs_are_listed_and_read(tmp_path: Path, sources: list[str], expected: str) -> None:
-    """What is named on the command line may be read, whatever characters are in its keys."""
+    """What the command line names may be read, with any characters in its keys."""
     stored, facts = plan(tmp_path / "_plan", *sources, shard_images=2)
-    found = contents(stored)
+    found = read_all(stored)
     assert [data.decode() for data in found.values()] == expected.split()
     assert all(name.startswith("s3://archive/") for name in found)
     assert facts.images == len(found)
 
 
-def test_tars_are_streamed_and_their_members_found_again(bucket: S3FileSystem, tmp_path: Path) -> None:
-    """By glob and by braces; a member is read again by its place alone, and a large one is refused unread."""
+def test_tars_are_streamed_and_members_are_read_again(bucket: S3FileSystem, tmp_path: Path) -> None:
+    """Globs and braces name tars; a member is read again by its span, and a large one is refused without reading."""
     bucket.copy("archive/t-0.tar", "archive/own/t-0.tar")
     bucket.copy("archive/t-1.tar", "archive/own/t-1.tar")
     for source in ("s3://archive/own/*.tar", "s3://archive/own/t-{0..1}.tar"):
         stored, _ = plan(tmp_path / "_plan", source)
-        items = items_of(stored)
+        items = list_items(stored)
         assert [item.content_id for item in items[:2]] == [
             "s3://archive/own/t-0.tar/../../0.jpg",
             "s3://archive/own/t-0.tar/large.jpg",
@@ -98,18 +98,18 @@ def test_tars_are_streamed_and_their_members_found_again(bucket: S3FileSystem, t
         assert error.value.reason is Reason.TOO_MANY_BYTES
     bucket.pipe_file("archive/own/t-0.tar", make_tar([("../../0.jpg", b"t1"), ("large.jpg", bytes(LIMIT + 1))]))
     with pytest.raises(SourceChanged, match=r"s3://archive/own/t-0\.tar has changed"):
-        items_of(stored)
+        list_items(stored)
     bucket.rm("archive/own/t-0.tar")
-    with pytest.raises(SourceChanged, match="is gone"):
-        items_of(stored)
+    with pytest.raises(SourceChanged, match="was removed after the run was planned"):
+        list_items(stored)
     with pytest.raises(SourceChanged):
         read_span("s3://archive/own/t-0.tar", ByteSpan(512, 2))
     with pytest.raises(SourceChanged, match="ends before"):
         read_span("s3://archive/t-1.tar", ByteSpan(0, 1 << 30))
 
 
-def test_a_tar_replaced_while_it_is_read_is_told(bucket: S3FileSystem, tmp_path: Path) -> None:
-    """When an object is replaced between two reads, no image of the new one is taken for one of the old."""
+def test_a_tar_that_is_replaced_while_it_is_read_is_reported(bucket: S3FileSystem, tmp_path: Path) -> None:
+    """If an object is replaced between two reads, no image of the new object is yielded as one of the old."""
     large = [(f"{n}.jpg", bytes([n % 100]) * 900) for n in range(3 * BLOCK_BYTES // 1536)]
     bucket.pipe_file("archive/large.tar", make_tar(large))
     stored, _ = plan(tmp_path / "_plan", "s3://archive/large.tar")
@@ -123,10 +123,10 @@ def test_a_tar_replaced_while_it_is_read_is_told(bucket: S3FileSystem, tmp_path:
 
 
 @pytest.mark.usefixtures("bucket")
-def test_manifests_reach_their_bucket(tmp_path: Path) -> None:
-    """A manifest's bucket is read because the manifest was named; another bucket needs the settings."""
+def test_manifests_may_read_their_bucket(tmp_path: Path) -> None:
+    """A manifest permits reading its own bucket; another bucket must be listed in the settings."""
     stored, facts = plan(tmp_path / "_plan", "s3://archive/m/l.csv", uri_column="uri")
-    items = items_of(stored)
+    items = list_items(stored)
     assert (facts.images, facts.duplicates) == (3, 1)  # both spellings of other/o.jpg are one
     access = stored.grant_access(NOTHING)
     assert [read_image_bytes(item, access) for item in items[:2]] == [b"3", b"4"]
@@ -138,9 +138,9 @@ def test_manifests_reach_their_bucket(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("bucket")
 def test_rows_and_img2dataset_are_read_from_a_store(bucket: S3FileSystem, tmp_path: Path) -> None:
-    """Row groups and img2dataset's folders work as on a disk."""
+    """Row groups and img2dataset's folders are read as on a disk."""
     stored, _ = plan(tmp_path / "_plan", "s3://archive/m/p.parquet", bytes_column="image")
-    assert list(contents(stored).values()) == [b"p0", b"p2"]
+    assert list(read_all(stored).values()) == [b"p0", b"p2"]
     bucket.pipe_file("archive/i/00000_stats.json", json.dumps({"successes": 2}).encode())
     bucket.copy("archive/t-0.tar", "archive/i/00000.tar")
     _, facts = plan(tmp_path / "_plan", "s3://archive/i")
@@ -153,12 +153,12 @@ def test_rows_and_img2dataset_are_read_from_a_store(bucket: S3FileSystem, tmp_pa
     [
         ("s3://archive/missing", "does not exist"),
         ("s3://missing-bucket/in", "does not exist"),
-        ("s3://archive/missing*", "holds no image"),
+        ("s3://archive/missing*", "contains no image"),
         ("s3://archive/t-{0..2}.tar", "t-2.tar does not exist"),
     ],
 )
-def test_what_is_not_there_is_told(tmp_path: Path, source: str, words: str) -> None:
-    """A prefix, bucket, glob or tar that is not there ends the planning."""
+def test_missing_sources_are_reported(tmp_path: Path, source: str, words: str) -> None:
+    """A missing prefix, bucket, glob or tar ends the planning."""
     with pytest.raises(UsageError, match=words):
         plan(tmp_path / "_plan", source)
 
@@ -167,7 +167,7 @@ def test_what_is_not_there_is_told(tmp_path: Path, source: str, words: str) -> N
 def test_keys_with_empty_parts_are_listed_and_read(
     moto: str, credentials: Callable[[str], None], tmp_path: Path, source: str
 ) -> None:
-    """A slash at the start, two in the middle, one at the end, dots: every key is an image, a folder's mark is none."""
+    """Every key is an image, with a slash at the start or end, two in the middle, or dots; placeholders are not."""
     credentials(moto)
     client = boto3.client("s3")
     keys = ["/lead.jpg", "//two.jpg", "a//b.jpg", "a///c.jpg", "a//d/e.jpg", "a/f.jpg", "g.jpg", "h.jpg/", "a/../i.jpg"]
@@ -179,14 +179,14 @@ def test_keys_with_empty_parts_are_listed_and_read(
         client.put_object(Bucket="slashes", Key="a//._b.jpg", Body=b"")
         client.put_object(Bucket="slashes", Key="a//notes.txt", Body=b"")
     stored, facts = plan(tmp_path / "_plan", source, shard_images=100)
-    assert contents(stored) == {f"s3://slashes/{key}": key.encode() for key in keys}
+    assert read_all(stored) == {f"s3://slashes/{key}": key.encode() for key in keys}
     assert (facts.images, facts.left_out) == (len(keys), {"macos_sidecars": 1, "not_images": 1})
 
 
-def test_a_store_without_credentials_names_their_variables(
+def test_missing_credentials_are_named(
     moto: str, credentials: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Listing, reading one image and copying a bundle say what to set; what they say of a public bucket holds."""
+    """Listing, reading an image and copying a bundle name the variables to set; a public bucket needs none."""
     credentials(moto)
     client = boto3.client("s3")
     client.create_bucket(Bucket="public", ACL="public-read")
@@ -200,21 +200,21 @@ def test_a_store_without_credentials_names_their_variables(
         lambda: plan(tmp_path / "again", "s3://public/"),
         lambda: plan(tmp_path / "again", "s3://public/*.jpg"),
         lambda: plan(tmp_path / "again", "s3://public/a.jpg"),
-        lambda: read_image_bytes(items_of(stored)[0], stored.grant_access(QUICK)),
-        lambda: fetch("s3://public", tmp_path / "bundle"),
+        lambda: read_image_bytes(list_items(stored)[0], stored.grant_access(QUICK)),
+        lambda: fetch_bundle("s3://public", tmp_path / "bundle"),
     ):
         with pytest.raises(PayloadRefused, match="AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"):
             failing()
     monkeypatch.setitem(fsspec.config.conf, "s3", {"anon": "true"})  # as FSSPEC_S3_ANON=true does
-    assert list(contents(plan(tmp_path / "again", "s3://public/")[0]).values()) == [b"a"]
+    assert list(read_all(plan(tmp_path / "again", "s3://public/")[0]).values()) == [b"a"]
     S3FileSystem.clear_instance_cache()
 
 
-class Broken(http.server.BaseHTTPRequestHandler):
-    """Refuses everything, without an answer that a client would repeat its question for."""
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Answers 403 to every request, which clients do not retry."""
 
     def do_GET(self) -> None:
-        """Refuse."""
+        """Answer 403."""
         self.send_response(403)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -222,13 +222,13 @@ class Broken(http.server.BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - the base class looks for it
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Say nothing."""
+        """Write no log."""
 
 
 @contextmanager
-def broken_store() -> Iterator[str]:
-    """Run a store that lets nobody in; yield its address."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
+def run_refusing_store() -> Iterator[str]:
+    """Run a store that refuses every request; yield its address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         serving = threading.Thread(target=server.serve_forever, args=(0.02,))
         serving.start()
         try:
@@ -238,19 +238,19 @@ def broken_store() -> Iterator[str]:
             serving.join()
 
 
-def test_a_store_that_lets_nobody_in_is_unavailable(
+def test_a_store_that_refuses_every_request_is_reported(
     bucket: S3FileSystem, credentials: Callable[[str], None], moto: str, tmp_path: Path
 ) -> None:
-    """Neither planning nor reading takes trouble with a store for an answer about the images."""
+    """Planning and reading raise an error of the store, and no image is called unreadable."""
     stored, _ = plan(tmp_path / "_plan", "s3://archive/t-0.tar", "s3://archive/in")
-    item = items_of(stored)[-1]
-    with broken_store() as address:
+    item = list_items(stored)[-1]
+    with run_refusing_store() as address:
         S3FileSystem.clear_instance_cache()
         credentials(address)
         for failing in (
             lambda: plan(tmp_path / "again", "s3://archive/in"),
             lambda: plan(tmp_path / "again", "s3://archive/t-0.tar"),
-            lambda: items_of(stored),
+            lambda: list_items(stored),
             lambda: read_image_bytes(item, stored.grant_access(QUICK)),
             lambda: read_span("s3://archive/t-0.tar", ByteSpan(512, 2)),
         ):
@@ -260,11 +260,11 @@ def test_a_store_that_lets_nobody_in_is_unavailable(
     S3FileSystem.clear_instance_cache()
     credentials(moto)
     assert bucket.exists("archive/t-0.tar")
-    assert contents(plan(tmp_path / "again", "s3://archive/in")[0])
+    assert read_all(plan(tmp_path / "again", "s3://archive/in")[0])
 
 
-def test_any_store_of_fsspec_serves(tmp_path: Path) -> None:
-    """Folders, tars and manifests of a store without an asynchronous client."""
+def test_every_fsspec_store_is_read(tmp_path: Path) -> None:
+    """Folders, tars and manifests are read from a store without an asynchronous client."""
     store = fsspec.filesystem("memory")
     store.pipe_file("/archive/in/a.jpg", b"a")
     store.pipe_file("/archive/t.tar", make_tar([("b.jpg", b"b")]))
@@ -272,7 +272,7 @@ def test_any_store_of_fsspec_serves(tmp_path: Path) -> None:
     sources = ("memory://archive/in", "memory://archive/*.tar", "memory://archive/l.jsonl")
     stored, facts = plan(tmp_path / "_plan", *sources, uri_column="uri")
     assert facts.duplicates == 1
-    items = items_of(stored)
+    items = list_items(stored)
     access = stored.grant_access(NOTHING)
     assert [read_image_bytes(item, access) for item in items[:2]] == [b"b", b"a"]
     with pytest.raises(Unscorable) as error:
@@ -280,5 +280,5 @@ def test_any_store_of_fsspec_serves(tmp_path: Path) -> None:
     assert error.value.reason is Reason.UNREADABLE
     store.pipe_file("/archive/t.tar", make_tar([("b.jpg", b"b")])[:1024])
     with pytest.raises(SourceDamaged):
-        items_of(plan(tmp_path / "_plan", "memory://archive/t.tar")[0])
+        list_items(plan(tmp_path / "_plan", "memory://archive/t.tar")[0])
     store.rm("/archive", recursive=True)

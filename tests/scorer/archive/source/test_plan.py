@@ -1,4 +1,4 @@
-"""The plan: every image exactly once, the same for every process, and told when what it planned has changed."""
+"""The plan: every image exactly once, the same for every process, and an error if a container has changed."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from scorer.archive.items import Item
 from scorer.archive.source.estimate import SAMPLED_IMAGES, estimate_archive
 from scorer.archive.source.plan import open_plan, write_plan
 from scorer.archive.source.sources import Archive
-from scorer.errors import SourceChanged, UsageError
-from tests.scorer.archive.source.archives import LIMIT, NOTHING, contents, fill, items_of, make_tar, plan
+from scorer.errors import SourceChanged, SourceDamaged, UsageError
+from tests.scorer.archive.source.archives import LIMIT, NOTHING, fill, list_items, make_tar, plan, read_all
 
 NAME = st.text("abä% #", min_size=1, max_size=3)
 COUNT = st.integers(0, 9)
@@ -39,7 +39,7 @@ def test_every_image_is_planned_exactly_once(
     shard_images: int,
     processes: int,
 ) -> None:
-    """Folder, tars and row groups together: the shards of all processes hold each image once, whatever overlaps."""
+    """For folders, tars and row groups that overlap, the shards of all processes have each image exactly once."""
     folder = tmp_path_factory.mktemp("archive")
     expected = set()
     for first, second in files:
@@ -73,13 +73,13 @@ def test_every_image_is_planned_exactly_once(
     assert facts.duplicates >= len(files) + (1 if tars else 0) + 1
 
 
-def test_a_plan_is_the_same_again(tmp_path: Path) -> None:
-    """Planning twice gives the same shards and digest, a dry run the digest alone; one more image changes it."""
+def test_a_plan_is_reproducible(tmp_path: Path) -> None:
+    """Planning twice gives the same shards and digest, as does a dry run; one more image changes the digest."""
     fill(tmp_path / "in", {f"{n % 3}/{n}.jpg": b"x" for n in range(10)})
     first, facts = plan(tmp_path / "p1", tmp_path / "in")
     second, again = plan(tmp_path / "p2", tmp_path / "in")
     assert facts == again
-    assert items_of(first) == items_of(second)
+    assert list_items(first) == list_items(second)
     dry = estimate_archive(Archive((str(tmp_path / "in"),)), NOTHING, 4, LIMIT)
     assert (dry.facts, dry.tar_images, dry.images) == (facts, 0, 10)
     fill(tmp_path / "in", {"3/new.jpg": b"x"})
@@ -87,17 +87,17 @@ def test_a_plan_is_the_same_again(tmp_path: Path) -> None:
 
 
 def test_images_are_grouped_and_ordered(tmp_path: Path) -> None:
-    """Folders are sorted by name; the group is the first folder below the source, a tar's is its name."""
+    """Folders are sorted by name; an image's group is the first folder below the source, or the tar's name."""
     fill(tmp_path / "in", {"b/x/1.jpg": b"", "a/2.JPEG": b"", "c.png": b"", "a/notes.txt": b"", "a/b.tar": b""})
     fill(tmp_path, {"t.tar": make_tar([("z/1.jpg", b"")])})
     stored, facts = plan(tmp_path / "_plan", tmp_path / "in", tmp_path / "t.tar", shard_images=100)
-    found = [(Path(item.content_id).name, item.source) for item in items_of(stored)]
+    found = [(Path(item.content_id).name, item.source) for item in list_items(stored)]
     assert found == [("1.jpg", "t.tar"), ("2.JPEG", "a"), ("1.jpg", "b"), ("c.png", "in")]
     assert (facts.images, facts.image_bytes, facts.uncounted_bytes) == (3, 0, 10240)
 
 
-def test_a_plan_without_its_mark_is_none(tmp_path: Path) -> None:
-    """Nothing there, a plan that was not finished, one of another version, and a bad index are refused."""
+def test_an_incomplete_plan_is_refused(tmp_path: Path) -> None:
+    """A missing plan, an unfinished one, one of another version, and an invalid index are refused."""
     fill(tmp_path / "in", {"1.jpg": b""})
     with pytest.raises(UsageError, match="no complete plan"):
         open_plan(tmp_path / "_plan", LIMIT)
@@ -107,9 +107,9 @@ def test_a_plan_without_its_mark_is_none(tmp_path: Path) -> None:
             stored.read_shard(index)
     with pytest.raises(UsageError, match="does not exist"):
         write_plan(tmp_path / "_plan", Archive((str(tmp_path / "missing"),)), NOTHING, 4)
-    assert open_plan(tmp_path / "_plan", LIMIT).shard_count == 1  # a mistyped source spoils nothing
+    assert open_plan(tmp_path / "_plan", LIMIT).shard_count == 1  # a mistyped source leaves the old plan intact
     fill(tmp_path, {"bad.csv": b'uri\n1.jpg\n"x"y\n'})
-    with pytest.raises(Exception, match="no CSV"):
+    with pytest.raises(SourceDamaged, match="not valid CSV"):
         plan(tmp_path / "_plan", tmp_path / "bad.csv", uri_column="uri")
     with pytest.raises(UsageError, match="no complete plan"):
         open_plan(tmp_path / "_plan", LIMIT)
@@ -121,14 +121,14 @@ def test_a_plan_without_its_mark_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.tar", "a.parquet"])
 @pytest.mark.parametrize("change", ["gone", "grown", "touched", "folder"])
-def test_a_container_that_changed_is_told(tmp_path: Path, name: str, change: str) -> None:
-    """A tar or manifest that is gone, longer, or written again since the plan is not read."""
+def test_a_changed_container_is_reported(tmp_path: Path, name: str, change: str) -> None:
+    """A tar or manifest that was removed, extended or rewritten after the plan is not read."""
     path = tmp_path / name
     path.write_bytes(make_tar([("1.jpg", b"1")]))
     if name == "a.parquet":
         pq.write_table(pa.table({"image": [b"1"]}), path)
     stored, _ = plan(tmp_path / "_plan", path, bytes_column="image" if name == "a.parquet" else None)
-    assert [item.data for item in items_of(stored)] == [b"1"]
+    assert [item.data for item in list_items(stored)] == [b"1"]
     if change == "grown":
         path.write_bytes(path.read_bytes() + bytes(512))
     elif change == "touched":
@@ -138,11 +138,11 @@ def test_a_container_that_changed_is_told(tmp_path: Path, name: str, change: str
     if change == "folder":
         path.mkdir()
     with pytest.raises(SourceChanged, match="start a new run"):
-        items_of(stored)
+        list_items(stored)
 
 
-def test_a_tar_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
-    """The change is told after the last image at the latest, so that nothing of it is committed."""
+def test_a_tar_that_changes_while_it_is_read_is_reported(tmp_path: Path) -> None:
+    """The change is reported after the last image at the latest, so that the shard is not committed."""
     path = tmp_path / "a.tar"
     path.write_bytes(make_tar([(f"{n}.jpg", b"old") for n in range(5)]))
     stored, _ = plan(tmp_path / "_plan", path)
@@ -155,7 +155,7 @@ def test_a_tar_that_changes_while_it_is_read_is_told(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_estimates_tars_from_their_first_members(tmp_path: Path) -> None:
-    """A tar read whole is counted, a longer one judged by its start; one without images, or damaged, does no harm."""
+    """A small tar is counted, a long one estimated from its start; an empty or damaged tar raises no error."""
     fill(tmp_path, {f"{n}.tar": make_tar([(f"{i}.jpg", bytes(600)) for i in range(100)]) for n in range(2)})
     archive = Archive((f"{tmp_path}/*.tar",))
     assert estimate_archive(archive, NOTHING, 9, LIMIT).tar_images == 200
@@ -165,8 +165,8 @@ def test_a_dry_run_estimates_tars_from_their_first_members(tmp_path: Path) -> No
     assert estimate_archive(archive, NOTHING, 9, LIMIT).tar_images is None
 
 
-def test_a_sample_comes_from_all_over_the_archive(tmp_path: Path) -> None:
-    """Lists and tars are sampled as there are of them, each image once, and never more than a few."""
+def test_a_sample_represents_the_archive(tmp_path: Path) -> None:
+    """Lists and tars are sampled in proportion, each image at most once, and the sample is small."""
     fill(tmp_path / "in", {f"{n:04}.jpg": b"x" for n in range(300)})
     fill(tmp_path, {f"{n}.tar": make_tar([(f"{i}.jpg", b"x") for i in range(20)]) for n in range(5)})
     dry = estimate_archive(Archive((f"{tmp_path}/in", f"{tmp_path}/*.tar")), NOTHING, 50, LIMIT)
@@ -194,7 +194,7 @@ print(images, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def test_memory_does_not_grow_with_the_archive(tmp_path: Path, root: Path) -> None:
-    """Planning and reading 20,000 images, half in folders, half in a manifest, takes as much memory as 2,000."""
+    """Planning and reading 20,000 images, half in folders, half in a manifest, takes as much memory as for 2,000."""
     peaks = []
     for images in (2_000, 20_000):
         folder = tmp_path / str(images)
@@ -211,15 +211,15 @@ def test_memory_does_not_grow_with_the_archive(tmp_path: Path, root: Path) -> No
     assert peaks[1] < 1.05 * peaks[0]
 
 
-def test_lists_keep_faces_and_items_whole(tmp_path: Path) -> None:
-    """What a manifest says of an image comes back from the plan."""
+def test_the_plan_keeps_faces_and_items(tmp_path: Path) -> None:
+    """The plan returns the URIs and faces of a manifest unchanged."""
     fill(tmp_path, {"a.jpg": b"a", "sub/b.jpg": b"b"})
     face = {"face_id": "1", "box": [1, 2, 3, 4.5]}
     lines = [{"u": "a.jpg", "f": [face]}, {"u": "sub/b.jpg"}, {"u": None}, {"u": "", "f": []}, {"u": "a.jpg"}]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     stored, facts = plan(tmp_path / "_plan", tmp_path / "m.jsonl", uri_column="u", faces_column="f")
-    assert contents(stored) == {f"{tmp_path.as_uri()}/a.jpg": b"a", f"{tmp_path.as_uri()}/sub/b.jpg": b"b"}
-    first, second = items_of(stored)
+    assert read_all(stored) == {f"{tmp_path.as_uri()}/a.jpg": b"a", f"{tmp_path.as_uri()}/sub/b.jpg": b"b"}
+    first, second = list_items(stored)
     assert first.faces is not None
     assert (first.faces[0].face_id, first.faces[0].box) == ("1", (1, 2, 3, 4.5))
     assert second == Item(second.uri, "m.jsonl", f"{tmp_path.as_uri()}/sub/b.jpg")
@@ -227,15 +227,15 @@ def test_lists_keep_faces_and_items_whole(tmp_path: Path) -> None:
 
 
 def test_a_plan_of_an_older_release_is_read(tmp_path: Path) -> None:
-    """A plan that knows neither what was ignored nor what cannot be read is gone on with."""
+    """A plan without the field `ignored` and the column `problem` can be opened."""
     fill(tmp_path, {"in/1.jpg": b"1", "in/notes.txt": b""})
     (tmp_path / "in" / "self.jpg").symlink_to("self.jpg")
     folder = tmp_path / "_plan"
-    items = items_of(plan(folder, tmp_path / "in")[0])
+    items = list_items(plan(folder, tmp_path / "in")[0])
     head = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     assert head["facts"].pop("ignored") == {"not_images": 1}
     (folder / "plan.json").write_text(json.dumps(head), encoding="utf-8")
     pq.write_table(pq.read_table(folder / "items.parquet").drop_columns(["problem"]), folder / "items.parquet")
     stored = open_plan(folder, LIMIT)
-    assert items_of(stored) == items
+    assert list_items(stored) == items
     assert stored.facts.left_out == {}

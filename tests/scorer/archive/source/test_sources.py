@@ -1,4 +1,4 @@
-"""What SOURCE arguments mean, and the one sentence for each that means nothing."""
+"""What SOURCE arguments mean, and the error for each that cannot be scanned."""
 
 import json
 import os
@@ -19,17 +19,17 @@ from ingest.reasons import Reason, Unscorable
 from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.estimate import estimate_archive
 from scorer.archive.source.sources import Archive, find_sources
-from scorer.bundle.fetch import fetch
+from scorer.bundle.fetch import fetch_bundle
 from scorer.errors import PayloadRefused, SettingsError, UsageError
 from scorer.payloads.clients import EXTRAS
 from scorer.payloads.read import check_payloads
 from scorer.settings import PayloadSettings
-from tests.scorer.archive.source.archives import LIMIT, NOTHING, contents, fill, items_of, make_tar, plan
+from tests.scorer.archive.source.archives import LIMIT, NOTHING, fill, list_items, make_tar, plan, read_all
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """A folder with images in folders, tars, and names that look like patterns."""
+    """A folder with images in folders, with tars, and with names that look like patterns."""
     fill(
         tmp_path,
         {
@@ -73,11 +73,11 @@ def archive(tmp_path: Path) -> Path:
     ],
 )
 def test_sources_name_images(archive: Path, monkeypatch: pytest.MonkeyPatch, sources: list[str], expected: str) -> None:
-    """Folders, globs, braces, tars and single files, by relative path, absolute path and URI."""
+    """Folders, globs, braces, tars and single files are found by relative path, absolute path and URI."""
     monkeypatch.chdir(archive)
     for prefix in ("", f"{archive}/", f"{archive.as_uri()}/"):
         stored, _ = plan(archive / "_plan", *(prefix + source for source in sources), shard_images=100)
-        found = [data.decode() for data in contents(stored).values()]
+        found = [data.decode() for data in read_all(stored).values()]
         assert sorted(found) == sorted(expected.split())
         if not any("{" in source for source in sources):
             assert found == expected.split() or prefix
@@ -87,10 +87,10 @@ def test_sources_name_images(archive: Path, monkeypatch: pytest.MonkeyPatch, sou
     ("source", "columns", "words"),
     [
         ("missing", {}, "missing does not exist"),
-        ("missing*", {}, "holds no image"),
+        ("missing*", {}, "contains no image"),
         ("t-{00..02}.tar", {}, "t-02.tar does not exist"),
-        ("t-{00.tar", {}, "does not exist|do not close"),
-        ("empty", {}, "holds no image"),
+        ("t-{00.tar", {}, "does not exist|unbalanced braces"),
+        ("empty", {}, "contains no image"),
         ("t.tar.gz", {}, "is compressed"),
         ("l.csv", {}, "is a manifest: name its column"),
         ("l.csv", {"uri_column": "url"}, "no column 'url'; it has 'uri'"),
@@ -98,17 +98,17 @@ def test_sources_name_images(archive: Path, monkeypatch: pytest.MonkeyPatch, sou
         ("l.csv", {"bytes_column": "uri"}, "--uri-column"),
         ("l.csv", {"uri_column": "uri", "bytes_column": "image"}, "exclude each other"),
         ("in", {"uri_column": "uri"}, "no SOURCE is a manifest"),
-        ("l.csv", {"faces_column": "faces"}, "--faces-column belongs"),
-        ("https://images.example/a.tar", {}, "is no source"),
-        ("http://images.example/?token=hunter2", {}, "is no source"),
-        ("simplecache::s3://bucket/a", {}, "is no source"),
+        ("l.csv", {"faces_column": "faces"}, "--faces-column needs"),
+        ("https://images.example/a.tar", {}, "cannot be a SOURCE"),
+        ("http://images.example/?token=hunter2", {}, "cannot be a SOURCE"),
+        ("simplecache::s3://bucket/a", {}, "cannot be a SOURCE"),
         ("s4://bucket", {}, "s4:// cannot be read here"),
     ],
 )
-def test_what_cannot_be_scanned_is_told_in_one_sentence(
+def test_a_source_that_cannot_be_scanned_is_refused(
     archive: Path, monkeypatch: pytest.MonkeyPatch, source: str, columns: dict[str, Any], words: str
 ) -> None:
-    """Each mistake names what it is about, and no secret of a URL."""
+    """Each error is one line that names the source or column, without a URL's secrets."""
     monkeypatch.chdir(archive)
     with pytest.raises(UsageError, match=words) as error:
         plan(archive / "_plan", source, **columns)
@@ -116,8 +116,8 @@ def test_what_cannot_be_scanned_is_told_in_one_sentence(
     assert "\n" not in str(error.value)
 
 
-def test_nothing_is_asked_of_a_store_that_is_not_named(archive: Path) -> None:
-    """What may be read because of a source is that source: a folder, a pattern's folder, a manifest's, a file."""
+def test_a_source_permits_reading_only_what_it_names(archive: Path) -> None:
+    """A source permits reading its folder, its pattern's folder, its manifest's folder, or its file."""
     named = [
         source.named and source.named.removeprefix(archive.as_uri())
         for source in find_sources(
@@ -137,7 +137,7 @@ def test_nothing_is_asked_of_a_store_that_is_not_named(archive: Path) -> None:
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    """A folder with two images among what else a folder of photographs holds."""
+    """A folder with two images, and with other files that folders of photographs contain."""
     folder = tmp_path / "photographs"
     fill(
         folder,
@@ -164,12 +164,12 @@ def photographs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("pattern", ["", "/**", "/*", "/**/*"])
-def test_nothing_is_left_out_in_silence(photographs: Path, pattern: str) -> None:
-    """Each entry is an image, an image that cannot be read, or counted by its kind; hidden images are images."""
+def test_everything_left_out_is_counted(photographs: Path, pattern: str) -> None:
+    """Each entry is an image, an unreadable image, or counted by its kind; hidden images are images."""
     stored, facts = plan(photographs.parent / "_plan", f"{photographs}{pattern}", shard_images=100)
     access = stored.grant_access(NOTHING)
     found: dict[str, bytes | Reason] = {}
-    for item in items_of(stored):
+    for item in list_items(stored):
         try:
             found[Path(item.content_id).name] = read_image_bytes(item, access)
         except Unscorable as error:
@@ -184,7 +184,7 @@ def test_nothing_is_left_out_in_silence(photographs: Path, pattern: str) -> None
     }
     expected = {"macos_sidecars": 3, "thumbnails": 2, "not_images": 2, "folder_links": 2, "containers": 2}
     if pattern not in {"", "/**"}:
-        expected["containers"] = 1  # the tar is named by the glob
+        expected["containers"] = 1  # the glob names the tar
         assert facts.uncounted == 1
     assert facts.ignored == expected
     dry = estimate_archive(Archive((f"{photographs}{pattern}",)), NOTHING, 100, LIMIT)
@@ -193,7 +193,7 @@ def test_nothing_is_left_out_in_silence(photographs: Path, pattern: str) -> None
 
 @pytest.fixture
 def as_nobody(tmp_path: Path) -> Path:
-    """A folder that a user without rights can read, with one to write a plan into."""
+    """A folder that a user without privileges can read, with a writable folder for the plan."""
     if os.geteuid() == 0:
         for folder in (tmp_path, *tmp_path.parents):
             if folder.owner() == "root" and folder.is_relative_to(tempfile.gettempdir()):
@@ -204,8 +204,8 @@ def as_nobody(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def without_rights() -> Iterator[None]:
-    """Give up the rights of the superuser, who may read everything."""
+def drop_privileges() -> Iterator[None]:
+    """Drop the superuser's privileges, with which everything can be read."""
     if os.geteuid():
         yield
         return
@@ -217,14 +217,14 @@ def without_rights() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("source", ["in", "in/*", "in/**/*.jpg", "in/*/*.jpg"])
-def test_a_folder_that_may_not_be_listed_is_an_error(as_nobody: Path, source: str) -> None:
-    """One below becomes an image that cannot be read, whose sentence names it; all others are planned."""
+def test_a_folder_without_permission_is_an_error_row(as_nobody: Path, source: str) -> None:
+    """A folder below a source that cannot be listed is an unreadable image; all other folders are planned."""
     fill(as_nobody, {"in/a/1.jpg": b"1", "in/shut/2.jpg": b"2", "in/z/3.jpg": b"3"})
     (as_nobody / "in" / "shut").chmod(0)
-    with without_rights():
+    with drop_privileges():
         stored, _ = plan(as_nobody / "_plan", as_nobody / source)
         access = stored.grant_access(NOTHING)
-        first, shut, last = items_of(stored)
+        first, shut, last = list_items(stored)
         assert [read_image_bytes(item, access) for item in (first, last)] == [b"1", b"3"]
         with pytest.raises(Unscorable, match=r"in/shut cannot be read: Permission denied") as error:
             read_image_bytes(shut, access)
@@ -234,17 +234,17 @@ def test_a_folder_that_may_not_be_listed_is_an_error(as_nobody: Path, source: st
 
 
 @pytest.mark.parametrize("source", ["shut", "shut/*.jpg", "shut/inner", "shut/a.tar", "shut/l.csv"])
-def test_a_source_that_may_not_be_read_is_refused(as_nobody: Path, source: str) -> None:
-    """Trying again does not help, so the exit code is not the one that says so."""
+def test_a_source_without_permission_is_refused(as_nobody: Path, source: str) -> None:
+    """The error is not one that advises a retry."""
     fill(as_nobody, {"shut/1.jpg": b"1", "shut/inner/1.jpg": b"1", "shut/a.tar": b"", "shut/l.csv": b"uri\n1.jpg\n"})
     (as_nobody / "shut").chmod(0)
-    with without_rights(), pytest.raises(PayloadRefused, match="Permission denied"):
+    with drop_privileges(), pytest.raises(PayloadRefused, match="Permission denied"):
         plan(as_nobody / "_plan", as_nobody / source, uri_column="uri" if source.endswith("csv") else None)
     (as_nobody / "shut").chmod(0o755)
 
 
-def test_folders_of_any_depth_are_walked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder whose path is longer than the system takes is an error; what lies above it is planned."""
+def test_folders_of_any_depth_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder whose path is too long for the system is an error row; the folders above it are planned."""
     fill(tmp_path, {"in/1.jpg": b"1"})
     monkeypatch.chdir(tmp_path / "in")
     for _ in range(2100):
@@ -253,16 +253,16 @@ def test_folders_of_any_depth_are_walked(tmp_path: Path, monkeypatch: pytest.Mon
     Path("2.jpg").write_bytes(b"2")
     monkeypatch.chdir(tmp_path)
     stored, facts = plan(tmp_path / "_plan", tmp_path / "in")
-    images = items_of(stored)
+    images = list_items(stored)
     assert facts.images == 2
     assert [image.problem == "" for image in images] == [True, False]
     assert "File name too long" in images[1].problem
-    subprocess.run(["rm", "-r", tmp_path / "in"], check=True)  # noqa: S607 - shutil gives up at this depth
+    subprocess.run(["rm", "-r", tmp_path / "in"], check=True)  # noqa: S607 - shutil fails at this depth
 
 
 @pytest.mark.parametrize("name", ["loop.tar", "nothing.tar", "pipe.tar", "pipe.csv", "loop.csv", "1.jpg/below"])
 def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path, name: str) -> None:
-    """A link to itself or to nothing, and a pipe, which would be waited for, are named at once."""
+    """A link to itself, a broken link and a pipe, whose reading would block, are refused at once."""
     fill(tmp_path, {"1.jpg": b"1", "good.tar": make_tar([("2.jpg", b"2")])})
     for loop in ("loop.tar", "loop.csv"):
         (tmp_path / loop).symlink_to(loop)
@@ -272,7 +272,7 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path, name: str) -> N
     with pytest.raises(UsageError, match=name):
         plan(tmp_path / "_plan", tmp_path / name, uri_column="uri" if name.endswith("csv") else None)
     stored, _ = plan(tmp_path / "_plan", tmp_path / "*.tar")
-    found = {Path(item.uri).name: bool(item.problem) for item in items_of(stored)}
+    found = {Path(item.uri).name: bool(item.problem) for item in list_items(stored)}
     assert found == {"good.tar": False, "loop.tar": True, "nothing.tar": True, "pipe.tar": True}
 
 
@@ -287,7 +287,7 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path, name: str) -> N
 def test_a_missing_package_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, scheme: str, words: str
 ) -> None:
-    """The sentence says what to install: an extra of this project where one brings it."""
+    """The error states what to install: an extra of this project if one contains the package."""
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)  # noqa: SLF001 - no public way to forget
     for package in ("s3fs", "gcsfs", "adlfs"):
         monkeypatch.setitem(sys.modules, package, None)
@@ -296,7 +296,7 @@ def test_a_missing_package_is_named(
     with pytest.raises(SettingsError, match=words):
         check_payloads(PayloadSettings(schemes=(scheme,)))
     with pytest.raises(SettingsError, match=words):
-        fetch(f"{scheme}://bucket/a", tmp_path / "bundle")
+        fetch_bundle(f"{scheme}://bucket/a", tmp_path / "bundle")
     extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     for package, extra in EXTRAS.items():
         assert any(requirement.startswith(package) for requirement in extras[extra])
@@ -304,7 +304,7 @@ def test_a_missing_package_is_named(
 
 @pytest.mark.parametrize("kind", ["webdataset", "parquet", "files"])
 def test_img2dataset_output_is_recognised(tmp_path: Path, kind: str) -> None:
-    """Each format of img2dataset is read as what it is; failed downloads are no images; counts are known."""
+    """Each format of img2dataset is recognised; failed downloads are not images; counts are known."""
     expected = set()
     for shard in range(2):
         stem = f"{shard:05d}"
@@ -323,30 +323,30 @@ def test_img2dataset_output_is_recognised(tmp_path: Path, kind: str) -> None:
         columns = {"key": keys} | ({"jpg": data} if kind == "parquet" else {})
         pq.write_table(pa.table(columns), tmp_path / f"{stem}.parquet", row_group_size=2)
     stored, facts = plan(tmp_path.parent / f"{kind}_plan", tmp_path, shard_images=100)
-    assert set(contents(stored).values()) == expected
+    assert set(read_all(stored).values()) == expected
     assert (facts.images, facts.uncounted) == (6, 0)
     assert facts.imageless_rows == (2 if kind == "parquet" else 0)
-    assert {item.source for item in items_of(stored)} == {
+    assert {item.source for item in list_items(stored)} == {
         "webdataset": {"00000.tar", "00001.tar"},
         "parquet": {"00000.parquet", "00001.parquet"},
         "files": {"00000", "00001"},
     }[kind]
     fill(tmp_path, {"own.jpg": b"own", "sub/own.jpg": b"sub", "notes.txt": b""})
     stored, facts = plan(tmp_path.parent / f"{kind}_plan", tmp_path, shard_images=100)
-    assert set(contents(stored).values()) == {*expected, b"own", b"sub"}
+    assert set(read_all(stored).values()) == {*expected, b"own", b"sub"}
     assert facts.ignored.pop("not_images") == (3 if kind == "files" else 1)
     (tmp_path / "00001_stats.json").unlink()
     with pytest.raises(UsageError, match="00001_stats"):
         plan(tmp_path / "_plan", tmp_path)
 
 
-def test_statistics_that_are_none_are_refused(tmp_path: Path) -> None:
-    """A `_stats.json` without successes, without its tar, or beside two columns of images ends the planning."""
+def test_invalid_statistics_are_refused(tmp_path: Path) -> None:
+    """A `_stats.json` without successes, without its tar, or with two columns of images ends the planning."""
     fill(tmp_path, {"00000_stats.json": b"[]", "00000.tar": make_tar([])})
-    with pytest.raises(UsageError, match="no statistics of img2dataset"):
+    with pytest.raises(UsageError, match="not a statistics file of img2dataset"):
         plan(tmp_path / "_plan", tmp_path)
     (tmp_path / "00000.tar").unlink()
-    with pytest.raises(UsageError, match="stands alone"):
+    with pytest.raises(UsageError, match="has no images"):
         plan(tmp_path / "_plan", tmp_path)
     pq.write_table(pa.table({"jpg": [b""], "png": [b""]}), tmp_path / "00000.parquet")
     with pytest.raises(UsageError, match="no column"):

@@ -1,4 +1,4 @@
-"""Tars that strangers made: streamed, never extracted, and never believed."""
+"""Untrusted tars: streamed, never extracted, and with every stated size checked."""
 
 import gzip
 import io
@@ -21,7 +21,7 @@ IMAGES = [("a/1.jpg", b"one"), ("a/1.json", b"{}"), ("a/1.txt", b"text"), ("a/2.
 
 
 def read(path: Path, data: bytes, left_out: Counter[str] | None = None) -> tuple[list[Item], SourceDamaged | None]:
-    """Return the images of a tar, and the error that ended it."""
+    """Return the images of a tar, and the error that ended the reading."""
     path.write_bytes(data)
     items: list[Item] = []
     with StoreFile(path.as_uri()) as file:
@@ -43,8 +43,8 @@ def add(archive: tarfile.TarFile, name: str, kind: bytes, data: bytes = b"", **m
 
 
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
-def test_images_are_told_by_their_names(tmp_path: Path, kind: int) -> None:
-    """In each format: images in order with their bytes and places, sidecars passed over."""
+def test_images_are_recognised_by_their_names(tmp_path: Path, kind: int) -> None:
+    """In each tar format images have the right order, bytes and spans; other members are skipped."""
     data = make_tar(IMAGES, kind)
     items, error = read(tmp_path / "a.tar", data)
     assert error is None
@@ -65,10 +65,10 @@ NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=40)
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(NAMES, st.binary(max_size=30)), max_size=12))
-def test_names_are_opaque_and_all_images_come(
+def test_names_are_opaque_and_all_images_are_read(
     tmp_path_factory: pytest.TempPathFactory, members: list[tuple[str, bytes]]
 ) -> None:
-    """Whatever the names, each image comes once, in order, under a name of its own, and nothing is written."""
+    """With any names, each image is yielded once, in order, with a unique id, and no file is written."""
     members = [(f"{name.encode(errors='replace').decode()}.jpg", data) for name, data in members]
     folder = tmp_path_factory.mktemp("tar")
     items, error = read(folder / "a.tar", make_tar(members))
@@ -78,8 +78,8 @@ def test_names_are_opaque_and_all_images_come(
     assert [each.name for each in folder.iterdir()] == ["a.tar"]
 
 
-def test_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
-    """Bytes that are no UTF-8 stand escaped; a name longer than any result takes is cut, and stays unique."""
+def test_names_that_are_not_text_are_escaped(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8 are escaped; a name that is too long for a result is shortened and stays unique."""
     long = "x" * 3 * MAX_ID_CHARACTERS
     members = [(f"{long}1.jpg", b"1"), (f"{long}2.jpg", b"2"), ("\udcff.jpg", b"3")]
     items, error = read(tmp_path / "a.tar", make_tar(members, tarfile.GNU_FORMAT))
@@ -90,8 +90,8 @@ def test_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
     assert items[0].content_id != items[1].content_id
 
 
-def test_what_is_no_regular_file_is_left_out_and_counted(tmp_path: Path) -> None:
-    """Links in and out, devices, pipes and sidecars bring no image; a sparse file is one that cannot be read."""
+def test_members_that_are_not_regular_files_are_counted(tmp_path: Path) -> None:
+    """Links, devices, pipes and sidecars are left out; a sparse file is an image that cannot be read."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
         add(archive, "folder.jpg", tarfile.DIRTYPE)
@@ -121,8 +121,8 @@ def test_what_is_no_regular_file_is_left_out_and_counted(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("between", [b"", bytes(512), bytes(1 << 21)], ids=["none", "a block", "two mebibytes"])
-def test_tars_behind_one_another_are_read_to_the_end(tmp_path: Path, between: bytes) -> None:
-    """What `cat` makes of tars with their end marks, an empty one among them, is all their images."""
+def test_concatenated_tars_are_read_to_the_end(tmp_path: Path, between: bytes) -> None:
+    """Tars that `cat` joined with their end marks, one of them empty, give the images of all."""
     parts = [make_tar([("1.jpg", b"1")]), make_tar([]), make_tar([("2.jpg", b"2"), ("1.jpg", b"3")])]
     items, error = read(tmp_path / "a.tar", between.join(parts))
     assert error is None
@@ -136,24 +136,24 @@ def test_tars_behind_one_another_are_read_to_the_end(tmp_path: Path, between: by
 
 
 @pytest.mark.parametrize("behind", [b"\n", b"garbage" * 200, gzip.compress(b"x")], ids=["line", "garbage", "gzip"])
-def test_data_behind_the_end_mark_that_is_no_tar_is_told(tmp_path: Path, behind: bytes) -> None:
-    """The images come, and then an error that says where the data begins."""
+def test_other_data_after_the_end_mark_is_reported(tmp_path: Path, behind: bytes) -> None:
+    """The images are yielded, and then an error that states where the data begins."""
     data = make_tar([("1.jpg", b"1")])
     items, error = read(tmp_path / "a.tar", data + behind)
     assert [item.data for item in items] == [b"1"]
-    assert f"after {len(data)} bytes (data that is no tar behind the end mark)" in str(error)
+    assert f"after {len(data)} bytes (data after the end mark that is not a tar)" in str(error)
 
 
-def test_a_tar_behind_another_that_is_cut_short_says_so(tmp_path: Path) -> None:
-    """The first one's images come, then those of the second before the cut, then the error."""
+def test_a_truncated_second_tar_is_reported(tmp_path: Path) -> None:
+    """The images of the first tar are yielded, then the complete ones of the second, then the error."""
     second = make_tar([("2.jpg", b"2"), ("3.jpg", bytes(2000))])
     items, error = read(tmp_path / "a.tar", make_tar([("1.jpg", b"1")]) + second[:2048])
     assert [item.data for item in items] == [b"1", b"2"]
     assert error is not None
 
 
-def test_a_large_member_comes_without_its_bytes(tmp_path: Path) -> None:
-    """A member above the limit is named with its size, and the next one is found behind it."""
+def test_a_large_member_has_no_bytes(tmp_path: Path) -> None:
+    """A member above the limit is yielded with its size only, and the next member is read."""
     items, error = read(tmp_path / "a.tar", make_tar([("a.jpg", bytes(LIMIT + 1)), ("b.jpg", bytes(LIMIT))]))
     assert error is None
     assert [item.data and len(item.data) for item in items] == [None, LIMIT]
@@ -164,15 +164,15 @@ def test_a_large_member_comes_without_its_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kept", "whole"), [(1, 0), (512, 0), (1111, 0), (1112, 1), (1536, 1), (2047, 1), (2048, 1), (3072, 2), (6144, 4)]
 )
-def test_a_tar_that_is_cut_short_says_so(tmp_path: Path, kept: int, whole: int) -> None:
-    """Wherever it is cut, what was whole comes, and then an error, also at the edge of a member."""
+def test_a_truncated_tar_is_reported(tmp_path: Path, kept: int, whole: int) -> None:
+    """Wherever a tar is truncated, its complete images are yielded, and then an error."""
     items, error = read(tmp_path / "a.tar", make_tar([(f"{n}.jpg", b"x" * 600) for n in range(4)])[:kept])
     assert error is not None
     assert [item.content_id for item in items] == [f"tar/{n}.jpg" for n in range(whole)]
 
 
-def test_garbage_in_the_middle_is_no_end(tmp_path: Path) -> None:
-    """A header that is none ends the tar with an error, although tarfile takes it for the end."""
+def test_an_invalid_header_is_not_the_end(tmp_path: Path) -> None:
+    """An invalid header ends the tar with an error, although tarfile treats it as the end."""
     data = bytearray(make_tar([("a.jpg", b"a"), ("b.jpg", b"b"), ("c.jpg", b"c")]))
     data[1024:1536] = b"\xff" * 512
     items, error = read(tmp_path / "a.tar", bytes(data))
@@ -181,15 +181,15 @@ def test_garbage_in_the_middle_is_no_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"x", gzip.compress(make_tar(IMAGES)), b"\x89PNG" * 1000])
-def test_what_is_no_plain_tar_is_damaged(tmp_path: Path, data: bytes) -> None:
-    """Nothing, a compressed tar and an image are no tars."""
+def test_other_files_are_not_tars(tmp_path: Path, data: bytes) -> None:
+    """An empty file, a compressed tar and an image are refused."""
     items, error = read(tmp_path / "a.tar", data)
     assert not items
     assert error is not None
 
 
 def craft(kind: bytes, size: int, name: str = "a.jpg") -> bytes:
-    """Return a header with a size that no tool would write."""
+    """Return a header with a size that no tool writes."""
     member = tarfile.TarInfo(name)
     member.type = kind
     block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
@@ -201,8 +201,8 @@ def craft(kind: bytes, size: int, name: str = "a.jpg") -> bytes:
 
 @pytest.mark.parametrize("size", [-512, -(1 << 40), -1, 1 << 40, 1 << 60])
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
-def test_headers_that_lie_about_sizes_end_the_tar(tmp_path: Path, kind: bytes, size: int) -> None:
-    """A size that leads back or beyond the end makes neither a loop nor a large allocation."""
+def test_false_sizes_end_the_tar(tmp_path: Path, kind: bytes, size: int) -> None:
+    """A negative size, or one beyond the file's end, causes neither a loop nor a large allocation."""
     data = make_tar([("first.jpg", b"x")])[:1024] + craft(kind, size) + bytes(2048)
     items, error = read(tmp_path / "a.tar", data)
     assert [item.content_id for item in items if item.data is not None] == ["tar/first.jpg"]
@@ -211,8 +211,8 @@ def test_headers_that_lie_about_sizes_end_the_tar(tmp_path: Path, kind: bytes, s
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_broken_bytes_never_do_anything_else(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
-    """Whatever is overwritten, images come or the tar is damaged; no other error, no member above the limit."""
+def test_damage_raises_no_other_error(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Whatever bytes are overwritten, the tar gives images or `SourceDamaged`, and no image above the limit."""
     sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "9"}
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
