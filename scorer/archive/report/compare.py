@@ -12,7 +12,7 @@ from typing import Any
 
 from scorer.archive.marks import read_marks
 from scorer.archive.report.figures import Face
-from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, ReportModel, Share, find_share
+from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, ReportModel, Share, find_share, sort_groups
 from scorer.archive.report.summary import FACES_SHOWN
 from scorer.archive.report.tables import Tables, open_tables
 from scorer.archive.run import RunFile, read_run
@@ -224,7 +224,6 @@ def _describe_side(run: tuple[Path, RunFile, bool], only: Mapping[str, Any], fla
 
 def _read_groups(tables: Tables, kind: str) -> tuple[FlipGroup, ...]:
     rows = tables.fetch(_GROUPS, [kind, MAX_GROUPS, MIN_GROUP_FACES])
-    rows.sort(key=lambda row: (row["name"] is None, -row["faces"], row["name"] or ""))
     return tuple(
         FlipGroup(
             name=row["name"] or "",
@@ -234,7 +233,7 @@ def _read_groups(tables: Tables, kind: str) -> tuple[FlipGroup, ...]:
                 for name in ("flips", "flagged_a", "flagged_b")
             },
         )
-        for row in rows
+        for row in sort_groups(rows)
     )
 
 

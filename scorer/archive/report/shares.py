@@ -47,13 +47,17 @@ def find_share(count: int, of: int, cases: int) -> Share:
 
 
 def read_groups(rows: Iterable[Mapping[str, Any]]) -> tuple[Group, ...]:
-    """Return groups from rows of `name` (None: combined), `groups`, `images`, `faces`, `hits`; the combined last."""
-    ordered = sorted(rows, key=lambda row: (row["name"] is None, -row["faces"], row["name"] or ""))
+    """Return groups from rows of `name` (None: combined), `groups`, `images`, `faces` and `hits`."""
     return tuple(
         Group(
             name=row["name"] or "",
             folded=row["groups"] if row["name"] is None else 0,
             flagged=find_share(int(row["hits"]), int(row["faces"]), int(row["images"])),
         )
-        for row in ordered
+        for row in sort_groups(rows)
     )
+
+
+def sort_groups(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return rows of groups with most faces first, and the combined group last."""
+    return sorted(rows, key=lambda row: (row["name"] is None, -row["faces"], row["name"] or ""))

@@ -1,4 +1,4 @@
-"""`unlensed report` and `unlensed compare` as people call them."""
+"""`unlensed report` and `unlensed compare` on the command line."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 def test_report_writes_both_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The figures on standard output are those of summary.json, and the page lies beside it."""
+    """The figures on standard output are those of summary.json, and report.html is written, too."""
     run = write_run(tmp_path, [[WrittenImage("a", (0.005, 0.5))]])
     assert call(monkeypatch, "report", run, "--json") == 0
     assert json.loads(capsys.readouterr().out) == json.loads((run / "summary.json").read_text())
@@ -31,13 +31,13 @@ def test_report_writes_both_files(
 def test_compare_prints_tables_and_writes_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The terminal shows the decisions, with hostile names as text, and --out gets the page."""
+    """The terminal shows the decisions, with malicious names as text, and --out contains the page."""
     name = "[bold]x[/bold]\x1b[31m"
     a, b = (write_run(tmp_path / n, [[WrittenImage("i", (p,) * 25, name)]]) for n, p in (("a", 0.005), ("b", 0.9)))
     page = tmp_path / "pages" / "compared.html"
     assert call(monkeypatch, "compare", a, b, "--out", page) == 0
     shown = capsys.readouterr().out
-    assert "the decision on 25" in shown
+    assert "the decision differs on 25" in " ".join(shown.split())
     assert "[bold]x[/bold]" in shown
     assert "\x1b[31m" not in shown
     assert page.read_text().startswith("<!DOCTYPE html>")
@@ -48,7 +48,7 @@ def test_compare_prints_tables_and_writes_the_page(
 def test_compare_shows_both_policies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A policy edited under its name and version shows in the terminal, in the figures and on the page."""
+    """Two policies with one name and version but other rates are shown in the terminal, the figures and the page."""
     policies = Policy(), Policy(flag_false_alarm_rate=0.0225, min_face_px=48)
     a, b = (
         write_run(tmp_path / name, [[WrittenImage("i", (0.5,))]], policy=policy)
@@ -70,7 +70,7 @@ def test_compare_shows_both_policies(
 def test_groups_keep_their_names_on_a_narrow_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
 ) -> None:
-    """Other columns go first; none is cut."""
+    """On a narrow terminal other columns are omitted, and no name is truncated."""
     monkeypatch.setenv("COLUMNS", str(columns))
     a, b = (write_run(tmp_path / n, [[WrittenImage("i", (p,) * 25, "holiday")]]) for n, p in (("a", 0.005), ("b", 0.9)))
     assert call(monkeypatch, "compare", a, b) == 0
@@ -82,7 +82,7 @@ def test_groups_keep_their_names_on_a_narrow_terminal(
 
 @pytest.mark.parametrize(
     ("damage", "code", "sentence"),
-    [("no run", 2, "holds no run.json"), ("broken", 65, "cannot be read"), ("strangers", 2, "no image in common")],
+    [("no run", 2, "contains no run.json"), ("broken", 65, "cannot be read"), ("unrelated", 2, "no image in common")],
 )
 def test_refusals_have_their_exit_codes(
     tmp_path: Path,
@@ -92,7 +92,7 @@ def test_refusals_have_their_exit_codes(
     code: int,
     sentence: str,
 ) -> None:
-    """What was named wrongly is 2, what is damaged 65, each with one sentence."""
+    """A wrong argument ends with 2 and a damaged run with 65, each with one error line."""
     a, b = (write_run(tmp_path / n, [[WrittenImage(n, (0.5,))]]) for n in "ab")
     if damage == "no run":
         (b / "run.json").unlink()

@@ -30,11 +30,11 @@ def read_nothing(_: Face) -> None:
 def test_a_run_agrees_with_itself(shards: list[list[WrittenImage]]) -> None:
     """A run compared with itself has no different decision, no KS distance, no face of its own and correlation 1."""
     common = WrittenImage("common", (0.3,))
-    named = [[replace(seen, name=f"{number}/{seen.name}") for seen in shard] for number, shard in enumerate(shards)]
+    named = [[replace(image, name=f"{number}/{image.name}") for image in shard] for number, shard in enumerate(shards)]
     with tempfile.TemporaryDirectory() as folder:
         run = write_run(Path(folder), [*named, [common]])
         found = compare_runs(run, run)
-    assert found.faces == sum(len(seen.p_values) for shard in [*named, [common]] for seen in shard)
+    assert found.faces == sum(len(image.p_values) for shard in [*named, [common]] for image in shard)
     assert found.flips.count == found.moved == found.a.faces_only_here == found.b.faces_only_here == 0
     assert found.ks == 0
     assert found.rank_correlation is None or found.rank_correlation == pytest.approx(1)
@@ -101,9 +101,9 @@ def test_differences_are_counted(tmp_path: Path) -> None:
 
 def test_a_moved_box_is_another_face(tmp_path: Path) -> None:
     """A face with the same id at another position is not compared."""
-    seen = WrittenImage("a", (0.5, 0.005))
-    a = write_run(tmp_path / "a", [[seen]])
-    rows = seen.rows(0, 0)
+    image = WrittenImage("a", (0.5, 0.005))
+    a = write_run(tmp_path / "a", [[image]])
+    rows = image.rows(0, 0)
     facts = {"sha256": rows[0]["sha256"]}
     b = write_run(tmp_path / "b", [[Shifted("a", (0.5, 0.005), facts=facts)]])
     found = compare_runs(a, b)

@@ -121,8 +121,8 @@ def test_faces_are_read_again_and_cut(tmp_path: Path, portrait: bytes, kind: str
         source.write_bytes(make_tar([("../b.txt", b"text"), ("../a.png", portrait)]))
     else:
         pq.write_table(pa.table({"image": [b"other", None, portrait]}), source)
-    seen = find_again(plan(tmp_path / "run" / "_plan", source, **columns)[0], portrait)
-    write_report(write_run(tmp_path / "run", [[seen]]), ArchiveReader(tmp_path / "run", Settings()))
+    image = find_again(plan(tmp_path / "run" / "_plan", source, **columns)[0], portrait)
+    write_report(write_run(tmp_path / "run", [[image]]), ArchiveReader(tmp_path / "run", Settings()))
     page = ParsedPage((tmp_path / "run" / "report.html").read_text())
     (picture_uri,) = [attributes["src"] for tag, attributes in page.elements if tag == "img"]
     assert picture_uri
@@ -151,8 +151,8 @@ def test_faces_are_read_again_from_a_store(
     store.pipe_file("pictures/a.tar", make_tar([("a.png", portrait)]))
     for name in ("a.png", "a.tar"):
         run = tmp_path / name
-        seen = find_again(plan(run / "_plan", f"s3://pictures/{name}")[0], portrait)
-        (face,) = summarise(write_run(run, [[seen]])).main.least_likely
+        image = find_again(plan(run / "_plan", f"s3://pictures/{name}")[0], portrait)
+        (face,) = summarise(write_run(run, [[image]])).main.least_likely
         assert ArchiveReader(run, Settings())(face) == portrait
     store.rm("pictures", recursive=True)
     assert ArchiveReader(run, Settings())(face) is None
@@ -163,7 +163,6 @@ def test_a_missing_picture_has_a_reason(tmp_path: Path, portrait: bytes) -> None
     archive = tmp_path / "archive"
     archive.mkdir()
     good, other, lost, pipe, outside = (archive / name for name in ("good.png", "other", "lost", "pipe", "../outside"))
-
     good.write_bytes(portrait)
     other.write_bytes(portrait + b"changed")
     outside.write_bytes(b"outside")

@@ -49,27 +49,27 @@ def test_figures_add_up(shards: list[list[WrittenImage]]) -> None:
     """Images, faces, decisions, groups and bins agree with each other and with the written rows."""
     with tempfile.TemporaryDirectory() as folder:
         summary = summarise(write_run(Path(folder), shards))
-    images = [seen for shard in shards for seen in shard]
-    scored = [(seen, p) for seen in images for p in seen.p_values if p is not None]
+    images = [image for shard in shards for image in shard]
+    scored = [(image, p) for image in images for p in image.p_values if p is not None]
     assert summary.images == len(images)
-    assert summary.failed_by_reason == dict(Counter(seen.failure for seen in images if seen.failure))
+    assert summary.failed_by_reason == dict(Counter(image.failure for image in images if image.failure))
     assert summary.marks == dict(Counter(mark for s in images if not s.failure for mark in sorted(s.marks)))
     for column, bins, apart in (
         (summary.main, summary.histogram.main, False),
         (summary.apart, summary.histogram.apart, True),
     ):
-        expected = [(seen, p) for seen, p in scored if bool(seen.marks) is apart]
+        expected = [(image, p) for image, p in scored if bool(image.marks) is apart]
         assert column.scored_faces == column.flagged.of == sum(bins) == len(expected)
         assert column.flagged.count == sum(p <= POLICY.flag_false_alarm_rate for _, p in expected)
         assert sum(column.decisions.values()) == column.faces
         assert sum(column.image_decisions.values()) + column.no_face == column.images
         assert column.unscored == sum(
-            seen.status is Status.FAILED for seen in images if not seen.failure and bool(seen.marks) is apart
+            image.status is Status.FAILED for image in images if not image.failure and bool(image.marks) is apart
         )
         for groups, name in ((column.by_source, "source"), (column.by_camera, "camera")):
             assert sum(group.flagged.of for group in groups) == len(expected)
             assert sum(group.flagged.count for group in groups) == column.flagged.count
-            faces = Counter(getattr(seen, name) or "" for seen, _ in expected)
+            faces = Counter(getattr(image, name) or "" for image, _ in expected)
             assert {g.name for g in groups if not g.folded} == {n for n, c in faces.items() if c >= MIN_GROUP_FACES}
         decisions = Counter(decide_face(p, POLICY) for _, p in expected)
         assert column.decisions["flag"] == decisions[Decision.FLAG]

@@ -120,18 +120,18 @@ def write_run(
 
 def write_shard(folder: Path, index: int, images: Sequence[WrittenImage]) -> None:
     """Write the files of one shard and its commit mark."""
-    rows = [row for position, seen in enumerate(images) if not seen.failure for row in seen.rows(index, position)]
+    rows = [row for n, image in enumerate(images) if not image.failure for row in image.rows(index, n)]
     errors = [
-        {"shard": index, "position": position, "content_id": seen.name, "source": seen.source, "reason": seen.failure}
-        for position, seen in enumerate(images)
-        if seen.failure
+        {"shard": index, "position": n, "content_id": image.name, "source": image.source, "reason": image.failure}
+        for n, image in enumerate(images)
+        if image.failure
     ]
     for kind, schema, lines in (("results", RESULTS, rows), ("errors", ERRORS, errors)):
         (folder / kind).mkdir(exist_ok=True)
         if lines or kind == "results":
             pq.write_table(pa.Table.from_pylist(lines, schema), folder / kind / part_name(index))
     (folder / "_stats").mkdir(exist_ok=True)
-    counts = Counter("failed" if seen.failure else seen.decision or "no_face" for seen in images)
+    counts = Counter("failed" if image.failure else image.decision or "no_face" for image in images)
     started_at = START + timedelta(seconds=10 * index)
     mark = CommitMark(
         shard=index,
@@ -139,7 +139,7 @@ def write_shard(folder: Path, index: int, images: Sequence[WrittenImage]) -> Non
         results={part_name(index): PartFile(rows=len(rows), sha256="")},
         errors={part_name(index): PartFile(rows=len(errors), sha256="")} if errors else {},
         images=len(images),
-        faces=sum(len(seen.p_values) for seen in images),
+        faces=sum(len(image.p_values) for image in images),
         retryable=0,
         **{name: counts[name] for name in ("no_face", "failed", "flag", "review", "pass")},
         work_intervals=(WorkInterval(started_at=started_at, finished_at=started_at + timedelta(seconds=10)),),

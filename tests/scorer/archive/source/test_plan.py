@@ -43,8 +43,8 @@ def test_every_image_is_planned_exactly_once(
     folder = tmp_path_factory.mktemp("archive")
     expected = set()
     for first, second in files:
-        fill(folder / "in", {f"{first}/{second}.jpg": f"file {first} {second}".encode()})
-        expected.add(f"file {first} {second}".encode())
+        fill(folder / "in", {f"{first}/{second}.jpg": f"file {first}/{second}".encode()})
+        expected.add(f"file {first}/{second}".encode())  # a slash, because names may contain blanks
     for number, images in enumerate(tars):
         members = [(f"{n}.png", f"tar {number} {n}".encode()) for n in range(images)]
         fill(folder, {f"t-{number}.tar": make_tar(members)})
