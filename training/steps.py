@@ -48,7 +48,7 @@ from training.recipes import Recipe
 QUANTISATION_FACES = 192
 TOOLS: dict[Target, tuple[str, ...]] = {
     "openvino": ("torch", "openvino", "nncf"),
-    "tensorrt": ("torch", "onnx", "onnxscript", "onnxruntime", "nvidia-dali-cuda130"),
+    "tensorrt": ("torch", "onnx", "onnxscript", "nvidia-dali-cuda130"),
 }
 PLAN_NOTE = (
     "Build with the TensorRT version that serves (10.15 or newer; 11 accepts --stronglyTyped but does not need it), on "

@@ -1,13 +1,12 @@
 """Compute the features of a GPU bundle's graph on a CPU: onnxruntime executes the graph node by node."""
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from scorer.engines.onnx_runtime import onnxruntime
 from scorer.errors import BundleMismatch
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR
 
@@ -47,4 +46,6 @@ class OnnxExtractor:
 
 def describe_runtime() -> str:
     """Return the runtime of the features in words, for a manifest."""
-    return f"onnxruntime {version('onnxruntime')} on a CPU, node by node, rounded to the graph's types, sums in FP32"
+    return (
+        f"onnxruntime {onnxruntime.__version__} on a CPU, node by node, rounded to the graph's types, sums in FP32"
+    )

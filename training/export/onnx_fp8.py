@@ -11,10 +11,10 @@ from math import prod
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from scorer.engines.onnx_runtime import onnxruntime
 from training.export.onnx_precisions import CONVOLUTION, feed_crops, rewrite_graph
 
 LARGEST_FP8 = 448.0

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
+
+import scorer.engines.onnx_runtime  # noqa: F401 - sets what must be set before anything imports ONNX Runtime
 
 POOLING = "ReduceMean"
 CONVOLUTION = "Conv"
@@ -38,8 +38,8 @@ def rewrite_graph(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], added: It
     graph.ClearField("value_info")
 
 
-class _CropReader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime's class is untyped
-    """Reads photographs for the calibration."""
+class _CropReader:
+    """Reads photographs for the calibration, as onnxruntime's `CalibrationDataReader`."""
 
     def __init__(self, name: str, crops: NDArray[np.uint8]) -> None:
         self._batches = feed_crops(name, crops)
@@ -60,21 +60,25 @@ def quantise_network(model: onnx.ModelProto, crops: NDArray[np.uint8]) -> onnx.M
         model: the FP32 graph.
         crops: [N, S, S, 3] photographs whose activations give the ranges.
     """
+    # After the import above, which isort puts last.
+    from onnxruntime import quantization  # noqa: PLC0415, TID251
+    from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415, TID251
+
     with tempfile.TemporaryDirectory() as folder:
         plain, prepared, quantised = (Path(folder) / f"{name}.onnx" for name in ("plain", "prepared", "quantised"))
         onnx.save(model, plain)
         # Shape inference only: onnxruntime's optimiser inserts nodes that TensorRT does not support.
         quant_pre_process(plain, prepared, skip_optimization=True, skip_symbolic_shape=True)
-        quantize_static(
+        quantization.quantize_static(
             prepared,
             quantised,
             _CropReader(model.graph.input[0].name, crops),
-            quant_format=QuantFormat.QDQ,
+            quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=[CONVOLUTION],
             per_channel=True,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
+            activation_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod.MinMax,
             extra_options={
                 "ActivationSymmetric": True,
                 "WeightSymmetric": True,

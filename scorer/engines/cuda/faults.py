@@ -39,7 +39,7 @@ _LOST = {
     718: ("cudaErrorInvalidPc", "CUDA_ERROR_INVALID_PC", "invalid program counter"),
     719: ("cudaErrorLaunchFailure", "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"),
     721: ("cudaErrorTensorMemoryLeak", "CUDA_ERROR_TENSOR_MEMORY_LEAK", "tensor memory not completely freed"),
-    999: ("cudaErrorUnknown", "CUDA_ERROR_UNKNOWN", "CUDA error: unknown error"),
+    999: ("cudaErrorUnknown", "CUDA_ERROR_UNKNOWN", "CUDA failure 999: unknown error"),
 }
 # Causes that no image can have: the device is away, or its memory or links are damaged. All others may be what a kernel
 # did with what it was given, and what was in hand stays suspect.
@@ -48,7 +48,9 @@ _HARDWARE_WORDS = re.compile("|".join(rf"\b{re.escape(words)}" for code in _HARD
 _LOST_WORDS = re.compile("|".join(rf"\b{re.escape(words)}" for names in _LOST.values() for words in names))
 _MEMORY_CODES = {"CUDARuntimeError": 2, "CUDADriverError": 2, "CUBLASError": 3, "CuFFTError": 2}
 _MEMORY_WORDS = re.compile(
-    r"out of memory|cudaErrorMemoryAllocation|CUDA allocation failed|ALLOC_FAILED", re.IGNORECASE
+    "out of memory|cudaErrorMemoryAllocation|CUDA allocation failed|ALLOC_FAILED"
+    "|Failed to allocate memory for requested buffer|Available memory of",  # ONNX Runtime's arena
+    re.IGNORECASE,
 )
 _DRIVER_ERRORS = ("CUDARuntimeError", "CUDADriverError")
 
@@ -56,21 +58,21 @@ _DRIVER_ERRORS = ("CUDARuntimeError", "CUDADriverError")
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the device, or the host for it, lacked memory: a smaller batch may do.
 
-    CuPy's and DALI's are `MemoryError`s, PyTorch's is a class of its own; CuPy's libraries number theirs.
+    CuPy and DALI raise `MemoryError`, CuPy's libraries an error with a number, ONNX Runtime one of its own classes.
     """
     if isinstance(error, MemoryError):
         return True
     kind = type(error).__name__
     if kind in _MEMORY_CODES:
         return _read_code(error) == _MEMORY_CODES[kind]
-    return isinstance(error, RuntimeError) and bool(_MEMORY_WORDS.search(str(error)))
+    return _is_from_library(error) and bool(_MEMORY_WORDS.search(str(error)))
 
 
 def is_gpu_lost(error: BaseException) -> bool:
     """Return whether CUDA cannot be used by this process any more."""
     if type(error).__name__ in _DRIVER_ERRORS:
         return _read_code(error) in _LOST
-    return isinstance(error, RuntimeError) and bool(_LOST_WORDS.search(str(error)))
+    return _is_from_library(error) and bool(_LOST_WORDS.search(str(error)))
 
 
 def is_hardware(error: BaseException) -> bool:
@@ -111,6 +113,11 @@ def end_process(error: BaseException) -> NoReturn:
     )
     sys.stderr.flush()
     exit_process(Exit.GPU_LOST, foreseen=is_hardware(error))
+
+
+def _is_from_library(error: BaseException) -> bool:
+    """Return whether the message may be CUDA's; ONNX Runtime's classes are no `RuntimeError`."""
+    return isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime.")
 
 
 def _read_code(error: BaseException) -> int | None:

@@ -1,4 +1,4 @@
-"""Which engine runs a GPU bundle here: its plan, or TensorRT-RTX from its graph, or the graph in PyTorch."""
+"""Selects the engine of a GPU bundle: TensorRT with its plan, else TensorRT-RTX or ONNX Runtime with its graph."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -6,17 +6,12 @@ from types import ModuleType
 
 from scorer.bundle.bundle import PLAN_FILE, Bundle
 from scorer.engines.cuda.embedder import CudaEmbedder
-from scorer.engines.cuda.engine import CudaEngine
+from scorer.engines.cuda.engine import CudaEngine, EngineUnavailable
 from scorer.engines.tensorrt.compile import compile_network
 from scorer.engines.tensorrt.plan import read_plan
 from scorer.errors import BundleMismatch
 
-GRAPHED_BATCH = 256
 OpenEngine = Callable[[Bundle], tuple[CudaEngine, str]]
-
-
-class EngineUnavailable(Exception):
-    """An engine cannot run here; the message says why, for the user who asks what does."""
 
 
 def open_cuda_embedder(bundle: Bundle, threads: int) -> tuple[CudaEmbedder, str, str]:
@@ -74,20 +69,19 @@ def open_rtx(bundle: Bundle) -> tuple[CudaEngine, str]:
         raise EngineUnavailable(str(error)) from error
 
 
-def open_graphs(bundle: Bundle) -> tuple[CudaEngine, str]:
-    """Open the bundle's graph in PyTorch."""
-    torch, _ = _import("torch"), _import("onnx")
-    from scorer.engines.cuda.graphed_engine import GraphedEngine  # noqa: PLC0415 - PyTorch loads only where it is used
+def open_onnx_runtime(bundle: Bundle) -> tuple[CudaEngine, str]:
+    """Open the bundle's graph with ONNX Runtime."""
+    onnxruntime = _import("scorer.engines.onnx_runtime").onnxruntime
+    from scorer.engines.cuda.onnx_runtime_engine import OnnxRuntimeEngine  # noqa: PLC0415 - as above
 
-    side = bundle.manifest.preprocess.size
-    engine = GraphedEngine(bundle.extractor, side, "cuda", GRAPHED_BATCH, read=bundle.read)
-    return engine, f"CUDA graphs of PyTorch {torch.__version__}"
+    engine = OnnxRuntimeEngine(bundle.extractor, bundle.manifest, "cuda", read=bundle.read)
+    return engine, f"ONNX Runtime {onnxruntime.__version__}"
 
 
 ENGINES: dict[str, OpenEngine] = {
     "TensorRT": open_plan,
     "TensorRT-RTX": open_rtx,
-    "CUDA graphs": open_graphs,
+    "ONNX Runtime": open_onnx_runtime,
 }
 
 

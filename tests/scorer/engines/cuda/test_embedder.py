@@ -9,7 +9,6 @@ from pathlib import Path
 import cupy
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from ingest.dali import FaceCropper
@@ -20,7 +19,8 @@ from ingest.spec import FaceBox, Window
 from scorer.bundle.bundle import Bundle
 from scorer.decide import Policy
 from scorer.engines.cuda.embedder import CudaEmbedder
-from scorer.engines.cuda.graphed_engine import GraphedEngine
+from scorer.engines.cuda.onnx_runtime_engine import OnnxRuntimeEngine
+from scorer.engines.onnx_runtime import onnxruntime
 from scorer.engines.verify import embed_golden, verify_engine
 from scorer.errors import BackendUnavailable, BundleMismatch
 from scorer.locate import LocatedFace, LocatedImage
@@ -34,13 +34,13 @@ BOXES = [(172.0, 70.0, 100.0, 132.0), (150.0, 60.0, 250.0, 250.0), (0.0, 0.0, 60
 
 
 @pytest.fixture(scope="module")
-def engine(gpu_bundle: Bundle) -> GraphedEngine:
+def engine(gpu_bundle: Bundle) -> OnnxRuntimeEngine:
     """The bundle's graph on the CPU."""
-    return GraphedEngine(gpu_bundle.extractor, 224, "cpu")
+    return OnnxRuntimeEngine(gpu_bundle.extractor, gpu_bundle.manifest, "cpu")
 
 
 @pytest.fixture(scope="module")
-def embedder(gpu_bundle: Bundle, engine: GraphedEngine) -> CudaEmbedder:
+def embedder(gpu_bundle: Bundle, engine: OnnxRuntimeEngine) -> CudaEmbedder:
     """An embedder that takes three crops at once."""
     return CudaEmbedder(gpu_bundle.model, engine, 1, "cpu", max_crops=3)
 
@@ -64,7 +64,7 @@ def break_image(face: EncodedFace) -> EncodedFace:
 
 
 def test_features_are_those_of_crop_and_engine(
-    gpu_bundle: Bundle, embedder: CudaEmbedder, engine: GraphedEngine, faces: list[EncodedFace]
+    gpu_bundle: Bundle, embedder: CudaEmbedder, engine: OnnxRuntimeEngine, faces: list[EncodedFace]
 ) -> None:
     """More faces than are taken at once come back in order, each as the CPU's cropper and the engine give it."""
     batch = embedder.embed(faces)
@@ -116,13 +116,15 @@ def test_shared_embedders_work_at_once(embedder: CudaEmbedder, faces: list[Encod
     "error",
     [
         lambda: cupy.cuda.memory.OutOfMemoryError(1, 2, 3),
-        lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        lambda: onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException(
+            "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Failed to allocate memory for requested buffer of size 1024"
+        ),
         lambda: MemoryError("CUDA allocation failed"),
     ],
-    ids=["CuPy", "PyTorch", "DALI"],
+    ids=["CuPy", "ONNX Runtime", "DALI"],
 )
 def test_a_want_of_memory_halves_the_batch(
-    gpu_bundle: Bundle, engine: GraphedEngine, faces: list[EncodedFace], error: Callable[[], Exception]
+    gpu_bundle: Bundle, engine: OnnxRuntimeEngine, faces: list[EncodedFace], error: Callable[[], Exception]
 ) -> None:
     """Whoever lacks memory: the batch is halved until it fits, stays so, and every face has its features."""
     short = ShortOfMemory(engine, 2, error)
@@ -134,7 +136,7 @@ def test_a_want_of_memory_halves_the_batch(
 
 
 def test_no_memory_for_one_face_is_no_answer_now(
-    gpu_bundle: Bundle, engine: GraphedEngine, faces: list[EncodedFace]
+    gpu_bundle: Bundle, engine: OnnxRuntimeEngine, faces: list[EncodedFace]
 ) -> None:
     """Down to one face and still none: the same faces may be asked for later, and the sentence says why."""
     short = ShortOfMemory(engine, 0, lambda: MemoryError("CUDA allocation failed"))
@@ -166,8 +168,9 @@ def test_golden_faces_tell_another_network(gpu_bundle: Bundle, embedder: CudaEmb
 LOSING = """
 from pathlib import Path
 import cupy
-from scorer.bundle.bundle import embed_golden, read_bundle
+from scorer.bundle.bundle import read_bundle
 from scorer.engines.cuda.embedder import CudaEmbedder
+from scorer.engines.verify import embed_golden
 
 class LosingEngine:
     max_batch = 8

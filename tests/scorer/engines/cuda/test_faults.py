@@ -6,25 +6,28 @@ from pathlib import Path
 
 import cupy
 import pytest
-import torch
 from cupy.cuda import cufft
 from cupy_backends.cuda.libs import cublas
 
 from scorer.commands.main import Exit
 from scorer.engines.cuda.faults import GPU_LOST, guarding_gpu, is_gpu_lost, is_out_of_memory
+from scorer.engines.onnx_runtime import onnxruntime
 
 STICKY = (46, 100, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 999)
+onnx_error = onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException
 runtime_error = cupy.cuda.runtime.CUDARuntimeError
 
 
 @pytest.mark.parametrize("code", STICKY)
 def test_a_sticky_error_is_known_in_every_library_s_words(code: int) -> None:
-    """By CuPy's number, by PyTorch's sentence, and by CUDA's name as DALI and others quote it."""
+    """By CuPy's number, by ONNX Runtime's sentence, and by CUDA's name as DALI and others quote it."""
     error = runtime_error(code)
     name, sentence = str(error).split(": ", 1)
     for told in (
         error,
-        torch.AcceleratorError(f"CUDA error: {sentence}\nCUDA kernel errors might be asynchronously reported", code),
+        onnx_error(
+            f"CUDA failure {code}: {sentence} ; GPU=0 ; hostname=a ; file=b.cc ; line=1 ; expr=cudaGetLastError()"
+        ),
         RuntimeError(f"[/opt/dali/stream.cc:30] CUDA runtime API error {name} ({code}):\n{sentence}"),
     ):
         assert is_gpu_lost(told)
@@ -36,12 +39,15 @@ def test_a_sticky_error_is_known_in_every_library_s_words(code: int) -> None:
     [
         runtime_error(2),
         cupy.cuda.memory.OutOfMemoryError(1, 2, 3),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        onnx_error("Failed to allocate memory for requested buffer of size 1024"),
+        onnx_error("Available memory of 512 is smaller than requested bytes of 1024"),
+        onnx_error(
+            "CUDA failure 2: out of memory ; GPU=0 ; hostname=a ; file=b.cc ; line=1 ; expr=cudaMalloc(&p, size)"
+        ),
         cublas.CUBLASError(3),
         cufft.CuFFTError(2),
         MemoryError("CUDA allocation failed"),
         RuntimeError("CUDA runtime API error cudaErrorMemoryAllocation (2):\nout of memory"),
-        torch.AcceleratorError("CUDA error: out of memory", 2),
     ],
     ids=lambda error: type(error).__name__,
 )
