@@ -53,6 +53,7 @@ _DISTRIBUTIONS = {
     "grpc": "tritonclient",
     "kafka": "kafka-python",
     "nvidia": "nvidia-dali-cuda130",
+    "onnxruntime": "onnxruntime-gpu",
     "open_clip": "open-clip-torch",
     "opentelemetry": "opentelemetry-sdk",
     "skimage": "scikit-image",

@@ -30,7 +30,8 @@ LEFT_OUT = frozenset({"openvino-telemetry"})
 # Image -> the extras it has, groups of dependencies, and what else is left out.
 IMAGES: dict[str, tuple[Sequence[str], Sequence[str], frozenset[str]]] = {
     "scorer-cpu": (SERVICE, (), LEFT_OUT),
-    "scorer-gpu": ((*SERVICE, "gpu"), (), LEFT_OUT | {"torch"}),  # NVIDIA's container has TensorRT, which is faster
+    # NVIDIA's container has TensorRT, which is faster than ONNX Runtime.
+    "scorer-gpu": ((*SERVICE, "gpu"), (), LEFT_OUT | {"onnxruntime-gpu"}),
     "training": (("train", "gpu"), ("train-no-deps",), LEFT_OUT),
 }
 TRITON_CPU = "triton-cpu"  # the list of the local server, complete as it is

@@ -31,6 +31,7 @@ COPY --from=packages /opt/unlensed /opt/unlensed
 # Matplotlib, Numba and PyTorch keep caches below HOME.
 ENV PATH=/opt/unlensed/bin:$PATH \
     HOME=/tmp \
+    ORT_DISABLE_TELEMETRY=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 WORKDIR /work
