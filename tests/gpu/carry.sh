@@ -3,8 +3,8 @@
 #
 #   tests/gpu/carry.sh WORK_DIR [PYTHON_VERSION]     leaves WORK_DIR/carry (about 45 MB) for run.sh's CARRY
 #
-# DALI, TensorRT-RTX and CuPy are not among them: they are large, and another machine may have them. Of OpenVINO only
-# what reads a bundle's graphs on a CPU is taken, of the EfficientNet weights all.
+# DALI, TensorRT-RTX, ONNX Runtime and CuPy are not among them: they are large, and another machine may have them. Of
+# OpenVINO only what reads a bundle's graphs on a CPU is taken, of the EfficientNet weights all.
 set -euo pipefail
 work=${1:?usage: carry.sh WORK_DIR [PYTHON_VERSION]}
 version=${2:-3.12}

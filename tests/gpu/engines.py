@@ -1,8 +1,7 @@
 """Every engine that this machine can run a network on, behind one call: crops on the device in, features out.
 
-On a GPU: CUDA graphs in FP32, BF16 and FP16, and TensorRT (or TensorRT-RTX) in FP32, FP16, INT8 and FP8. In a
-rehearsal the graphed engine without its graphs, and ONNX Runtime for the precisions that a CPU has no other engine for.
-What cannot be opened is a trouble of its part and costs nothing else.
+ONNX Runtime in FP32, FP16, INT8 and FP8, and on a GPU TensorRT (or TensorRT-RTX) in the same; a rehearsal uses ONNX
+Runtime's CPU provider. An engine that does not open is a trouble of its part; the others are still measured.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from networks import SIDE, draw_crops, make_extractor
+from networks import draw_crops, make_extractor
 from part import Part
 from torch import nn
 
 from ingest.device import Kind, load_array_module
 from ingest.spec import PreprocessSpec
+from scorer.bundle.manifest import BatchProfile, Manifest
+from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR
 from training.pretext.backbone import FEATURE_SIZE
 from training.recipes import Precision
 
@@ -66,38 +67,38 @@ def list_engines(part: Part, network: str, precisions: tuple[Precision, ...]) ->
     """Return how to open each engine, by name."""
     openers: dict[str, Callable[[], Engine]] = {}
     for precision in precisions:
-        # Its int8 and FP8 are computed at more bits, which says nothing of their units; its FP16 is slow without any.
-        if precision == "fp32" or (precision == "fp16" and part.device == "cuda"):
-            openers[f"graphs {precision.upper()}"] = partial(open_graphed, part, network, precision, narrowed=False)
-        if precision == "fp16":
-            openers["graphs BF16"] = partial(open_graphed, part, network, "fp32", narrowed=True)
-    for precision in precisions:
+        openers[f"ONNX Runtime {precision.upper()}"] = partial(open_onnx_runtime, part, network, precision)
         if part.device == "cuda":
             openers[f"TensorRT {precision.upper()}"] = partial(open_tensorrt, part, network, precision)
-        else:
-            openers[f"ONNX Runtime {precision.upper()}"] = partial(open_runtime, part, network, precision)
     return openers
 
 
-def open_graphed(part: Part, network: str, precision: Precision, *, narrowed: bool) -> Engine:
-    """Open the graph in PyTorch; `narrowed` computes an FP32 graph in BF16."""
-    from scorer.engines.cuda.graphed_engine import GraphedEngine  # noqa: PLC0415 - costs only its own figures
+def open_onnx_runtime(part: Part, network: str, precision: Precision) -> Engine:
+    """Open the graph in ONNX Runtime."""
+    from scorer.engines.cuda.onnx_runtime_engine import OnnxRuntimeEngine  # noqa: PLC0415 - costs only its own figures
 
-    graph, device = export_graph(part, network, precision), part.device
-    engine = GraphedEngine(graph, SIDE, device, part.choose(MAX_BATCH, 4), "bf16" if narrowed else None)  # type: ignore[arg-type]
-    return Engine(f"graphs {'BF16' if narrowed else precision.upper()}", engine.run, engine.max_batch)
+    graph, manifest = export_graph(part, network, precision), make_manifest(precision)
+    engine = OnnxRuntimeEngine(graph, manifest, part.device, part.choose(MAX_BATCH, 4))
+    return Engine(f"ONNX Runtime {precision.upper()}", engine.run, engine.max_batch)
+
+
+def make_manifest(precision: Precision) -> Manifest:
+    """Return what an engine reads of a manifest."""
+    return Manifest.model_construct(
+        input_tensor=INPUT_TENSOR,
+        output_tensor=OUTPUT_TENSOR,
+        feature_size=FEATURE_SIZE,
+        precision=precision,
+        preprocess=PreprocessSpec(),
+    )
 
 
 def open_tensorrt(part: Part, network: str, precision: Precision) -> Engine:
     """Build a plan from the graph and open it, by TensorRT where it is installed, else by TensorRT-RTX."""
-    from scorer.bundle.manifest import BatchProfile, Manifest  # noqa: PLC0415 - as above
     from scorer.engines.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - costs only its own figures
     from scorer.engines.tensorrt.compile import compile_network  # noqa: PLC0415 - as above
 
-    tensorrt = import_tensorrt()
-    manifest = Manifest.model_construct(
-        input_tensor="crops", output_tensor="features", feature_size=FEATURE_SIZE, preprocess=PreprocessSpec()
-    )
+    tensorrt, manifest = import_tensorrt(), make_manifest(precision)
     batches = BatchProfile(min=1, opt=128, max=MAX_BATCH)
     plan = compile_network(export_graph(part, network, precision), manifest, batches, tensorrt)
     engine = TensorRtEngine(plan, manifest, tensorrt)
@@ -116,16 +117,6 @@ def import_tensorrt() -> ModuleType:
             return import_module(name)
     message = "no package of TensorRT can be imported"
     raise ModuleNotFoundError(message, name="tensorrt")
-
-
-def open_runtime(part: Part, network: str, precision: Precision) -> Engine:
-    """Open ONNX Runtime on the CPU, which computes what the graph says, node by node."""
-    from bundles import embed  # noqa: PLC0415 - costs only its own figures
-
-    from training.export.onnx_features import OnnxExtractor  # noqa: PLC0415 - as above
-
-    extractor = OnnxExtractor(export_graph(part, network, precision), FEATURE_SIZE, threads=2)
-    return Engine(f"ONNX Runtime {precision.upper()}", partial(embed, extractor), part.choose(MAX_BATCH, 4))
 
 
 def open_reference(network: str, device: Kind, max_batch: int) -> Engine:

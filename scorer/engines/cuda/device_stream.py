@@ -1,4 +1,4 @@
-"""Where an embedder's arrays live and its work is queued: a GPU and a stream of its own, or the CPU as a rehearsal."""
+"""The device that holds an embedder's arrays, and the stream that orders its work; in tests the device is the CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.device import Kind, load_array_module
-from scorer.engines.cuda.faults import guarding_gpu
+from scorer.engines.cuda.faults import exit_on_gpu_loss
 from scorer.mixture import Array
 
 
@@ -25,28 +25,28 @@ class DeviceStream:
 
     def __init__(self, device: Kind) -> None:
         self.device, self.xp = device, load_array_module(device)
-        # It does not wait for the default stream, on which other libraries may queue what they like.
+        # It does not wait for the default stream, which other libraries use.
         self._stream: Any = self.xp.cuda.Stream(non_blocking=True) if device == "cuda" else None
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Queue what runs inside on this place's stream; a GPU that is lost ends the process."""
-        with guarding_gpu(self._await_gpu):
+    def activate(self) -> Iterator[None]:
+        """Queue the work of the block on this stream; the process exits if the GPU is lost."""
+        with exit_on_gpu_loss(self._synchronise):
             if self._stream is None:
                 yield
             else:
                 with self._stream:
                     yield
 
-    def bring_home(self, array: Array) -> NDArray[Any]:
-        """Return `array` as NumPy's, when all that was queued for it is done."""
+    def copy_to_host(self, array: Array) -> NDArray[Any]:
+        """Return `array` as a NumPy array, once the work queued for it is done."""
         return np.asarray(array) if self.device == "cpu" else self.xp.asnumpy(array)
 
     def free_memory(self) -> None:
-        """Give back what the array module keeps for later."""
+        """Return the memory that CuPy keeps for later arrays to the GPU."""
         if self.device == "cuda":
             self.xp.get_default_memory_pool().free_all_blocks()
 
-    def _await_gpu(self) -> None:
+    def _synchronise(self) -> None:
         if self.device == "cuda":
             self.xp.cuda.runtime.deviceSynchronize()

@@ -1,8 +1,8 @@
-"""What goes wrong on a GPU, told apart: too little memory, which a smaller batch cures, and a GPU that is lost.
+"""Classifies errors of a GPU: too little memory, where a smaller batch may fit, and a GPU that is lost.
 
-A sticky CUDA error stays with its process: whatever is asked of CUDA afterwards fails, so that every further image
-would look broken. Only another process can go on. Each library wraps CUDA's errors in its own way, so they are known
-by number where there is one, and by CUDA's names and sentences in the message elsewhere.
+A sticky CUDA error stays with its process: each later call of CUDA fails, so that every further image would look
+broken. Only a new process can continue. Each library wraps CUDA's errors in its own class: they are recognised by
+number where there is one, otherwise by CUDA's name or sentence in the message.
 """
 
 import re
@@ -15,9 +15,9 @@ from scorer.errors import Exit
 from scorer.observe.printable import printable
 from scorer.process_exit import exit_process
 
-GPU_LOST = Exit.GPU_LOST.value  # nothing was committed, and whoever started this process may start it again
+GPU_LOST = Exit.GPU_LOST.value  # nothing was committed: a supervisor may start the process again
 
-# CUDA's number -> what the runtime and the driver name it, and their sentence for it (CUDA 13, driver_types.h).
+# CUDA's number -> its names in the runtime and in the driver, and its sentence (CUDA 13, driver_types.h).
 _LOST = {
     46: ("cudaErrorDevicesUnavailable", "CUDA_ERROR_DEVICE_UNAVAILABLE", "device(s) is/are busy or unavailable"),
     100: ("cudaErrorNoDevice", "CUDA_ERROR_NO_DEVICE", "no CUDA-capable device is detected"),
@@ -56,7 +56,7 @@ _DRIVER_ERRORS = ("CUDARuntimeError", "CUDADriverError")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the device, or the host for it, lacked memory: a smaller batch may do.
+    """Return whether the device, or the host for it, lacks memory: a smaller batch may fit.
 
     CuPy and DALI raise `MemoryError`, CuPy's libraries an error with a number, ONNX Runtime one of its own classes.
     """
@@ -69,7 +69,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_gpu_lost(error: BaseException) -> bool:
-    """Return whether CUDA cannot be used by this process any more."""
+    """Return whether this process can no longer use CUDA."""
     if type(error).__name__ in _DRIVER_ERRORS:
         return _read_code(error) in _LOST
     return _is_from_library(error) and bool(_LOST_WORDS.search(str(error)))
@@ -83,33 +83,33 @@ def is_hardware(error: BaseException) -> bool:
 
 
 @contextmanager
-def guarding_gpu(check_gpu: Callable[[], object]) -> Iterator[None]:
-    """End the process when what runs inside fails because the GPU is lost; all other errors pass.
+def exit_on_gpu_loss(check_gpu: Callable[[], object]) -> Iterator[None]:
+    """Exit the process when the block fails because the GPU is lost; raise every other error unchanged.
 
     Args:
-        check_gpu: waits for the GPU and raises CUDA's error if it is lost. An error that says nothing of the cause,
-            such as cuBLAS's "execution failed", is told apart by it.
+        check_gpu: waits for the GPU and raises CUDA's error if it is lost. It decides where the error does not state
+            the cause, such as cuBLAS's "execution failed".
     """
     try:
         yield
     except Exception as error:
         if is_gpu_lost(error):
-            end_process(error)
+            exit_without_gpu(error)
         if not is_out_of_memory(error):
             try:
                 check_gpu()
             except RuntimeError as cause:
                 if is_gpu_lost(cause):
-                    end_process(cause)
+                    exit_without_gpu(cause)
         raise
 
 
-def end_process(error: BaseException) -> NoReturn:
-    """End the process with exit code 71: nothing is cleaned up, since that would ask CUDA, too."""
+def exit_without_gpu(error: BaseException) -> NoReturn:
+    """Exit with code 71 and without cleaning up, which would call CUDA again."""
     why = printable(" ".join(str(error).split()))
     sys.stderr.write(
-        f"unlensed: the GPU is lost to this process ({why}); it ends with exit code {GPU_LOST}, "
-        "nothing of the work in hand is committed: start it again, and if this comes back, look at the GPU\n"
+        f"unlensed: this process lost the GPU ({why}) and exits with code {GPU_LOST}; no work in flight was "
+        "committed: start it again, and check the GPU if this repeats\n"
     )
     sys.stderr.flush()
     exit_process(Exit.GPU_LOST, foreseen=is_hardware(error))

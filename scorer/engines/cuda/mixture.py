@@ -1,6 +1,6 @@
-"""The mixture's log-likelihood where the features are: one matrix product and one kernel for everything after it.
+"""The mixture's log-likelihood on the device of the features: one matrix product, and one kernel for the rest.
 
-Single precision, never TF32: with inputs rounded to 10 bits likelihoods are wrong by 0.1 to 3 nats, in true single
+Single precision without TF32: with inputs rounded to 10 bits likelihoods are wrong by 0.1 to 3 nats, in true single
 precision by less than 1e-3. Shape suffixes: N faces, D features, K components.
 """
 
@@ -14,7 +14,7 @@ from scorer.mixture import Array, StackedMixture
 WORKSPACE_BYTES = 128 << 20  # of projected faces, [N, K D]: 5,461 faces of 768 features under 8 components
 THREADS = 256
 
-# One block a face, one warp a component at a time. `product` is read once, by neighbouring threads together.
+# One block per face, one warp per component at a time. Neighbouring threads read `product` together, and once.
 KERNEL_NAME = "finish_likelihood"
 KERNEL = r"""
 extern "C" __global__ void finish_likelihood(
@@ -39,7 +39,7 @@ extern "C" __global__ void finish_likelihood(
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-        // A NaN is in every component; it passes the maximum by and comes out of the sum.
+        // A NaN is in every component: fmaxf ignores it, the sum keeps it.
         float peak = joint[0];
         for (int k = 1; k < components; ++k) {
             peak = fmaxf(peak, joint[k]);
@@ -55,14 +55,14 @@ extern "C" __global__ void finish_likelihood(
 
 
 class DeviceMixture:
-    """A mixture laid out for one device.
+    """A mixture in the layout of one device.
 
     Args:
-        mixture: as a bundle's model holds it.
-        xp: CuPy, or NumPy where the same steps are rehearsed on a CPU.
+        mixture: of a bundle's model.
+        xp: CuPy, or NumPy for the same steps on a CPU.
 
     Attributes:
-        source: the mixture that it was made of.
+        source: the mixture that it was made from.
     """
 
     def __init__(self, mixture: StackedMixture, xp: Any) -> None:  # noqa: ANN401 - CuPy has no types
@@ -75,11 +75,11 @@ class DeviceMixture:
             for array in (mixture.centre, mixture.constants, factors, offsets)
         )
         self._rows = max(1, WORKSPACE_BYTES // (4 * self._components * self._size))
-        # Compiled on its first use, for the GPU that is there.
+        # Compiled on its first use, for the GPU of this machine.
         self._kernel = None if xp is np else xp.RawKernel(KERNEL, KERNEL_NAME)
 
     def log_likelihood(self, features_ND: Array) -> Array:
-        """Return [N] float32 in nats, on the device; a row with a number that is not finite gives NaN."""
+        """Return [N] float32 in nats, on the device; NaN for a row with a value that is not finite."""
         likelihoods = self._xp.empty(len(features_ND), np.float32)
         for start in range(0, len(features_ND), self._rows):
             rows = slice(start, start + self._rows)
@@ -107,9 +107,9 @@ class DeviceMixture:
 
 
 def multiply_fp32(cupy: Any, left: Array, right: Array) -> Array:  # noqa: ANN401 - CuPy has no types
-    """Return `left` @ `right`, both float32 in C order, in true single precision whatever `CUPY_TF32` says.
+    """Return `left` @ `right`, both float32 in C order, in true single precision whatever `CUPY_TF32` is.
 
-    cuBLAS counts in columns: its product of the transposed matrices is ours, transposed.
+    cuBLAS stores matrices by columns: it is asked for the product of the transposed matrices.
     """
     (rows, depth), columns = left.shape, right.shape[1]
     product = cupy.empty((rows, columns), np.float32)
@@ -117,7 +117,7 @@ def multiply_fp32(cupy: Any, left: Array, right: Array) -> Array:  # noqa: ANN40
     cublas = cupy.cuda.cublas
     one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
     mode = cublas.getMathMode(handle)
-    cublas.setMathMode(handle, cublas.CUBLAS_DEFAULT_MATH)  # the handle is this thread's own
+    cublas.setMathMode(handle, cublas.CUBLAS_DEFAULT_MATH)  # each thread has its own handle
     try:
         cublas.gemmEx(
             handle,
@@ -148,7 +148,7 @@ def multiply_fp32(cupy: Any, left: Array, right: Array) -> Array:  # noqa: ANN40
 def _join_panels(mixture: StackedMixture) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return one matrix [D, K D] of all factors and the projected means [K D], from the panels that skip zeros.
 
-    Of diagonal covariances the factors stay [K, D].
+    The factors of diagonal covariances stay [K, D].
     """
     components, size = len(mixture.constants), len(mixture.centre)
     if mixture.offsets[0].ndim == 2:  # noqa: PLR2004 - diagonal covariances

@@ -24,7 +24,7 @@ import numpy as np
 from ingest.device import Kind, load_array_module
 from scorer.bundle.manifest import Manifest
 from scorer.engines.cuda.engine import EngineUnavailable
-from scorer.engines.cuda.faults import guarding_gpu, is_out_of_memory
+from scorer.engines.cuda.faults import exit_on_gpu_loss, is_out_of_memory
 from scorer.engines.onnx_runtime import onnxruntime
 from scorer.errors import BackendUnavailable, BundleMismatch
 from scorer.mixture import Array
@@ -162,7 +162,7 @@ class OnnxRuntimeEngine:
         """Run one black crop: some kernels are looked for only then."""
         side = self._manifest.preprocess.size
         try:
-            with guarding_gpu(self._wait):
+            with exit_on_gpu_loss(self._wait):
                 self.run(self._xp.zeros((1, side, side, 3), np.uint8))
                 self._wait()
         except Exception as error:

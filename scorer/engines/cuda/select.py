@@ -18,7 +18,7 @@ def open_cuda_embedder(bundle: Bundle, threads: int) -> tuple[CudaEmbedder, str,
     """Return an embedder on the GPU, the name of its engine, and why that one.
 
     Raises:
-        BundleMismatch: the plan is not of this bundle's graph, or no engine can run it; the sentence says what to do.
+        BundleMismatch: the plan is not of this bundle's graph, or no engine runs it; the message states the remedy.
         BackendUnavailable: the GPU has too little free memory.
     """
     engine, name, why = choose_engine(bundle, ENGINES)
@@ -26,7 +26,7 @@ def open_cuda_embedder(bundle: Bundle, threads: int) -> tuple[CudaEmbedder, str,
 
 
 def choose_engine(bundle: Bundle, engines: Mapping[str, OpenEngine]) -> tuple[CudaEngine, str, str]:
-    """Return the first of `engines` that runs here, its name with its version, and why not those before it.
+    """Return the first of `engines` that runs here, its name with its version, and why the earlier ones do not run.
 
     Raises:
         BundleMismatch, BackendUnavailable: see `open_cuda_embedder`.
@@ -49,13 +49,13 @@ def open_plan(bundle: Bundle) -> tuple[CudaEngine, str]:
         message = f"no plan is built, `unlensed bundle build {bundle.folder}` does that"
         raise EngineUnavailable(message)
     plan, tensorrt = read_plan(bundle), _import("tensorrt")
-    from scorer.engines.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - CuPy loads only where it is used
+    from scorer.engines.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - imports CuPy, which not every installation has
 
     return TensorRtEngine(plan.data, bundle.manifest, tensorrt), f"TensorRT {tensorrt.__version__}"
 
 
 def open_rtx(bundle: Bundle) -> tuple[CudaEngine, str]:
-    """Build an engine from the bundle's graph by TensorRT-RTX, which takes about a second, and open it."""
+    """Build an engine from the bundle's graph with TensorRT-RTX, which takes about a second, and open it."""
     rule, rtx = bundle.manifest.plan, _import("tensorrt_rtx", "tensorrt_rtx_bindings")
     from scorer.engines.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - as above
 
@@ -65,7 +65,7 @@ def open_rtx(bundle: Bundle) -> tuple[CudaEngine, str]:
     try:
         plan = compile_network(bundle.extractor, bundle.manifest, rule.batches, rtx, bundle.read)
         return TensorRtEngine(plan, bundle.manifest, rtx), f"TensorRT-RTX {rtx.__version__}"
-    except BundleMismatch as error:  # it supports fewer GPUs and fewer graphs than TensorRT
+    except BundleMismatch as error:  # TensorRT-RTX supports fewer GPUs and fewer graphs than TensorRT
         raise EngineUnavailable(str(error)) from error
 
 
@@ -91,6 +91,6 @@ def _import(name: str, *other_names: str) -> ModuleType:
     except Exception as error:
         if other_names:
             return _import(*other_names)
-        # TensorRT's packages fail in ways of their own where there is no driver.
+        # TensorRT's packages raise errors of other classes where there is no driver.
         message = f"{name} cannot be imported ({type(error).__name__}: {error})"
         raise EngineUnavailable(message) from error

@@ -1,6 +1,6 @@
-"""The engine by TensorRT: a plan, an execution context, and nothing copied that is on the device already.
+"""The engine by TensorRT: runs a plan on crops in the GPU's memory, without a copy.
 
-The modules `tensorrt` and `tensorrt_rtx` speak the same language; a plan is for the one that built it.
+The modules `tensorrt` and `tensorrt_rtx` have the same API; a plan loads only in the one that built it.
 """
 
 from copy import copy
@@ -16,16 +16,16 @@ from scorer.mixture import Array
 
 
 class TensorRtEngine:
-    """See `Engine`.
+    """See `CudaEngine`.
 
     Args:
         plan: a serialised engine.
-        manifest: of its bundle; names the tensors and says of what shape they are.
+        manifest: of its bundle; states the names and shapes of the tensors.
         tensorrt: the module that built it.
 
     Raises:
         BundleMismatch: this TensorRT cannot load the plan, or its tensors are not the manifest's.
-        BackendUnavailable: there is no memory for its largest batch.
+        BackendUnavailable: the GPU lacks memory for the plan's largest batch.
     """
 
     def __init__(self, plan: bytes, manifest: Manifest, tensorrt: ModuleType) -> None:
@@ -45,13 +45,13 @@ class TensorRtEngine:
         self._context = self._open_context()
 
     def share(self) -> Self:
-        """See `Engine`."""
+        """See `CudaEngine`."""
         other = copy(self)
-        other._context = self._open_context()  # noqa: SLF001 - its own kind
+        other._context = self._open_context()  # noqa: SLF001 - its own class
         return other
 
     def run(self, crops_NHWC: Array) -> Array:
-        """See `Engine`."""
+        """See `CudaEngine`."""
         crops = cupy.ascontiguousarray(crops_NHWC)
         features = cupy.empty((len(crops), self._feature_size), cupy.float32)
         context = self._context
@@ -62,7 +62,7 @@ class TensorRtEngine:
             and context.execute_async_v3(cupy.cuda.get_current_stream().ptr)
         )
         if not accepted:
-            message = f"TensorRT did not take a batch of {len(crops)} crops; what it says of it stands above"
+            message = f"TensorRT refused a batch of {len(crops)} crops; its log above states why"
             raise RuntimeError(message)
         return features
 

@@ -51,9 +51,9 @@ def open_embedder(part: Part, bundle: Bundle) -> CudaEmbedder:
         embedder, name, why = open_cuda_embedder(bundle, THREADS)
         part.note(f"{name}: {why}")
         return embedder
-    from scorer.engines.cuda.graphed_engine import GraphedEngine  # noqa: PLC0415 - as above
+    from scorer.engines.cuda.onnx_runtime_engine import OnnxRuntimeEngine  # noqa: PLC0415 - as above
 
-    engine = GraphedEngine(bundle.extractor, bundle.manifest.preprocess.size, "cpu", 16)
+    engine = OnnxRuntimeEngine(bundle.extractor, bundle.manifest, "cpu", 16)
     return CudaEmbedder(bundle.model, engine, THREADS, "cpu")
 
 

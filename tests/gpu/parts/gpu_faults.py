@@ -1,6 +1,6 @@
-"""What goes wrong on a GPU: too little memory halves the batch, a lost GPU ends the process with its own exit code.
+"""Faults of a GPU: too little memory halves the batch, and the process exits with its own code if the GPU is lost.
 
-On a CPU neither can happen; its rehearsal only counts the faces that an embedder answers.
+Neither can happen on a CPU, where a rehearsal only counts the faces that get features.
 """
 
 import subprocess
@@ -19,19 +19,19 @@ from ingest.device import load_array_module
 from ingest.probe import EncodedFace
 from scorer.engines.cuda.embedder import CudaEmbedder
 from scorer.engines.cuda.faults import GPU_LOST
-from scorer.engines.cuda.graphed_engine import GraphedEngine
+from scorer.engines.cuda.onnx_runtime_engine import OnnxRuntimeEngine
 from scorer.model import Model
 
 SPARE_BYTES, LARGEST_PIECE_BYTES = 8 << 20, 4 << 30
-# Writes where no memory is: CUDA answers with an error that stays with the process.
+# Writes outside any memory: CUDA answers with a sticky error.
 LOSE_THE_GPU = """
 import cupy
-from scorer.engines.cuda.device_stream import Place
-place = Place("cuda")
-with place.entered():
+from scorer.engines.cuda.device_stream import DeviceStream
+stream = DeviceStream("cuda")
+with stream.activate():
     wild = cupy.RawKernel('extern "C" __global__ void wild(float* p) { p[1LL << 42] = 1.0f; }', "wild")
     wild((1,), (1,), (cupy.zeros(1, cupy.float32),))
-    place.bring_home(cupy.zeros(1))
+    stream.copy_to_host(cupy.zeros(1))
 """
 
 
@@ -52,7 +52,7 @@ def hoarded_memory(runtime: Any) -> Iterator[None]:  # noqa: ANN401 - CuPy has n
 
 
 def measure_memory(part: Part, embedder: CudaEmbedder, model: Model, faces: list[EncodedFace]) -> None:
-    """State how far batches shrink on a GPU whose memory others hold, and that scores stay what they are."""
+    """State how far batches shrink on a GPU whose memory is taken, and that scores do not change."""
     cupy = load_array_module("cuda")
     expected = embedder.embed(faces).log_likelihood(model.mixture)
     cupy.get_default_memory_pool().free_all_blocks()
@@ -64,9 +64,9 @@ def measure_memory(part: Part, embedder: CudaEmbedder, model: Model, faces: list
 
 
 def measure(part: Part) -> None:
-    """State memory first; the lost GPU is another process's."""
+    """State the figures of memory first; another process loses the GPU."""
     bundle = make_gpu_bundle(part, LITE, "fp32")
-    engine = GraphedEngine(bundle.extractor, bundle.manifest.preprocess.size, part.device, part.choose(128, 4))
+    engine = OnnxRuntimeEngine(bundle.extractor, bundle.manifest, part.device, part.choose(128, 4))
     embedder = CudaEmbedder(bundle.model, engine, 2, part.device)
     rng = np.random.default_rng(3)
     spec = bundle.model.preprocess

@@ -45,9 +45,9 @@ ERRORS: list[tuple[Exception, Exit, bool]] = [
 # What a thread does that ends the process itself: the exit code, and whether the records stay suspect.
 ACTS: list[tuple[str, int, bool]] = [
     ("Watchdog(0.1, 'transaction').__enter__(); time.sleep(60)", Exit.TRY_AGAIN, False),
-    ("end_process(RuntimeError('uncorrectable ECC error encountered'))", Exit.GPU_LOST, False),
-    ("end_process(RuntimeError('no CUDA-capable device is detected'))", Exit.GPU_LOST, False),
-    ("end_process(RuntimeError('an illegal memory access was encountered'))", Exit.GPU_LOST, True),
+    ("exit_without_gpu(RuntimeError('uncorrectable ECC error encountered'))", Exit.GPU_LOST, False),
+    ("exit_without_gpu(RuntimeError('no CUDA-capable device is detected'))", Exit.GPU_LOST, False),
+    ("exit_without_gpu(RuntimeError('an illegal memory access was encountered'))", Exit.GPU_LOST, True),
     ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, True),
     ("os.abort()", -signal.SIGABRT, True),
 ]
@@ -57,7 +57,7 @@ PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
 from scorer.bundle.bundle import read_bundle
-from scorer.engines.cuda.faults import end_process
+from scorer.engines.cuda.faults import exit_without_gpu
 from scorer.stream.broker import MemorySource
 from scorer.stream.watchdog import Watchdog
 from tests.scorer.stream.service_bench import FACE, Bench

@@ -1,4 +1,4 @@
-"""An engine that fails as a GPU would."""
+"""An engine that fails like a GPU with too little memory."""
 
 from collections.abc import Callable
 from typing import Self
@@ -8,11 +8,11 @@ from scorer.mixture import Array
 
 
 class ShortOfMemory:
-    """Runs an engine, but raises what `error` makes for more than `enough` crops.
+    """Runs an engine, but raises the result of `error` for more than `enough` crops.
 
     Attributes:
         max_batch: the engine's.
-        batches: how many crops each call had.
+        batches: the number of crops of each call.
     """
 
     def __init__(self, engine: CudaEngine, enough: int, error: Callable[[], Exception]) -> None:

@@ -1,4 +1,4 @@
-"""A graph for the GPU and what computes it here."""
+"""A bundle for the GPU, and crops for its network."""
 
 from pathlib import Path
 

@@ -1,13 +1,13 @@
-// Runs the mixture's CUDA kernel on a CPU: a block is so many threads, a warp 32 of them, and both can wait for all
-// of their own. The kernel's source is included as it stands.
+// Runs the mixture's CUDA kernel on a CPU: each thread of a block is a thread, 32 of them are a warp, and blocks and
+// warps have a barrier. The kernel's source is included without changes.
 #include <barrier>
 #include <cmath>
 #include <memory>
 #include <thread>
 #include <vector>
 
-struct Place { int x; };
-static thread_local Place threadIdx, blockIdx, blockDim;
+struct Index { int x; };
+static thread_local Index threadIdx, blockIdx, blockDim;
 static std::unique_ptr<std::barrier<>> block_barrier;
 static std::vector<std::unique_ptr<std::barrier<>>> warp_barriers;
 static std::vector<float> lanes;

@@ -1,4 +1,4 @@
-"""The embedder of the GPU's room, rehearsed on the CPU: real decoding, the real graph, the real mixture."""
+"""The embedder of a GPU, run on the CPU: real decoding, a real graph, the real mixture."""
 
 import io
 import subprocess
@@ -53,8 +53,8 @@ def faces(gpu_bundle: Bundle, portrait: bytes) -> list[EncodedFace]:
     return [face for face in found if face]
 
 
-def break_image(face: EncodedFace) -> EncodedFace:
-    """Return the whole picture of a face as a JPEG that passes the gate and whose pixels cannot be decoded."""
+def damage_image(face: EncodedFace) -> EncodedFace:
+    """Return the whole picture of a face as a JPEG whose header is read and whose pixels cannot be decoded."""
     buffer = io.BytesIO()
     Image.open(io.BytesIO(face.data)).convert("RGB").save(buffer, "JPEG")
     data = buffer.getvalue()
@@ -66,7 +66,7 @@ def break_image(face: EncodedFace) -> EncodedFace:
 def test_features_are_those_of_crop_and_engine(
     gpu_bundle: Bundle, embedder: CudaEmbedder, engine: OnnxRuntimeEngine, faces: list[EncodedFace]
 ) -> None:
-    """More faces than are taken at once come back in order, each as the CPU's cropper and the engine give it."""
+    """More faces than fit at once keep their order; each has the features of the CPU's cropper and the engine."""
     batch = embedder.embed(faces)
     crops = np.stack(FaceCropper(gpu_bundle.model.preprocess, 1, 8).crop(faces))
     np.testing.assert_allclose(batch.features, engine.run(crops), atol=1e-3 * batch.features.max())
@@ -76,10 +76,10 @@ def test_features_are_those_of_crop_and_engine(
     assert not batch.failures
 
 
-def test_the_mixture_weighs_where_the_features_are(
+def test_likelihoods_are_computed_on_the_device(
     gpu_bundle: Bundle, embedder: CudaEmbedder, faces: list[EncodedFace]
 ) -> None:
-    """Likelihoods come back as NumPy's float64 and are the CPU's, up to single precision; so do the features."""
+    """Likelihoods are float64 arrays of NumPy and equal the CPU's up to single precision; so do those of the host."""
     batch, mixture = embedder.embed(faces), gpu_bundle.model.mixture
     found = batch.log_likelihood(mixture)
     assert found.dtype == np.float64
@@ -89,11 +89,11 @@ def test_the_mixture_weighs_where_the_features_are(
         batch.log_likelihood(stack_mixture(make_mixture(2, 768)))
 
 
-def test_a_broken_face_costs_its_own_row(embedder: CudaEmbedder, faces: list[EncodedFace]) -> None:
-    """Its row is NaN and typed, wherever it stands; its neighbours' numbers are what they are without it."""
+def test_a_damaged_face_fails_alone(embedder: CudaEmbedder, faces: list[EncodedFace]) -> None:
+    """Its row is NaN and has a reason, at any place in the batch; the other rows are as without it."""
     alone = embedder.embed(faces).features
-    broken = break_image(faces[0])
-    batch = embedder.embed([faces[0], broken, *faces[1:], broken])
+    damaged = damage_image(faces[0])
+    batch = embedder.embed([faces[0], damaged, *faces[1:], damaged])
     assert {row: failure.reason for row, failure in batch.failures.items()} == dict.fromkeys((1, 5), Reason.UNDECODABLE)
     assert np.isnan(batch.features[[1, 5]]).all()
     assert np.isnan(batch.high_band[[1, 5]]).all()
@@ -101,14 +101,14 @@ def test_a_broken_face_costs_its_own_row(embedder: CudaEmbedder, faces: list[Enc
 
 
 def test_no_face_is_an_empty_batch(gpu_bundle: Bundle, embedder: CudaEmbedder) -> None:
-    """Nothing in, nothing out, of the right width."""
+    """No face gives no row, with the width of the features."""
     batch = embedder.embed([])
     assert batch.features.shape == (0, 768)
     assert batch.log_likelihood(gpu_bundle.model.mixture).shape == (0,)
 
 
-def test_shared_embedders_work_at_once(embedder: CudaEmbedder, faces: list[EncodedFace]) -> None:
-    """Another thread's embedder over the same weights gives the same features."""
+def test_a_shared_embedder_gives_the_same_features(embedder: CudaEmbedder, faces: list[EncodedFace]) -> None:
+    """An embedder for another thread has the same weights."""
     np.testing.assert_allclose(embedder.share().embed(faces).features, embedder.embed(faces).features, rtol=1e-6)
 
 
@@ -123,10 +123,10 @@ def test_shared_embedders_work_at_once(embedder: CudaEmbedder, faces: list[Encod
     ],
     ids=["CuPy", "ONNX Runtime", "DALI"],
 )
-def test_a_want_of_memory_halves_the_batch(
+def test_too_little_memory_halves_the_batch(
     gpu_bundle: Bundle, engine: OnnxRuntimeEngine, faces: list[EncodedFace], error: Callable[[], Exception]
 ) -> None:
-    """Whoever lacks memory: the batch is halved until it fits, stays so, and every face has its features."""
+    """For each library's error the batch is halved until it fits, stays small, and every face has its features."""
     short = ShortOfMemory(engine, 2, error)
     embedder = CudaEmbedder(gpu_bundle.model, short, 1, "cpu", max_crops=8)
     features = embedder.embed(faces * 2).features
@@ -135,10 +135,10 @@ def test_a_want_of_memory_halves_the_batch(
     assert embedder.max_crops == 2
 
 
-def test_no_memory_for_one_face_is_no_answer_now(
+def test_no_memory_for_one_face_is_a_temporary_error(
     gpu_bundle: Bundle, engine: OnnxRuntimeEngine, faces: list[EncodedFace]
 ) -> None:
-    """Down to one face and still none: the same faces may be asked for later, and the sentence says why."""
+    """A batch of one face does not fit either: a later call may succeed, and the message states the cause."""
     short = ShortOfMemory(engine, 0, lambda: MemoryError("CUDA allocation failed"))
     embedder = CudaEmbedder(gpu_bundle.model, short, 1, "cpu", max_crops=4)
     with pytest.raises(BackendUnavailable, match=r"no memory for one face \(CUDA allocation failed\)"):
@@ -148,7 +148,7 @@ def test_no_memory_for_one_face_is_no_answer_now(
 def test_results_are_scored_through_it(
     gpu_bundle: Bundle, embedder: CudaEmbedder, portrait: bytes, faces: list[EncodedFace]
 ) -> None:
-    """The pure heart takes its batches as any other: likelihoods, detail and failures reach the results."""
+    """`score_batch` accepts its batches: likelihoods, detail and failures reach the results."""
     request = ScoreRequest(request_id="r", content_id="c", image=ImageSource(uri="file:///portrait.png"))
     located = tuple(LocatedFace(str(i), FaceBox(*box), None) for i, box in enumerate(BOXES))
     image = LocatedImage(request, portrait, probe_image(portrait), located, None, 0.0)
@@ -158,8 +158,8 @@ def test_results_are_scored_through_it(
     assert ["high_band" in face.quality for face in result.faces] == [False, True, False, True]
 
 
-def test_golden_faces_tell_another_network(gpu_bundle: Bundle, embedder: CudaEmbedder) -> None:
-    """The answers on record are the starter's, and this network does not pass for it; its own answers pass."""
+def test_golden_faces_detect_another_network(gpu_bundle: Bundle, embedder: CudaEmbedder) -> None:
+    """The recorded features are the starter's: this network fails the check."""
     with pytest.raises(BundleMismatch, match="nats away from the golden answers"):
         verify_engine(gpu_bundle, embedder)
     assert embed_golden(gpu_bundle.golden, gpu_bundle, embedder).features.shape == (3, 768)
@@ -183,8 +183,8 @@ embed_golden(bundle.golden, bundle, CudaEmbedder(bundle.model, engine, 1, "cpu")
 """
 
 
-def test_a_gpu_lost_in_the_network_ends_the_process(gpu_bundle: Bundle, root: Path) -> None:
-    """An error that no batch size cures ends the process from inside the embedder, without a traceback."""
+def test_the_process_exits_if_the_network_loses_the_gpu(gpu_bundle: Bundle, root: Path) -> None:
+    """The embedder exits with code 71 on a sticky error, without a traceback."""
     run = subprocess.run(
         [sys.executable, "-c", LOSING.format(folder=str(gpu_bundle.folder))],
         cwd=root,

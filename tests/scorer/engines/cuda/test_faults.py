@@ -1,4 +1,4 @@
-"""A GPU's errors told apart, by the libraries' own exceptions; and a lost GPU that ends its process."""
+"""A GPU's errors are classified, as each library raises them; the process exits if the GPU is lost."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from cupy.cuda import cufft
 from cupy_backends.cuda.libs import cublas
 
 from scorer.commands.main import Exit
-from scorer.engines.cuda.faults import GPU_LOST, guarding_gpu, is_gpu_lost, is_out_of_memory
+from scorer.engines.cuda.faults import GPU_LOST, exit_on_gpu_loss, is_gpu_lost, is_out_of_memory
 from scorer.engines.onnx_runtime import onnxruntime
 
 STICKY = (46, 100, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 999)
@@ -19,19 +19,19 @@ runtime_error = cupy.cuda.runtime.CUDARuntimeError
 
 
 @pytest.mark.parametrize("code", STICKY)
-def test_a_sticky_error_is_known_in_every_library_s_words(code: int) -> None:
+def test_a_sticky_error_of_any_library_is_recognised(code: int) -> None:
     """By CuPy's number, by ONNX Runtime's sentence, and by CUDA's name as DALI and others quote it."""
     error = runtime_error(code)
     name, sentence = str(error).split(": ", 1)
-    for told in (
+    for raised in (
         error,
         onnx_error(
             f"CUDA failure {code}: {sentence} ; GPU=0 ; hostname=a ; file=b.cc ; line=1 ; expr=cudaGetLastError()"
         ),
         RuntimeError(f"[/opt/dali/stream.cc:30] CUDA runtime API error {name} ({code}):\n{sentence}"),
     ):
-        assert is_gpu_lost(told)
-        assert not is_out_of_memory(told)
+        assert is_gpu_lost(raised)
+        assert not is_out_of_memory(raised)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def test_a_sticky_error_is_known_in_every_library_s_words(code: int) -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_want_of_memory_is_known(error: BaseException) -> None:
-    """Whoever lacks the memory, it is that and no lost GPU."""
+def test_too_little_memory_is_recognised(error: BaseException) -> None:
+    """In any library it is too little memory and not a lost GPU."""
     assert is_out_of_memory(error)
     assert not is_gpu_lost(error)
 
@@ -69,23 +69,23 @@ def test_a_want_of_memory_is_known(error: BaseException) -> None:
     ids=str,
 )
 def test_other_errors_are_neither(error: BaseException) -> None:
-    """A wrong argument or a bad image passes as what it is."""
+    """A wrong argument or a bad image is raised unchanged."""
     assert not is_out_of_memory(error)
     assert not is_gpu_lost(error)
-    with pytest.raises(type(error)), guarding_gpu(lambda: None):
+    with pytest.raises(type(error)), exit_on_gpu_loss(lambda: None):
         raise error
 
 
 RAISING = """
 import sys
 import cupy
-from scorer.engines.cuda.faults import guarding_gpu
+from scorer.engines.cuda.faults import exit_on_gpu_loss
 
 def check_gpu():
     {check}
 
 try:
-    with guarding_gpu(check_gpu):
+    with exit_on_gpu_loss(check_gpu):
         {work}
 finally:
     print("cleaned up")
@@ -96,12 +96,12 @@ finally:
     ("work", "check"),
     [
         ("raise cupy.cuda.runtime.CUDARuntimeError(700)", "pass"),
-        ("raise RuntimeError('TensorRT did not take a batch')", "raise cupy.cuda.runtime.CUDARuntimeError(719)"),
+        ("raise RuntimeError('TensorRT refused a batch')", "raise cupy.cuda.runtime.CUDARuntimeError(719)"),
     ],
-    ids=["told", "found"],
+    ids=["stated", "checked"],
 )
-def test_a_lost_gpu_ends_the_process_at_once(tmp_path: Path, root: Path, work: str, check: str) -> None:
-    """Told by the error or found by asking the GPU: exit code 71, one sentence, and nothing more is done."""
+def test_the_process_exits_at_once_if_the_gpu_is_lost(tmp_path: Path, root: Path, work: str, check: str) -> None:
+    """Stated by the error or found by a check of the GPU: exit code 71, one sentence, and no clean-up."""
     script = tmp_path / "lose.py"
     script.write_text(RAISING.format(work=work, check=check))
     run = subprocess.run(
@@ -110,13 +110,13 @@ def test_a_lost_gpu_ends_the_process_at_once(tmp_path: Path, root: Path, work: s
     assert run.returncode == GPU_LOST == Exit.GPU_LOST
     assert not run.stdout
     assert run.stderr.count("\n") == 1
-    assert "the GPU is lost to this process (cudaError" in run.stderr
+    assert "this process lost the GPU (cudaError" in run.stderr
     assert "start it again" in run.stderr
 
 
-def test_a_healthy_gpu_is_not_ended() -> None:
-    """An error that says nothing of the cause passes when the GPU answers."""
-    asked: list[str] = []
-    with pytest.raises(RuntimeError, match="did not take"), guarding_gpu(lambda: asked.append("asked")):
-        raise RuntimeError("TensorRT did not take a batch")  # noqa: EM101, TRY003 - what the engine says
-    assert asked
+def test_the_process_continues_if_the_gpu_answers() -> None:
+    """An error that does not state its cause is raised unchanged when the check of the GPU passes."""
+    checks: list[str] = []
+    with pytest.raises(RuntimeError, match="refused"), exit_on_gpu_loss(lambda: checks.append("checked")):
+        raise RuntimeError("TensorRT refused a batch")  # noqa: EM101, TRY003 - the engine's message
+    assert checks

@@ -1,4 +1,4 @@
-"""The mixture on the device: its layout in NumPy, and its kernel compiled for a GPU and run on a CPU."""
+"""The mixture on the device: its layout in NumPy; its kernel compiled for GPUs, and run as C++ on the CPU."""
 
 import ctypes
 import shutil
@@ -20,7 +20,7 @@ Epilogue = Callable[[NDArray[np.float32], DeviceMixture], NDArray[np.float32]]
 
 
 def make_mixture(components: int, size: int, *, diagonal: bool = False) -> GaussianMixture:
-    """Return a mixture whose components lie apart and whose spreads differ tenfold."""
+    """Return a mixture of separate components whose standard deviations differ tenfold."""
     rng = np.random.default_rng(components * size)
     means = rng.normal(0, 3, (components, size))
     factors = rng.uniform(0.3, 3, (components, size))
@@ -51,8 +51,8 @@ def test_the_layout_gives_the_likelihood(components: int, size: int, *, diagonal
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=NATS)
 
 
-def test_many_faces_are_weighed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A workspace for three faces at a time weighs ten as one for all does."""
+def test_many_faces_are_scored_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workspace for three faces gives ten faces the same likelihoods as one for all of them."""
     mixture = make_mixture(2, 8)
     features = draw_features(mixture, 10)
     at_once = DeviceMixture(stack_mixture(mixture), np).log_likelihood(features)
@@ -62,7 +62,7 @@ def test_many_faces_are_weighed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_row_that_is_not_finite_gives_nan(bad: float) -> None:
-    """One number that is none makes its own row NaN and no other."""
+    """A value that is not finite makes its own row NaN, and no other row."""
     mixture = make_mixture(3, 6)
     features = draw_features(mixture, 5)
     features[3, 2] = bad
@@ -70,15 +70,15 @@ def test_a_row_that_is_not_finite_gives_nan(bad: float) -> None:
     assert np.isnan(found).tolist() == [False, False, False, True, False]
 
 
-def test_the_starter_s_faces_weigh_the_same(starter: Bundle) -> None:
-    """The golden faces' likelihoods are those on record."""
+def test_the_starter_s_golden_faces_score_the_same(starter: Bundle) -> None:
+    """The golden faces have their recorded likelihoods."""
     golden = starter.golden
     found = DeviceMixture(starter.model.mixture, np).log_likelihood(golden.features)
     np.testing.assert_allclose(found, golden.log_likelihoods, atol=NATS)
 
 
 def test_the_kernel_compiles_for_a_gpu() -> None:
-    """NVIDIA's compiler takes the source for every architecture that is served, without a GPU."""
+    """NVIDIA's compiler accepts the source for every supported architecture, without a GPU."""
     nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason="CuPy is not installed: extra gpu")
     for architecture in (80, 90, 100, 120):
         program = nvrtc.createProgram(KERNEL, "kernel.cu", (), ())
@@ -88,7 +88,7 @@ def test_the_kernel_compiles_for_a_gpu() -> None:
 
 @pytest.fixture(scope="module")
 def epilogue(tmp_path_factory: pytest.TempPathFactory) -> Epilogue:
-    """The kernel's own source as C++, run thread by thread."""
+    """The kernel's source compiled as C++, where each thread of the block is a thread."""
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++ here")

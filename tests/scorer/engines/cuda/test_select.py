@@ -1,4 +1,4 @@
-"""Which engine is taken for a GPU bundle, and what is said of those that are not."""
+"""Which engine is selected for a GPU bundle, and the message about those that are not."""
 
 import shutil
 from pathlib import Path
@@ -23,7 +23,7 @@ def open_on_cpu(bundle: Bundle) -> tuple[CudaEngine, str]:
 
 @without_gpu
 def test_the_first_engine_that_runs_is_taken(gpu_bundle: Bundle) -> None:
-    """No plan is built, and what TensorRT-RTX builds of the real graph does not load here: both are told."""
+    """No plan is built, and TensorRT-RTX's engine of the real graph does not load here: the message states both."""
     engines = {"TensorRT": open_plan, "TensorRT-RTX": open_rtx, "ONNX Runtime": open_on_cpu}
     engine, name, why = choose_engine(gpu_bundle, engines)
     assert isinstance(engine, OnnxRuntimeEngine)
@@ -35,8 +35,8 @@ def test_the_first_engine_that_runs_is_taken(gpu_bundle: Bundle) -> None:
     assert "not TensorRT-RTX: " in why
 
 
-def test_a_plan_of_another_graph_is_no_reason_to_take_another_engine(gpu_folder: Path, tmp_path: Path) -> None:
-    """A plan that does not belong is refused, not passed over."""
+def test_a_plan_of_another_graph_is_refused(gpu_folder: Path, tmp_path: Path) -> None:
+    """A plan that is not the bundle's is an error, and no other engine is tried."""
     bundle = read_bundle(Path(shutil.copytree(gpu_folder, tmp_path / "bundle")))
     plan = write_plan(bundle, b"plan", "tensorrt", "10.15", find_gpu()[0] or "some GPU")
     plan.path.write_bytes(b"another plan")
@@ -45,7 +45,7 @@ def test_a_plan_of_another_graph_is_no_reason_to_take_another_engine(gpu_folder:
 
 
 @without_gpu
-def test_no_engine_is_one_sentence(gpu_bundle: Bundle) -> None:
-    """Where none runs, each says why, and the sentence what to install."""
+def test_no_engine_is_one_message(gpu_bundle: Bundle) -> None:
+    """Where no engine runs, the message states why for each, and what to install."""
     with pytest.raises(BundleMismatch, match=r"not TensorRT: .*; not TensorRT-RTX: .*install unlensed\[gpu\]"):
         choose_engine(gpu_bundle, {name: ENGINES[name] for name in ("TensorRT", "TensorRT-RTX")})
