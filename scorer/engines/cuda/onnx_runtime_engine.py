@@ -31,7 +31,7 @@ from scorer.mixture import Array
 
 MAX_BATCH = 256
 _PROVIDERS: dict[Kind, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_FATAL = 4  # the severity of ONNX Runtime's log from which on it prints; errors also arrive as exceptions
+_FATAL = 4  # the least severity that ONNX Runtime logs; its errors are raised as exceptions
 _FP16 = frozenset({"fp16", "fp8"})  # precisions whose convolutions are FP16
 _ON_CPU = "assigned to the default CPU EP"  # of its exception where `session.disable_cpu_ep_fallback` is set
 _UNREADABLE = ("InvalidProtobuf", "InvalidGraph", "NoModel")
@@ -43,7 +43,7 @@ class OnnxRuntimeEngine:
     Args:
         model: the ONNX graph; weights in other files are not read.
         manifest: of its bundle; states the tensors and the precision.
-        device: where.
+        device: "cuda", or "cpu" in tests.
         max_batch: the most crops of a call; memory is taken when a batch needs it.
         read: returns the bytes of the graph, which a bundle checks.
 
@@ -114,10 +114,7 @@ class OnnxRuntimeEngine:
                 enable_fallback=0,
             )
         except Exception as error:  # its exceptions have no common base
-            if type(error).__name__ in _UNREADABLE:
-                message = f"{model} is no ONNX graph ({error}): copy the whole bundle again"
-                raise BundleMismatch(message) from error
-            raise EngineUnavailable(_explain(model, error, missing)) from error
+            raise _translate(error, model, missing) from error
 
     def _make_session_options(self) -> Any:  # noqa: ANN401 - ONNX Runtime has no types
         options = onnxruntime.SessionOptions()
@@ -137,9 +134,9 @@ class OnnxRuntimeEngine:
             "device_id": "0",
             "user_compute_stream": str(self._stream.ptr),
             "arena_extend_strategy": "kSameAsRequested",  # CuPy and DALI need the rest
-            "cudnn_conv_algo_search": "HEURISTIC",  # the default times kernels; a face must score the same in each run
-            # FP32 in the graph means FP32. Without TF32 this provider takes the tensor cores from FP16 convolutions,
-            # too (onnxruntime/core/providers/cuda/nn/conv.cc).
+            "cudnn_conv_algo_search": "HEURISTIC",  # the default may time kernels: scores would differ between runs
+            # FP32 in the graph means FP32. Off, the option also keeps FP16 convolutions from the tensor cores
+            # (onnxruntime/core/providers/cuda/nn/conv.cc).
             "use_tf32": "1" if self._manifest.precision in _FP16 else "0",
         }
 
@@ -159,17 +156,14 @@ class OnnxRuntimeEngine:
             raise BundleMismatch(message)
 
     def _try_one_crop(self, model: Path) -> None:
-        """Run one black crop: some kernels are looked for only then."""
+        """Run one black crop: cuDNN is loaded and its kernels are selected only then."""
         side = self._manifest.preprocess.size
         try:
             with exit_on_gpu_loss(self._wait):
                 self.run(self._xp.zeros((1, side, side, 3), np.uint8))
                 self._wait()
         except Exception as error:
-            if is_out_of_memory(error):
-                message = "the GPU has not enough free memory for one crop: other processes use it; see nvidia-smi"
-                raise BackendUnavailable(message) from error
-            raise EngineUnavailable(_explain(model, error)) from error
+            raise _translate(error, model) from error
 
     def _wait(self) -> None:
         if self._stream is not None:
@@ -185,9 +179,15 @@ def _require_provider(device: Kind) -> None:
         raise EngineUnavailable(message)
 
 
-def _explain(model: Path, error: Exception, missing: Sequence[str] = ()) -> str:
-    """Return one sentence about why the graph does not run; `missing` are CUDA libraries."""
+def _translate(error: Exception, model: Path, missing: Sequence[str] = ()) -> Exception:
+    """Return the exception, of one sentence, to raise for an error at the start; `missing` are CUDA libraries."""
+    if is_out_of_memory(error):
+        return BackendUnavailable(
+            "the GPU has not enough free memory for the network and one crop: other processes use it; see nvidia-smi"
+        )
     why = str(error).partition("\n")[0]
+    if type(error).__name__ in _UNREADABLE:
+        return BundleMismatch(f"{model} is no ONNX graph ({why}): copy the whole bundle again")
     if missing:
         why = f"{', '.join(missing)} cannot be loaded: install unlensed[gpu]"
     elif _ON_CPU in why:
@@ -195,12 +195,12 @@ def _explain(model: Path, error: Exception, missing: Sequence[str] = ()) -> str:
             "its CUDA provider did not start (it needs a driver for CUDA 13), or has no kernel for an operator of the "
             "graph, which would then run on the CPU"
         )
-    return f"ONNX Runtime {onnxruntime.__version__} does not run {model}: {why}"
+    return EngineUnavailable(f"ONNX Runtime {onnxruntime.__version__} does not run {model}: {why}")
 
 
 def _load_cuda() -> list[str]:
     """Load the CUDA libraries of NVIDIA's packages, or else of the system; return those that cannot be loaded."""
-    # `use_tf32` cannot be off for the FP32 operators of an FP16 graph alone. cuBLAS and cuDNN read this variable.
+    # For the FP32 operators of an FP16 graph, whose `use_tf32` is on; cuBLAS and cuDNN read the variable.
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     printed = io.StringIO()  # it prints to the standard output, where results go
     with redirect_stdout(printed):

@@ -15,7 +15,8 @@ from scorer.bundle.manifest import Manifest
 from scorer.engines.cuda.engine import EngineUnavailable
 from scorer.engines.cuda.onnx_runtime_engine import OnnxRuntimeEngine
 from scorer.engines.onnx_runtime import onnxruntime
-from scorer.errors import BundleMismatch
+from scorer.errors import BackendUnavailable, BundleMismatch
+from scorer.mixture import Array
 from tests.small_extractor import make_small_extractor
 from training.export.features import extract_features
 from training.export.onnx import export_onnx
@@ -125,3 +126,16 @@ def test_no_node_falls_back_to_the_cpu(
     monkeypatch.setattr("scorer.engines.cuda.onnx_runtime_engine._PROVIDERS", {"cuda": idle})
     with pytest.raises(EngineUnavailable, match=r"would then run on the CPU|cannot be loaded"):
         engine._open_session(graphs["fp32"], graphs["fp32"].read_bytes())  # noqa: SLF001 - a part of the start
+
+
+def test_no_memory_at_the_start_is_a_temporary_error(graphs: dict[Precision, Path], manifest: Manifest) -> None:
+    """Where the GPU has no memory for one crop, a later start may succeed."""
+
+    class FullEngine(OnnxRuntimeEngine):
+        def run(self, crops_NHWC: Array) -> Array:
+            raise onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException(
+                f"Failed to allocate memory for requested buffer of size {crops_NHWC.nbytes}"
+            )
+
+    with pytest.raises(BackendUnavailable, match=r"not enough free memory .*nvidia-smi"):
+        FullEngine(graphs["fp32"], manifest, "cpu")
