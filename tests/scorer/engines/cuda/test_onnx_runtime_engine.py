@@ -133,9 +133,8 @@ def test_no_memory_at_the_start_is_a_temporary_error(graphs: dict[Precision, Pat
 
     class FullEngine(OnnxRuntimeEngine):
         def run(self, crops_NHWC: Array) -> Array:
-            raise onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException(
-                f"Failed to allocate memory for requested buffer of size {crops_NHWC.nbytes}"
-            )
+            message = f"Failed to allocate memory for requested buffer of size {crops_NHWC.nbytes}"
+            raise onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException(message)
 
     with pytest.raises(BackendUnavailable, match=r"not enough free memory .*nvidia-smi"):
         FullEngine(graphs["fp32"], manifest, "cpu")
