@@ -25,7 +25,7 @@ SIDE = 4096  # 16.8 megapixels: large beside what moves by itself, and done in a
 PROGRAM = """
 import sys
 from pathlib import Path
-from ingest import face_groups
+from ingest import decode_batches
 from ingest.costs import JOB_BYTES, estimate_memory
 from ingest.dali import FaceCropper
 from ingest.detect import load_detector
@@ -41,7 +41,7 @@ def peak():
 data, bundle = Path(sys.argv[2]).read_bytes(), read_bundle(Path("model_repository"))
 info = probe_image(data)
 if sys.argv[1] == "cut whole":
-    face_groups._MAX_DECODED_BYTES = 0  # as if DALI refused it for its size
+    decode_batches._MAX_DECODED_BYTES = 0  # as if DALI refused it for its size
 window = Window(0, 0, info.width, info.height)
 if sys.argv[1] != "find":
     cropper = FaceCropper(bundle.manifest.preprocess, 1, 1)
@@ -52,7 +52,7 @@ else:
     detector = load_detector(bundle.folder, bundle.manifest.detector, 1)
     before = peak()
     detector.detect(data, info)
-grown, group = peak() - before, face_groups.FaceGroup(data, info, {0: window})
+grown, group = peak() - before, decode_batches.FaceGroup(data, info, {0: window})
 print(grown, estimate_memory(sys.argv[1].split()[0], [group]))
 """
 

@@ -46,6 +46,4 @@ class OnnxExtractor:
 
 def describe_runtime() -> str:
     """Return the runtime of the features in words, for a manifest."""
-    return (
-        f"onnxruntime {onnxruntime.__version__} on a CPU, node by node, rounded to the graph's types, sums in FP32"
-    )
+    return f"onnxruntime {onnxruntime.__version__} on a CPU, node by node, rounded to the graph's types, sums in FP32"

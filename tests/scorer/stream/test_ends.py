@@ -11,7 +11,6 @@ import pytest
 
 from ingest.detector_pool import DetectorUnusable, SandboxBroken
 from scorer.commands.command_line import find_exit
-from scorer.commands.main import CODES
 from scorer.errors import (
     BackendUnavailable,
     BrokerRefused,
@@ -58,7 +57,7 @@ import json, os, signal, sys, time
 from pathlib import Path
 from scorer.bundle.bundle import read_bundle
 from scorer.engines.cuda.faults import exit_without_gpu
-from scorer.stream.broker import MemorySource
+from scorer.stream.memory_broker import MemorySource
 from scorer.stream.watchdog import Watchdog
 from tests.scorer.stream.service_bench import FACE, Bench
 
@@ -89,7 +88,7 @@ def test_errors_count_unless_they_are_known_refusals(
     bench.send(request_for("a"))
     with pytest.raises(type(error)):
         bench.service().run()
-    assert find_exit(error, CODES) is code
+    assert find_exit(error) is code
     note = CrashNote.parse(bench.broker.notes[PLACE])
     assert note
     assert (note.open, note.first, note.until) == (counts, 0, 1 + ANNOUNCED_AHEAD * counts)

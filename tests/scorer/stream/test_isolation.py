@@ -12,7 +12,7 @@ from scorer.stream.crash_notes import CrashNote, SuspectRange
 from scorer.stream.isolation import Isolation
 from scorer.stream.ledger import InFlight
 from tests.scorer.stream.memory_group import Killed, Member, MemoryGroup
-from tests.scorer.stream.service_bench import DEAD, READ, Bench, bench, request_for
+from tests.scorer.stream.service_bench import DEAD, Bench, bench, read_inline, request_for
 
 __all__ = ["bench", "request_for"]
 
@@ -45,13 +45,13 @@ class Watched:
         pytest.fail(f"no end: {self.group.committed}")
 
     def _serve(self, bench: Bench, member: Member) -> None:
-        def read(request: ScoreRequest) -> bytes:
+        def read(request: ScoreRequest, max_bytes: int) -> bytes:
             self.begun.append(request.request_id)
             self.beside[request.request_id] = len(self.begun) - 1 - len(self.group.answers)
             if request.request_id == self.deadly:
                 member.kill()
                 raise Killed
-            return READ(request)
+            return read_inline(request, max_bytes)
 
         served = Bench(bench.starter, bench.embedder, read, source=lambda *_: member, sink=lambda *_: member)
         served.service(batch_age_s=0.001).run()
