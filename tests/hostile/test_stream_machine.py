@@ -22,7 +22,7 @@ from scorer.messages import ScoreRequest
 from scorer.stream.broker import Record, TopicPartition
 from tests.faults.traffic import Verdict
 from tests.scorer.stream.memory_group import Killed, Member, MemoryGroup
-from tests.scorer.stream.service_bench import READ, Bench
+from tests.scorer.stream.service_bench import Bench, read_inline
 
 PLACES = [TopicPartition("unlensed.requests", number) for number in range(3)]
 LIMITS = {"unlensed.results": 1500, "unlensed.dead-letters": 2000}
@@ -226,11 +226,11 @@ class Stream(RuleBasedStateMachine):
         return True
 
     def _serve(self, member: Member) -> None:
-        def read(request: ScoreRequest) -> bytes:
+        def read(request: ScoreRequest, max_bytes: int) -> bytes:
             if request.request_id.startswith("poison"):
                 member.kill()
                 raise Killed
-            return READ(request)
+            return read_inline(request, max_bytes)
 
         bench = Bench(starter(), Checksums(), read, source=lambda *_: member, sink=lambda *_: member, stop=member.stop)
         bench.service(delivery=self.delivery, drain_s=5, revoke_s=1).run()

@@ -171,6 +171,14 @@ class Member:
             for topic_partition in self._owned
         }
 
+    def skipped(self) -> Mapping[TopicPartition, int]:
+        """See `RecordSource`; every offset has a record."""
+        return {}
+
+    def blocked_s(self) -> Mapping[TopicPartition, float]:
+        """See `RecordSource`; no transaction stays open."""
+        return {}
+
     def deliver(self, records: Sequence[Outgoing]) -> None:
         """See `RecordSink`."""
         self._sink_lives()

@@ -66,7 +66,7 @@ class Printing(MemorySource):
         for note in notes.values():
             print(note, flush=True)
 
-def act(request):
+def act(request, max_bytes):
     {act}
 
 bench = Bench(read_bundle(Path("model_repository")), None, act, source=Printing)
@@ -81,7 +81,7 @@ def test_errors_count_unless_they_are_known_refusals(
 ) -> None:
     """A refusal leaves a closed note that blames nobody; whatever a record may have caused leaves an open one."""
 
-    def fail(_request: ScoreRequest) -> bytes:
+    def fail(_request: ScoreRequest, _max_bytes: int) -> bytes:
         raise error
 
     bench.read = fail
