@@ -19,7 +19,7 @@ from rich.table import Table
 from scorer.commands.progress import Progress
 from scorer.commands.terminal import Terminal
 from scorer.errors import UsageError
-from scorer.observe.printable import print_json
+from scorer.observe.printable import count_noun, print_json
 from scorer.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def parse_since(text: str | None, now: datetime) -> datetime | None:
 
 
 def _describe(codes: Counter[str]) -> str:
-    total = f"{codes.total()} letter{'' if codes.total() == 1 else 's'}"
+    total = count_noun(codes.total(), "letter")
     return f"{total} ({', '.join(f'{count} {code}' for code, count in codes.most_common())})" if codes else total
 
 

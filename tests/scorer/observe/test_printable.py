@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scorer.commands.terminal import Terminal
-from scorer.observe.printable import print_json, printable, printable_json, printable_value
+from scorer.observe.printable import count_noun, print_json, printable, printable_json, printable_value
 
 TEXT = st.text(
     st.characters() | st.sampled_from("\x1b\x9b\r\n\t\x7f\u202e\u2066\u200b\u2028\xad\ue000\udcff\ud800[]\\:")
@@ -124,3 +124,17 @@ def test_a_terminal_that_lacks_a_character_shows_its_escape(tmp_path: Path) -> N
     lines = path.read_text(encoding="ascii").rstrip().splitlines()
     assert "\\U0001f600.jpg" in path.read_text(encoding="ascii")
     assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((0, "image"), "0 images"),
+        ((1, "image"), "1 image"),
+        ((2000, "image"), "2,000 images"),
+        ((2, "link to a folder", "links to folders"), "2 links to folders"),
+    ],
+)
+def test_a_number_has_its_noun(arguments: tuple[int, str], text: str) -> None:
+    """The noun is singular for 1 only, and large numbers have separators."""
+    assert count_noun(*arguments) == text
