@@ -75,9 +75,9 @@ def animate(kind: str) -> bytes:
     return encode(kind, save_all=True, append_images=[PICTURE.rotate(90, expand=False)])
 
 
-def corrupt(data: bytes, slot: int) -> bytes:
+def corrupt(data: bytes, position: int) -> bytes:
     """Return `data` with one byte changed."""
-    return data[:slot] + bytes([data[slot] ^ 0x55]) + data[slot + 1 :]
+    return data[:position] + bytes([data[position] ^ 0x55]) + data[position + 1 :]
 
 
 CASES: dict[str, tuple[Reason, Callable[[], bytes]]] = {

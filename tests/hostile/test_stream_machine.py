@@ -24,13 +24,13 @@ from tests.faults.traffic import Verdict
 from tests.scorer.stream.memory_group import Killed, Member, MemoryGroup
 from tests.scorer.stream.service_bench import Bench, read_inline
 
-PLACES = [TopicPartition("unlensed.requests", number) for number in range(3)]
+PARTITIONS = [TopicPartition("unlensed.requests", number) for number in range(3)]
 LIMITS = {"unlensed.results": 1500, "unlensed.dead-letters": 2000}
 CODES = {"poison": "kills_worker", "oversize": "answer_too_large", "not_json": "not_json"}
 MAX_MEMBERS = 3
 LAST_TURNS = 3000
 members = st.integers(0, MAX_MEMBERS - 1)
-slots = st.sampled_from(PLACES)
+partitions = st.sampled_from(PARTITIONS)
 
 
 @cache
@@ -63,7 +63,7 @@ class Stream(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.group = MemoryGroup({slot: [] for slot in PLACES}, limits=LIMITS)
+        self.group = MemoryGroup({partition: [] for partition in PARTITIONS}, limits=LIMITS)
         self.kinds: dict[tuple[TopicPartition, int], str] = {}
         self.ids: dict[tuple[TopicPartition, int], str] = {}
         self.exposed: Counter[tuple[TopicPartition, int]] = Counter()  # to ends that were no record's doing
@@ -71,24 +71,24 @@ class Stream(RuleBasedStateMachine):
         self.ends = self.sent = 0  # `ends`: of what a partition was in hand of one worker
         self.join()
 
-    @rule(slot=slots, count=st.integers(1, 12))
-    def send(self, slot: TopicPartition, count: int) -> None:
+    @rule(partition=partitions, count=st.integers(1, 12))
+    def send(self, partition: TopicPartition, count: int) -> None:
         """Good requests."""
         for _ in range(count):
-            self._send(slot, "good")
+            self._send(partition, "good")
 
-    @rule(slot=slots, kind=st.sampled_from(["poison", "oversize", "not_json"]))
-    def send_bad(self, slot: TopicPartition, kind: str) -> None:
+    @rule(partition=partitions, kind=st.sampled_from(["poison", "oversize", "not_json"]))
+    def send_bad(self, partition: TopicPartition, kind: str) -> None:
         """A record that kills who decodes it, one whose answer no topic takes, one that is no request."""
-        self._send(slot, kind)
+        self._send(partition, kind)
 
     @precondition(lambda self: self.ids)
-    @rule(slot=slots, number=st.integers(0, 1000))
-    def duplicate(self, slot: TopicPartition, number: int) -> None:
+    @rule(partition=partitions, number=st.integers(0, 1000))
+    def duplicate(self, partition: TopicPartition, number: int) -> None:
         """A request that was sent already, whatever it is."""
         (of, offset) = list(self.ids)[number % len(self.ids)]
         record = self.group.logs[of][offset]
-        again = self.group.send(slot, record.key, record.value)
+        again = self.group.send(partition, record.key, record.value)
         self._remember(again, self.kinds[of, offset], self.ids[of, offset])
 
     @rule(member=members, turns=st.integers(1, 6))
@@ -151,15 +151,15 @@ class Stream(RuleBasedStateMachine):
                 verdict.note_result(answer.value or b"")
             else:
                 told = {name: (value or b"").decode() for name, value in answer.headers}
-                slot = TopicPartition(told["unlensed-topic"], int(told["unlensed-partition"]))
-                letters[slot, int(told["unlensed-offset"])].append(told["unlensed-error-code"])
+                partition = TopicPartition(told["unlensed-topic"], int(told["unlensed-partition"]))
+                letters[partition, int(told["unlensed-offset"])].append(told["unlensed-error-code"])
         for key, codes in letters.items():
             assert set(codes) == {CODES.get(self.kinds[key])}, (key, codes)
             assert len(codes) == 1 or (self.delivery == "at_least_once" and len(codes) <= 1 + self.ends)
         assert not verdict.conflicting
-        for slot, until in committed.items():
+        for partition, until in committed.items():
             for offset in range(until):
-                assert self.ids[slot, offset] in verdict.answers or letters[slot, offset], (slot, offset)
+                assert self.ids[partition, offset] in verdict.answers or letters[partition, offset], (partition, offset)
         self.letters = letters
 
     def teardown(self) -> None:
@@ -180,9 +180,9 @@ class Stream(RuleBasedStateMachine):
             member.turn()
 
     def _is_done(self) -> bool:
-        return all(self.group.committed.get(slot, 0) == len(log) for slot, log in self.group.logs.items())
+        return all(self.group.committed.get(partition, 0) == len(log) for partition, log in self.group.logs.items())
 
-    def _send(self, slot: TopicPartition, kind: str) -> None:
+    def _send(self, partition: TopicPartition, kind: str) -> None:
         self.sent += 1
         request = {
             "request_id": f"{kind}-{self.sent}",
@@ -192,11 +192,14 @@ class Stream(RuleBasedStateMachine):
             "attributes": {"large": "x" * 1000} if kind == "oversize" else {},
         }
         value = b"no JSON" if kind == "not_json" else json.dumps(request).encode()
-        record = self.group.send(slot, b"key", value)
+        record = self.group.send(partition, b"key", value)
         self._remember(record, kind, request["request_id"])  # type: ignore[arg-type]
 
     def _remember(self, record: Record, kind: str, request_id: str) -> None:
-        self.kinds[record.slot, record.offset], self.ids[record.slot, record.offset] = kind, request_id
+        self.kinds[record.topic_partition, record.offset], self.ids[record.topic_partition, record.offset] = (
+            kind,
+            request_id,
+        )
 
     def _member(self, number: int) -> Member:
         return self.group.members[number % len(self.group.members)]
@@ -205,6 +208,8 @@ class Stream(RuleBasedStateMachine):
         """Let a member turn; one that a record killed is replaced, and one that ended otherwise is a fault."""
         if not self.group.members:
             self.join()
+        if not self.group.members:  # all are paused
+            return
         member = self._member(number)
         member.turn()
         if member.dead:
@@ -213,11 +218,11 @@ class Stream(RuleBasedStateMachine):
 
     def _expose(self, member: Member) -> bool:
         """Return whether none of the records that a member may have in hand saw such an end before; then they have."""
-        owned = [slot for slot, owner in self.group.owners.items() if owner is member]
+        owned = [partition for partition, owner in self.group.owners.items() if owner is member]
         may = [
-            (slot, offset)
-            for slot in owned
-            for offset in range(self.group.committed.get(slot, 0), len(self.group.logs[slot]))
+            (partition, offset)
+            for partition in owned
+            for offset in range(self.group.committed.get(partition, 0), len(self.group.logs[partition]))
         ]
         if any(self.exposed[key] for key in may):
             return False

@@ -51,21 +51,21 @@ def mutate(draw: st.DrawFn) -> bytes:
     """Return a valid picture with bytes changed, cut out, doubled, or spliced with another picture."""
     data = bytearray(draw(st.sampled_from(SEEDS)))
     for _ in range(draw(st.integers(1, 6))):
-        slot = draw(st.integers(0, max(0, len(data) - 1)))
+        at = draw(st.integers(0, max(0, len(data) - 1)))
         length = draw(st.integers(0, 40))
         match draw(st.sampled_from(["flip", "set", "cut", "double", "splice", "truncate"])):
             case "flip" if data:
-                data[slot] ^= 1 << draw(st.integers(0, 7))
+                data[at] ^= 1 << draw(st.integers(0, 7))
             case "set":
-                data[slot : slot + 1] = draw(st.sampled_from([b"\0", b"\xff", b"\xff\xd9", b"\xff\xda", b"\x7f"]))
+                data[at : at + 1] = draw(st.sampled_from([b"\0", b"\xff", b"\xff\xd9", b"\xff\xda", b"\x7f"]))
             case "cut":
-                del data[slot : slot + length]
+                del data[at : at + length]
             case "double":
-                data[slot:slot] = data[slot : slot + length]
+                data[at:at] = data[at : at + length]
             case "splice":
-                data[slot:] = draw(st.sampled_from(SEEDS))[slot:]
+                data[at:] = draw(st.sampled_from(SEEDS))[at:]
             case "truncate":
-                del data[slot:]
+                del data[at:]
             case _:
                 pass
     return bytes(data)
