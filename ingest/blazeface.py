@@ -1,9 +1,9 @@
 """BlazeFace on OpenVINO: square RGB tiles in, raw face boxes out.
 
 The networks are MediaPipe's back-camera and full-range models (Bazarevsky et al., "BlazeFace: Sub-millisecond
-Neural Face Detection on Mobile GPUs", 2019), read from the unchanged `.tflite` files. Tiles keep a network's
-native size and run one by one on as many streams as there are threads: measured, neither a batch nor a larger input is
-cheaper per pixel, and a change of shape costs more than two tiles.
+Neural Face Detection on Mobile GPUs", 2019), read from the unchanged `.tflite` files. Tiles have a network's native
+size and run one by one, with one stream for each thread: measured, neither a batch nor a larger input is cheaper per
+pixel, and a change of shape costs more than two tiles.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -18,30 +18,30 @@ from numpy.typing import NDArray
 from ingest.openvino_core import CORE, compile_network, ov
 from ingest.pyramid import TILE_PX
 
-_BOX_FIELDS = 16  # per anchor: centre x, y, width, height, then six landmarks that are not used here
-_LOGIT_LIMIT = 60.0  # keeps exp() finite and changes no probability that float32 can tell from 0 or 1
-_CONFIDENCE_STEP = 2.0**-20  # the last bits of exp() depend on the CPU; a confidence is a multiple of this
+_BOX_FIELDS = 16  # of an anchor: centre x, y, width, height, then six landmarks that are not used here
+_LOGIT_LIMIT = 60.0  # keeps exp() finite; beyond it, a float32 probability is 0 or 1
+_CONFIDENCE_STEP = 2.0**-20  # confidences are multiples of this, because the last bits of exp() depend on the CPU
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a network takes and gives.
+    """The input and output of a network.
 
     Attributes:
-        side: of its tiles, in pixels.
-        grids: (pixels between anchors, anchors in one place) of each grid of outputs.
+        side: the side of its tiles in pixels.
+        grids: (pixels between cells, anchors in a cell) of each grid of outputs.
     """
 
     side: int
     grids: tuple[tuple[int, int], ...]
 
     def place_anchors(self) -> NDArray[np.float64]:
-        """Return the anchors' (x, y) in tile pixels, (A, 2): the middles of the cells, row by row, grid by grid."""
+        """Return the anchors' (x, y) in tile pixels, (A, 2): the centres of the cells, row by row, grid by grid."""
         grids = []
         for stride, repeats in self.grids:
-            middles = (np.arange(self.side // stride) + 0.5) * stride
-            places = np.stack(np.meshgrid(middles, middles), axis=-1).reshape(-1, 2)
-            grids.append(np.repeat(places, repeats, axis=0))
+            centres = (np.arange(self.side // stride) + 0.5) * stride
+            cells = np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
+            grids.append(np.repeat(cells, repeats, axis=0))
         return np.concatenate(grids)
 
 
@@ -52,10 +52,10 @@ FULL_RANGE = Layout(192, ((4, 1),))
 class BlazeFace:
     """The compiled network.
 
-    Safe to share between threads. The same tile gives the same boxes, whatever the number of threads.
+    Threads may share it. The same tile gives the same boxes for any number of threads.
 
     Attributes:
-        layout: the size of its tiles, among others.
+        layout: its input and output.
 
     Raises:
         ValueError: the file is not a BlazeFace model of that layout that OpenVINO can read.
@@ -69,16 +69,16 @@ class BlazeFace:
         self._idle: SimpleQueue[ov.InferRequest] = SimpleQueue()
         for _ in range(threads):
             self._idle.put(network.create_infer_request())
-        # OpenVINO's binding prepares its NumPy side on first use, under a lock that it takes without giving up
-        # the interpreter's: two threads that meet there wait for each other for ever (one start in 40, measured).
+        # On its first use, OpenVINO's binding prepares NumPy under a lock while it holds the interpreter's lock: two
+        # threads can deadlock there (measured: one start in 40). So the first use is here, in one thread.
         self._find_one(np.zeros((layout.side, layout.side, 3), np.uint8), min_confidence=1.0)
         self._workers = ThreadPoolExecutor(threads, "blazeface")
 
     def find(self, tiles: NDArray[np.uint8], min_confidence: float) -> list[NDArray[np.float64]]:
-        """Return, for each tile, a row for every anchor that is at least `min_confidence` sure.
+        """Return, for each tile, a row for every anchor with at least `min_confidence`.
 
-        `tiles` is uint8 RGB, (N, side, side, 3). A row is (x, y, width, height, confidence): the
-        corner and size in tile pixels. Rows of one face overlap; a box may reach outside its tile.
+        `tiles` is uint8 RGB, (N, side, side, 3). A row is (x, y, width, height, confidence): corner and size in tile
+        pixels. Rows of one face overlap; a part of a box may lie outside its tile.
         """
         return list(self._workers.map(partial(self._find_one, min_confidence=min_confidence), tiles))
 
@@ -96,9 +96,9 @@ class BlazeFace:
 def decode_anchors(
     boxes: NDArray[np.float32], logits: NDArray[np.float32], anchors: NDArray[np.float64], min_confidence: float
 ) -> NDArray[np.float64]:
-    """Return rows (x, y, width, height, confidence) from regressed `boxes` (A, 16) and `logits` (A,) at `anchors`.
+    """Return rows (x, y, width, height, confidence) from predicted `boxes` (A, 16) and `logits` (A,) at `anchors`.
 
-    A box's centre is relative to its anchor, its size absolute; both are pixels.
+    A box's centre is relative to its anchor, its size is absolute; both are in pixels.
     """
     sigmoid = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -_LOGIT_LIMIT, _LOGIT_LIMIT)))
     confidence = np.rint(sigmoid / _CONFIDENCE_STEP) * _CONFIDENCE_STEP
@@ -110,7 +110,7 @@ def decode_anchors(
 
 
 def _compile(model: Path, side: int, anchors: int, threads: int) -> ov.CompiledModel:
-    """Read the file, put the normalisation in front and compile for the CPU."""
+    """Read the file, prepend the normalisation and compile for the CPU."""
     try:
         network = CORE.read_model(model)
     except RuntimeError as error:

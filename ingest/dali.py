@@ -1,15 +1,15 @@
-"""The fast path from encoded images to face crops: NVIDIA DALI. The sole importer of `nvidia.dali`.
+"""Cuts faces on a CPU with NVIDIA DALI.
 
-Each distinct image is decoded once, only the rectangle around all its faces; each face is then cut, turned
-upright and resized. Measured on 2 cores against one region decode a face (1920 x 1080 JPEG, CPU time an image):
+Each distinct image is decoded once, and only the rectangle around all its faces. Each face is then cut, turned
+upright and resized. Measured on 2 cores against one decode for each face (1920 x 1080 JPEG, CPU time for each image):
 4.5 against 4.3 ms for one face, 6.5 against 9.2 ms for two, 10.5 against 20.5 ms for five.
 
-Policy for damage. DALI fails a whole batch for one bad image, and libjpeg does not fail at all: it fills missing
-areas with grey and prints a warning. Either way every image of that batch is decoded again alone. One that fails is
-`undecodable`, or `truncated`. Where there is a warning, `ingest.damage` measures which pixels are missing, and a face
-is refused only if its window holds one of them. So a bad image costs a few more decodes and never a wrong score; its
-batch-mates come out bit-identical. Not knowable here: damage that still reads as valid codes, or that lies below the
-faces. Decoders get `strip_metadata` bytes, so no C parser reads the EXIF, text or profiles of strangers.
+Damage: DALI fails a whole batch for one bad image, and libjpeg does not fail at all: it fills missing areas with grey
+and prints a warning. In both cases every image of that batch is decoded again alone. One that fails is `undecodable`
+or `truncated`. Where there is a warning, `ingest.damage` measures which pixels are missing, and a face is refused only
+if its window contains one of them. So a bad image costs a few more decodes and never causes a wrong score, and the
+crops of the other images stay bit-identical. Not detectable: damage that decodes as valid codes, or lies below the
+faces. Decoders get `strip_metadata` bytes, so that no C parser reads untrusted EXIF, text or profiles.
 """
 
 import sys
@@ -27,11 +27,11 @@ from ingest.damage import measure_damage
 from ingest.decode_batches import (
     BATCH_PIXELS_PER_THREAD,
     IMAGE_FAILURE,
-    LIBJPEG_REMARK,
-    LIBPNG_REMARK,
+    LIBJPEG_WARNING,
+    LIBPNG_WARNING,
     FaceGroup,
     batch_groups,
-    is_huge,
+    exceeds_dali,
     split_batches,
 )
 from ingest.native_messages import NativeMessages
@@ -45,23 +45,23 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class _Region:
-    """Decoded stored pixels (H, W, 3) and where they lie; DALI owns them until its next run."""
+    """Decoded stored pixels (H, W, 3) and their window in the stored image; DALI owns them until its next run."""
 
     pixels: Pixels
-    place: Window
+    window: Window
 
     def cut(self, window: Window, info: ImageInfo) -> Pixels:
         """Return an upright `window` of the image, contiguous."""
         stored = find_stored_window(window, info)
-        top, left = stored.top - self.place.top, stored.left - self.place.left
+        top, left = stored.top - self.window.top, stored.left - self.window.left
         return turn_upright(self.pixels[top : top + stored.height, left : left + stored.width], info.orientation)
 
 
 class FaceCropper:
     """Cuts faces out of encoded images on the CPU; crops follow `spec`.
 
-    One cropper belongs to one thread. `threads` decode in parallel; `max_batch` images or faces are in
-    flight at once, fewer when they are large.
+    Only one thread may use a cropper. `threads` decode in parallel. A batch has at most `max_batch` images or faces,
+    and fewer large ones.
     """
 
     def __init__(self, spec: PreprocessSpec, threads: int, max_batch: int) -> None:
@@ -71,14 +71,14 @@ class FaceCropper:
         self._build()
 
     def crop(self, faces: Sequence[EncodedFace]) -> list[Pixels | Unscorable]:
-        """Return, in the order of `faces`, each crop (size, size, 3) or why its image cannot be decoded."""
+        """Return, in the order of `faces`, each crop (size, size, 3) or the refusal of its face."""
         results: dict[int, Pixels | Unscorable] = {}
         for batch in batch_groups(faces, self._max_batch, self._max_pixels):
             results.update(self._crop_groups(batch))
         return [results[position] for position in range(len(faces))]
 
     def release(self) -> None:
-        """Give back the memory that the pipelines keep for their next run."""
+        """Free the memory that the pipelines keep for their next run."""
         del self._decoder, self._resizer
         ReleaseUnusedMemory()
         self._build()
@@ -88,12 +88,12 @@ class FaceCropper:
         self._resizer = _build_resizer(self._spec, self._threads, self._max_batch)
 
     def _crop_groups(self, groups: list[FaceGroup]) -> dict[int, Pixels | Unscorable]:
-        regions, complaint = self._decode(groups)
-        if complaint and len(groups) > 1:
+        regions, warning = self._decode(groups)
+        if warning and len(groups) > 1:
             alone = [self._crop_groups([group]) for group in groups]
             return {position: result for part in alone for position, result in part.items()}
-        if complaint:
-            return self._crop_damaged(groups[0], regions, complaint)
+        if warning:
+            return self._crop_damaged(groups[0], regions, warning)
         return self._resize(groups, regions)
 
     def _resize(self, groups: list[FaceGroup], regions: list[_Region]) -> dict[int, Pixels | Unscorable]:
@@ -109,31 +109,31 @@ class FaceCropper:
             results.update(zip((position for position, *_ in batch), resized, strict=True))
         return results
 
-    def _crop_damaged(self, group: FaceGroup, regions: list[_Region], complaint: str) -> dict[int, Pixels | Unscorable]:
-        """Return the crops of the faces that are whole, and the reason for the others."""
+    def _crop_damaged(self, group: FaceGroup, regions: list[_Region], warning: str) -> dict[int, Pixels | Unscorable]:
+        """Return the crops of the undamaged faces, and the refusals of the others."""
         reason = group.info.damage_reason
         if not regions:
-            return dict.fromkeys(group.windows, Unscorable(reason, f"the decoder says: {complaint}"))
-        region = _Region(regions[0].pixels.copy(), regions[0].place)
+            return dict.fromkeys(group.windows, Unscorable(reason, f"the decoder reports: {warning}"))
+        region = _Region(regions[0].pixels.copy(), regions[0].window)
 
         def decode(bare: bytes) -> tuple[Pixels, str]:
-            again, warning = self._decode_files([(bare, region.place, group.info)])
-            return (again[0].pixels.copy(), warning) if again else (np.zeros_like(region.pixels), warning)
+            again, new_warning = self._decode_files([(bare, region.window, group.info)])
+            return (again[0].pixels.copy() if again else np.zeros_like(region.pixels)), new_warning
 
-        damage = measure_damage(group.data, group.info, region.pixels, complaint, decode)
+        damage = measure_damage(group.data, group.info, region.pixels, warning, decode)
         if damage.mask.all() and len(group.windows) > 1:
             return self._crop_above_damage(group)
-        marked = _Region(damage.mask[..., np.newaxis].view(np.uint8), region.place)
-        lost = {p: marked.cut(window, group.info).any() for p, window in group.windows.items()}
-        whole = replace(group, windows={p: window for p, window in group.windows.items() if not lost[p]})
-        failure = Unscorable(reason, f"pixels of the face are missing or wrong; the decoder says: {complaint}")
-        return self._resize([whole], [region]) | dict.fromkeys((p for p in lost if lost[p]), failure)
+        mask = _Region(damage.mask[..., np.newaxis].view(np.uint8), region.window)
+        damaged = {p: mask.cut(window, group.info).any() for p, window in group.windows.items()}
+        whole = replace(group, windows={p: window for p, window in group.windows.items() if not damaged[p]})
+        failure = Unscorable(reason, f"pixels of the face are missing or wrong; the decoder reports: {warning}")
+        return self._resize([whole], [region]) | dict.fromkeys((p for p in damaged if damaged[p]), failure)
 
     def _crop_above_damage(self, group: FaceGroup) -> dict[int, Pixels | Unscorable]:
-        """Return the results of a group whose damage is known no closer than by the rows that a decoder reads.
+        """Return the results of a group whose damage can be located only by the rows that a decoder reads.
 
         A decoder stops below the last face. So the upper half of the faces is decoded alone, and the lower half only
-        if nothing is wrong in the upper one.
+        if the upper half is undamaged.
         """
         stored = {p: find_stored_window(window, group.info) for p, window in group.windows.items()}
         order = sorted(stored, key=lambda p: stored[p].top + stored[p].height)
@@ -146,17 +146,17 @@ class FaceCropper:
         return results | (dict.fromkeys(lower.windows, failure) if failure else self._crop_groups([lower]))
 
     def _decode(self, groups: list[FaceGroup]) -> tuple[list[_Region], str]:
-        """Return each group's region, valid until the next call, and what went wrong, if anything."""
+        """Return each group's region, valid until the next call, and a warning or failure, or ""."""
         return self._decode_files(
             [(strip_metadata(g.data, g.info.media_type), g.find_region(), g.info) for g in groups]
         )
 
     def _decode_files(self, files: list[tuple[bytes, Window, ImageInfo]]) -> tuple[list[_Region], str]:
-        """Return the stored rectangle of each file, valid until the next call, and what went wrong, if anything.
+        """Return the stored rectangle of each file, valid until the next call, and a warning or failure, or "".
 
-        There are no regions where a file cannot be decoded at all.
+        After a failure there are no regions.
         """
-        if any(is_huge(info) for *_, info in files):
+        if any(exceeds_dali(info) for *_, info in files):
             return _decode_whole(*files[0]) if len(files) == 1 else ([], "an image is too large to share a batch")
         regions: list[_Region] = []
         failure = ""
@@ -164,38 +164,38 @@ class FaceCropper:
             try:
                 decoded = self._decoder.run(
                     image=[np.frombuffer(data, np.uint8) for data, *_ in files],
-                    start=[np.array([place.left, place.top], np.int32) for _, place, _ in files],
-                    shape=[np.array([place.width, place.height], np.int32) for _, place, _ in files],
+                    start=[np.array([window.left, window.top], np.int32) for _, window, _ in files],
+                    shape=[np.array([window.width, window.height], np.int32) for _, window, _ in files],
                 )[0]
-                regions = [_Region(np.asarray(decoded[i]), place) for i, (_, place, _) in enumerate(files)]
+                regions = [_Region(np.asarray(decoded[i]), window) for i, (_, window, _) in enumerate(files)]
             except RuntimeError as error:
-                self._decoder = _build_decoder(self._threads, self._max_batch)  # no pipeline survives an error
+                self._decoder = _build_decoder(self._threads, self._max_batch)  # unusable after an error
                 if not IMAGE_FAILURE.search(str(error)):
                     raise
                 failure = "the image data cannot be decoded"
         if failure:
             return [], lines[-1] if lines else failure
         for line in lines:
-            if not (LIBJPEG_REMARK.match(line) or LIBPNG_REMARK.match(line)):
+            if not (LIBJPEG_WARNING.match(line) or LIBPNG_WARNING.match(line)):
                 sys.stderr.write(ascii(line)[1:-1] + "\n")  # a message may quote the image
-        return regions, next(filter(LIBJPEG_REMARK.match, lines), "")
+        return regions, next(filter(LIBJPEG_WARNING.match, lines), "")
 
 
-def _decode_whole(data: bytes, place: Window, info: ImageInfo) -> tuple[list[_Region], str]:
-    """Return the stored rectangle of an image that is too large for DALI, and what went wrong, if anything."""
+def _decode_whole(data: bytes, window: Window, info: ImageInfo) -> tuple[list[_Region], str]:
+    """Return the stored rectangle of an image that is too large for DALI, and a warning or failure, or ""."""
     from ingest.decode import decode_reduced  # noqa: PLC0415 - Triton's environment has no simplejpeg
 
     try:
         stored, warning = decode_reduced(data, info, 1.0)
     except Unscorable as failure:
         return [], failure.detail
-    part = stored[place.top : place.top + place.height, place.left : place.left + place.width]
-    return [_Region(part.copy(), place)], warning
+    part = stored[window.top : window.top + window.height, window.left : window.left + window.width]
+    return [_Region(part.copy(), window)], warning
 
 
 def _build_decoder(threads: int, max_batch: int) -> Pipeline:
-    """Encoded bytes and a stored rectangle -> its pixels (H, W, 3), RGB, as stored."""
-    # With a queue of one, batches may differ in size from run to run; DALI dies otherwise.
+    """Encoded bytes and a stored rectangle -> its stored pixels (H, W, 3), RGB."""
+    # DALI crashes when batches differ in size from run to run, except with a queue of one.
     pipeline = Pipeline(batch_size=max_batch, num_threads=threads, device_id=None, prefetch_queue_depth=1)
     with pipeline:
         pipeline.set_outputs(

@@ -1,15 +1,15 @@
-"""The fast path from encoded images to face crops on a GPU: decode, cut, resize and turn there, crops stay there.
+"""Cuts faces on a GPU with NVIDIA DALI: decodes, cuts, resizes and turns there; the crops stay in its memory.
 
-Two graphs, because faces are not images: one decodes each distinct image once, only the rectangle around its faces
-(`mixed`: nvJPEG for JPEG; for PNG, WebP and unusual JPEGs DALI falls back to its host decoders); the other takes
-those pixels on the device, cuts each face, resizes it as `ingest.dali` does and turns it upright last, where it
-costs least; crops leave by DLPack. Both graphs also run without a GPU (`device="cpu"`), which is how they are tested:
-there a crop that needs no turn is `ingest.dali`'s bit for bit, a turned one differs by a rounding here and there.
+There are two graphs, because an image may have several faces. The first decodes each distinct image once, and only the
+rectangle around its faces (`mixed`: nvJPEG for JPEG; DALI's host decoders for PNG, WebP and unusual JPEGs). The second
+takes those pixels on the device, cuts each face, resizes it as `ingest.dali` does, and turns the crop upright last,
+where it costs least. Crops leave by DLPack. Both graphs also run without a GPU (`device="cpu"`), for tests: an upright
+crop is that of `ingest.dali` bit for bit; a turned one differs by a rounding in a few values.
 
-Policy for damage: as in `ingest.dali`, with one more judge. What fails in a batch is decoded again alone, and what
-fails alone is handed to the CPU's cropper, whose word is final: so a bad image costs only itself, and neither a kind
-of JPEG that nvJPEG cannot read nor a want of GPU memory makes a photograph `undecodable`. Not knowable here: libjpeg
-prints what it papers over, nvJPEG prints nothing, so that a damaged JPEG that the CPU refuses may be scored on a GPU.
+Damage: as in `ingest.dali`, with one more step. An image that fails in a batch is decoded again alone. If it fails
+alone, the CPU's cropper decides. So a bad image affects no other, and neither a JPEG that nvJPEG cannot read nor a lack
+of GPU memory makes a photograph `undecodable`. Not detectable: nvJPEG prints no warnings as libjpeg does, so that a
+damaged JPEG that the CPU refuses may be scored on a GPU.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from ingest.dali_graph import decode_region, resize_and_turn
 from ingest.decode_batches import (
     BATCH_PIXELS_PER_THREAD,
     IMAGE_FAILURE,
-    LIBJPEG_REMARK,
+    LIBJPEG_WARNING,
     FaceGroup,
     batch_groups,
     split_batches,
@@ -39,24 +39,24 @@ from ingest.spec import PreprocessSpec, Window
 
 Array = Any  # NumPy's on the CPU, CuPy's on a GPU
 Failures = dict[int, Unscorable]
-HW_DECODER_LOAD = 0.65  # DALI's own
+HW_DECODER_LOAD = 0.65  # DALI's default
 
 
 class DeviceCropper:
     """Cuts faces out of encoded images on `device`; crops follow `spec`.
 
-    One cropper belongs to one thread. On a GPU all work is queued on CuPy's current stream; the decoders' host part is
-    waited for, the GPU is not.
+    Only one thread may use a cropper. On a GPU all work is queued on CuPy's current stream: `crop` waits for the host
+    part of the decoders, and does not wait for the GPU.
 
     Args:
         spec: how a face is cut.
         threads: CPU threads that decode in parallel.
-        max_batch: how many images or faces are in flight at once, fewer when they are large.
-        device: where.
+        max_batch: the most images or faces of a batch; it has fewer large ones.
+        device: where the graphs run.
         hw_decoder_load: the share of JPEGs that the GPU's JPEG engine decodes, 0 to 1.
 
     Attributes:
-        spec: the same.
+        spec: how a face is cut.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class DeviceCropper:
         self._decoder, self._cutter = self._build_decoder(), self._build_cutter()
 
     def crop(self, faces: Sequence[EncodedFace]) -> tuple[Array, Failures]:
-        """Return the crops [N, size, size, 3] uint8 in the order of `faces`, on the device, and which of them failed.
+        """Return the crops [N, size, size, 3] uint8 on the device, in the order of `faces`, and the failed positions.
 
-        A failed face's crop is black.
+        The crop of a failed face is black.
 
         Raises:
-            RuntimeError, MemoryError: of the device or the decoder, whatever is no image's fault. The cropper can be
+            RuntimeError, MemoryError: the device or the decoder failed, not because of an image. The cropper can be
                 used again, if the GPU can.
         """
         if self._broken:
@@ -111,33 +111,33 @@ class DeviceCropper:
         ]
         for batch in split_batches(faces, self._max_batch, self._max_pixels):
             positions = [position for position, *_ in batch]
-            whole = positions == list(range(positions[0], positions[-1] + 1))  # a slice is one copy, a list a scatter
-            rows = slice(positions[0], positions[-1] + 1) if whole else positions
+            contiguous = positions == list(range(positions[0], positions[-1] + 1))  # a slice is faster than a list
+            rows = slice(positions[0], positions[-1] + 1) if contiguous else positions
             crops[rows] = self._cut([(region, window, group) for _, region, window, group in batch])
         return {}
 
     def _decode(self, groups: list[FaceGroup]) -> list[Any] | None:
-        """Return each group's region, (H, W, 3) as stored, or None where one of them cannot be decoded soundly."""
-        places = [group.find_region() for group in groups]
+        """Return each group's region, stored pixels (H, W, 3), or None if one of them failed or has a warning."""
+        windows = [group.find_region() for group in groups]
         with self._messages.collect() as lines:
             try:
                 decoded = self._decoder.run(
                     self._stream(),
                     image=[np.frombuffer(strip_metadata(g.data, g.info.media_type), np.uint8) for g in groups],
-                    start=[np.array([place.left, place.top], np.int32) for place in places],
-                    shape=[np.array([place.width, place.height], np.int32) for place in places],
+                    start=[np.array([window.left, window.top], np.int32) for window in windows],
+                    shape=[np.array([window.width, window.height], np.int32) for window in windows],
                 )[0]
             except RuntimeError as error:
                 if not IMAGE_FAILURE.search(str(error)):
                     raise
                 self._decoder = self._build_decoder()
                 return None
-        # What the host decoders print is told to nobody: whatever they remark on is decoded again by the CPU's cropper.
-        return None if any(map(LIBJPEG_REMARK.match, lines)) else [decoded[i] for i in range(len(groups))]
+        # The lines are dropped: the CPU's cropper decodes an image with a warning again, and reports it.
+        return None if any(map(LIBJPEG_WARNING.match, lines)) else [decoded[i] for i in range(len(groups))]
 
     def _crop_on_host(self, group: FaceGroup, crops: Array) -> Failures:
         if self._device == "cuda":
-            self._xp.cuda.runtime.deviceSynchronize()  # a GPU that is lost fails every image: that is no image's fault
+            self._xp.cuda.runtime.deviceSynchronize()  # raises if the GPU is lost, which is no failure of the image
         if self._host is None:
             self._host = FaceCropper(self.spec, self._threads, self._max_batch)
         failures: Failures = {}
@@ -154,11 +154,11 @@ class DeviceCropper:
         stream = self._stream()
         starts, shapes = [], []
         for _, window, group in faces:
-            place, stored = group.find_region(), find_stored_window(window, group.info)
-            starts.append(np.array([stored.left - place.left, stored.top - place.top], np.int32))
+            origin, stored = group.find_region(), find_stored_window(window, group.info)
+            starts.append(np.array([stored.left - origin.left, stored.top - origin.top], np.int32))
             shapes.append(np.array([stored.width, stored.height], np.int32))
         regions = [region for region, *_ in faces]
-        # One kernel copies all of a GPU's regions; by default each would be a copy of its own.
+        # On a GPU one kernel copies all regions, instead of one copy for each.
         self._cutter.feed_input("region", regions, cuda_stream=stream, use_copy_kernel=self._device == "cuda")
         cut = self._cutter.run(
             stream,
@@ -172,7 +172,7 @@ class DeviceCropper:
         return self._xp.cuda.get_current_stream() if self._device == "cuda" else None
 
     def _rebuild(self) -> None:
-        """Replace both pipelines, since none survives an error; what they held of memory is free before."""
+        """Replace both pipelines, which are unusable after an error; free their memory first."""
         del self._decoder, self._cutter
         ReleaseUnusedMemory()
         self._decoder, self._cutter = self._build_decoder(), self._build_cutter()
@@ -180,7 +180,7 @@ class DeviceCropper:
 
     def _open_pipeline(self) -> Pipeline:
         device_id = 0 if self._device == "cuda" else None
-        # With a queue of one, batches may differ in size from run to run; DALI dies otherwise.
+        # DALI crashes when batches differ in size from run to run, except with a queue of one.
         return Pipeline(self._max_batch, self._threads, device_id, prefetch_queue_depth=1)
 
     def _build_decoder(self) -> Pipeline:
@@ -197,11 +197,11 @@ class DeviceCropper:
 
 
 def declare_decoder(pipeline: Pipeline, device: Kind, hw_decoder_load: float) -> None:
-    """Declare: encoded bytes and a stored rectangle -> its pixels (H, W, 3), RGB, as stored, on the device."""
+    """Declare: encoded bytes and a stored rectangle -> its stored pixels (H, W, 3), RGB, on the device."""
     with pipeline:
         pipeline.set_outputs(
             decode_region(
-                # A GPU may still read what it was given when the call is over: there DALI has a copy of its own.
+                # A GPU may still read its input after the call: there DALI makes a copy.
                 fn.external_source(name="image", dtype=types.UINT8, ndim=1, no_copy=device == "cpu"),
                 fn.external_source(name="start", dtype=types.INT32, ndim=1),
                 fn.external_source(name="shape", dtype=types.INT32, ndim=1),
@@ -220,7 +220,7 @@ def declare_cutter(pipeline: Pipeline, device: Kind, spec: PreprocessSpec) -> No
             dtype=types.UINT8,
             ndim=3,
             layout="HWC",
-            no_copy=device == "cpu",  # as above; DALI gathers a GPU's samples in one piece anyhow
+            no_copy=device == "cpu",  # as above; on a GPU DALI copies the samples into one buffer in any case
         )
         start, shape = (fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("start", "shape"))
         turn = fn.external_source(name="turn", dtype=types.FLOAT, ndim=2)

@@ -1,11 +1,12 @@
-"""The graph that a Triton Inference Server's DALI backend cuts faces with, and its serialised form.
+"""The graph with which the DALI backend of a Triton Inference Server cuts faces, and its serialised form.
 
-What `FaceCropper` does face by face in Python stands here in one graph, so that decoding and cutting stay on the GPU.
-A graph cannot look at EXIF: the client strips the metadata and states the window in stored pixels, and how to turn the
-crop upright (`ingest.orientation`). Turned after the resize instead of before, a crop differs from `FaceCropper`'s by
-one grey level in at most 0.1 % of its numbers; one that needs no turn is the same bit for bit, both decoded on a CPU.
+It does in one graph what `FaceCropper` does face by face in Python, so that decoding and cutting stay on the GPU. A
+graph cannot read EXIF: the client strips the metadata, and sends the window in stored pixels and the matrix that turns
+the crop upright (`ingest.orientation`). The crop is turned after the resize instead of before: it differs from that of
+`FaceCropper` by one grey level in at most 0.1 % of its values. An upright crop is the same bit for bit, if both are
+decoded on a CPU.
 
-Not done here: telling damage that a decoder papers over with grey (`ingest.dali` does); nvJPEG does not say.
+Not covered: damage that a decoder fills with grey, which `ingest.dali` finds; nvJPEG does not report it.
 """
 
 from typing import Any, Literal
@@ -23,9 +24,9 @@ def build_serving_pipeline(spec: PreprocessSpec, device: Literal["cpu", "gpu"], 
     """Return the graph, not yet built: encoded faces to crops (size, size, 3) of uint8, on `device`.
 
     Inputs, in host memory: `image` uint8 [bytes], the file without metadata; `window` int32 [4], left, top, width and
-    height in stored pixels; `turn` float32 [2, 3], as `turn_matrix` gives it.
+    height in stored pixels; `turn` float32 [2, 3], the `turn_matrix`.
     """
-    # No device id: the server states its own, and a machine without a GPU can still serialise the graph.
+    # No device id: the server sets its own, and a machine without a GPU can serialise the graph.
     pipeline = Pipeline(batch_size=max_batch, num_threads=1, device_id=None, prefetch_queue_depth=1, seed=0)
     with pipeline:
         window = fn.external_source(name=WINDOW, dtype=types.INT32, ndim=1)
@@ -45,7 +46,7 @@ def decode_region(
 ) -> Any:  # noqa: ANN401
     """Declare: encoded bytes, and left, top and width, height in stored pixels -> these pixels (H, W, 3), RGB.
 
-    `hw_decoder_load` is the share of JPEGs that a GPU's own decoder gets; None is DALI's default.
+    `hw_decoder_load` is the share of JPEGs that a GPU's JPEG engine decodes; None is DALI's default.
     """
     return fn.decoders.image_slice(
         image,
@@ -54,9 +55,9 @@ def decode_region(
         normalized_anchor=False,
         normalized_shape=False,
         axis_names="WH",
-        adjust_orientation=False,  # regions and orientation together came out wrong before DALI's pull request 6344
+        adjust_orientation=False,  # wrong together with regions before DALI's pull request 6344
         output_type=types.RGB,
-        jpeg_fancy_upsampling=True,  # as libjpeg-turbo does it; nvJPEG's default repeats chroma samples
+        jpeg_fancy_upsampling=True,  # as in libjpeg-turbo; nvJPEG's default repeats chroma samples
         device="mixed" if device == "gpu" else "cpu",
         hw_decoder_load=hw_decoder_load,
     )
@@ -72,14 +73,14 @@ def resize_and_turn(face: Any, turn: Any, spec: PreprocessSpec) -> Any:  # noqa:
         antialias=spec.antialias,
         dtype=types.UINT8,
     )
-    # Nearest neighbours of a quarter turn or a mirror: every pixel goes to exactly one place.
+    # Nearest neighbours of a quarter turn or a mirror: every pixel moves to exactly one position.
     return fn.warp_affine(crop, matrix=turn, size=side, interp_type=types.INTERP_NN, inverse_map=True)
 
 
 def serialize_crops(spec: PreprocessSpec, max_batch: int) -> bytes:
-    """Return the GPU's graph as the file that the DALI backend reads."""
+    """Return the graph for a GPU as the file that the DALI backend reads."""
     traced = dali_trace.is_tracing_enabled()
-    dali_trace.set_tracing(enabled=False)  # or the file would name this machine's paths; DALI has no public switch
+    dali_trace.set_tracing(enabled=False)  # else the file contains paths of this machine; DALI has no public setting
     try:
         data: bytes = build_serving_pipeline(spec, "gpu", max_batch).serialize()
     finally:

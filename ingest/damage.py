@@ -1,12 +1,12 @@
-"""Which pixels of a JPEG are missing, measured by decoding it again.
+"""Measures which pixels of a JPEG are missing, by a second decode.
 
 libjpeg does not fail where entropy-coded data are missing or wrong. It prints a warning, fills the gap with grey and
-returns a picture. The warning alone is no reason to refuse one: cameras write filling bytes before restart markers, and
-a file without its end marker may hold every pixel. So a picture with a warning is decoded once more with bytes inserted
-where its data may end too early. A decoder that has all it needs never reads them; pixels that change were missing.
+returns a picture. The warning alone is no reason to refuse: cameras write filling bytes before restart markers, and a
+file without its end marker may contain every pixel. So a picture with a warning is decoded again, with bytes inserted
+where its data may end too early. A decoder that has all data never reads them. Pixels that change were missing.
 
 Not measurable: codes that are valid and wrong. Where a code does not exist, or data end early although the end marker
-follows, each pixel of that scan or restart interval may be wrong, so that nothing of that decode counts.
+follows, each pixel of that scan or restart interval may be wrong. Then all decoded pixels count as damaged.
 """
 
 import re
@@ -23,17 +23,17 @@ Pixels = NDArray[np.uint8]
 # The bytes of a file without metadata -> pixels (H, W, 3), and libjpeg's warning, empty for a sound picture.
 Decode = Callable[[bytes], tuple[Pixels, str]]
 
-# libjpeg prints its first warning on an image only, so that a harmless one may hide another.
+# libjpeg prints only its first warning for an image, so that a harmless one may hide another one.
 _BEFORE_END = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _BEFORE_RESTART = re.compile(r"extraneous bytes before marker 0xd[0-7]")
 _CUT_SHORT = re.compile("premature end of data|found marker 0xd9 instead of RST")
-_STRAY_BYTES = 4  # cameras leave up to so many before the end marker; more must be a run of one byte
+_STRAY_BYTES = 4  # cameras write up to so many before the end marker; a longer run must repeat one byte
 
-_RESTART = re.compile(rb"\xff[\xd0-\xd7]")  # `strip_metadata` has dropped the fill bytes before it
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")  # `strip_metadata` has removed the fill bytes before it
 _GAP_BYTES = 64  # inserted before a restart marker
-_MAX_RESTARTS = 500_000  # 128 megapixels in intervals of one MCU; bounds what is inserted
-MAX_TAIL_BYTES = 32 * 2**20  # inserted before the end marker: half a byte a pixel, random codes take less
-_MCU_PIXELS, _MCU_BYTES = 64, 128  # of the smallest one, and for the largest one
+_MAX_RESTARTS = 500_000  # 128 megapixels in intervals of one MCU; limits the inserted bytes
+MAX_TAIL_BYTES = 32 * 2**20  # inserted before the end marker: half a byte for each pixel, random codes take less
+_MCU_PIXELS, _MCU_BYTES = 64, 128  # pixels of the smallest MCU; code bytes for the largest one
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +43,19 @@ class Damage:
     mask: NDArray[np.bool_]
 
     def hides(self, side: float) -> bool:
-        """Say whether the rectangle around all damaged pixels is at least `side` pixels wide and high."""
+        """Return whether the rectangle around all damaged pixels is at least `side` pixels wide and high."""
         rows, columns = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (1, 0))
         return bool(len(rows) and min(np.ptp(rows), np.ptp(columns)) + 1 >= side)
 
 
 def measure_damage(data: bytes, info: ImageInfo, pixels: Pixels, warning: str, decode: Decode) -> Damage:
-    """Return which of `pixels` are damaged, given that `decode` returned them with a `warning`.
+    """Return which of `pixels` are damaged, where `decode` returned them with a `warning`.
 
     Args:
-        data: the JPEG as it came.
-        info: what `probe_image` said of it.
+        data: the original JPEG.
+        info: the result of `probe_image`.
         pixels: the whole picture or a part of it, (H, W, 3); `decode` returns the same part.
-        warning: libjpeg's.
+        warning: libjpeg's warning.
         decode: called once or twice.
     """
     stray, cut_off = _BEFORE_END.search(warning), not info.ended
@@ -79,9 +79,9 @@ def _is_measurable(warning: str, *, cut_off: bool) -> bool:
 
 
 def _drop_stray_bytes(bare: bytes, count: int) -> tuple[bytes, bool]:
-    """Return the JPEG without what looks like filling before its end marker, and whether that was a run of one byte.
+    """Return the JPEG without the filling bytes before its end marker, and whether they were a run of one byte.
 
-    A run goes as a whole: where data were lost and replaced by zeros, the decoder took a part of it for codes.
+    The whole run is removed: where lost data were replaced by zeros, the decoder read a part of them as codes.
     """
     stray = bare[-2 - count : -2]
     if len(set(stray)) == 1:
@@ -90,14 +90,14 @@ def _drop_stray_bytes(bare: bytes, count: int) -> tuple[bytes, bool]:
 
 
 def _fill_gaps(bare: bytes, pixels: int) -> bytes:
-    """Return the JPEG with more codes before each restart marker of its scans, and before its end marker."""
+    """Return the JPEG with codes inserted before each restart marker of its scans and before its end marker."""
     gap = _make_codes(_GAP_BYTES)
     filled = jpeg.edit_scans(bare, lambda scan: _RESTART.sub(lambda marker: gap + marker[0], scan))
     return b"".join((filled[:-2].rstrip(b"\xff"), _make_tail(bare, pixels), filled[-2:]))
 
 
 def _make_tail(bare: bytes, pixels: int) -> bytes:
-    """Return codes for a whole picture of `pixels`, in restart intervals that go on from the last one of `bare`."""
+    """Return codes for a whole picture of `pixels`, in restart intervals that continue those of `bare`."""
     interval, last = jpeg.find_restarts(bare)
     if not interval:
         return _make_codes(min(_GAP_BYTES + pixels // 2, MAX_TAIL_BYTES))

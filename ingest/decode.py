@@ -1,7 +1,7 @@
-"""A whole image decoded at a reduced size, in which faces are looked for.
+"""Decodes a whole image at a reduced size, for the face detector.
 
-JPEG is decoded by libjpeg-turbo (simplejpeg), which tells of its warnings and reduces inside the decoder; PNG and WebP
-by Pillow. Decoders get `strip_metadata` bytes, as the cropper does, so that both admit the same files.
+libjpeg-turbo (simplejpeg) decodes JPEG: it returns its warnings, and reduces inside the decoder. Pillow decodes PNG and
+WebP. All decoders get `strip_metadata` bytes, as the cropper does, so that both accept the same files.
 """
 
 import io
@@ -12,24 +12,23 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from ingest.decode_batches import LIBJPEG_REMARK
+from ingest.decode_batches import LIBJPEG_WARNING
 from ingest.probe import ImageInfo
 from ingest.reasons import Reason, Unscorable
 
-# `probe_image` has judged the size already.
-Image.MAX_IMAGE_PIXELS = None
+Image.MAX_IMAGE_PIXELS = None  # `probe_image` has checked the size
 
 Pixels = NDArray[np.uint8]
-_FACTORS = (8, 4, 2, 1)  # reductions that libjpeg-turbo has fast code for
+_FACTORS = (8, 4, 2, 1)  # reductions for which libjpeg-turbo has fast code
 
 
 def decode_reduced(bare: bytes, info: ImageInfo, scale: float) -> tuple[Pixels, str]:
-    """Return the image as stored, at `scale` of its size or larger, RGB (H, W, 3), and libjpeg's warning, or "".
+    """Return the stored image at `scale` of its size or larger, RGB (H, W, 3), and libjpeg's warning, or "".
 
     Args:
         bare: the file without its metadata.
-        info: what `probe_image` said of the file.
-        scale: of the sides, at most 1.
+        info: the result of `probe_image`.
+        scale: the factor of the sides, at most 1.
 
     Raises:
         Unscorable: undecodable.
@@ -56,13 +55,13 @@ def _decode_jpeg(bare: bytes, width: int, height: int) -> tuple[Pixels, str]:
         return simplejpeg.decode_jpeg(bare, min_width=width, min_height=height, buffer=pixels), ""
     except ValueError as error:
         warning = str(error)
-    if LIBJPEG_REMARK.match(warning):  # raised when the picture is complete
+    if LIBJPEG_WARNING.match(warning):  # simplejpeg raises it after it has filled the buffer
         return pixels, warning
     if "nsufficient memory" in warning or "allocation failure" in warning:
         raise MemoryError(warning)
-    if "subsampling" in warning:  # TurboJPEG knows the usual ones only
+    if "subsampling" in warning:  # TurboJPEG supports the usual ones only
         return _decode_with_pillow(bare, (width, height)), ""
-    raise Unscorable(Reason.UNDECODABLE, f"the decoder says: {warning}")
+    raise Unscorable(Reason.UNDECODABLE, f"the decoder reports: {warning}")
 
 
 def _decode_with_pillow(bare: bytes, least: tuple[int, int]) -> Pixels:
@@ -72,7 +71,7 @@ def _decode_with_pillow(bare: bytes, least: tuple[int, int]) -> Pixels:
             return np.asarray(_convert_rgb(image))
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's parsers leak SyntaxError, struct.error and more on bad bytes
+    except Exception as error:  # Pillow's parsers raise SyntaxError, struct.error and others on bad bytes
         if "out of memory" in str(error):
             raise MemoryError(str(error)) from error
         message = f"the image data cannot be decoded ({type(error).__name__})"
@@ -80,8 +79,8 @@ def _decode_with_pillow(bare: bytes, least: tuple[int, int]) -> Pixels:
 
 
 def _convert_rgb(image: Image.Image) -> Image.Image:
-    """Convert any Pillow mode to 8-bit RGB: alpha is dropped, 16-bit grey scaled, which Pillow would clip."""
+    """Convert any Pillow mode to 8-bit RGB: alpha is dropped; 16-bit grey is scaled, since Pillow would clip it."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    # A palette may have transparency, which Pillow drops without a warning only by way of RGBA.
+    # Pillow drops a palette's transparency without a warning only if the image becomes RGBA first.
     return image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")

@@ -1,10 +1,10 @@
-"""One process that decodes: it finds, cuts and shows faces, so that what harms a decoder harms nothing else.
+"""A decoding process: finds, cuts and shows faces, so that an image that crashes a decoder affects no other process.
 
-`ingest.detector_pool` starts it as `python -m ingest.detector_child` with a socket for standard input and memory for
-standard error. The first frame (`ingest.jobs`) tells what to load and is answered with {"ready": true}, or
-{"error": why}; each further one is a job. When the socket closes, the process ends.
+`ingest.detector_pool` starts it as `python -m ingest.detector_child`, with a socket as standard input and memory as
+standard error. The first frame (`ingest.jobs`) states what to load; the answer is {"ready": true} or {"error": reason}.
+Each further frame is a job. The process exits when the socket closes.
 
-While a job lasts, the process may take as much memory and CPU time as `ingest.costs` estimates, beyond what it has.
+During a job, the process may take as much additional memory and CPU time as `ingest.costs` estimates.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ingest.costs import BATCH_IMAGES, allow_cpu_s, estimate_memory, lack_memory
+from ingest.costs import BATCH_IMAGES, compute_cpu_limit_s, estimate_memory, make_memory_refusal
 from ingest.dali import FaceCropper
 from ingest.decode_batches import FaceGroup
 from ingest.detect import DetectorSpec, load_detector
@@ -31,16 +31,16 @@ from ingest.reference import decode_upright
 from ingest.spec import PreprocessSpec
 
 MAX_FRAME_BYTES = 1 << 30
-MESSAGES_BYTES = 1 << 20  # what decoders print is kept in memory
-LARGE_BYTES = 256 << 20  # what so large an image took is given back at once
-GRACE_S = 1.0  # the parent's clock comes first; this process's own is for a parent that died
+MESSAGES_BYTES = 1 << 20  # of printed messages, which are kept in memory
+LARGE_BYTES = 256 << 20  # after a larger job, the memory is returned to the system at once
+GRACE_S = 1.0  # the parent's timeout comes first; this process's own is for a parent that crashed
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 Answer = tuple[dict[str, Any], bytes]
 
 
 class _Decoder:
-    """The detector and the cropper, whichever the setup names, and the limits under which they work.
+    """The detector and the cropper that the setup states, run within limits.
 
     Raises:
         ValueError: the detector's weights are missing or wrong.
@@ -54,19 +54,19 @@ class _Decoder:
             self._detector = load_detector(Path(setup["folder"]), DetectorSpec(**values), threads=1)
         self._cropper = FaceCropper(PreprocessSpec.from_json(crops), 1, BATCH_IMAGES) if crops else None
 
-    def answer(self, header: Mapping[str, Any], data: memoryview) -> Answer:
+    def run_job(self, header: Mapping[str, Any], data: memoryview) -> Answer:
         """Return the answer to a job."""
         kind: Kind = header["kind"]
         work: dict[Kind, Callable[..., Answer]] = {"find": self._find, "cut": self._cut, "show": self._show}
         groups = read_job(header, data)
         memory = estimate_memory(kind, groups)
         try:
-            with self._limited(memory, allow_cpu_s(groups)):
+            with self._limited(memory, compute_cpu_limit_s(groups)):
                 return work[kind](groups, **header["options"])
         except Unscorable as failure:
             return _describe_failure(failure), b""
         except MemoryError:
-            return _describe_failure(lack_memory(memory)), b""
+            return _describe_failure(make_memory_refusal(memory)), b""
         finally:
             if memory >= LARGE_BYTES:
                 self._release()
@@ -76,10 +76,10 @@ class _Decoder:
         size, data = (int(Path("/proc/self/statm").read_text(encoding="ascii").split()[at]) * _PAGE for at in (0, 5))
         space, hard = resource.getrlimit(resource.RLIMIT_AS)[0], resource.getrlimit(resource.RLIMIT_DATA)[1]
         if space != resource.RLIM_INFINITY and size + memory > space:
-            raise lack_memory(memory)
+            raise make_memory_refusal(memory)
         limit = data + memory
         resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-        # Nothing handles these alarms, so that they end the process wherever it hangs.
+        # No handler is set for the alarms: they kill the process wherever it hangs.
         signal.setitimer(signal.ITIMER_REAL, self._timeout_s + GRACE_S)
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         try:
@@ -96,7 +96,7 @@ class _Decoder:
 
     def _cut(self, groups: list[FaceGroup]) -> Answer:
         if self._cropper is None:
-            message = "this process was not told how to cut"
+            message = "this process has no crop specification"
             raise AssertionError(message)
         faces = [EncodedFace(g.data, g.info, window) for g in groups for window in g.windows.values()]
         crops = self._cropper.crop(faces)
@@ -125,10 +125,10 @@ def _describe_failure(failure: Unscorable) -> dict[str, Any]:
 def main() -> None:
     """Answer frames until the socket closes."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # meant for the service, which finishes its images first
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a dump would hold somebody's picture
+        signal.signal(number, signal.SIG_IGN)  # sent to the service, which finishes its images first
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would contain a person's image
     resource.setrlimit(resource.RLIMIT_FSIZE, (MESSAGES_BYTES, MESSAGES_BYTES))  # Python ignores SIGXFSZ
-    with suppress(OSError):  # where memory runs out this process goes before the service, if the system lets it say so
+    with suppress(OSError):  # when memory runs out, the kernel kills this process before the service
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     channel = socket.socket(fileno=0)
     try:
@@ -142,10 +142,10 @@ def main() -> None:
         while True:
             header, data = receive_frame(channel.recv_into, MAX_FRAME_BYTES)
             with suppress(OSError):
-                os.ftruncate(2, 0)  # what was printed belongs to the images before
-            send_frame(channel, *decoder.answer(header, data))
+                os.ftruncate(2, 0)  # the printed messages belong to earlier images
+            send_frame(channel, *decoder.run_job(header, data))
     except (EOFError, ConnectionError):
-        return  # the service is gone, or does not want this answer any more
+        return  # the service has exited, or no longer waits for this answer
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Processes that decode (`ingest.detector_child`), each used by one thread at a time, started when they are needed."""
+"""A pool of decoding processes (`ingest.detector_child`). One thread at a time uses each; each starts when needed."""
 
 import os
 import re
@@ -20,22 +20,23 @@ from ingest.reasons import Reason
 
 MAX_HEADER_BYTES = 1 << 20
 START_TIMEOUT_S = 60.0
-END_TIMEOUT_S = 1.0
+EXIT_TIMEOUT_S = 1.0
 START_TRIES = 3
+INVALID_ANSWER = "the decoder's process gave an invalid answer"
 _MESSAGE_CHARACTERS = 200
-# What Python and its libraries need to start; the service's secrets lie in other variables and stay out.
+# Variables that Python and its libraries need to start. The service's secrets are in others, which are not passed on.
 _INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH")
-# What decides how its libraries compute: a process that runs other kernels than its parent finds other last bits.
+# Variables that select numeric kernels: with other kernels than its parent, a process would get other last bits.
 _NUMERIC = ("OPENBLAS_", "OMP_", "MKL_", "NPY_", "ONEDNN_", "DNNL_", "OV_", "OPENVINO_", "GLIBC_TUNABLES")
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-# DALI takes larger buffers from pools, of which it gives back none: after one image of 100 megapixels 190 MiB stay.
+# DALI takes larger buffers from pools, which it never frees: after one image of 100 megapixels 190 MiB stay allocated.
 _NO_POOLS = {"DALI_MALLOC_POOL_THRESHOLD": str(1 << 40)}
 _NO_MEMORY = re.compile("MemoryError|bad_alloc|[Cc]annot allocate memory")
 _TIMERS = {-signal.SIGALRM: "wall", -signal.SIGPROF: "CPU"}
 
 
 class SandboxBroken(Exception):
-    """No decoding process can be started: this is about the machine or the bundle, not about an image."""
+    """No decoding process can be started, because of the machine or the bundle, not of an image."""
 
 
 class DetectorUnusable(SandboxBroken):
@@ -43,11 +44,11 @@ class DetectorUnusable(SandboxBroken):
 
 
 class SandboxClosed(Exception):
-    """The sandbox was closed while an image waited or was being decoded."""
+    """The sandbox was closed while a call waited or ran."""
 
 
 class ChildFailed(Exception):
-    """A process failed on a job; `reason` says how, and it must not be used again."""
+    """A process failed on a job, for `reason`; it must not be used again."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -55,35 +56,35 @@ class ChildFailed(Exception):
 
 
 class DetectorPool:
-    """At most `processes` processes; further threads wait.
+    """At most `processes` processes, each used by one thread at a time; other threads wait.
 
     Args:
         setup: see `describe_setup`.
-        processes: how many.
-        timeout_s: how long one job may take.
+        processes: their number.
+        timeout_s: the most wall time of one job.
     """
 
     def __init__(self, setup: dict[str, Any], processes: int, timeout_s: float) -> None:
         self._setup, self._processes, self._timeout_s = setup, processes, timeout_s
-        # None: a place whose process is yet to be started. Those that run are used first.
+        # None is a process that is not started yet. Running ones are used first.
         self._idle: LifoQueue[Child | None] = LifoQueue()
         for _ in range(processes):
             self._idle.put(None)
         self._lock = threading.Lock()
-        self._living: set[Child] = set()
+        self._children: set[Child] = set()
         self.closed = False
-        weakref.finalize(self, _kill_all, self._living)
+        weakref.finalize(self, _kill_all, self._children)
 
     def start(self, count: int) -> None:
-        """Let at least `count` processes be there.
+        """Start processes until at least `count` run.
 
         Raises:
-            SandboxBroken: one cannot be started.
+            SandboxBroken: a process cannot be started.
             SandboxClosed: the pool was closed.
         """
-        slots = [self._idle.get() for _ in range(count)]
+        idle = [self._idle.get() for _ in range(count)]
         with ThreadPoolExecutor(count) as starters:
-            starts = [starters.submit(self._ensure, child) for child in slots]
+            starts = [starters.submit(self._ensure_running, child) for child in idle]
         for start in starts:
             self._idle.put(None if start.exception() else start.result())
         for start in starts:
@@ -91,27 +92,27 @@ class DetectorPool:
 
     @contextmanager
     def acquire(self) -> Iterator["PoolSlot"]:
-        """Wait for a place among the processes."""
-        slot = PoolSlot(self._idle.get(), self._ensure, self._discard_child, self._timeout_s)
+        """Wait for a process that no other thread uses, and use it for the block."""
+        slot = PoolSlot(self._idle.get(), self._ensure_running, self._discard_child, self._timeout_s)
         try:
             yield slot
         finally:
             self._idle.put(slot.child)
 
     def close(self) -> None:
-        """End every process; callers that wait or are being served get `SandboxClosed`."""
+        """Kill every process; calls that wait or run raise `SandboxClosed`."""
         with self._lock:
             self.closed = True
-            living = list(self._living)
-        for child in living:
+            children = list(self._children)
+        for child in children:
             child.kill()
-        slots = [self._idle.get() for _ in range(self._processes)]  # who is being served comes back at once
-        for idle in filter(None, slots):
-            self._discard_child(idle)
+        idle = [self._idle.get() for _ in range(self._processes)]  # a killed process returns to the queue at once
+        for child in filter(None, idle):
+            self._discard_child(child)
         for _ in range(self._processes):
             self._idle.put(None)
 
-    def _ensure(self, child: "Child | None") -> "Child":
+    def _ensure_running(self, child: "Child | None") -> "Child":
         if self.closed:
             raise SandboxClosed
         return child or self._start_child()
@@ -122,7 +123,7 @@ class DetectorPool:
                 if self.closed:
                     raise SandboxClosed
                 child = Child()
-                self._living.add(child)
+                self._children.add(child)
             try:
                 child.prepare(self._setup)
             except ChildFailed as error:
@@ -142,11 +143,11 @@ class DetectorPool:
         child.kill()
         child.close_channel()
         with self._lock:
-            self._living.discard(child)
+            self._children.discard(child)
 
 
 class PoolSlot:
-    """One of the pool's processes while a thread has it; replaced by a fresh one after a failure."""
+    """One of the pool's processes while a thread uses it; a new process replaces it after a failure."""
 
     def __init__(
         self,
@@ -155,24 +156,24 @@ class PoolSlot:
         discard_child: Callable[["Child"], None],
         timeout_s: float,
     ) -> None:
-        self.child, self._ensure, self._discard_child, self._timeout_s = child, ensure, discard_child, timeout_s
+        self.child, self._ensure_running, self._discard_child, self._timeout_s = child, ensure, discard_child, timeout_s
 
-    def ask(self, job: dict[str, Any], data: Sequence[bytes], max_bytes: int) -> tuple[dict[str, Any], memoryview]:
-        """Return the answer to a job, `max_bytes` beside its JSON object at most.
+    def run_job(self, job: dict[str, Any], data: Sequence[bytes], max_bytes: int) -> tuple[dict[str, Any], memoryview]:
+        """Return the answer to a job: its JSON object and at most `max_bytes` bytes.
 
         Raises:
-            ChildFailed: the process died or took too long, and is gone.
+            ChildFailed: the process exited, exceeded its time or gave no valid answer; it was killed.
             SandboxBroken, SandboxClosed: see the pool.
         """
-        child = self.child = self._ensure(self.child)
+        child = self.child = self._ensure_running(self.child)
         try:
             return child.exchange(job, data, MAX_HEADER_BYTES + max_bytes, self._timeout_s)
-        except BaseException:  # the conversation broke off in the middle
+        except BaseException:  # the next frame would not be the next answer
             self.discard()
             raise
 
     def discard(self) -> None:
-        """End the process, if there is one."""
+        """Kill the process, if there is one."""
         if self.child:
             self._discard_child(self.child)
         self.child = None
@@ -192,37 +193,37 @@ class Child:
     """One process and the socket to it; used by one thread at a time, but for `kill`."""
 
     def __init__(self) -> None:
-        self._channel, theirs = socket.socketpair()
+        self._channel, child_end = socket.socketpair()
         self._messages = os.memfd_create("decoder-messages")  # what decoders print
-        with theirs:
+        with child_end:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "ingest.detector_child"],  # -P: no module of the working folder
-                stdin=theirs.fileno(),
+                stdin=child_end.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=self._messages,
                 env=_choose_environment() | _ONE_THREAD | _NO_POOLS,
             )
 
     def prepare(self, setup: dict[str, Any]) -> None:
-        """Let it load what it needs.
+        """Make the process load the detector and the cropper.
 
         Raises:
-            ChildFailed: it died.
-            DetectorUnusable: it says so.
+            ChildFailed: it exited, or gave no valid answer.
+            DetectorUnusable: it cannot load the detector.
         """
         answer, _ = self.exchange(setup, [], MAX_HEADER_BYTES, START_TIMEOUT_S)
         if "error" in answer:
             raise DetectorUnusable(str(answer["error"]))
         if not answer.get("ready"):
-            raise ChildFailed(Reason.UNDECODABLE, "it did not get ready")
+            raise ChildFailed(Reason.UNDECODABLE, INVALID_ANSWER)
 
     def kill(self) -> None:
-        """End the process, whatever it does, from any thread; who waits for its answer is told."""
+        """Kill the process, from any thread; a thread that waits for its answer gets `ChildFailed`."""
         self._process.kill()
         self._process.wait()
 
     def close_channel(self) -> None:
-        """Close the socket; for the thread that uses it."""
+        """Close the socket, in the thread that uses it."""
         self._channel.close()
         if self._messages >= 0:
             os.close(self._messages)
@@ -234,7 +235,7 @@ class Child:
         """Return the answer to a frame.
 
         Raises:
-            ChildFailed: there is none; the process must not be asked again.
+            ChildFailed: there is none; the process must not be used again.
         """
         deadline = time.monotonic() + timeout_s
         try:
@@ -244,21 +245,21 @@ class Child:
         except TimeoutError:
             raise ChildFailed(Reason.TIMED_OUT, f"the decoder gave no answer within {timeout_s:g} s") from None
         except (OSError, EOFError, ValueError) as error:
-            raise self._describe_end() from error
+            raise self._describe_exit() from error
 
-    def _describe_end(self) -> ChildFailed:
-        """Return how the process ended, or that it said what makes no sense."""
+    def _describe_exit(self) -> ChildFailed:
+        """Return how the process exited, or that its answer was invalid."""
         try:
-            status = self._process.wait(END_TIMEOUT_S)
+            status = self._process.wait(EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            return ChildFailed(Reason.UNDECODABLE, "the decoder's process gave no answer that makes sense")
+            return ChildFailed(Reason.UNDECODABLE, INVALID_ANSWER)
         if status in _TIMERS:
-            return ChildFailed(Reason.TIMED_OUT, f"decoding took more {_TIMERS[status]} time than it may")
-        said = self._read_message()
-        detail = f"the decoder's process ended with status {status}" + (f" and said: {said}" if said else "")
-        # SIGKILL comes from the system when memory runs out: nobody else knows this process.
-        lacking = status == -signal.SIGKILL or _NO_MEMORY.search(said)
-        return ChildFailed(Reason.OUT_OF_MEMORY if lacking else Reason.UNDECODABLE, detail)
+            return ChildFailed(Reason.TIMED_OUT, f"decoding exceeded its limit of {_TIMERS[status]} time")
+        printed = self._read_message()
+        detail = f"the decoder's process exited with status {status}" + (f" and printed: {printed}" if printed else "")
+        # The kernel sends SIGKILL when memory runs out; no other program sends it to this process.
+        lacks_memory = status == -signal.SIGKILL or _NO_MEMORY.search(printed)
+        return ChildFailed(Reason.OUT_OF_MEMORY if lacks_memory else Reason.UNDECODABLE, detail)
 
     def _read_message(self) -> str:
         """Return the last line that the process printed, in printable characters."""

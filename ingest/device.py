@@ -1,6 +1,6 @@
-"""Whether a machine computes on CUDA or on the CPU: decided here, once, with the reason.
+"""Decides once whether this machine computes on CUDA or on the CPU, and states the reason.
 
-The NVIDIA driver is asked directly (`libcuda`), so no CUDA package needs to be installed to find out.
+The decision calls the NVIDIA driver directly (`libcuda`), so that it needs no CUDA package.
 """
 
 import ctypes
@@ -18,28 +18,28 @@ Kind = Literal["cpu", "cuda"]
 _DRIVER = "libcuda.so.1"
 _NAME_BYTES = 128
 _INSTRUCTIONS = ("avx2", "fma")
-# oneDNN and OpenVINO treat the CPU as an older one where these say so.
-_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "OV_CPU_MAX_ISA")
-_OLDER = frozenset({"SSE41", "SSE42", "AVX"})
+# These variables make oneDNN and OpenVINO use the instructions of an older CPU.
+_LIMITING_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "OV_CPU_MAX_ISA")
+_OLDER_INSTRUCTIONS = frozenset({"SSE41", "SSE42", "AVX"})
 
 
 class DeviceUnavailable(RuntimeError):
-    """The device that was asked for does not exist on this machine."""
+    """The requested device does not exist on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where to compute and, for `unlensed doctor`, why there."""
+    """Where to compute, and the reason, for `unlensed doctor`."""
 
     kind: Kind
     reason: str
 
 
 def resolve_device(request: Request) -> Device:
-    """Return the device for `request`; "auto" takes CUDA where a GPU answers.
+    """Return the device for `request`; "auto" is CUDA where the driver finds a GPU.
 
     Raises:
-        DeviceUnavailable: "cuda" was asked for and no CUDA GPU answers.
+        DeviceUnavailable: "cuda" was requested and there is no CUDA GPU.
     """
     if request == "cpu":
         return Device("cpu", "cpu was asked for")
@@ -53,15 +53,15 @@ def resolve_device(request: Request) -> Device:
 
 
 def resolve_built_device(request: Request, built_for: Kind, built: str) -> Device:
-    """Return the device for something that runs on one kind of device only.
+    """Return the device for an artefact that runs on one kind of device only.
 
     Args:
-        request: what the user asks for. "auto" takes the kind that it was built for.
+        request: the user's request; "auto" is the kind for which the artefact was built.
         built_for: that kind.
-        built: what it is and how another would be made, to be read after the reason for this machine's own kind.
+        built: what the artefact is and how to make another one; it follows the reason for this machine's own kind.
 
     Raises:
-        DeviceUnavailable: another device was asked for, or this machine has no such device.
+        DeviceUnavailable: another device was requested, or this machine has no such device.
     """
     if request == "cpu" and built_for == "cuda":
         message = f"device 'cpu' was asked for, but {built}; or ask for 'cuda' or 'auto' on a machine with a GPU"
@@ -78,7 +78,7 @@ def resolve_built_device(request: Request, built_for: Kind, built: str) -> Devic
     return Device("cpu", f"{device.reason}, but {built}")
 
 
-def load_array_module(kind: Kind) -> Any:  # noqa: ANN401 - NumPy or CuPy, which has no types
+def load_array_module(kind: Kind) -> Any:  # noqa: ANN401 - CuPy has no types
     """Return CuPy for a GPU, NumPy for the CPU.
 
     Raises:
@@ -87,7 +87,7 @@ def load_array_module(kind: Kind) -> Any:  # noqa: ANN401 - NumPy or CuPy, which
     if kind == "cpu":
         return np
     try:
-        import cupy  # noqa: PLC0415 - only where there is a GPU
+        import cupy  # noqa: PLC0415 - installed only where there is a GPU
     except ImportError as error:
         message = "this machine has a GPU, but CuPy is not installed: install unlensed[gpu], or ask for 'cpu'"
         raise DeviceUnavailable(message) from error
@@ -95,38 +95,38 @@ def load_array_module(kind: Kind) -> Any:  # noqa: ANN401 - NumPy or CuPy, which
 
 
 def require_instructions() -> None:
-    """Refuse a CPU that would give other answers.
+    """Refuse a CPU that would give other results.
 
-    From AVX2 with FMA upwards the networks give the same bits. With older instructions the int8 extractor rounds
-    otherwise (46 % of 63 faces got another log-likelihood, by up to 2.2 nats) and boxes move in the last bits.
+    With AVX2 and FMA or newer instructions, the networks give the same bits. With older ones the int8 extractor rounds
+    differently (46 % of 63 faces got another log-likelihood, by up to 2.2 nats), and boxes differ in the last bits.
 
     Raises:
-        DeviceUnavailable: this CPU has no AVX2 or no FMA, or a variable keeps the engine from using them.
+        DeviceUnavailable: this CPU has no AVX2 or no FMA, or a variable disables them.
     """
     if obstacle := find_older_instructions(read_cpu_flags(), os.environ):
         message = (
             f"the networks need a CPU with AVX2 and FMA, but {obstacle}: with older instructions log-likelihoods "
-            "differ by 2 nats; score on another CPU (a virtual machine can be given its host's)"
+            "differ by 2 nats; score on another CPU (a virtual machine can be given the CPU of its host)"
         )
         raise DeviceUnavailable(message)
 
 
 def find_older_instructions(flags: Collection[str], environment: Mapping[str, str]) -> str:
-    """Return why networks on this CPU would use instructions older than AVX2, or nothing.
+    """Return why networks on this CPU would use instructions older than AVX2, or "".
 
     Args:
-        flags: of `read_cpu_flags`; where there are none, only the environment is judged.
+        flags: of `read_cpu_flags`; if there are none, only the environment is checked.
         environment: the process's variables.
     """
-    for name in _LIMITS:
-        if environment.get(name, "").upper() in _OLDER:
+    for name in _LIMITING_VARIABLES:
+        if environment.get(name, "").upper() in _OLDER_INSTRUCTIONS:
             return f"{name} is {environment[name]} (unset it)"
     missing = [name for name in _INSTRUCTIONS if flags and name not in flags]
-    return f"this one shows no {' and no '.join(missing)}" if missing else ""
+    return f"this one has no {' and no '.join(missing)}" if missing else ""
 
 
 def read_cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return the instruction sets of the first core, as Linux names them; none where they cannot be read."""
+    """Return the instruction sets of the first core by their Linux names; none where they cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -135,7 +135,7 @@ def read_cpu_flags(path: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 
 
 def find_gpu() -> tuple[str, str]:
-    """Return (name of the first GPU, ""), or ("", why there is none)."""
+    """Return (name of the first GPU, ""), or ("", the reason why there is none)."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:

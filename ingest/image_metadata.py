@@ -1,7 +1,7 @@
-"""What an image's headers tell of its past: camera, JPEG quality, and the size it was taken at.
+"""What an image's headers state about its history: camera, JPEG quality, and the size at which it was taken.
 
-Read from headers only, never believed: anyone can write them. Text comes out short and printable. Not covered:
-maker notes, XMP, thumbnails; quantisation tables that are exchanged between scans.
+The values are hints: anybody can write a header. Text is short and printable. Not covered: maker notes, XMP,
+thumbnails, and quantisation tables that change between scans.
 """
 
 from bisect import bisect_left
@@ -21,8 +21,8 @@ _FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _MAX_TABLES = 4  # T.81 B.2.4.1: destinations 0..3
 _TABLE_ENTRIES = 64
 
-# T.81 table K.1, which libjpeg scales by its quality (`jpeg_add_quant_table`); only sums matter here, so that the
-# zigzag order does not.
+# T.81 table K.1, which libjpeg scales by its quality (`jpeg_add_quant_table`). Only sums are used, so that the zigzag
+# order does not matter.
 _LUMINANCE = np.array(
     [
         [16, 11, 10, 16, 24, 40, 51, 61],
@@ -37,22 +37,22 @@ _LUMINANCE = np.array(
 )
 
 
-def _sum_of_quality(quality: int) -> int:
+def _sum_table(quality: int) -> int:
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality  # noqa: PLR2004 - libjpeg's two branches
     return int(np.clip((_LUMINANCE * scale + 50) // 100, 1, 255).sum())
 
 
-_SUMS = [_sum_of_quality(quality) for quality in range(100, 0, -1)]  # ascending: 64 at quality 100, 16,320 at 1
+_SUMS = [_sum_table(quality) for quality in range(100, 0, -1)]  # ascending: 64 at quality 100, 16,320 at 1
 
 
 @dataclass(frozen=True, slots=True)
 class ImageMetadata:
-    """What headers say of an image's past; None, or an empty text, where they are silent.
+    """What headers state about an image's history; None, or an empty text, where they state nothing.
 
     Attributes:
-        camera: make and model as one text of printable characters, at most 97 of them.
-        jpeg_quality: 1..100 on libjpeg's scale; that of the nearest of its tables, where an encoder has its own.
-        exif_width, exif_height: stored pixels as the camera, or whatever wrote the EXIF block last, counted them.
+        camera: make and model as one text of at most 97 printable characters.
+        jpeg_quality: 1..100 on libjpeg's scale; where an encoder has its own tables, the quality of libjpeg's nearest.
+        exif_width, exif_height: stored pixels as stated by the program that wrote the EXIF block last.
     """
 
     camera: str = ""
@@ -62,9 +62,9 @@ class ImageMetadata:
 
 
 def read_image_metadata(data: bytes, info: ImageInfo) -> ImageMetadata:
-    """Return what the headers of `data` say; `info` is what `probe_image` said of it.
+    """Return what the headers of `data` state; `info` is the result of `probe_image`.
 
-    Never raises on damaged or hostile headers: what cannot be understood is absent. A usual JPEG takes 0.05 ms, since
+    Never raises on damaged or hostile headers: a field that cannot be read is absent. A usual JPEG takes 0.05 ms, since
     the walk ends where the first scan begins; 65,536 chunks of a PNG take about 20 ms.
     """
     exif, quality = b"", None
@@ -102,7 +102,7 @@ def _walk_jpeg(data: bytes) -> tuple[bytes, int | None]:
 
 
 def _sum_tables(body: bytes) -> dict[int, int]:
-    """Return the sum of each whole table of a DQT segment by its destination."""
+    """Return the sum of each complete table of a DQT segment by its destination."""
     sums: dict[int, int] = {}
     position = 0
     while position < len(body) and len(sums) < _MAX_TABLES:
@@ -117,19 +117,19 @@ def _sum_tables(body: bytes) -> dict[int, int]:
 
 def estimate_quality(table_sum: int) -> int:
     """Return the quality 1..100 whose luminance table in libjpeg has the sum nearest to `table_sum`."""
-    place = bisect_left(_SUMS, table_sum)
-    near = [index for index in (place - 1, place) if 0 <= index < len(_SUMS)]
+    first_larger = bisect_left(_SUMS, table_sum)
+    near = [index for index in (first_larger - 1, first_larger) if 0 <= index < len(_SUMS)]
     return 100 - min(near, key=lambda index: abs(_SUMS[index] - table_sum))
 
 
 def _clean(text: bytes) -> str:
-    """Return one line of printable characters; what is none, direction marks among it, becomes a space."""
+    """Return one line of printable characters; any other one, such as a direction mark, becomes a space."""
     decoded = text.decode(errors="replace")
     words = "".join(character if character.isprintable() else " " for character in decoded).split()
     return " ".join(words)[:MAX_WORD_CHARACTERS].strip()
 
 
 def _join_names(make: str, model: str) -> str:
-    """Return make and model, without the make where the model begins with a word of it: `NIKON D90`."""
+    """Return make and model; without the make where the model begins with one of its words: `NIKON D90`."""
     brands = make.casefold().split()
     return model if model.casefold().partition(" ")[0] in brands else f"{make} {model}".strip()

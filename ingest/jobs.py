@@ -1,7 +1,7 @@
-"""What the sandbox and its processes say to each other.
+"""The messages between the sandbox and its processes.
 
-Frames: two big-endian lengths, a JSON object, bytes. A job is to find the faces of one image, to cut windows
-out of several, or to show a window of one at a reduced size.
+A frame is two big-endian lengths, a JSON object and bytes. The kinds of jobs: find the faces of one image, cut windows
+out of several images, show a window of one image at a reduced size.
 """
 
 import json
@@ -23,10 +23,10 @@ _LENGTHS = struct.Struct(">II")
 
 
 def send_frame(channel: socket.socket, header: Mapping[str, Any], *parts: bytes) -> None:
-    """Write one frame, whose bytes are `parts` one after the other.
+    """Write one frame, whose bytes are the concatenated `parts`.
 
     Raises:
-        OSError: nobody reads it, or not within the socket's time limit.
+        OSError: the other process has closed its socket, or does not read within the socket's time limit.
     """
     text = json.dumps(header).encode()
     channel.sendall(_LENGTHS.pack(len(text), sum(map(len, parts))) + text)
@@ -38,13 +38,13 @@ def receive_frame(receive: Callable[[memoryview], int], max_bytes: int) -> tuple
     """Read one frame.
 
     Args:
-        receive: fills part of a buffer and returns how many bytes, 0 at the end.
+        receive: fills a part of a buffer and returns the number of bytes, 0 at the end.
         max_bytes: a longer frame is refused.
 
     Raises:
-        EOFError: the other side is gone.
-        ValueError: what came is no frame.
-        OSError: as `receive` raises it.
+        EOFError: the other process has closed its socket.
+        ValueError: the bytes are no frame, or the frame is too long.
+        OSError: raised by `receive`.
     """
     header_size, data_size = _LENGTHS.unpack(_receive_exactly(receive, _LENGTHS.size))
     if header_size + data_size > max_bytes:
@@ -71,7 +71,7 @@ def _receive_exactly(receive: Callable[[memoryview], int], size: int) -> memoryv
 def describe_setup(
     folder: Path, detector: DetectorSpec | None, crops: PreprocessSpec | None, timeout_s: float
 ) -> dict[str, Any]:
-    """Return the first frame's JSON object."""
+    """Return the JSON object of the first frame."""
     return {
         "folder": str(folder),
         "detector": detector and asdict(detector),
@@ -81,7 +81,7 @@ def describe_setup(
 
 
 def describe_job(kind: Kind, groups: Sequence[FaceGroup], **options: float | None) -> dict[str, Any]:
-    """Return a job's JSON object; the images' bytes follow, one after the other."""
+    """Return a job's JSON object; the frame's bytes are the concatenated images."""
     images = [
         {
             "info": asdict(group.info),
@@ -94,7 +94,7 @@ def describe_job(kind: Kind, groups: Sequence[FaceGroup], **options: float | Non
 
 
 def reduce_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
-    """Return the size at which an image is shown: of the same shape, neither side above `max_side`."""
+    """Return the size at which an image is shown: the same proportions, no side longer than `max_side`."""
     scale = min(1.0, max_side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 

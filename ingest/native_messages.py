@@ -1,9 +1,9 @@
-"""What C libraries print on their standard error while they decode.
+"""Collects what C libraries print to standard error while they decode.
 
-libjpeg reports damaged pixels in one way only: it prints a line and carries on with grey. DALI and Pillow then
-return a picture as if nothing had happened. Reading that line is the one way to know, so the C library's
-`stderr` stream is pointed at memory for the length of a call. File descriptor 2 and Python's `sys.stderr` stay
-as they are, so crash reports and progress bars still reach the terminal. Needs glibc, as DALI does.
+libjpeg reports damaged pixels only in a line that it prints; then it continues with grey. DALI and Pillow return such a
+picture without an error. So the C library's `stderr` stream is redirected to memory for the time of a call. File
+descriptor 2 and Python's `sys.stderr` do not change: crash reports and progress bars still reach the terminal. Needs
+glibc, as DALI does.
 """
 
 import ctypes
@@ -33,9 +33,9 @@ class NativeMessages:
 
     @contextmanager
     def collect(self) -> Iterator[list[str]]:
-        """Yield a list that holds the printed lines once the block is left.
+        """Yield a list that contains the printed lines after the block.
 
-        Blocks wait for one another across threads, so that a line belongs to the block it was printed in.
+        One thread at a time is in such a block, so that each line belongs to the block in which it was printed.
         """
         lines: list[str] = []
         stream = ctypes.c_void_p.in_dll(_LIBC, "stderr")

@@ -1,16 +1,15 @@
-"""OpenVINO, silent, and the one core of this process, for every network that runs on the CPU.
+"""OpenVINO without telemetry, and the one core of this process, for every network that runs on the CPU.
 
-Where its package `openvino_telemetry` is installed, importing OpenVINO writes an id of this user into the home, fails
-where there is none, and its tools report what they convert. A program that sees people's pictures reports nothing:
-the package is hidden, which OpenVINO and NNCF take for not installed. So nothing else imports `openvino`, and `nncf`
-only after this.
+Where the package `openvino_telemetry` is installed, importing OpenVINO writes an id of the user into the home folder
+and fails where there is none, and its tools report what they convert. This program reads images of people and must
+report nothing. So the package is hidden: to OpenVINO and NNCF it is not installed. No other module imports `openvino`,
+and `nncf` is imported only after this one.
 
-OpenVINO's CPU plugin gives the thread that first compiles a network an alternate signal stack, and takes it
-away with the core (`SigAltStackSetup` in its `sigstack_manager.cpp`, 2025 to 2026.4). Two cores that end in
-another order than the reverse of their beginning leave the thread with a stack that is no longer mapped: the
-next signal with a handler, such as SIGTERM, then ends the process with a segmentation fault. One core that
-lasts as long as the process leaves nothing to take away, and loads the plugin once. `compile_network` is the only way
-to it, so that no job computes with instructions that give other answers.
+OpenVINO's CPU plugin sets an alternate signal stack for the thread that first compiles a network, and removes it with
+the core (`SigAltStackSetup` in its `sigstack_manager.cpp`, 2025 to 2026.4). If two cores are not deleted in the reverse
+order of their creation, the thread keeps a stack that is no longer mapped: the next signal with a handler, such as
+SIGTERM, crashes the process with a segmentation fault. So there is one core, never deleted, which also loads the plugin
+only once. Networks are compiled only by `compile_network`, so that none runs with instructions that give other results.
 """
 
 import sys
@@ -19,9 +18,9 @@ from typing import Any
 
 from ingest.device import require_instructions
 
-sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # Python's own way to say: not to be had
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # makes its import fail
 
-import openvino as ov  # noqa: E402, TID251 - this is the one place
+import openvino as ov  # noqa: E402, TID251 - the only module that may import it
 
 __all__ = ["CORE", "compile_network", "ov"]
 
@@ -29,11 +28,11 @@ CORE = ov.Core()
 
 
 def compile_network(network: ov.Model, settings: Mapping[str, Any]) -> ov.CompiledModel:
-    """Compile `network` for the CPU, in single precision where it is not quantised.
+    """Compile `network` for the CPU; layers that are not quantised run in single precision.
 
     Raises:
         DeviceUnavailable: see `require_instructions`.
     """
     require_instructions()
-    # BF16, OpenVINO's choice where the CPU has it, would give other answers than on a CPU without.
+    # By default OpenVINO uses BF16 where the CPU has it, which gives other results than on other CPUs.
     return CORE.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32", **settings})

@@ -1,4 +1,4 @@
-"""EXIF orientation, applied in one place: decoders hand over stored pixels, everyone else sees upright ones."""
+"""Applies the EXIF orientation: decoders return stored pixels, all other code uses upright ones."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ _TURNS = {
 
 
 def turn_upright(stored: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Return `stored` pixels (H, W, 3) as a contiguous upright array, a view where nothing has to move."""
+    """Return `stored` pixels (H, W, 3) as a contiguous upright array; a view where no pixel moves."""
     transposed, mirrored, upside_down = _TURNS[orientation]
     upright = stored.transpose(1, 0, 2) if transposed else stored
     upright = upright[:, ::-1] if mirrored else upright
@@ -28,7 +28,7 @@ def turn_upright(stored: NDArray[np.uint8], orientation: int) -> NDArray[np.uint
 
 
 def find_stored_window(window: Window, info: ImageInfo) -> Window:
-    """Return where the upright `window` lies in the stored image: the inverse of `turn_upright` for a rectangle."""
+    """Return the upright `window` in stored coordinates: the inverse of `turn_upright` for a rectangle."""
     transposed, mirrored, upside_down = _TURNS[info.orientation]
     left = info.width - window.left - window.width if mirrored else window.left
     top = info.height - window.top - window.height if upside_down else window.top
@@ -38,9 +38,9 @@ def find_stored_window(window: Window, info: ImageInfo) -> Window:
 
 
 def turn_matrix(orientation: int, size: int) -> NDArray[np.float32]:
-    """Return [2, 3]: from a point of an upright crop of `size` x `size` pixels to the same point of the stored crop.
+    """Return the affine map [2, 3] from points of an upright crop (`size` x `size` pixels) to those of the stored one.
 
-    What `turn_upright` moves, as the affine map that a warp takes: one operation for all orientations.
+    It is `turn_upright` in the form that a warp takes: one operation for all orientations.
     """
     transposed, mirrored, upside_down = _TURNS[orientation]
     across = (-1, 0, size) if mirrored else (1, 0, 0)

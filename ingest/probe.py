@@ -1,10 +1,10 @@
-"""The gate: what untrusted bytes claim to be, judged from headers and markers before anything is decoded.
+"""Admits or refuses untrusted bytes by their headers and markers, before anything is decoded.
 
-JPEG, PNG and WebP are told apart by their first bytes, never by a name. Each container's policy stands in its
-own module (`jpeg`, `png`, `webp`). Cost is linear in the bytes at the speed of memory, and walks are bounded,
-so that a refusal takes milliseconds whatever 64 MiB contain.
+The first bytes identify JPEG, PNG and WebP, never a file name. `ingest.formats` has one module for each container,
+which states what is accepted. The cost is linear in the bytes, and the number of segments or chunks is limited: any
+64 MiB are refused within milliseconds.
 
-Not covered: damage inside compressed pixels. A decoder meets that later (`ingest.dali`) and refuses then.
+Not covered: damage inside compressed pixels. The decoders find it later (`ingest.dali`).
 """
 
 import hashlib
@@ -22,12 +22,12 @@ _FIRST_TRANSPOSED = 5  # orientations 5..8 exchange width and height
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an image may claim. Sides and pixels count stored pixels, scans exist in JPEG only.
+    """Limits of what a header may state. Sides and pixels are stored ones; only JPEG has scans.
 
-    `max_pixels` bounds memory, too: a decoder needs up to `PIXEL_BYTES` for each pixel, and a picture that needs more
-    (16-bit colour with alpha, progressive JPEG without chroma subsampling) may have fewer pixels in proportion.
-    `max_scan_pixels` bounds scans x pixels: a progressive JPEG of few bytes makes a decoder visit the whole image once
-    a scan. A usual progressive photograph has 10 scans, so 200 megapixels still pass.
+    `max_pixels` limits memory, too: a decoder needs up to `PIXEL_BYTES` for each pixel. An image that needs more
+    (16-bit colour with alpha, progressive JPEG without chroma subsampling) must have proportionally fewer pixels.
+    `max_scan_pixels` limits scans x pixels: for each scan of a progressive JPEG, which may have few bytes, a decoder
+    visits the whole image. A usual progressive photograph has 10 scans, so that 200 megapixels are accepted.
     """
 
     max_bytes: int = 64 * 2**20
@@ -38,8 +38,8 @@ class Limits:
     max_scan_pixels: int = 2_000_000_000
 
 
-# What `Limits.max_pixels` allows a decoder for each pixel: 16-bit colour, or a progressive 4:2:0 JPEG's coefficients
-# beside its RGB.
+# Bytes of a decoder for each of `Limits.max_pixels`: 16-bit colour, or the coefficients of a progressive 4:2:0 JPEG and
+# its RGB values.
 PIXEL_BYTES = 6
 DEFAULT_LIMITS = Limits()
 
@@ -50,9 +50,9 @@ class ImageInfo:
 
     Attributes:
         width, height: upright pixels, after EXIF `orientation` (1..8) is applied.
-        ended: whether the file goes on to the end that its container states.
-        scans: how many times a decoder visits the picture.
-        pixel_bytes: what a decoder holds for each pixel while it works, see `Header`.
+        ended: whether the file reaches the end that its container states.
+        scans: how many times a decoder visits the image.
+        pixel_bytes: bytes of a decoder for each pixel, see `Header`.
     """
 
     media_type: str
@@ -66,21 +66,21 @@ class ImageInfo:
 
     @property
     def stored_size(self) -> tuple[int, int]:
-        """(width, height) in pixels as stored, before the orientation is applied."""
+        """(width, height) in stored pixels, before the orientation is applied."""
         return (self.height, self.width) if self.orientation >= _FIRST_TRANSPOSED else (self.width, self.height)
 
     @property
     def damage_reason(self) -> Reason:
-        """Why faces cannot be scored whose pixels turn out to be missing or wrong."""
+        """The reason for faces of this image whose pixels are missing or wrong."""
         return Reason.UNDECODABLE if self.ended else Reason.TRUNCATED
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedFace:
-    """One face to cut: the image's bytes, what `probe_image` said of them, and an upright `crop_window`.
+    """One face to cut: the image's bytes, their `ImageInfo`, and an upright `crop_window`.
 
     Raises:
-        ValueError: the window reaches outside the image.
+        ValueError: the window is not inside the image.
     """
 
     data: bytes
@@ -96,13 +96,13 @@ class EncodedFace:
 
     @classmethod
     def around(cls, data: bytes, info: ImageInfo, box: FaceBox, spec: PreprocessSpec) -> Self | None:
-        """Return the face that `spec` cuts around `box`, or None when the box misses the image."""
+        """Return the face that `spec` cuts around `box`, or None where the box lies outside the image."""
         window = crop_window(box, info.width, info.height, spec)
         return None if window is None else cls(data, info, window)
 
 
 def probe_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> ImageInfo:
-    """Judge encoded `data` by its headers and markers; no pixel is decoded.
+    """Check the headers and markers of encoded `data`; no pixel is decoded.
 
     Raises:
         Unscorable: empty, too_many_bytes, unsupported_format, animated, truncated, undecodable,
@@ -132,9 +132,9 @@ def probe_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> ImageInfo:
 
 
 def strip_metadata(data: bytes, media_type: str) -> bytes:
-    """Return the same picture with nothing in it but what its pixels need.
+    """Return the same image with only the segments or chunks that its pixels need.
 
-    `data` passed `probe_image` as `media_type`. EXIF goes too: apply `ImageInfo.orientation` yourself.
+    `probe_image` accepted `data` as `media_type`. EXIF is removed, too: the caller applies `ImageInfo.orientation`.
     """
     return {"image/jpeg": jpeg.strip_jpeg, "image/png": png.strip_png, "image/webp": webp.strip_webp}[media_type](data)
 
@@ -157,13 +157,15 @@ def _check_size(header: Header, limits: Limits) -> None:
     width, height, _, scans, pixel_bytes, _ = header
     size = f"the header states {width} x {height} pixels"
     if min(width, height) < limits.min_side:
-        raise Unscorable(Reason.SIDE_TOO_SHORT, f"{size}; a side needs {limits.min_side} (setting limits.min_side)")
+        message = f"{size}; the shortest allowed side is {limits.min_side} (setting limits.min_side)"
+        raise Unscorable(Reason.SIDE_TOO_SHORT, message)
     if width * height * max(pixel_bytes, PIXEL_BYTES) > limits.max_pixels * PIXEL_BYTES:
         each = f" of {pixel_bytes} bytes each" if pixel_bytes > PIXEL_BYTES else ""
         allowed = limits.max_pixels * PIXEL_BYTES // max(pixel_bytes, PIXEL_BYTES)
         raise Unscorable(Reason.TOO_MANY_PIXELS, f"{size}{each}; the limit is {allowed} (setting limits.max_pixels)")
     if max(width, height) > limits.max_side:
-        raise Unscorable(Reason.SIDE_TOO_LONG, f"{size}; a side may have {limits.max_side} (setting limits.max_side)")
+        message = f"{size}; the longest allowed side is {limits.max_side} (setting limits.max_side)"
+        raise Unscorable(Reason.SIDE_TOO_LONG, message)
     if scans * width * height > limits.max_scan_pixels:
         message = f"{size} in {scans} scans; the limit of scans x pixels is {limits.max_scan_pixels}"
         raise Unscorable(Reason.TOO_MANY_SCANS, f"{message} (setting limits.max_scan_pixels)")

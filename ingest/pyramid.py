@@ -1,4 +1,4 @@
-"""An image as tiles of one size at several scales, and the boxes found in them as one list of faces."""
+"""Cuts an image into tiles of one size at several scales, and merges the boxes found in them into faces."""
 
 import math
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 TILE_PX = 256  # side of the detector's square input
-_EDGE_PX = 2.0  # a box this close to a tile's inner edge is cut; the neighbour sees the whole face
-_SAME_FACE_IOU = 0.5  # less, and one box is only a part of the other: it must not drag the average
+_EDGE_PX = 2.0  # a box this close to a tile's inner edge is cut; the neighbouring tile contains the whole face
+_SAME_FACE_IOU = 0.5  # below, one box is only a part of the other, and is left out of the average
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Tile:
         left: column of the tile's corner in its level.
         top: row of the tile's corner in its level.
         scale: (horizontal, vertical) image pixels per level pixel.
-        inner: which sides (left, top, right, bottom) have more image beyond them.
+        inner: for each side (left, top, right, bottom), whether the image continues beyond it.
     """
 
     pixels: NDArray[np.uint8]
@@ -46,9 +46,8 @@ def cut_tiles(
 ) -> Iterator[Tile]:
     """Yield the tiles of every level.
 
-    `image` is RGB, already reduced at will; `size` is the (width, height) it stands for, and `scales`
-    are relative to that, falling: each level is made from the one before. Neighbouring tiles share at
-    least `overlap` pixels.
+    `image` is RGB and may be reduced; `size` is its full (width, height). `scales` are relative to `size`, descending:
+    each level is made from the level before. Neighbouring tiles share at least `overlap` pixels.
     """
     for scale in scales:
         width, height = (max(1, round(length * scale)) for length in size)
@@ -65,45 +64,45 @@ def cut_tiles(
 
 
 def _place_tiles(length: int, side: int, overlap: int) -> list[int]:
-    """Return where tiles start along an axis: evenly spread, or one around a shorter image."""
+    """Return the starts of tiles along an axis: evenly spaced, or one tile around a shorter image."""
     if length <= side:
         return [(length - side) // 2]
     count = math.ceil((length - side) / (side - overlap)) + 1
     return [round(index * (length - side) / (count - 1)) for index in range(count)]
 
 
-def cut_around(
+def cut_tile_around(
     image: Image.Image, box: NDArray[np.float64], length: float, side: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Return a tile around a box, black outside the image, and the box in it (x, y, width, height).
 
-    `box` is (x, y, width, height) in pixels of `image`, which is RGB; its longer side gets `length` of the tile's
-    `side` pixels.
+    `box` is (x, y, width, height) in pixels of the RGB `image`. Its longer side gets `length` of the tile's `side`
+    pixels.
     """
     window = max(1, round(box[2:4].max() * side / length))
-    left, top = (math.floor(middle - window / 2) for middle in box[:2] + box[2:4] / 2)
-    seen = (max(0, left), max(0, top), min(image.width, left + window), min(image.height, top + window))
+    left, top = (math.floor(centre - window / 2) for centre in box[:2] + box[2:4] / 2)
+    x0, y0, x1, y1 = max(0, left), max(0, top), min(image.width, left + window), min(image.height, top + window)
     scale = side / window
     tile = Image.new("RGB", (side, side))
-    if seen[0] < seen[2] and seen[1] < seen[3]:
-        size = max(1, round((seen[2] - seen[0]) * scale)), max(1, round((seen[3] - seen[1]) * scale))
-        part = image.resize(size, Image.Resampling.BILINEAR, box=seen)
-        tile.paste(part, (round((seen[0] - left) * scale), round((seen[1] - top) * scale)))
+    if x0 < x1 and y0 < y1:
+        size = max(1, round((x1 - x0) * scale)), max(1, round((y1 - y0) * scale))
+        part = image.resize(size, Image.Resampling.BILINEAR, box=(x0, y0, x1, y1))
+        tile.paste(part, (round((x0 - left) * scale), round((y0 - top) * scale)))
     return np.asarray(tile), (box[:4] - (left, top, 0, 0)) * scale
 
 
-def find_same(box: NDArray[np.float64], rows: NDArray[np.float64], min_iou: float) -> float:
-    """Return the highest confidence of `rows` whose intersection with `box` over the union is enough; 0 for none."""
+def find_matching_confidence(box: NDArray[np.float64], rows: NDArray[np.float64], min_iou: float) -> float:
+    """Return the highest confidence of `rows` with at least `min_iou` with `box`; 0 if there is none."""
     return float(rows[_overlap(box, rows)[1] >= min_iou, 4].max(initial=0.0))
 
 
 def merge_boxes(rows: NDArray[np.float64], min_confidence: float, max_overlap: float) -> NDArray[np.float64]:
-    """Return one row (x, y, width, height, confidence) a face, most confident first.
+    """Return one row (x, y, width, height, confidence) for each face, most confident first.
 
-    A row that shares more than `max_overlap` of the smaller box with a stronger row is the same face or
-    a part of it. The nearly congruent ones are averaged, weighted by confidence, which steadies the box
-    against small changes of the image (Bazarevsky et al. 2019, section 3.3). No matrix product: BLAS adds in
-    another order on another CPU.
+    If a row and a more confident one share more than `max_overlap` of the smaller box, they are one face, or one is a
+    part of it. Nearly congruent boxes are averaged, weighted by confidence, so that the box changes little with small
+    changes of the image (Bazarevsky et al. 2019, section 3.3). Without a matrix product: the order in which BLAS adds
+    depends on the CPU.
     """
     rows = rows[np.argsort(-rows[:, 4], kind="stable")]
     faces = []
@@ -118,7 +117,7 @@ def merge_boxes(rows: NDArray[np.float64], min_confidence: float, max_overlap: f
 
 
 def _overlap(row: NDArray[np.float64], rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return each box's intersection with `row` over the smaller area, and over the union."""
+    """Return each box's intersection with `row` divided by the smaller area, and divided by the union."""
     low = np.maximum(rows[:, :2], row[:2])
     high = np.minimum(rows[:, :2] + rows[:, 2:4], row[:2] + row[2:4])
     shared = np.prod(np.clip(high - low, 0, None), axis=1)

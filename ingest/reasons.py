@@ -31,17 +31,17 @@ class Reason(StrEnum):
     DEFECT = "defect"
 
 
-# A person can judge such a face; a policy or the picture's edge keeps it from a score, not damage.
+# A person can review such a face: a size limit or the edge of the image prevents its score, not damage.
 UNSCORED_BY_SIZE = frozenset({Reason.FACE_TOO_SMALL, Reason.FACE_CUT_OFF})
 UNSUPPORTED = frozenset({Reason.UNSUPPORTED_FORMAT, Reason.ANIMATED})
 
 
 class Unscorable(Exception):
-    """One image or face cannot be scored; its batch-mates are untouched.
+    """One image or face cannot be scored. The others of its batch are not affected.
 
     Attributes:
         reason: the machine-readable code.
-        detail: one sentence with what was found and which limit it broke; never image content.
+        detail: one sentence: what was found and which limit it exceeds; never image content.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:

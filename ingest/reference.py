@@ -1,11 +1,10 @@
-"""The slow, plain path from encoded images to face crops: Pillow decodes, NumPy does the rest.
+"""Cuts faces with Pillow and NumPy: slow and simple, the reference for tests of the fast paths.
 
-It says in a page what a crop is; the fast paths are tested against it. Do not score with it: Pillow hides
-libjpeg's reports of damage, which `ingest.dali` refuses.
+Do not score with it: Pillow hides libjpeg's warnings of damage, for which `ingest.dali` refuses faces.
 
-It decodes bit for bit as DALI does, and crops differ by one grey level at most, where a value lies on a half.
-The exception is 16-bit colour PNG, where crops may differ by two: Pillow drops the low byte of a sample and
-DALI rounds. 16-bit grey is rounded here too: round(value / 257).
+It decodes bit for bit as DALI does. Crops differ by at most one grey level, where a value lies on a half. In 16-bit
+colour PNG they may differ by two: Pillow drops the low byte of a sample, and DALI rounds. 16-bit grey is rounded here,
+too: round(value / 257).
 """
 
 import io
@@ -19,7 +18,7 @@ from ingest.probe import probe_image, strip_metadata
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import PreprocessSpec, Window
 
-Image.MAX_IMAGE_PIXELS = None  # `probe_image` has judged the size already
+Image.MAX_IMAGE_PIXELS = None  # `probe_image` has checked the size
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
@@ -31,15 +30,15 @@ def decode_upright(data: bytes) -> NDArray[np.uint8]:
     """
     info = probe_image(data)
     try:
-        bare = io.BytesIO(strip_metadata(data, info.media_type))  # damaged metadata is not a damaged picture
+        bare = io.BytesIO(strip_metadata(data, info.media_type))  # damaged metadata does not damage the picture
         with Image.open(bare, formats=("JPEG", "PNG", "WEBP")) as image:
             if image.mode.startswith("I;16"):
                 grey = np.rint(np.asarray(image) / 257).astype(np.uint8)
                 stored = np.repeat(grey[:, :, None], 3, axis=2)
             else:
-                # A palette may have transparency, which Pillow drops without a warning only by way of RGBA.
+                # Pillow drops a palette's transparency without a warning only if the image becomes RGBA first.
                 stored = np.asarray(image.convert("RGBA" if image.mode == "P" else "RGB"))[:, :, :3]
-    except Exception as error:  # Pillow's parsers leak SyntaxError, struct.error and more on bad bytes
+    except Exception as error:  # Pillow's parsers raise SyntaxError, struct.error and others on bad bytes
         raise Unscorable(Reason.UNDECODABLE, f"Pillow cannot decode it: {type(error).__name__}") from error
     return turn_upright(stored, info.orientation)
 
@@ -65,9 +64,9 @@ def resize_triangular(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]
 def _triangular_weights(length: int, size: int) -> NDArray[np.float64]:
     """Return the (size, length) matrix that resamples one axis.
 
-    Downscaling widens the triangle by the scale, so that every source pixel counts; upscaling is plain
-    linear interpolation. Beyond an edge the edge pixel repeats (as in DALI; Pillow renormalises instead,
-    which moves edge pixels by up to 15 grey levels).
+    For downscaling, the triangle is wider by the scale, so that every source pixel counts. Upscaling is linear
+    interpolation. Beyond an edge the edge pixel repeats, as in DALI. (Pillow renormalises instead, which changes edge
+    pixels by up to 15 grey levels.)
     """
     scale = length / size
     radius = max(scale, 1.0)

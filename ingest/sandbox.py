@@ -1,8 +1,8 @@
-"""Faces found, cut and shown in limited processes: an image that harms a decoder costs itself, not the job.
+"""Finds, cuts and shows faces in limited processes: an image that crashes a decoder fails alone, and the job continues.
 
-Small images are cut several at a time. Where such a batch fails, each of its images is tried once more alone, so that
-the guilty one is known. An image that is alone when its process dies is tried again in a fresh one, unless it failed
-in a batch before. One that runs out of time alone is not tried again.
+Small images are cut in batches. If a batch fails, each of its images is cut once more alone: this identifies the one
+that caused the failure. An image that was alone when its process crashed is retried in a new process, unless it failed
+in a batch before. An image that exceeded the time limit alone is not retried.
 """
 
 import logging
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.costs import BATCH_IMAGES, BATCH_PIXELS, estimate_memory, lack_memory
+from ingest.costs import BATCH_IMAGES, BATCH_PIXELS, estimate_memory, make_memory_refusal
 from ingest.decode_batches import FaceGroup, batch_groups
 from ingest.detect import Detection, DetectorSpec
-from ingest.detector_pool import ChildFailed, DetectorPool, SandboxClosed
+from ingest.detector_pool import INVALID_ANSWER, ChildFailed, DetectorPool, SandboxClosed
 from ingest.device import require_instructions
 from ingest.jobs import Kind, describe_job, describe_setup, reduce_size
 from ingest.memory import MemoryBudget, find_decoding_memory
@@ -25,7 +25,7 @@ from ingest.probe import EncodedFace, ImageInfo
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox, PreprocessSpec, Window
 
-TIMEOUT_S = 30.0  # CPU time is bounded more closely; a machine may be busy with other things
+TIMEOUT_S = 30.0  # wall time, for a busy machine; CPU time has a lower limit
 TRIES = 2
 
 Pixels = NDArray[np.uint8]
@@ -33,22 +33,22 @@ _log = logging.getLogger(__name__)
 
 
 class Sandbox:
-    """Finds, cuts and shows faces in `processes` processes; as many threads decode at once, further ones wait.
+    """Finds, cuts and shows faces in `processes` processes. As many threads decode at the same time; others wait.
 
     Args:
-        folder: the bundle, verified.
-        detector: how faces are found; None where none are looked for.
-        crops: how they are cut; None where none are.
-        processes: how many; each starts when it is first needed, or by `start`.
-        timeout_s: how long one image, or a batch of small ones, may take.
-        memory_bytes: what all decoders together may take; None is what this machine or container has left.
+        folder: the verified bundle.
+        detector: how faces are found; None if no faces are to be found.
+        crops: how faces are cut; None if no faces are to be cut.
+        processes: their number; each starts when it is first needed, or by `start`.
+        timeout_s: the most wall time of one image, or of a batch of small ones.
+        memory_bytes: the most memory of all decoders together; None is the rest of this machine or container.
         release: called when the sandbox is closed.
 
     Raises:
-        DeviceUnavailable: see `require_instructions`; no process would start.
+        DeviceUnavailable: see `require_instructions`.
     """
 
-    def __init__(  # noqa: PLR0913 - what the processes do, and their limits
+    def __init__(  # noqa: PLR0913 - the work of the processes, and their limits
         self,
         folder: Path,
         detector: DetectorSpec | None,
@@ -68,16 +68,16 @@ class Sandbox:
         self._callers = ThreadPoolExecutor(processes, "crop")
 
     def start(self, count: int | None = None) -> None:
-        """Start `count` processes now; None is all.
+        """Start `count` processes now; None starts all.
 
         Raises:
-            SandboxBroken: one cannot be started.
+            SandboxBroken: a process cannot be started.
             SandboxClosed: the sandbox was closed.
         """
         self._pool.start(count or self._processes)
 
     def close(self) -> None:
-        """End every process; callers that wait or are being served get `SandboxClosed`."""
+        """Kill every process; calls that wait or run raise `SandboxClosed`."""
         self._pool.close()
         self._callers.shutdown()
         if self._release:
@@ -91,11 +91,11 @@ class Sandbox:
             SandboxBroken: no process can be started.
             SandboxClosed: the sandbox was closed.
         """
-        answer, _ = self._ask("find", [FaceGroup(data, info)], 0, TRIES, min_face_px=min_face_px)
+        answer, _ = self._run_job("find", [FaceGroup(data, info)], 0, TRIES, min_face_px=min_face_px)
         return [Detection(FaceBox(*map(float, face[:4])), float(face[4])) for face in answer["faces"]]
 
     def crop(self, faces: Sequence[EncodedFace]) -> Iterator[tuple[int, Pixels | Unscorable]]:
-        """Yield each face's place in `faces` with its crop (size, size, 3) or why there is none, as they are ready.
+        """Yield each face's position in `faces` with its crop (size, size, 3) or its refusal, batch by batch.
 
         Raises:
             SandboxBroken: no process can be started.
@@ -104,23 +104,23 @@ class Sandbox:
         if self._pool.closed:
             raise SandboxClosed
         batches = batch_groups(faces, BATCH_IMAGES, BATCH_PIXELS)
-        waiting = [self._callers.submit(self._crop_batch, batch) for batch in batches]
+        pending = [self._callers.submit(self._crop_batch, batch) for batch in batches]
         try:
-            for batch in waiting:
+            for batch in pending:
                 yield from batch.result().items()
         finally:
-            for batch in waiting:
+            for batch in pending:
                 batch.cancel()
 
     def show(self, data: bytes, info: ImageInfo, window: Window, max_side: int) -> Pixels:
-        """Return an upright `window` of an image, RGB (H, W, 3), reduced so that neither side is above `max_side`.
+        """Return an upright `window` of an image, RGB (H, W, 3), reduced so that no side is longer than `max_side`.
 
         Raises:
             Unscorable, SandboxBroken, SandboxClosed: see `detect`.
         """
         width, height = reduce_size((window.width, window.height), max_side)
         image = FaceGroup(data, info, {0: window})
-        _, pixels = self._ask("show", [image], 3 * width * height, TRIES, max_side=max_side)
+        _, pixels = self._run_job("show", [image], 3 * width * height, TRIES, max_side=max_side)
         return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
     def _crop_batch(self, groups: list[FaceGroup]) -> dict[int, Pixels | Unscorable]:
@@ -138,30 +138,30 @@ class Sandbox:
         return results
 
     def _crop_together(self, groups: list[FaceGroup], tries: int) -> dict[int, Pixels | Unscorable]:
-        slots = [slot for group in groups for slot in group.windows]
-        answer, data = self._ask("cut", groups, len(slots) * int(np.prod(self._crop_shape())), tries)
+        positions = [position for group in groups for position in group.windows]
+        answer, data = self._run_job("cut", groups, len(positions) * int(np.prod(self._crop_shape())), tries)
         crops = iter(np.frombuffer(data, np.uint8).reshape(-1, *self._crop_shape()))
         return {
-            slot: next(crops) if failure is None else _read_failure(failure)
-            for slot, failure in zip(slots, answer["crops"], strict=True)
+            position: next(crops) if failure is None else _read_failure(failure)
+            for position, failure in zip(positions, answer["crops"], strict=True)
         }
 
-    def _ask(
+    def _run_job(
         self, kind: Kind, groups: list[FaceGroup], max_bytes: int, tries: int, **options: float | None
     ) -> tuple[dict[str, Any], memoryview]:
-        """Return the answer to a job that is one.
+        """Return the checked answer to a job.
 
         Raises:
-            Unscorable: there is none, for a reason that concerns the job as a whole.
+            Unscorable: the whole job failed.
         """
         memory = estimate_memory(kind, groups)
         if memory > self._budget.total_bytes:
-            raise lack_memory(memory)
+            raise make_memory_refusal(memory)
         job, files = describe_job(kind, groups, **options), [group.data for group in groups]
-        with self._budget.hold(memory), self._pool.acquire() as slot:
+        with self._budget.reserve(memory), self._pool.acquire() as slot:
             for left in reversed(range(tries)):
                 try:
-                    answer, data = slot.ask(job, files, max_bytes)
+                    answer, data = slot.run_job(job, files, max_bytes)
                     _check_answer(kind, answer, len(data), groups, max_bytes)
                 except ChildFailed as error:
                     slot.discard()
@@ -179,7 +179,7 @@ class Sandbox:
 
     def _crop_shape(self) -> tuple[int, int, int]:
         if self._crops is None:
-            message = "this sandbox was not told how to cut"
+            message = "this sandbox was opened without a crop specification"
             raise AssertionError(message)
         return self._crops.size, self._crops.size, 3
 
@@ -189,7 +189,7 @@ def _read_failure(answer: dict[str, Any]) -> Unscorable:
 
 
 def _check_answer(kind: Kind, answer: dict[str, Any], size: int, groups: list[FaceGroup], max_bytes: int) -> None:
-    """Raise `ChildFailed` for an answer that is none: who decodes strangers' bytes is not to be trusted."""
+    """Raise `ChildFailed` for an invalid answer: a process that decodes untrusted bytes is not trusted."""
     faces, expected = sum(len(group.windows) for group in groups), max_bytes
     try:
         if "reason" in answer:
@@ -202,6 +202,6 @@ def _check_answer(kind: Kind, answer: dict[str, Any], size: int, groups: list[Fa
             expected = max_bytes // faces * (faces - len(failures))
             faces -= len(answer["crops"])
         if size != expected or (kind == "cut" and faces):
-            raise ValueError(size)  # noqa: TRY301 - as bad as any other
+            raise ValueError(size)  # noqa: TRY301 - handled as any other invalid answer
     except (LookupError, TypeError, ValueError) as error:
-        raise ChildFailed(Reason.UNDECODABLE, "the decoder's process gave no answer that makes sense") from error
+        raise ChildFailed(Reason.UNDECODABLE, INVALID_ANSWER) from error

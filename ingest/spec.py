@@ -1,7 +1,7 @@
 """How a face is cut: the one definition that training and serving share.
 
-A bundle stores a `PreprocessSpec`; `crop_window` turns a face box into the integer pixel window that
-every decoder (DALI, Pillow, later Triton's Python backend) cuts. Nothing else may decide geometry.
+A bundle stores a `PreprocessSpec`. `crop_window` computes from a face box the window in whole pixels that every path
+(DALI on a CPU and on a GPU, Triton, Pillow) cuts. No other code computes a window.
 """
 
 import math
@@ -10,9 +10,10 @@ from typing import Literal, Self
 
 MAX_COORDINATE = 2**24  # pixels; no image is so large, and every sum of such numbers is finite
 
-# Share of a face's box that must lie in the image for a score. A crop that is cut at an edge is stretched to a square,
-# which is unlike photographs. Of 130 photographed faces cut at a side, the top or the bottom, under the starter bundle:
-# with 60 % of the box left p <= 0.01 for 1 to 2 % and p <= 0.05 for 3 to 6 %; with 50 % left up to 5 % and 17 %.
+# Share of a face's box that must lie in the image for a score. A window that is cut at an edge is stretched to a
+# square, which makes the face unlike photographs. Measured with the starter bundle on 130 photographed faces, cut at a
+# side, the top or the bottom: with 60 % of the box left, p <= 0.01 for 1 to 2 % and p <= 0.05 for 3 to 6 % of the
+# faces; with 50 % left, up to 5 % and 17 %.
 MIN_VISIBLE_SHARE = 0.6
 
 
@@ -20,11 +21,11 @@ MIN_VISIBLE_SHARE = 0.6
 class FaceBox:
     """A face in upright image pixels: `x` runs right, `y` runs down, both from the top-left corner.
 
-    "Upright" means after the EXIF orientation is applied. The box may reach outside the image; its
-    numbers lie between -2^24 and 2^24, and it has a positive area.
+    "Upright" means after the EXIF orientation is applied. A part of the box may lie outside the image. Its
+    coordinates lie between -2^24 and 2^24, and its area is positive.
 
     Raises:
-        ValueError: a number is NaN, infinite or out of bounds, or a side is not positive.
+        ValueError: a number is NaN, infinite or out of range, or a side is not positive.
     """
 
     x: float
@@ -58,16 +59,16 @@ class FaceBox:
         return self.width * self.height
 
     def visible_share(self, image_width: int, image_height: int) -> float:
-        """Return which share of the box's area lies in an image of these sides."""
+        """Return the share of the box's area, 0 to 1, that lies in an image of these sides."""
         visible = self.clip(image_width, image_height)
         return visible.area / self.area if visible else 0.0
 
     def is_cut_off(self, image_width: int, image_height: int) -> bool:
-        """Return whether too little of the box lies in an image of these sides for the face to be looked at."""
+        """Return whether too little of the box lies in an image of these sides to score the face."""
         return self.visible_share(image_width, image_height) < MIN_VISIBLE_SHARE
 
     def clip(self, image_width: int, image_height: int) -> "FaceBox | None":
-        """Return the part of the box that lies in an image of these sides, or None when no part does."""
+        """Return the part of the box that lies in an image of these sides, or None where there is none."""
         left, right = max(0.0, self.x), min(float(image_width), self.x + self.width)
         top, bottom = max(0.0, self.y), min(float(image_height), self.y + self.height)
         if right <= left or bottom <= top:
@@ -87,11 +88,11 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class PreprocessSpec:
-    """Everything between encoded bytes and the extractor's input.
+    """How encoded bytes become the extractor's input.
 
-    A crop is `uint8`, NHWC, `colour` ordered, `size` x `size`. Normalisation with `mean` and `std`
-    (per channel, of values scaled to 0..1) is the first layer of the exported extractor, so that it
-    exists once, and a crop costs a quarter of the memory traffic of a float tensor.
+    A crop is `uint8`, NHWC, with channels in `colour` order, `size` x `size` pixels. The first layer of the exported
+    extractor normalises with `mean` and `std` (per channel, of values scaled to 0..1): so the rule exists once, and a
+    crop takes a quarter of the memory traffic of a float tensor.
     """
 
     size: int = 224
@@ -111,18 +112,18 @@ class PreprocessSpec:
         """Rebuild a spec from a bundle's JSON object.
 
         Raises:
-            TypeError: a field is missing or unknown, so the bundle was cut for another version.
+            TypeError: a field is missing or unknown, so that the bundle is of another version.
         """
         lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
         return cls(**{**fields, **lists})  # type: ignore[arg-type]
 
 
 def crop_window(box: FaceBox, image_width: int, image_height: int, spec: PreprocessSpec) -> Window | None:
-    """Return the window to cut for `box`, or None when it misses the image.
+    """Return the window to cut for `box`, or None where it lies outside the image.
 
-    The window is a square of `spec.margin` times the longer side of the box around its centre,
-    widened to whole pixels and clipped to the image (the paper's crop, section IV-A); the resize then
-    stretches it to `spec.size`. `image_width` and `image_height` are upright pixels.
+    The window is a square around the box's centre. Its side is `spec.margin` times the longer side of the box. It is
+    widened to whole pixels and clipped to the image (the paper's crop, section IV-A). The resize then stretches it to
+    `spec.size`. `image_width` and `image_height` are upright pixels.
     """
     half = max(box.width, box.height) * spec.margin / 2
     centre_x, centre_y = box.x + box.width / 2, box.y + box.height / 2

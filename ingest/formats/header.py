@@ -1,10 +1,10 @@
-"""What a container says about its image before a pixel is decoded: size, EXIF block, number of scans."""
+"""What a container states about its image before a pixel is decoded: size, EXIF block, number of scans."""
 
 import re
 import struct
 from typing import NamedTuple
 
-# EXIF 2.32, section 4.5.2. The sixth byte should be 0; some cameras write another, and no reader looks at it.
+# EXIF 2.32, section 4.5.2. The sixth byte should be 0; some cameras write another one, and no reader checks it.
 EXIF_HEADER = re.compile(rb"Exif\0.", re.DOTALL)
 
 _ORIENTATION_TAG = 0x0112
@@ -15,8 +15,8 @@ _LAST_ORIENTATION = 8
 class Header(NamedTuple):
     """The stored image: sides in pixels before the orientation is applied.
 
-    A decoder holds `pixel_bytes` for each pixel, and at least three, since it ends with RGB. `ended` says whether the
-    file goes on to the end that its container states.
+    A decoder needs `pixel_bytes` for each pixel, at least three: its result is RGB. `ended` is whether the file reaches
+    the end that its container states.
     """
 
     width: int
@@ -30,8 +30,8 @@ class Header(NamedTuple):
 class TiffBlock:
     """The directories of a TIFF-structured EXIF block, with or without its `Exif` prefix (TIFF 6.0, section 2).
 
-    Damaged metadata does not make a photograph unscorable: what cannot be understood is absent. A directory is read
-    up to `MAX_ENTRIES` and no pointer is followed unasked, so neither a loop nor a huge count can cost much.
+    Damaged metadata does not make a photograph unscorable: a field that cannot be read is absent. At most `MAX_ENTRIES`
+    of a directory are read, and only the caller follows pointers. So neither a loop nor a huge count costs much.
     """
 
     MAX_ENTRIES = 1024  # a camera's main directory has about 15, its EXIF directory about 40
@@ -47,7 +47,7 @@ class TiffBlock:
         return self.read_directory(struct.unpack_from(self._order + "I", self._tiff, 4)[0])
 
     def read_directory(self, start: int) -> dict[int, "TiffField"]:
-        """Return the fields of the directory at byte `start` by tag; of a tag that comes twice, the first."""
+        """Return the fields of the directory at byte `start` by tag; of a repeated tag, the first."""
         if start + 2 > len(self._tiff):
             return {}
         count = min(struct.unpack_from(self._order + "H", self._tiff, start)[0], self.MAX_ENTRIES)
@@ -64,7 +64,7 @@ class TiffBlock:
         return int(struct.unpack_from(self._order + ("H" if field.kind == _SHORT else "I"), field.raw)[0])
 
     def read_text(self, field: "TiffField | None", max_bytes: int) -> bytes:
-        """Return an ASCII field up to its first NUL, `max_bytes` of it at most."""
+        """Return an ASCII field up to its first NUL, at most `max_bytes` of it."""
         if field is None or field.kind != _ASCII:
             return b""
         if field.values <= len(field.raw):
@@ -76,7 +76,7 @@ class TiffBlock:
 
 
 class TiffField(NamedTuple):
-    """One entry of a directory: its type, how many values it has, and the value itself or where it lies."""
+    """One entry of a directory: its type, its number of values, and the value itself or its position."""
 
     kind: int
     values: int
@@ -84,7 +84,7 @@ class TiffField(NamedTuple):
 
 
 def read_orientation(exif: bytes) -> int:
-    """Return the EXIF orientation 1..8 of an `exif` block; what cannot be understood counts as 1, upright.
+    """Return the EXIF orientation 1..8 of an `exif` block; 1 (upright) where it cannot be read.
 
     EXIF 2.32, section 4.6.2. Only the main directory is read.
     """

@@ -1,12 +1,11 @@
 """JPEG containers: one walk over the markers, no decode (ITU-T T.81, annex B).
 
-Policy. Accepted: baseline, extended and progressive Huffman JPEG with 8 bits a sample, grey, YCbCr or RGB,
-and four-channel (CMYK, YCCK) files that carry an Adobe marker, whose inks Adobe stores inverted. Refused as
-unsupported: arithmetic, lossless and hierarchical coding, 12-bit samples, two channels, and four channels
-without an Adobe marker (decoders disagree about its polarity). A second start or frame marker before the first
-scan is undecodable, since decoders differ in which one they believe; after a scan it ends the picture. Data after
-the end marker (a phone's second picture) are ignored. A missing end marker alone is no reason to refuse:
-`ingest.damage` measures which pixels are missing.
+Accepted: baseline, extended and progressive Huffman JPEG with 8 bits a sample, grey, YCbCr or RGB, and four-channel
+files (CMYK, YCCK) with an Adobe marker; Adobe stores inks inverted. Refused as unsupported: arithmetic, lossless and
+hierarchical coding, 12-bit samples, two channels, and four channels without an Adobe marker (decoders disagree whether
+the inks are inverted). A second start or frame marker before the first scan makes the file undecodable, since decoders
+disagree which one counts; after a scan it ends the picture. Data after the end marker (a phone's second picture) are
+ignored. A missing end marker alone is no reason to refuse: `ingest.damage` measures which pixels are missing.
 """
 
 import re
@@ -17,19 +16,19 @@ from ingest.formats.header import EXIF_HEADER, Header
 from ingest.reasons import Reason, Unscorable
 
 MAGIC = b"\xff\xd8\xff"
-_MAX_SEGMENTS = 4096  # photographs have a few hundred at most; bounds the walk over millions of tiny segments
+_MAX_SEGMENTS = 4096  # photographs have a few hundred at most; a file may have millions of tiny ones
 
-# A marker that is neither stuffing (00), TEM (01) nor restart (D0-D7), behind any fill bytes (FF). Since the expression
-# begins with a byte, `re` looks for that with memchr: 0.3 ns a byte of a photograph's scans, 7 ns a byte at most.
+# A marker that is neither stuffing (00), TEM (01) nor restart (D0-D7), after any fill bytes (FF). The expression begins
+# with a byte, so that `re` finds it with memchr: 0.3 ns a byte of a photograph's scans, 7 ns a byte at most.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 NO_END = -1  # the code of the last segment where the end marker is missing
 _RST0, _SOI, _EOI, _SOS, _DRI, _APP0, _APP1, _ADOBE = 0xD0, 0xD8, 0xD9, 0xDA, 0xDD, 0xE0, 0xE1, 0xEE
 _PROGRESSIVE = 0xC2
 _HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, _PROGRESSIVE})
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # those three are tables, not frames
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # these three are no frame headers
 _METADATA = frozenset(range(0xE0, 0xF0)) | {0xFE}
-# Tables, number of lines, restart interval, scans, metadata: what may stand between scans. Anything else ends them.
+# Allowed between scans: tables, number of lines, restart interval, scans, metadata. Any other marker ends the picture.
 _BETWEEN_SCANS = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD, _SOS}) | _METADATA
 
 _ADOBE_BYTES, _JFIF_BYTES = 12, 14  # shorter segments are ignored by every decoder
@@ -44,7 +43,7 @@ class Segment(NamedTuple):
 
     Attributes:
         code: the marker's second byte.
-        marker: the byte at which the marker stands.
+        marker: the position of the marker.
         start, end: the segment's body, without its length.
     """
 
@@ -55,7 +54,7 @@ class Segment(NamedTuple):
 
 
 def read_jpeg(data: bytes, max_scans: int) -> Header:
-    """Walk every marker of `data` and return what the frame header says.
+    """Walk the markers of `data` and return what its frame header and EXIF segment state.
 
     Raises:
         Unscorable: truncated, undecodable, unsupported_format or too_many_scans.
@@ -87,11 +86,11 @@ def read_jpeg(data: bytes, max_scans: int) -> Header:
 
 
 def strip_jpeg(data: bytes) -> bytes:
-    """Return the same picture without comments, EXIF, profiles, thumbnails and what follows it.
+    """Return the same picture without comments, EXIF, profiles, thumbnails and the data after its end.
 
-    A decoder written in C then never parses metadata from strangers. Header fields that no pixel depends on, and that
-    some cameras write wrong, get the values that the decoder assumes: the parameters of a sequential scan, the
-    revision of JFIF, an unknown colour transform. A missing end marker is added. `data` passed `read_jpeg`.
+    So no decoder written in C parses untrusted metadata. Some header fields affect no pixel, and some cameras write
+    them wrong. These get the values that the decoder assumes: the parameters of a sequential scan, the revision of
+    JFIF, an unknown colour transform. A missing end marker is added. `read_jpeg` accepted `data`.
     """
     frame, channels = next((s.code, data[s.start + 5]) for s in walk_segments(data) if s.code in _FRAMES)
     parts, scan_start = [data[:2]], 0
@@ -108,15 +107,15 @@ def strip_jpeg(data: bytes) -> bytes:
             kept &= code not in _METADATA
         if kept:
             parts.append(bytes([0xFF, code]) + (len(body) + 2).to_bytes(2, "big") + body)
-        # What follows metadata is no part of a scan, and must not become one when the metadata are gone.
+        # Bytes after metadata are no part of a scan, and must not become one when the metadata are removed.
         scan_start = end if code == _SOS or (scan_start and code not in _METADATA) else 0
     return b"".join((*parts, b"\xff\xd9"))
 
 
 def _drop_fill_bytes(scan: bytes) -> bytes:
-    """Return entropy-coded data without the fill bytes that may stand before a marker, so that none are decoded.
+    """Return entropy-coded data without the fill bytes that are allowed before a marker, so that none are decoded.
 
-    One that is left at the end would make a marker with whatever comes next.
+    A fill byte at the end would form a marker with the next byte.
     """
     while b"\xff\xff" in scan:
         scan = scan.replace(b"\xff\xff", b"\xff")  # each round halves a run
@@ -124,7 +123,7 @@ def _drop_fill_bytes(scan: bytes) -> bytes:
 
 
 def edit_scans(data: bytes, edit: Callable[[bytes], bytes]) -> bytes:
-    """Return the JPEG with `edit` applied to its entropy-coded data, scan by scan. `data` passed `read_jpeg`."""
+    """Return the JPEG with `edit` applied to the entropy-coded data of each scan. `read_jpeg` accepted `data`."""
     parts: list[bytes] = []
     position, scanned = 0, False
     for code, marker, _, end in walk_segments(data):
@@ -146,7 +145,7 @@ def find_restarts(data: bytes) -> tuple[int, int]:
 
 
 def count_restarts(data: bytes) -> int:
-    """Return the number of restart markers, in metadata also."""
+    """Return the number of restart markers, including those in metadata."""
     return sum(data.count(bytes([0xFF, _RST0 + number])) for number in range(_RESTARTS))
 
 
@@ -160,7 +159,7 @@ def walk_segments(data: bytes) -> Iterator[Segment]:
     for _ in range(_MAX_SEGMENTS):
         found = _MARKER.search(data, position)
         if found is None and not scanned:
-            raise Unscorable(Reason.TRUNCATED, f"the JPEG's {len(data)} bytes hold no end marker")
+            raise Unscorable(Reason.TRUNCATED, f"the JPEG's {len(data)} bytes contain no end marker")
         marker = len(data) if found is None else found.start()
         code = NO_END if found is None else data[marker + 1]
         if code == _EOI or (scanned and code not in _BETWEEN_SCANS):
@@ -170,14 +169,14 @@ def walk_segments(data: bytes) -> Iterator[Segment]:
             raise Unscorable(Reason.UNDECODABLE, "the JPEG has a second start marker")
         start = marker + 4
         length = int.from_bytes(data[marker + 2 : start], "big")
-        if length < 2 and code in _METADATA:  # noqa: PLR2004 - a length counts its own two bytes; decoders read none
+        if length < 2 and code in _METADATA:  # noqa: PLR2004 - a length counts its own two bytes; decoders ignore it
             length = 2
         position = marker + 2 + length
         if start > len(data) or position > len(data):
             if scanned:
                 yield Segment(NO_END, marker, marker, marker)
                 return
-            raise Unscorable(Reason.TRUNCATED, f"JPEG segment 0x{code:02x} reaches past byte {len(data)}, the last one")
+            raise Unscorable(Reason.TRUNCATED, f"JPEG segment 0x{code:02x} reaches beyond the file's {len(data)} bytes")
         if length < 2:  # noqa: PLR2004 - as above
             raise Unscorable(Reason.UNDECODABLE, f"JPEG segment 0x{code:02x} has length {length}")
         yield Segment(code, marker, start, position)
@@ -190,7 +189,7 @@ def _is_adobe(body: bytes) -> bool:
 
 
 def _state_transform(body: bytes, channels: int) -> bytes:
-    """Return an Adobe segment that names a colour transform: an unknown one is read as YCbCr, or as YCCK."""
+    """Return an Adobe segment that states a known colour transform: an unknown one becomes YCbCr or YCCK."""
     transformed = _YCCK if channels == 4 else _YCBCR  # noqa: PLR2004 - CMYK or YCCK
     return body[:-1] + bytes([body[-1] if body[-1] in (_RGB_OR_CMYK, transformed) else transformed])
 
@@ -207,12 +206,13 @@ def _read_frame(code: int, frame: bytes, *, adobe: bool) -> tuple[int, int]:
     if channels not in (1, 3, 4):
         raise Unscorable(Reason.UNSUPPORTED_FORMAT, f"the JPEG has {channels} channels; 1, 3 and 4 are supported")
     if channels == 4 and not adobe:  # noqa: PLR2004 - CMYK or YCCK
-        raise Unscorable(Reason.UNSUPPORTED_FORMAT, "a CMYK JPEG without an Adobe marker leaves its inks undefined")
+        message = "the JPEG is CMYK without an Adobe marker: whether its inks are inverted is undefined"
+        raise Unscorable(Reason.UNSUPPORTED_FORMAT, message)
     return int.from_bytes(frame[3:5], "big"), int.from_bytes(frame[1:3], "big")
 
 
 def _count_held_bytes(frame: bytes) -> int:
-    """Return the bytes a pixel of the coefficients, which are held until the last scan where there are several."""
+    """Return the coefficients' bytes for each pixel; a decoder of several scans keeps them until the last one."""
     factors = [divmod(factor, 16) for factor in frame[7 : 6 + 3 * frame[5] : 3]]
     widest, highest = (max(1, *sides) for sides in zip(*factors, (0, 0), strict=True))
     samples = sum(across * down for across, down in factors)
@@ -220,13 +220,13 @@ def _count_held_bytes(frame: bytes) -> int:
 
 
 def _has_every_scan(code: int, frame: bytes, scans: Sequence[bytes]) -> bool:
-    """Say whether the scans that begin hold every coefficient of every component in full precision (T.81, annex G)."""
-    components = {frame[place] for place in range(6, 6 + 3 * frame[5], 3)}
-    missing = {(component, place) for component in components for place in range(_COEFFICIENTS)}
+    """Return whether the scans contain every coefficient of every component in full precision (T.81, annex G)."""
+    components = {frame[position] for position in range(6, 6 + 3 * frame[5], 3)}
+    missing = {(component, index) for component in components for index in range(_COEFFICIENTS)}
     for scan in scans:
         named, (first, last, precision) = scan[1:-3:2], scan[-3:].rjust(3, b"\0")
         if code != _PROGRESSIVE:
             first, last, precision = 0, _COEFFICIENTS - 1, 0
         if precision & 15 == 0:
-            missing -= {(component, place) for component in named for place in range(first, last + 1)}
+            missing -= {(component, index) for component in named for index in range(first, last + 1)}
     return not missing

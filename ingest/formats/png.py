@@ -1,9 +1,9 @@
 """PNG containers: one walk over the chunks, no inflation (PNG specification, third edition).
 
-Policy. Accepted: every colour type and depth, interlaced or not. Alpha and transparency are dropped, not
-blended; 16-bit samples become round(value / 257). Colour profiles and gamma are ignored. A chunk that pixels
-depend on must carry its right checksum. Animated PNG of more than one frame is refused. Where the file ends early,
-the compressed stream's own checksum says whether pixels are missing: the decoder fails then.
+Accepted: every colour type and depth, interlaced or not. Alpha and transparency are dropped, not blended; 16-bit
+samples become round(value / 257). Colour profiles and gamma are ignored. A chunk that pixels depend on must have the
+right checksum. Animations of more than one frame are refused. Where the file ends early, the decoder fails if pixels
+are missing, since the compressed stream has its own checksum.
 """
 
 import zlib
@@ -13,7 +13,7 @@ from ingest.formats.header import Header
 from ingest.reasons import Reason, Unscorable
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
-_MAX_CHUNKS = 65_536  # 64 MiB in IDATs of 1 KiB; bounds the walk over millions of empty chunks
+_MAX_CHUNKS = 65_536  # 64 MiB in IDATs of 1 KiB; a file may have millions of empty chunks
 _PIXELS = frozenset({b"IHDR", b"PLTE", b"IDAT"})  # the chunks that pixels depend on
 _CRITICAL = _PIXELS | {b"IEND"}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # table 8 of the specification
@@ -21,7 +21,7 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
 def read_png(data: bytes) -> Header:
-    """Walk every chunk of `data` and return what its header says.
+    """Walk the chunks of `data` and return what its header states.
 
     Raises:
         Unscorable: truncated, undecodable or animated.
@@ -45,7 +45,7 @@ def read_png(data: bytes) -> Header:
     if unknown := [kind for kind in before_pixels if kind[:1].isupper() and kind not in _CRITICAL]:
         raise Unscorable(Reason.UNDECODABLE, f"the PNG has an unknown critical chunk, {unknown[0]!r}")
     frames = int.from_bytes(before_pixels.get(b"acTL", b""), "big")
-    if frames > 1 or (frames and b"fcTL" not in before_pixels):  # one frame that is shown instead of the still picture
+    if frames > 1 or (frames and b"fcTL" not in before_pixels):  # its one frame is shown instead of the still picture
         raise Unscorable(Reason.ANIMATED, "the PNG is animated; send one frame")
     return _read_header(header, exif, ended=kind == b"IEND")
 
@@ -53,7 +53,7 @@ def read_png(data: bytes) -> Header:
 def strip_png(data: bytes) -> bytes:
     """Return the same picture without text, profiles and other ancillary chunks, which can inflate a thousandfold.
 
-    A last chunk that the file's end cuts short is closed there. `data` passed `read_png`.
+    A last chunk that the end of the file truncates becomes a shorter, valid one. `read_png` accepted `data`.
     """
     kept = [(kind, start, end) for kind, start, end in walk_chunks(data) if kind in _PIXELS]
     chunks = (
@@ -66,7 +66,7 @@ def strip_png(data: bytes) -> bytes:
 def walk_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield (type, start, end) of each chunk's body, IEND included.
 
-    Once image data have begun, the end of the file ends the walk: the last chunk may lack a part of its body, or its
+    After the first image data, the end of the file ends the walk: the last chunk may lack a part of its body or its
     checksum.
 
     Raises:
@@ -78,7 +78,7 @@ def walk_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         end = start + int.from_bytes(data[position : position + 4], "big")
         filled |= kind == b"IDAT"
         if end + 4 > len(data) and not filled:
-            raise Unscorable(Reason.TRUNCATED, f"a PNG chunk reaches past byte {len(data)}, the last one")
+            raise Unscorable(Reason.TRUNCATED, f"a PNG chunk reaches beyond the file's {len(data)} bytes")
         if start > len(data):
             return
         yield kind, start, min(end, len(data))
@@ -89,7 +89,7 @@ def walk_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _checksum(data: bytes, start: int, end: int) -> bytes:
-    """Return the checksum of the chunk whose body is `data[start:end]`, as the file holds it."""
+    """Return the checksum of the chunk whose body is `data[start:end]`, as stored in a file."""
     return zlib.crc32(memoryview(data)[start - 4 : end]).to_bytes(4, "big")
 
 
@@ -100,6 +100,6 @@ def _write_chunk(kind: bytes, body: bytes) -> bytes:
 def _read_header(header: bytes, exif: bytes, *, ended: bool) -> Header:
     """Return the `Header` of an IHDR body."""
     if len(header) != 13 or header[8] not in _DEPTHS.get(header[9], ()):  # noqa: PLR2004 - IHDR is 13 bytes
-        raise Unscorable(Reason.UNDECODABLE, "the PNG header names no existing colour type and depth")
+        raise Unscorable(Reason.UNDECODABLE, "the PNG header does not state a valid colour type and depth")
     width, height = int.from_bytes(header[:4], "big"), int.from_bytes(header[4:8], "big")
     return Header(width, height, exif, pixel_bytes=max(3, _CHANNELS[header[9]] * header[8] // 8), ended=ended)

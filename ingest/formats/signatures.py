@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, for a message: the kinds that are not read, by the name a person knows.
+"""Names the formats that are not read, by a file's first bytes, for messages.
 
 Sources: the registered signatures of each format (ISO 14496-12 brands, RFC 9649, JPEG XL part 2, TIFF 6.0, Git LFS).
 """
@@ -6,7 +6,7 @@ Sources: the registered signatures of each format (ISO 14496-12 brands, RFC 9649
 import re
 
 _TIFF = "a TIFF image"
-_BYTES = (  # the first that fits counts; `.` skips a byte
+_BYTES = (  # the first match counts; `.` is any byte
     (rb"GIF8[79]a", "a GIF image"),
     (rb"BM....\0\0\0\0....[\x0c\x28\x38\x40\x6c\x7c]\0\0\0", "a BMP image"),
     (rb"II\x2a\0....CR", "a Canon CR2 raw image"),
@@ -32,7 +32,7 @@ _BYTES = (  # the first that fits counts; `.` skips a byte
 )
 _SIGNATURES = tuple((re.compile(signature, re.DOTALL), name) for signature, name in _BYTES)
 
-# The brands of an ISO base media file (its `ftyp` box); the first kind that has one of them counts.
+# The brands of an ISO base media file (its `ftyp` box); the first kind with a brand of the file counts.
 _BRANDS = (
     ({b"avif", b"avis"}, "an AVIF image"),
     ({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}, "a HEIC image"),
@@ -43,7 +43,7 @@ _MAX_BRAND_BYTES = 256
 _FTYP = re.compile(rb"(.{4})ftyp", re.DOTALL)
 _QUICKTIME = re.compile(rb".{4}(moov|mdat|wide|free|skip|pnot)", re.DOTALL)
 
-# A raw image of a camera is a TIFF file whose first picture is a preview (tag 254 is 1). DNG has a tag of its own.
+# A camera's raw image is a TIFF file whose first image is a preview (tag 254 is 1). DNG has its own tag.
 _RAW_MAKES = ((b"NIKON", "a Nikon NEF raw image"), (b"SONY", "a Sony ARW raw image"))
 _PREVIEW_FIRST = (b"\xfe\0\4\0\1\0\0\0\1\0\0\0", b"\0\xfe\0\4\0\0\0\1\0\0\0\1")
 _DNG_VERSION = (b"\x12\xc6\1\0\4\0\0\0", b"\xc6\x12\0\1\0\0\0\4")
@@ -58,16 +58,16 @@ _TEXT = (
     ),
     (re.compile(rb"[{\[]\s*([\"{\[\]}]|-?\d|true|false|null)"), "a JSON document, such as a server's error"),
 )
-_MARKS_OF_TEXT = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
-LOOKED_AT = 4096  # bytes
+_BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+HEAD_BYTES = 4096  # nothing behind them is read
 
 
 def name_format(data: bytes) -> str | None:
-    """Return what `data` is, with its article ("a HEIC image"); None where its first bytes tell nothing.
+    """Return the name of the format of `data` with its article ("a HEIC image"), or None where it is unknown.
 
-    JPEG, PNG and WebP are not among what is told: ask only of what is none of them.
+    `data` is not JPEG, PNG or WebP: these have no name here.
     """
-    head = data[:LOOKED_AT]
+    head = data[:HEAD_BYTES]
     if name := _name_brand(head):
         return name
     name = next((name for signature, name in _SIGNATURES if signature.match(head)), None)
@@ -92,7 +92,7 @@ def _name_raw(head: bytes) -> str:
 
 
 def _name_text(head: bytes) -> str | None:
-    if head.startswith(_MARKS_OF_TEXT[1:]):
+    if head.startswith(_BYTE_ORDER_MARKS[1:]):
         head = head.decode("utf-16", "replace").encode()
-    text = head.removeprefix(_MARKS_OF_TEXT[0]).lstrip()
+    text = head.removeprefix(_BYTE_ORDER_MARKS[0]).lstrip()
     return next((name for pattern, name in _TEXT if pattern.match(text)), None)

@@ -1,8 +1,8 @@
 """WebP containers: one walk over the RIFF chunks, no decode (RFC 9649).
 
-Policy. Accepted: lossy (VP8) and lossless (VP8L) stills, bare or in an extended file, and an animation of one frame
-that fills the canvas. Alpha is dropped, not blended; colour profiles are ignored. Other animations are refused. Data
-after the RIFF length is ignored.
+Accepted: lossy (VP8) and lossless (VP8L) stills, simple or extended files, and an animation of one frame that fills the
+canvas. Alpha is dropped, not blended; colour profiles are ignored. Other animations are refused. Data after the RIFF
+length are ignored.
 """
 
 from collections.abc import Iterator
@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from ingest.formats.header import Header
 from ingest.reasons import Reason, Unscorable
 
-_MAX_CHUNKS = 4096  # stills have a handful; bounds the walk over millions of empty chunks
-_FRAME_HEADER_BYTES = 16  # of ANMF: place, size, duration and flags; the frame's chunks follow
+_MAX_CHUNKS = 4096  # stills have fewer than ten; a file may have millions of empty ones
+_FRAME_HEADER_BYTES = 16  # of ANMF: position, size, duration and flags; the frame's chunks follow
 _PICTURES = frozenset({b"VP8 ", b"VP8L"})
 
 
 def is_webp(data: bytes) -> bool:
-    """Say whether `data` begins like a WebP file."""
+    """Return whether `data` begins like a WebP file."""
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
 
 def read_webp(data: bytes) -> Header:
-    """Walk the chunks of `data` and return what its picture chunk says.
+    """Walk the chunks of `data` and return what its picture chunk states.
 
     Raises:
         Unscorable: truncated, undecodable or animated.
@@ -42,15 +42,15 @@ def read_webp(data: bytes) -> Header:
         elif kind == b"EXIF" and not exif:
             exif = data[start:end]
     if len(sizes) != 1 or canvas not in (None, sizes[0]):
-        raise Unscorable(Reason.UNDECODABLE, "the WebP does not hold one picture of the size it states")
+        raise Unscorable(Reason.UNDECODABLE, "the WebP does not contain exactly one picture of the size that it states")
     return Header(*sizes[0], exif)
 
 
 def strip_webp(data: bytes) -> bytes:
-    """Return the same picture as a bare WebP file of one chunk, without alpha, EXIF and profile.
+    """Return the same picture as a WebP file of one chunk, without alpha, EXIF and profile.
 
     nvImageCodec 0.9 needs this: it refuses valid files whose EXIF follows a picture of odd length.
-    `data` passed `read_webp`.
+    `read_webp` accepted `data`.
     """
     picture = next(data[start - 8 : end] for kind, start, end in walk_chunks(data) if kind in _PICTURES)
     picture += b"\0" * (len(picture) % 2)
@@ -69,7 +69,7 @@ def walk_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         kind, start = data[position : position + 4], position + 8
         end = start + int.from_bytes(data[position + 4 : start], "little")
         if end > stop:
-            raise Unscorable(Reason.TRUNCATED, f"a WebP chunk reaches past byte {stop}, the last one")
+            raise Unscorable(Reason.TRUNCATED, f"a WebP chunk reaches beyond the file's {stop} bytes")
         yield kind, start, end
         # Chunks begin at even offsets. A frame's own chunks follow its header.
         position = start + _FRAME_HEADER_BYTES if kind == b"ANMF" else end + end % 2
@@ -81,7 +81,7 @@ def _read_lossy(body: bytes, length: int) -> tuple[int, int]:
     if body[3:6] != b"\x9d\x01\x2a" or body[0] & 1:
         raise Unscorable(Reason.UNDECODABLE, "the WebP's VP8 chunk is not a key frame")
     if int.from_bytes(body[:3], "little") >> 5 > length - 10:
-        raise Unscorable(Reason.TRUNCATED, "the WebP's first partition reaches past its chunk")
+        raise Unscorable(Reason.TRUNCATED, "the WebP's first partition reaches beyond its chunk")
     return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
 
 
@@ -89,5 +89,5 @@ def _read_lossless(body: bytes) -> tuple[int, int]:
     """Return (width, height) of a VP8L stream (RFC 9649, section 3.4)."""
     bits = int.from_bytes(body[1:5], "little")
     if len(body) < 5 or body[0] != 0x2F or bits >> 29:  # noqa: PLR2004 - signature, then 14 + 14 + 1 + 3 bits
-        raise Unscorable(Reason.UNDECODABLE, "the WebP's VP8L chunk has no header")
+        raise Unscorable(Reason.UNDECODABLE, "the WebP's VP8L chunk has no valid header")
     return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)

@@ -1,4 +1,4 @@
-"""What decoding is allowed to cost, and who may begin it."""
+"""The memory and CPU time that decoding may take, and its reservation."""
 
 import io
 import subprocess
@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ingest.costs import CPU_S, JOB_BYTES, allow_cpu_s, estimate_memory
+from ingest.costs import CPU_S, JOB_BYTES, compute_cpu_limit_s, estimate_memory
 from ingest.decode_batches import FaceGroup
 from ingest.memory import MemoryBudget
 from ingest.probe import EncodedFace, probe_image
@@ -34,34 +34,34 @@ def encode(picture: Image.Image, kind: str = "JPEG", **options: object) -> bytes
 
 
 @given(st.lists(st.integers(0, 10), min_size=1, max_size=12), st.integers(10, 20))
-def test_memory_is_never_promised_twice(sizes: list[int], total: int) -> None:
-    """Whoever asks in whatever order, what is held together stays within the budget, and everybody's turn comes."""
-    budget, lock, held, most = MemoryBudget(total), threading.Lock(), [0], [0]
+def test_memory_is_never_reserved_twice(sizes: list[int], total: int) -> None:
+    """For calls in any order, the reserved memory stays within the budget, and each call gets its memory."""
+    budget, lock, reserved, most = MemoryBudget(total), threading.Lock(), [0], [0]
 
     def work(size: int) -> None:
-        with budget.hold(size):
+        with budget.reserve(size):
             with lock:
-                held[0] += size
-                most[0] = max(most[0], held[0])
+                reserved[0] += size
+                most[0] = max(most[0], reserved[0])
             time.sleep(0)
             with lock:
-                held[0] -= size
+                reserved[0] -= size
 
     with ThreadPoolExecutor(6) as callers:
         list(callers.map(work, sizes))
     assert most[0] <= total
 
 
-def test_estimate_knows_what_formats_hold() -> None:
-    """A JPEG of one scan is decoded line by line; one of several holds its coefficients; WebP holds several copies."""
+def test_the_estimate_depends_on_the_format() -> None:
+    """A JPEG of one scan is decoded by lines; one of several scans needs its coefficients, WebP several copies."""
     picture = Image.new("RGB", (2000, 1000))
     files = encode(picture), encode(picture, progressive=True), encode(picture, "WEBP")
     groups = [FaceGroup(data, probe_image(data)) for data in files]
-    streamed, held, webp = (estimate_memory("find", [group]) for group in groups)
-    assert allow_cpu_s(groups) == CPU_S
-    assert streamed >= JOB_BYTES + 5 * 2_000_000  # four are for codes behind its end, with which damage is measured
-    assert held - streamed >= 2.9 * 2_000_000
-    assert webp - streamed >= 16 * 2_000_000
+    baseline, progressive, webp = (estimate_memory("find", [group]) for group in groups)
+    assert compute_cpu_limit_s(groups) == CPU_S
+    assert baseline >= JOB_BYTES + 5 * 2_000_000  # four are for codes appended to measure damage
+    assert progressive - baseline >= 2.9 * 2_000_000
+    assert webp - baseline >= 16 * 2_000_000
 
 
 UNDER_A_LIMIT = """
@@ -69,9 +69,6 @@ import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[4]), int(sys.argv[4])))
 from ingest.probe import EncodedFace, probe_image
-from ingest.reasons import Unscorable
-from ingest.sandbox import Sandbox
-from ingest.spec import Window
 from ingest.reasons import Unscorable
 from ingest.sandbox import Sandbox
 from scorer.bundle.bundle import read_bundle
@@ -87,7 +84,7 @@ for file in sys.argv[2:4]:
 
 
 def test_works_under_a_limit_of_address_space(starter: Bundle, portrait: bytes, tmp_path: Path) -> None:
-    """Under `ulimit -v` images are decoded that fit, and those that do not fit are said to lack memory."""
+    """Under `ulimit -v` an image that fits is decoded, and one that does not fit is out_of_memory."""
     large = encode(Image.new("RGB", (10_000, 10_000)), "WEBP", lossless=True, method=0, quality=0)
     files = [tmp_path / "small.png", tmp_path / "large.webp"]
     for file, data in zip(files, (portrait, large), strict=True):
@@ -98,7 +95,7 @@ def test_works_under_a_limit_of_address_space(starter: Bundle, portrait: bytes, 
 
 
 @pytest.mark.parametrize("kind", ["base", "progressive", "png", "palette", "grey16", "webp", "lossless"])
-def test_sound_pictures_fit_their_estimate(sandbox: Sandbox, kind: str) -> None:
+def test_good_pictures_fit_their_estimate(sandbox: Sandbox, kind: str) -> None:
     """A photograph of 12 megapixels is decoded within the memory that is estimated for it, in each format."""
     noise = np.random.default_rng(2).integers(0, 256, (375, 500, 3), dtype=np.uint8)
     picture = Image.fromarray(noise).resize((4000, 3000), Image.Resampling.BICUBIC)
@@ -119,8 +116,8 @@ def test_sound_pictures_fit_their_estimate(sandbox: Sandbox, kind: str) -> None:
     assert not isinstance(crop, Unscorable)
 
 
-def test_memory_of_a_large_image_is_given_back(starter: Bundle, portrait: bytes) -> None:
-    """A process that cut 36 megapixels needs hardly more afterwards than before: its rest is in no budget."""
+def test_memory_of_a_large_image_is_freed(starter: Bundle, portrait: bytes) -> None:
+    """A process that cut 36 megapixels has at most 64 MiB more than before, since no budget counts an idle process."""
     small, large = (
         encode(Image.open(io.BytesIO(portrait)).convert("RGB").resize((side, side), Image.Resampling.NEAREST))
         for side in (200, 6000)

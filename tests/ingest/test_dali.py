@@ -1,4 +1,4 @@
-"""The fast path: order, sharing of decodes, orientation, and damage that stays where it is."""
+"""The CPU's cropper: order, one decode for each image, orientation, and damage that affects no other image."""
 
 import io
 from dataclasses import replace
@@ -29,13 +29,13 @@ def encode(pixels: NDArray[np.uint8], kind: str, **options: object) -> bytes:
 
 
 def make_pixels(seed: int, width: int = 120, height: int = 90) -> NDArray[np.uint8]:
-    """Return reproducible smooth noise (H, W, 3): something that JPEG neither erases nor inflates."""
+    """Return reproducible smooth noise (H, W, 3), which JPEG preserves in few bytes."""
     coarse = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def damage(data: bytes) -> bytes:
-    """Return `data` with its last third of compressed pixels overwritten, its end left alone."""
+    """Return `data` with the last third of its compressed pixels overwritten, except for its end."""
     start = len(data) * 2 // 3
     return data[:start] + b"\xa5\x5a" * ((len(data) - 20 - start) // 2) + data[-20:]
 
@@ -47,7 +47,7 @@ def make_face(data: bytes, window: Window | None = None) -> EncodedFace:
 
 
 def crop_good(cropper: FaceCropper, *faces: EncodedFace) -> NDArray[np.uint8]:
-    """Return the crops (N, size, size, 3) of faces that must all be croppable."""
+    """Return the crops (N, size, size, 3) of faces, none of which is refused."""
     crops = cropper.crop(faces)
     assert not [crop for crop in crops if isinstance(crop, Unscorable)]
     return np.array(crops)
@@ -69,23 +69,23 @@ BROKEN = [
 
 @pytest.fixture(scope="module")
 def cropper() -> FaceCropper:
-    """A cropper that all tests share, so that each also meets what the others left behind."""
+    """A cropper that all tests share, so that each also meets the state after the others."""
     return FaceCropper(PreprocessSpec(), threads=2, max_batch=MAX_BATCH)
 
 
 @pytest.fixture(scope="module")
 def alone(cropper: FaceCropper) -> list[NDArray[np.uint8]]:
-    """Each good face cropped in a call of its own."""
+    """Each good face, cropped in its own call."""
     return [crop_good(cropper, face)[0] for face in GOOD]
 
 
 # The cropper is shared on purpose, see its fixture.
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch=st.lists(st.integers(0, len(GOOD) - 1) | st.integers(-len(BROKEN), -1), max_size=3 * MAX_BATCH))
-def test_a_broken_image_never_changes_its_batch_mates(
+def test_a_broken_image_never_changes_its_batch(
     cropper: FaceCropper, alone: list[NDArray[np.uint8]], batch: list[int]
 ) -> None:
-    """In any mixture and order, good faces are bit-identical to themselves alone and broken ones typed."""
+    """In any mixture and order, good faces are bit-identical to those cropped alone, and broken ones have a reason."""
     crops = cropper.crop([GOOD[i] if i >= 0 else BROKEN[i] for i in batch])
     assert len(crops) == len(batch)
     for index, crop in zip(batch, crops, strict=True):
@@ -100,7 +100,7 @@ def test_a_broken_image_never_changes_its_batch_mates(
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_changes_no_grey_level(cropper: FaceCropper, kind: str, orientation: int) -> None:
-    """A turned file is cropped bit for bit like the same upright pixels without an orientation."""
+    """A file with an orientation gives, bit for bit, the crops of the same upright pixels without one."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     data = encode(make_pixels(8), kind, exif=exif)
@@ -110,8 +110,8 @@ def test_orientation_changes_no_grey_level(cropper: FaceCropper, kind: str, orie
     assert np.array_equal(turned, crop_good(cropper, *(make_face(plain, window) for window in windows)))
 
 
-def test_faces_of_one_image_are_each_as_if_alone(cropper: FaceCropper) -> None:
-    """More faces than a batch holds, all in one image, equal those of one call a face."""
+def test_faces_of_one_image_do_not_depend_on_each_other(cropper: FaceCropper) -> None:
+    """More faces of one image than fit into a batch give the crops of one call for each face."""
     data = encode(make_pixels(9, 400, 300), "JPEG", subsampling=2)
     windows = [Window(23 * i, 13 * i, 50 + 7 * i, 40 + 9 * i) for i in range(2 * MAX_BATCH + 1)]
     faces = [make_face(data, window) for window in windows]
@@ -119,7 +119,7 @@ def test_faces_of_one_image_are_each_as_if_alone(cropper: FaceCropper) -> None:
 
 
 def test_a_crop_is_an_rgb_square_of_the_specs_size() -> None:
-    """The size comes from the spec, red is channel 0, and nothing to crop is no error."""
+    """The spec states the size, red is channel 0, and a call without faces is no error."""
     red = np.zeros((64, 64, 3), np.uint8)
     red[:, :, 0] = 200
     small = FaceCropper(PreprocessSpec(size=32), threads=1, max_batch=1)
@@ -128,8 +128,8 @@ def test_a_crop_is_an_rgb_square_of_the_specs_size() -> None:
     assert small.crop([]) == []
 
 
-def test_what_libjpeg_only_prints_is_a_refusal(cropper: FaceCropper, capfd: pytest.CaptureFixture[str]) -> None:
-    """Pixels that libjpeg fills with grey are undecodable, with its words as detail and none on the terminal."""
+def test_a_warning_of_libjpeg_is_a_refusal(cropper: FaceCropper, capfd: pytest.CaptureFixture[str]) -> None:
+    """Pixels that libjpeg fills with grey are undecodable; its warning is the detail and is not printed."""
     data = encode(make_pixels(10), "JPEG")
     cut = data[: len(data) * 2 // 3] + b"\xff\xd9"
     crop = cropper.crop([make_face(cut)])[0]
@@ -140,18 +140,18 @@ def test_what_libjpeg_only_prints_is_a_refusal(cropper: FaceCropper, capfd: pyte
 
 
 def test_a_size_that_the_decoder_does_not_find_is_a_refusal(cropper: FaceCropper) -> None:
-    """If header and decoder ever disagreed, that image alone would be refused."""
-    honest = make_face(encode(make_pixels(11), "PNG"))
-    info = replace(honest.info, width=5000)
-    liar = EncodedFace(honest.data, replace(info, sha256="another"), Window(100, 0, 4000, 90))
-    refused, cropped = cropper.crop([liar, honest])
+    """If header and decoder disagree, only that image is refused."""
+    valid = make_face(encode(make_pixels(11), "PNG"))
+    info = replace(valid.info, width=5000)
+    wrong = EncodedFace(valid.data, replace(info, sha256="another"), Window(100, 0, 4000, 90))
+    refused, cropped = cropper.crop([wrong, valid])
     assert isinstance(refused, Unscorable)
     assert isinstance(cropped, np.ndarray)
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(1, 8), st.integers(1, 80))
 def test_batches_keep_both_budgets(pixels: list[int], max_items: int, max_pixels: int) -> None:
-    """Batches hold every item once and in order, within both limits, unless one item alone is larger."""
+    """Batches contain every item once and in order, within both limits, except for a single larger item."""
     batches = list(split_batches(list(enumerate(pixels)), max_items, max_pixels))
     assert [number for batch in batches for number in batch] == list(range(len(pixels)))
     for batch in batches:

@@ -1,4 +1,4 @@
-"""The GPU's cropper, run on the CPU: the crops of `ingest.dali`, and damage that stays where it is."""
+"""The GPU's cropper, run on the CPU: the crops of `ingest.dali`, and damage that affects no other image."""
 
 import io
 from dataclasses import replace
@@ -28,7 +28,7 @@ def encode(kind: str, seed: int = 0, **options: object) -> bytes:
 
 
 def damage(data: bytes) -> bytes:
-    """Return `data` with the last two thirds of its compressed pixels overwritten, its end left alone."""
+    """Return `data` with the last two thirds of its compressed pixels overwritten, except for its end."""
     start, stop = len(data) // 3, len(data) - 20
     return data[:start] + (b"\xa5\x5a" * len(data))[: stop - start] + data[stop:]
 
@@ -41,7 +41,7 @@ def make_faces(data: bytes, *windows: Window) -> list[EncodedFace]:
 
 @pytest.fixture(scope="module")
 def device_cropper() -> DeviceCropper:
-    """The GPU's cropper on the CPU, shared, so that each test also meets what the others left behind."""
+    """The GPU's cropper on the CPU, shared, so that each test also meets the state after the others."""
     return DeviceCropper(PreprocessSpec(), 2, MAX_BATCH, "cpu")
 
 
@@ -56,7 +56,7 @@ def cropper() -> FaceCropper:
 def test_crops_are_those_of_the_cpu_s_cropper(
     device_cropper: DeviceCropper, cropper: FaceCropper, kind: str, orientation: int
 ) -> None:
-    """In every format and orientation: bit for bit where nothing turns, else within a rounding of 1 value in 1,000."""
+    """In every format and orientation: bit for bit if upright, else one grey level in less than 1 value of 1,000."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     faces = make_faces(encode(kind, exif=exif), *WINDOWS)
@@ -67,8 +67,8 @@ def test_crops_are_those_of_the_cpu_s_cropper(
     assert (difference > 0).mean() < 1e-3
 
 
-def test_a_broken_image_never_changes_its_batch_mates(device_cropper: DeviceCropper) -> None:
-    """Damage of each kind is typed and costs its own row; every other crop is what it is alone."""
+def test_a_broken_image_never_changes_its_batch(device_cropper: DeviceCropper) -> None:
+    """Damage of each kind has a reason and only its own face fails; every other crop is the same as alone."""
     good = [
         face for seed, kind in enumerate(("JPEG", "PNG", "WEBP", "JPEG")) for face in make_faces(encode(kind, seed))
     ]
@@ -79,28 +79,28 @@ def test_a_broken_image_never_changes_its_batch_mates(device_cropper: DeviceCrop
     ]
     mixed = [good[0], broken[0], good[1], good[0], broken[1], good[2], broken[2], good[3]]
     crops, failures = device_cropper.crop(mixed)
-    assert {place: failure.reason for place, failure in failures.items()} == dict.fromkeys(
+    assert {position: failure.reason for position, failure in failures.items()} == dict.fromkeys(
         (1, 4, 6), Reason.UNDECODABLE
     )
     assert not crops[[1, 4, 6]].any()
-    for place in (0, 2, 3, 5, 7):
-        np.testing.assert_array_equal(crops[place], device_cropper.crop([mixed[place]])[0][0])
+    for position in (0, 2, 3, 5, 7):
+        np.testing.assert_array_equal(crops[position], device_cropper.crop([mixed[position]])[0][0])
 
 
-def test_what_the_device_refuses_the_cpu_s_cropper_judges(device_cropper: DeviceCropper, cropper: FaceCropper) -> None:
-    """A size that the decoder does not find is refused in the words of the CPU's cropper, face by face."""
-    honest = make_faces(encode("PNG", 8))[0]
-    info = replace(honest.info, width=5000, sha256="another")
-    liars = [EncodedFace(honest.data, info, Window(left, 0, 4000, 90)) for left in (100, 200)]
-    crops, failures = device_cropper.crop([liars[0], honest, liars[1]])
-    verdicts = cropper.crop(liars)
-    assert all(isinstance(verdict, Unscorable) for verdict in verdicts)
-    assert [str(failures[place]) for place in (0, 2)] == [str(verdict) for verdict in verdicts]
+def test_the_cpu_s_cropper_decides_on_failed_images(device_cropper: DeviceCropper, cropper: FaceCropper) -> None:
+    """A size that the decoder does not find is refused with the message of the CPU's cropper, for each face."""
+    valid = make_faces(encode("PNG", 8))[0]
+    info = replace(valid.info, width=5000, sha256="another")
+    wrong = [EncodedFace(valid.data, info, Window(left, 0, 4000, 90)) for left in (100, 200)]
+    crops, failures = device_cropper.crop([wrong[0], valid, wrong[1]])
+    refusals = cropper.crop(wrong)
+    assert all(isinstance(refusal, Unscorable) for refusal in refusals)
+    assert [str(failures[position]) for position in (0, 2)] == [str(refusal) for refusal in refusals]
     assert crops[1].any()
 
 
-def test_faces_of_one_image_are_each_as_if_alone(device_cropper: DeviceCropper) -> None:
-    """More faces than a batch holds, between those of another image, come back in the order they were given."""
+def test_faces_of_one_image_do_not_depend_on_each_other(device_cropper: DeviceCropper) -> None:
+    """More faces than fit into a batch, mixed with those of another image, are returned in their order."""
     one, other = encode("JPEG", 9), encode("JPEG", 10)
     windows = [Window(3 * i, 2 * i, 40 + 7 * i, 40 + 5 * i) for i in range(2 * MAX_BATCH + 1)]
     faces = [face for window in windows for data in (one, other) for face in make_faces(data, window)]
@@ -108,15 +108,15 @@ def test_faces_of_one_image_are_each_as_if_alone(device_cropper: DeviceCropper) 
     np.testing.assert_array_equal(crops, np.concatenate([device_cropper.crop([face])[0] for face in faces]))
 
 
-def test_nothing_to_crop_is_no_error(device_cropper: DeviceCropper) -> None:
-    """No face gives no crop."""
+def test_a_call_without_faces_is_no_error(device_cropper: DeviceCropper) -> None:
+    """A call without faces returns no crops."""
     crops, failures = device_cropper.crop([])
     assert crops.shape == (0, 224, 224, 3)
     assert not failures
 
 
-def test_a_failure_that_is_no_image_s_is_raised_and_got_over(device_cropper: DeviceCropper) -> None:
-    """What no image is to blame for is no verdict on one, and the next call finds sound pipelines."""
+def test_an_error_without_a_bad_image_is_raised(device_cropper: DeviceCropper) -> None:
+    """An error that no image causes is raised, and the next call uses new pipelines."""
     face = make_faces(encode("PNG", 11))[0]
     strange = EncodedFace(face.data, replace(face.info, media_type="image/heic"), face.window)
     with pytest.raises(KeyError, match="image/heic"):
@@ -125,8 +125,8 @@ def test_a_failure_that_is_no_image_s_is_raised_and_got_over(device_cropper: Dev
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_gpu_s_graphs_can_be_declared_without_one(device: str) -> None:
-    """DALI accepts each operator, its arguments and its place; a GPU is needed to run them only."""
+def test_the_graphs_for_a_gpu_can_be_declared_without_one(device: str) -> None:
+    """DALI accepts each operator, its arguments and its device; only a run needs a GPU."""
     decoder, cutter = (Pipeline(MAX_BATCH, 1, None, prefetch_queue_depth=1) for _ in range(2))
     declare_decoder(decoder, device, HW_DECODER_LOAD)  # type: ignore[arg-type]  # parametrize loses the literal
     declare_cutter(cutter, device, PreprocessSpec())  # type: ignore[arg-type]  # as above

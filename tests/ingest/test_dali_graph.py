@@ -1,4 +1,4 @@
-"""The graph that a server cuts faces with gives what the cropper gives, for every orientation a camera writes."""
+"""The graph with which Triton cuts faces gives the crops of the CPU's cropper, for every orientation."""
 
 import io
 
@@ -21,7 +21,7 @@ WINDOWS = (Window(10, 20, 120, 130), Window(0, 0, 140, 140), Window(30, 30, 91, 
 
 
 def shoot(orientation: int, kind: str = "JPEG") -> bytes:
-    """Return a picture of 200 x 160 stored pixels whose EXIF says how the camera was held."""
+    """Return a picture of 200 x 160 stored pixels with an EXIF orientation."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     buffer = io.BytesIO()
@@ -30,7 +30,7 @@ def shoot(orientation: int, kind: str = "JPEG") -> bytes:
 
 
 def feed(faces: list[EncodedFace]) -> dict[str, list[np.ndarray]]:
-    """Return what a client sends for `faces`."""
+    """Return the inputs that a client sends for `faces`."""
     windows = [find_stored_window(face.window, face.info) for face in faces]
     return {
         IMAGE: [np.frombuffer(strip_metadata(face.data, face.info.media_type), np.uint8) for face in faces],
@@ -41,7 +41,7 @@ def feed(faces: list[EncodedFace]) -> dict[str, list[np.ndarray]]:
 
 @pytest.fixture(name="served", scope="module")
 def fixture_served() -> Pipeline:
-    """The graph built for a CPU, written to bytes and read back, as a server has it."""
+    """The graph for a CPU, serialised and read back, as in a server."""
     pipeline = Pipeline.deserialize(build_serving_pipeline(SPEC, "cpu", max_batch=16).serialize())
     pipeline.build()
     return pipeline
@@ -49,7 +49,7 @@ def fixture_served() -> Pipeline:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_the_graph_cuts_as_the_cropper_does(served: Pipeline, kind: str) -> None:
-    """Upright crops are bit-identical; turned ones differ by one grey level in at most one number of a thousand."""
+    """Upright crops are bit-identical; turned ones differ by one grey level in at most one of a thousand values."""
     cropper = FaceCropper(SPEC, threads=1, max_batch=16)
     for window in WINDOWS:
         pictures = [shoot(orientation, kind) for orientation in range(1, 9)]
@@ -63,8 +63,8 @@ def test_the_graph_cuts_as_the_cropper_does(served: Pipeline, kind: str) -> None
         assert (difference > 0).mean() < 1e-3
 
 
-def test_the_gpu_s_file_is_the_same_graph_and_names_no_path() -> None:
-    """The written graph decodes on the GPU, is the same each time, and says nothing of where it was made."""
+def test_the_file_for_a_gpu_is_the_same_graph_without_paths() -> None:
+    """The serialised graph decodes on the GPU, is the same each time, and contains no path."""
     data = serialize_crops(SPEC, max_batch=64)
     assert data == serialize_crops(SPEC, max_batch=64)
     assert b"mixed" in data
@@ -72,5 +72,5 @@ def test_the_gpu_s_file_is_the_same_graph_and_names_no_path() -> None:
         assert name.encode() in data
     assert b".py" not in data
     if find_gpu()[1]:
-        with pytest.raises(RuntimeError, match=r"GPU|CUDA"):  # a CPU machine refuses it rather than decode elsewhere
+        with pytest.raises(RuntimeError, match=r"GPU|CUDA"):  # without a GPU it does not fall back to the CPU
             Pipeline.deserialize(data)

@@ -1,4 +1,4 @@
-"""Damage in compressed data: refused where it lies in a face, in both decoders, and nowhere else."""
+"""Damage in compressed data: a face is refused only if it contains damaged pixels, by both decoders."""
 
 import io
 from functools import cache
@@ -27,7 +27,7 @@ KINDS = {
 
 @cache
 def encode(kind: str = "JPEG", **options: object) -> bytes:
-    """Return the public-domain portrait, whose face lies in the upper half, as encoded bytes."""
+    """Return the public-domain portrait, whose face is in the upper half, as encoded bytes."""
     buffer = io.BytesIO()
     Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB").save(buffer, kind, **options)
     return buffer.getvalue()
@@ -40,13 +40,13 @@ def crop(data: bytes, windows: list[Window] = WINDOWS) -> list[np.ndarray | Unsc
 
 
 def name_reasons(results: list[np.ndarray | Unscorable]) -> list[Reason | None]:
-    """Return why each face was refused, or None."""
+    """Return the reason of each refused face, and None for the others."""
     return [result.reason if isinstance(result, Unscorable) else None for result in results]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_cut_short_keeps_the_faces_above_the_cut(kind: str) -> None:
-    """They have the pixels of the whole file; those below are truncated."""
+    """They have the pixels of the whole file; the faces below are truncated."""
     data = encode(**KINDS[kind])
     whole, cut = crop(data), crop(data[: len(data) * 6 // 10])
     assert name_reasons(whole) == [None] * 4
@@ -57,7 +57,7 @@ def test_a_file_cut_short_keeps_the_faces_above_the_cut(kind: str) -> None:
 
 
 def test_metadata_inside_a_scan_end_it() -> None:
-    """Decoders stop where a scan is interrupted, so that what follows is no part of the picture, here neither."""
+    """Decoders stop where metadata interrupt a scan, so that the data after them are no part of the picture."""
     data = encode()
     middle = len(data) * 6 // 10
     while 0xFF in data[middle - 1 : middle + 1]:
@@ -69,14 +69,14 @@ def test_metadata_inside_a_scan_end_it() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_data_lost_before_the_end_marker_are_undecodable(kind: str) -> None:
-    """Where data are missing and the end marker is there, only faces above the damage are scored."""
+    """Where data before the end marker are missing, only faces above the damage are scored."""
     data = encode(**KINDS[kind])
     assert name_reasons(crop(data[: len(data) * 6 // 10] + b"\xff\xd9"))[0] is None
     assert name_reasons(crop(data[: len(data) * 6 // 10] + b"\xff\xd9"))[2:] == [Reason.UNDECODABLE] * 2
 
 
-def test_a_face_answers_alike_alone_and_among_others() -> None:
-    """Which faces of a damaged image are whole does not depend on the other boxes."""
+def test_a_result_does_not_depend_on_other_faces() -> None:
+    """Which faces of a damaged image are refused does not depend on the other boxes."""
     for data in (encode()[:20_000], encode()[:20_000] + b"\xff\xd9", encode()[:-2] + bytes(range(200)) + b"\xff\xd9"):
         together = crop(data)
         for window, result in zip(WINDOWS, together, strict=True):
@@ -88,7 +88,7 @@ def test_a_face_answers_alike_alone_and_among_others() -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("ended", [True, False])
 def test_damage_that_hides_a_face_is_no_missing_face(detector: FaceDetector, kind: str, *, ended: bool) -> None:
-    """With and without boxes alike, a file that lost nine tenths of its data is not an image without a face."""
+    """With and without boxes, a file that lost nine tenths of its data is not an image without a face."""
     data = encode(kind)
     start = data.index(b"\xff\xda") if kind == "JPEG" else 200
     cut = data[: start + (len(data) - start) // 10] + (b"\xff\xd9" if kind == "JPEG" and ended else b"")
@@ -106,15 +106,15 @@ def test_damage_that_hides_a_face_is_no_missing_face(detector: FaceDetector, kin
 
 
 def test_damage_below_the_faces_changes_nothing(detector: FaceDetector) -> None:
-    """A file that lost its last tenth has the face that it had."""
+    """A file that lost its last tenth has the same face."""
     data = encode()
     cut = data[: len(data) * 9 // 10]
     (before,), (after,) = (detector.detect(file, probe_image(file)) for file in (data, cut))
-    assert after.box.as_tuple() == pytest.approx(before.box.as_tuple(), abs=0.1)  # the network sees the grey, too
+    assert after.box.as_tuple() == pytest.approx(before.box.as_tuple(), abs=0.1)  # the grey area affects the network
 
 
-def test_a_missing_strip_that_can_hide_no_face_leaves_no_face(detector: FaceDetector) -> None:
-    """An image without a face whose last rows are missing is still an image without a face."""
+def test_a_missing_strip_too_small_for_a_face_is_no_damage(detector: FaceDetector) -> None:
+    """An image without a face whose last rows are missing is an image without a face."""
     buffer = io.BytesIO()
     rows = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     Image.fromarray(rows).resize((512, 512)).save(buffer, "JPEG", quality=90)
@@ -126,7 +126,7 @@ def test_a_missing_strip_that_can_hide_no_face_leaves_no_face(detector: FaceDete
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_an_image_too_large_for_dali_is_decoded_whole(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """Its faces are those that DALI cuts, and it may lie in one batch with others; damage is measured there, too."""
+    """Its faces are those that DALI cuts, also in a batch with other images; its damage is measured, too."""
     data = encode(kind)
     expected = crop(data)
     monkeypatch.setattr("ingest.decode_batches._MAX_DECODED_BYTES", 3 * 512 * 512)

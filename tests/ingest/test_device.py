@@ -1,4 +1,4 @@
-"""The one decision between CUDA and CPU, on machines with and without a GPU."""
+"""The choice between CUDA and the CPU, on machines with and without a GPU."""
 
 from pathlib import Path
 
@@ -19,18 +19,18 @@ from ingest.device import (
 GPU, OBSTACLE = find_gpu()
 
 
-def test_cpu_is_always_there() -> None:
-    """Asking for the CPU gives it, whatever else the machine has."""
+def test_the_cpu_is_always_available() -> None:
+    """A request for the CPU gives the CPU on every machine."""
     assert resolve_device("cpu").kind == "cpu"
 
 
 def test_either_a_gpu_or_an_obstacle_is_named() -> None:
-    """The search never comes back with nothing to say."""
+    """The search returns either the name of a GPU or the reason why there is none."""
     assert bool(GPU) != bool(OBSTACLE)
 
 
 @pytest.mark.skipif(bool(GPU), reason="this machine has a CUDA GPU")
-def test_without_a_gpu_auto_says_why_it_takes_the_cpu() -> None:
+def test_without_a_gpu_auto_is_the_cpu_with_a_reason() -> None:
     """On a machine without CUDA "auto" is the CPU, with the obstacle as its reason."""
     device = resolve_device("auto")
     assert device.kind == "cpu"
@@ -39,8 +39,8 @@ def test_without_a_gpu_auto_says_why_it_takes_the_cpu() -> None:
 
 
 @pytest.mark.skipif(bool(GPU), reason="this machine has a CUDA GPU")
-def test_without_a_gpu_cuda_is_an_error_that_says_what_to_do() -> None:
-    """Asking for CUDA where there is none never falls back in silence."""
+def test_without_a_gpu_cuda_is_an_error_that_states_what_to_do() -> None:
+    """A request for CUDA where there is none never falls back silently."""
     with pytest.raises(DeviceUnavailable, match=r"'cuda' was asked for.*ask for 'cpu' or 'auto'") as refusal:
         resolve_device("cuda")
     assert OBSTACLE in str(refusal.value)
@@ -48,8 +48,8 @@ def test_without_a_gpu_cuda_is_an_error_that_says_what_to_do() -> None:
 
 @pytest.mark.skipif(not GPU, reason="this machine has no CUDA GPU")
 @pytest.mark.parametrize("request_", ["auto", "cuda"])
-def test_with_a_gpu_both_take_it(request_: str) -> None:
-    """On a machine with a CUDA GPU "auto" and "cuda" name that GPU."""
+def test_with_a_gpu_both_use_it(request_: str) -> None:
+    """On a machine with a CUDA GPU "auto" and "cuda" are that GPU."""
     device = resolve_device(request_)  # type: ignore[arg-type]  # parametrize loses the literal
     assert device.kind == "cuda"
     assert GPU in device.reason
@@ -69,10 +69,10 @@ FOR_CPU, FOR_GPU = "it is built for the CPU: make another", "it is built for a G
         (FOUND, "cuda", "cuda", "the CUDA driver reports H200"),
     ],
 )
-def test_what_is_built_for_one_device_runs_there(
+def test_an_artefact_runs_on_the_device_it_is_built_for(
     monkeypatch: pytest.MonkeyPatch, found: tuple[str, str], request_: str, built_for: str, reason: str
 ) -> None:
-    """Where the device is there and nothing else was asked for, it is taken, and the reason says what decided."""
+    """If the device exists and no other one was requested, it is used, and the reason states what decided."""
     monkeypatch.setattr("ingest.device.find_gpu", lambda: found)
     device = resolve_built_device(request_, built_for, FOR_CPU if built_for == "cpu" else FOR_GPU)  # type: ignore[arg-type]
     assert (device.kind, device.reason) == (built_for, reason)
@@ -89,18 +89,18 @@ def test_what_is_built_for_one_device_runs_there(
         (FOUND, "cuda", "cpu", f"device 'cuda' was asked for and the CUDA driver reports H200, but {FOR_CPU}"),
     ],
 )
-def test_what_is_built_for_another_device_is_refused(
+def test_an_artefact_for_another_device_is_refused(
     monkeypatch: pytest.MonkeyPatch, found: tuple[str, str], request_: str, built_for: str, sentence: str
 ) -> None:
-    """Never a fallback in silence: the sentence says what is missing and what to do."""
+    """There is no silent fallback: the message states what is missing and what to do."""
     monkeypatch.setattr("ingest.device.find_gpu", lambda: found)
     with pytest.raises(DeviceUnavailable) as refusal:
         resolve_built_device(request_, built_for, FOR_CPU if built_for == "cpu" else FOR_GPU)  # type: ignore[arg-type]
     assert str(refusal.value).startswith(sentence)
 
 
-def test_the_cpu_s_arrays_are_numpy_s() -> None:
-    """On the CPU no array library but NumPy is needed."""
+def test_the_cpu_uses_numpy() -> None:
+    """On the CPU the array module is NumPy."""
     assert load_array_module("cpu") is np
 
 
@@ -108,8 +108,8 @@ def test_the_cpu_s_arrays_are_numpy_s() -> None:
     ("flags", "environment", "obstacle"),
     [
         ({"sse4_2", "avx", "avx2", "fma"}, {}, ""),
-        ({"sse4_2", "avx", "fma"}, {}, "this one shows no avx2"),
-        ({"sse4_2"}, {}, "this one shows no avx2 and no fma"),
+        ({"sse4_2", "avx", "fma"}, {}, "this one has no avx2"),
+        ({"sse4_2"}, {}, "this one has no avx2 and no fma"),
         (set(), {}, ""),
         ({"avx2", "fma"}, {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "OV_CPU_MAX_ISA": "avx2"}, ""),
         ({"avx2", "fma"}, {"ONEDNN_MAX_CPU_ISA": "SSE41"}, "ONEDNN_MAX_CPU_ISA is SSE41 (unset it)"),
@@ -118,12 +118,12 @@ def test_the_cpu_s_arrays_are_numpy_s() -> None:
     ],
 )
 def test_older_instructions_are_found(flags: set[str], environment: dict[str, str], obstacle: str) -> None:
-    """A CPU without AVX2 or FMA is told, and a variable that hides them; what cannot be read is no obstacle."""
+    """A CPU without AVX2 or FMA is found, and a variable that disables them; unreadable flags are no obstacle."""
     assert find_older_instructions(flags, environment) == obstacle
 
 
 def test_flags_are_those_of_linux(tmp_path: Path) -> None:
-    """The first core's flags are read whole; without the file there are none."""
+    """All flags of the first core are read; without the file there are none."""
     table = tmp_path / "cpuinfo"
     table.write_text("processor\t: 0\nflags\t\t: fpu avx2 fma\n\nprocessor\t: 1\nflags\t\t: fpu\n")
     assert read_cpu_flags(table) == {"fpu", "avx2", "fma"}
@@ -132,7 +132,7 @@ def test_flags_are_those_of_linux(tmp_path: Path) -> None:
 
 
 def test_an_old_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sentence says what is missing, what would happen, and what to do."""
+    """The message states what is missing, what would happen, and what to do."""
     monkeypatch.setattr("ingest.device.read_cpu_flags", lambda: frozenset({"sse4_2"}))
-    with pytest.raises(DeviceUnavailable, match=r"shows no avx2 and no fma.*differ by 2 nats; score on another CPU"):
+    with pytest.raises(DeviceUnavailable, match=r"has no avx2 and no fma.*differ by 2 nats; score on another CPU"):
         require_instructions()

@@ -1,4 +1,4 @@
-"""What the sandbox and its processes say to each other."""
+"""The messages between the sandbox and its processes."""
 
 import io
 import socket
@@ -12,7 +12,7 @@ from ingest.jobs import receive_frame, send_frame
 
 @given(st.dictionaries(st.text(), st.floats(allow_nan=False) | st.text()), st.binary(), st.integers(1, 9))
 def test_frames_arrive_as_sent(header: dict[str, float | str], data: bytes, piece: int) -> None:
-    """A frame is read as it was written, in however small pieces it comes, and a cut one is an end."""
+    """A frame is read as it was written, in pieces of any size, and a truncated one raises EOFError."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         send_frame(ours, header, data)

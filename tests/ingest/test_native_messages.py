@@ -1,4 +1,4 @@
-"""Reading what C code prints on its standard error."""
+"""Collecting what C code prints to standard error."""
 
 import ctypes
 
@@ -10,7 +10,7 @@ LIBC = ctypes.CDLL(None)
 
 
 def test_lines_of_c_code_are_collected(capfd: pytest.CaptureFixture[str]) -> None:
-    """What C code prints in a block is in the list, and not on the terminal."""
+    """Lines that C code prints in a block are in the list, and not on the terminal."""
     messages = NativeMessages()
     for word in (b"one", b"two"):
         with messages.collect() as lines:
@@ -21,8 +21,8 @@ def test_lines_of_c_code_are_collected(capfd: pytest.CaptureFixture[str]) -> Non
     assert not capfd.readouterr().err
 
 
-def test_the_stream_is_given_back(capfd: pytest.CaptureFixture[str]) -> None:
-    """After a block, even one that failed, C code prints where it printed before."""
+def test_the_stream_is_restored(capfd: pytest.CaptureFixture[str]) -> None:
+    """After a block, also after one that raised, C code prints to the terminal again."""
     messages = NativeMessages()
     with pytest.raises(ZeroDivisionError), messages.collect():
         raise ZeroDivisionError

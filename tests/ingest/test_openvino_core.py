@@ -1,4 +1,4 @@
-"""Engines come and go, and signals arrive all the same; OpenVINO reports to nobody."""
+"""Signals are handled after networks were closed, and OpenVINO sends no telemetry."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ print(*seen)
 """
 
 
-def test_a_signal_is_handled_after_engines_ended_in_any_order(root: Path) -> None:
+def test_a_signal_is_handled_after_networks_are_closed_in_any_order(root: Path) -> None:
     """A handler runs after two networks were closed in the order in which they were opened."""
     bundle = str(root / "model_repository")
     ended = subprocess.run(
@@ -32,8 +32,8 @@ def test_a_signal_is_handled_after_engines_ended_in_any_order(root: Path) -> Non
     assert ended.stdout == "seen\n"
 
 
-def test_openvino_leaves_nothing_at_home(root: Path, tmp_path: Path) -> None:
-    """No id of the user is written by finding faces, scoring or exporting, whatever is imported first."""
+def test_openvino_writes_nothing_to_the_home_folder(root: Path, tmp_path: Path) -> None:
+    """Finding faces, scoring and exporting write no id of the user, whichever module is imported first."""
     for first in ("ingest.blazeface", "scorer.engines.openvino", "training.export.openvino, nncf"):
         program = f"import {first}; import openvino_telemetry"
         ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""What the gate reads from headers, for pictures that it admits."""
+"""What `probe_image` reads from the headers of accepted pictures."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ from ingest.spec import Window
 
 ORIENTATION = 0x0112
 KINDS = ["JPEG", "PNG", "WEBP"]
-NOISE = np.random.default_rng(2).integers(0, 256, (37, 53, 3), dtype=np.uint8)  # odd sides find off-by-ones
+NOISE = np.random.default_rng(2).integers(0, 256, (37, 53, 3), dtype=np.uint8)  # odd sides show errors of one pixel
 PICTURE = Image.fromarray(NOISE)
 
 
@@ -30,7 +30,7 @@ def encode(picture: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def make_exif(orientation: int) -> Image.Exif:
-    """Return an EXIF block with some company for the orientation tag."""
+    """Return an EXIF block with the orientation tag and another one."""
     exif = Image.Exif()
     exif[0x010F] = "A maker whose name is stored behind the directory"
     exif[ORIENTATION] = orientation
@@ -40,7 +40,7 @@ def make_exif(orientation: int) -> Image.Exif:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", KINDS)
 def test_sides_are_upright(kind: str, orientation: int) -> None:
-    """Width and height are those of the picture as Pillow turns it, for every container and orientation."""
+    """Width and height are those of the picture that Pillow turns, for every container and orientation."""
     data = encode(PICTURE, kind, exif=make_exif(orientation))
     info = probe_image(data)
     turned = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
@@ -54,14 +54,14 @@ def test_sides_are_upright(kind: str, orientation: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"lossless": True}])
 def test_a_picture_without_exif_is_upright(kind: str, options: dict[str, bool]) -> None:
-    """No EXIF means orientation 1; progressive, lossy and lossless headers are all understood."""
+    """Without EXIF the orientation is 1; progressive, lossy and lossless headers are all read."""
     info = probe_image(encode(PICTURE, kind, **options))
     assert (info.width, info.height, info.orientation) == (*PICTURE.size, 1)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "I;16"])
-def test_every_png_colour_type_is_admitted(mode: str) -> None:
-    """Grey, palette, alpha and 16-bit PNG pass the gate."""
+def test_every_png_colour_type_is_accepted(mode: str) -> None:
+    """Grey, palette, alpha and 16-bit PNG are accepted."""
     picture = Image.fromarray(NOISE[:, :, 0].astype(np.uint16) * 257) if mode == "I;16" else PICTURE.convert(mode)
     assert probe_image(encode(picture, "PNG")).width == PICTURE.width
 
@@ -86,8 +86,8 @@ def test_any_metadata_has_an_orientation(block: bytes) -> None:
 
 
 @given(st.integers(1, 8), st.data())
-def test_a_stored_window_holds_the_pixels_of_the_upright_one(orientation: int, data: st.DataObject) -> None:
-    """Cutting then turning is turning then cutting, for every orientation and window."""
+def test_a_stored_window_has_the_pixels_of_the_upright_one(orientation: int, data: st.DataObject) -> None:
+    """Cutting and then turning gives the same as turning and then cutting, for every orientation and window."""
     upright = turn_upright(NOISE, orientation)
     height, width, _ = upright.shape
     info = ImageInfo("image/png", width, height, orientation, "")
@@ -101,7 +101,7 @@ def test_a_stored_window_holds_the_pixels_of_the_upright_one(orientation: int, d
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_stripping_removes_metadata_and_no_pixel(kind: str) -> None:
-    """Without its metadata a file decodes to the same stored pixels, and no EXIF is left in it."""
+    """A file without its metadata decodes to the same stored pixels and contains no EXIF."""
     data = encode(PICTURE, kind, exif=make_exif(6), icc_profile=b"profile " * 50)
     bare = strip_metadata(data, f"image/{kind.lower()}")
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(bare))), np.asarray(Image.open(io.BytesIO(data))))
@@ -111,8 +111,8 @@ def test_stripping_removes_metadata_and_no_pixel(kind: str) -> None:
     assert probe_image(bare).orientation == 1
 
 
-def test_stripping_makes_no_scan_that_was_not_counted() -> None:
-    """A fill byte before metadata makes no marker with the bytes behind them when the metadata are gone."""
+def test_stripping_adds_no_scan() -> None:
+    """A fill byte before metadata forms no marker with the bytes after them when the metadata are removed."""
     data = encode(PICTURE, "JPEG")
     scan = data[data.rindex(b"\xff\xda") : -2]
     hidden = data[:-2] + (b"\xff\xff\xe1\0\x02" + scan[1:]) * 200 + data[-2:]
@@ -121,7 +121,7 @@ def test_stripping_makes_no_scan_that_was_not_counted() -> None:
 
 
 def test_stripping_keeps_a_scan_without_parameters() -> None:
-    """Decoders refuse it: a file without it would be another picture."""
+    """Decoders refuse such a scan, so that a file without it would be another picture."""
     data = encode(PICTURE, "JPEG", progressive=True)
     empty = data[:-2] + b"\xff\xda\0\x02" + data[-2:]
     assert probe_image(strip_metadata(empty, "image/jpeg")).scans == probe_image(empty).scans
@@ -139,7 +139,7 @@ def test_stripping_keeps_a_scan_without_parameters() -> None:
     ],
 )
 def test_each_limit_has_its_reason(limits: Limits, reason: Reason) -> None:
-    """A progressive picture of 53 x 37 pixels in 10 scans passes, and fails when one limit is just too low."""
+    """A progressive picture of 53 x 37 pixels in 10 scans is accepted, and refused if one limit is lower by one."""
     data = encode(PICTURE, "JPEG", progressive=True)
     pixels = 53 * 37
     exact = Limits(len(data), pixels, 53, 37, max_scans=10, max_scan_pixels=10 * pixels)
@@ -149,8 +149,8 @@ def test_each_limit_has_its_reason(limits: Limits, reason: Reason) -> None:
     assert refusal.value.reason is reason
 
 
-def test_a_face_outside_its_image_is_a_callers_mistake() -> None:
-    """A window that no `crop_window` could have made is refused where it is made."""
+def test_a_window_outside_its_image_is_an_error_of_the_caller() -> None:
+    """A face with a window that `crop_window` cannot return raises ValueError."""
     info = probe_image(encode(PICTURE, "PNG"))
     with pytest.raises(ValueError, match="use crop_window"):
         EncodedFace(b"", info, Window(40, 0, 14, 10))

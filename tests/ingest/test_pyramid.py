@@ -1,4 +1,4 @@
-"""Laws of the pyramid: nothing small falls between tiles, and merging is a function of the set of boxes."""
+"""Laws of the pyramid: each small box is whole in a tile, and merging depends only on the set of boxes."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from PIL import Image
 
 from ingest.detect import DetectorSpec, plan_scales
 from ingest.probe import ImageInfo
-from ingest.pyramid import cut_around, cut_tiles, find_same, merge_boxes
+from ingest.pyramid import cut_tile_around, cut_tiles, find_matching_confidence, merge_boxes
 
 SIDE, OVERLAP = 64, 20
 SIDES = st.integers(1, 400)
@@ -19,7 +19,7 @@ BOXES = st.lists(
 
 @given(width=SIDES, height=SIDES, data=st.data())
 def test_every_small_box_lies_in_one_tile(width: int, height: int, data: st.DataObject) -> None:
-    """A box no larger than the overlap, anywhere in the image, is whole in at least one tile."""
+    """A box no larger than the overlap, at any position, is whole in at least one tile."""
     left = data.draw(st.integers(0, max(0, width - OVERLAP)))
     top = data.draw(st.integers(0, max(0, height - OVERLAP)))
     right, bottom = min(width, left + OVERLAP), min(height, top + OVERLAP)
@@ -31,8 +31,8 @@ def test_every_small_box_lies_in_one_tile(width: int, height: int, data: st.Data
 
 
 @given(width=SIDES, height=SIDES, seed=st.integers(0, 99))
-def test_tiles_show_the_image_where_they_say(width: int, height: int, seed: int) -> None:
-    """Pixels of a tile are the image's at its place, and black outside."""
+def test_tiles_contain_the_image_at_their_position(width: int, height: int, seed: int) -> None:
+    """The pixels of a tile are those of the image at its position, and black outside."""
     pixels = np.random.default_rng(seed).integers(1, 256, (height, width, 3), np.uint8)
     for tile in cut_tiles(Image.fromarray(pixels), (width, height), [1.0], SIDE, OVERLAP):
         rows, columns = np.arange(SIDE) + tile.top, np.arange(SIDE) + tile.left
@@ -41,8 +41,8 @@ def test_tiles_show_the_image_where_they_say(width: int, height: int, seed: int)
         np.testing.assert_array_equal(tile.pixels, expected)
 
 
-def test_boxes_come_back_in_image_pixels() -> None:
-    """A box in a tile of a reduced level lands where it was in the image; one cut by an inner edge is dropped."""
+def test_boxes_are_converted_to_image_pixels() -> None:
+    """A box in a tile of a reduced level gets its position in the image; one that an inner edge cuts is dropped."""
     tiles = list(cut_tiles(Image.new("RGB", (300, 200)), (3000, 2000), [0.1], SIDE, OVERLAP))
     corner = tiles[0]
     rows = np.array([[10.0, 12, 20, 22, 0.9], [50, 10, 13.5, 20, 0.9], [0.5, 0.5, 20, 20, 0.9]])
@@ -50,12 +50,12 @@ def test_boxes_come_back_in_image_pixels() -> None:
 
 
 @given(width=SIDES, height=SIDES, seed=st.integers(0, 99), box=BOXES.map(lambda boxes: np.array(boxes[0])))
-def test_a_tile_around_a_box_shows_it_in_the_middle(
+def test_a_tile_around_a_box_has_it_in_the_centre(
     width: int, height: int, seed: int, box: np.ndarray[tuple[int], np.dtype[np.float64]]
 ) -> None:
-    """The box keeps its shape, gets the asked length to a rounding, and lies in the middle; outside is black."""
+    """The box keeps its proportions, gets the requested length except for rounding, and lies in the centre."""
     pixels = np.random.default_rng(seed).integers(1, 256, (height, width, 3), np.uint8)
-    tile, placed = cut_around(Image.fromarray(pixels), box, length=20, side=SIDE)
+    tile, placed = cut_tile_around(Image.fromarray(pixels), box, length=20, side=SIDE)
     assert tile.shape == (SIDE, SIDE, 3)
     window = max(1, round(max(box[2:]) * SIDE / 20))
     assert placed[2:] == pytest.approx(box[2:] * SIDE / window)
@@ -64,27 +64,27 @@ def test_a_tile_around_a_box_shows_it_in_the_middle(
     assert not (outside and tile.any())
 
 
-def test_a_tile_around_a_box_shows_the_picture_at_its_place() -> None:
-    """At the picture's own scale the pixels are the picture's, shifted by whole pixels."""
+def test_a_tile_around_a_box_contains_the_picture_at_its_position() -> None:
+    """At the picture's own scale, the pixels are those of the picture, shifted by whole pixels."""
     pixels = np.random.default_rng(0).integers(1, 256, (90, 80, 3), np.uint8)
-    tile, placed = cut_around(Image.fromarray(pixels), np.array([10.0, 20.0, 20.0, 16.0]), length=20, side=SIDE)
+    tile, placed = cut_tile_around(Image.fromarray(pixels), np.array([10.0, 20.0, 20.0, 16.0]), length=20, side=SIDE)
     expected = np.zeros((SIDE, SIDE, 3), np.uint8)
     expected[4:, 12:] = pixels[: SIDE - 4, : SIDE - 12]
     np.testing.assert_array_equal(tile, expected)
     np.testing.assert_allclose(placed, [22, 24, 20, 16])
 
 
-def test_the_same_face_is_the_surest_box_in_its_place() -> None:
-    """The most confident of the boxes that overlap enough counts, however sure another one elsewhere is."""
+def test_the_matching_box_is_the_most_confident_that_overlaps() -> None:
+    """The most confident of the boxes that overlap enough counts, not a more confident one elsewhere."""
     rows = np.array([[0, 0, 10, 10, 0.6], [1, 1, 10, 10, 0.7], [50, 50, 10, 10, 0.9]])
-    assert find_same(np.array([0.0, 0, 10, 10]), rows, 0.3) == 0.7
-    assert find_same(np.array([20.0, 20, 10, 10]), rows, 0.3) == 0.0
-    assert find_same(np.array([0.0, 0, 10, 10]), rows[:0], 0.3) == 0.0
+    assert find_matching_confidence(np.array([0.0, 0, 10, 10]), rows, 0.3) == 0.7
+    assert find_matching_confidence(np.array([20.0, 20, 10, 10]), rows, 0.3) == 0.0
+    assert find_matching_confidence(np.array([0.0, 0, 10, 10]), rows[:0], 0.3) == 0.0
 
 
 @given(boxes=BOXES, seed=st.integers(0, 99))
 def test_merging_ignores_the_order(boxes: list[tuple[float, ...]], seed: int) -> None:
-    """Shuffled rows of distinct confidences give the same faces, strongest first, and never more."""
+    """Shuffled rows of distinct confidences give the same faces, most confident first, and no more than rows."""
     confidence = np.linspace(0.5, 1, len(boxes))[:, None]
     rows = np.concatenate([np.array(boxes), confidence], axis=1)
     merged = merge_boxes(rows, min_confidence=0.6, max_overlap=0.5)
@@ -95,15 +95,15 @@ def test_merging_ignores_the_order(boxes: list[tuple[float, ...]], seed: int) ->
 
 
 def test_near_copies_become_their_weighted_mean() -> None:
-    """Two views of one face are averaged by confidence; a part of the face vanishes; a far box stays."""
+    """Two boxes of one face are averaged by confidence; a part of the face is dropped; a distant box stays."""
     rows = np.array([[0, 0, 100, 100, 0.9], [4, 4, 100, 100, 0.6], [30, 30, 30, 30, 0.8], [500, 0, 50, 50, 0.7]])
     merged = merge_boxes(rows, min_confidence=0.7, max_overlap=0.5)
     np.testing.assert_allclose(merged, [[1.6, 1.6, 100, 100, 0.9], [500, 0, 50, 50, 0.7]])
 
 
 @given(width=st.integers(32, 30_000), height=st.integers(32, 30_000))
-def test_levels_reach_from_affordable_to_a_face_that_fills_the_image(width: int, height: int) -> None:
-    """Levels shrink, the first is affordable and never enlarged, the last shows the largest face whole."""
+def test_levels_cover_all_sizes_of_faces(width: int, height: int) -> None:
+    """Levels get smaller; the first is not enlarged nor above `max_level_pixels`; the last fits the largest face."""
     spec = DetectorSpec()
     scales = plan_scales(ImageInfo("image/jpeg", width, height, 1, ""), spec, spec.min_face_px)
     assert scales == sorted(scales, reverse=True)

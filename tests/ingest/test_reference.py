@@ -1,4 +1,4 @@
-"""The plain path: what a crop is, checked against Pillow and against arithmetic done by hand."""
+"""The reference cropper, checked against Pillow and against results computed by hand."""
 
 import io
 
@@ -28,8 +28,8 @@ def make_pixels(width: int, height: int) -> NDArray[np.uint8]:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_upright_is_what_pillow_calls_upright(kind: str, orientation: int) -> None:
-    """All eight EXIF orientations come out as Pillow's `exif_transpose` turns them."""
+def test_upright_pixels_are_those_of_pillow(kind: str, orientation: int) -> None:
+    """All eight EXIF orientations are turned as Pillow's `exif_transpose` turns them."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     data = encode(Image.fromarray(make_pixels(60, 40)), kind, exif=exif)
@@ -38,21 +38,21 @@ def test_upright_is_what_pillow_calls_upright(kind: str, orientation: int) -> No
 
 
 def test_sixteen_bit_grey_is_scaled() -> None:
-    """A 16-bit value v becomes round(v / 257); Pillow alone would cut everything above 255."""
+    """A 16-bit value v becomes round(v / 257); Pillow alone would clip it at 255."""
     ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     decoded = decode_upright(encode(Image.fromarray(ramp), "PNG"))
     assert np.array_equal(decoded[:, :, 1], np.rint(ramp / 257).astype(np.uint8))
 
 
 def test_a_window_of_the_crop_size_is_copied() -> None:
-    """Where nothing is to be resized, a crop is the window's pixels."""
+    """A crop of a window of its own size is the window's pixels."""
     pixels = make_pixels(300, 260)
     crop = crop_face(encode(Image.fromarray(pixels), "PNG"), Window(11, 22, 224, 224), PreprocessSpec())
     assert np.array_equal(crop, pixels[22:246, 11:235])
 
 
 def test_resizing_by_hand() -> None:
-    """Four pixels to two, worked out on paper: weights 1 3 3 1 over 8, edges repeated."""
+    """Four pixels become two, computed by hand: weights 1 3 3 1 over 8, edges repeated."""
     column = np.array([0, 80, 160, 240], np.uint8)
     pixels = np.repeat(np.repeat(column[:, None, None], 4, axis=1), 3, axis=2)
     rows = resize_triangular(pixels, 2)[:, 0, 0]
@@ -61,14 +61,14 @@ def test_resizing_by_hand() -> None:
 
 
 def test_resizing_agrees_with_pillow_inside() -> None:
-    """Away from edges, which Pillow weighs otherwise, Pillow's antialiased bilinear filter says the same."""
+    """Away from edges, where Pillow's weights differ, Pillow's antialiased bilinear filter gives the same."""
     pixels = make_pixels(700, 500)
     pillow = np.asarray(Image.fromarray(pixels).resize((224, 224), Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(resize_triangular(pixels, 224) - pillow)[4:-4, 4:-4].max() <= 1
 
 
 def test_damage_is_unscorable() -> None:
-    """What Pillow raises on broken pixels comes out as one typed reason."""
+    """An exception of Pillow on damaged pixels becomes one typed reason."""
     data = bytearray(encode(Image.fromarray(make_pixels(64, 64)), "WEBP", lossless=True))
     data[40:200] = bytes(160)
     with pytest.raises(Unscorable) as refusal:

@@ -1,4 +1,4 @@
-"""Marks of resampled images, on drawn pictures whose past is known."""
+"""Marks of resampled images, on generated pictures whose history is known."""
 
 import math
 
@@ -36,28 +36,28 @@ def draw(side: int, seed: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("kernel", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
 @pytest.mark.parametrize("factor", [2, 3])
 @pytest.mark.parametrize("seed", range(3))
-def test_what_was_made_larger_lacks_detail(kernel: Image.Resampling, factor: int, seed: int) -> None:
-    """A picture that was made larger by any usual kernel keeps less than half of a drawn one's fine detail."""
+def test_an_enlarged_picture_lacks_detail(kernel: Image.Resampling, factor: int, seed: int) -> None:
+    """A picture that any usual kernel enlarged has less than half of the fine detail of an original one."""
     small = Image.fromarray(draw(SIDE // factor, seed))
     assert measure_high_band(np.asarray(small.resize((SIDE, SIDE), kernel))) < measure_high_band(draw(SIDE, seed)) / 2
     assert measure_high_band(draw(SIDE, seed)) > 2 * MIN_HIGH_BAND
 
 
 @given(level=st.integers(0, 255), size=st.integers(128, 300))
-def test_nothing_is_measured_where_nothing_is_drawn(level: int, size: int) -> None:
-    """A flat crop has no share of detail, and no number pretends it has."""
+def test_a_flat_crop_has_no_share(level: int, size: int) -> None:
+    """The share of detail of a crop of one colour is NaN."""
     assert math.isnan(measure_high_band(np.full((size, size, 3), level, np.uint8)))
 
 
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(128, 300))
-def test_the_share_is_a_share(seed: int, size: int) -> None:
-    """Whatever a crop shows, its share of detail lies from 0 to 1."""
+def test_the_share_is_between_0_and_1(seed: int, size: int) -> None:
+    """The share of detail of any crop lies between 0 and 1."""
     crop = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
     assert 0 <= measure_high_band(crop) <= 1
 
 
 @pytest.mark.parametrize(
-    ("size", "traces", "bands", "marks"),
+    ("size", "metadata", "bands", "marks"),
     [
         ((4000, 3000), ImageMetadata(), [], ()),
         ((4000, 3000), ImageMetadata("Canon", 95, 4000, 3000), [0.2, math.nan], ()),
@@ -76,15 +76,15 @@ def test_the_share_is_a_share(seed: int, size: int) -> None:
     ],
 )
 def test_marks(
-    size: tuple[int, int], image_metadata: ImageMetadata, bands: list[float], marks: tuple[ResamplingMark, ...]
+    size: tuple[int, int], metadata: ImageMetadata, bands: list[float], marks: tuple[ResamplingMark, ...]
 ) -> None:
-    """Each mark is given on its own side of its bound, and one sharp face clears the whole image."""
-    assert find_marks(*size, image_metadata, bands) == marks
+    """Each mark is given on one side of its threshold, and one sharp face is enough for an image without the mark."""
+    assert find_marks(*size, metadata, bands) == marks
 
 
 @pytest.mark.parametrize("size", [128, 224, 225])
-def test_many_crops_measure_as_each_does(size: int) -> None:
-    """All at once, as a GPU measures them, the shares are those of one crop at a time, and NaN where that is NaN."""
+def test_a_batch_gives_the_share_of_each_crop(size: int) -> None:
+    """A batch, as a GPU measures it, gives the shares of single crops, and NaN where these are NaN."""
     crops = np.stack([*(draw(size, seed) for seed in range(3)), np.full((size, size, 3), 77, np.uint8)])
     np.testing.assert_allclose(
         measure_high_bands(crops, np), [measure_high_band(crop) for crop in crops], rtol=1e-4, equal_nan=True
@@ -92,8 +92,8 @@ def test_many_crops_measure_as_each_does(size: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_share_is_that_of_its_definition(seed: int) -> None:
-    """Luminance, window, spectrum and octaves in double precision, written plainly, give the same share."""
+def test_the_share_follows_its_definition(seed: int) -> None:
+    """Luminance, window, spectrum and octaves in double precision, written directly, give the same share."""
     crop = draw(SIDE, seed)
     crop[..., 1] //= 2  # coloured
     middle = slice((SIDE - 128) // 2, (SIDE + 128) // 2)

@@ -1,4 +1,4 @@
-"""Decoding in limited processes: the same answers, and nothing but the guilty image suffers a death."""
+"""Decoding in limited processes: the results of this process, and a crash fails only the image that caused it."""
 
 import io
 import os
@@ -27,33 +27,33 @@ from ingest.sandbox import Sandbox
 from ingest.spec import Window
 from scorer.bundle.bundle import Bundle
 
-# Loaded by each process that this file starts: some bytes behind an image do what a broken decoder would do.
+# Loaded by each process that this file starts: some bytes after an image make the process act like a faulty decoder.
 SABOTAGE = """
 import ctypes, os, sys, time
 from ingest.dali import FaceCropper
 from ingest.detect import PyramidDetector
-honest_detect, honest_crop = PyramidDetector.detect, FaceCropper.crop
+original_detect, original_crop = PyramidDetector.detect, FaceCropper.crop
 def act(data):
     if data.endswith(b"SEGFAULT"): ctypes.string_at(0)
     if data.endswith(b"HANG"):
         with open(__file__ + ".hangs", "a") as hangs: hangs.write("x")
         time.sleep(60)
-    if data.endswith(b"SPIN"):
+    if data.endswith(b"LOOP"):
         with open(__file__ + ".hangs", "a") as hangs: hangs.write("x")
         while True: pass
-    if data.endswith(b"HOG"): bytearray(300_000_000)
+    if data.endswith(b"ALLOCATE"): bytearray(300_000_000)
     if data.endswith(b"KILLED"): os.kill(os.getpid(), 9)
-    if data.endswith(b"TALK"): os.write(2, b"libpng warning: nonsense\\n" * 100_000)
-    if data.endswith(b"LIE"): os.write(0, b"\\xff" * 64)
+    if data.endswith(b"PRINT"): os.write(2, b"libpng warning: nonsense\\n" * 100_000)
+    if data.endswith(b"GARBAGE"): os.write(0, b"\\xff" * 64)
 def detect(self, data, info, min_face_px=None):
     act(data)
-    return honest_detect(self, data, info, min_face_px)
+    return original_detect(self, data, info, min_face_px)
 def crop(self, faces):
     for face in faces: act(face.data)
-    return honest_crop(self, faces)
+    return original_crop(self, faces)
 PyramidDetector.detect, FaceCropper.crop = detect, crop
 """
-# For the processes only: this one has loaded its libraries, and must find the same faces with its own kernels.
+# For the processes only: this process has loaded its libraries, and must find the same faces with its own kernels.
 OTHER_KERNELS = {"OPENBLAS_CORETYPE": "Haswell", "NPY_DISABLE_CPU_FEATURES": "X86_V4", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 PARENT = """
 import sys, time
@@ -79,15 +79,15 @@ def encode(picture: Image.Image, kind: str = "JPEG", **options: object) -> bytes
     return buffer.getvalue()
 
 
-others: set[int] = set()  # decoding processes of other tests
+foreign: set[int] = set()  # decoding processes of other tests
 
 
 def children(parent: int | None = None) -> list[psutil.Process]:
-    """Return the living decoding processes of a process, those of `others` left out."""
+    """Return the running decoding processes of a process, without those in `foreign`."""
     return [
         child
         for child in psutil.Process(parent).children()
-        if child.pid not in others
+        if child.pid not in foreign
         and child.status() != psutil.STATUS_ZOMBIE
         and "ingest.detector_child" in child.cmdline()
     ]
@@ -122,7 +122,7 @@ def cropper(starter: Bundle) -> FaceCropper:
 
 @pytest.fixture(scope="module")
 def hangs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Make detector processes that can be sabotaged; the file that one makes when it begins to hang."""
+    """Make decoding processes run `SABOTAGE`; return the file to which one writes before it hangs."""
     folder = tmp_path_factory.mktemp("sabotage")
     (folder / "sitecustomize.py").write_text(SABOTAGE)
     with pytest.MonkeyPatch.context() as patch:
@@ -135,17 +135,17 @@ def hangs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def pool(starter: Bundle, hangs: Path) -> Iterator[Sandbox]:
-    """Two processes, patient enough for a busy machine."""
+    """Two processes, with a time limit for a busy machine."""
     assert hangs.parent.is_dir()
-    others.update(child.pid for child in children())
+    foreign.update(child.pid for child in children())
     pool = Sandbox(starter.folder, starter.manifest.detector, starter.manifest.preprocess, 2, timeout_s=20)
     pool.start()
     yield pool
     pool.close()
 
 
-def test_answers_are_those_of_this_process(pool: Sandbox, local: FaceDetector, jpeg: bytes, portrait: bytes) -> None:
-    """Formats, sizes, orientations and an image without a face: equal to the last bit."""
+def test_faces_are_those_of_this_process(pool: Sandbox, local: FaceDetector, jpeg: bytes, portrait: bytes) -> None:
+    """Formats, sizes, orientations and an image without a face give the same faces, bit for bit."""
     picture = Image.open(io.BytesIO(portrait)).convert("RGB")
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -164,7 +164,7 @@ def test_answers_are_those_of_this_process(pool: Sandbox, local: FaceDetector, j
 
 
 def test_refusals_are_those_of_this_process(pool: Sandbox, local: FaceDetector, portrait: bytes) -> None:
-    """Bytes that cannot be decoded are refused in the same words, and the process stays."""
+    """Undecodable bytes are refused with the same message, and the process continues."""
     info, before = probe_image(portrait), {child.pid for child in children()}
     broken = portrait[:200] + bytes(len(portrait) - 200)
     with pytest.raises(Unscorable) as here:
@@ -175,8 +175,8 @@ def test_refusals_are_those_of_this_process(pool: Sandbox, local: FaceDetector, 
     assert {child.pid for child in children()} == before
 
 
-def test_kill_in_the_middle_costs_nobody_an_answer(pool: Sandbox, local: FaceDetector, jpeg: bytes) -> None:
-    """`kill -9` while a process computes: its image is answered by a fresh one, neighbours never notice."""
+def test_a_kill_during_a_job_loses_no_result(pool: Sandbox, local: FaceDetector, jpeg: bytes) -> None:
+    """After `kill -9` of a computing process, a new one finds the faces of its image; other images are not affected."""
     large = Image.new("L", (9000, 9000))
     large.paste(Image.open(io.BytesIO(jpeg)).resize((2000, 2000)))
     slow = encode(large, "PNG", compress_level=1)
@@ -198,49 +198,49 @@ def test_kill_in_the_middle_costs_nobody_an_answer(pool: Sandbox, local: FaceDet
     assert busy.pid not in after
 
 
-@pytest.mark.parametrize(("end", "sentence"), [(b"SEGFAULT", "status -11"), (b"LIE", "no answer that makes sense")])
-def test_image_that_kills_twice_is_refused(
+@pytest.mark.parametrize(("end", "sentence"), [(b"SEGFAULT", "status -11"), (b"GARBAGE", "an invalid answer")])
+def test_an_image_that_crashes_two_processes_is_refused(
     pool: Sandbox, local: FaceDetector, jpeg: bytes, end: bytes, sentence: str
 ) -> None:
-    """An image on which two processes die is undecodable; its neighbours get their answers meanwhile and after."""
+    """An image that crashes two processes is undecodable; other images get their results at the same time and later."""
     with ThreadPoolExecutor(3) as callers:
-        guilty = callers.submit(pool.detect, jpeg + end, probe_image(jpeg))
-        innocent = [callers.submit(pool.detect, jpeg, probe_image(jpeg)) for _ in range(4)]
+        bad = callers.submit(pool.detect, jpeg + end, probe_image(jpeg))
+        good = [callers.submit(pool.detect, jpeg, probe_image(jpeg)) for _ in range(4)]
         with pytest.raises(Unscorable, match=sentence) as failure:
-            guilty.result()
+            bad.result()
         expected = local.detect(jpeg, probe_image(jpeg))
-        assert [answer.result() for answer in innocent] == [expected] * 4
+        assert [answer.result() for answer in good] == [expected] * 4
     assert failure.value.reason is Reason.UNDECODABLE
     assert pool.detect(jpeg, probe_image(jpeg)) == expected
 
 
 @pytest.mark.parametrize(
-    ("end", "timeout_s", "sentence"), [(b"HANG", 5, "within 5 s"), (b"SPIN", 100, "more CPU time")]
+    ("end", "timeout_s", "sentence"), [(b"HANG", 5, "within 5 s"), (b"LOOP", 100, "limit of CPU time")]
 )
-def test_image_without_an_end_is_tried_once(
+def test_an_image_that_hangs_is_not_retried(
     starter: Bundle, hangs: Path, local: FaceDetector, jpeg: bytes, end: bytes, timeout_s: float, sentence: str
 ) -> None:
-    """An image that sleeps or computes for ever is timed_out, not tried again, and the next image is answered."""
+    """An image that sleeps or computes forever is timed_out and not retried, and the next image gets its result."""
     hangs.unlink(missing_ok=True)
     before = {child.pid for child in children()}
-    impatient = Sandbox(starter.folder, starter.manifest.detector, None, 1, timeout_s=timeout_s)
+    limited = Sandbox(starter.folder, starter.manifest.detector, None, 1, timeout_s=timeout_s)
     with pytest.raises(Unscorable, match=sentence) as failure:
-        impatient.detect(jpeg + end, probe_image(jpeg))
+        limited.detect(jpeg + end, probe_image(jpeg))
     assert failure.value.reason is Reason.TIMED_OUT
     assert hangs.read_text() == "x"
     assert {child.pid for child in children()} == before
-    assert impatient.detect(jpeg, probe_image(jpeg)) == local.detect(jpeg, probe_image(jpeg))
-    impatient.close()
+    assert limited.detect(jpeg, probe_image(jpeg)) == local.detect(jpeg, probe_image(jpeg))
+    limited.close()
     assert {child.pid for child in children()} == before
 
 
 def encode_faces(*files: bytes) -> list[EncodedFace]:
-    """Return one face an image; a suffix that no decoder reads makes another image of it."""
+    """Return one face for each file; a suffix that no decoder reads makes a different image."""
     return [EncodedFace(data, probe_image(data), Window(150 + n, 40, 200, 200)) for n, data in enumerate(files)]
 
 
 def test_crops_are_those_of_this_process(pool: Sandbox, cropper: FaceCropper, jpeg: bytes, portrait: bytes) -> None:
-    """Formats, orientations, two faces of an image and one that is refused: equal to the last bit, in its place."""
+    """Formats, orientations, two faces of an image and a refused one give the same results, bit for bit, in order."""
     picture, turned = Image.open(io.BytesIO(portrait)).convert("RGB"), Image.Exif()
     turned[0x0112] = 6
     files = [
@@ -256,36 +256,36 @@ def test_crops_are_those_of_this_process(pool: Sandbox, cropper: FaceCropper, jp
     faces.insert(3, EncodedFace(short, probe_image(short), Window(100, 300, 200, 200)))
     crops, expected = dict(pool.crop(faces)), cropper.crop(faces)
     assert sorted(crops) == list(range(len(faces)))
-    for slot, crop in enumerate(expected):
+    for position, crop in enumerate(expected):
         if isinstance(crop, Unscorable):
-            assert str(crops[slot]) == str(crop)
+            assert str(crops[position]) == str(crop)
         else:
-            np.testing.assert_array_equal(crops[slot], crop)
+            np.testing.assert_array_equal(crops[position], crop)
     assert [isinstance(crop, Unscorable) for crop in expected].count(True) == 1
 
 
 @pytest.mark.parametrize(
     ("end", "reason"),
-    [(b"SEGFAULT", Reason.UNDECODABLE), (b"KILLED", Reason.OUT_OF_MEMORY), (b"HOG", Reason.OUT_OF_MEMORY)],
+    [(b"SEGFAULT", Reason.UNDECODABLE), (b"KILLED", Reason.OUT_OF_MEMORY), (b"ALLOCATE", Reason.OUT_OF_MEMORY)],
 )
-def test_guilty_image_of_a_batch_is_named(
+def test_a_bad_image_fails_alone_in_its_batch(
     pool: Sandbox, cropper: FaceCropper, jpeg: bytes, end: bytes, reason: Reason
 ) -> None:
-    """Of images that are cut together, the one that kills or takes too much memory is refused, and no other."""
+    """Of a batch, only the image that crashes the process or takes too much memory is refused."""
     files = [jpeg, *(jpeg + bytes([number]) for number in range(5)), jpeg + end]
     faces = encode_faces(*files)
     expected = cropper.crop(faces)
     crops = dict(pool.crop(faces))
-    guilty = crops[len(faces) - 1]
-    assert isinstance(guilty, Unscorable)
-    assert guilty.reason is reason
-    for slot in range(len(faces) - 1):
-        np.testing.assert_array_equal(crops[slot], expected[slot])
+    bad = crops[len(faces) - 1]
+    assert isinstance(bad, Unscorable)
+    assert bad.reason is reason
+    for position in range(len(faces) - 1):
+        np.testing.assert_array_equal(crops[position], expected[position])
 
 
 @pytest.mark.parametrize("side", [1000, 90])
 def test_a_window_is_shown_upright(pool: Sandbox, portrait: bytes, side: int) -> None:
-    """What is shown is the window of the upright picture, at its size or reduced."""
+    """The result is the window of the upright picture, in its own size or reduced."""
     picture, turned = Image.open(io.BytesIO(portrait)).convert("RGB"), Image.Exif()
     turned[0x0112] = 6
     data = encode(picture, exif=turned)
@@ -296,21 +296,21 @@ def test_a_window_is_shown_upright(pool: Sandbox, portrait: bytes, side: int) ->
     np.testing.assert_array_equal(shown, np.asarray(expected))
 
 
-def test_what_decoders_print_reaches_nobody(pool: Sandbox, jpeg: bytes, capfd: pytest.CaptureFixture[str]) -> None:
-    """Two megabytes of remarks on an image that is decoded are dropped, and kept within bounds meanwhile."""
-    assert pool.detect(jpeg + b"TALK", probe_image(jpeg))
+def test_messages_of_decoders_are_dropped(pool: Sandbox, jpeg: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    """Megabytes of warnings about a decoded image are not printed, and do not fail the job."""
+    assert pool.detect(jpeg + b"PRINT", probe_image(jpeg))
     assert capfd.readouterr() == ("", "")
 
 
-def test_image_beyond_the_budget_is_not_begun(starter: Bundle) -> None:
-    """One colour in 38 bytes takes more memory than there is: a reason of its own, and no process is started."""
+def test_an_image_above_the_memory_limit_is_not_decoded(starter: Bundle) -> None:
+    """An image of 38 bytes that needs more memory than allowed gets its own reason, and no process is started."""
     data = encode(Image.new("RGB", (10_000, 10_000)), "WEBP", lossless=True, method=0, quality=0)
     info, before = probe_image(data), set(children())
     small = Sandbox(starter.folder, starter.manifest.detector, starter.manifest.preprocess, 1, memory_bytes=1 << 30)
     with pytest.raises(Unscorable, match="MiB") as failure:
         small.detect(data, info)
     assert failure.value.reason is Reason.OUT_OF_MEMORY
-    small._budget.total_bytes = 300 << 20  # noqa: SLF001 - cutting takes less than finding
+    small._budget.total_bytes = 300 << 20  # noqa: SLF001 - cutting needs less memory than finding
     ((_, refusal),) = small.crop([EncodedFace(data, info, Window(0, 0, 64, 64))])
     assert isinstance(refusal, Unscorable)
     assert refusal.reason is Reason.OUT_OF_MEMORY
@@ -318,11 +318,8 @@ def test_image_beyond_the_budget_is_not_begun(starter: Bundle) -> None:
     small.close()
 
 
-def test_processes_know_no_secrets_and_their_limits(pool: Sandbox, jpeg: bytes) -> None:
-    """They get no variable of the service but what decides how to compute, bounded memory and no core dumps.
-
-    Signals they leave to the service.
-    """
+def test_processes_have_no_secrets_and_are_limited(pool: Sandbox, jpeg: bytes) -> None:
+    """They have only the needed variables, limited messages and no core dumps, and ignore the service's signals."""
     pool.start()
     (child, other) = children()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -338,10 +335,10 @@ def test_processes_know_no_secrets_and_their_limits(pool: Sandbox, jpeg: bytes) 
 
 
 @pytest.mark.parametrize("ending", [b"", b"HANG"])
-def test_processes_die_with_their_service(
+def test_processes_exit_with_their_service(
     starter: Bundle, hangs: Path, jpeg: bytes, tmp_path: Path, ending: bytes
 ) -> None:
-    """After `kill -9` of the service its processes end, idle or hanging."""
+    """After `kill -9` of the service, its idle and its hanging processes exit."""
     hangs.unlink(missing_ok=True)
     image = tmp_path / "image.jpg"
     image.write_bytes(jpeg + ending)
@@ -360,8 +357,8 @@ def test_processes_die_with_their_service(
 
 
 @pytest.mark.usefixtures("hangs")
-def test_close_sends_everybody_home(starter: Bundle, jpeg: bytes) -> None:
-    """Callers that are served and callers that wait are stopped; no process and no descriptor is left."""
+def test_close_stops_all_calls(starter: Bundle, jpeg: bytes) -> None:
+    """Running and waiting calls raise SandboxClosed; no process and no file descriptor is left."""
     before, descriptors = set(children()), psutil.Process().num_fds()
     closing = Sandbox(starter.folder, starter.manifest.detector, starter.manifest.preprocess, 1, timeout_s=60)
     closing.start()
@@ -380,8 +377,8 @@ def test_close_sends_everybody_home(starter: Bundle, jpeg: bytes) -> None:
         closing.detect(jpeg, probe_image(jpeg))
 
 
-def test_missing_weights_are_no_fault_of_an_image(starter: Bundle, tmp_path: Path, jpeg: bytes) -> None:
-    """A detector that cannot be loaded is said to be broken, and leaves nothing."""
+def test_missing_weights_are_no_failure_of_an_image(starter: Bundle, tmp_path: Path, jpeg: bytes) -> None:
+    """A detector that cannot be loaded is an error of the sandbox, and no process is left."""
     before = set(children())
     broken = Sandbox(tmp_path, starter.manifest.detector, None, 1, timeout_s=20)
     with pytest.raises(SandboxBroken, match="fetch the bundle again"):

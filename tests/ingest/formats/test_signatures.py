@@ -1,4 +1,4 @@
-"""Files that are not read are named for what they are, by their first bytes."""
+"""Formats that are not read are named by their first bytes."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ingest.formats.signatures import LOOKED_AT, name_format
+from ingest.formats.signatures import HEAD_BYTES, name_format
 
 
 def save(kind: str) -> bytes:
@@ -26,7 +26,7 @@ def brand(major: bytes, *others: bytes) -> bytes:
 
 
 def tiff(order: str, make: bytes, *, preview: bool, dng: bool = False) -> bytes:
-    """Return a TIFF file's header and first directory: what its first picture is, its make, and DNG's tag."""
+    """Return a TIFF file's header and first directory: whether the first image is a preview, the make, DNG's tag."""
     mark = b"II" if order == "<" else b"MM"
     entries = [(254, 4, 1, struct.pack(f"{order}I", int(preview))), (271, 2, len(make), struct.pack(f"{order}I", 200))]
     entries += [(50706, 1, 4, bytes([1, 4, 0, 0]))] if dng else []
@@ -72,27 +72,27 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_kind_that_is_not_read_has_its_name(name: str) -> None:
-    """Files as encoders, cameras and servers write them."""
+def test_a_format_that_is_not_read_has_its_name(name: str) -> None:
+    """Files as encoders, cameras and servers write them get the name of their format."""
     assert [name_format(data) for data in FILES[name]] == [name] * len(FILES[name])
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\0" * 100, b"BM and more text that begins like one", b"{not json"])
-def test_what_is_not_known_has_no_name(data: bytes) -> None:
-    """No kind is guessed."""
+def test_an_unknown_format_has_no_name(data: bytes) -> None:
+    """No format is guessed."""
     assert name_format(data) is None
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_what_is_read_has_no_name(kind: str) -> None:
-    """The three kinds that are read are never called another one."""
+def test_a_format_that_is_read_has_no_name(kind: str) -> None:
+    """The three formats that are read never get the name of another one."""
     assert name_format(save(kind)) is None
 
 
 @given(st.binary(max_size=600), st.sampled_from([data for files in FILES.values() for data in files]))
 def test_any_bytes_give_a_name_or_none(tail: bytes, head: bytes) -> None:
-    """Whatever bytes follow a beginning, nothing is raised, and what lies behind the first bytes does not matter."""
+    """For any bytes after a beginning, nothing is raised, and bytes after the head do not matter."""
     name_format(tail)
     assert name_format(head + tail) is not None
-    data = (head + tail).ljust(LOOKED_AT, b"\0")
+    data = (head + tail).ljust(HEAD_BYTES, b"\0")
     assert name_format(data) == name_format(data + tail)
