@@ -1,4 +1,4 @@
-"""Write the dashboards and the chart's copies of them: `python -m deploy.grafana.render` in the checkout's root."""
+"""Write the dashboards into the chart, whose files Compose mounts too: `python -m deploy.grafana.render`."""
 
 import json
 from pathlib import Path
@@ -6,16 +6,18 @@ from pathlib import Path
 from deploy.grafana import decisions, stream
 from deploy.grafana.panels import render_dashboard
 
-FOLDER = Path(__file__).resolve().parent / "dashboards"
-CHART_FILES = FOLDER.parents[1] / "helm" / "files"  # a chart may hold no links: some packagers drop them
+FOLDER = Path(__file__).resolve().parents[1] / "helm" / "files"
+NOTE = "Generated from deploy/grafana/{}.py by `python -m deploy.grafana.render`: do not edit this copy."
 
 
 def render() -> dict[str, str]:
-    """Return the text of each dashboard by its file's name."""
+    """Return the text of each dashboard by the name of its file."""
     pages = {"stream": stream, "decisions": decisions}
     return {
         f"{name}.json": json.dumps(
-            render_dashboard(f"unlensed-{name}", page.TITLE, page.DESCRIPTION, page.ROWS), indent=1, ensure_ascii=False
+            render_dashboard(f"unlensed-{name}", page.TITLE, f"{page.DESCRIPTION} {NOTE.format(name)}", page.ROWS),
+            indent=1,
+            ensure_ascii=False,
         )
         + "\n"
         for name, page in pages.items()
@@ -23,11 +25,9 @@ def render() -> dict[str, str]:
 
 
 def main() -> None:
-    """Write all dashboards, here and into the chart."""
-    FOLDER.mkdir(exist_ok=True)
+    """Write all dashboards."""
     for name, text in render().items():
-        for folder in (FOLDER, CHART_FILES):
-            (folder / name).write_text(text, encoding="utf-8")
+        (FOLDER / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from deploy.grafana.render import render as render_dashboards
 from tests.deploy.chart import CHART, SCENARIOS, WORKLOADS, Refused, find, render, run_helm
 from tests.deploy.tools import ROOT, find_tool
 
@@ -51,19 +52,15 @@ def test_dashboards_are_those_of_the_repository() -> None:
     """The ConfigMap that Grafana's sidecar looks for holds every dashboard, as it is."""
     dashboards = find(render("gpu-sidecar"), "ConfigMap", "unlensed-dashboards")
     assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
-    stored = {f"unlensed-{path.name}": path.read_text() for path in (ROOT / "deploy/grafana/dashboards").iterdir()}
+    stored = {f"unlensed-{path.name}": path.read_text() for path in (CHART / "files").glob("*.json")}
     assert dashboards["data"] == stored
 
 
 def test_files_of_the_chart_are_copies() -> None:
-    """The chart holds files and no links, which some packagers drop; each is its source, byte by byte."""
-    sources = [ROOT / "deploy/alerts/unlensed.rules.yaml", *(ROOT / "deploy/grafana/dashboards").iterdir()]
-    copies = {path.name: path for path in (CHART / "files").iterdir()}
-    assert copies.keys() == {path.name for path in sources}
-    for source in sources:
-        copy = copies[source.name]
-        assert not copy.is_symlink(), copy
-        assert copy.read_bytes() == source.read_bytes(), f"copy {source} to {copy}"
+    """The chart contains files and no links, which some packagers drop; the rules are a copy, byte by byte."""
+    source, copy = ROOT / "deploy/alerts/unlensed.rules.yaml", CHART / "files/unlensed.rules.yaml"
+    assert copy.read_bytes() == source.read_bytes(), f"copy {source} to {copy}"
+    assert {path.name for path in (CHART / "files").iterdir()} == {copy.name, *render_dashboards()}
     assert not [path for path in CHART.rglob("*") if path.is_symlink()]
 
 
