@@ -3,7 +3,8 @@
 # make test         the whole fast suite      make check  lint, types, import floors
 # make check-deploy what deploy/ holds: images, Compose, chart, dashboards, alerts; with real tools, without a cluster
 # make sbom         what each image installs, as CycloneDX bills of materials in sbom/
-# make faults       kills, outages, overload, and a worker that leaks as the control; make soak  far more of them
+# make faults       kills, outages, pauses, overload on real servers, the short half; make soak  far more of them
+# make nightly      check, test, check-deploy, and all faults at full length, those of scans among them
 # make fuzz         what strangers send, changed at random, into each parser: ten minutes each; FUZZ_S=60 TARGETS=image
 # make train-demo   prepare, train, fit, calibrate, evaluate, export: PHOTOS=dir LANDMARKS=dir GENERATED=dir [ROLES=table]
 # make bench        the figures of the README, measured here
@@ -20,7 +21,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --constraint constraints.txt --editable
 
-.PHONY: demo stream-demo train-demo test check check-deploy sbom faults soak fuzz bench gpu kafka triton clean
+.PHONY: demo stream-demo train-demo test check check-deploy sbom faults nightly soak fuzz bench gpu kafka triton clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo $(if $(filter $(DEMO)/photographs,$(PHOTOS)),$(DEMO)/photographs)
@@ -40,17 +41,30 @@ train-demo: .venv/test
 	$(BIN)/unlensed-train export $(DEMO)/run --out $(DEMO)/bundle
 	@echo "the report: $(DEMO)/run/evaluation.html   the bundle: $(DEMO)/bundle/"
 
-# A file's tests stay in one process: they share their servers. Where a process dies, the run ends and says so.
+# The tests of a file run in one process, because they share their servers. When a process crashes, the run fails.
 test: .venv/test .venv-triton/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --ignore=tests/faults --ignore=tests/deploy
 
+# The scan's faults are long; `make test` has smaller ones.
 faults: .venv/test .venv-triton/installed
-	$(BIN)/python -m pytest tests/faults $(FAULTS)
+	$(BIN)/python -m pytest tests/faults --ignore-glob='*/test_scan_*' $(FAULTS)
+
+# PYTEST_TIMEOUT: the limit of one test in seconds, in place of the one in pyproject.toml.
+nightly: export UNLENSED_KILLS ?= 60
+nightly: export UNLENSED_RECORDS ?= 20000
+nightly: export UNLENSED_RESTARTS ?= 5
+nightly: export UNLENSED_OVERLOAD_S ?= 240
+nightly: export PYTEST_TIMEOUT ?= 3600
+nightly: check test check-deploy
 
 soak: export UNLENSED_KILLS ?= 500
 soak: export UNLENSED_RECORDS ?= 1000000
+soak: export UNLENSED_RESTARTS ?= 5
 soak: export UNLENSED_OVERLOAD_S ?= 720
-soak: faults
+soak: export PYTEST_TIMEOUT ?= 86400
+
+nightly soak: .venv/test .venv-triton/installed
+	$(BIN)/python -m pytest tests/faults $(FAULTS)
 
 # What covers new code is kept in .fuzz/, and the next run begins with it. A failing input is named at the end: mend the
 # parser, and keep the input in tests/fuzz/corpus/TARGET, which `make test` runs.

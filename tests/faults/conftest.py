@@ -21,10 +21,10 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
 
 @pytest.fixture
 def say(capsys: pytest.CaptureFixture[str]) -> Callable[[str], None]:
-    """Print a measured figure so that it is seen without -s."""
+    """Print a measured figure so that it is visible without -s."""
 
     def write(line: str) -> None:
         with capsys.disabled():
-            print(f"\n    {line}", flush=True)  # noqa: T201 - figures are the point of these tests
+            print(f"\n    {line}", flush=True)  # noqa: T201 - the figures are wanted in the log
 
     return write

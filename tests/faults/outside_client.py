@@ -1,7 +1,7 @@
 """An outside client: librdkafka, on which the clients of C, C++, Go, Rust, .NET and Python's confluent-kafka are built.
 
-What the Python binding can send goes through it. It takes no header name that is not UTF-8, which the C API does, so
-that such records are sent by calling librdkafka itself, the same shared object.
+Records are sent with the Python binding where it can send them. It rejects header names that are not UTF-8, which the C
+API accepts: such records are sent with functions of the same shared object.
 """
 
 import ctypes
@@ -40,7 +40,7 @@ class Sent:
 
 
 def set_option(bootstrap: str, topic: str, option: str, value: int) -> None:
-    """Set an option of a topic."""
+    """Set one option of a topic."""
     entry = ConfigEntry(option, str(value), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
     admin = AdminClient({"bootstrap.servers": bootstrap})
@@ -49,7 +49,7 @@ def set_option(bootstrap: str, topic: str, option: str, value: int) -> None:
 
 
 class OutsideProducer:
-    """A producer for each codec; records are dealt out to them in turn."""
+    """One producer for each codec; records are sent by each in turn."""
 
     def __init__(self, bootstrap: str) -> None:
         options = {"bootstrap.servers": bootstrap, "linger.ms": 20, "enable.idempotence": True}
@@ -85,7 +85,7 @@ class OutsideProducer:
         assert not failures, failures[:3]
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         self._producers.clear()
 
 
@@ -93,7 +93,7 @@ class OutsideReader:
     """Reads results and dead letters with `read_committed`.
 
     Attributes:
-        dead: how often each record became a dead letter, known by its key and value, which a letter keeps.
+        dead: the number of dead letters by the key and value of their record, which a dead letter keeps.
     """
 
     def __init__(self, bootstrap: str) -> None:
@@ -111,7 +111,7 @@ class OutsideReader:
         )
 
     def read(self, seconds: float) -> None:
-        """Read for a while."""
+        """Read for some seconds."""
         until_s = time.monotonic() + seconds
         while (left_s := until_s - time.monotonic()) > 0:
             for message in self._consumer.consume(500, left_s):
@@ -121,20 +121,20 @@ class OutsideReader:
                 else:
                     self.verdict.note_result(message.value())
 
-    def read_until(self, true: Callable[[], bool], timeout_s: float) -> bool:
-        """Read until something comes true; return whether it did."""
+    def read_until(self, is_done: Callable[[], bool], timeout_s: float) -> bool:
+        """Read until `is_done()` or the timeout; return whether it is done."""
         until_s = time.monotonic() + timeout_s
-        while not true() and time.monotonic() < until_s:
+        while not is_done() and time.monotonic() < until_s:
             self.read(0.25)
-        return true()
+        return is_done()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connections."""
         self._consumer.close()
 
 
 def find_lag(bootstrap: str, group: str) -> int:
-    """Return how many records lie between what the group has committed and the ends of the requests' partitions."""
+    """Return the lag of the group: records after its committed offsets, over all partitions of the requests."""
     consumer = confluent_kafka.Consumer({"bootstrap.servers": bootstrap, "group.id": group})
     try:
         partitions = consumer.list_topics(REQUESTS, WAIT_S).topics[REQUESTS].partitions
@@ -151,7 +151,7 @@ def find_lag(bootstrap: str, group: str) -> int:
 
 @contextmanager
 def _raw_producer(bootstrap: str) -> Iterator[Callable[[Sent], None]]:
-    """Yield a function that produces with librdkafka's C API; flush and destroy the producer at the end."""
+    """Yield a function that produces with librdkafka's C API; flush and destroy the producer on exit."""
     package = Path(confluent_kafka.__file__).parent
     library: Any = ctypes.CDLL(str(next((package.parent / f"{package.name}.libs").glob("librdkafka*.so*"))))
     for function in (library.rd_kafka_conf_new, library.rd_kafka_new, library.rd_kafka_headers_new):

@@ -1,4 +1,4 @@
-"""What a fault test plays on: a broker, an engine, workers, traffic and results, all real."""
+"""The servers of a fault test: a broker, an engine, workers, traffic and results, all real."""
 
 import threading
 from contextlib import ExitStack
@@ -28,10 +28,10 @@ class Stage:
         stack.callback(self.results.close)
 
     def supervise_triton(self) -> None:
-        """Start Triton again whenever it dies, as Kubernetes and Compose do: who kills its clients may kill it, too.
+        """Restart Triton after each crash, as Kubernetes and Compose do.
 
-        The server that runs here, 2.51, can crash when a client is cut off in the middle of a request; newer ones, such
-        as the images ask for, have that mended (Triton's pull requests 7840 and 8078, 2025).
+        The server that runs here, 2.51, can crash when a client is killed during a request. The versions that the
+        images require have that fixed (Triton's pull requests 7840 and 8078, 2025).
         """
         stop = threading.Event()
         thread = threading.Thread(target=self.triton.supervise, args=[stop], name="triton-supervisor")
@@ -40,7 +40,7 @@ class Stage:
         self._stack.callback(stop.set)
 
     def worker(self, name: str, program: str = PROGRAM, **settings: object) -> Worker:
-        """Return a worker, not started; it ends with the test at the latest."""
+        """Return a worker, not started; it is killed at the end of the test at the latest."""
         defaults: dict[str, object] = {
             "bundle": ROOT / "model_repository",
             "kafka__bootstrap": self.kafka.bootstrap,

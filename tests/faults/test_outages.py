@@ -1,5 +1,6 @@
-"""Brokers, engines and workers that come and go: work waits, and goes on."""
+"""Restarts of brokers, engines and workers: records wait, and processing resumes."""
 
+import os
 import time
 from collections.abc import Callable
 
@@ -7,7 +8,7 @@ from deploy.local.kafka import KafkaServer
 from deploy.local.triton import TritonServer
 from tests.faults.stage import Stage
 
-TIMES = 5
+RESTARTS = int(os.environ.get("UNLENSED_RESTARTS", "2"))
 RECORDS = 150
 DOWN_S = 3
 TRITON_RECOVERY_S = 30
@@ -15,12 +16,12 @@ KAFKA_RECOVERY_S = 60
 
 
 def survive_restarts(stage: Stage, server: KafkaServer | TritonServer, limit_s: float) -> list[float]:
-    """Kill a server in mid-batch again and again; return the seconds from each start to the last answer."""
+    """Kill and restart a server `RESTARTS` times under load; return the seconds from each start to the last answer."""
     worker = stage.worker("worker")
     worker.start()
     worker.wait_ready()
     recoveries = []
-    for _ in range(TIMES):
+    for _ in range(RESTARTS):
         stage.traffic.send(RECORDS)
         stage.results.read(0.5)
         server.kill()
@@ -44,28 +45,28 @@ def _recover(stage: Stage, limit_s: float) -> float:
 
 
 def test_triton_restarts(stage: Stage, say: Callable[[str], None]) -> None:
-    """Killed in mid-batch five times, the engine costs no record, and work goes on soon after it is back."""
+    """When Triton is killed during a batch, no record is lost, and processing resumes soon after its restart."""
     recoveries = survive_restarts(stage, stage.triton, TRITON_RECOVERY_S)
-    say(f"{TIMES} Triton restarts: recovered after {', '.join(f'{s:.1f}' for s in recoveries)} s")
+    say(f"{RESTARTS} Triton restarts: recovered after {', '.join(f'{s:.1f}' for s in recoveries)} s")
     assert max(recoveries) <= TRITON_RECOVERY_S
 
 
 def test_kafka_restarts(stage: Stage, say: Callable[[str], None]) -> None:
-    """Killed five times, the broker costs no record; the same worker goes on when it is back."""
+    """When the broker is killed, no record is lost, and the same worker process resumes after its restart."""
     recoveries = survive_restarts(stage, stage.kafka, KAFKA_RECOVERY_S)
     say(
-        f"{TIMES} Kafka restarts: recovered after {', '.join(f'{s:.1f}' for s in recoveries)} s, "
+        f"{RESTARTS} Kafka restarts: recovered after {', '.join(f'{s:.1f}' for s in recoveries)} s, "
         f"{stage.results.verdict.duplicates} duplicates"
     )
     assert max(recoveries) <= KAFKA_RECOVERY_S
 
 
-def test_workers_come_and_go(stage: Stage, say: Callable[[str], None]) -> None:
-    """Five rebalances, by workers that join and leave in good order, lose nothing and repeat nothing."""
+def test_workers_join_and_leave(stage: Stage, say: Callable[[str], None]) -> None:
+    """Rebalances by workers that join and leave in order lose no record and repeat none."""
     workers = [stage.worker("worker-0")]
     workers[0].start()
     workers[0].wait_ready()
-    for number in range(1, TIMES + 1):
+    for number in range(1, RESTARTS + 1):
         stage.traffic.send(RECORDS)
         if number % 2:
             workers.append(stage.worker(f"worker-{number}", kafka__instance_id=""))
@@ -77,8 +78,9 @@ def test_workers_come_and_go(stage: Stage, say: Callable[[str], None]) -> None:
     _recover(stage, KAFKA_RECOVERY_S)
     stage.results.read(2)
     verdict = stage.results.verdict
-    say(f"{TIMES} rebalances: {len(verdict.missing(stage.traffic.expected()))} lost, {verdict.duplicates} duplicates")
-    assert not verdict.missing(stage.traffic.expected())
+    lost = verdict.missing(stage.traffic.expected())
+    say(f"{RESTARTS} rebalances: {len(lost)} lost, {verdict.duplicates} duplicates")
+    assert not lost
     assert not verdict.conflicting
     assert not verdict.dead
     assert verdict.duplicates == 0

@@ -1,5 +1,6 @@
-"""A producer and a reader that are not Python's: what librdkafka sends is answered, while the worker is killed."""
+"""An outside client: what librdkafka sends is answered, while the worker is killed."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -10,13 +11,13 @@ from tests.faults.outside_client import OutsideProducer, OutsideReader, Sent, fi
 from tests.faults.stage import Stage
 from tests.faults.traffic import REQUESTS, make_request
 
-KILLS = 5
-RECORDS = 2000
-EVERY = 20  # so many requests there is a record that is none
-BETWEEN_KILLS = 300  # answers: enough that no record is in hand at two of them
+KILLS = int(os.environ.get("UNLENSED_RESTARTS", "2"))
+RECORDS = 400 * (KILLS + 1)
+EVERY = 20  # one record that is no request for this many requests
+BETWEEN_KILLS = 300  # answers: enough that no record is in flight at two kills
 FINISH_S = 300
 NOT_UTF8 = b"\xff\xfename"
-ODD_TIMES_MS = (1, 253_402_300_800_000, 2**62)  # 1970, the year 10000, and none that a calendar has
+ODD_TIMES_MS = (1, 253_402_300_800_000, 2**62)  # 1970, the year 10000, and beyond any calendar
 
 
 def good(number: int, value: bytes) -> Sent:
@@ -32,7 +33,7 @@ def good(number: int, value: bytes) -> Sent:
 
 
 def hostile(number: int) -> Sent:
-    """Return one of the records that are no requests; its key is its own."""
+    """Return one of the records that are no requests, each with its own key."""
     key = b"hostile %d" % number
     forms = (
         Sent(None, key),
@@ -48,7 +49,7 @@ def hostile(number: int) -> Sent:
 
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
 def test_what_librdkafka_sends_is_answered(stage: Stage, delivery: str, say: Callable[[str], None]) -> None:
-    """Every good request has a result, every other record one dead letter, and the group gets to the topic's end."""
+    """Every request has a result, every other record one dead letter, and the group reaches the end of the topic."""
     stage.supervise_triton()
     set_option(stage.kafka.bootstrap, REQUESTS, "message.timestamp.after.max.ms", 2**63 - 1)  # as before Kafka 4
     producer, reader = OutsideProducer(stage.kafka.bootstrap), OutsideReader(stage.kafka.bootstrap)

@@ -1,4 +1,4 @@
-"""More than the service can do: it does what it can, the rest waits in Kafka, and nothing grows."""
+"""Overload: the service works at its capacity, the other records wait in Kafka, and memory does not grow."""
 
 import os
 import threading
@@ -12,14 +12,14 @@ import psutil
 from deploy.local.worker import Worker
 from tests.faults.stage import Stage
 
-SECONDS = int(os.environ.get("UNLENSED_OVERLOAD_S", "240"))
-SETTLE_S = 120
+SECONDS = int(os.environ.get("UNLENSED_OVERLOAD_S", "160"))
+SETTLE_S = min(120, SECONDS // 2)  # not measured: memory still grows after the start
 RSS_TOLERANCE = 0.05
 WINDOW = 30  # readings, about a second apart
 TIMES_CAPACITY = 3
-LEAK_BYTES = 4096
+LEAK_BYTES = 4096 * 240 // SECONDS  # a record: the leak of a run is the same at any length
 
-# The real service, which keeps something of every record that it touches.
+# The real service with a leak: it keeps some bytes for every record.
 LEAKY = f"""
 import os
 from scorer.stream import pipeline
@@ -35,14 +35,14 @@ main()
 
 @dataclass(slots=True)
 class Readings:
-    """What was read of a worker once it had settled, each about a second apart: MiB, records, records."""
+    """Readings of a worker after it settled, about one a second: MiB, records, records."""
 
     sizes: list[float] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
     answered: list[int] = field(default_factory=list)
 
     def describe(self, sent: int) -> str:
-        """Return the figures for a person."""
+        """Return the figures as text."""
         first, last = median(self.sizes[:WINDOW]), median(self.sizes[-WINDOW:])
         records = median(self.answered[-WINDOW:]) - median(self.answered[:WINDOW])
         return (
@@ -52,11 +52,11 @@ class Readings:
         )
 
 
-def stays_as_it_is(sizes: Sequence[float]) -> bool:
-    """Say whether memory neither grew nor fell.
+def is_stable(sizes: Sequence[float]) -> bool:
+    """Return whether memory neither grew nor fell.
 
-    Single readings swing by what the client has fetched or not (8 MiB) and by what the allocator has just given back:
-    whether anything grows, the medians and the peaks say.
+    Single readings vary by what the client has fetched (8 MiB) and by what the allocator returned to the system. The
+    medians and the peaks of the first and last readings show growth.
     """
     first, last = sizes[:WINDOW], sizes[-WINDOW:]
     moved = abs(median(last) / median(first) - 1), max(sizes) / max(first) - 1
@@ -64,7 +64,7 @@ def stays_as_it_is(sizes: Sequence[float]) -> bool:
 
 
 def overload(stage: Stage, worker: Worker) -> Readings:
-    """Give a worker three times what it can do for `SECONDS`, and return what it was like meanwhile."""
+    """Send a worker three times its capacity for `SECONDS`; return the readings."""
     worker.start()
     worker.wait_ready()
     stage.traffic.send(200)  # warms up
@@ -73,7 +73,7 @@ def overload(stage: Stage, worker: Worker) -> Readings:
 
     def flood() -> None:
         while not stop.wait(1):
-            # What the worker can do beside the producer, shown by what it did: whatever else the machine is busy with.
+            # The capacity is what the worker has answered so far, whatever else runs on this machine.
             wanted = TIMES_CAPACITY * len(stage.results.verdict.answers) - stage.traffic.sent
             stage.traffic.send(max(wanted, 200))
 
@@ -94,23 +94,23 @@ def overload(stage: Stage, worker: Worker) -> Readings:
     return readings
 
 
-def test_overload_grows_the_lag_and_nothing_else(stage: Stage, say: Callable[[str], None]) -> None:
-    """At three times the capacity the lag grows while the worker's memory stays where it was."""
+def test_overload_increases_the_lag_and_not_the_memory(stage: Stage, say: Callable[[str], None]) -> None:
+    """At three times the capacity the lag grows while the memory of the worker is stable."""
     worker = stage.worker("worker")
     readings = overload(stage, worker)
     say(f"overload, {readings.describe(stage.traffic.sent)}")
     assert worker.pid
-    assert stage.traffic.sent > (TIMES_CAPACITY - 0.5) * readings.answered[-1], "this was no overload"
+    assert stage.traffic.sent > (TIMES_CAPACITY - 0.5) * readings.answered[-1], "the load was below the capacity"
     assert readings.lags[-1] > readings.lags[0]
-    assert stays_as_it_is(readings.sizes)
+    assert is_stable(readings.sizes)
     assert worker.stop() == 0
 
 
-def test_a_worker_that_leaks_is_found(stage: Stage, say: Callable[[str], None]) -> None:
-    """Memory of a worker that keeps 4 KB of every record does not stay as it is: the test above can fail."""
+def test_a_leak_is_detected(stage: Stage, say: Callable[[str], None]) -> None:
+    """The memory of a worker with a leak is not stable: the test above can fail."""
     worker = stage.worker("worker", LEAKY)
     readings = overload(stage, worker)
     say(f"a leak of {LEAK_BYTES} bytes a record, {readings.describe(stage.traffic.sent)}")
     assert worker.pid
-    assert not stays_as_it_is(readings.sizes)
+    assert not is_stable(readings.sizes)
     assert worker.stop() == 0

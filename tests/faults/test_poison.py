@@ -1,4 +1,4 @@
-"""A record that kills whoever touches it: found, set aside, and nobody else pays."""
+"""A record that kills the worker: it becomes a dead letter, and all other records are answered."""
 
 from collections.abc import Callable
 
@@ -7,16 +7,16 @@ from kafka import KafkaProducer
 from tests.faults.stage import Stage
 from tests.faults.traffic import REQUESTS, make_request
 
-# The real service, with a decoder that a certain picture kills as a native crash would.
+# The real service with a decoder that one request kills, as a native crash would.
 PROGRAM = """
 import os, signal
 from scorer.stream import pipeline
 locate = pipeline.locate_faces
-def deadly(request, *arguments):
+def locate_or_die(request, *arguments):
     if request.request_id == "poison":
         os.kill(os.getpid(), signal.SIGKILL)
     return locate(request, *arguments)
-pipeline.locate_faces = deadly
+pipeline.locate_faces = locate_or_die
 from scorer.commands.main import main
 main()
 """
@@ -24,7 +24,7 @@ MAX_STARTS = 10
 
 
 def test_a_record_that_kills_becomes_a_dead_letter(stage: Stage, say: Callable[[str], None]) -> None:
-    """The worker dies three times, the record is dead-lettered as `kills_worker`, and all others are answered."""
+    """After three crashes the record is a dead letter with the code `kills_worker`; all others are answered."""
     stage.supervise_triton()
     stage.traffic.send(100)
     producer = KafkaProducer(bootstrap_servers=stage.kafka.bootstrap)
@@ -41,7 +41,7 @@ def test_a_record_that_kills_becomes_a_dead_letter(stage: Stage, say: Callable[[
         while worker.pid and stage.results.verdict.missing(everything):
             stage.results.read(0.2)
     verdict = stage.results.verdict
-    say(f"a deadly record: {starts - 1} deaths, {dict(verdict.dead)}, {verdict.duplicates} duplicates")
+    say(f"a record that kills: {starts - 1} crashes, {dict(verdict.dead)}, {verdict.duplicates} duplicates")
     assert not verdict.missing(everything)
     assert verdict.dead == {"kills_worker": 1}
     assert starts == 4

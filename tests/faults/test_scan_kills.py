@@ -1,4 +1,4 @@
-"""`kill -9` of a scan at many random moments: no unreadable file, no lost row, no duplicate row."""
+"""`kill -9` of a scan at random moments: no file is unreadable, no image is lost or repeated."""
 
 import os
 import time

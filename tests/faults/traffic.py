@@ -1,4 +1,4 @@
-"""Requests to send and results to check: whose answer is missing, double or different?"""
+"""Requests to send and results to check: which answers are missing, duplicate or different."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ SIDE_PX = 192
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One small photograph of the astronaut, and where its face is."""
+    """One small photograph of the astronaut, and the box of its face: left, top, width, height in pixels."""
 
     data: bytes
     box: tuple[float, float, float, float]
@@ -40,7 +40,7 @@ def make_samples(count: int = VARIANTS) -> list[Sample]:
 
 
 def make_request(request_id: str, sample: Sample) -> bytes:
-    """Return the value of a record that brings a sample and its box."""
+    """Return the value of a record with a sample and its box."""
     return json.dumps(
         {
             "request_id": request_id,
@@ -53,7 +53,7 @@ def make_request(request_id: str, sample: Sample) -> bytes:
 
 @dataclass(slots=True)
 class Traffic:
-    """Sends numbered requests and remembers how many; request n carries sample n modulo their number."""
+    """Sends numbered requests and counts them; request n contains sample n modulo their number."""
 
     bootstrap: str
     samples: Sequence[Sample] = field(default_factory=make_samples)
@@ -78,13 +78,12 @@ class Traffic:
 
 @dataclass(slots=True)
 class Verdict:
-    """What came back.
+    """The answers that were read.
 
     Attributes:
         answers: how often each request was answered, by result or dead letter.
         conflicting: requests with answers that differ in a face's numbers or decision.
         dead: error codes of dead letters.
-        first_seen_s: when each request's first answer was seen, on the clock of the broker.
     """
 
     answers: Counter[str] = field(default_factory=Counter)
@@ -106,15 +105,15 @@ class Verdict:
         return set(expected) - set(self.answers)
 
     def note_result(self, value: bytes) -> None:
-        """Take in a result."""
+        """Count a result and keep its numbers."""
         result = json.loads(value)
         self.answers[result["request_id"]] += 1
-        said = [(face["face_id"], face["log_likelihood"], face["decision"]) for face in result["faces"]]
-        self.contents[result["request_id"]].add(json.dumps([result["result_id"], result["status"], said]))
+        faces = [(face["face_id"], face["log_likelihood"], face["decision"]) for face in result["faces"]]
+        self.contents[result["request_id"]].add(json.dumps([result["result_id"], result["status"], faces]))
 
 
 class Results:
-    """Reads results and dead letters as they come; `read_committed` sees what a careful consumer sees."""
+    """Reads results and dead letters as they arrive, with `read_committed`."""
 
     def __init__(self, bootstrap: str) -> None:
         self.verdict = Verdict()
@@ -134,7 +133,7 @@ class Results:
         self._consumer.seek_to_beginning(*topic_partitions)
 
     def read(self, seconds: float) -> int:
-        """Read for a while; return how many answers came."""
+        """Read for some seconds; return the number of answers."""
         until_s, count = time.monotonic() + seconds, 0
         while (left_s := until_s - time.monotonic()) > 0:
             for records in self._consumer.poll(timeout_ms=left_s * 1000).values():
@@ -144,7 +143,7 @@ class Results:
         return count
 
     def read_until(self, expected: set[str], timeout_s: float) -> bool:
-        """Read until every request is answered; return whether that came true."""
+        """Read until every request is answered or the timeout; return whether every one is."""
         until_s = time.monotonic() + timeout_s
         while time.monotonic() < until_s:
             self.read(0.25)
@@ -153,7 +152,7 @@ class Results:
         return False
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._consumer.close()
 
     def _note(self, topic: str, value: bytes, headers: dict[str, bytes]) -> None:
