@@ -1,4 +1,4 @@
-"""The dashboard of what is decided: shares of decisions and p-values beside what the calibration promises."""
+"""The dashboard of decisions: shares of decisions, and p-values beside the rates that the calibration promises."""
 
 from deploy.grafana.panels import Panel
 from deploy.grafana.stream import MINE, OURS, RATE, rate
@@ -9,19 +9,19 @@ FACES = rate("unlensed_faces_scored_total")
 
 
 def share_at_most(bound: float) -> str:
-    """Return the share of faces whose p-value is at most `bound`, one of the histogram's."""
+    """Return the share of faces whose p-value is at most `bound`, a bucket of the histogram."""
     few = rate("unlensed_p_value_bucket", f'le="{bound}"')
     return f"{few} / {rate('unlensed_p_value_count')}"
 
 
 def share_of_answers(status: str) -> str:
-    """Return the share of the answers with a status that matches."""
+    """Return the share of the answers whose status matches a regular expression."""
     some = rate("unlensed_records_answered_total", f'status=~"{status}"')
     return f"{some} / {ANSWERS}"
 
 
 def by_bundle(labels: str = "") -> str:
-    """Return faces a second by stage and bundle, of all stages whatever is chosen above."""
+    """Return faces a second by stage and bundle, of all stages; the chosen stage is ignored."""
     faces = f'rate(unlensed_faces_scored_total{{job=~"$job"{labels}}}{RATE})'
     info = 'unlensed_bundle_info{job=~"$job"}'
     return (
@@ -36,17 +36,17 @@ ALL = f"sum(increase(unlensed_p_value_count{OURS}[$__range]))"
 
 TITLE = "unlensed: decisions"
 DESCRIPTION = (
-    "p-values of photographs like the calibration's spread evenly: a share p of them is at most p. A share above that "
-    "means other traffic, other preprocessing, or more that is unlike photographs; it is no proof of any of them. "
-    "That a face passes does not mean that it is a photograph: `unlensed doctor` says how many generated faces did."
+    "p-values of photographs like the calibration's are uniform: a share p of them is at most p. A larger share means "
+    "other traffic, other preprocessing, or more faces that are unlike photographs; it proves none of these. `pass` "
+    "does not mean that a face is a photograph: `unlensed doctor` states how many generated faces passed."
 )
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Now": (
-        Panel("Faces a second", "Scored and acknowledged.", "short", ((FACES, ""),), "stat", 4),
+        Panel("Faces a second", "Scored, in acknowledged results.", "short", ((FACES, ""),), "stat", 4),
         *(
             Panel(
                 f"p at most {bound:.0%}",
-                f"Of photographs like the calibration's: {bound:.0%}.",
+                f"Expected of photographs like the calibration's: {bound:.0%}.",
                 "percentunit",
                 ((share_at_most(bound), ""),),
                 "stat",
@@ -65,7 +65,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Images that cannot be scored",
-            "Unsupported or failed: share of the answers.",
+            "Share of the answers with status unsupported or failed.",
             "percentunit",
             ((share_of_answers("unsupported|failed"), ""),),
             "stat",
@@ -75,7 +75,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Decisions": (
         Panel(
             "Shares of decisions",
-            "Under the policies in force. With the default policy 1 % flag and 4 % review are expected of photographs.",
+            "Under the current policies. With the default policy 1 % flag and 4 % review are expected of photographs.",
             "percentunit",
             ((f"{DECIDED} / on () group_left () {FACES}", "{{decision}}"),),
             width=12,
@@ -83,8 +83,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Flagged, by stage and bundle",
-            "All stages beside each other: another share means another bundle or another calibration, not better or "
-            "worse. Before a canary is promoted, look at what it flags and the live one does not.",
+            "All stages side by side. A different share shows another bundle or calibration, not a better or "
+            "worse one. Before a canary is promoted, look at faces that it flags and the live bundle does not.",
             "percentunit",
             ((f"{FLAGGED} / {by_bundle()}", "{{unlensed_stage}} {{mode}} {{bundle_id}}"),),
             width=12,
@@ -93,7 +93,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "p-values against the calibration": (
         Panel(
             "Shares of small p-values",
-            "Each line should lie on the line of its own expectation.",
+            "Each line should lie on its expected value.",
             "percentunit",
             (
                 *((share_at_most(bound), f"p at most {bound}") for bound in SHOWN),
@@ -102,8 +102,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "p at most 5 %, by stage and bundle",
-            "Over an hour, all stages beside each other. One bundle far from 5 %: its calibration does not fit this "
-            "traffic. All of them: the traffic is not what they were calibrated on.",
+            "Over an hour, all stages side by side. One bundle far from 5 %: its calibration does not fit this "
+            "traffic. All bundles: the traffic differs from the photographs of their calibrations.",
             "percentunit",
             (
                 ('unlensed:p_value:share1h{job=~"$job", le="0.05"}', "{{unlensed_stage}} {{bundle_id}}"),
@@ -112,8 +112,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "The whole distribution",
-            "Share of faces whose p-value is at most the bound; expected is the bound itself. More at the low end: "
-            "more that is unlike photographs. All of it moved: other preprocessing.",
+            "Share of faces whose p-value is at most the bound; the bound itself is expected. More at the low end: "
+            "more faces that are unlike photographs. All bars moved: other preprocessing.",
             "percentunit",
             ((f"sort({AT_MOST} / on () group_left () {ALL})", "p at most {{le}}"),),
             "bargauge",
@@ -122,7 +122,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "What is running": (
         Panel(
             "Bundles",
-            "More than one digest among the live workers: a rollout is on its way, or stuck.",
+            "More than one digest among the live workers: a rollout is in progress, or stuck.",
             "short",
             ((f"count by (unlensed_stage, mode, delivery, bundle_id, digest) (unlensed_bundle_info{OURS})", ""),),
             "table",

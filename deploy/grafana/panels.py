@@ -1,11 +1,11 @@
-"""What a Grafana dashboard is made of, without the hundred fields that it has by default."""
+"""Panels and pages of Grafana dashboards, with only the fields that differ from Grafana's defaults."""
 
 from dataclasses import dataclass
 from typing import Any
 
 SOURCE = {"type": "prometheus", "uid": "$source"}
 COLUMNS = 24
-# What may be chosen of `unlensed_stage`, as a regular expression: the empty name is that of workers without the label.
+# The choices of `unlensed_stage`, as regular expressions; the empty alternative matches workers without the label.
 STAGES = {"serving": "live|canary|", "live": "live|", "canary": "canary", "shadow": "shadow", "all": ".*"}
 Json = dict[str, Any]
 
@@ -15,13 +15,13 @@ class Panel:
     """One panel.
 
     Attributes:
-        title, description: what it shows, and how to read it.
-        unit: Grafana's name of the unit.
+        title, description: what the panel shows, and how to read it.
+        unit: in Grafana's notation.
         queries: PromQL with a legend (`{{label}}` is replaced).
         kind: `timeseries`, `stat`, `bargauge` or `table`.
         width: of 24 columns.
-        stacked: as shares of a whole.
-        limit: from where on values are red; None where there is no such line.
+        stacked: series are stacked, as shares of a whole.
+        limit: values from here on are red; None for no limit.
     """
 
     title: str
@@ -34,8 +34,8 @@ class Panel:
     limit: float | None = None
 
     def render(self, number: int, x: int, y: int) -> Json:
-        """Return the panel as Grafana reads it."""
-        # Only a line has a past: a number from before the last worker died would look like one of now.
+        """Return the panel in Grafana's JSON model."""
+        # A single number shows the present only: the last value of a crashed worker would look current.
         how: Json = {} if self.kind == "timeseries" else {"instant": True, "range": False}
         how |= {"format": "table"} if self.kind == "table" else {}
         steps: list[Json] = [{"color": "green", "value": None}]
@@ -79,7 +79,7 @@ _OPTIONS: dict[str, Json] = {
 
 
 def render_dashboard(uid: str, title: str, description: str, rows: dict[str, tuple[Panel, ...]]) -> Json:
-    """Return a dashboard of titled rows; a row's panels stand beside each other until it is full."""
+    """Return a dashboard of titled rows; panels of a row stand side by side, up to 24 columns."""
     panels: list[Json] = []
     y = 0
     for name, row in rows.items():
@@ -146,6 +146,6 @@ def _stage_variable() -> Json:
         "query": ",".join(f"{text} : {value}" for text, value in STAGES.items()),
         "options": options,
         "current": options[0],
-        "multi": False,  # of one value nothing is escaped
+        "multi": False,  # Grafana escapes nothing in a single value
         "includeAll": False,
     }

@@ -1,4 +1,4 @@
-"""The dashboard of the stream: how far behind, how fast, how long, what fails, and the machines below it."""
+"""The dashboard of the stream: lag, throughput, latency, failures, processes, Triton and GPUs."""
 
 from deploy.grafana.panels import Panel
 
@@ -20,7 +20,7 @@ def quantile(share: float, metric: str, labels: str = "", by: str = "") -> str:
 
 
 def mean(metric: str, by: str = "") -> str:
-    """Return the mean of what a histogram observed."""
+    """Return the mean of a histogram's observations."""
     return f"{rate(f'{metric}_sum', by=by)} / {rate(f'{metric}_count', by=by)}"
 
 
@@ -30,17 +30,17 @@ def triton(metric: str) -> str:
 
 
 def scaler(metric: str) -> str:
-    """Return a number of replicas that kube-state-metrics tells of the autoscaler."""
+    """Return a number of replicas of the autoscaler, from kube-state-metrics."""
     return f'max by (horizontalpodautoscaler) ({metric}{{horizontalpodautoscaler=~".*unlensed.*"}})'
 
 
 TITLE = "unlensed: stream"
 DESCRIPTION = "Lag, throughput, latency, failures; Triton and GPU below."
 ROWS: dict[str, tuple[Panel, ...]] = {
-    "Is it well": (
+    "Overview": (
         Panel(
             "Workers",
-            "Those that answer a scrape. Less than you run: look at their pods and logs.",
+            "Workers that answer a scrape. Fewer than you run: look at their pods and logs.",
             "short",
             ((f"count(unlensed_bundle_info{OURS}) or vector(0)", ""),),
             "stat",
@@ -48,7 +48,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Lag",
-            "Age of the oldest record in any worker's hand: how late the answers are. Red: see *How far behind*.",
+            "Age of the oldest record in flight at any worker: how late the answers are. Red: see *How far behind*.",
             "s",
             ((f"max(unlensed_lag_seconds{OURS})", ""),),
             "stat",
@@ -57,7 +57,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Images a second",
-            "Results acknowledged.",
+            "Results that the broker acknowledged.",
             "short",
             ((rate("unlensed_records_answered_total"), ""),),
             "stat",
@@ -73,7 +73,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Dead letters in an hour",
-            "`unlensed dlq list` says which and why.",
+            "`unlensed dlq list` shows which and why.",
             "short",
             ((f"sum(increase(unlensed_records_dead_total{OURS}[1h]))", ""),),
             "stat",
@@ -92,16 +92,16 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "How far behind": (
         Panel(
             "Lag in seconds",
-            "Age of the oldest record in hand by its broker's timestamp. Rises at one second a second where a worker "
-            "stands still.",
+            "Age of the oldest record in flight by the broker's timestamp. Rises by one second a second when a worker "
+            "is stuck.",
             "s",
             ((f"max by ({WORKER}) (unlensed_lag_seconds{OURS})", WORKERS_NAME),),
             limit=60,
         ),
         Panel(
             "Lag in records",
-            "Offsets from the last one read to the log's end. One partition far above the others: a hot key, a stuck "
-            "worker, or an open transaction.",
+            "Records after the last one that was read. One partition far above the others: a hot key, a stuck worker, "
+            "or an open transaction.",
             "short",
             (
                 (
@@ -112,8 +112,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Open transactions",
-            "How long one has kept what follows it from being read. Requests are read with `read_committed`: look for "
-            "the producer that does not end it (`kafka-transactions.sh find-hanging`).",
+            "How long an open transaction has blocked the records after it. Requests are read with `read_committed`: "
+            "find the producer that does not end it (`kafka-transactions.sh find-hanging`).",
             "s",
             (
                 (
@@ -124,8 +124,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             limit=300,
         ),
         Panel(
-            "Requests lost unread",
-            "The broker deleted them before they were read; the workers' logs name the offsets.",
+            "Requests deleted unread",
+            "The broker deleted them before a worker read them; the workers' logs name the offsets.",
             "short",
             (
                 (
@@ -136,7 +136,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Replicas",
-            "What KEDA asks for, and what there is. Flat at its most while lag grows: more partitions, or more nodes.",
+            "Replicas that KEDA wants, and those that run. At the maximum while lag grows: add partitions or nodes.",
             "short",
             (
                 (
@@ -161,7 +161,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Records in and out a second",
-            "In steady state both lines are one.",
+            "In steady state both lines are equal.",
             "short",
             (
                 (rate("unlensed_records_received_total"), "polled"),
@@ -192,7 +192,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Bytes in flight",
-            "Records, their images, and answers that are not acknowledged; `stream.max_in_flight_bytes` bounds it.",
+            "Records, their images, and answers without acknowledgement; `stream.max_in_flight_bytes` limits them.",
             "bytes",
             ((f"sum by ({WORKER}) (unlensed_in_flight_bytes{OURS})", WORKERS_NAME),),
         ),
@@ -209,13 +209,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Mean seconds by stage",
-            "payload: fetch; locate: find faces; wait: for company; score: engine and mixture; deliver: broker.",
+            "payload: fetch; locate: find faces; wait: for a batch; score: engine and mixture; deliver: broker.",
             "s",
             ((mean("unlensed_stage_seconds", by="stage"), "{{stage}}"),),
         ),
         Panel(
             "95 % within, by stage",
-            "Which stage makes the slow ones slow.",
+            "Which stage makes slow records slow.",
             "s",
             ((quantile(0.95, "unlensed_stage_seconds", by="stage"), "{{stage}}"),),
         ),
@@ -223,41 +223,41 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "What fails": (
         Panel(
             "Dead letters a second, by code",
-            "The README says what each code means.",
+            "scorer/stream/README.md explains each code.",
             "short",
             ((rate("unlensed_records_dead_total", by="code"), "{{code}}"),),
         ),
         Panel(
-            "Calls repeated a second",
-            "Nobody was there: the engine, or the broker.",
+            "Retries a second",
+            "Retries of calls to the engine or the broker, which was unavailable.",
             "short",
             ((rate("unlensed_backend_retries_total", by="backend"), "{{backend}}"),),
         ),
         Panel(
             "Pauses begun a second, by reason",
-            "bytes or images: a budget is spent, which is normal at full load; backend or broker: it is down.",
+            "bytes or images: a budget is used up, which is normal at full load; backend or broker: it is down.",
             "short",
             ((rate("unlensed_pauses_total", by="reason"), "{{reason}}"),),
         ),
         Panel(
             "Share of workers paused",
-            "Their partitions wait.",
+            "Their partitions are paused.",
             "percentunit",
             ((f"avg(unlensed_paused{OURS})", "paused"),),
         ),
         Panel(
             "Records processed alone",
-            "A worker died with them in hand; three deaths make a dead letter `kills_worker`.",
+            "They were in flight when a worker crashed; after three crashes a record is a dead letter `kills_worker`.",
             "short",
             ((rate("unlensed_isolated_records_total"), "alone"),),
         ),
         Panel(
-            "Policies' file",
-            "Workers that refuse it: their logs name the mistake, and the policies before it stay in force.",
+            "Policy file",
+            "Workers that refuse it: their logs name the mistake, and the previous policies stay in force.",
             "short",
             (
                 (f"sum(unlensed_policy_refused{OURS})", "workers that refuse it"),
-                (f"sum(increase(unlensed_policy_reloads_total{OURS}[$__rate_interval]))", "taken up"),
+                (f"sum(increase(unlensed_policy_reloads_total{OURS}[$__rate_interval]))", "loaded"),
             ),
         ),
     ),
@@ -270,14 +270,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Resident memory",
-            "With the processes that find faces. Grows in no steady state; near the pod's limit, raise that or lower "
+            "With the processes that find faces. Constant in steady state. Near the pod's limit: raise it, or lower "
             "`stream.max_in_flight_bytes`.",
             "bytes",
             ((f"process_resident_memory_bytes{OURS}", WORKERS_NAME),),
         ),
         Panel(
             "Core-seconds an image",
-            "Of the workers with the processes that find faces, without Triton; the number to size by.",
+            "Of the workers with the processes that find faces, without Triton; use it for sizing.",
             "s",
             ((f"{rate('process_cpu_seconds_total')} / {rate('unlensed_records_answered_total')}", "core-seconds"),),
         ),
@@ -285,13 +285,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Triton": (
         Panel(
             "Queue, mean",
-            "How long a request waits for an instance. Grows when the engine is the bottleneck.",
+            "How long a request waits for a model instance. Grows when the engine is the bottleneck.",
             "µs",
             ((f"{triton('nv_inference_queue_duration_us')} / {triton('nv_inference_request_success')}", "{{model}}"),),
         ),
         Panel(
             "Inference, mean",
-            "How long a request's batch is executed. Of the ensemble: all its steps together.",
+            "How long the execution of a request's batch takes; for the ensemble, all its steps together.",
             "µs",
             (
                 (
@@ -302,7 +302,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Faces an execution",
-            "What the dynamic batcher brings together.",
+            "Batch size of the dynamic batcher.",
             "short",
             ((f"{triton('nv_inference_count')} / {triton('nv_inference_exec_count')}", "{{model}}"),),
         ),
@@ -314,7 +314,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Failures a second",
-            "Bad images fail, too: on a CPU the server judges the bytes again.",
+            "Bad images count too: on a CPU the server decodes the bytes again.",
             "short",
             ((triton("nv_inference_request_failure"), "{{model}}"),),
         ),
@@ -322,7 +322,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "GPU": (
         Panel(
             "Utilisation",
-            "From Triton, or from NVIDIA's DCGM exporter.",
+            "From Triton or from NVIDIA's DCGM exporter.",
             "percentunit",
             (
                 (f"avg by (gpu_uuid) (nv_gpu_utilization{OURS})", "{{gpu_uuid}}"),
@@ -340,7 +340,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Power",
-            "At the limit, the clocks go down.",
+            "At the limit, the GPU lowers its clocks.",
             "watt",
             (
                 (f"avg by (gpu_uuid) (nv_gpu_power_usage{OURS})", "{{gpu_uuid}}"),

@@ -66,9 +66,9 @@ def test_schema_refuses(setting: str, where: str) -> None:
 @pytest.mark.parametrize(
     ("scenario", "settings", "says"),
     [
-        ("scram", ["settings.stream.drain_s=60", "terminationGracePeriodSeconds=90"], "leaving in good order"),
+        ("scram", ["settings.stream.drain_s=60", "terminationGracePeriodSeconds=90"], "an orderly stop"),
         ("scram", ["settings.stream.batch_images=64"], "the worst batch may take 543 s"),
-        ("scram", ["settings.stream.revoke_s=10"], "a turn of the poll loop may take 30 s"),
+        ("scram", ["settings.stream.revoke_s=10"], "an iteration of the poll loop may take 30 s"),
         ("scram", ["settings.health.max_canary_age_s=35"], "max_canary_age_s"),
         ("scram", ['kafka.security="plaintext"'], "insecureDev"),
         ("scram", ['kafka.security="plaintext"', "insecureDev=true"], "uses no certificates"),
@@ -99,7 +99,7 @@ def test_schema_refuses(setting: str, where: str) -> None:
         ("gpu-remote", ['triton.scaling.prometheus=""'], "triton.scaling.prometheus and monitoring.enabled"),
         ("gpu-sidecar", ["triton.scaling.enabled=true"], "it needs triton.mode remote"),
         ("gpu-remote", ["triton.scaling.minReplicas=5"], "above triton.scaling.maxReplicas"),
-        ("gpu-remote", ['triton.clientSecret=""'], "pictures do not travel in the clear"),
+        ("gpu-remote", ['triton.clientSecret=""'], "pictures are not sent unencrypted"),
         ("gpu-sidecar", ['bundle.source="image"', 'bundle.image="a"'], "plan.enabled writes into a claim"),
         (
             "gpu-sidecar",
@@ -109,14 +109,14 @@ def test_schema_refuses(setting: str, where: str) -> None:
             ],
             "rollout.candidate.source must be claim",
         ),
-        ("shadow", [f'bundle.digest="{"b" * 64}"'], "serves already"),
-        ("keda", ["keda.partitions=4"], "more workers would idle"),
+        ("shadow", [f'bundle.digest="{"b" * 64}"'], "already serves"),
+        ("keda", ["keda.partitions=4"], "more workers would be idle"),
         ("keda", ["keda.maxReplicas=2"], "no room"),
         ("shadow", ["strimzi.partitions=9"], "the same topic"),
         ("strimzi", ['kafka.saslMechanism="SCRAM-SHA-256"'], "SCRAM-SHA-512"),
         ("strimzi", ['kafka.saslMechanism="PLAIN"'], "SCRAM-SHA-512"),
         ("strimzi", ['kafka.username="Un_lensed"'], "kafka.username"),
-        ("strimzi", ['kafka.security="tls"'], "a user who comes with a certificate"),
+        ("strimzi", ['kafka.security="tls"'], "a user with a certificate"),
         (
             "scram",
             ['rollout.stage="compare"', f'rollout.candidate={{"digest":"{OTHER}","source":"claim","claim":"a"}}'],

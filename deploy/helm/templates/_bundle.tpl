@@ -1,4 +1,4 @@
-{{/* A bundle as a volume, and the init containers that fetch and verify it; nothing else of a pod starts before that. */}}
+{{/* A bundle as a volume, and the init containers that fetch and verify it before any other container of a pod starts. */}}
 
 {{/* The bundle that serves most requests. */}}
 {{- define "unlensed.servingBundle" -}}
@@ -41,15 +41,15 @@
 {{- end }}
 
 {{/*
-Init containers: (dict "root" $ "bundle" B "fills" bool). The files are checked here; the engine checks itself before it
-serves. With `fills` an empty claim is filled from the store that the bundle names, before there is anything of the release.
+Init containers: (dict "root" $ "bundle" B "fills" bool). They check the files; the engine is checked
+before it serves. With `fills` an empty claim is first filled from the bundle's uri, before anything of the release runs.
 */}}
 {{- define "unlensed.verifyBundle" -}}
 {{- if and .fills (eq .bundle.source "claim") .bundle.uri }}
 - name: fetch-bundle
   image: {{ include "unlensed.image" (dict "root" .root "image" .root.Values.image) }}
   imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-  # The manifest is copied last: where it is, the bundle is whole, and the plan beside it stays.
+  # The manifest is copied last: a bundle with a manifest is complete, and the plan in it is kept.
   command: [sh, -c, 'test -e /bundle/bundle.json || exec unlensed bundle fetch "$0" /bundle', {{ .bundle.uri | quote }}]
   {{- with .root.Values.envSecrets }}
   envFrom:
@@ -72,11 +72,11 @@ serves. With `fills` an empty claim is filled from the store that the bundle nam
 - name: fetch-bundle
   image: {{ include "unlensed.image" (dict "root" .root "image" .root.Values.image) }}
   imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-  # Init containers run again, after a failure or a node's restart, and then find what they left.
+  # Init containers run again after a failure or a restart of the node, and then find their old files.
   command: [sh, -c, 'find /bundle -mindepth 1 -delete && exec unlensed bundle fetch "$0" /bundle', {{ .bundle.uri | quote }}]
   {{- include "unlensed.environment" .root | nindent 2 }}
   securityContext: {{- include "unlensed.containerSecurity" .root | nindent 4 }}
-  # The bundle lies on the node's disk: a few 100 MB, at most the volume's limit.
+  # The bundle is on the node's disk: a few 100 MB, at most the volume's limit.
   resources: {{- include "unlensed.smallResources" .root | replace "ephemeral-storage: 64Mi" "ephemeral-storage: 1Gi" | nindent 4 }}
   volumeMounts:
     {{- include "unlensed.bundleMount" (dict "bundle" .bundle "writable" true) | nindent 4 }}

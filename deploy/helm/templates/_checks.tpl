@@ -1,4 +1,4 @@
-{{/* Refuses values that fit the schema one by one and not together; templates that would be wrong include it. */}}
+{{/* Refuses values that the schema allows one by one but not together; each template that depends on them includes it. */}}
 {{- define "unlensed.check" -}}
 {{- $kafka := .Values.kafka -}}
 {{- if include "unlensed.hasWorkers" . -}}
@@ -22,7 +22,7 @@
 {{- fail "triton.mode is for GPUs: set gpu.count, or score in the workers' own processes with triton.mode none, which is faster on a CPU" -}}
 {{- end -}}
 {{- if and (eq .Values.triton.mode "remote") (or (not .Values.triton.serverSecret) (not .Values.triton.clientSecret)) -}}
-{{- fail "triton.mode is remote, which needs triton.serverSecret and triton.clientSecret: pictures do not travel in the clear" -}}
+{{- fail "triton.mode is remote, which needs triton.serverSecret and triton.clientSecret: pictures are not sent unencrypted" -}}
 {{- end -}}
 {{- if .Values.triton.scaling.enabled -}}
 {{- if or (ne .Values.triton.mode "remote") (not .Values.triton.scaling.prometheus) (not .Values.monitoring.enabled) -}}
@@ -47,7 +47,7 @@
 {{- end -}}
 {{- if ne .Values.rollout.stage "none" -}}
 {{- if eq .Values.bundle.digest .Values.rollout.candidate.digest -}}
-{{- fail "rollout.candidate is the bundle that serves already: set rollout.stage to none" -}}
+{{- fail "rollout.candidate is the bundle that already serves: set rollout.stage to none" -}}
 {{- end -}}
 {{- if and .Values.plan.enabled (ne .Values.rollout.candidate.source "claim") -}}
 {{- fail "plan.enabled writes into a claim: rollout.candidate.source must be claim" -}}
@@ -58,10 +58,10 @@
 {{- fail (printf "keda.enabled asks the brokers for the lag with the workers' password or certificate, and kafka.saslMechanism %s has neither: set keda.enabled to false, or give the release a user with a password" $kafka.saslMechanism) -}}
 {{- end -}}
 {{- if gt (int .Values.keda.maxReplicas) (int .Values.keda.partitions) -}}
-{{- fail (printf "keda.maxReplicas is %v, but the requests' topic has %v partitions (keda.partitions): more workers would idle" .Values.keda.maxReplicas .Values.keda.partitions) -}}
+{{- fail (printf "keda.maxReplicas is %v, but the requests' topic has %v partitions (keda.partitions): more workers would be idle" .Values.keda.maxReplicas .Values.keda.partitions) -}}
 {{- end -}}
 {{- if and .Values.strimzi.enabled (ne (int .Values.keda.partitions) (int .Values.strimzi.partitions)) -}}
-{{- fail "keda.partitions and strimzi.partitions speak of the same topic: give both the same number" -}}
+{{- fail "keda.partitions and strimzi.partitions are for the same topic: give both the same number" -}}
 {{- end -}}
 {{- if gt (add (int .Values.keda.minReplicas) (include "unlensed.canaryReplicas" . | int)) (int .Values.keda.maxReplicas) -}}
 {{- fail "keda.maxReplicas leaves no room for keda.minReplicas and the canary's workers: raise it, or lower one of them" -}}
@@ -69,10 +69,10 @@
 {{- end -}}
 {{- if .Values.strimzi.enabled -}}
 {{- if and (eq $kafka.security "sasl_tls") (ne $kafka.saslMechanism "SCRAM-SHA-512") -}}
-{{- fail "strimzi.enabled makes a user for SCRAM-SHA-512: set kafka.saslMechanism to it" -}}
+{{- fail "strimzi.enabled creates a user for SCRAM-SHA-512: set kafka.saslMechanism to it" -}}
 {{- end -}}
 {{- if and (eq $kafka.security "tls") (not $kafka.certificateSecret.name) -}}
-{{- fail "strimzi.enabled with kafka.security tls makes a user who comes with a certificate: set kafka.certificateSecret.name, which is kafka.username" -}}
+{{- fail "strimzi.enabled with kafka.security tls creates a user with a certificate: set kafka.certificateSecret.name, which is kafka.username" -}}
 {{- end -}}
 {{- if not (regexMatch "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$" $kafka.username) -}}
 {{- fail "strimzi.enabled names a resource after kafka.username: small letters, digits, - and . only" -}}
@@ -93,13 +93,13 @@
 {{- include "unlensed.checkTiming" . -}}
 {{- end }}
 
-{{/* Peers that the values themselves make necessary, and that a policy without them would cut off. */}}
+{{/* Peers that other values need; a network policy without them would block the pods. */}}
 {{- define "unlensed.checkNetwork" -}}
 {{- $policy := .Values.networkPolicy -}}
 {{- if $policy.enabled -}}
 {{- $needs := include "unlensed.storeUsers" . -}}
 {{- if and $needs (not $policy.store.to) -}}
-{{- fail (printf "networkPolicy.store.to is empty, so that no pod would reach the store that %s: list its addresses and what gives a workload its identity, or set networkPolicy.enabled to false" $needs) -}}
+{{- fail (printf "networkPolicy.store.to is empty, so that no pod would reach the store that %s: list its addresses and those of the service that issues a workload's identity, or set networkPolicy.enabled to false" $needs) -}}
 {{- end -}}
 {{- range .Values.env -}}
 {{- if and (hasPrefix "OTEL_EXPORTER_OTLP" .name) (hasSuffix "ENDPOINT" .name) (not $policy.telemetry.to) -}}
@@ -109,7 +109,7 @@
 {{- end -}}
 {{- end }}
 
-{{/* The first value that makes pods read from a store or from https; nothing where none does. */}}
+{{/* The first value that makes pods read from a store or over https; empty where none does. */}}
 {{- define "unlensed.storeUsers" -}}
 {{- $users := list -}}
 {{- $fetched := ternary (list "store" "claim") (list "store") .Values.plan.enabled -}}

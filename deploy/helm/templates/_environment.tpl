@@ -1,4 +1,4 @@
-{{/* What the service is told, as its own UNLENSED_* variables. */}}
+{{/* The settings of the service as its UNLENSED_* variables. */}}
 
 {{/* All of `settings`, one variable each: stream.drain_s is UNLENSED_STREAM__DRAIN_S. */}}
 {{- define "unlensed.settings" -}}
@@ -14,12 +14,12 @@ UNLENSED_{{ upper $section }}: {{ include "unlensed.text" $values | quote }}
 UNLENSED_INSECURE_DEV: {{ .Values.insecureDev | quote }}
 {{- end }}
 
-{{/* Text as it is, everything else as JSON: a large number keeps its digits, a list is one. */}}
+{{/* Text unchanged, everything else as JSON: a large number keeps its digits, and a list its form. */}}
 {{- define "unlensed.text" -}}
 {{ if kindIs "string" . }}{{ . }}{{ else }}{{ toJson . }}{{ end }}
 {{- end }}
 
-{{/* Settings, the user's own variables and Secrets, of any scorer container. */}}
+{{/* Settings, and the user's variables and Secrets, of each scorer container. */}}
 {{- define "unlensed.environment" -}}
 envFrom:
   - configMapRef:
@@ -33,7 +33,7 @@ env: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* Of a worker beside that: (dict "root" $ "mode" M "triton" host:port). */}}
+{{/* Further variables of a worker: (dict "root" $ "mode" M "triton" host:port). */}}
 {{- define "unlensed.workerVariables" -}}
 {{- $kafka := .root.Values.kafka -}}
 - name: UNLENSED_BUNDLE
@@ -104,7 +104,7 @@ env: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* Whether the brokers ask for a password, and whether for a token: text where they do. */}}
+{{/* Whether the brokers require a password, or a token: `yes` where they do, else empty. */}}
 {{- define "unlensed.kafkaPassword" -}}
 {{- if and (eq .Values.kafka.security "sasl_tls") (not (has .Values.kafka.saslMechanism (list "OAUTHBEARER" "AWS_MSK_IAM"))) }}yes{{ end -}}
 {{- end }}

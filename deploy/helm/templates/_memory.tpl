@@ -1,18 +1,18 @@
 {{/*
-Memory of whatever decodes pictures: enough for the largest one that the limits admit, while the decoders share what there
-is. The figures are measured (README.md, "Memory"), and a test measures them again.
+Memory of containers that decode pictures: enough for the largest one that the limits admit; the decoders share it.
+The figures are measured (README.md, "Memory"), and a test measures them again.
 */}}
-{{/* Of a decoder, for each pixel that limits.max_pixels allows. */}}
+{{/* Bytes of a decoder for each pixel that limits.max_pixels allows. */}}
 {{- define "unlensed.decodedPixelBytes" -}}24{{- end }}
-{{/* Copies that a decoder makes of a file. */}}
+{{/* Copies of a file in a decoder. */}}
 {{- define "unlensed.fileCopies" -}}3{{- end }}
-{{/* In MiB: the service with its engine and a decoder's own needs; a decoding process at rest; and CUDA's memory on the
+{{/* In MiB: the service with its engine and a decoder's fixed memory; an idle decoding process; and CUDA's memory on the
 host, an allowance that was not measured. */}}
 {{- define "unlensed.serviceMiB" -}}512{{- end }}
 {{- define "unlensed.processMiB" -}}128{{- end }}
 {{- define "unlensed.cudaMiB" -}}2048{{- end }}
 
-{{/* The least memory, in MiB: (dict "root" $ "processes" N "heldBytes" B "onGpu" bool). */}}
+{{/* The minimum memory in MiB: (dict "root" $ "processes" N "heldBytes" B "onGpu" bool). */}}
 {{- define "unlensed.leastMiB" -}}
 {{- $limits := .root.Values.settings.limits -}}
 {{- $decoded := mulf $limits.max_pixels (include "unlensed.decodedPixelBytes" . | float64) -}}
@@ -22,7 +22,7 @@ host, an allowance that was not measured. */}}
 {{- addf (include "unlensed.serviceMiB" . | float64) $processes $cuda (divf (addf $decoded $files .heldBytes) 1048576) | ceil | int -}}
 {{- end }}
 
-{{/* Of a worker. Where it computes on the CPU, each of its cores has a process that decodes. */}}
+{{/* The minimum of a worker. Where it computes on the CPU, each of its cores has a process that decodes. */}}
 {{- define "unlensed.workerMiB" -}}
 {{- $inProcess := eq .Values.triton.mode "none" -}}
 {{- $onGpu := and $inProcess (gt (int .Values.gpu.count) 0) -}}
@@ -34,14 +34,14 @@ host, an allowance that was not measured. */}}
 {{- include "unlensed.leastMiB" (dict "root" . "processes" $processes "heldBytes" $stream.max_in_flight_bytes "onGpu" $onGpu) -}}
 {{- end }}
 
-{{/* Of a scan's process, which holds at most 256 MiB of files. */}}
+{{/* The minimum of a scan's process, which keeps at most 256 MiB of files. */}}
 {{- define "unlensed.scanMiB" -}}
 {{- $onGpu := and (gt (int .Values.gpu.count) 0) (eq .Values.triton.mode "none") -}}
 {{- $cores := include "unlensed.cores" .Values.scan.resources | int -}}
 {{- include "unlensed.leastMiB" (dict "root" . "processes" $cores "heldBytes" 268435456 "onGpu" $onGpu) -}}
 {{- end }}
 
-{{/* The number of threads that requested CPUs become. */}}
+{{/* The number of threads: the requested CPUs, rounded up. */}}
 {{- define "unlensed.cores" -}}
 {{- include "unlensed.quantity" .requests.cpu | float64 | ceil | int -}}
 {{- end }}
@@ -54,7 +54,7 @@ host, an allowance that was not measured. */}}
 {{- end }}
 
 {{/*
-Resources whose memory limit may be empty, which is the least: (dict "root" $ "resources" R "least" MiB "gpus" N
+Resources whose memory limit may be empty, which is the minimum: (dict "root" $ "resources" R "least" MiB "gpus" N
 "where" the value's name).
 */}}
 {{- define "unlensed.decoderResources" -}}

@@ -1,6 +1,6 @@
 {{/* Names, labels and images. */}}
 
-{{/* The word stays whole: alerts and dashboards find what is ours by it. */}}
+{{/* The name always contains `unlensed`: alerts and dashboards select by it. */}}
 {{- define "unlensed.name" -}}
 {{- $release := .Release.Name | replace "." "-" -}}
 {{- $short := $release | trunc 40 | trimSuffix "-" -}}

@@ -1,4 +1,4 @@
-{{/* What all pods have in common: nobody's token, no privilege, one folder to write into. */}}
+{{/* Common to all pods: no token for Kubernetes, no privilege, one writable folder. */}}
 
 {{/* An existing account, or the chart's own. */}}
 {{- define "unlensed.serviceAccount" -}}
@@ -58,7 +58,7 @@ priorityClassName: {{ . }}
 {{- end }}
 {{- end }}
 
-{{/* Spread over zones and nodes where there are some: (dict "root" $ "component" C). */}}
+{{/* Spread over zones and nodes: (dict "root" $ "component" C). */}}
 {{- define "unlensed.spread" -}}
 topologySpreadConstraints:
   {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
@@ -79,7 +79,7 @@ topologySpreadConstraints:
 {{- toYaml $resources -}}
 {{- end }}
 
-{{/* Of containers that read, copy and hash. */}}
+{{/* Resources of containers that read, copy and hash files. */}}
 {{- define "unlensed.smallResources" -}}
 requests:
   cpu: 500m
@@ -100,7 +100,7 @@ limits:
   mountPath: /tmp
 {{- end }}
 
-{{/* The user's own volumes, of every pod with a container that has `env`. */}}
+{{/* The user's volumes, for every pod with a container that has `env`. */}}
 {{- define "unlensed.extraVolumes" -}}
 {{- with .Values.extraVolumes }}{{ toYaml . }}{{ end }}
 {{- end }}

@@ -1,16 +1,16 @@
-{{/* Who serves what in which stage of a rollout. */}}
+{{/* The workers of each stage of a rollout. */}}
 
-{{/* Without workers, replicas 0, a release is for scans alone and needs no brokers. */}}
+{{/* A release without workers (replicas 0) is for scans only and needs no brokers. */}}
 {{- define "unlensed.hasWorkers" -}}
 {{- if or .Values.keda.enabled (gt (int .Values.replicas) 0) }}true{{ end -}}
 {{- end }}
 
-{{/* Workers without a candidate: what is stated, or, with KEDA, its minimum. */}}
+{{/* Workers without the candidate: `replicas`, or with KEDA its minimum. */}}
 {{- define "unlensed.baseReplicas" -}}
 {{ ternary .Values.keda.minReplicas .Values.replicas .Values.keda.enabled }}
 {{- end }}
 
-{{/* Workers of a canary: the share asked for, at least one. */}}
+{{/* Workers of a canary: the requested share, at least one. */}}
 {{- define "unlensed.canaryReplicas" -}}
 {{- if eq .Values.rollout.stage "canary" -}}
 {{- $share := .Values.rollout.canaryShare -}}

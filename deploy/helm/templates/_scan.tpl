@@ -1,11 +1,11 @@
-{{/* A run's folder in the volume, one for each bundle: a run goes on with no other. */}}
+{{/* A run's folder in the volume, one for each bundle: a run resumes with its own bundle only. */}}
 {{- define "unlensed.run" -}}
 {{ .scan.run }}-{{ .bundle.digest | trunc 8 }}
 {{- end }}
 
 {{/*
-A scan's processes, one an index: (dict "root" $ "scan" S "bundle" B "run" R "labels" L). What ends them for good and what
-does not is told by their exit codes. Kueue itself suspends a Job that has a queue.
+A scan's processes, one for each index: (dict "root" $ "scan" S "bundle" B "run" R "labels" L). Exit codes decide whether
+a process is retried. Kueue itself suspends a Job that has a queue.
 */}}
 {{- define "unlensed.scanJob" -}}
 {{- $ := .root -}}
@@ -16,22 +16,22 @@ parallelism: {{ .scan.parallelism }}
 backoffLimitPerIndex: {{ .scan.retries }}
 podFailurePolicy:
   rules:
-    # A node that goes away is nobody's failure.
+    # A disrupted node counts as no failure.
     - action: Ignore
       onPodConditions:
         - type: DisruptionTarget
           status: "True"
-    # Wrong usage, a bad bundle or archive, bad configuration: no process can do better.
+    # Wrong usage, a bad bundle or archive, bad configuration: no other process would succeed.
     - action: FailJob
       onExitCodes:
         operator: In
         values: [2, 65, 78]
-    # Too many images failed: this index is answered, and another try would say the same.
+    # Too many images failed: a retry of this index would have the same result.
     - action: FailIndex
       onExitCodes:
         operator: In
         values: [3]
-    # A defect, a lost GPU, a store or disk that is not there now, or an interrupt: again, `retries` times.
+    # A defect, a lost GPU, an unavailable store or disk, or an interrupt: retried `retries` times.
     - action: Count
       onExitCodes:
         operator: In
@@ -49,7 +49,7 @@ template:
     {{- include "unlensed.podBasics" $ | nindent 4 }}
     {{- include "unlensed.placement" (dict "root" $ "onGpu" $onGpu) | nindent 4 }}
     restartPolicy: Never
-    terminationGracePeriodSeconds: 60  # it ends after the batch in hand, with exit code 75
+    terminationGracePeriodSeconds: 60  # the process finishes its batch and exits with 75
     initContainers: {{- include "unlensed.verifyBundle" (dict "root" $ "bundle" .bundle) | nindent 6 }}
     containers:
       - name: scan
@@ -102,13 +102,13 @@ template:
 {{- end }}
 
 {{/*
-What another bundle changes, face by face: a page beside the runs, once both are complete:
+The differences between two bundles, face by face: a page beside the runs, once both are complete:
 (dict "root" $ "scan" S "before" RUN "after" RUN "labels" L).
 */}}
 {{- define "unlensed.compareJob" -}}
 {{- $ := .root -}}
 backoffLimit: 3
-activeDeadlineSeconds: {{ .scan.compareDeadlineSeconds }}  # a run that failed is never complete
+activeDeadlineSeconds: {{ .scan.compareDeadlineSeconds }}  # a failed run never completes
 template:
   metadata:
     labels: {{- include "unlensed.podLabels" .labels | nindent 6 }}

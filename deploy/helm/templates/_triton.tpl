@@ -1,4 +1,4 @@
-{{/* Triton's container, as a sidecar or on its own: (dict "root" $ "bundle" B "remote" bool). */}}
+{{/* Triton's container, as a sidecar or in its own pod: (dict "root" $ "bundle" B "remote" bool). */}}
 {{- define "unlensed.tritonContainer" -}}
 {{- $triton := .root.Values.triton -}}
 - name: triton
@@ -10,7 +10,7 @@
   command: [tritonserver]
   args:
     - --model-repository=/bundle
-    # A bundle holds more than Triton serves, so the models are named; nobody may load others.
+    # A bundle contains more than Triton serves, so the models are named, and clients cannot load others.
     - --model-control-mode=explicit
     - --load-model=face_features
     - --grpc-restricted-protocol=model-repository:none=none
@@ -22,7 +22,7 @@
     - --grpc-server-cert=/etc/unlensed/triton/tls.crt
     - --grpc-server-key=/etc/unlensed/triton/tls.key
     - --grpc-root-cert=/etc/unlensed/triton/ca.crt
-    # A client that must connect anew now and then finds servers that were added; what it has in flight is finished.
+    # Clients that must reconnect find added servers; requests in flight are finished first.
     - --grpc-max-connection-age=300000
     - --grpc-max-connection-age-grace={{ mulf 1000 .root.Values.settings.triton.timeout_s | ceil | int }}
     {{- end }}
@@ -31,7 +31,7 @@
     - --metrics-port=8002
     - --exit-timeout-secs={{ $triton.exitSeconds }}
   {{- if .remote }}
-  env:  # of the probes: they come as a client does
+  env:  # of the probes, which connect as a client
     {{- include "unlensed.tritonClientVariables" .root | nindent 4 }}
   {{- end }}
   ports:
@@ -41,7 +41,7 @@
     - name: grpc
       containerPort: 8001
     {{- end }}
-  # Triton says that it is ready after its engine died. So it is asked for the golden faces.
+  # Triton reports that it is ready even after its engine failed, so the probes send the golden faces.
   startupProbe: {{- include "unlensed.tritonProbe" (dict "period" 10 "failures" 60) | nindent 4 }}
   livenessProbe: {{- include "unlensed.tritonProbe" (dict "period" 60 "failures" 3) | nindent 4 }}
   {{- if .remote }}
@@ -79,7 +79,7 @@ failureThreshold: {{ .failures }}
     sizeLimit: {{ .Values.triton.shmSize }}
 {{- end }}
 
-{{/* A remote Triton's name; of its bundle, so that a rollout never turns one bundle's server into another's. */}}
+{{/* A remote Triton's name contains its bundle's digest, so a rollout never changes the bundle of a server. */}}
 {{- define "unlensed.tritonName" -}}
 {{ include "unlensed.name" .root }}-triton-{{ .bundle.digest | trunc 8 }}
 {{- end }}

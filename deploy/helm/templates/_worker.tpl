@@ -2,8 +2,8 @@
 The workers of one bundle: (dict "root" $ "name" N "component" C "mode" live|shadow "stage" S "bundle" B "replicas" N or
 nothing where KEDA decides).
 
-A StatefulSet, because a worker's name is its membership of the consumer group: it survives a restart, and Kubernetes
-never runs two pods of one name, which would throw each other out of the group.
+A StatefulSet, because a worker's name is its static membership of the consumer group: the name survives a restart, and
+Kubernetes never runs two pods with one name, which would remove each other from the group.
 */}}
 {{- define "unlensed.workers" -}}
 {{- $ := .root -}}
@@ -30,7 +30,7 @@ spec:
         unlensed/role: worker
         unlensed/stage: {{ .stage }}
       annotations:
-        # Policies have none: running workers take up a changed file by themselves.
+        # None for policies: running workers load a changed file.
         checksum/settings: {{ include "unlensed.settings" $ | sha256sum }}
         {{- with $.Values.podAnnotations }}
         {{- toYaml . | nindent 8 }}
@@ -65,7 +65,7 @@ spec:
           ports:
             - name: health
               containerPort: 8080
-          # The port opens once the bundle is read; then there are max_poll_age_s and max_canary_age_s for the rest.
+          # The port opens once the bundle is read; after that max_poll_age_s and max_canary_age_s apply.
           startupProbe:
             httpGet:
               path: /health/live
