@@ -1,13 +1,12 @@
-"""Write `requirements/*.txt`: every package that an image installs, with the SHA-256 of the wheel that it gets.
+"""Write `requirements/*.txt`: the packages of each image, with the SHA-256 of their wheels.
 
     python deploy/docker/pin.py [IMAGE...]
 
-uv must be on the PATH: it resolves for any Python; pip then says which wheel that is. Nothing is installed, and no
-registry's address is recorded. `constraints.txt` decides the versions where it names them, so that images run what
-the tests ran with. The hashes are kept here rather than computed when an image is built: a hash of what was just
-downloaded proves nothing. They are few, because only the wheels for Linux on x86-64 and the two supported versions of
-Python count. Run it again whenever pyproject.toml or constraints.txt changes; `tests/deploy/test_requirements.py` says
-when that was forgotten.
+uv must be on the PATH: it resolves versions for each Python, and pip finds the wheels. Nothing is installed, and no
+address of a registry is recorded. `constraints.txt` decides the versions that it contains, so that images run
+the tested ones. The hashes are committed and not computed when an image is built, because a hash of what was just downloaded
+proves nothing. Only wheels for Linux on x86-64 and the two supported versions of Python are listed. Run it again when
+pyproject.toml or constraints.txt changes; `tests/deploy/test_requirements.py` fails until then.
 """
 
 import json
@@ -25,21 +24,21 @@ ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.11", "3.12")
 GLIBC_MINOR = 36  # Debian 12; NVIDIA's containers have a newer one
 SERVICE = ("cpu", "otel", "s3", "scan", "sign", "stream")
-# ingest/openvino_core.py hides it wherever it is installed, and says why.
+# The reason is in ingest/openvino_core.py, which hides the package where it is installed.
 LEFT_OUT = frozenset({"openvino-telemetry"})
-# Image -> the extras it has, groups of dependencies, and what else is left out.
+# Image -> extras, dependency groups, and packages that are left out.
 IMAGES: dict[str, tuple[Sequence[str], Sequence[str], frozenset[str]]] = {
     "scorer-cpu": (SERVICE, (), LEFT_OUT),
     # NVIDIA's container has TensorRT, which is faster than ONNX Runtime.
     "scorer-gpu": ((*SERVICE, "gpu"), (), LEFT_OUT | {"onnxruntime-gpu"}),
     "training": (("train", "gpu"), ("train-no-deps",), LEFT_OUT),
 }
-TRITON_CPU = "triton-cpu"  # the list of the local server, complete as it is
-BUILD = "build"  # what makes the wheel
+TRITON_CPU = "triton-cpu"  # the list of the local server, which is complete
+BUILD = "build"  # the build backend of the wheel
 
 
 def find_requirements(image: str) -> tuple[list[str], list[str]]:
-    """Return what is resolved for an image, and what is added as it is."""
+    """Return the requirements of an image: those to resolve, and those that are added unchanged."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     if image == BUILD:
         return project["build-system"]["requires"], []
@@ -69,14 +68,14 @@ def _list_extra(project: dict[str, dict[str, dict[str, list[str]]]], extra: str)
 
 
 def resolve(python: str, needs: Sequence[str]) -> list[str]:
-    """Return the versions that uv finds for one version of Python, as `name==version`."""
+    """Return the versions that uv resolves for one version of Python, as `name==version`."""
     with tempfile.TemporaryDirectory() as scratch:
         listing = Path(scratch) / "needs.in"
         listing.write_text("\n".join(needs), encoding="utf-8")
         command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--only-binary=:all:"]
         command += [f"--python-version={python}", "--python-platform=x86_64-manylinux_2_28"]
         command += [f"--constraint={ROOT / 'constraints.txt'}", str(listing)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - uv, on our own needs
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 - uv, with this project's own requirements
     return done.stdout.splitlines()
 
 
@@ -101,7 +100,7 @@ def find_wheels(python: str, pins: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def render(image: str) -> str:
-    """Return the text of an image's file: a package a line, with a marker where only one Python has it."""
+    """Return the text of an image's file: one package on each line, with a marker if only one Python has it."""
     needs, alone = find_requirements(image)
     found = {python: find_wheels(python, resolve(python, needs) + alone) for python in PYTHONS}
     lines = [f"# Made by deploy/docker/pin.py {image}: Linux on x86-64, Python {' and '.join(PYTHONS)}."]
@@ -120,7 +119,7 @@ def main() -> None:
     for image in sys.argv[1:] or (*IMAGES, TRITON_CPU, BUILD):
         file = ROOT / "deploy/docker/requirements" / f"{image}.txt"
         file.write_text(render(image), encoding="utf-8")
-        print(f"{file.relative_to(ROOT)}: {len(file.read_bytes().splitlines()) - 1} packages")  # noqa: T201 - says so
+        print(f"{file.relative_to(ROOT)}: {len(file.read_bytes().splitlines()) - 1} packages")  # noqa: T201 - progress
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-# The service, archive scans and every other `unlensed` command. Two targets, built from the checkout's root:
+# The service, archive scans and all other `unlensed` commands. Two targets, built from the root of the checkout:
 #
 #   docker build -f deploy/docker/scorer.Dockerfile --target cpu -t unlensed-scorer:cpu .
 #   docker build -f deploy/docker/scorer.Dockerfile --target gpu -t unlensed-scorer:gpu \
 #     --build-arg TENSORRT_DIGEST=sha256:... .
 #
-# Nothing is resolved: each package is a wheel whose SHA-256 stands in deploy/docker/requirements. The bundle that serves
-# is mounted at /bundle. The root may be read-only; /tmp is the only place that is ever written.
+# No version is resolved here: each package is a wheel whose SHA-256 is in deploy/docker/requirements. The bundle is
+# mounted at /bundle. The root may be read-only; only /tmp is written.
 
-# Give it with its digest (python:3.12-slim-bookworm@sha256:...) where images must be the same tomorrow.
+# Append the digest (python:3.12-slim-bookworm@sha256:...) for reproducible images.
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
-# NVIDIA's container with TensorRT, of the same month as Triton's: a plan runs in the version that built it. Give it with
-# the host of NVIDIA's catalogue (NGC) in front.
+# NVIDIA's container with TensorRT, of the same month as Triton's: a plan runs only in the version that built it. Prefix
+# the host of NVIDIA's catalogue (NGC).
 ARG TENSORRT_IMAGE=nvidia/tensorrt:26.06-py3
-# `docker buildx imagetools inspect IMAGE` prints it. The default is no image's, so that nobody builds without one.
+# `docker buildx imagetools inspect IMAGE` prints it. No image has the default digest, so a build without one fails.
 ARG TENSORRT_DIGEST=sha256:0000000000000000000000000000000000000000000000000000000000000000
 
 FROM ${PYTHON_IMAGE} AS wheel
@@ -36,7 +36,7 @@ RUN python -m pip --python /opt/unlensed/bin/python install --no-cache-dir --no-
 
 FROM ${PYTHON_IMAGE} AS cpu
 COPY --from=cpu-packages /opt/unlensed /opt/unlensed
-# A container's loopback is reached by no probe, hence the host.
+# Probes cannot reach a container's loopback, so the service listens on all addresses.
 ENV PATH=/opt/unlensed/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -50,7 +50,7 @@ LABEL org.opencontainers.image.version="0.1.0" org.opencontainers.image.licenses
 ENTRYPOINT ["unlensed"]
 CMD ["serve"]
 
-# TensorRT's Python package is the base's, so the environment sees the base's packages behind its own.
+# TensorRT's Python package is in the base image, so the environment includes the system's packages after its own.
 FROM ${TENSORRT_IMAGE}@${TENSORRT_DIGEST} AS gpu
 COPY deploy/docker/requirements/scorer-gpu.txt /tmp/requirements.txt
 RUN python3 -m venv --without-pip --system-site-packages /opt/unlensed \

@@ -1,9 +1,9 @@
-# `unlensed-train`: photographs to a bundle, on CPUs or GPUs (PyTorch's wheels carry CUDA). From the checkout's root:
+# `unlensed-train`: photographs to a bundle, on CPUs or GPUs (PyTorch's wheels contain CUDA). From the checkout's root:
 #
 #   docker build -f deploy/docker/training.Dockerfile -t unlensed-training .
 #   docker run --rm --gpus all --shm-size 8g --user "$(id -u):$(id -g)" -v "$PWD:/work" unlensed-training prepare run ...
 #
-# Packages as in scorer.Dockerfile: wheels whose SHA-256 stands in deploy/docker/requirements.
+# Packages as in scorer.Dockerfile: wheels whose SHA-256 is in deploy/docker/requirements.
 
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 

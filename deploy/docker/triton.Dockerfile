@@ -1,18 +1,18 @@
-# Triton Inference Server for the bundle that is mounted at /bundle. Two targets, built from the checkout's root:
+# Triton Inference Server for the bundle that is mounted at /bundle. Two targets, built from the root of the checkout:
 #
 #   docker build -f deploy/docker/triton.Dockerfile --target gpu -t unlensed-triton:gpu \
 #     --build-arg TRITON_DIGEST=sha256:... .
 #   docker build -f deploy/docker/triton.Dockerfile --target cpu -t unlensed-triton:cpu .
 #
-# `gpu` is what serves in production, with a bundle for TensorRT. No engine is baked in: a plan is bound to a model of
-# GPU, so `unlensed bundle build /bundle`, which is in this image, too, builds it where it serves.
+# `gpu` is for production, with a bundle for TensorRT. The image contains no engine: a plan runs on one GPU model only, so
+# `unlensed bundle build /bundle`, which is also in this image, builds it on the machine that serves.
 # `cpu` serves a bundle for OpenVINO with the server of the nvidia-pytriton wheel, version 2.51. It is for development:
 # 2.51 lacks the security fixes that 26.06 has, and scoring in the worker's own process is faster on a CPU.
 
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
-# 26.06 or later: older ones have known vulnerabilities. Give it with the host of NVIDIA's catalogue (NGC) in front.
+# 26.06 or later: older ones have known vulnerabilities. Prefix the host of NVIDIA's catalogue (NGC).
 ARG TRITON_IMAGE=nvidia/tritonserver:26.06-py3
-# `docker buildx imagetools inspect IMAGE` prints it. The default is no image's, so that nobody builds without one.
+# `docker buildx imagetools inspect IMAGE` prints it. No image has the default digest, so a build without one fails.
 ARG TRITON_DIGEST=sha256:0000000000000000000000000000000000000000000000000000000000000000
 
 FROM ${PYTHON_IMAGE} AS wheel
@@ -35,7 +35,7 @@ RUN python -m venv --without-pip /opt/unlensed \
 COPY --from=wheel /wheel /opt/wheel
 COPY deploy/docker/triton_backends.py /opt/unlensed/deploy/docker/
 COPY deploy/local/triton.py /opt/unlensed/deploy/local/
-# Without its needs: this environment has NumPy 1.26, under which alone this server's Python stub works.
+# Without dependencies: this server's Python stub works with NumPy 1.26 only, which this environment has.
 RUN python -m pip --python /opt/unlensed/bin/python install --no-cache-dir --no-deps --no-index /opt/wheel/*.whl \
  && /opt/unlensed/bin/python /opt/unlensed/deploy/docker/triton_backends.py /opt/tritonserver
 # The stub runs the first python3 of the PATH.
@@ -59,7 +59,7 @@ RUN python3 -m venv --without-pip --system-site-packages /opt/unlensed \
       --require-hashes --requirement /tmp/requirements.txt \
  && rm /tmp/requirements.txt
 COPY --from=wheel /wheel /opt/wheel
-# Behind the server's own programs: only `unlensed` is looked for there.
+# Only `unlensed` is put on the PATH; the server's own programs are unchanged.
 RUN python3 -m pip --python /opt/unlensed/bin/python install --no-cache-dir --no-deps --no-index /opt/wheel/*.whl \
  && ln -s /opt/unlensed/bin/unlensed /usr/local/bin/unlensed
 ENV HOME=/tmp \

@@ -1,4 +1,4 @@
-"""Lay the server of the nvidia-pytriton wheel out as NVIDIA's image has it: FOLDER/bin, FOLDER/lib, FOLDER/backends.
+"""Copy the server of the nvidia-pytriton wheel into the layout of NVIDIA's image: FOLDER/bin, /lib, /backends.
 
     python deploy/docker/triton_backends.py /opt/tritonserver
 
@@ -14,9 +14,9 @@ HERE = Path(__file__).resolve().parent
 
 
 def lay_out(folder: Path) -> None:
-    """Copy the server, its libraries and the Python backend into `folder`, with this project's backends on top."""
+    """Copy the server, its libraries and the Python backend into `folder`, and add this project's backends."""
     sys.path.insert(0, str(HERE.parent / "local"))
-    from triton import lay_out_backends  # noqa: PLC0415 - a neighbour's file, found by the line above
+    from triton import lay_out_backends  # noqa: PLC0415 - found through the line above
 
     packages = Path(sysconfig.get_path("purelib"))
     server = packages / "pytriton" / "tritonserver"

@@ -1,12 +1,12 @@
 #!/bin/sh
-# Rights at the broker, and none beyond: acls.sh ROLE PRINCIPAL TOOL...
+# Sets the minimum of rights at the broker: acls.sh ROLE PRINCIPAL TOOL...
 #
 #   acls.sh worker  User:unlensed kafka-acls.sh --bootstrap-server HOST:PORT --command-config admin.properties
 #   acls.sh shadow  User:unlensed ...    workers with `--mode shadow`
 #   acls.sh letters User:operator ...    `unlensed dlq list` and `unlensed dlq replay`
 #   acls.sh scaler  User:keda ...        KEDA, which reads the lag
 #
-# Strimzi's user gets a worker's from the chart. Brokers need authorizer.class.name; with mutual TLS the principal is
+# With Strimzi the chart sets a worker's rights. Brokers need authorizer.class.name; with mutual TLS the principal is
 # the certificate's subject (User:CN=unlensed), with a token its `sub` (User:system:serviceaccount:NAMESPACE:NAME).
 set -eu
 role=$1 principal=$2
@@ -21,13 +21,13 @@ worker | shadow)
   "$@" --add --allow-principal "$principal" --operation Read --operation Describe --topic "$requests"
   "$@" --add --allow-principal "$principal" --operation Write --operation Describe --topic "$results"
   "$@" --add --allow-principal "$principal" --operation Write --operation Describe --topic "$letters"
-  # Without it a worker cannot say at its start which answers are too large for their topics.
+  # With it a worker knows at its start which answers are too large for their topics.
   for topic in "$requests" "$results" "$letters"; do
     "$@" --add --allow-principal "$principal" --operation DescribeConfigs --topic "$topic"
   done
   "$@" --add --allow-principal "$principal" --operation Read --operation Describe --group "$group"
   "$@" --add --allow-principal "$principal" --operation Read --operation Describe --group "$group.notes"
-  # Only `stream.delivery = "exactly_once"` needs it; its ids begin with the group.
+  # For `stream.delivery = "exactly_once"` only; its transactional ids begin with the group.
   "$@" --add --allow-principal "$principal" --operation Write --operation Describe --transactional-id "$group" \
     --resource-pattern-type prefixed
   ;;
@@ -41,7 +41,7 @@ scaler)
   "$@" --add --allow-principal "$principal" --operation Describe --group "$group"
   ;;
 *)
-  echo "acls.sh: the role $role is none of worker, shadow, letters, scaler" >&2
+  echo "acls.sh: unknown role $role, expected one of worker, shadow, letters, scaler" >&2
   exit 2
   ;;
 esac

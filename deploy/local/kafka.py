@@ -1,7 +1,7 @@
 """A real Apache Kafka broker on this machine's loopback, for a developer, the tests and the benchmarks.
 
-`python deploy/local/kafka.py` runs one until it is told to stop; `KafkaServer` is the same as a context manager.
-Java 17 runs it and Maven fetches its jars once, into `.kafka/` of this checkout.
+`python deploy/local/kafka.py` runs one until SIGTERM or Ctrl-C; `KafkaServer` is a context manager for the same.
+It needs Java 17, and Maven once, to fetch the jars into `.kafka/` of this checkout.
 """
 
 import argparse
@@ -42,18 +42,18 @@ rootLogger.appenderRef.console.ref = console
 
 
 class KafkaUnavailable(RuntimeError):
-    """The broker cannot be run here; the sentence says what is missing."""
+    """The broker cannot run here; the message states what is missing."""
 
 
 def find_jars() -> Path:
-    """Return the folder with the broker's jars, fetched with Maven when they are not there yet.
+    """Return the folder with the broker's jars; Maven fetches them if they are missing.
 
     Raises:
         KafkaUnavailable: neither the jars nor the tools to fetch them.
     """
     if folder := os.environ.get(JARS_VARIABLE):
         if not list(Path(folder).glob("kafka-server-*.jar")):
-            message = f"{JARS_VARIABLE} names {folder}, which holds no kafka-server-*.jar"
+            message = f"{JARS_VARIABLE} names {folder}, which contains no kafka-server-*.jar"
             raise KafkaUnavailable(message)
         return Path(folder)
     lib = CACHE / hashlib.sha256(POM.read_bytes()).hexdigest()[:12]
@@ -73,25 +73,25 @@ def find_jars() -> Path:
             raise KafkaUnavailable(message)
         try:
             Path(fetched, "lib").rename(lib)
-        except OSError:  # somebody else fetched them meanwhile
+        except OSError:  # another process fetched them at the same time
             if not lib.is_dir():
                 raise
     return lib
 
 
 class KafkaServer:
-    """One broker that is its own controller; stops when the context ends, keeps its data and ports over restarts.
+    """One broker that is its own controller; it stops with the context, and keeps data and ports over restarts.
 
     Args:
-        folder: where data, configuration and `broker.log` go.
+        folder: of data, configuration and `broker.log`.
         port: of the plaintext listener; 0 takes a free one.
         listeners: further listeners, name -> protocol, for example {"SECURE": "SASL_SSL"}; each gets a free port.
         properties: further lines of server.properties.
         users: SCRAM-SHA-512 users and their passwords.
-        heap_mib: the most that Java takes for objects.
+        heap_mib: maximum size of Java's heap in MiB.
     """
 
-    def __init__(  # noqa: PLR0913 - one argument per fact of a broker
+    def __init__(  # noqa: PLR0913 - one argument for each property of a broker
         self,
         folder: Path,
         *,
@@ -121,7 +121,7 @@ class KafkaServer:
 
     @property
     def log(self) -> Path:
-        """What the broker says."""
+        """The broker's log file."""
         return self._folder / "broker.log"
 
     @property
@@ -134,16 +134,16 @@ class KafkaServer:
         return f"127.0.0.1:{self.ports[listener]}"
 
     def start(self) -> None:
-        """Start and return when the broker takes connections.
+        """Start, and wait until the broker accepts connections.
 
         Raises:
-            KafkaUnavailable: it ended or stayed silent; its last words are in the message.
+            KafkaUnavailable: it exited or accepts no connection; the message contains the end of its log.
         """
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - fixed arguments
                 [*self._command("kafka.Kafka"), str(self._folder / "server.properties")],
                 stdin=subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C is for whoever started it, who then stops it in order
+                process_group=0,  # Ctrl-C reaches the parent only, which then stops the broker in order
                 stdout=log,
                 stderr=log,
             )
@@ -158,11 +158,11 @@ class KafkaServer:
         raise KafkaUnavailable(message)
 
     def stop(self) -> None:
-        """End it in order, or with force after a while."""
+        """Stop it with SIGTERM, or with SIGKILL after 20 s."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it as a crash would: nothing is said, nothing is closed."""
+        """Stop it with SIGKILL, as in a crash."""
         self._end(signal.SIGKILL)
 
     def create_topic(self, name: str, partitions: int = 1, **configs: str) -> None:
@@ -238,7 +238,7 @@ class KafkaServer:
             "group.min.session.timeout.ms": "1000",
             "log.cleaner.enable": "false",
             "broker.heartbeat.interval.ms": "500",
-            "broker.session.timeout.ms": "2000",  # a killed broker is let in again when its old session has run out
+            "broker.session.timeout.ms": "2000",  # a killed broker can register again after this
             **properties,
         }
         text = "".join(f"{key}={value}\n" for key, value in lines.items())
@@ -275,7 +275,7 @@ def _free_ports(count: int) -> list[int]:
 
 def main() -> None:
     """Run a broker with the service's topics until SIGTERM or Ctrl-C."""
-    parser = argparse.ArgumentParser(description="Runs a Kafka broker on the loopback until it is told to stop.")
+    parser = argparse.ArgumentParser(description="Runs a Kafka broker on the loopback until SIGTERM or Ctrl-C.")
     parser.add_argument("--port", type=int, default=9092)
     parser.add_argument("--data", type=Path, help="keep the data in this folder [default: a temporary one]")
     parser.add_argument("--topic", action="append", metavar="NAME[:PARTITIONS]", help="create this topic; repeatable")
@@ -292,10 +292,10 @@ def main() -> None:
                 server.create_topic(name, int(partitions or 1))
         except KafkaUnavailable as error:
             sys.exit(f"kafka: {error}")
-        print(f"Kafka is ready at {server.bootstrap}, its log is {server.log}", flush=True)  # noqa: T201 - says so
+        print(f"Kafka is ready at {server.bootstrap}, its log is {server.log}", flush=True)  # noqa: T201 - the output
         while not stopping.wait(1):
             if server.pid is None:
-                sys.exit(f"kafka: the broker ended by itself; {server.log} says why")
+                sys.exit(f"kafka: the broker exited; {server.log} shows why")
 
 
 if __name__ == "__main__":

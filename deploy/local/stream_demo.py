@@ -1,7 +1,7 @@
 """A stream of photographs through the real service: Kafka, Triton and one `unlensed serve`, all on this machine.
 
-`make stream-demo` runs it; `PHOTOS=dir` sends your own pictures. It shows each answer when it comes, sends everything
-once more at once to see how fast that goes, and stops what it started.
+`make stream-demo` runs it; `PHOTOS=dir` sends your own pictures. It prints each answer, then sends all
+requests again at once to measure the rate, and stops the servers that it started.
 """
 
 import argparse
@@ -47,9 +47,9 @@ OUTSIDE = (600, 70, 95, 110)
 PACE_S = 0.2
 MAX_SHOWN = 200
 BURST = 240
-SILENCE_S = 60  # without any answer, something is wrong
+SILENCE_S = 60  # without any answer the demo fails
 STYLES = {"pass": "blue", "review": "yellow", "flag": "bold red"}
-# Their widths; words stand left, numbers right.
+# Widths of the columns; a negative one is aligned left.
 COLUMNS = (("request", -18), ("after", 8), ("status", -11), ("decision", -8), ("p-value", 7), ("face", 7))
 
 
@@ -60,7 +60,7 @@ class Demo:
     Attributes:
         sent_s: when each request was produced, by key.
         after_ms: how long each answer took, by key.
-        dead_letters: how many answers are no results.
+        dead_letters: number of answers that are dead letters.
     """
 
     bootstrap: str
@@ -68,26 +68,26 @@ class Demo:
     sent_s: dict[bytes, float] = field(default_factory=dict)
     after_ms: dict[bytes, float] = field(default_factory=dict)
     dead_letters: int = 0
-    _heard_s: float = field(default_factory=time.monotonic)
+    _last_answer_s: float = field(default_factory=time.monotonic)
 
     def send(self, producer: KafkaProducer, name: str, value: bytes) -> None:
-        """Produce one request; its key finds the answer again, whatever the value holds."""
+        """Produce one request; the answer has the same key, whatever the value contains."""
         self.sent_s[name.encode()] = time.monotonic()
         producer.send(REQUESTS, key=name.encode(), value=value)
 
-    def answers(self, consumer: KafkaConsumer, patience_s: float) -> Iterator[Any]:
-        """Yield the answers that come within a while.
+    def answers(self, consumer: KafkaConsumer, timeout_s: float) -> Iterator[Any]:
+        """Yield the answers that arrive within `timeout_s`.
 
         Raises:
-            WorkerFailed: it has ended, or has said nothing for a minute.
+            WorkerFailed: it has exited, or has answered nothing for a minute.
         """
-        if not self.worker.pid or time.monotonic() - self._heard_s > SILENCE_S:
-            how = "said nothing for a minute" if self.worker.pid else f"ended with exit code {self.worker.exit_code}"
-            message = f"unlensed serve {how}; {self.worker.log} says why"
+        if not self.worker.pid or time.monotonic() - self._last_answer_s > SILENCE_S:
+            how = "answered nothing for a minute" if self.worker.pid else f"exited with code {self.worker.exit_code}"
+            message = f"unlensed serve {how}; {self.worker.log} shows why"
             raise WorkerFailed(message)
-        for records in consumer.poll(timeout_ms=int(1000 * patience_s)).values():
+        for records in consumer.poll(timeout_ms=int(1000 * timeout_s)).values():
             for record in records:
-                self._heard_s = time.monotonic()
+                self._last_answer_s = time.monotonic()
                 self.after_ms[record.key] = 1000 * (time.monotonic() - self.sent_s[record.key])
                 self.dead_letters += record.topic == DEAD_LETTERS
                 yield record
@@ -116,10 +116,10 @@ def make_photographs(folder: Path) -> None:
 
 
 def make_requests(photographs: Path, *, ours: bool) -> dict[str, bytes]:
-    """Return requests by name; our own pictures come as bytes and as claim checks, with boxes and without.
+    """Return requests by name. The demo's own pictures are sent as bytes and by URI, with boxes and without.
 
     Raises:
-        UsageError: the folder holds no image.
+        UsageError: the folder contains no image.
     """
     files = [found.path for found in expand_paths([str(photographs)], sys.stdin.buffer).files[:MAX_SHOWN]]
     if not ours:
@@ -144,7 +144,7 @@ def _request(file: Path, *, inline: bool = False, box: tuple[int, ...] | None = 
 
 
 class Rows:
-    """Prints one row per answer, under one heading, as they come."""
+    """Prints one row for each answer, under one heading."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -181,7 +181,7 @@ class Rows:
 
 
 def show_one_by_one(demo: Demo, requests: Mapping[str, bytes], rows: Rows, results: Path) -> None:
-    """Send the requests at a steady pace and print every answer."""
+    """Send the requests at a constant rate and print every answer."""
     with _clients(demo.bootstrap) as (producer, consumer), results.open("wb") as lines:
         left = iter(requests.items())
         pending = True
@@ -190,8 +190,8 @@ def show_one_by_one(demo: Demo, requests: Mapping[str, bytes], rows: Rows, resul
                 demo.send(producer, *request)
             pending = request is not None
             until_s = time.monotonic() + PACE_S
-            while (patience_s := until_s - time.monotonic()) > 0:
-                for record in demo.answers(consumer, patience_s):
+            while (left_s := until_s - time.monotonic()) > 0:
+                for record in demo.answers(consumer, left_s):
                     rows.add(record.key.decode(), record, demo.after_ms[record.key])
                     lines.write(record.value + b"\n" if record.topic == RESULTS else b"")
                 if not pending and not demo.waiting:
@@ -218,20 +218,21 @@ def _bar(console: Console) -> Progress:
 
 @contextmanager
 def _clients(bootstrap: str) -> Iterator[tuple[KafkaProducer, KafkaConsumer]]:
-    """Open a producer, and a consumer of what comes from now on."""
+    """Open a producer, and a consumer of the answers from now on."""
     with ExitStack() as stack:
         producer = stack.enter_context(closing(KafkaProducer(bootstrap_servers=bootstrap, linger_ms=0)))
         consumer = stack.enter_context(closing(KafkaConsumer(bootstrap_servers=bootstrap, fetch_max_wait_ms=20)))
-        places = [TopicPartition(topic, number) for topic in (RESULTS, DEAD_LETTERS) for number in range(PARTITIONS)]
-        consumer.assign(places)
-        consumer.seek_to_end(*places)
-        for place in places:
-            consumer.position(place)
+        topics = (RESULTS, DEAD_LETTERS)
+        partitions = [TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)]
+        consumer.assign(partitions)
+        consumer.seek_to_end(*partitions)
+        for partition in partitions:
+            consumer.position(partition)
         yield producer, consumer
 
 
 def summarise(console: Console, demo: Demo, burst_s: float, folder: Path) -> None:
-    """Say what came of it, in figures."""
+    """Print the figures of the run."""
     median_ms = statistics.median(list(demo.after_ms.values())[:-BURST])
     stages = []
     for stage in STAGES:
@@ -275,17 +276,17 @@ def start_all(console: Console, stack: ExitStack, folder: Path, photographs: Pat
     worker = Worker(folder / "worker.log", settings)
     with _starting(console, "unlensed serve") as say:
         worker.start()
-        stack.push(lambda kind, *_: worker.kill() if kind else _say_if_unclean(console, worker.stop()))
+        stack.push(lambda kind, *_: worker.kill() if kind else _report_exit_code(console, worker.stop()))
         worker.wait_ready()
         while worker.pid and not any(line["event"] == "partitions assigned" for line in worker.read_events()):
             time.sleep(0.05)
-        say(f"{worker.find_url()}/metrics, the golden faces are as they should be")
+        say(f"{worker.find_url()}/metrics, the golden faces passed")
     return kafka.bootstrap, worker
 
 
-def _say_if_unclean(console: Console, code: int) -> None:
+def _report_exit_code(console: Console, code: int) -> None:
     if code:
-        console.print(f"unlensed serve ended with exit code {code}", style="bold red")
+        console.print(f"unlensed serve exited with code {code}", style="bold red")
 
 
 @contextmanager
@@ -306,7 +307,7 @@ def _interrupt(*_: object) -> None:
 
 
 def main() -> None:
-    """Run the demo; whatever happens, what it started is stopped."""
+    """Run the demo; the servers that it starts are stopped in every case."""
     parser = argparse.ArgumentParser(description="Scores a stream of photographs with Kafka, Triton and a worker.")
     parser.add_argument("--photos", type=Path, help="your pictures [default: variants of a public-domain portrait]")
     parser.add_argument("--out", type=Path, default=Path("demo-output/stream"), help="emptied, then filled")

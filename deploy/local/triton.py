@@ -3,9 +3,9 @@
 
     python deploy/local/triton.py --bundle model_repository
 
-The server is the one in the nvidia-pytriton wheel, which knows Python backends only. It runs in an environment of
-its own (`deploy/local/triton.txt`; `make triton` makes it as `.venv-triton`; `TRITON_PYTHON` names another's
-interpreter). Only `face_features` and what it joins are loaded.
+The server is that of the nvidia-pytriton wheel, which has Python backends only. It runs in a separate environment
+(`deploy/local/triton.txt`; `make triton` creates it as `.venv-triton`; `TRITON_PYTHON` is the interpreter of another
+one). Only `face_features` and the models of its ensemble are loaded.
 """
 
 import argparse
@@ -30,18 +30,18 @@ BACKENDS = {"unlensed_crops": "FaceCropsModel", "unlensed_openvino": "FaceExtrac
 START_S = 60
 STOP_S = 10
 WATCH_S = 0.5
-GRACE_S = 2.5  # in which Triton answers what a dead backend had in hand
+GRACE_S = 2.5  # in which Triton answers the requests of a crashed backend
 LOG_LINES = 15
-# What the server's environment says of itself: its packages, its version, where its shared library should lie.
+# Prints the environment's packages folder, its Python version, and the folder and name of its shared library.
 _DESCRIBE = (
     "from sysconfig import *; names = 'py_version_short', 'LIBDIR', 'INSTSONAME'; "
     "print(get_path('purelib'), *get_config_vars(*names), sep='\\n')"
 )
-MEMORY = Path("/dev/shm")  # noqa: S108 - where Linux keeps shared memory
+MEMORY = Path("/dev/shm")  # noqa: S108 - shared memory of Linux
 
 
 class TritonFailed(RuntimeError):
-    """The server cannot be started; the sentence says why and what to do."""
+    """The server cannot be started; the message states why and what to do."""
 
 
 class TritonServer:
@@ -77,7 +77,7 @@ class TritonServer:
             f"--model-repository={bundle.resolve()}",
             f"--backend-directory={scratch / 'backends'}",
             f"--backend-config=python,shm-region-prefix-name={self._memory_prefix}",
-            # A bundle holds more than Triton serves (the detector), so the models are named; nobody may load others.
+            # A bundle also contains the detector, so the models are named; clients cannot load others.
             "--model-control-mode=explicit",
             "--load-model=face_features",
             "--grpc-restricted-protocol=model-repository:none=none",
@@ -87,7 +87,7 @@ class TritonServer:
             "--allow-metrics=false",
             *options,
         ]
-        # The stub ignores PYTHONPATH; it finds its environment as the first python3 on the PATH.
+        # The stub ignores PYTHONPATH; it uses the first python3 on the PATH.
         self._environment = os.environ | {
             "PATH": f"{python.absolute().parent}:{os.environ.get('PATH', os.defpath)}",
             "LD_LIBRARY_PATH": f"{library_folder}:{packages / 'nvidia_pytriton.libs'}",
@@ -99,10 +99,10 @@ class TritonServer:
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start and return when it serves.
+        """Start, and wait until it serves.
 
         Raises:
-            TritonFailed: it ended, or did not serve within a minute.
+            TritonFailed: it exited, or did not serve within a minute.
         """
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - the server of the environment that the caller named
@@ -129,7 +129,7 @@ class TritonServer:
         self._backends = _living(process.pid)
 
     def stop(self) -> None:
-        """Let it finish what it works on, then end it."""
+        """Stop it with SIGTERM, so that requests in flight are finished, then with SIGKILL."""
         if self._process and self._process.poll() is None:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -137,7 +137,7 @@ class TritonServer:
         self.kill()
 
     def kill(self) -> None:
-        """End it and its Python processes at once, as a crash would."""
+        """Stop it and its Python processes with SIGKILL, as in a crash."""
         if not self._process:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -148,21 +148,21 @@ class TritonServer:
             region.unlink(missing_ok=True)
 
     def read_log_end(self) -> str:
-        """Return the last lines of the log, without the tables of options that surround what matters."""
+        """Return the last lines of the log, without the tables of options."""
         lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join([line for line in lines if line and line[0] not in "+|"][-LOG_LINES:])
 
     @property
     def healthy(self) -> bool:
-        """Whether it and its backends live: Triton stays when a Python backend dies, and fails all requests to it."""
+        """Whether it and its backends run: without a Python backend Triton keeps running and fails its requests."""
         process = self._process
         return process is not None and process.poll() is None and self._backends <= _living(process.pid)
 
     def supervise(self, stop: threading.Event) -> None:
-        """Start it again, and count that, whenever it or one of its backends has died, until `stop` is set.
+        """Restart it, and count that, when it or one of its backends has crashed, until `stop` is set.
 
         Raises:
-            TritonFailed: it does not start any more.
+            TritonFailed: a restart failed.
         """
         while not stop.wait(WATCH_S):
             if not self.healthy and not stop.wait(GRACE_S):
@@ -204,7 +204,7 @@ def _describe(python: Path) -> tuple[Path, str, Path]:
 
 
 def lay_out_backends(server: Path, version: str, folder: Path) -> None:
-    """Lay out a backend directory: Triton's Python backend, and this project's on top of it."""
+    """Create a backend directory: Triton's Python backend, and this project's backends."""
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(server / "backends" / "python", folder / "python")  # copies, since Triton refuses links
     shutil.copytree(server / "python_backend_stubs" / version, folder / "python", dirs_exist_ok=True)
@@ -218,7 +218,7 @@ def lay_out_backends(server: Path, version: str, folder: Path) -> None:
 
 
 def _living(parent: int) -> set[int]:
-    """Return the children of a process that still run."""
+    """Return the running children of a process."""
     children = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):

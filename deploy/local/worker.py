@@ -18,16 +18,16 @@ STOP_S = 60
 
 
 class WorkerFailed(RuntimeError):
-    """The worker ended or did not become ready; the sentence ends with its last words."""
+    """The worker exited or did not become ready; the message ends with the end of its log."""
 
 
 class Worker:
-    """A worker that can be started, told to leave, killed and started again.
+    """A worker process that can be started, stopped, killed and restarted.
 
     Args:
-        log: the file for what it says, JSON lines; later starts append.
+        log: the file of its log, JSON lines; later starts append.
         settings: `UNLENSED_*` variables without the prefix, in lower case: `kafka__bootstrap`, `triton__url`.
-        program: the Python program to run; the test of records that kill brings its own.
+        program: the Python program to run; some fault tests run a modified one.
     """
 
     def __init__(self, log: Path, settings: dict[str, object], program: str = PROGRAM) -> None:
@@ -45,7 +45,7 @@ class Worker:
 
     @property
     def exit_code(self) -> int | None:
-        """How it ended; None while it runs."""
+        """The exit code; None while it runs."""
         return self._process.poll() if self._process else None
 
     def start(self) -> None:
@@ -56,16 +56,16 @@ class Worker:
                 [sys.executable, "-c", self._program, "serve"],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C is for whoever started it, who then stops it in order
+                process_group=0,  # Ctrl-C reaches the parent only, which then stops the worker in order
                 stdout=log,
                 stderr=log,
             )
 
     def wait_ready(self) -> None:
-        """Return when the worker answers `/health/ready` with yes.
+        """Wait until `/health/ready` of the worker succeeds.
 
         Raises:
-            WorkerFailed: it ended, or is not ready in time.
+            WorkerFailed: it exited, or is not ready within two minutes.
         """
         deadline_s = time.monotonic() + START_S
         while time.monotonic() < deadline_s and self.pid:
@@ -78,7 +78,7 @@ class Worker:
         raise WorkerFailed(message)
 
     def find_url(self) -> str | None:
-        """Return where health and metrics are, once the worker has said so."""
+        """Return the URL of health and metrics, once the worker has logged it."""
         return next((line["url"] for line in self.read_events() if line.get("event") == "health and metrics"), None)
 
     def read_metric(self, name: str) -> float:
@@ -93,17 +93,17 @@ class Worker:
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
     def read_log(self) -> str:
-        """Return what it has said since this start."""
+        """Return the log since this start."""
         with self.log.open("rb") as log:
             log.seek(self._read_from)
             return log.read().decode(errors="replace")
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Send SIGKILL."""
         self._signal(signal.SIGKILL)
 
     def stop(self) -> int:
-        """Tell it to leave; return its exit code."""
+        """Send SIGTERM; return the exit code."""
         return self._signal(signal.SIGTERM)
 
     def __enter__(self) -> Self:
