@@ -3,10 +3,10 @@
     python deploy/docker/pin.py [IMAGE...]
 
 uv must be on the PATH: it resolves versions for each Python, and pip finds the wheels. Nothing is installed, and no
-address of a registry is recorded. `constraints.txt` decides the versions that it contains, so that images run
-the tested ones. The hashes are committed and not computed when an image is built, because a hash of what was just downloaded
-proves nothing. Only wheels for Linux on x86-64 and the two supported versions of Python are listed. Run it again when
-pyproject.toml or constraints.txt changes; `tests/deploy/test_requirements.py` fails until then.
+address of a registry is recorded. `constraints.txt` decides the versions that it contains, so that images run the
+tested ones. The hashes are committed and not computed when an image is built, because a hash of what was just
+downloaded proves nothing. Only wheels for Linux on x86-64 and the two supported versions of Python are listed. Run it
+again when pyproject.toml or constraints.txt changes; `tests/deploy/test_requirements.py` fails until then.
 """
 
 import json
