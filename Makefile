@@ -4,7 +4,7 @@
 # make check-deploy what deploy/ holds: images, Compose, chart, dashboards, alerts; with real tools, without a cluster
 # make sbom         what each image installs, as CycloneDX bills of materials in sbom/
 # make faults       kills, outages, pauses, overload on real servers, the short half; make soak  far more of them
-# make nightly      check, test, check-deploy, and all faults at full length, those of scans among them
+# make nightly      check, test, check-deploy, and all faults at full length
 # make fuzz         what strangers send, changed at random, into each parser: ten minutes each; FUZZ_S=60 TARGETS=image
 # make train-demo   prepare, train, fit, calibrate, evaluate, export: PHOTOS=dir LANDMARKS=dir GENERATED=dir [ROLES=table]
 # make bench        the figures of the README, measured here
@@ -45,9 +45,8 @@ train-demo: .venv/test
 test: .venv/test .venv-triton/installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --ignore=tests/faults --ignore=tests/deploy
 
-# The scan's faults are long; `make test` has smaller ones.
 faults: .venv/test .venv-triton/installed
-	$(BIN)/python -m pytest tests/faults --ignore-glob='*/test_scan_*' $(FAULTS)
+	$(BIN)/python -m pytest tests/faults -m "not long" $(FAULTS)
 
 # PYTEST_TIMEOUT: the limit of one test in seconds, in place of the one in pyproject.toml.
 nightly: export UNLENSED_KILLS ?= 60

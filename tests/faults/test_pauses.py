@@ -14,7 +14,7 @@ RECORDS = 300 * PAUSES
 PAUSE_S = 9  # the session is 6 s
 BETWEEN_PAUSES = 200  # answers
 FINISH_S = 300
-CRASH_EVENT = "a worker died here; its records are processed alone"
+DIED = "a worker died here; its records are processed alone"
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -45,7 +45,7 @@ def test_a_paused_worker_is_not_taken_for_a_crashed_one(stage: Stage, count: int
     answered = stage.results.read_until(everything, FINISH_S)
     stage.results.read(2)
     verdict, took_s = stage.results.verdict, time.monotonic() - started_s
-    crashes = [event for worker in workers for event in worker.read_events() if event.get("event") == CRASH_EVENT]
+    crashes = [event for worker in workers for event in worker.read_events() if event.get("event") == DIED]
     alone = sum(worker.read_metric("unlensed_isolated_records_total") for worker in workers)
     lost = sum("partitions lost" in event.get("event", "") for event in workers[0].read_events())
     say(

@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from scorer.archive.scan import Scan
 from scorer.local_scorer import LocalScorer
 from scorer.messages import RequestedFace
@@ -14,6 +16,8 @@ from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_fi
 KILLS = min(int(os.environ.get("UNLENSED_KILLS", "60")), 200)
 SHARDS, SHARD_IMAGES = 30, 100
 SHARE = 15 / KILLS  # of the kills come after a commit; 30 shards are enough for them
+
+pytestmark = pytest.mark.long
 
 
 def test_a_scan_that_is_killed_often_has_the_rows_of_an_undisturbed_one(

@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import pytest
+
 from tests.scorer.archive.list_plan import make_archive
 from tests.scorer.archive.real_scan import COMMAND, clean_environment
 
 FEW, MANY, SHARD_IMAGES = 2_000, 20_000, 200
 DIFFERENT = 200
 MAX_GROWTH, MAX_PEAK_GROWTH = 0.05, 0.10  # peaks vary more: they need many full buffers at the same time
+
+pytestmark = pytest.mark.long
 
 
 def test_memory_does_not_grow_with_the_archive(

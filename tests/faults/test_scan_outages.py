@@ -14,6 +14,8 @@ from tests.scorer.bad_store import fail_between, open_bad_store
 
 COUNT, SHARD_IMAGES = 300, 20
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("source", ["s3://photographs", "s3://tars/*.tar"])
 def test_a_scan_stops_at_an_outage_and_resumes_after_it(

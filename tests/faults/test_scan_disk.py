@@ -1,4 +1,4 @@
-"""`unlensed scan` onto a full disk: a real file system of 4 MB."""
+"""`unlensed scan` with a full disk: a real file system of 4 MB."""
 
 import os
 import subprocess
@@ -33,8 +33,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)  # noqa: S607 - as above
 
 
-def test_a_full_disk_ends_a_scan_that_resumes_later(disk: Path, tmp_path: Path, portrait: bytes, root: Path) -> None:
-    """Exit code 75 with a clear error, and every published file whole; with free space the rows are complete."""
+def test_a_scan_stops_on_a_full_disk_and_resumes(
+    disk: Path, tmp_path: Path, portrait: bytes, root: Path
+) -> None:
+    """Exit code 75 with a sentence, every published file whole; with room again the rows are those of any run."""
     images = make_archive(tmp_path / "photographs", portrait, COUNT)
     arguments = ("--shard-images", 1, "--max-failed", COUNT)
     assert scan(root, images, tmp_path / "whole", *arguments).returncode == 0
