@@ -19,11 +19,11 @@ Document = dict[str, Any]
 
 
 class Refused(Exception):
-    """Helm did not render; the message is its own."""
+    """Helm did not render the chart; the message is Helm's."""
 
 
 def run_helm(*arguments: str | Path) -> str:
-    """Return what helm prints.
+    """Return the output of helm.
 
     Raises:
         Refused: it fails.
@@ -56,7 +56,7 @@ def find(documents: list[Document], kind: str, name: str = "unlensed") -> Docume
 
 
 def pods(documents: list[Document]) -> Iterator[tuple[str, Document]]:
-    """Yield name and specification of every pod that the manifests lead to."""
+    """Yield name and specification of every pod of the manifests."""
     for document in documents:
         if document["kind"] in WORKLOADS:
             spec = document["spec"] if document["kind"] == "Pod" else document["spec"]["template"]["spec"]
@@ -64,12 +64,12 @@ def pods(documents: list[Document]) -> Iterator[tuple[str, Document]]:
 
 
 def containers(spec: Mapping[str, Any]) -> list[Document]:
-    """Return the containers of a pod in the order in which they start."""
+    """Return the containers of a pod in their order of start."""
     return [*spec.get("initContainers", []), *spec["containers"]]
 
 
 def environment(documents: list[Document], container: Mapping[str, Any]) -> dict[str, str]:
-    """Return a container's variables as a kubelet would set them, with stand-ins for what only a cluster knows."""
+    """Return a container's variables as a kubelet would set them, with examples for values that only a cluster has."""
     known = {each["metadata"]["name"]: each["data"] for each in documents if each["kind"] == "ConfigMap"}
     variables: dict[str, str] = {}
     for source in container.get("envFrom", []):

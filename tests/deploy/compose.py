@@ -1,4 +1,4 @@
-"""deploy/compose as Docker Compose reads it."""
+"""The model of deploy/compose, rendered by Docker Compose."""
 
 import json
 import os
@@ -12,7 +12,7 @@ FOLDER = ROOT / "deploy" / "compose"
 
 
 def read_compose(**variables: str) -> dict[str, Any]:
-    """Return the whole model, every variable replaced; `variables` are as if set in the shell."""
+    """Return the model with every variable replaced; `variables` are set in the environment of Compose."""
     done = subprocess.run(
         [find_tool("docker-compose"), "--project-directory", FOLDER, "config", "--format", "json"],
         env={"PATH": os.defpath, "HOME": "/nowhere"} | variables,
@@ -21,5 +21,5 @@ def read_compose(**variables: str) -> dict[str, Any]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    model: dict[str, Any] = json.loads(done.stdout.replace("$$", "$"))  # `config` escapes what it does not replace
+    model: dict[str, Any] = json.loads(done.stdout.replace("$$", "$"))  # `config` escapes the dollars that remain
     return model

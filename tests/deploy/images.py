@@ -1,4 +1,4 @@
-"""The Dockerfiles as facts: what a stage copies from the checkout, sets, and starts."""
+"""Reads the Dockerfiles: what each stage copies from the checkout, sets, and starts."""
 
 import json
 import shlex
@@ -14,7 +14,7 @@ DOCKER = ROOT / "deploy" / "docker"
 
 @dataclass
 class Stage:
-    """One stage; `copied` are the paths in the checkout that it takes."""
+    """One stage; `copied` are the paths that it copies from the checkout."""
 
     base: str
     copied: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Stands for kafka-acls.sh, which the local broker's jars lack, with the options that deploy/kafka gives it."""
+"""A replacement of kafka-acls.sh, which is not in the local broker's jars, for the options of deploy/kafka."""
 
 import argparse
 import re

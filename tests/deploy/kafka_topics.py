@@ -1,4 +1,4 @@
-"""Stands for kafka-topics.sh, which the local broker's jars lack, with the options that deploy/compose gives it."""
+"""A replacement of kafka-topics.sh, which is not in the local broker's jars, for the options of deploy/compose."""
 
 import argparse
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""The names of the metrics that a PromQL expression reads, and which of them are whose."""
+"""The metrics that a PromQL expression reads, and which program exports each."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from scorer.stream.metrics import BACKENDS, NAMES, P_VALUES, STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "deploy" / "alerts" / "unlensed.rules.yaml"
-# What others export, as their documentation lists it.
+# Metrics of other exporters, from their documentation.
 TRITON = {
     *("nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count", "nv_inference_exec_count"),
     *("nv_inference_queue_duration_us", "nv_inference_compute_infer_duration_us", "nv_inference_pending_request_count"),
@@ -29,7 +29,7 @@ OTHERS = {
     "kube_statefulset_status_replicas_ready",
 }
 PROCESS = {"up", "process_start_time_seconds", "process_cpu_seconds_total", "process_resident_memory_bytes"}
-# The values of labels that queries select by.
+# The values of labels in queries.
 LABELS = {
     "code": set(DeadLetterCode),
     "status": set(Status),
@@ -49,19 +49,19 @@ _SYNTAX = [
     re.compile(r"\boffset \w+"),
     re.compile(r"\b(and|or|unless|bool)\b"),
     re.compile(r"(?<![\w:])[A-Za-z_]\w*\s*(?=\()"),  # functions
-    re.compile(r"(?<![\w:])(sum|avg|min|max|count)\b(?!:)"),  # aggregations whose labels stood before the parenthesis
+    re.compile(r"(?<![\w:])(sum|avg|min|max|count)\b(?!:)"),  # aggregations with their labels before the parenthesis
 ]
 
 
 def find_metrics(expression: str) -> set[str]:
-    """Return the metrics that an expression names."""
+    """Return the metrics in an expression."""
     for syntax in _SYNTAX:
         expression = syntax.sub(" ", expression)
     return set(_WORD.findall(expression))
 
 
 def find_wrong_labels(expression: str) -> list[str]:
-    """Return the values of our labels that an expression selects and that no metric has."""
+    """Return the label values in an expression that no metric of this project has."""
     return [
         f"{label}={value}"
         for label, values in _SELECTED.findall(expression)
@@ -71,7 +71,7 @@ def find_wrong_labels(expression: str) -> list[str]:
 
 
 def is_known(metric: str, recorded: set[str]) -> bool:
-    """Return whether somebody exports or records this metric."""
+    """Return whether an exporter or a recording rule has this metric."""
     base = re.sub(r"_(bucket|sum|count)$", "", metric)
     return metric in NAMES or base in NAMES or metric in TRITON | TRITON_GPU | OTHERS | PROCESS | recorded
 

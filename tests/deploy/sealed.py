@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# $1 is a file with a folder to be seen a line, then come the folders to hide, then --, then the command.
+# $1 is a file with one visible folder on each line; then the hidden folders, --, and the command.
 _SEAL = """
 set -eu
 list=$1; shift
@@ -21,7 +21,7 @@ done < "$list"
 exec 3< "$list"
 while [ "$1" != -- ]; do mount -t tmpfs -o mode=755 tmpfs "$1"; shift; done
 shift
-mount -t tmpfs -o mode=1777,size=64m tmpfs /tmp  # before the folders, which may lie in it
+mount -t tmpfs -o mode=1777,size=64m tmpfs /tmp  # before the folders, which can be below /tmp
 number=0
 while read -r folder <&3; do
   number=$((number + 1)); mkdir -p "$folder"; mount --bind /mnt/$number "$folder"
@@ -38,7 +38,7 @@ exec "$@"
 
 
 def can_seal() -> bool:
-    """Return whether this user may make mount namespaces and drop to another user."""
+    """Return whether this user may create mount namespaces and switch to another user."""
     if not (shutil.which("unshare") and shutil.which("setpriv")):
         return False
     probe = ["unshare", "--mount", "--propagation", "private", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
@@ -48,12 +48,12 @@ def can_seal() -> bool:
 def seal(
     command: Sequence[str], *, user: str, environment: Mapping[str, str], seen: Sequence[Path], scratch: Path
 ) -> list[str]:
-    """Return the command line that runs `command` as `user` ("65532:65532") seeing only `seen` of what is hidden."""
+    """Return the command line that runs `command` as `user` ("65532:65532") without all folders but `seen`."""
     uid, gid = user.split(":")
     listing = scratch / "seen.txt"
     listing.write_text("".join(f"{folder.resolve()}\n" for folder in seen))
     tops = {f"/{folder.resolve().parts[1]}" for folder in (*seen, scratch)}
-    hidden = sorted(tops - {"/usr", "/opt", "/tmp"} | {"/home", "/root"})  # noqa: S108 - /tmp is made anew in any case
+    hidden = sorted(tops - {"/usr", "/opt", "/tmp"} | {"/home", "/root"})  # noqa: S108 - a new /tmp is mounted
     drop = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs", "--bounding-set=-all"]
     clean = ["env", "--ignore-environment", *(f"{name}={value}" for name, value in environment.items())]
     inner = [*drop, "--inh-caps=-all", *clean, *command]

@@ -32,7 +32,7 @@ START_S = 60
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback that nobody has now."""
+    """Return free ports of the loopback."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
@@ -43,7 +43,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def make_broker(service: Mapping[str, Any], folder: Path) -> KafkaServer:
-    """Return the broker that the service's variables describe; its listener `inside` is where others find it."""
+    """Return the broker that the service's variables describe; `inside` is its listener for the other services."""
     ports = dict(zip(("29092", "9092", "9093"), map(str, free_ports(3)), strict=True))
     lines = {}
     for name, value in service["environment"].items():
@@ -76,7 +76,7 @@ def create_topics(service: Mapping[str, Any], broker: KafkaServer) -> None:
 
 @contextmanager
 def running_triton(python: Path, folder: Path) -> Iterator[tuple[str, str]]:
-    """Run the server of triton.Dockerfile's target `cpu` by its entry point; yield its gRPC and metrics addresses."""
+    """Run the entry point of triton.Dockerfile's target `cpu`; yield the addresses of gRPC and metrics."""
     home, (grpc, metrics) = folder / "tritonserver", free_ports(2)
     subprocess.run([python, ROOT / "deploy/docker/triton_backends.py", home], check=True)
     library = subprocess.run(
@@ -88,7 +88,7 @@ def running_triton(python: Path, folder: Path) -> Iterator[tuple[str, str]]:
     entry = [
         word.replace("=/bundle", f"={ROOT / 'model_repository'}")
         .replace("/opt/tritonserver", str(home))
-        .replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - what the image binds to, taken away
+        .replace("0.0.0.0", "127.0.0.1")  # noqa: S104 - the address of the image is replaced
         for word in read_stages("triton")["cpu"].entrypoint
     ]
     entry += ["--grpc-address=127.0.0.1", f"--grpc-port={grpc}", f"--metrics-port={metrics}"]
@@ -101,7 +101,7 @@ def running_triton(python: Path, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def make_scorer(service: Mapping[str, Any], addresses: Mapping[str, object], log: Path) -> Worker:
-    """Return a worker with the service's variables, where what containers call otherwise is replaced."""
+    """Return a worker with the variables of the service; names of containers are replaced."""
     settings = {name.removeprefix("UNLENSED_").lower(): value for name, value in service["environment"].items()}
     return Worker(log, settings | dict(addresses))
 
@@ -149,7 +149,7 @@ class Prometheus:
             return False
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """Return the series that an expression has now: labels and value."""
+        """Return the current series of an expression: labels and value."""
         with urlopen(f"{self._url}/api/v1/query?{urlencode({'query': expression})}") as page:  # noqa: S310 - ours
             found = json.load(page)["data"]["result"]
         return [(series["metric"], float(series["value"][1])) for series in found]
@@ -157,7 +157,7 @@ class Prometheus:
 
 @contextmanager
 def running(command: list[str], log: Path, environment: Mapping[str, str], port: int) -> Iterator[None]:
-    """Run a server while the block runs, once it takes connections."""
+    """Run a server during the block, which begins when the server accepts connections."""
     with log.open("wb") as out:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:

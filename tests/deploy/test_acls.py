@@ -26,18 +26,18 @@ TOOL = [sys.executable, str(ROOT / "tests/deploy/kafka_acls.py")]
 
 @dataclass
 class Guarded:
-    """A broker with users; whoever comes by its plain listener may do everything."""
+    """A broker with users; clients of its plain listener have all rights."""
 
     broker: KafkaServer
     folder: Path
     request: bytes
 
     def site(self) -> Site:
-        """Return an administrator's view of the topics."""
+        """Return access to the topics with all rights."""
         return Site(KafkaSettings(bootstrap=self.broker.bootstrap), StreamSettings())
 
     def variables(self, user: str) -> dict[str, object]:
-        """Return the settings of a process that comes as this user."""
+        """Return the settings of a process that connects as this user."""
         return {
             "bundle": ROOT / "model_repository",
             "insecure_dev": "true",
@@ -50,7 +50,7 @@ class Guarded:
 
 @pytest.fixture(scope="module")
 def guarded(portrait: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    """A broker with the topics, and the rights that the script gives."""
+    """A broker with the topics, and the rights that the script sets."""
     folder = tmp_path_factory.mktemp("acls")
     properties = {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
@@ -72,7 +72,7 @@ def guarded(portrait: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def grant(role: str, principal: str, bootstrap: str) -> "subprocess.CompletedProcess[str]":
-    """Run the script with the tool's stand-in."""
+    """Run the script with the replacement of its tool."""
     command = [ROOT / "deploy/kafka/acls.sh", role, principal, *TOOL, "--bootstrap-server", bootstrap]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{shlex.join(map(str, command))}: {done.stdout}{done.stderr}"
@@ -80,7 +80,7 @@ def grant(role: str, principal: str, bootstrap: str) -> "subprocess.CompletedPro
 
 
 def test_worker_has_the_rights_it_needs(guarded: Guarded, tmp_path: Path) -> None:
-    """A shadow with the script's rights answers exactly once and writes dead letters, which takes all of them."""
+    """A shadow with the script's rights answers exactly once and writes dead letters, which needs all of them."""
     site = guarded.site()
     topics = ["unlensed.results.shadow", "unlensed.dead-letters.shadow"]
     settings = {"stream__mode": "shadow", "stream__delivery": "exactly_once"}
@@ -93,13 +93,13 @@ def test_worker_has_the_rights_it_needs(guarded: Guarded, tmp_path: Path) -> Non
 
 
 def test_worker_without_rights_is_refused(guarded: Guarded, tmp_path: Path) -> None:
-    """Who has no rights ends with 78: the broker of these tests does refuse."""
+    """A worker without rights exits with 78, so this broker does deny access."""
     with Worker(tmp_path / "worker.log", guarded.variables("nobody")) as worker:
         wait_until(lambda: not worker.pid, "the refusal")
         assert worker.exit_code == 78, worker.read_log()[-2000:]
 
 
-def test_operator_sends_letters_back(guarded: Guarded) -> None:
+def test_operator_replays_dead_letters(guarded: Guarded) -> None:
     """`unlensed dlq replay` works with the rights of the role `letters`."""
     site = guarded.site()
     record = Record("unlensed.requests", 0, 7, 1, None, b"sent back")

@@ -1,4 +1,4 @@
-"""Rules and alerts: what promtool says of them, and what each alert must say to whoever it wakes."""
+"""Rules and alerts: tests by promtool, and the annotations that each alert must have."""
 
 import re
 import subprocess
@@ -17,14 +17,14 @@ RECORDED = {rule["record"] for rule in read_rules() if "record" in rule}
 
 
 def run_promtool(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    """Run promtool and return how it ended."""
+    """Run promtool and return the finished process."""
     return subprocess.run(
         [find_tool("promtool"), *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT
     )
 
 
 def test_promtool_reads_the_rules() -> None:
-    """Prometheus takes the file."""
+    """The file is valid, without a finding of promtool's linter."""
     done = run_promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -36,27 +36,27 @@ def test_alerts_fire_when_they_should() -> None:
 
 
 def test_every_alert_has_a_unit_test() -> None:
-    """Each alert is expected to fire somewhere; the tests name all that fire, so each stays silent elsewhere."""
+    """Each alert fires in some test; the tests list all firing alerts, so each is silent in the other tests."""
     expected = set(re.findall(r'labels: \'{alertname="(\w+)"', "".join(file.read_text() for file in TESTS)))
     assert expected == {alert["alert"] for alert in ALERTS}
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_alert_says_what_to_do(alert: dict[str, Any]) -> None:
-    """An alert states its severity, what is wrong in a sentence, and what to do first."""
+def test_alert_states_what_to_do(alert: dict[str, Any]) -> None:
+    """An alert has a severity, one sentence about the problem, and a runbook."""
     assert alert["labels"]["severity"] in {"page", "ticket", UNLESS_SHADOW}
     assert alert["annotations"].keys() == {"summary", "runbook"}
     assert all(text.endswith(".") for text in alert["annotations"].values())
     assert len(alert["annotations"]["runbook"]) > 60
 
 
-def test_rules_know_the_chart_by_its_names() -> None:
-    """What rules select by name is called so where the chart deploys; by its name a candidate is left out."""
+def test_rules_select_names_of_the_chart() -> None:
+    """The names that rules select are those of the chart; a candidate is excluded by its name."""
     names: dict[str, list[str]] = {}
     for each in render("shadow"):
         names.setdefault(each["kind"], []).append(each["metadata"]["name"])
     called = {
-        "job": [f"faces/{name}" for name in names["PodMonitor"]],  # as the operator calls it without a jobLabel
+        "job": [f"faces/{name}" for name in names["PodMonitor"]],  # the operator's name without a jobLabel
         "scaledObject": names["ScaledObject"],
         "horizontalpodautoscaler": [f"keda-hpa-{name}" for name in names["ScaledObject"]],
         "statefulset": names["StatefulSet"],

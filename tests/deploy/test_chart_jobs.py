@@ -17,7 +17,7 @@ CANDIDATE = f'rollout.candidate={{"digest":"{"b" * 64}","source":"claim","claim"
 
 
 def jobs(what: str, *settings: str) -> list[Document]:
-    """Return the Jobs of the archive's scenario that scan, or that compare."""
+    """Return the Jobs of the scenario `rescan` that scan, or that compare."""
     return [each for each in render("rescan", *settings) if each["metadata"]["name"].startswith(f"unlensed-{what}-")]
 
 
@@ -28,7 +28,7 @@ def scan_job(*settings: str) -> Document:
 
 
 def test_every_exit_code_has_one_meaning() -> None:
-    """Each exit code but 0 is in exactly one rule: what no try can change ends the Job, the rest is tried again."""
+    """Each exit code but 0 is in exactly one rule: permanent errors fail the Job, the others are retried."""
     rules = scan_job()["spec"]["podFailurePolicy"]["rules"]
     assert rules[0] == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     stated = {rule["action"]: rule["onExitCodes"]["values"] for rule in rules[1:]}
@@ -46,11 +46,11 @@ def test_indexes_and_processes_agree() -> None:
     assert (spec["completionMode"], spec["completions"]) == ("Indexed", 12)
     assert "--of=12" in scan["args"]
     assert not [each for each in scan["args"] if each.startswith("--index")]
-    assert spec["template"]["spec"]["restartPolicy"] == "Never"  # what a podFailurePolicy asks for
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"  # required by podFailurePolicy
 
 
 def test_kueue_admits_a_queued_scan() -> None:
-    """A queue's label is all that Kueue needs: were `suspend` ours, each upgrade would stop the running scan again."""
+    """Kueue needs only the label of the queue; a `suspend` of the chart would stop a running scan at each upgrade."""
     job = scan_job()
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "batch"
     assert "suspend" not in job["spec"]
@@ -58,24 +58,24 @@ def test_kueue_admits_a_queued_scan() -> None:
 
 
 def test_a_changed_scan_is_another_job() -> None:
-    """A Job's template cannot change, so another scan gets another name, and the same one keeps its own."""
+    """A Job's template is immutable, so a changed scan gets another name, and an unchanged one keeps its name."""
     assert scan_job()["metadata"]["name"] != scan_job("scan.maxFailed=5")["metadata"]["name"]
     assert scan_job()["metadata"]["name"] == scan_job("replicas=7")["metadata"]["name"]
 
 
 def test_each_bundle_has_a_run_of_its_own() -> None:
-    """Another bundle scans into another folder, so that it never meets a run that refuses it."""
+    """Another bundle scans into another folder, because a run refuses other bundles."""
     outs = [each for job in (scan_job(), scan_job(f'bundle.digest="{"b" * 64}"')) for each in find_outs(job)]
     assert outs == ["--out=/runs/2026-11-next-f641994c", "--out=/runs/2026-11-next-bbbbbbbb"]
 
 
 def find_outs(job: Document) -> list[str]:
-    """Return where a Job's container writes to."""
+    """Return the output folders of a Job's container."""
     return [each for each in job["spec"]["template"]["spec"]["containers"][0]["args"] if each.startswith("--out=")]
 
 
 def test_stage_compare_scans_with_both_bundles_and_compares() -> None:
-    """One value adds the candidate's scan and the page of both; the scan of what serves is the Job that it was."""
+    """One value adds the candidate's scan and the comparison; the scan of the serving bundle is unchanged."""
     settings = (CANDIDATE, 'rollout.stage="compare"', 'scan.compareWith=""')
     before, after = jobs("scan", *settings)
     assert before == scan_job('scan.compareWith=""')
@@ -88,7 +88,7 @@ def test_stage_compare_scans_with_both_bundles_and_compares() -> None:
 
 
 def test_comparison_waits_for_complete_runs(tmp_path: Path) -> None:
-    """The page is not written before both runs are complete: the waiting program ends then, and not earlier."""
+    """The waiting program exits when both runs are complete, and not earlier."""
     (job,) = jobs("compare")
     (wait,) = job["spec"]["template"]["spec"]["initContainers"]
     program = wait["command"][2].replace("/runs/", f"{tmp_path}/").replace("sleep 10", "exit 9")
@@ -102,13 +102,13 @@ def test_comparison_waits_for_complete_runs(tmp_path: Path) -> None:
 
 
 def test_comparison_does_not_wait_for_ever() -> None:
-    """A run that failed is never complete: the Job that waits for it has a deadline."""
+    """A failed run never completes: the Job that waits for it has a deadline."""
     (job,) = jobs("compare", "scan.compareDeadlineSeconds=3600")
     assert job["spec"]["activeDeadlineSeconds"] == 3600
 
 
 def test_release_for_a_scan_alone_needs_no_brokers() -> None:
-    """Without workers nothing speaks to Kafka, so that an archive can be scanned where there is none."""
+    """Without workers nothing connects to Kafka, so an archive can be scanned without brokers."""
     documents = render("rescan", "replicas=0", 'kafka={"bootstrap":"","passwordSecret":{"name":""}}')
     kinds = {each["kind"] for each in documents}
     assert "Job" in kinds
@@ -131,7 +131,7 @@ def ready_worker() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("digest", "code"), [("a" * 64, 0), ("b" * 64, 1)])
-def test_release_test_knows_the_bundle(ready_worker: str, digest: str, code: int) -> None:
+def test_release_test_checks_the_bundle(ready_worker: str, digest: str, code: int) -> None:
     """The test pod's program passes where the stated bundle serves, and fails where another does."""
     pod = find(render("scram", f'bundle.digest="{digest}"'), "Pod", "unlensed-test")
     script, *workers = pod["spec"]["containers"][0]["args"]
@@ -142,14 +142,14 @@ def test_release_test_knows_the_bundle(ready_worker: str, digest: str, code: int
 
 
 @pytest.mark.parametrize("stage", ["shadow", "canary"])
-def test_release_test_asks_the_candidates(stage: str) -> None:
+def test_release_test_checks_the_candidates(stage: str) -> None:
     """Workers with a candidate must have it: a canary that never becomes ready fails the release's test."""
     settings = (CANDIDATE, f'rollout.stage="{stage}"', "rollout.canaryShare=50")
     _, *workers = find(render("scram", *settings), "Pod", "unlensed-test")["spec"]["containers"][0]["args"]
     assert workers[2:] == [f"unlensed-candidate-{index}.unlensed.faces.svc:8080={'b' * 64}" for index in (0, 1)]
 
 
-def test_release_test_sees_a_worker_that_is_not_ready() -> None:
+def test_release_test_fails_for_a_worker_that_is_not_ready() -> None:
     """The test pod's program fails while the engine is not verified."""
     settings = HealthSettings(port=0)
     pod = find(render("scram"), "Pod", "unlensed-test")

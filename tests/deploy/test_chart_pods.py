@@ -19,7 +19,7 @@ from tests.deploy.tools import find_tool
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_pod_is_restricted(scenario: str) -> None:
-    """No root, no privilege, nothing to write into but scratch, no token, no files of the node."""
+    """No root, no privilege, no writable folder but scratch, no token, no files of the node."""
     for name, spec in pods(render(scenario)):
         security = spec["securityContext"]
         assert spec["automountServiceAccountToken"] is False, name
@@ -41,7 +41,7 @@ def test_every_pod_is_restricted(scenario: str) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_nothing_starts_before_its_bundle_is_verified(scenario: str) -> None:
-    """A pod that mounts a bundle first verifies the stated digest on that very volume; all else only reads it."""
+    """A pod first verifies the digest of the bundle on its volume; all other containers only read it."""
     documents = render(scenario)
     for name, spec in pods(documents):
         order = [each["name"] for each in containers(spec)]
@@ -62,8 +62,8 @@ def test_nothing_starts_before_its_bundle_is_verified(scenario: str) -> None:
         assert writers <= {"fetch-bundle", "plan"}, name
 
 
-def test_bundle_is_fetched_again_over_what_a_killed_copy_left(tmp_path: Path) -> None:
-    """Init containers run again on the volume that they filled: the copy begins anew, and holds nothing else."""
+def test_bundle_is_fetched_again_after_a_killed_copy(tmp_path: Path) -> None:
+    """Init containers run again on a filled volume: it is emptied, and the copy starts again."""
     (fetch, *_) = find(render("mtls"), "StatefulSet")["spec"]["template"]["spec"]["initContainers"]
     source, target = tmp_path / "store", tmp_path / "bundle"
     for path in (source / "bundle.json", target / "bundle.json", target / "golden" / ".rest"):
@@ -76,8 +76,8 @@ def test_bundle_is_fetched_again_over_what_a_killed_copy_left(tmp_path: Path) ->
     assert (target / "bundle.json").read_text() == str(source / "bundle.json")
 
 
-def test_every_pod_runs_where_it_may() -> None:
-    """Node labels and tolerations reach every pod, the test's and the comparison's, too."""
+def test_placement_reaches_every_pod() -> None:
+    """Node labels and tolerations reach every pod, those of the test and the comparison too."""
     for name, spec in pods(render("rescan", 'nodeSelector={"pool":"cpu"}', 'tolerations=[{"operator":"Exists"}]')):
         assert spec["nodeSelector"] == {"pool": "cpu"}, name
         assert spec["tolerations"] == [{"operator": "Exists"}], name
@@ -85,7 +85,7 @@ def test_every_pod_runs_where_it_may() -> None:
 
 @pytest.mark.parametrize("scenario", ["rescan", "gpu-sidecar", "gpu-remote"])
 def test_every_pod_has_the_labels_and_annotations_asked_for(scenario: str) -> None:
-    """What a mesh or a cost report reads stands on Jobs and on the test's pod, too: none may keep a Job alive."""
+    """Labels and annotations, of a mesh or a cost report, are also on Jobs and on the pod of the test."""
     for document in render(scenario, 'podLabels={"team":"a"}', 'podAnnotations={"mesh":"off"}'):
         if document["kind"] in WORKLOADS:
             pod = document if document["kind"] == "Pod" else document["spec"]["template"]
@@ -94,14 +94,14 @@ def test_every_pod_has_the_labels_and_annotations_asked_for(scenario: str) -> No
 
 
 def test_names_are_looked_up_by_udp_and_tcp() -> None:
-    """Whatever port the cluster's DNS listens on, both protocols may reach it, and nothing else has UDP."""
+    """Both protocols may reach the port of the cluster's DNS, and no other rule has UDP."""
     rules = find(render("cpu", "networkPolicy.dns.ports=[5353]"), "NetworkPolicy")["spec"]["egress"]
     reached = [(each["port"], each["protocol"]) for rule in rules for each in rule["ports"]]
     assert reached == [(5353, "TCP"), (5353, "UDP"), (443, "TCP"), (4318, "TCP")]
 
 
-def test_a_key_makes_the_signature_necessary() -> None:
-    """With a key's ConfigMap the verification is told the key, in workers and Tritons alike."""
+def test_a_key_requires_the_signature() -> None:
+    """With a ConfigMap of the key, the verification uses it in workers and Tritons."""
     for name, spec in pods(render("gpu-remote", 'bundle.keyConfigMap="k"', 'rollout.candidate.keyConfigMap="k"')):
         for container in containers(spec):
             if container["name"] == "verify-bundle":
@@ -110,7 +110,7 @@ def test_a_key_makes_the_signature_necessary() -> None:
 
 
 def test_sidecar_starts_before_and_stops_after_the_worker() -> None:
-    """Triton beside a worker is a native sidecar with shared memory, on the loopback, and alone has the GPU."""
+    """Triton as a sidecar is native, with shared memory, on the loopback; only it has the GPU."""
     spec = find(render("gpu-sidecar"), "StatefulSet")["spec"]["template"]["spec"]
     triton = spec["initContainers"][-1]
     assert (triton["name"], triton["restartPolicy"]) == ("triton", "Always")
@@ -121,8 +121,8 @@ def test_sidecar_starts_before_and_stops_after_the_worker() -> None:
     assert triton["startupProbe"]["exec"]["command"] == triton["livenessProbe"]["exec"]["command"]
 
 
-def test_remote_triton_takes_mutual_tls_only() -> None:
-    """A Triton of its own wants a certificate, and the workers' address of it has one name a bundle."""
+def test_remote_triton_requires_mutual_tls() -> None:
+    """A remote Triton requires a certificate, and its address has one name for each bundle."""
     documents = render("gpu-remote")
     (triton,) = find(documents, "Deployment", "unlensed-triton-aaaaaaaa")["spec"]["template"]["spec"]["containers"]
     assert {"--grpc-use-ssl=true", "--grpc-use-ssl-mutual=true"} <= set(triton["args"])
@@ -133,7 +133,7 @@ def test_remote_triton_takes_mutual_tls_only() -> None:
 
 
 def test_workers_see_every_remote_triton() -> None:
-    """The Service is headless, so that a name has an address for each Triton, and connections do not last for ever."""
+    """The Service is headless, so its name has an address for each Triton; connections have a maximum age."""
     documents = render("gpu-remote")
     service = find(documents, "Service", "unlensed-triton-aaaaaaaa")["spec"]
     deployment = find(documents, "Deployment", "unlensed-triton-aaaaaaaa")["spec"]
@@ -143,14 +143,14 @@ def test_workers_see_every_remote_triton() -> None:
     assert {"--grpc-max-connection-age=300000", "--grpc-max-connection-age-grace=20000"} <= set(triton["args"])
 
 
-def test_a_triton_gives_up_its_gpu_before_the_next_starts() -> None:
-    """A rollout never asks for one GPU more than there are Tritons."""
+def test_a_triton_releases_its_gpu_before_the_next_starts() -> None:
+    """A rollout never needs more GPUs than there are Tritons."""
     strategy = find(render("gpu-remote"), "Deployment", "unlensed-triton-aaaaaaaa")["spec"]["strategy"]
     assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
 
 
 def test_remote_tritons_scale_by_queue_time() -> None:
-    """Each bundle's Tritons have a scaler of their own, which alone decides how many there are."""
+    """The Tritons of each bundle have their own scaler, which decides their number."""
     documents = render("gpu-remote")
     for name in ("unlensed-triton-aaaaaaaa", "unlensed-triton-bbbbbbbb"):
         spec = find(documents, "ScaledObject", name)["spec"]
@@ -162,8 +162,8 @@ def test_remote_tritons_scale_by_queue_time() -> None:
     assert not [each for each in fixed if each["kind"] == "ScaledObject"]
 
 
-def test_queue_time_is_what_the_query_says(tmp_path: Path) -> None:
-    """Prometheus itself: the wait of a request at the slowest model of this Triton, in milliseconds, or 0."""
+def test_query_returns_the_queue_time(tmp_path: Path) -> None:
+    """In Prometheus: the wait of a request at the slowest model of this Triton, in milliseconds, or 0."""
     trigger = find(render("gpu-remote"), "ScaledObject", "unlensed-triton-aaaaaaaa")["spec"]["triggers"][0]
     labels = 'namespace="faces",pod="unlensed-triton-{}-x",model="{}"'
     steps = {"nv_inference_queue_duration_us": "0+{}x20", "nv_inference_request_success": "0+{}x20"}
@@ -188,8 +188,8 @@ def test_queue_time_is_what_the_query_says(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_worker_is_probed_where_the_service_answers() -> None:
-    """The probes' port and paths are ones that the health server knows."""
+def test_probes_use_paths_of_the_service() -> None:
+    """The port and paths of the probes are those of the health server."""
     (worker,) = find(render("scram"), "StatefulSet")["spec"]["template"]["spec"]["containers"]
     port = next(each for each in worker["ports"] if each["name"] == "health")["containerPort"]
     assert {"name": "UNLENSED_HEALTH__PORT", "value": str(port)} in worker["env"]
@@ -214,12 +214,12 @@ def get_status(url: str, path: str) -> int:
 
 
 def ports_out(policy: Document) -> set[int]:
-    """Return the ports that a policy lets out."""
+    """Return the ports of a policy's egress rules."""
     return {port["port"] for rule in policy["spec"]["egress"] or [] for port in rule["ports"]}
 
 
-def test_pods_reach_what_is_listed_and_nothing_else() -> None:
-    """Out: DNS, store, telemetry for all, brokers for workers; each rule names its peers. In: metrics."""
+def test_pods_reach_the_listed_peers_only() -> None:
+    """Egress: DNS, store, telemetry for all, brokers for workers; each rule has peers. Ingress: metrics."""
     documents = render("cpu")
     everybody, workers = find(documents, "NetworkPolicy"), find(documents, "NetworkPolicy", "unlensed-workers")
     assert everybody["spec"]["policyTypes"] == ["Ingress", "Egress"]
@@ -233,19 +233,19 @@ def test_pods_reach_what_is_listed_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("scenario", ["cpu", "mtls", "rescan"])
-def test_who_reads_from_a_store_may_reach_it(scenario: str) -> None:
-    """An example whose bundle, images or archive lie in a store lets its pods out to it."""
+def test_pods_that_read_from_a_store_may_reach_it(scenario: str) -> None:
+    """A scenario with a bundle, images or an archive in a store allows egress to it."""
     assert 443 in ports_out(find(render(scenario), "NetworkPolicy"))
 
 
 def test_files_alone_need_no_store() -> None:
-    """Images and archives in volumes ask for no way out."""
+    """Images and archives in volumes need no egress."""
     files = ('settings.payloads.schemes=["file"]', "networkPolicy.store.to=[]", 'scan.sources=["file:///runs/a"]')
     assert ports_out(find(render("rescan", *files), "NetworkPolicy")) == {53}
 
 
 def test_every_pod_is_under_the_policy() -> None:
-    """No pod's labels escape the policy for everybody."""
+    """The policy of the release selects the labels of every pod."""
     for scenario in SCENARIOS:
         documents = render(scenario)
         wanted = find(documents, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"].items()
@@ -255,7 +255,7 @@ def test_every_pod_is_under_the_policy() -> None:
 
 
 def test_settings_restart_workers_and_policies_do_not() -> None:
-    """Changed settings change the pods; changed policies are taken up by running workers."""
+    """Changed settings change the pods; running workers load changed policies."""
 
     def pod(*settings: str) -> Document:
         template: Document = find(render("cpu", *settings), "StatefulSet")["spec"]["template"]
@@ -266,7 +266,7 @@ def test_settings_restart_workers_and_policies_do_not() -> None:
 
 
 def test_workers_have_names_that_survive() -> None:
-    """Workers are a StatefulSet whose pod name is the group's instance id, so no two pods ever share one."""
+    """Workers are a StatefulSet whose pod name is the instance id of the group, so no two pods share one."""
     for scenario in SCENARIOS:
         for document in render(scenario):
             if document["kind"] == "Deployment":
@@ -276,7 +276,7 @@ def test_workers_have_names_that_survive() -> None:
 
 
 def test_one_worker_at_a_time_is_evicted() -> None:
-    """Each set of workers has a budget that covers it alone."""
+    """Each set of workers has its own disruption budget."""
     documents = render("shadow")
     for component in ("worker", "candidate"):
         budget = find(documents, "PodDisruptionBudget", f"unlensed-{component}")["spec"]
@@ -285,7 +285,7 @@ def test_one_worker_at_a_time_is_evicted() -> None:
 
 
 def test_a_plan_needs_the_gpu_that_serves() -> None:
-    """The plan's Job runs before the release on the nodes and the image that serve, and alone writes to the bundle."""
+    """The plan's Job runs before the release on serving nodes in the serving image; only it writes to the bundle."""
     documents = render("gpu-sidecar")
     job = find(documents, "Job", "unlensed-plan-bundle")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
@@ -299,7 +299,7 @@ def test_a_plan_needs_the_gpu_that_serves() -> None:
 
 @pytest.mark.parametrize(("mode", "verified"), [("none", True), ("sidecar", False)])
 def test_a_plan_of_the_worker_itself_is_verified(mode: str, verified: bool) -> None:  # noqa: FBT001 - a case of the table
-    """Where no server's probes will do it, the Job that built a plan sends the golden faces through it."""
+    """Without a Triton, whose probes would do it, the Job tests its plan with the golden faces."""
     job = find(render("gpu-sidecar", f'triton.mode="{mode}"'), "Job", "unlensed-plan-bundle")
     (plan,) = job["spec"]["template"]["spec"]["containers"]
     shell, *_, program = plan["command"]
@@ -312,14 +312,14 @@ STORE = ('bundle.uri="s3://models/a"', 'networkPolicy.store.to=[{"ipBlock":{"cid
 
 
 def test_a_plans_job_fills_an_empty_claim(tmp_path: Path) -> None:
-    """Where the claim holds no bundle it is copied before anything is verified; one that is there is left alone."""
+    """A bundle is copied into an empty claim before the verification; an existing one is kept."""
     settings = (*STORE, 'envSecrets=["s3"]', 'serviceAccount.name="mine"')
     documents = render("gpu-sidecar", *settings)
     spec = find(documents, "Job", "unlensed-plan-bundle")["spec"]["template"]["spec"]
     assert spec["serviceAccountName"] == "mine"
     fetch, verify = spec["initContainers"]
     assert (fetch["name"], verify["name"]) == ("fetch-bundle", "verify-bundle")
-    assert fetch["envFrom"] == [{"secretRef": {"name": "s3"}}]  # the release's own settings are not there yet
+    assert fetch["envFrom"] == [{"secretRef": {"name": "s3"}}]  # the settings of the release do not exist yet
     source, target = tmp_path / "store", tmp_path / "bundle"
     for folder in (source, target):  # an empty claim is a folder
         folder.mkdir()
@@ -347,8 +347,8 @@ def test_image_volumes_need_a_cluster_that_has_them(scenario: str, version: str,
         assert "reference: registry.example/bundles/" in run_helm(*command)
 
 
-def test_own_volumes_reach_every_scorer() -> None:
-    """What `env` may name, a store's CA or images, is mounted wherever `env` is set, and in no other container."""
+def test_extra_volumes_reach_every_scorer() -> None:
+    """Extra volumes, a store's CA or images, are mounted in each container with `env`, and in no other."""
     own = (
         'extraVolumes=[{"name":"ca","secret":{"secretName":"ca"}}]',
         'env=[{"name":"AWS_CA_BUNDLE","value":"/ca/a"}]',
@@ -365,7 +365,7 @@ def test_own_volumes_reach_every_scorer() -> None:
 
 
 def test_an_existing_account_and_the_clusters_user() -> None:
-    """An existing account is used and none made; without a user the cluster chooses one, never root."""
+    """An existing account is used and none created; without a user the cluster assigns one, never root."""
     documents = render("rescan", 'serviceAccount.name="mine"', "runAsUser=null", 'affinity={"nodeAffinity":{}}')
     assert not [each for each in documents if each["kind"] == "ServiceAccount"]
     for name, spec in pods(documents):
@@ -375,7 +375,7 @@ def test_an_existing_account_and_the_clusters_user() -> None:
         assert spec["securityContext"]["runAsNonRoot"] is True, name
 
 
-def test_gpu_pods_have_an_affinity_of_their_own() -> None:
+def test_gpu_pods_have_their_own_affinity() -> None:
     """Pods with a GPU follow `gpu.affinity`, the others do not."""
     documents = render("gpu-remote", 'gpu.affinity={"podAntiAffinity":{}}')
     triton = find(documents, "Deployment", "unlensed-triton-aaaaaaaa")["spec"]["template"]["spec"]

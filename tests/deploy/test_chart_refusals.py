@@ -19,7 +19,7 @@ OTHER = "c" * 64
         ("replica=3", "replica"),  # no such name
         ("settings.stream.drain=3", "drain"),  # no such name of the service
         ("image.tags=1", "tags"),  # no such name inside
-        ("replicas=-1", "replicas"),  # below the least
+        ("replicas=-1", "replicas"),  # below the minimum
         ('replicas="3"', "replicas"),  # text for a number
         ("runAsUser=0", "runAsUser"),  # root
         ('bundle.digest="latest"', "digest"),  # no SHA-256
@@ -40,18 +40,18 @@ OTHER = "c" * 64
         ("settings.policy.flag_false_alarm_rate=1.5", "flag_false_alarm_rate"),
         ("settings.stream.drain_s=0", "drain_s"),
         ('settings.payloads.file_roots=["data"]', "file_roots"),  # no absolute path
-        ('env=[{"name":"UNLENSED_DEVICE","value":"cpu"}]', "env"),  # behind the settings' back
+        ('env=[{"name":"UNLENSED_DEVICE","value":"cpu"}]', "env"),  # settings are not set through env
         ("networkPolicy.kafka.ports=[70000]", "ports"),
         ('networkPolicy.kafka.to=[{"cidr":"192.0.2.0/24"}]', "cidr"),
-        ('networkPolicy.kafka.to=[{"podSelector":{"matchLabel":{"a":"b"}}}]', "matchLabel"),  # would allow everybody
+        ('networkPolicy.kafka.to=[{"podSelector":{"matchLabel":{"a":"b"}}}]', "matchLabel"),  # would allow every pod
         ('env=[{"name":"A","valueFrom":{"secretKeyRef":{"name":"a","keys":"b"}}}]', "keys"),
         ("keda.scaleDownAfterSeconds=60", "scaleDownAfterSeconds"),  # not slow
-        ("keda.scaleDownAfterSeconds=7200", "scaleDownAfterSeconds"),  # more than an HPA may
+        ("keda.scaleDownAfterSeconds=7200", "scaleDownAfterSeconds"),  # above the maximum of an HPA
         ('scan.run="../run"', "run"),  # out of the volume
         ("gpu.count=-1", "count"),
         ('extraVolumes=[{"name":"a","hostPath":{"path":"/"}}]', "hostPath"),  # the node's files
-        ('extraVolumes=[{"name":"bundle","emptyDir":{}}]', "extraVolumes"),  # the chart's own name
-        ('extraVolumeMounts=[{"name":"a","mountPath":"/bundle/x"}]', "mountPath"),  # over what was verified
+        ('extraVolumes=[{"name":"bundle","emptyDir":{}}]', "extraVolumes"),  # a name of the chart
+        ('extraVolumeMounts=[{"name":"a","mountPath":"/bundle/x"}]', "mountPath"),  # over the verified bundle
         ('affinity={"node":{}}', "affinity"),
         ("scan.compareDeadlineSeconds=0", "compareDeadlineSeconds"),
         ("monitoring.intervalSeconds=90", "intervalSeconds"),  # too few scrapes for a rate over 5 minutes
@@ -127,13 +127,13 @@ def test_schema_refuses(setting: str, where: str) -> None:
     ],
 )
 def test_values_that_contradict_each_other_are_refused(scenario: str, settings: list[str], says: str) -> None:
-    """What the schema cannot see, the templates refuse, with what to do."""
+    """The templates refuse combinations that the schema cannot express, and state what to do."""
     with pytest.raises(Refused, match=re.escape(says)):
         render(scenario, *settings)
 
 
 def test_defaults_alone_install_nothing() -> None:
-    """Without a bundle's digest and brokers there is no release."""
+    """Without the digest of a bundle and brokers nothing is rendered."""
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     wrong = {
@@ -173,6 +173,6 @@ def test_every_value_has_a_comment() -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_no_secret_is_made(scenario: str) -> None:
-    """The chart renders no Secret, and no password stands in what it renders."""
+    """The chart renders no Secret, and its manifests contain no password."""
     assert not [each for each in render(scenario) if each["kind"] == "Secret"]
     assert not re.search(r"PRIVATE KEY|password: \S", render_text(scenario))

@@ -1,4 +1,4 @@
-"""What the chart renders is what Kubernetes and the operators take."""
+"""Kubernetes and the operators accept the manifests of the chart."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def test_lint_finds_nothing(scenario: str) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_manifest_fits_its_schema(scenario: str) -> None:
-    """Kubernetes' own kinds fit the schemas of 1.37, strictly; custom resources those of the fields that are used."""
+    """Kubernetes' own kinds fit the schemas of 1.37, strictly; custom resources fit schemas of the used fields."""
     for document in render(scenario):
         if document["kind"] in CUSTOM:
             schema = json.loads((CRDS / f"{document['kind']}.json").read_text())
@@ -38,18 +38,18 @@ def test_every_manifest_fits_its_schema(scenario: str) -> None:
 
 
 def test_scenarios_cover_every_custom_resource() -> None:
-    """No schema of a custom resource is there in vain."""
+    """Each schema of a custom resource is used by a scenario."""
     assert {each["kind"] for name in SCENARIOS for each in render(name)} >= CUSTOM
 
 
 def test_alerts_are_those_of_the_repository() -> None:
-    """The chart's rules are the text that Prometheus' own tests check."""
+    """The chart's rules are those that promtool tests."""
     rules = find(render("gpu-sidecar"), "PrometheusRule")
     assert rules["spec"] == yaml.safe_load((ROOT / "deploy/alerts/unlensed.rules.yaml").read_text())
 
 
 def test_dashboards_are_those_of_the_repository() -> None:
-    """The ConfigMap that Grafana's sidecar looks for holds every dashboard, as it is."""
+    """The ConfigMap that Grafana's sidecar selects contains every dashboard unchanged."""
     dashboards = find(render("gpu-sidecar"), "ConfigMap", "unlensed-dashboards")
     assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
     stored = {f"unlensed-{path.name}": path.read_text() for path in (CHART / "files").glob("*.json")}
@@ -67,7 +67,7 @@ def test_files_of_the_chart_are_copies() -> None:
 @pytest.mark.parametrize("name", ["unlensed.rules.yaml", "stream.json"])
 @pytest.mark.parametrize("content", [None, " \n"])
 def test_a_chart_without_its_files_is_refused(tmp_path: Path, name: str, content: str | None) -> None:
-    """A rule or a dashboard that a packager lost or emptied stops the release instead of rendering nothing."""
+    """A missing or empty file of rules or of a dashboard fails the release."""
     chart = shutil.copytree(CHART, tmp_path / "chart")
     (chart / "files" / name).unlink()
     if content is not None:
@@ -77,15 +77,15 @@ def test_a_chart_without_its_files_is_refused(tmp_path: Path, name: str, content
         run_helm("template", "unlensed", chart, "--values", values)
 
 
-def test_one_release_brings_what_is_shared() -> None:
-    """A second release on the same Prometheus is scraped, and brings neither the alerts nor the dashboards again."""
+def test_one_release_installs_what_is_shared() -> None:
+    """A second release on the same Prometheus is scraped, and installs no alerts and no dashboards."""
     kinds = {(each["kind"], each["metadata"]["name"]) for each in render("gpu-sidecar", "monitoring.shared=false")}
     assert ("PodMonitor", "unlensed") in kinds
     assert not kinds & {("PrometheusRule", "unlensed"), ("ConfigMap", "unlensed-dashboards")}
 
 
 def test_overlay_puts_all_of_it_into_a_restricted_namespace(tmp_path: Path) -> None:
-    """`kubectl kustomize` of the overlay takes the chart's manifests and adds the namespace that polices them."""
+    """`kubectl kustomize` of the overlay contains the chart's manifests and a `restricted` namespace."""
     shutil.copytree(ROOT / "deploy" / "kustomize", tmp_path, dirs_exist_ok=True)
     values = CHART / "ci" / "scram-values.yaml"
     flags = ("--namespace", "unlensed", "--values", values, "--no-hooks")
@@ -95,15 +95,15 @@ def test_overlay_puts_all_of_it_into_a_restricted_namespace(tmp_path: Path) -> N
     )
     assert run.returncode == 0, run.stderr
     documents = list(yaml.safe_load_all(run.stdout))
-    assert "Pod" not in {each["kind"] for each in documents}  # what only Helm runs
+    assert "Pod" not in {each["kind"] for each in documents}  # hooks, which only Helm runs
     labels = find(documents, "Namespace")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     assert {each["metadata"].get("namespace") for each in documents if each["kind"] != "Namespace"} == {"unlensed"}
 
 
 @pytest.mark.parametrize("release", ["faces", "faces.of.today", "a" * 53, f"{'a' * 32}-unlensed-{'b' * 11}"])
-def test_names_stay_whole_and_short(release: str) -> None:
-    """Whatever the release is called, alerts find its workers by the product's name; no name is too long."""
+def test_names_contain_the_product_and_are_short(release: str) -> None:
+    """With any name of a release, alerts find its workers by `unlensed`, and no name is too long."""
     values = CHART / "ci" / "shadow-values.yaml"
     documents = [each for each in yaml.safe_load_all(run_helm("template", release, CHART, "--values", values)) if each]
     assert all(re.fullmatch("[-a-z0-9.]{1,63}", each["metadata"]["name"]) for each in documents)

@@ -17,7 +17,7 @@ def stage(name: str, scenario: str = "scram", *settings: str) -> list[Document]:
 
 
 def worker(documents: list[Document], name: str = "unlensed") -> dict[str, str]:
-    """Return what a set of workers is told, and the digest that they verify."""
+    """Return the variables of a set of workers, and the digest that they verify."""
     spec = find(documents, "StatefulSet", name)["spec"]["template"]["spec"]
     command = spec["initContainers"][0]["command"]
     told = {each["name"]: each.get("value", "") for each in spec["containers"][0]["env"]}
@@ -34,8 +34,8 @@ def test_without_a_stage_there_is_no_candidate() -> None:
     assert stage("none") == render("scram")
 
 
-def test_shadow_leaves_the_live_workers_alone() -> None:
-    """In the shadow the candidate scores into its own topics; what serves is rendered as before."""
+def test_shadow_does_not_change_the_live_workers() -> None:
+    """In shadow mode the candidate scores into its own topics; the live workers are rendered unchanged."""
     documents = stage("shadow")
     assert find(documents, "StatefulSet") == find(render("scram"), "StatefulSet")
     shadow = worker(documents, "unlensed-candidate")
@@ -44,7 +44,7 @@ def test_shadow_leaves_the_live_workers_alone() -> None:
 
 @pytest.mark.parametrize(("replicas", "share", "expected"), [(2, 10, 1), (6, 25, 2), (9, 10, 1), (10, 50, 10)])
 def test_canary_serves_its_share(replicas: int, share: int, expected: int) -> None:
-    """A canary's workers are live members of the same group, at least one and at least the share asked for."""
+    """A canary's workers are live members of the same group, at least one and at least the requested share."""
     documents = stage("canary", "scram", f"replicas={replicas}", f"rollout.canaryShare={share}")
     canary = find(documents, "StatefulSet", "unlensed-candidate")
     assert canary["spec"]["replicas"] == expected
@@ -56,28 +56,28 @@ def test_canary_serves_its_share(replicas: int, share: int, expected: int) -> No
     assert {k: v for k, v in mine.items() if k not in other} == {k: v for k, v in theirs.items() if k not in other}
 
 
-def test_promoted_is_what_the_bundle_will_be() -> None:
-    """Promoting gives the live workers that `bundle` would give when it is the candidate, so settling restarts none."""
+def test_promoted_equals_a_changed_bundle() -> None:
+    """Promoting renders the live workers that the candidate as `bundle` renders, so finishing restarts none."""
     promoted = stage("promoted")
     assert worker(promoted)["digest"] == "b" * 64
     assert find(promoted, "StatefulSet") == find(render("scram", BUNDLE), "StatefulSet")
     assert kinds(promoted) == kinds(render("scram"))
 
 
-def test_way_back_is_one_value() -> None:
-    """From every stage, `none` renders what served before."""
+def test_rollback_is_one_value() -> None:
+    """From every stage, `none` renders the original workers."""
     assert stage("none", "scram", "replicas=2") == render("scram", "replicas=2")
 
 
 def test_remote_tritons_of_both_bundles_stay_while_promoted() -> None:
-    """Workers that are not replaced yet still find their Triton, and so does a roll-back."""
+    """Workers that are not replaced yet keep their Triton, as after a rollback."""
     servers = {name for kind, name in kinds(stage("promoted", "gpu-remote")) if kind == "Deployment"}
     assert servers == {"unlensed-triton-aaaaaaaa", "unlensed-triton-bbbbbbbb"}
     assert worker(stage("promoted", "gpu-remote"))["UNLENSED_TRITON__URL"].startswith("unlensed-triton-bbbbbbbb.")
 
 
-def test_partitions_bound_workers_and_canary_together() -> None:
-    """With KEDA a canary's workers are taken off the maximum; a shadow, another group, has all of it."""
+def test_partitions_limit_workers_and_canary_together() -> None:
+    """With KEDA a canary's workers are subtracted from the maximum; a shadow, another group, has the whole maximum."""
     canary = render("keda")
     candidates = find(canary, "StatefulSet", "unlensed-candidate")["spec"]["replicas"]
     assert find(canary, "ScaledObject")["spec"]["maxReplicaCount"] + candidates == 12
@@ -88,7 +88,7 @@ def test_partitions_bound_workers_and_canary_together() -> None:
 
 
 def test_scaler_without_secrets_has_no_authentication() -> None:
-    """Brokers with a public CA that ask for nothing: KEDA takes no empty authentication."""
+    """For brokers with a public CA and no login there is no authentication, because KEDA rejects an empty one."""
     nothing = ('kafka.security="tls"', 'kafka.caSecret.name=""', 'kafka.certificateSecret.name=""')
     documents = render("keda", *nothing)
     trigger = find(documents, "ScaledObject")["spec"]["triggers"][0]
@@ -101,8 +101,8 @@ def test_scaler_without_secrets_has_no_authentication() -> None:
     ("mechanism", "keda"),
     [("SCRAM-SHA-512", "scram_sha512"), ("SCRAM-SHA-256", "scram_sha256"), ("PLAIN", "plaintext")],
 )
-def test_scaler_signs_in_as_the_workers_do(mechanism: str, keda: str) -> None:
-    """KEDA, which has names of its own for them, uses the workers' mechanism, under TLS."""
+def test_scaler_authenticates_as_the_workers_do(mechanism: str, keda: str) -> None:
+    """KEDA, which has other names for mechanisms, uses the workers' mechanism, with TLS."""
     documents = render("keda", f'kafka.saslMechanism="{mechanism}"')
     trigger = find(documents, "ScaledObject")["spec"]["triggers"][0]["metadata"]
     assert (trigger["sasl"], trigger["tls"]) == (keda, "enable")
@@ -111,7 +111,7 @@ def test_scaler_signs_in_as_the_workers_do(mechanism: str, keda: str) -> None:
 
 
 def test_shadow_has_its_topics_and_rights() -> None:
-    """With Strimzi the shadow's topics and rights come and go with the stage."""
+    """With Strimzi the shadow's topics and rights exist in that stage only."""
     documents = render("shadow")
     topics = {each["spec"]["topicName"] for each in documents if each["kind"] == "KafkaTopic"}
     assert {"unlensed.results.shadow", "unlensed.dead-letters.shadow"} < topics
@@ -126,7 +126,7 @@ def test_shadow_has_its_topics_and_rights() -> None:
 
 
 def test_records_are_stamped_by_the_broker() -> None:
-    """Strimzi's topics take the broker's time, by which the lag is told; that of the requests unpacks what comes."""
+    """Strimzi's topics have the broker's timestamps, which measure the lag; the broker decompresses requests."""
     topics = {
         each["spec"]["topicName"]: each["spec"]["config"] for each in render("strimzi") if each["kind"] == "KafkaTopic"
     }

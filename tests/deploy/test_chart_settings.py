@@ -16,7 +16,7 @@ from scorer.settings import Settings, load_settings
 from scorer.stream.kafka import source
 from tests.deploy.chart import CHART, SCENARIOS, containers, environment, find, pods, render
 
-# What the chart decides itself, from `kafka`, `triton`, `rollout` and the pod.
+# Settings that the chart derives from `kafka`, `triton`, `rollout` and the pod.
 OWN = {
     *("bundle", "bundle_digest", "bundle_key", "threads", "insecure_dev"),
     *("stream.mode", "stream.policies", "health.host", "health.port"),
@@ -52,8 +52,8 @@ def unlensed_containers() -> Iterator[tuple[str, list[dict[str, Any]], dict[str,
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_service_takes_every_variable(scenario: str, clean: pytest.MonkeyPatch) -> None:
-    """`load_settings`, which refuses unknown names, takes what each container gets."""
+def test_service_accepts_every_variable(scenario: str, clean: pytest.MonkeyPatch) -> None:
+    """`load_settings`, which refuses unknown names, accepts the variables of each container."""
     documents = render(scenario)
     for _, spec in pods(documents):
         for container in containers(spec):
@@ -64,8 +64,8 @@ def test_service_takes_every_variable(scenario: str, clean: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_files_that_the_service_is_told_of_are_mounted(scenario: str) -> None:
-    """Each `kafka.*_file` is an item of the volume at that place; a token is for the brokers and nobody else."""
+def test_files_in_settings_are_mounted(scenario: str) -> None:
+    """Each `kafka.*_file` is an item of the volume at that path; the audience of a token is the brokers only."""
     documents = render(scenario)
     for document in documents:
         if document["kind"] != "StatefulSet":
@@ -84,7 +84,7 @@ def test_files_that_the_service_is_told_of_are_mounted(scenario: str) -> None:
 
 
 def test_values_become_the_settings_they_name(clean: pytest.MonkeyPatch) -> None:
-    """Numbers keep their digits, lists are lists, and a worker's name is its pod's."""
+    """Numbers keep their digits, lists are lists, and a worker has the name of its pod."""
     documents = render(
         "cpu", "settings.stream.max_in_flight_bytes=9007199254740993", 'settings.payloads.https_hosts=["a.example"]'
     )
@@ -111,8 +111,8 @@ def test_defaults_are_the_services() -> None:
     assert values == {name: value for name, value in defaults.items() if name not in OWN} | left_empty
 
 
-def test_a_flag_rate_that_nobody_set_stays_the_service_s_default(clean: pytest.MonkeyPatch) -> None:
-    """The chart's empty rate is no rate that was set; one that is given is."""
+def test_an_empty_flag_rate_is_the_default_of_the_service(clean: pytest.MonkeyPatch) -> None:
+    """The empty rate of the chart sets no rate; a given one does."""
     for given, rate in (("", 0.01), ("settings.policy.flag_false_alarm_rate=0.02", 0.02)):
         documents = render("cpu", *filter(None, [given]))
         (worker,) = find(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"]
@@ -124,7 +124,7 @@ def test_a_flag_rate_that_nobody_set_stays_the_service_s_default(clean: pytest.M
 
 
 def test_commands_and_flags_exist() -> None:
-    """Every `unlensed ...` of the chart is parsed by the command line itself."""
+    """The command line parses every `unlensed ...` of the chart."""
     root = get_command(app)
     seen = set()
     for where, _, container in unlensed_containers():
@@ -140,7 +140,7 @@ def test_commands_and_flags_exist() -> None:
     assert seen == {"serve", "scan", "compare", "bundle"}
 
 
-def test_fixed_parts_of_the_drain_are_the_services_own() -> None:
+def test_fixed_parts_of_the_drain_are_those_of_the_service() -> None:
     """The constants in _timing.tpl are not below those of the code."""
     timing = (CHART / "templates" / "_timing.tpl").read_text()
     assert f'"unlensed.commitSeconds" -}}}}{source.COMMIT_S}{{' in timing

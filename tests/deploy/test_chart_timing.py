@@ -12,14 +12,14 @@ END_S, MARGIN_S = 5 + trace_context.FLUSH_S, 5
 
 
 def least_grace(settings: dict[str, str], sidecar_s: float) -> float:
-    """Compute independently of the templates what leaving may take: drain, commit, close, end, a sidecar's end."""
+    """Compute, independently of the templates, the longest stop: drain, commit, close, end, a sidecar's end."""
     revoke_s = float(settings["UNLENSED_STREAM__REVOKE_S"])
     close_s = 4 * revoke_s + 2 * source.COMMIT_S
     return float(settings["UNLENSED_STREAM__DRAIN_S"]) + source.COMMIT_S + close_s + END_S + sidecar_s
 
 
 def worst_batch(settings: dict[str, str]) -> float:
-    """Compute how long a batch may take: fetch, faces of all its images, company, engine."""
+    """Compute the longest batch: fetch, faces of all its images, waiting, engine."""
     rounds = math.ceil(
         int(settings["UNLENSED_STREAM__BATCH_IMAGES"]) / int(settings["UNLENSED_STREAM__DETECTOR_PROCESSES"])
     )
@@ -33,8 +33,8 @@ def worst_batch(settings: dict[str, str]) -> float:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("drain_s", ["25", "0.5", "600"])
-def test_grace_is_longer_than_leaving(scenario: str, drain_s: str) -> None:
-    """The kubelet waits for drain, commit, close, a sidecar's end and a margin, whatever the drain's deadline is."""
+def test_grace_is_longer_than_the_stop(scenario: str, drain_s: str) -> None:
+    """The kubelet waits for drain, commit, close, a sidecar's end and a margin, for any deadline of the drain."""
     documents = render(scenario, f"settings.stream.drain_s={drain_s}")
     settings = find(documents, "ConfigMap", "unlensed-settings")["data"]
     for document in documents:
@@ -47,7 +47,7 @@ def test_grace_is_longer_than_leaving(scenario: str, drain_s: str) -> None:
 
 @pytest.mark.parametrize(("images", "processes", "interval_s"), [(32, 1, 300), (64, 1, 600), (128, 4, 300), (1, 8, 45)])
 def test_poll_interval_is_longer_than_the_worst_batch(images: int, processes: int, interval_s: int) -> None:
-    """What is rendered allows the worst batch between two polls, and a second less is refused."""
+    """The manifests allow the worst batch between two polls; one second less is refused."""
     shape = (f"settings.stream.batch_images={images}", f"settings.stream.detector_processes={processes}")
     settings = find(
         render("scram", *shape, f"settings.kafka.max_poll_interval_s={interval_s}"), "ConfigMap", "unlensed-settings"
@@ -59,7 +59,7 @@ def test_poll_interval_is_longer_than_the_worst_batch(images: int, processes: in
 
 
 def test_stated_grace_is_kept_or_refused() -> None:
-    """A longer period is rendered as it is, a shorter one by a second is refused."""
+    """A longer period is rendered unchanged; one that is a second too short is refused."""
     least = find(render("scram"), "StatefulSet")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     asked = find(render("scram", f"terminationGracePeriodSeconds={least + 40}"), "StatefulSet")
     assert asked["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == least + 40

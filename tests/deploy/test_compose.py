@@ -37,7 +37,7 @@ def test_profile_starts(profile: str) -> None:
 
 
 def test_nothing_listens_outside(services: dict[str, Any]) -> None:
-    """Ports are published on the loopback only: traffic is in the clear here."""
+    """Ports are published on the loopback only, because traffic is unencrypted."""
     ports = [port for service in services.values() for port in service.get("ports", ())]
     assert ports
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
@@ -63,15 +63,15 @@ def test_images_are_pinned_or_built_here(services: dict[str, Any]) -> None:
 
 
 def test_mounted_files_exist(services: dict[str, Any]) -> None:
-    """Each file and folder of the checkout that is mounted is there; photographs are the user's."""
+    """Each mounted file and folder of the checkout exists; photographs are the user's."""
     for service in services.values():
         for volume in service.get("volumes", ()):
             if volume["type"] == "bind" and volume["target"] != "/photos":
                 assert Path(volume["source"]).exists(), volume
 
 
-def test_prometheus_takes_its_configuration(services: dict[str, Any], tmp_path: Path) -> None:
-    """The configuration is right where it is mounted, beside the rules that it names."""
+def test_prometheus_accepts_its_configuration(services: dict[str, Any], tmp_path: Path) -> None:
+    """The configuration is valid at its mount, beside its rules."""
     for volume in services["prometheus"]["volumes"]:
         if volume["type"] == "bind":
             (tmp_path / Path(volume["target"]).name).write_bytes(Path(volume["source"]).read_bytes())
@@ -85,29 +85,29 @@ def test_prometheus_takes_its_configuration(services: dict[str, Any], tmp_path: 
     assert "1 rule files found" in done.stdout
 
 
-def test_scorer_has_time_to_leave(services: dict[str, Any]) -> None:
+def test_scorer_has_time_to_stop(services: dict[str, Any]) -> None:
     """Compose waits as long as a pod of the chart does whose worker has no sidecar."""
     grace_s = dict(pods(render("cpu")))["StatefulSet/unlensed"]["terminationGracePeriodSeconds"]
     assert services["scorer"]["stop_grace_period"] == f"{grace_s // 60}m{grace_s % 60}s"
 
 
-def test_cluster_has_a_name_as_brokers_want_it(services: dict[str, Any]) -> None:
+def test_cluster_id_is_valid(services: dict[str, Any]) -> None:
     """A cluster's id is 16 bytes in URL-safe base64."""
     assert len(base64.urlsafe_b64decode(services["kafka"]["environment"]["CLUSTER_ID"] + "==")) == 16
 
 
 def test_no_password_is_kept() -> None:
-    """No password stands in the files: Grafana has no user, Kafka no secret."""
+    """The files contain no password: Grafana has no user, Kafka no secret."""
     text = "".join(file.read_text() for file in (FOLDER / "compose.yaml", FOLDER / ".env"))
     assert "PASSWORD" not in text.upper()
 
 
 @pytest.mark.parametrize(("media_type", "pixel_bytes"), [("image/webp", 3), ("image/png", 8), ("image/jpeg", 11)])
 @pytest.mark.parametrize("kind", ["find", "cut"])
-def test_memory_that_is_asked_for_holds_the_pictures_that_are_named(
+def test_stated_memory_is_enough_for_the_stated_pictures(
     monkeypatch: pytest.MonkeyPatch, media_type: str, pixel_bytes: int, kind: Kind
 ) -> None:
-    """On a machine as README.md asks for, with up to four decoding processes, any picture of the stated size fits."""
+    """With the memory in README.md and up to four decoding processes, any picture of the stated size fits."""
     said = re.search(
         r"(\d+) GB of memory\. .*up to (\d+) megapixels is scored", (FOLDER / "README.md").read_text(), re.DOTALL
     )
@@ -119,8 +119,8 @@ def test_memory_that_is_asked_for_holds_the_pictures_that_are_named(
     assert estimate_memory(kind, [picture]) <= memory.find_decoding_memory(4)
 
 
-def test_no_service_has_a_limit_of_its_own(services: dict[str, Any]) -> None:
-    """What README.md says of memory is said of a scorer that has the machine."""
+def test_no_service_has_a_memory_limit(services: dict[str, Any]) -> None:
+    """The memory in README.md is that of a scorer without a limit."""
     assert not [
         name for name, service in services.items() if "mem_limit" in service or "limits" in str(service.get("deploy"))
     ]

@@ -1,4 +1,4 @@
-"""The scorer's image rehearsed without a container engine: packages, user, read-only root, entry point."""
+"""The scorer's image without a container engine: packages, user, read-only root, entry point."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An environment made as scorer.Dockerfile makes the one of its target `cpu`, from fetched wheels, offline."""
+    """The environment of scorer.Dockerfile's target `cpu`, installed offline from fetched wheels."""
     wheels, folder = find_tool("wheels"), tmp_path_factory.mktemp("image")
     stages = read_stages("scorer")
     for path in stages["wheel"].copied:
@@ -50,7 +50,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def contained(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Run the image's entry point with arguments as the image's user, with its variables but without a home."""
+    """Run the image's entry point with arguments, its user and its variables, without a home."""
     if not can_seal():
         message = "mount namespaces cannot be made here: only root can rehearse a container"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
@@ -80,20 +80,20 @@ def run(*command: object) -> None:
 
 
 def pip(environment: Path, *arguments: object) -> None:
-    """Install into an environment without pip, offline, nothing but what is named."""
+    """Install the given packages, offline and without dependencies, into an environment without pip."""
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", "--no-compile"]
     run(sys.executable, "-m", "pip", "--python", environment / "bin/python", "install", *options, *arguments)
 
 
-def test_nothing_can_be_written_but_temporary_files(contained: Run) -> None:
-    """The rehearsal is one: neither the environment nor the bundle nor the system can be written, /tmp can."""
+def test_only_temporary_files_can_be_written(contained: Run) -> None:
+    """Environment, bundle and system are read-only, and /tmp is writable."""
     places = f"{BUNDLE}/x /etc/x /var/tmp/x /tmp/x"
     done = contained("-c", f"import os; [print(os.system(f'touch {{p}}')) for p in '{places}'.split()]", python=True)
     assert done.stdout.split() == ["256", "256", "256", "0"], done.stderr
 
 
 def test_doctor_finds_everything(contained: Run) -> None:
-    """`unlensed doctor` is content as the image's user, without a home, on a read-only root."""
+    """`unlensed doctor` succeeds as the image's user, without a home, on a read-only root."""
     done = contained("doctor", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -106,7 +106,7 @@ def test_bundle_is_verified(contained: Run) -> None:
 
 
 def test_service_answers(contained: Run, portrait: bytes, tmp_path: Path) -> None:
-    """The service finds and scores a face, with its child processes and shared memory, and ends with 0."""
+    """The service finds and scores a face, with its child processes and shared memory, and exits with 0."""
     image = {"bytes": base64.b64encode(portrait).decode()}
     tmp_path.chmod(0o755)
     requests = tmp_path / "requests.jsonl"
@@ -117,7 +117,7 @@ def test_service_answers(contained: Run, portrait: bytes, tmp_path: Path) -> Non
 
 
 def test_packages_lack_only_what_is_left_out(environment: Path) -> None:
-    """Nothing that a package of the image needs is missing, but for OpenVINO's telemetry, left out on purpose."""
+    """No dependency of the packages is missing, except OpenVINO's telemetry, which the image omits."""
     check = [sys.executable, "-m", "pip", "--python", str(environment / "bin/python"), "check"]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert [line.split()[0] + " " + line.split()[3] for line in done.stdout.splitlines()] == [

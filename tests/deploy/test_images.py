@@ -1,4 +1,4 @@
-"""The Dockerfiles: what hadolint says, and what this project demands of them beyond it."""
+"""The Dockerfiles: hadolint, and further rules of this project."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ IMAGES = [("scorer", "cpu"), ("scorer", "gpu"), ("triton", "cpu"), ("triton", "g
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_hadolint_is_content(file: Path) -> None:
+def test_hadolint_finds_nothing(file: Path) -> None:
     """No finding of any severity, and no rule switched off."""
     done = subprocess.run(
         [find_tool("hadolint"), "--disable-ignore-pragma", "--failure-threshold", "ignore", file],
@@ -36,7 +36,7 @@ def test_hadolint_finds_what_is_wrong(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "target"), IMAGES)
 def test_image_runs_unprivileged(name: str, target: str) -> None:
-    """Each image names a numeric user, as `runAsNonRoot` needs, and what it starts in a form without a shell."""
+    """Each image has a numeric user, as `runAsNonRoot` requires, and an entry point without a shell."""
     stage = read_stages(name)[target]
     assert stage.user == "65532:65532"
     assert stage.entrypoint
@@ -44,7 +44,7 @@ def test_image_runs_unprivileged(name: str, target: str) -> None:
 
 @pytest.mark.parametrize(("name", "target"), [image for image in IMAGES if image[1] == "gpu"])
 def test_gpu_images_need_a_digest(name: str, target: str) -> None:
-    """What NVIDIA's registry gives is pinned by a digest whose default is no image's, and no engine is baked in."""
+    """NVIDIA's images are pinned by a digest whose default fits no image; no image contains an engine."""
     stage = read_stages(name)[target]
     digest = stage.base.rpartition("@")[2]
     assert digest.startswith("${")
@@ -54,7 +54,7 @@ def test_gpu_images_need_a_digest(name: str, target: str) -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_every_package_comes_with_its_hash(file: Path) -> None:
-    """Nothing is installed but from lists with hashes, and wheels made in another stage."""
+    """Packages are installed from lists with hashes, or are wheels of another stage."""
     for stage in read_stages(file.name.removesuffix(".Dockerfile")).values():
         for command in (part for run in stage.runs for part in run.split("&&") if " install " in part):
             assert "--no-deps" in command
@@ -62,8 +62,8 @@ def test_every_package_comes_with_its_hash(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["scorer", "triton", "training"])
-def test_builder_gets_what_is_copied(name: str) -> None:
-    """Each path that a stage copies exists, is tracked, and is let through by .dockerignore."""
+def test_copied_paths_are_in_the_build_context(name: str) -> None:
+    """Each path that a stage copies is tracked, and allowed by .dockerignore."""
     let_through = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     for stage in read_stages(name).values():
         for path in stage.copied:

@@ -1,4 +1,4 @@
-"""Compose's services at work as processes: a photograph is scored, and the dashboards' queries return data."""
+"""Compose's services run as processes: a photograph is scored, and the dashboards' queries return data."""
 
 import json
 import math
@@ -43,7 +43,7 @@ ROUNDS, PER_ROUND, ROUND_S = 8, 4, 1.0
 
 @dataclass
 class Running:
-    """What is running, and what came of the requests."""
+    """The running services, and the results of the requests."""
 
     broker: str
     prometheus: Prometheus
@@ -52,7 +52,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def live(portrait: bytes, triton_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Start everything, send photographs by reference for some seconds, and one record that is no request."""
+    """Start everything, send photographs by reference for some seconds, and a record that is no request."""
     services = read_compose(COMPOSE_PROFILES="cpu")["services"]
     folder = tmp_path_factory.mktemp("compose")
     photos = folder / "photos"
@@ -72,7 +72,7 @@ def live(portrait: bytes, triton_python: Path, tmp_path_factory: pytest.TempPath
         scorer = stack.enter_context(make_scorer(services["scorer"], addresses, folder / "scorer.log"))
         scorer.wait_ready()
         address = str(scorer.find_url()).removeprefix("http://")
-        # The scorer again, by another name, stands for a shadow that does exactly as much.
+        # The same scorer with another name represents a shadow with the same figures.
         shadow = {"targets": [address.replace("127.0.0.1", "localhost")], "labels": {"unlensed_stage": "shadow"}}
         targets = {"scorer": [{"targets": [address]}, shadow], "triton": [{"targets": [metrics]}]}
         prometheus = stack.enter_context(running_prometheus(targets, folder))
@@ -100,13 +100,13 @@ def _total(prometheus: Prometheus) -> float:
 
 
 def test_photograph_is_scored(live: Running) -> None:
-    """The walk-through's request, a photograph named by its path, comes back with a decision."""
+    """The request of README.md, a photograph by its path, gets a decision."""
     assert {result["status"] for result in live.results} == {"scored"}
     assert all(result["faces"][0]["p_value"] > 0 for result in live.results)
 
 
-def test_lag_is_told_by_the_brokers_clock(live: Running) -> None:
-    """A request whose producer says that it is of 1970 is as old as the broker knows it to be."""
+def test_lag_is_measured_with_the_brokers_clock(live: Running) -> None:
+    """A request with a producer's timestamp of 1970 has the age of the broker's timestamp."""
     producer = KafkaProducer(bootstrap_servers=live.broker)
     written = producer.send("unlensed.requests", b"no request", timestamp_ms=1).get(10)
     producer.close()
@@ -114,11 +114,11 @@ def test_lag_is_told_by_the_brokers_clock(live: Running) -> None:
 
 
 def test_queries_return_data(live: Running) -> None:
-    """Each query of each panel that concerns the scorer or Triton has a number for each of its series."""
+    """Each query of a panel of the scorer or Triton has a number for each of its series."""
     wrong = []
     for page, title, query in QUERIES:
         found = live.prometheus.query(_fill(query))
-        if find_metrics(query) & ELSEWHERE:  # it is understood, but nobody exports it here
+        if find_metrics(query) & ELSEWHERE:  # valid, but without an exporter here
             assert found == []
         elif not found or not all(math.isfinite(value) for _, value in found):
             wrong.append((page, title, query, found))
@@ -141,16 +141,16 @@ def test_recording_rules_record(live: Running) -> None:
     ("stage", "workers", "answers"),
     [("serving", 1, 1), ("live", 1, 1), ("canary", 0, 0), ("shadow", 1, 1), ("all", 2, 2)],
 )
-def test_stages_are_told_apart(live: Running, stage: str, workers: int, answers: int) -> None:
-    """What is chosen above a dashboard decides whose workers and answers it counts; no label means live."""
+def test_stages_are_separate(live: Running, stage: str, workers: int, answers: int) -> None:
+    """The chosen stage decides which workers and answers are counted; no label means live."""
     counted = f"count(unlensed_bundle_info{OURS}) or vector(0)"
     summed = f'sum(unlensed_records_answered_total{{{MINE}, status="scored"}}) or vector(0)'
     assert [value for _, value in live.prometheus.query(_fill(counted, STAGES[stage]))] == [workers]
     assert [value for _, value in live.prometheus.query(_fill(summed, STAGES[stage]))] == [answers * ROUNDS * PER_ROUND]
 
 
-def test_legends_tell_series_apart(live: Running) -> None:
-    """No two series of a panel have the same name beside them, even where all stages are shown."""
+def test_legends_are_unique(live: Running) -> None:
+    """No two series of a panel have the same legend, even when all stages are shown."""
     for page in PAGES.values():
         for panel in page["panels"]:
             names = [
@@ -162,15 +162,15 @@ def test_legends_tell_series_apart(live: Running) -> None:
             assert len(set(names)) == len(names), (panel["title"], names)
 
 
-def test_every_metric_is_looked_at() -> None:
-    """What the service exports is in a panel or a rule."""
+def test_every_metric_is_used() -> None:
+    """Every metric of the service is in a panel or a rule."""
     read = {metric for _, _, query in QUERIES for metric in find_metrics(query)}
     read |= {metric for rule in read_rules() for metric in find_metrics(rule["expr"])}
     assert {name for name in NAMES if not read & {name, f"{name}_bucket", f"{name}_count", f"{name}_sum"}} == set()
 
 
-def test_queries_ask_for_what_is_chosen() -> None:
-    """A query reads only the chosen installations, and only the chosen stages unless it shows each by itself."""
+def test_queries_select_the_chosen_stage() -> None:
+    """A query reads only the chosen installations, and only the chosen stages unless it shows each stage."""
     for page, title, query in QUERIES:
         ours = find_metrics(query) - OTHERS
         by_stage = "by (unlensed_stage" in query or ours <= RECORDED
@@ -182,7 +182,7 @@ def test_queries_ask_for_what_is_chosen() -> None:
 
 
 def test_alerts_are_silent(live: Running) -> None:
-    """A healthy service raises no alert; what half the records being no requests raises is pending, not firing."""
+    """A healthy service raises no alert; those of the records that are no requests are pending, not firing."""
     assert live.prometheus.query('ALERTS{alertstate="firing"}') == []
 
 
@@ -194,8 +194,8 @@ def test_queries_read_metrics_that_exist() -> None:
 
 
 @pytest.mark.parametrize("name", render())
-def test_dashboard_is_what_its_description_says(name: str) -> None:
-    """The committed file is what `python -m deploy.grafana.render` writes; no two panels overlap or share an id."""
+def test_dashboard_is_generated(name: str) -> None:
+    """The committed file is the output of `python -m deploy.grafana.render`; no panels overlap or share an id."""
     assert (DASHBOARDS / name).read_text() == render()[name]
     panels = PAGES[name]["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
@@ -207,11 +207,11 @@ def test_dashboard_is_what_its_description_says(name: str) -> None:
 
 
 def _fill(query: str, stage: str = STAGES["serving"]) -> str:
-    """Return the query as Grafana sends it."""
+    """Return the query with Grafana's variables replaced."""
     query = query.replace("$__rate_interval", "15s").replace("$__range", "30s").replace("$job", ".*")
     return query.replace("$stage", stage)
 
 
 def _name(legend: str, labels: dict[str, str]) -> str:
-    """Return what Grafana writes beside a series."""
+    """Return the legend of a series in Grafana."""
     return re.sub(r"{{(\w+)}}", lambda label: labels.get(label[1], ""), legend)

@@ -1,4 +1,4 @@
-"""The images' lists of wheels keep up with pyproject.toml and constraints.txt."""
+"""The images' lists of wheels fit pyproject.toml and constraints.txt."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ ALWAYS = "python_version >= '3'"
 
 
 def read_versions(file: Path, python: str = PYTHONS[-1]) -> dict[str, str]:
-    """Return the versions that a Python gets, by name; every line must be a pin with hashes and nothing else."""
+    """Return the versions for one Python by name; every line must be a pin with hashes."""
     lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
     pins = [LINE.fullmatch(line) for line in lines]
     assert all(pins), [line for line, pin in zip(lines, pins, strict=True) if not pin]
@@ -31,8 +31,8 @@ def read_versions(file: Path, python: str = PYTHONS[-1]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("image", [*IMAGES, TRITON_CPU, BUILD])
-def test_list_has_what_the_image_needs(image: str) -> None:
-    """Each direct need is pinned to a version that it allows; otherwise run deploy/docker/pin.py."""
+def test_list_contains_the_requirements_of_the_image(image: str) -> None:
+    """Each requirement is pinned to an allowed version; otherwise run deploy/docker/pin.py."""
     versions = read_versions(DOCKER / "requirements" / f"{image}.txt")
     needs, alone = find_requirements(image)
     for need in map(Requirement, needs + alone):
@@ -42,7 +42,7 @@ def test_list_has_what_the_image_needs(image: str) -> None:
 @pytest.mark.parametrize("image", IMAGES)
 @pytest.mark.parametrize("python", PYTHONS)
 def test_versions_are_the_tested_ones(image: str, python: str) -> None:
-    """An image runs the versions of constraints.txt, with which the tests ran."""
+    """An image runs the versions of constraints.txt, which are the tested ones."""
     versions = read_versions(DOCKER / "requirements" / f"{image}.txt", python)
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     here = {"python_version": python, "python_full_version": f"{python}.7"}
@@ -58,13 +58,13 @@ def test_versions_are_the_tested_ones(image: str, python: str) -> None:
 
 
 def test_no_telemetry_is_installed() -> None:
-    """What reports its use to others, or fails without a home, is in no image."""
+    """Packages that report their use, or fail without a home, are in no image."""
     for file in (DOCKER / "requirements").glob("*.txt"):
         assert not LEFT_OUT & read_versions(file).keys(), file
 
 
 def test_a_wheel_with_another_hash_is_not_installed(tmp_path: Path) -> None:
-    """What a registry or a mirror hands out under the right name and version must have the listed hash, too."""
+    """A package with the right name and version but another hash is refused."""
     (line,) = re.findall("(?m)^idna==.*", (DOCKER / "requirements/scorer-cpu.txt").read_text())
     other = line.replace(line[-8:], f"{int(line[-8:], 16) ^ 1:08x}")
     for text, says in ((line, None), (other, "DO NOT MATCH THE HASHES"), (line.split()[0], "Hashes are required")):

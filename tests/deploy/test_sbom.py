@@ -21,7 +21,7 @@ SCHEMAS = "cyclonedx/schema/_res"
 
 @pytest.fixture(scope="module")
 def bills(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Each list's bill of materials, as the make target writes it."""
+    """The bill of materials of each list, written by the make target."""
     find_tool("sbom")
     folder = tmp_path_factory.mktemp("sbom")
     subprocess.run(["make", "--silent", "sbom", f"SBOM={folder}"], cwd=ROOT, check=True, timeout=300)  # noqa: S607
@@ -30,7 +30,7 @@ def bills(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("image", [*IMAGES, TRITON_CPU, BUILD])
 def test_bill_has_each_pinned_wheel(bills: dict[str, Any], image: str) -> None:
-    """Names, versions and hashes are those of the list that the image installs, no more and no fewer."""
+    """Names, versions and hashes are exactly those of the list that the image installs."""
     lines = (DOCKER / "requirements" / f"{image}.txt").read_text().splitlines()
     pins = [(LINE.fullmatch(line), line) for line in lines if not line.startswith("#")]
     pinned = {(pin["name"], pin["version"], *sorted(read_hashes(line))) for pin, line in pins if pin}
@@ -47,12 +47,12 @@ def test_bill_has_each_pinned_wheel(bills: dict[str, Any], image: str) -> None:
 
 
 def read_hashes(line: str) -> list[str]:
-    """Return the SHA-256 of a pinned line's wheels."""
+    """Return the SHA-256 of the wheels of a line."""
     return [word.removeprefix("--hash=sha256:") for word in line.split() if word.startswith("--hash")]
 
 
 def test_bill_is_cyclonedx(bills: dict[str, Any]) -> None:
-    """Each bill fits the schema of CycloneDX 1.6 and says whose it is."""
+    """Each bill fits the schema of CycloneDX 1.6 and names its component."""
     schemas = {path.name: json.loads(path.read_text()) for path in (find_tool("sbom") / SCHEMAS).glob("*.json")}
     bom = schemas["bom-1.6.SNAPSHOT.schema.json"]
     registry: Registry[Any] = Registry().with_resources(

