@@ -41,7 +41,7 @@ RIVALS = {
     "daft": f"Daft: its own decode, crop and resize, batches of {BATCH}",
 }
 PACKAGES = {"ray": "ray", "daft": "daft"}
-# No rival asks the network for anything, or tells it.
+# No other program accesses the network.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "DAFT_ANALYTICS_ENABLED": "0", "DO_NOT_TRACK": "1", "DAFT_PROGRESS_BAR": "0"}
 
 
@@ -77,7 +77,7 @@ class Row:
 
 
 def fill_archive(folder: Path, requests: Sequence[ScoreRequest], images: int) -> Path:
-    """Give the photographs, again and again, `images` names, and write a manifest of them with their boxes."""
+    """Link the photographs repeatedly under `images` names, and write a manifest of them with their boxes."""
     folder.mkdir()
     manifest = folder / "manifest.jsonl"
     with manifest.open("w", encoding="utf-8") as file:
@@ -115,7 +115,7 @@ def run_scan(bundle: Path, manifest: Path, scratch: Path, threads: int) -> Row:
 
 
 def run_rival(name: str, job: Job, scratch: Path) -> Row:
-    """Run a rival on a job."""
+    """Run another program on a job."""
     task, answer = scratch / "job.json", scratch / f"{name}.json"
     task.write_text(json.dumps(asdict(job)))
     command = [sys.executable, str(HERE / "rivals.py"), name, str(task), str(answer)]
@@ -125,7 +125,7 @@ def run_rival(name: str, job: Job, scratch: Path) -> Row:
 
 
 def make_job(requests: Sequence[ScoreRequest], manifest: Path, images: int, bundle: Path, threads: int) -> Job:
-    """Return what the rivals score: the archive's first images, with the ResNet-50 bundle's weights and mixture."""
+    """Return the job of the other programs: the archive's first images, weights and mixture of the ResNet-50 bundle."""
     spec = PreprocessSpec()
     windows = [(w.left, w.top, w.width, w.height) for w in (face.window for face in encode_faces(list(requests), spec))]
     weights = manifest.parent / "resnet.safetensors"
@@ -159,15 +159,15 @@ def add_row(table: Table, row: Row, limit: float, reference: Row | None) -> None
 
 
 def measure_limit(bundle: Path, requests: Sequence[ScoreRequest], threads: int) -> float:
-    """Return the images per second that the machine could do, as `bench.py` has it."""
+    """Return the limit of this machine in images per second, as in `bench.py`."""
     return threads / sum(stage.core_s for stage in measure_stages(read_bundle(bundle), list(requests), threads))
 
 
 def parse_options() -> argparse.Namespace:
-    """Return what the command line says."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=5000, help="of the archive")
-    parser.add_argument("--rival-images", type=int, default=320, help="that each rival scores: the first ones")
+    parser.add_argument("--images", type=int, default=5000, help="images of the archive")
+    parser.add_argument("--rival-images", type=int, default=320, help="first images that each other program scores")
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""`make bench`: the figures of the README, measured on this machine in one run.
+"""`make bench`: the figures of scorer/README.md, measured on this machine in one run.
 
 Prints, never asserts. Every rate stands beside the limit it could reach: `cores / sum of the stages'
 core-seconds per image`, where each stage (decode and crop, engine, mixture) is measured alone, in
@@ -45,7 +45,7 @@ class Stage:
 
 
 def measure(name: str, work: Callable[[], object], images: int) -> Stage:
-    """Run `work` once to warm up and three times on the clock; keep the fastest."""
+    """Run `work` once to warm up and three times with a measurement; return the fastest."""
     work()
     best = min((_once(work) for _ in range(3)), key=lambda times: times[1])
     return Stage(name, best[0] / images, best[1] / images)
@@ -63,7 +63,7 @@ def measure_stages(bundle: Bundle, requests: list[ScoreRequest], threads: int) -
     cropper = FaceCropper(spec, threads, 16)
 
     def cut() -> list[np.ndarray]:
-        return cropper.crop(encode_faces(requests, spec))  # type: ignore[return-value]  # every picture is sound
+        return cropper.crop(encode_faces(requests, spec))  # type: ignore[return-value]  # every picture is intact
 
     crops = cut()
     extractor = OpenVinoExtractor(bundle.extractor, bundle.manifest.feature_size, threads)

@@ -1,4 +1,4 @@
-"""How many of YuNet's faces the bundle's detector finds, what it finds beside them, and what it costs.
+"""How many of YuNet's faces the bundle's detector finds, what else it finds, and its time.
 
     python tests/benchmarks/detector_recall.py PHOTOGRAPHS... [--threads 2] [--sheets FOLDER]
 
@@ -40,7 +40,7 @@ WANTED_PX, WANTED_SCORE, FOUND_IOU = 100, 0.9, 0.4
 SEEN_SCORE, NEAR_IOU = 0.5, 0.2
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 THUMBNAIL_PX, COLUMNS, ON_A_PAGE = 170, 10, 60
-FIRST_LOOK = {"min_confidence": 0.7, "sure_confidence": 0.7}  # what may be a face is one, without a second look
+FIRST_LOOK = {"min_confidence": 0.7, "sure_confidence": 0.7}  # every candidate is a face, without the second look
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Comparison:
 
     @property
     def extra(self) -> NDArray[np.float64]:
-        """Our boxes that YuNet knows nothing of."""
+        """Our boxes without a box of YuNet."""
         seen = self.yunet[self.yunet[:, 4] >= SEEN_SCORE]
         return self.ours[measure_iou(self.ours, seen).max(axis=1, initial=0) < NEAR_IOU]
 
@@ -78,7 +78,7 @@ def measure_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.fl
 
 
 def list_photographs(places: Sequence[Path]) -> list[Path]:
-    """Return the images that `places` name or hold, each once."""
+    """Return the images in `places`, files or folders, each once."""
     found = {path for place in places for path in ([place] if place.is_file() else place.rglob("*"))}
     return sorted(path for path in found if path.suffix.lower() in SUFFIXES)
 

@@ -47,7 +47,7 @@ def draw_features(count: int, size: int, clusters: int, seed: int) -> np.ndarray
 
 
 def start_reference(responsibilities: np.ndarray, covariance: Covariance) -> Reference:
-    """Return scikit-learn's mixture, which will start from these responsibilities."""
+    """Return scikit-learn's mixture, to start from these responsibilities."""
 
     class Started(Reference):
         def _initialize_parameters(self, X: np.ndarray, *_: object, **__: object) -> None:
@@ -58,7 +58,7 @@ def start_reference(responsibilities: np.ndarray, covariance: Covariance) -> Ref
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One fit: its time by the clock and on the CPU, its iterations, its bound, and the load of the machine."""
+    """One fit: wall and CPU seconds, iterations, bound, and the load of the machine."""
 
     name: str
     seconds: float
@@ -69,7 +69,7 @@ class Outcome:
 
 
 def measure(name: str, fit: Callable[[], tuple[int, GaussianMixture]], features: np.ndarray) -> Outcome:
-    """Run `fit` and judge the parameters that it ended with, by one double-precision likelihood for all."""
+    """Run `fit`; evaluate its parameters with one double-precision likelihood for all programs."""
     started, started_cpu = time.perf_counter(), time.process_time()
     iterations, mixture = fit()
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - started_cpu
@@ -95,7 +95,7 @@ def fit_reference(features: np.ndarray, start: np.ndarray, covariance: Covarianc
 def describe_mixture(
     weights: np.ndarray, means: np.ndarray, covariances: np.ndarray, covariance: Covariance
 ) -> GaussianMixture:
-    """Return what scores with these parameters."""
+    """Return a mixture with these parameters."""
     exact = covariances.astype(np.float64)
     if covariance == "diag":
         return GaussianMixture(weights, means, 1 / np.sqrt(exact))
@@ -139,7 +139,7 @@ def main() -> None:
             f"{row.bound_nats:.6f}",
             f"{row.load:.1f}",
         )
-    Console(width=110).print(table, f"seeding by k-means++ took {seeding_s:.1f} s, which no row counts")
+    Console(width=110).print(table, f"seeding by k-means++ took {seeding_s:.1f} s, which no row includes")
 
 
 if __name__ == "__main__":

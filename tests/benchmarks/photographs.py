@@ -17,7 +17,7 @@ SIDES = ((640, 480), (1024, 768), (1600, 1200))
 
 
 def draw_photograph(rng: np.random.Generator, width: int, height: int) -> tuple[bytes, tuple[float, ...]]:
-    """Return a JPEG of `width` x `height` pixels, another each time, and the box of its face."""
+    """Return a new JPEG of `width` x `height` pixels, and the box of its face."""
     portrait = Image.open(Path(skimage.__file__).parent / "data" / "astronaut.png").convert("RGB")
     scale = rng.uniform(0.8, 1.0) * height / portrait.height
     left, top = (int(rng.integers(0, limit)) for limit in (width - height + 1, 40))

@@ -1,4 +1,4 @@
-"""A bundle with the paper's network, ResNet-50 with 768 features, at int8 and with random weights: for speed alone."""
+"""A bundle with the paper's network, ResNet-50 with 768 features, at int8 and with random weights: for speed only."""
 
 import shutil
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def make_resnet() -> nn.Module:
 
 
 def make_resnet_bundle(starter: Path, folder: Path, faces: Sequence[EncodedFace]) -> Path:
-    """Write the bundle into `folder`, borrowing everything but network and mixture from `starter`."""
+    """Write the bundle into `folder`: its network and mixture, everything else from `starter`."""
     bundle = read_bundle(starter)
     shutil.copytree(starter, folder)
     (folder / MANIFEST).unlink()

@@ -1,4 +1,4 @@
-"""Other ways to score an archive, each as one would write it down: `python rivals.py NAME JOB.json ANSWER.json`.
+"""Other programs that score an archive, each in its usual form: `python rivals.py NAME JOB.json ANSWER.json`.
 
 All cut the same windows from the same files and use the same weights, at FP32, on the same number of cores. Nothing
 of this project is imported: memory and time are the rivals' own. What is timed begins when the network is loaded, at
@@ -29,7 +29,7 @@ AUTHORS_BATCH = 256
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What is to be scored, and with what.
+    """The photographs to score, and the model.
 
     Attributes:
         paths: of the photographs.
@@ -61,7 +61,7 @@ class Answer:
 
 
 class Loader(torch.utils.data.Dataset[Tensor]):
-    """From a place in the job to its crop, [3, S, S] and normalised: Pillow, then torchvision."""
+    """From an index of the job to its crop, [3, S, S] and normalised: Pillow, then torchvision."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -103,7 +103,7 @@ class Model:
 
 
 def score_in_a_loop(job: Job) -> Answer:
-    """As the paper's authors do: features of batches of 256, one after the other; the mixture when all are there."""
+    """The paper's way: features in batches of 256, one after the other, then the mixture."""
     model, loader = Model(job, job.threads), Loader(job)
     began_s = time.time()
     starts = range(0, len(loader), AUTHORS_BATCH)
@@ -114,7 +114,7 @@ def score_in_a_loop(job: Job) -> Answer:
 
 
 def score_with_dataloader(job: Job) -> Answer:
-    """A DataLoader with a worker per core feeds the network."""
+    """A DataLoader with one worker for each core, then the network."""
     model = Model(job, job.threads)
     began_s = time.time()
     loader = torch.utils.data.DataLoader(Loader(job), BATCH, num_workers=job.threads)
@@ -129,7 +129,7 @@ class RayScorer:
         self._loader, self._model = Loader(job), Model(job, 1)
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Score the photographs whose places come in `item`."""
+        """Score the photographs whose indices are in `item`."""
         began_s = time.time()
         crops = torch.stack([self._loader[int(number)] for number in batch["item"]])
         found = np.array(self._model.score(self._model.embed(crops)))
@@ -137,10 +137,10 @@ class RayScorer:
 
 
 def score_with_ray(job: Job) -> Answer:
-    """Ray Data's `map_batches` with an actor per core."""
+    """Ray Data's `map_batches` with one actor for each core."""
     import ray  # noqa: PLC0415 - an optional rival
 
-    # One CPU more than there are: Ray Data's own tasks need one, and with none left for them all would wait.
+    # One more CPU than there are: Ray Data's own tasks need one, otherwise all tasks would wait.
     ray.init(num_cpus=job.threads + 1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     numbers = ray.data.from_items(list(range(len(job.paths))), override_num_blocks=-(-len(job.paths) // BATCH))
     done = numbers.map_batches(

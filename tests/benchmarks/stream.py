@@ -63,7 +63,7 @@ class StreamRun:
 
 @dataclass(frozen=True, slots=True)
 class SteadyRun:
-    """A worker under a steady load.
+    """A worker under a constant load.
 
     Attributes:
         sent: images per second, as the producer kept it up.
@@ -78,7 +78,7 @@ class SteadyRun:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One result as the broker keeps it; `number` is the request's key."""
+    """One result in the broker; `number` is the request's key."""
 
     number: int
     timestamp_ms: int
@@ -86,7 +86,7 @@ class Result:
 
 
 class Bench:
-    """A broker and an engine, the requests in their topic, and workers when they are asked for.
+    """A broker and an engine, the requests in their topic, and workers on demand.
 
     Args:
         settings: of every worker, on top of where things are.
@@ -113,7 +113,7 @@ class Bench:
         return Worker(self._folder / f"{name}.log", {**facts, **self._settings}), name
 
     def processes(self, worker: Worker | None = None) -> dict[str, psutil.Process]:
-        """Return every process that works for the service."""
+        """Return every process of the service."""
         server = psutil.Process(self.triton.pid)
         found = {"Kafka: broker": psutil.Process(self.kafka.pid), "Triton: server": server}
         for stub in server.children(recursive=True):
@@ -127,7 +127,7 @@ class Bench:
 
 
 class CoreSeconds:
-    """What processes have used since this was made; `elsewhere` is everybody else on the machine."""
+    """The CPU time of processes since its creation; `elsewhere` is that of all other processes of the machine."""
 
     def __init__(self, processes: Mapping[str, psutil.Process]) -> None:
         self._processes, self._before, self._at_s = processes, self._read(processes), time.monotonic()
@@ -163,7 +163,7 @@ def open_producer(kafka: KafkaServer) -> KafkaProducer:
 
 
 def produce(kafka: KafkaServer, topic: str, values: Sequence[bytes], records: int) -> None:
-    """Fill a new topic with the values, again and again."""
+    """Fill a new topic with the values, repeatedly."""
     kafka.create_topic(topic, PARTITIONS, **STAMPED)
     producer = open_producer(kafka)
     for number in range(records):
@@ -173,7 +173,7 @@ def produce(kafka: KafkaServer, topic: str, values: Sequence[bytes], records: in
 
 
 def read_results(kafka: KafkaServer, topic: str) -> list[Result]:
-    """Return the results that lie in a topic now, oldest first."""
+    """Return the current results in a topic, oldest first."""
     topic_partitions = [KafkaTopicPartition(topic, number) for number in range(PARTITIONS)]
     consumer = KafkaConsumer(bootstrap_servers=kafka.bootstrap, enable_auto_commit=False)
     consumer.assign(topic_partitions)
@@ -193,7 +193,7 @@ def rate_of(times_ms: Sequence[int]) -> float:
 
 
 def wait_answered(worker: Worker, images: int) -> int:
-    """Wait until a worker has answered that many; return how many it has answered by then."""
+    """Wait until a worker has answered at least `count`; return how many it has answered."""
     while (answered := int(worker.read_metric("unlensed_records_answered_total"))) < images:
         time.sleep(0.5)
     return answered
@@ -215,7 +215,7 @@ def measure_stream(bench: Bench, seconds: float) -> tuple[StreamRun, Result]:
 
 
 class _Nobody:
-    """A listener that has nothing to finish."""
+    """A listener without records in flight."""
 
     def on_assigned(self, notes: Mapping[TopicPartition, str]) -> None:
         pass
@@ -228,7 +228,7 @@ class _Nobody:
 
 
 def measure_kafka(bench: Bench, answer: Result) -> tuple[float, float]:
-    """Return core-seconds per record of client and broker when nothing is done with the records but to answer them."""
+    """Return core-seconds per record of client and broker for answers without any scoring."""
     group = f"{bench.bundle.name}.client"
     bench.kafka.create_topic(answers := f"{group}.answers", PARTITIONS)
     stream = StreamSettings(group=group, requests=REQUESTS, results=answers)
@@ -272,7 +272,7 @@ def measure_engines(bench: Bench, scorer: LocalScorer, faces: Sequence[EncodedFa
 
 
 def send_steadily(bench: Bench, values: Sequence[bytes], rate: float, seconds: float) -> SteadyRun:
-    """Send at a steady rate, whatever comes back, and wait for the answers.
+    """Send at a constant rate, independent of the answers, and wait for the answers.
 
     Half of the rate warms up before: what a cold worker leaves behind would take minutes to go at a high load.
     """
@@ -298,7 +298,7 @@ def send_steadily(bench: Bench, values: Sequence[bytes], rate: float, seconds: f
 
 
 def cost_table(name: str, runs: Sequence[StreamRun]) -> Table:
-    """Return who used the cores, in the mean of the runs."""
+    """Return the processes that used the cores, as a mean of the runs."""
     table = Table("process", "core-ms / image", "share", title=f"{name}: cores while streaming")
     core_s = {key: mean(run.core_s[key] for run in runs) for key in runs[0].core_s}
     available = core_s.pop("wall") * len(os.sched_getaffinity(0))
@@ -309,7 +309,7 @@ def cost_table(name: str, runs: Sequence[StreamRun]) -> Table:
 
 
 def overhead_table(name: str, worker_s: float, kafka: tuple[float, float], engines: Mapping[str, float]) -> Table:
-    """Return what Kafka and Triton cost, measured alone, and what remains of the worker."""
+    """Return the cost of Kafka and Triton, measured alone, and the rest of the worker."""
     client, broker = kafka
     triton = engines["Triton"] + engines["Triton server"]
     table = Table("what", "core-ms / image", title=f"{name}: what the service's parts cost, each alone")
@@ -329,11 +329,11 @@ def overhead_table(name: str, worker_s: float, kafka: tuple[float, float], engin
 
 
 def parse_options() -> argparse.Namespace:
-    """Return what the command line says."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="20 s a load instead of 60")
-    parser.add_argument("--rounds", type=int, default=3, help="how often score and stream take turns")
-    parser.add_argument("--seconds", type=float, default=20, help="of each round's steady state")
+    parser.add_argument("--quick", action="store_true", help="20 s for each load instead of 60")
+    parser.add_argument("--rounds", type=int, default=3, help="alternations of score and stream")
+    parser.add_argument("--seconds", type=float, default=20, help="length of each round in steady state")
     parser.add_argument("--bundle", choices=("starter", "resnet"), help="only this one")
     parser.add_argument("--no-latency", action="store_true")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="stream__batch_images=16")
@@ -368,7 +368,7 @@ def main() -> None:
                 runs, ratios = [], []
                 for number in range(1, options.rounds + 1):
                     score = measure_end_to_end(scorer, requests)
-                    if not filled:  # more than the worker can do, if the other bundle is not much faster
+                    if not filled:  # enough for the run, unless the other bundle is much faster
                         filled = int(1.2 * score * (options.seconds + 5)) + 2 * WARM_UP_IMAGES
                         produce(kafka, REQUESTS, values, filled)
                     run, answer = measure_stream(bench, options.seconds)
@@ -382,7 +382,7 @@ def main() -> None:
                 console.print(overhead_table(name, mean(run.core_s["worker"] for run in runs), *costs))
                 if options.no_latency:
                     continue
-                # The producer shares the cores, so the loads are of what the service does beside one that sends more.
+                # The producer shares the cores, so the loads are relative to the rate of the service beside a producer.
                 capacity = send_steadily(bench, values, OVERLOAD * mean(r.rate for r in runs), 20).answered
                 latencies.add_row(name, "capacity", f"{capacity:.1f}")
                 for load in LOADS:

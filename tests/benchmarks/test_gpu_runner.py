@@ -1,4 +1,4 @@
-"""The runner of the GPU report: whatever a part does, it costs only itself, and what it had said is kept."""
+"""The runner of the GPU report: a failing part affects no other part, and its earlier figures are kept."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def measure(part):
 
 
 def run_parts(root: Path, folder: Path, *options: str, device: str = "cpu") -> tuple[int, dict[str, Any], str]:
-    """Run the parts that lie in `folder`; return exit code, report and what was printed."""
+    """Run the parts in `folder`; return exit code, report and output."""
     for name, text in PARTS.items():
         (folder / f"{name}.py").write_text(text)
     out = folder / "report.json"
@@ -77,7 +77,7 @@ def fixture_ran(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[i
 
 
 def test_each_ending_is_told(ran: tuple[int, dict[str, Any], str, Path]) -> None:
-    """A crash, a hang, a missing package and a defect of ours are told apart, and the run says that it failed."""
+    """A crash, a hang, a missing package and a defect have different outcomes, and the run fails."""
     code, report, _, _ = ran
     assert {name: part["status"] for name, part in report["parts"].items()} == {
         "sound": "ok",
@@ -91,7 +91,7 @@ def test_each_ending_is_told(ran: tuple[int, dict[str, Any], str, Path]) -> None
 
 
 def test_figures_before_the_end_are_kept(ran: tuple[int, dict[str, Any], str, Path]) -> None:
-    """What a part had stated before it died is in the report, with the end of what it printed."""
+    """The figures of a part before its crash are in the report, with the end of its output."""
     _, report, _, _ = ran
     parts = report["parts"]
     assert [figure["name"] for figure in parts["crash"]["figures"]] == ["before the crash"]
@@ -102,7 +102,7 @@ def test_figures_before_the_end_are_kept(ran: tuple[int, dict[str, Any], str, Pa
 
 
 def test_a_hanging_part_takes_its_children_along(ran: tuple[int, dict[str, Any], str, Path]) -> None:
-    """Nothing that a part started outlives its box."""
+    """No process of a part runs after its time limit."""
     child = Path("/proc") / (ran[3] / "hang.child").read_text() / "stat"
     deadline = time.monotonic() + 10
     while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z":
@@ -111,7 +111,7 @@ def test_a_hanging_part_takes_its_children_along(ran: tuple[int, dict[str, Any],
 
 
 def test_a_rehearsal_says_so_and_judges_nothing(ran: tuple[int, dict[str, Any], str, Path]) -> None:
-    """On a CPU sizes are small, the device is told in large letters, and no bound counts; a NaN holds none."""
+    """On a CPU sizes are small, a banner names the device, and no bound counts; a NaN meets no bound."""
     _, report, printed, _ = ran
     assert report["device"] == "cpu"
     assert "DEVICE: CPU" in printed
@@ -135,7 +135,7 @@ def test_a_report_names_no_place_of_the_machine(ran: tuple[int, dict[str, Any], 
 
 
 def test_a_missing_package_is_no_failure(root: Path, tmp_path: Path) -> None:
-    """Exit code 0 where all that is wrong is a package that is not there; the limit of all parts binds, too."""
+    """Exit code 0 when only a package is missing; the limit of all parts together applies."""
     code, report, _ = run_parts(root, tmp_path, "--parts", "lacking,partly", "--box-s", "30")
     assert (code, list(report["parts"])) == (0, ["lacking", "partly"])
     code, report, _ = run_parts(root, tmp_path, "--parts", "sound", "--limit-s", "5")
@@ -143,7 +143,7 @@ def test_a_missing_package_is_no_failure(root: Path, tmp_path: Path) -> None:
 
 
 def test_carried_packages_are_unpacked(root: Path, tmp_path: Path) -> None:
-    """Parts import wheels and archives in pieces, carried one call after the other, beside what is installed."""
+    """Parts import carried wheels and archives in pieces, from several calls, beside installed packages."""
     carries = [tmp_path / name for name in ("first", "second")]
     for folder in carries:
         folder.mkdir()
@@ -176,7 +176,7 @@ def test_carried_packages_are_unpacked(root: Path, tmp_path: Path) -> None:
 
 
 def test_without_a_gpu_nothing_is_measured_by_mistake(root: Path, tmp_path: Path) -> None:
-    """The run refuses to start on a machine without a GPU, and says how to rehearse."""
+    """The run refuses to start on a machine without a GPU, and states how to rehearse."""
     from ingest.device import find_gpu  # noqa: PLC0415 - beside its only use
 
     if not find_gpu()[1]:

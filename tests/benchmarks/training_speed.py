@@ -41,7 +41,7 @@ def make_noise(count: int) -> FaceSet:
     """Return `count` noise pictures with landmarks where a face has them."""
     rng = np.random.default_rng(0)
     points = rng.uniform(0.3, 0.7, (count, 68, 2)) * WIDE_SIZE
-    # Eyes and mouth as large as on real crops: what a flip costs is a matter of its size.
+    # Eyes and mouth of the size in real crops, because the time of a flip depends on it.
     for part, centre, reach in (
         (slice(36, 42), (0.38, 0.42), 0.06),
         (slice(42, 48), (0.62, 0.42), 0.06),
@@ -86,7 +86,7 @@ def measure(recipe: Recipe, steps: int, rounds: int, device: torch.device) -> tu
         for epoch in range(rounds):
             batches = iterate_epoch(plan, maker, epoch, 0, pool)
             batch = next(batches).to(device)
-            training.take_step(batch)  # warms up, and gives the workers the lead that they have in the long run
+            training.take_step(batch)  # warms up; the workers fill their queue as in a long run
 
             def take_steps(batches: Iterator[Batch] = batches) -> None:
                 for batch in islice(batches, steps):
@@ -98,7 +98,7 @@ def measure(recipe: Recipe, steps: int, rounds: int, device: torch.device) -> tu
                     embed(network.extractor, crops, bf16=recipe.bf16).sum().backward()
 
             whole.append(time_once(take_steps, device))
-            for _ in batches:  # what was drawn ahead must not be drawn while the bare pass is measured
+            for _ in batches:  # queued batches must not be made during the measurement of the bare pass
                 pass
             bare.append(time_once(pass_bare, device))
     return np.median(whole, axis=0) / steps, np.median(bare, axis=0) / steps

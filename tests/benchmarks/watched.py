@@ -1,4 +1,4 @@
-"""Run a command and watch what it and all its descendants use."""
+"""Run a command and measure the CPU time and memory of it and its descendants."""
 
 import subprocess
 import time
@@ -16,7 +16,7 @@ SHOWN_CHARACTERS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a command has used.
+    """The CPU time and memory of a command.
 
     Attributes:
         began_s, ended_s: by the clock of `time.time`.
@@ -66,7 +66,7 @@ def run_watched(command: Sequence[str], log: Path, environment: Mapping[str, str
 
 
 def _read(root: psutil.Process) -> tuple[float, int]:
-    """Return core-seconds and resident bytes of a process and its descendants, the ended ones' seconds included."""
+    """Return core-seconds and resident bytes of a process and its descendants, with the seconds of exited ones."""
     used_s, resident = 0.0, 0
     try:
         processes = [root, *root.children(recursive=True)]

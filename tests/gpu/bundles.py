@@ -26,7 +26,7 @@ BATCHES = BatchProfile(min=1, opt=128, max=256)
 
 
 def make_gpu_bundle(part: Part, network: str, precision: Precision) -> Bundle:
-    """Write the bundle once a report, borrowing detector and calibration from the starter bundle, and read it."""
+    """Write the bundle once for each report, with detector and calibration of the starter bundle, and read it."""
     folder = part.scratch.parent / "bundles" / f"{network}-{precision}"
     if (folder / MANIFEST).exists():
         return read_bundle(folder)
@@ -55,7 +55,7 @@ def make_gpu_bundle(part: Part, network: str, precision: Precision) -> Bundle:
         "feature_size": FEATURE_SIZE,
         "precision": precision,
         "mixture_components": COMPONENTS,
-        "golden_tolerance_nats": 1000.0,  # stated as a figure, not held to a bound: nothing here was trained
+        "golden_tolerance_nats": 1000.0,  # reported without a bound: nothing here was trained
     }
     write_manifest(folder, fields, dict.fromkeys(list_files(folder), "random weights"))
     return read_bundle(folder)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# For a GPU machine that can download nothing and has PyTorch but not this project's smaller packages: pack those.
+# Packs this project's smaller packages for a GPU machine without network that has PyTorch only.
 #
 #   tests/gpu/carry.sh WORK_DIR [PYTHON_VERSION]     leaves WORK_DIR/carry (about 45 MB) for run.sh's CARRY
 #
-# DALI, TensorRT-RTX, ONNX Runtime and CuPy are not among them: they are large, and another machine may have them. Of
-# OpenVINO only what reads a bundle's graphs on a CPU is taken, of the EfficientNet weights all.
+# Without DALI, TensorRT-RTX, ONNX Runtime and CuPy: they are large, and the machine may have them. Of OpenVINO only
+# what reads a bundle's graphs on a CPU is taken, of the EfficientNet weights all.
 set -euo pipefail
 work=${1:?usage: carry.sh WORK_DIR [PYTHON_VERSION]}
 version=${2:-3.12}

@@ -1,4 +1,4 @@
-"""Times on the device, and the ceilings that rates are held against: dense products and copies, measured in the run."""
+"""Times on the device, and the ceilings for rates: dense products and copies, measured in the same run."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ HALF = {"cuda": torch.float16, "cpu": torch.bfloat16}
 
 
 def time_device(work: Callable[[], object], device: Kind, rounds: int = 9, calls: int = 1) -> float:
-    """Return the median seconds of one call of `work`, by the device's own clock, after a warm-up.
+    """Return the median seconds of one call of `work`, by the device's clock, after a warm-up.
 
     Args:
         work: queues its kernels on the default or torch's current stream; it need not wait for them.
@@ -40,7 +40,7 @@ def time_device(work: Callable[[], object], device: Kind, rounds: int = 9, calls
 
 
 def time_wall(work: Callable[[], object], device: Kind, rounds: int = 5) -> float:
-    """Return the median seconds of `work` by the wall clock, the device's queues empty before and after."""
+    """Return the median seconds of `work` by the wall clock, with empty queues of the device before and after."""
     times = []
     for _ in range(rounds):
         synchronise(device)
@@ -52,7 +52,7 @@ def time_wall(work: Callable[[], object], device: Kind, rounds: int = 5) -> floa
 
 
 def warm_up(work: Callable[[], object], device: Kind) -> None:
-    """Run `work` until modules are loaded and clocks are up."""
+    """Run `work` until modules are loaded and clocks have risen."""
     started = time.perf_counter()
     for _ in range(WARM_UP_ROUNDS):
         work()
@@ -63,7 +63,7 @@ def warm_up(work: Callable[[], object], device: Kind) -> None:
 
 
 def synchronise(device: Kind) -> None:
-    """Wait for everything on the device, on whatever stream."""
+    """Wait for all work on the device, on every stream."""
     if device == "cuda":
         torch.cuda.synchronize()
 

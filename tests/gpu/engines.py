@@ -52,7 +52,7 @@ def export_graph(part: Part, network: str, precision: Precision) -> Path:
 
 
 def open_engines(part: Part, network: str, precisions: tuple[Precision, ...]) -> Iterator[Engine]:
-    """Yield what opens, one after the other, so that each may go before the next comes."""
+    """Yield each engine that opens, one after the other, so that each can be freed before the next."""
     for name, opener in list_engines(part, network, precisions).items():
         engine = None
         with part.attempt(f"{name} of {network}"):

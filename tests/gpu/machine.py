@@ -17,7 +17,7 @@ SAMPLE_MS = 500
 
 
 def describe_machine() -> dict[str, object]:
-    """Return the facts of this machine that figures depend on."""
+    """Return the properties of this machine on which figures depend."""
     cpu = next((line for line in _read("/proc/cpuinfo").splitlines() if line.startswith("model name")), "")
     memory = next((line for line in _read("/proc/meminfo").splitlines() if line.startswith("MemTotal")), "0 0").split()
     return {
@@ -62,7 +62,7 @@ def watch_gpu(log: Path) -> Iterator[None]:
 
 
 def read_watch(log: Path) -> dict[str, dict[str, float]]:
-    """Return median and maximum of what was sampled, by quantity; what the GPU does not tell is left out."""
+    """Return median and maximum of the samples by quantity, without quantities that the GPU does not report."""
     rows = [line.split(",") for line in _read(log).splitlines()]
     figures = {}
     for column, name in enumerate(SAMPLED.values()):

@@ -35,7 +35,7 @@ def count_flop(extractor: nn.Module) -> int:
 
 
 def settle(network: nn.Module) -> None:
-    """Give batch normalisation the statistics of real pictures: with none, depth blows random features up."""
+    """Set the statistics of batch normalisation from real pictures, or random features grow with depth."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()

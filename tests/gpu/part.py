@@ -1,4 +1,4 @@
-"""One part of the GPU report, in a process of its own: `part.py NAME OUT.json DEVICE SCRATCH`, started by run.py.
+"""One part of the GPU report, in its own process: `part.py NAME OUT.json DEVICE SCRATCH`, started by run.py.
 
 A part is a module of the folder `parts` (or of the folder in PARTS_FOLDER) with a function `measure(part)`. It states
 figures one by one, and each is on disk at once: a part that is killed later has said what it knew.
@@ -19,7 +19,7 @@ from typing import Literal, TypeVar
 ROOT = Path(__file__).resolve().parent.parent.parent
 OURS = {"ingest", "scorer", "training", "deploy", "tests", *(path.stem for path in Path(__file__).parent.glob("*.py"))}
 OURS |= {path.stem for path in (ROOT / "tests" / "benchmarks").glob("*.py")}
-# What figures depend on; the versions of those that a part imported go into the report.
+# Packages on which figures depend; the report contains the versions of those that a part imported.
 TOLD = ("numpy", "scipy", "torch", "torchvision", "cupy", "nvidia.dali", "tensorrt", "tensorrt_rtx", "torch_tensorrt")
 TOLD += ("onnx", "onnxruntime", "openvino", "cv2", "sklearn", "PIL", "tritonclient")
 T = TypeVar("T")
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured number; `asked` says in words what it must hold, where anything is asked."""
+    """A measured number; `asked` states its bound in words, if it has one."""
 
     name: str
     value: float
@@ -38,7 +38,7 @@ class Figure:
 
 @dataclass(slots=True)
 class Part:
-    """What a part is given and where it states what it found.
+    """The inputs of a part, and where it reports its figures.
 
     Attributes:
         device: "cuda", or "cpu" for a rehearsal: small sizes, and no bound is judged.
@@ -60,7 +60,7 @@ class Part:
     def record(
         self, name: str, value: float, unit: str, *, at_least: float | None = None, at_most: float | None = None
     ) -> None:
-        """State a figure, and whether it holds the bound, if one is asked for. A NaN holds none."""
+        """Report a figure, and whether it meets its bound, if it has one. A NaN meets no bound."""
         asked, met = None, None
         if at_least is not None:
             asked, met = f">= {at_least:g}", value >= at_least
@@ -70,16 +70,16 @@ class Part:
         self.write()
 
     def note(self, text: str) -> None:
-        """State something in words."""
+        """Report a remark."""
         self.notes.append(text)
         self.write()
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:
-        """Let what happens inside fail alone: the part goes on, and the report says what failed and why."""
+        """Catch an error of the block: the part continues, and the report states what failed and why."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other figures are worth having
+        except Exception as error:  # noqa: BLE001 - the other figures are still wanted
             traceback.print_exc()
             missing = missing_package(error)
             reason = f"missing package {missing}" if missing else f"{type(error).__name__}: {error}"
@@ -87,7 +87,7 @@ class Part:
             self.write()
 
     def write(self) -> None:
-        """Put everything stated so far on disk."""
+        """Write all figures so far to disk."""
         fields = {"figures": [asdict(figure) for figure in self.figures], "notes": self.notes}
         fields |= {"troubles": self.troubles, "versions": read_versions()}
         draft = self.out.with_suffix(".draft")
@@ -96,13 +96,13 @@ class Part:
 
 
 def read_versions() -> dict[str, str]:
-    """Return the versions of the told packages that are imported."""
+    """Return the versions of the listed packages that are imported."""
     modules = {name: sys.modules[name] for name in TOLD if name in sys.modules}
     return {name: str(getattr(module, "__version__", "unknown")) for name, module in modules.items()}
 
 
 def missing_package(error: BaseException | None) -> str | None:
-    """Return the foreign package or library that is not there, if that is what `error` says; None otherwise."""
+    """Return the missing package or library that `error` is about; None for other errors."""
     while error is not None:
         if isinstance(error, ImportError) and (error.name or "").partition(".")[0] not in OURS:
             return error.name if isinstance(error, ModuleNotFoundError) and error.name else str(error)
@@ -129,7 +129,7 @@ def main() -> int:
     part.write()
     try:
         load_part(name).measure(part)
-    except Exception as error:  # noqa: BLE001 - told by the exit code
+    except Exception as error:  # noqa: BLE001 - reported by the exit code
         traceback.print_exc()
         missing = missing_package(error)
         if missing is None:
@@ -141,7 +141,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # A package whose threads outlive the interpreter must not turn a finished part into a crashed one.
+    # Threads of a package at the interpreter's exit must not make a finished part look crashed.
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

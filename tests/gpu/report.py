@@ -1,4 +1,4 @@
-"""The report: what the parts found in one JSON file, and the table of asked and measured that people read."""
+"""The report: the figures of all parts in one JSON file, and a table of required and measured figures."""
 
 import re
 import sys
@@ -29,7 +29,7 @@ def strip_paths(text: str, places: Sequence[Path] = ()) -> str:
 
 
 def print_report(report: Mapping[str, Any], console: Console) -> None:
-    """Print the banner, the machine and one row a figure."""
+    """Print the banner, the machine and one row for each figure."""
     on_cpu = report["device"] == "cpu"
     if on_cpu:
         console.print(Text(CPU_BANNER, style="bold yellow"))
@@ -53,14 +53,14 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
 
 
 def show_value(figure: Mapping[str, Any]) -> str:
-    """Return the number with its unit, in as many digits as say something."""
+    """Return the number with its unit, in significant digits."""
     value = figure["value"]
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{text} {figure['unit']}"
 
 
 def judge(figure: Mapping[str, Any], *, on_cpu: bool) -> Text:
-    """Return whether the figure holds what was asked."""
+    """Return whether the figure meets its bound."""
     if figure["met"] is None:
         return Text("")
     if on_cpu:

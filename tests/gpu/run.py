@@ -1,4 +1,4 @@
-"""`make gpu`: every part of the GPU report in turn, each in a process and a time box of its own.
+"""`make gpu`: every part of the GPU report in turn, each in its own process with a time limit.
 
     run.py [--parts decode,mixture] [--save NAME] [--out FILE] [--limit-s 570]
 
@@ -28,7 +28,7 @@ from ingest.device import DeviceUnavailable, Request, resolve_device
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 REPORTS = HERE / "reports"
-# In the order of what is wanted most. Seconds that each may take on a GPU, and in a rehearsal.
+# By importance. Time limits in seconds on a GPU, and in a rehearsal.
 BOXES_S = {
     "mixture": (45, 30),
     "decode": (75, 40),
@@ -41,7 +41,7 @@ BOXES_S = {
     "gpu_faults": (45, 30),
     "triton_server": (120, 40),
 }
-LIMIT_S = 570.0  # of all parts: a lent machine gives a command ten minutes
+LIMIT_S = 570.0  # of all parts: available machines limit a command to ten minutes
 TAIL_LINES = 25
 GRACE_S = 5.0
 MISSING = "missing package"
@@ -49,14 +49,14 @@ STATUS = {0: "ok", 3: MISSING}
 
 
 def run_part(name: str, device: str, box_s: float, scratch: Path) -> dict[str, Any]:
-    """Run one part in its box and return its section of the report."""
+    """Run one part within its limit and return its section of the report."""
     folder = scratch / name
     folder.mkdir()
     out, log, watch = (scratch / f"{name}.{ending}" for ending in ("json", "log", "csv"))
     out.write_text(json.dumps({"figures": [], "notes": [], "troubles": [], "versions": {}}))
     paths = [str(ROOT), str(HERE), str(ROOT / "tests" / "benchmarks"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUNBUFFERED": "1"}
-    if device == "cpu":  # a second thread of a rehearsal gains little, and loses much on a machine with other work
+    if device == "cpu":  # a second thread gains little in a rehearsal, and is slow on a busy machine
         environment["OMP_NUM_THREADS"] = "1"
     command = [sys.executable, str(HERE / "part.py"), name, str(out), device, str(folder)]
     began_s = time.monotonic()
@@ -87,7 +87,7 @@ def run_part(name: str, device: str, box_s: float, scratch: Path) -> dict[str, A
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a part and whatever it started: first asked, then told."""
+    """Stop a part and its child processes, with SIGTERM and then SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -104,11 +104,11 @@ def read_options() -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(BOXES_S), help="names, separated by commas, in their order")
-    parser.add_argument("--save", metavar="NAME", help="keep the report as tests/gpu/reports/NAME.json, too")
+    parser.add_argument("--save", metavar="NAME", help="also save the report as tests/gpu/reports/NAME.json")
     parser.add_argument("--out", type=Path, default=Path("gpu-report.json"))
     parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="of all parts together")
-    parser.add_argument("--box-s", type=float, help="another time box for every part")
-    parser.add_argument("--commit", default=describe_commit(), help="where no checkout can be asked")
+    parser.add_argument("--box-s", type=float, help="one time limit for every part")
+    parser.add_argument("--commit", default=describe_commit(), help="the commit, outside a checkout")
     return parser.parse_args()
 
 
@@ -137,7 +137,7 @@ def main() -> int:
                 section = run_part(name, device.kind, min(box_s, left_s), Path(scratch))
             report["parts"][name] = section
             report["seconds"] = time.monotonic() - began_s
-            write_report(report, options.out)  # after each part: what is known is not lost with the rest
+            write_report(report, options.out)  # after each part, so that a later crash loses nothing
     print_report(report, console)
     console.print(f"the report: {options.out}")
     if options.save:
@@ -147,7 +147,7 @@ def main() -> int:
 
 
 def has_failed(section: dict[str, Any]) -> bool:
-    """Return whether something broke in a part, other than a package that is not there."""
+    """Return whether a part failed for a reason other than a missing package."""
     broken = any(f": {MISSING} " not in trouble for trouble in section["troubles"])
     return broken or section["status"] in {"failed", "timed_out", "no time left"}
 

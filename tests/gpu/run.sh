@@ -31,7 +31,7 @@ done
 if [ -d "$site.pieces" ] && [ "${1:-}" != --unpack ]; then
   for first in "$site.pieces"/*.txz.00; do
     [ -e "$first" ] || continue
-    # A piece that was not carried costs what is in the archive, not the run.
+    # Without one of its pieces an archive is skipped, and the run continues.
     cat "${first%00}"[0-9][0-9] | tar xJ -C "$site" --no-same-owner || echo "$(basename "${first%.00}") is not whole: its packages are missing" >&2
   done
   rm -r "$site.pieces"

@@ -86,7 +86,7 @@ def measure_crops(part: Part, faces: list[EncodedFace]) -> tuple[np.ndarray, np.
 
 
 def measure_damage(part: Part, faces: list[EncodedFace]) -> None:
-    """State how many damaged photographs each path refuses: a GPU's decoder may fill damage without a word."""
+    """State how many damaged photographs each path refuses: a GPU's decoder can fill damaged areas without an error."""
     spec, rng = PreprocessSpec(), np.random.default_rng(9)
     damaged = []
     for number, face in enumerate(faces):

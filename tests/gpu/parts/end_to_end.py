@@ -86,13 +86,13 @@ def in_two_threads(works: Sequence[Callable[[], object]]) -> None:
 
 
 class CannedEmbedder:
-    """Answers with features at hand, so that only the work on the host is left."""
+    """An engine with constant features, so that only the work on the host is measured."""
 
     def __init__(self, feature_size: int) -> None:
         self._feature_size = feature_size
 
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
-        """Return noughts."""
+        """Return zeros."""
         shape = (len(faces), self._feature_size)
         return FeatureBatch(np.zeros(shape, np.float32), {}, np.full(len(faces), np.nan, np.float32))
 
@@ -138,7 +138,7 @@ def measure_stages(
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """One way to be asked: where the images come from, how many at once, and what share of the limit is asked for."""
+    """One mode: the source of the images, their number in a batch, and the required share of the limit."""
 
     name: str
     requests: list[ScoreRequest]

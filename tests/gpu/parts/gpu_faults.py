@@ -36,8 +36,8 @@ with stream.activate():
 
 
 @contextmanager
-def hoarded_memory(runtime: Any) -> Iterator[None]:  # noqa: ANN401 - CuPy has no types
-    """Hold nearly all of the GPU's free memory, in pieces as large as it gives."""
+def occupied_memory(runtime: Any) -> Iterator[None]:  # noqa: ANN401 - CuPy has no types
+    """Occupy nearly all free memory of the GPU, in the largest possible pieces."""
     pieces, size = [], LARGEST_PIECE_BYTES
     while size > SPARE_BYTES // 2 and runtime.memGetInfo()[0] > SPARE_BYTES:
         try:
@@ -56,7 +56,7 @@ def measure_memory(part: Part, embedder: CudaEmbedder, model: Model, faces: list
     cupy = load_array_module("cuda")
     expected = embedder.embed(faces).log_likelihood(model.mixture)
     cupy.get_default_memory_pool().free_all_blocks()
-    with hoarded_memory(cupy.cuda.runtime):
+    with occupied_memory(cupy.cuda.runtime):
         part.record("crops at once before", embedder.max_crops, "")
         found = embedder.embed(faces).log_likelihood(model.mixture)
     part.record("crops at once on a full GPU", embedder.max_crops, "")

@@ -72,7 +72,7 @@ def serve_on_gpu(part: Part, bundle: Bundle) -> Iterator[str]:
 
 
 def await_port(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Return when the server listens, which it does once its models are loaded.
+    """Wait until the server listens, which it does after its models are loaded.
 
     Raises:
         RuntimeError: it ended, or did not serve in time.
@@ -89,7 +89,7 @@ def await_port(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None
 
 
 def measure(part: Part) -> None:
-    """State the golden faces' difference and the rates of a client with much in flight."""
+    """Report the golden faces' difference, and rates of a client with many requests in flight."""
     on_gpu = part.device == "cuda"
     bundle = make_gpu_bundle(part, RESNET, "fp16") if on_gpu else read_bundle(ROOT / "model_repository")
     rng, spec = np.random.default_rng(4), bundle.model.preprocess
