@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
+from sklearn.cluster import kmeans_plusplus
 from sklearn.mixture import GaussianMixture as Reference
 
 from training.mixture.em import EmProgress, fit_em
@@ -165,12 +167,12 @@ def test_order_and_units_do_not_matter(covariance: Covariance) -> None:
 
 
 def test_seeds_are_scikit_learns() -> None:
-    """The first responsibilities equal scikit-learn's after its k-means++ start and one step."""
+    """The first responsibilities are those of round components of the given variance at scikit-learn's seeds."""
     features = draw_features(500, 8, 4).astype(np.float64)
-    reference = Reference(4, init_params="k-means++", random_state=2024, reg_covar=0.05, max_iter=1)
-    reference._initialize_parameters(features, np.random.RandomState(2024))  # noqa: SLF001 - the initialisation only
+    seeds, _ = kmeans_plusplus(features, 4, random_state=2024)
+    distances = ((features[:, None] - seeds) ** 2).sum(axis=2)
     np.testing.assert_allclose(
-        seed_responsibilities(features, 4, 0.05, 2024), reference.predict_proba(features), atol=1e-9
+        seed_responsibilities(features, 4, 0.05, 2024), softmax(-distances / (2 * 0.05), axis=1), atol=1e-9
     )
 
 

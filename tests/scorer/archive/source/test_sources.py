@@ -288,7 +288,9 @@ def test_a_missing_package_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path, scheme: str, words: str
 ) -> None:
     """The error states what to install: an extra of this project if one contains the package."""
-    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, scheme, raising=False)  # noqa: SLF001 - no public way to forget
+    module = sys.modules["fsspec.registry"]  # the package's attribute of that name is a mapping
+    known = {name: kind for name, kind in module.registry.items() if name != scheme}
+    monkeypatch.setattr(module, "registry", known)
     for package in ("s3fs", "gcsfs", "adlfs"):
         monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(SettingsError, match=words):
