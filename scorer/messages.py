@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID, uuid5
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from ingest.reasons import UNSCORED_BY_SIZE, Reason
 from ingest.spec import MAX_COORDINATE, FaceBox
@@ -108,7 +108,6 @@ class ImageSource(Message):
     uri: str | None = None
     data: Annotated[EncodedImage | None, Field(alias="bytes")] = None
     sha256: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$")] = None
-    media_type: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -118,8 +117,19 @@ class ImageSource(Message):
         return self
 
 
+def _refuse_explanation(value: object) -> object:
+    if value is True:
+        message = "this release cannot explain a score: leave `explain` out"
+        raise ValueError(message)
+    return value
+
+
 class ScoreRequest(Message):
-    """One image to score; `faces` absent means "find them"."""
+    """One image to score; `faces` absent means "find them".
+
+    The result repeats `submitted_at`, so that a consumer can measure the time since the submission. `explain` is
+    reserved: only false is accepted.
+    """
 
     request_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
     content_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
@@ -129,7 +139,7 @@ class ScoreRequest(Message):
     stream: str | None = None
     submitted_at: datetime | None = None
     policy_id: str | None = None
-    explain: bool = False
+    explain: Annotated[Literal[False], BeforeValidator(_refuse_explanation)] = False
     attributes: Attributes = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -195,7 +205,8 @@ class ScoreResult(Message):
 
     `score` is the highest of its faces' scores. `decision` is the most suspicious of their decisions, and null when
     there is no face. Faces of which none could be scored give the status `failed` and the decision `review`. `pass`
-    does not mean that a face is a photograph. `version` is the release that scored; results of older releases lack it.
+    does not mean that a face is a photograph. `version` is the release that scored, `submitted_at` comes
+    from the request; results of older releases lack both.
     """
 
     schema_version: Literal[1] = 1
@@ -214,6 +225,7 @@ class ScoreResult(Message):
     model: ModelFacts
     policy: PolicyFacts
     timing_ms: dict[str, float]
+    submitted_at: datetime | None = None
     scored_at: datetime
     attributes: dict[str, str]
 

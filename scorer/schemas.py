@@ -90,6 +90,7 @@ _FACTS: Document = {
     "content_id": EXAMPLE_REQUEST.content_id,
     "model": ModelFacts(bundle_id="starter", bundle_digest=_DIGEST),
     "policy": _POLICY,
+    "submitted_at": EXAMPLE_REQUEST.submitted_at,
     "scored_at": "2026-01-15T09:30:01Z",
     "attributes": EXAMPLE_REQUEST.attributes,
 }

@@ -141,6 +141,7 @@ def _result(
         face_count=len(faces),
         image=ImageFacts()
         if info is None
+        submitted_at=image.request.submitted_at,
         else ImageFacts(sha256=info.sha256, width=info.width, height=info.height, media_type=info.media_type),
         faces=faces,
         model=ModelFacts(bundle_id=model.bundle_id, bundle_digest=model.digest),

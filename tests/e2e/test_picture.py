@@ -26,7 +26,7 @@ SAME_GREY_LEVELS = 40
 @pytest.fixture(scope="module")
 def result(local_scorer: LocalScorer, portrait: bytes) -> ScoreResult:
     """The portrait's result."""
-    image = ImageSource.model_construct(uri=None, data=portrait, sha256=None, media_type=None)
+    image = ImageSource.model_construct(uri=None, data=portrait, sha256=None)
     (result,) = local_scorer.score([ScoreRequest(request_id="a", content_id="astronaut.png", image=image)])
     return result
 
@@ -140,7 +140,7 @@ def test_a_small_picture_has_a_caption_that_can_be_read(local_scorer: LocalScore
     crop = Image.open(io.BytesIO(portrait)).crop((150, 40, 300, 220))
     buffer = io.BytesIO()
     crop.save(buffer, "PNG")
-    image = ImageSource.model_construct(uri=None, data=buffer.getvalue(), sha256=None, media_type=None)
+    image = ImageSource.model_construct(uri=None, data=buffer.getvalue(), sha256=None)
     (result,) = local_scorer.score([ScoreRequest(request_id="a", content_id="small.png", image=image)])
     assert result.faces
     page = np.asarray(draw_picture(buffer.getvalue(), result, None, local_scorer.sandbox).convert("L")).astype(int)

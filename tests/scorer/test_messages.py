@@ -105,7 +105,24 @@ def test_whatever_can_change_a_decision_changes_the_id() -> None:
     ids = {result_id(request(**changes), *others) for changes, *others in CHANGES.values()}
     assert len(ids | {result_id(request(), "i", "d", POLICY)}) == len(CHANGES) + 1
     assert set(PolicyFacts.model_fields) == {name.removeprefix("policy's ") for name in CHANGES if "'s " in name}
-    assert result_id(request(), "i", "d", POLICY) == result_id(request(explain=True, stream="s"), "i", "d", POLICY)
+    assert result_id(request(), "i", "d", POLICY) == result_id(
+        request(submitted_at="2026-01-01T00:00:00Z", stream="s"), "i", "d", POLICY
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"explain": True}, "explain: Value error, this release cannot explain a score: leave `explain` out"),
+        ({"image": {"uri": "u", "media_type": "image/png"}}, "image.media_type: Extra inputs are not permitted"),
+    ],
+)
+def test_what_is_not_answered_is_refused(fields: dict[str, object], why: str) -> None:
+    """An explanation and a stated media type have no effect: a request that has one is refused with a reason."""
+    with pytest.raises(ValidationError) as refusal:
+        request(**fields)
+    assert describe_problems(refusal.value) == why
+    assert not request(explain=False).explain
 
 
 def test_a_result_without_faces_cannot_carry_a_decision() -> None:

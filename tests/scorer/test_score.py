@@ -1,6 +1,7 @@
 """The pure heart on the live engine: every image gets its own answer, whatever lies beside it."""
 
 import io
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def encode(picture: Image.Image, kind: str = "JPEG") -> bytes:
 def ask(name: str, data: bytes, *boxes: tuple[float, float, float, float], find: bool = False) -> ScoreRequest:
     """Return a request with inline bytes and given boxes, or one whose faces are to be found."""
     faces = tuple(RequestedFace(face_id=str(number), box=box) for number, box in enumerate(boxes))
-    image = ImageSource.model_construct(uri=None, data=data, sha256=None, media_type=None)
+    image = ImageSource.model_construct(uri=None, data=data, sha256=None)
     return ScoreRequest(request_id=name, content_id=name, image=image, faces=None if find else faces)
 
 
@@ -211,6 +212,15 @@ def test_a_found_face_that_is_cut_off_is_not_scored(local_scorer: LocalScorer, p
     assert result.reason_codes == (Reason.FACE_CUT_OFF,)
     (face,) = result.faces
     assert face.quality["face_px"] == pytest.approx(384 - face.box[1], abs=0.1)
+
+def test_a_result_repeats_when_its_request_was_submitted(local_scorer: LocalScorer, portrait: bytes) -> None:
+    """A consumer can measure the time since the submission; a request that does not state it gets null."""
+    silent = ask("a", portrait, TINY)
+    stated = silent.model_copy(update={"submitted_at": datetime(2026, 1, 1, tzinfo=UTC)})
+    first, second = score(local_scorer, silent, stated)
+    assert (first.submitted_at, second.submitted_at) == (None, stated.submitted_at)
+    assert second.scored_at > stated.submitted_at
+
 
 
 def test_size_limit_is_answered_not_raised(portrait: bytes, local_scorer: LocalScorer) -> None:

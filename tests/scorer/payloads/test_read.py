@@ -33,7 +33,7 @@ BODY = bytes(range(250))
 
 def ask(uri: str | None = None, data: bytes | None = None, sha256: str | None = None) -> ScoreRequest:
     """Return a request for an image."""
-    image = ImageSource.model_construct(uri=uri, data=data, sha256=sha256, media_type=None)
+    image = ImageSource.model_construct(uri=uri, data=data, sha256=sha256)
     return ScoreRequest.model_construct(request_id="a", content_id="a", image=image)
 
 
