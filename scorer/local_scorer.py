@@ -1,7 +1,7 @@
 """Put a bundle to work in this process: detector, embedder, model and policy behind one `score`."""
 
 import ctypes
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -11,7 +11,8 @@ from threadpoolctl import threadpool_limits
 from ingest.device import resolve_device
 from ingest.reasons import Unscorable
 from scorer.bundle.signature import read_trusted_bundle
-from scorer.decide import Policy, settle_policy
+from scorer.decide import settle_policy
+from scorer.engines.base import Embedder
 from scorer.engines.local import open_local_engine, open_sandbox, start_sandbox
 from scorer.engines.verify import verify_engine
 from scorer.locate import LocatedImage, locate_faces, refuse
@@ -63,7 +64,7 @@ class LocalScorer:
 
     def score(self, requests: Iterable[ScoreRequest]) -> Generator[ScoreResult]:
         """Yield one result per request, in order; reading and locating run ahead. Close it to end early."""
-        for done in self.open_pipeline(self._read_and_locate).run(requests):
+        for done in self.open_pipeline(self._locate_request).run(requests):
             yield done.result
 
     def open_pipeline(
@@ -76,12 +77,17 @@ class LocalScorer:
             limit: see `ScoringPipeline`.
             batch_images: another size than the settings'.
         """
-        scorers = [
-            partial(score_batch, embedder=each, model=self.bundle.model, choose_policy=self._choose_policy)
-            for each in self._embedders
-        ]
+        scorers = [partial(self._score_batch, embedder=each) for each in self._embedders]
         size = batch_images or self.settings.batch_images
         return ScoringPipeline(locate, scorers, threads=self.settings.threads, batch_images=size, limit=limit)
+
+    def read_and_locate(self, request: ScoreRequest, read: Callable[[], bytes]) -> LocatedImage:
+        """Locate the faces of the image that `read` returns; an `Unscorable` that it raises becomes the failure."""
+        try:
+            data = read()
+        except Unscorable as failure:
+            return refuse(request, failure)
+        return self.locate(request, data)
 
     def locate(self, request: ScoreRequest, data: bytes) -> LocatedImage:
         """Probe an image's bytes and find or check its faces; safe to call from many threads."""
@@ -89,24 +95,21 @@ class LocalScorer:
 
     def score_located(self, image: LocatedImage) -> ScoreResult:
         """Return the result of one located image; for one thread at a time."""
-        (result,) = score_batch([image], self.embedder, self.bundle.model, self._choose_policy)
+        (result,) = self._score_batch([image], self.embedder)
         return result
 
     def close(self) -> None:
         """End the decoding processes."""
         self.sandbox.close()
 
-    def _read_and_locate(self, request: ScoreRequest) -> LocatedImage:
-        try:
-            data = request.image.data
-            if data is None:
-                data = read_image(str(request.image.uri), self.settings.limits.max_bytes)
-        except Unscorable as failure:
-            return refuse(request, failure)
-        return self.locate(request, data)
+    def _locate_request(self, request: ScoreRequest) -> LocatedImage:
+        if request.image.data is not None:
+            return self.locate(request, request.image.data)
+        uri, max_bytes = str(request.image.uri), self.settings.limits.max_bytes
+        return self.read_and_locate(request, lambda: read_image(uri, max_bytes))
 
-    def _choose_policy(self, _: ScoreRequest) -> Policy:
-        return self.policy
+    def _score_batch(self, images: Sequence[LocatedImage], embedder: Embedder) -> list[ScoreResult]:
+        return score_batch([(image, self.policy) for image in images], embedder, self.bundle.model)
 
 
 def limit_heaps(count: int) -> None:

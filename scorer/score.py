@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -18,7 +18,6 @@ from scorer.messages import (
     FaceResult,
     ImageFacts,
     ModelFacts,
-    ScoreRequest,
     ScoreResult,
     Status,
     result_id,
@@ -36,21 +35,17 @@ class _Score:
     high_band: float
 
 
-def score_batch(
-    images: Sequence[LocatedImage], embedder: Embedder, model: Model, choose_policy: Callable[[ScoreRequest], Policy]
-) -> list[ScoreResult]:
+def score_batch(images: Sequence[tuple[LocatedImage, Policy]], embedder: Embedder, model: Model) -> list[ScoreResult]:
     """Score every face of `images` in one batch and return one result per image, in order.
 
-    A face that cannot be cut, decoded or embedded carries its reason and never changes its
-    batch-mates' numbers. `choose_policy` is asked once per image, so that one batch serves many tenants;
-    whatever it raises ends the whole batch: refuse a request without a policy before it gets here.
+    Each image comes with the policy that decides it, so that one batch serves many tenants. A face that cannot be cut,
+    decoded or embedded gets its reason and does not change the numbers of the other faces in the batch.
     """
     started = time.perf_counter()
-    policies = [choose_policy(image.request) for image in images]
     outcomes: dict[tuple[int, int], _Score | Unscorable] = {}
     places: list[tuple[int, int]] = []
     encoded: list[EncodedFace] = []
-    for image_number, (image, policy) in enumerate(zip(images, policies, strict=True)):
+    for image_number, (image, policy) in enumerate(images):
         for face_number, face in enumerate(image.faces):
             place = (image_number, face_number)
             prepared = _prepare_safely(image, face, model, policy)
@@ -73,7 +68,7 @@ def score_batch(
             outcomes[place] = _Score(float(value), float(p_value), float(embedded.high_band[row]))
     return [
         _result(image, [outcomes[number, index] for index in range(len(image.faces))], model, policy, embed_ms)
-        for number, (image, policy) in enumerate(zip(images, policies, strict=True))
+        for number, (image, policy) in enumerate(images)
     ]
 
 
@@ -141,12 +136,12 @@ def _result(
         face_count=len(faces),
         image=ImageFacts()
         if info is None
-        submitted_at=image.request.submitted_at,
         else ImageFacts(sha256=info.sha256, width=info.width, height=info.height, media_type=info.media_type),
         faces=faces,
         model=ModelFacts(bundle_id=model.bundle_id, bundle_digest=model.digest),
         policy=facts,
         timing_ms={"locate": round(image.locate_ms, 3), "embed_batch": round(embed_ms, 3)},
+        submitted_at=image.request.submitted_at,
         scored_at=datetime.now(UTC),
         attributes=image.request.attributes,
     )

@@ -8,7 +8,6 @@ from datetime import timedelta
 from rich.filesize import decimal
 from rich.table import Table
 
-from ingest.reasons import Unscorable
 from scorer.archive.items import Item
 from scorer.archive.left_out import describe_left_out
 from scorer.archive.scan import make_request
@@ -16,7 +15,7 @@ from scorer.archive.source.access import read_image_bytes
 from scorer.archive.source.estimate import Estimate
 from scorer.face_boxes import Boxes
 from scorer.local_scorer import LocalScorer
-from scorer.locate import LocatedImage, refuse
+from scorer.locate import LocatedImage
 
 _BATCH_IMAGES = 8  # small, so that reading and scoring also overlap in a short trial
 
@@ -51,11 +50,7 @@ def try_scan(estimate: Estimate, scorer: LocalScorer, boxes: Boxes | None) -> Tr
 
     def locate(item: Item) -> LocatedImage:
         request = make_request(item if boxes is None else replace(item, faces=boxes.get(item.content_id, ())))
-        try:
-            data = read_image_bytes(item, estimate.access)
-        except Unscorable as failure:
-            return refuse(request, failure)
-        return scorer.locate(request, data)
+        return scorer.read_and_locate(request, lambda: read_image_bytes(item, estimate.access))
 
     started_s = time.perf_counter()
     images = sum(1 for _ in scorer.open_pipeline(locate, batch_images=_BATCH_IMAGES).run(estimate.read_sample()))

@@ -200,13 +200,8 @@ class RecordPipeline:
             return self._score([scorable for scorable, _ in batch])
 
     def _score(self, batch: list[Scorable]) -> list[Answer]:
-        policies = {id(scorable.image.request): scorable.policy for scorable in batch}
-        results = score_batch(
-            [scorable.image for scorable in batch],
-            self._parts.embedder,
-            self._parts.model,
-            lambda request: policies[id(request)],
-        )
+        images = [(scorable.image, scorable.policy) for scorable in batch]
+        results = score_batch(images, self._parts.embedder, self._parts.model)
         topic, mode = self._settings.results_topic, self._settings.mode
         answers: list[Answer] = []
         for scorable, result in zip(batch, results, strict=True):

@@ -163,10 +163,8 @@ def test_each_image_of_a_batch_is_judged_by_its_own_policy(local_scorer: LocalSc
         "large": Policy(policy_id="large", version="8", min_face_px=200),
     }
     requests = [ask(name, portrait, FACE).model_copy(update={"tenant": name}) for name in policies]
-    images = [local_scorer.locate(request, portrait) for request in requests]
-    flagged, refused = score_batch(
-        images, local_scorer.embedder, local_scorer.bundle.model, lambda request: policies[str(request.tenant)]
-    )
+    images = [(local_scorer.locate(request, portrait), policies[str(request.tenant)]) for request in requests]
+    flagged, refused = score_batch(images, local_scorer.embedder, local_scorer.bundle.model)
     assert (flagged.decision, flagged.policy.policy_id, flagged.policy.version) == (Decision.FLAG, "all", "3")
     assert (refused.reason_codes, refused.policy.policy_id) == ((Reason.FACE_TOO_SMALL,), "large")
     assert flagged.result_id != refused.result_id
@@ -213,6 +211,7 @@ def test_a_found_face_that_is_cut_off_is_not_scored(local_scorer: LocalScorer, p
     (face,) = result.faces
     assert face.quality["face_px"] == pytest.approx(384 - face.box[1], abs=0.1)
 
+
 def test_a_result_repeats_when_its_request_was_submitted(local_scorer: LocalScorer, portrait: bytes) -> None:
     """A consumer can measure the time since the submission; a request that does not state it gets null."""
     silent = ask("a", portrait, TINY)
@@ -220,7 +219,6 @@ def test_a_result_repeats_when_its_request_was_submitted(local_scorer: LocalScor
     first, second = score(local_scorer, silent, stated)
     assert (first.submitted_at, second.submitted_at) == (None, stated.submitted_at)
     assert second.scored_at > stated.submitted_at
-
 
 
 def test_size_limit_is_answered_not_raised(portrait: bytes, local_scorer: LocalScorer) -> None:

@@ -25,12 +25,13 @@ from ingest.device import Kind, load_array_module
 from ingest.probe import EncodedFace, Limits
 from scorer.bundle.bundle import Bundle
 from scorer.decide import Policy
-from scorer.engines.base import FeatureBatch
+from scorer.engines.base import Embedder, FeatureBatch
 from scorer.engines.cuda.embedder import CudaEmbedder
 from scorer.engines.cuda.mixture import DeviceMixture
 from scorer.engines.verify import verify_engine
 from scorer.locate import LocatedImage, locate_faces
-from scorer.messages import ImageSource, ScoreRequest
+from scorer.messages import ImageSource, ScoreRequest, ScoreResult
+from scorer.model import Model
 from scorer.payloads.local_file import read_image
 from scorer.pipeline import ScoringPipeline
 from scorer.score import score_batch
@@ -63,11 +64,14 @@ def locate(request: ScoreRequest) -> LocatedImage:
     return locate_faces(request, data, None, Limits(), Policy().min_face_px)  # type: ignore[arg-type]  # see above
 
 
+def score_with_defaults(images: Sequence[LocatedImage], embedder: Embedder, model: Model) -> list[ScoreResult]:
+    """Score a batch under the default policy."""
+    return score_batch([(image, Policy()) for image in images], embedder, model)
+
+
 def score_all(embedders: Sequence[CudaEmbedder], bundle: Bundle, requests: Iterable[ScoreRequest], batch: int) -> int:
     """Return how many requests were answered with a p-value."""
-    scorers = [
-        partial(score_batch, embedder=each, model=bundle.model, choose_policy=lambda _: Policy()) for each in embedders
-    ]
+    scorers = [partial(score_with_defaults, embedder=each, model=bundle.model) for each in embedders]
     pipeline: ScoringPipeline[ScoreRequest] = ScoringPipeline(locate, scorers, threads=THREADS, batch_images=batch)
     return sum(done.result.faces[0].p_value is not None for done in pipeline.run(requests))
 
@@ -129,7 +133,7 @@ def measure_stages(
     rates["mixture"] = len(crops) / time_device(lambda: mixture.log_likelihood(features), device, calls=20)
     located = [locate(request) for request in requests[:batch]]
     canned = CannedEmbedder(bundle.manifest.feature_size)
-    host = partial(score_batch, located, canned, bundle.model, lambda _: Policy())
+    host = partial(score_with_defaults, located, canned, bundle.model)
     rates["decisions and results, FP64 mixture, one thread"] = rate_of(host, len(located), device)
     for name, rate in rates.items():
         part.record(f"batches of {batch}: {name}", rate, "images/s")

@@ -152,7 +152,7 @@ def test_results_are_scored_through_it(
     request = ScoreRequest(request_id="r", content_id="c", image=ImageSource(uri="file:///portrait.png"))
     located = tuple(LocatedFace(str(i), FaceBox(*box), None) for i, box in enumerate(BOXES))
     image = LocatedImage(request, portrait, probe_image(portrait), located, None, 0.0)
-    result = score_batch([image], embedder, gpu_bundle.model, lambda _: Policy(min_face_px=32))[0]
+    result = score_batch([(image, Policy(min_face_px=32))], embedder, gpu_bundle.model)[0]
     expected = embedder.embed(faces).log_likelihood(gpu_bundle.model.mixture)
     np.testing.assert_allclose([face.log_likelihood for face in result.faces], expected, rtol=1e-5)
     assert ["high_band" in face.quality for face in result.faces] == [False, True, False, True]
