@@ -101,11 +101,14 @@ def describe_missing(command: str, module: str, needed: Sequence[str]) -> Missin
     distribution = _normalise(_DISTRIBUTIONS.get(top, top))
     if distribution in _WITHOUT_DEPENDENCIES:
         return MissingExtra(command, distribution, _group_line("train-no-deps"))
-    extras = read_extras()
-    bringing = [extra for extra in (*needed, *EXTRAS) if distribution in extras.get(extra, ())]
-    if not bringing:
-        return None
-    return MissingExtra(command, distribution, pip_line(dict.fromkeys([*needed, bringing[0]])))
+    extra = _find_extra(distribution, needed)
+    return MissingExtra(command, distribution, pip_line(dict.fromkeys([*needed, extra]))) if extra else None
+
+
+def line_for(distribution: str) -> str:
+    """Return the line that installs a distribution: with its extra where one brings it, else alone."""
+    extra = _find_extra(_normalise(distribution))
+    return pip_line([extra]) if extra else f"pip install {distribution}"
 
 
 def pip_line(extras: Iterable[str]) -> str:
@@ -116,6 +119,12 @@ def pip_line(extras: Iterable[str]) -> str:
         constraints, target = shlex.quote(str(_ROOT / "constraints.txt")), shlex.quote(f"{_ROOT}[{names}]")
         return f"{python} -m pip install --constraint {constraints} --editable {target}"
     return f"{python} -m pip install {shlex.quote(f'{PACKAGE}[{names}]')}"
+
+
+def _find_extra(distribution: str, preferred: Sequence[str] = ()) -> str | None:
+    """Return the first extra that brings a distribution, of the preferred ones if possible."""
+    extras = read_extras()
+    return next((extra for extra in (*preferred, *EXTRAS) if distribution in extras.get(extra, ())), None)
 
 
 def _group_line(group: str) -> str:

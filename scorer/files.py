@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -35,17 +36,42 @@ def replace_file(path: Path, data: bytes) -> None:
     """Write `data` beside `path` as `<name>.partial`, sync it, and rename it.
 
     Raises:
-        OSError: the disk is full or not writable; the old file is as it was, and no partial file is left.
+        OSError: as `write_and_rename`.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    write_and_rename(path.with_name(f"{path.name}.partial"), path, lambda file: file.write(data))
+
+
+def write_and_rename(
+    partial: Path,
+    path: Path,
+    write: Callable[[IO[bytes]], object],
+    verify: Callable[[Path], object] = lambda _partial: None,
+) -> None:
+    """Write a file under a temporary name, sync it, verify it, rename it to `path`, and sync the folder.
+
+    Args:
+        partial: the temporary name, in the same folder.
+        path: the final name; a file of that name is replaced atomically.
+        write: writes the content into the open file.
+        verify: reads the partial file and raises when it is not what it should be.
+
+    Raises:
+        OSError: the disk is full or not writable; the old file is unchanged, and no partial file remains.
+    """
     try:
         with partial.open("wb") as file:
-            file.write(data)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
+        verify(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def open_inside(folder: Path, name: str) -> IO[bytes]:

@@ -1,7 +1,8 @@
-"""Ends the process at once, from any thread, where a call may never return."""
+"""How a process ends: after a signal in good order, or at once where a call may never return."""
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NoReturn
@@ -19,6 +20,30 @@ def before_foreseen_exit(callback: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         _callbacks.remove(callback)
+
+
+@contextmanager
+def stop_on_signals(stop: Callable[[], object], second: signal.Handlers | None = None) -> Iterator[None]:
+    """Call `stop` on the first SIGTERM or SIGINT; only the main thread can use this.
+
+    Args:
+        stop: is called by the signal's handler.
+        second: what a second signal does; None: what it did before.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(_number: int, _frame: object) -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler if second is None else second)
+        stop()
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def exit_process(code: Exit, *, foreseen: bool) -> NoReturn:

@@ -4,9 +4,8 @@ import fsspec
 from fsspec.registry import known_implementations
 
 from scorer.errors import SettingsError
-from scorer.extras import pip_line
+from scorer.extras import line_for
 
-EXTRAS = {"s3fs": "s3"}  # packages that one of this project's extras brings
 _AWS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (a public bucket: FSSPEC_S3_ANON=true)"
 _AZURE = "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
 _CREDENTIALS = {
@@ -46,8 +45,7 @@ def require_client(scheme: str) -> None:
         if package == "fsspec":  # it brings the class, but not what that imports
             message = f"{scheme}:// cannot be read here: {error}"
         else:
-            line = pip_line([EXTRAS[package]]) if package in EXTRAS else f"pip install {package}"
-            message = f"{scheme}:// needs the package {package}, which is not installed: {line}"
+            message = f"{scheme}:// needs the package {package}, which is not installed: {line_for(package)}"
         raise SettingsError(message) from error
 
 

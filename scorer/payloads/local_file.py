@@ -10,13 +10,18 @@ from scorer.messages import ImageSource, RequestedFace, ScoreRequest
 from scorer.payloads.names import shorten_id
 
 
+def decode_file_uri(uri: str) -> Path:
+    """Return the path that a `file:` URI names, in exactly its bytes."""
+    return Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
+
+
 def read_image(uri: str, max_bytes: int) -> bytes:
     """Read the file at a `file:` URI whole.
 
     Raises:
         Unscorable: it is gone, forbidden, no regular file (a pipe would block for ever), or too large.
     """
-    path = Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
+    path = decode_file_uri(uri)
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
@@ -26,6 +26,7 @@ from scorer.errors import PayloadRefused, PayloadUnavailable, SettingsError
 from scorer.messages import ScoreRequest
 from scorer.payloads.clients import describe_refusal, is_refusal, require_client
 from scorer.payloads.https import PUBLIC_NETWORK, Network, TryAgain, describe_uri, fetch_https, seconds_left
+from scorer.payloads.local_file import decode_file_uri
 from scorer.settings import PayloadSettings
 
 FIRST_PAUSE_S = 0.1
@@ -132,11 +133,10 @@ def read_file(uri: str, roots: tuple[Path, ...], max_bytes: int) -> bytes:
         Unscorable: forbidden_uri, unreadable or too_many_bytes.
         PayloadUnavailable: the file system fails.
     """
-    parts = urlsplit(uri)
-    if parts.netloc not in {"", "localhost"}:
+    if urlsplit(uri).netloc not in {"", "localhost"}:
         raise Unscorable(Reason.FORBIDDEN_URI, f"{describe_uri(uri)}: a file:// URI names a file of this machine")
     try:
-        real = Path(os.fsdecode(unquote_to_bytes(parts.path))).resolve()
+        real = decode_file_uri(uri).resolve()
         homes = [root.resolve() for root in roots]
         _require_root(real, homes)  # before opening: what lies elsewhere is not even touched
         # A FIFO must not block, a terminal must not become ours, and a link put here since then is not followed.
