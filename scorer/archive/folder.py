@@ -20,7 +20,7 @@ from typing import IO
 from pydantic import BaseModel
 
 from scorer.errors import UsageError
-from scorer.files import require_local
+from scorer.files import require_local, write_and_rename
 
 
 def part_name(index: int) -> str:
@@ -68,20 +68,7 @@ def publish(path: Path, write: Callable[[IO[bytes]], object], verify: Callable[[
     # Random instead of the process id: in every container the first process has the id 1.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        verify(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_and_rename(partial, path, write, verify)
 
 
 def publish_json(path: Path, content: BaseModel) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,10 +20,10 @@ from scorer.errors import Exit, UsageError
 from scorer.face_boxes import read_boxes
 from scorer.meaning import explain_decisions
 from scorer.observe.printable import print_json
+from scorer.process_exit import stop_on_signals
 from scorer.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from scorer.archive.scan import Scan
     from scorer.archive.session import Session
     from scorer.archive.source.sources import Archive
 
@@ -144,7 +143,7 @@ def _scan_here(session: "Session", own: range, *, retry_failed: bool) -> None:
             )
 
         scan = session.open_scan(scorer, show_progress)
-        with _stop_on_signals(scan):
+        with stop_on_signals(scan.stop):  # after the current batch
             scan.run(own, retry_failed=retry_failed)
 
 
@@ -163,26 +162,6 @@ def _open_progress(session: "Session", own: range) -> Iterator[Progress]:
     with Progress("scanning", None) as progress:
         progress.begin(*session.count_images(own))
         yield progress
-
-
-@contextmanager
-def _stop_on_signals(scan: "Scan") -> Iterator[None]:
-    """Stop the scan after the current batch on the first SIGTERM or SIGINT; a second one acts by default."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def stop(_number: int, _frame: object) -> None:
-        for number in numbers:
-            signal.signal(number, before[number])
-        scan.stop()
-
-    for number in numbers:
-        signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            signal.signal(number, before[number])
 
 
 def _read_argument(text: str) -> str:

@@ -26,6 +26,7 @@ from scorer.observe.printable import print_json
 from scorer.observe.trace_context import exporting_spans
 from scorer.payloads.read import check_payloads, read_payload
 from scorer.policies import PolicyWatcher
+from scorer.process_exit import stop_on_signals
 from scorer.settings import Settings
 from scorer.stream.broker import Outgoing, RecordSink, RecordSource
 from scorer.stream.health import Canary, HealthServer, HealthState
@@ -119,7 +120,7 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
         }
     )
     with ExitStack() as stack:
-        stack.enter_context(_stopping_on_signals(stop))
+        stack.enter_context(stop_on_signals(stop.set, second=signal.SIG_DFL))
         stack.enter_context(exporting_spans())
         server = stack.enter_context(HealthServer(settings.health, state, metrics))
         log.info("health and metrics", url=server.url)
@@ -225,19 +226,3 @@ def _note_outage(metrics: Metrics, state: HealthState, error: str | None, *, sta
         metrics.backend_retries.labels(backend="engine").inc()
         state.canary(ok=False, detail=error)
         log.warning("the engine does not answer; waiting", error=error)
-
-
-@contextmanager
-def _stopping_on_signals(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` on the first SIGTERM or SIGINT; the second acts as it does by default."""
-
-    def leave(number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        stop.set()
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,11 +9,11 @@ of the settings, as for the stream: the manifest's author may be a stranger. Lin
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote_to_bytes, urlsplit
 
 from ingest.reasons import Reason, Unscorable
 from scorer.archive.items import ByteSpan, Item
 from scorer.errors import SourceChanged
+from scorer.payloads.local_file import decode_file_uri
 from scorer.payloads.names import show_uri
 from scorer.payloads.read import read_uri
 from scorer.payloads.stores import LOCAL, open_store, store_errors
@@ -36,7 +36,7 @@ class Access:
     _files: PayloadSettings = field(init=False, repr=False)  # the settings for all local files
 
     def __post_init__(self) -> None:
-        roots = tuple(_path_of(name) for name in self.named if name.startswith("file://"))
+        roots = tuple(decode_file_uri(name) for name in self.named if name.startswith("file://"))
         own = self.payloads.file_roots if LOCAL in self.payloads.schemes else ()
         files = self.payloads.model_copy(update={"schemes": (LOCAL,), "file_roots": (*roots, *own)})
         object.__setattr__(self, "_files", files)
@@ -46,7 +46,7 @@ class Access:
         scheme = uri.partition("://")[0].lower()
         settings = self._settings_for(uri)
         if scheme == LOCAL:
-            path = Path(os.path.normpath(os.fsdecode(unquote_to_bytes(urlsplit(uri).path))))
+            path = Path(os.path.normpath(decode_file_uri(uri)))
             return any(path.is_relative_to(root.absolute()) for root in settings.file_roots)
         return scheme in settings.schemes or (scheme == "https" and bool(settings.https_hosts))
 
@@ -67,10 +67,6 @@ class Access:
         if any(uri == name or (name.endswith("/") and uri.startswith(name)) for name in self.named):
             return settings.model_copy(update={"schemes": (*settings.schemes, scheme)})
         return settings
-
-
-def _path_of(uri: str) -> Path:
-    return Path(os.fsdecode(unquote_to_bytes(urlsplit(uri).path)))
 
 
 def read_image_bytes(item: Item, access: Access) -> bytes:
