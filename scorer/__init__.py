@@ -6,9 +6,9 @@
         for result in starter.score_files(["portrait.jpg"]):
             print(result.content_id, result.decision, [face.p_value for face in result.faces])
 
-`open_scorer` opens a bundle, `Scorer` scores files and bytes, `ScoreRequest` and `ScoreResult` are what goes in and
-comes out, and `read_bundle` reads a bundle without starting an engine. They load when they are first used, so that
-`import scorer` is quick. All else in this package may change with any version.
+`open_scorer` opens a bundle, `Scorer` scores files and bytes, `ScoreRequest` is the input, `ScoreResult` is the output,
+and `read_bundle` reads a bundle without starting an engine. Each name loads on first use, so that `import scorer` is
+fast. Everything else in this package may change with any version.
 """
 
 from importlib import import_module
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ScoreRequest", "ScoreResult", "Scorer", "open_scorer", "read_bundle"]
 
-_HOMES = {
+_MODULES = {
     "ScoreRequest": "scorer.messages",
     "ScoreResult": "scorer.messages",
     "Scorer": "scorer.python_api",
@@ -31,10 +31,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _MODULES:
         message = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(message)
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -18,12 +18,12 @@ CONFIDENCE = 0.95  # of the interval that a supported false-alarm rate has
 
 
 class Policy(Message):
-    """Target false-alarm rates per face, and the smallest face that is worth a score.
+    """Target false-alarm rates per face, and the smallest face that is scored.
 
-    A face is flagged when its p-value is at most `flag_false_alarm_rate`, sent to review at most
-    `review_false_alarm_rate`. A face of whose short side less than `min_face_px` pixels lie in the image is never
-    scored and always goes to review. Where faces are found and not given, faces below it and below the detector's own
-    limit as well are told only where the image has no larger one.
+    A face is flagged when its p-value is at most `flag_false_alarm_rate`, and sent to review when it is at most
+    `review_false_alarm_rate`. A face whose visible short side is under `min_face_px` pixels is never scored and always
+    goes to review. Where the detector finds the faces, a face that is under `min_face_px` and under the detector's own
+    limit is reported only if the image has no larger face.
     """
 
     policy_id: str = "default"
@@ -43,7 +43,7 @@ class Policy(Message):
         return self
 
     def describe(self) -> PolicyFacts:
-        """Return what a result says of this policy: all of it, since all of it decides."""
+        """Return what a result states of this policy: all fields, because each one affects the decision."""
         return PolicyFacts(**self.model_dump())
 
 
@@ -69,52 +69,52 @@ def decide_face(p_value: float | None, policy: Policy) -> Decision:
 
 
 def photographs_needed(rate: float) -> int:
-    """Return how many photographs a calibration needs at least to support the false-alarm rate `rate`.
+    """Return the least number of photographs with which a calibration supports the false-alarm rate `rate`.
 
-    The 95 % interval of the rate's threshold has an order statistic for its lower end only if (1 - rate)^n, the chance
-    that no photograph lies below the true threshold, is under 2.5 %.
+    The 95 % interval of the rate's threshold has an order statistic as its lower end only if (1 - rate)^n, the
+    probability that no photograph lies below the true threshold, is under 2.5 %.
     """
     return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log1p(-rate)) if rate < 1 else 1
 
 
 def supported_rate(photographs: int) -> float:
-    """Return a false-alarm rate that a calibration on `photographs` supports: the lowest, rounded up to one digit."""
+    """Return the lowest false-alarm rate that a calibration on `photographs` supports, rounded up to one digit."""
     lowest = -math.expm1(math.log((1 - CONFIDENCE) / 2) / photographs)
     unit = 10.0 ** -math.floor(math.log10(lowest))
     return math.ceil(lowest * unit) / unit
 
 
 class CalibrationSize(NamedTuple):
-    """How many held-out faces a calibration has, and in how many photographs they are."""
+    """The number of held-out faces of a calibration, and of the photographs that contain them."""
 
     faces: int
     photographs: int
 
 
-def settle_policy(policy: Policy, calibration: CalibrationSize) -> tuple[Policy, str]:
-    """Return the policy that applies with a calibration, and a sentence where it does not support the flag rate.
+def resolve_policy(policy: Policy, calibration: CalibrationSize) -> tuple[Policy, str]:
+    """Return the policy that applies with a calibration, and a sentence if that does not support the flag rate.
 
-    A flag rate that nobody set is raised to one that the calibration supports. One that was set is kept: its faces are
-    flagged, though the promise of the rate is not proved.
+    A default flag rate is raised to the lowest rate that the calibration supports. A flag rate that was set is kept,
+    although the calibration cannot prove it.
 
     Raises:
-        PolicyError: the flag rate is below 1/(faces + 1), so that nothing could ever be flagged; or no rate up to the
-            review rate is supported, and none was set.
+        PolicyError: the flag rate is below 1/(faces + 1), so that no face could ever be flagged; or the default rate is
+            not supported, and no rate up to the review rate is.
     """
     faces, photographs = calibration
-    asked, supported = policy.flag_false_alarm_rate, supported_rate(photographs)
-    if photographs >= photographs_needed(asked):
+    requested, supported = policy.flag_false_alarm_rate, supported_rate(photographs)
+    if photographs >= photographs_needed(requested):
         return policy, ""
     is_default = "flag_false_alarm_rate" not in policy.model_fields_set
     needs = (
-        f"policy {policy.policy_id}: {'the default' if is_default else 'a'} flag rate of {100 * asked:g} % needs a "
-        f"calibration on {photographs_needed(asked)} photographs, and this bundle's is on {photographs}"
+        f"policy {policy.policy_id}: {'the default' if is_default else 'a'} flag rate of {100 * requested:g} % needs a "
+        f"calibration on {photographs_needed(requested)} photographs, and this bundle's is on {photographs}"
     )
     used = min(supported, policy.review_false_alarm_rate)
     if is_default and photographs >= photographs_needed(used):
         settled = policy.model_copy(update={"flag_false_alarm_rate": used})
         return settled, f"{needs}: faces are flagged at {100 * used:g} %"
-    if is_default or asked < 1 / (faces + 1):
+    if is_default or requested < 1 / (faces + 1):
         message = (
             f"{needs}: set flag_false_alarm_rate to {supported:g} or more, review_false_alarm_rate at least as high, "
             "or calibrate on more photographs"

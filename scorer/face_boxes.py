@@ -1,4 +1,4 @@
-"""Face boxes that are brought along: in a `--faces` file, or in a row of a manifest."""
+"""Face boxes that the user provides: in a `--faces` file, or in a row of a manifest."""
 
 import json
 from collections import Counter
@@ -13,20 +13,17 @@ from scorer.text_files import decode_text
 
 MAX_TEXT_BYTES = 2**20
 
-
 Faces = tuple[RequestedFace, ...]
-
-
 _FACES: TypeAdapter[Faces] = TypeAdapter(Annotated[Faces, Field(max_length=MAX_FACES)])
 
 
 def read_faces(value: object, where: str) -> Faces | None:
     """Return the faces of one row: a list of `{face_id, box: [x, y, width, height]}`, or JSON text of one.
 
-    Nothing (null, an empty text) means "find them", an empty list means that there is no face.
+    Null or an empty text means "find the faces"; an empty list means that there is no face.
 
     Raises:
-        UsageError: it is neither, a face's name comes twice, or a box is not finite or has no area.
+        UsageError: it is neither, a `face_id` is repeated, or a box is not finite or has no area.
     """
     if value is None or value == "":
         return None
@@ -49,8 +46,7 @@ def write_faces(faces: Faces | None) -> str | None:
     return None if faces is None else _FACES.dump_json(faces).decode()
 
 
-Boxes = dict[str, tuple[RequestedFace, ...]]
-
+Boxes = dict[str, Faces]
 
 MAX_BOXES_BYTES = 2**27  # a million images with a face each
 
@@ -59,7 +55,7 @@ def read_boxes(path: Path) -> Boxes:
     """Read a `--faces` file: `{"path of the image": [{"face_id": "a", "box": [x, y, width, height]}]}`.
 
     Raises:
-        UsageError: the file cannot be read, is no such JSON, names an image twice, or a box is not finite or has no
+        UsageError: the file cannot be read, is not such JSON, names an image twice, or a box is not finite or has no
             area.
     """
     try:
@@ -72,7 +68,7 @@ def read_boxes(path: Path) -> Boxes:
         return TypeAdapter(Boxes).validate_python(content)
     except (OSError, ValueError, RecursionError) as error:
         why = describe_problems(error) if isinstance(error, ValidationError) else error
-        message = f"{path} is no file of face boxes: {why}"
+        message = f"{path} is not a file of face boxes: {why}"
         raise UsageError(message) from error
 
 

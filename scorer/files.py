@@ -1,4 +1,4 @@
-"""Files on this machine: written in one instant, and opened only where they are regular files of a folder.
+"""Files on this machine: replaced atomically, and opened only if they are regular files inside a folder.
 
 A reader sees the old file or the new one, also after a crash.
 """
@@ -14,19 +14,19 @@ from typing import IO
 
 from scorer.errors import UsageError
 
-_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path` makes one slash of two
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path` turns two slashes into one
 
 
 def require_local(path: Path) -> None:
-    """Refuse to write to a URI, which would become a folder of that name.
+    """Refuse a URI as an output path: it would become a folder of that name.
 
     Raises:
-        UsageError: it is one.
+        UsageError: `path` is a URI.
     """
     if _URI.match(str(path)):
         scheme, _, rest = str(path).partition(":/")
         message = (
-            f"{scheme}://{'/' if scheme == 'file' else ''}{rest} is a URI, and what is written lies on this machine: "
+            f"{scheme}://{'/' if scheme == 'file' else ''}{rest} is a URI, and output is written on this machine: "
             "name a path, and copy it to a store afterwards"
         )
         raise UsageError(message)
@@ -75,16 +75,16 @@ def write_and_rename(
 
 
 def open_inside(folder: Path, name: str) -> IO[bytes]:
-    """Open a regular file of a folder for reading; a pipe is not waited for, and a link leads nowhere else.
+    """Open a regular file of a folder for reading; a pipe does not block, and a link out of the folder is refused.
 
     Raises:
-        OSError: it cannot be opened, is something else or lies elsewhere; `strerror` says which.
+        OSError: it cannot be opened, is not a regular file or is outside the folder; `strerror` states which.
     """
     with ExitStack() as stack:
         number = os.open(folder / name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         file = stack.enter_context(os.fdopen(number, "rb", closefd=True))
         if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(folder / name))
+            raise OSError(errno.EINVAL, "it is not a regular file", str(folder / name))
         if not Path(os.path.realpath(f"/proc/self/fd/{number}")).is_relative_to(folder.resolve()):
             raise OSError(errno.EXDEV, "it is a link that leads out of the folder", str(folder / name))
         stack.pop_all()

@@ -1,4 +1,4 @@
-"""Put a bundle to work in this process: detector, embedder, model and policy behind one `score`."""
+"""A bundle in this process: detector, embedder, model and policy behind one method `score`."""
 
 import ctypes
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -11,11 +11,11 @@ from threadpoolctl import threadpool_limits
 from ingest.device import resolve_device
 from ingest.reasons import Unscorable
 from scorer.bundle.signature import read_trusted_bundle
-from scorer.decide import settle_policy
+from scorer.decide import resolve_policy
 from scorer.engines.base import Embedder
 from scorer.engines.local import open_local_engine, open_sandbox, start_sandbox
 from scorer.engines.verify import verify_engine
-from scorer.locate import LocatedImage, locate_faces, refuse
+from scorer.locate import LocatedImage, locate_faces, make_failed_image
 from scorer.messages import ScoreRequest, ScoreResult
 from scorer.payloads.local_file import read_image
 from scorer.pipeline import ScoringPipeline, TimeLimit
@@ -30,26 +30,26 @@ _M_ARENA_MAX = -8  # of <malloc.h>
 
 
 class LocalScorer:
-    """Scores images, two batches at a time: one is decoded in the sandbox while the other is in the engine, here.
+    """Scores images, two batches at a time: the sandbox decodes one while the engine in this process embeds the other.
 
     Attributes:
-        sandbox: where images are decoded.
-        policy: what judges every image.
-        policy_note: a sentence where it is not the settings' policy, see `settle_policy`.
+        sandbox: the processes that decode images.
+        policy: the policy that decides every image.
+        policy_note: a sentence if `policy` differs from the one of the settings, see `resolve_policy`.
 
     Raises:
         BundleMismatch: the bundle cannot be trusted, or this machine's engine does not give its golden answers.
         SandboxBroken: no decoding process can be started.
-        DeviceUnavailable: the device that was asked for is not there, or the bundle is not built for it.
+        DeviceUnavailable: the requested device does not exist, or the bundle is not built for it.
         BackendUnavailable: the GPU has too little free memory.
         PolicyError: the bundle's calibration does not support the policy's rates.
     """
 
     def __init__(self, settings: Settings) -> None:
-        resolve_device(settings.device)  # a device that is not there is told before a bundle is looked at
+        resolve_device(settings.device)  # a missing device is reported before the bundle is read
         self.bundle: Bundle = read_trusted_bundle(settings)
-        self.policy, self.policy_note = settle_policy(settings.policy, self.bundle.manifest.calibration)
-        # The mixture is a hundredth of the work; a second BLAS thread only spins, for a tenth of all CPU time.
+        self.policy, self.policy_note = resolve_policy(settings.policy, self.bundle.manifest.calibration)
+        # The mixture takes 1 % of the time; a second BLAS thread would only spin and use 10 % of all CPU time.
         threadpool_limits(limits=1, user_api="blas")
         limit_heaps(settings.threads)
         self.sandbox = open_sandbox(self.bundle, settings.threads)
@@ -63,19 +63,19 @@ class LocalScorer:
         self._embedders = (self.embedder, self.embedder.share())
 
     def score(self, requests: Iterable[ScoreRequest]) -> Generator[ScoreResult]:
-        """Yield one result per request, in order; reading and locating run ahead. Close it to end early."""
+        """Yield one result per request, in order; later images are located meanwhile. Close it to stop early."""
         for done in self.open_pipeline(self._locate_request).run(requests):
             yield done.result
 
     def open_pipeline(
         self, locate: Callable[[T], LocatedImage], limit: TimeLimit[T] | None = None, batch_images: int | None = None
     ) -> ScoringPipeline[T]:
-        """Return a pipeline that scores whatever `locate` makes of its tasks; one at a time may run.
+        """Return a pipeline that scores the images that `locate` returns for its tasks; only one may run at a time.
 
         Args:
-            locate: see `ScoringPipeline`; `LocatedImage.request` decides what is scored.
+            locate: see `ScoringPipeline`.
             limit: see `ScoringPipeline`.
-            batch_images: another size than the settings'.
+            batch_images: replaces the value of the settings.
         """
         scorers = [partial(self._score_batch, embedder=each) for each in self._embedders]
         size = batch_images or self.settings.batch_images
@@ -86,20 +86,20 @@ class LocalScorer:
         try:
             data = read()
         except Unscorable as failure:
-            return refuse(request, failure)
+            return make_failed_image(request, failure)
         return self.locate(request, data)
 
     def locate(self, request: ScoreRequest, data: bytes) -> LocatedImage:
-        """Probe an image's bytes and find or check its faces; safe to call from many threads."""
+        """Probe the bytes of an image, and find its faces or take those of the request; thread-safe."""
         return locate_faces(request, data, self.sandbox, self.settings.limits, self.settings.policy.min_face_px)
 
     def score_located(self, image: LocatedImage) -> ScoreResult:
-        """Return the result of one located image; for one thread at a time."""
+        """Return the result of one located image; only one thread may call this at a time."""
         (result,) = self._score_batch([image], self.embedder)
         return result
 
     def close(self) -> None:
-        """End the decoding processes."""
+        """Stop the decoding processes."""
         self.sandbox.close()
 
     def _locate_request(self, request: ScoreRequest) -> LocatedImage:
@@ -113,10 +113,10 @@ class LocalScorer:
 
 
 def limit_heaps(count: int) -> None:
-    """Let the C library keep one heap a core (glibc's default: eight), where it is glibc.
+    """Limit glibc to one heap per core (its default is eight); other C libraries are left alone.
 
-    Decoders and engines come with a dozen threads, and what each frees stays in the heap it came from: a scan of
-    20,000 images held 534 MiB at most with the default on two cores and 469 with two heaps.
+    Decoders and engines have a dozen threads, and freed memory stays in the heap that it came from: the peak memory of
+    a scan of 20,000 images on two cores was 534 MiB with the default and 469 MiB with two heaps.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):

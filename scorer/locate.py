@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LocatedFace:
-    """A face to score; `confidence` is None when the caller brought the box."""
+    """A face to score; `confidence` is None when the request contains the box."""
 
     face_id: str
     box: FaceBox
@@ -26,7 +26,7 @@ class LocatedFace:
 
 @dataclass(frozen=True, slots=True)
 class LocatedImage:
-    """A request after probing: either `info` and its `faces`, or the `failure` that ended it."""
+    """A request after probing: either `info` and `faces`, or the `failure` that stopped it."""
 
     request: ScoreRequest
     data: bytes
@@ -39,9 +39,9 @@ class LocatedImage:
 def locate_faces(
     request: ScoreRequest, data: bytes, detector: "FaceDetector", limits: Limits, min_face_px: float
 ) -> LocatedImage:
-    """Probe `data` and locate its faces; whatever is wrong with the image ends up in `failure`.
+    """Probe `data` and locate its faces; an image that cannot be scored gets a `failure`.
 
-    `min_face_px` is the short side from which the request's policy scores a face.
+    `min_face_px` is the least short side of a face that the policy scores.
     """
     started = time.perf_counter()
     info: ImageInfo | None = None
@@ -58,8 +58,8 @@ def locate_faces(
     return LocatedImage(request, data, info, faces, failure, (time.perf_counter() - started) * 1000)
 
 
-def refuse(request: ScoreRequest, failure: Unscorable) -> LocatedImage:
-    """Return the located image of a request whose bytes could not even be read."""
+def make_failed_image(request: ScoreRequest, failure: Unscorable) -> LocatedImage:
+    """Return the image of a request whose bytes could not be read or whose time ran out."""
     return LocatedImage(request, b"", None, (), failure, 0.0)
 
 

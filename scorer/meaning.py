@@ -1,6 +1,6 @@
-"""What a decision means and what it does not: the one text for every table, page, picture and message.
+"""What a decision means and what it does not mean: the one text for every table, page, picture and message.
 
-The figures are those of the bundle's own evaluation, which its manifest states; nothing is said that was not measured.
+The figures come from the evaluation in the manifest of the bundle; every figure was measured.
 """
 
 import math
@@ -10,31 +10,31 @@ from scorer.bundle.manifest import Evaluation, EvaluationSample, FlaggedShare, G
 from scorer.decide import Policy
 from scorer.messages import PolicyFacts
 
-NAMED_GENERATORS = 4  # of more, only the two ends are named
+NAMED_GENERATORS = 4  # of more generators, only the first and the last are named
 
 
 def explain_pass(evaluation: Evaluation | None, review_rate: float) -> str:
-    """Return what `pass` means and what it does not, with the share of generated faces that passed."""
-    return f"pass: not unlike the photographs this bundle knows. {deny_proof(evaluation, review_rate)}"
+    """Return what `pass` means and what it does not mean, with the share of generated faces that passed."""
+    return f"pass: not unlike the photographs this bundle knows. {explain_pass_limits(evaluation, review_rate)}"
 
 
 def explain_decisions(evaluation: Evaluation | None, policy: Policy | PolicyFacts) -> list[str]:
-    """Return a sentence or two on each decision that could be misread, for a policy's rates."""
+    """Return one or two sentences on `pass` and on `flag`, for the rates of a policy."""
     return [
         explain_pass(evaluation, policy.review_false_alarm_rate),
         explain_flag(evaluation, policy.flag_false_alarm_rate),
     ]
 
 
-def deny_proof(evaluation: Evaluation | None, review_rate: float) -> str:
-    """Return that `pass` is no proof of a photograph, and how many generated faces passed."""
+def explain_pass_limits(evaluation: Evaluation | None, review_rate: float) -> str:
+    """Return a text that `pass` does not prove a photograph, and how many generated faces passed."""
     text = "It does not mean that a face is a photograph"
     if evaluation is None or not evaluation.generated:
         return f"{text}; how many generated faces pass was not measured for this bundle."
     generated = evaluation.generated
-    passed = {name: sample.faces - nearest(sample, review_rate).faces for name, sample in generated.items()}
+    passed = {name: sample.faces - find_nearest_rate(sample, review_rate).faces for name, sample in generated.items()}
     faces = sum(sample.faces for sample in generated.values())
-    rate = nearest(next(iter(generated.values())), review_rate).rate
+    rate = find_nearest_rate(next(iter(generated.values())), review_rate).rate
     return (
         f"{text}: in this bundle's evaluation {_share(sum(passed.values()), faces, 'generated faces')} passed at a "
         f"review rate of {_percent(rate)} ({_list_generators(passed, generated)})."
@@ -42,29 +42,29 @@ def deny_proof(evaluation: Evaluation | None, review_rate: float) -> str:
 
 
 def explain_flag(evaluation: Evaluation | None, flag_rate: float) -> str:
-    """Return what `flag` means and what it does not, with the share of photographs that were flagged by mistake."""
+    """Return what `flag` means and what it does not mean, with the share of photographs flagged by mistake."""
     text = "flag: unlike the photographs this bundle knows, no more"
     if evaluation is None:
         return f"{text}; how many photographs are flagged by mistake was not measured for this bundle."
     sample = evaluation.photographs
-    found = nearest(sample, flag_rate)
+    found = find_nearest_rate(sample, flag_rate)
     flagged = _share(found.faces, sample.faces, "faces of photographs from other sources")
     spread = f"95 % interval {_percent(found.low)} to {_percent(found.high)}"
     return f"{text}. In this bundle's evaluation {flagged} were flagged at a rate of {_percent(found.rate)}; {spread}."
 
 
-def state_catch(evaluation: Evaluation | None, flag_rate: float) -> str:
+def state_flagged_share(evaluation: Evaluation | None, flag_rate: float) -> str:
     """Return how many generated faces the bundle's evaluation flagged."""
     if evaluation is None or not evaluation.generated:
         return "How many generated faces are flagged was not measured for this bundle."
-    found = [nearest(sample, flag_rate) for sample in evaluation.generated.values()]
+    found = [find_nearest_rate(sample, flag_rate) for sample in evaluation.generated.values()]
     faces = sum(sample.faces for sample in evaluation.generated.values())
     caught = _share(sum(each.faces for each in found), faces, "generated faces")
     return f"In this bundle's evaluation {caught} were flagged at a rate of {_percent(found[0].rate)}."
 
 
-def nearest(sample: EvaluationSample, rate: float) -> FlaggedShare:
-    """Return the count at the measured rate that is nearest to `rate` by its ratio."""
+def find_nearest_rate(sample: EvaluationSample, rate: float) -> FlaggedShare:
+    """Return the count at the measured rate whose ratio to `rate` is nearest to 1."""
     return min(sample.flagged, key=lambda each: abs(math.log(each.rate / rate)))
 
 

@@ -1,4 +1,4 @@
-"""What goes in and what comes out: one request and one result, for a file, an archive and a stream alike.
+"""The request and the result, the same for a file, an archive and a stream.
 
 JSON Schemas are generated from these types (`result_schema`), never written by hand.
 """
@@ -19,8 +19,8 @@ RESULT_NAMESPACE = UUID("9f2c1b54-6f0e-5a7e-9a53-1f0c7f0b2a11")
 MAX_FACES = 64
 MAX_ID_CHARACTERS = 4096  # a path is the id of a file, and Linux allows this many
 MAX_ATTRIBUTES, MAX_ATTRIBUTE_NAME, MAX_ATTRIBUTE_CHARACTERS = 64, 128, 1024
-# The largest result, whatever the request: 6 bytes for each character that the request brings, and what is measured of
-# a face (at most 1 KiB) and of the whole (at most 16 KiB).
+# The largest possible result: 6 bytes for each character of the request that it repeats, at most 1 KiB of measurements
+# for each face, and at most 16 KiB for the rest.
 MAX_RESULT_BYTES = (
     6 * (2 * MAX_ID_CHARACTERS + MAX_ATTRIBUTES * (MAX_ATTRIBUTE_NAME + MAX_ATTRIBUTE_CHARACTERS + 1))
     + MAX_FACES * (6 * 128 + 1024)
@@ -41,12 +41,12 @@ Attributes = Annotated[
         Annotated[str, Field(max_length=MAX_ATTRIBUTE_NAME)],
         Annotated[str, Field(max_length=MAX_ATTRIBUTE_CHARACTERS)],
     ],
-    Field(max_length=MAX_ATTRIBUTES, description="anything of the caller's; the result repeats it"),
+    Field(max_length=MAX_ATTRIBUTES, description="anything of the caller; the result repeats it"),
 ]
 
 
 class Decision(StrEnum):
-    """What the policy says of a face or an image, from least to most suspicious."""
+    """What the policy decides for a face or an image, from least to most suspicious."""
 
     PASS = "pass"  # noqa: S105 - a decision, not a password
     REVIEW = "review"
@@ -59,7 +59,7 @@ class Decision(StrEnum):
 
 
 class Status(StrEnum):
-    """How far scoring got: `scored`, `no_face`, `unsupported` (not a kind we take) or `failed` (broken)."""
+    """The outcome: `scored`, `no_face`, `unsupported` (a kind of file that is not scored) or `failed` (damaged)."""
 
     SCORED = "scored"
     NO_FACE = "no_face"
@@ -83,13 +83,13 @@ class DeadLetterCode(StrEnum):
 
 
 class Message(BaseModel):
-    """Immutable, unknown fields refused, no NaN or infinity on the wire."""
+    """Immutable; unknown fields, NaN and infinity are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class RequestedFace(Message):
-    """A face that the caller already located."""
+    """A face that the caller has located."""
 
     face_id: Annotated[str, Field(min_length=1, max_length=128)]
     box: BoxNumbers
@@ -101,7 +101,7 @@ class RequestedFace(Message):
 
 
 class ImageSource(Message):
-    """Where the encoded image is: exactly one of `uri` and `bytes` (base64 in JSON)."""
+    """The encoded image: exactly one of `uri` and `bytes` (base64 in JSON)."""
 
     model_config = ConfigDict(populate_by_name=True, val_json_bytes="base64", ser_json_bytes="base64")
 
@@ -172,7 +172,7 @@ class FaceResult(Message):
 
 
 class ImageFacts(Message):
-    """The image as probed; sides in upright pixels; absent facts could not be read."""
+    """The image as probed; `width` and `height` in upright pixels. A fact that could not be read is null."""
 
     sha256: str | None = None
     width: int | None = None
@@ -181,16 +181,16 @@ class ImageFacts(Message):
 
 
 class ModelFacts(Message):
-    """Which bundle scored: its name and the SHA-256 of its manifest, which pins every file."""
+    """The bundle that scored: its name and the SHA-256 of its manifest, which covers every file."""
 
     bundle_id: str
     bundle_digest: str
 
 
 class PolicyFacts(Message):
-    """The policy that decided: its name and version, and everything in it that decides.
+    """The policy that decided: its name, its version, and every value that affects the decision.
 
-    The false-alarm rates are per face; a face whose short side is under `min_face_px` goes to review unscored.
+    The false-alarm rates are per face; a face whose short side is under `min_face_px` goes to review without a score.
     """
 
     policy_id: str
@@ -201,7 +201,7 @@ class PolicyFacts(Message):
 
 
 class ScoreResult(Message):
-    """The one answer to one request.
+    """The answer to one request.
 
     `score` is the highest of its faces' scores. `decision` is the most suspicious of their decisions, and null when
     there is no face. Faces of which none could be scored give the status `failed` and the decision `review`. `pass`
@@ -231,7 +231,7 @@ class ScoreResult(Message):
 
     @property
     def failed(self) -> bool:
-        """Whether the image counts as one that could not be scored: faces that are only too small or cut off do not."""
+        """Whether the image counts as failed; an image whose faces are only too small or cut off does not."""
         unscored = self.status in {Status.FAILED, Status.UNSUPPORTED}
         return unscored and not (self.faces and set(self.reason_codes) <= UNSCORED_BY_SIZE)
 
@@ -247,16 +247,16 @@ class ScoreResult(Message):
 
 
 def result_id(request: ScoreRequest, image_sha256: str | None, bundle_digest: str, policy: PolicyFacts) -> UUID:
-    """Return the id that a replay gets again, and no other: of the same request under the same bundle and policy.
+    """Return the id of a result: the same request under the same bundle and policy always gets the same id.
 
-    Everything that can change a decision is part of it. A request's own id is often a path, and a file may change; a
-    policy may be edited without a new version.
+    The id depends on everything that can change a decision. The id of a request alone is not enough: it is often a
+    path, whose file may change; and a policy may be edited without a new version.
 
     Args:
-        request: whose name, tenant and boxes count.
-        image_sha256: of the bytes that were scored; None where they could not be read or probed.
+        request: its id, tenant and boxes are used.
+        image_sha256: of the bytes that were scored; None if they could not be read or probed.
         bundle_digest: of the bundle that scored.
-        policy: that decided.
+        policy: the policy that decided.
     """
     boxes = None if request.faces is None else [[face.face_id, *face.box] for face in request.faces]
     inputs = [request.request_id, request.tenant, boxes, image_sha256, bundle_digest, policy.model_dump()]
@@ -269,13 +269,13 @@ def result_schema() -> dict[str, Any]:
 
 
 def describe_problems(error: ValidationError, name: str = "") -> str:
-    """Return in one line which names break which rules, but no value that was found: it may be a picture or a secret.
+    """Return one line that states which fields break which rules, without any value: it may be a picture or a secret.
 
-    `name` is that of the whole; it stands before the names of its parts.
+    `name` is the name of the object; it is the prefix of the names of its fields.
     """
     count = error.error_count()
-    if count > LISTED_PROBLEMS:  # a list of all takes 1 KiB for each
-        return f"{name or 'the whole'}: {count} names break rules, such as unknown ones; they are not listed"
+    if count > LISTED_PROBLEMS:  # a list of all would take 1 KiB for each
+        return f"{name or 'the object'}: {count} names break rules, such as unknown ones; they are not listed"
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     shown = [
         ": ".join(filter(None, (_join([name, *each["loc"]]), each["msg"][:MAX_PROBLEM_CHARACTERS])))

@@ -14,9 +14,10 @@ from numpy.typing import DTypeLike, NDArray
 # NumPy and CuPy share this module's code; CuPy's arrays have no static type here.
 Array = Any
 WEIGHT_TOLERANCE = 1e-5
-ROW_BLOCK = 32  # a multiple of the rows that BLAS kernels take at once
-# BLAS kernels for different CPUs differ in a fifth of 2,003 faces, by up to 4.5e-13 nats; rounding to this step hides
-# it in all but one face of two million. A product exact in any order, of split factors, costs four times as much.
+ROW_BLOCK = 32  # a multiple of the number of rows that BLAS kernels process at once
+# BLAS kernels for different CPUs disagree on a fifth of 2,003 faces, by up to 4.5e-13 nats; rounding to this step hides
+# the difference in all but one face of two million. An order-independent product of split factors takes four times as
+# long.
 STEP_NATS = 2.0**-20
 
 
@@ -31,7 +32,7 @@ class GaussianMixture:
             that `precision = factor @ factor.T`.
 
     Raises:
-        ValueError: shapes disagree, a number is not finite, or the weights are no distribution.
+        ValueError: shapes disagree, a number is not finite, or the weights are not a distribution.
     """
 
     weights: NDArray[np.floating]
@@ -65,12 +66,12 @@ class GaussianMixture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StackedMixture:
-    """A mixture laid out for scoring: the factors of all components side by side in one matrix.
+    """A mixture in the layout for scoring: the factors of all components side by side in one matrix.
 
     Attributes:
-        centre: [D], subtracted first, so that single precision is spent on differences.
-        panels: column panels of the stacked factors. Panel j is [rows_j, K * columns_j]: an upper
-            triangular factor needs only its first `rows_j` rows there, which saves a third of the work.
+        centre: [D], subtracted first, so that single precision represents differences.
+        panels: column panels of the stacked factors. Panel j is [rows_j, K * columns_j]: in these columns an upper
+            triangular factor has zeros below row `rows_j`, and skipping them saves a third of the work.
         offsets: the projected means, one [K * columns_j] for each panel.
         constants: [K], log weight + log determinant - D/2 log 2 pi.
         xp: `numpy` or `cupy`.
@@ -89,10 +90,10 @@ def stack_mixture(
     xp: Any = np,  # noqa: ANN401 - the array module, numpy or cupy
     panels: int = 4,
 ) -> StackedMixture:
-    """Lay `mixture` out for `log_likelihood`; derived numbers are computed in float64, stored as `dtype`.
+    """Convert `mixture` to the layout for `log_likelihood`; numbers are computed in float64, stored as `dtype`.
 
-    Double precision is the default, for training and serving alike: a face then scores the same bit for
-    bit in any batch, for a hundredth of the engine's time.
+    Double precision is the default, in training and in serving: a face then gets the same bits in any batch, for 1 % of
+    the time of the engine.
 
     With `panels=1` and full covariances, scoring is one (N, D) x (D, K D) product; more panels skip
     the zeros below the triangular factors' diagonals. A diagonal mixture ignores `panels`.
@@ -128,11 +129,11 @@ def stack_mixture(
 def component_log_likelihood(features_ND: Array, mixture: StackedMixture) -> Array:
     """Return [N, K]: log weight + log density of each face under each component, in nats.
 
-    In float64 a face gets the same numbers, bit for bit, in whatever batch it comes (held on OpenBLAS's
-    kernels for Haswell, Zen, Skylake-X and Sapphire Rapids); in float32 to 1e-3 nats.
+    In float64 a face gets the same bits in any batch (tested on OpenBLAS's kernels for Haswell, Zen, Skylake-X and
+    Sapphire Rapids); in float32 the numbers agree to 1e-3 nats.
     """
     xp, components, count = mixture.xp, mixture.constants.shape[0], features_ND.shape[0]
-    # Matrix products sum in another order for the last few rows, or for a small matrix: the batch is filled up.
+    # Matrix products sum in another order for the last few rows and for a small matrix: the batch is padded.
     centred = xp.zeros((count + -count % ROW_BLOCK, features_ND.shape[1]), dtype=mixture.centre.dtype)
     centred[:count] = features_ND
     centred[:count] -= mixture.centre
@@ -153,7 +154,7 @@ def component_log_likelihood(features_ND: Array, mixture: StackedMixture) -> Arr
 def log_likelihood(features_ND: Array, mixture: StackedMixture) -> Array:
     """Return [N]: log sum_k w_k N(x; mu_k, Sigma_k) of each face in nats (the paper's Eq. 7 score), see `round_nats`.
 
-    A row with a number that is not finite gives NaN (never a large likelihood).
+    A row that contains a number that is not finite gives NaN, never a large likelihood.
     """
     joint = component_log_likelihood(features_ND, mixture)
     peak = joint.max(axis=1, keepdims=True)
@@ -163,9 +164,9 @@ def log_likelihood(features_ND: Array, mixture: StackedMixture) -> Array:
 
 
 def round_nats(likelihoods: Array, xp: Any = np) -> Array:  # noqa: ANN401 - the array module, numpy or cupy
-    """Return log-likelihoods as multiples of `STEP_NATS`; what is not finite stays so.
+    """Return log-likelihoods as multiples of `STEP_NATS`; values that are not finite are unchanged.
 
-    What is reported and what it is compared with (calibration, golden faces) are both rounded, so that a face is as
-    likely as itself on every CPU.
+    Results, the calibration and the golden faces are all rounded, so that a comparison of a face with itself gives
+    equality on every CPU.
     """
     return xp.rint(likelihoods / STEP_NATS) * STEP_NATS

@@ -1,4 +1,4 @@
-"""What the pure heart needs of a bundle: arrays and names, no files and no engine."""
+"""What `scorer.score` needs of a bundle: arrays and names, no files and no engine."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from scorer.mixture import StackedMixture
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """A bundle's model facts.
+    """The model of a bundle.
 
     Attributes:
         bundle_id: the bundle's name.
-        digest: SHA-256 of the bundle's manifest, which pins every file.
+        digest: SHA-256 of the bundle's manifest, which covers every file.
         preprocess: how a face is cut.
-        mixture: the mixture of photographs' features, laid out for scoring.
+        mixture: the mixture of photographs' features, in the layout for scoring.
         calibration: [n] held-out photographs' log-likelihoods in nats, ascending.
     """
 

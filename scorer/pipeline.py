@@ -1,10 +1,10 @@
-"""From tasks to results, in order, with every stage at work at once: feed, read and locate, score, hand out.
+"""From tasks to results, in order, with all stages running at once: feed, read and locate, score, yield.
 
     feeder ──> locators (read, probe, detect) ──> batcher ──> one thread a scorer ──> the caller, in order
 
-A thread a stage, because nearly all the time is spent outside Python: in files and sockets, in decoders, in the
-engine. Nothing drains between batches: while one batch is in the engine the next is decoded, and those after it are
-read. What is held at once is bounded in images and in bytes, so memory does not depend on how many tasks there are.
+Each stage has threads, because nearly all the time is spent outside Python: in files and sockets, in decoders, in the
+engine. The stages overlap: while one batch is in the engine, the next is decoded and later ones are read. The images in
+flight are bounded in number and in bytes, so memory does not depend on the number of tasks.
 """
 
 import threading
@@ -17,28 +17,30 @@ from typing import Generic, TypeVar
 from scorer.locate import LocatedImage
 from scorer.messages import ScoreResult
 
-EXTRA_LOCATORS = 4  # beyond one a core: a read waits for its disk or its store
-END_S = 10.0
-BATCHES_HELD = 6  # being read, located, scored and handed out
-HELD_BYTES = 256 << 20
-BATCH_BYTES = HELD_BYTES // 8  # a batch ends here, so that what is held cannot wait for what may not come in
+EXTRA_LOCATORS = 4  # beyond one per core, because a read waits for a disk or a store
+JOIN_TIMEOUT_S = 10.0
+MAX_BATCHES_IN_FLIGHT = 6  # being read, located, scored and yielded
+MAX_BYTES_IN_FLIGHT = 256 << 20
+MAX_BATCH_BYTES = (
+    MAX_BYTES_IN_FLIGHT // 8
+)  # a batch ends here, so that what is held cannot wait for what may not come in
 
 T = TypeVar("T")
-Scorer = Callable[[Sequence[LocatedImage]], list[ScoreResult]]
+ScoreBatch = Callable[[Sequence[LocatedImage]], list[ScoreResult]]
 
 
 @dataclass(slots=True, eq=False)
 class _Entry(Generic[T]):
-    """A task on its way to being located."""
+    """A task that is being located."""
 
     task: T
-    begun: threading.Event = field(default_factory=threading.Event)
+    started: threading.Event = field(default_factory=threading.Event)
     done: threading.Event = field(default_factory=threading.Event)
-    begun_s: float = 0.0
+    started_s: float = 0.0
     thread: threading.Thread | None = None
     image: LocatedImage | None = None
     error: BaseException | None = None
-    given_up: bool = False
+    abandoned: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -52,8 +54,8 @@ class _Batch(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Done(Generic[T]):
-    """A task with its answer; `score_s` is its share of its batch's seconds."""
+class ScoredTask(Generic[T]):
+    """A task with its result; `score_s` is its share of the seconds of its batch."""
 
     task: T
     image: LocatedImage
@@ -62,16 +64,22 @@ class Done(Generic[T]):
 
 
 class PipelineStopped(Exception):
-    """`ScoringPipeline.stop` was called: what was not handed out is not answered."""
+    """`ScoringPipeline.stop` was called: tasks that were not yielded have no result."""
 
 
-class Overdue(Exception):
-    """So many tasks hang that no thread is left for others."""
+class TooManyHanging(Exception):
+    """More tasks hang than the time limit allows."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimeLimit(Generic[T]):
-    """How long a task may take to be located, and what takes its place then; at most `max_hanging` may hang at once."""
+    """How long the location of a task may take.
+
+    Attributes:
+        seconds: the limit.
+        give_up: returns the image that replaces a late one.
+        max_hanging: how many late tasks may hang at once.
+    """
 
     seconds: float
     give_up: Callable[[T], LocatedImage]
@@ -79,20 +87,20 @@ class TimeLimit(Generic[T]):
 
 
 class ScoringPipeline(Generic[T]):
-    """Answers tasks; one run a pipeline.
+    """Scores tasks; each pipeline can run once.
 
     Args:
-        locate: reads and locates one task; called from many threads. What it raises ends the run.
-        scorers: each scores one batch at a time, in a thread of its own.
-        threads: how many cores there are.
-        batch_images: how many images a batch holds at most.
-        limit: the time a task may take; None waits for ever.
+        locate: reads and locates one task; called from many threads. An exception ends the run.
+        scorers: each scores one batch at a time, in its own thread.
+        threads: the number of cores.
+        batch_images: the largest number of images in a batch.
+        limit: of the time to locate a task; None means no limit.
     """
 
     def __init__(
         self,
         locate: Callable[[T], LocatedImage],
-        scorers: Sequence[Scorer],
+        scorers: Sequence[ScoreBatch],
         *,
         threads: int,
         batch_images: int,
@@ -101,26 +109,26 @@ class ScoringPipeline(Generic[T]):
         self._locate, self._scorers, self._limit = locate, scorers, limit
         self._locators, self._batch_images = threads + EXTRA_LOCATORS, batch_images
         self._hanging = 0
-        self._threads: list[threading.Thread | None] = []  # that the end waits for
+        self._threads: list[threading.Thread | None] = []  # that `_end` joins
         self._to_locate: SimpleQueue[_Entry[T] | None] = SimpleQueue()
         self._in_order: SimpleQueue[_Entry[T] | BaseException | None] = SimpleQueue()
         self._to_score: SimpleQueue[_Batch[T] | None] = SimpleQueue()
         self._finished: SimpleQueue[_Batch[T] | BaseException | None] = SimpleQueue()
-        self._room = threading.Condition()
-        self._images = self._bytes = self._unbegun = 0
+        self._changed = threading.Condition()
+        self._images = self._bytes = self._unstarted = 0
         self._ended = self._stopping = False
 
     def stop(self) -> None:
-        """End the run after the batch in hand; may be called by a signal's handler."""
+        """End the run after the current batch; a signal handler may call this."""
         self._stopping = True
         self._finished.put(PipelineStopped())
 
-    def run(self, tasks: Iterable[T]) -> Iterator[Done[T]]:
-        """Yield each task with its answer, in order. Close the iterator to end early.
+    def run(self, tasks: Iterable[T]) -> Iterator[ScoredTask[T]]:
+        """Yield each task with its result, in order. Close the iterator to stop early.
 
         Raises:
-            Stopped: `stop` was called.
-            Overdue: more tasks hang than the time limit allows for.
+            PipelineStopped: `stop` was called.
+            TooManyHanging: more tasks hang than the time limit allows.
         """
         threads = [lambda: self._feed(tasks), self._batch_up]
         threads += [self._locate_all] * self._locators
@@ -138,22 +146,22 @@ class ScoringPipeline(Generic[T]):
                     raise batch.error
                 share_s = batch.seconds / len(batch.images)
                 for entry, image, result in zip(batch.entries, batch.images, batch.results, strict=True):
-                    yield Done(entry.task, image, result, share_s)
+                    yield ScoredTask(entry.task, image, result, share_s)
                 self._release(len(batch.images), sum(len(image.data) for image in batch.images))
         finally:
             self._end()
 
     def _end(self) -> None:
-        with self._room:
+        with self._changed:
             self._ended = True
-            self._room.notify()
+            self._changed.notify()
         for _ in range(self._locators):
             self._to_locate.put(None)
         for _ in self._scorers:
             self._to_score.put(None)
         self._in_order.put(None)
-        # An interpreter that ends while a thread comes out of native code aborts; whoever hangs is not waited for.
-        deadline_s = time.monotonic() + END_S
+        # The interpreter aborts if it exits while a thread returns from native code; a thread that hangs is not joined.
+        deadline_s = time.monotonic() + JOIN_TIMEOUT_S
         for thread in filter(None, self._threads):
             thread.join(max(0.0, deadline_s - time.monotonic()))
 
@@ -165,38 +173,38 @@ class ScoringPipeline(Generic[T]):
     def _feed(self, tasks: Iterable[T]) -> None:
         try:
             for task in tasks:
-                with self._room:
-                    self._room.wait_for(self._has_room)
+                with self._changed:
+                    self._changed.wait_for(self._can_start)
                     if self._ended:
                         break
                     self._images += 1
-                    self._unbegun += 1
+                    self._unstarted += 1
                     entry = _Entry(task)
                     self._to_locate.put(entry)
                     self._in_order.put(entry)
-        except BaseException as error:  # noqa: BLE001 - raised again by `run`, after what came before it
+        except BaseException as error:  # noqa: BLE001 - raised again by `run`, after the tasks before it
             self._in_order.put(error)
         else:
             self._in_order.put(None)
 
-    def _has_room(self) -> bool:
-        # How large an image is shows when it is read: so no more are let in unread than will be read at once.
-        room = self._images < BATCHES_HELD * self._batch_images and self._bytes < HELD_BYTES
-        return self._ended or (room and self._unbegun < self._locators)
+    def _can_start(self) -> bool:
+        # The size of an image is known when it is read: so only as many tasks enter as can be read at once.
+        room = self._images < MAX_BATCHES_IN_FLIGHT * self._batch_images and self._bytes < MAX_BYTES_IN_FLIGHT
+        return self._ended or (room and self._unstarted < self._locators)
 
     def _release(self, images: int, size: int) -> None:
-        with self._room:
+        with self._changed:
             self._images -= images
             self._bytes -= size
-            self._room.notify()
+            self._changed.notify()
 
     def _locate_all(self) -> None:
         while (entry := self._to_locate.get()) is not None:
-            with self._room:
-                self._unbegun -= 1
-                self._room.notify()  # only the feeder waits
-            entry.begun_s, entry.thread = time.monotonic(), threading.current_thread()
-            entry.begun.set()
+            with self._changed:
+                self._unstarted -= 1
+                self._changed.notify()  # only the feeder waits
+            entry.started_s, entry.thread = time.monotonic(), threading.current_thread()
+            entry.started.set()
             try:
                 if self._ended:
                     entry.error = PipelineStopped()
@@ -204,8 +212,8 @@ class ScoringPipeline(Generic[T]):
                     entry.image = self._locate(entry.task)
             except BaseException as error:  # noqa: BLE001 - raised again by `run`
                 entry.error = error
-            with self._room:
-                if entry.given_up:  # another thread has taken this one's place
+            with self._changed:
+                if entry.abandoned:  # another thread has replaced this one
                     self._hanging -= 1
                     return
                 if entry.image:
@@ -225,7 +233,7 @@ class ScoringPipeline(Generic[T]):
                 batch.entries.append(entry)
                 batch.images.append(image)
                 size += len(image.data)
-                if len(batch.images) == self._batch_images or size >= BATCH_BYTES:
+                if len(batch.images) == self._batch_images or size >= MAX_BATCH_BYTES:
                     self._send(batch)
                     batch, size = _Batch([], []), 0
         except BaseException as error:  # noqa: BLE001 - raised again by `run`
@@ -239,9 +247,9 @@ class ScoringPipeline(Generic[T]):
         self._finished.put(batch)
 
     def _await_image(self, entry: _Entry[T]) -> LocatedImage:
-        entry.begun.wait()  # tasks begin in order, and whoever hangs is replaced: it will
-        if self._limit and not entry.done.wait(max(0.0, entry.begun_s + self._limit.seconds - time.monotonic())):
-            with self._room:
+        entry.started.wait()  # this ends: tasks start in order, and a thread that hangs is replaced
+        if self._limit and not entry.done.wait(max(0.0, entry.started_s + self._limit.seconds - time.monotonic())):
+            with self._changed:
                 if not entry.done.is_set():
                     return self._give_up(entry, self._limit)
         entry.done.wait()
@@ -252,16 +260,16 @@ class ScoringPipeline(Generic[T]):
         return entry.image
 
     def _give_up(self, entry: _Entry[T], limit: TimeLimit[T]) -> LocatedImage:
-        entry.given_up = True
+        entry.abandoned = True
         self._hanging += 1
         if self._hanging > limit.max_hanging:
             message = f"{self._hanging} images hang at once, each for more than {limit.seconds:g} s"
-            raise Overdue(message)
+            raise TooManyHanging(message)
         self._start(self._locate_all)
         self._threads.remove(entry.thread)
         return limit.give_up(entry.task)
 
-    def _score_all(self, score: Scorer) -> None:
+    def _score_all(self, score: ScoreBatch) -> None:
         while (batch := self._to_score.get()) is not None and not self._ended:
             started_s = time.perf_counter()
             try:

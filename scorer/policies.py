@@ -1,6 +1,6 @@
-"""Which policy judges a request: one file names policies and says which tenant and stream gets which.
+"""The policy of a request: one file defines policies and assigns them to tenants and streams.
 
-`deploy/policies.toml` is such a file, with every key explained.
+`deploy/policies.toml` is an example that explains every key.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
-from scorer.decide import CalibrationSize, Policy, settle_policy
+from scorer.decide import CalibrationSize, Policy, resolve_policy
 from scorer.errors import PolicyError
 from scorer.messages import DeadLetterCode, Message, ScoreRequest, describe_problems
 from scorer.observe.logs import get_logger
@@ -24,7 +24,7 @@ log = get_logger(__name__)
 
 
 class PolicyNotFound(Exception):
-    """No policy judges this request: it becomes a dead letter with this `code`."""
+    """No policy applies to this request: it becomes a dead letter with this `code`."""
 
     code: ClassVar[DeadLetterCode]
 
@@ -43,7 +43,7 @@ class UnknownPolicy(PolicyNotFound):
 
 @dataclass(frozen=True, slots=True)
 class TenantPolicies:
-    """What a tenant gets: `policy`, or another one on some of its streams."""
+    """The policies of a tenant: `policy`, or another one for some of its streams."""
 
     policy: Policy
     streams: Mapping[str, Policy]
@@ -51,22 +51,22 @@ class TenantPolicies:
 
 @dataclass(frozen=True, slots=True)
 class PolicyBook:
-    """The policies by name, the tenants' choices, and what everybody else gets: nothing when `default` is None."""
+    """The policies by name, those of the tenants, and the default; without a default other tenants are refused."""
 
     policies: Mapping[str, Policy]
     tenants: Mapping[str, TenantPolicies]
     default: Policy | None
 
     @classmethod
-    def of(cls, policy: Policy) -> Self:
+    def from_policy(cls, policy: Policy) -> Self:
         """Return the book of a service without a file: one policy for every tenant."""
         return cls({policy.policy_id: policy}, {}, policy)
 
     def choose(self, request: ScoreRequest) -> Policy:
-        """Return the policy that judges `request`: the one it names, else its stream's, its tenant's, the default.
+        """Return the policy of `request`: the one it names, else that of its stream, of its tenant, or the default.
 
         Raises:
-            UnknownTenant: its tenant is not listed and there is no default, whatever policy it names.
+            UnknownTenant: its tenant is not listed and there is no default, even if the request names a policy.
             UnknownPolicy: it names a policy that does not exist.
         """
         tenant = self.tenants.get(request.tenant or "")
@@ -80,7 +80,7 @@ class PolicyBook:
             return self.policies[request.policy_id]
         chosen = tenant.streams.get(request.stream or "", tenant.policy) if tenant else self.default
         if chosen is None:
-            message = "a book without a default refuses unlisted tenants above"
+            message = "a book without a default must have refused an unlisted tenant"
             raise AssertionError(message)
         return chosen
 
@@ -97,53 +97,53 @@ class _PolicyFile(Message):
 
 
 def read_policies(path: Path, calibration: CalibrationSize) -> PolicyBook:
-    """Read a policies' file for a bundle that was a `calibration` of so many photographs.
+    """Read a policies' file for a bundle with a `calibration` of this size.
 
     Raises:
-        PolicyError: it cannot be read, has an unknown key or a name that no policy has, or asks for a rate that the
-            calibration does not support; the sentence names the file and the key.
+        PolicyError: it cannot be read, has an unknown key or the name of a missing policy, or sets a rate that the
+            calibration does not support; the message names the file and the key.
     """
     return _parse(_read(path)[0], path, calibration)
 
 
 class PolicyWatcher:
-    """Keeps the book of a file that may change under the running service; `book` is always a good one.
+    """Reads a file of policies again while the service runs; `book` is always valid.
 
-    The file is read again at each look: it is small, and neither a coarse clock nor a link that is exchanged (as
-    Kubernetes does with a ConfigMap) can hide a change. A file that is replaced counts at once; one that is written in
-    place counts when two looks find the same, because half of a file may be a valid file.
+    Each check reads the whole file: it is small, and neither a coarse timestamp nor a replaced link (as Kubernetes does
+    with a ConfigMap) can hide a change. A replaced file is used at once; a file that was written in place is used after
+    two checks have found the same content, because half of a file may be a valid file.
 
     Attributes:
-        book: the policies in force.
-        refused: whether the file as it is now is a bad one, and `book` older than it.
+        book: the current policies.
+        refused: whether the current file is invalid, so that `book` comes from an earlier one.
 
     Args:
         path: the file; None for a service without one.
         calibration: see `read_policies`.
-        policy: what everybody gets without a file.
+        policy: the policy of every tenant if there is no file.
 
     Raises:
-        PolicyError: the file is bad at the start, or the calibration does not support the policy without one.
+        PolicyError: the file is invalid at the start, or the calibration does not support `policy`.
     """
 
     def __init__(self, path: Path | None, calibration: CalibrationSize, policy: Policy | None = None) -> None:
         self._path, self._calibration = path, calibration
         self._content: bytes
-        self._identity: tuple[int, int] | None  # of the file that was read last, None while it cannot be read
+        self._identity: tuple[int, int] | None  # of the last file; None while there is no readable file
         self._content, self._identity = _read(path) if path else (b"", None)
         self._unstable = b""
         self.refused = False
         book = (
             _parse(self._content, path, calibration)
             if path
-            else PolicyBook.of(_settle(policy or Policy(), calibration))
+            else PolicyBook.from_policy(_settle(policy or Policy(), calibration))
         )
         self._versions: dict[tuple[str, str], Policy] = {}
         self._remember(book)
         self.book = book
 
     def reload_if_changed(self) -> bool:
-        """Look at the file and return whether `book` is new; what is wrong with a file is logged once."""
+        """Read the file and return whether `book` is new; an invalid file is logged once."""
         if self._path is None:
             return False
         try:
@@ -170,7 +170,7 @@ class PolicyWatcher:
         return True
 
     def _remember(self, book: PolicyBook) -> None:
-        """Refuse a policy that changed and kept its version: a version is to name one set of rates."""
+        """Refuse a policy that changed and kept its version: a version must stand for one set of rates."""
         for policy in book.policies.values():
             known = self._versions.get((policy.policy_id, policy.version), policy)
             if known != policy:
@@ -183,7 +183,7 @@ class PolicyWatcher:
 
     def _keep_old(self, error: PolicyError) -> None:
         self.refused = True
-        log.error("the policies' file is refused, the old policies stay", why=str(error))
+        log.error("the policies' file is invalid; the old policies stay in use", why=str(error))
 
 
 def _read(path: Path) -> tuple[bytes, tuple[int, int]]:
@@ -195,7 +195,7 @@ def _read(path: Path) -> tuple[bytes, tuple[int, int]]:
         message = f"{path}: cannot be read ({error.strerror})"
         raise PolicyError(message) from error
     if len(content) > MAX_FILE_BYTES:
-        message = f"{path}: larger than the {MAX_FILE_BYTES} bytes of any real file of policies"
+        message = f"{path}: larger than the limit of {MAX_FILE_BYTES} bytes for a file of policies"
         raise PolicyError(message)
     return content, (facts.st_dev, facts.st_ino)
 
@@ -237,7 +237,7 @@ def _make_policy(name: str, fields: Mapping[str, Any], path: Path, calibration: 
         message = f"{path}: {key}.policy_id: the table's name is the policy's id, remove the key"
         raise PolicyError(message)
     if "version" not in fields:
-        message = f"{path}: {key}.version is missing: results state it, and a replay is recognised by it"
+        message = f"{path}: {key}.version is missing: results contain it, and the result_id depends on it"
         raise PolicyError(message)
     try:
         policy = Policy.model_validate({"policy_id": name, **fields})
@@ -251,7 +251,7 @@ def _make_policy(name: str, fields: Mapping[str, Any], path: Path, calibration: 
 
 
 def _settle(policy: Policy, calibration: CalibrationSize) -> Policy:
-    settled, note = settle_policy(policy, calibration)
+    settled, note = resolve_policy(policy, calibration)
     if note:
         log.warning("the calibration does not support a flag rate", why=note)
     return settled

@@ -1,4 +1,4 @@
-"""How a process ends: after a signal in good order, or at once where a call may never return."""
+"""How a process stops: in good order after a signal, or at once because a call may never return."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ _callbacks: list[Callable[[], object]] = []
 
 @contextmanager
 def before_foreseen_exit(callback: Callable[[], object]) -> Iterator[None]:
-    """Call `callback`, from any thread, before `exit_process` ends this process for a foreseen cause."""
+    """Let `exit_process` call `callback`, from any thread, before it exits for a known cause."""
     _callbacks.append(callback)
     try:
         yield
@@ -47,11 +47,11 @@ def stop_on_signals(stop: Callable[[], object], second: signal.Handlers | None =
 
 
 def exit_process(code: Exit, *, foreseen: bool) -> NoReturn:
-    """End the process without any clean-up: what a clean-up would call may never return.
+    """Exit without any clean-up: a call in a clean-up may never return.
 
     Args:
         code: the exit code.
-        foreseen: the cause is known and lies in nothing that the process works on.
+        foreseen: the cause is known, and it is not in the data that the process works on.
     """
     if foreseen:
         for callback in _callbacks:

@@ -1,4 +1,4 @@
-"""Scoring from Python, for notebooks and request handlers: a bundle is opened once, files or bytes are scored."""
+"""Scoring from Python, for notebooks and request handlers: open a bundle once, then score files or bytes."""
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,14 +26,14 @@ def open_scorer(bundle: str | PathLike[str] | None = None, **settings: Any) -> "
     Args:
         bundle: the bundle's folder; None opens the starter bundle.
         settings: any setting of `scorer.settings.Settings`, for example `threads=2`, `device="cpu"`,
-            `bundle_digest="..."` or `policy={"review_false_alarm_rate": 0.1}`. Environment variables and the settings
-            file count for those that are not given.
+            `bundle_digest="..."` or `policy={"review_false_alarm_rate": 0.1}`. Settings that are not given come from
+            environment variables and the settings file.
 
     Raises:
         SettingsError: a setting is unknown or has no usable value.
         BundleMismatch: the bundle cannot be trusted, or the engine of this machine does not give its golden answers.
         PolicyError: the calibration of the bundle does not support the policy.
-        DeviceUnavailable: the device that was asked for is not there.
+        DeviceUnavailable: the requested device does not exist.
     """
     return Scorer(LocalScorer(load_settings(bundle=None if bundle is None else Path(bundle), **settings)))
 
@@ -46,17 +46,17 @@ class Scorer:
     Attributes:
         bundle: the bundle that scores.
         policy: the policy that decides.
-        policy_note: a sentence where the policy is not the one of the settings, else None.
+        policy_note: a sentence if the policy differs from that of the settings, else an empty text.
     """
 
     def __init__(self, local: LocalScorer) -> None:
         self._local, self._engine = local, threading.Lock()
         self.bundle: Bundle = local.bundle
         self.policy: Policy = local.policy
-        self.policy_note: str | None = local.policy_note
+        self.policy_note: str = local.policy_note
 
     def score_files(self, paths: Iterable[str | PathLike[str]]) -> Iterator[ScoreResult]:
-        """Yield one result per file, in order; files are read and decoded ahead.
+        """Yield one result per file, in order; later files are read and decoded meanwhile.
 
         A file that cannot be read or decoded gives a result with the status `failed` or `unsupported`, never an
         exception. The engine belongs to this call until the iterator is exhausted or closed.
@@ -82,7 +82,7 @@ class Scorer:
             return self._local.score_located(located)
 
     def close(self) -> None:
-        """End the decoding processes. A closed scorer cannot score."""
+        """Stop the decoding processes. A closed scorer cannot score."""
         self._local.close()
 
     def __enter__(self) -> Self:

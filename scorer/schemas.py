@@ -1,6 +1,6 @@
-"""What is published of the wire: JSON Schemas of request and result, and an AsyncAPI document of the three topics.
+"""The published schemas: JSON Schemas of request and result, and an AsyncAPI document of the three topics.
 
-All of it is generated: from the message types, the headers that the service writes and the settings' defaults.
+They are generated from the message types, the headers that the service writes and the defaults of the settings.
 `unlensed schema --write deploy/schemas` writes the files that are checked in.
 """
 
@@ -37,34 +37,34 @@ KAFKA_BINDING = {"bindingVersion": "0.5.0"}
 
 # Headers are UTF-8 text; these are all that the service reads or writes.
 TRACE_HEADERS = {
-    "traceparent": "W3C Trace Context; carried from the request to whatever answers it.",
-    "tracestate": "What tracing vendors keep beside `traceparent`.",
+    "traceparent": "W3C Trace Context; copied from the request to its answer.",
+    "tracestate": "Vendor-specific trace data, beside `traceparent`.",
 }
 RESULT_HEADERS = {
     "content-type": "application/json",
     "ce_specversion": "CloudEvents 1.0 in binary mode.",
-    "ce_id": "The `result_id`: a record delivered twice has it twice.",
+    "ce_id": "The `result_id`; a repeated delivery has the same one.",
     "ce_type": "unlensed.result.v1",
     "ce_source": "`unlensed/` and the bundle's id.",
-    "unlensed-mode": "`live`, or `shadow` when a bundle is only being watched.",
+    "unlensed-mode": "`live`, or `shadow` for a bundle that is only being observed.",
 }
 DEAD_LETTER_HEADERS = {
     "unlensed-error-code": f"Why there is no result, for machines: {', '.join(DeadLetterCode)}.",
-    "unlensed-error-message": "Why there is no result, for people; never what the record held.",
-    "unlensed-topic": "Where the record was read.",
+    "unlensed-error-message": "Why there is no result, for people; never the content of the record.",
+    "unlensed-topic": "The topic of the record.",
     "unlensed-partition": "Its partition.",
     "unlensed-offset": "Its offset.",
     "unlensed-timestamp-ms": "Its timestamp in milliseconds since 1970.",
-    "unlensed-attempts": "How often it was tried, deaths of workers included.",
-    "unlensed-bundle": "The digest of the bundle that was to score it.",
+    "unlensed-attempts": "The number of attempts, including crashes of workers.",
+    "unlensed-bundle": "The digest of the bundle of the worker.",
 }
 LEFT_OUT_HEADERS = {
-    "unlensed-left-out": "Only when the letter was too large for its topic: what of the record is not in it.",
-    "unlensed-value-bytes": "With it: the size of the record's value.",
-    "unlensed-value-sha256": "With it: the SHA-256 digest of the record's value.",
+    "unlensed-left-out": "Only if the dead letter was too large for its topic: the parts of the record that it lacks.",
+    "unlensed-value-bytes": "Only with `unlensed-left-out`: the size of the record's value.",
+    "unlensed-value-sha256": "Only with `unlensed-left-out`: the SHA-256 digest of the record's value.",
 }
 UNREADABLE_HEADER = {
-    "unlensed-unreadable": "Only when the client could not parse the record: it is known by its place alone.",
+    "unlensed-unreadable": "Only if the client could not parse the record: only its partition and offset are known.",
 }
 
 EXAMPLE_REQUEST = ScoreRequest(
@@ -142,7 +142,7 @@ def request_schema() -> Document:
 
 
 def _state_one_source(types: Document) -> None:
-    """Say in JSON Schema what `ImageSource` checks in Python."""
+    """Add the check of `ImageSource` that pydantic cannot express in JSON Schema."""
     types["ImageSource"]["oneOf"] = [
         {"required": [name], "properties": {name: {"type": "string"}}} for name in ("uri", "bytes")
     ]
@@ -160,25 +160,27 @@ def asyncapi() -> Document:
                 "Flags faces that are unlike the photographs its bundle knows. Every record of the request topic gets "
                 "exactly one answer: a result or a dead letter. A delivery may be repeated (unless the service runs "
                 "exactly-once and is read with read_committed); a repeated result has the same `result_id`. A service "
-                "in shadow mode reads the same requests in a group of its own and answers to topics whose names end "
-                "in `.shadow`."
+                "in shadow mode reads the same requests in its own consumer group and answers to topics whose names "
+                "end in `.shadow`."
             ),
         },
         "defaultContentType": "application/json",
         "channels": {
             "requests": _channel(settings.requests, "scoreRequest", "Images to score, one a record."),
             "results": _channel(
-                settings.results_topic, "scoreResult", "One record for each request that is one, whatever came of it."
+                settings.results_topic, "scoreResult", "One record for each valid request, with any outcome."
             ),
             "deadLetters": _channel(
-                settings.dead_letters_topic, "deadLetter", "Records that are no request, or that killed their worker."
+                settings.dead_letters_topic,
+                "deadLetter",
+                "Records that have no result: they are invalid or crash the worker.",
             ),
         },
         "operations": {
             "receiveRequests": _operation("receive", "requests", "scoreRequest", "Read images to score.")
             | {"bindings": {"kafka": {"groupId": {"type": "string", "default": settings.group_id}} | KAFKA_BINDING}},
             "sendResults": _operation("send", "results", "scoreResult", "Answer a request."),
-            "sendDeadLetters": _operation("send", "deadLetters", "deadLetter", "Set a record aside, verbatim."),
+            "sendDeadLetters": _operation("send", "deadLetters", "deadLetter", "Store a record without a result."),
         },
         "components": {"messages": _messages(), "schemas": _types()},
     }
@@ -225,7 +227,7 @@ def _messages() -> Document:
     wire: Document = {"mode": "json", "by_alias": True, "exclude_unset": True}
     return {
         "scoreRequest": {
-            "summary": "One image, as bytes or as a claim check, with the faces in it or without.",
+            "summary": "One image, as bytes or as a claim check, with or without its faces.",
             "contentType": "application/json",
             "headers": _headers(TRACE_HEADERS),
             "payload": _type("ScoreRequest"),
@@ -236,7 +238,7 @@ def _messages() -> Document:
             ],
         },
         "scoreResult": {
-            "summary": "How unlike the known photographs each face is; or why the image was not scored.",
+            "summary": "How unlike the known photographs each face is, or why the image was not scored.",
             "contentType": "application/json",
             "headers": _headers(RESULT_HEADERS, TRACE_HEADERS),
             "payload": _type("ScoreResult"),
@@ -247,7 +249,7 @@ def _messages() -> Document:
             ],
         },
         "deadLetter": {
-            "summary": "The record as it was read, with why it got no result after its own headers.",
+            "summary": "The record as it was read; headers after its own ones state why it has no result.",
             "contentType": "application/octet-stream",
             "headers": _headers(DEAD_LETTER_HEADERS, UNREADABLE_HEADER | LEFT_OUT_HEADERS),
             "payload": {"description": "The record's value, verbatim: any bytes, or none."},
@@ -292,7 +294,7 @@ DOCUMENTS: dict[str, tuple[str, Callable[[], Document]]] = {
 
 
 def document_text(name: str) -> str:
-    """Return one of `DOCUMENTS` as it is published."""
+    """Return the published text of one of `DOCUMENTS`."""
     return json.dumps(DOCUMENTS[name][1](), indent=2) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The pure heart: located images in, results out. No I/O of its own; the same for all three jobs."""
+"""Located images in, results out: no I/O, and the same code for files, archives and streams."""
 
 import logging
 import time
@@ -43,29 +43,29 @@ def score_batch(images: Sequence[tuple[LocatedImage, Policy]], embedder: Embedde
     """
     started = time.perf_counter()
     outcomes: dict[tuple[int, int], _Score | Unscorable] = {}
-    places: list[tuple[int, int]] = []
+    positions: list[tuple[int, int]] = []
     encoded: list[EncodedFace] = []
     for image_number, (image, policy) in enumerate(images):
         for face_number, face in enumerate(image.faces):
-            place = (image_number, face_number)
+            position = (image_number, face_number)
             prepared = _prepare_safely(image, face, model, policy)
             if isinstance(prepared, Unscorable):
-                outcomes[place] = prepared
+                outcomes[position] = prepared
             else:
-                places.append(place)
+                positions.append(position)
                 encoded.append(prepared)
     embedded = embedder.embed(encoded)
     embed_ms = (time.perf_counter() - started) * 1000
     likelihoods = embedded.log_likelihood(model.mixture)
-    for row, (place, value, p_value) in enumerate(
-        zip(places, likelihoods, p_values(likelihoods, model.calibration), strict=True)
+    for row, (position, value, p_value) in enumerate(
+        zip(positions, likelihoods, p_values(likelihoods, model.calibration), strict=True)
     ):
         if row in embedded.failures:
-            outcomes[place] = embedded.failures[row]
+            outcomes[position] = embedded.failures[row]
         elif not np.isfinite(value):
-            outcomes[place] = Unscorable(Reason.NOT_FINITE, "the extractor gave a number that is not finite")
+            outcomes[position] = Unscorable(Reason.NOT_FINITE, "the extractor gave a number that is not finite")
         else:
-            outcomes[place] = _Score(float(value), float(p_value), float(embedded.high_band[row]))
+            outcomes[position] = _Score(float(value), float(p_value), float(embedded.high_band[row]))
     return [
         _result(image, [outcomes[number, index] for index in range(len(image.faces))], model, policy, embed_ms)
         for number, (image, policy) in enumerate(images)
@@ -73,7 +73,7 @@ def score_batch(images: Sequence[tuple[LocatedImage, Policy]], embedder: Embedde
 
 
 def _prepare_safely(image: LocatedImage, face: LocatedFace, model: Model, policy: Policy) -> EncodedFace | Unscorable:
-    """Let an exception that nobody foresaw be the answer of its face, not the end of the process."""
+    """Turn an unexpected exception into the failure of its face instead of the end of the process."""
     try:
         return _prepare(image, face, model, policy)
     except Exception as error:
@@ -106,7 +106,7 @@ def _prepare(image: LocatedImage, face: LocatedFace, model: Model, policy: Polic
 
 def _probed(image: LocatedImage) -> ImageInfo:
     if image.info is None:
-        message = "a located image with faces has been probed"
+        message = "a located image that has faces must have been probed"
         raise AssertionError(message)
     return image.info
 

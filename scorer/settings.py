@@ -1,4 +1,7 @@
-"""Every setting of a deployment: file < environment (`UNLENSED_...`) < flag; an unknown name is refused."""
+"""Every setting of a deployment: a flag overrides the environment, the environment overrides the file.
+
+An unknown name is refused.
+"""
 
 import os
 from pathlib import Path
@@ -24,7 +27,7 @@ class SettingsSection(BaseModel):
 
 
 class PayloadSettings(SettingsSection):
-    """Where a claim check may point: everything is refused until it is listed.
+    """What a claim check may name: everything is refused until it is listed.
 
     Attributes:
         schemes: fsspec protocols, `file` and `s3` among them.
@@ -43,10 +46,10 @@ Delivery = Literal["at_least_once", "exactly_once"]
 
 
 class StreamSettings(SettingsSection):
-    """What is read, what is written, and how much is held at once.
+    """The topics of the service and the limits of the work in flight.
 
-    A shadow scores the same requests and cannot be mistaken for the live service: its group, results and dead
-    letters bear the suffix `.shadow`, always.
+    A service in shadow mode scores the same requests and cannot be confused with the live service: its group and its
+    topics of results and dead letters always have the suffix `.shadow`.
     """
 
     mode: Mode = "live"
@@ -76,12 +79,12 @@ class StreamSettings(SettingsSection):
 
     @property
     def results_topic(self) -> str:
-        """Where results go."""
+        """The topic of results."""
         return self._of_mode(self.results)
 
     @property
     def dead_letters_topic(self) -> str:
-        """Where records go that get no result."""
+        """The topic of records that get no result."""
         return self._of_mode(self.dead_letters)
 
     def _of_mode(self, name: str) -> str:
@@ -89,13 +92,14 @@ class StreamSettings(SettingsSection):
 
 
 class KafkaSettings(SettingsSection):
-    """How to reach the brokers.
+    """How to connect to the brokers.
 
-    `instance_id` makes the membership static: a worker that died keeps its partitions for `session_timeout_s`. One that
-    leaves in good order gives them up at once, unless it `stays_member` because it comes back within that time.
+    `instance_id` makes the membership static: a worker that crashed keeps its partitions for `session_timeout_s`. A
+    worker that shuts down normally leaves the group at once, unless `stays_member` is set because it will restart
+    within that time.
 
-    OAUTHBEARER shows the token in `token_file`, which is read anew for each connection; AWS_MSK_IAM takes its identity
-    from where AWS's own programs take it. The other mechanisms need `username` and `password`.
+    OAUTHBEARER sends the token in `token_file`, which is read for each connection; AWS_MSK_IAM uses the default
+    credential chain of AWS. The other mechanisms need `username` and `password`.
     """
 
     bootstrap: str = "127.0.0.1:9092"
@@ -115,7 +119,7 @@ class KafkaSettings(SettingsSection):
 
 
 class TritonSettings(SettingsSection):
-    """Where the engine is. Without `url` the service scores in its own process."""
+    """The Triton server. Without `url` the service scores in its own process."""
 
     url: str | None = None
     tls: bool = False
@@ -126,7 +130,7 @@ class TritonSettings(SettingsSection):
 
 
 class HealthSettings(SettingsSection):
-    """The HTTP port for probes and metrics; 0 takes a free one and logs it."""
+    """The HTTP server of probes and metrics; port 0 selects a free port, which is logged."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
@@ -138,7 +142,7 @@ class HealthSettings(SettingsSection):
 PREFIX = "UNLENSED_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
-# Variables of this repository's own tools, which stand in a developer's environment beside the service's.
+# Variables of this repository's own tools, which a developer's environment contains beside those of the service.
 TOOL_VARIABLES = frozenset(f"{PREFIX}{name}" for name in ("KAFKA_JARS", "TOOLS", "KILLS", "RECORDS", "OVERLOAD_S"))
 
 
@@ -150,14 +154,14 @@ def find_starter() -> Path:
 
 
 class Settings(BaseSettings):
-    """What may differ between two deployments of the same bundle. Model facts live in the bundle only."""
+    """What may differ between two deployments of the same bundle. Facts of the model are in the bundle only."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
     )
 
     bundle: Path = Field(default_factory=find_starter)
-    # Which bundle is accepted (`scorer.bundle.signature`): the SHA-256 of its manifest, and the key that signed it.
+    # The bundle that is accepted (`scorer.bundle.signature`): the SHA-256 of its manifest, and the key that signed it.
     bundle_digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     bundle_key: Path | None = None
     device: Request = "auto"
@@ -178,10 +182,10 @@ class Settings(BaseSettings):
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a file in the working folder must not decide
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - nothing here is a secret
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a file in the working folder must have no effect
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - secrets are not read from files of a folder
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Order the sources: flags over environment over the file that `UNLENSED_CONFIG` names."""
+        """Return the sources by precedence: flags, environment, the file that `UNLENSED_CONFIG` names."""
         sources: list[PydanticBaseSettingsSource] = [init_settings, env_settings]
         if file := os.environ.get(CONFIG_VARIABLE):
             sources.append(TomlConfigSettingsSource(settings_cls, toml_file=Path(file)))
@@ -192,16 +196,18 @@ def load_settings(**flags: Any) -> Settings:  # noqa: ANN401 - validated by Sett
     """Return the settings; a flag that is None was not given.
 
     Raises:
-        SettingsError: an unknown name or a bad value, in the file, the environment or a flag.
+        SettingsError: an unknown name or an invalid value, in the file, the environment or a flag.
     """
     file = os.environ.get(CONFIG_VARIABLE)
     if file and not Path(file).is_file():
-        message = f"{CONFIG_VARIABLE} names {file}, which is no file"
+        message = f"{CONFIG_VARIABLE} names {file}, which is not a file"
         raise SettingsError(message)
     known = {CONFIG_VARIABLE, *(f"{PREFIX}{name}".upper() for name in Settings.model_fields)}
     for name in os.environ:
         if name.startswith(PREFIX) and name.split("__", maxsplit=1)[0] not in known | TOOL_VARIABLES:
-            message = f"the environment variable {name} is no setting of unlensed; known are {', '.join(sorted(known))}"
+            message = (
+                f"the environment variable {name} is not a setting of unlensed; known are {', '.join(sorted(known))}"
+            )
             raise SettingsError(message)
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})

@@ -1,4 +1,4 @@
-"""Whether bytes may travel in the clear: over the loopback only, unless somebody says it is a development machine."""
+"""Where unencrypted connections are allowed: to the loopback only, unless a setting accepts a development network."""
 
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -7,9 +7,9 @@ from scorer.errors import SettingsError
 
 
 def is_loopback(url_or_host: str) -> bool:
-    """Say whether `host`, `host:port`, `[v6]:port` or `scheme://host:port` is this machine by its spelling.
+    """Return whether `host`, `host:port`, `[v6]:port` or `scheme://host:port` is the loopback, judged by its text.
 
-    No name is looked up: what a resolver answers may change after the question. Only `localhost` is known.
+    No name is resolved, because a later answer of the resolver may differ. The only name that counts is `localhost`.
     """
     host = _host(url_or_host)
     if host == "localhost":
@@ -21,10 +21,10 @@ def is_loopback(url_or_host: str) -> bool:
 
 
 def require_private_transport(url_or_host: str, *, encrypted: bool, insecure_dev: bool) -> None:
-    """Refuse to send images or results in the clear to another machine.
+    """Refuse to send images or results unencrypted to another machine.
 
     Raises:
-        SettingsError: the connection is not encrypted, the host is not the loopback and nobody accepted that.
+        SettingsError: the connection is not encrypted, the host is not the loopback and `insecure_dev` is not set.
     """
     if encrypted or insecure_dev or is_loopback(url_or_host):
         return

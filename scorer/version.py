@@ -1,4 +1,4 @@
-"""The version of this release: of `--version`, `unlensed doctor`, results, runs and images."""
+"""The version of this release, which `--version`, `unlensed doctor`, results, runs and images state."""
 
 import importlib.metadata
 

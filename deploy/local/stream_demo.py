@@ -31,7 +31,7 @@ from deploy.local.triton import TritonFailed, TritonServer
 from deploy.local.worker import Worker, WorkerFailed
 from scorer.bundle.bundle import read_bundle
 from scorer.commands.inputs import expand_paths
-from scorer.decide import Policy, settle_policy
+from scorer.decide import Policy, resolve_policy
 from scorer.errors import UsageError
 from scorer.meaning import explain_decisions
 from scorer.observe.printable import printable
@@ -250,7 +250,7 @@ def summarise(console: Console, demo: Demo, burst_s: float, folder: Path) -> Non
     for name, what in lines.items():
         console.print(f"[bold]{name:<12}[/]{what}", soft_wrap=True)
     manifest = read_bundle(BUNDLE).manifest
-    policy, note = settle_policy(Policy(), manifest.calibration)
+    policy, note = resolve_policy(Policy(), manifest.calibration)
     for sentence in filter(None, (note, *explain_decisions(manifest.evaluation, policy))):
         console.print(sentence, style="dim", soft_wrap=True, markup=False, highlight=False)
 

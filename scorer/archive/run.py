@@ -14,7 +14,7 @@ from ingest.probe import Limits
 from scorer.archive.folder import is_partial, publish_json, utf8_path
 from scorer.bundle.bundle import Bundle
 from scorer.bundle.manifest import Evaluation
-from scorer.decide import Policy, settle_policy
+from scorer.decide import Policy, resolve_policy
 from scorer.errors import RunBroken, RunNotReady, RunRefused, UsageError
 from scorer.files import require_local
 from scorer.messages import describe_problems
@@ -63,7 +63,7 @@ def describe_run(
     Raises:
         PolicyError: the bundle's calibration does not support the policy's rates.
     """
-    policy, note = settle_policy(settings.policy, bundle.manifest.calibration)
+    policy, note = resolve_policy(settings.policy, bundle.manifest.calibration)
     return RunFile(
         version=version,
         created_at=datetime.now(UTC),

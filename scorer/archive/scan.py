@@ -22,9 +22,9 @@ from scorer.archive.marks import CommitMark
 from scorer.archive.shard_work import ShardWork, Task
 from scorer.errors import ArchiveUnavailable, CannotCommit, PayloadRefused, PayloadUnavailable, ScanInterrupted
 from scorer.local_scorer import LocalScorer
-from scorer.locate import LocatedImage, refuse
+from scorer.locate import LocatedImage, make_failed_image
 from scorer.messages import ImageSource, ScoreRequest
-from scorer.pipeline import Done, Overdue, PipelineStopped, ScoringPipeline, TimeLimit
+from scorer.pipeline import PipelineStopped, ScoredTask, ScoringPipeline, TimeLimit, TooManyHanging
 
 OUTAGE_ITEMS = 100  # so many unreadable images in a row are an outage of the archive, not results
 MAX_QUEUED_COMMITS = 2
@@ -113,7 +113,7 @@ class Scan:
         except PipelineStopped:
             message = "stopped; every shard is committed whole or not at all: the same command resumes the run"
             raise ScanInterrupted(message) from None
-        except Overdue as error:
+        except TooManyHanging as error:
             message = f"{error}: run the same command again when the archive can be read"
             raise ArchiveUnavailable(message) from error
         finally:
@@ -147,18 +147,18 @@ class Scan:
     def _locate(self, task: Task) -> LocatedImage:
         request = make_request(task.item)
         if task.refusal:
-            return refuse(request, task.refusal)
+            return make_failed_image(request, task.refusal)
         if task.work.is_overdue(self._limits.shard_s):
             why = f"its shard took more than {self._limits.shard_s:g} s"
-            return refuse(request, Unscorable(Reason.TIMED_OUT, why))
+            return make_failed_image(request, Unscorable(Reason.TIMED_OUT, why))
         started_s = time.perf_counter()
         try:
             data = self._read(task.item)
         except Unscorable as failure:
-            return refuse(request, failure)
+            return make_failed_image(request, failure)
         except PayloadUnavailable as error:
             task.unavailable, task.refused = True, isinstance(error, PayloadRefused)
-            return refuse(request, Unscorable(Reason.UNREADABLE, str(error)))
+            return make_failed_image(request, Unscorable(Reason.UNREADABLE, str(error)))
         finally:
             task.read_s = time.perf_counter() - started_s
         image = self._scorer.locate(request, data)
@@ -169,9 +169,9 @@ class Scan:
     def _time_out(self, task: Task) -> LocatedImage:
         task.unavailable = True
         why = f"not read and located within {self._limits.item_s:g} s"
-        return refuse(make_request(task.item), Unscorable(Reason.TIMED_OUT, why))
+        return make_failed_image(make_request(task.item), Unscorable(Reason.TIMED_OUT, why))
 
-    def _receive(self, done: Done[Task]) -> None:
+    def _receive(self, done: ScoredTask[Task]) -> None:
         task, work = done.task, done.task.work
         self._unavailable_in_a_row = self._unavailable_in_a_row + 1 if task.unavailable else 0
         if self._unavailable_in_a_row >= OUTAGE_ITEMS:

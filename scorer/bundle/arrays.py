@@ -22,7 +22,7 @@ Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ArraySpec:
     """An array that is looked for.
 
     Attributes:
@@ -45,28 +45,28 @@ class Wanted:
         return f"states {size} bytes, over the limit of {self.max_bytes}" if size > self.max_bytes else ""
 
 
-class BadArrays(ValueError):
+class InvalidArrays(ValueError):
     """The bytes are no archive of the arrays that are looked for; the sentence begins in the middle and says why."""
 
 
-def read_arrays(data: bytes, wanted: Mapping[str, Wanted]) -> dict[str, NDArray[Any]]:
+def read_arrays(data: bytes, wanted: Mapping[str, ArraySpec]) -> dict[str, NDArray[Any]]:
     """Return the wanted arrays of an `.npz`, in this machine's byte order.
 
     Nothing is inflated before the sizes that the archive states fit what is wanted, and no more than that afterwards.
 
     Raises:
-        BadArrays: it is no such archive, lacks an array, holds Python objects, or an array is of another type or shape,
-            or not finite.
+        InvalidArrays: it is no such archive or lacks an array; or an array contains Python objects or a number that is
+            not finite, or has another type or shape.
     """
     _require_short_directory(data)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return {name: _read_array(archive, name, each) for name, each in wanted.items()}
-    except BadArrays:
+    except InvalidArrays:
         raise
     except _DAMAGE as error:
         message = f"it does not hold the plain arrays {', '.join(wanted)}: {error}"
-        raise BadArrays(message) from error
+        raise InvalidArrays(message) from error
 
 
 def _require_short_directory(data: bytes) -> None:
@@ -75,36 +75,36 @@ def _require_short_directory(data: bytes) -> None:
     signature, size = _END.unpack(end)[::5] if len(end) == _END.size else (b"", 0)
     if signature != b"PK\5\6" or size > _MAX_DIRECTORY_BYTES or data[-_END.size - 20 :].startswith(b"PK\6\7"):
         message = "it does not hold plain arrays: it is no zip of few members as NumPy writes it"
-        raise BadArrays(message)
+        raise InvalidArrays(message)
 
 
-def _read_array(archive: zipfile.ZipFile, name: str, wanted: Wanted) -> NDArray[Any]:
+def _read_array(archive: zipfile.ZipFile, name: str, wanted: ArraySpec) -> NDArray[Any]:
     info = archive.getinfo(f"{name}.npy")
     if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:  # others take memory as they please
         message = f"array {name} is compressed otherwise than NumPy does it"
-        raise BadArrays(message)
+        raise InvalidArrays(message)
     with archive.open(info) as member:
         header = io.BytesIO(member.read(_MAX_HEADER_BYTES))
         version = npy.read_magic(header)
         if version not in {(1, 0), (2, 0)}:
             message = f"array {name} is of the format {version[0]}.{version[1]}"
-            raise BadArrays(message)
+            raise InvalidArrays(message)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read_header(header)
         if problem := wanted.judge(dtype, shape):
             message = f"array {name} {problem}"
-            raise BadArrays(message)
+            raise InvalidArrays(message)
         size = math.prod(shape) * dtype.itemsize
         begun = header.read()
         numbers = begun + member.read(max(0, size + 1 - len(begun)))  # one more shows what is too long
     if len(numbers) != size:
         message = f"array {name} is not the {size} bytes that it states"
-        raise BadArrays(message)
+        raise InvalidArrays(message)
     array = np.frombuffer(numbers, dtype).reshape(shape, order="F" if fortran else "C")
     array = np.ascontiguousarray(array.astype(dtype.newbyteorder("="), copy=False))
     if dtype.kind == "f" and not np.isfinite(array).all():
         message = f"array {name} holds a number that is not finite"
-        raise BadArrays(message)
+        raise InvalidArrays(message)
     return array
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from scorer.bundle.arrays import BadArrays, Wanted, read_arrays
+from scorer.bundle.arrays import ArraySpec, InvalidArrays, read_arrays
 from scorer.bundle.manifest import CALIBRATION, GOLDEN, MAX_FILES, MIXTURE, SCHEMA_VERSION, FileRecord, Manifest
 from scorer.errors import BundleMismatch
 from scorer.files import open_inside
@@ -119,9 +119,9 @@ def read_bundle(folder: Path, vouch: Callable[[bytes], None] | None = None) -> B
         folder / MIXTURE,
         contents[MIXTURE],
         {
-            "weights": Wanted("f", ((components,),)),
-            "means": Wanted("f", ((components, size),)),
-            "precisions_cholesky": Wanted("f", ((components, size), (components, size, size)), _MAX_FACTOR_BYTES),
+            "weights": ArraySpec("f", ((components,),)),
+            "means": ArraySpec("f", ((components, size),)),
+            "precisions_cholesky": ArraySpec("f", ((components, size), (components, size, size)), _MAX_FACTOR_BYTES),
         },
     )
     calibration = _read_calibration(folder / CALIBRATION, contents[CALIBRATION], manifest.calibration_size)
@@ -138,7 +138,7 @@ def read_bundle(folder: Path, vouch: Callable[[bytes], None] | None = None) -> B
 
 
 def _read_calibration(path: Path, data: bytes, faces: int) -> NDArray[np.float64]:
-    found = _arrays(path, data, {"log_likelihoods": Wanted("f", ((faces,),), 2**27)})["log_likelihoods"]
+    found = _arrays(path, data, {"log_likelihoods": ArraySpec("f", ((faces,),), 2**27)})["log_likelihoods"]
     calibration: NDArray[np.float64] = found.astype(np.float64)
     if (np.diff(calibration) < 0).any():
         message = f"{path} is not in ascending order"
@@ -150,11 +150,11 @@ def _read_calibration(path: Path, data: bytes, faces: int) -> NDArray[np.float64
 def _read_golden(path: Path, data: bytes, size: int) -> GoldenFaces:
     """Read the golden faces; pictures are stored as one byte array with their lengths."""
     wanted = {
-        "pictures": Wanted("u", ((None,),)),
-        "lengths": Wanted("iu", ((None,),)),
-        "boxes": Wanted("f", ((None, 4),)),
-        "features": Wanted("f", ((None, size),)),
-        "log_likelihoods": Wanted("f", ((None,),)),
+        "pictures": ArraySpec("u", ((None,),)),
+        "lengths": ArraySpec("iu", ((None,),)),
+        "boxes": ArraySpec("f", ((None, 4),)),
+        "features": ArraySpec("f", ((None, size),)),
+        "log_likelihoods": ArraySpec("f", ((None,),)),
     }
     arrays = _arrays(path, data, wanted)
     lengths = [int(length) for length in arrays["lengths"]] if arrays["lengths"].size <= MAX_GOLDEN_FACES else []
@@ -172,10 +172,10 @@ def _read_golden(path: Path, data: bytes, size: int) -> GoldenFaces:
     return GoldenFaces(images, boxes, arrays["features"], round_nats(arrays["log_likelihoods"].astype(np.float64)))
 
 
-def _arrays(path: Path, data: bytes, wanted: Mapping[str, Wanted]) -> dict[str, NDArray[Any]]:
+def _arrays(path: Path, data: bytes, wanted: Mapping[str, ArraySpec]) -> dict[str, NDArray[Any]]:
     try:
         return read_arrays(data, wanted)
-    except BadArrays as error:
+    except InvalidArrays as error:
         message = f"{path} cannot be used: {error}"
         raise BundleMismatch(message) from error
 
@@ -298,7 +298,7 @@ def _require_digest(path: Path, found: str, record: FileRecord) -> None:
         raise BundleMismatch(message)
 
 
-def read_small(folder: Path, name: str, max_bytes: int) -> bytes:
+def read_unlisted_file(folder: Path, name: str, max_bytes: int) -> bytes:
     """Return the bytes of a file in a bundle's folder that its manifest does not list: a signature, a plan.
 
     Raises:

@@ -14,7 +14,7 @@ import hashlib
 from functools import partial
 from pathlib import Path
 
-from scorer.bundle.bundle import MANIFEST, SIGNATURE, Bundle, read_bundle, read_small
+from scorer.bundle.bundle import MANIFEST, SIGNATURE, Bundle, read_bundle, read_unlisted_file
 from scorer.errors import BundleMismatch, SettingsError
 from scorer.settings import Settings
 
@@ -68,7 +68,7 @@ def _check_signature(folder: Path, manifest: bytes, key: Path) -> None:
         message = f"{key} is no Ed25519 key: make one with `openssl genpkey -algorithm ed25519`"
         raise SettingsError(message)
     try:
-        public.verify(read_small(folder, SIGNATURE, _MAX_SIGNATURE_BYTES), manifest)
+        public.verify(read_unlisted_file(folder, SIGNATURE, _MAX_SIGNATURE_BYTES), manifest)
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror}): without a signature no key can vouch for it"
         raise BundleMismatch(message) from error

@@ -17,7 +17,7 @@ from ingest.device import DeviceUnavailable, require_instructions, resolve_devic
 from ingest.sandbox import Sandbox
 from scorer.bundle.bundle import Bundle
 from scorer.bundle.signature import read_trusted_bundle
-from scorer.decide import settle_policy, supported_rate
+from scorer.decide import resolve_policy, supported_rate
 from scorer.engines.local import choose_device, open_local_engine, open_sandbox, start_sandbox
 from scorer.engines.verify import verify_engine
 from scorer.errors import BackendUnavailable, BundleMismatch, PolicyError, SettingsError
@@ -151,7 +151,7 @@ def _bundle(bundle: Bundle, settings: Settings) -> list[Finding]:
     ]
     photographs = manifest.calibration.photographs
     try:
-        policy, note = settle_policy(settings.policy, manifest.calibration)
+        policy, note = resolve_policy(settings.policy, manifest.calibration)
     except PolicyError as error:
         return [*findings, _missing("policy", settings.policy.policy_id, str(error))]
     rates = (

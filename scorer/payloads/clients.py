@@ -4,7 +4,7 @@ import fsspec
 from fsspec.registry import known_implementations
 
 from scorer.errors import SettingsError
-from scorer.extras import line_for
+from scorer.extras import install_line
 
 _AWS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE (a public bucket: FSSPEC_S3_ANON=true)"
 _AZURE = "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
@@ -45,17 +45,17 @@ def require_client(scheme: str) -> None:
         if package == "fsspec":  # it brings the class, but not what that imports
             message = f"{scheme}:// cannot be read here: {error}"
         else:
-            message = f"{scheme}:// needs the package {package}, which is not installed: {line_for(package)}"
+            message = f"{scheme}:// needs the package {package}, which is not installed: {install_line(package)}"
         raise SettingsError(message) from error
 
 
-def is_refusal(error: Exception) -> bool:
+def is_access_denied(error: Exception) -> bool:
     """Return whether a client says that the store does not let this machine in."""
     status = getattr(error, "code", None) or getattr(error, "status_code", None)
     return isinstance(error, PermissionError) or type(error).__name__ in _REFUSALS or status in _REFUSED_STATUS
 
 
-def describe_refusal(scheme: str) -> str:
+def describe_access_denied(scheme: str) -> str:
     """Return what to do about a store that does not let this machine in."""
     if scheme not in _CREDENTIALS:
         return "the store refuses this machine; check its credentials or the file's rights"

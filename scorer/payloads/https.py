@@ -30,7 +30,7 @@ _OK = 200
 _PORT = 443
 
 
-class TryAgain(Exception):
+class TemporaryFailure(Exception):
     """The same read may succeed later; the sentence says what went wrong, without the URI's secrets."""
 
 
@@ -58,7 +58,7 @@ class _DeadlineSocket(ssl.SSLSocket):
 
 
 @functools.cache
-def trust_authorities(ca_file: Path | None = None) -> ssl.SSLContext:
+def make_tls_context(ca_file: Path | None = None) -> ssl.SSLContext:
     """Return what believes the authorities in `ca_file`, or the system's (`SSL_CERT_FILE` names others)."""
     context = ssl.create_default_context(cafile=ca_file)
     context.sslsocket_class = _DeadlineSocket
@@ -71,7 +71,7 @@ class Network:
 
     resolve: Resolve = resolve_host
     admits: Callable[[Address], bool] = is_public
-    trust: Callable[[], ssl.SSLContext] = trust_authorities
+    trust: Callable[[], ssl.SSLContext] = make_tls_context
 
 
 PUBLIC_NETWORK = Network()
@@ -97,7 +97,7 @@ def fetch_https(
     Raises:
         Unscorable: forbidden_uri, too_many_bytes or unreadable: trying again would not help.
         PayloadUnavailable: the host cannot prove who it is.
-        TryAgain: the host does not answer, is overloaded, or broke off.
+        TemporaryFailure: the host does not answer, is overloaded, or broke off.
     """
     for _ in range(MAX_REDIRECTS + 1):
         parts = _admitted_parts(uri, hosts)
@@ -108,11 +108,11 @@ def fetch_https(
             raise PayloadUnavailable(message) from None
         except TimeoutError:
             message = f"{describe_uri(uri)} did not answer in time"
-            raise TryAgain(message) from None
+            raise TemporaryFailure(message) from None
         except (OSError, http.client.HTTPException) as error:
             # Their texts may repeat the URL; the kind says enough.
             message = f"{describe_uri(uri)}: the connection failed ({type(error).__name__})"
-            raise TryAgain(message) from None
+            raise TemporaryFailure(message) from None
         if isinstance(answer, bytes):
             return answer
         try:
@@ -164,7 +164,7 @@ def _judge_response(response: http.client.HTTPResponse, name: str, max_bytes: in
         return _Redirect(location)
     if status in _PASSING or status >= _SERVER_ERROR:
         message = f"{name} answered {status}"
-        raise TryAgain(message)
+        raise TemporaryFailure(message)
     if status != _OK:
         raise Unscorable(Reason.UNREADABLE, f"{name} answered {status}")
     if response.getheader("Content-Encoding", "identity").lower() != "identity":
@@ -177,7 +177,7 @@ def _judge_response(response: http.client.HTTPResponse, name: str, max_bytes: in
         raise Unscorable(Reason.TOO_MANY_BYTES, f"more than the limit of {max_bytes} bytes")
     if length is not None and len(data) < length:
         message = f"{name} broke off after {len(data)} of {length} bytes"
-        raise TryAgain(message)
+        raise TemporaryFailure(message)
     return data
 
 

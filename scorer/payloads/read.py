@@ -24,8 +24,8 @@ from fsspec.asyn import AsyncFileSystem
 from ingest.reasons import Reason, Unscorable
 from scorer.errors import PayloadRefused, PayloadUnavailable, SettingsError
 from scorer.messages import ScoreRequest
-from scorer.payloads.clients import describe_refusal, is_refusal, require_client
-from scorer.payloads.https import PUBLIC_NETWORK, Network, TryAgain, describe_uri, fetch_https, seconds_left
+from scorer.payloads.clients import describe_access_denied, is_access_denied, require_client
+from scorer.payloads.https import PUBLIC_NETWORK, Network, TemporaryFailure, describe_uri, fetch_https, seconds_left
 from scorer.payloads.local_file import decode_file_uri
 from scorer.settings import PayloadSettings
 
@@ -33,8 +33,8 @@ FIRST_PAUSE_S = 0.1
 MAX_PAUSE_S = 2.0
 _UNGUARDED = frozenset({"http", "https", "local"})  # fsspec would read these past the host list and the file roots
 # The file may be fine: the disk, the network or this process's limits are not.
-LOST_FILE = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-BAD_NAME = frozenset({"ValueError", "ParamValidationError"})  # the latter is botocore's
+TRANSIENT_ERRNOS = frozenset({errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+INVALID_NAME_ERRORS = frozenset({"ValueError", "ParamValidationError"})  # the latter is botocore's
 # Stores without an asynchronous client block a thread; these few wait for them, whoever asks.
 _READERS = ThreadPoolExecutor(16, "payload-store")
 
@@ -115,7 +115,7 @@ def _persist(read: Callable[[], bytes], deadline: float) -> bytes:
     while True:
         try:
             return read()
-        except TryAgain as error:
+        except TemporaryFailure as error:
             wait_s = pause_s * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, no secret
             if time.monotonic() + wait_s >= deadline:
                 raise PayloadUnavailable(str(error)) from None
@@ -153,7 +153,7 @@ def read_file(uri: str, roots: tuple[Path, ...], max_bytes: int) -> bytes:
     except (OSError, ValueError, RuntimeError) as error:  # a NUL in the name; links in a circle
         circle = isinstance(error, RuntimeError)
         text = getattr(error, "strerror", None) or ("a link in a circle" if circle else "no name of a file")
-        if isinstance(error, OSError) and error.errno in LOST_FILE:
+        if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
             message = f"{describe_uri(uri)}: {text}"
             raise PayloadUnavailable(message) from error
         raise Unscorable(Reason.UNREADABLE, text) from error
@@ -177,15 +177,15 @@ def _read_store(uri: str, scheme: str, max_bytes: int, deadline: float) -> bytes
         raise Unscorable(Reason.UNREADABLE, f"{name} does not exist") from None
     except TimeoutError:
         message = f"{name}: the store did not answer in time"
-        raise TryAgain(message) from None
+        raise TemporaryFailure(message) from None
     except Exception as error:  # noqa: BLE001 - every store has its own; their texts may repeat secrets
-        if is_refusal(error):
-            message = f"{name}: {describe_refusal(scheme)}"
+        if is_access_denied(error):
+            message = f"{name}: {describe_access_denied(scheme)}"
             raise PayloadRefused(message) from None
-        if type(error).__name__ in BAD_NAME:
+        if type(error).__name__ in INVALID_NAME_ERRORS:
             raise Unscorable(Reason.UNREADABLE, f"{name} is no name that the store takes") from None
         message = f"{name}: the store failed ({type(error).__name__})"
-        raise TryAgain(message) from None
+        raise TemporaryFailure(message) from None
 
 
 def _wait(reading: "Future[bytes]", deadline: float) -> bytes:

@@ -13,9 +13,9 @@ from urllib.parse import unquote_to_bytes
 import fsspec
 
 from scorer.errors import PayloadRefused, PayloadUnavailable, SettingsError, SourceChanged, UsageError
-from scorer.payloads.clients import describe_refusal, is_refusal, require_client
+from scorer.payloads.clients import describe_access_denied, is_access_denied, require_client
 from scorer.payloads.names import show_uri
-from scorer.payloads.read import BAD_NAME, LOST_FILE
+from scorer.payloads.read import INVALID_NAME_ERRORS, TRANSIENT_ERRNOS
 
 BLOCK_BYTES = 4 * 2**20
 LOCAL = "file"
@@ -68,7 +68,7 @@ def open_store(name: str) -> tuple[Store, str]:
     try:
         files = fsspec.filesystem(scheme, use_listings_cache=False)
     except Exception as error:  # every client has its own
-        message = f"{scheme}:// cannot be opened ({type(error).__name__}): {describe_refusal(scheme)}"
+        message = f"{scheme}:// cannot be opened ({type(error).__name__}): {describe_access_denied(scheme)}"
         raise SettingsError(message) from error
     if scheme != LOCAL:
         return Store(scheme, files), str(files._strip_protocol(f"{scheme}://{rest}"))  # noqa: SLF001 - fsspec's way to say it
@@ -94,14 +94,14 @@ def store_errors(uri: str) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise
     except Exception as error:  # noqa: BLE001 - every store has its own; their texts may repeat secrets
-        if scheme == LOCAL and isinstance(error, OSError) and error.errno not in LOST_FILE:
+        if scheme == LOCAL and isinstance(error, OSError) and error.errno not in TRANSIENT_ERRNOS:
             refused = isinstance(error, PermissionError)
             message = f"{show_uri(uri)} cannot be read: {error.strerror}{'; check its rights' if refused else ''}"
             raise (PayloadRefused if refused else UsageError)(message) from None
-        if is_refusal(error):
-            message = f"{show_uri(uri)}: {describe_refusal(scheme)}"
+        if is_access_denied(error):
+            message = f"{show_uri(uri)}: {describe_access_denied(scheme)}"
             raise PayloadRefused(message) from None
-        if type(error).__name__ in BAD_NAME:
+        if type(error).__name__ in INVALID_NAME_ERRORS:
             message = f"{show_uri(uri)} is no name that the store takes"
             raise UsageError(message) from None
         if type(error).__name__ == "FileExpired":  # s3fs's
@@ -191,7 +191,7 @@ def _require_regular(store: Store, path: str) -> None:
     with store_errors(store.name(path)):
         mode = Path(path).stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        message = f"{show_uri(store.name(path))} is no regular file"
+        message = f"{show_uri(store.name(path))} is not a regular file"
         raise UsageError(message)
 
 

@@ -19,7 +19,7 @@ from ingest.reasons import Reason, Unscorable
 from scorer.decide import Policy
 from scorer.engines.base import Embedder
 from scorer.errors import PayloadUnavailable
-from scorer.locate import LocatedImage, locate_faces, refuse
+from scorer.locate import LocatedImage, locate_faces, make_failed_image
 from scorer.messages import DeadLetterCode, ScoreRequest, ScoreResult
 from scorer.model import Model
 from scorer.observe.trace_context import (
@@ -158,7 +158,7 @@ class RecordPipeline:
         except Unscorable as failure:
             self._ledger.hold(entry, 0)
             # Without the traceback, whose frames hold what was read.
-            return Scorable(entry, of_record, refuse(request, failure.with_traceback(None)), policy)
+            return Scorable(entry, of_record, make_failed_image(request, failure.with_traceback(None)), policy)
         with self._stage("locate", of_record.context):
             image = locate_faces(request, data, self._parts.detector, self._parts.limits, policy.min_face_px)
         return Scorable(entry, of_record, image, policy)

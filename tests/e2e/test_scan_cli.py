@@ -227,9 +227,9 @@ def test_a_run_folder_that_arrow_cannot_name_is_refused(root: Path, images: Path
     [
         ('{"a": []}'.encode("utf-16"), "it is UTF-16, not UTF-8"),
         ('{"a": []}'.encode("utf-16-le"), "it is UTF-16LE, not UTF-8"),
-        ('{\n"\u00e9": []}'.encode("latin-1"), "line 2 holds the byte 0xE9"),
-        (b"", "is no file of face boxes"),
-        (b"[]", "is no file of face boxes"),
+        ('{\n"\u00e9": []}'.encode("latin-1"), "line 2 contains the byte 0xE9"),
+        (b"", "is not a file of face boxes"),
+        (b"[]", "is not a file of face boxes"),
         (b"{}", "names no image"),
         (None, "does not exist"),
     ],

@@ -19,7 +19,7 @@ from ingest.formats.header import read_orientation
 from ingest.image_metadata import MAX_WORD_CHARACTERS, read_image_metadata
 from ingest.probe import Limits, probe_image, strip_metadata
 from ingest.reasons import Unscorable
-from scorer.bundle.arrays import BadArrays, Wanted, read_arrays
+from scorer.bundle.arrays import ArraySpec, InvalidArrays, read_arrays
 from scorer.bundle.bundle import MANIFEST, read_bundle
 from scorer.errors import BundleMismatch
 from scorer.schemas import EXAMPLE_INLINE_REQUEST, EXAMPLE_REQUEST
@@ -31,7 +31,7 @@ MEMORY_KIB = 256 << 10  # beyond what was taken before
 LIMITS = Limits(max_pixels=250_000)
 _STARTER = Path(__file__).resolve().parents[2] / "model_repository" / MANIFEST
 _MAX_JSON_BYTES = 1 << 16
-_ARRAYS = {"means": Wanted("f", ((None, 2),), 4096), "counts": Wanted("iu", ((None,), (2, 3)), 4096)}
+_ARRAYS = {"means": ArraySpec("f", ((None, 2),), 4096), "counts": ArraySpec("iu", ((None,), (2, 3)), 4096)}
 
 
 def check(name: str, data: bytes) -> None:
@@ -103,7 +103,7 @@ def fuzz_arrays(data: bytes) -> None:
     """Arrays are of the type, shape and size that was asked for, and finite."""
     try:
         arrays = read_arrays(data, _ARRAYS)
-    except BadArrays:
+    except InvalidArrays:
         return
     for name, array in arrays.items():
         assert not _ARRAYS[name].judge(array.dtype, array.shape)

@@ -14,7 +14,7 @@ from scorer.decide import (
     decide_face,
     p_values,
     photographs_needed,
-    settle_policy,
+    resolve_policy,
     supported_rate,
 )
 from scorer.errors import PolicyError
@@ -87,29 +87,29 @@ def test_the_rule_gives_the_rates_of_the_card(photographs: int, rate: float) -> 
 
 def test_a_default_that_the_calibration_does_not_support_is_raised_in_a_sentence() -> None:
     """Nobody set the rate: the finest supported one takes its place, everything else stays, and a reader learns why."""
-    policy, note = settle_policy(Policy(min_face_px=48), STARTER)
+    policy, note = resolve_policy(Policy(min_face_px=48), STARTER)
     assert policy == Policy(min_face_px=48, flag_false_alarm_rate=0.05)
     assert note == (
         "policy default: the default flag rate of 1 % needs a calibration on 368 photographs, and this bundle's is on "
         "78: faces are flagged at 5 %"
     )
-    assert settle_policy(policy, STARTER) == (policy, "")
-    assert settle_policy(Policy(), CalibrationSize(368, 368)) == (Policy(), "")
+    assert resolve_policy(policy, STARTER) == (policy, "")
+    assert resolve_policy(Policy(), CalibrationSize(368, 368)) == (Policy(), "")
 
 
 def test_a_default_never_exceeds_the_review_rate() -> None:
     """Where the supported rate of one digit lies above the review rate, that one is taken if it is supported."""
-    policy, _ = settle_policy(Policy(review_false_alarm_rate=0.048), STARTER)
+    policy, _ = resolve_policy(Policy(review_false_alarm_rate=0.048), STARTER)
     assert policy.flag_false_alarm_rate == 0.048
     with pytest.raises(PolicyError, match=r"set flag_false_alarm_rate to 0\.06 or more"):
-        settle_policy(Policy(), CalibrationSize(200, 71))
+        resolve_policy(Policy(), CalibrationSize(200, 71))
 
 
 @pytest.mark.parametrize(("rate", "note"), [(0.01, "368 photographs"), (0.04, "91 photographs"), (0.05, "")])
 def test_a_rate_that_was_set_is_never_changed(rate: float, note: str) -> None:
     """A rate that the calibration resolves is kept, with a sentence where it is not supported."""
     policy = Policy(flag_false_alarm_rate=rate)
-    kept, sentence = settle_policy(policy, STARTER)
+    kept, sentence = resolve_policy(policy, STARTER)
     assert kept == policy
     assert note in sentence
     assert bool(sentence) == bool(note)
@@ -118,9 +118,9 @@ def test_a_rate_that_was_set_is_never_changed(rate: float, note: str) -> None:
 def test_a_rate_that_can_flag_nothing_is_refused() -> None:
     """It lies below 1/(n+1); the sentence names a rate that the calibration supports."""
     with pytest.raises(PolicyError, match=r"this bundle's is on 78: set flag_false_alarm_rate to 0\.05 or more"):
-        settle_policy(Policy(flag_false_alarm_rate=0.009), STARTER)
+        resolve_policy(Policy(flag_false_alarm_rate=0.009), STARTER)
     everything = Policy(flag_false_alarm_rate=1, review_false_alarm_rate=1)
-    assert settle_policy(everything, CalibrationSize(1, 1)) == (everything, "")
+    assert resolve_policy(everything, CalibrationSize(1, 1)) == (everything, "")
 
 
 @pytest.mark.parametrize("rates", [(0.0, 0.05), (0.1, 0.05), (-0.1, 0.05), (0.01, 1.5)])

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from scorer.bundle.bundle import Bundle
 from scorer.bundle.manifest import Evaluation, EvaluationSample, FlaggedShare, GeneratedEvaluationSample
 from scorer.decide import Policy
-from scorer.meaning import explain_decisions, explain_flag, explain_pass, state_catch
+from scorer.meaning import explain_decisions, explain_flag, explain_pass, state_flagged_share
 
 RATES = (0.05, 0.01)
 
@@ -68,7 +68,7 @@ def test_passed_and_flagged_add_up(drawn: dict[str, tuple[int, int]]) -> None:
     evaluation = evaluate(counts)
     faces, hits = (sum(pair[place] for pair in counts.values()) for place in (0, 1))
     assert f"evaluation {faces - hits:,} of {faces:,} generated faces" in explain_pass(evaluation, 0.05)
-    assert f"evaluation {hits:,} of {faces:,} generated faces" in state_catch(evaluation, 0.05)
+    assert f"evaluation {hits:,} of {faces:,} generated faces" in state_flagged_share(evaluation, 0.05)
 
 
 def test_many_generators_are_told_by_their_ends() -> None:
@@ -88,7 +88,7 @@ def test_what_was_not_measured_is_told() -> None:
     for evaluation in (None, evaluate({})):
         assert "It does not mean that a face is a photograph" in explain_pass(evaluation, 0.05)
         assert explain_pass(evaluation, 0.05).endswith("was not measured for this bundle.")
-        assert state_catch(evaluation, 0.05).endswith("was not measured for this bundle.")
+        assert state_flagged_share(evaluation, 0.05).endswith("was not measured for this bundle.")
     assert explain_flag(None, 0.05).endswith("was not measured for this bundle.")
 
 

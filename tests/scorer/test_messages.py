@@ -153,7 +153,7 @@ def test_a_result_without_faces_cannot_carry_a_decision() -> None:
 
 
 def test_a_problem_is_told_in_a_short_sentence() -> None:
-    """One of the whole has no place before it, and no value makes it long."""
+    """A problem of the object itself has no prefix, and no value makes the sentence long."""
     with pytest.raises(ValidationError) as refusal:
         request(request_id="x" * 4000, faces=[FACE, FACE])
     assert describe_problems(refusal.value).startswith("Value error, request xxx")

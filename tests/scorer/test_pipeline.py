@@ -14,7 +14,7 @@ from ingest.reasons import Reason, Unscorable
 from scorer import pipeline as module
 from scorer.locate import LocatedImage
 from scorer.messages import ImageSource, ScoreRequest, ScoreResult
-from scorer.pipeline import Overdue, PipelineStopped, ScoringPipeline, TimeLimit
+from scorer.pipeline import PipelineStopped, ScoringPipeline, TimeLimit, TooManyHanging
 
 LATE = Unscorable(Reason.TIMED_OUT, "late")
 
@@ -77,11 +77,11 @@ def test_an_error_of_a_stage_reaches_the_caller() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "most"), [(1, 4 * module.BATCHES_HELD + 1), (250, 4 + 2 * (2 + module.EXTRA_LOCATORS) + 2)]
+    ("size", "most"), [(1, 4 * module.MAX_BATCHES_IN_FLIGHT + 1), (250, 4 + 2 * (2 + module.EXTRA_LOCATORS) + 2)]
 )
 def test_no_more_is_fed_than_may_be_held(monkeypatch: pytest.MonkeyPatch, size: int, most: int) -> None:
     """A caller that takes nothing more holds the feeder back: by images, or by bytes and what is being read."""
-    monkeypatch.setattr(module, "HELD_BYTES", 1000)
+    monkeypatch.setattr(module, "MAX_BYTES_IN_FLIGHT", 1000)
     monkeypatch.setattr(module, "BATCH_BYTES", 125)
     fed: list[int] = []
 
@@ -121,10 +121,10 @@ def test_a_task_that_hangs_costs_itself() -> None:
 
 def test_too_many_hanging_tasks_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads are not replaced for ever."""
-    monkeypatch.setattr(module, "END_S", 0.1)
+    monkeypatch.setattr(module, "JOIN_TIMEOUT_S", 0.1)
     release = threading.Event()
     limit = TimeLimit(0.01, make_image, max_hanging=3)
-    with pytest.raises(Overdue):
+    with pytest.raises(TooManyHanging):
         list(open_pipeline(lambda _: make_image(int(release.wait(60))), limit=limit).run(range(40)))
     release.set()
 

@@ -109,7 +109,7 @@ def test_without_a_file_one_policy_judges_everybody(tenant: str | None, stream: 
     """A book of one policy accepts every tenant and knows that policy's name only."""
     policy = Policy(policy_id="only", version="9")
     watcher = PolicyWatcher(None, CALIBRATION, policy)
-    assert watcher.book == PolicyBook.of(policy)
+    assert watcher.book == PolicyBook.from_policy(policy)
     assert watcher.book.choose(ask(tenant, stream)) is policy
     assert watcher.book.choose(ask(tenant, stream, "only")) is policy
     with pytest.raises(UnknownPolicy):

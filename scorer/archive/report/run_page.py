@@ -10,7 +10,7 @@ from scorer.archive.report.figures import FigureColumn, Summary
 from scorer.archive.report.gallery import FaceImageReader, cut_pictures
 from scorer.archive.report.page import render_page, show_count, show_interval, show_percent
 from scorer.archive.report.summary import summarise
-from scorer.meaning import explain_flag, explain_pass, state_catch
+from scorer.meaning import explain_flag, explain_pass, state_flagged_share
 
 _ROWS: list[tuple[str, Callable[[FigureColumn], int]]] = [
     ("images", lambda column: column.images),
@@ -52,7 +52,7 @@ def state_verdict(summary: Summary) -> str:
         )
     return (
         f"{found} Photographs alone can give that, and it is no evidence that the archive contains no generated face. "
-        f"{state_catch(summary.evaluation, summary.promised_flag_share)}"
+        f"{state_flagged_share(summary.evaluation, summary.promised_flag_share)}"
     )
 
 

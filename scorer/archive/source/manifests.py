@@ -18,7 +18,7 @@ from scorer.errors import SourceDamaged, UsageError
 from scorer.face_boxes import read_faces
 from scorer.payloads.names import escape_name, shorten_id, show_uri, source_of
 from scorer.payloads.stores import LOCAL, StoreFile, open_store
-from scorer.text_files import OtherEncoding, explain_byte, refuse_wide_text
+from scorer.text_files import NotUtf8, describe_bad_byte, refuse_utf16
 
 MAX_ROW_BYTES = 2**20  # of a line, or of all lines of a CSV row: enough for a path, and 64 faces with their names
 _HEAD_BYTES = 1024
@@ -174,8 +174,8 @@ def _open_text(manifest: str) -> "Iterator[io.BufferedReader[StoreFile]]":
         head = file.read(_HEAD_BYTES)
         file.seek(0)
         try:
-            refuse_wide_text(head)
-        except OtherEncoding as error:
+            refuse_utf16(head)
+        except NotUtf8 as error:
             message = f"{show_uri(manifest)} cannot be read: {error}"
             raise UsageError(message) from error
         if not head.strip(_BLANK):
@@ -192,7 +192,7 @@ def _find_other_encoding(manifest: str) -> UsageError:
             try:
                 line.decode()
             except UnicodeDecodeError as error:
-                why = str(explain_byte(error, number))
+                why = str(describe_bad_byte(error, number))
                 break
     return UsageError(f"{show_uri(manifest)} cannot be read: {why}")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ingest.device import find_gpu
-from scorer.bundle.bundle import BUILD_FILE, MAX_PLAN_BYTES, PLAN_FILE, Bundle, read_small
+from scorer.bundle.bundle import BUILD_FILE, MAX_PLAN_BYTES, PLAN_FILE, Bundle, read_unlisted_file
 from scorer.bundle.manifest import BatchProfile, Digest, ManifestSection
 from scorer.errors import BundleMismatch
 from scorer.files import replace_file
@@ -55,8 +55,8 @@ def read_plan(bundle: Bundle) -> EnginePlan:
         message = f"{path} is not built yet: {remedy}"
         raise BundleMismatch(message)
     try:
-        build = PlanBuild.model_validate_json(read_small(folder, BUILD_FILE, _MAX_BUILD_BYTES))
-        data = read_small(folder, PLAN_FILE, MAX_PLAN_BYTES)
+        build = PlanBuild.model_validate_json(read_unlisted_file(folder, BUILD_FILE, _MAX_BUILD_BYTES))
+        data = read_unlisted_file(folder, PLAN_FILE, MAX_PLAN_BYTES)
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror}): {remedy}"
         raise BundleMismatch(message) from error

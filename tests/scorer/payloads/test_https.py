@@ -24,7 +24,7 @@ from ingest.reasons import Reason, Unscorable
 from scorer.errors import PayloadUnavailable
 from scorer.messages import ImageSource, ScoreRequest
 from scorer.payloads.addresses import Endpoint, is_public, resolve_host
-from scorer.payloads.https import Network, TryAgain, describe_uri, fetch_https, trust_authorities
+from scorer.payloads.https import Network, TemporaryFailure, describe_uri, fetch_https, make_tls_context
 from scorer.payloads.read import read_payload
 from scorer.settings import PayloadSettings
 
@@ -54,7 +54,7 @@ class Server:
         def resolve(host: str, port: int, _: float) -> list[Endpoint]:
             return [Endpoint(socket.AF_INET, ("10.0.0.1" if host in private else "127.0.0.1", port))]
 
-        return Network(resolve, lambda ip: ip.is_loopback, lambda: trust_authorities(self.certificate))
+        return Network(resolve, lambda ip: ip.is_loopback, lambda: make_tls_context(self.certificate))
 
     def fetch(self, handler: Handler, network: Network | None = None, timeout_s: float = 20) -> bytes:
         """Fetch from a path that is answered by `handler`."""
@@ -249,7 +249,7 @@ def test_answers_that_stay_wrong_are_refused(server: Server, handler: Handler, r
 )
 def test_answers_that_may_come_right_are_tried_again(server: Server, handler: Handler, timeout_s: float) -> None:
     """Overload, broken connections, and servers that drip: each ends in time, without the query in its words."""
-    with pytest.raises(TryAgain) as error:
+    with pytest.raises(TemporaryFailure) as error:
         server.fetch(handler, timeout_s=timeout_s)
     assert "hunter2" not in str(error.value)
 
@@ -336,7 +336,7 @@ def test_next_address_is_tried(server: Server) -> None:
     assert server.fetch(answer("200 OK", BODY), replace(server.network(), resolve=lambda *_: endpoints)) == BODY
     for left in (endpoints[:1], []):
         network = replace(server.network(), resolve=lambda *_, left=left: left)
-        with pytest.raises(TryAgain):
+        with pytest.raises(TemporaryFailure):
             server.fetch(answer("200 OK"), network)
 
 
@@ -344,7 +344,7 @@ def test_certificates_are_checked_by_name(server: Server, tmp_path: Path) -> Non
     """A certificate of another name, or of an unknown authority, is no answer about the image."""
     with serve(tmp_path, "other.example") as impostor, pytest.raises(PayloadUnavailable, match="certificate"):
         impostor.fetch(answer("200 OK", BODY))
-    network = replace(server.network(), trust=trust_authorities)
+    network = replace(server.network(), trust=make_tls_context)
     with pytest.raises(PayloadUnavailable, match="certificate"):
         server.fetch(answer("200 OK", BODY), network)
 
@@ -353,7 +353,7 @@ def test_slow_handshake_ends_in_time(server: Server) -> None:
     """The time limit covers a server that accepts and then says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = Endpoint(socket.AF_INET, silent.getsockname())
-        with pytest.raises(TryAgain):
+        with pytest.raises(TemporaryFailure):
             server.fetch(answer("200 OK"), replace(server.network(), resolve=lambda *_: [endpoint]), timeout_s=0.3)
 
 

@@ -24,7 +24,7 @@ from scorer.archive.report.run_page import list_lines, render_report, write_repo
 from scorer.archive.report.summary import summarise
 from scorer.archive.source.plan import StoredPlan
 from scorer.bundle.bundle import Bundle
-from scorer.meaning import explain_pass, state_catch
+from scorer.meaning import explain_pass, state_flagged_share
 from scorer.settings import Settings
 from tests.scorer.archive.report.written_run import WrittenImage, write_run
 from tests.scorer.archive.source.archives import list_items, make_tar, plan
@@ -235,7 +235,7 @@ def test_a_report_begins_with_what_a_pass_does_not_mean(tmp_path: Path, starter:
     assert positions[0] < 200 + text.index("Scan with the bundle")
     assert lines[0].startswith("Looked at: 2 images with 3 faces")
     assert lines[1] == explain_pass(evaluation, 0.05)
-    assert state_catch(evaluation, 0.01) in lines[2]
+    assert state_flagged_share(evaluation, 0.01) in lines[2]
     assert ("not measured" in lines[1]) is not measured
 
 

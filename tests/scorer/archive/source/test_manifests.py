@@ -143,7 +143,7 @@ def test_columns_of_other_types_are_refused(tmp_path: Path, columns: dict[str, s
         ("utf-16-le", "it is UTF-16LE, not UTF-8"),
         ("utf-16-be", "it is UTF-16BE, not UTF-8"),
         ("utf-32", "it is UTF-32, not UTF-8"),
-        ("latin-1", "line 302 holds the byte 0xE9, which is not UTF-8"),
+        ("latin-1", "line 302 contains the byte 0xE9, which is not UTF-8"),
     ],
 )
 def test_a_manifest_that_is_not_utf8_is_refused(tmp_path: Path, suffix: str, encoding: str, words: str) -> None:
