@@ -10,9 +10,10 @@ import pytest
 from ingest.device import DeviceUnavailable, find_gpu
 from scorer.bundle.bundle import BUILD_FILE, MANIFEST, PLAN_FILE, Bundle, read_bundle
 from scorer.commands.bundle import verify
+from scorer.commands.command_line import OTHERS
 from scorer.engines.tensorrt.build import build_plan, find_current_plan
 from scorer.engines.tensorrt.plan import read_plan, write_plan
-from scorer.errors import OTHERS, BundleMismatch, Exit, PlanBuilderMissing
+from scorer.errors import BundleMismatch, Exit, PlanBuilderMissing
 
 HERE = find_gpu()[0] or "some GPU"
 
