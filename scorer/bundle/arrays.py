@@ -1,4 +1,4 @@
-"""Arrays out of an `.npz`, each judged by its stated type and shape before memory is taken for it; never a pickle."""
+"""Arrays of an `.npz` file: the stated type and shape are checked before memory is allocated; never a pickle."""
 
 import io
 import math
@@ -13,21 +13,22 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-_END = struct.Struct("<4s4HIIH")  # of a zip: signature, disks and counts, the directory's size and place, a comment's
+# The end record of a zip: signature, disks and counts, size and offset of the directory, length of the comment.
+_END = struct.Struct("<4s4HIIH")
 _MAX_DIRECTORY_BYTES = 16_384
-_MAX_HEADER_BYTES = 16_384  # of an array's own header; NumPy writes 128
-# What a zip's directory and NumPy's header raise when their bytes are not what they should be.
-_DAMAGE = (ValueError, KeyError, OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_MAX_HEADER_BYTES = 16_384  # of an array's header; NumPy writes 128
+# What zipfile and NumPy raise on damaged bytes.
+_DAMAGED = (ValueError, KeyError, OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
 Shape = tuple[int | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """An array that is looked for.
+    """The requirements on an array.
 
     Attributes:
-        kind: of its numbers, as NumPy's `dtype.kind` says: `f`, `i` or `u`.
-        shapes: that it may have; a side that is None may be anything.
+        kind: of its numbers, as in NumPy's `dtype.kind`: `f`, `i` or `u`.
+        shapes: the allowed shapes; a side that is None may have any length.
         max_bytes: of its numbers.
     """
 
@@ -35,8 +36,8 @@ class ArraySpec:
     shapes: tuple[Shape, ...]
     max_bytes: int = 2**26
 
-    def judge(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
-        """Return what is wrong with an array of this type and shape, or nothing."""
+    def find_problem(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
+        """Return what is wrong with an array of this type and shape; an empty text if nothing is."""
         if dtype.kind not in self.kind:
             return f"has the type {dtype}"
         if not any(_fits(shape, wanted) for wanted in self.shapes):
@@ -46,13 +47,13 @@ class ArraySpec:
 
 
 class InvalidArrays(ValueError):
-    """The bytes are no archive of the arrays that are looked for; the sentence begins in the middle and says why."""
+    """The bytes are not an archive of the expected arrays; the message, without the file's name, states why."""
 
 
 def read_arrays(data: bytes, wanted: Mapping[str, ArraySpec]) -> dict[str, NDArray[Any]]:
-    """Return the wanted arrays of an `.npz`, in this machine's byte order.
+    """Return the arrays of an `.npz` file that `wanted` names, in the byte order of this machine.
 
-    Nothing is inflated before the sizes that the archive states fit what is wanted, and no more than that afterwards.
+    An array is decompressed only if its stated size is allowed, and only up to that size.
 
     Raises:
         InvalidArrays: it is no such archive or lacks an array; or an array contains Python objects or a number that is
@@ -64,46 +65,46 @@ def read_arrays(data: bytes, wanted: Mapping[str, ArraySpec]) -> dict[str, NDArr
             return {name: _read_array(archive, name, each) for name, each in wanted.items()}
     except InvalidArrays:
         raise
-    except _DAMAGE as error:
-        message = f"it does not hold the plain arrays {', '.join(wanted)}: {error}"
+    except _DAMAGED as error:
+        message = f"it does not contain the plain arrays {', '.join(wanted)}: {error}"
         raise InvalidArrays(message) from error
 
 
 def _require_short_directory(data: bytes) -> None:
-    """Refuse a zip whose directory would fill the memory; NumPy writes no comment, and few members."""
+    """Refuse a zip whose directory would fill the memory; NumPy writes few members and no comment."""
     end = data[-_END.size :]
     signature, size = _END.unpack(end)[::5] if len(end) == _END.size else (b"", 0)
     if signature != b"PK\5\6" or size > _MAX_DIRECTORY_BYTES or data[-_END.size - 20 :].startswith(b"PK\6\7"):
-        message = "it does not hold plain arrays: it is no zip of few members as NumPy writes it"
+        message = "it does not contain plain arrays: it is not a zip of few members as NumPy writes it"
         raise InvalidArrays(message)
 
 
 def _read_array(archive: zipfile.ZipFile, name: str, wanted: ArraySpec) -> NDArray[Any]:
     info = archive.getinfo(f"{name}.npy")
-    if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:  # others take memory as they please
-        message = f"array {name} is compressed otherwise than NumPy does it"
+    if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:  # other methods allocate unlimited memory
+        message = f"array {name} is compressed by a method that NumPy does not use"
         raise InvalidArrays(message)
     with archive.open(info) as member:
         header = io.BytesIO(member.read(_MAX_HEADER_BYTES))
         version = npy.read_magic(header)
         if version not in {(1, 0), (2, 0)}:
-            message = f"array {name} is of the format {version[0]}.{version[1]}"
+            message = f"array {name} has the format {version[0]}.{version[1]}"
             raise InvalidArrays(message)
         read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
         shape, fortran, dtype = read_header(header)
-        if problem := wanted.judge(dtype, shape):
+        if problem := wanted.find_problem(dtype, shape):
             message = f"array {name} {problem}"
             raise InvalidArrays(message)
         size = math.prod(shape) * dtype.itemsize
-        begun = header.read()
-        numbers = begun + member.read(max(0, size + 1 - len(begun)))  # one more shows what is too long
+        start = header.read()
+        numbers = start + member.read(max(0, size + 1 - len(start)))  # one byte more detects a longer array
     if len(numbers) != size:
-        message = f"array {name} is not the {size} bytes that it states"
+        message = f"array {name} does not have the {size} bytes that it states"
         raise InvalidArrays(message)
     array = np.frombuffer(numbers, dtype).reshape(shape, order="F" if fortran else "C")
     array = np.ascontiguousarray(array.astype(dtype.newbyteorder("="), copy=False))
     if dtype.kind == "f" and not np.isfinite(array).all():
-        message = f"array {name} holds a number that is not finite"
+        message = f"array {name} contains a number that is not finite"
         raise InvalidArrays(message)
     return array
 

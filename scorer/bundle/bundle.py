@@ -1,7 +1,7 @@
-"""Read, check and write a bundle: the folder that training makes and that serving mounts.
+"""Read, check and write a bundle: the folder that training writes and that serving mounts.
 
-Nothing here can run code from a bundle: manifests are JSON, arrays are `.npz` read with
-`allow_pickle=False`, the network is an OpenVINO or an ONNX graph.
+No code of a bundle can run: the manifest is JSON, arrays are read by `scorer.bundle.arrays`, which knows no pickle, and
+the network is an OpenVINO or an ONNX graph.
 """
 
 import hashlib
@@ -26,11 +26,11 @@ from scorer.messages import describe_problems
 from scorer.mixture import GaussianMixture, round_nats, stack_mixture
 from scorer.model import Model
 
-MANIFEST, SIGNATURE = "bundle.json", "bundle.json.sig"  # the second one is optional: `scorer.bundle.signature`
-README = "README.md"  # for people; nothing reads it, so the manifest does not list it
+MANIFEST, SIGNATURE = "bundle.json", "bundle.json.sig"  # the signature is optional: `scorer.bundle.signature`
+README = "README.md"  # for people; no code reads it, so the manifest does not list it
 PLAN_FILE, BUILD_FILE = "face_extractor/1/model.plan", "face_extractor/1/build.json"
-# Built beside a GPU bundle's graph by the machine that serves (`scorer.engines.tensorrt.plan`); a build that was
-# killed leaves a partial file.
+# Written beside the graph of a GPU bundle by the machine that serves (`scorer.engines.tensorrt.plan`); a killed build
+# leaves a partial file.
 BUILT_FILES = frozenset({PLAN_FILE, BUILD_FILE, f"{PLAN_FILE}.partial", f"{BUILD_FILE}.partial"})
 MAX_MANIFEST_BYTES, MAX_PLAN_BYTES = 1 << 20, 1 << 31
 MAX_GOLDEN_FACES = 1000
@@ -40,12 +40,12 @@ PICKLES = frozenset({".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".npy
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GoldenFaces:
-    """Faces with known answers, sent through the live engine before it is trusted.
+    """Faces with known results, which the live engine must reproduce before it is used.
 
     Attributes:
-        images: one encoded picture per face.
+        images: one encoded image per face.
         boxes: [G, 4] as x, y, width, height in upright pixels.
-        features: [G, D] float32 as the exported engine gave them.
+        features: [G, D] float32, computed by the exported engine.
         log_likelihoods: [G] in nats.
     """
 
@@ -55,13 +55,13 @@ class GoldenFaces:
     log_likelihoods: NDArray[np.float64]
 
     def first(self, faces: int | None) -> "GoldenFaces":
-        """Return the first `faces` of them; all if None."""
+        """Return the first `faces` golden faces; all if None."""
         return GoldenFaces(self.images[:faces], self.boxes[:faces], self.features[:faces], self.log_likelihoods[:faces])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """A verified bundle: its folder, its manifest and what was read from its arrays."""
+    """A verified bundle: its folder, its manifest and the content of its arrays."""
 
     folder: Path
     manifest: Manifest
@@ -70,48 +70,49 @@ class Bundle:
 
     @property
     def extractor(self) -> Path:
-        """The network's file; `read` gives its bytes."""
+        """The path of the network; `read` returns its bytes."""
         return self.folder / self.manifest.extractor
 
     def read(self, path: Path) -> bytes:
-        """Return the bytes of a file of the bundle, those that its digest was computed of: parse these.
+        """Return the bytes of a file of the bundle after checking their digest; parse these, not the file.
 
         Raises:
-            BundleMismatch: it is not the file that the manifest lists.
+            BundleMismatch: the file differs from the one that the manifest lists.
         """
         name = path.relative_to(self.folder).as_posix()
         return _read_recorded(self.folder, name, self.manifest.files[name])
 
     def copy(self, *paths: Path) -> "tempfile.TemporaryDirectory[str]":
-        """Return a folder of this process alone with copies of files at their places, for what reads by path only.
+        """Return a private folder with checked copies of files at the same relative paths, for code that reads by path.
 
         Raises:
             BundleMismatch: as `read`.
         """
         contents = {path.relative_to(self.folder): self.read(path) for path in paths}
-        place = tempfile.TemporaryDirectory(prefix="unlensed-")
+        folder = tempfile.TemporaryDirectory(prefix="unlensed-")
         for name, data in contents.items():
-            copy = Path(place.name) / name
+            copy = Path(folder.name) / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(data)
-        return place
+        return folder
 
 
-def read_bundle(folder: Path, vouch: Callable[[bytes], None] | None = None) -> Bundle:
+def read_bundle(folder: Path, check_manifest: Callable[[bytes], None] | None = None) -> Bundle:
     """Read the bundle in `folder` after checking every file against its recorded digest.
 
-    Each file is opened once and what was hashed is what is parsed; a network is hashed again when an engine reads it.
+    Each file is opened once, and the hashed bytes are the parsed bytes; a network is hashed again when an engine reads
+    it.
 
     Args:
-        folder: of the bundle.
-        vouch: raises where the manifest's bytes are not those of a bundle that may be used.
+        folder: the folder of the bundle.
+        check_manifest: raises if the bytes of the manifest are not those of an accepted bundle.
 
     Raises:
-        BundleMismatch: with one sentence that names the file and what is wrong with it.
+        BundleMismatch: the message names the file and what is wrong with it.
     """
     raw = _read_manifest_bytes(folder)
-    if vouch:
-        vouch(raw)
+    if check_manifest:
+        check_manifest(raw)
     manifest = _parse_manifest(folder / MANIFEST, raw)
     contents = _check_files(folder, manifest)
     components, size = manifest.mixture_components, manifest.feature_size
@@ -129,7 +130,7 @@ def read_bundle(folder: Path, vouch: Callable[[bytes], None] | None = None) -> B
         with np.errstate(over="raise", invalid="raise", divide="raise"):
             stacked = stack_mixture(GaussianMixture(**arrays))
     except (ValueError, FloatingPointError) as error:
-        message = f"{folder / MIXTURE} is no usable mixture: {error}"
+        message = f"{folder / MIXTURE} is not a usable mixture: {error}"
         raise BundleMismatch(message) from error
     golden = _read_golden(folder / GOLDEN, contents[GOLDEN], size)
     digest = hashlib.sha256(raw).hexdigest()
@@ -148,7 +149,7 @@ def _read_calibration(path: Path, data: bytes, faces: int) -> NDArray[np.float64
 
 
 def _read_golden(path: Path, data: bytes, size: int) -> GoldenFaces:
-    """Read the golden faces; pictures are stored as one byte array with their lengths."""
+    """Read the golden faces; the images are stored as one byte array and their lengths."""
     wanted = {
         "pictures": ArraySpec("u", ((None,),)),
         "lengths": ArraySpec("iu", ((None,),)),
@@ -161,7 +162,7 @@ def _read_golden(path: Path, data: bytes, size: int) -> GoldenFaces:
     others = {len(arrays[name]) for name in ("boxes", "features", "log_likelihoods")}
     joined = arrays["pictures"].astype(np.uint8).tobytes()
     if not lengths or others != {len(lengths)} or min(lengths) <= 0 or sum(lengths) != len(joined):
-        message = f"{path} does not hold 1 to {MAX_GOLDEN_FACES} pictures with a box and an answer each"
+        message = f"{path} does not contain 1 to {MAX_GOLDEN_FACES} pictures with a box and a result each"
         raise BundleMismatch(message)
     boxes = arrays["boxes"].astype(np.float64)
     if (boxes[:, 2:] <= 0).any():
@@ -181,15 +182,15 @@ def _arrays(path: Path, data: bytes, wanted: Mapping[str, ArraySpec]) -> dict[st
 
 
 def write_manifest(folder: Path, fields: Mapping[str, object], licences: Mapping[str, str]) -> Manifest:
-    """Write `bundle.json` for every file now in `folder`.
+    """Write `bundle.json`, which lists every file in `folder`.
 
     Args:
-        folder: the bundle, complete but for its manifest.
-        fields: the manifest's fields except `schema_version` and `files`.
+        folder: the bundle, complete except for its manifest.
+        fields: the fields of the manifest except `schema_version` and `files`.
         licences: the licence of each file by its path in the bundle.
 
     Raises:
-        KeyError: a file has no licence stated.
+        KeyError: `licences` lacks a file.
     """
     files = {
         path: FileRecord(sha256=_digest(folder / path), bytes=(folder / path).stat().st_size, licence=licences[path])
@@ -206,10 +207,10 @@ def _read_manifest_bytes(folder: Path) -> bytes:
         with open_inside(folder, MANIFEST) as file:
             raw = file.read(MAX_MANIFEST_BYTES + 1)
     except OSError as error:
-        message = f"{folder} is no bundle: cannot read {MANIFEST} ({error.strerror})"
+        message = f"{folder} is not a bundle: cannot read {MANIFEST} ({error.strerror})"
         raise BundleMismatch(message) from error
     if len(raw) > MAX_MANIFEST_BYTES:
-        message = f"{folder / MANIFEST} is over the {MAX_MANIFEST_BYTES} bytes of any real manifest"
+        message = f"{folder / MANIFEST} is over the limit of {MAX_MANIFEST_BYTES} bytes for a manifest"
         raise BundleMismatch(message)
     return raw
 
@@ -218,12 +219,10 @@ def _parse_manifest(path: Path, raw: bytes) -> Manifest:
     try:
         version = json.loads(raw, parse_constant=_refuse_constant)["schema_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        message = f"{path} is no manifest: {type(error).__name__}: {error}"
+        message = f"{path} is not a manifest: {type(error).__name__}: {error}"
         raise BundleMismatch(message) from error
     if version != SCHEMA_VERSION:
-        message = (
-            f"{path} has schema version {version!r:.40}, this release reads {SCHEMA_VERSION}: use the one that made it"
-        )
+        message = f"{path} has schema version {version!r:.40}, but this release reads {SCHEMA_VERSION}"
         raise BundleMismatch(message)
     try:
         return Manifest.model_validate_json(raw, strict=True)
@@ -233,12 +232,12 @@ def _parse_manifest(path: Path, raw: bytes) -> Manifest:
 
 
 def _refuse_constant(name: str) -> Never:
-    message = f"{name} is no JSON"
+    message = f"{name} is not JSON"
     raise ValueError(message)
 
 
 def _check_files(folder: Path, manifest: Manifest) -> dict[str, bytes]:
-    """Check every file; return the bytes of the arrays, which are parsed next."""
+    """Check every file; return the bytes of the array files, which are parsed next."""
     try:
         present = set(list_files(folder))
     except OSError as error:
@@ -250,7 +249,7 @@ def _check_files(folder: Path, manifest: Manifest) -> dict[str, bytes]:
     for name in sorted(present | set(manifest.files)):
         if Path(name).suffix.lower() in PICKLES:
             message = (
-                f"{folder / name} is of a kind that can hold a pickle, which could run code: a bundle never has one"
+                f"{folder / name} has a format that can contain a pickle, which can run code: a bundle never has one"
             )
             raise BundleMismatch(message)
         if name not in present:
@@ -261,7 +260,7 @@ def _check_files(folder: Path, manifest: Manifest) -> dict[str, bytes]:
             raise BundleMismatch(message)
         if name in {MIXTURE, CALIBRATION, GOLDEN}:
             if manifest.files[name].bytes > _MAX_ARRAYS_BYTES:
-                message = f"{folder / name} is over the {_MAX_ARRAYS_BYTES} bytes of any real arrays"
+                message = f"{folder / name} is over the limit of {_MAX_ARRAYS_BYTES} bytes for arrays"
                 raise BundleMismatch(message)
             contents[name] = _read_recorded(folder, name, manifest.files[name])
         else:
@@ -299,11 +298,11 @@ def _require_digest(path: Path, found: str, record: FileRecord) -> None:
 
 
 def read_unlisted_file(folder: Path, name: str, max_bytes: int) -> bytes:
-    """Return the bytes of a file in a bundle's folder that its manifest does not list: a signature, a plan.
+    """Return the bytes of a file in a bundle's folder that the manifest does not list: a signature, a plan.
 
     Raises:
-        BundleMismatch: it is larger.
-        OSError: it cannot be read, or is no regular file inside the folder.
+        BundleMismatch: the file is larger than `max_bytes`.
+        OSError: it cannot be read, or is not a regular file inside the folder.
     """
     with open_inside(folder, name) as file:
         data = file.read(max_bytes + 1)
@@ -319,7 +318,7 @@ def list_files(folder: Path) -> list[str]:
     Those are all files except the manifest itself, its signature and `README.md`.
 
     Raises:
-        BundleMismatch: there are more than any real bundle has.
+        BundleMismatch: there are too many files or folders.
         OSError: a folder cannot be listed.
     """
     found: list[str] = []
@@ -328,7 +327,7 @@ def list_files(folder: Path) -> list[str]:
         found += (Path(place, name).relative_to(folder).as_posix() for name in names)
         folders += len(below)
         if len(found) > MAX_FILES + len(BUILT_FILES) or folders > _MAX_FOLDERS:
-            message = f"{folder} holds more files or folders than any real bundle: is it the bundle's folder?"
+            message = f"{folder} contains more files or folders than a bundle may have: is it the bundle's folder?"
             raise BundleMismatch(message)
     return sorted(set(found) - {MANIFEST, SIGNATURE, README})
 

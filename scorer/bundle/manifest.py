@@ -15,10 +15,10 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Target = Literal["openvino", "tensorrt"]
 Share = Annotated[float, Field(ge=0, le=1)]
 MAX_GENERATORS = 200
-# Of any real bundle: what a manifest may state, so that no number of it alone takes the memory or the time.
+# Limits of what a manifest may state, so that none of its numbers can exhaust memory or time.
 MAX_FILES, MAX_BYTES, MAX_FILE_BYTES, MAX_FILE_NAME = 1000, 4 * 2**30, 2**31, 1024
 MAX_FEATURES, MAX_COMPONENTS, MAX_CALIBRATION, MAX_TOLERANCE_NATS = 2**13, 2**12, 10**7, 1000
-# Outside of these no crop can be cut and no pyramid is built in finite time; a number that is not finite is outside.
+# Outside these ranges no crop can be cut and no pyramid can be built in finite time; NaN and infinity are outside.
 _CROP_RANGES = {"size": (16, 2048), "margin": (0.1, 16), "mean": (-10, 10), "std": (1e-3, 10)}
 _PYRAMID_RANGES = {
     "min_confidence": (1e-3, 1),
@@ -41,7 +41,7 @@ class ManifestSection(BaseModel):
 
 
 class FileRecord(ManifestSection):
-    """One file of the bundle, by size and SHA-256; `licence` names the terms it came under."""
+    """The size and SHA-256 of one file of the bundle; `licence` names its terms."""
 
     sha256: Digest
     bytes: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
@@ -49,7 +49,7 @@ class FileRecord(ManifestSection):
 
 
 class Provenance(ManifestSection):
-    """Where a bundle came from: enough to make it again."""
+    """The origin of a bundle: enough to make it again."""
 
     created_at: str
     recipe: str
@@ -58,7 +58,7 @@ class Provenance(ManifestSection):
 
 
 class BatchProfile(ManifestSection):
-    """The batches that a plan takes, in crops; it is fastest at `opt`. What they need of memory grows with `max`."""
+    """The batch sizes of a plan, in crops: it is fastest at `opt`, and its memory grows with `max`."""
 
     min: Annotated[int, Field(ge=1)] = 1
     opt: Annotated[int, Field(ge=1)] = 64
@@ -73,13 +73,13 @@ class BatchProfile(ManifestSection):
 
 
 class PlanRule(ManifestSection):
-    """How a GPU bundle's plan comes to be: on the GPU that serves it, by the TensorRT that serves it.
+    """How the plan of a GPU bundle is built: on the GPU and with the TensorRT version that serve it.
 
     Attributes:
-        batches: the plan's optimisation profile.
-        command: what builds it where there is no Python, run in the bundle's folder.
+        batches: the optimisation profile of the plan.
+        command: builds it on a machine without Python, in the folder of the bundle.
         note: which TensorRT, and where.
-        features_by: what computed the features that mixture and calibration were fitted on.
+        features_by: the engine that computed the features of the mixture and the calibration.
     """
 
     batches: BatchProfile
@@ -89,7 +89,7 @@ class PlanRule(ManifestSection):
 
 
 class FlaggedShare(ManifestSection):
-    """How many faces had a p-value of at most `rate`, and the ends of the 95 % interval of their share."""
+    """The number of faces with a p-value of at most `rate`, and the 95 % interval of their share."""
 
     rate: Annotated[float, Field(gt=0, le=1)]
     faces: Annotated[int, Field(ge=0)]
@@ -98,7 +98,7 @@ class FlaggedShare(ManifestSection):
 
 
 class EvaluationSample(ManifestSection):
-    """Faces of an evaluation, and how many of them are flagged at each rate that was measured, highest rate first."""
+    """Faces of an evaluation, and how many of them are flagged at each measured rate, highest rate first."""
 
     faces: Annotated[int, Field(gt=0)]
     flagged: Annotated[tuple[FlaggedShare, ...], Field(min_length=1)]
@@ -113,19 +113,19 @@ class EvaluationSample(ManifestSection):
 
 
 class GeneratedEvaluationSample(EvaluationSample):
-    """Generated faces, with their AUC against the photographs: as they come, and with both in one format."""
+    """Generated faces, with their AUC against the photographs: as published, and with both in one file format."""
 
     auc: Share
     auc_one_format: Share
 
 
 class Evaluation(ManifestSection):
-    """What the bundle's own evaluation measured, so that whoever shows a decision can say what it is worth.
+    """The results of the evaluation of the bundle, so that a decision can be shown with its error rates.
 
     Attributes:
-        measured_on: the day, as ISO 8601 writes it.
-        note: on what, and how.
-        photographs: faces of photographs whose sources had no part in the bundle: the flagged ones are false alarms.
+        measured_on: the day in ISO 8601.
+        note: the data and the method.
+        photographs: faces of photographs from sources that were not used for the bundle: flagged ones are false alarms.
         generated: generated faces by generator.
     """
 
@@ -141,7 +141,7 @@ class Evaluation(ManifestSection):
     ) -> dict[str, GeneratedEvaluationSample]:
         for name in generated:
             if not name.isprintable():
-                message = f"the generator's name {name!r} holds characters that do not print"
+                message = f"the generator's name {name!r} contains characters that do not print"
                 raise ValueError(message)
         if len({tuple(each.rate for each in sample.flagged) for sample in generated.values()}) > 1:
             message = "the generators were not all measured at the same rates"
@@ -150,13 +150,14 @@ class Evaluation(ManifestSection):
 
 
 class Manifest(ManifestSection):
-    """Everything the scorer must know of a bundle before it opens another file.
+    """Everything that the scorer must know of a bundle before it opens another file.
 
-    `files` lists every other file of the folder; a file that is not listed has no place there.
-    `target` says what runs the extractor: OpenVINO on a CPU, or on a GPU TensorRT, whose `plan` is built there and is
-    no file of the bundle. `golden_tolerance_nats` is how far the golden faces' log-likelihoods may lie from the
-    recorded ones on another processor. What bundles of earlier releases do not state is optional:
-    `calibration_photographs`, of which the `calibration_size` faces are, and `evaluation`.
+    `files` lists every other file of the folder; a file that is not listed is refused.
+    `target` states what runs the extractor: OpenVINO on a CPU, or TensorRT on a GPU, whose `plan` is built there and is
+    not a file of the bundle. `golden_tolerance_nats` is the largest allowed difference between the golden faces'
+    log-likelihoods on another processor and the recorded ones. Fields that bundles of earlier releases lack are
+    optional: `evaluation`, and `calibration_photographs`, the number of photographs that contain the `calibration_size`
+    faces.
     """
 
     schema_version: Literal[1]
@@ -217,18 +218,20 @@ class Manifest(ManifestSection):
         weights = str(PurePosixPath(self.extractor).with_suffix(".bin")) if self.target == "openvino" else ""
         for name in (self.extractor, weights, self.detector.file, MIXTURE, CALIBRATION, GOLDEN):
             if name and name not in self.files:
-                message = f"{name!r} is not among its files, so nothing would vouch for it"
+                message = f"{name!r} is not among its files, so its content would not be checked"
                 raise ValueError(message)
         return self
 
     @model_validator(mode="after")
     def _photographs_have_faces(self) -> Self:
         if self.calibration.photographs > self.calibration_size:
-            message = f"{self.calibration_size} calibration faces are of {self.calibration_photographs} photographs"
+            message = (
+                f"{self.calibration_size} calibration faces cannot be of {self.calibration_photographs} photographs"
+            )
             raise ValueError(message)
         return self
 
     @property
     def calibration(self) -> CalibrationSize:
-        """How large the calibration is; a photograph a face, where the bundle does not say."""
+        """The size of the calibration; one photograph per face if the bundle does not state it."""
         return CalibrationSize(self.calibration_size, self.calibration_photographs or self.calibration_size)

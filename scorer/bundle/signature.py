@@ -1,13 +1,13 @@
-"""Whose bundle is this: its manifest against a stated digest and a signature, before anything else of it is read.
+"""Check the manifest of a bundle against a digest and a signature, before any other file of it is read.
 
-The manifest holds the SHA-256 of every other file, so one digest or one signature over `bundle.json` covers them all.
+The manifest contains the SHA-256 of every other file, so one digest or signature of `bundle.json` covers them all.
 Signatures are Ed25519 over the file's bytes, 64 bytes in `bundle.json.sig`:
 
     openssl genpkey -algorithm ed25519 -out private.pem
     openssl pkey -in private.pem -pubout -out public.pem
     openssl pkeyutl -sign -rawin -inkey private.pem -in bundle.json -out bundle.json.sig
 
-A plan, which the machine that serves builds, is no file of the bundle: nothing here vouches for it.
+A plan, which the machine that serves builds, is not a file of the bundle: neither digest nor signature covers it.
 """
 
 import hashlib
@@ -22,32 +22,30 @@ _MAX_SIGNATURE_BYTES = 4096
 
 
 def read_trusted_bundle(settings: Settings) -> Bundle:
-    """Read the settings' bundle, if it is the one that they ask for.
+    """Read the bundle of the settings if it has the digest and the signature that they require.
 
-    The bytes of the manifest that are vouched for are those that are parsed.
+    The checked bytes of the manifest are the parsed bytes.
 
     Raises:
         BundleMismatch: as `read_bundle` and `check_trust`.
         SettingsError: as `check_trust`.
         ModuleNotFoundError: as `check_trust`.
     """
-    vouch = partial(check_trust, settings.bundle, digest=settings.bundle_digest, key=settings.bundle_key)
-    return read_bundle(settings.bundle, vouch)
+    check = partial(check_trust, settings.bundle, digest=settings.bundle_digest, key=settings.bundle_key)
+    return read_bundle(settings.bundle, check)
 
 
 def check_trust(folder: Path, manifest: bytes, digest: str | None, key: Path | None) -> None:
-    """Check the bytes of the manifest of the bundle in `folder` against what was asked for.
-
-    Without a digest and a key nothing is checked.
+    """Check the bytes of the manifest of the bundle in `folder` against a digest and a key; None skips a check.
 
     Raises:
-        BundleMismatch: it has another digest, no signature, or one that the key did not make.
-        SettingsError: the key's file is no Ed25519 public key.
+        BundleMismatch: it has another digest, no signature, or a signature of another key.
+        SettingsError: the file of the key is not an Ed25519 public key.
         ModuleNotFoundError: `cryptography`, of the extra `sign`, is not installed.
     """
     found = hashlib.sha256(manifest).hexdigest()
     if digest is not None and found != digest:
-        message = f"{folder / MANIFEST} has the digest {found}, and {digest} was asked for: this is another bundle"
+        message = f"{folder / MANIFEST} has the digest {found}, not the required {digest}: this is another bundle"
         raise BundleMismatch(message)
     if key is not None:
         _check_signature(folder, manifest, key)
@@ -65,12 +63,12 @@ def _check_signature(folder: Path, manifest: bytes, key: Path) -> None:
         message = f"{key} cannot be used as a public key: {error}"
         raise SettingsError(message) from error
     if not isinstance(public, Ed25519PublicKey):
-        message = f"{key} is no Ed25519 key: make one with `openssl genpkey -algorithm ed25519`"
+        message = f"{key} is not an Ed25519 key: make one with `openssl genpkey -algorithm ed25519`"
         raise SettingsError(message)
     try:
         public.verify(read_unlisted_file(folder, SIGNATURE, _MAX_SIGNATURE_BYTES), manifest)
     except OSError as error:
-        message = f"{path} cannot be read ({error.strerror}): without a signature no key can vouch for it"
+        message = f"{path} cannot be read ({error.strerror}): without a signature the key cannot confirm the bundle"
         raise BundleMismatch(message) from error
     except InvalidSignature as error:
         message = f"{path} was not made with {key}'s private key for this {MANIFEST}: do not use this bundle"

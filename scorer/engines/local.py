@@ -1,4 +1,4 @@
-"""The engine in this process: on the device that the bundle was built for, and told with the reason."""
+"""The engine in this process, on the device for which the bundle was built, with the reason for the choice."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,10 +22,10 @@ class LocalEngine:
     """An opened engine.
 
     Attributes:
-        embedder: it; for further threads `share` it.
-        device: where it runs, and why there.
-        name: what it is, with its version.
-        why: why this engine.
+        embedder: the engine; `share` it for other threads.
+        device: where it runs, and the reason.
+        name: of the engine, with its version.
+        why: the reason for this engine.
     """
 
     embedder: SharedEmbedder
@@ -38,7 +38,7 @@ def choose_device(bundle: Bundle, request: Request) -> Device:
     """Return the device that scores with `bundle`, with the reason.
 
     Raises:
-        DeviceUnavailable: another was asked for than the bundle is built for, or there is none of that kind.
+        DeviceUnavailable: the request differs from the device of the bundle, or there is no such device.
     """
     kind, built = _BUILT[bundle.manifest.target]
     return resolve_built_device(request, kind, built.format(folder=bundle.folder))
@@ -47,35 +47,35 @@ def choose_device(bundle: Bundle, request: Request) -> Device:
 def open_sandbox(
     bundle: Bundle, processes: int, *, finds: bool = True, cuts: bool = True, timeout_s: float = TIMEOUT_S
 ) -> Sandbox:
-    """Return the sandbox that finds the faces of `bundle`, and cuts those that are embedded in this process.
+    """Return the sandbox that finds faces with the detector of `bundle` and cuts the faces for an engine on the CPU.
 
-    A GPU decodes what it embeds.
+    An engine on a GPU decodes the images itself.
 
     Raises:
         DeviceUnavailable: see `Sandbox`.
-        ModuleNotFoundError: a package is missing that its processes load; they could not say so in one sentence.
+        ModuleNotFoundError: a package that its processes load is missing.
     """
     manifest = bundle.manifest
     for module in (*(("openvino", "simplejpeg") if finds else ()), *(("nvidia.dali",) if cuts else ())):
         if find_spec(module) is None:
             raise ModuleNotFoundError(module, name=module.partition(".")[0])
-    # Its processes read the networks by path, now and whenever one is started again.
-    place = bundle.copy(*(bundle.folder / name for name in manifest.detector.files))
+    # The processes read the networks by path, now and after a restart.
+    copies = bundle.copy(*(bundle.folder / name for name in manifest.detector.files))
     return Sandbox(
-        Path(place.name),
+        Path(copies.name),
         manifest.detector if finds else None,
         manifest.preprocess if cuts and manifest.target == "openvino" else None,
         processes,
         timeout_s=timeout_s,
-        release=place.cleanup,
+        release=copies.cleanup,
     )
 
 
 def start_sandbox(sandbox: Sandbox, count: int | None = None) -> None:
-    """Start `count` processes of a sandbox; None is all.
+    """Start `count` processes of a sandbox; None starts all.
 
     Raises:
-        BundleMismatch: the detector's file is not the network that the manifest names.
+        BundleMismatch: the file of the detector is not the network that the manifest names.
         SandboxBroken: a process cannot be started.
     """
     try:
@@ -85,7 +85,7 @@ def start_sandbox(sandbox: Sandbox, count: int | None = None) -> None:
 
 
 def open_local_engine(bundle: Bundle, request: Request, threads: int, sandbox: Sandbox) -> LocalEngine:
-    """Open the engine of `bundle` on the device that it is built for; `sandbox` cuts faces for a CPU's.
+    """Open the engine of `bundle` on its device; `sandbox` cuts the faces for an engine on the CPU.
 
     Raises:
         DeviceUnavailable: see `choose_device`; or CuPy is not installed.
@@ -93,7 +93,7 @@ def open_local_engine(bundle: Bundle, request: Request, threads: int, sandbox: S
         BackendUnavailable: the GPU has too little free memory.
     """
     device = choose_device(bundle, request)
-    # Engines load only when they are needed: a machine has those of its own device.
+    # Engines are imported on demand: a machine has only the packages of its own device.
     if device.kind == "cuda":
         from scorer.engines.cuda.select import open_cuda_embedder  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Embed in this process, by OpenVINO; faces are decoded and cut in the sandbox."""
+"""The engine on a CPU: OpenVINO in this process; the sandbox decodes and cuts the faces."""
 
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -25,18 +25,18 @@ ENGINE_NAME = f"OpenVINO {ov.__version__.split('-')[0]}"
 class OpenVinoExtractor:
     """The bundle's network on the CPU: uint8 crops in, FP32 features out.
 
-    Every crop is an inference request of its own, as many in flight as there are cores: a face's
-    features then cannot depend on its batch-mates, and on a CPU this costs no more than 5 % against
-    batches of 4 or 16 (EfficientNet-Lite0, int8: 239 against 251 and 244 crops per core-second).
+    Each crop is one inference request, and as many are in flight as there are cores: the features of a face cannot
+    depend on other faces, and on a CPU this is at most 5 % slower than batches of 4 or 16 (EfficientNet-Lite0, int8:
+    239 against 251 and 244 crops per core-second).
 
     Args:
-        model: the network's XML; its weights lie beside it.
-        feature_size: what it must give.
+        model: the network's XML; its weights are in the same folder.
+        feature_size: the expected number of features.
         threads: CPU threads.
-        read: returns the bytes of both, which a bundle checks.
+        read: returns the bytes of a file; a bundle checks them.
 
     Raises:
-        BundleMismatch: the file is no network for crops, or has another number of features.
+        BundleMismatch: the file is not a network for crops, or has another number of features.
         DeviceUnavailable: see `require_instructions`.
     """
 
@@ -59,10 +59,10 @@ class OpenVinoExtractor:
                     "ENABLE_CPU_PINNING": False,
                 },
             )
-        except DeviceUnavailable:  # a RuntimeError, too
+        except DeviceUnavailable:  # is a RuntimeError, too
             raise
         except (RuntimeError, ValueError) as error:  # the second one: more than one input or output
-            message = f"{model} is no network that OpenVINO can read: copy the whole bundle again"
+            message = f"{model} is not a network that OpenVINO can read: copy the whole bundle again"
             raise BundleMismatch(message) from error
         if found != feature_size:
             message = f"{model} gives {found} features, the manifest states {feature_size}"
@@ -71,9 +71,9 @@ class OpenVinoExtractor:
         self._open_queue()
 
     def share(self) -> Self:
-        """Return an extractor for another thread: the same network and cores, a queue of its own."""
+        """Return an extractor for another thread: the same network and cores, its own queue."""
         other = copy(self)
-        other._open_queue()  # noqa: SLF001 - its own kind
+        other._open_queue()  # noqa: SLF001 - of the same class
         return other
 
     def _open_queue(self) -> None:
@@ -81,24 +81,24 @@ class OpenVinoExtractor:
         self._queue.set_callback(_store)
 
     def start(self, crops: Sequence[NDArray[np.uint8]], rows: Sequence[int], features: NDArray[np.float32]) -> None:
-        """Queue `crops` ([size, size, 3] each); row `rows[i]` of `features` is filled by `wait` at the latest."""
+        """Queue `crops` ([size, size, 3] each); row `rows[i]` of `features` is complete after `wait`."""
         for crop, row in zip(crops, rows, strict=True):
             self._queue.start_async({0: crop[None]}, (features, row))
 
     def wait(self) -> None:
-        """Block until every queued crop is done."""
+        """Wait for all queued crops."""
         self._queue.wait_all()
 
 
-def _store(request: Any, place: tuple[NDArray[np.float32], int]) -> None:  # noqa: ANN401 - OpenVINO's request is untyped
-    features, row = place
+def _store(request: Any, target: tuple[NDArray[np.float32], int]) -> None:  # noqa: ANN401 - OpenVINO's request is untyped
+    features, row = target
     features[row] = request.get_output_tensor(0).data[0]
 
 
 class LocalEmbedder:
-    """An `Embedder` in this process; the sandbox cuts further crops while the network works on the last.
+    """An `Embedder` in this process; the sandbox cuts the next crops while the network runs.
 
-    One embedder belongs to one thread at a time.
+    Only one thread at a time may use an embedder.
     """
 
     def __init__(self, bundle: Bundle, threads: int, sandbox: Sandbox) -> None:
@@ -112,9 +112,9 @@ class LocalEmbedder:
         self._sandbox = sandbox
 
     def share(self) -> Self:
-        """Return an embedder for another thread, over the same network."""
+        """Return an embedder of the same network for another thread."""
         other = copy(self)
-        other._extractor = self._extractor.share()  # noqa: SLF001 - its own kind
+        other._extractor = self._extractor.share()  # noqa: SLF001 - of the same class
         return other
 
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
@@ -133,6 +133,6 @@ class LocalEmbedder:
             self._extractor.start([crop], [row], features)
             window = faces[row].window
             if min(window.width, window.height) >= len(crop) >= MIN_SIDE_PX:
-                high_band[row] = measure_high_band(crop)  # while the network works
+                high_band[row] = measure_high_band(crop)  # while the network runs
         self._extractor.wait()
         return FeatureBatch(features, failures, high_band)

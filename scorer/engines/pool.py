@@ -1,4 +1,4 @@
-"""Embedders of one thread each, shared by many threads."""
+"""A pool of embedders, each for one thread at a time, that many threads share."""
 
 from collections.abc import Sequence
 from queue import SimpleQueue
@@ -8,7 +8,7 @@ from scorer.engines.base import Embedder, FeatureBatch
 
 
 class EmbedderPool:
-    """An `Embedder` for many threads around some that belong to one thread at a time each."""
+    """An `Embedder` for many threads; each call waits for a free embedder of the pool."""
 
     def __init__(self, embedders: Sequence[Embedder]) -> None:
         self._free: SimpleQueue[Embedder] = SimpleQueue()

@@ -1,4 +1,4 @@
-"""Golden faces through a live engine: it must answer as the bundle says."""
+"""Golden faces through a live engine, whose results must match those in the bundle."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def embed_golden(golden: GoldenFaces, bundle: Bundle, embedder: Embedder) -> Fea
     """Send the golden faces through `embedder` and return their features.
 
     Raises:
-        BundleMismatch: a golden face could not be cut or embedded at all.
+        BundleMismatch: a golden face could not be cut or embedded.
     """
     faces = []
     for data, box in zip(golden.images, golden.boxes, strict=True):
@@ -32,12 +32,12 @@ def embed_golden(golden: GoldenFaces, bundle: Bundle, embedder: Embedder) -> Fea
 
 
 def verify_engine(bundle: Bundle, embedder: Embedder, faces: int | None = None) -> float:
-    """Compare the live engine with the golden answers; return the largest difference in nats.
+    """Compare the live engine with the golden results; return the largest difference in nats.
 
     Args:
-        bundle: whose answers they are.
+        bundle: contains the golden faces.
         embedder: the engine.
-        faces: how many golden faces to send; all of them if None.
+        faces: the number of golden faces to send; None sends all.
 
     Raises:
         BundleMismatch: the difference exceeds the manifest's tolerance, or the golden faces fail.
@@ -46,7 +46,7 @@ def verify_engine(bundle: Bundle, embedder: Embedder, faces: int | None = None) 
         golden = bundle.golden.first(faces)
         likelihoods = embed_golden(golden, bundle, embedder).log_likelihood(bundle.model.mixture)
     except Unscorable as error:
-        message = f"{bundle.folder / 'golden.npz'} holds a picture that cannot be read: {error}"
+        message = f"{bundle.folder / 'golden.npz'} contains a picture that cannot be read: {error}"
         raise BundleMismatch(message) from error
     drift = np.abs(likelihoods - golden.log_likelihoods)
     worst = float(drift.max())

@@ -1,10 +1,19 @@
 """The first signal stops a process in good order, the second one at once."""
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from scorer.process_exit import stop_on_signals
+
+
+@pytest.fixture(autouse=True)
+def interrupts() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])

@@ -1,7 +1,7 @@
-"""Build a GPU bundle's plan where it serves: with the Python package `tensorrt`, or with `trtexec`.
+"""Build the plan of a GPU bundle on the machine that serves, with the Python package `tensorrt` or with `trtexec`.
 
-A plan is bound to the TensorRT that built it and to the model of GPU. `unlensed bundle build` runs this once a
-machine; a plan that still fits is left alone.
+A plan works only with the TensorRT version that built it and on the same model of GPU. `unlensed bundle build` runs
+this once per machine; a plan that is still valid is kept.
 """
 
 import importlib
@@ -25,9 +25,9 @@ def build_plan(bundle: Bundle) -> EnginePlan:
 
     Raises:
         DeviceUnavailable: there is no GPU.
-        NoBuilder: there is no TensorRT.
-        BundleMismatch: the bundle is for another target, or TensorRT refuses its graph; the sentence says why.
-        OSError: the folder may not be written.
+        PlanBuilderMissing: TensorRT is not installed.
+        BundleMismatch: the bundle is for another target, or TensorRT refuses its graph; the message states why.
+        OSError: the folder cannot be written.
     """
     manifest, onnx = bundle.manifest, bundle.extractor
     if manifest.plan is None:
@@ -35,7 +35,7 @@ def build_plan(bundle: Bundle) -> EnginePlan:
         raise BundleMismatch(message)
     gpu, obstacle = find_gpu()
     if obstacle:
-        message = f"a plan is built on the GPU that serves it, and here is none ({obstacle}): run this there"
+        message = f"a plan is built on the GPU that serves it, and this machine has none ({obstacle}): run this there"
         raise DeviceUnavailable(message)
     if tensorrt := find_tensorrt():
         plan = compile_network(onnx, manifest, manifest.plan.batches, tensorrt, bundle.read)
@@ -49,7 +49,7 @@ def build_plan(bundle: Bundle) -> EnginePlan:
 
 
 def find_current_plan(bundle: Bundle) -> EnginePlan | None:
-    """Return the bundle's plan where it fits its graph, this GPU and, where that can be asked, this TensorRT."""
+    """Return the plan of the bundle if it matches the graph, this GPU and, where known, this TensorRT version."""
     try:
         plan = read_plan(bundle)
     except BundleMismatch:
@@ -61,7 +61,7 @@ def find_current_plan(bundle: Bundle) -> EnginePlan | None:
 
 
 def find_tensorrt() -> ModuleType | None:
-    """Return TensorRT's Python package where it is installed."""
+    """Return TensorRT's Python package if it is installed."""
     try:
         return importlib.import_module("tensorrt")
     except ImportError:
@@ -69,5 +69,5 @@ def find_tensorrt() -> ModuleType | None:
 
 
 def find_trtexec() -> str | None:
-    """Return the path of trtexec where there is one."""
+    """Return the path of trtexec if it is installed."""
     return shutil.which("trtexec", path=os.pathsep.join([os.environ.get("PATH", ""), _TRTEXEC_FOLDER]))

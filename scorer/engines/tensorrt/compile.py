@@ -1,4 +1,4 @@
-"""An ONNX graph to a serialised TensorRT engine, by whichever package speaks TensorRT's API.
+"""Compile an ONNX graph to a serialised TensorRT engine, with any package that has the API of TensorRT.
 
 Types are those of the graph (strongly typed); TF32 is off, because FP32 in the graph means FP32.
 """
@@ -11,7 +11,7 @@ from typing import Any
 from scorer.bundle.manifest import BatchProfile, Manifest
 from scorer.errors import BundleMismatch
 
-_SHOWN_COMPLAINTS = 3
+_SHOWN_ERRORS = 3
 _Tensor = tuple[str, Any, tuple[int, ...]]  # name, type, shape
 
 
@@ -22,27 +22,27 @@ def compile_network(
     tensorrt: ModuleType,
     read: Callable[[Path], bytes] = Path.read_bytes,
 ) -> bytes:
-    """Return the plan of the graph at `onnx`, whose tensors must be those that `manifest` states.
+    """Return the plan of the graph at `onnx`, whose tensors must match `manifest`.
 
     Args:
         onnx: the graph.
         manifest: of the graph's bundle.
         batches: the optimisation profile.
-        tensorrt: the module `tensorrt`, or `tensorrt_rtx`, which builds without a GPU but for its own runtime only.
-        read: returns the bytes of the graph, which a bundle checks.
+        tensorrt: the module `tensorrt`, or `tensorrt_rtx`, which needs no GPU but builds for its own runtime only.
+        read: returns the bytes of the graph; a bundle checks them.
 
     Raises:
-        BundleMismatch: the file is no network, its tensors are others, or TensorRT cannot build it.
+        BundleMismatch: the file is not a network, its tensors differ, or TensorRT cannot build it.
     """
-    complaints = _Complaints()
-    logger = _open_logger(tensorrt, complaints)
+    errors = _LoggedErrors()
+    logger = _open_logger(tensorrt, errors)
     builder = tensorrt.Builder(logger)
-    # TensorRT 11 knows nothing but strong types and ignores the flag; 10 needs it.
+    # TensorRT 11 has strong types only and ignores the flag; 10 needs it.
     network = builder.create_network(1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = tensorrt.OnnxParser(network, logger)
     if not parser.parse(read(onnx)):
-        first = parser.get_error(0).desc() if parser.num_errors else complaints.describe()
-        message = f"{onnx} is no network that TensorRT reads: {' '.join(first.split())}"
+        first = parser.get_error(0).desc() if parser.num_errors else errors.describe()
+        message = f"{onnx} is not a network that TensorRT reads: {' '.join(first.split())}"
         raise BundleMismatch(message)
     check_tensors(network, onnx, manifest, tensorrt)
     config = builder.create_builder_config()
@@ -52,7 +52,7 @@ def compile_network(
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        message = f"TensorRT builds no plan of {onnx}: {complaints.describe()}"
+        message = f"TensorRT cannot build a plan of {onnx}: {errors.describe()}"
         raise BundleMismatch(message)
     return bytes(plan)
 
@@ -66,8 +66,8 @@ def check_tensors(network: Any, onnx: Path, manifest: Manifest, tensorrt: Module
     tensors = [network.get_input(i) for i in range(network.num_inputs)]
     tensors += [network.get_output(i) for i in range(network.num_outputs)]
     found = [(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
-    if complaint := _compare_tensors(found, manifest, tensorrt):
-        message = f"{onnx} {complaint}: export the bundle again"
+    if difference := _compare_tensors(found, manifest, tensorrt):
+        message = f"{onnx} {difference}: export the bundle again"
         raise BundleMismatch(message)
 
 
@@ -77,11 +77,11 @@ def check_plan(plan: bytes, manifest: Manifest, tensorrt: ModuleType) -> None:
     Raises:
         BundleMismatch: the plan does not open here, or a name, a type or a shape differs.
     """
-    complaints = _Complaints()
-    logger = _open_logger(tensorrt, complaints)
+    errors = _LoggedErrors()
+    logger = _open_logger(tensorrt, errors)
     engine = tensorrt.Runtime(logger).deserialize_cuda_engine(plan)
     if engine is None:
-        message = f"the plan does not open on this machine: {complaints.describe()}"
+        message = f"the plan does not open on this machine: {errors.describe()}"
         raise BundleMismatch(message)
     check_engine(engine, manifest, tensorrt)
 
@@ -95,13 +95,13 @@ def check_engine(engine: Any, manifest: Manifest, tensorrt: ModuleType) -> None:
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     names.sort(key=lambda name: engine.get_tensor_mode(name) != tensorrt.TensorIOMode.INPUT)  # in no stated order
     found = [(name, engine.get_tensor_dtype(name), tuple(engine.get_tensor_shape(name))) for name in names]
-    if complaint := _compare_tensors(found, manifest, tensorrt):
-        message = f"the plan {complaint}: build it again"
+    if difference := _compare_tensors(found, manifest, tensorrt):
+        message = f"the plan {difference}: build it again"
         raise BundleMismatch(message)
 
 
 def _compare_tensors(found: list[_Tensor], manifest: Manifest, tensorrt: ModuleType) -> str:
-    """Return how the tensors that were found differ from the manifest's, or nothing."""
+    """Return how the tensors differ from those of the manifest; an empty text if they do not."""
     side = manifest.preprocess.size
     stated: list[_Tensor] = [
         (manifest.input_tensor, tensorrt.uint8, (-1, side, side, 3)),
@@ -116,16 +116,16 @@ def _compare_tensors(found: list[_Tensor], manifest: Manifest, tensorrt: ModuleT
     return f"has the tensors {words[0]}, where the manifest states {words[1]}"
 
 
-class _Complaints(list[str]):
-    """What TensorRT said went wrong."""
+class _LoggedErrors(list[str]):
+    """The errors that TensorRT logged."""
 
     def describe(self) -> str:
-        """Return the first of it in one line."""
-        return " / ".join(" ".join(text.split()) for text in self[:_SHOWN_COMPLAINTS]) or "it does not say why"
+        """Return the first errors in one line."""
+        return " / ".join(" ".join(text.split()) for text in self[:_SHOWN_ERRORS]) or "it logged no error"
 
 
-def _open_logger(tensorrt: ModuleType, complaints: _Complaints) -> Any:  # noqa: ANN401 - untyped
-    """Return a logger that keeps errors instead of printing them, and drops the rest."""
+def _open_logger(tensorrt: ModuleType, errors: _LoggedErrors) -> Any:  # noqa: ANN401 - untyped
+    """Return a logger that stores errors and discards all other messages."""
 
     class Logger(tensorrt.ILogger):  # type: ignore[misc,name-defined]  # its base is known when it runs
         def __init__(self) -> None:
@@ -133,6 +133,6 @@ def _open_logger(tensorrt: ModuleType, complaints: _Complaints) -> Any:  # noqa:
 
         def log(self, severity: Any, text: str) -> None:  # noqa: ANN401 - untyped
             if severity in {tensorrt.ILogger.Severity.ERROR, tensorrt.ILogger.Severity.INTERNAL_ERROR}:
-                complaints.append(text)
+                errors.append(text)
 
     return Logger()

@@ -1,7 +1,7 @@
-"""A GPU bundle's plan: built after the bundle, on the machine that serves, and tied to the graph it was built from.
+"""The plan of a GPU bundle: built after the bundle, on the machine that serves, from the graph of the bundle.
 
-A bundle's digest, and with it every result's id, does not cover the plan: what must not differ between two machines'
-plans is what they answer, and the golden faces prove that on each.
+The digest of a bundle, and with it the id of every result, does not cover the plan. The plans of two machines may
+differ, but their results must not: the golden faces check that on each machine.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ _MAX_BUILD_BYTES = 2**16
 
 
 class PlanBuild(ManifestSection):
-    """`build.json`: what a plan was built from, by what and on which GPU."""
+    """`build.json`: the graph, the builder and the GPU of a plan."""
 
     builder: str
     version: str
@@ -33,7 +33,7 @@ class PlanBuild(ManifestSection):
 
 @dataclass(frozen=True, slots=True)
 class EnginePlan:
-    """A plan that was built from its bundle's graph."""
+    """A plan that was built from the graph of its bundle."""
 
     path: Path
     build: PlanBuild
@@ -41,10 +41,10 @@ class EnginePlan:
 
 
 def read_plan(bundle: Bundle) -> EnginePlan:
-    """Return the bundle's plan after checking it against `build.json`, and that against the bundle's graph.
+    """Return the plan of the bundle after checking it against `build.json`, and `build.json` against the graph.
 
     Raises:
-        BundleMismatch: there is no plan, or not of this graph or this machine's GPU; the sentence says how to get one.
+        BundleMismatch: there is no plan, or it is of another graph or GPU; the message states how to build one.
     """
     folder, manifest = bundle.folder, bundle.manifest
     path, remedy = folder / PLAN_FILE, f"build it where it serves with `unlensed bundle build {folder}`"
@@ -62,14 +62,14 @@ def read_plan(bundle: Bundle) -> EnginePlan:
         raise BundleMismatch(message) from error
     except ValidationError as error:
         message = (
-            f"{folder / BUILD_FILE} does not say what the plan was built from ({describe_problems(error)}): {remedy}"
+            f"{folder / BUILD_FILE} does not state what the plan was built from ({describe_problems(error)}): {remedy}"
         )
         raise BundleMismatch(message) from error
     if build.onnx_sha256 != manifest.files[manifest.extractor].sha256:
         message = f"{path} was built from another graph than this bundle's: {remedy}"
         raise BundleMismatch(message)
     if build.plan_sha256 != hashlib.sha256(data).hexdigest():
-        message = f"{path} is not the plan that {BUILD_FILE} speaks of: {remedy}"
+        message = f"{path} is not the plan that {BUILD_FILE} describes: {remedy}"
         raise BundleMismatch(message)
     here, obstacle = find_gpu()
     if not obstacle and here != build.gpu:
@@ -79,12 +79,12 @@ def read_plan(bundle: Bundle) -> EnginePlan:
 
 
 def write_plan(bundle: Bundle, plan: bytes, builder: str, version: str, gpu: str) -> EnginePlan:
-    """Write `plan` and what it was built from into the bundle's folder, each whole or not at all.
+    """Write `plan` and its `build.json` into the folder of the bundle, each atomically.
 
-    Ended between the two, `read_plan` refuses the new plan with the old `build.json`.
+    After a crash between the two, `read_plan` refuses the new plan with the old `build.json`.
 
     Raises:
-        OSError: the folder may not be written, or the disk is full; no partial file is left.
+        OSError: the folder cannot be written, or the disk is full; no partial file is left.
     """
     rule = bundle.manifest.plan
     if rule is None:

@@ -1,7 +1,7 @@
-"""What runs inside Triton on a CPU: two Python backends over the very classes that score in a process.
+"""The two Python backends inside Triton on a CPU, on the same classes that score in this process.
 
-Triton imports this in an environment of its own, where NumPy is 1.26: its stub corrupts tensors under NumPy 2.
-The network is not trusted: the gate judges the bytes again, whatever the client said of them.
+Triton imports this module in its own environment, with NumPy 1.26: its stub corrupts tensors under NumPy 2.
+Clients are not trusted: the backend probes the bytes of each image again.
 """
 
 import json
@@ -26,7 +26,7 @@ _CORES = len(os.sched_getaffinity(0))
 
 
 class FaceCropsModel:
-    """`face_crops`: an encoded image and a window in, a crop or the reason why there is none out."""
+    """`face_crops`: an encoded image and a window in; a crop, or the reason of a failure, out."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Build the cropper that the bundle's `preprocess.json` describes."""
@@ -36,7 +36,7 @@ class FaceCropsModel:
         self._cropper = FaceCropper(spec, _CORES, config["max_batch_size"])
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request of a batch; a bad image costs only its own answer."""
+        """Answer each request of a batch; a bad image affects only its own answer."""
         faces = [_read_face(request) for request in requests]
         crops = iter(self._cropper.crop([face for face in faces if isinstance(face, EncodedFace)]))
         outcomes = [next(crops) if isinstance(face, EncodedFace) else face for face in faces]
@@ -54,7 +54,7 @@ class FaceExtractorModel:
         self._extractor = OpenVinoExtractor(_model_folder(args) / config["default_model_filename"], self._size, _CORES)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request of a batch; each crop is an inference of its own."""
+        """Answer each request of a batch; each crop is one inference."""
         crops = [triton.get_input_tensor_by_name(request, self._input).as_numpy()[0] for request in requests]
         features = np.full((len(crops), self._size), np.nan, np.float32)
         self._extractor.start(crops, range(len(crops)), features)

@@ -1,7 +1,7 @@
-"""Embed through a Triton Inference Server: the sole importer of `tritonclient`, and of `grpc` for it.
+"""The engine in a Triton Inference Server: the only module that imports `tritonclient` and `grpc`.
 
-One face is one request, many are in flight at once, and the server makes batches of them. Requests are built from
-the protocol's own messages: the client library's helpers would copy every image once more.
+Each face is one request; many are in flight at once, and the server batches them. Requests are built from the messages
+of the protocol: the helpers of the client library would copy every image once more.
 """
 
 import json
@@ -34,26 +34,26 @@ MAX_IN_FLIGHT_BYTES = 64 * 2**20
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", 2**20),
-    # A server that restarts is found again within a second; gRPC's own pauses grow to two minutes.
+    # Reconnects to a restarted server within a second; gRPC's default backoff grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
-    # A peer that vanished without a word would otherwise be waited for until TCP gives up, a quarter of an hour.
+    # Detects a lost peer; without keepalive TCP waits for a quarter of an hour.
     ("grpc.keepalive_time_ms", 15_000),
     ("grpc.keepalive_timeout_ms", 5_000),
-    # A name may stand for many servers: requests take turns, where gRPC's own way is to stay with the first.
+    # A name may resolve to several servers: requests alternate between them; gRPC's default uses the first only.
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
-    # Where a server goes, whoever took its place is looked up soon; gRPC's own pause is half a minute.
+    # Resolves the name again soon after a server disappeared; gRPC's default waits half a minute.
     ("grpc.dns_min_time_between_resolutions_ms", 2_000),
 ]
-# The server answered, and what it says is that something inside it broke.
-_FAILED_INSIDE = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
+# The server answered that it failed internally.
+_INTERNAL_ERRORS = frozenset({grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN})
 
 
 class TritonUnavailable(BackendUnavailable):
     """Triton did not answer for some faces of a batch.
 
     Attributes:
-        rows: the faces without an answer, by their place in the batch.
+        rows: the faces without an answer, by their index in the batch.
     """
 
     def __init__(self, message: str, rows: Sequence[int], *, blames_faces: bool) -> None:
@@ -62,10 +62,10 @@ class TritonUnavailable(BackendUnavailable):
 
 
 class TritonEmbedder:
-    """An `Embedder` at the other end of gRPC. Several threads may embed at once; they share what is in flight.
+    """An `Embedder` over gRPC. Several threads may embed at once; one limit bounds their requests in flight.
 
     Raises:
-        SettingsError: no url, or a certificate that cannot be read.
+        SettingsError: there is no url, or a certificate cannot be read.
     """
 
     def __init__(self, bundle: Bundle, settings: TritonSettings) -> None:
@@ -81,25 +81,25 @@ class TritonEmbedder:
         )
         self._channel = _open_channel(settings)
         self._infer = service_pb2_grpc.GRPCInferenceServiceStub(self._channel).ModelInfer
-        self._room = InFlightLimit(MAX_IN_FLIGHT_REQUESTS, MAX_IN_FLIGHT_BYTES)
+        self._limit = InFlightLimit(MAX_IN_FLIGHT_REQUESTS, MAX_IN_FLIGHT_BYTES)
 
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
         """Return one row of features per face; see `Embedder`.
 
         Raises:
-            TritonUnavailable: some faces have no answer; nothing of this batch is in flight any more.
+            TritonUnavailable: some faces have no answer; no request of this batch is in flight any more.
             BundleMismatch: the server's features are not this bundle's.
         """
         calls: list[Any] = []
         outage = threading.Event()
         for face in faces:
             if outage.is_set():
-                break  # the rest would only wait for the same
+                break  # the other requests would fail in the same way
             calls.append(self._send(face, outage))
         features = np.full((len(faces), self._feature_size), np.nan, np.float32)
         failures: dict[int, Unscorable] = {}
         for row, call in enumerate(calls):
-            if call.code() is grpc.StatusCode.OK:  # waits for the call's end
+            if call.code() is grpc.StatusCode.OK:  # waits for the call
                 features[row] = self._read_features(call.result())
                 if not np.isfinite(features[row]).all():
                     features[row] = np.nan
@@ -107,31 +107,31 @@ class TritonEmbedder:
             elif failure := _read_failure(call):
                 failures[row] = failure
         self._raise_outage(calls, len(faces))
-        return FeatureBatch(features, failures, np.full(len(faces), np.nan, np.float32))  # crops stay on the server
+        return FeatureBatch(features, failures, np.full(len(faces), np.nan, np.float32))  # the crops are on the server
 
     @property
     def in_flight(self) -> int:
-        """How many requests wait for their answer."""
-        return self._room.requests
+        """The number of requests in flight."""
+        return self._limit.requests
 
     def close(self) -> None:
         """Close the connection; requests in flight fail as unavailable."""
         self._channel.close()
 
     def _send(self, face: EncodedFace, outage: threading.Event) -> Any:  # noqa: ANN401 - grpc's calls are untyped
-        def leave(call: Any) -> None:  # noqa: ANN401 - grpc's calls are untyped
-            self._room.leave(len(face.data))
+        def finish(call: Any) -> None:  # noqa: ANN401 - grpc's calls are untyped
+            self._limit.release(len(face.data))
             if _is_outage(call):
                 outage.set()
 
-        self._room.enter(len(face.data))
+        self._limit.acquire(len(face.data))
         try:
             call = self._infer.future(self._write_request(face), timeout=self._timeout_s)
         except ValueError as error:  # the channel is closed
-            self._room.leave(len(face.data))
+            self._limit.release(len(face.data))
             message = f"the connection to Triton at {self._url} was closed"
             raise TritonUnavailable(message, (), blames_faces=False) from error
-        call.add_done_callback(leave)
+        call.add_done_callback(finish)
         return call
 
     def _read_features(self, response: Any) -> NDArray[np.float32]:  # noqa: ANN401 - generated messages are untyped
@@ -153,27 +153,27 @@ class TritonEmbedder:
         rows = (*outages, *range(len(calls), count))
         message = (
             f"Triton at {self._url} did not score {len(rows)} of {count} faces; "
-            f"of face {row} it says {call.code().name}: {call.details()}"
+            f"its error for face {row} is {call.code().name}: {call.details()}"
         )
-        raise TritonUnavailable(message, rows, blames_faces=any(c.code() in _FAILED_INSIDE for c in outages.values()))
+        raise TritonUnavailable(message, rows, blames_faces=any(c.code() in _INTERNAL_ERRORS for c in outages.values()))
 
 
 class InFlightLimit:
-    """Bounds what is in flight; one image larger than all room may go alone."""
+    """Bounds the requests in flight; an image over the limit is sent when no other is in flight."""
 
     def __init__(self, max_requests: int, max_bytes: int) -> None:
         self._max_requests, self._max_bytes = max_requests, max_bytes
         self.requests = self._bytes = 0
         self._changed = threading.Condition()
 
-    def enter(self, size: int) -> None:
-        """Wait until `size` bytes may go."""
+    def acquire(self, size: int) -> None:
+        """Wait until a request of `size` bytes may be sent."""
         with self._changed:
             self._changed.wait_for(lambda: self._fits(size))
             self.requests, self._bytes = self.requests + 1, self._bytes + size
 
-    def leave(self, size: int) -> None:
-        """Say that `size` bytes have been answered."""
+    def release(self, size: int) -> None:
+        """Count a request of `size` bytes as answered."""
         with self._changed:
             self.requests, self._bytes = self.requests - 1, self._bytes - size
             self._changed.notify_all()
@@ -183,14 +183,14 @@ class InFlightLimit:
 
 
 def _write_request(face: EncodedFace) -> Any:  # noqa: ANN401 - generated messages are untyped
-    """Ask a server whose cutting judges the file again and reads its orientation."""
+    """Build a request for a CPU server, which probes the file and reads its orientation."""
     return service_pb2.ModelInferRequest(
         model_name=ENSEMBLE, inputs=_describe_inputs(face.data), raw_input_contents=[face.data, _pack(face.window)]
     )
 
 
 def _write_gpu_request(face: EncodedFace, size: int) -> Any:  # noqa: ANN401 - generated messages are untyped
-    """Ask a server whose cutting is a graph: no parser of it meets metadata, and the turn upright is stated."""
+    """Build a request for a GPU server, whose DALI graph gets no metadata: the request states the rotation."""
     data = strip_metadata(face.data, face.info.media_type)
     turn = turn_matrix(face.info.orientation, size)
     return service_pb2.ModelInferRequest(

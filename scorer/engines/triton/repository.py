@@ -1,19 +1,19 @@
-"""The files that make a bundle a model repository of Triton: rendered from what its manifest states, never by hand.
+"""The files that make a bundle a model repository of Triton: rendered from its manifest, never written by hand.
 
-`face_features` is what clients call: one encoded image and one window in, one row of features out. It joins
-`face_crops` (decode and cut) to `face_extractor` (the network). The backends named here hold the code
-(`scorer.engines.triton.backends`); a bundle holds none. Another device renders other backends behind the same ensemble.
+Clients call `face_features`: one encoded image and one window in, one row of features out. It connects `face_crops`
+(decode and cut) to `face_extractor` (the network). A bundle contains no code: the files name backends
+(`scorer.engines.triton.backends`). A bundle for a GPU names other backends behind the same ensemble.
 
-One instance of each, with all cores: the two overlap, and more instances measured no faster. Moreover Triton never
-starts a dead Python backend again. A single one then fails everything, golden faces included, until the server is
-started anew; one of two would go on failing every other batch.
+Each has one instance that uses all cores: the two overlap, and more instances were not faster. Besides, Triton never
+restarts a crashed Python backend. With one instance all requests then fail, golden faces included, until the server is
+restarted; with two instances every other batch would keep failing unnoticed.
 
-A GPU bundle has the DALI backend cut and a TensorRT plan embed, crops and features staying on the GPU. A graph cannot
-read EXIF, so there the client states the window in stored pixels and, as one input more, how to turn the crop.
+In a GPU bundle the DALI backend cuts and a TensorRT plan embeds; crops and features stay on the GPU. A graph of DALI
+cannot read EXIF, so the client states the window in stored pixels and, as an additional input, how to rotate the crop.
 
-There is no `default_queue_policy` on purpose: with one, Triton's batcher does not fetch a batch ahead, can miss
-that an instance became free and then sleeps half a second (2.51 and later; measured: half of the throughput). What
-waits is bounded by what clients may have in flight, and a request whose deadline passes leaves the queue.
+There is no `default_queue_policy`, on purpose: with one, the batcher of Triton does not prefetch a batch, can miss that
+an instance is free and then sleeps half a second (2.51 and later; measured: half of the throughput). The limit of
+requests in flight in the clients bounds the queue, and a request whose deadline passes leaves it.
 """
 
 import json
@@ -32,7 +32,7 @@ CROPS_GRAPH = "face_crops/1/model.dali"  # by `ingest.dali_graph.serialize_crops
 
 @dataclass(frozen=True, slots=True)
 class ServingFacts:
-    """What rendering needs of a manifest, under the manifest's names; with `batches` for a GPU, without for a CPU."""
+    """The fields of a manifest that rendering needs, with the same names; `batches` is None for a CPU."""
 
     preprocess: PreprocessSpec
     extractor: str
@@ -128,7 +128,7 @@ ensemble_scheduling {
 _ENSEMBLE_NOTE = "An ensemble has no file of its own, but Triton wants a folder for its version.\n"
 
 
-# What an ensemble for the GPU has more than one for the CPU.
+# Additional parts of an ensemble for the GPU.
 _TURN_INPUT = """,
   { name: "turn" data_type: TYPE_FP32 dims: [ 2, 3 ] }"""
 _TURN_MAP = """
@@ -136,10 +136,10 @@ _TURN_MAP = """
 
 
 def render_repository(facts: ServingFacts) -> dict[str, str]:
-    """Return the text of each file by its path in the bundle. A GPU bundle needs `CROPS_GRAPH`, too, which is no text.
+    """Return the text of each file by its path in the bundle. A GPU bundle also needs the binary `CROPS_GRAPH`.
 
     Raises:
-        ValueError: the extractor does not lie where Triton looks for it.
+        ValueError: the extractor is not in the folder where Triton looks for it.
     """
     path = PurePosixPath(facts.extractor)
     if path.parent != PurePosixPath("face_extractor/1"):

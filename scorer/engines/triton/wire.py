@@ -1,4 +1,4 @@
-"""How a reason travels through Triton, whose errors are a status and one line of text."""
+"""The encoding of a reason in an error of Triton, which is a status and one line of text."""
 
 import re
 
@@ -13,7 +13,7 @@ def write_failure(failure: Unscorable) -> str:
 
 
 def read_failure(text: str) -> Unscorable | None:
-    """Return the failure in a server's message, which may say more around it; None when there is none."""
+    """Return the failure in a message of the server, which may contain other text; None if there is none."""
     found = _FAILURE.search(text)
     if not found or found[1] not in set(Reason):
         return None

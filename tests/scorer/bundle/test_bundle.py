@@ -131,18 +131,21 @@ def unsorted_calibration(folder: Path) -> None:
     [
         (remove_extractor, r"mixture\.npz is missing"),
         (add_stray, r"notes\.txt is not in the manifest"),
-        (add_pickle, r"weights\.pt is of a kind that can hold a pickle"),
+        (add_pickle, r"weights\.pt has a format that can contain a pickle"),
         (pickle_the_mixture, r"mixture\.npz cannot be used: array weights has the type object"),
-        (bare_pickle_as_mixture, r"mixture\.npz cannot be used: it does not hold plain arrays"),
+        (bare_pickle_as_mixture, r"mixture\.npz cannot be used: it does not contain plain arrays"),
         (unsorted_calibration, r"not in ascending order"),
         (lambda folder: edit(folder, schema_version=2), "schema version 2"),
         (lambda folder: edit(folder, surprise=1), "does not fit the manifest's schema"),
-        (lambda folder: edit(folder, calibration_photographs=104), "103 calibration faces are of 104 photographs"),
+        (
+            lambda folder: edit(folder, calibration_photographs=104),
+            "103 calibration faces cannot be of 104",
+        ),
         (lambda folder: edit(folder, files={"../secret": {}}), "does not fit"),
         (lambda folder: edit(folder, preprocess={"size": 224, "angle": 3}), "does not fit"),
-        (lambda folder: (folder / MANIFEST).write_text("{"), "is no manifest"),
-        (lambda folder: (folder / MANIFEST).write_text("[" * 100_000), "is no manifest"),
-        (lambda folder: (folder / MANIFEST).unlink(), "is no bundle"),
+        (lambda folder: (folder / MANIFEST).write_text("{"), "is not a manifest"),
+        (lambda folder: (folder / MANIFEST).write_text("[" * 100_000), "is not a manifest"),
+        (lambda folder: (folder / MANIFEST).unlink(), "is not a bundle"),
     ],
 )
 def test_damaged_bundle_is_refused_with_a_sentence(copy: Path, damage: Callable[[Path], object], sentence: str) -> None:

@@ -28,7 +28,7 @@ def test_bucket_is_copied_whole(starter: Bundle, tmp_path: Path, moto: str, cred
 
 
 def test_a_copy_that_was_cut_off_is_finished(starter: Bundle, tmp_path: Path) -> None:
-    """The same command again ends with the bundle, and leaves a whole one alone."""
+    """The same command completes an interrupted copy and leaves a complete one unchanged."""
     copy = tmp_path / "copy"
     fetch_bundle(str(starter.folder), copy)
     (copy / "bundle.json").unlink()
@@ -38,20 +38,20 @@ def test_a_copy_that_was_cut_off_is_finished(starter: Bundle, tmp_path: Path) ->
     before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
     said = fetch_bundle(str(starter.folder), copy)
     assert before == {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
-    assert "are there already" in said
+    assert "files exist already" in said
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "bundle.json"])
 def test_bundles_do_not_mix(starter: Bundle, tmp_path: Path, name: str) -> None:
-    """A folder that holds anything else is refused, and nothing in it is touched."""
+    """A folder with any other content is refused, and its files are unchanged."""
     (tmp_path / name).write_text("mine")
-    with pytest.raises(UsageError, match="holds something else"):
+    with pytest.raises(UsageError, match="contains something else"):
         fetch_bundle(str(starter.folder), tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: "mine"}
 
 
 def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
-    """An empty source, one that is not there and an unknown scheme are said so."""
+    """An empty source, a missing source and an unknown scheme are refused."""
     for source in (str(tmp_path), str(tmp_path / "nowhere")):
         with pytest.raises(UsageError, match=r"no bundle\.json"):
             fetch_bundle(source, tmp_path / "new")

@@ -110,7 +110,7 @@ def test_damaged_file_is_refused_without_an_engine(copy: Path, starter: Bundle) 
 
 
 def test_triton_is_asked_for_the_golden_faces(triton: TritonServer, starter: Bundle) -> None:
-    """`--triton` proves the server's engine; when it is gone, the answer is to try again."""
+    """`--triton` checks the engine of the server; if the server is down, the exit code is 75."""
     run = verify(starter.folder, "--triton", triton.url)
     assert run.returncode == 0, run.stderr
     triton.stop()
@@ -123,10 +123,10 @@ def test_triton_is_asked_for_the_golden_faces(triton: TritonServer, starter: Bun
 
 @pytest.mark.parametrize("command", ["score", "scan", "serve", "doctor"])
 @pytest.mark.parametrize("wrong", ["digest", "key"])
-def test_every_job_asks_whose_bundle_it_is(
+def test_every_job_checks_digest_and_signature(
     copy: Path, tmp_path: Path, portrait: bytes, command: str, wrong: str
 ) -> None:
-    """A bundle with another digest, or without the signature that the settings ask for, ends each job with 65."""
+    """A bundle with another digest, or without the signature that the settings require, ends each job with 65."""
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(portrait)
     (tmp_path / "requests.jsonl").write_text("{}\n")
@@ -145,7 +145,7 @@ def test_every_job_asks_whose_bundle_it_is(
         [UNLENSED, *arguments, "--bundle", copy], env=clean, capture_output=True, text=True, check=False, timeout=120
     )
     assert run.returncode == 65, run.stderr
-    sentence = "this is another bundle" if wrong == "digest" else "without a signature no key can vouch"
+    sentence = "this is another bundle" if wrong == "digest" else "without a signature the key cannot confirm"
     assert sentence in run.stdout + run.stderr
 
 
@@ -165,18 +165,18 @@ def test_a_signed_bundle_scores(copy: Path, tmp_path: Path, portrait: bytes, sta
     assert run.returncode == 0, run.stderr
 
 
-def test_the_bytes_that_were_vouched_for_are_parsed(copy: Path, starter: Bundle) -> None:
-    """A manifest that changes once it was vouched for is not the one that is parsed."""
+def test_the_checked_bytes_are_parsed(copy: Path, starter: Bundle) -> None:
+    """A manifest that changes after its check is not the one that is parsed."""
 
-    def vouch(manifest: bytes) -> None:
+    def check(manifest: bytes) -> None:
         check_trust(copy, manifest, starter.model.digest, None)
         (copy / MANIFEST).write_text("another")
 
-    assert read_bundle(copy, vouch).model.digest == starter.model.digest
+    assert read_bundle(copy, check).model.digest == starter.model.digest
 
 
 def test_a_network_that_changed_since_is_not_read(copy: Path) -> None:
-    """The bytes of a network are hashed when an engine takes them, not only when the bundle was checked."""
+    """The bytes of a network are hashed again when an engine reads them."""
     bundle = read_bundle(copy)
     data = bytearray(bundle.extractor.read_bytes())
     data[-1] ^= 1

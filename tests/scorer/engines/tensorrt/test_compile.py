@@ -59,7 +59,7 @@ def test_a_file_that_is_no_graph_is_refused(rtx: ModuleType, bundle: Bundle, tmp
     """What the parser cannot read is one line that names the file and what the parser says."""
     broken = tmp_path / "model.onnx"
     broken.write_bytes(bundle.extractor.read_bytes()[:5000])
-    with pytest.raises(BundleMismatch, match=r"model\.onnx is no network that TensorRT reads: .+") as refused:
+    with pytest.raises(BundleMismatch, match=r"model\.onnx is not a network that TensorRT reads: .+") as refused:
         compile_network(broken, bundle.manifest, BatchProfile(opt=8, max=32), rtx)
     assert "\n" not in str(refused.value)
 
@@ -117,5 +117,5 @@ def test_trtexec_gets_the_manifest_s_command(bundle: Bundle, tmp_path: Path) -> 
 def test_trtexec_s_failure_is_a_sentence(bundle: Bundle, tmp_path: Path) -> None:
     """Its complaint is passed on in one line."""
     program = write_program(tmp_path, FAILING)
-    with pytest.raises(BundleMismatch, match=r"trtexec builds no plan of .*model\.onnx: .*no kernel for this GPU"):
+    with pytest.raises(BundleMismatch, match=r"trtexec cannot build a plan of .*model\.onnx: .*no kernel for this GPU"):
         run_trtexec(program, bundle.manifest, BatchProfile(), bundle.extractor)

@@ -47,9 +47,9 @@ def edit_build(folder: Path, **fields: object) -> None:
     [
         (lambda folder: (folder / PLAN_FILE).unlink(), "model.plan is not built yet"),
         (lambda folder: (folder / BUILD_FILE).unlink(), "model.plan is not built yet"),
-        (lambda folder: (folder / BUILD_FILE).write_text("{"), "build.json does not say what"),
+        (lambda folder: (folder / BUILD_FILE).write_text("{"), "build.json does not state what"),
         (lambda folder: edit_build(folder, onnx_sha256="0" * 64), "built from another graph"),
-        (lambda folder: (folder / PLAN_FILE).write_bytes(b"other"), "is not the plan that .*build.json speaks of"),
+        (lambda folder: (folder / PLAN_FILE).write_bytes(b"other"), "is not the plan that .*build.json describes"),
     ],
 )
 def test_a_plan_that_does_not_belong_is_refused(
@@ -131,7 +131,7 @@ def test_verify_without_a_gpu_says_so(bundle: Bundle) -> None:
 @pytest.mark.skipif(bool(find_gpu()[0]), reason="this machine has a GPU")
 def test_a_plan_is_not_built_without_a_gpu(bundle: Bundle) -> None:
     """The builder says what is missing, and leaves nothing behind."""
-    with pytest.raises(DeviceUnavailable, match="built on the GPU that serves it, and here is none"):
+    with pytest.raises(DeviceUnavailable, match="built on the GPU that serves it, and this machine has none"):
         build_plan(bundle)
     assert OTHERS[DeviceUnavailable] is PlanBuilderMissing.exit_code is Exit.BAD_CONFIGURATION
     assert not (bundle.folder / PLAN_FILE).exists()
