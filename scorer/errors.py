@@ -17,7 +17,7 @@
     ├── BrokerUnavailable       75  the broker does not answer
     ├── BackendUnavailable      75  the engine does not answer
     ├── PayloadUnavailable      75  an image cannot be read now
-    │   └── PayloadRefused      78  a store refuses this machine
+    │   └── PayloadRefused      78  a store denies access
     ├── RunNotReady             75  the scan is not planned yet
     ├── ArchiveUnavailable      75  the archive cannot be read now
     ├── ScanInterrupted         75  the scan was stopped

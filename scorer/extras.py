@@ -32,6 +32,7 @@ EXTRAS = {
     "rtx": "tests that build a GPU bundle's graph",
     "test": "the tests",
     "bench": "the benchmarks",
+    "fuzz": "make fuzz",
 }
 
 # The extras of each command, so that one line installs all of them; others follow from the module that is missing.

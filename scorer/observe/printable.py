@@ -1,33 +1,33 @@
-"""Names and messages of strangers, written so that none of their characters acts on a terminal.
+"""Untrusted names and messages, written so that none of their characters controls a terminal.
 
-Names of files, tenants, URIs and exceptions may hold escape sequences, direction marks or line ends.
+Names of files, tenants, URIs and exceptions may contain escape sequences, direction marks or line ends.
 """
 
 import codecs
 import sys
 from typing import IO
 
-_FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF  # how Python reads the bytes of a name that are no UTF-8
+_FIRST_BYTE, _LAST_BYTE = 0xDC80, 0xDCFF  # surrogates of the bytes of a name that are not UTF-8
 
 
 def printable(text: str) -> str:
-    r"""Return `text` with an escape for each character that is not printed (`str.isprintable`), line ends included.
+    r"""Return `text` with an escape for each character that is not printable (`str.isprintable`), line ends included.
 
-    The escapes are those of a shell's $'...', so that a file can be found by what is shown: `\n`, `\x1b`, `\u202e`, and
-    `\xff` for a byte that is no UTF-8. Applying it twice changes nothing.
+    The escapes are those of a shell's $'...', so that a file can be found by it: `\n`, `\x1b`, `\u202e`, and
+    `\xff` for a byte that is not UTF-8. The function is idempotent.
     """
     return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
 def printable_value(value: object) -> object:
-    """Return text as `printable`, anything else as it is; a page's `finalize`, whose own markup is not text here."""
+    """Return text as `printable`, any other value unchanged; the `finalize` of pages, whose markup is not `str`."""
     return printable(value) if type(value) is str else value
 
 
 def printable_json(text: str, *, ascii_only: bool = False) -> str:
-    """Return JSON that means the same, with an escape for each character that is not printed; line ends stay.
+    """Return equivalent JSON with an escape for each character that is not printable; line ends stay.
 
-    With `ascii_only` every character beyond ASCII is an escape.
+    With `ascii_only` every character outside ASCII is escaped.
     """
     if not ascii_only and text.isprintable():
         return text
@@ -42,7 +42,7 @@ def count_noun(number: int, noun: str, plural: str = "") -> str:
 
 
 def print_json(text: str, file: IO[str] | None = None) -> None:
-    """Print JSON at once, whatever the terminal's encoding: what it may lack is escaped, so that it stays JSON."""
+    """Print JSON and flush; characters that the encoding of the file may lack are escaped, so that it stays JSON."""
     file = file or sys.stdout
     ascii_only = codecs.lookup(getattr(file, "encoding", None) or "utf-8").name != "utf-8"
     file.write(printable_json(text, ascii_only=ascii_only) + "\n")
@@ -55,7 +55,7 @@ def _escape(character: str) -> str:
         return f"\\x{number & 0xFF:02x}"
     if character.isascii():
         return character.encode("unicode_escape").decode()
-    return f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"  # noqa: PLR2004 - the last of four digits
+    return f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"  # noqa: PLR2004 - the last with four digits
 
 
 def _escape_json(character: str) -> str:

@@ -1,8 +1,8 @@
-"""What must never stand in a log line, and what stands there instead.
+"""Remove from log lines what must never be logged.
 
-Out go: bytes, image data in any coat (base64, `data:` URLs, the repr of bytes, values that pydantic quotes), EXIF,
-headers' values, passwords and their kin by name, and of URLs the user, the query and the fragment. A secret in prose,
-without a name beside it or a URL around it, cannot be known for one: do not write such prose.
+Removed are: bytes, image data in any form (base64, `data:` URLs, the repr of bytes, values that pydantic quotes), EXIF,
+values of headers, passwords and other secrets by their name, and the user, the query and the fragment of URLs. A secret
+in a sentence, without its name and outside a URL, cannot be detected: do not write such a sentence.
 """
 
 import math
@@ -18,7 +18,7 @@ from uuid import UUID
 MAX_CHARACTERS = 2_000
 MAX_ITEMS = 50
 MAX_DEPTH = 6
-MAX_READ_CHARACTERS = 65_536  # what is longer is cut before it is searched
+MAX_READ_CHARACTERS = 65_536  # longer text is cut before the search
 HIDDEN = "<redacted>"
 
 _WORDS = (
@@ -28,7 +28,7 @@ _SECRET_NAME = re.compile(rf"{_WORDS}|^(?:pwd|sig|auth|headers?|exif|gps.*|data|
 
 _SCHEME = r"([A-Za-z][A-Za-z0-9+.-]{1,30}):[/\\]+"
 _URL = re.compile(_SCHEME + r"([^\s?#]*)([?#]\S*)?")
-_ONLY_URL = re.compile(_SCHEME + r"([^?#]*)([?#].*)?", re.DOTALL)  # what is no prose may hold spaces, too
+_ONLY_URL = re.compile(_SCHEME + r"([^?#]*)([?#].*)?", re.DOTALL)  # a value that is only a URL may contain spaces
 _PATTERNS = (
     (re.compile(r"\bdata:[^\s,]{0,200},\S*"), f"data:{HIDDEN}"),
     (re.compile(r"input_value=.*"), f"input_value={HIDDEN}"),  # a ValidationError quotes the picture
@@ -36,7 +36,7 @@ _PATTERNS = (
     (
         re.compile(r"(?<=\S)\?\S+"),
         f"?{HIDDEN}",
-    ),  # a path with a query whose host stands elsewhere, as urllib3 writes it
+    ),  # a path with a query but without its host, as urllib3 writes it
     (
         re.compile(
             rf"({_WORDS})([\w-]{{0,32}}[\\\"']{{0,4}}\s{{0,4}}[:=]\s{{0,4}})"
@@ -50,46 +50,46 @@ _PATTERNS = (
 
 
 def redact_text(text: str, max_characters: int = MAX_CHARACTERS) -> str:
-    """Return `text` without what must not be logged, its middle left out if it is longer than `max_characters`."""
-    text = _URL.sub(_bare_url, text[:MAX_READ_CHARACTERS])
-    for pattern, instead in _PATTERNS:
-        text = pattern.sub(instead, text)
+    """Return `text` without what must not be logged; the middle of a text over `max_characters` is removed."""
+    text = _URL.sub(_strip_url, text[:MAX_READ_CHARACTERS])
+    for pattern, replacement in _PATTERNS:
+        text = pattern.sub(replacement, text)
     if len(text) <= max_characters:
         return text
     half = max_characters // 2
     return f"{text[:half]} <{len(text) - 2 * half} characters> {text[-half:]}"
 
 
-def _bare_url(match: re.Match[str]) -> str:
-    scheme, place, rest = match.groups(default="")
-    if "@" in rest:  # a user or a password with a question mark: nobody knows where the host begins
+def _strip_url(match: re.Match[str]) -> str:
+    scheme, address, rest = match.groups(default="")
+    if "@" in rest:  # a user or a password contains a question mark: the start of the host is unknown
         return f"{scheme}://{HIDDEN}"
-    return f"{scheme}://{place.rpartition('@')[2]}{rest[:1]}{HIDDEN if rest else ''}"
+    return f"{scheme}://{address.rpartition('@')[2]}{rest[:1]}{HIDDEN if rest else ''}"
 
 
 def redact(value: object, depth: int = 0) -> object:
-    """Return `value` as JSON can say it, redacted; an object of a type unknown here shows as its type's name."""
-    said: object
+    """Return `value` redacted, as a JSON value; an object of an unknown type becomes the name of its type."""
+    redacted: object
     match value:
         case None | bool():
-            said = value
+            redacted = value
         case Enum():
-            said = redact(value.value, depth)
+            redacted = redact(value.value, depth)
         case str():
-            said = redact_text(_ONLY_URL.sub(_bare_url, value) if _ONLY_URL.match(value) else value)
+            redacted = redact_text(_ONLY_URL.sub(_strip_url, value) if _ONLY_URL.match(value) else value)
         case bytes() | bytearray() | memoryview():
-            said = f"<{len(value)} bytes>"
+            redacted = f"<{len(value)} bytes>"
         case Integral():
-            said = int(value)
+            redacted = int(value)
         case Real():
-            said = number if math.isfinite(number := float(value)) else str(number)
+            redacted = number if math.isfinite(number := float(value)) else str(number)
         case PurePath() | UUID() | date():
-            said = redact_text(str(value))
+            redacted = redact_text(str(value))
         case BaseException():
-            said = f"{type(value).__name__}: {redact_text(str(value))}"
+            redacted = f"{type(value).__name__}: {redact_text(str(value))}"
         case _:
-            said = _redact_many(value, depth)
-    return said
+            redacted = _redact_many(value, depth)
+    return redacted
 
 
 def _redact_many(value: object, depth: int) -> object:
@@ -104,7 +104,7 @@ def _redact_many(value: object, depth: int) -> object:
 
 
 def redact_field(name: str, value: object, depth: int = 0) -> object:
-    """Return `value` redacted; wholly when `name` says that it is a secret or part of a picture."""
+    """Return `value` redacted; completely if `name` is that of a secret or of image data."""
     if _SECRET_NAME.search(name) and isinstance(value, str | bytes | Mapping | list | tuple | AbstractSet):
         return HIDDEN
     return redact(value, depth)

@@ -1,7 +1,7 @@
-"""Which addresses `https://` may reach: the public internet, and nothing that only looks like it.
+"""Which addresses `https://` may reach: those of the public internet only.
 
-A request's URI is a stranger's word. Without this guard it could read what only this machine can reach: another
-service, a cloud's metadata endpoint, a neighbour on the local network.
+The URI of a request is untrusted. Without this check it could read what only this machine can reach: another service,
+the metadata endpoint of a cloud, a machine on the local network.
 """
 
 import socket
@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 Address = IPv4Address | IPv6Address
 
-_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the low 32 bits are the IPv4 address that is really meant
-_UNICAST = IPv6Network("2000::/3")  # the only block from which public IPv6 addresses are given out
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the low 32 bits are the IPv4 address of the destination
+_UNICAST = IPv6Network("2000::/3")  # the only block from which public IPv6 addresses are assigned
 _SPECIAL_V6 = (
-    IPv6Network("2001::/23"),  # protocol assignments; Teredo, which embeds IPv4, among them
+    IPv6Network("2001::/23"),  # protocol assignments, including Teredo, which embeds IPv4
     IPv6Network("2001:db8::/32"),  # documentation
     IPv6Network("2002::/16"),  # 6to4: embeds IPv4, obsolete (RFC 7526)
     IPv6Network("3fff::/20"),  # documentation
@@ -24,12 +24,12 @@ _SPECIAL_V4 = (
     IPv4Network("192.0.0.0/24"),  # protocol assignments
     IPv4Network("192.88.99.0/24"),  # relays of 6to4, obsolete
 )
-# A system's resolver has no time limit of its own that could be set; a few threads wait for it, whoever asks.
+# The resolver of the system has no time limit that can be set; a few threads wait for it on behalf of all callers.
 _RESOLVERS = ThreadPoolExecutor(8, "payload-dns")
 
 
 class Endpoint(NamedTuple):
-    """Where to connect: a resolver's answer, as `socket` takes it."""
+    """An address to connect to, in the form that `socket` expects."""
 
     family: socket.AddressFamily
     address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
@@ -44,10 +44,10 @@ Resolve = Callable[[str, int, float], list[Endpoint]]
 
 
 def is_public(address: Address) -> bool:
-    """Return whether an address is of the public internet.
+    """Return whether an address belongs to the public internet.
 
-    Private, loopback, link-local, multicast, reserved and documentation addresses are not; neither are IPv6
-    addresses that embed IPv4 (mapped, 6to4, Teredo), save NAT64's, which are judged by the address they embed.
+    Private, loopback, link-local, multicast, reserved and documentation addresses do not; neither do IPv6 addresses
+    that embed IPv4 (mapped, 6to4, Teredo). For a NAT64 address the embedded IPv4 address counts.
     """
     if isinstance(address, IPv6Address):
         if address in _NAT64:
@@ -62,11 +62,11 @@ def is_public(address: Address) -> bool:
 
 
 def resolve_host(host: str, port: int, timeout_s: float) -> list[Endpoint]:
-    """Ask the system's resolver for every address of `host`.
+    """Return all addresses of `host` from the resolver of the system.
 
     Raises:
         TimeoutError: no answer within `timeout_s`.
-        OSError: the resolver knows no such name or does not answer.
+        OSError: the name does not exist, or the resolver does not answer.
     """
     answers: Future[list[Endpoint]] = _RESOLVERS.submit(_ask_resolver, host, port)
     try:

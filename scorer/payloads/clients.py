@@ -1,4 +1,4 @@
-"""The client of each kind of store: whether its package is there, and which variables carry its credentials."""
+"""The client of each kind of store: whether its package is installed, and which variables set its credentials."""
 
 import fsspec
 from fsspec.registry import known_implementations
@@ -14,8 +14,8 @@ _CREDENTIALS = {
     **dict.fromkeys(("az", "abfs", "abfss", "adl"), _AZURE),
     "hf": "HF_TOKEN",
 }
-# What clients raise when there are no credentials or the store does not accept them, by name: they may not be imported.
-_REFUSALS = frozenset(
+# Names of the exceptions of clients for missing or refused credentials; their packages may not be installed.
+_ACCESS_ERRORS = frozenset(
     {
         "NoCredentialsError",  # botocore
         "PartialCredentialsError",
@@ -28,21 +28,21 @@ _REFUSALS = frozenset(
         "GatedRepoError",  # huggingface_hub
     }
 )
-_REFUSED_STATUS = frozenset({401, 403})
+_ACCESS_STATUS = frozenset({401, 403})
 
 
 def require_client(scheme: str) -> None:
-    """Refuse a scheme whose client is not installed; nothing is opened.
+    """Refuse a scheme whose client is not installed, without opening a connection.
 
     Raises:
-        ValueError: no client reads such a scheme.
-        SettingsError: its package is missing; the sentence says what to install.
+        ValueError: no client supports the scheme.
+        SettingsError: its package is missing; the message states what to install.
     """
     try:
         fsspec.get_filesystem_class(scheme)
     except ImportError as error:
         package = str(known_implementations.get(scheme, {}).get("class", "fsspec")).partition(".")[0]
-        if package == "fsspec":  # it brings the class, but not what that imports
+        if package == "fsspec":  # fsspec contains the class, but not the packages that it imports
             message = f"{scheme}:// cannot be read here: {error}"
         else:
             message = f"{scheme}:// needs the package {package}, which is not installed: {install_line(package)}"
@@ -50,13 +50,13 @@ def require_client(scheme: str) -> None:
 
 
 def is_access_denied(error: Exception) -> bool:
-    """Return whether a client says that the store does not let this machine in."""
+    """Return whether an error of a client means that the store denies access."""
     status = getattr(error, "code", None) or getattr(error, "status_code", None)
-    return isinstance(error, PermissionError) or type(error).__name__ in _REFUSALS or status in _REFUSED_STATUS
+    return isinstance(error, PermissionError) or type(error).__name__ in _ACCESS_ERRORS or status in _ACCESS_STATUS
 
 
 def describe_access_denied(scheme: str) -> str:
-    """Return what to do about a store that does not let this machine in."""
+    """Return what to do about a store that denies access."""
     if scheme not in _CREDENTIALS:
-        return "the store refuses this machine; check its credentials or the file's rights"
-    return f"the store refuses this machine or has no credentials of it; set {_CREDENTIALS[scheme]}"
+        return "the store denies access; check the credentials of this machine or the permissions of the file"
+    return f"the store denies access, or this machine has no credentials; set {_CREDENTIALS[scheme]}"

@@ -1,4 +1,4 @@
-"""The file at a `file:` URI that somebody at this machine named."""
+"""Files of this machine that a user named, by `file:` URI."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ def read_image(uri: str, max_bytes: int) -> bytes:
     """Read the file at a `file:` URI whole.
 
     Raises:
-        Unscorable: it is gone, forbidden, no regular file (a pipe would block for ever), or too large.
+        Unscorable: it is missing, forbidden, not a regular file (a pipe would block for ever), or too large.
     """
     path = decode_file_uri(uri)
     try:
@@ -29,12 +29,12 @@ def read_image(uri: str, max_bytes: int) -> bytes:
         if facts.st_size > max_bytes:
             raise Unscorable(Reason.TOO_MANY_BYTES, f"{facts.st_size} bytes, the limit is {max_bytes}")
         return path.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a listed name holds a NUL
+    except (OSError, ValueError) as error:  # ValueError: a name contains a NUL
         raise Unscorable(Reason.UNREADABLE, getattr(error, "strerror", None) or str(error)) from error
 
 
 def name_file(path: Path) -> str:
-    """Return the name of a file in results: as given, with bytes that are no text escaped."""
+    """Return the name of a file in results: as given, with bytes that are not UTF-8 escaped."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
@@ -44,6 +44,6 @@ def request_file(path: Path, faces: tuple[RequestedFace, ...] | None = None) -> 
     Raises:
         pydantic.ValidationError: there are too many boxes, or two have one face_id.
     """
-    # A file name may hold bytes that are no text; the id shows them escaped, the URI keeps them exactly.
+    # A file name may contain bytes that are not UTF-8: the id contains them escaped, the URI exactly.
     name = shorten_id(name_file(path))
     return ScoreRequest(request_id=name, content_id=name, image=ImageSource(uri=path.absolute().as_uri()), faces=faces)

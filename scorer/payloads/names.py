@@ -1,4 +1,4 @@
-"""Names of images: what a result calls them, and what a report groups them by."""
+"""Names of images in results and messages, and names of the groups of a report."""
 
 import hashlib
 from pathlib import PurePosixPath
@@ -11,24 +11,24 @@ _KEPT_CHARACTERS = MAX_ID_CHARACTERS - 100
 
 
 def show_uri(uri: str) -> str:
-    """Return a URI for a message: a local file's path, any other without what may be a secret."""
+    """Return a URI for a message: the path of a local file, or a URI without its possible secrets."""
     return _unquote(uri.removeprefix("file://")) if uri.startswith("file://") else describe_uri(uri)
 
 
 def escape_name(name: str) -> str:
-    """Return a name in which bytes that are no text (surrogates, as Python reads them) stand escaped."""
+    """Return a name with escapes for bytes that are not UTF-8 (surrogates in Python)."""
     return name.encode(errors="backslashreplace").decode()
 
 
 def shorten_id(name: str) -> str:
-    """Return a name as it is, or what a result takes of a longer one: its start, and a digest of the whole."""
+    """Return a name unchanged, or the start of a longer one with a digest of the whole name."""
     if len(name) <= _KEPT_CHARACTERS:
         return name
     return f"{name[:_KEPT_CHARACTERS]}...{hashlib.sha256(name.encode()).hexdigest()}"
 
 
 def source_of(uri: str) -> str:
-    """Return what the images of a tar or a manifest are grouped by: its file name."""
+    """Return the group of the images of a tar or a manifest: its file name."""
     name = PurePosixPath(uri).name
     return _unquote(name) if uri.startswith("file:") else escape_name(name)
 

@@ -1,4 +1,4 @@
-"""The files of local folders and object stores, through fsspec: opened, and told from their later versions."""
+"""Files of local folders and object stores, through fsspec: open them, and detect changes."""
 
 import io
 import os
@@ -30,7 +30,7 @@ class Store:
 
     Attributes:
         scheme: "file", "s3", ...
-        files: fsspec's view of it. Nothing that it lists is remembered.
+        files: the file system of fsspec, without a cache of listings.
     """
 
     scheme: str
@@ -43,14 +43,14 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What tells a file from what it may become later: its size in bytes, and the store's word for its state."""
+    """Detects a changed file: its size in bytes, and the identifier of its state in the store."""
 
     size: int
     state: str
 
 
 def open_store(name: str) -> tuple[Store, str]:
-    """Return the store in which a path or URI lies, and its path there; no store is asked anything.
+    """Return the store of a path or URI, and the path in the store, without a request to the store.
 
     Raises:
         UsageError: the scheme is unknown.
@@ -67,12 +67,12 @@ def open_store(name: str) -> tuple[Store, str]:
         raise UsageError(message) from error
     try:
         files = fsspec.filesystem(scheme, use_listings_cache=False)
-    except Exception as error:  # every client has its own
+    except Exception as error:  # every client has its own exceptions
         message = f"{scheme}:// cannot be opened ({type(error).__name__}): {describe_access_denied(scheme)}"
         raise SettingsError(message) from error
     if scheme != LOCAL:
-        return Store(scheme, files), str(files._strip_protocol(f"{scheme}://{rest}"))  # noqa: SLF001 - fsspec's way to say it
-    # Not by `urlsplit`: the question mark of a glob begins no query.
+        return Store(scheme, files), str(files._strip_protocol(f"{scheme}://{rest}"))  # noqa: SLF001 - fsspec has no public function for it
+    # `urlsplit` would take the question mark of a glob for a query.
     escaped = rest.removeprefix("localhost").encode(errors="surrogateescape")
     path = os.fsdecode(unquote_to_bytes(escaped)) if separator else name
     return Store(LOCAL, files), str(Path(path).absolute())
@@ -80,12 +80,12 @@ def open_store(name: str) -> tuple[Store, str]:
 
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
-    """Raise what a store does wrong as what it is; that a file does not exist is the caller's to judge.
+    """Translate the errors of a store; a missing file is left to the caller.
 
     Raises:
-        PayloadRefused: it does not let this machine in.
-        UsageError: the name cannot be one of a file: links in a circle, too long, not what the store takes.
-        PayloadUnavailable: it fails, and may not fail later.
+        PayloadRefused: the store denies access.
+        UsageError: the name is not valid: a cycle of links, too long, or refused by the store.
+        PayloadUnavailable: the store fails; a retry may succeed.
         SourceChanged: the file was replaced while it was read.
     """
     scheme = uri.partition("://")[0].lower()
@@ -93,18 +93,18 @@ def store_errors(uri: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - every store has its own; their texts may repeat secrets
+    except Exception as error:  # noqa: BLE001 - every client has its own exceptions, whose texts may contain secrets
         if scheme == LOCAL and isinstance(error, OSError) and error.errno not in TRANSIENT_ERRNOS:
             refused = isinstance(error, PermissionError)
-            message = f"{show_uri(uri)} cannot be read: {error.strerror}{'; check its rights' if refused else ''}"
+            message = f"{show_uri(uri)} cannot be read: {error.strerror}{'; check its permissions' if refused else ''}"
             raise (PayloadRefused if refused else UsageError)(message) from None
         if is_access_denied(error):
             message = f"{show_uri(uri)}: {describe_access_denied(scheme)}"
             raise PayloadRefused(message) from None
         if type(error).__name__ in INVALID_NAME_ERRORS:
-            message = f"{show_uri(uri)} is no name that the store takes"
+            message = f"{show_uri(uri)} is not a valid name in the store"
             raise UsageError(message) from None
-        if type(error).__name__ == "FileExpired":  # s3fs's
+        if type(error).__name__ == "FileExpired":  # of s3fs
             message = f"{show_uri(uri)} was replaced while it was read"
             raise SourceChanged(message) from None
         message = f"{show_uri(uri)}: the store failed ({type(error).__name__})"
@@ -116,10 +116,10 @@ class StoreFile(io.RawIOBase):
 
     Args:
         uri: of the file.
-        scattered: reads jump between a few places, as a Parquet file's columns make them; else they go forward.
+        scattered: reads alternate between a few offsets, as for columns of Parquet; else they are sequential.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the file does not exist.
         UsageError: it is a pipe or a device.
         PayloadUnavailable: the store fails, here or in any method.
     """
@@ -133,42 +133,42 @@ class StoreFile(io.RawIOBase):
             self._file = store.files.open(path, "rb", **(_KEEP_BLOCKS if scattered else _READ_AHEAD))
 
     def readable(self) -> bool:
-        """Say that it can be read."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Say that it can be read anywhere."""
+        """Return True."""
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """Return up to `size` bytes from here, fewer only at the end."""
+        """Return up to `size` bytes from the current position, fewer only at the end."""
         with store_errors(self._uri):
             return bytes(self._file.read(size))
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - typeshed's name for a buffer needs Python 3.12
-        """Fill a buffer from here."""
+        """Fill a buffer from the current position."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place."""
+        """Set the position."""
         with store_errors(self._uri):
             return int(self._file.seek(offset, whence))
 
     def tell(self) -> int:
-        """Return where the next read begins."""
+        """Return the position."""
         return int(self._file.tell())
 
     def close(self) -> None:
-        """Close it; a second time changes nothing."""
+        """Close the file; a second call has no effect."""
         if not self.closed:
             self._file.close()
         super().close()
 
 
 def read_version(uri: str) -> Version:
-    """Ask the store for a file's size and state (ETag, generation, or the time of the last change).
+    """Return the size and state of a file from its store (ETag, generation, or the time of the last change).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -185,7 +185,7 @@ def read_version(uri: str) -> Version:
 
 
 def _require_regular(store: Store, path: str) -> None:
-    """Refuse a pipe or a device of this machine, which would be waited for."""
+    """Refuse a pipe or a device of this machine: reading it would block."""
     if store.scheme != LOCAL:
         return
     with store_errors(store.name(path)):

@@ -310,10 +310,10 @@ def test_one_private_address_among_public_ones_is_enough(server: Server) -> None
     before = server.connections
     for judge in (is_public, lambda ip: ip.is_loopback):
         with pytest.raises(Unscorable) as error:
-            server.fetch(answer("200 OK"), replace(server.network(), resolve=lambda *_: endpoints, admits=judge))
+            server.fetch(answer("200 OK"), replace(server.network(), resolve=lambda *_: endpoints, allows=judge))
         assert error.value.reason is Reason.FORBIDDEN_URI
     assert server.connections == before
-    assert Network().admits is is_public
+    assert Network().allows is is_public
     assert Network().resolve is resolve_host
 
 
@@ -344,7 +344,7 @@ def test_certificates_are_checked_by_name(server: Server, tmp_path: Path) -> Non
     """A certificate of another name, or of an unknown authority, is no answer about the image."""
     with serve(tmp_path, "other.example") as impostor, pytest.raises(PayloadUnavailable, match="certificate"):
         impostor.fetch(answer("200 OK", BODY))
-    network = replace(server.network(), trust=make_tls_context)
+    network = replace(server.network(), make_context=make_tls_context)
     with pytest.raises(PayloadUnavailable, match="certificate"):
         server.fetch(answer("200 OK", BODY), network)
 
