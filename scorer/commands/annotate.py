@@ -20,30 +20,30 @@ from scorer.meaning import explain_decisions
 from scorer.messages import Decision, FaceResult, ScoreResult
 from scorer.observe.printable import printable
 
-# Okabe-Ito: told apart by people with any kind of colour vision.
+# Okabe-Ito: distinguishable with any kind of colour vision.
 COLOURS = {Decision.PASS: "#0072B2", Decision.REVIEW: "#E69F00", Decision.FLAG: "#D55E00"}
 MAX_SIDE = 1600
 CAPTION_PX, MIN_CAPTION_WIDTH = 13, 400
-LIST_FILE = ".unlensed-pictures.jsonl"  # what a run wrote into the folder: a name and a digest a line
+LIST_FILE = ".unlensed-pictures.jsonl"  # the pictures that a run wrote: a name and a digest per line
 _PARTIAL = ".unlensed-picture.partial"
-_MAX_NUMBER_BYTES = 8  # of what tells pictures apart that would have one name
+_MAX_NUMBER_BYTES = 8  # of the number that makes a name unique
 
 
 class PictureFolder:
-    """A folder of annotated pictures. What an earlier run wrote there is removed; every other file stays as it is.
+    """A folder of annotated pictures. Those of an earlier run are removed; every other file stays unchanged.
 
     Args:
-        folder: it is made where there is none.
+        folder: is created if it does not exist.
         evaluation: of the bundle that scores, for the captions.
         sandbox: decodes the images.
-        warn: is told of the first picture that cannot be written; the run goes on.
+        warn: is called for the first picture that cannot be written; the run continues.
 
     Attributes:
-        written: how many pictures this run wrote.
-        failed: how many it could not write.
+        written: the number of pictures that this run wrote.
+        failed: the number that it could not write.
 
     Raises:
-        OSError: the folder cannot be made.
+        OSError: the folder cannot be created.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class PictureFolder:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._evaluation, self._sandbox, self._warn = folder, evaluation, sandbox, warn
         self.written = self.failed = 0
-        with suppress(OSError):  # a folder that may not be written: the first picture says so
+        with suppress(OSError):  # a folder that cannot be written is reported with the first picture
             self._clear()
 
     def add(self, result: ScoreResult, read: Callable[[], bytes]) -> None:
-        """Write the picture of a result whose image `read` brings; whatever is wrong is one warning."""
+        """Write the picture of a result, whose image `read` returns; only the first failure is a warning."""
         try:
             picture = draw_picture(read(), result, self._evaluation, self._sandbox)
             self._write(encode_picture(picture), result)
@@ -68,7 +68,7 @@ class PictureFolder:
             self.written += 1
 
     def _clear(self) -> None:
-        """Remove what the list names and nobody has changed since."""
+        """Remove the listed pictures that have not changed since."""
         listed = self.folder / LIST_FILE
         if not listed.is_file():
             return
@@ -93,7 +93,7 @@ class PictureFolder:
             partial.unlink(missing_ok=True)
 
     def _choose_name(self, result: ScoreResult) -> str:
-        """Return a name that fits the file system and that no file has."""
+        """Return a name that the file system allows and that no file has."""
         digest = (result.image.sha256 or "")[:8]
         room = os.pathconf(self.folder, "PC_NAME_MAX") - len(f"-{digest}.jpg") - _MAX_NUMBER_BYTES
         stem = printable(Path(result.content_id).stem).encode()[:room].decode(errors="ignore")
@@ -104,7 +104,7 @@ class PictureFolder:
         return name
 
     def _locate(self, name: str) -> Path:
-        """Return the path of a picture, whose name is UTF-8 whatever the locale."""
+        """Return the path of a picture, whose name is UTF-8 in every locale."""
         return self.folder / os.fsdecode(name.encode(errors="surrogateescape"))
 
 
@@ -116,11 +116,11 @@ def encode_picture(picture: Image.Image) -> bytes:
 
 
 def draw_picture(data: bytes, result: ScoreResult, evaluation: Evaluation | None, sandbox: Sandbox) -> Image.Image:
-    """Return the annotated picture of `result`, above a caption that says what its decisions mean.
+    """Return the annotated picture of `result`, with a caption below that states what its decisions mean.
 
     Args:
         data: the encoded image.
-        result: what was found in it.
+        result: of this image.
         evaluation: of the bundle that scored, for the caption.
         sandbox: decodes the image.
 
@@ -141,7 +141,7 @@ def draw_picture(data: bytes, result: ScoreResult, evaluation: Evaluation | None
 
 
 def _add_caption(picture: Image.Image, sentences: Sequence[str]) -> Image.Image:
-    """Return the picture above `sentences`, on paper that is wide enough to read them."""
+    """Return the picture with `sentences` below, at least `MIN_CAPTION_WIDTH` wide."""
     width = max(picture.width, MIN_CAPTION_WIDTH)
     size = max(CAPTION_PX, picture.width / 50)
     font = ImageFont.load_default(size=size)

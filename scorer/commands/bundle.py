@@ -1,4 +1,4 @@
-"""`unlensed bundle`: whether a bundle is whole, whose it is, and what its engine needs of this machine."""
+"""`unlensed bundle`: copy and check a bundle, and build the plan of a GPU bundle."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -26,13 +26,13 @@ bundle_app = typer.Typer(
 def fetch(
     source: Annotated[str, typer.Argument(help="A folder, or a prefix of an object store: s3://bucket/bundles/a.")],
     folder: Annotated[
-        Path, typer.Argument(help="Where to: a folder that is empty or not there yet, or holds this copy already.")
+        Path, typer.Argument(help="The target: an empty or new folder, or one that contains this copy already.")
     ],
 ) -> None:
     """Copy a bundle from an object store or a folder; then `unlensed bundle verify` it.
 
-    The manifest is written last, so that a copy which was interrupted is no bundle. The same command finishes it, and
-    leaves a complete one alone: a container that is started again finds what it left.
+    The manifest is written last, so that an interrupted copy is not a bundle. The same command completes an interrupted
+    copy and leaves a complete one unchanged: a restarted container reuses its copy.
     """
     from scorer.bundle.fetch import fetch_bundle  # noqa: PLC0415 - it needs the extra `scan`
 
@@ -45,8 +45,8 @@ def verify(  # noqa: PLR0913 - one parameter per flag
     *,
     digest: DigestOption = None,
     key: KeyOption = None,
-    files_only: Annotated[bool, typer.Option("--files-only", help="Start no engine; check the files only.")] = False,
-    triton: Annotated[str | None, typer.Option(help="The engine is Triton's, at this gRPC host:port.")] = None,
+    files_only: Annotated[bool, typer.Option("--files-only", help="Check the files only, without an engine.")] = False,
+    triton: Annotated[str | None, typer.Option(help="Use the engine of Triton at this gRPC host:port.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
 ) -> None:
     """Check digests, schema and arrays, then send the golden faces through the live engine."""
@@ -62,11 +62,11 @@ def verify(  # noqa: PLR0913 - one parameter per flag
         Terminal().say(f"{folder}: {len(checked.manifest.files)} files as recorded. Digest {checked.model.digest}")
         return
     if (folder / PLAN_FILE).is_file():
-        read_plan(checked)  # a plan of another graph is refused wherever it lies
+        read_plan(checked)  # a plan of another graph is always refused
     with _opened_engine(checked, settings, through_triton=triton is not None) as (engine, name):
         drift = verify_engine(checked, engine)
     Terminal().say(
-        f"{folder}: {len(checked.manifest.files)} files as recorded, golden faces {drift:.2g} nats from their answers "
+        f"{folder}: {len(checked.manifest.files)} files as recorded, golden faces {drift:.2g} nats from their results "
         f"by {name} ({checked.manifest.golden_tolerance_nats:g} allowed). Digest {checked.model.digest}"
     )
 
@@ -77,10 +77,10 @@ def build(
     *,
     digest: DigestOption = None,
     key: KeyOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Build even where the plan still fits.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build even if the plan is still valid.")] = False,
 ) -> None:
-    """Build a GPU bundle's plan: run this on the GPU that serves, with the TensorRT that serves."""
-    from scorer.engines.tensorrt.build import build_plan, find_current_plan  # noqa: PLC0415 - only this command needs them
+    """Build the plan of a GPU bundle, on the GPU and with the TensorRT version that serve it."""
+    from scorer.engines.tensorrt.build import build_plan, find_current_plan  # noqa: PLC0415 - only this command needs it
 
     checked = read_trusted_bundle(load_settings(bundle=folder, bundle_digest=digest, bundle_key=key))
     current = None if force else find_current_plan(checked)
@@ -99,7 +99,7 @@ def _opened_engine(bundle: Bundle, settings: Settings, *, through_triton: bool) 
             local = open_local_engine(bundle, settings.device, settings.threads, sandbox)
             yield local.embedder, local.name
         return
-    from scorer.engines.triton.embedder import TritonEmbedder  # noqa: PLC0415 - engines load only when they are needed
+    from scorer.engines.triton.embedder import TritonEmbedder  # noqa: PLC0415 - engines are imported on demand
 
     remote = TritonEmbedder(bundle, settings.triton)
     try:

@@ -1,4 +1,4 @@
-"""How a command of this project is called and how it ends: one sentence on standard error and one exit code."""
+"""What all commands share: options, and errors as one sentence on standard error and one exit code."""
 
 import io
 import sys
@@ -24,15 +24,15 @@ _CommandLineError: type[Any] = typer.BadParameter.__mro__[2]
 
 
 class CommandGroup(TyperGroup):
-    """Commands whose missing packages are named with the extra that brings them."""
+    """Commands that name a missing package with the extra that includes it."""
 
-    needed: Sequence[str] = ()  # by every command of the group
+    needed: Sequence[str] = ()  # extras of every command of the group
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - Click's
         """Run the command that was called.
 
         Raises:
-            MissingExtra: a package that an extra brings is not installed.
+            MissingExtra: a package of an extra is not installed.
         """
         try:
             return super().invoke(ctx)
@@ -46,25 +46,25 @@ class CommandGroup(TyperGroup):
 
 
 def print_version(*, wanted: bool) -> None:
-    """Print the version and end, where it is wanted; a callback of `--version`."""
+    """Print the version and exit if it is wanted; a callback of `--version`."""
     if wanted:
         print(f"{PACKAGE} {VERSION}")  # noqa: T201 - the output asked for
         raise typer.Exit(Exit.DONE)
 
 
-# Flags of every command that reads a bundle; the settings of the same meaning are `bundle_digest` and `bundle_key`.
+# Options of every command that reads a bundle; the settings are `bundle_digest` and `bundle_key`.
 DigestOption = Annotated[str | None, typer.Option(help="The SHA-256 that bundle.json must have.")]
 KeyOption = Annotated[Path | None, typer.Option(help="An Ed25519 public key in PEM that must have signed bundle.json.")]
 VersionOption = Annotated[
-    bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and end.")
+    bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and exit.")
 ]
 
 
 def local_path(path: Path | None) -> Path | None:
-    """Return the path that an option names; a callback of options that name where to write.
+    """Return the path of an option; a callback of options that name an output.
 
     Raises:
-        typer.BadParameter: it is a URI, which would become a folder of that name.
+        typer.BadParameter: it is a URI.
     """
     try:
         if path is not None:
@@ -74,21 +74,21 @@ def local_path(path: Path | None) -> Path | None:
     return path
 
 
-# Foreseen errors of other packages; a builtin comes last, because its subclasses have codes of their own.
+# Expected errors of other packages; a builtin comes last, because its subclasses have their own codes.
 OTHERS: dict[type[Exception], Exit] = {
     SandboxBroken: Exit.BAD_DATA,
     DeviceUnavailable: Exit.BAD_CONFIGURATION,
-    OSError: Exit.TRY_AGAIN,  # a full disk, a folder that may not be written
+    OSError: Exit.TRY_AGAIN,  # for example a full disk
 }
-FORESEEN: tuple[type[Exception], ...] = (UnlensedError, *OTHERS)
+EXPECTED: tuple[type[Exception], ...] = (UnlensedError, *OTHERS)
 
 
 def find_exit(error: Exception, others: dict[type[Exception], Exit] = OTHERS) -> Exit:
-    """Return the exit code of an error; that of a defect where it is not foreseen.
+    """Return the exit code of an error; an unexpected error has that of a defect.
 
     Args:
-        error: what ended the command.
-        others: codes of errors that are no `UnlensedError`; the first that fits counts.
+        error: the error that ended the command.
+        others: codes of errors that are not an `UnlensedError`; the first match counts.
     """
     if isinstance(error, UnlensedError):
         return error.exit_code
@@ -96,11 +96,11 @@ def find_exit(error: Exception, others: dict[type[Exception], Exit] = OTHERS) ->
 
 
 def run_command(app: typer.Typer, name: str, others: dict[type[Exception], Exit] = OTHERS) -> None:
-    """Run a command line and end the process: every foreseen error is a sentence and its exit code.
+    """Run a command line and exit: each expected error prints a sentence and has its exit code.
 
     Args:
         app: the commands.
-        name: of the program, as people call it.
+        name: of the program.
         others: see `find_exit`.
     """
     tolerate_encoding()
@@ -111,7 +111,7 @@ def run_command(app: typer.Typer, name: str, others: dict[type[Exception], Exit]
     except _CommandLineError as error:
         written = io.StringIO()
         if getattr(error, "ctx", None):
-            error.ctx.color = True  # else it drops escape sequences, which a person would look for in vain
+            error.ctx.color = True  # otherwise it removes escape sequences, which must be shown
         error.show(file=written)
         for line in written.getvalue().rstrip("\n").split("\n"):
             sys.stderr.write(printable(line) + "\n")
@@ -119,10 +119,10 @@ def run_command(app: typer.Typer, name: str, others: dict[type[Exception], Exit]
     except (typer.Abort, KeyboardInterrupt):
         terminal.say(f"{name}: stopped", style="yellow")
         code = Exit.INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - whatever it is, it has an exit code of its own
+    except Exception as error:  # noqa: BLE001 - every error has an exit code
         code = find_exit(error, others)
         if code is Exit.CRASHED:
-            sys.excepthook(type(error), error, error.__traceback__)  # the service's logs may have taken it over
+            sys.excepthook(type(error), error, error.__traceback__)  # logs may have replaced the hook
         else:
             terminal.say(f"{name}: {error}", style="bold red")
     sys.exit(int(code or Exit.DONE))

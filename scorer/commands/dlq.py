@@ -1,6 +1,6 @@
-"""`unlensed dlq`: look at dead letters, and send their originals back.
+"""`unlensed dlq`: list dead letters, and send the original records back.
 
-Nothing here shows what a record holds: letters are known by their place, their size and why they died.
+The content of a record is never shown: only its partition, offset, size and error.
 """
 
 import json
@@ -26,15 +26,22 @@ if TYPE_CHECKING:
     from scorer.stream.kafka.log import KafkaLog
 
 dlq_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Look at dead letters, and send their originals back."
+    no_args_is_help=True, rich_markup_mode=None, help="List dead letters, and send the original records back."
 )
 
 MAX_ROWS = 200
-COLUMNS = {"died": 80, "code": 0, "tried": 100, "record": 0, "KiB": 100, "why": 0}  # the width from which each is shown
+COLUMNS = {
+    "died": 80,
+    "code": 0,
+    "tried": 100,
+    "record": 0,
+    "KiB": 100,
+    "why": 0,
+}  # the least terminal width for each column
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
-CodeOption = Annotated[str | None, typer.Option(help="Only letters with this error code.")]
-SinceOption = Annotated[str | None, typer.Option(help="Only letters since 30m, 24h, 7d or an ISO 8601 time.")]
+CodeOption = Annotated[str | None, typer.Option(help="Only dead letters with this error code.")]
+SinceOption = Annotated[str | None, typer.Option(help="Only dead letters since 30m, 24h, 7d or an ISO 8601 time.")]
 InsecureOption = Annotated[bool, typer.Option("--insecure-dev", help="Accept a network without TLS.")]
 
 
@@ -46,8 +53,8 @@ def list_command(
     since: SinceOption = None,
     insecure_dev: InsecureOption = False,
 ) -> None:
-    """Say which records died and why; key, value and headers stay hidden."""
-    from scorer.stream.dead_letter_replay import DeadLetterFilter, list_dead_letters  # noqa: PLC0415 - the client loads only when it is needed
+    """List which records have no result and why; key, value and headers stay hidden."""
+    from scorer.stream.dead_letter_replay import DeadLetterFilter, list_dead_letters  # noqa: PLC0415 - the client is imported on demand
 
     settings = load_settings(insecure_dev=insecure_dev or None)
     choice = DeadLetterFilter(settings.stream.requests, code, parse_since(since, datetime.now(UTC)))
@@ -85,46 +92,46 @@ def replay(  # noqa: PLR0913 - one parameter per flag
     *,
     code: CodeOption = None,
     since: SinceOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Send at most so many.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Also send what was replayed before.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Send at most this many.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also send records that were replayed before.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be sent.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Send without asking.")] = False,
     insecure_dev: InsecureOption = False,
 ) -> None:
-    """Send originals back to the topic of requests, each once; the letters stay where they are."""
+    """Send original records back to the topic of requests, each once; the dead letters stay in their topic."""
     from scorer.stream.dead_letter_replay import DeadLetterFilter, Replay  # noqa: PLC0415
-    from scorer.stream.kafka.connect import open_sink  # noqa: PLC0415 - the client loads only when it is needed
+    from scorer.stream.kafka.connect import open_sink  # noqa: PLC0415 - the client is imported on demand
 
     settings = load_settings(insecure_dev=insecure_dev or None)
     choice = DeadLetterFilter(settings.stream.requests, code, parse_since(since, datetime.now(UTC)))
     terminal = Terminal(stderr=True)
     with _open_log(settings) as log:
-        way = Replay(log, choice, again=again, limit=limit)
-        plan = way.plan()
+        replay_run = Replay(log, choice, again=again, limit=limit)
+        plan = replay_run.plan()
         for reason, count in plan.refused.items():
-            terminal.say(f"{count} stay: {reason}")
+            terminal.say(f"{count} are not sent: {reason}")
         terminal.say(f"to send to {choice.requests}: {_describe(plan.sent)}")
         if dry_run or not plan.sent:
             return
         if not yes:
             if not sys.stdin.isatty():
-                message = "nobody is there to ask: add --yes to send these, or --dry-run to stop here"
+                message = "standard input is not a terminal: add --yes to send these, or --dry-run to only list them"
                 raise UsageError(message)
             typer.confirm("Send them?", abort=True, err=True)
         sink = open_sink(settings.kafka, insecure_dev=settings.insecure_dev)
         try:
             with Progress("sending", plan.sent.total(), "letters", terminal) as progress:
-                done = way.run(sink, progress.advance)
+                done = replay_run.run(sink, progress.advance)
         finally:
             sink.close(timeout_s=5)
         terminal.say(f"sent to {choice.requests}: {_describe(done.sent)}")
 
 
 def parse_since(text: str | None, now: datetime) -> datetime | None:
-    """Return the moment that `30m`, `24h`, `7d` before `now`, or an ISO 8601 time (UTC if it does not say), names.
+    """Return the time of `30m`, `24h` or `7d` before `now`, or of an ISO 8601 text (UTC if it has no zone).
 
     Raises:
-        UsageError: it is neither.
+        UsageError: `text` is neither.
     """
     if text is None:
         return None
@@ -133,7 +140,7 @@ def parse_since(text: str | None, now: datetime) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        message = f"--since {text} is neither like 30m, 24h or 7d nor an ISO 8601 time"
+        message = f"--since {text} is neither a duration such as 30m, 24h or 7d nor an ISO 8601 time"
         raise UsageError(message) from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
@@ -145,7 +152,7 @@ def _describe(codes: Counter[str]) -> str:
 
 @contextmanager
 def _open_log(settings: Settings) -> Iterator["KafkaLog"]:
-    from scorer.stream.kafka.connect import open_dead_letters  # noqa: PLC0415 - the client loads only when it is needed
+    from scorer.stream.kafka.connect import open_dead_letters  # noqa: PLC0415 - the client is imported on demand
 
     log = open_dead_letters(settings.kafka, settings.stream, insecure_dev=settings.insecure_dev)
     try:

@@ -1,4 +1,4 @@
-"""What `unlensed doctor` finds: each part in use, why it was chosen, and what is missing."""
+"""The findings of `unlensed doctor`: each part in use, why it was chosen, and what is missing."""
 
 import importlib
 import importlib.metadata
@@ -28,14 +28,14 @@ from scorer.settings import Settings, load_settings
 from scorer.transport import require_private_transport
 from scorer.version import PACKAGE, VERSION
 
-# What no extra brings: it comes with the container that serves.
-TENSORRT = "the fastest engine on a GPU: builds and runs a bundle's plan; NVIDIA's containers bring it"
+# Not in an extra: it is part of the container that serves.
+TENSORRT = "the fastest engine on a GPU: builds and runs a bundle's plan; NVIDIA's containers contain it"
 MAX_NAMED = 5  # of an extra's missing packages
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One part of the installation; one that is `needed` and not `usable` keeps scoring from starting."""
+    """One part of the installation; scoring cannot start while a `needed` part is not `usable`."""
 
     part: str
     usable: bool
@@ -44,7 +44,7 @@ class Finding:
     needed: bool = True
 
     def as_dict(self) -> dict[str, object]:
-        """Return the finding as JSON-able fields."""
+        """Return the finding as JSON values."""
         return asdict(self)
 
     def line(self) -> Text:
@@ -55,7 +55,7 @@ class Finding:
 
 
 def examine(bundle: Path | None, device: str | None, **trust: object) -> list[Finding]:
-    """Look at every part that scoring needs, going on after a part that fails; `trust` are flags of `load_settings`."""
+    """Examine every part that scoring needs, also after a part that fails; `trust` are flags of `load_settings`."""
     findings = [_present(PACKAGE, VERSION, "this release")]
     findings += [_present("python", platform.python_version(), f"on {platform.machine()}, {platform.system()}")]
     try:
@@ -78,7 +78,7 @@ def examine(bundle: Path | None, device: str | None, **trust: object) -> list[Fi
 
 
 def _extra(name: str, use: str) -> Finding:
-    """Return which packages of an extra are missing; scoring is judged by the parts above."""
+    """Return which packages of an extra are missing; no extra is `needed`, because the other findings cover scoring."""
     missing = find_missing(name)
     if not missing:
         return _present("extra", f"{name} is installed", use)
@@ -107,7 +107,7 @@ def _packages(bundle: Bundle | None) -> list[Finding]:
 def _device(settings: Settings, bundle: Bundle | None) -> Finding:
     if bundle and _only_triton_embeds(bundle, settings):
         cores = f"{settings.threads} of {os.cpu_count()} cores"
-        return _present("device", f"cpu, {cores}", "the bundle is for a GPU, and Triton has it")
+        return _present("device", f"cpu, {cores}", "the bundle is for a GPU, and Triton serves it")
     try:
         device = choose_device(bundle, settings.device) if bundle else resolve_device(settings.device)
     except DeviceUnavailable as error:
@@ -120,7 +120,7 @@ def _instructions() -> Finding:
         require_instructions()
     except DeviceUnavailable as error:
         return _missing("cpu", "instructions older than AVX2", str(error))
-    return _present("cpu", "AVX2 and FMA", "from these upwards every CPU gives the same answers")
+    return _present("cpu", "AVX2 and FMA", "all CPUs with these give the same results")
 
 
 def _package(part: str, module: str, distribution: str, why: str) -> Finding:
@@ -159,7 +159,9 @@ def _bundle(bundle: Bundle, settings: Settings) -> list[Finding]:
     )
     why = note or f"a calibration on {photographs} photographs supports {100 * supported_rate(photographs):g} %"
     found_pass, found_flag = explain_decisions(manifest.evaluation, policy)
-    measured = f"evaluated on {manifest.evaluation.measured_on}" if manifest.evaluation else "the bundle states nothing"
+    measured = (
+        f"evaluated on {manifest.evaluation.measured_on}" if manifest.evaluation else "the bundle states no evaluation"
+    )
     return [
         *findings,
         _present("policy", rates, why),
@@ -169,7 +171,7 @@ def _bundle(bundle: Bundle, settings: Settings) -> list[Finding]:
 
 
 def _only_triton_embeds(bundle: Bundle, settings: Settings) -> bool:
-    """Return whether `serve` needs no engine here: a client of Triton has no GPU."""
+    """Return whether `serve` needs no engine here: the bundle is for a GPU and Triton serves it."""
     return bundle.manifest.target == "tensorrt" and settings.triton.url is not None
 
 
@@ -182,7 +184,7 @@ def _engine(bundle: Bundle, settings: Settings, sandbox: Sandbox) -> list[Findin
         _present(
             "extractor",
             f"{manifest.feature_size} features at {manifest.precision}",
-            f"golden faces {drift:.2g} nats from their answers, {manifest.golden_tolerance_nats:g} allowed",
+            f"golden faces {drift:.2g} nats from their results, {manifest.golden_tolerance_nats:g} allowed",
         ),
     ]
 
@@ -190,7 +192,7 @@ def _engine(bundle: Bundle, settings: Settings, sandbox: Sandbox) -> list[Findin
 def _triton(bundle: Bundle, settings: Settings) -> Iterator[Finding]:
     url = str(settings.triton.url)
     try:
-        from scorer.engines.triton.embedder import TritonEmbedder  # noqa: PLC0415 - it may not be installed
+        from scorer.engines.triton.embedder import TritonEmbedder  # noqa: PLC0415 - an extra
 
         require_private_transport(url, encrypted=settings.triton.tls, insecure_dev=settings.insecure_dev)
         with closing(TritonEmbedder(bundle, settings.triton)) as triton:
@@ -198,4 +200,4 @@ def _triton(bundle: Bundle, settings: Settings) -> Iterator[Finding]:
     except (ImportError, SettingsError, BackendUnavailable, BundleMismatch) as error:
         yield _missing("triton", url, str(error))
     else:
-        yield _present("triton", url, f"golden faces {drift:.2g} nats from their answers through it")
+        yield _present("triton", url, f"golden faces {drift:.2g} nats from their results through it")

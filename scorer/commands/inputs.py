@@ -1,4 +1,4 @@
-"""Which files `unlensed score` means, which it leaves out, and the boxes that `--faces` brings for them."""
+"""The files that `unlensed score` scores, the files that it skips, and their boxes from `--faces`."""
 
 import glob
 import os
@@ -22,7 +22,7 @@ _UTF16_MARKS, _UTF8_MARK = (b"\xff\xfe", b"\xfe\xff"), b"\xef\xbb\xbf"
 
 
 class Skipped(StrEnum):
-    """Why a file, or a folder as a whole, is left out; the words stand after a number."""
+    """Why a file or a whole folder is skipped; the text follows a number."""
 
     SUFFIX = "not named like an image"
     SIDECAR = "written by a system beside images"
@@ -30,11 +30,11 @@ class Skipped(StrEnum):
     LINKED = "linked, not followed"
     OWN_PICTURES = "of annotated pictures"
     NO_BOXES = "without boxes"
-    IDLE_BOXES = "boxes without a file"
+    UNUSED_BOXES = "boxes without a file"
 
 
 class FacesMissing(StrEnum):
-    """What becomes of a file without boxes in the file of `--faces`, and of boxes without a file."""
+    """What happens to a file without boxes in the file of `--faces`, and to boxes without a file."""
 
     ERROR = "error"
     DETECT = "detect"
@@ -46,9 +46,9 @@ class FoundFile:
     """A file to score.
 
     Attributes:
-        path: as the command line gives it.
-        folder: of the command line that it was found in, if any.
-        faces: boxes that are brought; None finds the faces.
+        path: as given on the command line.
+        folder: of the command line that contains it, if any.
+        faces: given boxes; None finds the faces.
     """
 
     path: Path
@@ -58,7 +58,7 @@ class FoundFile:
 
 @dataclass(slots=True)
 class FoundFiles:
-    """The files that a command line means, each once, in order, and how many it passes over, by reason."""
+    """The files of a command line, each once, in order, and the number of skipped files by reason."""
 
     files: list[FoundFile] = field(default_factory=list)
     skipped: Counter[Skipped] = field(default_factory=Counter)
@@ -69,11 +69,11 @@ def expand_paths(arguments: Iterable[str], standard_input: BinaryIO, pictures: P
 
     Args:
         arguments: files, folders, globs, or `-` for a list on standard input.
-        standard_input: a path a line, in bytes: UTF-8 with or without a mark, lines that end as on Unix or Windows.
-        pictures: the folder of annotated pictures, which is passed over where it lies in a folder that is scored.
+        standard_input: one path per line, in bytes: UTF-8 with or without a byte-order mark, Unix or Windows line ends.
+        pictures: the folder of annotated pictures, which is skipped inside a folder that is scored.
 
     Raises:
-        UsageError: an argument names no file; the sentence says what was looked for.
+        UsageError: an argument names no file; the message states what was searched.
     """
     unique: dict[Path, FoundFile] = {}
     skipped: Counter[Skipped] = Counter()
@@ -92,8 +92,8 @@ def _expand(
     if path.is_dir():
         files = list(_walk(path, pictures, skipped))
         if not files:
-            passed = f"; skipped: {describe_counts(skipped)}" if skipped.total() else ""
-            message = f"{argument} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}){passed}"
+            skipped_text = f"; skipped: {describe_counts(skipped)}" if skipped.total() else ""
+            message = f"{argument} contains no image ({', '.join(sorted(IMAGE_SUFFIXES))}){skipped_text}"
             raise UsageError(message)
         return files
     if path.exists() or path.is_symlink():
@@ -103,7 +103,7 @@ def _expand(
     for match in matches:
         files += _walk(match, pictures, skipped) if match.is_dir() else [FoundFile(match)]
     if not files:
-        what = "matches folders without an image only" if matches else "does not exist and matches no file"
+        what = "matches only folders without an image" if matches else "does not exist and matches no file"
         message = f"{argument} {what}"
         raise UsageError(message)
     return files
@@ -132,9 +132,9 @@ def _walk(folder: Path, pictures: Path | None, skipped: Counter[Skipped]) -> Ite
 
 
 def read_list(content: bytes) -> list[Path]:
-    """Return the paths of a list, one a line; empty lines are no paths.
+    """Return the paths of a list, one per line; empty lines are ignored.
 
-    A carriage return belongs to the name unless every line ends with one, as on Windows.
+    A carriage return is part of the name unless every line ends with one, as on Windows.
 
     Raises:
         UsageError: the list names nothing, or is UTF-16.
@@ -147,7 +147,7 @@ def read_list(content: bytes) -> list[Path]:
         ended = [line.removesuffix(b"\r") for line in ended]
     lines = [line for line in (*ended, last) if line.strip()]
     if not lines:
-        message = "the list on standard input is empty: - takes one path a line"
+        message = "the list on standard input is empty: - expects one path per line"
         raise UsageError(message)
     return [Path(os.fsdecode(line)) for line in lines]
 
@@ -162,22 +162,22 @@ def assign_boxes(
 ) -> list[FoundFile]:
     """Return the files to score, with their boxes where `boxes` are given.
 
-    A key of `boxes` is a path as the command line gives it, an absolute path, or one below a folder of the command
-    line. A file that is left out for want of boxes is counted in `found.skipped`.
+    A key of `boxes` is a path as given on the command line, an absolute path, or a path below a folder of the command
+    line. A file that is skipped because it has no boxes is counted in `found.skipped`.
 
     Raises:
-        UsageError: a file has no boxes, or boxes have no file, and `faces_missing` is ERROR; boxes for two files, or
-            two for one; more boxes than a request may hold, or a face_id twice in one image; nothing is left to score.
+        UsageError: a file has no boxes, or boxes have no file, and `faces_missing` is ERROR; a key matches two files,
+            or two keys match one file; an image has too many boxes or a repeated face_id; no file remains.
     """
     if boxes is None:
         return found.files
     key_of = _match_keys(found.files, boxes)
     without = [file.path for file in found.files if file.path not in key_of]
-    idle = boxes.keys() - key_of.values()
+    unused = boxes.keys() - key_of.values()
     if faces_missing is FacesMissing.ERROR:
         _refuse("the file of --faces has no boxes for", without, "(an image without a face has the empty list [])")
-        _refuse("the file of --faces has boxes for what is not scored here:", sorted(idle), "")
-    found.skipped[Skipped.IDLE_BOXES] += len(idle)
+        _refuse("the file of --faces has boxes for what is not scored here:", sorted(unused), "")
+    found.skipped[Skipped.UNUSED_BOXES] += len(unused)
     if faces_missing is FacesMissing.SKIP:
         found.skipped[Skipped.NO_BOXES] += len(without)
     files = [
@@ -229,7 +229,7 @@ def _refuse(what: str, names: Sequence[object], hint: str) -> None:
     if names:
         more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
         shown = ", ".join(map(str, names[:_SHOWN_NAMES]))
-        message = f"{what} {shown}{more}{f' {hint}' if hint else ''}: mend it, or say --faces-missing detect or skip"
+        message = f"{what} {shown}{more}{f' {hint}' if hint else ''}: correct it, or use --faces-missing detect or skip"
         raise UsageError(message)
 
 
@@ -237,7 +237,7 @@ def request_for(file: FoundFile) -> ScoreRequest:
     """Return the request that scores a file.
 
     Raises:
-        UsageError: there are too many boxes, or two have one face_id.
+        UsageError: there are too many boxes, or a face_id is repeated.
     """
     try:
         return request_file(file.path, file.faces)

@@ -1,4 +1,4 @@
-"""The `unlensed` command: thin functions over the rooms, with one meaning for each exit code."""
+"""The `unlensed` command: thin functions over the other packages, with one meaning for each exit code."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ import typer
 from ingest.device import Request
 from scorer.commands.bundle import bundle_app
 from scorer.commands.command_line import (
-    FORESEEN,
+    EXPECTED,
     CommandGroup,
     DigestOption,
     KeyOption,
@@ -47,7 +47,7 @@ app = typer.Typer(
     cls=CommandGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # Rich takes [default: ...] for markup, and an argument's brackets, too
+    rich_markup_mode=None,  # Rich would read [default: ...] and the brackets of an argument as markup
     help="Finds faces that are unlike the photographs its bundle knows.",
     epilog=describe_exits(),
 )
@@ -92,19 +92,20 @@ def score(  # noqa: PLR0913 - one parameter per flag
     faces: Annotated[
         Path | None,
         typer.Option(
-            help="A JSON file that brings face boxes instead of finding them; its keys are paths as given here, or "
+            help="A JSON file of face boxes, used instead of finding faces; its keys are paths as given here, or "
             "below the given folder.",
             exists=True,
             dir_okay=False,
         ),
     ] = None,
     faces_missing: Annotated[
-        FacesMissing, typer.Option(help="With --faces, a file without boxes: refuse to begin, find its faces, skip it.")
+        FacesMissing,
+        typer.Option(help="With --faces, a file without boxes: refuse to start, find its faces, skip it."),
     ] = FacesMissing.ERROR,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the results to this file, one JSON line an image.", dir_okay=False, callback=local_path
+            help="Also write the results to this file, one JSON line per image.", dir_okay=False, callback=local_path
         ),
     ] = None,
     picture: Annotated[
@@ -123,13 +124,13 @@ def score(  # noqa: PLR0913 - one parameter per flag
     from scorer.commands.annotate import PictureFolder  # noqa: PLC0415
     from scorer.commands.progress import Progress  # noqa: PLC0415
     from scorer.commands.results_table import ResultTable, RunSummary  # noqa: PLC0415
-    from scorer.local_scorer import LocalScorer  # noqa: PLC0415 - engines load only when they are needed
+    from scorer.local_scorer import LocalScorer  # noqa: PLC0415 - engines are imported on demand
 
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `unlensed score ... --json | head` ends quietly
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `unlensed score ... --json | head` exits without an error
     settings = load_settings(bundle=bundle, bundle_digest=digest, bundle_key=key, device=device, threads=threads)
     found = expand_paths(paths, sys.stdin.buffer, picture)
     files = assign_boxes(found, read_boxes(faces) if faces else None, faces_missing)
-    _keep_inputs(found, out, picture, faces)
+    _refuse_overwriting(found, out, picture, faces)
     scorer = LocalScorer(settings)
     terminal, table, summary = Terminal(stderr=True), ResultTable(), RunSummary()
     pictures = (
@@ -181,16 +182,18 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     ] = None,
     policies: Annotated[Path | None, typer.Option(help="Policies per tenant and stream, a TOML file.")] = None,
     mode: Annotated[Mode | None, typer.Option(help="shadow: the same requests, other topics. [default: live]")] = None,
-    delivery: Annotated[Delivery | None, typer.Option(help="What a crash may repeat. [default: at_least_once]")] = None,
+    delivery: Annotated[
+        Delivery | None, typer.Option(help="May a crash repeat answers? [default: at_least_once]")
+    ] = None,
     replay: Annotated[
         Path | None, typer.Option(help="Answer a file of requests, one JSON object a line, without any broker.")
     ] = None,
     insecure_dev: Annotated[
-        bool, typer.Option("--insecure-dev", help="Allow connections in the clear to other machines.")
+        bool, typer.Option("--insecure-dev", help="Allow unencrypted connections to other machines.")
     ] = False,
 ) -> None:
     """Answer a stream of requests: every record gets one result or one dead letter."""
-    from scorer.stream import assemble as service  # noqa: PLC0415 - engines load only when they are needed
+    from scorer.stream import assemble as service  # noqa: PLC0415 - engines are imported on demand
 
     settings = load_settings(
         bundle=bundle,
@@ -206,13 +209,13 @@ def serve(  # noqa: PLR0913 - one parameter per flag
     )
     try:
         dead = service.replay(settings, replay) if replay else service.serve(settings)
-    except FORESEEN as error:
+    except EXPECTED as error:
         service.log.error("the service ends", error=str(error))
         raise typer.Exit(find_exit(error)) from error
     raise typer.Exit(Exit.FAILURES if dead else Exit.DONE)
 
 
-@app.command(short_help="Say what is in use and why, and what is missing.")
+@app.command(short_help="Show what is in use and why, and what is missing.")
 def doctor(
     *,
     as_json: JsonOption = False,
@@ -221,7 +224,7 @@ def doctor(
     key: KeyOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Say which engine, decoder, device and bundle are in use and why, and what is missing."""
+    """Show which engine, decoder, device and bundle are in use and why, and what is missing."""
     from scorer.commands.doctor import examine  # noqa: PLC0415
 
     findings = examine(bundle, device, bundle_digest=digest, bundle_key=key)
@@ -235,7 +238,7 @@ def doctor(
     raise typer.Exit(Exit.DONE if not broken else Exit.BAD_DATA if broken == {"bundle"} else Exit.BAD_CONFIGURATION)
 
 
-@app.command(short_help="Print a schema of what goes in or comes out.")
+@app.command(short_help="Print the schema of a request, a result or the topics.")
 def schema(
     document: Annotated[Document, typer.Argument(help="What to print.")] = Document.RESULT,
     *,
@@ -254,7 +257,7 @@ def schema(
 
 
 class _ResultFile:
-    """The file of `--out`, where there is one: a line is in it as soon as it is written."""
+    """The file of `--out`, if given: each line is in it as soon as it is written."""
 
     def __init__(self, path: Path | None) -> None:
         self.path, self.written = path, 0
@@ -277,18 +280,18 @@ class _ResultFile:
             self._file.close()
 
 
-def _keep_inputs(found: FoundFiles, out: Path | None, picture: Path | None, faces: Path | None) -> None:
-    """Refuse to write over what is read.
+def _refuse_overwriting(found: FoundFiles, out: Path | None, picture: Path | None, faces: Path | None) -> None:
+    """Refuse to overwrite an input.
 
     Raises:
-        UsageError: --out names an image or the file of boxes, or an image lies in the folder of --picture.
+        UsageError: --out names an image or the file of boxes, or an image is in the folder of --picture.
     """
     if picture and picture.resolve() in {folder.resolve() for folder in {file.path.parent for file in found.files}}:
-        message = f"--picture {picture} holds images that are scored: name another folder"
+        message = f"--picture {picture} contains images that are scored: name another folder"
         raise UsageError(message)
     inputs = [file.path for file in found.files] + ([faces] if faces else [])
     if out and out.exists() and any(path.exists() and path.samefile(out) for path in inputs):
-        message = f"--out {out} is one of the files that are read: name another"
+        message = f"--out {out} is one of the input files: name another"
         raise UsageError(message)
 
 

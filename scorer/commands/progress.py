@@ -1,4 +1,4 @@
-"""How far a task has come, on standard error: a bar on a terminal, one JSON line per interval elsewhere."""
+"""The progress of a task on standard error: a bar on a terminal, otherwise one JSON line per interval."""
 
 import json
 from time import monotonic
@@ -15,14 +15,14 @@ INTERVAL_S = 10.0
 
 
 class Progress:
-    """Counts what is done of a task, open for the time of the task.
+    """Counts the completed items of a task; open while the task runs.
 
     A JSON line has `done`, `total`, the speed `<unit>_per_s`, the remaining seconds `left_s` and the latest facts.
 
     Attributes:
-        total: how many there are; None when it is not known.
-        done: how many are done.
-        facts: what the latest `advance` told.
+        total: the number of items; None if unknown.
+        done: the number of completed items.
+        facts: those of the latest `advance`.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Progress:
         *,
         summary: bool = False,
     ) -> None:
-        """Count `unit`s; with `summary`, a line with the seconds stays on the screen when all is done."""
+        """Count items called `unit`; with `summary`, a line with the seconds remains on the screen at the end."""
         self.total, self.done = total, 0
         self.facts: dict[str, float | str] = {}
         self._label, self._unit, self._summary = label, unit, summary
@@ -73,13 +73,13 @@ class Progress:
             self._console.out(printable(sentence), highlight=False)
 
     def begin(self, total: int | None, done: int = 0) -> None:
-        """Say how many there are, and how many an earlier run has done: they do not count for the speed."""
+        """Set the total and the number that an earlier run completed, which does not count for the speed."""
         self.total, self.done, self._skipped = total, done, done
         self._started = monotonic()
         self._bar.reset(self._task, total=total, completed=done)
 
     def advance(self, count: int = 1, /, **facts: float | str) -> None:
-        """Count `count` more; the facts, short names with what they stand at, are shown beside."""
+        """Count `count` more items; the facts, short names with their values, are shown beside."""
         self.done += count
         self.facts = facts
         if self._console.is_terminal:

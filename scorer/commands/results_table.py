@@ -1,4 +1,4 @@
-"""What a person sees of a run: a table, and one line that counts everything."""
+"""The output of a run for a person: a table, and one line that counts everything."""
 
 import os
 from collections import Counter
@@ -20,12 +20,12 @@ from scorer.messages import Decision, ScoreResult, Status
 STYLES = {Decision.PASS: "blue", Decision.REVIEW: "yellow", Decision.FLAG: "bold red"}
 MAX_ROWS = 200
 
-# The columns between name and decision, and how wide a terminal must be to show each beside them.
+# The columns between name and decision, and the least terminal width for each.
 COLUMNS = {"face": 60, "side": 80, "log-likelihood": 100, "p-value": 60}
 
 
 class ResultTable:
-    """The results of a run, a row per face; past `MAX_ROWS` only the summary grows."""
+    """The results of a run, one row per face; after `MAX_ROWS` rows only the summary counts."""
 
     def __init__(self) -> None:
         self._decisions: Counter[str] = Counter()
@@ -48,13 +48,13 @@ class ResultTable:
                 "log-likelihood": "" if face.log_likelihood is None else f"{face.log_likelihood:.1f}",
                 "p-value": "" if face.p_value is None else f"{face.p_value:.3f}",
             }
-            verdict = Text(": ".join((face.decision, *face.reason_codes)), style=STYLES[face.decision])
-            self._rows.append((result.content_id, cells, verdict))
+            decision = Text(": ".join((face.decision, *face.reason_codes)), style=STYLES[face.decision])
+            self._rows.append((result.content_id, cells, decision))
 
     def show(self, bundle: Bundle, policy: Policy, terminal: Terminal | None = None) -> None:
-        """Print the table, with paths below their common folder, and what numbers and decisions mean.
+        """Print the table, with paths relative to their common folder, and what numbers and decisions mean.
 
-        A narrow terminal leaves columns out, so that name and decision stay readable.
+        A narrow terminal shows fewer columns, so that name and decision stay readable.
         """
         terminal = terminal or Terminal()
         folder = os.path.commonpath([Path(name).absolute().parent for name, _, _ in self._rows] or [Path.cwd()])
@@ -64,8 +64,8 @@ class ResultTable:
         for heading in shown:
             table.add_column(heading, justify="right", overflow="fold" if heading == "face" else "ellipsis")
         table.add_column("decision", overflow="fold", min_width=12)
-        for name, cells, verdict in self._rows:
-            table.add_row(_below(name, folder), *(cells.get(heading, "") for heading in shown), verdict)
+        for name, cells, decision in self._rows:
+            table.add_row(_below(name, folder), *(cells.get(heading, "") for heading in shown), decision)
         if len(self._rows) >= MAX_ROWS:
             terminal.print(f"The first {MAX_ROWS} rows; use --out or --json for all.")
         terminal.print(table)
@@ -85,7 +85,7 @@ def _below(name: str, folder: str) -> str:
 
 
 class RunSummary:
-    """Counts the results of a run, for the line that ends it."""
+    """Counts the results of a run for its last line."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -108,8 +108,8 @@ class RunSummary:
         """Return the line.
 
         Args:
-            skipped: what was not scored, by reason.
-            written: what was written where.
+            skipped: the number of skipped files by reason.
+            written: one text for each output.
         """
         count = self._decisions
         scored = sum(count[decision] for decision in Decision)

@@ -1,4 +1,4 @@
-"""What a terminal is shown: `Terminal` knows no markup and passes every text that it is given through `printable`."""
+"""Output on a terminal: `Terminal` has no markup and passes every text through `printable`."""
 
 import io
 import sys
@@ -14,22 +14,22 @@ from scorer.observe.printable import printable
 
 
 def print_traceback(error: BaseException) -> None:
-    """Print the traceback of a defect on standard error; what it quotes is escaped."""
+    """Print the traceback of a defect on standard error, with escapes for its quoted values."""
     for line in "".join(traceback.format_exception(error)).rstrip("\n").split("\n"):
         sys.stderr.write(printable(line) + "\n")
 
 
 def tolerate_encoding() -> None:
-    """Let standard output and standard error escape a character that their encoding lacks, rather than end the run."""
+    """Escape characters that the encoding of standard output or standard error lacks, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 class Terminal(Console):
-    """A Rich console on which every text is data: no markup, no emoji codes, no highlighting, nothing unprinted.
+    """A Rich console on which every text is data: no markup, no emoji codes, no highlighting, no control characters.
 
-    A `Text` built by the caller must be built of `printable` text: its width is measured before this console sees it.
+    A `Text` of the caller must be made of `printable` text: Rich measures its width before this console escapes it.
 
     Args:
         stderr: write to standard error.
@@ -45,11 +45,11 @@ class Terminal(Console):
         self.print(sentence, style=style, soft_wrap=True)
 
     def render_str(self, text: str, **options: Any) -> Text:  # noqa: ANN401 - Rich's
-        """See `Console`: cells, titles and sentences come through here, before they are measured."""
+        """See `Console`: cells, titles and sentences pass this method before they are measured."""
         return super().render_str(self._plain(text), **{**options, "markup": False, "emoji": False, "highlight": False})
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """See `Console`: the last look at what a caller's own `Text` holds."""
+        """See `Console`: escapes what a `Text` of the caller still contains."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment

@@ -129,7 +129,7 @@ def test_list_on_standard_input_and_given_boxes(photographs: Path, tmp_path: Pat
     ("arguments", "code", "word"),
     [
         (["score", "nowhere.jpg"], 2, "nowhere.jpg"),
-        (["score", "."], 2, "holds no image"),
+        (["score", "."], 2, "contains no image"),
         (["score", "--frobnicate"], 2, "frobnicate"),
         (["score", "x.jpg", "--bundle", "."], 65, "is no bundle"),
         (["score", "x.jpg", "--device", "cuda"], 78, "CUDA"),

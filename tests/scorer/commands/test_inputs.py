@@ -199,7 +199,7 @@ def test_files_without_boxes_are_detected_or_skipped(archive: Path) -> None:
     """Whoever says so gets their faces found or the files left out; what does not meet is counted."""
     found = find(archive)
     assert list(bring(archive, "a.JPG", "c", found=found, missing=FacesMissing.DETECT).values()) == [1, None]
-    assert +found.skipped == {Skipped.SUFFIX: 1, Skipped.IDLE_BOXES: 1}
+    assert +found.skipped == {Skipped.SUFFIX: 1, Skipped.UNUSED_BOXES: 1}
     found = find(archive)
     assert list(bring(archive, "a.JPG", found=found, missing=FacesMissing.SKIP).values()) == [1]
     assert found.skipped[Skipped.NO_BOXES] == 1

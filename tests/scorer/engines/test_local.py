@@ -85,5 +85,5 @@ def test_doctor_asks_no_gpu_of_a_client_of_triton(
     monkeypatch.setenv("UNLENSED_TRITON__TIMEOUT_S", "0.2")
     findings = {finding.part: finding for finding in examine(folder, None)}
     assert findings["device"].usable
-    assert "Triton has it" in findings["device"].why
+    assert "Triton serves it" in findings["device"].why
     assert not findings["triton"].usable
