@@ -40,7 +40,7 @@ from training.export.torch_tensorrt_plan import build_plan_of_network, find_obst
 from training.export.triton_repository import write_repository
 from training.mixture.calibrate import describe_calibration, make_calibration_id, score_held_out
 from training.mixture.em import EmProgress
-from training.mixture.fit import choose_mixture, describe_shape, load_array_module
+from training.mixture.fit import choose_array_module, choose_mixture, describe_shape
 from training.pretext.checkpoints import load_checkpoint
 from training.pretext.network import FEATURE_SIZE, build_network
 from training.recipes import Recipe
@@ -88,7 +88,7 @@ def fit_run(
     faces = {role: load_role(run, role) for role in roles}
     engine, results = deployment.engine(run), deployment.results(run)
     features = {role: extract_features(engine, faces[role].crops, threads) for role in roles}
-    xp, device = load_array_module("auto")
+    xp, device = choose_array_module()
     started = time.perf_counter()
     sources = {role: faces[role].sources for role in roles}
     with Progress("fitting", None, "iterations", console) as progress:

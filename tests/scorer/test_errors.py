@@ -31,7 +31,7 @@ def test_every_foreseen_error_has_a_code_that_the_docstring_states() -> None:
     own = {error.__name__: int(error.exit_code) for error in list_errors() if error.__module__ == errors.__name__}
     drawn = re.findall(r"── (\w+) +(\d+)  ", errors.__doc__ or "")
     assert {name: int(code) for name, code in drawn} == own
-    assert {*command_line.OTHERS.values(), *training_cli.OTHERS.values()} <= set(Exit)
+    assert {*command_line.OTHERS.values(), *training_cli.EXITS_BY_ERROR.values()} <= set(Exit)
 
 
 def test_readme_states_the_table(root: Path) -> None:

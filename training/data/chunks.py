@@ -23,6 +23,7 @@ import numpy as np
 from ingest.spec import MIN_VISIBLE_SHARE
 from scorer.commands.progress import Progress
 from scorer.errors import TrainingInterrupted
+from scorer.files import replace_file
 from training.data.cutting import CutFace, FaceCutter, FoundFace
 from training.data.photos import ROLES, Photo, PhotoSource, Role
 from training.data.roles import RoleRule
@@ -286,10 +287,8 @@ def write_faces(folder: Path, faces: Sequence[tuple[int, CutFace]]) -> None:
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write JSON to a partial file and rename it, so that the file is complete or absent."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    partial.replace(path)
+    """Write JSON, completely or not at all."""
+    replace_file(path, (json.dumps(content) + "\n").encode())
 
 
 def _as_rows(counter: Counter[tuple[str, str]]) -> list[list[Any]]:

@@ -127,7 +127,7 @@ def count_bits(words: Hashes) -> NDArray[np.uint16]:
 
 
 def extract_band(hashes_NW: Hashes, band: int, bands: int) -> NDArray[np.uint64]:
-    """Return every `bands`-th bit from `band` on as one number; neighbouring bits are often equal and go apart."""
+    """Return every `bands`-th bit from `band` on as one number. Neighbouring bits, often equal, are in other bands."""
     keys = np.zeros(len(hashes_NW), dtype=np.uint64)
     for bit in range(band, HASH_BITS, bands):
         word, shift = divmod(bit, HASH_BITS // HASH_WORDS)

@@ -27,6 +27,7 @@ from training.evaluation.evaluate import (
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import CutPictures, list_generators
 from training.evaluation.inputs import Comparisons, EvaluatedRun, compare_whole_pictures, cut_folders
+from training.evaluation.operating_points import name_photographs
 from training.evaluation.report import write_report
 from training.evaluation.robustness import MAX_FACES as ROBUSTNESS_FACES
 from training.recipes import Recipe
@@ -128,7 +129,7 @@ def describe_run(
         "fitted_faces": fit["faces"],
         "calibration_faces": len(pictures.photographs["calibrate"].crops),
         "test_faces": len(test.crops),
-        "test_photographs": len(np.unique(np.char.add(np.char.add(test.sources, "/"), test.photos))),
+        "test_photographs": len(np.unique(name_photographs(test.sources, test.photos))),
         "robustness_faces": ROBUSTNESS_FACES,
         "generated": {
             name: {"pictures": cut.pictures, "faces": len(cut.crops), "dropped": cut.dropped}

@@ -5,6 +5,7 @@ from operator import itemgetter
 from typing import Any
 
 from scorer.bundle.manifest import Evaluation, EvaluationSample, FlaggedShare, GeneratedEvaluationSample
+from scorer.observe.printable import printable
 
 NOTE = (
     "Generated faces in their original format, and photographs of sources on which nothing was trained, fitted, chosen "
@@ -32,7 +33,7 @@ def state_evaluation(report: Mapping[str, Any], *, through_openvino: bool = Fals
             flagged=_count((rate, row["photographs"]) for rate, row in rows.items()),
         ),
         generated={
-            show_name(name): GeneratedEvaluationSample(
+            printable(name): GeneratedEvaluationSample(
                 faces=auc["count"],
                 flagged=_count((rate, row["generated"][name]) for rate, row in rows.items()),
                 auc=auc["value"],
@@ -41,11 +42,6 @@ def state_evaluation(report: Mapping[str, Any], *, through_openvino: bool = Fals
             for name, auc in operating["raw"]["auc"].items()
         },
     )
-
-
-def show_name(name: str) -> str:
-    """Return a generator's name, a folder name, with escapes for characters that are not printable."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def _count(rows: Iterable[tuple[float, Mapping[str, Any]]]) -> tuple[FlaggedShare, ...]:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.device import DeviceUnavailable, resolve_device
+from ingest.device import DeviceUnavailable, Request, load_array_module, resolve_device
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
 from training.mixture.em import EmFit, EmProgress, fit_em
 from training.mixture.em_shared import blocks, factorise
@@ -201,24 +201,19 @@ def score_candidate(  # noqa: PLR0913, PLR0917 - the data, the candidate and the
     return total / len(features["fit"])
 
 
-def load_array_module(request: Literal["auto", "cuda", "cpu"]) -> tuple[Any, str]:
-    """Return the array module for the fit, and the reason of the choice.
+def choose_array_module(request: Request = "auto") -> tuple[Any, str]:
+    """Return the array module for the fit, and the reason of the choice; "auto" without CuPy is NumPy.
 
     Raises:
         DeviceUnavailable: "cuda" was requested, but there is no working GPU or CuPy is not installed.
     """
     device = resolve_device(request)
-    if device.kind == "cpu":
-        return np, device.reason
     try:
-        import cupy  # noqa: PLC0415 - only where there is a GPU
-    except ImportError as error:
-        reason = f"{device.reason}, but CuPy is not installed"
+        return load_array_module(device.kind), device.reason
+    except DeviceUnavailable as error:
         if request == "cuda":
-            message = f"device 'cuda' was requested: {reason}; install unlensed[gpu]"
-            raise DeviceUnavailable(message) from error
-        return np, reason
-    return cupy, device.reason
+            raise
+        return np, str(error)
 
 
 def split_sources(sources_N: NDArray[np.str_]) -> list[NDArray[np.str_]]:

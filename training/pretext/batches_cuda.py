@@ -85,7 +85,7 @@ class CudaBatchMaker:
         return Batch(crops_NHWC, torch.from_numpy(tags).float(), manipulated).to(self.device)
 
     def build_maps(self, augmentations: list[Augmentation]) -> Tensor:
-        """Return where each pixel of the wide crops comes from, [N, W, W, 2]; see `FaceSampler.find_map`."""
+        """Return where each pixel of the wide crops comes from, [N, W, W, 2]; see `FaceSampler.build_map`."""
         matrices = (
             torch.from_numpy(np.stack([augmentation.matrix for augmentation in augmentations])).float().to(self.device)
         )

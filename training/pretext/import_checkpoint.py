@@ -87,24 +87,35 @@ def import_checkpoint(path: Path, kind: Kind, out: Path) -> str:
     return f"{out}: {len(weights)} arrays of epoch {facts['epoch']}, {len(ignored)} left out ({facts['licence']})"
 
 
-def read_checkpoint(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Return the top level of a checkpoint; its arrays are memory-mapped if the format allows it.
+def load_arrays(path: Path) -> object:
+    """Return the content of a torch file; arrays are memory-mapped if the format allows it, and no code is run.
 
     Raises:
-        ImportRefused: this version of torch is unsafe, or the file is not a dictionary of the expected parts.
+        ImportRefused: this version of torch is unsafe (CVE-2025-32434, CVE-2026-24747), or the file is damaged or
+            contains more than arrays.
+        FileNotFoundError: there is no such file.
     """
     if torch.__version__ < SAFE_TORCH:
         message = (
-            f"the safe loader of torch {torch.__version__} has known bypasses: import with torch {SAFE_TORCH} or later"
+            f"the safe loader of torch {torch.__version__} has known bypasses: read {path} with {SAFE_TORCH} or later"
         )
         raise ImportRefused(message)
     with path.open("rb") as file:
         mappable = zipfile.is_zipfile(file)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
         message = f"{path} is damaged or contains something other than tensors: {first_line(error)}"
         raise ImportRefused(message) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Return the top level of a checkpoint.
+
+    Raises:
+        ImportRefused: as `load_arrays`, or the file is not a dictionary of the expected parts.
+    """
+    content = load_arrays(path)
     if not isinstance(content, dict) or set(content) != CHECKPOINT_KEYS:
         found = set(content) if isinstance(content, dict) else set()
         differ = describe_differences(CHECKPOINT_KEYS - found, {str(name) for name in found - CHECKPOINT_KEYS}, set())

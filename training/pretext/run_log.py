@@ -11,6 +11,7 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from scorer.commands.progress import Progress
+from scorer.files import replace_file
 
 LOG_FILE = "progress.jsonl"
 
@@ -20,9 +21,7 @@ def delete_later_epochs(path: Path, epoch: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["epoch"] <= epoch]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    partial.replace(path)
+    replace_file(path, "".join(f"{line}\n" for line in kept).encode())
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ from training.evaluation.generated import list_generators
 from training.evaluation.inputs import Comparisons, EvaluatedRun, compare_whole_pictures
 from training.evaluation.report import pick_thresholds
 from training.evaluation.run import measure_run
-from training.evaluation.stated import show_name, state_evaluation
+from training.evaluation.stated import state_evaluation
 from training.evaluation.tables import list_tables, print_tables
 from training.export.features import extract_features
 from training.export.target import Deployment
@@ -291,7 +291,8 @@ def test_a_bundle_contains_the_measured_figures(report: dict[str, Any]) -> None:
         assert sample.auc_one_format == operating["format_equalised"]["auc"][name]["value"]
     assert "OpenVINO" not in stated.note
     assert "OpenVINO" in state_evaluation(report, through_openvino=True).note  # type: ignore[union-attr]
-    assert show_name("a\x1b[31m\u202e") == "a\\x1b[31m\\u202e"
+    odd = json.loads(json.dumps(report).replace('"plain"', json.dumps("a\x1b[31m\u202e")))
+    assert set(state_evaluation(odd).generated) == {"a\\x1b[31m\\u202e", ODD_NAME}  # type: ignore[union-attr]
 
 
 def test_a_bundle_without_a_supported_rate_has_no_evaluation(report: dict[str, Any]) -> None:
@@ -332,7 +333,7 @@ def test_card_states_the_report_s_figures(
     card.write_card(tmp_path, tmp_path / "CARD.md", evaluated.recipe, "starter-test", Deployment("openvino", "int8"))
     text = (tmp_path / "CARD.md").read_text()
     assert report["verdict"]["summary"] in text
-    assert f"| plain | 4 | {card.describe_auc(report['operating']['raw']['auc']['plain'])} |" in text
+    assert f"| plain | 4 | {card.describe_auc(report['operating_points']['raw']['auc']['plain'])} |" in text
     assert "| 1% | - | 16 |" in text
     head = "| target rate | threshold (nats) | 95 % interval of the true rate |\n|---|---|---|\n"
     assert f"of 24 photographs of the role calibrate:\n\n{head}{card.describe_thresholds(calibration)}" in text

@@ -9,9 +9,9 @@ from sklearn.mixture import GaussianMixture as Estimator
 from training.mixture.calibrate import calibrate, make_calibration_id
 from training.mixture.fit import (
     Fitter,
+    choose_array_module,
     choose_mixture,
     fit_shape,
-    load_array_module,
     mean_log_likelihood,
     split_sources,
 )
@@ -142,7 +142,7 @@ def test_factors_beyond_half_precision_stay_single(features: np.ndarray) -> None
 
 def test_the_cpu_computes_with_numpy() -> None:
     """If the CPU is requested, the array module is NumPy, with the reason."""
-    assert load_array_module("cpu") == (np, "cpu was asked for")
+    assert choose_array_module("cpu") == (np, "cpu was asked for")
 
 
 def test_one_covariance_for_all_is_stored_for_each(features: np.ndarray) -> None:

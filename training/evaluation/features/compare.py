@@ -2,10 +2,31 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.spec import PreprocessSpec
+from training.data.shards import Images
 from training.evaluation.features.deployed import load_exif_ranking
 from training.evaluation.features.networks import load_clip, load_exif_language, load_farl
-from training.evaluation.features.protocol import FeatureExtractor
+
+
+class FeatureExtractor(Protocol):
+    """Computes features of face crops. For each extractor a mixture is fitted by the same rule.
+
+    Attributes:
+        name: in the table.
+        preprocess: how the crops for `extract` must be cut.
+    """
+
+    name: str
+    preprocess: PreprocessSpec
+
+    def extract(self, crops_NHWC: Images) -> NDArray[np.float32]:
+        """Return [N, D] features of [N, S, S, 3] crops, which may be on disk."""
+
 
 # Each loader takes the path of weights, or of a run folder for exif_l2r.
 COMPARED: dict[str, Callable[[Path, int], FeatureExtractor]] = {

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-SAFE_TORCH = (2, 10)
+from training.pretext.import_checkpoint import ImportRefused, load_arrays
+from training.pretext.network import describe_differences
+
 NAMED_KEYS = 4
 
 
@@ -27,8 +27,7 @@ def read_weights(path: Path, expected: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no file.
-        WrongWeights: it is no such file, or contains more than arrays.
-        RuntimeError: the installed torch can run code in a file (CVE-2025-32434, CVE-2026-24747).
+        WrongWeights: it is no such file, contains more than arrays, or the installed torch is unsafe.
     """
     if not path.is_file():
         message = f"{path} does not exist; it should be {expected}"
@@ -39,15 +38,10 @@ def read_weights(path: Path, expected: str) -> dict[str, Any]:
         except SafetensorError as error:
             message = f"{path} is no safetensors file ({error}); it should be {expected}"
             raise WrongWeights(message) from error
-    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if version < SAFE_TORCH:
-        message = f"torch {torch.__version__} can run code in {path}: install torch 2.10 or newer"
-        raise RuntimeError(message)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        reason = str(error).partition("\n")[0][:200]
-        message = f"{path} contains more than arrays or is damaged ({reason}); it should be {expected}"
+        content = load_arrays(path)
+    except ImportRefused as error:
+        message = f"{error}; it should be {expected}"
         raise WrongWeights(message) from error
     if not isinstance(content, dict):
         message = f"{path} contains a {type(content).__name__} instead of named arrays; it should be {expected}"
@@ -81,18 +75,13 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], path: Path, 
     """Load `weights` into `module`; the keys must be exactly those of the module.
 
     Raises:
-        WrongWeights: keys are missing, left over or of another shape; the message names some of each.
+        WrongWeights: keys are missing, unknown or of another shape; the message names some of each.
     """
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
-    faults = {
-        "missing": wanted.keys() - found.keys(),
-        "left over": found.keys() - wanted.keys(),
-        "of another shape": {name for name in wanted.keys() & found.keys() if wanted[name] != found[name]},
-    }
-    differences = [f"{len(names)} {fault} ({name_keys(names)})" for fault, names in faults.items() if names]
-    if differences:
-        message = f"{path} does not fit: {', '.join(differences)}; it should be {expected}"
+    wrong_shape = {name for name in wanted.keys() & found.keys() if wanted[name] != found[name]}
+    if differ := describe_differences(wanted.keys() - found.keys(), found.keys() - wanted.keys(), wrong_shape):
+        message = f"{path} does not fit: {differ}; it should be {expected}"
         raise WrongWeights(message)
     module.load_state_dict(dict(weights), strict=True)
 
