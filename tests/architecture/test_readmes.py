@@ -6,7 +6,17 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("ingest", "scorer", "scorer/stream", "scorer/archive", "training", "model_repository", "tests")
+FOLDERS = (
+    "ingest",
+    "scorer",
+    "scorer/stream",
+    "scorer/archive",
+    "scorer/archive/source",
+    "scorer/archive/report",
+    "training",
+    "model_repository",
+    "tests",
+)
 UNLISTED = {"__init__.py", "py.typed", "README.md"}
 
 
