@@ -1,6 +1,6 @@
 """Fuzz one target with atheris: `python tests/fuzz/run.py TARGET [options and folders of libFuzzer]`; see `make fuzz`.
 
-A failing input is written to the working folder. Kept in tests/fuzz/corpus/TARGET, it is run by the ordinary tests.
+A failing input is written to the working folder. Moved to tests/fuzz/corpus/TARGET, it is part of the ordinary tests.
 """
 
 import copy
@@ -18,38 +18,38 @@ with atheris.instrument_imports(include=["ingest", "scorer"]):
     from ingest.formats import png
     from tests.fuzz.targets import TARGETS, check, make_seeds
 
-# Of another type, out of every range, or long.
+# Values of another type, out of range, or long.
 VALUES: tuple[object, ...] = (None, True, -1, 0, 1e-300, 1e300, 10**30, "", "\ud800", "x" * 5000, [], {}, [[]])
 
 
 def change_json(data: bytes, max_size: int, seed: int) -> bytes:
-    """Return JSON with one value changed or one name added; other bytes, and each third input, change anywhere."""
+    """Return JSON with one value changed or one name added; invalid JSON and a third of the inputs change as bytes."""
     dice = random.Random(seed)  # noqa: S311 - libFuzzer's seed, so that a run can be repeated
     try:
         whole = json.loads(data) if dice.randrange(3) else None
     except (ValueError, RecursionError):
         whole = None
-    places: list[tuple[dict[str, object] | list[object], str | int]] = []
-    waiting = [whole]
-    while waiting:
-        node = waiting.pop()
+    items: list[tuple[dict[str, object] | list[object], str | int]] = []
+    unvisited = [whole]
+    while unvisited:
+        node = unvisited.pop()
         if isinstance(node, dict | list):
             names = list(node) if isinstance(node, dict) else list(range(len(node)))
-            places += [(node, name) for name in names]
-            waiting += [node[name] for name in names]
-    if not places:
+            items += [(node, name) for name in names]
+            unvisited += [node[name] for name in names]
+    if not items:
         return bytes(atheris.Mutate(data, max_size))
-    node, name = dice.choice(places)
-    other, taken = dice.choice(places)
+    node, name = dice.choice(items)
+    other, taken = dice.choice(items)
     value = copy.deepcopy(dice.choice((*VALUES, other[taken])))  # type: ignore[index]
     if isinstance(node, dict) and not dice.randrange(3):
-        name = dice.choice(("unknown", *[str(each) for _, each in places]))
+        name = dice.choice(("unknown", *[str(each) for _, each in items]))
     node[name] = value  # type: ignore[index]
     return json.dumps(whole).encode()[:max_size]
 
 
 def change_image(data: bytes, max_size: int, seed: int) -> bytes:
-    """Return changed bytes; half of the PNGs get right checksums, without which all of them would be refused."""
+    """Return changed bytes; half of the PNGs get right checksums, since all would be refused without them."""
     changed = bytes(atheris.Mutate(data, max_size))
     if not changed.startswith(png.MAGIC) or seed % 2:
         return changed
@@ -70,7 +70,7 @@ CHANGES: dict[str, Callable[[bytes, int, int], bytes]] = {
 
 
 def main() -> None:
-    """Fuzz until a limit of libFuzzer ends it."""
+    """Fuzz until a limit of libFuzzer is reached."""
     if len(sys.argv) == 1 or sys.argv[1] not in TARGETS:
         sys.exit(f"usage: run.py {'|'.join(TARGETS)} [options and folders of libFuzzer]")
     name, *options = sys.argv[1:]

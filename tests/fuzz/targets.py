@@ -1,4 +1,4 @@
-"""What a fuzzer feeds with bytes: every parser of what strangers send, and the laws that hold whatever they are."""
+"""The targets of the fuzzer: every parser of untrusted bytes, and the laws that hold for any bytes."""
 
 import atexit
 import io
@@ -27,7 +27,7 @@ from scorer.stream.broker import Record
 from scorer.stream.codec import InvalidRecord, parse_request
 
 CPU_S = 2.0
-MEMORY_KIB = 256 << 10  # beyond what was taken before
+MEMORY_KIB = 256 << 10  # beyond the peak before the call
 LIMITS = Limits(max_pixels=250_000)
 _STARTER = Path(__file__).resolve().parents[2] / "model_repository" / MANIFEST
 _MAX_JSON_BYTES = 1 << 16
@@ -35,15 +35,15 @@ _ARRAYS = {"means": ArraySpec("f", ((None, 2),), 4096), "counts": ArraySpec("iu"
 
 
 def check(name: str, data: bytes) -> None:
-    """Run a target; an exception that is not documented, or too much CPU time or memory, is a failure."""
-    started_s, had_kib = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Run a target; an undocumented exception and too much CPU time or memory are failures."""
+    started_s, peak_kib = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     TARGETS[name](data)
     assert time.process_time() - started_s < CPU_S
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - had_kib < MEMORY_KIB
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_kib < MEMORY_KIB
 
 
 def fuzz_image(data: bytes) -> None:
-    """An admitted image keeps its size without its metadata, and is decoded or refused."""
+    """An accepted image has the same size without its metadata, and is decoded or refused."""
     try:
         info = probe_image(data, LIMITS)
     except Unscorable:
@@ -65,19 +65,19 @@ def fuzz_image(data: bytes) -> None:
 
 
 def fuzz_exif(data: bytes) -> None:
-    """Whatever an EXIF block holds, its photograph is admitted, and what is read of it is short and printable."""
+    """With any EXIF block, a photograph is accepted, and the values that are read are short and printable."""
     assert 1 <= read_orientation(data) <= 8
     for put in (_put_in_jpeg, _put_in_png, _put_in_webp):
         image = put(data[:65_000])
         info = probe_image(image)
-        image_metadata = read_image_metadata(image, info)
+        metadata = read_image_metadata(image, info)
         assert info.width == info.height == 32
-        assert image_metadata.camera.isprintable()
-        assert len(image_metadata.camera) <= 2 * MAX_WORD_CHARACTERS + 1
+        assert metadata.camera.isprintable()
+        assert len(metadata.camera) <= 2 * MAX_WORD_CHARACTERS + 1
 
 
 def fuzz_request(data: bytes) -> None:
-    """A record's value is a request, which survives being written again, or invalid."""
+    """A record's value is invalid, or a request that is equal after it is written and read again."""
     try:
         request = parse_request(_record(data), 1 << 20, _MAX_JSON_BYTES)
     except InvalidRecord as refusal:
@@ -88,7 +88,7 @@ def fuzz_request(data: bytes) -> None:
 
 
 def fuzz_manifest(data: bytes) -> None:
-    """A folder with nothing but these bytes as its manifest is refused in one sentence."""
+    """A folder that contains only these bytes as its manifest is refused in one sentence."""
     (_FOLDER / MANIFEST).write_bytes(data)
     try:
         read_bundle(_FOLDER)
@@ -100,7 +100,7 @@ def fuzz_manifest(data: bytes) -> None:
 
 
 def fuzz_arrays(data: bytes) -> None:
-    """Arrays are of the type, shape and size that was asked for, and finite."""
+    """Arrays have the requested type, shape and size, and are finite."""
     try:
         arrays = read_arrays(data, _ARRAYS)
     except InvalidArrays:
@@ -193,6 +193,6 @@ def _record(value: bytes) -> Record:
 
 
 _JPEG, _PNG, _WEBP = _encode("JPEG"), _encode("PNG"), _encode("WEBP")
-_PLACE = tempfile.TemporaryDirectory(prefix="unlensed-fuzz-")
-_FOLDER = Path(_PLACE.name)
-atexit.register(_PLACE.cleanup)
+_TEMPORARY = tempfile.TemporaryDirectory(prefix="unlensed-fuzz-")
+_FOLDER = Path(_TEMPORARY.name)
+atexit.register(_TEMPORARY.cleanup)

@@ -1,4 +1,4 @@
-"""What the fuzzer begins with and what it once found, run through each target without it."""
+"""The seeds of the fuzzer and the inputs that it once found, run through each target without it."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ CORPUS = Path(__file__).parent / "corpus"
 LONG = "x" * 5000
 REQUEST = json.loads(make_seeds("request")[0])
 MANIFEST = json.loads(make_seeds("manifest")[0])
-FOUND = {  # messages as long as what they name
+FOUND = {  # inputs whose error messages were as long as the names in them
     "request": [REQUEST | {"request_id": LONG[:4096], "faces": REQUEST["faces"] * 2}],
     "manifest": [
         {"schema_version": LONG},
@@ -25,8 +25,8 @@ FOUND = {  # messages as long as what they name
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_seeds_and_what_was_found_keep_the_laws(name: str) -> None:
-    """Every seed, each of its beginnings of a power of two, and every kept input: no undocumented exception."""
+def test_seeds_and_found_inputs_keep_the_laws(name: str) -> None:
+    """Every seed, its first bytes up to each power of two, and every kept input raise no undocumented exception."""
     seeds = make_seeds(name)
     cut = [seed[: 1 << power] for seed in seeds for power in range(len(seed).bit_length())]
     found = [json.dumps(each).encode() for each in FOUND.get(name, [])]
@@ -37,17 +37,17 @@ def test_seeds_and_what_was_found_keep_the_laws(name: str) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 @given(data=st.data())
 def test_changed_seeds_keep_the_laws(name: str, data: st.DataObject) -> None:
-    """A few changed places of a seed, and a part of it twice."""
+    """A seed with a few changed bytes and a repeated part keeps the laws."""
     seed = bytearray(data.draw(st.sampled_from(make_seeds(name))))
-    places = st.integers(0, len(seed) - 1)
-    for place, byte in data.draw(st.lists(st.tuples(places, st.integers(0, 255)), max_size=4)):
-        seed[place] = byte
-    start, end = sorted((data.draw(places), data.draw(places)))
+    offsets = st.integers(0, len(seed) - 1)
+    for offset, byte in data.draw(st.lists(st.tuples(offsets, st.integers(0, 255)), max_size=4)):
+        seed[offset] = byte
+    start, end = sorted((data.draw(offsets), data.draw(offsets)))
     check(name, bytes(seed[:end] + seed[start:]))
 
 
-def test_an_exception_that_is_not_documented_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A target catches what a parser documents, and nothing else."""
+def test_an_undocumented_exception_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A target catches only the documented exceptions of a parser."""
     monkeypatch.setattr(targets, "probe_image", lambda *_: {}["missing"])
     with pytest.raises(KeyError):
         check("image", b"")

@@ -1,4 +1,4 @@
-"""Who else is in a run changes no answer: images are added, left out and put in another order."""
+"""The other images of a run change no result: images are added, left out and reordered."""
 
 import io
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def encode(picture: Image.Image, kind: str = "JPEG", **options: object) -> bytes
 
 
 def turn(picture: Image.Image) -> bytes:
-    """Return the picture stored on its side."""
+    """Return the picture stored with a quarter turn, and the orientation that reverts it."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return encode(picture.rotate(90), "WEBP", exif=exif, quality=90)
@@ -46,7 +46,7 @@ def interrupt(picture: Image.Image) -> bytes:
 
 
 def repeat_scan(picture: Image.Image) -> bytes:
-    """Return a progressive JPEG that refines its last bit fifty times."""
+    """Return a progressive JPEG that repeats its last scan fifty times."""
     data = encode(picture, progressive=True)
     return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * 50 + data[-2:]
 
@@ -76,20 +76,20 @@ BAD: dict[str, Make] = {
 
 @pytest.fixture(scope="module")
 def requests(portrait: bytes) -> list[ScoreRequest]:
-    """Every image with its faces to find, and with a brought box."""
+    """Every image twice: without face boxes, and with one."""
     picture = Image.open(io.BytesIO(portrait)).convert("RGB")
     images = {name: make(picture) for name, make in (GOOD | BAD).items()}
-    brought = (RequestedFace(face_id="brought", box=BOX),)
+    given = (RequestedFace(face_id="given", box=BOX),)
     return [
         ScoreRequest(request_id=name + suffix, content_id=name, image=ImageSource(data=data), faces=faces)
         for name, data in images.items()
-        for suffix, faces in (("", None), (", brought", brought))
+        for suffix, faces in (("", None), (", box given", given))
     ]
 
 
 @pytest.fixture(scope="module")
 def alone(requests: list[ScoreRequest], local_scorer: LocalScorer) -> dict[str, dict[str, Any]]:
-    """What each image gets as the only one of a run."""
+    """The result of each image as the only one of a run."""
     results = [result for request in requests for result in answer(local_scorer, [request])]
     scored = {each["request_id"] for each in results if each["status"] is Status.SCORED}
     assert scored >= GOOD.keys()
@@ -108,10 +108,10 @@ def answer(scorer: LocalScorer, requests: list[ScoreRequest]) -> list[dict[str, 
 
 @settings(max_examples=25)
 @given(data=st.data())
-def test_every_image_gets_the_answer_that_it_gets_alone(
+def test_every_image_gets_the_result_that_it_gets_alone(
     local_scorer: LocalScorer, requests: list[ScoreRequest], alone: dict[str, dict[str, Any]], data: st.DataObject
 ) -> None:
-    """Boxes, confidences, log-likelihoods, reasons and ids are equal, to the last bit, in any company and order.
+    """Boxes, confidences, log-likelihoods, reasons and ids are equal, bit for bit, among any others and in any order.
 
     The images are decoded in the sandbox and scored in batches of up to four.
     """

@@ -1,4 +1,4 @@
-"""Hostile files, made here and never kept: each is refused for its reason, within two seconds of CPU time."""
+"""Hostile files, made in code: each is refused with its reason, within two seconds of CPU time."""
 
 import io
 import struct
@@ -39,7 +39,7 @@ END = b"\xff\xd9"
 
 
 def make_jpeg(*segments: bytes) -> bytes:
-    """Return a JPEG of the given segments, a scan of nothing and an end marker."""
+    """Return a JPEG of the given segments, an empty scan and an end marker."""
     return b"\xff\xd8" + b"".join(segments) + SCAN + END
 
 
@@ -65,7 +65,7 @@ def make_lossless_header(width: int, height: int) -> bytes:
 
 
 def repeat_last_scan(times: int) -> bytes:
-    """Return a progressive JPEG that refines its last bit again and again."""
+    """Return a progressive JPEG that repeats its last scan."""
     data = encode("JPEG", progressive=True)
     return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * times + END
 
@@ -75,9 +75,9 @@ def animate(kind: str) -> bytes:
     return encode(kind, save_all=True, append_images=[PICTURE.rotate(90, expand=False)])
 
 
-def corrupt(data: bytes, position: int) -> bytes:
+def corrupt(data: bytes, offset: int) -> bytes:
     """Return `data` with one byte changed."""
-    return data[:position] + bytes([data[position] ^ 0x55]) + data[position + 1 :]
+    return data[:offset] + bytes([data[offset] ^ 0x55]) + data[offset + 1 :]
 
 
 CASES: dict[str, tuple[Reason, Callable[[], bytes]]] = {
@@ -152,7 +152,7 @@ CASES: dict[str, tuple[Reason, Callable[[], bytes]]] = {
 
 
 def refuse(data: bytes) -> Unscorable:
-    """Return the refusal of `data`, having checked what it cost."""
+    """Return the refusal of `data`, after a check of its CPU time."""
     before = time.process_time()
     with pytest.raises(Unscorable) as refusal:
         probe_image(data)
@@ -162,7 +162,7 @@ def refuse(data: bytes) -> Unscorable:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_hostile_file_is_refused_for_its_reason(name: str) -> None:
-    """Each file gets its typed reason and a sentence, at once."""
+    """Each file gets its typed reason and a sentence."""
     reason, make = CASES[name]
     refusal = refuse(make())
     assert refusal.reason is reason
@@ -195,8 +195,8 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("name", FLOODS)
-def test_a_flood_of_tiny_parts_is_refused_at_once(name: str) -> None:
-    """64 MiB of anything that a naive walk would step through are refused within the same time."""
+def test_a_flood_of_tiny_parts_is_refused(name: str) -> None:
+    """64 MiB of tiny segments or chunks are refused within the same time."""
     assert refuse(fill(*FLOODS[name])).reason in {Reason.UNDECODABLE, Reason.TRUNCATED, Reason.TOO_MANY_SCANS}
 
 
@@ -213,7 +213,7 @@ SCAN_FLOODS = {
 @pytest.mark.parametrize("end", [b"", END])
 @pytest.mark.parametrize("name", SCAN_FLOODS)
 def test_a_flood_in_a_scan_is_refused_by_the_decoders(detector: FaceDetector, name: str, end: bytes) -> None:
-    """8 MiB in a scan of a small picture, whose missing pixels are measured, cost no more than any refusal."""
+    """8 MiB in a scan of a small picture, whose missing pixels are measured, are refused within the same time."""
     unit, tail = SCAN_FLOODS[name]
     picture = encode("JPEG", restart_marker_rows=1)
     head = picture[: picture.index(b"\xff\xda") + 14]
@@ -231,7 +231,7 @@ def test_a_flood_in_a_scan_is_refused_by_the_decoders(detector: FaceDetector, na
 
 
 def test_walks_over_markers_cost_little_beside_one_decoding(detector: FaceDetector) -> None:
-    """Megabytes in repeated scans, whose warning says nothing of where damage is: decoded once, and walked cheaply."""
+    """Megabytes of repeated scans, whose warning does not locate the damage, are decoded once, and walked cheaply."""
     noise = np.random.default_rng(5).integers(0, 256, (700, 700, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).resize((1400, 1400)).save(buffer, "JPEG", progressive=True, quality=10, subsampling=0)

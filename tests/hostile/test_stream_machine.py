@@ -1,4 +1,4 @@
-"""Whatever happens to a group of workers, in whatever order: each record is answered, and nobody pays for another."""
+"""Any events in a group of workers, in any order: each record gets an answer, and none suffers from another one."""
 
 import base64
 import io
@@ -41,14 +41,14 @@ def starter() -> Bundle:
 
 @cache
 def picture(number: int) -> str:
-    """Return one of a few small images, which differ."""
+    """Return one of a few different small images."""
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64), (number, 0, 0)).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 
 class Checksums:
-    """An engine whose features are those of the image's bytes alone, so that an exchanged answer is seen."""
+    """An engine whose features depend only on the image's bytes, so that the test detects exchanged answers."""
 
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
         """See `Embedder`."""
@@ -57,7 +57,7 @@ class Checksums:
 
 
 class Stream(RuleBasedStateMachine):
-    """Workers of one group, the records that they are sent, and all that may happen to them."""
+    """Workers of one group, the records that they receive, and the events that may affect them."""
 
     delivery = "at_least_once"
 
@@ -66,26 +66,26 @@ class Stream(RuleBasedStateMachine):
         self.group = MemoryGroup({partition: [] for partition in PARTITIONS}, limits=LIMITS)
         self.kinds: dict[tuple[TopicPartition, int], str] = {}
         self.ids: dict[tuple[TopicPartition, int], str] = {}
-        self.exposed: Counter[tuple[TopicPartition, int]] = Counter()  # to ends that were no record's doing
+        self.exposed: Counter[tuple[TopicPartition, int]] = Counter()  # to exits that no record caused
         self.paused: list[Member] = []
-        self.ends = self.sent = 0  # `ends`: of what a partition was in hand of one worker
+        self.ends = self.sent = 0  # `ends`: how often a worker lost its partitions
         self.join()
 
     @rule(partition=partitions, count=st.integers(1, 12))
     def send(self, partition: TopicPartition, count: int) -> None:
-        """Good requests."""
+        """Send good requests."""
         for _ in range(count):
             self._send(partition, "good")
 
     @rule(partition=partitions, kind=st.sampled_from(["poison", "oversize", "not_json"]))
     def send_bad(self, partition: TopicPartition, kind: str) -> None:
-        """A record that kills who decodes it, one whose answer no topic takes, one that is no request."""
+        """Send a record that crashes workers, one whose answer is too large for its topics, or an invalid request."""
         self._send(partition, kind)
 
     @precondition(lambda self: self.ids)
     @rule(partition=partitions, number=st.integers(0, 1000))
     def duplicate(self, partition: TopicPartition, number: int) -> None:
-        """A request that was sent already, whatever it is."""
+        """Send any earlier record again."""
         (of, offset) = list(self.ids)[number % len(self.ids)]
         record = self.group.logs[of][offset]
         again = self.group.send(partition, record.key, record.value)
@@ -93,20 +93,20 @@ class Stream(RuleBasedStateMachine):
 
     @rule(member=members, turns=st.integers(1, 6))
     def poll(self, member: int, turns: int) -> None:
-        """A worker goes on for some turns."""
+        """Let a worker continue for some turns."""
         for _ in range(turns):
             self._turn(member)
 
     @rule()
     def join(self) -> None:
-        """One more worker: a rebalance."""
+        """Add a worker, which causes a rebalance."""
         if len(self.group.members) + len(self.paused) < MAX_MEMBERS:
             self.ends += 1
             Member(self.group, self._serve)
 
     @rule(member=members)
     def leave(self, member: int) -> None:
-        """A worker is told to leave: a rebalance."""
+        """Stop a worker, which causes a rebalance."""
         if len(self.group.members) > 1:
             leaving = self._member(member)
             self.ends += 1
@@ -115,33 +115,33 @@ class Stream(RuleBasedStateMachine):
 
     @rule(member=members)
     def crash(self, member: int) -> None:
-        """A worker is killed, but never twice with one record in hand, which would be blamed for it."""
+        """Kill a worker, but never twice with the same record in flight, which would count as the cause."""
         if self.group.members and self._expose(victim := self._member(member)):
             victim.kill()
             victim.turn()
 
     @rule(member=members)
     def pause(self, member: int) -> None:
-        """A worker stands still for longer than its session: others take over, who cannot know that it lives."""
+        """Pause a worker for longer than its session: others take over its partitions, as after a crash."""
         if self.group.members and self._expose(victim := self._member(member)):
             victim.stand_still()
             self.paused.append(victim)
 
     @rule()
-    def go_on(self) -> None:
-        """One that stood still goes on, and joins again."""
+    def resume(self) -> None:
+        """Resume a paused worker, which joins again."""
         if self.paused:
             self.paused.pop().go_on()
 
     @rule(what=st.sampled_from(["commit", "notes", "deliver"]), calls=st.integers(1, 2))
     def outage(self, what: str, calls: int) -> None:
-        """The broker takes no offsets, no notes or no answers for a while."""
+        """Let the broker refuse the next offsets, notes or answers."""
         if not self.group.outages.total():
             self.group.outages[what] += calls
 
     @invariant()
     def nothing_is_wrong(self) -> None:
-        """No offset passes an unanswered record, no good request is a dead letter, no two answers contradict."""
+        """No offset passes an unanswered record, no good request is a dead letter, no two answers differ."""
         with self.group.lock:
             answers, committed = list(self.group.answers), dict(self.group.committed)
         letters: dict[tuple[TopicPartition, int], list[str]] = defaultdict(list)
@@ -150,9 +150,9 @@ class Stream(RuleBasedStateMachine):
             if answer.topic == "unlensed.results":
                 verdict.note_result(answer.value or b"")
             else:
-                told = {name: (value or b"").decode() for name, value in answer.headers}
-                partition = TopicPartition(told["unlensed-topic"], int(told["unlensed-partition"]))
-                letters[partition, int(told["unlensed-offset"])].append(told["unlensed-error-code"])
+                headers = {name: (value or b"").decode() for name, value in answer.headers}
+                partition = TopicPartition(headers["unlensed-topic"], int(headers["unlensed-partition"]))
+                letters[partition, int(headers["unlensed-offset"])].append(headers["unlensed-error-code"])
         for key, codes in letters.items():
             assert set(codes) == {CODES.get(self.kinds[key])}, (key, codes)
             assert len(codes) == 1 or (self.delivery == "at_least_once" and len(codes) <= 1 + self.ends)
@@ -163,10 +163,10 @@ class Stream(RuleBasedStateMachine):
         self.letters = letters
 
     def teardown(self) -> None:
-        """Once nothing more goes wrong, everything is answered and committed, and each poison is one dead letter."""
+        """Without further faults, each record is answered and committed, and each poison record is one dead letter."""
         self.group.outages.clear()
         while self.paused:
-            self.go_on()
+            self.resume()
         for turn in range(LAST_TURNS):
             if self._is_done():
                 break
@@ -205,7 +205,7 @@ class Stream(RuleBasedStateMachine):
         return self.group.members[number % len(self.group.members)]
 
     def _turn(self, number: int) -> None:
-        """Let a member turn; one that a record killed is replaced, and one that ended otherwise is a fault."""
+        """Let a member do one turn. A record may kill it; any other exit fails the test."""
         if not self.group.members:
             self.join()
         if not self.group.members:  # all are paused
@@ -217,7 +217,7 @@ class Stream(RuleBasedStateMachine):
             self.ends += 1
 
     def _expose(self, member: Member) -> bool:
-        """Return whether none of the records that a member may have in hand saw such an end before; then they have."""
+        """Return whether no record that may be in flight at a member was exposed before; if so, expose them all."""
         owned = [partition for partition, owner in self.group.owners.items() if owner is member]
         may = [
             (partition, offset)
@@ -247,7 +247,7 @@ class StreamOnce(Stream):
     delivery = "exactly_once"
 
 
-# Threads decide how far the workers are at each step, so that an example is no recipe: it is neither shrunk nor kept.
+# The progress of the workers at each step depends on threads. An example is not reproducible: it is not shrunk or kept.
 ONCE = settings(max_examples=6, stateful_step_count=30, phases=[Phase.generate], database=None)
 TestStream = Stream.TestCase
 TestStream.settings = settings(ONCE, max_examples=12)

@@ -1,4 +1,4 @@
-"""Whatever bytes arrive: pixels or `Unscorable`, nothing else, and metadata bombs cost nothing."""
+"""Any bytes give pixels or `Unscorable`, no other exception, and metadata bombs cost nothing."""
 
 import io
 import struct
@@ -19,7 +19,7 @@ from ingest.reference import decode_upright
 from ingest.spec import PreprocessSpec, Window
 
 CPU_S = 2.0
-LIMITS = Limits(max_pixels=1_000_000)  # so that a lucky flip in a header does not make the suite slow
+LIMITS = Limits(max_pixels=1_000_000)  # so that no change of a header makes the suite slow
 PICTURE = Image.fromarray(np.random.default_rng(4).integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((80, 60))
 
 
@@ -73,12 +73,12 @@ def mutate(draw: st.DrawFn) -> bytes:
 
 @pytest.fixture(scope="module")
 def cropper() -> FaceCropper:
-    """One cropper for all, so that each example also meets what the one before left behind."""
+    """A cropper that all examples share, so that each also meets the state after the others."""
     return FaceCropper(PreprocessSpec(size=64), threads=1, max_batch=4)
 
 
 def crop_whole(cropper: FaceCropper, data: bytes) -> NDArray[np.uint8] | Unscorable:
-    """Probe and crop `data`; anything but pixels or `Unscorable` fails the test that calls."""
+    """Return the crop of the whole picture or its refusal; any other exception fails the test."""
     try:
         info = probe_image(data, LIMITS)
     except Unscorable as refusal:
@@ -98,8 +98,8 @@ def test_a_mutated_picture_gives_pixels_or_a_reason(cropper: FaceCropper, data: 
 
 @settings(max_examples=150, deadline=None)
 @given(data=mutate())
-def test_the_plain_path_gives_pixels_or_a_reason(data: bytes) -> None:
-    """Pillow's many exceptions never leave the reference decoder."""
+def test_the_reference_gives_pixels_or_a_reason(data: bytes) -> None:
+    """The reference decoder raises none of Pillow's many exceptions."""
     try:
         assert decode_upright(data).shape[2] == 3
     except Unscorable:
@@ -108,13 +108,13 @@ def test_the_plain_path_gives_pixels_or_a_reason(data: bytes) -> None:
 
 @given(data=st.binary(max_size=300) | st.binary(max_size=300).map(lambda tail: SEEDS[0][:300] + tail))
 def test_noise_gives_a_reason(data: bytes) -> None:
-    """Random bytes, with or without a picture's beginning, are refused and nothing else."""
+    """Random bytes, with or without the beginning of a picture, are refused."""
     with pytest.raises(Unscorable):
         probe_image(data)
 
 
 def test_text_that_inflates_a_thousandfold_is_never_inflated(cropper: FaceCropper) -> None:
-    """Two gigabytes of compressed text in a PNG change neither its pixels nor what it costs."""
+    """Two gigabytes of compressed text in a PNG change neither its pixels nor its cost."""
     plain = encode("PNG")
     bomb = b"comment\0\0" + zlib.compress(bytes(8 * 2**20), 9)
     chunk = struct.pack(">I", len(bomb)) + b"zTXt" + bomb + struct.pack(">I", zlib.crc32(b"zTXt" + bomb))

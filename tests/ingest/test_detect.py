@@ -40,7 +40,7 @@ def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def detect(detector: FaceDetector, data: bytes) -> list[Detection]:
-    """Probe and detect, as the scorer does."""
+    """Check the headers and find the faces, as the scorer does."""
     return detector.detect(data, probe_image(data))
 
 
@@ -58,14 +58,14 @@ def move(box: FaceBox, scale: float, right: float = 0, down: float = 0) -> FaceB
 
 
 def assert_only(found: list[Detection], expected: FaceBox, iou: float = 0.7) -> None:
-    """One face was found, and where it is."""
+    """Check that one face was found, at the expected position."""
     assert len(found) == 1
     assert measure_iou(found[0].box, expected) > iou
     assert 0.7 <= found[0].confidence <= 1
 
 
 def test_finds_the_astronaut(detector: FaceDetector, portrait: bytes) -> None:
-    """The one face is found where another detector sees it, and nothing else is."""
+    """One face is found, where another detector finds it."""
     assert_only(detect(detector, portrait), FACE, iou=0.8)
 
 
@@ -85,13 +85,13 @@ ENCODINGS: dict[str, Callable[[Image.Image], bytes]] = {
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_finds_the_face_in_every_encoding(detector: FaceDetector, upright: Image.Image, encoding: str) -> None:
-    """Colour model, bit depth, palette, transparency and container do not matter."""
+    """The face is found for every colour model, bit depth, palette, transparency and container."""
     assert_only(detect(detector, ENCODINGS[encoding](upright)), FACE)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_boxes_are_upright(detector: FaceDetector, upright: Image.Image, orientation: int) -> None:
-    """Whatever way the pixels are stored, the box is the one in the upright picture."""
+    """For every orientation, the box is the one in the upright picture."""
     wide = upright.crop((0, 0, 512, 400))
     stored = wide.transpose(STORE[orientation]) if orientation in STORE else wide
     exif = Image.Exif()
@@ -102,8 +102,8 @@ def test_boxes_are_upright(detector: FaceDetector, upright: Image.Image, orienta
 
 
 @pytest.mark.parametrize("picture", ["grey", "noise", "stripes"])
-def test_finds_nothing_where_nothing_is(detector: FaceDetector, picture: str) -> None:
-    """Pictures without a face give an empty list, not an error."""
+def test_finds_no_face_in_a_picture_without_one(detector: FaceDetector, picture: str) -> None:
+    """A picture without a face gives an empty list, not an error."""
     rng = np.random.default_rng(0)
     pixels = {
         "grey": np.full((700, 900, 3), 128, np.uint8),
@@ -115,19 +115,19 @@ def test_finds_nothing_where_nothing_is(detector: FaceDetector, picture: str) ->
 
 @pytest.mark.parametrize("scale", [0.75, 1, 2, 5, 9])
 def test_finds_the_face_at_every_size(detector: FaceDetector, upright: Image.Image, scale: float) -> None:
-    """From 68 to 820 px, up to 21 megapixels, the box grows with the picture."""
+    """Faces from 68 to 820 px are found in up to 21 megapixels, and the box scales with the picture."""
     side = round(512 * scale)
     assert_only(detect(detector, encode(upright.resize((side, side)), "JPEG", quality=90)), move(FACE, scale))
 
 
 @pytest.mark.parametrize("side", [108, 144, 180, 256, 340])
 def test_finds_the_small_face_of_an_avatar(detector: FaceDetector, upright: Image.Image, side: int) -> None:
-    """Faces from 20 px are found where the picture is so small that they need no looking for."""
+    """Faces from 20 px are found in a picture that is small itself."""
     assert_only(detect(detector, encode(upright.resize((side, side)))), move(FACE, side / 512))
 
 
-def test_looks_for_smaller_faces_only_where_they_are_wanted(detector: FaceDetector, upright: Image.Image) -> None:
-    """A face of 53 px in a large photograph is found for a caller who scores such faces, and costs others nothing."""
+def test_searches_smaller_faces_only_on_request(detector: FaceDetector, upright: Image.Image) -> None:
+    """A face of 53 px in a large photograph is found only if the caller scores such faces, on a larger level."""
     sheet = Image.new("RGB", (1600, 1200), (90, 110, 100))
     sheet.paste(upright.resize((300, 300)), (700, 500))
     data = encode(sheet, "JPEG", quality=95)
@@ -138,8 +138,8 @@ def test_looks_for_smaller_faces_only_where_they_are_wanted(detector: FaceDetect
     assert plan_scales(info, spec, 40)[0] > plan_scales(info, spec, spec.min_face_px)[0]
 
 
-def test_small_faces_are_told_only_where_there_is_no_larger_one(detector: FaceDetector, upright: Image.Image) -> None:
-    """Somebody in the background of a portrait is no part of it, unless the caller scores such faces."""
+def test_small_faces_are_returned_only_without_a_larger_one(detector: FaceDetector, upright: Image.Image) -> None:
+    """A person in the background of a portrait is not returned, unless the caller scores such faces."""
     pair = Image.new("RGB", (760, 512), (90, 110, 100))
     pair.paste(upright, (0, 0))
     pair.paste(upright.resize((240, 240)), (516, 100))
@@ -153,32 +153,32 @@ def test_small_faces_are_told_only_where_there_is_no_larger_one(detector: FaceDe
 
 
 def test_a_larger_limit_changes_no_box(detector: FaceDetector, portrait: bytes) -> None:
-    """A caller who scores large faces only gets the same boxes: what he leaves out is for him to say."""
+    """A caller who scores only large faces gets the same boxes; the caller filters them."""
     info = probe_image(portrait)
     assert detector.detect(portrait, info, 500) == detector.detect(portrait, info)
 
 
-def test_a_strip_of_a_face_is_told(detector: FaceDetector, upright: Image.Image) -> None:
-    """The eyes of a portrait, as pages crop them: most of the box lies outside, and the image is not without a face."""
+def test_a_strip_of_a_face_is_found(detector: FaceDetector, upright: Image.Image) -> None:
+    """The eyes of a portrait, as web pages crop them, are a face, although most of its box lies outside."""
     strip = upright.resize((1536, 1536), Image.Resampling.LANCZOS).crop((510, 285, 870, 385))
     (face,) = detect(detector, encode(strip.resize((240, 66), Image.Resampling.LANCZOS), "JPEG", quality=92))
     assert face.box.visible_share(240, 66) < MIN_VISIBLE_SHARE
 
 
-def test_the_second_look_only_takes_away(root: Path, upright: Image.Image) -> None:
-    """A detector that looks at everything twice finds the face where one that looks once does, to the bit."""
+def test_the_second_network_changes_no_box(root: Path, upright: Image.Image) -> None:
+    """A detector that verifies every face gives, bit for bit, the boxes of one that verifies none."""
     folder, spec = root / "model_repository", DetectorSpec()
-    twice = load_detector(folder, replace(spec, sure_confidence=1.0), threads=1)
-    once = load_detector(folder, replace(spec, sure_confidence=spec.min_confidence), threads=1)
+    always = load_detector(folder, replace(spec, sure_confidence=1.0), threads=1)
+    without = load_detector(folder, replace(spec, sure_confidence=spec.min_confidence), threads=1)
     data = encode(upright)
-    assert [face.box for face in detect(twice, data)] == [face.box for face in detect(once, data)]
+    assert [face.box for face in detect(always, data)] == [face.box for face in detect(without, data)]
     never = load_detector(folder, replace(spec, sure_confidence=1.0, second_confidence=1.0), threads=1)
     assert detect(never, data) == []
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.2])
 def test_finds_a_face_that_fills_the_picture(detector: FaceDetector, upright: Image.Image, margin: float) -> None:
-    """A close crop, as profile pictures are, still is a face."""
+    """The face of a close crop, such as a profile picture, is found."""
     left, top = FACE.x - margin * FACE.width, FACE.y - margin * FACE.height
     size = ((1 + 2 * margin) * FACE.width, (1 + 2 * margin) * FACE.height)
     crop = upright.crop((round(left), round(top), round(left + size[0]), round(top + size[1])))
@@ -188,7 +188,7 @@ def test_finds_a_face_that_fills_the_picture(detector: FaceDetector, upright: Im
 
 
 def test_finds_small_faces_in_a_large_photograph(detector: FaceDetector, upright: Image.Image) -> None:
-    """Twelve faces of 105 to 165 px, scattered over 12 megapixels so that tiles cut some, are found once each."""
+    """Twelve faces of 105 to 165 px in 12 megapixels, some of them cut by tiles, are found once each."""
     rng = np.random.default_rng(1)
     sheet = Image.new("RGB", (4000, 3000), (90, 110, 100))
     expected = []
@@ -203,8 +203,8 @@ def test_finds_small_faces_in_a_large_photograph(detector: FaceDetector, upright
     assert all(max(measure_iou(box, face.box) for face in found) > 0.6 for box in expected)
 
 
-def test_threads_do_not_change_the_answer(root: Path, detector: FaceDetector, upright: Image.Image) -> None:
-    """Two streams and four callers at once give, to the bit, what one stream gives one caller."""
+def test_threads_do_not_change_the_result(root: Path, detector: FaceDetector, upright: Image.Image) -> None:
+    """Two streams with four callers give, bit for bit, the faces of one stream with one caller."""
     data = encode(upright.resize((3000, 2400)), "JPEG")
     alone = detect(detector, data)
     shared = load_detector(root / "model_repository", DetectorSpec(), threads=2)
@@ -219,7 +219,7 @@ def test_refuses_a_folder_without_weights(tmp_path: Path) -> None:
 
 
 def test_refuses_weights_that_are_no_model(tmp_path: Path) -> None:
-    """Bytes that are no model give one sentence, not an engine's traceback."""
+    """Bytes that are no model raise ValueError with one sentence, not an exception of the engine."""
     (tmp_path / "model.tflite").write_bytes(b"not a model")
     with pytest.raises(ValueError, match=r"model\.tflite: OpenVINO cannot read"):
         load_detector(tmp_path, DetectorSpec(file="model.tflite", second_file="model.tflite"), threads=1)

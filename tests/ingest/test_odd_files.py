@@ -1,4 +1,4 @@
-"""Files that cameras and editors write and browsers show whole: scored as the same picture without the oddity."""
+"""Unusual files that cameras and editors write and browsers show whole get the result of the usual file."""
 
 import io
 import struct
@@ -48,7 +48,7 @@ def chunk(kind: bytes, body: bytes, checksum: int | None = None) -> bytes:
 
 
 def find(data: bytes, code: int) -> tuple[int, int]:
-    """Return where the first JPEG segment `code` begins and ends, its marker included."""
+    """Return the start and the end of the first JPEG segment `code`, its marker included."""
     start = 2
     while data[start + 1] != code:
         start += 2 + int.from_bytes(data[start + 2 : start + 4], "big")
@@ -62,12 +62,12 @@ def change(data: bytes, code: int, edit: Callable[[bytes], bytes]) -> bytes:
 
 
 def after_start(data: bytes, *parts: bytes) -> bytes:
-    """Return the JPEG with `parts` behind its start marker."""
+    """Return the JPEG with `parts` after its start marker."""
     return data[:2] + b"".join(parts) + data[2:]
 
 
 def after_header(data: bytes, *parts: bytes) -> bytes:
-    """Return the PNG with `parts` behind its header."""
+    """Return the PNG with `parts` after its header."""
     return data[:33] + b"".join(parts) + data[33:]
 
 
@@ -96,7 +96,7 @@ JPEG = {"quality": 92}
 ROWS = {"quality": 92, "restart_marker_rows": 1}
 ADOBE = b"Adobe\0\x64\0\0\0\0"
 JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
-# Name -> (the odd file, the clean one).
+# Name -> (the unusual file, the usual one).
 CASES: dict[str, Callable[[], tuple[bytes, bytes]]] = {
     "scan parameters of a Samsung phone": lambda: (
         change(encode("JPEG", **JPEG), 0xDA, lambda body: body[:-3] + bytes(3)),
@@ -202,18 +202,19 @@ def crop(cropper: FaceCropper, data: bytes, box: FaceBox = BOX) -> np.ndarray | 
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_an_odd_file_is_the_same_picture(detector: FaceDetector, cropper: FaceCropper, name: str) -> None:
-    """Its faces and its crop are those of the clean file, bit for bit."""
-    odd, clean = CASES[name]()
-    assert odd != clean
-    assert len(detect(detector, clean)) == 1
-    assert detect(detector, odd) == detect(detector, clean)
-    assert np.array_equal(crop(cropper, odd, FaceBox(0, 0, 512, 512)), crop(cropper, clean, FaceBox(0, 0, 512, 512)))
+def test_an_unusual_file_is_the_same_picture(detector: FaceDetector, cropper: FaceCropper, name: str) -> None:
+    """Its faces and its crop are those of the usual file, bit for bit."""
+    unusual, usual = CASES[name]()
+    assert unusual != usual
+    assert len(detect(detector, usual)) == 1
+    assert detect(detector, unusual) == detect(detector, usual)
+    whole = FaceBox(0, 0, 512, 512)
+    assert np.array_equal(crop(cropper, unusual, whole), crop(cropper, usual, whole))
 
 
 @pytest.mark.parametrize("pad", [0, 1, 255])
 def test_the_sixth_byte_of_an_exif_header_is_not_read(pad: int) -> None:
-    """Some cameras write another byte than 0 there; the orientation counts all the same."""
+    """Some cameras write another byte than 0 there; the orientation is read in each case."""
     tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, 6, 0, 0)
     assert probe_image(after_start(encode("JPEG"), segment(0xE1, b"Exif\0" + bytes([pad]) + tiff))).orientation == 6
 
@@ -222,22 +223,22 @@ def test_the_sixth_byte_of_an_exif_header_is_not_read(pad: int) -> None:
     ("data", "reason"),
     [
         (after_header(encode("PNG"), chunk(b"acTL", struct.pack(">II", 2, 0))), Reason.ANIMATED),
-        # Its one frame is not the still picture, and it is the frame that is shown.
+        # Its one frame is not the still picture, and browsers show the frame.
         (after_header(encode("PNG"), chunk(b"acTL", struct.pack(">II", 1, 0))), Reason.ANIMATED),
         (encode("JPEG", progressive=True)[: len(encode("JPEG", progressive=True)) // 3], Reason.TRUNCATED),
         (encode("JPEG")[:400], Reason.TRUNCATED),
         (encode("PNG")[:36], Reason.TRUNCATED),
     ],
 )
-def test_what_a_browser_does_not_show_whole_is_refused(data: bytes, reason: Reason) -> None:
-    """Two frames, and data that end before all of the picture has begun."""
+def test_a_file_that_browsers_do_not_show_whole_is_refused(data: bytes, reason: Reason) -> None:
+    """Animations and files that end before their last scan has begun have a reason."""
     with pytest.raises(Unscorable) as refusal:
         probe_image(data)
     assert refusal.value.reason is reason
 
 
-def test_a_jpeg_with_an_exotic_header_keeps_its_colours(cropper: FaceCropper) -> None:
-    """An Adobe segment before the frame header is read with the frame's number of channels: YCCK stays YCCK."""
+def test_an_adobe_segment_before_the_frame_keeps_the_colours(cropper: FaceCropper) -> None:
+    """A known colour transform of an Adobe segment is kept, also where the segment is before the frame header."""
     data = encode("JPEG", **JPEG)
     adobe = after_start(change(data, 0xE0, lambda _: b""), segment(0xEE, ADOBE + b"\1"))
     assert np.array_equal(crop(cropper, adobe), crop(cropper, data))

@@ -1,9 +1,9 @@
-"""The fast path against the plain one: every container and colour type, random windows, all orientations.
+"""DALI's crops against the reference: every container and colour type, random windows, all orientations.
 
-The bound: decoders agree bit for bit and resizing rounds the same sum, so that a crop differs by one grey level
-at most, and only where a value lies on a half. 16-bit colour PNG may differ by two, since Pillow cuts the low
-byte of a sample and DALI rounds (see `ingest.reference`). Not covered: a window one pixel wide at the left edge,
-where libjpeg-turbo's partial decode upsamples 4:2:0 chroma otherwise.
+Decoders agree bit for bit, and resizing rounds the same sum: so a crop differs by at most one grey level, only where a
+value lies on a half. 16-bit colour PNG may differ by two, since Pillow drops the low byte of a sample and DALI rounds
+(see `ingest.reference`). Not covered: a window one pixel wide at the left edge, where libjpeg-turbo's partial decode
+upsamples 4:2:0 chroma differently.
 """
 
 import io
@@ -32,7 +32,7 @@ WIDTH, HEIGHT = 203, 151  # odd, so that chroma blocks are cut
 
 @cache
 def make_pixels() -> NDArray[np.uint8]:
-    """Return gradients with noise and one hard-edged red patch (H, W, 3)."""
+    """Return gradients with noise and one red rectangle with sharp edges (H, W, 3)."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH]
     gradients = np.stack([x * 255 / WIDTH, y * 255 / HEIGHT, (x + y) * 255 / (WIDTH + HEIGHT)], axis=-1)
     pixels = (gradients + np.random.default_rng(0).normal(0, 12, gradients.shape)).clip(0, 255).astype(np.uint8)
@@ -51,7 +51,7 @@ def encode(mode: str, kind: str, **options: object) -> bytes:
 
 
 def encode_16_bit(colour_type: int, channels: int) -> bytes:
-    """Return a 16-bit PNG, which Pillow writes only in grey."""
+    """Return a 16-bit PNG; Pillow writes only grey ones."""
     samples = make_pixels()[:, :, [0, 1, 2, 0][:channels]].astype(np.uint32) * 250
     samples += np.random.default_rng(1).integers(0, 900, samples.shape, dtype=np.uint32)
     rows = b"".join(b"\0" + row.tobytes() for row in samples.astype(">u2"))
@@ -62,10 +62,10 @@ def encode_16_bit(colour_type: int, channels: int) -> bytes:
     )
 
 
-def move_adobe_transform(data: bytes, transform: int) -> bytes:
+def set_adobe_transform(data: bytes, transform: int) -> bytes:
     """Return a JPEG with another colour transform in its Adobe marker."""
-    place = data.index(b"Adobe") + 11
-    return data[:place] + bytes([transform]) + data[place + 1 :]
+    offset = data.index(b"Adobe") + 11
+    return data[:offset] + bytes([transform]) + data[offset + 1 :]
 
 
 CASES = {
@@ -78,7 +78,7 @@ CASES = {
     "jpeg rgb": lambda: encode("RGB", "JPEG", keep_rgb=True),
     "jpeg grey": lambda: encode("L", "JPEG"),
     "jpeg cmyk": lambda: encode("CMYK", "JPEG"),
-    "jpeg ycck": lambda: move_adobe_transform(encode("CMYK", "JPEG"), 2),
+    "jpeg ycck": lambda: set_adobe_transform(encode("CMYK", "JPEG"), 2),
     "png": lambda: encode("RGB", "PNG"),
     "png black and white": lambda: encode("1", "PNG"),
     "png grey": lambda: encode("L", "PNG"),
@@ -101,36 +101,36 @@ CUT_BY_PILLOW = ("png 16-bit colour", "png 16-bit alpha")
 
 @cache
 def make_case(name: str) -> tuple[bytes, ImageInfo]:
-    """Return a case's bytes and what the gate says of them."""
+    """Return a case's bytes and the result of `probe_image`."""
     data = CASES[name]()
     return data, probe_image(data)
 
 
 @pytest.fixture(scope="module")
 def cropper() -> FaceCropper:
-    """The fast path."""
+    """DALI's cropper."""
     return FaceCropper(SPEC, threads=1, max_batch=8)
 
 
 def draw_window(data: st.DataObject, info: ImageInfo) -> Window:
-    """Return any window inside the image, of sides from which a face could be told."""
+    """Return any window inside the image with sides of at least `SHORTEST`."""
     width, height = data.draw(st.integers(SHORTEST, info.width)), data.draw(st.integers(SHORTEST, info.height))
     left, top = data.draw(st.integers(0, info.width - width)), data.draw(st.integers(0, info.height - height))
     return Window(left, top, width, height)
 
 
 def measure_difference(cropper: FaceCropper, data: bytes, info: ImageInfo, window: Window) -> NDArray[np.int64]:
-    """Return |fast - plain| in grey levels, for each pixel and channel."""
-    fast = cropper.crop([EncodedFace(data, info, window)])[0]
-    assert not isinstance(fast, Unscorable)
-    return np.abs(np.subtract(fast, crop_face(data, window, SPEC), dtype=np.int64))
+    """Return |DALI's crop - reference| in grey levels, for each pixel and channel."""
+    crop = cropper.crop([EncodedFace(data, info, window)])[0]
+    assert not isinstance(crop, Unscorable)
+    return np.abs(np.subtract(crop, crop_face(data, window, SPEC), dtype=np.int64))
 
 
 @pytest.mark.parametrize("name", CASES)
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_crops_differ_by_a_rounding_at_most(cropper: FaceCropper, name: str, data: st.DataObject) -> None:
-    """Any window of any kind of picture: at most one grey level, at most one value in twenty."""
+    """Any window of any kind of picture differs by at most one grey level, in at most one value of twenty."""
     encoded, info = make_case(name)
     difference = measure_difference(cropper, encoded, info, draw_window(data, info))
     if name in CUT_BY_PILLOW:
@@ -143,7 +143,7 @@ def test_crops_differ_by_a_rounding_at_most(cropper: FaceCropper, name: str, dat
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_turned_pictures_differ_by_a_rounding_at_most(cropper: FaceCropper, kind: str, orientation: int) -> None:
-    """Both paths find the same upright window under every orientation."""
+    """Both paths cut the same upright window for every orientation."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     encoded = encode("RGB", kind, exif=exif)

@@ -1,6 +1,6 @@
-"""The same faces in processes that compute with other kernels, threads and instructions: no bit differs.
+"""The same faces in processes with other kernels, threads and instructions: no bit differs.
 
-Not covered: another maker's CPU. Its libraries choose among the kernels that are forced here.
+Not covered: a CPU of another maker. Its libraries choose among the kernels that are forced here.
 """
 
 import io
@@ -21,9 +21,9 @@ from tests.parity.test_three_jobs import make_photographs
 
 PICTURES = 16
 ROWS = 500
-LARGE_PX = 1800  # the portrait in it fills a crop with detail, so that the high band is measured
+LARGE_PX = 1800  # side of a portrait whose face fills a crop with detail, so that the high band is measured
 
-# Prints what each step gives for every picture, down to the last bit.
+# Prints digests of the results of each step for every picture.
 PROGRAM = """
 import hashlib, json, sys
 from contextlib import closing
@@ -77,7 +77,7 @@ print(json.dumps({
 
 
 def disable(*kept: str) -> dict[str, str]:
-    """Return the variable that keeps NumPy from its kernels for this CPU, but for those that are `kept`."""
+    """Return the variable that disables NumPy's kernels for this CPU, except for those in `kept`."""
     found = np.show_config("dicts")["SIMD Extensions"]["found"]  # type: ignore[index]  # untyped
     return {"NPY_DISABLE_CPU_FEATURES": " ".join(name for name in found if name not in kept)}
 
@@ -99,7 +99,7 @@ _NUMERIC = ("OPENBLAS_", "NPY_", "ONEDNN_", "OV_", "JSIMD_", "GLIBC_")
 
 @pytest.fixture(scope="module")
 def folder(portrait: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Different photographs of the astronaut, a large one among them, and a mixture of eight components."""
+    """Different photographs of the astronaut, one of them large, and a mixture of eight components."""
     folder = tmp_path_factory.mktemp("same-bits")
     large = io.BytesIO()
     Image.open(io.BytesIO(portrait)).convert("RGB").resize((LARGE_PX, LARGE_PX)).save(large, "JPEG")
@@ -120,7 +120,7 @@ def folder(portrait: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def compute(root: Path, bundle: Bundle, folder: Path, **variables: str) -> dict[str, object]:
-    """Run `PROGRAM` with no numeric variable but those given."""
+    """Run `PROGRAM` with only the given numeric variables."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(_NUMERIC)}
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM, bundle.folder, folder],
@@ -138,21 +138,21 @@ def compute(root: Path, bundle: Bundle, folder: Path, **variables: str) -> dict[
 
 @pytest.fixture(scope="module")
 def expected(root: Path, starter: Bundle, folder: Path) -> dict[str, object]:
-    """What a process gives that computes as its libraries choose."""
+    """The results of a process whose libraries choose their kernels."""
     return compute(root, starter, folder)
 
 
 def test_there_is_something_to_compare(expected: dict[str, object]) -> None:
-    """Faces are found, and of the large one the high band is measured."""
+    """Faces are found, and the high band of the large one is measured."""
     assert int(str(expected["faces"])) > PICTURES
     assert int(str(expected["measured"])) > 0
 
 
 @pytest.mark.parametrize("name", ENVIRONMENTS)
-def test_no_bit_depends_on_how_libraries_compute(
+def test_no_bit_depends_on_kernels(
     root: Path, starter: Bundle, folder: Path, expected: dict[str, object], name: str
 ) -> None:
-    """Boxes, crops, features, log-likelihoods and p-values are those of every other process."""
+    """Boxes, crops, features, log-likelihoods and p-values are the same in every process."""
     if name == "SkylakeX" and "avx512f" not in read_cpu_flags():
         pytest.skip("this CPU cannot run those kernels")
     assert compute(root, starter, folder, **ENVIRONMENTS[name]) == expected
@@ -160,7 +160,7 @@ def test_no_bit_depends_on_how_libraries_compute(
 
 @pytest.mark.parametrize("name", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "OV_CPU_MAX_ISA"])
 def test_older_instructions_are_refused(root: Path, folder: Path, name: str) -> None:
-    """Instructions that give other answers end a job with a sentence and exit code 78, before anything is scored."""
+    """With instructions that give other results, a job exits with a message and code 78 before it scores."""
     ended = subprocess.run(
         [Path(sys.executable).parent / "unlensed", "score", folder / "00.picture", "--json"],
         cwd=root,

@@ -1,6 +1,6 @@
-"""The same photographs through `score`, `scan` and the stream: the same numbers, whatever lies between.
+"""The same photographs through `score`, `scan` and the stream give the same numbers.
 
-The stream is the real one: a broker, a Triton server and `unlensed serve`, with batches of other sizes than here.
+The stream is a real one: a broker, a Triton server and `unlensed serve`, with other sizes of batches than here.
 """
 
 import base64
@@ -29,9 +29,9 @@ SHARES = [0.7, 0.1, 0.2]
 
 
 def make_photographs(portrait: bytes) -> Iterator[tuple[bytes, list[float] | None]]:
-    """Yield different photographs of the astronaut: cut, resized, mirrored, turned, lit and encoded otherwise.
+    """Yield variants of the astronaut: cut, resized, mirrored, turned, and with other light and encodings.
 
-    Every third comes with the box of its face, in upright pixels.
+    Every third has the box of its face, in upright pixels.
     """
     rng = np.random.default_rng(3)
     original = Image.open(io.BytesIO(portrait)).convert("RGB")
@@ -57,7 +57,7 @@ def make_photographs(portrait: bytes) -> Iterator[tuple[bytes, list[float] | Non
 
 
 def encode(picture: Image.Image, rng: np.random.Generator) -> bytes:
-    """Return the picture in a format and a quality of chance, a JPEG also turned, with the tag that turns it back."""
+    """Return the picture in a random format and quality, a JPEG also turned, with the orientation that reverts it."""
     kind = str(rng.choice(FORMATS, p=SHARES))
     buffer = io.BytesIO()
     options: dict[str, object] = {} if kind == "PNG" else {"quality": int(rng.integers(30, 99))}
@@ -78,7 +78,7 @@ def encode(picture: Image.Image, rng: np.random.Generator) -> bytes:
 
 
 def make_request(number: int, data: bytes, box: list[float] | None) -> bytes:
-    """Return the value of a record that asks for one photograph."""
+    """Return the value of a record that requests one photograph."""
     faces = {"faces": [{"face_id": "given", "box": box}]} if box else {}
     image = {"bytes": base64.b64encode(data).decode()}
     return json.dumps({"request_id": str(number), "content_id": str(number), "image": image, **faces}).encode()
@@ -93,7 +93,7 @@ def list_faces(result: ScoreResult) -> Faces:
 
 
 def scan_photographs(values: Mapping[str, bytes], folder: Path, root: Path) -> dict[str, Faces]:
-    """Scan the photographs as the files of a manifest, boxes beside; return the faces of each by its number."""
+    """Scan the photographs as files of a manifest with boxes; return the faces of each by its number."""
     lines = []
     for number, value in values.items():
         request, path = json.loads(value), folder / f"{number}.picture"
@@ -114,7 +114,7 @@ def scan_photographs(values: Mapping[str, bytes], folder: Path, root: Path) -> d
 
 
 def measure_distance(here: Faces, there: Faces) -> float:
-    """Return how many nats two jobs' answers for one photograph lie apart at most; the faces must be the same."""
+    """Return the largest difference in nats between two jobs' results for one photograph; the faces must be equal."""
     assert [face[:-1] for face in there] == [face[:-1] for face in here]
     pairs = [(face[-1], other[-1]) for face, other in zip(here, there, strict=True)]
     assert all((mine is None) == (theirs is None) for mine, theirs in pairs)

@@ -30,7 +30,7 @@ def remote(starter: Bundle, triton: TritonServer) -> Iterator[TritonEmbedder]:
 
 @pytest.fixture(scope="module")
 def faces(starter: Bundle, portrait: bytes) -> list[EncodedFace]:
-    """The portrait as three kinds of file, turned in two ways, each with three windows."""
+    """The portrait in three formats and two orientations, each with three windows."""
     picture, encoded = Image.open(io.BytesIO(portrait)).convert("RGB"), [portrait]
     for kind, orientation in (("JPEG", 1), ("JPEG", 6), ("WEBP", 1), ("PNG", 3)):
         buffer, exif = io.BytesIO(), Image.Exif()
@@ -45,15 +45,15 @@ def faces(starter: Bundle, portrait: bytes) -> list[EncodedFace]:
     return [face for face in found if face]
 
 
-def test_golden_faces_get_their_golden_answers(
+def test_golden_faces_get_their_golden_results(
     starter: Bundle, remote: TritonEmbedder, embedder: LocalEmbedder
 ) -> None:
-    """The lock that guards a start holds against the live server, with the very drift of this process."""
+    """The check at each start succeeds with the live server, with exactly the drift of this process."""
     assert verify_engine(starter, remote) == verify_engine(starter, embedder)
 
 
 def test_features_are_the_same(faces: list[EncodedFace], remote: TritonEmbedder, embedder: LocalEmbedder) -> None:
-    """Every container, orientation and window: no bit differs, in any batch."""
+    """No bit differs for any container, orientation, window and batch."""
     assert len(faces) == 15
     here, there = embedder.embed(faces), remote.embed(faces * 3)
     assert not here.failures
