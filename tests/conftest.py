@@ -1,4 +1,4 @@
-"""What several rooms' tests share: the starter bundle, its engine, and a public-domain portrait."""
+"""Fixtures of several folders: the starter bundle, its engine, and a public-domain portrait."""
 
 import os
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ from scorer.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Hypothesis's deadline is a wall time, which a busy machine misses.
-settings.register_profile("unlensed", deadline=None)
+# Hypothesis's deadline is a wall time, which a busy machine misses. `make nightly` draws more examples.
+settings.register_profile("unlensed", deadline=None, max_examples=int(os.environ.get("UNLENSED_EXAMPLES", "50")))
 settings.load_profile("unlensed")
 
 

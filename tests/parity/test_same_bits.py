@@ -94,6 +94,7 @@ ENVIRONMENTS = {
     "networks for AVX-512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
     "C libraries for SSE2": {"JSIMD_FORCESSE2": "1", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA,-FMA4,-AVX512F"},
 }
+QUICK = {"one thread", "Haswell", "NumPy for SSE4.2", "networks for AVX2"}  # threads and kernels of BLAS, kernels of NumPy and of networks
 _NUMERIC = ("OPENBLAS_", "NPY_", "ONEDNN_", "OV_", "JSIMD_", "GLIBC_")
 
 
@@ -148,7 +149,9 @@ def test_there_is_something_to_compare(expected: dict[str, object]) -> None:
     assert int(str(expected["measured"])) > 0
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in ENVIRONMENTS]
+)
 def test_no_bit_depends_on_kernels(
     root: Path, starter: Bundle, folder: Path, expected: dict[str, object], name: str
 ) -> None:

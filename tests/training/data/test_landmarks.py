@@ -72,6 +72,7 @@ def test_face_alignment_points_follow_the_box(fan: tuple[Path, Landmarker]) -> N
     assert (np.abs(second - first - (50, 40)).max(axis=1) < 2).mean() > 0.7
 
 
+@pytest.mark.long
 def test_face_alignment_in_a_named_folder(fan: tuple[Path, Landmarker], monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights can be in another folder than torch's downloads."""
     monkeypatch.setenv("TORCH_HOME", "/nonexistent")
