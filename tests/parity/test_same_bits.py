@@ -94,7 +94,8 @@ ENVIRONMENTS = {
     "networks for AVX-512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
     "C libraries for SSE2": {"JSIMD_FORCESSE2": "1", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA,-FMA4,-AVX512F"},
 }
-QUICK = {"one thread", "Haswell", "NumPy for SSE4.2", "networks for AVX2"}  # threads and kernels of BLAS, kernels of NumPy and of networks
+# In the fast suite: threads and kernels of BLAS, kernels of NumPy and of networks.
+QUICK = {"one thread", "Haswell", "NumPy for SSE4.2", "networks for AVX2"}
 _NUMERIC = ("OPENBLAS_", "NPY_", "ONEDNN_", "OV_", "JSIMD_", "GLIBC_")
 
 
