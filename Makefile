@@ -19,7 +19,7 @@ DEMO := demo-output
 SBOM := sbom
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-FAST := $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --ignore=tests/faults --ignore=tests/deploy
+FAST := $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --durations 25 --ignore=tests/faults --ignore=tests/deploy
 INSTALL := $(PIP) --constraint constraints.txt --editable
 
 .PHONY: demo stream-demo train-demo test check check-deploy sbom faults nightly soak fuzz bench gpu kafka triton clean

@@ -86,7 +86,7 @@ def crop_whole(cropper: FaceCropper, data: bytes) -> NDArray[np.uint8] | Unscora
     return cropper.crop([EncodedFace(data, info, Window(0, 0, info.width, info.height))])[0]
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=mutate())
 def test_a_mutated_picture_gives_pixels_or_a_reason(cropper: FaceCropper, data: bytes) -> None:
     """Flipped, cut, doubled and spliced pictures never raise anything but `Unscorable`."""
@@ -96,7 +96,6 @@ def test_a_mutated_picture_gives_pixels_or_a_reason(cropper: FaceCropper, data: 
         assert crop.dtype == np.uint8
 
 
-@settings(max_examples=150, deadline=None)
 @given(data=mutate())
 def test_the_reference_gives_pixels_or_a_reason(data: bytes) -> None:
     """The reference decoder raises none of Pillow's many exceptions."""
