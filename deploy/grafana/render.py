@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from deploy.grafana import decisions, stream
-from deploy.grafana.panels import render_dashboard
+from deploy.grafana.panels import Json, render_dashboard
 
 FOLDER = Path(__file__).resolve().parents[1] / "helm" / "files"
 NOTE = "Generated from deploy/grafana/{}.py by `python -m deploy.grafana.render`: do not edit this copy."
@@ -14,14 +14,18 @@ def render() -> dict[str, str]:
     """Return the text of each dashboard by the name of its file."""
     pages = {"stream": stream, "decisions": decisions}
     return {
-        f"{name}.json": json.dumps(
-            render_dashboard(f"unlensed-{name}", page.TITLE, f"{page.DESCRIPTION} {NOTE.format(name)}", page.ROWS),
-            indent=1,
-            ensure_ascii=False,
+        f"{name}.json": _dump(
+            render_dashboard(f"unlensed-{name}", page.TITLE, f"{page.DESCRIPTION} {NOTE.format(name)}", page.ROWS)
         )
-        + "\n"
         for name, page in pages.items()
     }
+
+
+def _dump(dashboard: Json) -> str:
+    """Return the JSON with one panel on each line."""
+    panels = ",\n".join(json.dumps(panel, ensure_ascii=False) for panel in dashboard["panels"])
+    head = json.dumps(dashboard | {"panels": []}, ensure_ascii=False)
+    return f"{head.removesuffix(']}')}\n{panels}\n]}}\n"
 
 
 def main() -> None:
