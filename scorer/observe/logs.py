@@ -1,11 +1,14 @@
-"""Log lines of the service, on standard error: JSON for machines, one readable line for people, redacted for both.
+"""Writes the service's log to standard error, redacted: JSON for machines, or readable lines for people.
 
     log = get_logger(__name__)
     log.warning("the engine does not answer", url=url, tries=3)
 
-The event is a constant sentence; what varies goes into fields. Libraries' own records pass the same way, from
-warnings upwards. A warning or error that repeats is written once, then once in `REPEAT_S` with a count, so that an
-outage does not fill a disk.
+The logger is structlog's. The event is a constant sentence; values that vary are fields. Records of libraries are
+formatted in the same way, from warnings upwards. A repeated warning or error is written once, then once every
+`REPEAT_S` seconds with a count, so that an outage does not fill a disk.
+
+Formatting and throttling work on the standard library's records. structlog's own `ProcessorFormatter` lets an
+exception of a record's arguments escape; here such a record is written without its arguments.
 """
 
 import json as jsons
@@ -21,49 +24,39 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
+import structlog
+from structlog.stdlib import BoundLogger
+from structlog.typing import EventDict
+
 from scorer.observe.printable import printable, printable_json
 from scorer.observe.redact import redact_field, redact_text
 from scorer.observe.trace_context import current_trace
 
 REPEAT_S = 10.0
-OURS = ("scorer", "ingest")  # these speak from INFO upwards
-MAX_EVENTS = 1_000  # different events remembered for their repetition
+OWN_PACKAGES = ("scorer", "ingest")  # logged from INFO upwards
+MAX_EVENTS = 1_000  # different events that are remembered to recognise repetitions
 MAX_TRACEBACK_CHARACTERS = 8_000
 
 _VARYING = re.compile(r"0x[0-9a-f]+|\d+")
-_log = logging.getLogger("scorer.uncaught")
 
 
-class Log:
-    """Writes events with fields; the names time, level, logger, event, exception, repeated, *_id are the line's own."""
-
-    def __init__(self, logger: logging.Logger) -> None:
-        self._logger = logger
-
-    def debug(self, event: str, /, **fields: object) -> None:
-        """Write what only a developer wants; nobody sees it unless the level is lowered."""
-        self._logger.debug(event, extra={"fields": fields})
-
-    def info(self, event: str, /, **fields: object) -> None:
-        """Write what happened; never once a record."""
-        self._logger.info(event, extra={"fields": fields})
-
-    def warning(self, event: str, /, **fields: object) -> None:
-        """Write what somebody should look at some day."""
-        self._logger.warning(event, extra={"fields": fields})
-
-    def error(self, event: str, /, **fields: object) -> None:
-        """Write what somebody should look at now."""
-        self._logger.error(event, extra={"fields": fields})
-
-    def exception(self, event: str, /, **fields: object) -> None:
-        """Write an error with the exception that is being handled and where it came from."""
-        self._logger.error(event, exc_info=sys.exc_info(), extra={"fields": fields})
-
-
-def get_logger(name: str) -> Log:
+def get_logger(name: str) -> BoundLogger:
     """Return the log of a module; pass `__name__`."""
-    return Log(logging.getLogger(name))
+    log: BoundLogger = structlog.stdlib.get_logger(name)
+    return log
+
+
+def _to_record(_logger: object, _method: str, fields: EventDict) -> tuple[tuple[str], dict[str, object]]:
+    """Put the fields on the log record, so that filters and formatters read our records and libraries' the same way."""
+    return (fields.pop("event"),), {"exc_info": fields.pop("exc_info", None), "extra": {"fields": fields}}
+
+
+structlog.configure(
+    processors=[structlog.stdlib.filter_by_level, _to_record],
+    logger_factory=structlog.stdlib.LoggerFactory(),
+    wrapper_class=BoundLogger,
+    cache_logger_on_first_use=True,
+)
 
 
 def configure_logs(*, json: bool) -> None:
@@ -78,7 +71,7 @@ def configure_logs(*, json: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    for name in OURS:
+    for name in OWN_PACKAGES:
         logging.getLogger(name).setLevel(logging.INFO)
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_uncaught
@@ -115,7 +108,7 @@ class PlainLines(logging.Formatter):
 
 
 class Throttle(logging.Filter):
-    """Lets a warning or error through once, then once in `REPEAT_S` with the number left out; thread-safe."""
+    """Passes a repeated warning or error once every `REPEAT_S` seconds, with the number suppressed; thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -124,7 +117,7 @@ class Throttle(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether the record is written; one event with other fields or numbers counts as the same."""
+        """Return whether to write the record; the same event with other fields or numbers is a repetition."""
         if record.levelno < logging.WARNING:
             return True
         kind = record.exc_info[0] if record.exc_info else None
@@ -132,35 +125,35 @@ class Throttle(logging.Filter):
         key = (record.name, record.levelno, event, kind)
         with self._lock:
             now = self._clock()
-            written, left_out = self._seen.get(key, (-REPEAT_S, 0))
+            written, suppressed = self._seen.get(key, (-REPEAT_S, 0))
             if now - written < REPEAT_S:
-                self._seen[key] = (written, left_out + 1)
+                self._seen[key] = (written, suppressed + 1)
                 return False
             if len(self._seen) >= MAX_EVENTS and key not in self._seen:
                 del self._seen[next(iter(self._seen))]
             self._seen[key] = (now, 0)
-        record.repeated = left_out
+        record.repeated = suppressed
         return True
 
 
 class _Stderr(logging.StreamHandler[Any]):
-    """Standard error; a record that cannot be written is named, never shown."""
+    """Standard error; of a record that cannot be written, only the logger's name is shown."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base class's name
-        # The base class prints the record's arguments, whatever they hold.
+        # The base class prints the record's arguments, which may hold secrets.
         line = jsons.dumps({"level": "error", "logger": record.name, "event": "a log record could not be written"})
-        with suppress(OSError, ValueError):  # nobody reads standard error any more
+        with suppress(OSError, ValueError):  # standard error is closed
             self.stream.write(line + "\n")
 
 
 def _facts(record: logging.LogRecord) -> dict[str, object]:
-    """Return the line's fields in order."""
+    """Return the line's fields in order; a field of the caller replaces none of the line's own."""
     try:
         event = record.getMessage()
-    except Exception as error:  # noqa: BLE001 - a library's record may hold any argument, with any __str__
+    except Exception as error:  # noqa: BLE001 - an argument's __str__ may raise anything
         event = f"{record.msg} (its arguments could not be written: {type(error).__name__})"
     facts: dict[str, object] = {
         "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -184,5 +177,5 @@ def _log_uncaught(
     kind: type[BaseException], error: BaseException | None, at: TracebackType | None, thread: str = "main"
 ) -> None:
     if issubclass(kind, KeyboardInterrupt):
-        return  # the person who pressed the keys knows
-    _log.critical("uncaught exception", exc_info=(kind, error or kind(), at), extra={"fields": {"thread": thread}})
+        return
+    get_logger("scorer.uncaught").critical("uncaught exception", exc_info=(kind, error or kind(), at), thread=thread)

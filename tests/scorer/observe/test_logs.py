@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import structlog
+from structlog.stdlib import BoundLogger
 
-from scorer.observe.logs import MAX_EVENTS, REPEAT_S, JsonLines, Log, PlainLines, Throttle
+from scorer.observe.logs import MAX_EVENTS, REPEAT_S, JsonLines, PlainLines, Throttle
 from scorer.observe.trace_context import TraceContext, span
 
 WORKER = """
@@ -47,8 +49,8 @@ raise OSError("cannot read https://u:zQ7@h/p")
 """
 
 
-def write(handler_format: logging.Formatter, log_it: Callable[[Log], None]) -> str:
-    """Return what the formatter makes of the one record that `log_it` writes to a `Log`."""
+def write(handler_format: logging.Formatter, log_it: Callable[[BoundLogger], None]) -> str:
+    """Return what the formatter makes of the one record that `log_it` writes to a logger."""
     lines: list[str] = []
 
     class Lines(logging.Handler):
@@ -59,7 +61,7 @@ def write(handler_format: logging.Formatter, log_it: Callable[[Log], None]) -> s
     handler = Lines()
     handler.setFormatter(handler_format)
     logger.addHandler(handler)
-    log_it(Log(logger))
+    log_it(structlog.wrap_logger(logger))
     return lines[0]
 
 
