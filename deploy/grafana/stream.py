@@ -247,7 +247,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Records processed alone",
-            "They were in flight when a worker crashed; after three crashes a record is a dead letter `kills_worker`.",
+            "A worker crashed while it processed them; three crashes make a dead letter `kills_worker`.",
             "short",
             ((rate("unlensed_isolated_records_total"), "alone"),),
         ),

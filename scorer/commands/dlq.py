@@ -72,7 +72,7 @@ def list_command(
             elif codes.total() <= MAX_ROWS:
                 reason = letter.reason
                 cells = {
-                    "died": f"{letter.died_at:%Y-%m-%d %H:%M:%S}" if letter.died_at else "unknown",
+                    "died": f"{letter.written_at:%Y-%m-%d %H:%M:%S}" if letter.written_at else "unknown",
                     "code": reason.code,
                     "tried": str(reason.attempts),
                     "record": f"{reason.topic_partition.topic}[{reason.topic_partition.partition}]@{reason.offset}",

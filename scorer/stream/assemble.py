@@ -1,4 +1,4 @@
-"""Assembles the service from its settings and runs it: on Kafka, or on a file of requests in memory."""
+"""Builds the service from its settings and runs it: on Kafka, or on a file of requests in memory."""
 
 import ctypes
 import json
@@ -45,35 +45,35 @@ log = get_logger(__name__)
 
 
 class ReplaySink(MemorySink):
-    """Also writes results to `out` and dead letters to `dead` as they come, one JSON object a line.
+    """Also writes results to `out` and dead letters to `dead_letters_out`, one JSON object a line.
 
     Attributes:
-        dead_letters: how many were written.
+        dead_letters: the number of dead letters.
     """
 
-    def __init__(self, broker: MemoryBroker, results_topic: str, out: TextIO, dead: TextIO) -> None:
+    def __init__(self, broker: MemoryBroker, results_topic: str, out: TextIO, dead_letters_out: TextIO) -> None:
         super().__init__(broker)
-        self._results_topic, self._out, self._dead = results_topic, out, dead
+        self._results_topic, self._out, self._dead_letters_out = results_topic, out, dead_letters_out
         self.dead_letters = 0
 
     def deliver(self, records: Sequence[Outgoing]) -> None:
-        """Write the records out; the broker keeps none."""
+        """Write the records; the broker stores none."""
         for record in records:
             if record.topic == self._results_topic:
                 print_json((record.value or b"").decode(), self._out)
             else:
                 self.dead_letters += 1
                 facts = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
-                print_json(json.dumps({"dead_letter": facts}), self._dead)
+                print_json(json.dumps({"dead_letter": facts}), self._dead_letters_out)
 
 
 def serve(settings: Settings) -> int:
-    """Answer the records of Kafka until SIGTERM or SIGINT, then return 0; a second signal ends at once.
+    """Answer the records of Kafka until SIGTERM or SIGINT, then return 0; a second signal exits at once.
 
     Raises:
-        SettingsError, PolicyError, BundleMismatch, BrokerRefused: it cannot or must not run.
+        SettingsError, PolicyError, BundleMismatch, BrokerRefused: it cannot run.
     """
-    from scorer.stream.kafka.connect import check_settings, connect  # noqa: PLC0415 - the client loads only when it is needed
+    from scorer.stream.kafka.connect import check_settings, connect  # noqa: PLC0415 - only `serve` needs the client
 
     configure_logs(json=not sys.stderr.isatty())
     check_settings(settings.kafka, insecure_dev=settings.insecure_dev)
@@ -86,13 +86,13 @@ def serve(settings: Settings) -> int:
 
 
 def replay(settings: Settings, requests: Path) -> int:
-    """Answer the requests in a file of JSON lines with the same service; return how many became dead letters.
+    """Answer the requests in a file of JSON lines with the same service; return the number of dead letters.
 
     Results go to standard output, dead letters to standard error.
     """
     configure_logs(json=not sys.stderr.isatty())
     if not requests.exists():
-        message = f"--replay names {requests}, which is no file"
+        message = f"--replay: there is no file {requests}"
         raise UsageError(message)
     broker = MemoryBroker()
     with requests.open("rb") as lines:
@@ -133,13 +133,13 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
             make_retrying(stop, partial(_note_outage, metrics, state, starting=True)).wait_for_engine()
         except RetryStopped:
             return
-        give_up = threading.Event()  # after the drain's deadline, not before
+        give_up = threading.Event()  # set after the drain's deadline
         stack.callback(give_up.set)
         embedder = make_retrying(give_up, partial(_note_outage, metrics, state))
-        log.info("the engine gives the golden answers", bundle=bundle.model.bundle_id, digest=bundle.model.digest)
+        log.info("the engine gives the golden results", bundle=bundle.model.bundle_id, digest=bundle.model.digest)
         start_sandbox(sandbox)
         state.set_ready(ready=True, why="")
-        parts = Dependencies(
+        dependencies = Dependencies(
             lambda request, max_bytes: read_payload(request, settings.payloads, max_bytes),
             sandbox,
             embedder,
@@ -151,7 +151,7 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
         service = Service(
             source,
             sink,
-            parts,
+            dependencies,
             settings.stream,
             metrics=metrics,
             state=state,
@@ -165,11 +165,11 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
 
 
 def _tune_process() -> None:
-    """Fit NumPy and the allocator to many small batches of large records.
+    """Tune NumPy and the allocator for many small batches of large records.
 
-    Measured on 2 cores, starter bundle, core-ms an image of the worker: 7.0 as it is, 4.5 with one BLAS thread (a
-    second one spins between the mixture's small products), 3.5 when memory of records is also kept for the next ones
-    instead of being given back and faulted in again.
+    Measured on 2 cores, starter bundle, core-ms of the worker for each image: 7.0 with the defaults, 4.5 with one BLAS
+    thread (a second one spins between the mixture's small products), 3.5 when freed memory of records is also reused
+    instead of being returned to the system.
     """
     threadpool_limits(limits=1, user_api="blas")
     libc = ctypes.CDLL(None)
@@ -184,7 +184,7 @@ def _engine(bundle: Bundle, settings: Settings, sandbox: Sandbox) -> Iterator[Em
         local = open_local_engine(bundle, settings.device, settings.threads, sandbox)
         device = local.device
         log.info("scoring in this process", device=device.kind, reason=device.reason, engine=local.name, why=local.why)
-        # On a GPU one batch is decoded while another is in the network; on a CPU both take the same cores.
+        # On a GPU one batch is decoded while another is in the network; on a CPU both use the same cores.
         yield EmbedderPool([local.embedder, local.embedder.share()] if device.kind == "cuda" else [local.embedder])
         return
     from scorer.engines.triton.embedder import TritonEmbedder  # noqa: PLC0415
@@ -200,7 +200,7 @@ def _engine(bundle: Bundle, settings: Settings, sandbox: Sandbox) -> Iterator[Em
 
 @contextmanager
 def _sandbox(bundle: Bundle, settings: Settings) -> Iterator[Sandbox]:
-    """Yield where faces are found, and cut if this process embeds them on the CPU, which takes every core."""
+    """Yield the processes that find faces; they also cut them where this process embeds on the CPU with every core."""
     stream, cuts = settings.stream, settings.triton.url is None and bundle.manifest.target == "openvino"
     processes = max(stream.detector_processes, settings.threads) if cuts else stream.detector_processes
     with closing(open_sandbox(bundle, processes, cuts=cuts, timeout_s=stream.detector_timeout_s)) as sandbox:
@@ -208,7 +208,7 @@ def _sandbox(bundle: Bundle, settings: Settings) -> Iterator[Sandbox]:
 
 
 def _check_engine(bundle: Bundle, engine: Embedder, crash: Callable[[BaseException], None]) -> None:
-    """Send a golden face through the engine; an engine that answers otherwise must not score one record more."""
+    """Send a golden face through the engine; after a wrong result the service must not score another record."""
     try:
         verify_engine(bundle, engine, CANARY_FACES)
     except BundleMismatch as error:
@@ -218,11 +218,11 @@ def _check_engine(bundle: Bundle, engine: Embedder, crash: Callable[[BaseExcepti
 
 def _note_outage(metrics: Metrics, state: HealthState, error: str | None, *, starting: bool = False) -> None:
     if starting:
-        state.polled()  # there is no poll loop yet that could be stuck
+        state.polled()  # the poll loop has not started
     metrics.backend_up.set(error is None)
     if error is None:
         log.info("the engine answers")
     else:
         metrics.backend_retries.labels(backend="engine").inc()
         state.canary(ok=False, detail=error)
-        log.warning("the engine does not answer; waiting", error=error)
+        log.warning("the engine does not answer; retrying", error=error)

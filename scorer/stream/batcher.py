@@ -1,4 +1,4 @@
-"""Collects located images until a batch is worth sending: enough images, enough bytes, or old enough."""
+"""Collects located images until a batch is full, large or old enough to be scored."""
 
 import threading
 import time
@@ -9,10 +9,10 @@ Item = TypeVar("Item")
 
 
 class Batcher(Generic[Item]):
-    """Thread-safe; any thread adds, scoring threads take.
+    """Thread-safe: any thread adds items, scoring threads take batches.
 
-    A batch holds at most `max_items` and, unless a single item is larger, at most `max_bytes`; its oldest item
-    never waits longer than `max_age_s` for company while somebody is there to take it.
+    A batch contains at most `max_items` and, unless a single item is larger, at most `max_bytes`. Its oldest item
+    waits at most `max_age_s` for others while a scoring thread is free.
     """
 
     def __init__(
@@ -20,14 +20,14 @@ class Batcher(Generic[Item]):
     ) -> None:
         self._max_items, self._max_bytes, self._max_age_s = max_items, max_bytes, max_age_s
         self._clock = clock
-        self._items: list[tuple[Item, int, float]] = []  # with their sizes and when they came
+        self._items: list[tuple[Item, int, float]] = []  # with their sizes and arrival times
         self._full = False
         self._bytes = 0
         self._closed = False
         self._changed = threading.Condition()
 
     def add(self, item: Item, size: int, *, full: bool = False) -> None:
-        """Add an item of `size` bytes; `full` says that no more are to be waited for."""
+        """Add an item of `size` bytes; `full` releases the batch at once."""
         with self._changed:
             self._items.append((item, size, self._clock()))
             self._full = self._full or full
@@ -35,13 +35,13 @@ class Batcher(Generic[Item]):
             self._changed.notify()
 
     def close(self) -> None:
-        """Let waiting takers go home; what is left is not handed out."""
+        """Release the waiting threads; remaining items are discarded."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def take(self) -> list[tuple[Item, float]]:
-        """Wait for a batch and return its items with the seconds each has waited; empty once closed."""
+        """Wait for a batch; return its items with the seconds that each has waited, or nothing once closed."""
         with self._changed:
             while not self._closed:
                 if self._items:
@@ -53,13 +53,13 @@ class Batcher(Generic[Item]):
                         or len(self._items) >= self._max_items
                         or self._bytes >= self._max_bytes
                     ):
-                        return self._cut(now)
+                        return self._take_batch(now)
                     self._changed.wait(left_s)
                 else:
                     self._changed.wait()
             return []
 
-    def _cut(self, now: float) -> list[tuple[Item, float]]:
+    def _take_batch(self, now: float) -> list[tuple[Item, float]]:
         count, size = 0, 0
         for _, item_size, _ in self._items[: self._max_items]:
             if count and size + item_size > self._max_bytes:

@@ -1,7 +1,6 @@
-"""The seam to brokers: what the service asks of one, and one that lives in memory.
+"""The interface between the service and a broker: records, sources and sinks.
 
-The in-memory broker keeps a broker's promises (offsets, groups, notes, transactions seen as a whole) within one
-process: `unlensed serve --replay` runs the real service on it, and so do tests that are not about delivery.
+`scorer.stream.kafka` implements it for Kafka, `scorer.stream.memory_broker` in memory.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -12,10 +11,10 @@ Headers = tuple[tuple[str, bytes | None], ...]
 
 
 class RecordsTooLarge(Exception):
-    """The broker takes these records in no form; of a plain delivery all others are acknowledged.
+    """The broker refuses these records for their size; outside a transaction all others are acknowledged.
 
     Attributes:
-        records: those that it refused.
+        records: the refused records.
     """
 
     def __init__(self, records: Sequence["Outgoing"], why: str) -> None:
@@ -31,7 +30,7 @@ class TopicPartition(NamedTuple):
 
 
 class OffsetAndMetadata(NamedTuple):
-    """The next offset that a group reads of a partition, and the `note` (at most 4,000 bytes) it keeps beside it."""
+    """The next offset that a group reads of a partition, and the `note` (at most 4,000 bytes) stored with it."""
 
     offset: int
     note: str = ""
@@ -39,7 +38,7 @@ class OffsetAndMetadata(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record as the broker keeps it; `value` is None for a tombstone."""
+    """One record as the broker stores it; `value` is None for a tombstone."""
 
     topic: str
     partition: int
@@ -51,7 +50,7 @@ class Record:
 
     @property
     def topic_partition(self) -> TopicPartition:
-        """The partition it lies in."""
+        """The partition that contains it."""
         return TopicPartition(self.topic, self.partition)
 
     @property
@@ -81,22 +80,22 @@ def _size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
 
 
 class PartitionListener(Protocol):
-    """Told of partitions that come and go: from within `RecordSource.poll` or `close`, on the caller's thread."""
+    """Receives assignments and revocations within `RecordSource.poll` or `close`, on the caller's thread."""
 
     def on_assigned(self, notes: Mapping[TopicPartition, str]) -> None:
-        """Take these on, with what `RecordSource.write_notes` last kept for each, or nothing.
+        """Start these partitions; each has the last note of `RecordSource.write_notes`, or an empty one.
 
-        No record of them was returned before this call; the first one will be the one after what was committed.
+        No record of them was returned before this call. The first record is the one at the committed offset.
         """
 
     def on_revoked(self, topic_partitions: Collection[TopicPartition]) -> None:
-        """Finish or forget these; `RecordSource.commit` still works for them during this call."""
+        """Finish or discard these; `RecordSource.commit` still works for them during this call."""
 
     def on_lost(self, topic_partitions: Collection[TopicPartition]) -> None:
-        """Forget these: somebody else owns them already, so that nothing of them may be committed."""
+        """Discard these: another member owns them already, so that nothing of them may be committed."""
 
     def on_expired(self, topic_partition: TopicPartition, first: int, until: int) -> None:
-        """Take note that the records from `first` on are gone and reading goes on at `until`, which may lie before."""
+        """Note that the records from `first` on were deleted and reading continues at `until`, which may lie before."""
 
 
 class RecordSource(Protocol):
@@ -108,17 +107,17 @@ class RecordSource(Protocol):
     def poll(self, timeout_s: float, max_records: int) -> Sequence[Record]:
         """Return records of partitions that are not paused, and keep the membership alive.
 
-        Outages of the broker show as no records, never as an exception.
+        During an outage of the broker it returns no records, and raises nothing.
 
         Raises:
-            BrokerRefused: waiting will not help.
+            BrokerRefused: a retry will not help.
         """
 
     def pause(self, topic_partitions: Collection[TopicPartition]) -> None:
-        """Return nothing of these until they are resumed; what is not ours is ignored."""
+        """Return no records of these until they are resumed; ignores partitions that this member does not own."""
 
     def resume(self, topic_partitions: Collection[TopicPartition]) -> None:
-        """End a pause; what is not ours is ignored."""
+        """End a pause; ignores partitions that this member does not own."""
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Store the next offset that the group reads of each; returns when they are stored.
@@ -128,45 +127,45 @@ class RecordSource(Protocol):
         """
 
     def write_notes(self, notes: Mapping[TopicPartition, str]) -> None:
-        """Keep a note of at most 4,000 bytes for each; works while the group rebalances, too.
+        """Store a note of at most 4,000 bytes for each; also works while the group rebalances.
 
         Raises:
-            BrokerUnavailable: not kept now (an outage).
+            BrokerUnavailable: not stored now (an outage).
         """
 
     def lag(self) -> Mapping[TopicPartition, int]:
-        """Return how many offsets lie after the last one read, by partition, paused or not, as far as is known."""
+        """Return the number of offsets after the last one read, by partition, paused or not, where it is known."""
 
     def skipped(self) -> Mapping[TopicPartition, int]:
-        """Return where reading is, of partitions where it has passed offsets without a record since the last one."""
+        """Return the positions of partitions where reading has passed offsets without a record since the last one."""
 
     def blocked_s(self) -> Mapping[TopicPartition, float]:
-        """Return for how many seconds an open transaction has kept what follows from being read, by partition."""
+        """Return for how many seconds an open transaction has blocked reading, by partition."""
 
     def close(self, timeout_s: float) -> None:
-        """Leave the group; calls `on_revoked` for what is still ours."""
+        """Leave the group; calls `on_revoked` for the partitions that it still owns."""
 
 
 class RecordSink(Protocol):
-    """Writes records. Every method is called from one thread, the deliverer's."""
+    """Writes records. Every method is called from one thread, the result producer's."""
 
     def deliver(self, records: Sequence[Outgoing]) -> None:
         """Produce and return when all are acknowledged.
 
         Raises:
             BrokerUnavailable: not all are acknowledged; delivering them again may write some twice.
-            BrokerRefused: the broker will never do this.
-            RecordsTooLarge: some will never be taken; the others are acknowledged.
+            BrokerRefused: the broker refuses, and a retry will not help.
+            RecordsTooLarge: some are too large; the others are acknowledged.
         """
 
     def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[TopicPartition, int]) -> None:
-        """Produce, and store the next offsets of the source's group, in one transaction: all of it or nothing.
+        """Produce, and store the next offsets of the source's group, in one transaction.
 
         Raises:
-            BrokerUnavailable: nothing of it happened.
-            BrokerRefused: this worker was fenced; nothing of it happened.
-            RecordsTooLarge: some will never be taken; nothing of it happened.
+            BrokerUnavailable: nothing was written.
+            BrokerRefused: this worker was fenced; nothing was written.
+            RecordsTooLarge: some are too large; nothing was written.
         """
 
     def close(self, timeout_s: float) -> None:
-        """Give back what is held; what was not delivered stays undelivered."""
+        """Close the connections; undelivered records are discarded."""

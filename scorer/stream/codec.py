@@ -1,4 +1,4 @@
-"""Records to requests and results to records: JSON values, CloudEvents facts in the headers (binary mode)."""
+"""Converts records to requests and results to records: JSON values, CloudEvents attributes in headers (binary mode)."""
 
 from pydantic import ValidationError
 
@@ -8,13 +8,13 @@ from scorer.stream.dead_letters import find_unreadable
 
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\\"  # some encoders write \/ for /
 RESULT_TYPE = "unlensed.result.v1"
-MAX_QUOTES = 2**18  # no request has so many, and looking at each takes time
+MAX_QUOTES = 2**18  # no valid request has so many; a search through all of them takes too long
 MAX_KEY_BYTES = 64 * 1024
 MAX_ANSWER_BYTES = MAX_RESULT_BYTES + MAX_KEY_BYTES + 4096  # with its headers
 
 
 class InvalidRecord(Exception):
-    """A record that is no request: it becomes a dead letter with this `code`."""
+    """A record that is not a valid request: it becomes a dead letter with this `code`."""
 
     def __init__(self, code: DeadLetterCode, message: str) -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ def parse_request(record: Record, max_bytes: int, max_json_bytes: int) -> ScoreR
 
     Raises:
         InvalidRecord: unreadable, null_value, too_large, not_json or wrong_schema. The message names fields and
-            rules, never the values that were found: they may be pictures or secrets.
+            rules, never the values: those may be pictures or secrets.
     """
     if reason := find_unreadable(record):
         raise InvalidRecord(DeadLetterCode.UNREADABLE, f"the record cannot be read: {reason}")
@@ -53,9 +53,9 @@ def parse_request(record: Record, max_bytes: int, max_json_bytes: int) -> ScoreR
 
 
 def count_json_bytes(value: bytes) -> int:
-    """Return how many bytes of JSON are not its longest string of base64; takes no more memory than the value.
+    """Return the bytes of JSON outside its longest base64 string; takes no more memory than the value.
 
-    What a parser makes of JSON may be fifty times as large, but not of one long string.
+    Parsed JSON can take fifty times its size in memory; a single long string does not.
     """
     if value.count(b'"') > MAX_QUOTES:
         return len(value)
@@ -65,13 +65,13 @@ def count_json_bytes(value: bytes) -> int:
         if end - start > longest.stop - longest.start:
             longest = slice(start, end)
         start = end + 1
-    # Between two quotes there are only these bytes inside of a string: between strings there is punctuation.
+    # Only base64 bytes between two quotes: it is a string, since there is punctuation between strings.
     inside = not value[longest].translate(None, _BASE64)
     return len(value) - (longest.stop - longest.start) * inside
 
 
 def encode_result(record: Record, result: ScoreResult, topic: str, mode: str, trace: Headers = ()) -> Outgoing:
-    """Return the record that answers `record`; it keeps the key, so that results are partitioned as requests are."""
+    """Return the result record for `record`, with the same key."""
     facts = {
         "content-type": "application/json",
         "ce_specversion": "1.0",

@@ -1,32 +1,33 @@
-"""Finds the record that kills its worker, by what dying workers leave behind: a note for each partition.
+"""Crash notes: find the record that crashes its worker, by a note that the broker stores for each partition.
 
-Before a worker begins with records it writes how far its hands reach into an *open* note; when it leaves in good order
-it writes a *closed* one. Who takes over and finds the open note of another process knows that this process ended with
-those records in hand. Each of them is then processed alone in the worker; before it begins, the processes that ended
-with it are written into the note, and when it is done, that it is done. A record that three processes ended with is not
-tried again: it becomes a dead letter.
+Before a worker starts records, it writes an *open* note with the range of offsets that it processes. When it leaves the
+group normally, it writes a *closed* note. A worker that takes over a partition and finds an open note of another
+process knows that this process ended while it processed those records. Each record of the range is then processed
+alone in the worker. Before such a record starts, the note receives the processes that crashed with it; when the record
+is done, the note states that. A record with which three processes crashed is not retried: it becomes a dead letter.
 
-Processes are counted, not takeovers: a process that was paused loses its partitions and finds its own note when it
-comes back, and what it finds there of itself is no death. Another worker that takes over from it meanwhile cannot know
-that it lives, and counts it once.
+Processes are counted, not takeovers. A paused process loses its partitions, and finds its own note when it comes back:
+its own name in the note is not a crash. A worker that takes over from it meanwhile cannot know that the process still
+runs, and counts it once.
 
-An end counts unless its cause is known and lies in no record; the worker then closes its notes before it goes:
+The end of a process counts as a crash unless its cause is known and lies in no record. In that case the worker closes
+its notes before it exits:
 
-    no death   SIGTERM (exit code 0); another engine, or no decoding process can be started (65); damaged or missing
-               GPU hardware (71); Triton or a broker away, a transaction that the broker does not end (75); a broker's
-               refusal or an operator's mistake (78)
-    a death    a signal (SIGKILL, lack of memory, abort); an exception that nobody foresaw (70), an OSError among them
-               (75), because decoders raise it of what they read; a fault of a GPU's kernel (71); SIGTERM where nothing
-               that was begun came to an end within the drain, although neither broker nor engine was waited for: a
-               record may have stalled it
+    no crash   SIGTERM (exit code 0); another engine, or no decoding process can be started (65); damaged or missing
+               GPU hardware (71); Triton or the broker unavailable, or a transaction that the broker does not end (75);
+               a refusal by the broker, or a wrong setting (78)
+    a crash    a signal (SIGKILL, lack of memory, abort); an unforeseen exception (70), also an OSError (75), because
+               decoders raise it for the bytes that they read; a fault of a GPU kernel (71); SIGTERM where no started
+               record finished within the drain although neither broker nor engine was unavailable: a record may have
+               stalled the worker
 
-A broker that cannot be reached keeps no note: then the end counts, whatever its cause.
+A broker that cannot be reached stores no note: then the end counts as a crash, whatever its cause.
 
-A note never passes an offset that is not committed. Otherwise its reader would begin with records that the note does
-not name, and a record before its range could kill workers for ever without being counted.
+A note never starts behind an offset that is not committed. Otherwise the worker that reads it would start with records
+that the note does not contain, and a record before its range could crash workers forever without being counted.
 
-Kept by the broker, the count survives whatever happens to the worker, its disk and its pod. It is kept beside the
-group's offsets and not with them, because those cannot be committed while the group rebalances.
+The broker stores the count, so that it survives the loss of the worker, its disk and its pod. It is stored in a second
+group beside the group's offsets, because those cannot be committed while the group rebalances.
 """
 
 import re
@@ -36,69 +37,70 @@ from uuid import uuid4
 
 MAX_CRASHES = 3
 _PROCESS = "[0-9a-f]{12}"
-_DEAD = rf"(?:{_PROCESS}(?:,{_PROCESS}){{0,99}})?"
-_NOTE = re.compile(rf"(open|closed) first=(\d{{1,19}}) until=(\d{{1,19}}) holder=({_PROCESS}) dead=({_DEAD})")
+_CRASHED = rf"(?:{_PROCESS}(?:,{_PROCESS}){{0,99}})?"
+_NOTE = re.compile(rf"(open|closed) first=(\d{{1,19}}) until=(\d{{1,19}}) holder=({_PROCESS}) dead=({_CRASHED})")
 
 
 def new_process() -> str:
-    """Return a name for this process that no other has."""
+    """Return a unique name for this process."""
     return uuid4().hex[:12]
 
 
 @dataclass(frozen=True, slots=True)
 class CrashNote:
-    """What is known of the records from offset `first` up to `until`, which is one past the last.
+    """The state of the records from offset `first` to before `until`.
 
     Attributes:
-        open: a worker has them in hand.
+        open: a worker processes them.
         holder: the process that wrote this.
-        dead: the processes that ended with the first record in hand, the holder not among them.
+        crashed: the processes that crashed with the first record, without the holder.
     """
 
     open: bool
     first: int
     until: int
     holder: str
-    dead: tuple[str, ...] = ()
+    crashed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         state = "open" if self.open else "closed"
-        return f"{state} first={self.first} until={self.until} holder={self.holder} dead={','.join(self.dead)}"
+        return f"{state} first={self.first} until={self.until} holder={self.holder} dead={','.join(self.crashed)}"
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Read a note; one of another making says nothing."""
+        """Return the note in `text`; None if another program wrote it."""
         match = _NOTE.fullmatch(text)
         if match is None:
             return None
-        state, first, until, holder, dead = match.groups()
-        return cls(state == "open", int(first), int(until), holder, tuple(dead.split(",")) if dead else ())
+        state, first, until, holder, crashed = match.groups()
+        return cls(state == "open", int(first), int(until), holder, tuple(crashed.split(",")) if crashed else ())
 
 
 @dataclass(frozen=True, slots=True)
 class SuspectRange:
-    """The records of one partition that must be processed alone.
+    """The records of one partition that must be processed alone in the worker.
 
     Attributes:
-        dead: the processes that ended with the first record in hand; the others were in the hands of the first of them.
+        crashed: the processes that crashed with the first record; the other records were in flight only in the first of
+            these crashes.
     """
 
     first: int
     until: int
-    dead: tuple[str, ...]
+    crashed: tuple[str, ...]
 
     def crashed_with(self, offset: int) -> tuple[str, ...]:
-        """Return the processes that ended with the record at `offset` in hand; none if it is no suspect."""
+        """Return the processes that crashed with the record at `offset`; none if it is no suspect."""
         if not self.first <= offset < self.until:
             return ()
-        return self.dead if offset == self.first else self.dead[:1]
+        return self.crashed if offset == self.first else self.crashed[:1]
 
 
 def find_suspects(text: str, process: str) -> SuspectRange | None:
-    """Return whom `process` is to suspect on taking over a partition with this note."""
+    """Return the records that `process` must suspect when it takes over a partition with this note."""
     note = CrashNote.parse(text)
     if note is None or note.until <= note.first:
         return None
-    ended = (*note.dead, note.holder) if note.open else note.dead
-    dead = tuple(dict.fromkeys(each for each in ended if each != process))
-    return SuspectRange(note.first, note.until, dead) if dead else None
+    ended = (*note.crashed, note.holder) if note.open else note.crashed
+    crashed = tuple(dict.fromkeys(each for each in ended if each != process))
+    return SuspectRange(note.first, note.until, crashed) if crashed else None

@@ -1,11 +1,11 @@
-"""Dead letters: the record as it was, followed by headers that say what became of it.
+"""Dead letters: the original record, followed by headers that state why it was not answered.
 
-    letter = dead_letter(record, topic, DeadLetterCode.NOT_JSON, "...", attempts=1, bundle_digest="...")
-    restore(letter)   the original again: key, value and headers, for the topic that it came from
+    dead_letter = make_dead_letter(record, topic, DeadLetterCode.NOT_JSON, "...", attempts=1, bundle_digest="...")
+    restore(record)   returns the original of a dead letter: key, value and headers, for its own topic
 
-What a letter adds are always the last headers, so that nothing in the original can be taken for them. An original
-that was itself a letter (somebody copied one back with its headers) keeps the account of its last death; older ones
-are dropped, so that a record which goes round and round does not grow.
+The added headers are always the last ones, so that no header of the original can be taken for them. If the original is
+itself a dead letter (copied back with its headers), it keeps its own added headers once; older ones are removed, so
+that a record that is copied back repeatedly does not grow.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from scorer.messages import DeadLetterCode
 from scorer.stream.broker import Headers, Outgoing, Record, TopicPartition
 
-UNREADABLE = "unlensed-unreadable"  # the header of a record that stands for one which the client cannot parse
+UNREADABLE = "unlensed-unreadable"  # the header of a record that replaces one that the client cannot parse
 NAMES = (
     "unlensed-error-code",
     "unlensed-error-message",
@@ -26,13 +26,17 @@ NAMES = (
     "unlensed-attempts",
     "unlensed-bundle",
 )
-LEFT_OUT = ("unlensed-left-out", "unlensed-value-bytes", "unlensed-value-sha256")  # before NAMES, where it is so
+LEFT_OUT = (
+    "unlensed-left-out",
+    "unlensed-value-bytes",
+    "unlensed-value-sha256",
+)  # before NAMES
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_MESSAGE_CHARACTERS = 1000
 
 
 class NotReplayable(ValueError):
-    """This record cannot be sent back; the sentence says why."""
+    """This record cannot be replayed; the message states why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +59,20 @@ class DeadLetterReason:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A dead letter as it lies in its topic; `died_at` is None where its timestamp is no time."""
+    """A dead letter in its topic; `written_at` is None where its timestamp is not a valid time."""
 
     topic_partition: TopicPartition
     offset: int
-    died_at: datetime | None
+    written_at: datetime | None
     bytes: int
     reason: DeadLetterReason
 
     def as_dict(self) -> dict[str, object]:
-        """Return facts for a line of JSON; nothing of the record's key, value or headers is among them."""
+        """Return the fields for a line of JSON, without the record's key, value and headers."""
         return {
             "partition": self.topic_partition.partition,
             "offset": self.offset,
-            "died_at": self.died_at.isoformat(timespec="milliseconds") if self.died_at else None,
+            "died_at": self.written_at.isoformat(timespec="milliseconds") if self.written_at else None,
             "bytes": self.bytes,
             "code": self.reason.code,
             "message": self.reason.message,
@@ -86,15 +90,15 @@ class DeadLetter:
 def make_dead_letter(  # noqa: PLR0913, PLR0917 - one argument per fact
     record: Record, topic: str, code: DeadLetterCode, message: str, attempts: int, bundle_digest: str
 ) -> Outgoing:
-    """Return the letter for `topic`.
+    """Return the dead letter of a record.
 
     Args:
         record: the original.
-        topic: where the letter goes.
-        code: why it died, for machines.
-        message: why it died, for people, without anything that the record holds; cut after 1,000 characters.
-        attempts: how often the record was tried.
-        bundle_digest: of the bundle that was to score it.
+        topic: the topic of dead letters.
+        code: the reason, for machines.
+        message: the reason, for people, without content of the record; cut after 1,000 characters.
+        attempts: how often the record was processed.
+        bundle_digest: the digest of the bundle.
     """
     facts = (
         code,
@@ -107,37 +111,36 @@ def make_dead_letter(  # noqa: PLR0913, PLR0917 - one argument per fact
         bundle_digest,
     )
     account = tuple((name, str(fact).encode(errors="replace")) for name, fact in zip(NAMES, facts, strict=True))
-    return Outgoing(topic, record.key, record.value, (*_forget_older_deaths(record.headers), *account))
+    return Outgoing(topic, record.key, record.value, (*_remove_older_accounts(record.headers), *account))
 
 
-def shrink(record: Record, letter: Outgoing) -> Outgoing | None:
-    """Return a smaller letter of a record: without its value, then without key and headers, too; None after that.
+def shrink(record: Record, dead_letter: Outgoing) -> Outgoing | None:
+    """Return a smaller dead letter: without the value, then also without key and headers; None after that.
 
-    Its value's size and SHA-256 digest take the value's place. The record lies where the letter says as long as its
-    topic keeps it.
+    Size and SHA-256 digest of the value replace it. The original stays at its offset until its topic deletes it.
     """
-    account = letter.headers[-len(NAMES) :]
-    if letter.value is not None:
-        what, key, headers = "value", record.key, letter.headers[: -len(NAMES)]
-    elif letter.key is not None or len(letter.headers) > len(LEFT_OUT) + len(NAMES):
+    account = dead_letter.headers[-len(NAMES) :]
+    if dead_letter.value is not None:
+        what, key, headers = "value", record.key, dead_letter.headers[: -len(NAMES)]
+    elif dead_letter.key is not None or len(dead_letter.headers) > len(LEFT_OUT) + len(NAMES):
         what, key, headers = "key, value, headers", None, ()
     else:
         return None
     value = record.value or b""
     facts = zip(LEFT_OUT, (what, len(value), hashlib.sha256(value).hexdigest()), strict=True)
     left_out = tuple((name, str(fact).encode()) for name, fact in facts)
-    return Outgoing(letter.topic, key, None, (*headers, *left_out, *account))
+    return Outgoing(dead_letter.topic, key, None, (*headers, *left_out, *account))
 
 
 def find_unreadable(record: Record) -> str | None:
-    """Return why the client could not parse the record that this one stands for, None where it stands for itself."""
+    """Return why the client could not parse a record that this one replaces; None for an ordinary record."""
     if record.key is not None or record.value is not None or [name for name, _ in record.headers] != [UNREADABLE]:
         return None
     return (record.headers[0][1] or b"").decode(errors="replace")
 
 
 def read_dead_letter(record: Record) -> DeadLetter:
-    """Return what a record of the dead-letter topic says.
+    """Return the dead letter in a record of the dead-letter topic.
 
     Raises:
         NotReplayable: it does not end with the headers of a dead letter.
@@ -152,29 +155,29 @@ def read_dead_letter(record: Record) -> DeadLetter:
         topic_partition = TopicPartition(topic, int(partition))
         reason = DeadLetterReason(code, why, topic_partition, int(offset), int(timestamp_ms), int(attempts), bundle)
     except ValueError as error:
-        message = f"its headers hold no numbers where they should: {error}"
+        message = f"its headers contain no numbers where numbers are required: {error}"
         raise NotReplayable(message) from error
     return DeadLetter(record.topic_partition, record.offset, _to_time(record.timestamp_ms), record.size, reason)
 
 
 def restore(record: Record) -> Outgoing:
-    """Return the original of a dead letter, for the topic that it came from.
+    """Return the original of a dead letter, for the topic that it was read from.
 
     Raises:
-        NotReplayable: it is no dead letter, or its original could not be read in the first place.
+        NotReplayable: it is no dead letter, or its original could not be parsed or is incomplete.
     """
-    letter = read_dead_letter(record)
+    dead_letter = read_dead_letter(record)
     headers = record.headers[: -len(NAMES)]
     if record.key is None and record.value is None and any(name == UNREADABLE for name, _ in headers):
-        message = "its original could not be parsed, so that only its place is known"
+        message = "its original could not be parsed; only its topic, partition and offset are known"
         raise NotReplayable(message)
     if tuple(name for name, _ in headers[-len(LEFT_OUT) :]) == LEFT_OUT and record.value is None:
         what, size, digest = ((value or b"").decode(errors="replace") for _, value in headers[-len(LEFT_OUT) :])
         message = (
-            f"its original was too large for this topic and is here without {what} ({size} bytes, SHA-256 {digest})"
+            f"its original was too large for this topic and is stored without {what} ({size} bytes, SHA-256 {digest})"
         )
         raise NotReplayable(message)
-    return Outgoing(letter.reason.topic_partition.topic, record.key, record.value, headers)
+    return Outgoing(dead_letter.reason.topic_partition.topic, record.key, record.value, headers)
 
 
 def _to_time(timestamp_ms: int) -> datetime | None:
@@ -188,7 +191,7 @@ def _ends_with_account(headers: Headers) -> bool:
     return tuple(name for name, _ in headers[-len(NAMES) :]) == NAMES
 
 
-def _forget_older_deaths(headers: Headers) -> Headers:
+def _remove_older_accounts(headers: Headers) -> Headers:
     accounts = 0
     while _ends_with_account(headers[: len(headers) - accounts * len(NAMES)]):
         accounts += 1

@@ -1,4 +1,4 @@
-"""Why a worker ends for which no record is to blame: with an exit code of its own, and closed notes."""
+"""The errors that are not counted as a crash of the records in flight: the worker closes its crash notes and exits."""
 
 from ingest.detector_pool import SandboxBroken
 from scorer.errors import (
@@ -12,10 +12,9 @@ from scorer.errors import (
 
 
 class ForeseenExit(Exception):
-    """Another thread is about to end the process for a cause that lies in no record."""
+    """Another thread is about to exit the process for a cause that lies in no record."""
 
 
-# Ends with an exit code of their own, for which no record is to blame.
 FORESEEN = (
     BackendUnavailable,
     BrokerRefused,

@@ -1,9 +1,8 @@
-"""Records that were received and not begun, and whose turn it is where some of them are suspects.
+"""Schedules the records that wait to be started, where some of them are suspects.
 
-A suspect is processed alone in the worker: only so does a death say which record it is the doing of. Between two
-suspects all other partitions have a turn, in batches, with what they have waiting. So a partition without suspects
-waits for one record of another one at most, and a suspect for at most one budget of others. The partitions with
-suspects take turns among themselves.
+A suspect is processed alone in the worker, so that a crash identifies its record. After each suspect, the waiting
+records of all other partitions are started in batches. So a partition without suspects waits for at most one record of
+another partition, and a suspect for at most one budget of other records. Partitions with suspects alternate.
 """
 
 from collections import deque
@@ -20,18 +19,18 @@ class Isolation:
     def __init__(self) -> None:
         self._waiting: deque[InFlight] = deque()
         self._suspects: dict[TopicPartition, SuspectRange] = {}
-        self._order: dict[TopicPartition, int] = {}  # when each partition had its last turn alone
+        self._order: dict[TopicPartition, int] = {}  # number of each partition's last isolated record
         self._turn = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     @property
-    def suspected(self) -> Collection[TopicPartition]:
-        """The partitions with records that are to be processed alone, received or not."""
+    def suspect_partitions(self) -> Collection[TopicPartition]:
+        """The partitions with records that must be processed alone, received or not."""
         return self._suspects.keys()
 
-    def suspect(self, topic_partition: TopicPartition, suspects: SuspectRange) -> None:
+    def add_suspects(self, topic_partition: TopicPartition, suspects: SuspectRange) -> None:
         """Process these records of a partition alone."""
         self._suspects[topic_partition] = suspects
 
@@ -39,38 +38,38 @@ class Isolation:
         """Note a record that was received."""
         self._waiting.append(entry)
 
-    def forget(self, topic_partitions: Collection[TopicPartition]) -> list[InFlight]:
-        """Return the records of partitions that wait; they wait no more."""
-        gone = [entry for entry in self._waiting if entry.record.topic_partition in topic_partitions]
+    def remove(self, topic_partitions: Collection[TopicPartition]) -> list[InFlight]:
+        """Remove the waiting records of partitions and return them."""
+        removed = [entry for entry in self._waiting if entry.record.topic_partition in topic_partitions]
         self._waiting = deque(entry for entry in self._waiting if entry.record.topic_partition not in topic_partitions)
-        return gone
+        return removed
 
-    def let_go(self, topic_partition: TopicPartition) -> None:
-        """Forget whom to suspect in a partition."""
+    def clear_suspects(self, topic_partition: TopicPartition) -> None:
+        """Remove the suspects of a partition."""
         self._suspects.pop(topic_partition, None)
 
-    def caught_up(self, topic_partition: TopicPartition) -> None:
-        """Take note that the broker has no more records of a partition: those to come were in nobody's hands."""
+    def note_end_reached(self, topic_partition: TopicPartition) -> None:
+        """Note that a partition was read to its end: later records were in flight in no crash, and are no suspects."""
         if not any(entry.record.topic_partition == topic_partition for entry in self._waiting):
-            self.let_go(topic_partition)
+            self.clear_suspects(topic_partition)
 
     def crashed_with(self, topic_partition: TopicPartition, offset: int) -> tuple[str, ...]:
-        """Return the processes that ended with a record in hand."""
+        """Return the processes that crashed with a record."""
         return self._suspects[topic_partition].crashed_with(offset) if topic_partition in self._suspects else ()
 
-    def left_of(self, topic_partition: TopicPartition, offset: int) -> OffsetRange:
-        """Return the records of a suspected partition from `offset` on that are still suspects."""
+    def remaining_suspects(self, topic_partition: TopicPartition, offset: int) -> OffsetRange:
+        """Return the range of suspects in a partition from `offset` on."""
         suspects = self._suspects[topic_partition]
         return OffsetRange(max(offset, suspects.first), max(offset, suspects.until))
 
-    def sort(self) -> tuple[Sequence[InFlight], dict[TopicPartition, InFlight]]:
-        """Return the records that may share the worker, and the next one of each partition whose next is a suspect."""
+    def split_waiting(self) -> tuple[Sequence[InFlight], dict[TopicPartition, InFlight]]:
+        """Return the records that may be processed together, and each partition's next record if it is a suspect."""
         others: list[InFlight] = []
         next_alone: dict[TopicPartition, InFlight] = {}
         for entry in self._waiting:
             topic_partition, offset = entry.record.topic_partition, entry.record.offset
             if topic_partition in next_alone:
-                continue  # behind a suspect
+                continue  # it follows a suspect
             if topic_partition in self._suspects and offset >= self._suspects[topic_partition].until:
                 del self._suspects[topic_partition]
             if self.crashed_with(topic_partition, offset):
@@ -79,16 +78,16 @@ class Isolation:
                 others.append(entry)
         return others, next_alone
 
-    def begin(self, entry: InFlight) -> None:
-        """Note that a record waits no more."""
+    def start(self, entry: InFlight) -> None:
+        """Note that a record is started."""
         self._waiting.remove(entry)
 
-    def begin_alone(self, entry: InFlight) -> None:
-        """Note that a record waits no more, and that its partition had its turn."""
-        self.begin(entry)
+    def start_alone(self, entry: InFlight) -> None:
+        """Note that a suspect is started, and when its partition had its last isolated record."""
+        self.start(entry)
         self._turn += 1
         self._order[entry.record.topic_partition] = self._turn
 
-    def choose(self, next_alone: dict[TopicPartition, InFlight]) -> InFlight:
-        """Return the one whose partition's last turn was the longest ago."""
+    def choose_next(self, next_alone: dict[TopicPartition, InFlight]) -> InFlight:
+        """Return the suspect of the partition that has waited longest since its last isolated record."""
         return next_alone[min(next_alone, key=lambda topic_partition: self._order.get(topic_partition, 0))]

@@ -1,10 +1,10 @@
-"""What was taken from the broker and is not yet finished: the one place that knows which offset may be committed.
+"""The ledger of records in flight: it alone decides which offsets may be committed.
 
-A partition's records are answered in the order in which they came. An offset may be committed only when every
-record below it was acknowledged; a partition that went away takes its unfinished records with it.
+Answers of a partition are produced in the order of its records. An offset may be committed only when every record
+before it is acknowledged. When a partition is revoked, its unfinished records are removed.
 
-The ledger also counts what is held for records in flight: the record, its image until it is answered, and its answer
-until that is acknowledged. A record whose partition went away while it was processed counts until it is answered.
+The ledger also counts the bytes of records in flight: the record, its image until the record is answered, and the
+answer until it is acknowledged. A record whose partition was revoked during processing counts until it is answered.
 """
 
 import sys
@@ -23,9 +23,9 @@ class InFlight:
     """One record in flight, since `received_s` of the monotonic clock.
 
     Attributes:
-        answer: what will be produced for it.
-        on_acknowledged: called once, when that is safe with the broker.
-        forgotten: its partition went away while it was processed.
+        answer: the record to produce for it.
+        on_acknowledged: called once, when the broker has acknowledged the answer.
+        forgotten: its partition was revoked during processing.
     """
 
     record: Record
@@ -36,7 +36,7 @@ class InFlight:
 
 
 class OffsetRange(NamedTuple):
-    """A worker's hands in a partition: all below `offset` is acknowledged, nothing from `until` on was received."""
+    """Records in flight of a partition: all before `offset` are acknowledged, none from `until` on were received."""
 
     offset: int
     until: int
@@ -44,63 +44,63 @@ class OffsetRange(NamedTuple):
 
 @dataclass(slots=True)
 class _Partition:
-    first: int = 0  # of the records added
-    reach: OffsetRange | None = None
+    first: int = 0  # offset of the first record that was added
+    offset_range: OffsetRange | None = None
     committed: int | None = None
-    announced: int = -1
+    noted_until: int = -1
     open: deque[InFlight] = field(default_factory=deque)
 
 
 class Ledger:
-    """Thread-safe. The poller opens, adds and closes; workers answer; the deliverer takes and acknowledges."""
+    """Thread-safe. The poller opens, adds and closes; pipeline threads answer; the result producer acknowledges."""
 
     def __init__(self) -> None:
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._changed = threading.Condition()
-        self._held: dict[InFlight, int] = {}  # bytes
-        self._fetched: set[InFlight] = set()  # with an image that was not in the record
+        self._held_bytes: dict[InFlight, int] = {}
+        self._fetched: set[InFlight] = set()  # records whose image is fetched from a store
         self.bytes = 0
 
     @property
     def images(self) -> int:
-        """Records for which something is held."""
-        return len(self._held)
+        """The number of records for which bytes are counted."""
+        return len(self._held_bytes)
 
     def open(self, topic_partition: TopicPartition) -> None:
-        """Start to account for a partition that was assigned."""
+        """Add a partition that was assigned."""
         with self._changed:
             self._partitions[topic_partition] = _Partition()
 
     def close(self, topic_partitions: Collection[TopicPartition]) -> None:
-        """Forget partitions; answers to their records fall on the floor."""
+        """Remove partitions; answers to their records are discarded."""
         with self._changed:
             for topic_partition in topic_partitions:
                 for entry in self._partitions.pop(topic_partition, _Partition()).open:
                     entry.forgotten = True
                     if entry.answer:
-                        self._strike(entry)
+                        self._release(entry)
             self._changed.notify_all()
 
     def add(self, record: Record) -> InFlight:
-        """Account for a record that was polled."""
+        """Add a record that was polled."""
         entry = InFlight(record)
         with self._changed:
             partition = self._partitions[record.topic_partition]
             partition.open.append(entry)
-            if partition.reach is None:
+            if partition.offset_range is None:
                 partition.first = record.offset
-            partition.reach = OffsetRange(
-                partition.reach.offset if partition.reach else record.offset, record.offset + 1
+            partition.offset_range = OffsetRange(
+                partition.offset_range.offset if partition.offset_range else record.offset, record.offset + 1
             )
-            # What base64 in the record will be decoded to; an image that is elsewhere is counted by `claim`.
+            # The size of the decoded base64 in the record; an image in a store is counted by `reserve_image`.
             self._count(entry, record.size + len(record.value or b"") * 3 // 4)
         return entry
 
-    def claim(self, entry: InFlight, size: int, budget: int) -> None:
-        """Wait until an image of `size` bytes that is not in the record fits into the budget, and count it.
+    def reserve_image(self, entry: InFlight, size: int, budget: int) -> None:
+        """Wait until an image of `size` bytes from a store fits into the budget, and count it.
 
-        One image fits always: those that wait for their turn may be what the budget is spent on. What was claimed for
-        the same record before is given back.
+        One image always fits, since the waiting records may use the whole budget. An earlier reservation of the same
+        record is released.
         """
         with self._changed:
             self._fetched.discard(entry)
@@ -110,29 +110,29 @@ class Ledger:
             self._fetched.add(entry)
             self._count(entry, entry.record.size + size)
 
-    def hold(self, entry: InFlight, size: int) -> None:
-        """Count a record's image with `size` bytes, as it turned out to have."""
+    def set_image_bytes(self, entry: InFlight, size: int) -> None:
+        """Set the size of a record's image."""
         with self._changed:
             self._count(entry, entry.record.size + size)
             self._changed.notify_all()
 
-    def drop(self, entries: Collection[InFlight]) -> None:
-        """Forget the last records of partitions, which nobody has begun."""
+    def remove_unstarted(self, entries: Collection[InFlight]) -> None:
+        """Remove the last records of partitions, which were not started."""
         with self._changed:
             for entry in reversed(list(entries)):
                 partition = self._partitions.get(entry.record.topic_partition)
                 if partition and partition.open and partition.open[-1] is entry:
                     partition.open.pop()
-                    self._strike(entry)
+                    self._release(entry)
             self._changed.notify_all()
 
     def answer(self, entry: InFlight, answer: Outgoing, on_acknowledged: Callable[[], object] = lambda: None) -> None:
-        """Say what is to be produced for a record, whose image is held no longer, and what to do when that is safe."""
+        """Set the answer of a record and the callback for its acknowledgement; the image is no longer counted."""
         with self._changed:
             entry.answer, entry.on_acknowledged = answer, on_acknowledged
             self._fetched.discard(entry)
             if entry.forgotten:
-                self._strike(entry)
+                self._release(entry)
             else:
                 self._count(entry, entry.record.size + _count_added(entry.record, answer))
             self._changed.notify_all()
@@ -140,10 +140,10 @@ class Ledger:
     def wait_ready(
         self, timeout_s: float, max_records: int, max_bytes: int = sys.maxsize
     ) -> dict[TopicPartition, list[InFlight]]:
-        """Return what may be produced now: of each partition the answered records before the first open one.
+        """Return the records whose answers may be produced now: of each partition those before the first unanswered.
 
-        One answer may be larger than `max_bytes`, alone. Nothing is taken away until `acknowledge`, so that a delivery
-        that failed is simply asked for again.
+        A single answer may be larger than `max_bytes`. Records are removed only by `acknowledge`, so that a failed
+        delivery is returned again.
         """
         with self._changed:
             if ready := self._ready(max_records, max_bytes):
@@ -152,7 +152,7 @@ class Ledger:
             return self._ready(max_records, max_bytes)
 
     def acknowledge(self, delivered: Mapping[TopicPartition, list[InFlight]]) -> None:
-        """Note that the answers were acknowledged; those of partitions that went away meanwhile move no position."""
+        """Note that answers are acknowledged; those of partitions that were revoked meanwhile move no position."""
         with self._changed:
             for topic_partition, entries in delivered.items():
                 partition = self._partitions.get(topic_partition)
@@ -161,90 +161,93 @@ class Ledger:
                         break
                     partition.open.popleft()
                     offset = entry.record.offset + 1
-                    partition.reach = OffsetRange(offset, max(offset, partition.reach.until if partition.reach else 0))
-                    self._strike(entry)
+                    partition.offset_range = OffsetRange(
+                        offset, max(offset, partition.offset_range.until if partition.offset_range else 0)
+                    )
+                    self._release(entry)
             self._changed.notify_all()
         for entries in delivered.values():
             for entry in entries:
                 entry.on_acknowledged()
 
-    def reach(self, topic_partitions: Collection[TopicPartition]) -> dict[TopicPartition, OffsetRange]:
-        """Return how far these partitions are; one without a record so far is nowhere."""
+    def offset_ranges(self, topic_partitions: Collection[TopicPartition]) -> dict[TopicPartition, OffsetRange]:
+        """Return the records in flight of these partitions, without partitions that have had no record."""
         with self._changed:
             return {
-                topic_partition: partition.reach
+                topic_partition: partition.offset_range
                 for topic_partition in topic_partitions
-                if (partition := self._partitions.get(topic_partition)) and partition.reach is not None
+                if (partition := self._partitions.get(topic_partition)) and partition.offset_range is not None
             }
 
-    def committed_reach(self, topic_partitions: Collection[TopicPartition]) -> dict[TopicPartition, OffsetRange]:
-        """Return the same as `reach`, with what is committed in place of what is acknowledged."""
+    def committed_ranges(self, topic_partitions: Collection[TopicPartition]) -> dict[TopicPartition, OffsetRange]:
+        """Return the same as `offset_ranges`, from the committed offset instead of the acknowledged one."""
         with self._changed:
             return {
                 topic_partition: OffsetRange(
-                    partition.first if partition.committed is None else partition.committed, partition.reach.until
+                    partition.first if partition.committed is None else partition.committed,
+                    partition.offset_range.until,
                 )
                 for topic_partition in topic_partitions
-                if (partition := self._partitions.get(topic_partition)) and partition.reach is not None
+                if (partition := self._partitions.get(topic_partition)) and partition.offset_range is not None
             }
 
     def uncommitted(self) -> dict[TopicPartition, int]:
-        """Return the offsets that have moved since they were committed."""
+        """Return the offsets that have changed since the last commit."""
         with self._changed:
             return {
-                topic_partition: partition.reach.offset
+                topic_partition: partition.offset_range.offset
                 for topic_partition, partition in self._partitions.items()
-                if partition.reach is not None and partition.reach.offset != partition.committed
+                if partition.offset_range is not None and partition.offset_range.offset != partition.committed
             }
 
     def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Note what was committed."""
+        """Note the committed offsets."""
         with self._changed:
             for topic_partition, offset in offsets.items():
                 if partition := self._partitions.get(topic_partition):
                     partition.committed = offset
 
     def skip(self, offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-        """Note where reading is, of partitions with nothing in flight; return what of that is not committed."""
+        """Move partitions without records in flight to the reader's offsets; return the uncommitted ones."""
         moved = {}
         with self._changed:
             for topic_partition, offset in offsets.items():
                 partition = self._partitions.get(topic_partition)
                 if partition is None or partition.open:
                     continue
-                if partition.reach is None:
+                if partition.offset_range is None:
                     partition.first = offset
-                until = partition.reach.until if partition.reach else offset
-                partition.reach = OffsetRange(offset, max(offset, until))
-                partition.announced = max(offset, partition.announced)  # nothing is in hand
+                until = partition.offset_range.until if partition.offset_range else offset
+                partition.offset_range = OffsetRange(offset, max(offset, until))
+                partition.noted_until = max(offset, partition.noted_until)  # nothing is in flight
                 if partition.committed != offset:
                     moved[topic_partition] = offset
         return moved
 
-    def unannounced(self) -> dict[TopicPartition, OffsetRange]:
-        """Return the partitions with records in hand that no note speaks of yet."""
+    def without_note(self) -> dict[TopicPartition, OffsetRange]:
+        """Return the partitions with records that no crash note contains yet."""
         with self._changed:
             return {
-                topic_partition: partition.reach
+                topic_partition: partition.offset_range
                 for topic_partition, partition in self._partitions.items()
-                if partition.reach is not None and partition.reach.until > partition.announced
+                if partition.offset_range is not None and partition.offset_range.until > partition.noted_until
             }
 
-    def announced(self, untils: Mapping[TopicPartition, int]) -> None:
-        """Note up to which offset a note speaks of records in hand, -1 for none."""
+    def mark_noted(self, untils: Mapping[TopicPartition, int]) -> None:
+        """Note the end of the range in each partition's crash note, -1 for none."""
         with self._changed:
             for topic_partition, until in untils.items():
                 if partition := self._partitions.get(topic_partition):
-                    partition.announced = until
+                    partition.noted_until = until
 
-    def is_announced(self, entry: InFlight) -> bool:
-        """Return whether a note speaks of this record."""
+    def has_note(self, entry: InFlight) -> bool:
+        """Return whether a crash note contains this record."""
         with self._changed:
             partition = self._partitions.get(entry.record.topic_partition)
-            return bool(partition and entry.record.offset < partition.announced)
+            return bool(partition and entry.record.offset < partition.noted_until)
 
     def wait_finished(self, entry: InFlight, timeout_s: float) -> bool:
-        """Wait until a record is acknowledged or forgotten; return whether that came true."""
+        """Wait until a record is acknowledged or removed; return whether it is."""
         with self._changed:
             return self._changed.wait_for(
                 lambda: entry not in self._partitions.get(entry.record.topic_partition, _Partition()).open, timeout_s
@@ -256,7 +259,7 @@ class Ledger:
             self._changed.wait_for(lambda: self.images < images, timeout_s)
 
     def wait_empty(self, topic_partitions: Collection[TopicPartition], timeout_s: float) -> bool:
-        """Wait until these partitions have nothing in flight; return whether that came true."""
+        """Wait until these partitions have nothing in flight; return whether they have nothing."""
         with self._changed:
             return self._changed.wait_for(
                 lambda: (
@@ -270,17 +273,17 @@ class Ledger:
             )
 
     def oldest_timestamp_ms(self) -> int | None:
-        """Return when the oldest unfinished record was written; one without a timestamp has no age."""
+        """Return the broker timestamp of the oldest unfinished record, None where no record has one."""
         with self._changed:
             written = (entry.record.timestamp_ms for each in self._partitions.values() for entry in each.open)
             return min((timestamp_ms for timestamp_ms in written if timestamp_ms > 0), default=None)
 
     def _count(self, entry: InFlight, size: int) -> None:
-        self.bytes += size - self._held.get(entry, 0)
-        self._held[entry] = size
+        self.bytes += size - self._held_bytes.get(entry, 0)
+        self._held_bytes[entry] = size
 
-    def _strike(self, entry: InFlight) -> None:
-        self.bytes -= self._held.pop(entry, 0)
+    def _release(self, entry: InFlight) -> None:
+        self.bytes -= self._held_bytes.pop(entry, 0)
 
     def _ready(self, max_records: int, max_bytes: int) -> dict[TopicPartition, list[InFlight]]:
         ready: dict[TopicPartition, list[InFlight]] = {}
@@ -297,6 +300,6 @@ class Ledger:
 
 
 def _count_added(record: Record, answer: Outgoing) -> int:
-    """Return how many bytes an answer has that its record does not share with it."""
+    """Return the bytes of an answer that it does not share with its record."""
     pairs = ((answer.key, record.key), (answer.value, record.value))
     return answer.size - sum(len(ours) for ours, its in pairs if ours and ours is its)

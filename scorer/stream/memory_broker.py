@@ -1,6 +1,6 @@
-"""A broker in memory that keeps a broker's promises (offsets, groups, notes, transactions seen as a whole).
+"""A broker in memory with the guarantees of a real one: offsets, groups, notes, atomic transactions.
 
-`unlensed serve --replay` runs the service on it, and so do tests that are not about delivery.
+`unlensed serve --replay` runs the service on it; tests that are not about delivery do the same.
 """
 
 import threading
@@ -43,7 +43,7 @@ class MemorySource:
         self._listener = listener
 
     def poll(self, timeout_s: float, max_records: int) -> Sequence[Record]:
-        """See `RecordSource`; waits out `timeout_s` when there is nothing."""
+        """See `RecordSource`; waits for `timeout_s` when there is no record."""
         if not self._owned and self._listener:
             self._next, self._owned = self._broker.committed.get(self._topic_partition, 0), True
             self._listener.on_assigned({self._topic_partition: self._broker.notes.get(self._topic_partition, "")})
@@ -82,7 +82,7 @@ class MemorySource:
         return {}
 
     def blocked_s(self) -> Mapping[TopicPartition, float]:
-        """See `RecordSource`; a transaction is seen as a whole."""
+        """See `RecordSource`; transactions are atomic here."""
         return {}
 
     def close(self, timeout_s: float) -> None:  # noqa: ARG002 - nothing here can wait

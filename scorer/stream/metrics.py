@@ -1,7 +1,7 @@
-"""What the service counts, for Prometheus.
+"""The service's metrics for Prometheus.
 
-`NAMES` is the whole list, as a dashboard sees it. Labels take few values, all of them ours or the operator's: what a
-request says (tenant, ids, uris) labels nothing, so that no sender can grow the list.
+`NAMES` is the complete list. Labels have few values, all from this program or the operator. No field of a request
+(tenant, ids, URIs) is a label, so that no sender can add series.
 """
 
 from collections.abc import Iterable
@@ -22,42 +22,43 @@ from scorer.stream.broker import TopicPartition
 from scorer.stream.process_metrics import ServiceProcessCollector
 
 NAMES = {
-    # Records in and out. received = answered + dead + in flight, except for records that were read twice.
+    # Records in and out. received = answered + dead + in flight, except for records that are read twice.
     "unlensed_records_received_total": "Records polled, by topic.",
     "unlensed_record_bytes_received_total": "Bytes of keys, values and headers polled.",
     "unlensed_records_answered_total": "Results acknowledged by the broker, by the result's status.",
     "unlensed_records_dead_total": "Dead letters acknowledged by the broker, by error code.",
     "unlensed_records_expired_total": "Records that the broker deleted before they were read, by topic.",
-    "unlensed_isolated_records_total": "Records processed alone, because a worker died with them in hand.",
-    # What was found.
+    "unlensed_isolated_records_total": "Records processed alone, because a worker crashed while it processed them.",
+    # Results.
     "unlensed_faces_scored_total": "Faces in acknowledged results, by decision.",
-    "unlensed_p_value": "p-values of scored faces. Photographs like the calibration's spread evenly from 0 to 1: a "
-    "share that drifts away from a bucket's width means other traffic, other preprocessing, or more that is unlike "
-    "photographs.",
+    "unlensed_p_value": "p-values of scored faces. Those of photographs like the calibration's are uniform from 0 to "
+    "1: a bucket whose share differs from its width means different traffic, different preprocessing, or more faces "
+    "unlike photographs.",
     # Time and batches.
     "unlensed_stage_seconds": "Seconds a record spent in a stage: payload (fetch it), locate (probe and find faces), "
-    "wait (for company in a batch), score (engine and mixture), deliver (produce, acknowledge), total (all of it).",
+    "wait (for its batch), score (engine and mixture), deliver (produce, acknowledge), total (all stages).",
     "unlensed_batch_images": "Images in a batch.",
     "unlensed_batch_faces": "Faces in a batch.",
-    # How far behind.
-    "unlensed_lag_records": "Offsets from the last one read to the log's end, by topic and partition that this worker "
-    "holds, also while partitions are paused.",
-    "unlensed_lag_seconds": "Age of the oldest record in hand, by its broker timestamp; 0 with none in hand, NaN when "
-    "none of them has a timestamp.",
-    "unlensed_transaction_open_seconds": "Seconds for which an open transaction has kept the records behind its first "
-    "one from being read, by topic and partition that this worker holds.",
+    # Lag.
+    "unlensed_lag_records": "Offsets from the last one read to the log end, by topic and partition that this worker "
+    "owns, also while partitions are paused.",
+    "unlensed_lag_seconds": "Age of the oldest record in flight, by its broker timestamp; 0 without records in flight, "
+    "NaN when none of them has a timestamp.",
+    "unlensed_transaction_open_seconds": "Seconds for which an open transaction has blocked the records behind its "
+    "first one, by topic and partition that this worker owns.",
     # Backpressure and outages.
     "unlensed_in_flight_images": "Records polled and not yet acknowledged.",
-    "unlensed_in_flight_bytes": "Bytes held for records in flight: the records, their images until they are answered, "
-    "and answers until they are acknowledged.",
+    "unlensed_in_flight_bytes": "Bytes of records in flight: the records, their images until they are answered, and "
+    "answers until they are acknowledged.",
     "unlensed_paused": "1 while partitions are paused.",
-    "unlensed_pauses_total": "Pauses begun, by reason: bytes or images (a budget is spent), backend or broker (down).",
+    "unlensed_pauses_total": "Pauses started, by reason: bytes or images (a budget is used up), backend or broker "
+    "(unavailable).",
     "unlensed_backend_up": "1 while the engine answers.",
-    "unlensed_backend_retries_total": "Calls repeated because nobody was there, by backend: engine or broker.",
-    # What is running.
+    "unlensed_backend_retries_total": "Calls retried because a backend was unavailable, by backend: engine or broker.",
+    # The running configuration.
     "unlensed_bundle_info": "1, with bundle_id, digest, mode and delivery as labels.",
-    "unlensed_policy_reloads_total": "New policies taken up from the policies' file.",
-    "unlensed_policy_refused": "1 while the policies' file is refused and the policies before it stay in force.",
+    "unlensed_policy_reloads_total": "New versions of the policies file in use.",
+    "unlensed_policy_refused": "1 while the policies file is refused and the previous policies stay in use.",
 }
 
 STAGES = ("payload", "locate", "wait", "score", "deliver", "total")
@@ -70,15 +71,15 @@ P_VALUES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 
 Metric = TypeVar("Metric", bound=MetricWrapperBase)
 
-# They would be one more series beside each counter, outside the list.
+# They would add a series for each counter that is not in the list.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped there
 
 
 class Metrics:
     """The metrics of `NAMES`, each an attribute named without `unlensed_` and `_total`; thread-safe.
 
-    Series whose labels take few values exist from the start, so that a first error is a rise from 0 and not a new
-    series, which `rate()` overlooks.
+    Series of known labels exist from the start, so that a first error is an increase from 0 and not a new series, which
+    `rate()` ignores.
     """
 
     def __init__(self) -> None:
@@ -113,7 +114,7 @@ class Metrics:
         self.policy_refused = self._new(Gauge, "unlensed_policy_refused")
 
     def forget(self, topic_partition: TopicPartition) -> None:
-        """Drop what is said of a partition that is no longer ours; its new owner reports it."""
+        """Remove the series of a partition that this worker no longer owns; its new owner reports them."""
         for gauge in (self.lag_records, self.transaction_open_seconds):
             gauge.remove(topic_partition.topic, str(topic_partition.partition))
 
@@ -125,7 +126,7 @@ class Metrics:
         values: Iterable[str] = (),
         **options: Any,  # noqa: ANN401 - `buckets` of a histogram
     ) -> Metric:
-        # prometheus_client adds _info itself; it does so with _total, too, but knows when it is there already.
+        # prometheus_client adds _info itself, and _total only where it is missing.
         metric = kind(name.removesuffix("_info"), NAMES[name], labels, registry=self.registry, **options)
         for value in values:
             metric.labels(value)

@@ -1,7 +1,7 @@
-"""From a record to its answer: workers parse, fetch, probe and locate; batches are scored; answers go to the ledger.
+"""The steps from a record to its answer: parse, fetch, probe, find faces, score in batches, give to the ledger.
 
-Threads, because nearly all the time is spent outside Python: in the engine, in the detector's processes, in sockets.
-An exception that nobody foresaw is handed to `on_crash`, which ends the worker with nothing committed.
+It uses threads, since nearly all the time is spent outside Python: in the engine, in the detector's processes, in
+sockets. An unforeseen exception is passed to `on_crash`, which stops the worker without a further commit.
 """
 
 import threading
@@ -42,15 +42,15 @@ from scorer.stream.ledger import InFlight, Ledger
 from scorer.stream.metrics import Metrics
 from scorer.stream.retry import RetryStopped
 
-WORKERS = 8  # more than cores: a claim check waits for its store
-FIRST_BYTES = 4 * 2**20  # of an image that is not in its record; few are larger, and those are read twice
+WORKERS = 8  # more than cores: threads wait for the stores of images
+FIRST_BYTES = 4 * 2**20  # of an image in a store; the few larger ones are read twice
 
 Answer = tuple[InFlight, Outgoing, Callable[[], object]]
 
 
 @dataclass(frozen=True, slots=True)
 class Scorable:
-    """A located image on its way into a batch."""
+    """An image with its faces, ready for a batch."""
 
     entry: InFlight
     span: Span
@@ -60,12 +60,12 @@ class Scorable:
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """What the pipeline works with.
+    """The objects that the pipeline uses.
 
     Attributes:
-        read_payload: returns a request's image of at most so many bytes; raises `Unscorable` or `PayloadUnavailable`.
+        read_payload: returns a request's image of at most the given bytes; raises `Unscorable` or `PayloadUnavailable`.
         detector: thread-safe.
-        embedder: thread-safe; waits out outages and raises `RetryStopped` when it shall not.
+        embedder: thread-safe; retries during outages, and raises `RetryStopped` when the service stops.
     """
 
     read_payload: Callable[[ScoreRequest, int], bytes]
@@ -77,17 +77,17 @@ class Dependencies:
 
 
 class RecordPipeline:
-    """Answers tickets; `submit` never blocks, because the ledger's budget bounds what is submitted."""
+    """Answers records; `submit` never blocks, since the ledger's budget limits the submitted records."""
 
     def __init__(
         self,
-        parts: Dependencies,
+        dependencies: Dependencies,
         settings: StreamSettings,
         ledger: Ledger,
         metrics: Metrics,
         on_crash: Callable[[BaseException], None],
     ) -> None:
-        self._parts, self._settings, self._ledger, self._metrics = parts, settings, ledger, metrics
+        self._dependencies, self._settings, self._ledger, self._metrics = dependencies, settings, ledger, metrics
         self._on_crash = on_crash
         self._submitted: SimpleQueue[tuple[InFlight, bool] | None] = SimpleQueue()
         self._batcher: Batcher[Scorable] = Batcher(settings.batch_images, settings.batch_bytes, settings.batch_age_s)
@@ -97,7 +97,7 @@ class RecordPipeline:
         ]
 
     def submit(self, entry: InFlight, *, alone: bool = False) -> None:
-        """Start on a record; one that is `alone` does not wait for others to share its batch."""
+        """Start a record; one that is `alone` does not wait for others in its batch."""
         self._submitted.put((entry, alone))
 
     def reject(self, entry: InFlight, code: DeadLetterCode, message: str, attempts: int = 1) -> None:
@@ -105,7 +105,7 @@ class RecordPipeline:
         self._reject(entry, record_span(entry.record, self._settings.group_id), code, message, attempts)
 
     def shrink(self, entry: InFlight, why: str) -> bool:
-        """Answer a record with less than its answer, which no broker takes; return whether there is less."""
+        """Replace an answer that the broker refuses by a smaller one; return whether there is one."""
         answer = entry.answer
         if answer is None or answer.topic == self._settings.results_topic:
             self.reject(entry, DeadLetterCode.ANSWER_TOO_LARGE, f"its result was refused: {why}")
@@ -116,7 +116,7 @@ class RecordPipeline:
         return smaller is not None
 
     def close(self) -> None:
-        """Send idle threads home; busy ones end with the process."""
+        """Stop idle threads; busy ones end with the process."""
         for _ in range(WORKERS):
             self._submitted.put(None)
         self._batcher.close()
@@ -127,7 +127,7 @@ class RecordPipeline:
                 work()
             except (RetryStopped, SandboxClosed):
                 pass
-            except BaseException as error:  # noqa: BLE001 - whatever it is, the worker must not go on
+            except BaseException as error:  # noqa: BLE001 - after any error the worker must stop
                 self._on_crash(error)
 
         thread = threading.Thread(target=run, name=name, daemon=True)
@@ -136,9 +136,9 @@ class RecordPipeline:
 
     def _prepare_all(self) -> None:
         while (submitted := self._submitted.get()) is not None:
-            self._prepare_one(*submitted)  # whose frame holds the image no longer than it takes
+            self._prepare_one(*submitted)  # a frame of its own, which frees the image when it returns
 
-    def _prepare_one(self, entry: InFlight, alone: bool) -> None:  # noqa: FBT001 - as it was submitted
+    def _prepare_one(self, entry: InFlight, alone: bool) -> None:  # noqa: FBT001 - as submitted
         of_record = record_span(entry.record, self._settings.group_id)
         try:
             scorable = self._prepare(entry, of_record)
@@ -151,33 +151,37 @@ class RecordPipeline:
 
     def _prepare(self, entry: InFlight, of_record: Span) -> Scorable:
         request = parse_request(entry.record, self._settings.max_record_bytes, self._settings.max_json_bytes)
-        policy = self._parts.policies.book.choose(request)
+        policy = self._dependencies.policies.book.choose(request)
         try:
             with self._stage("payload", of_record.context):
                 data = self._read(entry, request)
         except Unscorable as failure:
-            self._ledger.hold(entry, 0)
-            # Without the traceback, whose frames hold what was read.
+            self._ledger.set_image_bytes(entry, 0)
+            # Without the traceback, whose frames keep the image alive.
             return Scorable(entry, of_record, make_failed_image(request, failure.with_traceback(None)), policy)
         with self._stage("locate", of_record.context):
-            image = locate_faces(request, data, self._parts.detector, self._parts.limits, policy.min_face_px)
+            image = locate_faces(
+                request, data, self._dependencies.detector, self._dependencies.limits, policy.min_face_px
+            )
         return Scorable(entry, of_record, image, policy)
 
     def _read(self, entry: InFlight, request: ScoreRequest) -> bytes:
         inline = request.image.data is not None
         data = (
-            self._parts.read_payload(request, self._parts.limits.max_bytes) if inline else self._fetch(entry, request)
+            self._dependencies.read_payload(request, self._dependencies.limits.max_bytes)
+            if inline
+            else self._fetch(entry, request)
         )
-        self._ledger.hold(entry, len(data))
+        self._ledger.set_image_bytes(entry, len(data))
         return data
 
     def _fetch(self, entry: InFlight, request: ScoreRequest) -> bytes:
-        """Return an image that is not in its record, read when there is room for as much as it may have."""
-        most = self._parts.limits.max_bytes
+        """Return an image from its store, read when its largest possible size fits into the budget."""
+        most = self._dependencies.limits.max_bytes
         for size in sorted({min(FIRST_BYTES, most), most}):
-            self._ledger.claim(entry, size, self._settings.max_in_flight_bytes)
+            self._ledger.reserve_image(entry, size, self._settings.max_in_flight_bytes)
             try:
-                return self._parts.read_payload(request, size)
+                return self._dependencies.read_payload(request, size)
             except Unscorable as failure:
                 if size == most or failure.reason is not Reason.TOO_MANY_BYTES:
                     raise
@@ -186,7 +190,7 @@ class RecordPipeline:
     def _score_all(self) -> None:
         while batch := self._batcher.take():
             answers = self._score_batch(batch)
-            del batch  # the ledger counts its images until they are answered
+            del batch  # the images must be freed before the ledger stops counting them
             for entry, answer, on_acknowledged in answers:
                 self._ledger.answer(entry, answer, on_acknowledged)
 
@@ -195,13 +199,13 @@ class RecordPipeline:
             self._metrics.stage_seconds.labels(stage="wait").observe(waited_s)
         self._metrics.batch_images.observe(len(batch))
         self._metrics.batch_faces.observe(sum(len(scorable.image.faces) for scorable, _ in batch))
-        # A batch has as many parents as records; its span hangs under the first one's.
+        # A batch has one parent span for each record; its own span is a child of the first.
         with self._stage("score", batch[0][0].span.context):
             return self._score([scorable for scorable, _ in batch])
 
     def _score(self, batch: list[Scorable]) -> list[Answer]:
         images = [(scorable.image, scorable.policy) for scorable in batch]
-        results = score_batch(images, self._parts.embedder, self._parts.model)
+        results = score_batch(images, self._dependencies.embedder, self._dependencies.model)
         topic, mode = self._settings.results_topic, self._settings.mode
         answers: list[Answer] = []
         for scorable, result in zip(batch, results, strict=True):
@@ -211,9 +215,9 @@ class RecordPipeline:
         return answers
 
     def _reject(self, entry: InFlight, of_record: Span, code: DeadLetterCode, message: str, attempts: int = 1) -> None:
-        topic, digest = self._settings.dead_letters_topic, self._parts.model.digest
-        letter = make_dead_letter(entry.record, topic, code, message, attempts, digest)
-        self._ledger.answer(entry, letter, partial(self._count_dead, entry, of_record, code))
+        topic, digest = self._settings.dead_letters_topic, self._dependencies.model.digest
+        dead_letter = make_dead_letter(entry.record, topic, code, message, attempts, digest)
+        self._ledger.answer(entry, dead_letter, partial(self._count_dead, entry, of_record, code))
 
     def _count_result(self, entry: InFlight, of_record: Span, result: ScoreResult) -> None:
         self._metrics.records_answered.labels(status=result.status.value).inc()
@@ -238,7 +242,7 @@ class RecordPipeline:
 
 
 def record_span(record: Record, group: str) -> Span:
-    """Start the span of one record, from poll to delivery, under the context that its headers bring."""
+    """Start the span of one record, from poll to delivery, with the trace context of its headers."""
     attributes: dict[str, Attribute] = {
         "messaging.system": "kafka",
         "messaging.operation.name": "process",

@@ -1,6 +1,7 @@
-"""`process_*` of the whole service: CPU and memory of the processes that find faces are counted with its own.
+"""The `process_*` metrics of the whole service: CPU and memory of its own and of the detector's processes.
 
-They do most of the work where requests bring no boxes, and the client's collector knows of one process only.
+The detector's processes do most of the work where requests contain no boxes; the client's collector measures only one
+process.
 """
 
 import os
@@ -14,7 +15,7 @@ from prometheus_client.registry import Collector
 
 
 class ServiceProcessCollector(Collector):
-    """The client's `ProcessCollector`, with living children and those that have ended; thread-safe."""
+    """The client's `ProcessCollector`, with running and ended child processes; thread-safe."""
 
     def __init__(self) -> None:
         self._own = ProcessCollector(registry=None)
@@ -22,23 +23,23 @@ class ServiceProcessCollector(Collector):
         self._cpu_s = 0.0
 
     def collect(self) -> Iterable[Metric]:
-        """Return the families of this process, two of them for all."""
+        """Return the metrics of this process; CPU and memory include its child processes."""
         with self._lock:
             ended = os.times()
             families = {family.name: family for family in self._own.collect()}
-            living = list(_read_children())
+            running = list(_read_children())
             if "process_cpu_seconds" in families:  # not where there is no /proc
-                cpu_s = ended.children_user + ended.children_system + sum(cpu_s for cpu_s, _ in living)
-                # Who ends between the two readings is missed once; a counter must not fall for that.
+                cpu_s = ended.children_user + ended.children_system + sum(cpu_s for cpu_s, _ in running)
+                # A child that ends between the two readings is missed once; a counter must not decrease.
                 self._cpu_s = max(self._cpu_s, cpu_s + _get(families["process_cpu_seconds"]))
                 _set(families["process_cpu_seconds"], self._cpu_s)
                 resident = families["process_resident_memory_bytes"]
-                _set(resident, _get(resident) + sum(size for _, size in living))
+                _set(resident, _get(resident) + sum(size for _, size in running))
             return families.values()
 
 
 def _read_children() -> Iterator[tuple[float, int]]:
-    """Yield CPU seconds and resident bytes of each living child."""
+    """Yield CPU seconds and resident bytes of each running child process."""
     for child in psutil.Process().children():
         with suppress(psutil.NoSuchProcess):  # it has ended
             times = child.cpu_times()

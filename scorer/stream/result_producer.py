@@ -1,4 +1,4 @@
-"""Produces answers and learns that they are safe: the one thread that owns the sink."""
+"""Produces answers and waits for their acknowledgement: the only thread that uses the sink."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -10,16 +10,16 @@ from scorer.stream.ledger import InFlight, Ledger
 from scorer.stream.metrics import Metrics
 from scorer.stream.retry import Backoff
 
-MAX_RECORDS, MAX_BYTES = 500, 32 * 2**20  # the client keeps a copy of what is under way
+MAX_RECORDS, MAX_BYTES = 500, 32 * 2**20  # the client copies records that it sends
 
 log = get_logger(__name__)
 
 
 class ResultProducer:
-    """Delivers what the ledger has ready, again and again until it is acknowledged.
+    """Delivers the ledger's ready answers, and retries until they are acknowledged.
 
     Args:
-        shrink: gives a ticket a smaller answer, told why; returns whether there is one.
+        shrink: replaces an entry's answer by a smaller one, with the reason; returns whether there is one.
         once: deliver answers and offsets in one transaction instead of answers alone.
     """
 
@@ -42,7 +42,7 @@ class ResultProducer:
         self._thread.start()
 
     def close(self, timeout_s: float) -> None:
-        """End after the delivery under way."""
+        """Stop after the current delivery."""
         self._stop.set()
         self._thread.join(timeout_s)
 
@@ -61,7 +61,7 @@ class ResultProducer:
                         self._on_outage(None)
                     self.waiting = False
                     backoff.reset()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the worker must not go on
+        except BaseException as error:  # noqa: BLE001 - after any error the worker must stop
             self._on_crash(error)
 
     def _deliver(self) -> None:
@@ -72,16 +72,16 @@ class ResultProducer:
             if self._once:
                 self._deliver_once(ready)
             else:
-                self._deliver_plainly(ready)
+                self._deliver_without_transaction(ready)
         self._ledger.acknowledge(ready)
 
-    def _deliver_plainly(self, ready: Mapping[TopicPartition, list[InFlight]]) -> None:
+    def _deliver_without_transaction(self, ready: Mapping[TopicPartition, list[InFlight]]) -> None:
         entries = [entry for each in ready.values() for entry in each]
         while entries:
             try:
                 self._sink.deliver(_answers(entries))
             except RecordsTooLarge as error:
-                entries = self._shrink_all(entries, error)  # all others are acknowledged
+                entries = self._shrink_all(entries, error)  # the others are acknowledged
             else:
                 return
 
@@ -98,10 +98,10 @@ class ResultProducer:
         self._ledger.committed(offsets)
 
     def _shrink_all(self, entries: list[InFlight], error: RecordsTooLarge) -> list[InFlight]:
-        """Give the tickets of refused records smaller answers and return them.
+        """Replace the answers of refused records by smaller ones; return their entries.
 
         Raises:
-            BrokerUnavailable: there is no smaller answer; waiting helps when somebody changes the topic.
+            BrokerUnavailable: there is no smaller answer; a retry helps after the topic's limit is raised.
         """
         refused = {id(record) for record in error.records}
         concerned = [entry for entry in entries if id(entry.answer) in refused]

@@ -1,8 +1,8 @@
-"""Waits out the engine's outages, so that nothing above this line knows of them.
+"""Retries calls to an unavailable engine, so that the callers never see an outage.
 
-An engine that is down, slow or overloaded makes the calling thread wait; the records it holds fill the service's
-budget, the budget pauses the partitions, and polling goes on. When the engine answers its golden faces again, and
-rightly, the same faces are sent once more. Nothing is dropped and nothing grows.
+While the engine is down, slow or overloaded, the calling thread waits. Its records fill the service's budget, the
+partitions are paused, and polling continues. When the engine returns the correct results for its golden faces again,
+the same faces are sent again. No record is dropped, and memory does not grow.
 """
 
 import random
@@ -18,13 +18,13 @@ from scorer.errors import BackendUnavailable
 
 MAX_DELAY_S = 5.0
 FIRST_DELAY_S = 0.1
-MAX_TRIES_ALONE = 3
+MAX_SINGLE_TRIES = 3
 
 
 class Backoff:
-    """Pauses between tries: 0.1 s, then twice as long each time up to 5 s, give or take half.
+    """Delays between retries: 0.1 s, doubled each time up to 5 s, with a jitter of half the delay.
 
-    The jitter keeps workers that lost the same server from coming back all at once.
+    The jitter spreads the retries of workers that lost the same server.
     """
 
     def __init__(self, stop: threading.Event) -> None:
@@ -32,29 +32,29 @@ class Backoff:
         self.reset()
 
     def reset(self) -> None:
-        """Begin again with the shortest pause: a try has succeeded."""
+        """Reset the delay after a success."""
         self._delay_s = FIRST_DELAY_S
 
     def wait(self) -> bool:
-        """Pause; return True, at once, when told to stop."""
+        """Wait for the next delay; return True at once when `stop` is set."""
         delay_s, self._delay_s = self._delay_s, min(2 * self._delay_s, MAX_DELAY_S)
         return self._stop.wait(delay_s * random.uniform(0.5, 1.5))  # noqa: S311 - jitter, no secret
 
 
 class RetryStopped(Exception):
-    """The service is going down; the faces were not embedded."""
+    """The service stops; the faces were not embedded."""
 
 
 class RetryingEmbedder:
-    """An `Embedder` that raises `BackendUnavailable` never, and `RetryStopped` when `stop` is set.
+    """An `Embedder` that never raises `BackendUnavailable`, and raises `RetryStopped` when `stop` is set.
 
     Args:
         embedder: the engine.
-        feature_size: how many features it gives.
+        feature_size: the number of features for each face.
         verify: sends the golden faces through the engine; raises `BackendUnavailable` while it does not answer, and
-            `BundleMismatch` when what came back is another bundle's engine.
+            `BundleMismatch` when it is the engine of another bundle.
         stop: ends all waiting.
-        on_outage: told of each failed try and, with None, of the end of an outage.
+        on_outage: called with each error and, with None, at the end of an outage.
     """
 
     def __init__(
@@ -71,14 +71,14 @@ class RetryingEmbedder:
 
     @property
     def waiting(self) -> bool:
-        """Whether an outage is being waited out."""
+        """Whether the engine is unavailable now."""
         return self._probing.locked()
 
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
-        """Return one row per face, however long that takes; see `Embedder`.
+        """Return one row for each face, however long that takes; see `Embedder`.
 
-        A face that the engine fails on three times alone, while it answers for others in between, is what the engine
-        fails on: it gets `engine_failed` and its batch-mates get their features.
+        When the engine fails three times on a face sent alone, and answers its golden faces in between, that face
+        receives `engine_failed`; the other faces of the batch receive their features.
         """
         try:
             return self._embedder.embed(faces)
@@ -88,7 +88,7 @@ class RetryingEmbedder:
             return self._embedder.embed(faces)
         except BackendUnavailable as error:
             self.wait_for_engine(error)
-        rows = [self._embed_alone(face).on_host() for face in faces]
+        rows = [self._embed_single(face).on_host() for face in faces]
         failures = {row: batch.failures[0] for row, batch in enumerate(rows) if batch.failures}
         return FeatureBatch(
             np.concatenate([batch.features for batch in rows]),
@@ -97,13 +97,13 @@ class RetryingEmbedder:
         )
 
     def wait_for_engine(self, error: BackendUnavailable | None = None) -> None:
-        """Return when the engine gives its golden answers.
+        """Return when the engine gives the expected results for its golden faces.
 
         Raises:
-            BundleMismatch: it gives other answers.
-            Stopped: the service goes down.
+            BundleMismatch: it gives other results.
+            RetryStopped: the service stops.
         """
-        with self._probing:  # one thread asks for all
+        with self._probing:  # one thread probes for all
             self._probe(error)
 
     def _probe(self, error: BackendUnavailable | None) -> None:
@@ -121,7 +121,7 @@ class RetryingEmbedder:
                 self._on_outage(None)
                 return
 
-    def _embed_alone(self, face: EncodedFace) -> FeatureBatch:
+    def _embed_single(self, face: EncodedFace) -> FeatureBatch:
         tries = 0
         while True:
             try:
@@ -129,7 +129,7 @@ class RetryingEmbedder:
             except BackendUnavailable as error:
                 self.wait_for_engine(error)
                 tries += error.blames_faces
-                if tries == MAX_TRIES_ALONE:
+                if tries == MAX_SINGLE_TRIES:
                     failure = Unscorable(Reason.ENGINE_FAILED, "the engine fails on this face and on no other")
                     nothing = np.full((1, self._feature_size), np.nan, np.float32)
                     return FeatureBatch(nothing, {0: failure}, nothing[:, 0])

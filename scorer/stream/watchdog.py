@@ -1,4 +1,4 @@
-"""Ends the process when a call that cannot be interrupted does not come back."""
+"""Exits the process when a call that cannot be interrupted does not return in time."""
 
 import threading
 import time
@@ -13,10 +13,10 @@ log = get_logger(__name__)
 
 
 class Watchdog:
-    """`with watchdog:` must be left within `limit_s`, or the process ends with exit code 75. For one thread at a time.
+    """`with watchdog:` must finish within `limit_s`, or the process exits with code 75. For one thread at a time.
 
-    Ending is the safe way out where a call waits for ever: the next process learns from the broker what happened. What
-    is watched are calls to the broker, so that no record is to blame for the end.
+    An exit is safe where a call waits forever: the next process reads the state from the broker. Only calls to the
+    broker are watched, so the exit is not a crash of a record.
     """
 
     def __init__(self, limit_s: float, what: str) -> None:
@@ -42,12 +42,12 @@ class Watchdog:
             self._deadline = None
 
     def abort_process(self, why: str) -> NoReturn:
-        """End the process with exit code 75."""
-        log.error("this process ends, to learn from the broker what was done", what=self._what, why=why)
+        """Exit the process with code 75."""
+        log.error("this process exits; the next one reads from the broker what was done", what=self._what, why=why)
         exit_process(Exit.TRY_AGAIN, foreseen=True)
 
     def close(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -57,5 +57,5 @@ class Watchdog:
             while not self._closed:
                 left_s = None if self._deadline is None else self._deadline - time.monotonic()
                 if left_s is not None and left_s <= 0:
-                    self.abort_process(f"it did not come back within {self._limit_s:g} s")
+                    self.abort_process(f"it did not return within {self._limit_s:g} s")
                 self._changed.wait(left_s)

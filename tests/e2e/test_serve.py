@@ -148,7 +148,7 @@ def test_an_absent_engine_is_waited_for(tmp_path: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         url = f"127.0.0.1:{free.getsockname()[1]}"
     with Worker(tmp_path / "worker.log", {"bundle": BUNDLE, "triton__url": url}) as worker:
-        waiting = "the engine does not answer; waiting"
+        waiting = "the engine does not answer; retrying"
         wait_until(lambda: any(line["event"] == waiting for line in worker.read_events()), "a line about the engine")
         assert probe(worker, "/health/live")[0] == 200
         status, why = probe(worker, "/health/ready")

@@ -14,7 +14,7 @@ RECORDS = 300 * PAUSES
 PAUSE_S = 9  # the session is 6 s
 BETWEEN_PAUSES = 200  # answers
 FINISH_S = 300
-DIED = "a worker died here; its records are processed alone"
+DIED = "a worker crashed; its records are processed alone"
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -1,10 +1,13 @@
-"""The door to kafka-python: how clients are made, what errors mean, and rebalances.
+"""Adapts kafka-python: creates clients, converts errors, handles rebalances.
 
-`kafka_records` beside it is for records, `kafka_security` for identity.
+`records.py` converts records, `security.py` reads credentials and certificates.
 
-That client calls back about rebalances on its I/O thread while `poll` is under way, and the callbacks must not block.
-So they only note what happened and raise, which ends `poll` at the one moment when the group is stable, the revoked
-partitions are not given away yet, heartbeats go on and commits still work.
+The client calls rebalance listeners on its I/O thread within `poll`, and they must not block. So our listener only
+notes the event and raises, which ends `poll` while the group is stable: revoked partitions are not yet reassigned,
+heartbeats continue and commits still work.
+
+kafka-python is pinned below 3.1, because some behaviour can be changed only through private attributes of 3.0.12. Each
+such change names the test on a real broker that fails without it, and the upstream issue where one is known.
 """
 
 import logging
@@ -27,11 +30,11 @@ from kafka.structs import OffsetAndMetadata as KafkaOffset
 from scorer.errors import BrokerRefused, BrokerUnavailable, SettingsError
 from scorer.settings import KafkaSettings
 from scorer.stream.broker import OffsetAndMetadata, TopicPartition
-from scorer.stream.kafka.records import TolerantRecords, Verbatim
+from scorer.stream.kafka.records import RawSerializer, TolerantRecords
 from scorer.stream.kafka.security import is_encrypted, security_options, split_addresses
 from scorer.transport import require_private_transport
 
-# For the source and the sink beside this module.
+# Re-exported for `source.py` and `sink.py`.
 __all__ = ["ConsumerGroupMetadata", "KafkaTopicPartition", "MemberState", "errors"]
 
 LIMIT = "max.message.bytes"
@@ -40,18 +43,18 @@ REQUEST_S = 15
 DELIVERY_S = 30
 
 MIB = 2**20
-# What the client fetches ahead is memory too: one response a broker, and one such part for each paused partition.
-# A larger record still passes, alone.
+# Fetched records use memory too: one response per broker, and one part for each paused partition. A larger record is
+# still read, alone.
 FETCH_BYTES, PARTITION_FETCH_BYTES = 8 * MIB, 1 * MIB
-# A frame may be as large as the broker's message.max.bytes allows. A record over our own limit becomes a dead letter;
-# a frame over a limit here would be a connection that breaks for ever.
+# A frame may be as large as the broker's message.max.bytes. A record over our own limit becomes a dead letter; a frame
+# over this limit would break the connection again and again.
 FRAME_BYTES = 2**31 - 1
-# Just below the socket.request.max.bytes that brokers have by default: whatever came in can go out again.
+# Just below the default socket.request.max.bytes of brokers: every record that was read can be written.
 PRODUCE_BYTES = 96 * MIB
 BATCH_BYTES = 128 * 1024
 HASHED_BYTES = 4096
 
-# Waiting does not help with these; with everything else it may.
+# A retry does not help after these errors; after all others it may.
 REFUSALS = (
     errors.AuthorizationError,
     errors.FencedInstanceIdError,
@@ -76,11 +79,11 @@ TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 
 
 class KafkaClientFactory:
-    """Makes clients that agree on where the brokers are, how they are reached and how long they are waited for.
+    """Creates clients with the same addresses, security and timeouts.
 
     Raises:
-        SettingsError: settings contradict each other, or bytes would travel in the clear.
-        BrokerRefused: a broker's certificate is not trusted, or it does not trust ours.
+        SettingsError: settings contradict each other, or the connection would not be encrypted.
+        BrokerRefused: a broker's certificate is not trusted, or the broker does not trust ours.
     """
 
     def __init__(self, kafka: KafkaSettings, *, insecure_dev: bool) -> None:
@@ -94,7 +97,7 @@ class KafkaClientFactory:
             "client_id": "unlensed",
             "bootstrap_timeout_ms": CONNECT_S * 1000,
             "request_timeout_ms": REQUEST_S * 1000,
-            "reconnect_backoff_max_ms": 1000,  # the default of 30 s would be added to every outage
+            "reconnect_backoff_max_ms": 1000,  # the default of 30 s would extend every outage
             "metadata_max_age_ms": 30_000,
             **security_options(kafka, insecure_dev=insecure_dev),
         }
@@ -102,11 +105,11 @@ class KafkaClientFactory:
     def open_consumer(
         self, group: str | None, *, joins: bool, isolation: str = "read_committed"
     ) -> tuple[Any, "Connections"]:
-        """Return a consumer and its connections; one that `joins` shares the topic with the group's other members.
+        """Return a consumer and its connections; with `joins` it is a member of the group.
 
         Raises:
             BrokerUnavailable: no broker answers within 15 s.
-            BrokerRefused: they will not have us.
+            BrokerRefused: the broker refuses the connection.
         """
         membership = {
             "group_instance_id": self._kafka.instance_id,
@@ -131,11 +134,11 @@ class KafkaClientFactory:
         return consumer, connections
 
     def open_producer(self, transactional_id: str | None) -> Any:  # noqa: ANN401 - the client ships no types
-        """Return a producer that waits for all replicas, once each, uncompressed because JPEG does not shrink.
+        """Return an idempotent producer that waits for all replicas, uncompressed because JPEG does not shrink.
 
         Raises:
             BrokerUnavailable: no broker answers within 15 s.
-            BrokerRefused: they will not have us.
+            BrokerRefused: the broker refuses the connection.
         """
         transactions: dict[str, object] = {}
         if transactional_id:
@@ -147,11 +150,11 @@ class KafkaClientFactory:
             acks="all",
             enable_idempotence=True,
             compression_type=None,
-            value_serializer=Verbatim(),
+            value_serializer=RawSerializer(),
             partitioner=_Partitioner(),
             max_request_size=PRODUCE_BYTES,
             batch_size=BATCH_BYTES,
-            retry_backoff_ms=20,  # a transaction waits this long for the end of the one before it
+            retry_backoff_ms=20,  # a transaction waits this long for the previous one
             delivery_timeout_ms=DELIVERY_S * 1000,
             max_block_ms=DELIVERY_S * 1000,
             **transactions,
@@ -161,18 +164,18 @@ class KafkaClientFactory:
         return producer
 
     def topic_limits(self, topics: Collection[str]) -> dict[str, int]:
-        """Return max.message.bytes of topics, as far as this user may ask for it.
+        """Return max.message.bytes of topics, where this user may read it.
 
         Raises:
             BrokerUnavailable: no broker answers within 15 s.
-            BrokerRefused: they will not have us.
+            BrokerRefused: the broker refuses the connection.
         """
         admin, _ = self._open(KafkaAdminClient)
         wanted = [ConfigResource(ConfigResourceType.TOPIC, name, {LIMIT: None}) for name in topics]
         try:
             described = admin.describe_configs(wanted, config_filter="all").get("topic", {})
         except errors.KafkaError as error:
-            raise self.explain(error, "the topics' settings could not be read") from error
+            raise self.convert_error(error, "the topics' settings could not be read") from error
         finally:
             admin.close()
         return {name: int(configs[LIMIT]["value"]) for name, configs in described.items() if LIMIT in configs}
@@ -190,19 +193,19 @@ class KafkaClientFactory:
             self._require_private(clients[0])
         except BaseException as error:
             for client in clients:
-                client.close()  # or its thread would stay
+                client.close()  # or its thread would keep running
             if isinstance(error, errors.KafkaError):
-                raise self.explain(error, "no connection") from error
+                raise self.convert_error(error, "no connection") from error
             raise
         return made, Connections(clients[0])
 
     def _require_private(self, client: Any) -> None:  # noqa: ANN401 - the client ships no types
-        """Check the addresses that the brokers tell, which may differ from the one we knew."""
+        """Check the addresses that the brokers advertise, which may differ from the bootstrap address."""
         for broker in client.cluster.brokers():
             require_private_transport(broker.host, encrypted=is_encrypted(self._kafka), insecure_dev=self._insecure_dev)
 
-    def explain(self, error: errors.KafkaError, what: str) -> BrokerRefused | BrokerUnavailable:
-        """Return the error in the terms of the seam; the message starts with where and `what`."""
+    def convert_error(self, error: errors.KafkaError, what: str) -> BrokerRefused | BrokerUnavailable:
+        """Return the error of `scorer.errors`; its message starts with the address and `what`."""
         inner = next((each for each in error.args if isinstance(each, errors.KafkaError)), error)
         kind = BrokerRefused if isinstance(error, REFUSALS) or isinstance(inner, REFUSALS) else BrokerUnavailable
         return kind(f"Kafka at {self.bootstrap}: {what}: {error}")
@@ -210,10 +213,7 @@ class KafkaClientFactory:
 
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # the client ships no types
     def get_connection(self, node_id: object, *arguments: object, **options: object) -> Any:  # noqa: ANN401 - untyped
-        """Remember that a broker refused our password, at which the client otherwise tries again for ever.
-
-        It has a place for that, which it looks at before every try, and clears after each.
-        """
+        """Store refused credentials, after which the client otherwise retries forever."""
         is_new = node_id not in self._conns
         connection = super().get_connection(node_id, *arguments, **options)
         if is_new:
@@ -221,37 +221,37 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # the client ship
         return connection
 
     async def _build_transport(self, *arguments: object, **options: object) -> Any:  # noqa: ANN401 - untyped
-        """Hand on a broker's last words: those that arrive together with its hanging up are thrown away otherwise."""
+        """Return the bytes that arrive together with the end of a connection; the client discards them otherwise."""
         transport = await super()._build_transport(*arguments, **options)
         receive = transport._sock_recv  # noqa: SLF001 - see above
 
-        def receive_words_first() -> tuple[bytes, errors.KafkaError | None]:
-            words, error = receive()
-            return words, (None if words else error)  # the end is still there when it is read again
+        def receive_bytes_first() -> tuple[bytes, errors.KafkaError | None]:
+            received, error = receive()
+            return received, (None if received else error)  # the next read returns the end again
 
-        transport._sock_recv = receive_words_first  # noqa: SLF001
+        transport._sock_recv = receive_bytes_first  # noqa: SLF001
         return transport
 
     def _remember(self, node_id: object, error: BaseException) -> None:
         if isinstance(error, errors.SaslAuthenticationFailedError | errors.UnsupportedSaslMechanismError):
-            self._net.call_soon(lambda: self._auth_failures.update({node_id: error}))  # after it cleared that place
+            self._net.call_soon(lambda: self._auth_failures.update({node_id: error}))  # after the client has cleared it
 
 
 class _WaitingClient(KafkaNetClient):  # type: ignore[misc]  # the client ships no types
     def await_ready(self, node_id: object, timeout_ms: float = 30_000) -> bool:
-        """Say that a node is not ready instead of raising, at which the producer forgets what it was about to send.
+        """Return False for a node that is not ready, where the client raises.
 
-        A transaction would then wait for ever for a request that nobody sends.
+        After the exception the producer forgets the request that it was about to send, and a transaction waits forever.
         """
         try:
             return bool(super().await_ready(node_id, timeout_ms=timeout_ms))
         except errors.KafkaError:
-            self.poll(timeout_ms=100)  # the producer asks again at once
+            self.poll(timeout_ms=100)  # the producer retries at once
             return False
 
 
 class _Joining:
-    """A join under way, which the client will wait for again even if it is done by then."""
+    """A running join task; the client awaits it in its next `poll` even if it is done by then."""
 
     is_done = False
 
@@ -259,79 +259,80 @@ class _Joining:
         self.add_callback, self.add_errback = task.add_callback, task.add_errback
 
 
-def keep_join(consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
-    """Keep a join that `poll` did not see the end of; to be called after every `poll`.
+def keep_join_task(consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
+    """Keep a join whose end `poll` did not wait for; call it after every `poll`.
 
-    A join that ends between two polls is forgotten by the client, which then joins anew and so sets the whole group
-    to joining again. Members with short polls never come to rest. And a leader that joins because the topic's metadata
-    changed forgets why as soon as it has dealt out the partitions, or when an outage cuts the join off: it would never
-    look for the end of its join, send no heartbeat, and go on with partitions that the group has long given to others.
+    The client forgets a join that ends between two polls, and joins again, which starts another rebalance of the whole
+    group: members with short polls never become stable. And a leader that joins because the topic's metadata changed
+    forgets the reason once it has assigned the partitions, or when an outage interrupts the join: it would never await
+    its join, send no heartbeats, and continue with partitions that the group has assigned to others.
     """
-    coordinator = consumer._coordinator  # noqa: SLF001 - there is no other way to it
+    coordinator = consumer._coordinator  # noqa: SLF001 - no public access
     if coordinator._join_task is not None:  # noqa: SLF001
         coordinator._join_task = _Joining(coordinator._join_task)  # noqa: SLF001
-    if coordinator.rejoining:  # from before a join's first attempt until one has succeeded; no heartbeats meanwhile
+    if coordinator.rejoining:  # from a join's first attempt until one succeeds; without heartbeats
         coordinator.rejoin_needed = True
 
 
-def forget_drained(consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
-    """Let the client take up what it has fetched of a resumed partition; to be called before every `poll`.
+def drop_empty_fetch(consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
+    """Let the client return the fetched records of a resumed partition; call it before every `poll`.
 
-    It looks for that only where no other partition is in line, and keeps one there that has nothing left. What it has
-    fetched is not fetched again, so that the resumed partition would wait until another one has new records.
+    The client searches for them only while no other partition is current, and keeps a partition without further records
+    as the current one. It does not fetch those records again, so that the resumed partition would wait until another
+    partition receives new records.
     """
-    fetcher = consumer._fetcher  # noqa: SLF001 - there is no other way to it
+    fetcher = consumer._fetcher  # noqa: SLF001 - no public access
     if not fetcher._next_partition_records:  # noqa: SLF001
         fetcher._next_partition_records = None  # noqa: SLF001
 
 
-def note_resets(consumer: Any) -> dict[TopicPartition, int]:  # noqa: ANN401 - the client ships no types
-    """Return where positions will appear that the broker has no records for any more, before the client leaves them."""
-    left: dict[TopicPartition, int] = {}
-    subscription = consumer._subscription  # noqa: SLF001 - it tells nobody
+def track_resets(consumer: Any) -> dict[TopicPartition, int]:  # noqa: ANN401 - the client ships no types
+    """Return a dict that receives positions whose records were deleted, before the client resets them."""
+    resets: dict[TopicPartition, int] = {}
+    subscription = consumer._subscription  # noqa: SLF001 - it has no callback
     request = subscription.request_offset_reset
 
     def note(partition: KafkaTopicPartition, *strategy: object) -> None:
         position = subscription.assignment[partition].position
         if position is not None:
-            left.setdefault(TopicPartition(*partition), position.offset)
+            resets.setdefault(TopicPartition(*partition), position.offset)
         request(partition, *strategy)
 
     subscription.request_offset_reset = note
-    return left
+    return resets
 
 
-def is_replaced(consumer: Any) -> bool:  # noqa: ANN401 - the client ships no types
-    """Return whether another worker has taken our instance id, at which the client only stops its heartbeats."""
-    coordinator = consumer._coordinator  # noqa: SLF001 - there is no other way to it
+def is_fenced(consumer: Any) -> bool:  # noqa: ANN401 - the client ships no types
+    """Return whether another worker uses our instance id, after which the client only stops its heartbeats."""
+    coordinator = consumer._coordinator  # noqa: SLF001 - no public access
     return (
         coordinator.stable() and not coordinator.rejoin_needed and not coordinator._heartbeat_enabled  # noqa: SLF001
     )
 
 
-def give_up_membership(consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
-    """Let `close` leave the group although the membership is static, at which the client only falls silent."""
+def leave_on_close(consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
+    """Let `close` leave the group with a static membership, for which the client sends no LeaveGroup request."""
     consumer._coordinator.is_dynamic_member = lambda: True  # noqa: SLF001 - it has no option for this
 
 
-class LogEnds:
-    """Where partitions end for a consumer: as far as it may read, by its isolation. Nobody waits for an answer."""
+class LogEndOffsets:
+    """The end offsets of partitions for a consumer, by its isolation level, requested without waiting."""
 
     def __init__(self, consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
-        self._fetcher, self._asked = consumer._fetcher, None  # noqa: SLF001 - it asks in no other way without waiting
+        self._fetcher, self._request = consumer._fetcher, None  # noqa: SLF001 - the public call waits
         self.known: dict[TopicPartition, int] = {}
 
-    def ask(self, partitions: Collection[KafkaTopicPartition]) -> None:
-        """Take in what was answered, and ask again unless that is still to come."""
-        if self._asked is not None:
-            if not self._asked.is_done:
+    def refresh(self, partitions: Collection[KafkaTopicPartition]) -> None:
+        """Read the last answer, and send a new request unless one is pending."""
+        if self._request is not None:
+            if not self._request.is_done:
                 return
-            if self._asked.succeeded():
-                found, _ = self._asked.value
+            if self._request.succeeded():
+                found, _ = self._request.value
                 self.known = {TopicPartition(*partition): end.offset for partition, end in found.items()}
         if partitions:
             wanted = dict.fromkeys(partitions, OffsetSpec.LATEST)
-            self._asked = self._fetcher._manager.call_soon(self._fetcher._send_list_offsets_requests, wanted)  # noqa: SLF001
+            self._request = self._fetcher._manager.call_soon(self._fetcher._send_list_offsets_requests, wanted)  # noqa: SLF001
 
 
 class Connections:
@@ -346,26 +347,26 @@ class Connections:
 
 
 class RebalanceSignal(Exception):
-    """No failure: carries control from the client's I/O thread to the poller."""
+    """Not an error: ends `poll` from the client's I/O thread."""
 
 
 class Rebalances(ConsumerRebalanceListener):  # type: ignore[misc]  # the client ships no types
-    """Notes, on the client's I/O thread, what the poller will be told; `closing` ends that."""
+    """Notes rebalances on the client's I/O thread for the poller, until `closing` is set."""
 
     def __init__(self) -> None:
         self.noted: list[tuple[str, frozenset[TopicPartition]]] = []
         self.closing = False
 
     def on_partitions_assigned(self, assigned: Collection[KafkaTopicPartition]) -> None:
-        """Note partitions that are ours from now on."""
+        """Note partitions that were assigned."""
         self._note("assigned", assigned)
 
     def on_partitions_revoked(self, revoked: Collection[KafkaTopicPartition]) -> None:
-        """Note partitions that are ours until the next join."""
+        """Note partitions that are owned until the next join."""
         self._note("revoked", revoked)
 
     def on_partitions_lost(self, lost: Collection[KafkaTopicPartition]) -> None:
-        """Note partitions that somebody else may have already."""
+        """Note partitions that another member may already own."""
         self._note("lost", lost)
 
     def _note(self, what: str, partitions: Collection[KafkaTopicPartition]) -> None:
@@ -380,17 +381,17 @@ def _is_no_rebalance_signal(record: logging.LogRecord) -> bool:
 
 logging.getLogger("kafka.coordinator.consumer").addFilter(
     _is_no_rebalance_signal
-)  # or it logs as an error what is meant
+)  # the client logs the signal as an error
 
 
 class _Partitioner(DefaultPartitioner):  # type: ignore[misc]  # the client ships no types
     def partition(self, topic: str, key: object, serialized_key: bytes | None, *rest: object) -> int:
-        """Choose as other clients do, by the first 4 KiB of a key: the hash is Python, and a key may have 40 MiB."""
+        """Choose as the Java client does for the first 4 KiB of a key; the hash of a longer one takes too long."""
         return int(super().partition(topic, key, serialized_key and serialized_key[:HASHED_BYTES], *rest))
 
 
 def to_offsets(positions: Mapping[TopicPartition, OffsetAndMetadata]) -> dict[KafkaTopicPartition, KafkaOffset]:
-    """Return positions and their notes as the client has them."""
+    """Return positions and notes in the client's types."""
     return {
         KafkaTopicPartition(*topic_partition): KafkaOffset(position.offset, position.note, -1)
         for topic_partition, position in positions.items()

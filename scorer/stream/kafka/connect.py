@@ -1,4 +1,4 @@
-"""Kafka behind the seam of `scorer.stream.broker`."""
+"""Opens Kafka sources, sinks and logs, which implement `scorer.stream.broker`."""
 
 from collections.abc import Collection
 from typing import NoReturn
@@ -14,7 +14,8 @@ from scorer.stream.kafka.sink import KafkaSink
 from scorer.stream.kafka.source import KafkaSource
 
 REPLAY_SUFFIX = ".replayed"
-LETTER_BYTES = 16 * 1024  # what a dead letter adds to its record: eight headers, of which one has 1,000 characters
+# What a dead letter adds to its record: eight headers, one with up to 1,000 characters.
+DEAD_LETTER_OVERHEAD_BYTES = 16 * 1024
 
 log = get_logger(__name__)
 
@@ -22,10 +23,10 @@ __all__ = ["KafkaSink", "KafkaSource", "check_settings", "connect"]
 
 
 def check_settings(kafka: KafkaSettings, *, insecure_dev: bool = False) -> None:
-    """Refuse settings that no connection could be made with; asks no broker.
+    """Refuse settings that cannot work; does not connect, except to check TLS certificates.
 
     Raises:
-        SettingsError: settings contradict each other, or bytes would travel in the clear.
+        SettingsError: settings contradict each other, or the connection would not be encrypted.
         BrokerRefused: a certificate cannot be read.
     """
     KafkaClientFactory(kafka, insecure_dev=insecure_dev)
@@ -37,7 +38,7 @@ def connect(
     """Return a source of the requests and a sink for results and dead letters, both connected.
 
     Raises:
-        SettingsError: settings contradict each other, or bytes would travel in the clear.
+        SettingsError: settings contradict each other, or the connection would not be encrypted.
         BrokerUnavailable: no broker answers within 15 s.
         BrokerRefused: wrong password, untrusted certificate, no such topic.
     """
@@ -56,30 +57,30 @@ def connect(
 
 
 def _warn_of_limits(brokers: KafkaClientFactory, stream: StreamSettings) -> None:
-    """Say before the first record which answers the topics will not take whole; the worker goes on without them."""
+    """Warn before the first record about topics whose limits are too small for some answers."""
     limits = brokers.topic_limits({stream.requests, stream.results_topic, stream.dead_letters_topic})
     if missing := {stream.requests, stream.results_topic, stream.dead_letters_topic} - limits.keys():
         log.info("max.message.bytes is not known: this user may not describe topics' settings", topics=sorted(missing))
         return
-    results, letters = limits[stream.results_topic], limits[stream.dead_letters_topic]
+    results, dead_letters_limit = limits[stream.results_topic], limits[stream.dead_letters_topic]
     if results < MAX_ANSWER_BYTES:
         log.warning(
-            "a result may be larger than max.message.bytes of its topic and is then a dead letter; raise it",
+            "a result may be larger than max.message.bytes of its topic and then becomes a dead letter; raise it",
             topic=stream.results_topic,
             max_message_bytes=results,
             needed=MAX_ANSWER_BYTES,
         )
-    if letters < limits[stream.requests]:
+    if dead_letters_limit < limits[stream.requests]:
         log.warning(
-            "a dead letter may be larger than max.message.bytes of its topic and then goes without its value; raise it",
+            "a dead letter may be larger than max.message.bytes of its topic and then loses its value; raise it",
             topic=stream.dead_letters_topic,
-            max_message_bytes=letters,
-            needed=limits[stream.requests] + LETTER_BYTES,
+            max_message_bytes=dead_letters_limit,
+            needed=limits[stream.requests] + DEAD_LETTER_OVERHEAD_BYTES,
         )
 
 
 def open_dead_letters(kafka: KafkaSettings, stream: StreamSettings, *, insecure_dev: bool = False) -> KafkaLog:
-    """Return the topic of dead letters, with the memory of what was replayed.
+    """Return the topic of dead letters, with the stored positions of replays.
 
     Raises:
         SettingsError, BrokerUnavailable, BrokerRefused: see `connect`.
@@ -89,14 +90,14 @@ def open_dead_letters(kafka: KafkaSettings, stream: StreamSettings, *, insecure_
 
 
 def open_sink(kafka: KafkaSettings, *, insecure_dev: bool = False) -> KafkaSink:
-    """Return a sink for records alone: it is in no group, and so can store no positions.
+    """Return a sink without a group, which cannot store positions.
 
     Raises:
         SettingsError, BrokerRefused: see `connect`; it connects when it delivers.
     """
 
     def refuse(_topic_partitions: Collection[TopicPartition]) -> NoReturn:
-        message = "this sink is in no group and can store no positions"
+        message = "this sink has no group and cannot store positions"
         raise BrokerRefused(message)
 
     return KafkaSink(KafkaClientFactory(kafka, insecure_dev=insecure_dev), kafka, "unlensed", refuse)

@@ -1,8 +1,8 @@
-"""Records as the seam has them, out of what a broker sent and into what it is sent, whatever bytes they hold.
+"""Converts records between the client and `scorer.stream.broker`, whatever bytes they contain.
 
-Brokers do not look into records: a client may send header names that are not UTF-8, and kafka-python stops at the first
-of them for ever. Here a record is read by its length, so that one that cannot be used costs no other: it is returned
-without key and value, with a header `UNREADABLE` that says why.
+Brokers do not check records: a client may send header names that are not UTF-8, and kafka-python never gets past the
+first of them. Here each record is read by its length, so that an unreadable one does not affect the others: it is
+returned without key and value, with a header `UNREADABLE` that states why.
 """
 
 import struct
@@ -19,24 +19,24 @@ from kafka.serializer import Serializer
 from scorer.stream.broker import Outgoing, Record
 from scorer.stream.dead_letters import UNREADABLE
 
-MAX_HEADERS = 1000  # each takes some 200 bytes of memory, however short it is on the wire
+MAX_HEADERS = 1000  # each takes about 200 bytes of memory, however short it is on the wire
 
 
 class HeaderName(str):
-    """A header's name that is sent as the bytes that it was read from, UTF-8 or not."""
+    """A header name that is sent as the bytes from which it was read, UTF-8 or not."""
 
     __slots__ = ()
 
     def encode(self, encoding: str = "utf-8", errors: str = "surrogateescape") -> bytes:  # noqa: ARG002 - see below
-        """Return the bytes; kafka-python asks for strict UTF-8 wherever it needs them."""
+        """Return the bytes; kafka-python calls this with strict UTF-8."""
         return super().encode("utf-8", "surrogateescape")
 
 
-class Batch(DefaultRecordBatch):  # type: ignore[misc]  # the client ships no types
-    """A batch of records of which none makes another unreadable.
+class TolerantBatch(DefaultRecordBatch):  # type: ignore[misc]  # the client ships no types
+    """A batch in which an unreadable record does not affect the others.
 
     Raises:
-        UnsupportedCodecError: it is compressed with what is not installed here.
+        UnsupportedCodecError: its codec is not installed.
     """
 
     def __init__(self, buffer: bytes | bytearray | memoryview) -> None:
@@ -51,7 +51,7 @@ class Batch(DefaultRecordBatch):  # type: ignore[misc]  # the client ships no ty
             raise
         except Exception as error:  # noqa: BLE001 - each codec has errors of its own
             self._decompressed = True
-            return iter([self._give_up(f"the batch cannot be unpacked: {type(error).__name__}")])
+            return iter([self._skip_rest(f"the batch cannot be unpacked: {type(error).__name__}")])
         return self
 
     def __next__(self) -> DefaultRecord:
@@ -64,7 +64,7 @@ class Batch(DefaultRecordBatch):  # type: ignore[misc]  # the client ships no ty
             length, start = -1, self._pos
         end = start + length
         if length < 0 or end > len(self._buffer):
-            return self._give_up("the batch ends within a record")
+            return self._skip_rest("the batch ends within a record")
         self._pos = end
         record = self._read(start, end)
         self._expected = record.offset + 1
@@ -73,7 +73,7 @@ class Batch(DefaultRecordBatch):  # type: ignore[misc]  # the client ships no ty
     next = __next__
 
     def _read(self, start: int, end: int) -> DefaultRecord:
-        """Return the record between two places of the buffer; see the format of records, version 2."""
+        """Return the record between two positions of the buffer; see the record format, version 2."""
         buffer, offset, timestamp = self._buffer, self._expected, self.max_timestamp
         try:
             _, position = decode_varint(buffer, start)
@@ -102,8 +102,8 @@ class Batch(DefaultRecordBatch):  # type: ignore[misc]  # the client ships no ty
             return self._unreadable(offset, f"{end - position} bytes follow its last header", timestamp)
         return DefaultRecord(end - start, offset, timestamp, self.timestamp_type, key, value, headers)
 
-    def _give_up(self, why: str) -> DefaultRecord:
-        """Return one record that stands for all that are left of the batch."""
+    def _skip_rest(self, why: str) -> DefaultRecord:
+        """Return one record that replaces all remaining ones of the batch."""
         first, self._next_record_index = self._expected, self._num_records
         until = max(first, self.last_offset)
         which = "" if until == first else f" (offsets {first} to {until} with it)"
@@ -123,8 +123,8 @@ def _read_bytes(buffer: bytearray, position: int, end: int) -> tuple[bytes | Non
     return bytes(buffer[position : position + length]), position + length
 
 
-class _Batches:
-    """The batches of one fetch, those of control records as the client reads them itself."""
+class _TolerantBatches:
+    """The batches of one fetch; the client reads control batches itself."""
 
     def __init__(self, records: Any) -> None:  # noqa: ANN401 - the client ships no types
         self._records = records
@@ -133,21 +133,21 @@ class _Batches:
         """Return the next batch, None after the last."""
         batch = self._records.next_batch()
         if isinstance(batch, DefaultRecordBatch) and not batch.is_control_batch:
-            return Batch(batch._buffer)  # noqa: SLF001 - it has no other form of itself
+            return TolerantBatch(batch._buffer)  # noqa: SLF001 - no public access
         return batch
 
 
 class TolerantRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # the client ships no types
-    """What was fetched of a partition; takes the place of the client's own class."""
+    """The fetched records of a partition; replaces the client's own class."""
 
     def _unpack_records(self, partition: object, records: object, *deserializers: object) -> Iterator[ConsumerRecord]:
-        return iter(super()._unpack_records(partition, _Batches(records), *deserializers))
+        return iter(super()._unpack_records(partition, _TolerantBatches(records), *deserializers))
 
     def take(self, n: int | None = None) -> list[ConsumerRecord]:
-        """Return records; the client would spin for ever at a batch that was damaged on its way here.
+        """Return records; the client would retry a batch that was damaged in transit forever.
 
         Raises:
-            CorruptRecordError: a checksum is wrong; the batch may be whole when it is fetched again.
+            CorruptRecordError: a checksum is wrong; the batch may be correct when it is fetched again.
         """
         try:
             return list(super().take(n))
@@ -156,8 +156,8 @@ class TolerantRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # the cl
             raise
 
 
-_NOTHING = object()  # stands for an absent value, which the client refuses beside an absent key
-_NO_VALUE = bytes(bytearray(1))  # stands for a header's absent value, which the client refuses; known by its identity
+_NOTHING = object()  # replaces an absent value, which the client refuses with an absent key
+_NO_VALUE = bytes(bytearray(1))  # replaces a header's absent value, which the client refuses; compared by identity
 
 
 class _Builder(DefaultRecordBatchBuilder):  # type: ignore[misc]  # the client ships no types
@@ -170,7 +170,7 @@ class _Builder(DefaultRecordBatchBuilder):  # type: ignore[misc]  # the client s
         headers: Sequence[tuple[str, bytes]],
         **options: object,
     ) -> object:
-        """Write a record; a header may be without a value, which everything above this insists on."""
+        """Write a record, with absent header values, which the layers above this refuse."""
         kept = [(name, None if content is _NO_VALUE else content) for name, content in headers]
         return super().append(offset, timestamp, key, value, kept, **options)
 
@@ -178,8 +178,8 @@ class _Builder(DefaultRecordBatchBuilder):  # type: ignore[misc]  # the client s
 memory_records.DefaultRecordBatchBuilder = _Builder  # the client has no option for this
 
 
-class Verbatim(Serializer):  # type: ignore[misc]  # the client ships no types
-    """Sends values as they are, absent ones too."""
+class RawSerializer(Serializer):  # type: ignore[misc]  # the client ships no types
+    """Sends values unchanged, also absent ones."""
 
     def serialize(self, topic: str, headers: object, data: object) -> object:  # noqa: ARG002 - the client's signature
         """Return the value."""
@@ -187,20 +187,20 @@ class Verbatim(Serializer):  # type: ignore[misc]  # the client ships no types
 
 
 def send_record(producer: Any, record: Outgoing) -> Any:  # noqa: ANN401 - the client ships no types
-    """Hand a record to the client; return what can be waited for."""
+    """Give a record to the client; return its future."""
     value = _NOTHING if record.value is None else record.value
     headers = [(HeaderName(name), _NO_VALUE if content is None else content) for name, content in record.headers]
     return producer.send(record.topic, value, key=record.key, headers=headers)
 
 
 def packed_bytes(record: Outgoing) -> int:
-    """Return what a broker compares with max.message.bytes, or a few bytes more: the size of a batch of this record."""
+    """Return the size of a batch with this record, which a broker compares with max.message.bytes; rounded up."""
     headers = [(HeaderName(name), content) for name, content in record.headers]
     return int(DefaultRecordBatchBuilder.estimate_size_in_bytes(record.key, record.value, headers))
 
 
 def to_record(fetched: Any) -> Record:  # noqa: ANN401 - the client ships no types
-    """Return a record as the seam has it."""
+    """Return a client's record as `Record`."""
     return Record(
         fetched.topic,
         fetched.partition,

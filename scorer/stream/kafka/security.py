@@ -1,4 +1,4 @@
-"""How a Kafka client proves itself and whom it trusts: SASL, TLS, mTLS, and no plaintext beyond the loopback."""
+"""Credentials and trust of a Kafka client: SASL, TLS, mutual TLS; no plaintext except on the loopback."""
 
 import re
 import socket
@@ -20,25 +20,25 @@ PROTOCOLS = {
     "sasl_plaintext": "SASL_PLAINTEXT",
     "sasl_tls": "SASL_SSL",
 }
-# What a mechanism shows, where that is not a user with a password.
+# The settings that a mechanism needs, where they are not username and password.
 CREDENTIALS = {"OAUTHBEARER": {"token_file"}, "AWS_MSK_IAM": set[str]()}
-TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")  # RFC 6750: anything else could end the field that it is sent in
+TOKEN = re.compile(rb"[A-Za-z0-9._~+/-]+=*")  # RFC 6750: another byte could end the field that carries it
 KAFKA_PORT = 9092
 HANDSHAKE_S = 5
-# ApiVersions v0 without a client id: the one request that a broker answers before it knows who asks.
-ARE_YOU_THERE = bytes.fromhex("0000000a 0012 0000 00000001 ffff")
+# ApiVersions v0 without a client id: the only request that a broker answers before authentication.
+API_VERSIONS_REQUEST = bytes.fromhex("0000000a 0012 0000 00000001 ffff")
 
 
 def is_encrypted(kafka: KafkaSettings) -> bool:
-    """Return whether what is sent travels under TLS."""
+    """Return whether the connection uses TLS."""
     return kafka.security in {"tls", "sasl_tls"}
 
 
 def split_addresses(bootstrap: str) -> list[tuple[str, int]]:
-    """Return hosts and ports of a comma-separated list; an IPv6 address stands in brackets.
+    """Return hosts and ports of a comma-separated list; an IPv6 address is in brackets.
 
     Raises:
-        SettingsError: an entry is no `host:port`.
+        SettingsError: an entry is not `host:port`.
     """
     addresses = []
     for entry in filter(None, (part.strip() for part in bootstrap.split(","))):
@@ -56,11 +56,11 @@ def split_addresses(bootstrap: str) -> list[tuple[str, int]]:
 
 
 def security_options(kafka: KafkaSettings, *, insecure_dev: bool) -> dict[str, Any]:
-    """Return the client's options about identity and trust, checked against the brokers that answer.
+    """Return the client's options for credentials and trust, checked with the brokers that answer.
 
     Raises:
-        SettingsError: settings contradict each other, a file cannot be used, or bytes would travel in the clear.
-        BrokerRefused: a broker's certificate is not trusted, or it does not trust ours.
+        SettingsError: settings contradict each other, a file cannot be used, or the connection would not be encrypted.
+        BrokerRefused: a broker's certificate is not trusted, or the broker does not trust ours.
     """
     addresses = split_addresses(kafka.bootstrap)
     for host, _ in addresses:
@@ -107,10 +107,10 @@ def _list_settings(names: set[str]) -> str:
 
 
 def read_token(file: Path) -> str:
-    """Return the bearer token that stands in a file, without the white space around it.
+    """Return the bearer token in a file, without surrounding white space.
 
     Raises:
-        SettingsError: the file cannot be read, or holds no token.
+        SettingsError: the file cannot be read, or contains no token.
     """
     try:
         token = file.read_bytes().strip()
@@ -118,20 +118,20 @@ def read_token(file: Path) -> str:
         message = f"kafka.token_file cannot be read: {error}"
         raise SettingsError(message) from error
     if not TOKEN.fullmatch(token):
-        message = f"kafka.token_file {file} holds no bearer token, which is letters, digits and -._~+/= on one line"
+        message = f"kafka.token_file {file} contains no bearer token, which is letters, digits and -._~+/= on one line"
         raise SettingsError(message)
     return token.decode()
 
 
 class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # the client ships no types
-    """Whoever gives out the token replaces the file before it expires, so that it is read for each connection."""
+    """Reads the token for each connection, since its issuer replaces the file before the token expires."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
         self._file = file
 
     def token(self) -> str:
-        """Return the token; without one, this is refused like a wrong one instead of tried for ever."""
+        """Return the token; a missing one is refused like a wrong one, instead of retried forever."""
         try:
             return read_token(self._file)
         except SettingsError as error:
@@ -139,7 +139,7 @@ class _TokenFile(AbstractTokenProvider):  # type: ignore[misc]  # the client shi
 
 
 def _require_aws_identity(kafka: KafkaSettings) -> None:
-    """Check what the client itself finds out only when it connects, and then takes for an outage."""
+    """Check the AWS identity; the client would check it only when it connects, and treat the error as an outage."""
     if kafka.security != "sasl_tls":
         message = f"kafka.security is {kafka.security}, but kafka.sasl_mechanism AWS_MSK_IAM needs sasl_tls"
         raise SettingsError(message)
@@ -163,11 +163,11 @@ def _require_aws_identity(kafka: KafkaSettings) -> None:
 
 
 def _tls_context(kafka: KafkaSettings) -> ssl.SSLContext:
-    """Return a context that checks chain and host name, with our own certificate when there is one."""
+    """Return a context that checks chain and host name, with the client certificate if there is one."""
     try:
         context = ssl.create_default_context(cafile=kafka.ca_file)
         if kafka.certificate_file:
-            # The empty passphrase keeps OpenSSL from asking for one on the terminal.
+            # With the empty passphrase OpenSSL does not ask for one on the terminal.
             context.load_cert_chain(kafka.certificate_file, kafka.key_file, password=lambda: "")
         elif kafka.key_file:
             message = "kafka.key_file is set without kafka.certificate_file"
@@ -181,17 +181,17 @@ def _tls_context(kafka: KafkaSettings) -> ssl.SSLContext:
 
 
 def _check_trust(host: str, port: int, context: ssl.SSLContext) -> None:
-    """Shake hands once: the client takes a certificate that is not trusted for an outage, and tries for ever."""
-    shaken = False
+    """Do one TLS handshake: the client treats an untrusted certificate as an outage, and retries forever."""
+    connected = False
     try:
         with (
             socket.create_connection((host, port), HANDSHAKE_S) as plain,
             context.wrap_socket(plain, server_hostname=host) as secure,
         ):
-            shaken = True  # under TLS 1.3 a broker says only after this whether it takes our certificate
-            secure.sendall(ARE_YOU_THERE)
+            connected = True  # with TLS 1.3 a broker accepts or refuses our certificate only after this
+            secure.sendall(API_VERSIONS_REQUEST)
             if not secure.recv(1):
-                message = f"the broker {host}:{port} hung up after the TLS handshake; does it want a certificate of us?"
+                message = f"the broker {host}:{port} closed the connection after TLS; set kafka.certificate_file"
                 raise BrokerRefused(message)
     except ssl.SSLCertVerificationError as error:
         message = f"the certificate of the broker {host}:{port} is not trusted: {error.verify_message}"
@@ -200,8 +200,8 @@ def _check_trust(host: str, port: int, context: ssl.SSLContext) -> None:
         message = f"no TLS with the broker {host}:{port}: {error.reason or error}"
         raise BrokerRefused(message) from error
     except ConnectionResetError as error:
-        if shaken:
-            message = f"the broker {host}:{port} hung up after the TLS handshake; does it want a certificate of us?"
+        if connected:
+            message = f"the broker {host}:{port} closed the connection after TLS; set kafka.certificate_file"
             raise BrokerRefused(message) from error
     except OSError:
-        return  # it is not there now; the client waits for it
+        return  # the broker is unavailable now; the client retries

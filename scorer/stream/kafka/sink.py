@@ -1,7 +1,7 @@
-"""Writes results and dead letters to Kafka. The deliverer's thread owns it.
+"""Writes results and dead letters to Kafka. Used by the result producer's thread only.
 
-A producer of kafka-python whose records expired, or that was fenced, may never work again. So it is thrown away after
-every failure, and the next delivery makes a new one.
+A kafka-python producer whose records expired, or that was fenced, may not work again. So it is discarded after every
+failure, and the next delivery creates a new one.
 """
 
 import sys
@@ -30,11 +30,11 @@ WATCHDOG_MARGIN_S = 15
 
 
 class KafkaSink:
-    """Writes, in transactions when asked to. See `RecordSink`.
+    """Writes records, on request in transactions. See `RecordSink`.
 
-    The transactional id is the group and the instance id, so that a restarted worker aborts what its predecessor left
-    open at once. Without an instance id it is random: what keeps a predecessor from committing is then its outdated
-    membership of the group (KIP-447), and what it left open ends with the transaction's time-out.
+    The transactional id is the group and the instance id, so that a restarted worker aborts the open transaction of its
+    predecessor at once. Without an instance id it is random: then the outdated membership of the group prevents commits
+    of the predecessor (KIP-447), and its open transaction ends after the transaction timeout.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class KafkaSink:
         self._watchdog = Watchdog(kafka.transaction_timeout_s + WATCHDOG_MARGIN_S, "transaction")
 
     def fence_predecessor(self) -> None:
-        """Make the transactional producer now, which aborts what a predecessor of the same id left open."""
+        """Create the transactional producer now, which aborts an open transaction of the same id."""
         with self._watchdog:
             self._producer(self._transactional_id)
 
@@ -59,13 +59,13 @@ class KafkaSink:
         """See `RecordSink`; takes at most about a minute."""
         with self._failures(None):
             refused = self._send(self._producer(None), records)
-            if len(refused) > 1:  # with whom they shared a batch, or a producer that sends no more
+            if len(refused) > 1:  # some only shared a batch, or the producer had stopped
                 refused = [record for record in refused if self._send_alone(record)]
             if refused:
                 raise RecordsTooLarge(refused, _describe(refused))
 
     def deliver_once(self, records: Sequence[Outgoing], offsets: Mapping[TopicPartition, int]) -> None:
-        """See `RecordSink`; ends the process when the broker neither commits nor refuses in time."""
+        """See `RecordSink`; exits the process when the broker neither commits nor refuses in time."""
         membership = self._membership(offsets.keys())
         with self._watchdog, self._failures(self._transactional_id):
             producer = self._producer(self._transactional_id)
@@ -88,21 +88,21 @@ class KafkaSink:
         try:
             producer.commit_transaction()
         except errors.BrokerResponseError:
-            raise  # the coordinator says that it is not committed
+            raise  # the coordinator did not commit
         except errors.KafkaError as error:
-            # Nobody says whether it is. To report a failure would be to write it all twice if it is.
+            # Unknown whether it is committed: a reported failure would write everything twice if it is.
             self._watchdog.abort_process(str(error))
 
     @contextmanager
     def _failures(self, transactional_id: str | None) -> Iterator[None]:
-        """Turn the client's errors into the seam's, and leave no transaction open behind them."""
+        """Convert the client's errors, and abort the open transaction."""
         try:
             yield
         except RecordsTooLarge:
             if transactional_id:
                 with suppress(errors.KafkaError):
                     self._producers[transactional_id].abort_transaction()
-            self._discard(transactional_id, timeout_s=2)  # after a refusal it sends nothing more
+            self._discard(transactional_id, timeout_s=2)  # after a refusal the producer sends nothing more
             raise
         except errors.KafkaError as error:
             answered = isinstance(error, errors.BrokerResponseError | errors.CommitFailedError)
@@ -110,11 +110,11 @@ class KafkaSink:
                 with suppress(errors.KafkaError):
                     self._producers[transactional_id].abort_transaction()
             self._discard(transactional_id, timeout_s=2)
-            explained = self._brokers.explain(error, "nothing was acknowledged")
+            converted = self._brokers.convert_error(error, "nothing was acknowledged")
             if isinstance(error, errors.ProducerFencedError) and not self._has_successors:
-                # Nobody can have a random id: the coordinator itself ended a transaction that took too long.
-                explained = BrokerUnavailable(str(explained))
-            raise explained from error
+                # Nobody else has a random id: the coordinator itself aborted a transaction that took too long.
+                converted = BrokerUnavailable(str(converted))
+            raise converted from error
 
     def _producer(self, transactional_id: str | None) -> Any:  # noqa: ANN401 - the client ships no types
         if producer := self._producers.get(transactional_id):
@@ -131,7 +131,7 @@ class KafkaSink:
         return bool(self._send(self._producer(None), [record]))
 
     def _find_largest(self, refused: Sequence[Outgoing]) -> list[Outgoing]:
-        """Return those of the records in a refused transaction that are too large; the largest where nobody says."""
+        """Return the records of a refused transaction that exceed the limit; the largest if the limit is unknown."""
         limits: Mapping[str, int] = {}
         with suppress(BrokerUnavailable, BrokerRefused):
             limits = self._brokers.topic_limits({record.topic for record in refused})
@@ -139,10 +139,10 @@ class KafkaSink:
         return too_large or [max(refused, key=lambda record: record.size)]
 
     def _send(self, producer: Any, records: Sequence[Outgoing]) -> list[Outgoing]:  # noqa: ANN401 - untyped
-        """Send all and wait for all, so that nothing is left inside a producer that is thrown away.
+        """Send all records and wait for all, so that a discarded producer contains none.
 
         Returns:
-            The records that were refused for their size, or because another one was; the others are acknowledged.
+            The records refused for their size, or because another one in their batch was; the others are acknowledged.
 
         Raises:
             KafkaError: not all are acknowledged.
@@ -157,7 +157,7 @@ class KafkaSink:
                 except TOO_LARGE:
                     refused.append(record)
         except errors.KafkaError as error:
-            failure = error  # what was sent before it is waited for
+            failure = error  # the records sent before it are still awaited
         until = time.monotonic() + DELIVERY_S + REQUEST_S
         for record, future in sent:
             try:
@@ -172,7 +172,7 @@ class KafkaSink:
 
     def _discard(self, transactional_id: str | None, timeout_s: float) -> None:
         if producer := self._producers.pop(transactional_id, None):
-            producer._sender.force_close()  # noqa: SLF001 - `close` alone waits for records that nobody wants any more
+            producer._sender.force_close()  # noqa: SLF001 - `close` alone waits for unsent records
             with suppress(errors.KafkaError):
                 producer.close(timeout=timeout_s)
 

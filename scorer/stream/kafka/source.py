@@ -1,4 +1,4 @@
-"""Reads requests from Kafka for a group, cooperative-sticky. The poller's thread owns it."""
+"""Reads requests from Kafka as a member of a group (cooperative-sticky). Used by the poller's thread only."""
 
 import threading
 import time
@@ -13,22 +13,22 @@ from scorer.stream.kafka.client import (
     ConsumerGroupMetadata,
     KafkaClientFactory,
     KafkaTopicPartition,
-    LogEnds,
+    LogEndOffsets,
     MemberState,
     Rebalances,
     RebalanceSignal,
+    drop_empty_fetch,
     errors,
-    forget_drained,
-    give_up_membership,
-    is_replaced,
-    keep_join,
-    note_resets,
+    is_fenced,
+    keep_join_task,
+    leave_on_close,
     to_offsets,
+    track_resets,
 )
 from scorer.stream.kafka.records import to_record
 
 COMMIT_S = 5
-SILENCE_S = 2  # no connection for this long is an outage; shorter is a reconnect
+OUTAGE_S = 2  # an outage: no connection for this long; shorter gaps are reconnects
 
 log = get_logger(__name__)
 
@@ -38,44 +38,45 @@ class KafkaSource:
 
     Raises:
         BrokerUnavailable: no broker answers within 15 s.
-        BrokerRefused: they will not have us.
+        BrokerRefused: the broker refuses the connection.
     """
 
     def __init__(self, brokers: KafkaClientFactory, group: str, topic: str, *, stays_member: bool = False) -> None:
         self._brokers, self._group, self._topic = brokers, group, topic
         self._consumer, self._connections = brokers.open_consumer(group, joins=True)
         self._notes, _ = brokers.open_consumer(f"{group}.notes", joins=False, isolation="read_uncommitted")
-        # Where a transaction is open, the end of what may be read lies before the log's.
-        self._stable_ends, self._log_ends = LogEnds(self._consumer), LogEnds(self._notes)
-        self._read: dict[TopicPartition, int] = {}  # behind the last record
-        self._blocked: dict[TopicPartition, tuple[int, float]] = {}  # at which offset, since when
-        self._notes.assign([KafkaTopicPartition(topic, 0)])  # a member of no group, whatever the partition
+        # While a transaction is open, the last stable offset lies before the log end.
+        self._stable_ends, self._log_ends = LogEndOffsets(self._consumer), LogEndOffsets(self._notes)
+        self._read: dict[TopicPartition, int] = {}  # offset after the last record returned
+        self._blocked: dict[TopicPartition, tuple[int, float]] = {}  # the offset, and since when
+        self._notes.assign([KafkaTopicPartition(topic, 0)])  # joins no group; any partition works
         self._stays_member = stays_member
-        self._left = note_resets(self._consumer)
+        self._resets = track_resets(self._consumer)
         self._rebalances = Rebalances()
         self._listener: PartitionListener | None = None
-        self._arriving: set[TopicPartition] = (
-            set()
-        )  # assigned, and held paused until the listener knows their positions
-        self._lock = threading.Lock()  # the deliverer asks for the membership
+        # Assigned partitions stay paused until their committed offsets are known and the listener is called.
+        self._assigned: set[TopicPartition] = set()
+        self._lock = threading.Lock()  # the result producer reads the membership
         self._owned: set[TopicPartition] = set()
         self._membership = ConsumerGroupMetadata(group_id=group)
-        self._answered_s = time.monotonic()
-        self._silent = False
+        self._connected_s = time.monotonic()
+        self._in_outage = False
 
     def require_topics(self, wanted: Collection[str]) -> None:
-        """Check that topics are there.
+        """Check that topics exist.
 
         Raises:
-            BrokerRefused: one is not, or this user may not see it.
-            BrokerUnavailable: the broker went away.
+            BrokerRefused: one does not exist, or this user may not see it.
+            BrokerUnavailable: the broker does not answer.
         """
         try:
             missing = sorted(set(wanted) - self._consumer.topics())
         except errors.KafkaError as error:
-            raise self._brokers.explain(error, "topics could not be listed") from error
+            raise self._brokers.convert_error(error, "topics could not be listed") from error
         if missing:
-            message = f"Kafka at {self._brokers.bootstrap} has no topic {', '.join(missing)}, or hides it from us"
+            message = (
+                f"Kafka at {self._brokers.bootstrap} has no topic {', '.join(missing)}, or this user cannot see it"
+            )
             raise BrokerRefused(message)
 
     def subscribe(self, listener: PartitionListener) -> None:
@@ -86,23 +87,23 @@ class KafkaSource:
     def poll(self, timeout_s: float, max_records: int) -> Sequence[Record]:
         """See `RecordSource`."""
         until = time.monotonic() + timeout_s
-        self._announce()
+        self._start_assigned()
         polled: Mapping[KafkaTopicPartition, list[Any]] = {}
-        forget_drained(self._consumer)
+        drop_empty_fetch(self._consumer)
         try:
             polled = self._consumer.poll(timeout_ms=timeout_s * 1000, max_records=max_records)
         except errors.KafkaError as error:
             if not isinstance(error.__cause__, RebalanceSignal):
-                self._wait_out(error, until)
-        keep_join(self._consumer)
-        if is_replaced(self._consumer):
-            message = f"another worker has joined the group {self._group} with our instance id, and replaced this one"
+                self._wait_for_broker(error, until)
+        keep_join_task(self._consumer)
+        if is_fenced(self._consumer):
+            message = f"another worker with this kafka.instance_id has joined the group {self._group}"
             raise BrokerRefused(message)
         with self._lock:
             self._membership = self._consumer.group_metadata()
-        self._hand_over()
-        self._tell_expired(polled)
-        self._notice_silence()
+        self._report_rebalances()
+        self._report_expired(polled)
+        self._log_outages()
         for partition, records in polled.items():
             self._read[TopicPartition(*partition)] = records[-1].offset + 1
         return [to_record(each) for records in polled.values() for each in records]
@@ -120,11 +121,11 @@ class KafkaSource:
 
         Raises:
             BrokerUnavailable: not stored now.
-            BrokerRefused: another worker has our instance id, or we have no right to the group.
-            ValueError: a partition is not ours, so that its owner's position would be overwritten.
+            BrokerRefused: another worker has the same instance id, or this user may not write to the group.
+            ValueError: a partition is not owned, so that its owner's position would be overwritten.
         """
-        if strangers := offsets.keys() - self._owned:
-            message = f"positions of {sorted(strangers)} are not ours to commit"
+        if others := offsets.keys() - self._owned:
+            message = f"this member does not own {sorted(others)} and cannot commit them"
             raise ValueError(message)
         self._store(
             self._consumer, {topic_partition: OffsetAndMetadata(offset) for topic_partition, offset in offsets.items()}
@@ -133,21 +134,21 @@ class KafkaSource:
     def write_notes(self, notes: Mapping[TopicPartition, str]) -> None:
         """See `RecordSource`; takes at most 5 s.
 
-        They are kept as commits of a second group, `<group>.notes`, that has no members and so never rebalances.
+        They are stored as commits of a second group, `<group>.notes`, which has no members and so never rebalances.
 
         Raises:
-            BrokerUnavailable: not kept now.
-            BrokerRefused: we have no right to that group.
+            BrokerUnavailable: not stored now.
+            BrokerRefused: this user may not write to that group.
         """
         self._store(
             self._notes, {topic_partition: OffsetAndMetadata(0, note) for topic_partition, note in notes.items()}
         )
 
     def lag(self) -> Mapping[TopicPartition, int]:
-        """See `RecordSource`; as the broker answered to the last call, and to reads."""
+        """See `RecordSource`; uses the broker's answers to the last call and to fetches."""
         lags = {}
         ours = self._ours(self._owned)
-        self._log_ends.ask(ours)
+        self._log_ends.refresh(ours)
         for partition in ours:
             ends = (self._log_ends.known.get(TopicPartition(*partition)), self._consumer.highwater(partition))
             position = self._position(partition)
@@ -156,7 +157,7 @@ class KafkaSource:
         return lags
 
     def skipped(self) -> Mapping[TopicPartition, int]:
-        """See `RecordSource`: the ends of transactions, and what was aborted, compacted or has expired."""
+        """See `RecordSource`: transaction markers, and aborted, compacted or expired records."""
         positions = {TopicPartition(*partition): self._position(partition) for partition in self._ours(self._owned)}
         return {
             topic_partition: at
@@ -165,9 +166,9 @@ class KafkaSource:
         }
 
     def blocked_s(self) -> Mapping[TopicPartition, float]:
-        """See `RecordSource`; as the broker answered to the last calls of this and of `lag`."""
+        """See `RecordSource`; uses the broker's answers to the last calls of this method and of `lag`."""
         ours, now = self._ours(self._owned), time.monotonic()
-        self._stable_ends.ask(ours)
+        self._stable_ends.refresh(ours)
         blocked: dict[TopicPartition, tuple[int, float]] = {}
         for topic_partition in (TopicPartition(*partition) for partition in ours):
             stable = self._stable_ends.known.get(topic_partition)
@@ -187,16 +188,16 @@ class KafkaSource:
         return None
 
     def membership(self, topic_partitions: Collection[TopicPartition]) -> ConsumerGroupMetadata:
-        """Return what proves to the broker that these partitions are ours now; from any thread.
+        """Return the membership that proves to the broker that these partitions are owned; from any thread.
 
         Raises:
-            BrokerUnavailable: they are not, or we are between two generations of the group.
+            BrokerUnavailable: they are not owned, or the group rebalances.
         """
         with self._lock:
-            # A generation below zero stands for a consumer without a group: the broker would check nothing.
+            # With a generation below zero the broker takes the consumer for one without a group, and checks nothing.
             if self._owned.issuperset(topic_partitions) and self._membership.generation_id >= 0:
                 return self._membership
-        message = f"the group {self._group} is moving {sorted(topic_partitions)}; nothing was written"
+        message = f"the group {self._group} reassigns {sorted(topic_partitions)}; nothing was written"
         raise BrokerUnavailable(message)
 
     def close(self, timeout_s: float) -> None:
@@ -204,16 +205,16 @@ class KafkaSource:
         until = time.monotonic() + timeout_s
         with suppress(BrokerRefused):
             while self._consumer.group_metadata().state == MemberState.REBALANCING and time.monotonic() < until:
-                self.poll(0.05, 1)  # nothing can be committed before the group is formed; what comes is not committed
-        ours, lost = frozenset(self._owned), is_replaced(self._consumer) or self._membership.generation_id < 0
+                self.poll(0.05, 1)  # commits fail during a rebalance; records polled here are not committed
+        ours, lost = frozenset(self._owned), is_fenced(self._consumer) or self._membership.generation_id < 0
         if self._listener and ours:
             (self._listener.on_lost if lost else self._listener.on_revoked)(ours)
         with self._lock:
             self._owned.clear()
         self._rebalances.closing = True
         if not self._stays_member and not lost:
-            give_up_membership(self._consumer)
-        with suppress(errors.KafkaError):  # the group notices by itself that we are gone
+            leave_on_close(self._consumer)
+        with suppress(errors.KafkaError):  # otherwise the group removes this member after the session timeout
             self._consumer.close(autocommit=False, timeout_ms=timeout_s * 1000)
             self._notes.close(autocommit=False, timeout_ms=timeout_s * 1000)
 
@@ -221,60 +222,60 @@ class KafkaSource:
         try:
             consumer.commit(to_offsets(positions), timeout_ms=COMMIT_S * 1000)
         except errors.KafkaError as error:
-            raise self._brokers.explain(error, "positions were not committed") from error
+            raise self._brokers.convert_error(error, "positions were not committed") from error
 
     def _ours(self, topic_partitions: Collection[TopicPartition]) -> list[KafkaTopicPartition]:
-        ours = self._owned.intersection(topic_partitions)  # without what is revoked: the client has dropped it already
+        ours = self._owned.intersection(topic_partitions)  # revoked partitions are missing in the client
         return [each for each in self._consumer.assignment() if each in ours]
 
-    def _hand_over(self) -> None:
-        """Tell the listener what the client's thread noted."""
+    def _report_rebalances(self) -> None:
+        """Call the listener for the rebalances that the client's thread noted."""
         noted, self._rebalances.noted = self._rebalances.noted, []
         for what, topic_partitions in noted:
             if what == "assigned":
-                self._arriving |= topic_partitions
+                self._assigned |= topic_partitions
                 self._consumer.pause(*(KafkaTopicPartition(*topic_partition) for topic_partition in topic_partitions))
                 continue
-            self._arriving -= topic_partitions
-            gone = self._owned & topic_partitions
-            if what == "revoked" and gone and self._listener:
-                self._listener.on_revoked(gone)
+            self._assigned -= topic_partitions
+            removed = self._owned & topic_partitions
+            if what == "revoked" and removed and self._listener:
+                self._listener.on_revoked(removed)
             with self._lock:
-                self._owned -= gone
-            if what == "lost" and gone and self._listener:
-                self._listener.on_lost(gone)
-        self._announce()
+                self._owned -= removed
+            if what == "lost" and removed and self._listener:
+                self._listener.on_lost(removed)
+        self._start_assigned()
 
-    def _announce(self) -> None:
-        """Take on what was assigned as soon as its committed positions are known."""
-        if not self._arriving or not self._listener:
+    def _start_assigned(self) -> None:
+        """Start assigned partitions as soon as their committed offsets are known."""
+        if not self._assigned or not self._listener:
             return
-        arriving = {
-            topic_partition: KafkaTopicPartition(*topic_partition) for topic_partition in sorted(self._arriving)
+        assigned = {
+            topic_partition: KafkaTopicPartition(*topic_partition) for topic_partition in sorted(self._assigned)
         }
         offsets: dict[TopicPartition, int | None] = {}
         notes: dict[TopicPartition, str] = {}
         try:
-            for topic_partition, partition in arriving.items():
+            for topic_partition, partition in assigned.items():
                 offsets[topic_partition] = self._consumer.committed(partition, timeout_ms=COMMIT_S * 1000)
-                kept = self._notes.committed(partition, metadata=True, timeout_ms=COMMIT_S * 1000)
-                notes[topic_partition] = (kept.metadata or "") if kept else ""
+                stored = self._notes.committed(partition, metadata=True, timeout_ms=COMMIT_S * 1000)
+                notes[topic_partition] = (stored.metadata or "") if stored else ""
         except errors.KafkaError as error:
-            self._wait_out(error, time.monotonic())
+            self._wait_for_broker(error, time.monotonic())
             return
         for topic_partition, offset in offsets.items():
             self._read[topic_partition] = offset or 0
             if offset is not None:
-                self._consumer.seek(arriving[topic_partition], offset)
-        self._consumer.resume(*arriving.values())
+                self._consumer.seek(assigned[topic_partition], offset)
+        self._consumer.resume(*assigned.values())
         with self._lock:
-            self._owned |= self._arriving
-        self._arriving = set()
+            self._owned |= self._assigned
+        self._assigned = set()
         self._listener.on_assigned(notes)
 
-    def _tell_expired(self, polled: Mapping[KafkaTopicPartition, list[Any]]) -> None:
-        """Tell the listener of positions that had no records any more, as soon as it is known where reading goes on."""
-        for topic_partition, first in list(self._left.items()):
+    def _report_expired(self, polled: Mapping[KafkaTopicPartition, list[Any]]) -> None:
+        """Report deleted records to the listener as soon as the next position is known."""
+        for topic_partition, first in list(self._resets.items()):
             partition = KafkaTopicPartition(*topic_partition)
             records = polled.get(partition)
             until = records[0].offset if records else None
@@ -283,24 +284,24 @@ class KafkaSource:
                     until = self._consumer.position(partition, timeout_ms=0)
             if until is None and topic_partition in self._owned:
                 continue
-            del self._left[topic_partition]
+            del self._resets[topic_partition]
             if until is not None and until != first and self._listener:
                 self._listener.on_expired(topic_partition, first, until)
 
-    def _wait_out(self, error: errors.KafkaError, until: float) -> None:
-        """Let an outage pass, without spinning; raise when it is none."""
-        explained = self._brokers.explain(error, "reading failed")
+    def _wait_for_broker(self, error: errors.KafkaError, until: float) -> None:
+        """Wait until `until` in an outage; raise if the error is a refusal."""
+        explained = self._brokers.convert_error(error, "reading failed")
         if isinstance(explained, BrokerRefused):
             raise explained from error
-        log.warning("the broker did not serve a read", error=str(error))
+        log.warning("a read from the broker failed; retrying", error=str(error))
         time.sleep(max(0.0, until - time.monotonic()))
 
-    def _notice_silence(self) -> None:
+    def _log_outages(self) -> None:
         now = time.monotonic()
         if self._connections.any_open():
-            if self._silent:
-                log.info("a broker answers again", seconds=round(now - self._answered_s, 1))
-            self._answered_s, self._silent = now, False
-        elif not self._silent and now - self._answered_s > SILENCE_S:
-            self._silent = True
-            log.warning("no broker answers; reading goes on when one does", brokers=self._brokers.bootstrap)
+            if self._in_outage:
+                log.info("a broker answers again", seconds=round(now - self._connected_s, 1))
+            self._connected_s, self._in_outage = now, False
+        elif not self._in_outage and now - self._connected_s > OUTAGE_S:
+            self._in_outage = True
+            log.warning("no broker answers; reading continues when one does", brokers=self._brokers.bootstrap)

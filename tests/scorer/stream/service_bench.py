@@ -67,7 +67,7 @@ class Bench:
     def service(self, **settings: object) -> Service:
         """Return a service on the broker; a second BLAS thread only spins, as `scorer.stream.assemble` knows."""
         threadpool_limits(limits=1, user_api="blas")
-        parts = Dependencies(
+        dependencies = Dependencies(
             self.read,
             _load_detector(self.starter.folder),
             self.embedder,
@@ -78,7 +78,7 @@ class Bench:
         return Service(
             self.source(self.broker, PLACE.topic),
             self.sink(self.broker),
-            parts,
+            dependencies,
             StreamSettings.model_validate(settings),
             metrics=self.metrics,
             state=HealthState(HealthSettings()),

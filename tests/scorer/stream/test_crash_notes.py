@@ -48,10 +48,12 @@ def test_everything_in_a_dead_workers_hands_is_suspect() -> None:
 def test_a_process_that_comes_back_did_not_die() -> None:
     """A paused worker's own open note is no death, nor is it for others once it has its partitions again."""
     assert find_suspects(str(CrashNote(open=True, first=5, until=9, holder=ME)), ME) is None
-    again = find_suspects(str(CrashNote(open=True, first=5, until=9, holder=B, dead=(ME, A))), ME)
+    again = find_suspects(str(CrashNote(open=True, first=5, until=9, holder=B, crashed=(ME, A))), ME)
     assert again
     assert again.crashed_with(5) == (A, B)
-    assert find_suspects(str(CrashNote(open=True, first=5, until=9, holder=B, dead=(ME,))), B).crashed_with(5) == (ME,)  # type: ignore[union-attr]
+    assert find_suspects(str(CrashNote(open=True, first=5, until=9, holder=B, crashed=(ME,))), B).crashed_with(5) == (
+        ME,
+    )  # type: ignore[union-attr]
 
 
 def test_the_record_that_kills_is_found_after_three_deaths() -> None:
@@ -71,7 +73,7 @@ def test_the_record_that_kills_is_found_after_three_deaths() -> None:
             if len(dead) >= MAX_CRASHES:
                 assert (offset, worker_deaths, done) == (poison, MAX_CRASHES, list(range(poison)))
                 return
-            note = str(CrashNote(open=True, first=offset, until=suspects.until, holder=process, dead=dead))
+            note = str(CrashNote(open=True, first=offset, until=suspects.until, holder=process, crashed=dead))
             if offset == poison:
                 worker_deaths += 1
                 break
@@ -80,6 +82,6 @@ def test_the_record_that_kills_is_found_after_three_deaths() -> None:
 
 def test_suspects_that_change_hands_in_peace_stay_suspects() -> None:
     """A closed note keeps what was counted, without adding to it."""
-    suspects = find_suspects(str(CrashNote(open=False, first=5, until=8, holder=C, dead=(A, B))), ME)
+    suspects = find_suspects(str(CrashNote(open=False, first=5, until=8, holder=C, crashed=(A, B))), ME)
     assert suspects
     assert [suspects.crashed_with(offset) for offset in (5, 6, 8)] == [(A, B), (A,), ()]

@@ -104,9 +104,9 @@ def test_any_timestamp_can_be_listed(timestamp_ms: int) -> None:
     letter = as_record(kill(Record("requests", 0, 7, timestamp_ms, None, b"")), timestamp_ms=timestamp_ms)
     read = read_dead_letter(letter)
     assert json.loads(json.dumps(read.as_dict()))["record"]["timestamp_ms"] == timestamp_ms
-    assert DeadLetterFilter("requests").takes(read)
+    assert DeadLetterFilter("requests").selects(read)
     assert not (
-        read.died_at is None and DeadLetterFilter("requests", None, datetime(1970, 1, 1, tzinfo=UTC)).takes(read)
+        read.written_at is None and DeadLetterFilter("requests", None, datetime(1970, 1, 1, tzinfo=UTC)).selects(read)
     )
 
 

@@ -22,7 +22,7 @@ from scorer.errors import (
 )
 from scorer.messages import ScoreRequest
 from scorer.stream.crash_notes import CrashNote
-from scorer.stream.service import ANNOUNCED_AHEAD
+from scorer.stream.service import NOTED_AHEAD
 from tests.scorer.stream.service_bench import PLACE, Bench, bench, request_for
 
 __all__ = ["bench", "request_for"]
@@ -91,7 +91,7 @@ def test_errors_count_unless_they_are_known_refusals(
     assert find_exit(error) is code
     note = CrashNote.parse(bench.broker.notes[PLACE])
     assert note
-    assert (note.open, note.first, note.until) == (counts, 0, 1 + ANNOUNCED_AHEAD * counts)
+    assert (note.open, note.first, note.until) == (counts, 0, 1 + NOTED_AHEAD * counts)
 
 
 @pytest.mark.parametrize(("act", "code", "counts"), ACTS)

@@ -72,7 +72,7 @@ def test_a_service_that_begins_is_live_and_not_ready(state: HealthState, clock: 
     assert state.live().ok
     assert state.ready().reasons == ("the service is starting", "canary inference: none has run yet")
     clock.now += 31
-    assert state.live().reasons == ("the poll loop has not gone round for 31 s; 30 s allowed",)
+    assert state.live().reasons == ("the poll loop has not run for 31 s; 30 s allowed",)
 
 
 def test_ready_takes_a_verified_bundle_and_a_canary(state: HealthState) -> None:
@@ -80,7 +80,7 @@ def test_ready_takes_a_verified_bundle_and_a_canary(state: HealthState) -> None:
     state.set_ready(ready=True, why="")
     assert not state.ready().ok
     state.canary(ok=True, detail="")
-    assert state.ready() == health.Verdict(ok=True, reasons=())
+    assert state.ready() == health.HealthVerdict(ok=True, reasons=())
     state.canary(ok=False, detail="EngineFailed: timeout")
     assert state.ready().reasons == ("canary inference: EngineFailed: timeout",)
     state.canary(ok=True, detail="")
@@ -123,7 +123,7 @@ def test_an_engine_elsewhere_ends_no_service(clock: Clock) -> None:
     assert state.live().ok
     assert not state.ready().ok
     clock.now += 31
-    assert state.live().reasons == ("the poll loop has not gone round for 31 s; 30 s allowed",)
+    assert state.live().reasons == ("the poll loop has not run for 31 s; 30 s allowed",)
 
 
 def test_probes_answer_with_reasons(server: HealthServer, state: HealthState) -> None:

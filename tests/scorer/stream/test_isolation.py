@@ -91,38 +91,38 @@ def test_a_suspects_death_blames_no_other_partition(watched: Watched) -> None:
         first=3,
         until=SUSPECTS,
         holder=notes[OTHERS[0]].holder,
-        dead=DEAD[:1],
+        crashed=DEAD[:1],
     )
-    assert all(not note.dead for topic_partition, note in notes.items() if note and topic_partition in OTHERS)
+    assert all(not note.crashed for topic_partition, note in notes.items() if note and topic_partition in OTHERS)
 
 
 def test_suspects_of_several_partitions_take_turns() -> None:
     """The partition whose last turn is the longest ago is next, whatever came first; what is behind a suspect waits."""
-    turns = Isolation()
+    isolation = Isolation()
     for topic_partition in PLACES[:2]:
-        turns.suspect(topic_partition, SuspectRange(0, 3, DEAD[:1]))
+        isolation.add_suspects(topic_partition, SuspectRange(0, 3, DEAD[:1]))
     for topic_partition in PLACES:
         for offset in range(4):
-            turns.add(InFlight(Record(*topic_partition, offset, 0, None, None)))
-    assert [entry.record.topic_partition for entry in turns.sort()[0]] == PLACES[2:] * 4
+            isolation.add(InFlight(Record(*topic_partition, offset, 0, None, None)))
+    assert [entry.record.topic_partition for entry in isolation.split_waiting()[0]] == PLACES[2:] * 4
     order = []
-    while next_alone := turns.sort()[1]:
-        turns.begin_alone(chosen := turns.choose(next_alone))
+    while next_alone := isolation.split_waiting()[1]:
+        isolation.start_alone(chosen := isolation.choose_next(next_alone))
         order.append((chosen.record.partition, chosen.record.offset))
     assert order == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2)]
-    assert [entry.record.offset for entry in turns.sort()[0]][:2] == [3, 3]
-    assert not turns.suspected
+    assert [entry.record.offset for entry in isolation.split_waiting()[0]][:2] == [3, 3]
+    assert not isolation.suspect_partitions
 
 
 def test_records_that_came_after_a_death_are_no_suspects() -> None:
     """Once the log's end was reached, what arrives later was in nobody's hands, although the note reaches further."""
-    turns = Isolation()
-    turns.suspect(SUSPECTED, SuspectRange(0, 40, DEAD[:1]))
+    isolation = Isolation()
+    isolation.add_suspects(SUSPECTED, SuspectRange(0, 40, DEAD[:1]))
     waits = InFlight(Record(*SUSPECTED, 0, 0, None, None))
-    turns.add(waits)
-    turns.caught_up(SUSPECTED)
-    assert turns.sort()[1] == {SUSPECTED: waits}
-    turns.begin_alone(waits)
-    turns.caught_up(SUSPECTED)
-    turns.add(InFlight(Record(*SUSPECTED, 1, 0, None, None)))
-    assert not turns.sort()[1]
+    isolation.add(waits)
+    isolation.note_end_reached(SUSPECTED)
+    assert isolation.split_waiting()[1] == {SUSPECTED: waits}
+    isolation.start_alone(waits)
+    isolation.note_end_reached(SUSPECTED)
+    isolation.add(InFlight(Record(*SUSPECTED, 1, 0, None, None)))
+    assert not isolation.split_waiting()[1]

@@ -41,7 +41,7 @@ def test_answers_leave_in_the_order_of_the_records(order: list[int], at_once: in
         while ready := ledger.wait_ready(0, at_once):
             delivered += [entry.record.offset for entry in ready[PLACE]]
             ledger.acknowledge(ready)
-        assert ledger.reach({PLACE}) == {PLACE: OffsetRange(100 + len(delivered), 112)}
+        assert ledger.offset_ranges({PLACE}) == {PLACE: OffsetRange(100 + len(delivered), 112)}
     assert delivered == list(range(100, 112))
     assert (ledger.images, ledger.bytes) == (0, 0)
 
@@ -64,8 +64,8 @@ def test_the_bill_is_always_right(steps: list[str]) -> None:
             images[open_tickets[-1]] = next_offset * 3 // 4
             next_offset += 1
         elif step == "fetch" and open_tickets and not open_tickets[-1].answer:
-            ledger.claim(open_tickets[-1], 70, budget=10**6)
-            ledger.hold(open_tickets[-1], 50)
+            ledger.reserve_image(open_tickets[-1], 70, budget=10**6)
+            ledger.set_image_bytes(open_tickets[-1], 50)
             images[open_tickets[-1]] = 50
         elif step == "answer" and open_tickets:
             ledger.answer(open_tickets[0], answer())
@@ -79,7 +79,7 @@ def test_the_bill_is_always_right(steps: list[str]) -> None:
             gone = ready.get(PLACE, [])
             open_tickets = [entry for entry in open_tickets if not any(entry is other for other in gone)]
         elif step == "drop" and open_tickets:
-            ledger.drop([open_tickets.pop()])
+            ledger.remove_unstarted([open_tickets.pop()])
         elif step == "close":
             ledger.close({PLACE})
             ledger.open(PLACE)
@@ -108,8 +108,8 @@ def in_background(work: Callable[[], object]) -> threading.Thread:
 def test_images_wait_for_room() -> None:
     """An image that does not fit waits until another one is answered; alone it fits whatever its size."""
     ledger, (first, second) = filled(range(2))
-    ledger.claim(first, 500, budget=100)
-    waiting = in_background(lambda: ledger.claim(second, 90, budget=100))
+    ledger.reserve_image(first, 500, budget=100)
+    waiting = in_background(lambda: ledger.reserve_image(second, 90, budget=100))
     waiting.join(0.1)
     assert waiting.is_alive()
     ledger.answer(first, answer())
@@ -122,11 +122,11 @@ def test_images_that_need_more_room_do_not_block_each_other() -> None:
     """Two that were claimed small and must be claimed large give the first claim back, so that one of them goes on."""
     ledger, entries = filled(range(2))
     for entry in entries:
-        ledger.claim(entry, 40, budget=150)
+        ledger.reserve_image(entry, 40, budget=150)
     claimed: list[InFlight] = []
 
     def claim(entry: InFlight) -> None:
-        ledger.claim(entry, 120, budget=150)
+        ledger.reserve_image(entry, 120, budget=150)
         claimed.append(entry)
 
     threads = [in_background(partial(claim, entry)) for entry in entries]
@@ -169,7 +169,7 @@ def test_a_lost_partition_is_not_committed() -> None:
     ledger.open(PLACE)
     ledger.add(record(0))
     ledger.acknowledge(ready)
-    assert ledger.reach({PLACE}) == {PLACE: OffsetRange(0, 1)}
+    assert ledger.offset_ranges({PLACE}) == {PLACE: OffsetRange(0, 1)}
     assert ledger.wait_finished(entries[0], 0)
 
 
@@ -187,13 +187,13 @@ def test_only_what_moved_is_committed() -> None:
 def test_what_is_in_hand_is_announced_once() -> None:
     """A record is announced from its note on; only a later record asks for another note."""
     ledger, entries = filled(range(5, 7))
-    assert ledger.unannounced() == {PLACE: OffsetRange(5, 7)}
-    assert not ledger.is_announced(entries[0])
-    ledger.announced({PLACE: 7})
-    assert ledger.unannounced() == {}
-    assert ledger.is_announced(entries[1])
-    assert not ledger.is_announced(ledger.add(record(7)))
-    assert ledger.unannounced() == {PLACE: OffsetRange(5, 8)}
+    assert ledger.without_note() == {PLACE: OffsetRange(5, 7)}
+    assert not ledger.has_note(entries[0])
+    ledger.mark_noted({PLACE: 7})
+    assert ledger.without_note() == {}
+    assert ledger.has_note(entries[1])
+    assert not ledger.has_note(ledger.add(record(7)))
+    assert ledger.without_note() == {PLACE: OffsetRange(5, 8)}
 
 
 def test_a_gap_in_the_offsets_is_stepped_over() -> None:
@@ -204,7 +204,7 @@ def test_a_gap_in_the_offsets_is_stepped_over() -> None:
     for entry in entries:
         ledger.answer(entry, answer())
     ledger.acknowledge(ledger.wait_ready(0, 10))
-    assert ledger.reach({PLACE}) == {PLACE: OffsetRange(10, 10)}
+    assert ledger.offset_ranges({PLACE}) == {PLACE: OffsetRange(10, 10)}
 
 
 def test_an_end_without_records_is_passed_when_nothing_is_in_flight() -> None:
@@ -217,7 +217,7 @@ def test_an_end_without_records_is_passed_when_nothing_is_in_flight() -> None:
     assert ledger.skip({PLACE: 7, OTHER: 3}) == {PLACE: 7, OTHER: 3}
     ledger.committed({PLACE: 7, OTHER: 3})
     assert ledger.skip({PLACE: 7, OTHER: 3}) == ledger.uncommitted() == {}
-    assert ledger.unannounced() == {}
+    assert ledger.without_note() == {}
 
 
 def test_partitions_do_not_wait_for_each_other() -> None:

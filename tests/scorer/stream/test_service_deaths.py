@@ -15,7 +15,7 @@ from scorer.stream.broker import Outgoing, RecordsTooLarge, TopicPartition
 from scorer.stream.crash_notes import CrashNote
 from scorer.stream.dead_letters import NotReplayable, restore
 from scorer.stream.memory_broker import MemorySink, MemorySource
-from scorer.stream.service import ANNOUNCED_AHEAD
+from scorer.stream.service import NOTED_AHEAD
 from tests.scorer.stream.service_bench import DEAD, PLACE, Bench, bench, request_for
 
 __all__ = ["bench", "request_for"]
@@ -35,7 +35,7 @@ def test_a_record_present_at_three_deaths_is_not_tried_again(
     bench: Bench, request_for: Callable[..., dict[str, Any]]
 ) -> None:
     """It becomes a dead letter that says so, and the records behind it are answered."""
-    bench.broker.notes[PLACE] = str(CrashNote(open=True, first=0, until=1, holder=DEAD[2], dead=DEAD[:2]))
+    bench.broker.notes[PLACE] = str(CrashNote(open=True, first=0, until=1, holder=DEAD[2], crashed=DEAD[:2]))
     bench.send(*[request_for(str(number)) for number in range(3)])
     results, dead = bench.run()
     assert [result["request_id"] for result in results] == ["1", "2"]
@@ -56,7 +56,7 @@ def test_a_worker_leaves_a_note_before_it_begins(bench: Bench, request_for: Call
         bench.service().run()
     note = CrashNote.parse(bench.broker.notes[PLACE])
     assert note
-    assert (note.open, note.first, note.until, note.dead) == (True, 0, 1 + ANNOUNCED_AHEAD, ())
+    assert (note.open, note.first, note.until, note.crashed) == (True, 0, 1 + NOTED_AHEAD, ())
     assert bench.broker.committed.get(PLACE, 0) == 0
     assert not bench.broker.topics["unlensed.results"]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kafka.record.default_records import DefaultRecord, DefaultRecordBatchBuilder
 
 from scorer.stream.dead_letters import UNREADABLE
-from scorer.stream.kafka.records import MAX_HEADERS, Batch, HeaderName
+from scorer.stream.kafka.records import MAX_HEADERS, HeaderName, TolerantBatch
 
 Header = tuple[str, bytes | None]
 
@@ -24,7 +24,7 @@ def pack(*headers: Sequence[Header], values: Sequence[bytes] = ()) -> bytearray:
 
 def unpack(data: bytes | bytearray) -> list[DefaultRecord]:
     """Return the records of a batch."""
-    return list(iter(Batch(data)))
+    return list(iter(TolerantBatch(data)))
 
 
 def test_names_of_any_bytes_and_absent_values_come_as_they_were() -> None:

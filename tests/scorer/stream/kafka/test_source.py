@@ -261,9 +261,9 @@ def test_what_is_not_ours_cannot_be_committed(site: Site) -> None:
     before = first.offsets(first.owned)
     second = site.join()
     turn_until([first, second], lambda: second.owned, "a partition that moved")
-    with pytest.raises(ValueError, match="not ours"):
+    with pytest.raises(ValueError, match="does not own"):
         first.source.commit(before)
-    with pytest.raises(ValueError, match="not ours"):
+    with pytest.raises(ValueError, match="does not own"):
         first.source.commit({TopicPartition("somewhere", 0): 1})
 
 
@@ -291,7 +291,7 @@ def test_a_static_member_comes_back_to_its_partitions(site: Site) -> None:
     turn_until([new, other], lambda: len(new.owned) == 2, "the same partitions")
     assert set(new.owned) == set(old.owned)
     assert {what for what, _ in other.told[2:]} <= {"assigned"}
-    with pytest.raises(BrokerRefused, match="instance id"):
+    with pytest.raises(BrokerRefused, match="instance_id"):
         turn_until([old, other], lambda: False, "the refusal")
 
 
