@@ -58,11 +58,6 @@ def score_held_out(mixture: GaussianMixture, features_ND: NDArray[np.float32]) -
     return values.astype(np.float64)
 
 
-def calibrate(mixture: GaussianMixture, features_ND: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the values of `score_held_out` in ascending order, as a bundle stores them."""
-    return np.sort(score_held_out(mixture, features_ND))
-
-
 def flagged_rank(count: int, rate: float) -> int:
     """Return how many of `count` held-out faces are at or below the threshold of `rate`.
 

@@ -75,7 +75,14 @@ class Fitter:
     report: Report = lambda *_: None
 
     def fit(self, features_ND: NDArray[np.floating], shape: MixtureShape, name: str = "") -> EmFit:
-        """Fit one shape by EM from k-means++ seeds; see `fit_shape`."""
+        """Fit one shape by EM from k-means++ seeds.
+
+        `rule.variance_floor` of the mean variance and `rule.variance_added` are added to every variance: a full
+        covariance of a few hundred faces in 768 dimensions would be singular.
+
+        Raises:
+            ValueError: there are fewer faces than components, or too few for a covariance that has an inverse.
+        """
         variance = self.rule.variance_floor * float(features_ND.var(axis=0, dtype=np.float64).mean())
         variance += self.rule.variance_added
         return fit_em(
@@ -88,22 +95,11 @@ class Fitter:
         )
 
 
-def fit_shape(features_ND: NDArray[np.floating], shape: MixtureShape, rule: MixtureRule) -> GaussianMixture:
-    """Fit one shape by EM.
-
-    `rule.variance_floor` of the mean variance and `rule.variance_added` are added to every variance: a full covariance
-    of a few hundred faces in 768 dimensions would be singular. `shape.shrinkage` moves its correlations towards zero.
-
-    Raises:
-        ValueError: there are fewer faces than components, or too few for a covariance that has an inverse.
-    """
-    return make_mixture(Fitter(rule).fit(features_ND, shape), shape)
-
-
 def make_mixture(fit: EmFit, shape: MixtureShape) -> GaussianMixture:
     """Return the mixture as the bundle stores it: factors shrunk, and rounded to half precision if their range allows.
 
-    Half precision halves the bundle's largest array. The calibration uses the rounded mixture.
+    `shape.shrinkage` moves the correlations of full covariances towards zero. Half precision halves the bundle's
+    largest array. The calibration uses the rounded mixture.
 
     Raises:
         SingularCovariance: a covariance has no inverse.

@@ -14,11 +14,12 @@ from part import Part
 from scipy.stats import spearmanr
 
 from scorer.mixture import StackedMixture, log_likelihood, stack_mixture
-from training.mixture.fit import fit_shape
+from training.mixture.fit import Fitter, make_mixture
 from training.recipes import MixtureRule, MixtureShape, Precision
 
 RATES = (0.05, 0.01)
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
+SHAPE = MixtureShape("full", 1, 0.1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +34,7 @@ class Judged:
 def judge(features: np.ndarray) -> Judged:
     """Fit, calibrate and judge; the mixture has the starter bundle's shape."""
     fitted, calibration, judged = np.split(features, [len(features) // 2, 3 * len(features) // 4])
-    mixture = stack_mixture(fit_shape(fitted, MixtureShape("full", 1, 0.1), MixtureRule()))
+    mixture = stack_mixture(make_mixture(Fitter(MixtureRule()).fit(fitted, SHAPE), SHAPE))
     held_out, likelihoods = log_likelihood(calibration, mixture), log_likelihood(judged, mixture)
     return Judged(mixture, likelihoods, {rate: likelihoods <= np.quantile(held_out, rate) for rate in RATES})
 
