@@ -172,11 +172,11 @@ class Member:
         }
 
     def skipped(self) -> Mapping[TopicPartition, int]:
-        """See `RecordSource`: no partition ends without a record."""
+        """See `RecordSource`; every offset has a record."""
         return {}
 
     def blocked_s(self) -> Mapping[TopicPartition, float]:
-        """See `RecordSource`: no transaction stays open."""
+        """See `RecordSource`; there are no open transactions."""
         return {}
 
     def deliver(self, records: Sequence[Outgoing]) -> None:

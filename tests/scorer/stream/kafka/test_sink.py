@@ -11,6 +11,7 @@ from kafka.partitioner import murmur2
 from scorer.errors import BrokerRefused, BrokerUnavailable
 from scorer.stream.broker import Outgoing, RecordsTooLarge, TopicPartition
 from scorer.stream.kafka.client import ConsumerGroupMetadata, KafkaClientFactory
+from scorer.stream.kafka.log import KafkaLog
 from scorer.stream.kafka.sink import KafkaSink
 from tests.scorer.stream.kafka_peers import Member, Site, turn_until, wait_until
 
@@ -82,6 +83,22 @@ def test_records_that_the_topic_refuses_are_named(site: Site) -> None:
     assert refused.value.records == large
     sink.deliver(results(site, b"fits"))
     assert sorted(values(site)) == [b"fits", *[b"y" * 4000] * 5]
+
+
+def test_refused_records_with_header_names_of_any_bytes_are_named(site: Site) -> None:
+    """The client does not split their batch, which it could not parse; the others are delivered."""
+    site.create_topics(max_message_bytes="10000")
+    _, sink = site.connect()
+    headers = ((b"\xff\xfe".decode("utf-8", "surrogateescape"), b"v"), ("null", None))
+    small = [Outgoing(site.stream.results, b"key", b"%d" % number * 4000, headers) for number in range(5)]
+    large = Outgoing(site.stream.results, b"key", b"x" * 20_000, headers)
+    with pytest.raises(RecordsTooLarge) as refused:
+        sink.deliver([*small, large])
+    assert refused.value.records == [large]
+    log = KafkaLog(KafkaClientFactory(site.kafka, insecure_dev=False), site.stream.results, site.stream.group)
+    found = [(record.value, record.headers) for record in log.read({})]
+    log.close()
+    assert sorted(found) == [(record.value, headers) for record in small]
 
 
 @pytest.mark.parametrize("hours", [-90_000, 90_000])
