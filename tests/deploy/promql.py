@@ -11,7 +11,7 @@ from scorer.messages import DeadLetterCode, Decision, Status
 from scorer.stream.metrics import BACKENDS, NAMES, P_VALUES, STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-RULES = ROOT / "deploy" / "alerts" / "unlensed.rules.yaml"
+RULES = ROOT / "deploy" / "helm" / "files" / "unlensed.rules.yaml"
 # Metrics of other exporters, from their documentation.
 TRITON = {
     *("nv_inference_request_success", "nv_inference_request_failure", "nv_inference_count", "nv_inference_exec_count"),
