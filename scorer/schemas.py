@@ -295,7 +295,7 @@ DOCUMENTS: dict[str, tuple[str, Callable[[], Document]]] = {
 
 def document_text(name: str) -> str:
     """Return the published text of one of `DOCUMENTS`."""
-    return json.dumps(DOCUMENTS[name][1](), indent=2) + "\n"
+    return json.dumps(DOCUMENTS[name][1](), indent=1) + "\n"
 
 
 def write_documents(folder: Path) -> None:
