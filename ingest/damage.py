@@ -42,7 +42,7 @@ class Damage:
 
     mask: NDArray[np.bool_]
 
-    def hides(self, side: float) -> bool:
+    def can_hide_square(self, side: float) -> bool:
         """Return whether the rectangle around all damaged pixels is at least `side` pixels wide and high."""
         rows, columns = (np.flatnonzero(self.mask.any(axis=axis)) for axis in (1, 0))
         return bool(len(rows) and min(np.ptp(rows), np.ptp(columns)) + 1 >= side)

@@ -162,7 +162,7 @@ class PyramidDetector:
             faces = faces[np.array(cut_off, bool)]
         if warning and not len(faces):
             damage = measure_damage(data, info, stored, warning, lambda file: decode_reduced(file, info, scales[0]))
-            if damage.hides(wanted_px * stored.shape[1] / info.stored_size[0]):
+            if damage.can_hide_square(wanted_px * stored.shape[1] / info.stored_size[0]):
                 message = f"pixels are missing or wrong where a face may be; the decoder reports: {warning}"
                 raise Unscorable(info.damage_reason, message)
         return [Detection(FaceBox(*map(float, face[:4])), float(face[4])) for face in faces]

@@ -102,7 +102,7 @@ def strip_jpeg(data: bytes) -> bytes:
         elif code == _APP0 and body.startswith(b"JFIF\0") and len(body) >= _JFIF_BYTES:
             body = _JFIF
         elif code == _ADOBE and _is_adobe(body):
-            body = _state_transform(body[:_ADOBE_BYTES], channels)
+            body = _set_known_transform(body[:_ADOBE_BYTES], channels)
         else:
             kept &= code not in _METADATA
         if kept:
@@ -188,7 +188,7 @@ def _is_adobe(body: bytes) -> bool:
     return body.startswith(b"Adobe") and len(body) >= _ADOBE_BYTES
 
 
-def _state_transform(body: bytes, channels: int) -> bytes:
+def _set_known_transform(body: bytes, channels: int) -> bytes:
     """Return an Adobe segment that states a known colour transform: an unknown one becomes YCbCr or YCCK."""
     transformed = _YCCK if channels == 4 else _YCBCR  # noqa: PLR2004 - CMYK or YCCK
     return body[:-1] + bytes([body[-1] if body[-1] in (_RGB_OR_CMYK, transformed) else transformed])
