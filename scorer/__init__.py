@@ -4,7 +4,7 @@
 
     with scorer.open_scorer() as starter:
         for result in starter.score_files(["portrait.jpg"]):
-            decisions = result.decision, [face.p_value for face in result.faces]
+            decision, p_values = result.decision, [face.p_value for face in result.faces]
 
 `open_scorer` opens a bundle, `Scorer` scores files and bytes, `ScoreRequest` is the input, `ScoreResult` is the output,
 and `read_bundle` reads a bundle without starting an engine. Each name loads on first use, so that `import scorer` is

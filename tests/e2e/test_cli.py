@@ -35,7 +35,7 @@ def unlensed(*arguments: object, cwd: Path, listed: str = "", **environment: str
 
 
 def acts(text: str) -> bool:
-    """Return whether a character of `text` does something else than being seen or ending a line."""
+    """Return whether a character of `text` is neither printable nor a line end."""
     return any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co"} for c in text.replace("\n", ""))
 
 
@@ -104,7 +104,7 @@ def test_table_names_every_file_and_the_bundle(photographs: Path, tmp_path: Path
 
 
 def test_list_on_standard_input_and_given_boxes(photographs: Path, tmp_path: Path, root: Path) -> None:
-    """Paths come from standard input, boxes from a file; a listed file that is gone gets a result."""
+    """Paths come from standard input, boxes from a file; a missing file gets a result."""
     image, gone = photographs / "astronaut.png", photographs / "gone.png"
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps({str(image): [{"face_id": "me", "box": [180, 70, 95, 110]}], str(gone): []}))
@@ -177,7 +177,7 @@ def test_doctor_explains_each_part(root: Path, tmp_path: Path) -> None:
 
 
 def test_bundle_verify_reports_the_drift(root: Path, tmp_path: Path) -> None:
-    """The shipped bundle verifies from any folder and says how close the live engine is."""
+    """The shipped bundle verifies from any folder, and the output states the difference of the live engine."""
     run = unlensed("bundle", "verify", root / "model_repository", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert "nats" in run.stdout
@@ -236,7 +236,7 @@ def test_boxes_that_do_not_meet_the_files_end_the_run_before_it(photographs: Pat
 
 
 def test_ctrl_c_says_what_was_written(tmp_path: Path, portrait: bytes, root: Path) -> None:
-    """Exit code 130, and the lines that are said to be in the file are there, whole."""
+    """Exit code 130, and the file contains the stated number of complete lines."""
     folder, out = tmp_path / "many", tmp_path / "out.jsonl"
     folder.mkdir()
     for number in range(3000):

@@ -79,7 +79,7 @@ def test_an_image_that_cannot_be_decoded_has_no_picture(result: ScoreResult, san
 def test_any_name_fits_the_file_system(
     tmp_path_factory: pytest.TempPathFactory, result: ScoreResult, sandbox: Sandbox, small: bytes, stem: str
 ) -> None:
-    """Whatever characters a name has, and however many bytes, its picture has a name that prints."""
+    """For a name with any characters and any length, the picture has a printable name."""
     folder = tmp_path_factory.mktemp("pictures")
     write(folder, sandbox, result, small, f"{stem}.png")
     (name,) = names_in(folder)
@@ -99,7 +99,7 @@ def test_long_names_that_become_equal_keep_their_pictures(
 def test_a_run_removes_what_an_earlier_one_wrote_and_nothing_else(
     tmp_path: Path, result: ScoreResult, sandbox: Sandbox, small: bytes
 ) -> None:
-    """A picture that somebody changed or put there stays, under its name; so does what a list claims elsewhere."""
+    """A changed or foreign picture is kept, and so is a file elsewhere that a list names."""
     write(tmp_path, sandbox, result, small, "a.png", "b.png", "c.png")
     mine, changed = tmp_path / "mine.jpg", next(tmp_path.glob("b-*.jpg"))
     outside = tmp_path.parent / f"{tmp_path.name}-outside.jpg"
@@ -120,7 +120,7 @@ def test_a_run_removes_what_an_earlier_one_wrote_and_nothing_else(
 def test_pictures_that_cannot_be_written_are_one_warning(
     tmp_path: Path, result: ScoreResult, sandbox: Sandbox, small: bytes
 ) -> None:
-    """A file that vanished, one that cannot be drawn and a folder that is gone do not end the run."""
+    """A file that vanished, an image that cannot be drawn and a missing folder do not end the run."""
     warnings: list[str] = []
     pictures = PictureFolder(tmp_path / "drawn", None, sandbox, warnings.append)
 
@@ -136,7 +136,7 @@ def test_pictures_that_cannot_be_written_are_one_warning(
 
 
 def test_a_small_picture_has_a_caption_that_can_be_read(local_scorer: LocalScorer, portrait: bytes) -> None:
-    """A picture narrower than a line of text is set on wider paper, and every line of the caption lies inside it."""
+    """A picture narrower than a line of text gets a wider page, and every line of the caption is inside it."""
     crop = Image.open(io.BytesIO(portrait)).crop((150, 40, 300, 220))
     buffer = io.BytesIO()
     crop.save(buffer, "PNG")

@@ -56,14 +56,14 @@ def start(*arguments: object, cwd: Path, **environment: str) -> "subprocess.Pope
 
 
 def find_dead_letters(err: str) -> list[dict[str, str]]:
-    """Return the headers of the dead letters that stand between log lines."""
+    """Return the headers of the dead letters among the log lines."""
     lines = (json.loads(line) for line in err.splitlines() if line.startswith("{"))
     return [line["dead_letter"] for line in lines if "dead_letter" in line]
 
 
 @pytest.mark.parametrize(("bad", "code"), [([], 0), ([b"not JSON", b"{}"], 3)])
 def test_replay_answers_a_file(photograph: bytes, root: Path, tmp_path: Path, bad: list[bytes], code: int) -> None:
-    """Results on standard output fit the published schema; dead letters are on standard error, and 3 says so."""
+    """Results on standard output fit the published schema; dead letters are on standard error, with exit code 3."""
     requests = tmp_path / "requests.jsonl"
     requests.write_bytes(b"\n".join([make_request(photograph, "a"), *bad, b"", make_request(photograph, "b")]))
     replay = start("--bundle", BUNDLE, "--replay", requests, cwd=tmp_path)
@@ -144,7 +144,7 @@ def probe(worker: Worker, path: str) -> tuple[int, str]:
 
 
 def test_an_absent_engine_is_waited_for(tmp_path: Path) -> None:
-    """Without Triton the worker lives, is not ready, says why, and leaves with 0 when it is told to."""
+    """Without Triton the worker is live but not ready, states why, and exits with 0 on SIGTERM."""
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         url = f"127.0.0.1:{free.getsockname()[1]}"
     with Worker(tmp_path / "worker.log", {"bundle": BUNDLE, "triton__url": url}) as worker:
@@ -180,7 +180,7 @@ def test_doctor_looks_at_triton(triton: TritonServer, root: Path) -> None:
 
 
 def test_probes_and_metrics_of_a_running_worker(tmp_path: Path) -> None:
-    """On a real broker it is live and ready, says which bundle it serves, and leaves with 0 when it is told to."""
+    """On a real broker it is live and ready, states its bundle, and exits with 0 on SIGTERM."""
     with open_stream(tmp_path) as stream:
         assert [probe(stream.worker, f"/health/{path}")[0] for path in ("live", "ready", "else")] == [200, 200, 404]
         status, page = probe(stream.worker, "/metrics")

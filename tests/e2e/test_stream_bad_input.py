@@ -95,7 +95,7 @@ def verdict(record: Any) -> tuple[str, str | None]:  # noqa: ANN401 - the client
 
 
 def test_each_bad_record_gets_exactly_one_answer(portrait: bytes, tmp_path: Path) -> None:
-    """Each record gets the one result or dead letter that it deserves, and nothing ends the worker."""
+    """Each record gets the expected result or dead letter, and the worker keeps running."""
     roots = tmp_path / "pictures"
     roots.mkdir()
     cases = build(encode(portrait), roots)

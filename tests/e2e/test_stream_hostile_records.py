@@ -1,4 +1,4 @@
-"""Records that mean harm, at one live worker on a real broker: each is answered once, and the worker goes on."""
+"""Hostile records at one live worker on a real broker: each is answered once, and the worker keeps running."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""What a worker on a real broker holds and says of itself: its budget, its position, its lag, what it lost."""
+"""The state that a worker on a real broker reports: its budget, its position, its lag, its lost records."""
 
 import time
 from pathlib import Path
@@ -56,7 +56,7 @@ def set_topic(stream: LiveStream, topic: str, **configs: str) -> None:
 
 
 def test_answers_that_nobody_acknowledges_are_bounded(tmp_path: Path) -> None:
-    """While the dead letters' topic takes none, however small, the worker holds what its budget allows."""
+    """While the dead-letter topic accepts no record, the worker stays within its budget."""
     budget, size, count = 8 * MIB, 64 * 1024, 1000
     with open_stream(tmp_path, stream__max_in_flight_bytes=budget, stream__max_in_flight_images=count) as stream:
         dead = stream.site.stream.dead_letters_topic

@@ -1,4 +1,4 @@
-"""A real HTTP proxy before a real store, which can be told to fail and to be slow."""
+"""A real HTTP proxy before a real store, which can fail and be slow on command."""
 
 import http.client
 import http.server
@@ -33,7 +33,7 @@ class BadStore(http.server.ThreadingHTTPServer):
         self.answered: list[str] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing: a client that gave up is no error of the store."""
+        """Print nothing: a client that gave up is not an error of the store."""
 
     @property
     def address(self) -> str:
@@ -90,7 +90,7 @@ def open_bad_store(address: str) -> Iterator[BadStore]:
 
 
 def fail_between(first: int, last: int, folder: str) -> Callable[[str, str], int | None]:
-    """Return a judge that answers 503 to the requests number `first` to `last` for objects below `/folder/`."""
+    """Return a function that answers 503 to the requests number `first` to `last` for objects below `/folder/`."""
     lock, seen = threading.Lock(), [0]
 
     def judge(method: str, path: str) -> int | None:
@@ -104,7 +104,7 @@ def fail_between(first: int, last: int, folder: str) -> Callable[[str, str], int
 
 
 def hold_back(name: str, seconds: float) -> Callable[[str, str], int | None]:
-    """Return a judge that lets an object wait whose path ends in `name`."""
+    """Return a function that delays an object whose path ends in `name`."""
 
     def judge(_: str, path: str) -> int | None:
         if path.partition("?")[0].endswith(name):

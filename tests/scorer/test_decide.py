@@ -86,7 +86,7 @@ def test_the_rule_gives_the_rates_of_the_card(photographs: int, rate: float) -> 
 
 
 def test_a_default_that_the_calibration_does_not_support_is_raised_in_a_sentence() -> None:
-    """Nobody set the rate: the finest supported one takes its place, everything else stays, and a reader learns why."""
+    """A default rate is replaced by the lowest supported one, all else stays, and a sentence states why."""
     policy, note = resolve_policy(Policy(min_face_px=48), STARTER)
     assert policy == Policy(min_face_px=48, flag_false_alarm_rate=0.05)
     assert note == (
@@ -98,7 +98,7 @@ def test_a_default_that_the_calibration_does_not_support_is_raised_in_a_sentence
 
 
 def test_a_default_never_exceeds_the_review_rate() -> None:
-    """Where the supported rate of one digit lies above the review rate, that one is taken if it is supported."""
+    """If the supported rate of one digit is above the review rate, the review rate is used if it is supported."""
     policy, _ = resolve_policy(Policy(review_false_alarm_rate=0.048), STARTER)
     assert policy.flag_false_alarm_rate == 0.048
     with pytest.raises(PolicyError, match=r"set flag_false_alarm_rate to 0\.06 or more"):
@@ -116,7 +116,7 @@ def test_a_rate_that_was_set_is_never_changed(rate: float, note: str) -> None:
 
 
 def test_a_rate_that_can_flag_nothing_is_refused() -> None:
-    """It lies below 1/(n+1); the sentence names a rate that the calibration supports."""
+    """It is below 1/(n+1); the message names a rate that the calibration supports."""
     with pytest.raises(PolicyError, match=r"this bundle's is on 78: set flag_false_alarm_rate to 0\.05 or more"):
         resolve_policy(Policy(flag_false_alarm_rate=0.009), STARTER)
     everything = Policy(flag_false_alarm_rate=1, review_false_alarm_rate=1)

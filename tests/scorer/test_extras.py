@@ -54,7 +54,7 @@ def run_without(modules: str, *arguments: str, cwd: Path) -> subprocess.Complete
 
 
 def test_doctor_lists_every_extra(project: dict[str, Any], root: Path) -> None:
-    """Each extra of pyproject.toml is said to be there or not, with what it is for and, if not, the pip line."""
+    """Each extra of pyproject.toml is listed as installed or not, with its purpose and, if not, the pip command."""
     findings = [finding for finding in examine(root / "model_repository", "cpu") if finding.part == "extra"]
     assert [finding.found.split()[0] for finding in findings] == list(EXTRAS)
     assert sorted(EXTRAS) == sorted(project["optional-dependencies"])
@@ -75,7 +75,7 @@ def test_an_extra_holds_what_pyproject_lists(project: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("extra", ["cpu", "scan", "stream", "sign", "s3", "otel", "gpu", "train", "compare"])
 def test_every_module_of_an_extra_is_known(extra: str) -> None:
-    """Whatever module of an installed extra's packages were missing, the extra that brings it would be named."""
+    """For each module of an extra's packages, the extra that includes it would be named."""
     missing = set(find_missing(extra))
     modules: dict[str, list[str]] = {}
     for module, distributions in importlib.metadata.packages_distributions().items():

@@ -1,4 +1,4 @@
-"""What is said of decisions: only what was measured, and never that all is well."""
+"""Texts on decisions contain measured figures only, and never claim that a face is a photograph."""
 
 import pytest
 from hypothesis import given
@@ -43,7 +43,7 @@ def test_the_starter_says_what_its_card_measured(starter: Bundle) -> None:
 
 
 def test_the_starter_s_figures_are_those_of_its_card(starter: Bundle) -> None:
-    """The manifest's counts, shares, intervals and AUCs stand in the model card, rounded as it rounds."""
+    """The model card contains the counts, shares, intervals and AUCs of the manifest, rounded."""
     evaluation, card = starter.manifest.evaluation, (starter.folder / "MODEL_CARD.md").read_text()
     assert evaluation is not None
     for name, sample in evaluation.generated.items():

@@ -1,4 +1,4 @@
-"""Requests and results: what is refused, what is stable, what the schema says."""
+"""Requests and results: what is refused, what is stable, what the schema states."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The mixture against scikit-learn and against its own laws."""
+"""The mixture against scikit-learn, and its properties."""
 
 import numpy as np
 import pytest
@@ -122,7 +122,7 @@ def test_components_sum_to_the_whole() -> None:
 @pytest.mark.filterwarnings("ignore:invalid value")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_features_that_are_not_finite_never_look_likely(bad: float) -> None:
-    """One broken feature makes its own row NaN and leaves the others alone."""
+    """One broken feature makes its own row NaN and does not change the others."""
     _, ours, features = fitted(FULL)
     stacked = stack_mixture(ours, np.float64)
     broken = features[:8].copy()

@@ -1,4 +1,4 @@
-"""What the pipeline promises whoever feeds it: order, bounds, errors in their place, and an end."""
+"""The guarantees of the pipeline: order, bounds, errors at their position, and an end."""
 
 import threading
 import time
@@ -41,7 +41,7 @@ def open_pipeline(
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.integers(0, 3), max_size=60), st.integers(1, 9), st.integers(0, 1 << 25))
 def test_answers_come_in_the_order_of_the_tasks(pauses_ms: list[int], batch: int, size: int) -> None:
-    """Whatever the batches are, however large the images and slow the threads, each task has its answer in its turn."""
+    """For any batches, image sizes and speeds of threads, each task has its result in order."""
 
     def locate(task: int) -> LocatedImage:
         time.sleep(pauses_ms[task] / 1000)
@@ -52,7 +52,7 @@ def test_answers_come_in_the_order_of_the_tasks(pauses_ms: list[int], batch: int
 
 
 def test_what_came_before_an_error_is_handed_out() -> None:
-    """When the tasks end with an error, those that came before it are answered first."""
+    """If the tasks end with an error, the results of the tasks before it come first."""
 
     def tasks() -> Iterator[int]:
         yield from range(6)
@@ -80,9 +80,9 @@ def test_an_error_of_a_stage_reaches_the_caller() -> None:
     ("size", "most"), [(1, 4 * module.MAX_BATCHES_IN_FLIGHT + 1), (250, 4 + 2 * (2 + module.EXTRA_LOCATORS) + 2)]
 )
 def test_no_more_is_fed_than_may_be_held(monkeypatch: pytest.MonkeyPatch, size: int, most: int) -> None:
-    """A caller that takes nothing more holds the feeder back: by images, or by bytes and what is being read."""
+    """A caller that reads no more results stops the feeder, by the number of images or by bytes."""
     monkeypatch.setattr(module, "MAX_BYTES_IN_FLIGHT", 1000)
-    monkeypatch.setattr(module, "BATCH_BYTES", 125)
+    monkeypatch.setattr(module, "MAX_BATCH_BYTES", 125)
     fed: list[int] = []
 
     def tasks() -> Iterator[int]:

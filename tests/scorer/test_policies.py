@@ -1,4 +1,4 @@
-"""Policies per tenant and stream: who is judged by what, and that a bad file never replaces a good one."""
+"""Policies per tenant and stream: which one applies, and that an invalid file never replaces a valid one."""
 
 import logging
 import os
@@ -97,7 +97,7 @@ def test_unlisted_tenant_without_default_is_refused(file: Path, request_: ScoreR
 
 
 def test_unknown_policy_is_refused_and_long_names_are_cut(file: Path) -> None:
-    """A policy that does not exist is refused by name, and a stranger's long name does not fill the message."""
+    """A policy that does not exist is refused by name, and a long name does not fill the message."""
     with pytest.raises(UnknownPolicy, match="normal") as error:
         read_policies(file, CALIBRATION).choose(ask("acme", policy_id="x" * 4096))
     assert error.value.code == "unknown_policy"
@@ -217,7 +217,7 @@ def forbid(file: Path) -> None:
 def test_bad_file_keeps_the_old_policies_and_says_so_once(
     file: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None]
 ) -> None:
-    """Whatever is wrong with the new file, the old book stays, the reason is logged once, and a good file heals it."""
+    """An invalid file leaves the old policies in use and is logged once; a valid file replaces them."""
     watcher = PolicyWatcher(file, CALIBRATION)
     before = watcher.book
     spoil(file)
@@ -249,7 +249,7 @@ def test_a_version_never_means_two_policies(file: Path) -> None:
 
 
 def test_watching_leaks_no_descriptor(file: Path) -> None:
-    """A thousand looks at a good file and at none leave no file open."""
+    """A thousand checks of a valid file and of a missing one leave no file open."""
     watcher = PolicyWatcher(file, CALIBRATION)
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - a count
     for _ in range(500):

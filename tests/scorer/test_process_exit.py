@@ -31,7 +31,7 @@ def test_the_second_signal_acts_as_before(first: signal.Signals) -> None:
 
 
 def test_the_second_signal_can_end_the_process() -> None:
-    """After the first signal both have the handler that was asked for; the old ones return at the end."""
+    """After the first signal both have the requested handler; the old ones return at the end."""
     before = signal.getsignal(signal.SIGTERM)
     with stop_on_signals(lambda: None, second=signal.SIG_DFL):
         signal.raise_signal(signal.SIGTERM)

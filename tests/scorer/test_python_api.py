@@ -61,7 +61,7 @@ def test_files_and_bytes_get_the_same_faces(opened: scorer.Scorer, portrait: byt
 
 
 def test_what_cannot_be_scored_is_a_result(opened: scorer.Scorer, tmp_path: Path) -> None:
-    """A missing file, a folder and bytes that are no image are answers, in order, and none of them is `pass`."""
+    """A missing file, a folder and bytes that are not an image give results, in order, and none is `pass`."""
     results = list(opened.score_files([tmp_path / "nothing.jpg", tmp_path]))
     assert [result.status for result in results] == [Status.FAILED, Status.FAILED]
     result = opened.score_bytes(b"no image")

@@ -1,4 +1,4 @@
-"""The published documents are current, valid, and say what the service does."""
+"""The published documents are current, valid, and describe what the service does."""
 
 import json
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_schemas_are_schemas(name: str) -> None:
     )
 )
 def test_the_schema_takes_the_images_that_the_type_takes(image: dict[str, object]) -> None:
-    """Exactly one of uri and bytes, no unknown field, a digest that is one: both say the same."""
+    """Exactly one of uri and bytes, no unknown field, a valid digest: schema and type agree."""
     instance = {"request_id": "r", "content_id": "c", "image": image}
     fits = jsonschema.Draft202012Validator(request_schema()).is_valid(instance)
     try:
@@ -86,7 +86,7 @@ def test_the_schema_takes_the_images_that_the_type_takes(image: dict[str, object
 
 @pytest.mark.parametrize(("name", "number"), EXAMPLES)
 def test_examples_validate(name: str, number: int) -> None:
-    """Headers and payload of each example fit the schemas that stand beside them."""
+    """Headers and payload of each example fit their schemas."""
     example = MESSAGES[name]["examples"][number]
     check(name, "payload", example["payload"])
     check(name, "headers", example["headers"])
@@ -105,7 +105,7 @@ def test_examples_are_what_the_types_say() -> None:
 
 
 def test_types_within_asyncapi_are_schemas() -> None:
-    """Each is valid JSON Schema and says which."""
+    """Each is valid JSON Schema and names its dialect."""
     for wrapped in API["components"]["schemas"].values():
         assert wrapped["schemaFormat"] == SCHEMA_FORMAT
         jsonschema.Draft202012Validator.check_schema(wrapped["schema"])
@@ -149,14 +149,14 @@ def test_topics_and_group_are_the_settings_defaults() -> None:
 
 
 def test_headers_of_a_result_are_the_ones_written() -> None:
-    """What the codec writes fits the schema, and the schema requires nothing else."""
+    """The headers that the codec writes fit the schema, and the schema requires no others."""
     headers = {name: value.decode() for name, value in encode_result(RECORD, EXAMPLE_RESULT, "r", "live").headers}
     assert set(headers) == set(RESULT_HEADERS)
     assert headers == MESSAGES["scoreResult"]["examples"][1]["headers"]
 
 
 def test_headers_of_a_dead_letter_are_the_ones_written() -> None:
-    """What is written beside a dead letter is what is published."""
+    """The headers of a dead letter are the published ones."""
     written = make_dead_letter(RECORD, "d", "not_json", "m", 1, "digest").headers
     assert [name for name, _ in written] == list(DEAD_LETTER_HEADERS)
     assert list(UNREADABLE_HEADER) == [UNREADABLE]

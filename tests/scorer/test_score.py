@@ -1,4 +1,4 @@
-"""The pure heart on the live engine: every image gets its own answer, whatever lies beside it."""
+"""Scoring with the live engine: the result of an image does not depend on its batch."""
 
 import io
 from datetime import UTC, datetime
@@ -90,7 +90,7 @@ def test_a_face_that_cannot_be_scored_never_passes(
     decision: Decision | None,
     reasons: list[Reason],
 ) -> None:
-    """Tiny, cut and misplaced faces carry their reason; an image that holds one never passes, alone or with others."""
+    """Tiny, cut and misplaced faces have their reason; an image that contains one never passes."""
     (result,) = score(local_scorer, ask("a", portrait, *boxes))
     assert result.status is status
     assert list(result.reason_codes) == reasons
@@ -107,7 +107,7 @@ def test_a_face_that_cannot_be_scored_never_passes(
 def test_face_px_counts_pixels_of_the_picture(
     local_scorer: LocalScorer, portrait: bytes, left: float, top: float, side: float
 ) -> None:
-    """The side is that of the visible part; a share that is too small gives no score, whatever is in it."""
+    """The side is that of the visible part; a visible share that is too small gives no score."""
     (result,) = score(local_scorer, ask("a", portrait, (left, top, side, side)))
     (face,) = result.faces
     across, down = (max(0.0, min(512.0, place + side) - max(0.0, place)) for place in (left, top))
@@ -148,7 +148,7 @@ def test_boxes_that_no_image_holds_are_refused(far: float) -> None:
 
 
 def test_several_faces_of_one_image_are_scored_apart(local_scorer: LocalScorer, portrait: bytes) -> None:
-    """Two boxes of one image get the numbers that each gets alone; the image takes the worse decision."""
+    """Two boxes of one image get the same numbers as each alone; the image gets the worse decision."""
     other = (150.0, 40.0, 150.0, 170.0)
     (both,) = score(local_scorer, ask("both", portrait, FACE, other))
     singles = [score(local_scorer, ask("one", portrait, box))[0].faces[0] for box in (FACE, other)]
@@ -157,7 +157,7 @@ def test_several_faces_of_one_image_are_scored_apart(local_scorer: LocalScorer, 
 
 
 def test_each_image_of_a_batch_is_judged_by_its_own_policy(local_scorer: LocalScorer, portrait: bytes) -> None:
-    """Two tenants share a batch: equal likelihoods, but each result carries its tenant's policy and decision."""
+    """Two tenants share a batch: equal likelihoods, but each result has its tenant's policy and decision."""
     policies = {
         "all": Policy(policy_id="all", version="3", flag_false_alarm_rate=1, review_false_alarm_rate=1),
         "large": Policy(policy_id="large", version="8", min_face_px=200),
@@ -181,7 +181,7 @@ def test_each_image_of_a_batch_is_judged_by_its_own_policy(local_scorer: LocalSc
 def test_the_shipped_policies_decide_which_avatars_are_scored(
     local_scorer: LocalScorer, root: Path, portrait: bytes, side: int, standard: Status, avatars: Status
 ) -> None:
-    """A portrait shrunk to an avatar is scored from the policy's floor; below, its face is seen and goes to review."""
+    """A portrait reduced to an avatar is scored down to the policy's minimum; a smaller face goes to review."""
     policies = read_policies(root / "deploy" / "policies.toml", local_scorer.bundle.manifest.calibration).policies
     avatar = encode(Image.open(io.BytesIO(portrait)).convert("RGB").resize((side, side), Image.Resampling.LANCZOS))
     for name, expected in (("standard", standard), ("avatars", avatars)):
@@ -194,7 +194,7 @@ def test_the_shipped_policies_decide_which_avatars_are_scored(
 
 
 def test_a_strip_of_a_face_is_not_scored(local_scorer: LocalScorer, portrait: bytes) -> None:
-    """Eyes alone, as pages crop them: the detector may see a face, but it is not judged by how it was cut."""
+    """Eyes only, as pages crop them: even if the detector finds a face, it gets no score."""
     eyes = Image.open(io.BytesIO(portrait)).convert("RGB").resize((1536, 1536), Image.Resampling.LANCZOS)
     strip = eyes.crop((510, 285, 870, 385)).resize((240, 66), Image.Resampling.LANCZOS)
     (result,) = score(local_scorer, ask("a", encode(strip), find=True))
@@ -203,7 +203,7 @@ def test_a_strip_of_a_face_is_not_scored(local_scorer: LocalScorer, portrait: by
 
 
 def test_a_found_face_that_is_cut_off_is_not_scored(local_scorer: LocalScorer, portrait: bytes) -> None:
-    """A face that the picture's lower edge cuts below the nose is found, told and sent to review."""
+    """A face that the lower edge cuts below the nose is found, reported and sent to review."""
     head = Image.open(io.BytesIO(portrait)).convert("RGB").crop((0, 0, 512, 128)).resize((1536, 384))
     (result,) = score(local_scorer, ask("a", encode(head, "PNG"), find=True))
     assert (result.status, result.decision, result.score) == (Status.FAILED, Decision.REVIEW, None)

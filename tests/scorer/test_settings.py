@@ -37,7 +37,7 @@ def test_unknown_environment_variable_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 def test_variables_of_the_repository_itself_are_no_mistake(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever `UNLENSED_*` name the checkout's own tools, tests and charts use, the service starts beside it."""
+    """The service starts with every `UNLENSED_*` variable of this repository's tools, tests and charts."""
     listing = subprocess.run(
         ["git", "grep", "--untracked", "-ohIE", r"\bUNLENSED_[A-Z_]*[A-Z]\b"],  # noqa: S607 - where the developer has it
         cwd=root,

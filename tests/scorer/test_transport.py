@@ -1,4 +1,4 @@
-"""Plaintext leaves this machine only when somebody accepted it."""
+"""Unencrypted data leaves this machine only if a setting accepts it."""
 
 import pytest
 
@@ -22,14 +22,14 @@ ELSEWHERE = [
 
 @pytest.mark.parametrize("host", HERE)
 def test_the_loopback_needs_no_encryption(host: str) -> None:
-    """Every spelling of this machine passes in the clear."""
+    """Every spelling of the loopback is allowed without encryption."""
     assert is_loopback(host)
     require_private_transport(host, encrypted=False, insecure_dev=False)
 
 
 @pytest.mark.parametrize("host", ELSEWHERE)
 def test_another_machine_needs_encryption(host: str) -> None:
-    """Anything else is refused in the clear, and passes encrypted or accepted."""
+    """Any other host is refused without encryption, and allowed with it or if accepted."""
     with pytest.raises(SettingsError, match="insecure-dev"):
         require_private_transport(host, encrypted=False, insecure_dev=False)
     require_private_transport(host, encrypted=True, insecure_dev=False)

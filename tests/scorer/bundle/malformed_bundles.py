@@ -1,4 +1,4 @@
-"""Bundles that are malformed in one way each, with digests that fit: what a stranger can hand over as a bundle."""
+"""Bundles that are malformed in one way each, with matching digests: what an attacker can supply as a bundle."""
 
 import hashlib
 import io
@@ -45,7 +45,7 @@ def record(folder: Path, name: str) -> None:
 
 
 def list_harms(folder: Path) -> dict[str, Harm]:
-    """Return every way to spoil a copy of the bundle in `folder`, by a name that says what it is."""
+    """Return every way to damage a copy of the bundle in `folder`, by a descriptive name."""
     manifest = read_manifest(folder)
     of_the_manifest = (_spoil_fields, _spoil_values, _spoil_names, _spoil_files)
     return dict([*chain.from_iterable(spoil(manifest) for spoil in of_the_manifest), *_spoil_arrays(folder)])

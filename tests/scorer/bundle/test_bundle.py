@@ -96,7 +96,7 @@ def remove_extractor(folder: Path) -> None:
 
 
 def add_stray(folder: Path) -> None:
-    """Leave a file that nobody recorded."""
+    """Add a file that the manifest does not list."""
     (folder / "notes.txt").write_text("x")
 
 
@@ -149,14 +149,14 @@ def unsorted_calibration(folder: Path) -> None:
     ],
 )
 def test_damaged_bundle_is_refused_with_a_sentence(copy: Path, damage: Callable[[Path], object], sentence: str) -> None:
-    """A missing, stray, forged or newer part is refused, and the sentence says which."""
+    """A missing, unlisted, forged or newer part is refused, and the message names it."""
     damage(copy)
     with pytest.raises(BundleMismatch, match=sentence):
         read_bundle(copy)
 
 
 def test_a_readme_is_no_part_of_a_bundle(copy: Path, starter: Bundle) -> None:
-    """A `README.md` beside the manifest may say anything: the digest is the same."""
+    """A `README.md` beside the manifest may have any content: the digest is the same."""
     (copy / "README.md").write_text("What this bundle is.\n", encoding="utf-8")
     assert read_bundle(copy).model.digest == starter.model.digest
 

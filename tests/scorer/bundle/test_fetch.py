@@ -63,7 +63,7 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
 def test_a_store_that_does_not_answer_can_be_asked_again(
     tmp_path: Path, credentials: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends with the code that says so, which a container's restart answers."""
+    """The exit code means "retry later", and a restart of the container is the retry."""
     credentials("http://127.0.0.1:9")  # where nobody listens
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(PayloadUnavailable, match="the store failed"):

@@ -1,4 +1,4 @@
-"""Whatever is wrong with a bundle is one sentence and exit code 65, and costs neither memory nor time."""
+"""Any fault of a bundle gives one sentence and exit code 65, without much memory or time."""
 
 import os
 import shutil
@@ -44,13 +44,13 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 
 @pytest.fixture
 def copy(starter: Bundle, tmp_path: Path) -> Path:
-    """A private copy of the starter bundle to spoil."""
+    """A private copy of the starter bundle to damage."""
     return Path(shutil.copytree(starter.folder, tmp_path / "bundle"))
 
 
 @pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
 def test_a_malformed_bundle_is_refused(copy: Path, harm: Callable[[Path], object]) -> None:
-    """Every fault, in the manifest, an array or a file, is told by the bundle's own error and its one sentence."""
+    """Every fault, in the manifest, an array or a file, raises the bundle's own error with one sentence."""
     harm(copy)
     with pytest.raises(BundleMismatch, match=r"\S"):
         LocalScorer(Settings(bundle=copy, threads=1))
@@ -86,7 +86,7 @@ COMMANDS = {
 @pytest.mark.parametrize("harm", ["calibration.npz: log_likelihoods is of nan", "feature_size is null"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_ends_with_bad_data(copy: Path, tmp_path: Path, portrait: bytes, command: str, harm: str) -> None:
-    """The exit code is 65 and the last line is the sentence, whatever the command."""
+    """For every command the exit code is 65 and the last line is the sentence."""
     HARMS[harm](copy)
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.png").write_bytes(portrait)

@@ -24,7 +24,7 @@ def copy(starter: Bundle, tmp_path: Path) -> Path:
 
 
 def make_key(folder: Path, name: str) -> tuple[Path, Path]:
-    """Return a private and a public key in PEM, made by OpenSSL as `scorer.bundle.signature` says."""
+    """Return a private and a public key in PEM, made by OpenSSL as in `scorer.bundle.signature`."""
     private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
     openssl("genpkey", "-algorithm", "ed25519", "-out", private)
     openssl("pkey", "-in", private, "-pubout", "-out", public)
@@ -32,7 +32,7 @@ def make_key(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def sign(bundle: Path, private: Path) -> None:
-    """Sign the manifest as `scorer.bundle.signature` says."""
+    """Sign the manifest as in `scorer.bundle.signature`."""
     signature = bundle / SIGNATURE
     openssl("pkeyutl", "-sign", "-rawin", "-inkey", private, "-in", bundle / MANIFEST, "-out", signature)
 
@@ -56,7 +56,7 @@ def verify(bundle: Path, *arguments: str | Path) -> subprocess.CompletedProcess[
 
 
 def test_signed_bundle_is_trusted(copy: Path, tmp_path: Path, starter: Bundle) -> None:
-    """OpenSSL's signature and the right digest pass, and the signature's file is no stranger in the bundle."""
+    """OpenSSL's signature and the right digest are accepted, and the signature's file is allowed in the bundle."""
     private, public = make_key(tmp_path, "ours")
     sign(copy, private)
     run = verify(copy, "--files-only", "--digest", starter.model.digest, "--key", public)

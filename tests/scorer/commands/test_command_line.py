@@ -22,7 +22,7 @@ def _same_hook() -> Iterator[None]:
 
 @pytest.fixture
 def end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Runs a command that raises an error; returns the exit code and what is said."""
+    """Runs a command that raises an error; returns the exit code and the output."""
 
     def end_with(error: BaseException) -> tuple[int, str]:
         app = typer.Typer(cls=CommandGroup, rich_markup_mode=None)
@@ -70,7 +70,7 @@ def test_ctrl_c_is_told_apart(end: Callable[..., tuple[int, str]]) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError(HOSTILE), ModuleNotFoundError(HOSTILE, name="scorer.gone")])
 def test_a_defect_has_its_traceback(end: Callable[..., tuple[int, str]], error: Exception) -> None:
-    """What nobody foresaw is 70, with where it came from, escaped."""
+    """An unexpected error is 70, with its traceback, escaped."""
     found, said = end(error)
     assert found == 70
     assert "Traceback" in said

@@ -47,7 +47,7 @@ def test_directory_means_the_images_below_it(archive: Path) -> None:
 
 
 def test_file_is_taken_whatever_its_name(archive: Path) -> None:
-    """A file named outright is answered for even when it is no image."""
+    """A named file has a result even if it is not an image."""
     assert expand(archive / "notes.txt") == [archive / "notes.txt"]
 
 
@@ -57,7 +57,7 @@ def test_glob_and_repetition(archive: Path) -> None:
 
 
 def test_standard_input_lists_files(archive: Path) -> None:
-    """A dash reads one path per line; a listed file may be gone by then."""
+    """A dash reads one path per line; a listed file may be missing."""
     assert expand("-", listed=f"{archive}/a.JPG\n\n{archive}/gone.jpg\n") == [archive / "a.JPG", archive / "gone.jpg"]
 
 
@@ -90,7 +90,7 @@ def test_a_list_that_names_nothing_is_refused(content: bytes) -> None:
     ],
 )
 def test_lists_come_from_any_system(content: bytes, names: list[str]) -> None:
-    """Marks and line ends of Windows are no part of a name; a carriage return of one name among others is."""
+    """Byte-order marks and line ends of Windows are not part of a name; a single carriage return is."""
     assert read_list(content) == [Path(name) for name in names]
 
 
@@ -187,7 +187,7 @@ def test_boxes_and_files_that_do_not_meet_are_named(archive: Path, keys: tuple[s
 
 
 def test_boxes_for_two_files_are_refused(tmp_path: Path) -> None:
-    """A name below two given folders says nothing."""
+    """A name below two given folders is ambiguous."""
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.jpg").write_bytes(b"x")
@@ -196,7 +196,7 @@ def test_boxes_for_two_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_files_without_boxes_are_detected_or_skipped(archive: Path) -> None:
-    """Whoever says so gets their faces found or the files left out; what does not meet is counted."""
+    """On request faces are found or files are skipped; unmatched files and boxes are counted."""
     found = find(archive)
     assert list(bring(archive, "a.JPG", "c", found=found, missing=FacesMissing.DETECT).values()) == [1, None]
     assert +found.skipped == {Skipped.SUFFIX: 1, Skipped.UNUSED_BOXES: 1}
@@ -220,7 +220,7 @@ def test_too_many_boxes_are_refused_with_the_image(archive: Path) -> None:
     ["", "[]", '{"a.jpg": [{"face_id": "f", "box": [0, 0, 0, 0]}]}', '{"a.jpg": 3}', '{"a": [], "a": []}', "[" * 9999],
 )
 def test_bad_boxes_file_is_a_usage_error(tmp_path: Path, content: str) -> None:
-    """A file that is no JSON, of another shape, with an empty box or a name twice is refused by name."""
+    """A file that is not JSON, has another shape, an empty box or a repeated name is refused by name."""
     file = tmp_path / "boxes.json"
     file.write_text(content)
     with pytest.raises(UsageError, match=r"boxes\.json"):
@@ -228,7 +228,7 @@ def test_bad_boxes_file_is_a_usage_error(tmp_path: Path, content: str) -> None:
 
 
 def test_any_file_name_survives(tmp_path: Path) -> None:
-    """A name with bytes that are no text, spaces and per cent signs is read back exactly and can be printed."""
+    """A name with bytes that are not UTF-8, spaces and per cent signs is read back exactly and can be printed."""
     path = tmp_path / os.fsdecode(b"50% \xff #?.jpg")
     path.write_bytes(b"abc")
     request = request_for(FoundFile(path))

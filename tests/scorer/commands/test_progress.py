@@ -14,7 +14,7 @@ from scorer.commands.progress import INTERVAL_S, Progress
 
 
 class Clock:
-    """A clock that stands until it is told how many seconds went by."""
+    """A clock that advances only when the test sets it."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -79,7 +79,7 @@ def test_nobody_guesses_what_is_left_of_an_unknown_number(clock: Clock) -> None:
 
 
 def test_a_terminal_shows_a_bar_and_no_json(clock: Clock) -> None:
-    """Label, numbers, unit and facts stand beside it; a name in brackets is no markup."""
+    """Label, numbers, unit and facts are shown beside it; a name in brackets is not markup."""
     output = io.StringIO()
     with Progress("scanning [red]", 9999, "files", Console(file=output, force_terminal=True, width=200)) as shown:
         clock.now_s += INTERVAL_S
@@ -93,7 +93,7 @@ def test_a_terminal_shows_a_bar_and_no_json(clock: Clock) -> None:
 
 @pytest.mark.parametrize(("fails", "left"), [(False, "comparing: 2 engines in 12 s\n"), (True, "")])
 def test_a_summary_is_left_of_what_was_finished(clock: Clock, *, fails: bool, left: str) -> None:
-    """One line with the seconds where it is asked for, and none of a part that failed."""
+    """One line with the seconds if requested, and none for a part that failed."""
     output = io.StringIO()
     part = Progress("comparing", 2, "engines", Console(file=output), summary=True)
     with suppress(ZeroDivisionError), part as shown:

@@ -81,7 +81,7 @@ def show(results: list[ScoreResult], bundle: Bundle, width: int) -> str:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_name_and_decision_are_readable_at_any_width(starter: Bundle, width: int) -> None:
-    """No name is cut or pushed to one letter a line; numbers stand there where there is room for them."""
+    """No name is cut or wrapped to one letter per line; numbers are shown if the terminal is wide enough."""
     shown = show(RESULTS, starter, width)
     lines = shown.splitlines()
     table = [line for line in lines if line.startswith(("  ", " ─"))]
@@ -99,7 +99,7 @@ def test_name_and_decision_are_readable_at_any_width(starter: Bundle, width: int
 
 
 def test_the_reason_of_a_failure_is_told(starter: Bundle) -> None:
-    """What was found in the image stands below the table."""
+    """The details of an image are below the table."""
     assert "\ncut.jpg: the image ends after 9000 bytes\n" in show(RESULTS, starter, 80)
 
 

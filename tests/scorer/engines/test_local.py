@@ -1,4 +1,4 @@
-"""Which engine runs a bundle: the one for the device that it is built for, or a sentence that says what to do."""
+"""The engine of a bundle: the one for its device, or a sentence that states what to do."""
 
 import shutil
 from pathlib import Path
@@ -26,7 +26,7 @@ def find(monkeypatch: pytest.MonkeyPatch, name: str, obstacle: str) -> None:
 def test_a_cpu_bundle_scores_on_the_cpu_of_a_gpu_machine(
     monkeypatch: pytest.MonkeyPatch, starter: Bundle, sandbox: Sandbox
 ) -> None:
-    """By itself it runs where it was built for, and the reason names the GPU that is left idle; CUDA is refused."""
+    """Without a request it runs on its own device, and the reason names the unused GPU; CUDA is refused."""
     find(monkeypatch, "H200", "")
     engine = open_local_engine(starter, "auto", 1, sandbox)
     assert engine.device.kind == "cpu"
@@ -40,20 +40,20 @@ def test_a_cpu_bundle_scores_on_the_cpu_of_a_gpu_machine(
 def test_a_gpu_bundle_is_refused_without_a_gpu(
     monkeypatch: pytest.MonkeyPatch, gpu_bundle: Bundle, sandbox: Sandbox, request_: str
 ) -> None:
-    """The sentence says what the bundle is for and how to make one for this machine."""
+    """The message states the device of the bundle and how to make a bundle for this machine."""
     find(monkeypatch, "", "there is no driver")
     with pytest.raises(DeviceUnavailable, match=r"is built for a GPU: export one with --target openvino"):
         open_local_engine(gpu_bundle, request_, 1, sandbox)  # type: ignore[arg-type]  # parametrize loses the literal
 
 
 def test_a_gpu_bundle_scores_on_the_gpu(monkeypatch: pytest.MonkeyPatch, gpu_bundle: Bundle) -> None:
-    """Where a GPU answers, it is taken without being asked for."""
+    """A working GPU is used without a request."""
     find(monkeypatch, "H200", "")
     assert choose_device(gpu_bundle, "auto").kind == "cuda"
 
 
 def test_doctor_says_what_a_bundle_for_another_device_needs(monkeypatch: pytest.MonkeyPatch, gpu_folder: Path) -> None:
-    """On a machine without a GPU the device is what is missing, and the way out stands beside it."""
+    """On a machine without a GPU the device is missing, and the finding states what to do."""
     find(monkeypatch, "", "there is no driver")
     findings = {finding.part: finding for finding in examine(gpu_folder, None)}
     assert not findings["device"].usable

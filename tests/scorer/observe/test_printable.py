@@ -1,4 +1,4 @@
-"""Whatever a stranger's text holds, what is printed of it acts on no terminal."""
+"""Printed text never controls a terminal, whatever it contains."""
 
 import io
 import json
@@ -35,7 +35,7 @@ NAMES = [
 
 
 def acts(text: str) -> bool:
-    """Return whether a character of `text` does something else than being seen."""
+    """Return whether a character of `text` is not printable."""
     return any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"} for c in text)
 
 
@@ -50,7 +50,7 @@ def test_nothing_but_what_is_seen_is_printed(text: str) -> None:
 
 @given(st.binary(min_size=1, max_size=40).filter(lambda name: not set(name) & set(b"\0/\\'")))
 def test_a_file_can_be_found_by_what_is_printed(name: bytes) -> None:
-    """A shell's $'...' of what is shown is the file's name, whatever bytes it holds."""
+    """A shell's $'...' of the shown text is the name of the file, with any bytes."""
     shown = printable(os.fsdecode(name))
     run = subprocess.run(
         ["bash", "-c", f"printf %s $'{shown}'"],  # noqa: S607 - where the developer has it
@@ -63,7 +63,7 @@ def test_a_file_can_be_found_by_what_is_printed(name: bytes) -> None:
 
 @given(st.recursive(TEXT | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner), max_leaves=5))
 def test_json_stays_the_same_json(value: object) -> None:
-    """Escapes stand within strings only, with and without characters beyond ASCII."""
+    """Escapes occur within strings only, with and without characters outside ASCII."""
     text = json.dumps(value, ensure_ascii=False, indent=1)
     assert json.loads(printable_json(text)) == json.loads(printable_json(text, ascii_only=True)) == value
     assert not acts(printable_json(text).replace("\n", ""))
@@ -103,7 +103,7 @@ def test_a_page_shows_text_and_keeps_its_markup() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_stay_readable(name: str) -> None:
-    """Markup and emoji codes stand as they are, on a terminal with colours, too; a column is as wide as it looks."""
+    """Markup and emoji codes are printed unchanged, also on a terminal with colours; widths of columns are right."""
     output = io.StringIO()
     terminal = Terminal(file=output, width=80, force_terminal=True)
     table = Table("name", "decision", show_edge=False)

@@ -1,4 +1,4 @@
-"""The law of the logs: what must not be written does not get through, in whatever it comes."""
+"""What must not be logged is never logged, in any form."""
 
 import base64
 import json
@@ -74,7 +74,7 @@ def test_a_field_that_is_a_url_may_hold_spaces(secret: str) -> None:
 
 @given(SPACED)
 def test_secrets_by_name_are_hidden(secret: str) -> None:
-    """A field, or an entry of a dictionary at any depth, whose name says what it is."""
+    """A field, or an entry of a dictionary at any depth, with the name of a secret."""
     nested = {"a": [{"sasl_password": secret, "x": {"Authorization": [secret], "API-Key": secret}}]}
     headers = {"x-forwarded": secret}
     exif = {"GPSLatitude": secret, "Make": secret}

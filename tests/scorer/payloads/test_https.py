@@ -93,7 +93,7 @@ def endless(head: bytes, piece: bytes, pause_s: float = 0) -> Handler:
 
 
 def make_certificate(folder: Path, host: str) -> tuple[Path, Path]:
-    """Write a certificate of `host` that vouches for itself, and its key; return both paths."""
+    """Write a self-signed certificate of `host` and its key; return both paths."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = datetime.now(UTC)
@@ -166,7 +166,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def no_leaks(server: Server) -> Iterator[None]:
-    """Each test gives back every descriptor, whatever went wrong in it."""
+    """Each test closes every descriptor, also after a failure."""
     before = server.connections, psutil.Process().num_fds()
     yield
     for _ in range(1000):
@@ -189,7 +189,7 @@ def say_goodbye(peer: ssl.SSLSocket) -> None:
     "handler", [answer("200 OK", BODY), send("200 OK", "Transfer-Encoding: chunked", body=CHUNKED), say_goodbye]
 )
 def test_body_arrives_whole(server: Server, monkeypatch: pytest.MonkeyPatch, handler: Handler) -> None:
-    """A body with a length, in chunks, or ended by TLS is returned; names are told to the server, proxies ignored."""
+    """A body with a length, in chunks, or ended by TLS is returned; the server gets the name, proxies are ignored."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     assert server.fetch(handler) == BODY
@@ -223,7 +223,7 @@ def test_body_arrives_whole(server: Server, monkeypatch: pytest.MonkeyPatch, han
     ],
 )
 def test_answers_that_stay_wrong_are_refused(server: Server, handler: Handler, reason: Reason) -> None:
-    """What would be the same next time is a reason, in words without the query."""
+    """A permanent failure is a reason, and its text does not contain the query."""
     with pytest.raises(Unscorable) as error:
         server.fetch(handler)
     assert error.value.reason is reason
@@ -248,7 +248,7 @@ def test_answers_that_stay_wrong_are_refused(server: Server, handler: Handler, r
     ],
 )
 def test_answers_that_may_come_right_are_tried_again(server: Server, handler: Handler, timeout_s: float) -> None:
-    """Overload, broken connections, and servers that drip: each ends in time, without the query in its words."""
+    """Overload, broken connections and slow servers: each ends in time, and no text contains the query."""
     with pytest.raises(TemporaryFailure) as error:
         server.fetch(handler, timeout_s=timeout_s)
     assert "hunter2" not in str(error.value)
@@ -305,7 +305,7 @@ def test_redirects_are_followed_to_listed_hosts_only(server: Server) -> None:
 
 
 def test_one_private_address_among_public_ones_is_enough(server: Server) -> None:
-    """All addresses are judged before any is connected to; the default judge lets no loopback pass."""
+    """All addresses are checked before a connection; the default check refuses the loopback."""
     endpoints = [Endpoint(socket.AF_INET, (ip, server.port)) for ip in ("127.0.0.1", "10.0.0.1")]
     before = server.connections
     for judge in (is_public, lambda ip: ip.is_loopback):
@@ -350,7 +350,7 @@ def test_certificates_are_checked_by_name(server: Server, tmp_path: Path) -> Non
 
 
 def test_slow_handshake_ends_in_time(server: Server) -> None:
-    """The time limit covers a server that accepts and then says nothing."""
+    """The time limit covers a server that accepts and then sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = Endpoint(socket.AF_INET, silent.getsockname())
         with pytest.raises(TemporaryFailure):
@@ -384,6 +384,6 @@ def test_read_payload_persists_until_its_limit(server: Server, handlers: list[Ha
 
 @given(st.text(), st.text(alphabet="abc/"), st.text())
 def test_described_uris_hold_no_secret(user: str, path: str, query: str) -> None:
-    """Whatever stands before the host or after the path is not repeated."""
+    """Text before the host or after the path is not repeated."""
     described = describe_uri(f"s3://{user}S@host{path}?{query}S#S")
     assert "S" not in described.replace("S3", "")

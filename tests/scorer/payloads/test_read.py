@@ -1,4 +1,4 @@
-"""Claim checks: files under roots, a real S3 server, and what becomes of stores that fail."""
+"""Claim checks: files under roots, a real S3 server, and stores that fail."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ def ask(uri: str | None = None, data: bytes | None = None, sha256: str | None = 
 
 
 def refuse(uri: str, settings: PayloadSettings) -> Reason:
-    """Return the reason for which `uri` is refused; no secret of it is in the words."""
+    """Return the reason for which `uri` is refused; its text contains no secret."""
     with pytest.raises(Unscorable) as error:
         read_payload(ask(uri), settings, LIMIT)
     assert SECRET not in str(error.value)
@@ -173,7 +173,7 @@ def test_large_files_are_not_read_whole(roots: PayloadSettings, tmp_path: Path) 
 
 
 def test_a_link_that_changes_during_the_check_gains_nothing(roots: PayloadSettings, tmp_path: Path) -> None:
-    """While somebody exchanges a folder for a link as fast as possible, no byte from elsewhere is ever returned."""
+    """While a folder is replaced by a link as fast as possible, no byte from elsewhere is ever returned."""
     place, stop = tmp_path / "open" / "folder", threading.Event()
 
     def exchange() -> None:
@@ -226,7 +226,7 @@ def bucket(moto: str, credentials: Callable[[str], None]) -> str:
 
 
 def test_objects_are_read_to_the_limit(bucket: str) -> None:
-    """An object is read by its name, whatever characters are in it, and its digest is checked."""
+    """An object is read by its name with any characters, and its digest is checked."""
     digest = hashlib.sha256(BODY).hexdigest()
     assert read_payload(ask(f"{bucket}/a b?c.jpg", sha256=digest), S3, LIMIT) == BODY
     assert read_payload(ask(f"{bucket}/limit"), S3, LIMIT) == bytes(LIMIT)
@@ -318,7 +318,7 @@ def test_lasting_trouble_is_no_answer_about_the_image(credentials: Callable[[str
 
 
 def test_store_that_is_down_is_no_answer_about_the_image(credentials: Callable[[str], None]) -> None:
-    """Nobody listens: the payload is unavailable, and nothing goes on in the background."""
+    """There is no server: the payload is unavailable, and nothing runs on in the background."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     credentials(f"http://127.0.0.1:{port}")

@@ -56,7 +56,7 @@ def test_a_graph_with_other_tensors_is_refused(
 
 
 def test_a_file_that_is_no_graph_is_refused(rtx: ModuleType, bundle: Bundle, tmp_path: Path) -> None:
-    """What the parser cannot read is one line that names the file and what the parser says."""
+    """A file that the parser cannot read gives one line with its name and the parser's error."""
     broken = tmp_path / "model.onnx"
     broken.write_bytes(bundle.extractor.read_bytes()[:5000])
     with pytest.raises(BundleMismatch, match=r"model\.onnx is not a network that TensorRT reads: .+") as refused:
@@ -73,7 +73,7 @@ def test_batches_that_cannot_be_are_refused(rtx: ModuleType, bundle: Bundle) -> 
 
 @pytest.mark.skipif(bool(find_gpu()[0]), reason="this machine has a GPU")
 def test_a_plan_opens_on_a_gpu_only(rtx: ModuleType, bundle: Bundle) -> None:
-    """A machine without a driver says in a sentence that the plan does not open there."""
+    """On a machine without a driver the message states that the plan does not open."""
     plan = compile_network(bundle.extractor, bundle.manifest, BatchProfile(opt=8, max=32), rtx)
     with pytest.raises(BundleMismatch, match=r"the plan does not open on this machine: .*driver"):
         check_plan(plan, bundle.manifest, rtx)
@@ -92,7 +92,7 @@ exit 1
 
 
 def write_program(folder: Path, text: str) -> str:
-    """Write a stand-in for trtexec, which no package registry has."""
+    """Write a replacement for trtexec, which no package registry has."""
     program = folder / "trtexec"
     program.write_text(text)
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -100,7 +100,7 @@ def write_program(folder: Path, text: str) -> str:
 
 
 def test_trtexec_gets_the_manifest_s_command(bundle: Bundle, tmp_path: Path) -> None:
-    """What runs is what the manifest says, but for the place of the plan; its version is read from its first line."""
+    """The command is that of the manifest except for the path of the plan; the version is read from the first line."""
     rule = bundle.manifest.plan
     assert rule
     program = write_program(tmp_path, TRTEXEC)

@@ -55,7 +55,7 @@ def edit_build(folder: Path, **fields: object) -> None:
 def test_a_plan_that_does_not_belong_is_refused(
     bundle: Bundle, damage: Callable[[Path], object], sentence: str
 ) -> None:
-    """A missing, replaced or foreign plan is one sentence that says how to build it."""
+    """A missing, replaced or foreign plan gives one sentence that states how to build it."""
     write_plan(bundle, b"plan", "tensorrt", "10.15", HERE)
     damage(bundle.folder)
     checked = read_bundle(bundle.folder)
@@ -73,7 +73,7 @@ def test_a_build_that_was_killed_does_not_damage_the_bundle(bundle: Bundle) -> N
 
 
 def test_a_cpu_bundle_has_no_plan(starter: Bundle, tmp_path: Path) -> None:
-    """There is nothing to build, and a plan that lies there is a stray file."""
+    """There is nothing to build, and an existing plan is an unlisted file."""
     for act in (read_plan, build_plan):
         with pytest.raises(BundleMismatch, match="is a bundle for openvino, which has no plan"):
             act(starter)
@@ -123,14 +123,14 @@ def test_verify_refuses_a_plan_of_another_graph(bundle: Bundle) -> None:
 
 @pytest.mark.skipif(bool(find_gpu()[0]), reason="this machine has a GPU")
 def test_verify_without_a_gpu_says_so(bundle: Bundle) -> None:
-    """The golden faces of a GPU bundle are the GPU's to answer: without one, verify says what would run here."""
+    """The golden faces of a GPU bundle need a GPU: without one, verify states what would run here."""
     with pytest.raises(DeviceUnavailable, match="built for a GPU: export one with --target openvino"):
         verify(bundle.folder)
 
 
 @pytest.mark.skipif(bool(find_gpu()[0]), reason="this machine has a GPU")
 def test_a_plan_is_not_built_without_a_gpu(bundle: Bundle) -> None:
-    """The builder says what is missing, and leaves nothing behind."""
+    """The builder states what is missing, and leaves no file."""
     with pytest.raises(DeviceUnavailable, match="built on the GPU that serves it, and this machine has none"):
         build_plan(bundle)
     assert OTHERS[DeviceUnavailable] is PlanBuilderMissing.exit_code is Exit.BAD_CONFIGURATION

@@ -1,4 +1,4 @@
-"""What the configurations of a GPU bundle must say, word for word."""
+"""The exact configurations of a GPU bundle."""
 
 CROPS = """\
 # Rendered by `unlensed-train export`; never edited.

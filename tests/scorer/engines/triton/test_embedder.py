@@ -50,7 +50,7 @@ def face(portrait: bytes) -> EncodedFace:
 
 
 def forge(face: EncodedFace, data: bytes) -> EncodedFace:
-    """Return `face` with other bytes behind the same claims, as a client that lies would send it."""
+    """Return `face` with other bytes and the same facts, as a dishonest client would send it."""
     return replace(face, data=data)
 
 
@@ -68,7 +68,7 @@ def make_hostile(face: EncodedFace) -> dict[Reason, EncodedFace]:
 
 
 def test_bad_faces_cost_their_own_row_only(remote: TritonEmbedder, embedder: LocalEmbedder, face: EncodedFace) -> None:
-    """The server judges again what it gets; each bad face has its reason, its batch-mates lose no bit."""
+    """The server probes each image again; each bad face has its reason, the other faces keep their bits."""
     expected = embedder.embed([face]).features[0]
     hostile = make_hostile(face)
     batch = remote.embed([mixed for bad in hostile.values() for mixed in (face, bad)])
@@ -96,7 +96,7 @@ def test_threads_share_a_client(remote: TritonEmbedder, embedder: LocalEmbedder,
 def test_overload_is_said_and_leaves_nothing_behind(
     starter: Bundle, remote: TritonEmbedder, face: EncodedFace, triton: TritonServer
 ) -> None:
-    """Faces beyond their deadline are named and nobody is blamed; the next batch is answered as ever."""
+    """Faces beyond their deadline are named and not blamed; the next batch is answered as usual."""
     with connect(starter, url=triton.url, timeout_s=0.05) as hurried, pytest.raises(TritonUnavailable) as caught:
         hurried.embed([face] * 100)
     assert "DEADLINE_EXCEEDED" in str(caught.value)
@@ -124,7 +124,7 @@ def test_a_server_killed_in_mid_batch_is_found_again(
 def test_a_killed_backend_is_blamed_on_faces_and_replaced(
     remote: TritonEmbedder, starter: Bundle, face: EncodedFace, triton: TritonServer
 ) -> None:
-    """A face may have killed it, so the error says so; nothing is scored until the supervised server is new."""
+    """A face may have crashed the server, so the error states that; scoring resumes after the supervised restart."""
     backend, stop = psutil.Process(triton.pid).children(recursive=True)[0], threading.Event()
     with ThreadPoolExecutor(2) as pool:
         batch = pool.submit(remote.embed, [face] * 2000)
@@ -205,7 +205,7 @@ def test_an_old_connection_is_replaced_without_a_loss(
 
 
 def test_nobody_there_is_an_outage(starter: Bundle, face: EncodedFace, triton: TritonServer) -> None:
-    """A port where nobody listens is said with its address, and so is a client that was closed."""
+    """The error of a port without a server names the address, and so does that of a closed client."""
     with (
         connect(starter, url="127.0.0.1:1") as embedder,
         pytest.raises(TritonUnavailable, match=r"127\.0\.0\.1:1 ") as caught,

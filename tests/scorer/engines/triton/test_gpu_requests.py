@@ -73,7 +73,7 @@ def fixture_remote(bundle: Bundle) -> Iterator[TritonEmbedder]:
 
 
 def shoot(orientation: int, kind: str = "JPEG") -> EncodedFace:
-    """Return a face in a picture whose EXIF says how the camera was held."""
+    """Return a face in a picture with an EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     buffer = io.BytesIO()
@@ -96,7 +96,7 @@ def test_faces_of_every_orientation_are_embedded_upright(remote: TritonEmbedder,
 
 
 def test_a_file_that_dali_cannot_decode_blames_the_faces(remote: TritonEmbedder) -> None:
-    """DALI fails a whole batch for one bad file; the client then asks again, face by face."""
+    """DALI fails a whole batch for one bad file; the client then retries each face alone."""
     with pytest.raises(TritonUnavailable, match="Failed to decode") as outage:
         remote.embed([shoot(1, "PNG")])
     assert outage.value.blames_faces

@@ -40,7 +40,7 @@ def make_network() -> ov.Model:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Whom server and client trust."""
+    """The certificates that server and client trust."""
     return Authority(tmp_path_factory.mktemp("authority"))
 
 
@@ -73,7 +73,7 @@ def make_face(grey: int) -> EncodedFace:
 
 
 def test_numbers_that_are_not_finite_are_failures(starter: Bundle, settings: TritonSettings) -> None:
-    """A crop that the network has no number for has its reason; its batch-mates have theirs of the network."""
+    """A crop for which the network gives NaN has its reason; the other faces of the batch have their features."""
     other = replace(starter, manifest=starter.manifest.model_copy(update={"feature_size": FEATURES}))
     embedder = TritonEmbedder(other, settings)
     batch = embedder.embed([make_face(LIGHT), make_face(DARK), make_face(LIGHT)])
@@ -93,7 +93,7 @@ def test_another_bundle_is_refused(starter: Bundle, settings: TritonSettings) ->
 
 @pytest.mark.parametrize("missing", [{"ca_file": None}, {"certificate_file": None, "key_file": None}, {"tls": False}])
 def test_strangers_do_not_talk(starter: Bundle, settings: TritonSettings, missing: dict[str, object]) -> None:
-    """A server nobody vouches for, a client without a certificate and plaintext all end in no answer."""
+    """A server with an untrusted certificate, a client without one and plaintext get no answer."""
     embedder = TritonEmbedder(starter, settings.model_copy(update=missing))
     with pytest.raises(TritonUnavailable):
         embedder.embed([make_face(LIGHT)])

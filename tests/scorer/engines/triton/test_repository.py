@@ -19,7 +19,7 @@ ON_GPU = Deployment("tensorrt", "fp16", BatchProfile(opt=8, max=32))
 
 
 def test_the_starter_bundle_is_as_rendered(starter: Bundle) -> None:
-    """Nobody edited the checked-in configurations, and the manifest lists each of them."""
+    """The checked-in configurations are the rendered ones, and the manifest lists each of them."""
     facts = starter.manifest
     texts = render_repository(
         ServingFacts(
@@ -39,7 +39,7 @@ def test_training_writes_them(tmp_path: Path, starter: Bundle) -> None:
 
 
 def test_a_gpu_bundle_is_cut_by_dali_and_embedded_by_a_plan(tmp_path: Path) -> None:
-    """The configurations say so word for word; the crops' graph lies where its backend looks, and no Python does."""
+    """The configurations are exact; the graph of the crops is where its backend reads it, and there is no Python."""
     write_repository(tmp_path, PreprocessSpec(), 768, ON_GPU)
     files = {path.relative_to(tmp_path).as_posix(): path for path in tmp_path.rglob("*") if path.is_file()}
     assert files["face_crops/config.pbtxt"].read_text() == gpu_repository.CROPS

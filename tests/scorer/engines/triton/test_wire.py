@@ -9,7 +9,7 @@ from scorer.engines.triton.wire import read_failure, write_failure
 
 @given(reason=st.sampled_from(Reason), detail=st.text(), prefix=st.text(alphabet="abc :[]'"))
 def test_a_reason_is_read_back(reason: Reason, detail: str, prefix: str) -> None:
-    """Whatever a server puts in front of it, reason and detail come back as they were written."""
+    """Reason and detail are read back unchanged, with any text of the server before them."""
     failure = read_failure(prefix + write_failure(Unscorable(reason, detail)))
     assert failure
     assert (failure.reason, failure.detail) == (reason, detail)
