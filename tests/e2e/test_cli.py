@@ -131,15 +131,15 @@ def test_list_on_standard_input_and_given_boxes(photographs: Path, tmp_path: Pat
         (["score", "nowhere.jpg"], 2, "nowhere.jpg"),
         (["score", "."], 2, "contains no image"),
         (["score", "--frobnicate"], 2, "frobnicate"),
-        (["score", "x.jpg", "--bundle", "."], 65, "is no bundle"),
+        (["score", "x.jpg", "--bundle", "."], 65, "is not a bundle"),
         (["score", "x.jpg", "--device", "cuda"], 78, "CUDA"),
         (["score", "x.jpg", "--threads", "0"], 78, "threads"),
-        (["bundle", "verify", "."], 65, "is no bundle"),
+        (["bundle", "verify", "."], 65, "is not a bundle"),
         (["score", "x.jpg", "--picture", "x.jpg"], 2, "x.jpg"),
         (["score", "x.jpg", "--picture", "s3://bucket/pictures"], 2, "s3://bucket/pictures"),
         (["score", "x.jpg", "--out", "."], 2, "directory"),
         (["score", "x.jpg", "--out", "s3://bucket/out.jsonl"], 2, "s3://bucket/out.jsonl"),
-        (["score", "x.jpg", "--out", "x.jpg"], 2, "files that are read"),
+        (["score", "x.jpg", "--out", "x.jpg"], 2, "input files"),
         (["score", "x.jpg", "--picture", "."], 2, "name another folder"),
         (["score", "x.jpg", "--faces", "none.json"], 2, "none.json"),
         (["score", "*.png"], 2, "*.png"),
@@ -173,7 +173,7 @@ def test_doctor_explains_each_part(root: Path, tmp_path: Path) -> None:
     assert all(finding["why"] for finding in findings.values())
     lost = unlensed("doctor", cwd=tmp_path)
     assert lost.returncode == 65
-    assert "is no bundle" in lost.stdout
+    assert "is not a bundle" in lost.stdout
 
 
 def test_bundle_verify_reports_the_drift(root: Path, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_results_come_one_by_one_and_a_signal_ends_in_good_order(photograph: byt
 @pytest.mark.parametrize(
     ("arguments", "environment", "code", "word"),
     [
-        (["--bundle", "."], {}, 65, "is no bundle"),
+        (["--bundle", "."], {}, 65, "is not a bundle"),
         (["--policies", "bad.toml"], {}, 78, "bad.toml"),
         (["--policies", "nowhere.toml"], {}, 78, "nowhere.toml"),
         (["--kafka", "kafka.example:9092"], {}, 78, "--insecure-dev"),
