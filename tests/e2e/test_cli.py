@@ -125,33 +125,37 @@ def test_list_on_standard_input_and_given_boxes(photographs: Path, tmp_path: Pat
     assert run.returncode == 3
 
 
+ERRORS = [
+    (["score", "nowhere.jpg"], 2, "nowhere.jpg"),
+    (["score", "."], 2, "contains no image"),
+    (["score", "--frobnicate"], 2, "frobnicate"),
+    (["score", "x.jpg", "--bundle", "."], 65, "is not a bundle"),
+    (["score", "x.jpg", "--device", "cuda"], 78, "CUDA"),
+    (["score", "x.jpg", "--threads", "0"], 78, "threads"),
+    (["bundle", "verify", "."], 65, "is not a bundle"),
+    (["score", "x.jpg", "--picture", "x.jpg"], 2, "x.jpg"),
+    (["score", "x.jpg", "--picture", "s3://bucket/pictures"], 2, "s3://bucket/pictures"),
+    (["score", "x.jpg", "--out", "."], 2, "directory"),
+    (["score", "x.jpg", "--out", "s3://bucket/out.jsonl"], 2, "s3://bucket/out.jsonl"),
+    (["score", "x.jpg", "--out", "x.jpg"], 2, "input files"),
+    (["score", "x.jpg", "--picture", "."], 2, "name another folder"),
+    (["score", "x.jpg", "--faces", "none.json"], 2, "none.json"),
+    (["score", "*.png"], 2, "*.png"),
+    (["score", "-"], 2, "standard input is empty"),
+    (["score", "x.jpg", "--device", "tpu"], 2, "cuda"),
+    (["serve", "--mode", "dark"], 2, "shadow"),
+    (["compare", "a", "b", "--out", "."], 2, "directory"),
+    (["scan", ".", "--out", "gs://bucket/run"], 2, "gs://bucket/run"),
+    (["schema", "--write", "x.jpg"], 2, "x.jpg"),
+    (["sc\x1b[31m[/x]"], 2, r"sc\x1b[31m[/x]"),
+    (["score", "\u202e[/x]"], 2, r"\u202e[/x]"),
+]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
-    [
-        (["score", "nowhere.jpg"], 2, "nowhere.jpg"),
-        (["score", "."], 2, "contains no image"),
-        (["score", "--frobnicate"], 2, "frobnicate"),
-        (["score", "x.jpg", "--bundle", "."], 65, "is not a bundle"),
-        (["score", "x.jpg", "--device", "cuda"], 78, "CUDA"),
-        (["score", "x.jpg", "--threads", "0"], 78, "threads"),
-        (["bundle", "verify", "."], 65, "is not a bundle"),
-        (["score", "x.jpg", "--picture", "x.jpg"], 2, "x.jpg"),
-        (["score", "x.jpg", "--picture", "s3://bucket/pictures"], 2, "s3://bucket/pictures"),
-        (["score", "x.jpg", "--out", "."], 2, "directory"),
-        (["score", "x.jpg", "--out", "s3://bucket/out.jsonl"], 2, "s3://bucket/out.jsonl"),
-        (["score", "x.jpg", "--out", "x.jpg"], 2, "input files"),
-        (["score", "x.jpg", "--picture", "."], 2, "name another folder"),
-        (["score", "x.jpg", "--faces", "none.json"], 2, "none.json"),
-        (["score", "*.png"], 2, "*.png"),
-        (["score", "-"], 2, "standard input is empty"),
-        (["score", "x.jpg", "--device", "tpu"], 2, "cuda"),
-        (["serve", "--mode", "dark"], 2, "shadow"),
-        (["compare", "a", "b", "--out", "."], 2, "directory"),
-        (["scan", ".", "--out", "gs://bucket/run"], 2, "gs://bucket/run"),
-        (["schema", "--write", "x.jpg"], 2, "x.jpg"),
-        (["sc\x1b[31m[/x]"], 2, r"sc\x1b[31m[/x]"),
-        (["score", "\u202e[/x]"], 2, r"\u202e[/x]"),
-    ],
+    # Each case is a process of a second or two: one in four is part of the fast suite.
+    [pytest.param(*case, marks=pytest.mark.long if number % 4 else ()) for number, case in enumerate(ERRORS)],
 )
 def test_errors_are_one_sentence_and_a_code(tmp_path: Path, arguments: list[str], code: int, word: str) -> None:
     """What is wrong is named in a sentence, with the documented exit code and without a traceback."""
@@ -197,7 +201,14 @@ HOSTILE = [
 OTHER_LOCALE = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 
-@pytest.mark.parametrize("environment", [{"COLUMNS": "40"}, {"COLUMNS": "80"}, OTHER_LOCALE], ids=["40", "80", "POSIX"])
+@pytest.mark.parametrize(
+    "environment",
+    [
+        pytest.param({"COLUMNS": "40"}, id="40"),
+        pytest.param({"COLUMNS": "80"}, id="80", marks=pytest.mark.long),
+        pytest.param(OTHER_LOCALE, id="POSIX"),
+    ],
+)
 def test_no_name_acts_or_ends_a_run(tmp_path: Path, portrait: bytes, root: Path, environment: dict[str, str]) -> None:
     """Under any name and in any locale a file is scored, drawn, written as UTF-8, and shown so that it can be found."""
     folder, out, pictures = tmp_path / "hostile", tmp_path / "out.jsonl", tmp_path / "pictures"

@@ -110,27 +110,31 @@ def test_the_line_names_this_python_and_this_checkout(root: Path) -> None:
     assert f"--editable '{root}[cpu,scan]'" in line
 
 
+WITHOUT_PACKAGES = [
+    ("unlensed score {image}", "openvino,nvidia,threadpoolctl", "cpu"),
+    ("unlensed scan . --out run", "pyarrow,duckdb", "cpu,scan"),
+    ("unlensed report .", "fsspec", "scan"),
+    ("unlensed compare . .", "duckdb", "scan"),
+    ("unlensed serve", "kafka", "cpu,stream"),
+    ("unlensed serve --replay {image}", "psutil,threadpoolctl", "cpu,stream"),
+    ("unlensed dlq list", "kafka", "stream"),
+    ("unlensed dlq replay", "kafka", "stream"),
+    ("unlensed bundle verify {bundle}", "nvidia", "cpu"),
+    ("unlensed bundle verify {bundle} --triton localhost:1", "grpc", "stream"),
+    ("unlensed bundle verify {bundle} --files-only --key {image}", "cryptography", "sign"),
+    ("unlensed bundle fetch . copy", "fsspec", "scan"),
+    ("unlensed bundle fetch s3://bucket/a copy", "s3fs", "s3"),
+    ("unlensed-train train run", "torch", "train"),
+    ("unlensed-train fit run", "nvidia", "train"),
+    ("unlensed-train prepare run --photos . --landmarks .", "cv2,sklearn,nvidia", "train"),
+    ("unlensed-train evaluate run --generated . --features clip=x", "open_clip", "train,compare"),
+]
+
+
 @pytest.mark.parametrize(
     ("command", "modules", "extras"),
-    [
-        ("unlensed score {image}", "openvino,nvidia,threadpoolctl", "cpu"),
-        ("unlensed scan . --out run", "pyarrow,duckdb", "cpu,scan"),
-        ("unlensed report .", "fsspec", "scan"),
-        ("unlensed compare . .", "duckdb", "scan"),
-        ("unlensed serve", "kafka", "cpu,stream"),
-        ("unlensed serve --replay {image}", "psutil,threadpoolctl", "cpu,stream"),
-        ("unlensed dlq list", "kafka", "stream"),
-        ("unlensed dlq replay", "kafka", "stream"),
-        ("unlensed bundle verify {bundle}", "nvidia", "cpu"),
-        ("unlensed bundle verify {bundle} --triton localhost:1", "grpc", "stream"),
-        ("unlensed bundle verify {bundle} --files-only --key {image}", "cryptography", "sign"),
-        ("unlensed bundle fetch . copy", "fsspec", "scan"),
-        ("unlensed bundle fetch s3://bucket/a copy", "s3fs", "s3"),
-        ("unlensed-train train run", "torch", "train"),
-        ("unlensed-train fit run", "nvidia", "train"),
-        ("unlensed-train prepare run --photos . --landmarks .", "cv2,sklearn,nvidia", "train"),
-        ("unlensed-train evaluate run --generated . --features clip=x", "open_clip", "train,compare"),
-    ],
+    # Each case is a process of a second or two: one in four is part of the fast suite.
+    [pytest.param(*case, marks=pytest.mark.long if number % 4 else ()) for number, case in enumerate(WITHOUT_PACKAGES)],
 )
 def test_a_command_without_its_packages_says_what_installs_them(
     command: str, modules: str, extras: str, root: Path, tmp_path: Path

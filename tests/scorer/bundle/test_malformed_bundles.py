@@ -83,7 +83,13 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("harm", ["calibration.npz: log_likelihoods is of nan", "feature_size is null"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "calibration.npz: log_likelihoods is of nan",
+        pytest.param("feature_size is null", marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_ends_with_bad_data(copy: Path, tmp_path: Path, portrait: bytes, command: str, harm: str) -> None:
     """For every command the exit code is 65 and the last line is the sentence."""
