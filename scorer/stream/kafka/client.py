@@ -130,7 +130,8 @@ class KafkaClientFactory:
             receive_message_max_bytes=FRAME_BYTES,
             **(membership if joins else {}),
         )
-        consumer._fetcher.PartitionRecords = TolerantRecords  # noqa: SLF001 - it has no option for this
+        # Needed by test_header_names_of_any_bytes_stop_nothing in test_source.py.
+        consumer._fetcher.PartitionRecords = TolerantRecords  # noqa: SLF001 - no option
         return consumer, connections
 
     def open_producer(self, transactional_id: str | None) -> Any:  # noqa: ANN401 - the client ships no types
@@ -159,8 +160,9 @@ class KafkaClientFactory:
             max_block_ms=DELIVERY_S * 1000,
             **transactions,
         )
-        # It would take a refused batch apart by its own reading of records, which `kafka_records` stands in for.
-        producer._sender._can_split = lambda *_: False  # noqa: SLF001 - it has no option for this
+        # The client would split a refused batch with its own parser, which fails at header names that are not UTF-8.
+        # Needed by test_refused_records_with_header_names_of_any_bytes_are_named in test_sink.py.
+        producer._sender._can_split = lambda *_: False  # noqa: SLF001 - no option
         return producer
 
     def topic_limits(self, topics: Collection[str]) -> dict[str, int]:
@@ -213,24 +215,16 @@ class KafkaClientFactory:
 
 class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # the client ships no types
     def get_connection(self, node_id: object, *arguments: object, **options: object) -> Any:  # noqa: ANN401 - untyped
-        """Store refused credentials, after which the client otherwise retries forever."""
+        """Store refused credentials, after which the client otherwise retries forever.
+
+        https://github.com/dpkp/kafka-python/pull/2994 stores them only where `initialize` raises, which it does not.
+        Needed by test_a_wrong_password_is_refused_at_once in test_security.py.
+        """
         is_new = node_id not in self._conns
         connection = super().get_connection(node_id, *arguments, **options)
         if is_new:
             connection.init_future.add_errback(lambda error: self._remember(node_id, error))
         return connection
-
-    async def _build_transport(self, *arguments: object, **options: object) -> Any:  # noqa: ANN401 - untyped
-        """Return the bytes that arrive together with the end of a connection; the client discards them otherwise."""
-        transport = await super()._build_transport(*arguments, **options)
-        receive = transport._sock_recv  # noqa: SLF001 - see above
-
-        def receive_bytes_first() -> tuple[bytes, errors.KafkaError | None]:
-            received, error = receive()
-            return received, (None if received else error)  # the next read returns the end again
-
-        transport._sock_recv = receive_bytes_first  # noqa: SLF001
-        return transport
 
     def _remember(self, node_id: object, error: BaseException) -> None:
         if isinstance(error, errors.SaslAuthenticationFailedError | errors.UnsupportedSaslMechanismError):
@@ -242,6 +236,7 @@ class _WaitingClient(KafkaNetClient):  # type: ignore[misc]  # the client ships 
         """Return False for a node that is not ready, where the client raises.
 
         After the exception the producer forgets the request that it was about to send, and a transaction waits forever.
+        Needed by test_writing_goes_on_and_loses_nothing[exactly_once] in test_outage.py.
         """
         try:
             return bool(super().await_ready(node_id, timeout_ms=timeout_ms))
@@ -266,6 +261,9 @@ def keep_join_task(consumer: Any) -> None:  # noqa: ANN401 - the client ships no
     group: members with short polls never become stable. And a leader that joins because the topic's metadata changed
     forgets the reason once it has assigned the partitions, or when an outage interrupts the join: it would never await
     its join, send no heartbeats, and continue with partitions that the group has assigned to others.
+
+    https://github.com/dpkp/kafka-python/pull/2617 corrected a similar race.
+    Needed by test_a_join_for_new_metadata_comes_to_its_end, test_a_join_that_an_outage_cuts_off_is_taken_up_again in test_source.py.
     """
     coordinator = consumer._coordinator  # noqa: SLF001 - no public access
     if coordinator._join_task is not None:  # noqa: SLF001
@@ -279,7 +277,8 @@ def drop_empty_fetch(consumer: Any) -> None:  # noqa: ANN401 - the client ships 
 
     The client searches for them only while no other partition is current, and keeps a partition without further records
     as the current one. It does not fetch those records again, so that the resumed partition would wait until another
-    partition receives new records.
+    partition receives new records. Since https://github.com/dpkp/kafka-python/pull/2981.
+    Needed by test_a_resumed_partition_goes_on_when_all_others_are_empty in test_source.py.
     """
     fetcher = consumer._fetcher  # noqa: SLF001 - no public access
     if not fetcher._next_partition_records:  # noqa: SLF001
@@ -287,7 +286,10 @@ def drop_empty_fetch(consumer: Any) -> None:  # noqa: ANN401 - the client ships 
 
 
 def track_resets(consumer: Any) -> dict[TopicPartition, int]:  # noqa: ANN401 - the client ships no types
-    """Return a dict that receives positions whose records were deleted, before the client resets them."""
+    """Return a dict that receives positions whose records were deleted, before the client resets them.
+
+    Needed by test_records_that_expired_are_told in test_source.py.
+    """
     resets: dict[TopicPartition, int] = {}
     subscription = consumer._subscription  # noqa: SLF001 - it has no callback
     request = subscription.request_offset_reset
@@ -303,7 +305,11 @@ def track_resets(consumer: Any) -> dict[TopicPartition, int]:  # noqa: ANN401 - 
 
 
 def is_fenced(consumer: Any) -> bool:  # noqa: ANN401 - the client ships no types
-    """Return whether another worker uses our instance id, after which the client only stops its heartbeats."""
+    """Return whether another worker uses our instance id, after which the client only stops its heartbeats.
+
+    Static membership upstream: https://github.com/dpkp/kafka-python/pull/2625.
+    Needed by test_a_static_member_comes_back_to_its_partitions in test_source.py.
+    """
     coordinator = consumer._coordinator  # noqa: SLF001 - no public access
     return (
         coordinator.stable() and not coordinator.rejoin_needed and not coordinator._heartbeat_enabled  # noqa: SLF001
@@ -311,12 +317,19 @@ def is_fenced(consumer: Any) -> bool:  # noqa: ANN401 - the client ships no type
 
 
 def leave_on_close(consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
-    """Let `close` leave the group with a static membership, for which the client sends no LeaveGroup request."""
+    """Let `close` leave the group with a static membership, for which the client sends no LeaveGroup request.
+
+    The option `leave_group_on_close` was proposed in https://github.com/dpkp/kafka-python/pull/2333.
+    Needed by test_a_static_member_that_leaves_gives_its_partitions_up in test_source.py.
+    """
     consumer._coordinator.is_dynamic_member = lambda: True  # noqa: SLF001 - it has no option for this
 
 
 class LogEndOffsets:
-    """The end offsets of partitions for a consumer, by its isolation level, requested without waiting."""
+    """The end offsets of partitions for a consumer, by its isolation level, requested without waiting.
+
+    Needed by test_lag_is_told_while_partitions_are_paused, test_an_open_transaction_is_seen in test_ends.py.
+    """
 
     def __init__(self, consumer: Any) -> None:  # noqa: ANN401 - the client ships no types
         self._fetcher, self._request = consumer._fetcher, None  # noqa: SLF001 - the public call waits
