@@ -261,16 +261,12 @@ class Ledger:
     def wait_empty(self, topic_partitions: Collection[TopicPartition], timeout_s: float) -> bool:
         """Wait until these partitions have nothing in flight; return whether they have nothing."""
         with self._changed:
-            return self._changed.wait_for(
-                lambda: (
-                    not any(
-                        self._partitions[topic_partition].open
-                        for topic_partition in topic_partitions
-                        if topic_partition in self._partitions
-                    )
-                ),
-                timeout_s,
-            )
+            return self._changed.wait_for(lambda: not self.find_unfinished(topic_partitions), timeout_s)
+
+    def find_unfinished(self, topic_partitions: Collection[TopicPartition]) -> set[TopicPartition]:
+        """Return those of the partitions that have records in flight."""
+        with self._changed:
+            return {each for each in topic_partitions if each in self._partitions and self._partitions[each].open}
 
     def oldest_timestamp_ms(self) -> int | None:
         """Return the broker timestamp of the oldest unfinished record, None where no record has one."""

@@ -4,7 +4,7 @@
 (tenant, ids, URIs) is a label, so that no sender can add series.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from prometheus_client import (
@@ -70,6 +70,13 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 P_VALUES = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)
 
 Metric = TypeVar("Metric", bound=MetricWrapperBase)
+
+
+def set_by_partition(gauge: Gauge, values: Mapping[TopicPartition, float]) -> None:
+    """Set a gauge with the labels topic and partition for each partition."""
+    for topic_partition, value in values.items():
+        gauge.labels(topic=topic_partition.topic, partition=str(topic_partition.partition)).set(value)
+
 
 # They would add a series for each counter that is not in the list.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped there

@@ -22,7 +22,7 @@ from scorer.stream.foreseen_errors import FORESEEN, ForeseenExit
 from scorer.stream.health import HealthState
 from scorer.stream.isolation import Isolation
 from scorer.stream.ledger import InFlight, Ledger, OffsetRange
-from scorer.stream.metrics import Metrics
+from scorer.stream.metrics import Metrics, set_by_partition
 from scorer.stream.pipeline import Dependencies, RecordPipeline
 from scorer.stream.result_producer import ResultProducer
 
@@ -147,7 +147,7 @@ class Service:
                     records=suspects.until - suspects.first,
                     crashes=len(suspects.crashed),
                 )
-        log.info("partitions assigned", partitions=sorted(topic_partition.partition for topic_partition in notes))
+        log.info("partitions assigned", partitions=_list_numbers(notes))
 
     def on_revoked(self, topic_partitions: Collection[TopicPartition]) -> None:
         """See `PartitionListener`: finish started records, remove the others, commit and close the notes.
@@ -159,46 +159,28 @@ class Service:
         if self._crash is None:
             if not self._ledger.wait_empty(topic_partitions, self._settings.revoke_s):
                 log.warning("some records did not finish in time; the next owner starts them again")
-            offset_ranges = self._ledger.offset_ranges(topic_partitions)
-            if not self._commit(
-                {topic_partition: offset_range.offset for topic_partition, offset_range in offset_ranges.items()}
-            ):
+            ranges = self._ledger.offset_ranges(topic_partitions)
+            if not self._commit({each: found.offset for each, found in ranges.items()}):
                 log.warning("the last offsets were not committed; the next owner repeats the records behind them")
-        unfinished = (
-            {
-                topic_partition
-                for topic_partition in topic_partitions
-                if not self._ledger.wait_empty({topic_partition}, 0)
-            }
-            if self._stalled
-            else set()
-        )
+        unfinished = self._ledger.find_unfinished(topic_partitions) if self._stalled else set()
         self._close_notes(set(topic_partitions) - unfinished)
         self._release(topic_partitions)
-        log.info(
-            "partitions revoked", partitions=sorted(topic_partition.partition for topic_partition in topic_partitions)
-        )
+        log.info("partitions revoked", partitions=_list_numbers(topic_partitions))
 
     def on_lost(self, topic_partitions: Collection[TopicPartition]) -> None:
         """See `PartitionListener`."""
         self._drop_waiting(topic_partitions)
         self._release(topic_partitions)
-        log.warning(
-            "partitions lost to another worker",
-            partitions=sorted(topic_partition.partition for topic_partition in topic_partitions),
-        )
+        log.warning("partitions lost to another worker", partitions=_list_numbers(topic_partitions))
 
     def on_expired(self, topic_partition: TopicPartition, first: int, until: int) -> None:
         """See `PartitionListener`."""
-        name = f"{topic_partition.topic}-{topic_partition.partition}"
+        place = {"topic": topic_partition.topic, "partition": topic_partition.partition}
         if until < first:
-            message = f"offset {first} of {name} is past its end; reading continues at {until}"
-        else:
-            message = (
-                f"{until - first} requests of {name} expired before they were read (offsets {first} to {until - 1})"
-            )
-            self._metrics.records_expired.labels(topic=topic_partition.topic).inc(until - first)
-        log.warning(message)
+            log.warning("an offset is past the end of its partition", offset=first, continues_at=until, **place)
+            return
+        log.warning("requests expired before they were read", first_offset=first, last_offset=until - 1, **place)
+        self._metrics.records_expired.labels(topic=topic_partition.topic).inc(until - first)
 
     def _run_once(self) -> None:
         room = self._settings.max_in_flight_images - self._ledger.images
@@ -248,10 +230,8 @@ class Service:
         """Start a suspect when nothing else is in flight, after the notes state that."""
         topic_partition, offset = entry.record.topic_partition, entry.record.offset
         in_flight = {topic_partition: self._isolation.remaining_suspects(topic_partition, offset)}
-        behind = (
-            self._ledger.committed_ranges({topic_partition})[topic_partition].offset < offset
-        )  # and a note must not pass it
-        if behind and not self._commit(self._ledger.uncommitted()):
+        committed = self._ledger.committed_ranges({topic_partition})[topic_partition].offset
+        if committed < offset and not self._commit(self._ledger.uncommitted()):  # its note must not pass this
             return
         if not self._write_notes(in_flight, self._topic_partitions - {topic_partition}):
             return
@@ -284,17 +264,9 @@ class Service:
 
     def _write_open_notes(self) -> bool:
         """Write open notes for records that are or soon will be in flight; suspects get theirs when they start."""
-        without_note = [
-            topic_partition
-            for topic_partition in self._ledger.without_note()
-            if topic_partition not in self._isolation.suspect_partitions
-        ]
-        return self._write_notes(
-            {
-                topic_partition: OffsetRange(offset_range.offset, offset_range.until + NOTED_AHEAD)
-                for topic_partition, offset_range in self._ledger.committed_ranges(without_note).items()
-            }
-        )
+        without_note = [each for each in self._ledger.without_note() if each not in self._isolation.suspect_partitions]
+        ranges = self._ledger.committed_ranges(without_note).items()
+        return self._write_notes({each: OffsetRange(found.offset, found.until + NOTED_AHEAD) for each, found in ranges})
 
     def _close_notes(self, topic_partitions: Collection[TopicPartition]) -> bool:
         """Write closed notes, which keep remaining suspects; return whether they are stored."""
@@ -367,16 +339,11 @@ class Service:
         self._report_at_s = now_s + REPORT_EVERY_S
         # Offsets without a request at a partition's end are committed, so that the group's lag reaches 0.
         self._commit(self._ledger.skip(self._source.skipped()), skipped=True)
-        for topic_partition, records in self._source.lag().items():
-            self._metrics.lag_records.labels(topic=topic_partition.topic, partition=str(topic_partition.partition)).set(
-                records
-            )
-            if not records:
-                self._isolation.note_end_reached(topic_partition)
-        for topic_partition, seconds in self._source.blocked_s().items():
-            self._metrics.transaction_open_seconds.labels(
-                topic=topic_partition.topic, partition=str(topic_partition.partition)
-            ).set(seconds)
+        lags = self._source.lag()
+        for topic_partition in (topic_partition for topic_partition, records in lags.items() if not records):
+            self._isolation.note_end_reached(topic_partition)
+        set_by_partition(self._metrics.lag_records, lags)
+        set_by_partition(self._metrics.transaction_open_seconds, self._source.blocked_s())
         oldest_ms, unknown_s = self._ledger.oldest_timestamp_ms(), math.nan if self._ledger.images else 0.0
         self._metrics.lag_seconds.set(max(0.0, time.time() - oldest_ms / 1000) if oldest_ms else unknown_s)
         if self._policies.reload_if_changed():
@@ -424,3 +391,7 @@ class Service:
         else:
             self._metrics.backend_retries.labels(backend="broker").inc()
             log.warning("the broker does not accept answers; retrying", error=error)
+
+
+def _list_numbers(topic_partitions: Collection[TopicPartition]) -> list[int]:
+    return sorted(topic_partition.partition for topic_partition in topic_partitions)

@@ -172,7 +172,7 @@ class KafkaSink:
 
     def _discard(self, transactional_id: str | None, timeout_s: float) -> None:
         if producer := self._producers.pop(transactional_id, None):
-            producer._sender.force_close()  # noqa: SLF001 - `close` alone waits for unsent records
+            producer._sender.force_close()  # noqa: SLF001 - `close` first flushes, which raises and leaves its thread running
             with suppress(errors.KafkaError):
                 producer.close(timeout=timeout_s)
 

@@ -17,12 +17,14 @@ from scorer.stream.kafka.client import (
     MemberState,
     Rebalances,
     RebalanceSignal,
-    drop_empty_fetch,
     errors,
+    to_offsets,
+)
+from scorer.stream.kafka.membership import (
+    drop_empty_fetch,
     is_fenced,
     keep_join_task,
     leave_on_close,
-    to_offsets,
     track_resets,
 )
 from scorer.stream.kafka.records import to_record
