@@ -1,8 +1,11 @@
-"""W3C Trace Context from request headers to result headers, and OpenTelemetry spans where the extra is installed.
+"""Copies the W3C Trace Context from request headers to result headers, and creates OpenTelemetry spans.
 
 Rules: https://www.w3.org/TR/trace-context/ (parsing, duplicates, limits) and OpenTelemetry's semantic conventions for
-messaging. Without spans the context of the request is handed on unchanged, as the standard asks of whoever does not
-take part in the trace. Spans carry places and counts, never what a record says.
+messaging. Without spans the context of the request is copied unchanged, as the standard requires of a service that does
+not take part in the trace. Spans contain offsets and counts, never content of a record.
+
+The parser is our own: that of opentelemetry-api 1.45 accepts a second `traceparent`, surrounding white space and
+unknown flags, changes white space in `tracestate`, and does not shorten a long one.
 """
 
 import os
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
 TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
 MAX_STATE_CHARACTERS = 512
 MAX_STATE_MEMBERS = 32
-LONG_MEMBER_CHARACTERS = 128  # entries above this go first when the state is too long
+LONG_MEMBER_CHARACTERS = 128  # longer entries are removed first when the state is too long
 EXPORT_VARIABLES = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 FLUSH_S = 3.0
 KNOWN_FLAGS = 0x01  # sampled, the only flag of version 00
@@ -41,7 +44,7 @@ _MEMBER = re.compile(_KEY + r"=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """Where a trace stands: its id, the span that is the parent of what follows, and what vendors keep beside it."""
+    """The current position in a trace: its id, the parent span of what follows, and the vendors' `tracestate`."""
 
     trace_id: str
     span_id: str
@@ -50,9 +53,9 @@ class TraceContext:
 
 
 def parse_traceparent(headers: Headers) -> TraceContext | None:
-    """Return the context that a request brought; None when there is none, two, or one that breaks the standard.
+    """Return the context in a request's headers; None if there is none, more than one, or an invalid one.
 
-    A later version than 00 is read as far as 00 goes. A bad `tracestate` is left behind without its `traceparent`.
+    Of a later version than 00 the fields of 00 are read. An invalid `tracestate` is dropped; its `traceparent` stays.
     """
     parents = [value or b"" for name, value in headers if name.lower() == TRACEPARENT]
     if len(parents) != 1:
@@ -68,7 +71,7 @@ def parse_traceparent(headers: Headers) -> TraceContext | None:
 
 
 def trace_headers(context: TraceContext | None) -> Headers:
-    """Return the headers that hand `context` on: one `traceparent` of version 00, and `tracestate` if there is one."""
+    """Return the headers for `context`: one `traceparent` of version 00, and `tracestate` if it has one."""
     if context is None:
         return ()
     parent = (TRACEPARENT, f"00-{context.trace_id}-{context.span_id}-{context.flags:02x}".encode())
@@ -93,15 +96,15 @@ _tracer: "Tracer | None" = None
 
 
 def current_trace() -> TraceContext | None:
-    """Return the context of the innermost `with span(...)` around the caller, for log lines."""
+    """Return the context of the innermost active `with span(...)`, for log lines."""
     return _current.get()
 
 
 class Span:
-    """A stretch of work: ends with its `with` block, or, when that is another thread's business, with `end`.
+    """A span: ends with its `with` block, or with `end` from any thread.
 
     Attributes:
-        context: what children and results continue; without OpenTelemetry the context given, or None.
+        context: the parent context for children and results; without OpenTelemetry the given context, or None.
     """
 
     def __init__(self, context: TraceContext | None, otel: "OtelSpan | None" = None) -> None:
@@ -110,7 +113,7 @@ class Span:
         self._token: Token[TraceContext | None] | None = None
 
     def set(self, **attributes: Attribute) -> None:
-        """Add attributes: places, counts and codes, never content."""
+        """Add attributes: offsets, counts and codes, never content."""
         if self._otel:
             self._otel.set_attributes(attributes)
 
@@ -119,7 +122,7 @@ class Span:
         if self._otel is None:
             return
         if error_type is not None:
-            from opentelemetry.trace import StatusCode  # noqa: PLC0415 - an extra that may be missing
+            from opentelemetry.trace import StatusCode  # noqa: PLC0415 - an optional extra
 
             self._otel.set_attribute("error.type", error_type)
             self._otel.set_status(StatusCode.ERROR)
@@ -137,17 +140,17 @@ class Span:
 
 
 def span(name: str, context: TraceContext | None, **attributes: Attribute) -> Span:
-    """Start a span under `context`, which may come from another thread; None starts a trace of its own."""
+    """Start a child span of `context`, which may be from another thread; None starts a new trace."""
     return start_span(name, context, "INTERNAL", attributes)
 
 
 def start_span(
     name: str, context: TraceContext | None, kind: Literal["INTERNAL", "CONSUMER"], attributes: dict[str, Attribute]
 ) -> Span:
-    """Start a span of a stated kind; see `span`."""
+    """Start a span of a given kind; see `span`."""
     if _tracer is None:
         return Span(context)
-    from opentelemetry import trace  # noqa: PLC0415 - an extra that may be missing
+    from opentelemetry import trace  # noqa: PLC0415 - an optional extra
 
     parent = trace.INVALID_SPAN
     if context:
@@ -161,7 +164,7 @@ def start_span(
         )
     otel = _tracer.start_span(name, trace.set_span_in_context(parent), kind=trace.SpanKind[kind], attributes=attributes)
     made = otel.get_span_context()
-    # The state of the request travels beside OpenTelemetry, whose own type would reorder and trim it.
+    # The request's state is kept outside OpenTelemetry, whose own type would change it.
     state = context.state if context else ""
     ids = (trace.format_trace_id(made.trace_id), trace.format_span_id(made.span_id))
     return Span(TraceContext(*ids, int(made.trace_flags) & KNOWN_FLAGS, state), otel)
@@ -169,10 +172,10 @@ def start_span(
 
 @contextmanager
 def exporting_spans(exporter: "SpanExporter | None" = None) -> Iterator[None]:
-    """Make real spans until the block ends, if `exporter` is given or an OTEL_EXPORTER_OTLP_*ENDPOINT is set.
+    """Create and export spans within the block, if `exporter` is given or an OTEL_EXPORTER_OTLP_*ENDPOINT is set.
 
-    Where they go, sampling and batching are OpenTelemetry's own `OTEL_*` variables. An exporter that does not answer
-    costs spans, and at the end `FLUSH_S`; never a record.
+    OpenTelemetry's own `OTEL_*` variables set the endpoint, sampling and batching. If the exporter does not answer,
+    spans are lost, and the end takes `FLUSH_S`; no record is affected.
 
     Raises:
         SettingsError: an endpoint is set, but the extra `otel` is not installed.
@@ -198,7 +201,7 @@ def exporting_spans(exporter: "SpanExporter | None" = None) -> Iterator[None]:
         yield
     finally:
         _tracer = None
-        # The provider offers no limit of its own, and waits half a minute for an endpoint that is down.
+        # The provider has no time limit, and waits 30 s for an endpoint that is down.
         flush = threading.Thread(target=provider.shutdown, name="flush spans", daemon=True)
         flush.start()
         flush.join(FLUSH_S)

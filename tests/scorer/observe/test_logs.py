@@ -1,4 +1,4 @@
-"""Log lines: their form, their repetition, where they come from, and what they never do to the caller."""
+"""Log lines: format, throttling, sources, and errors while they are written."""
 
 import json
 import logging
@@ -50,7 +50,7 @@ raise OSError("cannot read https://u:zQ7@h/p")
 
 
 def write(handler_format: logging.Formatter, log_it: Callable[[BoundLogger], None]) -> str:
-    """Return what the formatter makes of the one record that `log_it` writes to a logger."""
+    """Return the line that the formatter makes of the record that `log_it` writes to a logger."""
     lines: list[str] = []
 
     class Lines(logging.Handler):
@@ -66,7 +66,7 @@ def write(handler_format: logging.Formatter, log_it: Callable[[BoundLogger], Non
 
 
 def run_worker(form: str, root: Path) -> list[str]:
-    """Run a process that logs in every way, and return the lines of its standard error."""
+    """Run a process that logs in every way; return the lines of its standard error."""
     run = subprocess.run(
         [sys.executable, "-c", WORKER, form], cwd=root, capture_output=True, text=True, check=False, timeout=60
     )
@@ -98,7 +98,7 @@ def test_every_line_of_a_process_is_json(root: Path) -> None:
     assert "IndexError" in lines[8]["exception"]
 
 
-def test_a_person_gets_readable_lines(root: Path) -> None:
+def test_plain_lines_are_readable(root: Path) -> None:
     """The same process for a terminal: time, level, sentence, fields; tracebacks are indented."""
     lines = run_worker("plain", root)
     assert lines[0][8:].startswith(" info    partitions assigned  logger=")
@@ -137,7 +137,7 @@ def record(event: object, level: int = logging.WARNING, error: type[Exception] |
 
 
 def test_a_repeated_warning_is_counted_not_written() -> None:
-    """Once at first, then once in ten seconds with the number left out, whatever its numbers and fields are."""
+    """Written once, then once in ten seconds with the number suppressed, whatever its numbers and fields are."""
     now = 0.0
     throttle = Throttle(lambda: now)
     written = []
@@ -158,16 +158,16 @@ def test_another_warning_is_not_a_repetition(other: logging.LogRecord) -> None:
     assert not throttle.filter(record("a"))
 
 
-def test_information_is_never_left_out() -> None:
-    """What happened is written each time it happened."""
+def test_information_is_never_suppressed() -> None:
+    """Each information is written."""
     throttle = Throttle(lambda: 0)
     assert all(throttle.filter(record("assigned", logging.INFO)) for _ in range(3))
 
 
 def test_remembering_events_takes_bounded_memory() -> None:
-    """A library that never says the same twice fills no memory, and the latest are still recognised."""
+    """Ever new events use bounded memory, and the latest are still recognised."""
     throttle = Throttle(lambda: 0)
     for number in range(3 * MAX_EVENTS):
         assert throttle.filter(record("x" * number))
-    assert len(throttle._seen) == MAX_EVENTS  # noqa: SLF001 - the bound is not to be seen from outside
+    assert len(throttle._seen) == MAX_EVENTS  # noqa: SLF001 - the bound is not visible from outside
     assert not throttle.filter(record("x" * (3 * MAX_EVENTS - 1)))

@@ -1,4 +1,4 @@
-"""W3C Trace Context by the letter; spans with the real SDK, and without its packages."""
+"""W3C Trace Context as the standard defines it; spans with the real SDK, and without its packages."""
 
 import subprocess
 import sys
@@ -37,22 +37,22 @@ def headers(parent: str | None, *states: str) -> Headers:
 
 
 def state_of(*states: str) -> str:
-    """Return what is kept of `tracestate`."""
+    """Return the `tracestate` that is kept."""
     context = parse_traceparent(headers(PARENT, *states))
     assert context is not None
     return context.state
 
 
 @given(HEXES, HEXES, HEXES, st.booleans())
-def test_what_is_handed_on_reads_the_same(one: str, two: str, span_id: str, sampled: bool) -> None:  # noqa: FBT001 - hypothesis
-    """Parsing what was written gives what was there."""
+def test_written_headers_are_read_back(one: str, two: str, span_id: str, sampled: bool) -> None:  # noqa: FBT001 - hypothesis
+    """Parsing written headers returns the same context."""
     context = TraceContext(one + two, span_id, int(sampled), "a=1,b=2")
     assert parse_traceparent(trace_headers(context)) == context
 
 
 @given(st.text() | st.text("0123456789abcdefF- ", min_size=50, max_size=60), st.text())
 def test_any_header_is_read_or_refused(parent: str, state: str) -> None:
-    """No header raises, and whatever is accepted is written validly."""
+    """No header raises, and each accepted one is written in a valid form."""
     context = parse_traceparent(headers(parent, state))
     if context:
         assert parse_traceparent(trace_headers(context)) == context
@@ -79,29 +79,29 @@ def test_any_header_is_read_or_refused(parent: str, state: str) -> None:
     ],
 )
 def test_a_bad_traceparent_is_none(parent: str | None) -> None:
-    """Case, length, version ff, zeros and additions to version 00 are refused, and the state goes with it."""
+    """Case, length, version ff, zeros and additions to version 00 are refused, together with the state."""
     assert parse_traceparent(headers(parent, "a=1")) is None
 
 
 def test_two_traceparents_are_none() -> None:
-    """Nobody can say which of two is meant, even if they are equal."""
+    """It is unknown which of two is valid, even if they are equal."""
     assert parse_traceparent((*headers(PARENT), ("Traceparent", PARENT.encode()))) is None
 
 
 @pytest.mark.parametrize("more", ["", "-what-the-future-brings"])
-def test_a_later_version_is_read_as_far_as_we_know(more: str) -> None:
-    """It is handed on as version 00, with the flags that version 00 knows."""
+def test_a_later_version_is_read_as_version_00(more: str) -> None:
+    """It is written as version 00, with the flags that version 00 defines."""
     context = parse_traceparent(headers(f"cc-{TRACE}-{SPAN}-ff{more}"))
     assert trace_headers(context) == (("traceparent", PARENT.encode()),)
 
 
-def test_a_header_s_name_has_any_case() -> None:
-    """As in HTTP, whence the headers come."""
+def test_header_names_have_any_case() -> None:
+    """As in HTTP, where these headers are defined."""
     assert parse_traceparent((("TraceParent", PARENT.encode()),)) == TraceContext(TRACE, SPAN, 1)
 
 
 def test_a_tracestate_is_carried_verbatim() -> None:
-    """Spaces around entries, too; several headers become one in their order."""
+    """Also spaces around entries; several headers become one in their order."""
     assert state_of("a=1 , tenant@b=x:y/z") == "a=1 , tenant@b=x:y/z"
     assert state_of("a=1", "b=2") == "a=1,b=2"
     assert state_of("a=1;x,,b=2") == "a=1;x,,b=2"
@@ -110,8 +110,8 @@ def test_a_tracestate_is_carried_verbatim() -> None:
 @pytest.mark.parametrize(
     "state", ["a", "a=", "A=1", "a=1,a=2", "a=\u00fc", "a=b=c", "=1", ",".join(f"k{number}=1" for number in range(33))]
 )
-def test_a_bad_tracestate_is_left_behind(state: str) -> None:
-    """The trace goes on without it."""
+def test_a_bad_tracestate_is_dropped(state: str) -> None:
+    """The trace continues without it."""
     assert state_of(state) == ""
 
 
@@ -123,8 +123,8 @@ def test_a_long_tracestate_loses_whole_entries() -> None:
     assert state_of(",".join([*short[:4], long])) == ",".join(short[:4])
 
 
-def test_without_spans_the_context_goes_on_unchanged() -> None:
-    """As the standard asks of whoever does not take part in the trace."""
+def test_without_spans_the_context_is_copied() -> None:
+    """As the standard requires of a service that does not take part in the trace."""
     record = Record("t", 0, 0, 0, None, b"", headers(PARENT, "a=1"))
     with record_span(record, "g") as whole, span("locate", whole.context, faces=3) as stage:
         stage.set(images=1)
@@ -135,7 +135,7 @@ def test_without_spans_the_context_goes_on_unchanged() -> None:
 
 
 def test_a_record_s_span_has_its_stages_below_it() -> None:
-    """Kind, place and ids of the record; children of other threads; ended by whoever delivers."""
+    """Kind, offset and ids of the record; children in other threads; ended by the producer's thread."""
     exporter = InMemorySpanExporter()
     record = Record("requests", 3, 1234, 0, None, b"zQ7", headers(PARENT, "a=1"))
     with exporting_spans(exporter):
@@ -177,7 +177,7 @@ def test_a_record_s_span_has_its_stages_below_it() -> None:
 
 
 def failed_span(error: str | None) -> ReadableSpan:
-    """Return a span that ended badly, by an exception or by a code."""
+    """Return a span that failed, by an exception or by a code."""
     exporter = InMemorySpanExporter()
     with exporting_spans(exporter):
         if error:
@@ -189,8 +189,8 @@ def failed_span(error: str | None) -> ReadableSpan:
 
 
 @pytest.mark.parametrize("error", [None, "ValueError"])
-def test_a_failure_is_named_not_told(error: str | None) -> None:
-    """A span that fails bears the type of its error and not the message, which may hold a URL."""
+def test_a_failure_has_a_type_and_no_message(error: str | None) -> None:
+    """A failed span has the type of its error and not the message, which may contain a URL."""
     made = failed_span(error)
     assert made.status.status_code is StatusCode.ERROR
     assert dict(made.attributes or {}) == {"error.type": "ValueError"}
@@ -199,7 +199,7 @@ def test_a_failure_is_named_not_told(error: str | None) -> None:
 
 
 def test_what_the_sender_did_not_sample_is_not_recorded() -> None:
-    """The flag goes on as it came, under a new parent."""
+    """The flag is copied, with a new parent."""
     exporter = InMemorySpanExporter()
     with exporting_spans(exporter):
         whole = record_span(Record("t", 0, 0, 0, None, b"", headers(PARENT[:-1] + "0")), "g")
@@ -210,7 +210,7 @@ def test_what_the_sender_did_not_sample_is_not_recorded() -> None:
 
 
 def test_a_record_without_a_trace_begins_one() -> None:
-    """With spans, its result bears a trace though its request had none."""
+    """With spans, its result has a trace although its request had none."""
     with exporting_spans(InMemorySpanExporter()):
         whole = record_span(Record("t", 0, 0, 0, None, b""), "g")
         whole.end()
@@ -250,7 +250,7 @@ MISSING = f"OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is not install
     ],
 )
 def test_it_works_without_opentelemetry(environment: dict[str, str], answer: str, root: Path) -> None:
-    """Contexts are carried; an endpoint without the packages is a configuration error."""
+    """Contexts are copied; an endpoint without the packages is a configuration error."""
     run = subprocess.run(
         [sys.executable, "-c", BLOCKED, PARENT],
         cwd=root,
@@ -264,7 +264,7 @@ def test_it_works_without_opentelemetry(environment: dict[str, str], answer: str
 
 
 def test_an_endpoint_that_is_down_costs_no_record(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exporter is OpenTelemetry's own, from its variables; leaving the block does not wait for the dead."""
+    """The exporter is OpenTelemetry's own, from its variables; the end of the block does not wait for it."""
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("scorer.observe.trace_context.FLUSH_S", 0.05)
     with exporting_spans():
