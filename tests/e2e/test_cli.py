@@ -175,7 +175,7 @@ def test_doctor_explains_each_part(root: Path, tmp_path: Path) -> None:
     findings = {finding["part"]: finding for finding in json.loads(healthy.stdout)}
     assert {"device", "decoder", "engine", "bundle", "detector", "extractor", "policy"} <= findings.keys()
     assert all(finding["why"] for finding in findings.values())
-    lost = unlensed("doctor", cwd=tmp_path)
+    lost = unlensed("doctor", "--bundle", ".", cwd=tmp_path)
     assert lost.returncode == 65
     assert "is not a bundle" in lost.stdout
 
