@@ -130,7 +130,7 @@ class KafkaClientFactory:
             receive_message_max_bytes=FRAME_BYTES,
             **(membership if joins else {}),
         )
-        # Needed by test_header_names_of_any_bytes_stop_nothing in test_source.py.
+        # Needed by test_header_names_of_any_bytes_are_read in test_source.py.
         consumer._fetcher.PartitionRecords = TolerantRecords  # noqa: SLF001 - no option
         return consumer, connections
 
@@ -236,7 +236,7 @@ class _WaitingClient(KafkaNetClient):  # type: ignore[misc]  # the client ships 
         """Return False for a node that is not ready, where the client raises.
 
         After the exception the producer forgets the request that it was about to send, and a transaction waits forever.
-        Needed by test_writing_goes_on_and_loses_nothing[exactly_once] in test_outage.py.
+        Needed by test_writing_continues_and_loses_nothing[exactly_once] in test_outage.py.
         """
         try:
             return bool(super().await_ready(node_id, timeout_ms=timeout_ms))

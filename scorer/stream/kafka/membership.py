@@ -26,7 +26,7 @@ def keep_join_task(consumer: Any) -> None:  # noqa: ANN401 - the client ships no
     its join, send no heartbeats, and continue with partitions that the group has assigned to others.
 
     https://github.com/dpkp/kafka-python/pull/2617 corrected a similar race.
-    Needed by test_a_join_for_new_metadata_comes_to_its_end and test_a_join_that_an_outage_cuts_off_is_taken_up_again in
+    Needed by test_a_join_for_new_metadata_ends and test_a_join_that_an_outage_interrupts_is_repeated in
     test_source.py.
     """
     coordinator = consumer._coordinator  # noqa: SLF001 - no public access
@@ -42,7 +42,7 @@ def drop_empty_fetch(consumer: Any) -> None:  # noqa: ANN401 - the client ships 
     The client searches for them only while no other partition is current, and keeps a partition without further records
     as the current one. It does not fetch those records again, so that the resumed partition would wait until another
     partition receives new records. Since https://github.com/dpkp/kafka-python/pull/2981.
-    Needed by test_a_resumed_partition_goes_on_when_all_others_are_empty in test_source.py.
+    Needed by test_a_resumed_partition_is_read_when_all_others_are_empty in test_source.py.
     """
     fetcher = consumer._fetcher  # noqa: SLF001 - no public access
     if not fetcher._next_partition_records:  # noqa: SLF001
@@ -52,7 +52,7 @@ def drop_empty_fetch(consumer: Any) -> None:  # noqa: ANN401 - the client ships 
 def track_resets(consumer: Any) -> dict[TopicPartition, int]:  # noqa: ANN401 - the client ships no types
     """Return a dict that receives positions whose records were deleted, before the client resets them.
 
-    Needed by test_records_that_expired_are_told in test_source.py.
+    Needed by test_expired_records_are_reported in test_source.py.
     """
     resets: dict[TopicPartition, int] = {}
     subscription = consumer._subscription  # noqa: SLF001 - it has no callback
@@ -72,7 +72,7 @@ def is_fenced(consumer: Any) -> bool:  # noqa: ANN401 - the client ships no type
     """Return whether another worker uses our instance id, after which the client only stops its heartbeats.
 
     Static membership upstream: https://github.com/dpkp/kafka-python/pull/2625.
-    Needed by test_a_static_member_comes_back_to_its_partitions in test_source.py.
+    Needed by test_a_static_member_keeps_its_partitions in test_source.py.
     """
     coordinator = consumer._coordinator  # noqa: SLF001 - no public access
     return (
@@ -84,6 +84,6 @@ def leave_on_close(consumer: Any) -> None:  # noqa: ANN401 - the client ships no
     """Let `close` leave the group with a static membership, for which the client sends no LeaveGroup request.
 
     The option `leave_group_on_close` was proposed in https://github.com/dpkp/kafka-python/pull/2333.
-    Needed by test_a_static_member_that_leaves_gives_its_partitions_up in test_source.py.
+    Needed by test_a_leaving_static_member_releases_its_partitions in test_source.py.
     """
     consumer._coordinator.is_dynamic_member = lambda: True  # noqa: SLF001 - it has no option for this

@@ -176,7 +176,7 @@ class _Builder(DefaultRecordBatchBuilder):  # type: ignore[misc]  # the client s
 
 
 # No option; https://github.com/dpkp/kafka-python/pull/2004 corrected the reading of such headers only.
-# Needed by test_header_names_of_any_bytes_stop_nothing in test_source.py.
+# Needed by test_header_names_of_any_bytes_are_read in test_source.py.
 memory_records.DefaultRecordBatchBuilder = _Builder
 
 

@@ -1,4 +1,4 @@
-"""Embedders that belong to one thread each, lent to many."""
+"""A pool of embedders that one thread at a time may use."""
 
 import threading
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from scorer.engines.base import FeatureBatch
 from scorer.engines.pool import EmbedderPool
 
 
-class Jealous:
-    """An `Embedder` that notices a second thread, and waits for its like where `both` must be at work."""
+class ExclusiveEmbedder:
+    """An `Embedder` that refuses a second thread, and waits until both embedders are in use."""
 
     def __init__(self, both: threading.Barrier) -> None:
         self._both, self._own = both, threading.Lock()
 
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
-        """Return nothing, once another embedder is at work, too."""
+        """Return nothing, once the other embedder is in use."""
         assert self._own.acquire(blocking=False)
         try:
             self._both.wait(timeout=20)
@@ -27,9 +27,9 @@ class Jealous:
         return FeatureBatch(np.empty((len(faces), 1), np.float32), {}, np.empty(len(faces), np.float32))
 
 
-def test_each_embedder_has_one_thread_and_all_are_at_work() -> None:
-    """Six threads over two embedders: never two in one, always both busy."""
+def test_each_embedder_has_one_thread_and_all_are_used() -> None:
+    """Six threads on two embedders: never two in one, always both in use."""
     both = threading.Barrier(2)
-    lent = EmbedderPool([Jealous(both), Jealous(both)])
+    pool = EmbedderPool([ExclusiveEmbedder(both), ExclusiveEmbedder(both)])
     with ThreadPoolExecutor(6) as threads:
-        assert len(list(threads.map(lambda _: lent.embed([]), range(6)))) == 6
+        assert len(list(threads.map(lambda _: pool.embed([]), range(6)))) == 6

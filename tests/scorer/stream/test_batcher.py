@@ -26,7 +26,7 @@ def test_batches_keep_order_and_limits(sizes: list[int], max_items: int, max_byt
 
 
 def test_a_full_batch_does_not_wait() -> None:
-    """Enough items or enough bytes leave at once, on a clock that stands still."""
+    """Enough items or enough bytes are returned at once, on a stopped clock."""
     batcher: Batcher[str] = Batcher(2, 100, 60.0, clock=lambda: 0.0)
     batcher.add("a", 1)
     batcher.add("b", 1)
@@ -35,8 +35,8 @@ def test_a_full_batch_does_not_wait() -> None:
     assert batcher.take() == [("c", 0.0)]
 
 
-def test_a_lonely_item_leaves_when_it_is_old() -> None:
-    """An item without company waits its age, and the wait is told."""
+def test_a_single_item_is_returned_when_it_is_old() -> None:
+    """A single item waits for its age, and the wait is returned."""
     batcher: Batcher[str] = Batcher(10, 100, 0.01)
     batcher.add("a", 1)
     ((item, waited_s),) = batcher.take()
@@ -44,8 +44,8 @@ def test_a_lonely_item_leaves_when_it_is_old() -> None:
     assert waited_s >= 0.01
 
 
-def test_closing_sends_takers_home() -> None:
-    """A taker that waits gets an empty batch when the batcher closes."""
+def test_closing_releases_waiting_threads() -> None:
+    """A waiting thread receives an empty batch when the batcher closes."""
     batcher: Batcher[str] = Batcher(10, 100, 0.01)
     threading.Timer(0.05, batcher.close).start()
     assert batcher.take() == []

@@ -1,4 +1,4 @@
-"""A partition with suspects and all others: who is begun when, and who is blamed."""
+"""A partition with suspects and others without: when records start, and which become suspects."""
 
 import json
 from collections.abc import Callable
@@ -21,15 +21,15 @@ SUSPECTED, *OTHERS = PLACES
 SUSPECTS, RECORDS = 6, 24
 
 
-class Watched:
-    """One member of a group; what it begins is noted, and what else is in hand then."""
+class WatchedMember:
+    """A member of a group; it notes each record that it starts, and how many others are in flight then."""
 
     def __init__(self, bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
         self.group = MemoryGroup({topic_partition: [] for topic_partition in PLACES})
         self.group.notes[SUSPECTED] = str(CrashNote(open=True, first=0, until=SUSPECTS, holder=DEAD[0]))
-        self.begun: list[str] = []
-        self.beside: dict[str, int] = {}
-        self.deadly = ""
+        self.started: list[str] = []
+        self.others_in_flight: dict[str, int] = {}
+        self.crashing = ""
         for topic_partition in PLACES:
             for offset in range(RECORDS):
                 value = json.dumps(request_for(f"{topic_partition.partition}-{offset}")).encode()
@@ -37,18 +37,18 @@ class Watched:
         self.member = Member(self.group, lambda member: self._serve(bench, member))
 
     def run(self) -> None:
-        """Let the member turn until all is committed or it has ended."""
+        """Let the member run until all is committed or it has ended."""
         for _ in range(3000):
             if self.member.dead or list(self.group.committed.values()) == [RECORDS] * len(PLACES):
                 return
             self.member.turn()
-        pytest.fail(f"no end: {self.group.committed}")
+        pytest.fail(f"not finished: {self.group.committed}")
 
     def _serve(self, bench: Bench, member: Member) -> None:
         def read(request: ScoreRequest, max_bytes: int) -> bytes:
-            self.begun.append(request.request_id)
-            self.beside[request.request_id] = len(self.begun) - 1 - len(self.group.answers)
-            if request.request_id == self.deadly:
+            self.started.append(request.request_id)
+            self.others_in_flight[request.request_id] = len(self.started) - 1 - len(self.group.answers)
+            if request.request_id == self.crashing:
                 member.kill()
                 raise Killed
             return read_inline(request, max_bytes)
@@ -58,31 +58,31 @@ class Watched:
 
 
 @pytest.fixture
-def watched(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> Watched:
-    """A member that takes over from a dead one, which had the first records of one partition in hand."""
-    return Watched(bench, request_for)
+def watched(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> WatchedMember:
+    """A member that takes over from a crashed one, which had the first records of a partition in flight."""
+    return WatchedMember(bench, request_for)
 
 
-def test_a_suspect_is_alone_and_others_go_on_between_two(watched: Watched) -> None:
-    """Nothing else is in hand with a suspect; before the next one all that waits elsewhere is begun, in batches."""
+def test_a_suspect_is_alone_and_others_start_between_two(watched: WatchedMember) -> None:
+    """Nothing else is in flight with a suspect; before the next one, waiting records of others start in batches."""
     watched.run()
     suspects = [f"{SUSPECTED.partition}-{offset}" for offset in range(SUSPECTS)]
-    assert sorted(watched.begun) == sorted(
+    assert sorted(watched.started) == sorted(
         f"{topic_partition.partition}-{offset}" for topic_partition in PLACES for offset in range(RECORDS)
     )
-    assert [watched.beside[each] for each in suspects] == [0] * SUSPECTS
-    turns = [watched.begun.index(each) for each in suspects]
-    assert turns == sorted(turns)
-    others_before = [index - number for number, index in enumerate(turns)]
+    assert [watched.others_in_flight[each] for each in suspects] == [0] * SUSPECTS
+    order = [watched.started.index(each) for each in suspects]
+    assert order == sorted(order)
+    others_before = [index - number for number, index in enumerate(order)]
     assert others_before == sorted(others_before)
-    # 8 records a poll: the two other partitions need a few turns, and none of them waits for the last suspect.
+    # 8 records a poll: the two other partitions need a few polls, and none of them waits for the last suspect.
     assert others_before[-1] >= 5 * 8
-    assert max(watched.beside.values()) >= 4, "the others were no batch"
+    assert max(watched.others_in_flight.values()) >= 4, "the others did not start in batches"
 
 
-def test_a_suspects_death_blames_no_other_partition(watched: Watched) -> None:
+def test_a_crash_with_a_suspect_affects_no_other_partition(watched: WatchedMember) -> None:
     """While a suspect is alone its note is the only open one."""
-    watched.deadly = f"{SUSPECTED.partition}-3"
+    watched.crashing = f"{SUSPECTED.partition}-3"
     watched.run()
     notes = {topic_partition: CrashNote.parse(watched.group.notes[topic_partition]) for topic_partition in PLACES}
     assert [note and note.open for note in notes.values()] == [True, False, False]
@@ -96,8 +96,8 @@ def test_a_suspects_death_blames_no_other_partition(watched: Watched) -> None:
     assert all(not note.crashed for topic_partition, note in notes.items() if note and topic_partition in OTHERS)
 
 
-def test_suspects_of_several_partitions_take_turns() -> None:
-    """The partition whose last turn is the longest ago is next, whatever came first; what is behind a suspect waits."""
+def test_partitions_with_suspects_alternate() -> None:
+    """The partition that waited longest is next, whatever arrived first; records behind a suspect wait."""
     isolation = Isolation()
     for topic_partition in PLACES[:2]:
         isolation.add_suspects(topic_partition, SuspectRange(0, 3, DEAD[:1]))
@@ -114,15 +114,15 @@ def test_suspects_of_several_partitions_take_turns() -> None:
     assert not isolation.suspect_partitions
 
 
-def test_records_that_came_after_a_death_are_no_suspects() -> None:
-    """Once the log's end was reached, what arrives later was in nobody's hands, although the note reaches further."""
+def test_records_that_arrive_after_a_crash_are_no_suspects() -> None:
+    """Once the log end was reached, later records were not in flight in the crash, although the note goes further."""
     isolation = Isolation()
     isolation.add_suspects(SUSPECTED, SuspectRange(0, 40, DEAD[:1]))
-    waits = InFlight(Record(*SUSPECTED, 0, 0, None, None))
-    isolation.add(waits)
+    waiting = InFlight(Record(*SUSPECTED, 0, 0, None, None))
+    isolation.add(waiting)
     isolation.note_end_reached(SUSPECTED)
-    assert isolation.split_waiting()[1] == {SUSPECTED: waits}
-    isolation.start_alone(waits)
+    assert isolation.split_waiting()[1] == {SUSPECTED: waiting}
+    isolation.start_alone(waiting)
     isolation.note_end_reached(SUSPECTED)
     isolation.add(InFlight(Record(*SUSPECTED, 1, 0, None, None)))
     assert not isolation.split_waiting()[1]

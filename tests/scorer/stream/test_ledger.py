@@ -1,4 +1,4 @@
-"""The ledger: what may be produced, what may be committed, what is held, and what is forgotten."""
+"""The ledger: which answers may be produced, which offsets committed, and which bytes are counted."""
 
 import threading
 import time
@@ -32,8 +32,8 @@ def filled(offsets: range, topic_partition: TopicPartition = PLACE) -> tuple[Led
 
 
 @given(st.permutations(range(12)), st.integers(1, 5))
-def test_answers_leave_in_the_order_of_the_records(order: list[int], at_once: int) -> None:
-    """Whatever order records are finished in, they leave in offset order, each once; no further offset is committed."""
+def test_answers_are_produced_in_the_order_of_the_records(order: list[int], at_once: int) -> None:
+    """In whatever order records finish, they are produced in offset order, once, and no further offset is committed."""
     ledger, entries = filled(range(100, 112))
     delivered: list[int] = []
     for number in order:
@@ -50,49 +50,49 @@ STEPS = ["add", "fetch", "answer", "answer late", "shrink", "deliver", "drop", "
 
 
 @given(st.lists(st.sampled_from(STEPS), max_size=60))
-def test_the_bill_is_always_right(steps: list[str]) -> None:
-    """After any sequence of steps, images and bytes are those of what is held: records, images, answers."""
+def test_counts_are_always_correct(steps: list[str]) -> None:
+    """After any sequence of steps, the counts are those of the records, images and answers in memory."""
     ledger = Ledger()
     ledger.open(PLACE)
-    open_tickets: list[InFlight] = []
-    late: list[InFlight] = []  # their partition went away before they were answered
+    open_entries: list[InFlight] = []
+    late: list[InFlight] = []  # their partition was revoked before they were answered
     images: dict[InFlight, int] = {}
     next_offset = 0
     for step in steps:
         if step == "add":
-            open_tickets.append(ledger.add(record(next_offset, size=next_offset)))
-            images[open_tickets[-1]] = next_offset * 3 // 4
+            open_entries.append(ledger.add(record(next_offset, size=next_offset)))
+            images[open_entries[-1]] = next_offset * 3 // 4
             next_offset += 1
-        elif step == "fetch" and open_tickets and not open_tickets[-1].answer:
-            ledger.reserve_image(open_tickets[-1], 70, budget=10**6)
-            ledger.set_image_bytes(open_tickets[-1], 50)
-            images[open_tickets[-1]] = 50
-        elif step == "answer" and open_tickets:
-            ledger.answer(open_tickets[0], answer())
-        elif step == "shrink" and open_tickets and open_tickets[0].answer:
-            ledger.answer(open_tickets[0], answer(10))
+        elif step == "fetch" and open_entries and not open_entries[-1].answer:
+            ledger.reserve_image(open_entries[-1], 70, budget=10**6)
+            ledger.set_image_bytes(open_entries[-1], 50)
+            images[open_entries[-1]] = 50
+        elif step == "answer" and open_entries:
+            ledger.answer(open_entries[0], answer())
+        elif step == "shrink" and open_entries and open_entries[0].answer:
+            ledger.answer(open_entries[0], answer(10))
         elif step == "answer late" and late:
             ledger.answer(late.pop(), answer())
         elif step == "deliver":
             ready = ledger.wait_ready(0, 10)
             ledger.acknowledge(ready)
             gone = ready.get(PLACE, [])
-            open_tickets = [entry for entry in open_tickets if not any(entry is other for other in gone)]
-        elif step == "drop" and open_tickets:
-            ledger.remove_unstarted([open_tickets.pop()])
+            open_entries = [entry for entry in open_entries if not any(entry is other for other in gone)]
+        elif step == "drop" and open_entries:
+            ledger.remove_unstarted([open_entries.pop()])
         elif step == "close":
             ledger.close({PLACE})
             ledger.open(PLACE)
-            late += [entry for entry in open_tickets if not entry.answer]
-            open_tickets = []
-        held = [*open_tickets, *late]
+            late += [entry for entry in open_entries if not entry.answer]
+            open_entries = []
+        held = [*open_entries, *late]
         added = [entry.answer.size if entry.answer else images[entry] for entry in held]
         assert ledger.images == len(held)
         assert ledger.bytes == sum(entry.record.size for entry in held) + sum(added)
 
 
 def test_a_dead_letter_is_not_counted_twice() -> None:
-    """What an answer shares with its record is held once."""
+    """Bytes that an answer shares with its record are counted once."""
     ledger, (entry,) = filled(range(1))
     ledger.answer(entry, Outgoing("dead", entry.record.key, entry.record.value, (("code", b"x"),)))
     assert ledger.bytes == 10 + 5
@@ -119,30 +119,30 @@ def test_images_wait_for_room() -> None:
 
 
 def test_images_that_need_more_room_do_not_block_each_other() -> None:
-    """Two that were claimed small and must be claimed large give the first claim back, so that one of them goes on."""
+    """Two images with small reservations that need large ones release the first, so that one of them continues."""
     ledger, entries = filled(range(2))
     for entry in entries:
         ledger.reserve_image(entry, 40, budget=150)
-    claimed: list[InFlight] = []
+    reserved: list[InFlight] = []
 
     def claim(entry: InFlight) -> None:
         ledger.reserve_image(entry, 120, budget=150)
-        claimed.append(entry)
+        reserved.append(entry)
 
     threads = [in_background(partial(claim, entry)) for entry in entries]
     until_s = time.monotonic() + 30
-    while len(claimed) < 1 and time.monotonic() < until_s:
+    while len(reserved) < 1 and time.monotonic() < until_s:
         time.sleep(0.01)
     time.sleep(0.1)
-    assert len(claimed) == 1
-    ledger.answer(claimed[0], answer())
+    assert len(reserved) == 1
+    ledger.answer(reserved[0], answer())
     for thread in threads:
         thread.join(30)
-    assert set(claimed) == set(entries)
+    assert set(reserved) == set(entries)
 
 
 def test_a_delivery_has_a_size() -> None:
-    """Answers are handed over in portions of bytes, too; one that is larger comes alone."""
+    """The size of a delivery is limited; a larger answer is delivered alone."""
     ledger, entries = filled(range(4))
     for entry, size in zip(entries, (40, 40, 40, 500), strict=True):
         ledger.answer(entry, Outgoing("results", None, bytes(size)))
@@ -153,15 +153,15 @@ def test_a_delivery_has_a_size() -> None:
     assert portions == [[0, 1], [2], [3]]
 
 
-def test_a_delivery_that_fails_is_offered_again() -> None:
-    """What was not acknowledged is still there to be delivered."""
+def test_a_failed_delivery_is_returned_again() -> None:
+    """Unacknowledged answers are returned again."""
     ledger, entries = filled(range(2))
     ledger.answer(entries[0], answer())
     assert ledger.wait_ready(0, 10) == ledger.wait_ready(0, 10) == {PLACE: [entries[0]]}
 
 
 def test_a_lost_partition_is_not_committed() -> None:
-    """An acknowledgement that comes after the partition went away moves no position, even if it came back since."""
+    """An acknowledgement after the revocation moves no position, even if the partition was assigned again."""
     ledger, entries = filled(range(2))
     ledger.answer(entries[0], answer())
     ready = ledger.wait_ready(0, 10)
@@ -173,8 +173,8 @@ def test_a_lost_partition_is_not_committed() -> None:
     assert ledger.wait_finished(entries[0], 0)
 
 
-def test_only_what_moved_is_committed() -> None:
-    """An offset is offered for commit once, and again when it moves."""
+def test_only_changed_offsets_are_committed() -> None:
+    """An offset is returned for commit once, and again when it changes."""
     ledger, entries = filled(range(5, 7))
     assert ledger.uncommitted() == {PLACE: 5}
     ledger.committed({PLACE: 5})
@@ -184,8 +184,8 @@ def test_only_what_moved_is_committed() -> None:
     assert ledger.uncommitted() == {PLACE: 6}
 
 
-def test_what_is_in_hand_is_announced_once() -> None:
-    """A record is announced from its note on; only a later record asks for another note."""
+def test_records_in_flight_are_noted_once() -> None:
+    """A record has a note once it is written; only a later record needs another one."""
     ledger, entries = filled(range(5, 7))
     assert ledger.without_note() == {PLACE: OffsetRange(5, 7)}
     assert not ledger.has_note(entries[0])
@@ -196,8 +196,8 @@ def test_what_is_in_hand_is_announced_once() -> None:
     assert ledger.without_note() == {PLACE: OffsetRange(5, 8)}
 
 
-def test_a_gap_in_the_offsets_is_stepped_over() -> None:
-    """Offsets that compaction or transactions took away do not stop a partition."""
+def test_a_gap_in_the_offsets_is_passed() -> None:
+    """Offsets that compaction or transactions use do not stop a partition."""
     ledger = Ledger()
     ledger.open(PLACE)
     entries = [ledger.add(record(offset)) for offset in (3, 9)]
@@ -208,7 +208,7 @@ def test_a_gap_in_the_offsets_is_stepped_over() -> None:
 
 
 def test_an_end_without_records_is_passed_when_nothing_is_in_flight() -> None:
-    """What reading has passed is to be committed, once, but never beyond a record in flight."""
+    """Offsets that reading has passed are committed once, but never beyond a record in flight."""
     ledger, (entry,) = filled(range(5, 6))
     ledger.open(OTHER)
     assert ledger.skip({PLACE: 7, OTHER: 3}) == {OTHER: 3}
@@ -221,7 +221,7 @@ def test_an_end_without_records_is_passed_when_nothing_is_in_flight() -> None:
 
 
 def test_partitions_do_not_wait_for_each_other() -> None:
-    """A slow record holds back its own partition only."""
+    """A slow record delays only its own partition."""
     ledger, _ = filled(range(2))
     ledger.open(OTHER)
     quick = ledger.add(record(0, OTHER))
@@ -240,7 +240,7 @@ def test_waiting_ends_when_the_last_record_is_acknowledged() -> None:
 
 
 def test_a_record_without_a_timestamp_has_no_age() -> None:
-    """Timestamps of -1 and 0 are none, and do not hide those of other records."""
+    """Timestamps of -1 and 0 are ignored, and do not hide those of other records."""
     ledger = Ledger()
     ledger.open(PLACE)
     for offset, timestamp_ms in enumerate((-1, 0)):

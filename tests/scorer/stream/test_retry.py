@@ -1,4 +1,4 @@
-"""Outages of the engine are waited out, and a face that breaks the engine is found."""
+"""Calls are retried during outages of the engine, and a face on which the engine fails is found."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -57,19 +57,19 @@ def faces(portrait: bytes) -> list[EncodedFace]:
 def make_retrying(
     engine: ScriptedEngine, stop: threading.Event | None = None, verify: Callable[[], object] | None = None
 ) -> tuple[RetryingEmbedder, list[str | None]]:
-    """Return a patient embedder and what it reports."""
+    """Return a retrying embedder and the list of its reports."""
     told: list[str | None] = []
     return RetryingEmbedder(engine, 1, verify or engine.verify, stop or threading.Event(), told.append), told
 
 
-def test_an_outage_is_waited_out(faces: list[EncodedFace]) -> None:
-    """Every face has its feature once the engine is back, and the outage's end is told."""
+def test_calls_are_retried_during_an_outage(faces: list[EncodedFace]) -> None:
+    """Every face has its feature once the engine is back, and the end of the outage is reported."""
     embedder, told = make_retrying(ScriptedEngine(outages=4))
     assert embedder.embed(faces).features[:, 0].tolist() == [0, 1, 2, 3, 4]
     assert told == ["connection refused", "still refused", "still refused", "still refused", None]
 
 
-def test_a_face_that_breaks_the_engine_is_given_up_alone(faces: list[EncodedFace]) -> None:
+def test_only_the_face_that_breaks_the_engine_is_given_up(faces: list[EncodedFace]) -> None:
     """It gets its reason after three tries alone; its batch-mates get their features."""
     embedder, _ = make_retrying(ScriptedEngine(breaks_on=2))
     batch = embedder.embed(faces)
@@ -79,13 +79,13 @@ def test_a_face_that_breaks_the_engine_is_given_up_alone(faces: list[EncodedFace
 
 
 def test_an_outage_never_costs_a_face(faces: list[EncodedFace]) -> None:
-    """However long it lasts, being unavailable is nobody's fault."""
+    """However long it lasts, no face is given up."""
     embedder, _ = make_retrying(ScriptedEngine(outages=50))
     assert embedder.embed(faces[:1]).failures == {}
 
 
 def test_waiting_ends_when_the_service_stops(faces: list[EncodedFace]) -> None:
-    """A service that goes down does not wait for an engine that never comes."""
+    """A service that stops does not wait for an unavailable engine."""
     stop = threading.Event()
     embedder, _ = make_retrying(ScriptedEngine(outages=10**9), stop)
     threading.Timer(0.05, stop.set).start()
@@ -93,7 +93,7 @@ def test_waiting_ends_when_the_service_stops(faces: list[EncodedFace]) -> None:
         embedder.embed(faces)
 
 
-def test_another_engine_must_not_go_on(faces: list[EncodedFace]) -> None:
+def test_another_engine_is_refused(faces: list[EncodedFace]) -> None:
     """An engine that comes back with other answers ends the wait with an error."""
 
     def verify() -> None:

@@ -1,6 +1,6 @@
-"""The broker dies and comes back, on the same port with the same data; nobody else is restarted.
+"""The broker is killed and restarted on the same port with the same data; nothing else is restarted.
 
-Starting a broker takes seconds, so that all of this is about one outage, lived through by several members.
+A restart takes seconds, so that all tests share one outage with several members.
 """
 
 import threading
@@ -18,7 +18,7 @@ REQUESTS = 20
 
 
 class Deliveries:
-    """Delivers one record after the other on a thread of its own, each until it is acknowledged."""
+    """Delivers one record after the other on its own thread, each until it is acknowledged."""
 
     def __init__(self, member: Member, topic: str, topic_partition: TopicPartition | None) -> None:
         self.acknowledged: list[bytes] = []
@@ -28,7 +28,7 @@ class Deliveries:
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the record under way."""
+        """Stop after the current record."""
         self._stop.set()
         self._thread.join()
 
@@ -47,7 +47,7 @@ class Deliveries:
                 self.acknowledged.append(value)
 
 
-class Witness:
+class OutageMember:
     """A member that reads, and delivers once or at least once, before, during and after the outage."""
 
     def __init__(self, site: Site, delivery: str) -> None:
@@ -60,13 +60,13 @@ class Witness:
         self.deliveries = Deliveries(self.member, site.stream.results, topic_partition)
         wait_until(lambda: len(self.deliveries.acknowledged) > 3, "the first results")
 
-    def live_through(self) -> None:
-        """Poll while nobody is there."""
+    def poll_in_outage(self) -> None:
+        """Poll while there is no broker."""
         for _ in range(10):
             assert self.member.turn() == []
 
     def recover(self) -> list[bytes]:
-        """Go on until results and requests flow again; return what a reader sees of the results."""
+        """Continue until results and requests are processed again; return the results that a reader sees."""
         before = len(self.deliveries.acknowledged)
         wait_until(lambda: len(self.deliveries.acknowledged) > before + 3, "results after the outage")
         self.deliveries.stop()
@@ -77,9 +77,9 @@ class Witness:
 
 @dataclass
 class Outage:
-    """What was seen."""
+    """The observations."""
 
-    witnesses: dict[str, Witness]
+    outage_members: dict[str, OutageMember]
     refused_commit: BaseException | None = None
     left: list[str] = field(default_factory=list)
     forgotten: set[Record] = field(default_factory=set)
@@ -88,59 +88,59 @@ class Outage:
 
 @pytest.fixture(scope="module")
 def outage(kafka_server: KafkaServer, open_site: Callable[[], Site]) -> Outage:
-    """Kill the broker under two members that work, one that leaves meanwhile and one with a session too short."""
-    seen = Outage({delivery: Witness(open_site(), delivery) for delivery in ("at_least_once", "exactly_once")})
-    leaver = Witness(open_site(), "at_least_once")
+    """Kill the broker under two working members, one that leaves meanwhile, and one with a too short session."""
+    seen = Outage({delivery: OutageMember(open_site(), delivery) for delivery in ("at_least_once", "exactly_once")})
+    leaver = OutageMember(open_site(), "at_least_once")
     leaver.deliveries.stop()
-    asleep = open_site()
-    asleep.create_topics(2)
-    asleep.produce(asleep.requests(10))
-    forgotten = asleep.join(session_timeout_s=1)
+    idle_site = open_site()
+    idle_site.create_topics(2)
+    idle_site.produce(idle_site.requests(10))
+    forgotten = idle_site.join(session_timeout_s=1)
     turn_until([forgotten], lambda: len(forgotten.polled) == 10, "all records")
     kafka_server.kill()
     try:
-        for witness in seen.witnesses.values():
-            witness.live_through()
-        member = seen.witnesses["at_least_once"].member
+        for outage_member in seen.outage_members.values():
+            outage_member.poll_in_outage()
+        member = seen.outage_members["at_least_once"].member
         try:
             member.source.commit(member.offsets(member.owned))
         except BrokerUnavailable as error:
             seen.refused_commit = error
-        leaver.member.offsets = lambda _topic_partitions: {}  # type: ignore[method-assign]  # there is nobody to commit to
+        leaver.member.offsets = lambda _topic_partitions: {}  # type: ignore[method-assign]  # there is no broker to commit to
         leaving = threading.Thread(target=lambda: (leaver.member.source.close(1), leaver.member.sink.close(1)))
         leaving.start()
         leaving.join(20)
         seen.left = [what for what, _ in leaver.member.told] + (["hangs"] if leaving.is_alive() else [])
     finally:
         kafka_server.start()
-    asleep.produce(asleep.requests(10))
+    idle_site.produce(idle_site.requests(10))
     turn_until([forgotten], lambda: len(set(forgotten.polled)) == 20, "what was written after the outage")
     turn_until([forgotten], lambda: len(forgotten.owned) == 2, "all partitions")
     seen.forgotten = set(forgotten.polled)
-    seen.results = {delivery: witness.recover() for delivery, witness in seen.witnesses.items()}
+    seen.results = {delivery: outage_member.recover() for delivery, outage_member in seen.outage_members.items()}
     return seen
 
 
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
-def test_reading_goes_on_where_it_stopped(outage: Outage, delivery: str) -> None:
-    """No record is left out or comes twice, and nobody took the partition away."""
-    member = outage.witnesses[delivery].member
+def test_reading_continues_where_it_stopped(outage: Outage, delivery: str) -> None:
+    """No record is lost or read twice, and the partition is not revoked."""
+    member = outage.outage_members[delivery].member
     assert [record.offset for record in member.polled] == list(range(REQUESTS + 5))
     assert [what for what, _ in member.told] == ["assigned"]
 
 
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
-def test_writing_goes_on_and_loses_nothing(outage: Outage, delivery: str) -> None:
-    """What was acknowledged is there, in order; in transactions it is there once."""
-    seen, acknowledged = outage.results[delivery], outage.witnesses[delivery].deliveries.acknowledged
+def test_writing_continues_and_loses_nothing(outage: Outage, delivery: str) -> None:
+    """Acknowledged records are stored, in order; in transactions exactly once."""
+    seen, acknowledged = outage.results[delivery], outage.outage_members[delivery].deliveries.acknowledged
     assert list(dict.fromkeys(seen)) == acknowledged
     assert delivery == "at_least_once" or seen == acknowledged
 
 
-def test_commits_say_that_nothing_was_stored(outage: Outage) -> None:
+def test_commits_fail_during_the_outage(outage: Outage) -> None:
     """During the outage with an exception, after it with success."""
     assert outage.refused_commit is not None
-    member = outage.witnesses["at_least_once"].member
+    member = outage.outage_members["at_least_once"].member
     member.source.commit(member.offsets(member.owned))
 
 
@@ -149,6 +149,6 @@ def test_leaving_needs_no_broker(outage: Outage) -> None:
     assert outage.left == ["assigned", "revoked"]
 
 
-def test_a_member_that_was_forgotten_comes_back(outage: Outage) -> None:
+def test_a_removed_member_joins_again(outage: Outage) -> None:
     """After an outage longer than the session, every record was read and all partitions are owned."""
     assert len(outage.forgotten) == 20

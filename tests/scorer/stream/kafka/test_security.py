@@ -233,7 +233,7 @@ def test_images_do_not_leave_this_machine_in_the_clear() -> None:
         ({"security": "sasl_tls", "username": "a", "password": "b", "token_file": "c"}, r"uses no kafka\.token_file"),
         ({"token_file": "c"}, r"uses no kafka\.token_file"),
         ({"security": "sasl_tls", "sasl_mechanism": "OAUTHBEARER", "token_file": "nowhere"}, "cannot be read.*nowhere"),
-        ({"security": "sasl_tls", "sasl_mechanism": "OAUTHBEARER", "token_file": __file__}, "holds no bearer token"),
+        ({"security": "sasl_tls", "sasl_mechanism": "OAUTHBEARER", "token_file": __file__}, "contains no bearer token"),
         ({"security": "sasl_plaintext", "sasl_mechanism": "AWS_MSK_IAM"}, "needs sasl_tls"),
         ({"security": "sasl_tls", "sasl_mechanism": "AWS_MSK_IAM", "token_file": "c"}, r"uses no kafka\.token_file"),
         ({"bootstrap": ""}, "names no broker"),

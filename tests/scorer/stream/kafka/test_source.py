@@ -1,4 +1,4 @@
-"""Reading from a real broker: positions, notes, rebalances, and records that mean harm."""
+"""Reading from a real broker: positions, notes, rebalances, and hostile records."""
 
 import threading
 import time
@@ -48,8 +48,8 @@ def test_producers_may_compress(site: Site, codec: str) -> None:
     assert member.polled[0].value == b"value" * 1000
 
 
-def test_a_note_is_told_before_the_first_record(site: Site) -> None:
-    """Who takes over a partition learns 4,000 bytes of note, and reads on from what was committed."""
+def test_a_note_is_received_before_the_first_record(site: Site) -> None:
+    """The next owner of a partition receives 4,000 bytes of note, and continues at the committed offset."""
     site.create_topics(2)
     site.produce(site.requests(40))
     first = site.join()
@@ -73,24 +73,24 @@ def test_a_group_that_never_committed_starts_at_the_beginning(site: Site) -> Non
     assert member.owned == {TopicPartition(site.stream.requests, 0): "", TopicPartition(site.stream.requests, 1): ""}
 
 
-def test_pauses_hold_records_back(site: Site) -> None:
-    """Nothing comes of a paused partition, everything after it is resumed; partitions of others are ignored."""
+def test_paused_partitions_return_no_records(site: Site) -> None:
+    """No record is returned from a paused partition, all after it is resumed; other partitions are ignored."""
     site.create_topics(2)
     member = site.join()
     turn_until([member], lambda: member.owned, "an assignment")
-    quiet, stranger = TopicPartition(site.stream.requests, 0), TopicPartition("somewhere", 3)
-    member.source.pause([quiet, stranger])
+    quiet, unknown = TopicPartition(site.stream.requests, 0), TopicPartition("somewhere", 3)
+    member.source.pause([quiet, unknown])
     site.produce(site.requests(40))
     turn_until([member], lambda: member.polled, "records of the other partition")
     for _ in range(10):
         member.turn()
     assert quiet not in {record.topic_partition for record in member.polled}
-    member.source.resume([quiet, stranger])
+    member.source.resume([quiet, unknown])
     turn_until([member], lambda: len(member.polled) == 40, "all records")
 
 
-def test_a_resumed_partition_goes_on_when_all_others_are_empty(site: Site) -> None:
-    """What was fetched of a partition before its pause comes after it, although another one was read to its end."""
+def test_a_resumed_partition_is_read_when_all_others_are_empty(site: Site) -> None:
+    """Records fetched before a pause are returned after it, although another partition was read to its end."""
     site.create_topics(2)
     site.produce(site.requests(40))
     member = site.join()
@@ -114,7 +114,7 @@ def test_a_resumed_partition_goes_on_when_all_others_are_empty(site: Site) -> No
 
 
 def test_rebalances_lose_and_repeat_nothing(site: Site) -> None:
-    """While members come and go in good order, each record is acknowledged once, in order, and all are committed."""
+    """While members join and leave, each record is acknowledged once, in order, and all are committed."""
     site.create_topics(6)
     stop = threading.Event()
     produced: list[Outgoing] = []
@@ -149,15 +149,15 @@ def test_rebalances_lose_and_repeat_nothing(site: Site) -> None:
             offsets = [record.offset for record in member.polled if record.partition == partition]
             assert offsets == sorted(offsets)
     assert all("lost" not in {what for what, _ in member.told} for member in members)
-    heir = site.join()
-    turn_until([heir], lambda: len(heir.owned) == 6, "all partitions")
+    successor = site.join()
+    turn_until([successor], lambda: len(successor.owned) == 6, "all partitions")
     for _ in range(20):
-        heir.turn()
-    assert not heir.polled
+        successor.turn()
+    assert not successor.polled
 
 
-def test_only_what_moves_is_revoked(site: Site) -> None:
-    """A member that comes takes half of the partitions; the other half is never taken from its owner."""
+def test_only_reassigned_partitions_are_revoked(site: Site) -> None:
+    """A new member receives half of the partitions; the other half stays with its owner."""
     site.create_topics(4)
     first = site.join()
     turn_until([first], lambda: len(first.owned) == 4, "all partitions")
@@ -168,33 +168,33 @@ def test_only_what_moves_is_revoked(site: Site) -> None:
     assert revoked[0] == frozenset(second.owned)
 
 
-def test_revoked_partitions_are_finished_while_heartbeats_go_on(site: Site) -> None:
-    """Three seconds in on_revoked with a session of two: still a member, the commit counts, nobody reads before."""
+def test_revoked_partitions_are_finished_while_heartbeats_continue(site: Site) -> None:
+    """Three seconds in on_revoked with a session of two: still a member, the commit works, no other member reads."""
     site.create_topics(2)
     site.produce(site.requests(40))
     slow = site.join(session_timeout_s=2)
     turn_until([slow], lambda: len(slow.polled) == 40, "all records")
     threads: list[str] = []
 
-    def linger(_topic_partitions: object) -> None:
+    def wait_in_callback(_topic_partitions: object) -> None:
         threads.append(threading.current_thread().name)
         time.sleep(3)
-        assert not heir.owned
+        assert not successor.owned
 
-    slow.before_revoked, slow.note = linger, "finished late"
-    heir = site.join(session_timeout_s=2)
-    runner = Runner(heir)
-    turn_until([slow], lambda: len(heir.owned) == 1, "the other's partition")
+    slow.before_revoked, slow.note = wait_in_callback, "finished late"
+    successor = site.join(session_timeout_s=2)
+    runner = Runner(successor)
+    turn_until([slow], lambda: len(successor.owned) == 1, "the other's partition")
     runner.stop()
     assert threads == [threading.current_thread().name]
-    assert list(heir.started.values()) == ["finished late"]
-    assert not heir.polled
+    assert list(successor.started.values()) == ["finished late"]
+    assert not successor.polled
     assert {what for what, _ in slow.told} == {"assigned", "revoked"}
     slow.before_revoked = lambda _topic_partitions: None
 
 
 def test_commits_during_a_rebalance_are_refused_and_repeated(site: Site) -> None:
-    """While the group forms anew a commit says so at once; after it the same commit succeeds."""
+    """During a rebalance a commit fails at once; after it the same commit succeeds."""
     site.create_topics(2)
     site.produce(site.requests(10))
     member = site.join()
@@ -213,14 +213,14 @@ def test_commits_during_a_rebalance_are_refused_and_repeated(site: Site) -> None
     turn_until([other, member], lambda: not is_refused(), "a commit after it")
 
 
-def test_a_join_for_new_metadata_comes_to_its_end(site: Site) -> None:
-    """A leader whose polls are too short to see the end of such a join is a member all the same, and commits."""
+def test_a_join_for_new_metadata_ends(site: Site) -> None:
+    """A leader whose polls are too short to await such a join becomes a member, and commits."""
     site.create_topics(2)
     site.produce(site.requests(1))
     member = site.join()
     turn_until([member], lambda: member.polled, "the record")
     coordinator = member.source._consumer._coordinator  # noqa: SLF001 - such a change cannot be timed from outside
-    coordinator._assignment_snapshot = {}  # noqa: SLF001 - as if the leader had dealt out partitions of other metadata
+    coordinator._assignment_snapshot = {}  # noqa: SLF001 - as if the leader had assigned partitions of other metadata
     until = time.monotonic() + 1
     while time.monotonic() < until:
         member.source.poll(0, 1)
@@ -231,29 +231,29 @@ def test_a_join_for_new_metadata_comes_to_its_end(site: Site) -> None:
     )
 
 
-def test_a_join_that_an_outage_cuts_off_is_taken_up_again(site: Site) -> None:
-    """A coordinator that goes away just as the leader joins for new metadata replaces nobody, and is joined again."""
+def test_a_join_that_an_outage_interrupts_is_repeated(site: Site) -> None:
+    """If the coordinator fails while the leader joins for new metadata, the leader joins again."""
     site.create_topics(2)
     member = site.join()
     turn_until([member], lambda: len(member.owned) == 2, "the partitions")
     coordinator = member.source._consumer._coordinator  # noqa: SLF001 - such an outage cannot be timed from outside
     join = coordinator._do_join_and_sync_async  # noqa: SLF001
 
-    async def go_away() -> bytes:
+    async def fail() -> bytes:
         coordinator._do_join_and_sync_async = join  # noqa: SLF001 - the next attempt is a real one
         coordinator._assignment_snapshot = coordinator._metadata_snapshot  # noqa: SLF001 - as at first
-        coordinator.coordinator_dead("gone")
+        coordinator.coordinator_dead("unavailable")
         raise errors.CoordinatorNotAvailableError
 
-    coordinator._do_join_and_sync_async = go_away  # noqa: SLF001
-    coordinator._assignment_snapshot = {}  # noqa: SLF001 - as if the leader had dealt out partitions of other metadata
+    coordinator._do_join_and_sync_async = fail  # noqa: SLF001
+    coordinator._assignment_snapshot = {}  # noqa: SLF001 - as if the leader had assigned partitions of other metadata
     turn_until([member], lambda: not coordinator._heartbeat_enabled, "the join that is cut off")  # noqa: SLF001
     turn_until([member], lambda: coordinator._heartbeat_enabled, "heartbeats")  # noqa: SLF001
     assert len(member.owned) == 2
 
 
-def test_what_is_not_ours_cannot_be_committed(site: Site) -> None:
-    """Neither a partition that we never had nor one that moved on."""
+def test_only_owned_partitions_are_committed(site: Site) -> None:
+    """Neither a partition that was never assigned nor one that was reassigned."""
     site.create_topics(2)
     site.produce(site.requests(10))
     first = site.join()
@@ -267,23 +267,23 @@ def test_what_is_not_ours_cannot_be_committed(site: Site) -> None:
         first.source.commit({TopicPartition("somewhere", 0): 1})
 
 
-def test_a_member_that_stalls_is_told_what_it_lost(site: Site) -> None:
-    """After max.poll.interval without a poll another owns everything: commits fail, then on_lost comes."""
+def test_a_stalled_member_is_told_its_lost_partitions(site: Site) -> None:
+    """After max.poll.interval without a poll another member owns all partitions: commits fail, on_lost is called."""
     site.create_topics(2)
     site.produce(site.requests(10))
     stalled = site.join(max_poll_interval_s=1.5)
     turn_until([stalled], lambda: len(stalled.polled) == 10, "all records")
     topic_partitions = frozenset(stalled.owned)
-    heir = site.join()
-    turn_until([heir], lambda: len(heir.owned) == 2, "the partitions of the stalled member")
+    successor = site.join()
+    turn_until([successor], lambda: len(successor.owned) == 2, "the partitions of the stalled member")
     with pytest.raises(BrokerUnavailable):
         stalled.source.commit(stalled.offsets(topic_partitions))
-    turn_until([heir, stalled], lambda: ("lost", topic_partitions) in stalled.told, "the loss")
-    turn_until([heir, stalled], lambda: len(heir.polled) == 10, "the records again")
+    turn_until([successor, stalled], lambda: ("lost", topic_partitions) in stalled.told, "the loss")
+    turn_until([successor, stalled], lambda: len(successor.polled) == 10, "the records again")
 
 
-def test_a_static_member_comes_back_to_its_partitions(site: Site) -> None:
-    """With an instance id a restart moves nothing, and the one that was replaced is refused."""
+def test_a_static_member_keeps_its_partitions(site: Site) -> None:
+    """With an instance id a restart reassigns nothing, and the replaced member is refused."""
     site.create_topics(4)
     old, other = site.join(instance_id="one"), site.join(instance_id="two")
     turn_until([old, other], lambda: len(old.owned) == len(other.owned) == 2, "an even split")
@@ -296,7 +296,7 @@ def test_a_static_member_comes_back_to_its_partitions(site: Site) -> None:
 
 
 @pytest.mark.parametrize("stays", [False, True])
-def test_a_static_member_that_leaves_gives_its_partitions_up(site: Site, stays: bool) -> None:  # noqa: FBT001 - drawn
+def test_a_leaving_static_member_releases_its_partitions(site: Site, stays: bool) -> None:  # noqa: FBT001 - drawn
     """It leaves at once, long before its session ends, unless it is told to stay a member."""
     site.create_topics(2)
     site.kafka = site.kafka.model_copy(update={"session_timeout_s": 30})
@@ -310,8 +310,8 @@ def test_a_static_member_that_leaves_gives_its_partitions_up(site: Site, stays: 
     assert len(other.owned) == (1 if stays else 2)
 
 
-def test_header_names_of_any_bytes_stop_nothing(site: Site) -> None:
-    """A record whose header's name is no UTF-8 comes whole and once, as do others, and goes out as it was."""
+def test_header_names_of_any_bytes_are_read(site: Site) -> None:
+    """A record with a header name that is not UTF-8 is read once, like the others, and written unchanged."""
     site.create_topics()
     topic = site.stream.requests
     odd = b"\xff\xfe".decode("utf-8", "surrogateescape")
@@ -331,8 +331,8 @@ def test_header_names_of_any_bytes_stop_nothing(site: Site) -> None:
     assert restore(read) == sent[2]
 
 
-def test_records_that_expired_are_told(site: Site) -> None:
-    """What the broker deleted before it was read is told with its offsets, before a start and while a worker waits."""
+def test_expired_records_are_reported(site: Site) -> None:
+    """Records that the broker deleted before they were read are reported, before a start and during a pause."""
     site.create_topics()
     topic_partition = TopicPartition(site.stream.requests, 0)
     site.produce(site.requests(5))
@@ -360,8 +360,8 @@ def delete_records(site: Site, before: int) -> None:
     admin.close()
 
 
-def test_a_topic_that_is_not_there_is_refused(site: Site) -> None:
-    """Connecting names the topics that are missing instead of making them."""
+def test_a_missing_topic_is_refused(site: Site) -> None:
+    """Connecting names the missing topics instead of creating them."""
     with pytest.raises(BrokerRefused, match=r"has no topic .*requests"):
         site.connect()
 
@@ -373,7 +373,7 @@ def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_brief")
 def test_no_broker_is_an_outage(site: Site) -> None:
-    """Connecting to nobody says so after a bounded time and leaves no thread behind."""
+    """Connecting without a broker fails after a bounded time and leaves no thread."""
     before = threading.active_count()
     with pytest.raises(BrokerUnavailable, match="no connection"):
         site.connect(bootstrap="127.0.0.1:1")

@@ -1,4 +1,4 @@
-"""Records that end their worker, ends that no record is to blame for, and answers that no broker takes."""
+"""Records that crash their worker, exits that are no crash, and answers that the broker refuses."""
 
 import hashlib
 import json
@@ -21,8 +21,10 @@ from tests.scorer.stream.service_bench import DEAD, PLACE, Bench, bench, request
 __all__ = ["bench", "request_for"]
 
 
-def test_a_dead_workers_records_are_processed_alone(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
-    """After an open note the records that were in hand are begun one at a time; the rest go in batches again."""
+def test_records_of_a_crashed_worker_are_processed_alone(
+    bench: Bench, request_for: Callable[..., dict[str, Any]]
+) -> None:
+    """After an open note the records in it are started one at a time; the others in batches."""
     bench.broker.notes[PLACE] = str(CrashNote(open=True, first=0, until=4, holder=DEAD[0]))
     bench.send(*[request_for(str(number)) for number in range(8)])
     results, dead = bench.run()
@@ -31,10 +33,8 @@ def test_a_dead_workers_records_are_processed_alone(bench: Bench, request_for: C
     assert bench.count("unlensed_isolated_records_total") == 4
 
 
-def test_a_record_present_at_three_deaths_is_not_tried_again(
-    bench: Bench, request_for: Callable[..., dict[str, Any]]
-) -> None:
-    """It becomes a dead letter that says so, and the records behind it are answered."""
+def test_a_record_with_three_crashes_is_not_retried(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
+    """It becomes a dead letter that states that, and the records behind it are answered."""
     bench.broker.notes[PLACE] = str(CrashNote(open=True, first=0, until=1, holder=DEAD[2], crashed=DEAD[:2]))
     bench.send(*[request_for(str(number)) for number in range(3)])
     results, dead = bench.run()
@@ -43,14 +43,14 @@ def test_a_record_present_at_three_deaths_is_not_tried_again(
     assert dead[0]["unlensed-attempts"] == "3"
 
 
-def test_a_worker_leaves_a_note_before_it_begins(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
-    """What kills a worker with its first record is seen by the next: work starts after what is in hand is noted."""
+def test_a_worker_writes_a_note_before_it_starts(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
+    """The next worker sees a crash with the first record: records start after their note is stored."""
 
-    class Deadly:
+    class Crashing:
         def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
             raise MemoryError(len(faces))
 
-    bench.embedder = Deadly()
+    bench.embedder = Crashing()
     bench.send(request_for("a"))
     with pytest.raises(MemoryError):
         bench.service().run()
@@ -62,44 +62,44 @@ def test_a_worker_leaves_a_note_before_it_begins(bench: Bench, request_for: Call
 
 
 class Killed(Exception):
-    """Ends a service as a native crash would."""
+    """Ends a service like a native crash."""
 
 
-def kill_with(bench: Bench, deadly: Collection[str]) -> int:
-    """Start services until all is answered, where some requests end every one that begins them; return the deaths."""
+def crash_with(bench: Bench, crashing: Collection[str]) -> int:
+    """Start services until all records are answered, where some requests crash each service; return the crashes."""
     read = bench.read
 
-    def read_or_die(request: ScoreRequest, max_bytes: int) -> bytes:
-        if request.request_id in deadly:
+    def read_or_crash(request: ScoreRequest, max_bytes: int) -> bytes:
+        if request.request_id in crashing:
             raise Killed(request.request_id)
         return read(request, max_bytes)
 
-    bench.read = read_or_die
+    bench.read = read_or_crash
     for crashes in range(20):
         try:
             bench.run()
         except Killed:
             continue
         return crashes
-    pytest.fail("20 deaths")
+    pytest.fail("20 crashes")
 
 
-@pytest.mark.parametrize("deadly", [("2",), ("2", "3"), ("0", "1"), ("0", "1", "2", "4"), ("5", "7")])
-def test_records_that_kill_are_found_wherever_they_lie(
-    bench: Bench, request_for: Callable[..., dict[str, Any]], deadly: Sequence[str]
+@pytest.mark.parametrize("crashing", [("2",), ("2", "3"), ("0", "1"), ("0", "1", "2", "4"), ("5", "7")])
+def test_crashing_records_are_found_at_any_offset(
+    bench: Bench, request_for: Callable[..., dict[str, Any]], crashing: Sequence[str]
 ) -> None:
-    """Each costs three deaths at most, is dead-lettered once and alone, and every other record is answered once."""
+    """Each causes at most three crashes and becomes one dead letter; every other record is answered once."""
     bench.send(*[request_for(str(number)) for number in range(8)])
-    crashes = kill_with(bench, deadly)
-    assert crashes <= 3 + 2 * (len(deadly) - 1)
+    crashes = crash_with(bench, crashing)
+    assert crashes <= 3 + 2 * (len(crashing) - 1)
     results, dead = bench.run()
-    assert [letter["unlensed-offset"] for letter in dead] == list(deadly)
+    assert [letter["unlensed-offset"] for letter in dead] == list(crashing)
     assert {letter["unlensed-error-code"] for letter in dead} == {"kills_worker"}
-    assert {result["request_id"] for result in results} == set("01234567") - set(deadly)
+    assert {result["request_id"] for result in results} == set("01234567") - set(crashing)
 
 
-def test_notes_never_pass_what_is_committed(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
-    """While nothing can be committed no note moves on, and a worker that dies then blames nobody who is done."""
+def test_notes_never_pass_committed_offsets(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
+    """While commits fail, no note moves, so that a crash is not counted for finished records."""
     bench.broker.notes[PLACE] = str(CrashNote(open=True, first=0, until=4, holder=DEAD[0]))
     bench.send(*[request_for(str(number)) for number in range(4)])
     notes: list[CrashNote] = []
@@ -123,10 +123,10 @@ def test_notes_never_pass_what_is_committed(bench: Bench, request_for: Callable[
 
 
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
-def test_answers_that_the_broker_will_not_take_end_no_worker(
+def test_answers_that_the_broker_refuses_stop_no_worker(
     bench: Bench, request_for: Callable[..., dict[str, Any]], delivery: str
 ) -> None:
-    """A result becomes a dead letter; a letter goes without its value, then without key and headers; all once."""
+    """A result becomes a dead letter; a dead letter loses its value, then key and headers; all once."""
 
     class Small(MemorySink):
         def deliver(self, records: Sequence[Outgoing]) -> None:
@@ -156,10 +156,10 @@ def test_answers_that_the_broker_will_not_take_end_no_worker(
 
 
 @pytest.mark.parametrize("error", [BrokerRefused("no right"), BundleMismatch("another engine")])
-def test_an_end_that_is_foreseen_is_no_death(
+def test_a_foreseen_exit_is_no_crash(
     bench: Bench, request_for: Callable[..., dict[str, Any]], error: Exception
 ) -> None:
-    """Workers that a broker or an engine refuses close their notes and leave, however often; no request pays."""
+    """Workers that the broker or the engine refuses close their notes, however often; no request is affected."""
     bench.send(*[request_for(str(number)) for number in range(6)])
 
     class Refusing(MemorySink):

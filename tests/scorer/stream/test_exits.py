@@ -1,4 +1,4 @@
-"""Each exit code of a worker with records in hand: which ends count as deaths of what was in hand, and which do not."""
+"""Each exit code of a worker with records in flight: which exits count as a crash, and which do not."""
 
 import signal
 import subprocess
@@ -27,7 +27,7 @@ from tests.scorer.stream.service_bench import PLACE, Bench, bench, request_for
 
 __all__ = ["bench", "request_for"]
 
-# Raised while records are in hand: the exit code, and whether the records stay suspect.
+# Raised while records are in flight: the exit code, and whether the records become suspects.
 ERRORS: list[tuple[Exception, Exit, bool]] = [
     (BundleMismatch("another engine"), Exit.BAD_DATA, False),
     (SandboxBroken("no process can be started"), Exit.BAD_DATA, False),
@@ -39,9 +39,9 @@ ERRORS: list[tuple[Exception, Exit, bool]] = [
     (SettingsError("a contradiction"), Exit.BAD_CONFIGURATION, False),
     (RuntimeError("a defect"), Exit.CRASHED, True),
     (MemoryError(), Exit.CRASHED, True),
-    (OSError("an image file is truncated"), Exit.TRY_AGAIN, True),  # decoders and stores raise it of their input, too
+    (OSError("an image file is truncated"), Exit.TRY_AGAIN, True),  # decoders and stores also raise it for their input
 ]
-# What a thread does that ends the process itself: the exit code, and whether the records stay suspect.
+# Actions of a thread that exits the process: the exit code, and whether the records become suspects.
 ACTS: list[tuple[str, int, bool]] = [
     ("Watchdog(0.1, 'transaction').__enter__(); time.sleep(60)", Exit.TRY_AGAIN, False),
     ("exit_without_gpu(RuntimeError('uncorrectable ECC error encountered'))", Exit.GPU_LOST, False),
@@ -50,7 +50,7 @@ ACTS: list[tuple[str, int, bool]] = [
     ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, True),
     ("os.abort()", -signal.SIGABRT, True),
 ]
-NOTHING_IN_HAND = {Exit.USAGE, Exit.FAILURES, Exit.INTERRUPTED}  # before the first record, or of commands without one
+NOTHING_IN_FLIGHT = {Exit.USAGE, Exit.FAILURES, Exit.INTERRUPTED}  # before the first record, or of other commands
 
 PROGRAM = """
 import json, os, signal, sys, time
@@ -79,7 +79,7 @@ bench.service().run()
 def test_errors_count_unless_they_are_known_refusals(
     bench: Bench, request_for: Callable[..., dict[str, Any]], error: Exception, code: Exit, *, counts: bool
 ) -> None:
-    """A refusal leaves a closed note that blames nobody; whatever a record may have caused leaves an open one."""
+    """A refusal leaves a closed note without suspects; an error that a record may have caused leaves an open one."""
 
     def fail(_request: ScoreRequest, _max_bytes: int) -> bytes:
         raise error
@@ -95,10 +95,10 @@ def test_errors_count_unless_they_are_known_refusals(
 
 
 @pytest.mark.parametrize(("act", "code", "counts"), ACTS)
-def test_ends_within_a_thread_count_unless_their_cause_is_known(
+def test_exits_from_a_thread_count_unless_their_cause_is_known(
     root: Path, act: str, code: int, *, counts: bool
 ) -> None:
-    """A watchdog of the broker and damaged hardware close the notes first; a signal or a kernel's fault cannot."""
+    """The watchdog and damaged hardware close the notes first; a signal or a fault of a GPU kernel cannot."""
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(act=act)], cwd=root, capture_output=True, text=True, check=False
     )
@@ -108,7 +108,7 @@ def test_ends_within_a_thread_count_unless_their_cause_is_known(
     assert (note.open, note.first) == (counts, 0)
 
 
-def test_every_exit_code_is_judged() -> None:
+def test_every_exit_code_is_listed() -> None:
     """The tables above have each code; 0 is that of `test_service.py`."""
     judged = {code for _, code, _ in ERRORS} | {code for _, code, _ in ACTS if code > 0}
-    assert judged | NOTHING_IN_HAND | {Exit.DONE} == set(Exit)
+    assert judged | NOTHING_IN_FLIGHT | {Exit.DONE} == set(Exit)
