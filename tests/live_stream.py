@@ -1,4 +1,4 @@
-"""One `unlensed serve` process on a real broker, with topics of its own, for tests of what comes back."""
+"""One `unlensed serve` process on a real broker, with its own topics."""
 
 import os
 import uuid
@@ -17,13 +17,13 @@ BUNDLE = Path(__file__).resolve().parent.parent / "model_repository"
 
 
 class LiveStream:
-    """A worker and its topics; answers are known by the key of their request."""
+    """A worker and its topics; answers are identified by the key of their request."""
 
     def __init__(self, site: Site, worker: Worker) -> None:
         self.site, self.worker = site, worker
 
     def ask(self, requests: Mapping[str, bytes | None]) -> dict[str, list[Any]]:
-        """Send records, wait for an answer to each, stop the worker; return all that was ever answered, by key."""
+        """Send records, wait for an answer to each, stop the worker; return all answers by key."""
         topic = self.site.stream.requests
         self.site.produce(Outgoing(topic, key.encode(), value) for key, value in requests.items())
         wait_until(lambda: not self.worker.pid or self._read().keys() >= requests.keys(), "answers to all requests")
@@ -40,7 +40,7 @@ class LiveStream:
 
 @contextmanager
 def open_stream(folder: Path, **settings: object) -> Iterator[LiveStream]:
-    """Start a worker on a broker of our own, or on the one that `KAFKA_BOOTSTRAP_SERVERS` names; stop both."""
+    """Start a worker on a new broker, or on the one in `KAFKA_BOOTSTRAP_SERVERS`; stop both."""
     name = f"t{uuid.uuid4().hex[:8]}"
     topics = {"requests": f"{name}.requests", "results": f"{name}.results", "dead_letters": f"{name}.dead"}
     with ExitStack() as stack:
@@ -50,8 +50,8 @@ def open_stream(folder: Path, **settings: object) -> Iterator[LiveStream]:
         site = Site(KafkaSettings(bootstrap=bootstrap), StreamSettings.model_validate({"group": name, **topics}))
         stack.callback(site.close)
         site.create_topics(partitions=2)
-        ours = {f"stream__{key}": value for key, value in {"group": name, **topics}.items()}
-        topic_partition = {"bundle": BUNDLE, "kafka__bootstrap": bootstrap}
-        worker = stack.enter_context(Worker(folder / "worker.log", topic_partition | ours | settings))
+        topic_settings = {f"stream__{key}": value for key, value in {"group": name, **topics}.items()}
+        worker_settings = {"bundle": BUNDLE, "kafka__bootstrap": bootstrap}
+        worker = stack.enter_context(Worker(folder / "worker.log", worker_settings | topic_settings | settings))
         worker.wait_ready()
         yield LiveStream(site, worker)

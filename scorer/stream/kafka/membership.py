@@ -26,8 +26,8 @@ def keep_join_task(consumer: Any) -> None:  # noqa: ANN401 - the client ships no
     its join, send no heartbeats, and continue with partitions that the group has assigned to others.
 
     https://github.com/dpkp/kafka-python/pull/2617 corrected a similar race.
-    Needed by test_a_join_for_new_metadata_ends and test_a_join_that_an_outage_interrupts_is_repeated in
-    test_source.py.
+    Needed by test_members_with_short_polls_become_stable, test_a_join_for_new_metadata_ends and
+    test_a_join_that_an_outage_interrupts_is_repeated in test_source.py.
     """
     coordinator = consumer._coordinator  # noqa: SLF001 - no public access
     if coordinator._join_task is not None:  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""Certificates that are made when the tests run and gone when they end."""
+"""Certificates that the tests create, and that end with them."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -13,7 +13,7 @@ LIFE = timedelta(days=1)
 
 
 class Authority:
-    """Signs certificates with a key that never leaves this object; `folder/ca.pem` is what to trust."""
+    """Signs certificates with a key that never leaves this object; `folder/ca.pem` is the certificate to trust."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -28,7 +28,7 @@ class Authority:
         (folder / "ca.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str, address: str = "127.0.0.1") -> Path:
-        """Return a file with the key and the certificate of somebody at `address`."""
+        """Return a file with the key and the certificate for `address`."""
         key = ec.generate_private_key(ec.SECP256R1())
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         certificate = (

@@ -21,9 +21,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="session")
 def kafka_server(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[KafkaServer]:
-    """A broker that a test may kill, as long as it starts it again."""
+    """A broker that a test may kill if it starts it again."""
     if os.environ.get("KAFKA_BOOTSTRAP_SERVERS"):
-        pytest.skip("KAFKA_BOOTSTRAP_SERVERS names a broker that is not ours to kill or to configure")
+        pytest.skip("KAFKA_BOOTSTRAP_SERVERS names a broker that the tests must not kill or configure")
     pem = authority.issue("broker")
     trusted = authority.folder / "ca.pem"
     properties = {
@@ -39,7 +39,7 @@ def kafka_server(tmp_path_factory: pytest.TempPathFactory, authority: Authority)
         "listener.name.secure.scram-sha-512.sasl.jaas.config": (
             "org.apache.kafka.common.security.scram.ScramLoginModule required;"
         ),
-        # Takes tokens that nobody signed, as long as they have not expired; a connection ends with its token.
+        # Accepts unsigned tokens until they expire; a connection ends with its token.
         "listener.name.secure.oauthbearer.sasl.jaas.config": (
             "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;"
         ),
@@ -53,7 +53,7 @@ def kafka_server(tmp_path_factory: pytest.TempPathFactory, authority: Authority)
 
 @pytest.fixture(scope="session")
 def open_site(request: pytest.FixtureRequest) -> Iterator[Callable[[], Site]]:
-    """Makes names of topics and a group, on our broker or on the one that `KAFKA_BOOTSTRAP_SERVERS` names."""
+    """Create names of topics and a group, on the tests' broker or the one in `KAFKA_BOOTSTRAP_SERVERS`."""
     bootstrap = os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or request.getfixturevalue("kafka_server").bootstrap
     sites: list[Site] = []
 
@@ -72,7 +72,7 @@ def open_site(request: pytest.FixtureRequest) -> Iterator[Callable[[], Site]]:
 
 @pytest.fixture
 def site(open_site: Callable[[], Site]) -> Iterator[Site]:
-    """Topics and a group of this test's own."""
+    """Topics and a group for one test."""
     site = open_site()
     yield site
     site.close()

@@ -1,4 +1,4 @@
-"""What the Kafka tests play with: topics of their own, members of groups, and readers of what was written."""
+"""Helpers of the Kafka tests: topics, members of groups, and readers."""
 
 import threading
 import time
@@ -14,26 +14,26 @@ from scorer.settings import KafkaSettings, StreamSettings
 from scorer.stream.broker import Outgoing, Record, TopicPartition
 from scorer.stream.kafka.connect import KafkaSink, KafkaSource, connect
 
-PATIENCE_S = 40
+WAIT_S = 40
 
 
 def wait_until(true: Callable[[], object], what: str) -> None:
-    """Wait for something that must come."""
-    until = time.monotonic() + PATIENCE_S
+    """Wait until `true` returns a true value."""
+    until = time.monotonic() + WAIT_S
     while not true():
-        assert time.monotonic() < until, f"waited {PATIENCE_S} s for {what}"
+        assert time.monotonic() < until, f"waited {WAIT_S} s for {what}"
         time.sleep(0.01)
 
 
 class Site:
-    """A test's topics and group; what is opened here is closed here."""
+    """A test's topics and group; it closes what it opens."""
 
     def __init__(self, kafka: KafkaSettings, stream: StreamSettings) -> None:
         self.kafka, self.stream = kafka, stream
         self._stack = ExitStack()
 
     def create_topics(self, partitions: int = 1, **configs: str) -> None:
-        """Create the requests with so many partitions, and the two others, whose settings may be given."""
+        """Create the requests with `partitions`, and the two others with `configs`."""
         admin = KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
         plain = {"num_partitions": 1, "replication_factor": 1}
         topics = {
@@ -62,11 +62,11 @@ class Site:
         sink.deliver(list(records))
 
     def requests(self, count: int) -> list[Outgoing]:
-        """Return requests, each with a key of its own."""
+        """Return requests, each with its own key."""
         return [Outgoing(self.stream.requests, b"%d" % number, b"value %d" % number) for number in range(count)]
 
     def read(self, topic: str) -> list[Any]:
-        """Return what a read_committed reader sees in a topic now."""
+        """Return the records of a topic for a read_committed reader."""
         consumer = KafkaConsumer(
             bootstrap_servers=self.kafka.bootstrap,
             isolation_level="read_committed",
@@ -88,7 +88,7 @@ class Site:
 
 
 def _leave(source: KafkaSource) -> None:
-    """Leave a group that may be in the middle of anything when the test ends."""
+    """Leave a group in any state."""
     with suppress(BrokerUnavailable, BrokerRefused):
         source.close(timeout_s=2)
 
@@ -115,7 +115,7 @@ class Member:
         self.started.update(notes)
 
     def on_revoked(self, topic_partitions: Collection[TopicPartition]) -> None:
-        """Commit what was acknowledged."""
+        """Commit acknowledged offsets."""
         self.told.append(("revoked", frozenset(topic_partitions)))
         self.before_revoked(topic_partitions)
         self.source.commit(self.offsets(topic_partitions))
@@ -124,7 +124,7 @@ class Member:
         self._forget(topic_partitions)
 
     def on_lost(self, topic_partitions: Collection[TopicPartition]) -> None:
-        """Forget it all."""
+        """Discard them."""
         self.told.append(("lost", frozenset(topic_partitions)))
         self._forget(topic_partitions)
 
@@ -133,7 +133,7 @@ class Member:
         self.expired.append((topic_partition, first, until))
 
     def offsets(self, topic_partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """Return what may be committed."""
+        """Return the offsets that may be committed."""
         return {
             topic_partition: self.done[topic_partition]
             for topic_partition in topic_partitions
@@ -144,7 +144,7 @@ class Member:
         """Poll once, acknowledge, and commit if asked to."""
         records = list(self.source.poll(0.05, 100))
         for record in records:
-            assert record.topic_partition in self.owned, "a record of a partition that was not announced"
+            assert record.topic_partition in self.owned, "a record of a partition that was not assigned"
             self.done[record.topic_partition] = record.offset + 1
         self.polled += records
         if commit:
@@ -159,16 +159,16 @@ class Member:
 
 
 def turn_until(members: Collection[Member], true: Callable[[], object], what: str) -> None:
-    """Let members poll, one after the other, until something comes true."""
-    until = time.monotonic() + PATIENCE_S
+    """Let members poll in turn until `true` returns a true value."""
+    until = time.monotonic() + WAIT_S
     while not true():
-        assert time.monotonic() < until, f"waited {PATIENCE_S} s for {what}"
+        assert time.monotonic() < until, f"waited {WAIT_S} s for {what}"
         for member in members:
             member.turn()
 
 
 class Runner:
-    """Lets a member poll and commit on a thread of its own until it is stopped, then leave the group."""
+    """Lets a member poll and commit on its own thread until it is stopped, then leave the group."""
 
     def __init__(self, member: Member) -> None:
         self.member = member
@@ -178,7 +178,7 @@ class Runner:
         self._thread.start()
 
     def stop(self) -> None:
-        """Leave the group in order."""
+        """Stop, and leave the group."""
         self._stop.set()
         self._thread.join()
         if self.crash:

@@ -1,6 +1,6 @@
-"""A consumer group in this process: several partitions, members that come, go, stand still and die, and their outages.
+"""A consumer group in this process: several partitions, outages, and members that join, leave, pause and crash.
 
-A member runs the real service on a thread of its own, which does one turn of its loop each time it is let to.
+A member runs the real service on its own thread, which runs its loop once for each call of `turn`.
 """
 
 import threading
@@ -14,11 +14,11 @@ from scorer.errors import BrokerRefused, BrokerUnavailable
 from scorer.stream.broker import Outgoing, PartitionListener, Record, RecordsTooLarge, TopicPartition
 
 TURN_S = 60
-IDLE_S = 0.002  # of a poll without records: the other threads go on meanwhile
+IDLE_S = 0.002  # of a poll without records: other threads run meanwhile
 
 
 class Killed(BaseException):
-    """Ends a service as a signal would: it does nothing more."""
+    """Ends a service like a signal: it does nothing more."""
 
 
 @dataclass
@@ -26,8 +26,8 @@ class MemoryGroup:
     """The broker's side.
 
     Attributes:
-        outages: how many of the next calls are refused for now, by what is asked: commit, notes, deliver.
-        limits: the largest record that each topic takes, in bytes.
+        outages: how many of the next calls fail, by call: commit, notes, deliver.
+        limits: the largest record of each topic, in bytes.
     """
 
     logs: dict[TopicPartition, list[Record]]
@@ -48,11 +48,11 @@ class MemoryGroup:
         return record
 
     def wanted(self, topic_partition: TopicPartition) -> "Member | None":
-        """Return whose a partition is to be: members take turns."""
+        """Return the member that a partition is assigned to: members alternate."""
         return self.members[topic_partition.partition % len(self.members)] if self.members else None
 
     def remove(self, member: "Member") -> None:
-        """Take a member out of the group, without its knowing."""
+        """Remove a member from the group without telling it."""
         with self.lock:
             if member in self.members:
                 self.members.remove(member)
@@ -62,7 +62,7 @@ class MemoryGroup:
                 del self.owners[topic_partition]
 
     def check(self, what: str) -> None:
-        """Refuse a call while there is an outage."""
+        """Fail a call during an outage."""
         with self.lock:
             if self.outages[what] > 0:
                 self.outages[what] -= 1
@@ -77,7 +77,7 @@ class Member:
         self.dead = False
         self.error: BaseException | None = None
         self.stop = threading.Event()
-        self._goes = threading.Event()  # not set: all its threads stand still
+        self._goes = threading.Event()  # not set: its threads are paused
         self._goes.set()
         self._owned: set[TopicPartition] = set()
         self._next: dict[TopicPartition, int] = {}
@@ -91,7 +91,7 @@ class Member:
         assert self._turned.acquire(timeout=TURN_S)
 
     def turn(self) -> None:
-        """Let the service do one turn, unless it has ended."""
+        """Let the service run its loop once, unless it has ended."""
         if self._thread.is_alive():
             self._may_turn.release()
             assert self._turned.acquire(timeout=TURN_S)
@@ -99,25 +99,25 @@ class Member:
             self.finish()
 
     def finish(self) -> None:
-        """Let the service turn until it ends."""
+        """Let the service run until it ends."""
         self._free = True
         self._may_turn.release()
         self._thread.join(TURN_S)
         assert not self._thread.is_alive()
 
     def kill(self) -> None:
-        """End the service as a signal would; any thread may call this, its own ones too."""
+        """End the service like a signal; any thread may call this, also its own."""
         self.dead = True
         self.group.remove(self)
         self._goes.set()
 
     def stand_still(self) -> None:
-        """Do nothing until `go_on`, which is later than the session's end."""
+        """Pause until `go_on`, for longer than the session."""
         self._goes.clear()
         self.group.remove(self)
 
     def go_on(self) -> None:
-        """Go on, and join the group again."""
+        """Continue, and join the group again."""
         if not self.dead:
             self.group.members.append(self)
         self._goes.set()
@@ -127,7 +127,7 @@ class Member:
         self._listener = listener
 
     def poll(self, timeout_s: float, max_records: int) -> Sequence[Record]:
-        """See `RecordSource`; waits until the service may do its next turn."""
+        """See `RecordSource`; waits until the service may run its next loop."""
         if not self._free:
             self._turned.release()
             self._may_turn.acquire()
@@ -211,13 +211,13 @@ class Member:
     def _run(self, serve: Callable[["Member"], Any]) -> None:
         try:
             serve(self)
-        except BaseException as error:  # noqa: BLE001 - looked at by whoever let it turn
+        except BaseException as error:  # noqa: BLE001 - checked by the test
             self.error = error
         self.kill()
         self._turned.release()
 
     def _rebalance(self) -> None:
-        """Give up what is lost or is to be another's, and take what is to be ours and nobody's."""
+        """Release partitions that are lost or reassigned, and take free ones that are assigned to this member."""
         listener, group = self._listener, self.group
         assert listener
         with group.lock:

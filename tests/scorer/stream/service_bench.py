@@ -1,4 +1,4 @@
-"""A service on the in-memory broker with the real engine, for tests of what it does with records."""
+"""A service on the in-memory broker with the real engine."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ DEAD = ("a" * 12, "b" * 12, "c" * 12)
 
 
 def read_inline(request: ScoreRequest, max_bytes: int) -> bytes:
-    """Return a request's image, which no store is asked for."""
+    """Return a request's inline image."""
     return read_payload(request, PayloadSettings(), max_bytes)
 
 
@@ -46,7 +46,7 @@ def _load_detector(folder: Path) -> FaceDetector:
 
 @dataclass
 class Bench:
-    """A service, its broker, and what it counts."""
+    """A service, its broker and its metrics."""
 
     starter: Bundle
     embedder: Any
@@ -65,7 +65,7 @@ class Bench:
         self.broker.append(Outgoing(PLACE.topic, b"key", value) for value in encoded)
 
     def service(self, **settings: object) -> Service:
-        """Return a service on the broker; a second BLAS thread only spins, as `scorer.stream.assemble` knows."""
+        """Return a service on the broker; a second BLAS thread only spins, see `scorer.stream.assemble`."""
         threadpool_limits(limits=1, user_api="blas")
         dependencies = Dependencies(
             self.read,
@@ -87,7 +87,7 @@ class Bench:
         )
 
     def run(self, **settings: object) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-        """Serve until all is answered; return the results and the dead letters' headers."""
+        """Serve until all records are answered; return the results and the dead letters' headers."""
         self.service(**settings).run(until_drained=True)
         results = [json.loads(record.value or b"") for record in self.broker.topics["unlensed.results"]]
         dead = [

@@ -1,4 +1,4 @@
-"""Records that are no requests, and what their dead letters may say."""
+"""Records that are not requests, and the content of their error messages."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ from scorer.stream.codec import InvalidRecord, parse_request
 from scorer.stream.dead_letters import UNREADABLE
 
 GOOD = {"request_id": "r", "content_id": "c", "image": {"uri": "s3://bucket/a.jpg"}}
-SECRET = "c2VjcmV0"  # noqa: S105 - stands for whatever a record may hold
+SECRET = "c2VjcmV0"  # noqa: S105 - any content of a record
 FACE = {"face_id": "0", "box": [0, 0, 10, 10]}
 BAD = {
     "no value": (None, "null_value"),
@@ -40,8 +40,8 @@ def record(value: object) -> Record:
 
 
 @pytest.mark.parametrize(("value", "code"), BAD.values(), ids=BAD)
-def test_what_is_no_request_is_refused_with_a_code(value: object, code: str) -> None:
-    """Each kind of bad record has its code, and the message repeats nothing of what was sent."""
+def test_records_that_are_no_requests_are_refused_with_a_code(value: object, code: str) -> None:
+    """Each kind of bad record has its code, and the message repeats no content."""
     with pytest.raises(InvalidRecord) as caught:
         parse_request(record(value), 10**9, 10**6)
     assert caught.value.code == code
@@ -50,14 +50,14 @@ def test_what_is_no_request_is_refused_with_a_code(value: object, code: str) -> 
 
 
 def test_a_record_over_the_limit_is_not_parsed() -> None:
-    """An oversize record is refused by its size, whatever is in it."""
+    """An oversize record is refused by its size, whatever its content."""
     with pytest.raises(InvalidRecord) as caught:
         parse_request(record(b"x" * 101), 100, 100)
     assert caught.value.code == "too_large"
 
 
 def test_a_good_record_is_a_request() -> None:
-    """Inline bytes arrive as they were."""
+    """Inline bytes are decoded."""
     value = GOOD | {"image": {"bytes": base64.b64encode(b"picture").decode()}, "faces": [FACE]}
     request = parse_request(record(value), 10**9, 10**6)
     assert request.image.data == b"picture"
@@ -65,8 +65,8 @@ def test_a_good_record_is_a_request() -> None:
     assert request.faces[0].box == (0, 0, 10, 10)
 
 
-def test_a_record_that_stands_for_an_unreadable_one_has_its_own_code() -> None:
-    """What the client could not parse is told apart from a record without a value."""
+def test_an_unreadable_record_has_its_own_code() -> None:
+    """A record that the client could not parse differs from a record without a value."""
     unreadable = Record("requests", 0, 7, 0, None, None, ((UNREADABLE, b"it has 2000 headers"),))
     with pytest.raises(InvalidRecord, match="it has 2000 headers") as caught:
         parse_request(unreadable, 10**9, 10**6)
@@ -84,7 +84,7 @@ def test_a_record_that_stands_for_an_unreadable_one_has_its_own_code() -> None:
     ids=["unknown keys", "numbers", "nesting", "text"],
 )
 def test_json_apart_from_the_image_is_bounded(value: bytes) -> None:
-    """JSON of which a parser would make many times its size is refused unparsed, and the sentence names the setting."""
+    """JSON that would take many times its size when parsed is refused before, and the message names the setting."""
     with pytest.raises(InvalidRecord, match=r"stream\.max_json_bytes is 1000000") as caught:
         parse_request(record(value), 10**9, 10**6)
     assert caught.value.code == "too_large"
@@ -99,7 +99,7 @@ def test_an_image_does_not_count_as_json(encode: Callable[[str], str]) -> None:
 
 
 def test_many_broken_rules_are_counted_and_not_listed() -> None:
-    """The number of unknown names is told; a list of them would take a KiB for each."""
+    """The message contains the number of unknown names instead of a long list."""
     value = GOOD | {f"unknown{number}": 1 for number in range(1000)}
     with pytest.raises(InvalidRecord, match="request: 1000 names break rules") as caught:
         parse_request(record(value), 10**9, 10**6)
@@ -108,7 +108,7 @@ def test_many_broken_rules_are_counted_and_not_listed() -> None:
 
 @pytest.mark.parametrize("box", [[0, 0, 1.7e308, 1.7e308], [1.7e308] * 4, [0, 0, 2**24 + 2, 5], [-1e12, 0, 9, 9]])
 def test_boxes_are_bounded(box: list[float]) -> None:
-    """A box that no image could hold is refused, with the bound."""
+    """A box larger than any image is refused, with the bound."""
     with pytest.raises(InvalidRecord, match="16777216") as caught:
         parse_request(record(GOOD | {"faces": [FACE | {"box": box}]}), 10**9, 10**6)
     assert caught.value.code == "wrong_schema"
@@ -123,7 +123,7 @@ def test_boxes_are_bounded(box: list[float]) -> None:
     ],
 )
 def test_attributes_are_bounded(attributes: dict[str, str], sentence: str) -> None:
-    """What a result repeats fits into a topic of 1 MB."""
+    """Fields that a result repeats fit into a topic of 1 MB."""
     with pytest.raises(InvalidRecord, match=sentence):
         parse_request(record(GOOD | {"attributes": attributes}), 10**9, 10**6)
     with pytest.raises(InvalidRecord, match="the key has 65537 bytes"):

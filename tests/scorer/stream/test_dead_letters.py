@@ -1,4 +1,4 @@
-"""Dead letters: what goes in comes out, and replaying sends each once."""
+"""Dead letters: the original is restored, and a replay sends each once."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -34,39 +34,39 @@ RECORDS = st.builds(
 )
 
 
-def as_record(letter: Outgoing, offset: int = 0, timestamp_ms: int = 0) -> Record:
-    """Return a letter as it is read again."""
-    return Record(letter.topic, 0, offset, timestamp_ms, letter.key, letter.value, letter.headers)
+def as_record(dead_letter: Outgoing, offset: int = 0, timestamp_ms: int = 0) -> Record:
+    """Return a dead letter as it is read again."""
+    return Record(dead_letter.topic, 0, offset, timestamp_ms, dead_letter.key, dead_letter.value, dead_letter.headers)
 
 
-def kill(record: Record, code: str = "not_json", message: str = "no JSON") -> Outgoing:
-    """Return a letter."""
+def discard(record: Record, code: str = "not_json", message: str = "no JSON") -> Outgoing:
+    """Return a dead letter."""
     return make_dead_letter(record, "dead", code, message, attempts=1, bundle_digest="d" * 64)
 
 
 @given(RECORDS, st.text(), st.integers(0, 9))
-def test_restoring_gives_the_original_back(record: Record, message: str, attempts: int) -> None:
-    """Key, value and headers survive whatever they are, and the account says what was told."""
-    letter = as_record(make_dead_letter(record, "dead", "a_code", message, attempts, "digest"))
-    original = restore(letter)
+def test_the_original_is_restored(record: Record, message: str, attempts: int) -> None:
+    """Key, value and headers survive whatever they are, and the added headers contain the given reason."""
+    dead_letter = as_record(make_dead_letter(record, "dead", "a_code", message, attempts, "digest"))
+    original = restore(dead_letter)
     assert (original.topic, original.key, original.value) == ("requests", record.key, record.value)
     assert original.headers == record.headers
-    reason = read_dead_letter(letter).reason
+    reason = read_dead_letter(dead_letter).reason
     assert (reason.code, reason.topic_partition, reason.offset) == ("a_code", record.topic_partition, record.offset)
     assert (reason.timestamp_ms, reason.attempts, reason.bundle) == (record.timestamp_ms, attempts, "digest")
     assert reason.message == message.encode(errors="replace").decode()[:1000]
 
 
 @given(RECORDS, st.integers(3, 6))
-def test_a_letter_that_goes_round_does_not_grow(record: Record, crashes: int) -> None:
-    """A letter copied back with its headers dies again and again, and keeps its own headers and two accounts."""
-    second = as_record(kill(as_record(kill(record))))
-    letter = second
+def test_a_letter_that_is_copied_back_does_not_grow(record: Record, crashes: int) -> None:
+    """A dead letter that is copied back repeatedly keeps its own headers and two sets of added ones."""
+    second = as_record(discard(as_record(discard(record))))
+    dead_letter = second
     for reason in range(crashes):
-        letter = as_record(kill(letter, f"code{reason}"))
-    assert len(letter.headers) == len(second.headers)
-    assert letter.headers[: -2 * len(NAMES)] == second.headers[: -2 * len(NAMES)]
-    assert read_dead_letter(letter).reason.code == f"code{crashes - 1}"
+        dead_letter = as_record(discard(dead_letter, f"code{reason}"))
+    assert len(dead_letter.headers) == len(second.headers)
+    assert dead_letter.headers[: -2 * len(NAMES)] == second.headers[: -2 * len(NAMES)]
+    assert read_dead_letter(dead_letter).reason.code == f"code{crashes - 1}"
 
 
 @pytest.mark.parametrize(
@@ -79,30 +79,30 @@ def test_a_letter_that_goes_round_does_not_grow(record: Record, crashes: int) ->
     ],
 )
 def test_what_is_no_letter_is_not_restored(headers: Headers) -> None:
-    """Headers that are missing, are no numbers or are followed by others make no letter."""
+    """Headers that are missing, are no numbers or are followed by others make no dead letter."""
     with pytest.raises(NotReplayable):
         restore(Record("dead", 0, 0, 0, None, b"", headers))
 
 
 def test_a_record_that_could_not_be_parsed_is_not_restored() -> None:
     """Its place is known and its content is not, so that sending it back would be sending something else."""
-    letter = as_record(kill(Record("requests", 0, 7, 0, None, None, ((UNREADABLE, b""),))))
-    assert read_dead_letter(letter).reason.offset == 7
+    dead_letter = as_record(discard(Record("requests", 0, 7, 0, None, None, ((UNREADABLE, b""),))))
+    assert read_dead_letter(dead_letter).reason.offset == 7
     with pytest.raises(NotReplayable, match="could not be parsed"):
-        restore(letter)
+        restore(dead_letter)
 
 
 def test_a_line_about_a_letter_shows_nothing_of_the_record() -> None:
-    """JSON about a letter holds neither key nor value nor headers."""
-    letter = as_record(kill(Record("requests", 0, 7, 0, b"secret", b"secret", (("secret", b"secret"),))))
-    assert "secret" not in json.dumps(read_dead_letter(letter).as_dict())
+    """JSON about a dead letter holds neither key nor value nor headers."""
+    dead_letter = as_record(discard(Record("requests", 0, 7, 0, b"secret", b"secret", (("secret", b"secret"),))))
+    assert "secret" not in json.dumps(read_dead_letter(dead_letter).as_dict())
 
 
 @given(st.integers(-(2**63), 2**63 - 1))
 def test_any_timestamp_can_be_listed(timestamp_ms: int) -> None:
-    """A letter, and the record in it, may have any timestamp; one that is no time is unknown and in no span of time."""
-    letter = as_record(kill(Record("requests", 0, 7, timestamp_ms, None, b"")), timestamp_ms=timestamp_ms)
-    read = read_dead_letter(letter)
+    """A dead letter, and the record in it, may have any timestamp; an invalid time is unknown and in no period."""
+    dead_letter = as_record(discard(Record("requests", 0, 7, timestamp_ms, None, b"")), timestamp_ms=timestamp_ms)
+    read = read_dead_letter(dead_letter)
     assert json.loads(json.dumps(read.as_dict()))["record"]["timestamp_ms"] == timestamp_ms
     assert DeadLetterFilter("requests").selects(read)
     assert not (
@@ -111,36 +111,36 @@ def test_any_timestamp_can_be_listed(timestamp_ms: int) -> None:
 
 
 class MemoryLog:
-    """A topic of two partitions and what a group remembers of it."""
+    """A topic of two partitions and what the positions that a group stores."""
 
-    def __init__(self, letters: list[Outgoing]) -> None:
-        self.letters = [
+    def __init__(self, dead_letters: list[Outgoing]) -> None:
+        self.dead_letters = [
             Record("dead", n % 2, n // 2, n * 1000, each.key, each.value, each.headers)
-            for n, each in enumerate(letters)
+            for n, each in enumerate(dead_letters)
         ]
         self.stored: dict[TopicPartition, OffsetAndMetadata] = {}
 
     def positions(self) -> Mapping[TopicPartition, OffsetAndMetadata]:
-        """See `Log`."""
+        """See `TopicLog`."""
         return dict(self.stored)
 
     def read(self, start: Mapping[TopicPartition, int]) -> Iterator[Record]:
-        """See `Log`."""
-        yield from (each for each in self.letters if each.offset >= start.get(each.topic_partition, 0))
+        """See `TopicLog`."""
+        yield from (each for each in self.dead_letters if each.offset >= start.get(each.topic_partition, 0))
 
     def remember(self, positions: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
-        """See `Log`."""
+        """See `TopicLog`."""
         assert all(len(position.note) <= MAX_NOTE_CHARACTERS for position in positions.values())
         self.stored.update(positions)
 
 
 def make_log(codes: list[str]) -> MemoryLog:
-    """Return a log with a letter of each code; the original's value is its number."""
-    return MemoryLog([kill(Record("requests", 0, n, 0, None, b"%d" % n), code) for n, code in enumerate(codes)])
+    """Return a log with a dead letter of each code; the original's value is its number."""
+    return MemoryLog([discard(Record("requests", 0, n, 0, None, b"%d" % n), code) for n, code in enumerate(codes)])
 
 
 def run(log: MemoryLog, code: str | None = None, *, again: bool = False, limit: int | None = None) -> list[int]:
-    """Return the numbers of the originals that a replay sends, having checked that its plan says the same."""
+    """Return the numbers of the originals that a replay sends, after a check that its plan is the same."""
     choice = DeadLetterFilter("requests", code)
     planned = Replay(log, choice, again=again, limit=limit).plan()
     broker = MemoryBroker()
@@ -171,7 +171,7 @@ def test_replays_send_each_once(codes: list[str], steps: list[tuple[str | None, 
 
 
 def test_again_sends_what_was_sent() -> None:
-    """With --again everything goes once more, and nothing is forgotten about what was sent."""
+    """With --again everything goes once more, and the stored positions stay."""
     log = make_log(list("abab"))
     assert run(log, "a") == [0, 2]
     assert sorted(run(log, again=True)) == [0, 1, 2, 3]
@@ -179,7 +179,7 @@ def test_again_sends_what_was_sent() -> None:
 
 
 def test_a_replay_that_fails_remembers_what_was_sent() -> None:
-    """An outage after the first batch leaves that batch remembered; the next replay goes on behind it."""
+    """An outage after the first batch leaves that batch stored; the next replay continues behind it."""
     log = make_log(["a"] * 250)
     broker = MemoryBroker()
 
@@ -198,12 +198,12 @@ def test_a_replay_that_fails_remembers_what_was_sent() -> None:
 
 
 def test_letters_from_elsewhere_and_others_stay() -> None:
-    """A letter that names another topic, one whose original is unknown and what is no letter are counted, not sent."""
+    """Those of another topic, those with an unknown original and other records are counted, not sent."""
     log = MemoryLog(
         [
-            kill(Record("payments", 0, 0, 0, None, b"1")),
-            kill(Record("requests", 0, 1, 0, None, None, ((UNREADABLE, b""),))),
-            Outgoing("dead", None, b"no letter"),
+            discard(Record("payments", 0, 0, 0, None, b"1")),
+            discard(Record("requests", 0, 1, 0, None, None, ((UNREADABLE, b""),))),
+            Outgoing("dead", None, b"no dead letter"),
         ]
     )
     assert run(log) == []
@@ -223,7 +223,7 @@ def test_memory_survives_storage(first: int, later: set[int]) -> None:
 
 
 def test_a_memory_that_does_not_fit_is_refused() -> None:
-    """Rather than forgetting what was sent, a replay stops before it sends."""
+    """A replay whose positions cannot be stored stops before it sends."""
     memory = ReplayedOffsets(None)
     number = 1
     for offset in range(100_000):
@@ -234,13 +234,23 @@ def test_a_memory_that_does_not_fit_is_refused() -> None:
 
 
 def test_listing_filters_by_code_and_time() -> None:
-    """--code and --since choose; what is no letter is left out."""
+    """--code and --since choose; what is no dead letter is left out."""
     log = make_log(list("abab"))
-    log.letters.append(Record("dead", 0, 9, 0, None, b"no letter"))
+    log.dead_letters.append(Record("dead", 0, 9, 0, None, b"no dead letter"))
     moment = datetime.fromtimestamp(1, UTC)
-    assert [letter.reason.offset for letter in list_dead_letters(log, DeadLetterFilter("requests"))] == [0, 1, 2, 3]
-    assert [letter.reason.offset for letter in list_dead_letters(log, DeadLetterFilter("requests", "a"))] == [0, 2]
-    assert [letter.reason.offset for letter in list_dead_letters(log, DeadLetterFilter("requests", since=moment))] == [
+    assert [each.reason.offset for each in list_dead_letters(log, DeadLetterFilter("requests"))] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    assert [each.reason.offset for each in list_dead_letters(log, DeadLetterFilter("requests", "a"))] == [
+        0,
+        2,
+    ]
+    assert [
+        dead_letter.reason.offset for dead_letter in list_dead_letters(log, DeadLetterFilter("requests", since=moment))
+    ] == [
         1,
         2,
         3,

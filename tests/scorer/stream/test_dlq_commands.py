@@ -12,7 +12,7 @@ from scorer.stream.broker import Outgoing, Record
 from scorer.stream.dead_letters import make_dead_letter
 from tests.scorer.stream.kafka_peers import Site
 
-SECRET = b"what the record held"
+SECRET = b"content of the record"
 
 
 def invoke(site: Site, *arguments: str, columns: int = 200) -> Result:
@@ -28,7 +28,7 @@ def invoke(site: Site, *arguments: str, columns: int = 200) -> Result:
     return CliRunner().invoke(dlq_app, arguments, env=environment)
 
 
-def discard_child(site: Site, *codes: str) -> list[Outgoing]:
+def write_dead_letters(site: Site, *codes: str) -> list[Outgoing]:
     """Write a dead letter of each code; return the originals."""
     site.create_topics(2)
     records = [
@@ -43,16 +43,16 @@ def discard_child(site: Site, *codes: str) -> list[Outgoing]:
 
 
 def replayed(site: Site) -> list[Outgoing]:
-    """Return what lies in the topic of requests."""
+    """Return the records in the topic of requests."""
     return [
         Outgoing(site.stream.requests, each.key, each.value, tuple(each.headers))
         for each in site.read(site.stream.requests)
     ]
 
 
-def test_list_says_what_died_and_shows_nothing_of_it(site: Site) -> None:
-    """A table for people, JSON lines for machines, filtered; neither shows what the record held."""
-    discard_child(site, "not_json", "wrong_schema", "not_json")
+def test_list_shows_reasons_and_no_content(site: Site) -> None:
+    """A table for people, JSON lines for machines, filtered; neither shows content of the record."""
+    write_dead_letters(site, "not_json", "wrong_schema", "not_json")
     table = invoke(site, "list")
     lines = invoke(site, "list", "--json", "--code", "not_json", "--since", "1h")
     assert (table.exit_code, lines.exit_code) == (0, 0)
@@ -70,8 +70,8 @@ def test_list_says_what_died_and_shows_nothing_of_it(site: Site) -> None:
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
 def test_no_letter_acts_on_the_terminal(site: Site, columns: int) -> None:
-    """What a stranger's record brings into a code or a sentence is shown escaped, and never taken for markup."""
-    discard_child(site, "[/x]", "[red]a", "\x1b[2J\u202e", "two\nlines")
+    """Content of a record in a code or a message is escaped, and never taken for markup."""
+    write_dead_letters(site, "[/x]", "[red]a", "\x1b[2J\u202e", "two\nlines")
     table = invoke(site, "list", columns=columns)
     lines = invoke(site, "list", "--json", columns=columns)
     replay = invoke(site, "replay", "--dry-run", columns=columns)
@@ -85,8 +85,8 @@ def test_no_letter_acts_on_the_terminal(site: Site, columns: int) -> None:
 
 
 def test_replay_sends_originals_once(site: Site) -> None:
-    """First nothing without consent, then each original verbatim, then nothing again until --again."""
-    originals = discard_child(site, "a", "b", "a")
+    """Nothing without confirmation, then each original unchanged, then nothing until --again."""
+    originals = write_dead_letters(site, "a", "b", "a")
     assert "2 letters (2 a)" in invoke(site, "replay", "--code", "a", "--dry-run").output
     refused = invoke(site, "replay")
     assert isinstance(refused.exception, UsageError)
@@ -101,7 +101,7 @@ def test_replay_sends_originals_once(site: Site) -> None:
 
 
 def test_a_topic_without_letters_is_no_error(site: Site) -> None:
-    """Nothing died, nothing to do."""
+    """Nothing to list or replay."""
     site.create_topics()
     assert "0 letters" in invoke(site, "list").output
     assert invoke(site, "replay", "--yes").exit_code == 0
@@ -109,7 +109,7 @@ def test_a_topic_without_letters_is_no_error(site: Site) -> None:
 
 @pytest.mark.parametrize("arguments", [("list", "--since", "soon"), ("replay", "--since", "soon")])
 def test_bad_arguments_are_refused(site: Site, arguments: tuple[str, ...]) -> None:
-    """The sentence names the flag."""
+    """The message names the flag."""
     refused = invoke(site, *arguments)
     assert isinstance(refused.exception, UsageError)
     assert "--since soon" in str(refused.exception)

@@ -1,4 +1,4 @@
-"""Probes: what makes a service live and ready, and that no client can keep others from asking."""
+"""Probes: when a service is live and ready, and that no client can block others."""
 
 import http.client
 import json
@@ -20,13 +20,13 @@ SETTINGS = HealthSettings(port=0, max_poll_age_s=30, max_canary_age_s=300)
 
 
 class Clock:
-    """A clock that a test holds."""
+    """A clock that a test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
     def __call__(self) -> float:
-        """Return what the test has set."""
+        """Return the time that the test has set."""
         return self.now
 
 
@@ -38,7 +38,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def state(clock: Clock) -> HealthState:
-    """The state of a service that has just begun."""
+    """The state of a service that has just started."""
     return HealthState(SETTINGS, clock)
 
 
@@ -67,15 +67,15 @@ def connect(server: HealthServer, sent: bytes) -> socket.socket:
     return connection
 
 
-def test_a_service_that_begins_is_live_and_not_ready(state: HealthState, clock: Clock) -> None:
-    """It has the same time to its first poll and canary as later between two."""
+def test_a_starting_service_is_live_and_not_ready(state: HealthState, clock: Clock) -> None:
+    """The limits for its first poll and canary are the same as later."""
     assert state.live().ok
     assert state.ready().reasons == ("the service is starting", "canary inference: none has run yet")
     clock.now += 31
     assert state.live().reasons == ("the poll loop has not run for 31 s; 30 s allowed",)
 
 
-def test_ready_takes_a_verified_bundle_and_a_canary(state: HealthState) -> None:
+def test_ready_requires_a_verified_bundle_and_a_canary(state: HealthState) -> None:
     """Each alone is not enough, and each can be withdrawn."""
     state.set_ready(ready=True, why="")
     assert not state.ready().ok
@@ -88,7 +88,7 @@ def test_ready_takes_a_verified_bundle_and_a_canary(state: HealthState) -> None:
     assert state.ready().reasons == ("draining",)
 
 
-def test_a_canary_that_fails_ends_a_service_only_after_long(state: HealthState, clock: Clock) -> None:
+def test_a_failing_canary_makes_a_service_not_live_only_after_its_limit(state: HealthState, clock: Clock) -> None:
     """An outage of the engine leaves the scorer live until no canary has succeeded for `max_canary_age_s`."""
     state.canary(ok=True, detail="")
     for _ in range(300):
@@ -104,7 +104,7 @@ def test_a_canary_that_fails_ends_a_service_only_after_long(state: HealthState, 
 
 
 def test_a_canary_that_hangs_is_neither_live_nor_ready(state: HealthState, clock: Clock) -> None:
-    """A last success that is too old counts no more, though nothing failed since."""
+    """A last success that is too old does not count, although nothing failed since."""
     state.set_ready(ready=True, why="")
     state.canary(ok=True, detail="")
     clock.now += 301
@@ -113,7 +113,7 @@ def test_a_canary_that_hangs_is_neither_live_nor_ready(state: HealthState, clock
     assert not state.ready().ok
 
 
-def test_an_engine_elsewhere_ends_no_service(clock: Clock) -> None:
+def test_a_remote_engine_does_not_make_a_service_not_live(clock: Clock) -> None:
     """However long a remote engine is down, the scorer is not ready and stays live, as long as it polls."""
     state = HealthState(SETTINGS, clock, engine_elsewhere=True)
     state.set_ready(ready=True, why="")
@@ -127,7 +127,7 @@ def test_an_engine_elsewhere_ends_no_service(clock: Clock) -> None:
 
 
 def test_probes_answer_with_reasons(server: HealthServer, state: HealthState) -> None:
-    """200 or 503, and a body that says why, without the secrets of an exception's message."""
+    """200 or 503, and a body with the reasons, without secrets in an exception's message."""
     assert ask(server, "/health/live") == (200, "application/json", '{"ok": true, "reasons": []}\n')
     state.set_ready(ready=True, why="")
     state.canary(ok=False, detail="cannot reach https://u:zQ7@engine/p?token=zQ7")
@@ -139,7 +139,7 @@ def test_probes_answer_with_reasons(server: HealthServer, state: HealthState) ->
 
 
 def test_metrics_are_served_as_asked_for(server: HealthServer) -> None:
-    """Text by default, OpenMetrics for whoever accepts it."""
+    """Text by default, OpenMetrics for clients that accept it."""
     assert "unlensed_backend_up 0.0" in ask(server, "/metrics")[2]
     _, kind, body = ask(server, "/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert kind.startswith("application/openmetrics-text")
@@ -147,13 +147,13 @@ def test_metrics_are_served_as_asked_for(server: HealthServer) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/health/live/", "/metrics/..", "/metrics2", "/health/../metrics"])
-def test_there_is_nothing_else(server: HealthServer, path: str) -> None:
+def test_other_paths_are_not_found(server: HealthServer, path: str) -> None:
     """Other paths are not found."""
     assert ask(server, path)[0] == 404
 
 
-def test_only_reading(server: HealthServer) -> None:
-    """HEAD has no body; every other method, and what is no HTTP, is refused without an echo."""
+def test_only_get_and_head(server: HealthServer) -> None:
+    """HEAD has no body; other methods, and bytes that are not HTTP, are refused without an echo."""
     with connect(server, b"HEAD /metrics HTTP/1.1\r\n\r\n") as connection, connection.makefile("rb") as answer:
         head, _, body = answer.read().partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.0 200 OK")
@@ -166,13 +166,13 @@ def test_only_reading(server: HealthServer) -> None:
     assert ask(server, "/health/live")[0] == 200
 
 
-def test_silent_clients_keep_nobody_out(server: HealthServer) -> None:
-    """Three times as many silent connections as there is room for, and a probe is answered; threads stay few."""
+def test_silent_clients_block_no_others(server: HealthServer) -> None:
+    """With three times as many silent connections as the limit a probe is answered; threads stay few."""
     before = threading.active_count()
     silent = [connect(server, b"GET /health/live HT") for _ in range(3 * health.MAX_CONNECTIONS)]
     assert ask(server, "/health/live")[0] == 200
     deadline = time.monotonic() + 10
-    while threading.active_count() - before > health.MAX_CONNECTIONS + 1:  # whoever was cut off has yet to notice
+    while threading.active_count() - before > health.MAX_CONNECTIONS + 1:  # threads end a little later
         assert time.monotonic() < deadline, f"{threading.active_count() - before} threads"
         time.sleep(0.01)
     assert silent[0].recv(1) == b""
@@ -181,14 +181,14 @@ def test_silent_clients_keep_nobody_out(server: HealthServer) -> None:
 
 
 def drip(connection: socket.socket) -> None:
-    """Send a letter of an endless header now and then, for ever but for a bound."""
+    """Send an endless header slowly, up to a bound."""
     for _ in range(500):
         connection.sendall(b"y")
         threading.Event().wait(0.02)
 
 
-def test_a_slow_request_is_cut_off(state: HealthState, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that sends a letter now and then does not live for ever, though it is never silent."""
+def test_a_slow_request_is_closed(state: HealthState, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection of a client that sends slowly is closed, although it is never silent."""
     monkeypatch.setattr(health, "MAX_REQUEST_S", 0.3)
     with HealthServer(SETTINGS, state, Metrics()) as server, connect(server, b"GET /metrics HTTP/1.1\r\nX: ") as slow:
         with pytest.raises(ConnectionError):
@@ -196,8 +196,8 @@ def test_a_slow_request_is_cut_off(state: HealthState, monkeypatch: pytest.Monke
         assert ask(server, "/health/live")[0] == 200
 
 
-def test_clients_that_hang_up_leave_no_trace(server: HealthServer, capfd: pytest.CaptureFixture[str]) -> None:
-    """A connection reset in the middle prints no traceback."""
+def test_closed_connections_print_nothing(server: HealthServer, capfd: pytest.CaptureFixture[str]) -> None:
+    """A connection reset within a request prints no traceback."""
     for _ in range(20):
         connection = connect(server, b"GET /metrics HTTP/1.1\r\n")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -207,14 +207,14 @@ def test_clients_that_hang_up_leave_no_trace(server: HealthServer, capfd: pytest
 
 
 def test_a_taken_port_is_named(server: HealthServer, state: HealthState) -> None:
-    """The error says which port and which setting."""
+    """The error names the port and the setting."""
     taken = SETTINGS.model_copy(update={"port": urlsplit(server.url).port})
     with pytest.raises(OSError, match=rf"127\.0\.0\.1:{taken.port}; choose another UNLENSED_HEALTH__PORT"):
         HealthServer(taken, state, Metrics())
 
 
-def test_a_server_gives_its_port_back(state: HealthState) -> None:
-    """After the block nobody listens."""
+def test_a_server_releases_its_port(state: HealthState) -> None:
+    """After the block the port is closed."""
     with HealthServer(SETTINGS, state, Metrics()) as server:
         pass
     with pytest.raises(ConnectionRefusedError):
@@ -240,22 +240,22 @@ def test_canaries_run_one_after_another(state: HealthState) -> None:
     assert most == 1
 
 
-def test_a_canary_tells_what_it_found(state: HealthState) -> None:
-    """A check that raises makes the service unready with the exception's words; one that returns makes it ready."""
+def test_a_canary_reports_its_result(state: HealthState) -> None:
+    """A check that raises makes the service unready with the exception's message; one that returns makes it ready."""
     state.set_ready(ready=True, why="")
-    heard = threading.Semaphore(0)
+    checked = threading.Semaphore(0)
     broken = threading.Event()
     broken.set()
 
     def check() -> None:
-        heard.release()
+        checked.release()
         if broken.is_set():
             message = "golden face 3 is 4.1 nats off"
             raise RuntimeError(message)
 
     with Canary(check, state, every_s=0.001):
         for _ in range(2):
-            heard.acquire(timeout=10)
+            checked.acquire(timeout=10)
         assert state.ready().reasons == ("canary inference: RuntimeError: golden face 3 is 4.1 nats off",)
         broken.clear()
         deadline = time.monotonic() + 10
@@ -264,8 +264,8 @@ def test_a_canary_tells_what_it_found(state: HealthState) -> None:
             time.sleep(0.001)
 
 
-def test_a_canary_that_hangs_does_not_hold_up_the_end(state: HealthState) -> None:
-    """`stop` gives up on a check that does not return."""
+def test_a_hanging_canary_does_not_delay_the_stop(state: HealthState) -> None:
+    """`stop` does not wait for a check that does not return."""
     release = threading.Event()
     canary = Canary(release.wait, state, every_s=1)
     canary.stop(timeout_s=0.01)

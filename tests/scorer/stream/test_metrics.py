@@ -1,4 +1,4 @@
-"""The metrics are the ones in the list, have few series, and Prometheus can read them."""
+"""The metrics are those of the list, have few series, and Prometheus can read them."""
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest, openmetrics
@@ -44,7 +44,7 @@ def test_each_metric_is_an_attribute_named_after_it(metrics: Metrics) -> None:
 
 
 def test_both_expositions_parse(metrics: Metrics) -> None:
-    """Prometheus' text and OpenMetrics say the same counts."""
+    """Prometheus' text and OpenMetrics contain the same counts."""
     text = generate_latest(metrics.registry).decode()
     om = openmetrics.exposition.generate_latest(metrics.registry).decode()
     for families in (parse_text(text), parse_openmetrics(om)):
@@ -55,8 +55,8 @@ def test_both_expositions_parse(metrics: Metrics) -> None:
         assert samples["process_resident_memory_bytes",] > 0
 
 
-def test_labels_are_ours(metrics: Metrics) -> None:
-    """No label takes what a request says, such as a tenant, so that no sender can add series."""
+def test_labels_are_bounded(metrics: Metrics) -> None:
+    """No label contains a field of a request, such as a tenant, so that no sender can add series."""
     labels = {name for family in metrics.registry.collect() for sample in family.samples for name in sample.labels}
     ours = {"topic", "partition", "status", "code", "decision", "stage", "reason", "backend", "le"}
     assert labels == ours | {"bundle_id", "digest", "mode", "delivery"}
@@ -77,8 +77,8 @@ def test_series_of_known_labels_start_at_zero() -> None:
         assert samples[series] == 0
 
 
-def test_a_revoked_partition_is_forgotten(metrics: Metrics) -> None:
-    """Its lag disappears, once or twice said; the others' stays."""
+def test_a_revoked_partition_is_removed(metrics: Metrics) -> None:
+    """Its lag is removed, also when repeated; that of others stays."""
     metrics.lag_records.labels(topic="requests", partition="1").set(9)
     metrics.forget(TopicPartition("requests", 0))
     metrics.forget(TopicPartition("requests", 0))
@@ -87,7 +87,7 @@ def test_a_revoked_partition_is_forgotten(metrics: Metrics) -> None:
 
 
 def test_two_services_in_one_process_do_not_mix() -> None:
-    """Each has a registry of its own."""
+    """Each has its own registry."""
     one, other = Metrics(), Metrics()
     one.isolated_records.inc()
     assert other.registry.get_sample_value("unlensed_isolated_records_total") == 0

@@ -1,4 +1,4 @@
-"""What a worker's children use is counted with what it uses itself."""
+"""CPU and memory of child processes are counted with the worker's own."""
 
 import subprocess
 import sys
@@ -27,8 +27,8 @@ def read(registry: CollectorRegistry) -> tuple[float, float]:
     return cpu_s, resident
 
 
-def test_children_are_counted_alive_and_ended() -> None:
-    """A child's half second and 100 MiB are there while it lives; once it ended, the time is and the memory is not."""
+def test_running_and_ended_children_are_counted() -> None:
+    """A child's half second and 100 MiB are counted; after its end the time stays and the memory does not."""
     registry = CollectorRegistry()
     registry.register(ServiceProcessCollector())
     own_s = time.process_time()
@@ -47,6 +47,6 @@ def test_children_are_counted_alive_and_ended() -> None:
 
 
 def test_all_of_the_clients_metrics_are_there() -> None:
-    """Start, open files and the rest come as the client has them."""
+    """Start time, open files and the others are the client's."""
     names = {family.name for family in ServiceProcessCollector().collect()}
     assert {"process_start_time_seconds", "process_open_fds", "process_max_fds"} <= names

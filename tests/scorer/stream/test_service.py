@@ -23,8 +23,8 @@ from tests.scorer.stream.service_bench import FACE, PLACE, Bench, bench, request
 __all__ = ["bench", "request_for"]
 
 
-class Held:
-    """An engine that answers when it is let go."""
+class BlockedEngine:
+    """An engine that answers when `go` is set."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -93,7 +93,7 @@ def test_a_shadow_writes_to_its_own_topics(bench: Bench, request_for: Callable[.
     assert len(bench.broker.topics["unlensed.dead-letters.shadow"]) == 1
 
 
-def test_positions_go_with_the_answers_when_exactly_once(
+def test_offsets_are_stored_with_the_answers_when_exactly_once(
     bench: Bench, request_for: Callable[..., dict[str, Any]]
 ) -> None:
     """With transactions every record is answered once and the position is stored."""
@@ -103,9 +103,9 @@ def test_positions_go_with_the_answers_when_exactly_once(
     assert bench.broker.committed[PLACE] == 5
 
 
-def test_a_full_budget_pauses_and_polling_goes_on(starter: Bundle, request_for: Callable[..., dict[str, Any]]) -> None:
-    """While the engine hangs no more records are taken than the budget allows; afterwards all are answered."""
-    held = Held()
+def test_a_full_budget_pauses_partitions(starter: Bundle, request_for: Callable[..., dict[str, Any]]) -> None:
+    """While the engine hangs no more records are read than the budget allows; afterwards all are answered."""
+    held = BlockedEngine()
     bench = Bench(starter, held)
     bench.send(*[request_for(str(number)) for number in range(20)])
     service = bench.service(max_in_flight_images=5, batch_images=2)
@@ -125,7 +125,7 @@ def test_a_full_budget_pauses_and_polling_goes_on(starter: Bundle, request_for: 
 
 
 class Fetched(bytes):
-    """An image out of a store; the class knows how many bytes of them are alive."""
+    """An image from a store; the class counts the bytes of all such images in memory."""
 
     alive = peak = 0
     _lock = threading.Lock()
@@ -142,7 +142,7 @@ class Fetched(bytes):
 
 
 class Slow:
-    """An engine that lets work pile up before it."""
+    """A slow engine, so that records wait."""
 
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
         """Answer late."""
@@ -151,7 +151,7 @@ class Slow:
 
 
 @pytest.mark.parametrize(("sizes", "count", "budget"), [((1,), 2000, 24), ((1, 5), 60, 24), ((7,), 10, 6)])
-def test_images_of_claim_checks_are_within_the_budget(
+def test_images_from_stores_are_within_the_budget(
     starter: Bundle,
     request_for: Callable[..., dict[str, Any]],
     portrait: bytes,
@@ -159,7 +159,7 @@ def test_images_of_claim_checks_are_within_the_budget(
     count: int,
     budget: int,
 ) -> None:
-    """Of thousands of claim checks, no more bytes are alive than the setting, or one image where that is larger."""
+    """With thousands of images in stores, no more bytes are in memory than the setting, or one larger image."""
     Fetched.peak = 0
 
     def read(request: ScoreRequest, max_bytes: int) -> bytes:
@@ -178,9 +178,9 @@ def test_images_of_claim_checks_are_within_the_budget(
     assert Fetched.alive == 0
 
 
-def test_leaving_finishes_what_was_begun(starter: Bundle, request_for: Callable[..., dict[str, Any]]) -> None:
-    """Told to stop, the service answers what it has begun, commits that with a closed note, and begins no more."""
-    held = Held()
+def test_leaving_finishes_started_records(starter: Bundle, request_for: Callable[..., dict[str, Any]]) -> None:
+    """On stop, the service answers started records, commits them with a closed note, and starts no more."""
+    held = BlockedEngine()
     bench = Bench(starter, held)
     bench.send(*[request_for(str(number)) for number in range(20)])
     service = bench.service(max_in_flight_images=5, batch_images=5)
@@ -199,11 +199,11 @@ def test_leaving_finishes_what_was_begun(starter: Bundle, request_for: Callable[
 
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_drain_has_a_deadline(starter: Bundle, request_for: Callable[..., dict[str, Any]], *, waits: bool) -> None:
-    """An engine that never answers does not keep the service from leaving; nothing unfinished is committed.
+    """The service leaves although the engine never answers; nothing unfinished is committed.
 
-    What nothing came of stays suspect, as after a death, unless an outage of the engine was being waited out.
+    The records become suspects, as after a crash, unless the engine was unavailable.
     """
-    bench = Bench(starter, Held(), engine_waits=lambda: waits)
+    bench = Bench(starter, BlockedEngine(), engine_waits=lambda: waits)
     bench.send(request_for("a"))
     service = bench.service(drain_s=0.2, revoke_s=0.1)
     thread = threading.Thread(target=service.run, daemon=True)

@@ -252,6 +252,27 @@ def test_a_join_that_an_outage_interrupts_is_repeated(site: Site) -> None:
     assert len(member.owned) == 2
 
 
+def test_members_with_short_polls_become_stable(site: Site) -> None:
+    """Two members whose polls do not wait share the partitions, and do not rebalance again."""
+    site.create_topics(2)
+    members = [site.join(), site.join()]
+
+    def poll() -> None:
+        for member in members:
+            member.source.poll(0, 1)
+        time.sleep(0.02)
+
+    def share() -> bool:
+        poll()
+        return all(len(member.owned) == 1 for member in members)
+
+    wait_until(share, "an even split")
+    before = [member.source.membership(member.owned.keys()) for member in members]
+    for _ in range(100):
+        poll()
+    assert [member.source.membership(member.owned.keys()) for member in members] == before
+
+
 def test_only_owned_partitions_are_committed(site: Site) -> None:
     """Neither a partition that was never assigned nor one that was reassigned."""
     site.create_topics(2)
