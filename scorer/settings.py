@@ -143,7 +143,8 @@ PREFIX = "UNLENSED_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
 # Variables of this repository's own tools, which a developer's environment contains beside those of the service.
-TOOL_VARIABLES = frozenset(f"{PREFIX}{name}" for name in ("KAFKA_JARS", "TOOLS", "KILLS", "RECORDS", "OVERLOAD_S"))
+_TOOLS = ("KAFKA_JARS", "TOOLS", "KILLS", "RECORDS", "RESTARTS", "OVERLOAD_S", "EXAMPLES", "RANDOM_S", "SEED")
+TOOL_VARIABLES = frozenset(f"{PREFIX}{name}" for name in _TOOLS)
 
 
 def find_starter() -> Path:
