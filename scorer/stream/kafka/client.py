@@ -248,7 +248,7 @@ class _WaitingClient(KafkaNetClient):  # type: ignore[misc]  # the client ships 
 class LogEndOffsets:
     """The end offsets of partitions for a consumer, by its isolation level, requested without waiting.
 
-    Needed by test_lag_is_told_while_partitions_are_paused, test_an_open_transaction_is_seen in test_ends.py.
+    Needed by test_lag_is_known_while_partitions_are_paused, test_an_open_transaction_is_seen in test_ends.py.
     """
 
     def __init__(self, consumer: Any) -> None:  # noqa: ANN401 - the client ships no types

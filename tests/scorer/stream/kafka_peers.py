@@ -100,7 +100,7 @@ class Member:
         self.source, self.sink = source, sink
         self.owned: dict[TopicPartition, str] = {}
         self.started: dict[TopicPartition, str] = {}
-        self.told: list[tuple[str, frozenset[TopicPartition]]] = []
+        self.events: list[tuple[str, frozenset[TopicPartition]]] = []
         self.polled: list[Record] = []
         self.done: dict[TopicPartition, int] = {}
         self.before_revoked: Callable[[Collection[TopicPartition]], None] = lambda _topic_partitions: None
@@ -110,13 +110,13 @@ class Member:
 
     def on_assigned(self, notes: Mapping[TopicPartition, str]) -> None:
         """Note it."""
-        self.told.append(("assigned", frozenset(notes)))
+        self.events.append(("assigned", frozenset(notes)))
         self.owned.update(notes)
         self.started.update(notes)
 
     def on_revoked(self, topic_partitions: Collection[TopicPartition]) -> None:
         """Commit acknowledged offsets."""
-        self.told.append(("revoked", frozenset(topic_partitions)))
+        self.events.append(("revoked", frozenset(topic_partitions)))
         self.before_revoked(topic_partitions)
         self.source.commit(self.offsets(topic_partitions))
         if self.note:
@@ -125,7 +125,7 @@ class Member:
 
     def on_lost(self, topic_partitions: Collection[TopicPartition]) -> None:
         """Discard them."""
-        self.told.append(("lost", frozenset(topic_partitions)))
+        self.events.append(("lost", frozenset(topic_partitions)))
         self._forget(topic_partitions)
 
     def on_expired(self, topic_partition: TopicPartition, first: int, until: int) -> None:

@@ -16,7 +16,7 @@ from scorer.stream.retry import RetryingEmbedder, RetryStopped
 
 
 class ScriptedEngine:
-    """An embedder that fails as often as it is told; a face's feature is its window's left edge."""
+    """An embedder that fails a given number of times; a face's feature is its window's left edge."""
 
     def __init__(self, outages: int = 0, breaks_on: int | None = None) -> None:
         self.outages, self.breaks_on, self.calls = outages, breaks_on, 0
@@ -30,7 +30,7 @@ class ScriptedEngine:
             raise BackendUnavailable(message)
         lefts = [face.window.left for face in faces]
         if self.breaks_on in lefts:
-            message = "the stub died"
+            message = "the backend crashed"
             raise BackendUnavailable(message, blames_faces=True)
         return FeatureBatch(np.array(lefts, np.float32)[:, None], {}, np.array(lefts, np.float32))
 
@@ -58,15 +58,15 @@ def make_retrying(
     engine: ScriptedEngine, stop: threading.Event | None = None, verify: Callable[[], object] | None = None
 ) -> tuple[RetryingEmbedder, list[str | None]]:
     """Return a retrying embedder and the list of its reports."""
-    told: list[str | None] = []
-    return RetryingEmbedder(engine, 1, verify or engine.verify, stop or threading.Event(), told.append), told
+    reports: list[str | None] = []
+    return RetryingEmbedder(engine, 1, verify or engine.verify, stop or threading.Event(), reports.append), reports
 
 
 def test_calls_are_retried_during_an_outage(faces: list[EncodedFace]) -> None:
     """Every face has its feature once the engine is back, and the end of the outage is reported."""
-    embedder, told = make_retrying(ScriptedEngine(outages=4))
+    embedder, reports = make_retrying(ScriptedEngine(outages=4))
     assert embedder.embed(faces).features[:, 0].tolist() == [0, 1, 2, 3, 4]
-    assert told == ["connection refused", "still refused", "still refused", "still refused", None]
+    assert reports == ["connection refused", "still refused", "still refused", "still refused", None]
 
 
 def test_only_the_face_that_breaks_the_engine_is_given_up(faces: list[EncodedFace]) -> None:

@@ -127,18 +127,18 @@ def test_a_full_budget_pauses_partitions(starter: Bundle, request_for: Callable[
 class Fetched(bytes):
     """An image from a store; the class counts the bytes of all such images in memory."""
 
-    alive = peak = 0
+    in_memory = peak = 0
     _lock = threading.Lock()
 
     def __new__(cls, data: bytes) -> Self:
         with cls._lock:
-            cls.alive += len(data)
-            cls.peak = max(cls.peak, cls.alive)
+            cls.in_memory += len(data)
+            cls.peak = max(cls.peak, cls.in_memory)
         return super().__new__(cls, data)
 
     def __del__(self) -> None:
         with self._lock:
-            type(self).alive -= len(self)
+            type(self).in_memory -= len(self)
 
 
 class Slow:
@@ -175,7 +175,7 @@ def test_images_from_stores_are_within_the_budget(
     assert len(results) == count
     assert not dead
     assert max(sizes) << 20 <= Fetched.peak <= max(budget, *sizes) << 20
-    assert Fetched.alive == 0
+    assert Fetched.in_memory == 0
 
 
 def test_leaving_finishes_started_records(starter: Bundle, request_for: Callable[..., dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Where a partition of a real broker ends: lag, open transactions, and ends that hold no record."""
+"""The end of a partition on a real broker: lag, open transactions, and offsets without records."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from scorer.stream.broker import TopicPartition
 from tests.scorer.stream.kafka_peers import Site, turn_until
 
 
-def test_lag_counts_what_is_left(site: Site) -> None:
-    """Lag is what lies behind the last record returned, for each partition."""
+def test_lag_counts_unread_records(site: Site) -> None:
+    """Lag is the number of offsets after the last record returned, for each partition."""
     site.create_topics()
     site.produce(site.requests(25))
     member = site.join()
@@ -24,8 +24,8 @@ def test_lag_counts_what_is_left(site: Site) -> None:
     assert member.source.lag() == {topic_partition: 0}
 
 
-def test_lag_is_told_while_partitions_are_paused(site: Site) -> None:
-    """What is written to a partition that nobody reads from is lag."""
+def test_lag_is_known_while_partitions_are_paused(site: Site) -> None:
+    """New records of a paused partition are lag."""
     site.create_topics()
     topic_partition = TopicPartition(site.stream.requests, 0)
     member = site.join()
@@ -48,24 +48,24 @@ def open_transaction(site: Site, count: int) -> Any:  # noqa: ANN401 - the clien
 
 
 def test_an_open_transaction_is_seen(site: Site) -> None:
-    """While it keeps records from being read they are lag, and its time is told; with its end all that is over."""
+    """The records that it blocks are lag, and its duration is known, until it ends."""
     site.create_topics()
     topic_partition = TopicPartition(site.stream.requests, 0)
     producer = open_transaction(site, 3)
     site.produce(site.requests(2))
     member = site.join()
 
-    def told() -> tuple[int, float]:
+    def measured() -> tuple[int, float]:
         return member.source.lag().get(topic_partition, 0), member.source.blocked_s().get(topic_partition, 0.0)
 
-    turn_until([member], lambda: told()[0] == 5 and told()[1] > 0.5, "the open transaction")
+    turn_until([member], lambda: measured()[0] == 5 and measured()[1] > 0.5, "the open transaction")
     assert not member.polled
     producer.commit_transaction()
     producer.close()
-    turn_until([member], lambda: len(member.polled) == 5 and told() == (0, 0.0), "its end")
+    turn_until([member], lambda: len(member.polled) == 5 and measured() == (0, 0.0), "its end")
 
 
-def test_what_holds_no_record_is_passed(site: Site) -> None:
+def test_offsets_without_records_are_passed(site: Site) -> None:
     """Ends of transactions and aborted records at the end of a partition are skipped, and no lag."""
     site.create_topics()
     topic_partition = TopicPartition(site.stream.requests, 0)

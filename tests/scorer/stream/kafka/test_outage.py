@@ -110,7 +110,7 @@ def outage(kafka_server: KafkaServer, open_site: Callable[[], Site]) -> Outage:
         leaving = threading.Thread(target=lambda: (leaver.member.source.close(1), leaver.member.sink.close(1)))
         leaving.start()
         leaving.join(20)
-        seen.left = [what for what, _ in leaver.member.told] + (["hangs"] if leaving.is_alive() else [])
+        seen.left = [what for what, _ in leaver.member.events] + (["hangs"] if leaving.is_alive() else [])
     finally:
         kafka_server.start()
     idle_site.produce(idle_site.requests(10))
@@ -126,7 +126,7 @@ def test_reading_continues_where_it_stopped(outage: Outage, delivery: str) -> No
     """No record is lost or read twice, and the partition is not revoked."""
     member = outage.outage_members[delivery].member
     assert [record.offset for record in member.polled] == list(range(REQUESTS + 5))
-    assert [what for what, _ in member.told] == ["assigned"]
+    assert [what for what, _ in member.events] == ["assigned"]
 
 
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
@@ -145,7 +145,7 @@ def test_commits_fail_during_the_outage(outage: Outage) -> None:
 
 
 def test_leaving_needs_no_broker(outage: Outage) -> None:
-    """A worker can leave during an outage: its listener is told, and nothing waits for an answer."""
+    """A worker can leave during an outage: its listener is called, and nothing waits for an answer."""
     assert outage.left == ["assigned", "revoked"]
 
 

@@ -1,4 +1,4 @@
-"""Records out of batches that no well-behaved client writes: each costs itself and no other."""
+"""Unreadable records of faulty clients: each is reported and affects no other."""
 
 from collections.abc import Sequence
 
@@ -27,8 +27,8 @@ def unpack(data: bytes | bytearray) -> list[DefaultRecord]:
     return list(iter(TolerantBatch(data)))
 
 
-def test_names_of_any_bytes_and_absent_values_come_as_they_were() -> None:
-    """What is no UTF-8 is sent again as the same bytes, and a header without a value stays without one."""
+def test_names_of_any_bytes_and_absent_values_are_kept() -> None:
+    """A name that is not UTF-8 is sent as the same bytes, and a header without a value stays without one."""
     name = b"a\xff\xc3"
     records = unpack(pack([], [(HeaderName(name.decode("utf-8", "surrogateescape")), b"v"), ("null", None)], []))
     assert [record.value for record in records] == [b"value 0", b"value 1", b"value 2"]
@@ -36,16 +36,16 @@ def test_names_of_any_bytes_and_absent_values_come_as_they_were() -> None:
     assert [record.timestamp for record in records] == [1000, 1001, 1002]
 
 
-def test_too_many_headers_cost_their_record() -> None:
-    """A record with more headers than are read says so and is not unpacked; its neighbours are."""
+def test_a_record_with_too_many_headers_is_unreadable() -> None:
+    """It is replaced by a record that states the reason; its neighbours are read."""
     before, bad, after = unpack(pack([], [("", b"")] * (MAX_HEADERS + 1), [("n", b"v")] * MAX_HEADERS))
     assert (before.value, after.value, len(after.headers)) == (b"value 0", b"value 2", MAX_HEADERS)
     assert (bad.offset, bad.key, bad.value) == (1, None, None)
     assert bad.headers == [(UNREADABLE, b"it has 1001 headers; at most 1000 are read")]
 
 
-def test_parts_that_do_not_fit_cost_their_record() -> None:
-    """A value longer than its record is not read out of the next one."""
+def test_a_record_whose_parts_do_not_fit_is_unreadable() -> None:
+    """A value longer than its record is not read from the next one."""
     data = pack([], [], [], values=[b"aaaa", b"bbbb", b"cccc"])
     data[data.index(b"bbbb") - 1] += 2 * 40
     before, bad, after = unpack(data)
@@ -53,8 +53,8 @@ def test_parts_that_do_not_fit_cost_their_record() -> None:
     assert (bad.offset, bad.value, bad.headers[0][0]) == (1, None, UNREADABLE)
 
 
-def test_a_lost_length_costs_the_rest_of_the_batch() -> None:
-    """Where the next record cannot be found, one record stands for all that are left and names their offsets."""
+def test_a_wrong_length_makes_the_rest_of_the_batch_unreadable() -> None:
+    """Where the next record cannot be found, one record replaces all remaining ones and names their offsets."""
     data = pack([], [], [])
     _, bad = unpack(data[:-12])[1:]
     assert (bad.offset, bad.value) == (2, None)
@@ -64,7 +64,7 @@ def test_a_lost_length_costs_the_rest_of_the_batch() -> None:
 
 
 def test_a_batch_that_cannot_be_unpacked_is_one_record() -> None:
-    """A batch whose compressed bytes are none is answered once and passed."""
+    """A batch with invalid compressed bytes is replaced by one record."""
     data = pack([], [])
     data[22] |= 1  # gzip
     (bad,) = unpack(data)
@@ -78,8 +78,8 @@ def test_damaged_batches_end(data: st.DataObject) -> None:
     """Whatever the bytes of the records are, offsets rise within the batch, and reading ends without an error."""
     batch = pack([], [("name", b"v")], [("other", None)])
     for _ in range(data.draw(st.integers(1, 6))):
-        topic_partition = data.draw(st.integers(61, len(batch) - 1))
-        batch[topic_partition] = data.draw(st.integers(0, 255))
+        position = data.draw(st.integers(61, len(batch) - 1))
+        batch[position] = data.draw(st.integers(0, 255))
     records = unpack(batch)
     assert len(records) <= 3
     assert all(0 <= record.offset <= 2 for record in records)

@@ -1,4 +1,4 @@
-"""Identity and trust, on the real broker's SASL_SSL and mutual TLS listeners."""
+"""Credentials and trust, on the real broker's SASL_SSL and mutual TLS listeners."""
 
 import base64
 import json
@@ -44,7 +44,7 @@ def secure(server: KafkaServer, authority: Authority, **changes: object) -> dict
 
 
 def mutual(server: KafkaServer, authority: Authority, **changes: object) -> dict[str, object]:
-    """Return settings for the listener that wants a certificate of its clients."""
+    """Return settings for the listener that requires a client certificate."""
     settings = {
         "bootstrap": server.address("MUTUAL"),
         "security": "tls",
@@ -55,18 +55,18 @@ def mutual(server: KafkaServer, authority: Authority, **changes: object) -> dict
 
 
 def plain(server: KafkaServer, authority: Authority) -> dict[str, object]:
-    """Return settings for the SASL_SSL listener with the password itself, under TLS."""
+    """Return settings for the SASL_SSL listener with the mechanism PLAIN."""
     return secure(server, authority, sasl_mechanism="PLAIN")
 
 
 def aws(server: KafkaServer, authority: Authority, **changes: object) -> dict[str, object]:
-    """Return settings for the SASL_SSL listener with an identity of AWS, which that broker does not know."""
+    """Return settings for the SASL_SSL listener with AWS_MSK_IAM, which that broker does not support."""
     settings = {"sasl_mechanism": "AWS_MSK_IAM", "username": None, "password": None}
     return secure(server, authority, **settings | changes)
 
 
 def write_token(file: Path, life_s: float) -> Path:
-    """Write a token that the broker of the tests takes for `life_s`: signed by nobody."""
+    """Write an unsigned token that the broker of the tests accepts for `life_s`."""
     now = time.time()
     parts = {"alg": "none"}, {"sub": USER, "iat": now, "exp": now + life_s}
     token = "".join(base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") + "." for part in parts)
@@ -85,7 +85,7 @@ def bearer(server: KafkaServer, authority: Authority, **changes: object) -> dict
 
 @pytest.mark.parametrize("kind", [secure, plain, bearer, mutual])
 def test_records_travel_encrypted(site: Site, kafka_server: KafkaServer, authority: Authority, kind: object) -> None:
-    """SCRAM-SHA-512, PLAIN and a token over TLS, and a certificate of our own: write, read, commit, in transactions."""
+    """SCRAM-SHA-512, PLAIN and a token over TLS, and a client certificate: write, read, commit, in transactions."""
     site.create_topics()
     source, sink = site.connect(**kind(kafka_server, authority), delivery="exactly_once")
     sink.deliver(site.requests(5))
@@ -107,7 +107,7 @@ def test_records_travel_encrypted(site: Site, kafka_server: KafkaServer, authori
 def test_a_wrong_password_is_refused_at_once(
     site: Site, kafka_server: KafkaServer, authority: Authority, changes: dict[str, object], message: str
 ) -> None:
-    """It says so instead of trying for ever, names no secret and leaves no thread behind."""
+    """It raises instead of retrying forever, names no secret and leaves no thread."""
     before = threading.active_count()
     with pytest.raises(BrokerRefused, match=message) as refusal:
         site.connect(**secure(kafka_server, authority, **changes))
@@ -115,8 +115,8 @@ def test_a_wrong_password_is_refused_at_once(
     wait_until(lambda: threading.active_count() <= before, "the client's threads to end")
 
 
-def test_a_token_is_read_anew(site: Site, kafka_server: KafkaServer, authority: Authority, tmp_path: Path) -> None:
-    """A worker outlives its tokens as long as somebody replaces the file, on connections that stay open."""
+def test_a_token_is_reread(site: Site, kafka_server: KafkaServer, authority: Authority, tmp_path: Path) -> None:
+    """A worker outlives its tokens while the file is replaced, on connections that stay open."""
     file = write_token(tmp_path / "token", 4)
     site.create_topics()
     source, sink = site.connect(**bearer(kafka_server, authority, token_file=file))
@@ -131,10 +131,10 @@ def test_a_token_is_read_anew(site: Site, kafka_server: KafkaServer, authority: 
 
 
 @pytest.mark.parametrize("spoil", [lambda file: write_token(file, -60), Path.unlink])
-def test_a_token_that_nobody_replaces_is_refused(
+def test_a_token_that_is_not_replaced_is_refused(
     site: Site, kafka_server: KafkaServer, authority: Authority, tmp_path: Path, spoil: Callable[[Path], object]
 ) -> None:
-    """One that has expired, or is gone, ends the worker with a sentence once it has to be shown again."""
+    """An expired or missing token ends the worker with an error when it is needed again."""
     file = write_token(tmp_path / "token", 3)
     site.create_topics()
     source, sink = site.connect(**bearer(kafka_server, authority, token_file=file))
@@ -145,10 +145,10 @@ def test_a_token_that_nobody_replaces_is_refused(
     assert "eyJ" not in str(refusal.value)
 
 
-def test_aws_signs_as_its_own_library_does(
+def test_the_aws_signature_is_that_of_botocore(
     monkeypatch: pytest.MonkeyPatch, site: Site, kafka_server: KafkaServer, authority: Authority
 ) -> None:
-    """What AWS_MSK_IAM shows is the request that botocore signs; whether a broker of AWS takes it is not tested."""
+    """AWS_MSK_IAM sends the request that botocore signs; it is not tested on a broker of AWS."""
     for name, value in (("ACCESS_KEY_ID", "AKIDEXAMPLE"), ("SECRET_ACCESS_KEY", "of a test"), ("SESSION_TOKEN", "a/b")):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
@@ -170,15 +170,13 @@ def test_aws_signs_as_its_own_library_does(
         site.connect(**aws(kafka_server, authority))
 
 
-def test_a_certificate_of_somebody_else_is_not_trusted(
-    kafka_server: KafkaServer, authority: Authority, tmp_path: Path
-) -> None:
-    """Not the broker's by us, and not ours by the broker."""
-    stranger = Authority(tmp_path)
+def test_an_unknown_certificate_is_not_trusted(kafka_server: KafkaServer, authority: Authority, tmp_path: Path) -> None:
+    """Neither that of the broker nor that of the client."""
+    other_authority = Authority(tmp_path)
     for settings, message in (
         (secure(kafka_server, authority, ca_file=tmp_path / "ca.pem"), "not trusted"),
         (secure(kafka_server, authority, ca_file=None), "not trusted"),
-        (mutual(kafka_server, authority, certificate_file=stranger.issue("worker")), "TLS"),
+        (mutual(kafka_server, authority, certificate_file=other_authority.issue("worker")), "TLS"),
         (mutual(kafka_server, authority, certificate_file=None), "TLS"),
         (secure(kafka_server, authority, bootstrap=kafka_server.bootstrap), "no TLS"),
     ):
@@ -187,7 +185,7 @@ def test_a_certificate_of_somebody_else_is_not_trusted(
 
 
 def test_the_host_name_is_checked(kafka_server: KafkaServer, authority: Authority) -> None:
-    """The certificate says 127.0.0.1; the same broker under another name is not trusted."""
+    """The certificate is for 127.0.0.1; the same broker under another name is not trusted."""
     address = f"localhost:{kafka_server.ports['SECURE']}"
     with pytest.raises(BrokerRefused, match="not trusted"):
         KafkaClientFactory(KafkaSettings(**secure(kafka_server, authority, bootstrap=address)), insecure_dev=False)
@@ -196,14 +194,14 @@ def test_the_host_name_is_checked(kafka_server: KafkaServer, authority: Authorit
 def test_plaintext_to_a_tls_port_is_an_outage(
     site: Site, kafka_server: KafkaServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A broker that hangs up on us may come back otherwise; the attempt ends."""
+    """The broker closes the connection, which may be an outage; the attempt ends."""
     monkeypatch.setattr("scorer.stream.kafka.client.CONNECT_S", 1)
     with pytest.raises(BrokerUnavailable):
         site.connect(bootstrap=kafka_server.address("SECURE"))
 
 
-def test_images_do_not_leave_this_machine_in_the_clear() -> None:
-    """Plaintext beyond the loopback is refused, with a password too, unless somebody accepts it."""
+def test_unencrypted_connections_to_other_machines_are_refused() -> None:
+    """Plaintext except on the loopback is refused, also with a password, without insecure_dev."""
     far = KafkaSettings(bootstrap="127.0.0.1:9092,kafka.example.org:9092")
     with pytest.raises(SettingsError, match=r"kafka\.example\.org"):
         security_options(far, insecure_dev=False)
@@ -241,13 +239,13 @@ def test_images_do_not_leave_this_machine_in_the_clear() -> None:
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, str], message: str) -> None:
-    """Each sentence names the setting."""
+    """Each message names the setting."""
     with pytest.raises(SettingsError, match=message):
         security_options(KafkaSettings(**settings), insecure_dev=False)
 
 
 def test_aws_without_an_identity_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without botocore, a region or credentials a sentence says so at once; the client would try for ever."""
+    """Without botocore, a region or credentials it raises at once; the client would retry forever."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
@@ -268,7 +266,7 @@ def test_aws_without_an_identity_is_refused(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_a_key_with_a_passphrase_is_refused_without_asking(tmp_path: Path) -> None:
-    """OpenSSL would ask on the terminal; a service has none."""
+    """OpenSSL would ask on the terminal, which a service does not have."""
     passphrase = serialization.BestAvailableEncryption(b"secret")
     key = ec.generate_private_key(ec.SECP256R1())
     file = tmp_path / "locked.pem"
@@ -279,5 +277,5 @@ def test_a_key_with_a_passphrase_is_refused_without_asking(tmp_path: Path) -> No
 
 
 def test_addresses_are_split() -> None:
-    """Several, with spaces, IPv6 in brackets, the port left out."""
+    """Several, with spaces, IPv6 in brackets, without a port."""
     assert split_addresses(" a:1, [::1]:2,b ,[::1]") == [("a", 1), ("::1", 2), ("b", 9092), ("::1", 9092)]

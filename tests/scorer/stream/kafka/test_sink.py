@@ -1,4 +1,4 @@
-"""Writing to a real broker: what was acknowledged is there, and transactions happen as a whole or not at all."""
+"""Writing to a real broker: acknowledged records are stored, and transactions are atomic."""
 
 import time
 from contextlib import nullcontext
@@ -47,8 +47,8 @@ def join_with_records(site: Site, count: int = 10, **settings: object) -> Member
     return member
 
 
-def test_acknowledged_records_are_there(site: Site) -> None:
-    """After `deliver` a reader sees all of it; records of one key lie in one partition, in order."""
+def test_acknowledged_records_are_stored(site: Site) -> None:
+    """After `deliver` a reader sees all records; those of one key are in one partition, in order."""
     site.create_topics(4)
     sent = [Outgoing(site.stream.requests, b"%d" % (n % 7), b"%d" % n, (("h", b"x"),)) for n in range(700)]
     _, sink = site.connect()
@@ -58,13 +58,13 @@ def test_acknowledged_records_are_there(site: Site) -> None:
     read = site.read(site.stream.requests)
     assert len(read) == 700
     for key in {each.key for each in sent}:
-        mine = [each for each in read if each.key == key]
-        assert len({each.partition for each in mine}) == 1
-        assert [each.value for each in mine] == [each.value for each in sent if each.key == key]
+        of_key = [each for each in read if each.key == key]
+        assert len({each.partition for each in of_key}) == 1
+        assert [each.value for each in of_key] == [each.value for each in sent if each.key == key]
 
 
-def test_keys_choose_the_partition_that_other_clients_choose(site: Site) -> None:
-    """Up to 4 KiB as Kafka's own clients hash them; a longer key goes where its first 4 KiB would go."""
+def test_keys_choose_the_partition_of_the_java_client(site: Site) -> None:
+    """The murmur2 hash of a key, or of the first 4 KiB of a longer one."""
     site.create_topics(8)
     _, sink = site.connect()
     keys = [bytes([n]) * length for n in range(8) for length in (1, 100, 4096, 4097, 1 << 20)]
@@ -74,7 +74,7 @@ def test_keys_choose_the_partition_that_other_clients_choose(site: Site) -> None
 
 
 def test_records_that_the_topic_refuses_are_named(site: Site) -> None:
-    """Those over max.message.bytes are named, however they were packed; the others are there, and so is the next."""
+    """Those over max.message.bytes are named in any batch; the others are stored, and so is the next record."""
     site.create_topics(max_message_bytes="10000")
     _, sink = site.connect()
     large = results(site, b"x" * 20_000)
@@ -86,7 +86,7 @@ def test_records_that_the_topic_refuses_are_named(site: Site) -> None:
 
 
 def test_refused_records_with_header_names_of_any_bytes_are_named(site: Site) -> None:
-    """The client does not split their batch, which it could not parse; the others are delivered."""
+    """The client does not split tsuccessor batch, which it could not parse; the others are delivered."""
     site.create_topics(max_message_bytes="10000")
     _, sink = site.connect()
     headers = ((b"\xff\xfe".decode("utf-8", "surrogateescape"), b"v"), ("null", None))
@@ -103,7 +103,7 @@ def test_refused_records_with_header_names_of_any_bytes_are_named(site: Site) ->
 
 @pytest.mark.parametrize("hours", [-90_000, 90_000])
 def test_a_wrong_clock_is_no_refusal(site: Site, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
-    """Where the broker stamps records it takes them from ten years off; elsewhere it is waited for until that ends."""
+    """With LogAppendTime the broker accepts a clock that is ten years wrong; otherwise the sink retries."""
     site.create_topics(message_timestamp_type="LogAppendTime")
     _, sink = site.connect()
     send = KafkaProducer.send
@@ -122,23 +122,23 @@ def test_a_wrong_clock_is_no_refusal(site: Site, monkeypatch: pytest.MonkeyPatch
 
 
 def test_transactions_write_results_and_positions_together(site: Site) -> None:
-    """Readers see each batch as a whole, and the group's position moves with it."""
+    """Readers see each batch at once, and the group's offset moves with it."""
     member = join_with_records(site, delivery=ONCE)
     topic_partition = TopicPartition(site.stream.requests, 0)
     for number in range(3):
         member.sink.deliver_once(results(site, b"a%d" % number, b"b%d" % number), {topic_partition: number + 1})
-        # The coordinator acknowledges a transaction a little before it shows the positions in it.
+        # The coordinator acknowledges a transaction shortly before its offsets are visible.
         wait_until(lambda number=number: stored(site) == number + 1, "the position")
     assert values(site) == [b"a0", b"b0", b"a1", b"b1", b"a2", b"b2"]
     member.done.clear()
     member.source.close(timeout_s=2)
-    heir = site.join()
-    turn_until([heir], lambda: heir.owned, "the partition")
-    assert heir.owned == {topic_partition: ""}
+    successor = site.join()
+    turn_until([successor], lambda: successor.owned, "the partition")
+    assert successor.owned == {topic_partition: ""}
 
 
-def test_a_transaction_that_fails_leaves_nothing(site: Site) -> None:
-    """When the last record is refused, readers see none of them and the position stays; the next one works at once."""
+def test_a_failed_transaction_writes_nothing(site: Site) -> None:
+    """When the last record is refused, readers see none and the offset stays; the next transaction works at once."""
     site.create_topics(max_message_bytes="10000")
     site.produce(site.requests(3))
     member = site.join(delivery=ONCE)
@@ -154,7 +154,7 @@ def test_a_transaction_that_fails_leaves_nothing(site: Site) -> None:
 
 
 def test_partitions_of_others_are_not_stored(site: Site) -> None:
-    """What is not ours any more is refused before anything is written."""
+    """Partitions that are not owned are refused before anything is written."""
     member = join_with_records(site, delivery=ONCE)
     with pytest.raises(BrokerUnavailable, match="nothing was written"):
         member.sink.deliver_once(results(site, b"x"), {TopicPartition(site.stream.requests, 9): 1})
@@ -164,18 +164,20 @@ def test_partitions_of_others_are_not_stored(site: Site) -> None:
 
 
 def test_an_outdated_membership_commits_nothing(site: Site) -> None:
-    """The broker itself refuses a transaction of a former generation of the group; a current one works."""
+    """The broker refuses a transaction of a former generation of the group; a current one works."""
     member = join_with_records(site, delivery=ONCE)
     topic_partition = TopicPartition(site.stream.requests, 0)
-    true = member.source.membership([topic_partition])
-    false = [true._replace(generation_id=true.generation_id - 1), true._replace(member_id="somebody")]
-    memberships = [*false, true]
+    current = member.source.membership([topic_partition])
+    outdated = [current._replace(generation_id=current.generation_id - 1), current._replace(member_id="somebody")]
+    memberships = [*outdated, current]
 
-    def claim(_topic_partitions: object) -> ConsumerGroupMetadata:
+    def next_membership(_topic_partitions: object) -> ConsumerGroupMetadata:
         return memberships.pop(0)
 
-    sink = KafkaSink(KafkaClientFactory(site.kafka, insecure_dev=False), site.kafka, site.stream.group_id, claim)
-    for _ in false:
+    sink = KafkaSink(
+        KafkaClientFactory(site.kafka, insecure_dev=False), site.kafka, site.stream.group_id, next_membership
+    )
+    for _ in outdated:
         with pytest.raises(BrokerUnavailable):
             sink.deliver_once(results(site, b"stale"), {topic_partition: 5})
     sink.deliver_once(results(site, b"current"), {topic_partition: 6})
@@ -185,19 +187,19 @@ def test_an_outdated_membership_commits_nothing(site: Site) -> None:
 
 
 def test_a_successor_fences_its_predecessor(site: Site) -> None:
-    """With an instance id, the restarted worker aborts what the old one left open, and the old one is refused."""
+    """With an instance id, the restarted worker aborts the open transaction of the old one, which is refused."""
     member = join_with_records(site, delivery=ONCE, instance_id="one")
     topic_partition = TopicPartition(site.stream.requests, 0)
     member.sink.deliver_once(results(site, b"before"), {topic_partition: 1})
-    hung = KafkaClientFactory(site.kafka, insecure_dev=False).open_producer(f"{site.stream.group_id}-one")
-    hung.init_transactions()
-    hung.begin_transaction()
-    hung.send(site.stream.results, b"never finished").get(timeout=10)
+    old_producer = KafkaClientFactory(site.kafka, insecure_dev=False).open_producer(f"{site.stream.group_id}-one")
+    old_producer.init_transactions()
+    old_producer.begin_transaction()
+    old_producer.send(site.stream.results, b"never finished").get(timeout=10)
     successor = site.join(delivery=ONCE, instance_id="one")
     turn_until([successor], lambda: len(successor.polled) == 9, "what was not committed")
     with pytest.raises(errors.ProducerFencedError):
-        hung.commit_transaction()
-    hung.close()
+        old_producer.commit_transaction()
+    old_producer.close()
     with pytest.raises(BrokerRefused):
         member.sink.deliver_once(results(site, b"late"), {topic_partition: 2})
     successor.sink.deliver_once(results(site, b"after"), {topic_partition: 10})
@@ -206,11 +208,11 @@ def test_a_successor_fences_its_predecessor(site: Site) -> None:
 
 
 def test_without_an_instance_id_a_fenced_producer_is_replaced(site: Site) -> None:
-    """Nobody else can have a random id: the transaction was ended by its coordinator, and the next one works."""
+    """With a random id only the coordinator can have fenced it: the next transaction works."""
     member = join_with_records(site, delivery=ONCE)
     topic_partition = TopicPartition(site.stream.requests, 0)
     brokers = KafkaClientFactory(site.kafka, insecure_dev=False)
-    fencer = brokers.open_producer(member.sink._transactional_id)  # noqa: SLF001 - nobody can guess it
+    fencer = brokers.open_producer(member.sink._transactional_id)  # noqa: SLF001 - it is random
     fencer.init_transactions()
     fencer.close()
     with pytest.raises(BrokerUnavailable):

@@ -148,7 +148,7 @@ def test_rebalances_lose_and_repeat_nothing(site: Site) -> None:
         for partition in range(6):
             offsets = [record.offset for record in member.polled if record.partition == partition]
             assert offsets == sorted(offsets)
-    assert all("lost" not in {what for what, _ in member.told} for member in members)
+    assert all("lost" not in {what for what, _ in member.events} for member in members)
     successor = site.join()
     turn_until([successor], lambda: len(successor.owned) == 6, "all partitions")
     for _ in range(20):
@@ -163,7 +163,7 @@ def test_only_reassigned_partitions_are_revoked(site: Site) -> None:
     turn_until([first], lambda: len(first.owned) == 4, "all partitions")
     second = site.join()
     turn_until([first, second], lambda: len(second.owned) == 2, "half of them")
-    revoked = [topic_partitions for what, topic_partitions in first.told if what == "revoked"]
+    revoked = [topic_partitions for what, topic_partitions in first.events if what == "revoked"]
     assert len(revoked) == 1
     assert revoked[0] == frozenset(second.owned)
 
@@ -189,7 +189,7 @@ def test_revoked_partitions_are_finished_while_heartbeats_continue(site: Site) -
     assert threads == [threading.current_thread().name]
     assert list(successor.started.values()) == ["finished late"]
     assert not successor.polled
-    assert {what for what, _ in slow.told} == {"assigned", "revoked"}
+    assert {what for what, _ in slow.events} == {"assigned", "revoked"}
     slow.before_revoked = lambda _topic_partitions: None
 
 
@@ -299,7 +299,7 @@ def test_a_stalled_member_is_told_its_lost_partitions(site: Site) -> None:
     turn_until([successor], lambda: len(successor.owned) == 2, "the partitions of the stalled member")
     with pytest.raises(BrokerUnavailable):
         stalled.source.commit(stalled.offsets(topic_partitions))
-    turn_until([successor, stalled], lambda: ("lost", topic_partitions) in stalled.told, "the loss")
+    turn_until([successor, stalled], lambda: ("lost", topic_partitions) in stalled.events, "the loss")
     turn_until([successor, stalled], lambda: len(successor.polled) == 10, "the records again")
 
 
@@ -311,14 +311,14 @@ def test_a_static_member_keeps_its_partitions(site: Site) -> None:
     new = site.join(instance_id="one")
     turn_until([new, other], lambda: len(new.owned) == 2, "the same partitions")
     assert set(new.owned) == set(old.owned)
-    assert {what for what, _ in other.told[2:]} <= {"assigned"}
+    assert {what for what, _ in other.events[2:]} <= {"assigned"}
     with pytest.raises(BrokerRefused, match="instance_id"):
         turn_until([old, other], lambda: False, "the refusal")
 
 
 @pytest.mark.parametrize("stays", [False, True])
 def test_a_leaving_static_member_releases_its_partitions(site: Site, stays: bool) -> None:  # noqa: FBT001 - drawn
-    """It leaves at once, long before its session ends, unless it is told to stay a member."""
+    """It leaves at once, long before its session ends, unless kafka.stays_member is set."""
     site.create_topics(2)
     site.kafka = site.kafka.model_copy(update={"session_timeout_s": 30})
     leaving = site.join(instance_id="one", stays_member=stays)
