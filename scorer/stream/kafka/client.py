@@ -236,7 +236,8 @@ class _WaitingClient(KafkaNetClient):  # type: ignore[misc]  # the client ships 
         """Return False for a node that is not ready, where the client raises.
 
         After the exception the producer forgets the request that it was about to send, and a transaction waits forever.
-        Needed by test_writing_continues_and_loses_nothing[exactly_once] in test_outage.py.
+        `Sender._maybe_send_pending_request` retries only where its target is None. Which request an outage hits
+        depends on timing: test_writing_continues_and_loses_nothing in test_outage.py can pass without this.
         """
         try:
             return bool(super().await_ready(node_id, timeout_ms=timeout_ms))

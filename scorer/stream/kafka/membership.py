@@ -27,7 +27,7 @@ def keep_join_task(consumer: Any) -> None:  # noqa: ANN401 - the client ships no
 
     https://github.com/dpkp/kafka-python/pull/2617 corrected a similar race.
     Needed by test_members_with_short_polls_become_stable, test_a_join_for_new_metadata_ends and
-    test_a_join_that_an_outage_interrupts_is_repeated in test_source.py.
+    test_a_join_that_an_outage_interrupts_is_repeated in test_membership.py.
     """
     coordinator = consumer._coordinator  # noqa: SLF001 - no public access
     if coordinator._join_task is not None:  # noqa: SLF001
@@ -72,7 +72,7 @@ def is_fenced(consumer: Any) -> bool:  # noqa: ANN401 - the client ships no type
     """Return whether another worker uses our instance id, after which the client only stops its heartbeats.
 
     Static membership upstream: https://github.com/dpkp/kafka-python/pull/2625.
-    Needed by test_a_static_member_keeps_its_partitions in test_source.py.
+    Needed by test_a_static_member_keeps_its_partitions in test_membership.py.
     """
     coordinator = consumer._coordinator  # noqa: SLF001 - no public access
     return (
@@ -84,6 +84,6 @@ def leave_on_close(consumer: Any) -> None:  # noqa: ANN401 - the client ships no
     """Let `close` leave the group with a static membership, for which the client sends no LeaveGroup request.
 
     The option `leave_group_on_close` was proposed in https://github.com/dpkp/kafka-python/pull/2333.
-    Needed by test_a_leaving_static_member_releases_its_partitions in test_source.py.
+    Needed by test_a_leaving_static_member_releases_its_partitions in test_membership.py.
     """
     consumer._coordinator.is_dynamic_member = lambda: True  # noqa: SLF001 - it has no option for this

