@@ -144,7 +144,9 @@ class TolerantRecords(Fetcher.PartitionRecords):  # type: ignore[misc]  # the cl
         return iter(super()._unpack_records(partition, _TolerantBatches(records), *deserializers))
 
     def take(self, n: int | None = None) -> list[ConsumerRecord]:
-        """Return records; the client would retry a batch that was damaged in transit forever.
+        """Return records; the client would never return from `poll` after a damaged batch.
+
+        Needed by test_a_damaged_batch_is_fetched_again in test_source.py.
 
         Raises:
             CorruptRecordError: a checksum is wrong; the batch may be correct when it is fetched again.

@@ -171,7 +171,7 @@ def test_replays_send_each_once(codes: list[str], steps: list[tuple[str | None, 
 
 
 def test_again_sends_what_was_sent() -> None:
-    """With --again everything goes once more, and the stored positions stay."""
+    """With --again all originals are sent again, and the stored positions stay."""
     log = make_log(list("abab"))
     assert run(log, "a") == [0, 2]
     assert sorted(run(log, again=True)) == [0, 1, 2, 3]
