@@ -263,7 +263,7 @@ def test_images_that_faces_do_not_name_are_counted(root: Path, images: Path, tmp
         ("a.jpg/below", 2, "does not exist"),
         ("loop.tar", 2, "Too many levels of symbolic links"),
         ("nothing.tar", 2, "a broken link"),
-        ("pipe.tar", 2, "is no regular file"),
+        ("pipe.tar", 2, "is not a regular file"),
         ("empty", 2, "contains no image"),
         ("gs://bucket/a", 78, "gcsfs"),
         ("s3://bucket/a", 78, "AWS_ACCESS_KEY_ID"),
