@@ -79,7 +79,10 @@ def _decode_with_pillow(bare: bytes, least: tuple[int, int]) -> Pixels:
 
 
 def _convert_rgb(image: Image.Image) -> Image.Image:
-    """Convert any Pillow mode to 8-bit RGB: alpha is dropped; 16-bit grey is scaled, since Pillow would clip it."""
+    """Convert any Pillow mode to 8-bit RGB: alpha is dropped; 16-bit grey is scaled, since Pillow would clip it.
+
+    The detector sees the result; crops have 16-bit samples rounded (`ingest.formats.png`).
+    """
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     # Pillow drops a palette's transparency without a warning only if the image becomes RGBA first.

@@ -55,13 +55,14 @@ class Exit(IntEnum):
     )
     TRY_AGAIN = (
         75,
-        "retry later: a broker, a store, a disk, a port or GPU memory is unavailable, or a scan was stopped",
+        "retry later: a broker, a store, a disk, a port or GPU memory is unavailable, or a scan or a training was "
+        "stopped",
     )
     BAD_CONFIGURATION = (
         78,
         "bad configuration, another run in the folder, or a broker that refuses the client",
     )
-    INTERRUPTED = 130, "stopped by Ctrl-C, or a question was answered with no"
+    INTERRUPTED = 130, "stopped by Ctrl-C (a scan or a training: 75), or a question was answered with no"
 
     def __new__(cls, code: int, meaning: str) -> Self:
         """Return the member of `code`."""

@@ -36,11 +36,7 @@ def test_every_foreseen_error_has_a_code_that_the_docstring_states() -> None:
 
 def test_readme_states_the_table(root: Path) -> None:
     """Each code that the README lists has the table's meaning, and it leaves out none but the one of Ctrl-C."""
-    head, _, meanings = re.search(
-        r"^\| exit code \|(.*)\|\n\|([-|]*)\|\n\| meaning \|(.*)\|$",
-        (root / "scorer" / "README.md").read_text("utf-8"),
-        re.MULTILINE,
-    ).groups()  # type: ignore[union-attr]
-    listed = dict(zip(map(int, head.split("|")), map(str.strip, meanings.split("|")), strict=True))
+    text = (root / "scorer" / "README.md").read_text("utf-8")
+    listed = {int(code): meaning for code, meaning in re.findall(r"^\| (\d+) \| (.*) \|$", text, re.MULTILINE)}
     assert listed.items() <= {int(code): code.meaning for code in Exit}.items()
     assert set(Exit) - listed.keys() <= {Exit.INTERRUPTED}
