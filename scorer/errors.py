@@ -55,7 +55,7 @@ class Exit(IntEnum):
     )
     TRY_AGAIN = (
         75,
-        "retry later: a broker, a store, a disk, a port or GPU memory is unavailable, or a scan or training was stopped",
+        "retry later: a broker, a store, a disk, a port or GPU memory is unavailable, or a scan or training stopped",
     )
     BAD_CONFIGURATION = (
         78,
