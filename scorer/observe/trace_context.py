@@ -11,7 +11,7 @@ unknown flags, changes white space in `tracestate`, and does not shorten a long 
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
@@ -35,7 +35,6 @@ FLUSH_S = 3.0
 KNOWN_FLAGS = 0x01  # sampled, the only flag of version 00
 
 Attribute = str | int | float | bool
-Headers = tuple[tuple[str, bytes | None], ...]  # of a record, as `scorer.stream.broker` has them
 
 _PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[\x20-\x7e]*)?")
 _KEY = r"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
@@ -52,7 +51,7 @@ class TraceContext:
     state: str = ""
 
 
-def parse_traceparent(headers: Headers) -> TraceContext | None:
+def parse_traceparent(headers: Sequence[tuple[str, bytes | None]]) -> TraceContext | None:
     """Return the context in a request's headers; None if there is none, more than one, or an invalid one.
 
     Of a later version than 00 the fields of 00 are read. An invalid `tracestate` is dropped; its `traceparent` stays.
@@ -70,7 +69,7 @@ def parse_traceparent(headers: Headers) -> TraceContext | None:
     return TraceContext(trace_id, span_id, int(flags, 16) & KNOWN_FLAGS, _checked_state(",".join(states)))
 
 
-def trace_headers(context: TraceContext | None) -> Headers:
+def trace_headers(context: TraceContext | None) -> tuple[tuple[str, bytes], ...]:
     """Return the headers for `context`: one `traceparent` of version 00, and `tracestate` if it has one."""
     if context is None:
         return ()

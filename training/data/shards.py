@@ -14,6 +14,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from scorer.files import write_and_rename
+
 WIDE_SIZE = 320
 INDEX, TABLE = "index.npz", "table.npz"
 Rows = NDArray[np.integer[Any]]
@@ -162,9 +164,8 @@ def write_index(run: Path, role: str, shards: Sequence[str], counts: Sequence[in
         rows: the faces in use, as rows of all shards together.
     """
     path = run / "faces" / role / INDEX
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, shards=np.array(shards, dtype=np.str_), counts=np.array(counts), rows=rows)
-    partial.replace(path)
+    table = {"shards": np.array(shards, dtype=np.str_), "counts": np.array(counts), "rows": rows}
+    write_and_rename(path.with_suffix(".partial.npz"), path, lambda file: np.savez(file, **table))  # type: ignore[arg-type]  # as above
 
 
 def load_role(run: Path, role: str) -> FaceSet:

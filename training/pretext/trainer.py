@@ -6,7 +6,6 @@ losses. The recipe's seed, the epoch and the step determine all random choices; 
 
 import json
 import math
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from torch import nn
 
 from scorer.commands.terminal import Terminal
 from scorer.errors import TrainingDiverged, TrainingInterrupted
+from scorer.process_exit import stop_on_signals
 from training.data.exif import TAG_NAMES
 from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
@@ -75,22 +75,8 @@ def stop_on_signal() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def request_stop(*_: object) -> None:
-        stop.set()
-        restore()
-
-    for number in previous:
-        signal.signal(number, request_stop)
-    try:
+    with stop_on_signals(stop.set):
         yield stop
-    finally:
-        restore()
 
 
 def train_extractor(  # noqa: PLR0913, PLR0917 - the network, two sets of faces, and the settings of one training
