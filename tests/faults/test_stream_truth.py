@@ -1,6 +1,5 @@
 """The state that a worker on a real broker reports: its budget, its position, its lag, its lost records."""
 
-import json
 import time
 from pathlib import Path
 
@@ -95,7 +94,7 @@ def test_requests_that_retention_took_are_counted_and_named(tmp_path: Path) -> N
         worker.wait_ready()
         wait_until(lambda: find_committed_lag(stream) == 0, "the rest")
         assert worker.read_metric("unlensed_records_expired_total") == 6
-        events = [json.loads(line) for line in worker.read_log().splitlines() if line.startswith("{")]
-        (expired,) = (event for event in events if event["event"] == "requests expired before they were read")
+        name = "requests expired before they were read"
+        (expired,) = (event for event in worker.read_events() if event["event"] == name)
         assert (expired["first_offset"], expired["last_offset"], expired["partition"]) == (3, 8, partition)
         assert worker.stop() == 0
