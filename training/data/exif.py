@@ -14,9 +14,25 @@ from dataclasses import dataclass, fields
 from PIL import Image
 
 EXIF_IFD = 0x8769
-F_NUMBER, EXPOSURE_TIME, FOCAL_LENGTH, ISO = 0x829D, 0x829A, 0x920A, 0x8827
-APERTURE_APEX, SHUTTER_SPEED_APEX = 0x9202, 0x9201
 MAKE, MODEL = 0x10F, 0x110
+# The fields that are read, by their names in EXIF without spaces, in lower case.
+FIELDS = {
+    "fnumber": 0x829D,
+    "aperturevalue": 0x9202,
+    "exposuretime": 0x829A,
+    "shutterspeedvalue": 0x9201,
+    "focallength": 0x920A,
+    "isospeedratings": 0x8827,
+    "sensitivitytype": 0x8830,
+    "standardoutputsensitivity": 0x8831,
+    "recommendedexposureindex": 0x8832,
+    "isospeed": 0x8833,
+}
+ISO_NAMES = ("isospeedratings", "photographicsensitivity", "iso")  # of one field, in JSONs
+# `isospeedratings` has 16 bits and contains this value for a higher sensitivity; another field then has the number.
+ISO_TOO_HIGH = 65535
+# The field that `sensitivitytype` names (EXIF 2.3); its other values name two or three fields, which have one value.
+SENSITIVITIES = {2.0: "recommendedexposureindex", 3.0: "isospeed", 1.0: "standardoutputsensitivity"}
 FORMATS = ("JPEG", "PNG", "WEBP")  # JPEG includes MPO, a JPEG with several pictures
 _DECIMAL = r"((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d{1,3})?)"
 NUMBER = re.compile(
@@ -24,7 +40,7 @@ NUMBER = re.compile(
 )
 # Wider than the range of real lenses, shutters and sensors: a value outside was not written by a camera.
 PLAUSIBLE = {
-    "f_number": (0.5, 256.0),
+    "f_number": (0.7, 256.0),
     "exposure_time_s": (1e-6, 3600.0),
     "focal_length_mm": (0.5, 6000.0),
     "iso": (1.0, 1e7),
@@ -72,9 +88,13 @@ class ExifReading:
 
 
 def parse_number(value: object) -> float | None:
-    """Return `value` as a finite float, or None if it is no number."""
+    """Return `value` as a finite float, or None if it is no number.
+
+    A pair of integers is a rational, as some tools write `1/125` into a JSON; of other sequences the first item counts.
+    """
     if isinstance(value, tuple | list):
-        value = value[0] if value else None
+        pair = len(value) == 2 and all(type(part) is int for part in value)  # noqa: PLR2004 - numerator, denominator
+        value = f"{value[0]}/{value[1]}" if pair else (value[0] if value else None)
     if isinstance(value, bytes):
         value = value.decode("ascii", "replace")
     if isinstance(value, bool):
@@ -99,6 +119,16 @@ def parse_positive(value: object) -> float | None:
     return number if number is not None and number > 0 else None
 
 
+def parse_first_positive(value: object) -> float | None:
+    """Return the first positive number of one value or several: `(0, 200)`, `"2000 0"` and `"125, 0"` occur."""
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    if isinstance(value, str):
+        value = re.split(r",?\s+", value.strip(" \t\r\n\x00"))
+    values = value if isinstance(value, tuple | list) else (value,)
+    return next((number for number in map(parse_positive, values) if number is not None), None)
+
+
 def parse_apex(value: object, base: float) -> float | None:
     """Return `base ** value` for an APEX value (EXIF 2.3, annex C), or None."""
     number = parse_number(value)
@@ -108,8 +138,44 @@ def parse_apex(value: object, base: float) -> float | None:
         return None
 
 
-def choose_tags(candidates: Mapping[str, tuple[float | None, ...]], camera: str) -> ExifReading:
-    """Return the first plausible candidate of each tag; tags with implausible candidates only are named."""
+def list_values(direct: object, derived: float | None) -> tuple[float | None, ...]:
+    """Return the values of a tag in order of preference: its own field, then the one that an APEX field gives.
+
+    A camera that does not know the aperture or the exposure time writes zeros into both fields. The APEX value 0 would
+    be f/1 or 1 s, so it counts only if the other field is absent.
+    """
+    number = parse_positive(direct)
+    unknown = number is None and direct is not None
+    return number, None if unknown and derived == 1 else derived
+
+
+def list_sensitivities(fields: Mapping[str, object]) -> tuple[float | None, ...]:
+    """Return the ISO speeds in order of preference.
+
+    The 16-bit field comes first, unless it is full. Then only a field with a value at least as high replaces it.
+    """
+    rating = parse_first_positive(fields.get("isospeedratings"))
+    kind = parse_number(fields.get("sensitivitytype"))
+    named = sorted(SENSITIVITIES, key=lambda each: each != kind)  # the sort is stable
+    others = [parse_positive(fields.get(SENSITIVITIES[each])) for each in named]
+    if rating == ISO_TOO_HIGH:
+        return tuple(value for value in others if value is not None and value >= rating)
+    return rating, *others
+
+
+def read_fields(fields: Mapping[str, object], camera: str) -> ExifReading:
+    """Return the first plausible value of each tag; tags with implausible values only are named.
+
+    Args:
+        fields: raw values by the names of `FIELDS`.
+        camera: make and model.
+    """
+    candidates = {
+        "f_number": list_values(fields.get("fnumber"), parse_aperture(fields.get("aperturevalue"))),
+        "exposure_time_s": list_values(fields.get("exposuretime"), parse_shutter(fields.get("shutterspeedvalue"))),
+        "focal_length_mm": (parse_positive(fields.get("focallength")),),
+        "iso": list_sensitivities(fields),
+    }
     chosen: dict[str, float] = {}
     implausible = []
     for name, values in candidates.items():
@@ -124,19 +190,11 @@ def choose_tags(candidates: Mapping[str, tuple[float | None, ...]], camera: str)
 
 
 def read_exif(image: Image.Image) -> ExifReading:
-    """Read the tags of an open photograph; APEX values replace absent direct values."""
+    """Read the tags of an open photograph."""
     exif = image.getexif()
     detail = exif.get_ifd(EXIF_IFD)
-    candidates = {
-        "f_number": (parse_positive(detail.get(F_NUMBER)), parse_apex(detail.get(APERTURE_APEX), math.sqrt(2))),
-        "exposure_time_s": (
-            parse_positive(detail.get(EXPOSURE_TIME)),
-            parse_apex(detail.get(SHUTTER_SPEED_APEX), 0.5),
-        ),
-        "focal_length_mm": (parse_positive(detail.get(FOCAL_LENGTH)),),
-        "iso": (parse_positive(detail.get(ISO)),),
-    }
-    return choose_tags(candidates, format_camera(exif.get(MAKE), exif.get(MODEL)))
+    fields = {name: detail.get(number) for name, number in FIELDS.items()}
+    return read_fields(fields, format_camera(exif.get(MAKE), exif.get(MODEL)))
 
 
 def read_file_exif(data: bytes) -> ExifReading | None:
@@ -183,22 +241,9 @@ def read_json_exif(document: object) -> ExifReading:
         return ExifReading()
     inner = document.get("EXIF")
     named = {_normalise_name(key): value for key, value in (inner if isinstance(inner, Mapping) else document).items()}
-    candidates = {
-        "f_number": (
-            parse_positive(named.get("fnumber")),
-            parse_aperture(named.get("aperturevalue")),
-        ),
-        "exposure_time_s": (
-            parse_positive(named.get("exposuretime")),
-            parse_shutter(named.get("shutterspeedvalue")),
-        ),
-        "focal_length_mm": (parse_positive(named.get("focallength")),),
-        "iso": tuple(
-            parse_positive(named.get(name))
-            for name in ("isospeedratings", "photographicsensitivity", "isospeed", "iso")
-        ),
-    }
-    return choose_tags(candidates, format_camera(named.get("make"), named.get("model")))
+    ratings = (named.get(name) for name in ISO_NAMES)
+    named["isospeedratings"] = next((value for value in ratings if parse_first_positive(value) is not None), None)
+    return read_fields(named, format_camera(named.get("make"), named.get("model")))
 
 
 def _normalise_name(key: object) -> str:

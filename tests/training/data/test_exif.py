@@ -12,11 +12,13 @@ from PIL.TiffImagePlugin import IFDRational
 
 from training.data.exif import (
     EXIF_IFD,
+    FIELDS,
     PLAUSIBLE,
     ExifReading,
     ExifTags,
     parse_apex,
     parse_positive,
+    read_exif,
     read_file_exif,
     read_json_exif,
 )
@@ -46,7 +48,9 @@ from training.data.exif import (
         (((((1,),),),), None),
         ("\u0661\u0662", None),
         (b"200\x00", 200.0),
-        ((100, 200), 100.0),
+        ((1, 125), 0.008),
+        ([0, 0], None),
+        ((2.8, 4.0), 2.8),
         (IFDRational(1, 8), 0.125),
         (IFDRational(1, 0), None),
         (0, None),
@@ -138,6 +142,75 @@ def test_apex_values_replace_absent_ones() -> None:
     assert tags == ExifTags(pytest.approx(2.828, rel=1e-3), pytest.approx(1 / 128, rel=1e-3), None, None)
 
 
+UNKNOWN = (IFDRational(0, 1), IFDRational(0, 0), IFDRational(1, 0))
+
+
+@given(st.sampled_from(UNKNOWN), st.sampled_from(UNKNOWN))
+def test_an_unknown_value_is_no_apex_zero(direct: IFDRational, apex: IFDRational) -> None:
+    """A camera with a lens that it cannot talk to writes zeros into both fields of a tag: not f/1, and not 1 s."""
+    assert read({0x829D: direct, 0x9202: apex, 0x829A: direct, 0x9201: apex}).tags == ExifTags()
+    assert read_json_exif({"FNumber": "0", "Aperture Value": "F1.0"}).tags == ExifTags()
+
+
+def test_an_apex_value_of_zero_counts_alone() -> None:
+    """Where the other field is absent, the APEX value 0 is 1 s; where it is unknown, another APEX value replaces it."""
+    assert read({0x9201: 0.0}).tags == ExifTags(None, 1.0)
+    assert read({0x829D: IFDRational(0, 1), 0x9202: 4.0}).tags.f_number == pytest.approx(4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({0x8827: 400, 0x8830: 2, 0x8832: 800}, 400),  # the 16-bit field is not full
+        ({0x8827: 65535, 0x8830: 2, 0x8832: 102400}, 102400),
+        ({0x8827: 65535, 0x8830: 3, 0x8832: 70000, 0x8833: 409600}, 409600),
+        ({0x8827: 65535, 0x8830: 1, 0x8831: 204800, 0x8832: 102400}, 204800),
+        ({0x8827: 65535, 0x8830: 1, 0x8832: 102400}, 102400),  # the named field is absent
+        ({0x8827: 65535}, None),
+        ({0x8827: 65535, 0x8830: 2, 0x8832: 0}, None),
+        ({0x8827: 65535, 0x8830: 2, 0x8832: 6400}, None),  # contradicts the full field
+        ({0x8827: 0, 0x8830: 1, 0x8831: 500}, 500),
+        ({0x8833: 320}, 320),
+        ({0x8833: 4294967295}, None),
+        ({0x8827: (0, 200)}, 200),
+        ({0x8827: (2000, 0)}, 2000),
+        ({0x8827: (0, 0)}, None),
+    ],
+)
+def test_the_iso_speed_is_that_of_the_field_that_has_it(fields: dict[int, object], expected: float | None) -> None:
+    """ISO speeds above 16 bits are in another field, and the first of several values that is not zero counts."""
+    assert read(fields).tags.iso == expected
+
+
+@given(st.integers(1, 10**7), st.sampled_from([(1, 0x8831), (2, 0x8832), (3, 0x8833)]))
+def test_the_iso_speed_is_read_as_the_standard_writes_it(iso: int, field: tuple[int, int]) -> None:
+    """A camera that follows EXIF 2.3 writes the speed twice, once with at most 16 bits; the reader returns it."""
+    kind, number = field
+    assert read({0x8827: min(iso, 65535), 0x8830: kind, number: iso}).tags.iso == iso
+
+
+VALUES = st.one_of(
+    st.none(), st.integers(0, 200_000), st.builds(IFDRational, st.integers(0, 9000), st.integers(0, 9000))
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(FIELDS)), VALUES))
+def test_a_file_and_a_json_have_one_meaning(fields: dict[str, IFDRational | int | None]) -> None:
+    """The same values have the same tags, whether they are in a file's EXIF or as text in a JSON."""
+    present = {name: value for name, value in fields.items() if value is not None}
+    if present.get("isospeedratings", 0) > 65535:  # no file can contain it
+        del present["isospeedratings"]
+    image = Image.new("RGB", (8, 8))
+    image.getexif().get_ifd(EXIF_IFD).update({FIELDS[name]: value for name, value in present.items()})
+    texts = {
+        name: f"{value.numerator}/{value.denominator}" if isinstance(value, IFDRational) else str(value)
+        for name, value in present.items()
+    }
+    of_file, of_json = read_exif(image), read_json_exif(texts)
+    assert of_file.tags.as_floats() == pytest.approx(of_json.tags.as_floats(), nan_ok=True)
+    assert of_file.implausible == of_json.implausible
+
+
 def test_implausible_values_are_absent_and_named() -> None:
     """An implausible value is left out and named; zero is only left out."""
     reading = read({0x829D: 4e6, 0x829A: 90000.0, 0x920A: 0.0, 0x8827: 400})
@@ -183,6 +256,14 @@ def test_fdf_json_is_read() -> None:
         ({"Shutter Speed Value": "1/60 sec"}, ExifTags(None, 1 / 60)),
         ({"Shutter Speed Value": "5"}, ExifTags(None, 1 / 32)),
         ({"PhotographicSensitivity": [100, 0]}, ExifTags(None, None, None, 100.0)),
+        ({"ISO Speed Ratings": "125, 0"}, ExifTags(None, None, None, 125.0)),
+        ({"ISO Speed Ratings": 0, "ISO": "ISO 200"}, ExifTags(None, None, None, 200.0)),
+        (
+            {"ISOSpeedRatings": "65535", "Recommended Exposure Index": "102400"},
+            ExifTags(None, None, None, 102400.0),
+        ),
+        ({"Exposure Time": [1, 125]}, ExifTags(None, 0.008)),
+        ({"FocalLengthIn35mmFormat": "26 mm"}, ExifTags()),
         ({"ISO Speed Ratings": "99999999"}, ExifTags()),
     ],
 )
