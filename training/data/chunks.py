@@ -1,20 +1,19 @@
 """Write the faces of photographs into shards, chunk by chunk, so that an interrupted run can resume.
 
 A chunk is a sequence of photographs in the fixed order of the inputs. Its shards are written first, then the record
-`faces/chunks/<number>.json`, which makes the chunk valid. The record contains a digest of the photographs' names,
-sources and roles, so that a later run detects changed inputs. After the last chunk, duplicates are removed and the
-index of each role is written.
+`faces/chunks/<number>.json`, which makes the chunk valid. `faces/chunks/inputs.json` states the photographs of the run,
+so that a later call with others is refused. After the last chunk, duplicates are removed and the index of each role is
+written.
 """
 
 import errno
-import hashlib
 import itertools
 import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,11 @@ from scorer.commands.progress import Progress
 from scorer.errors import TrainingInterrupted
 from scorer.files import replace_file
 from training.data.cutting import CutFace, FaceCutter, FoundFace
-from training.data.photos import ROLES, Photo, PhotoSource, Role
-from training.data.roles import RoleRule
+from training.data.inputs import Inputs, check_inputs
+from training.data.photos import ROLES, Photo, Role
 from training.data.shards import INDEX, WIDE_SIZE, write_shard
 
-LAYOUT = 1  # version of the shards' format; a run folder with another version is refused
+LAYOUT = 2  # version of the shards' format; a run folder with another version is refused
 FACES_PER_CHUNK, PHOTOS_PER_CHUNK, PHOTOS_PER_BATCH = 256, 1024, 16
 FACE_BYTES = 3 * (224 * 224 + WIDE_SIZE * WIDE_SIZE)
 DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -51,41 +50,9 @@ class ChunkRecord:
     """The content of a chunk's JSON file: its photographs and the results."""
 
     photos: int
-    digest: str
     faces: dict[str, int]
     dropped: list[list[Any]]
     refused: list[list[Any]]
-
-
-@dataclass(slots=True)
-class Inputs:
-    """All inputs of a run as one sequence of photographs with roles.
-
-    Attributes:
-        sources: the inputs, read one after the other.
-        roles: assigns a role to each source.
-        without_role: number of photographs without a role, by source.
-        skipped: number of entries that the inputs left out, by input and reason.
-    """
-
-    sources: Sequence[PhotoSource]
-    roles: RoleRule
-    without_role: Counter[str] = field(default_factory=Counter)
-    skipped: Counter[tuple[str, str]] = field(default_factory=Counter)
-
-    def stream(self) -> Iterator[tuple[Photo, Role]]:
-        """Yield the photographs that have a role, always in the same order."""
-        self.without_role.clear()
-        self.skipped.clear()
-        for source in self.sources:
-            for photo in source.list_photos():
-                role = self.roles.assign(photo)
-                if role is None:
-                    self.without_role[photo.source] += 1
-                else:
-                    yield photo, role
-            for reason, count in source.dropped.items():
-                self.skipped[source.describe(), reason] += count
 
 
 def prepare_photos(
@@ -94,21 +61,18 @@ def prepare_photos(
     """Write the missing shards of `run` and return the records of all chunks.
 
     Raises:
-        FileNotFoundError: the inputs contain no photograph with a role.
         TrainingInterrupted: Ctrl-C, or the disk is full.
-        ValueError: `run` was prepared with other settings, or an input is damaged.
+        ValueError: `run` was prepared with other settings or from other photographs, or an input is damaged.
     """
     chunks = run / "faces" / "chunks"
     with explain_interruption(run, progress):
         chunks.mkdir(parents=True, exist_ok=True)
         check_settings(chunks / "settings.json", cutter)
-        records, total = read_valid_records(chunks, inputs)
-        if not total:
-            message = "no photograph with a role was found: check the folders and the roles table"
-            raise FileNotFoundError(message)
-        done = sum(record.photos for record in records)
+        check_inputs(chunks / "inputs.json", inputs)
+        records = read_records(chunks)
+        done, total = sum(record.photos for record in records), inputs.photographs.total()
         progress.begin(total, done)
-        delete_stale_files(run, len(records), keep_indices=done == total)
+        delete_partial_files(run, len(records), keep_indices=done == total)
         rest = itertools.islice(inputs.stream(), done, None)
         writer = ChunkWriter(run, cutter, progress, faces_per_chunk)
         while record := writer.write_next(len(records), rest):
@@ -171,35 +135,17 @@ def check_settings(path: Path, cutter: FaceCutter) -> None:
         raise ValueError(message)
 
 
-def read_valid_records(chunks: Path, inputs: Inputs) -> tuple[list[ChunkRecord], int]:
-    """Return the records that still match the first photographs of the inputs, and the number of all photographs."""
-    records: list[ChunkRecord] = []
-    stream = inputs.stream()
-    total = 0
-    for number in itertools.count():
-        path = chunks / f"{number:06}.json"
-        if not path.exists():
-            break
-        record = ChunkRecord(**json.loads(path.read_text(encoding="utf-8")))
-        taken = list(itertools.islice(stream, record.photos))
-        total += len(taken)
-        if len(taken) != record.photos or digest_photos(taken) != record.digest:
-            break
-        records.append(record)
-    return records, total + sum(1 for _ in stream)
+def read_records(chunks: Path) -> list[ChunkRecord]:
+    """Return the records of the complete chunks."""
+    paths = (chunks / f"{number:06}.json" for number in itertools.count())
+    present = itertools.takewhile(Path.exists, paths)
+    return [ChunkRecord(**json.loads(path.read_text(encoding="utf-8"))) for path in present]
 
 
-def digest_photos(photos: Sequence[tuple[Photo, Role]]) -> str:
-    """Return a digest of the photographs' names, sources and roles."""
-    listed = json.dumps([(photo.name, photo.source, role) for photo, role in photos])
-    return hashlib.sha256(listed.encode()).hexdigest()
-
-
-def delete_stale_files(run: Path, chunks: int, *, keep_indices: bool) -> None:
-    """Delete the records and shards from number `chunks` on, and partial files of an interrupted process."""
-    for path in (run / "faces" / "chunks").glob("[0-9]*.json*"):
-        if path.suffix != ".json" or int(path.stem) >= chunks:
-            path.unlink()
+def delete_partial_files(run: Path, chunks: int, *, keep_indices: bool) -> None:
+    """Delete the shards from number `chunks` on, and partial files of an interrupted process."""
+    for path in (run / "faces" / "chunks").glob("[0-9]*.json?*"):
+        path.unlink()
     for role in ROLES:
         folder = run / "faces" / role
         if not keep_indices:
@@ -245,7 +191,7 @@ class ChunkWriter:
                 write_faces(self.run / "faces" / role / f"{number:06}", of_role)
                 counts[role] = len(of_role)
         dropped, refused = _as_rows(self.cutter.dropped), _as_rows(self.cutter.refused)
-        record = ChunkRecord(len(taken), digest_photos(taken), counts, dropped, refused)
+        record = ChunkRecord(len(taken), counts, dropped, refused)
         write_json(self.run / "faces" / "chunks" / f"{number:06}.json", asdict(record))
         return record
 

@@ -5,7 +5,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import ijson
 from ingest.spec import FaceBox
 from training.data.exif import ExifReading, read_json_exif
 from training.data.photos import Photo, Role, make_file_reader
-from training.data.roles import choose_role
+from training.data.roles import hash_position
 
 FDF_METADATA = "fdf_metainfo.json"
 FDF_SIDES = (256, 128)  # in order of preference
@@ -26,12 +26,13 @@ MAX_EXIF_BYTES = 1 << 20
 CELEBA_MAPPINGS = ("CelebA-HQ-to-CelebA-mapping.txt", "image_list.txt")
 CELEBA_LISTS = ("train.txt", "test.txt")
 CELEBA_NUMBERED = re.compile(r"^(\d+)\.(?:jpe?g|png)$")
-# The parts of CelebA (list_eval_partition.txt), which share no person, each with its last zero-based picture number.
-CELEBA_PARTS: tuple[tuple[int, str, Role], ...] = (
-    (162_769, "train", "fit"),
-    (182_636, "val", "calibrate"),
-    (202_598, "test", "test"),
-)
+CELEBA_PERSONS = "identity_CelebA.txt"
+# CelebA's training, validation and test parts share no person (list_eval_partition.txt). The last zero-based picture
+# numbers of the three.
+CELEBA_LAST = (162_769, 182_636, 202_598)
+CELEBA_TEST_SHARE = 1 / 6  # the paper: 25,000 to fit the mixture and 5,000 to test it
+CELEBA_ROLES: tuple[Role, ...] = ("fit", "test")
+CELEBA_SOURCES: Mapping[Role, str] = {"fit": "celeba-hq/train", "test": "celeba-hq/test"}
 
 
 @dataclass(slots=True)
@@ -129,12 +130,13 @@ def _scale_box(entry: dict[str, Any], side: int) -> tuple[FaceBox, ...]:
 class CelebaHqPhotos:
     """CelebA-HQ: numbered pictures, with `train.txt` and `test.txt` (the release) or the mapping to CelebA.
 
-    The mapping gives CelebA's train, validation and test parts, which share no person; they become the roles fit,
-    calibrate and test. The lists do not identify people: a tenth of the training list, chosen by a hash, becomes the
-    role calibrate. The pictures have no tags.
+    The roles are those of the paper: 25,000 pictures fit the mixture and 5,000 test it. The lists state them; with the
+    mapping, `split_celeba` does. No picture has the role calibrate: the paper's threshold is a percentile of the
+    pictures that were fitted. The pictures have no tags.
 
     Attributes:
-        folder: contains the lists or the mapping, and the pictures or a folder of them.
+        folder: contains the lists or the mapping, and the pictures or a folder of them. With CelebA's
+            `identity_CelebA.txt` too, the mapping is split by person.
     """
 
     folder: Path
@@ -144,21 +146,24 @@ class CelebaHqPhotos:
         """Yield the pictures in the order of their numbers; pictures in no list are counted in `dropped`.
 
         Raises:
-            ValueError: the mapping is no table with `idx` and `orig_idx`.
+            ValueError: the mapping is no table with `idx` and `orig_idx`, or the persons are no table of two columns.
         """
         self.dropped.clear()
-        parts = self._read_lists() or self._read_mapping()
+        roles = self._read_lists() or self._split_mapping()
         for number, path in self._pictures():
-            part = parts.get(number)
-            if part is None:
+            role = roles.get(number)
+            if role is None:
                 self.dropped["not_in_a_list"] += 1
                 continue
-            name, role = part
-            yield Photo(path.name, f"celeba-hq/{name}", make_file_reader(path), read_exif=ExifReading, role=role)
+            read = make_file_reader(path)
+            yield Photo(path.name, CELEBA_SOURCES[role], read, read_exif=ExifReading, role=role)
 
     def describe(self) -> str:
         """Return the folder and the origin of the roles in words."""
-        return f"{self.folder}: CelebA-HQ, roles from {'its lists' if self._read_lists() else 'the mapping to CelebA'}"
+        if self._read_lists():
+            return f"{self.folder}: CelebA-HQ, roles from its lists"
+        persons = "split by person" if self._read_persons() else f"not split by person: there is no {CELEBA_PERSONS}"
+        return f"{self.folder}: CelebA-HQ, roles from the mapping to CelebA, {persons}"
 
     def _pictures(self) -> list[tuple[int, Path]]:
         for folder in (self.folder, *sorted(path for path in self.folder.iterdir() if path.is_dir())):
@@ -168,22 +173,17 @@ class CelebaHqPhotos:
                 return found
         return []
 
-    def _read_lists(self) -> dict[int, tuple[str, Role]]:
-        """Return part and role by number; empty if a list is missing."""
-        parts: dict[int, tuple[str, Role]] = {}
-        if all((self.folder / name).is_file() for name in CELEBA_LISTS):
-            for name in CELEBA_LISTS:
-                for line in (self.folder / name).read_text(encoding="utf-8").splitlines():
-                    match = CELEBA_NUMBERED.match(line.strip().replace("\\", "/").rpartition("/")[2])
-                    if match and name == "test.txt":
-                        parts[int(match[1])] = ("test", "test")
-                    elif match and choose_role(str(int(match[1])), {"fit": 0.9, "calibrate": 0.1}) == "fit":
-                        parts[int(match[1])] = ("train", "fit")
-                    elif match:
-                        parts[int(match[1])] = ("held-out", "calibrate")
-        return parts
+    def _read_lists(self) -> dict[int, Role]:
+        """Return the role by number; empty if a list is missing."""
+        paths = [self.folder / name for name in CELEBA_LISTS]
+        roles: dict[int, Role] = {}
+        for path, role in zip(paths, CELEBA_ROLES, strict=True) if all(path.is_file() for path in paths) else ():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                if match := CELEBA_NUMBERED.match(line.strip().replace("\\", "/").rpartition("/")[2]):
+                    roles[int(match[1])] = role
+        return roles
 
-    def _read_mapping(self) -> dict[int, tuple[str, Role]]:
+    def _split_mapping(self) -> dict[int, Role]:
         path = next(self.folder / name for name in CELEBA_MAPPINGS if (self.folder / name).is_file())
         with path.open(newline="", encoding="utf-8") as handle:
             rows = csv.DictReader((" ".join(line.split()) for line in handle), delimiter=" ")
@@ -192,8 +192,43 @@ class CelebaHqPhotos:
             except (KeyError, TypeError, ValueError) as error:
                 message = f"{path} is no table with the columns idx and orig_idx: {error}"
                 raise ValueError(message) from error
-        return {
-            number: next((name, role) for last, name, role in CELEBA_PARTS if original <= last)
-            for number, original in originals.items()
-            if original <= CELEBA_PARTS[-1][0]
-        }
+        return split_celeba(originals, self._read_persons())
+
+    def _read_persons(self) -> dict[int, int]:
+        """Return the person by zero-based number in CelebA; empty without the file."""
+        path = self.folder / CELEBA_PERSONS
+        try:
+            rows = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return {int(Path(name).stem) - 1: int(person) for name, person in rows}
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            message = f"{path} is no table of pictures and persons: {error}"
+            raise ValueError(message) from error
+
+
+def split_celeba(originals: Mapping[int, int], persons: Mapping[int, int]) -> dict[int, Role]:
+    """Return the role of each picture: a sixth is for the test, 5,000 of 30,000; the others fit the mixture.
+
+    The test takes the pictures of CelebA's test part, then of its validation part, which share no person with the
+    training part: CelebA-HQ has 24,183, 2,993 and 2,824 pictures of the three. Within a part a hash gives the order.
+    A known person's pictures stay together. Without the persons, those in the validation part, which is divided, can
+    have pictures on both sides.
+
+    Args:
+        originals: zero-based number in CelebA by number in CelebA-HQ; pictures beyond CelebA's last one get no role.
+        persons: person by number in CelebA; can be empty.
+    """
+    known = [number for number, original in originals.items() if original <= CELEBA_LAST[-1]]
+    groups: dict[tuple[int, float, str], list[int]] = {}
+    for number in sorted(known):
+        original = originals[number]
+        part = sum(original > last for last in CELEBA_LAST)
+        name = f"person {persons[original]}" if original in persons else f"picture {original}"
+        groups.setdefault((-part, hash_position(name), name), []).append(number)
+    wanted = round(len(known) * CELEBA_TEST_SHARE)
+    test: list[int] = []
+    for _, members in sorted(groups.items()):
+        if len(test) + len(members) <= wanted:
+            test += members
+    return dict.fromkeys(known, CELEBA_ROLES[0]) | dict.fromkeys(test, CELEBA_ROLES[1])

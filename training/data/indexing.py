@@ -1,7 +1,7 @@
 """The last part of `prepare`: remove duplicates, write the index of each role, report counts and warnings."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from scorer.commands.terminal import Terminal
-from training.data.chunks import ChunkRecord, Inputs
+from training.data.chunks import ChunkRecord
 from training.data.exif import TAG_NAMES
+from training.data.inputs import Inputs
+from training.data.minimums import compare_minimums, list_minimums, print_minimums
 from training.data.near_duplicates import find_distinct, find_distinct_photos
 from training.data.photos import ROLES
+from training.data.roles import MAX_NAMED
 from training.data.shards import read_tables, write_index
 from training.recipes import Recipe
 
@@ -24,7 +26,7 @@ COLUMNS = (
     "photo_numbers", "photo_bytes", "photo_hashes", "face_hashes",
 )  # fmt: skip
 CHUNK_PHOTOS = 1 << 20  # more than the photographs of any chunk, so that the photograph ids are unique
-MAX_ROWS, WIDTH_WITHOUT_TERMINAL = 25, 140
+MAX_ROWS = 25
 MIN_UNTAGGED_FACES = 20  # no warning about a source with fewer faces
 
 Columns = dict[str, NDArray[Any]]
@@ -50,7 +52,9 @@ def index_run(run: Path, records: Sequence[ChunkRecord], inputs: Inputs, recipe:
     for name, rows in used.items():
         write_index(run, name, shards[name], [record.faces[name] for record in records if record.faces.get(name)], rows)
         tables[name] = {column: values[rows] for column, values in tables[name].items()}
-    return describe_run(records, inputs, tables, dropped) | {"warnings": list_warnings(tables, recipe)}
+    facts = describe_run(records, inputs, tables, dropped)
+    minimums = compare_minimums(list_minimums(recipe), facts["roles"])
+    return facts | {"minimums": minimums, "warnings": list_warnings(tables)}
 
 
 def choose_faces(tables: dict[str, Columns], dropped: Counter[tuple[str, str]]) -> dict[str, NDArray[np.intp]]:
@@ -121,9 +125,9 @@ def describe_role(table: Columns) -> dict[str, Any]:
     }
 
 
-def list_warnings(tables: dict[str, Columns], recipe: Recipe) -> list[str]:
+def list_warnings(tables: dict[str, Columns]) -> list[str]:
     """Return warnings about what will make the training or its figures poor."""
-    warnings = [f"the role {role} has no face: assign a source to it" for role in ROLES if role not in tables]
+    warnings: list[str] = []
     tagged: dict[str, NDArray[np.bool_]] = {
         role: np.any(~np.isnan(table["tags"]), axis=1) for role, table in tables.items()
     }
@@ -137,13 +141,6 @@ def list_warnings(tables: dict[str, Columns], recipe: Recipe) -> list[str]:
             warnings += [_describe_untagged(role, table["sources"], tagged[role])] if not tagged[role].all() else []
     if "train" in tables:
         warnings += list_ranking_warnings(tables["train"])
-    components = min(shape.components for shape in recipe.mixture.shapes)
-    faces = len(tables["fit"]["photos"]) if "fit" in tables else 0
-    if 0 < faces < components:
-        warnings.append(
-            f"the role fit has {faces} faces, and the recipe {recipe.name} needs at least {components} components: "
-            "`fit` will fail; prepare more photographs or choose a recipe with fewer components"
-        )
     return [warning for warning in warnings if warning]
 
 
@@ -174,10 +171,17 @@ def _describe_untagged(role: str, sources: NDArray[np.str_], tagged: NDArray[np.
     return f"{role}: no camera tags in {', '.join(untagged[:3])}{more}: make sure that these are photographs"
 
 
+def print_without_role(photographs: Mapping[str, int], console: Console) -> None:
+    """Print how many photographs have no role, and their sources, the largest first."""
+    if photographs:
+        ordered = sorted(photographs.items(), key=lambda item: (-item[1], item[0]))
+        named = ", ".join(f"{source!r} ({number})" for source, number in ordered[:MAX_NAMED])
+        more = f" and {len(ordered) - MAX_NAMED} more" if len(ordered) > MAX_NAMED else ""
+        console.print(f"left out: {sum(photographs.values())} photographs of sources without a role: {named}{more}")
+
+
 def print_report(facts: dict[str, Any], console: Console) -> None:
-    """Print the facts: a table of roles, a table of dropped faces by source, and the warnings."""
-    if not console.is_terminal:
-        console = Terminal(file=console.file, width=WIDTH_WITHOUT_TERMINAL)  # rich's default is 80 columns
+    """Print the facts: roles, dropped faces by source, minimums and warnings."""
     roles = Table("role", "sources", "photographs", "faces", *TAG_NAMES, "cameras", box=SIMPLE_HEAD)
     for role, row in facts["roles"].items():
         cells = [row["sources"], row["photographs"], row["faces"], *row["tags"].values(), len(row["cameras"])]
@@ -194,12 +198,12 @@ def print_report(facts: dict[str, Any], console: Console) -> None:
     if facts["refused_tags"]:
         counts = ", ".join(f"{count} {name}" for name, count in facts["refused_tags"].items())
         console.print(f"implausible tags and damaged metadata: {counts}")
-    if facts["without_role"]:
-        console.print(f"left out: {sum(facts['without_role'].values())} photographs of sources without a role")
+    print_without_role(facts["without_role"], console)
     for name, reason, count in facts["left_out_by_layout"]:
         console.print(f"{name}: left out {count} {reason}")
     console.print(
         f"{facts['photographs']} photographs, {facts['faces']} faces in use; this call took {facts['seconds']:.0f} s"
     )
+    print_minimums(facts["minimums"], f"minimums of the recipe {facts['recipe']}, and what was found", console)
     for warning in facts["warnings"]:
         console.print(f"warning: {warning}", style="yellow")

@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from training.data.exif import read_json_exif
 from training.data.photos import Photo, check_size, read_file
-from training.data.tars import SOURCE_FIELDS, make_exif_reader
+from training.data.tars import SOURCE_FIELDS, make_exif_reader, name_source
 
 BYTES_COLUMNS = ("bytes", "image", "jpg", "jpeg", "png", "webp")
 URI_COLUMNS = ("uri", "url", "path", "file")
@@ -62,16 +62,16 @@ class ParquetPhotos:
             known = ", ".join(BYTES_COLUMNS + URI_COLUMNS)
             message = f"{path} has the columns {', '.join(columns)}; it must have one of {known}"
             raise ValueError(message)
-        source, name, exif = (_find_column(columns, names) for names in (SOURCE_FIELDS, NAME_COLUMNS, ("exif",)))
-        light = [column for column in (uri, source, name, exif) if column is not None]
+        name, exif = (_find_column(columns, names) for names in (NAME_COLUMNS, ("exif",)))
+        owners = [columns[field] for field in SOURCE_FIELDS if field in columns]
+        light = [column for column in (uri, *owners, name, exif) if column is not None]
         for group in range(file.num_row_groups):
             pictures = _PictureGroup(file, group, picture) if picture else None
             for row, facts in enumerate(_metadata_rows(file, group, light)):
                 called = facts.get(name or uri or "", f"{group}-{row}")
-                owner = facts.get(source or "")
                 yield Photo(
                     f"{path.name}/{called}",
-                    str(owner) if owner else path.stem,
+                    name_source(map(facts.get, owners), path.stem),
                     pictures.reader(row) if pictures else _make_uri_reader(str(facts.get(uri or "")), path.parent),
                     read_exif=make_exif_reader(read_json_exif(facts[exif])) if exif else None,
                 )

@@ -92,23 +92,13 @@ class FolderPhotos:
 
     Attributes:
         folder: pictures directly in it belong to a source with the folder's name.
-        expected: sources that must exist, because a roles table names them.
     """
 
     folder: Path
-    expected: frozenset[str] = frozenset()
     dropped: Counter[str] = field(default_factory=Counter)
 
     def list_photos(self) -> Iterator[Photo]:
-        """Yield the files in the order of their paths; files that are no pictures fail later, when they are decoded.
-
-        Raises:
-            FileNotFoundError: an expected source has no folder.
-        """
-        for source in sorted(self.expected):
-            if not (self.folder / source).is_dir():
-                message = f"{self.folder / source} does not exist: collect the photographs of {source} first"
-                raise FileNotFoundError(message)
+        """Yield the files in the order of their paths; files that are no pictures fail later, when they are decoded."""
         for path in walk_files(self.folder):
             inside = path.relative_to(self.folder)
             source = inside.parts[0] if len(inside.parts) > 1 else self.folder.resolve().name

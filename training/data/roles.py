@@ -5,38 +5,57 @@ Roles belong to sources, never to faces. A split by face would put one camera, p
 
 import csv
 import hashlib
-from collections.abc import Mapping
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, cast
 
-from training.data.photos import ROLES, Photo, Role
+from training.data.photos import ROLES, Role
 
 DEFAULT_SHARES: Mapping[Role, float] = {"train": 0.7, "fit": 0.1, "calibrate": 0.1, "test": 0.1}
 SHARES_TOLERANCE = 1e-6
+MAX_NAMED = 5  # in an error message
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The numbers of sources and of photographs that a role needs."""
+
+    sources: int = 1
+    photographs: int = 1
 
 
 def read_roles(table: Path) -> dict[str, Role]:
-    """Return the role of each source from a CSV with the columns `source` (or `repo`) and `role`.
-
-    A slash in a source's name is replaced with a plus sign, as in the folder's name.
+    """Return the role of each entry of a CSV with the columns `source` (or `repo`) and `role`.
 
     Raises:
-        ValueError: a column is missing, or a role is not one of train, fit, calibrate, test.
+        ValueError: the file is no such table, a role is not one of train, fit, calibrate, test, or an entry has two.
     """
-    with table.open(newline="", encoding="utf-8") as handle:
-        table_rows = csv.DictReader(handle)
-        columns = table_rows.fieldnames or []
-        key = next((name for name in ("source", "repo") if name in columns), None)
-        if key is None or "role" not in columns:
-            message = f"{table}: the columns are {', '.join(columns) or 'missing'}; it must have `source` and `role`"
-            raise ValueError(message)
-        rows = {row[key].replace("/", "+"): row["role"] for row in table_rows}
-    for source, role in rows.items():
-        if role not in ROLES:
-            message = f"{table}: source {source} has role {role!r}; use one of {', '.join(ROLES)}"
-            raise ValueError(message)
-    return cast("dict[str, Role]", rows)
+    roles: dict[str, Role] = {}
+    try:
+        # The name of a folder is any bytes. Some editors write a mark before the first character.
+        with table.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as handle:
+            rows = csv.DictReader(handle)
+            rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+            key = next((name for name in ("source", "repo") if name in rows.fieldnames), None)
+            if key is None or "role" not in rows.fieldnames:
+                columns = ", ".join(rows.fieldnames) or "missing"
+                message = f"{table}: the columns are {columns}; it must have `source` and `role`"
+                raise ValueError(message)
+            for row in rows:
+                source, role = row[key], (row["role"] or "").strip()
+                if role not in ROLES:
+                    message = f"{table}: source {source!r} has role {role!r}; use one of {', '.join(ROLES)}"
+                    raise ValueError(message)
+                if roles.setdefault(source, cast("Role", role)) != role:
+                    message = f"{table}: source {source!r} has two roles, {roles[source]} and {role}: delete one"
+                    raise ValueError(message)
+    except csv.Error as error:
+        message = f"{table} is no CSV table: {error}"
+        raise ValueError(message) from error
+    return roles
 
 
 def read_shares(text: str) -> dict[Role, float]:
@@ -62,52 +81,146 @@ def read_shares(text: str) -> dict[Role, float]:
     return shares
 
 
-def choose_role(source: str, shares: Mapping[Role, float]) -> Role:
-    """Return the role of a source by a hash of its name: the same on every machine and for every set of inputs."""
-    position = int.from_bytes(hashlib.sha256(source.encode("utf-8", "surrogateescape")).digest()[:8]) / 2**64
+def hash_position(name: str) -> float:
+    """Return a number from 0 to 1 that depends on `name` only: the same on every machine."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8]) / 2**64
+
+
+def split_sources(
+    photographs: Mapping[str, int], shares: Mapping[Role, float], needs: Mapping[Role, Need], given: Mapping[str, Role]
+) -> dict[str, Role]:
+    """Return the role of each source by a hash of its name, changed only where a role would have too little.
+
+    The roles divide the range of the hash by their shares. A role without a source then gets one, next the sources that
+    it needs, then the photographs that it needs, as far as other roles keep enough (see `choose_donor`).
+
+    Args:
+        photographs: number of each source's photographs.
+        shares: a role with the share 0 gets no source.
+        needs: of the roles.
+        given: sources of `photographs` whose role is decided.
+    """
+    parts: dict[Role, tuple[float, float]] = {}
     reached = 0.0
-    role: Role = "train"
     for role in (name for name in ROLES if shares.get(name, 0) > 0):
+        parts[role] = (reached, reached + shares[role])
         reached += shares[role]
-        if position < reached:
-            break
-    return role
+    last = list(parts)[-1]
+    positions = {name: hash_position(name) for name in photographs if name not in given}
+    roles = dict(given) | {
+        name: next((role for role, (_, end) in parts.items() if position < end), last)
+        for name, position in positions.items()
+    }
+    some = {role: needs.get(role, Need()) for role in ROLES}
+    sources_only = {role: Need(need.sources, 0) for role, need in some.items()}
+    for level in (dict.fromkeys(ROLES, Need(1, 0)), sources_only, some):
+        for role, (start, end) in parts.items():
+            distances = {name: max(start - place, place - end) for name, place in positions.items()}
+            while (donor := choose_donor(role, roles, photographs, level, distances)) is not None:
+                roles[donor] = role
+    return roles
+
+
+def choose_donor(
+    role: Role,
+    roles: Mapping[str, Role],
+    photographs: Mapping[str, int],
+    needs: Mapping[Role, Need],
+    distances: Mapping[str, float],
+) -> str | None:
+    """Return the source that should move to `role`; None if the role has enough, or no other role can give a source.
+
+    It is a source of the role with the most photographs that keeps what it needs, and of these sources the one with the
+    least distance.
+    """
+    sources, amounts = Counter(roles.values()), Counter[Role]()
+    for name, of in roles.items():
+        amounts[of] += photographs[name]
+    if sources[role] >= needs[role].sources and amounts[role] >= needs[role].photographs:
+        return None
+    donors = [
+        name
+        for name in distances
+        if (of := roles[name]) != role
+        and sources[of] > needs[of].sources
+        and amounts[of] - photographs[name] >= needs[of].photographs
+    ]
+    return min(donors, key=lambda name: (-amounts[roles[name]], distances[name], name), default=None)
+
+
+def fold_name(name: str) -> str:
+    """Return a name as a folder can have it: composed characters, and `+` for `/`."""
+    return unicodedata.normalize("NFC", name).replace("/", "+")
 
 
 @dataclass(slots=True)
 class RoleRule:
-    """Assigns one role to each source and refuses a second one.
+    """Assigns one role to each source.
 
     Attributes:
-        table: roles by source; a source that is not in the table is left out, unless the input proposes a role.
+        table: roles by entry; a source without an entry is left out, unless the input proposes a role.
         shares: share of the sources for each role, used if there is no table and the input proposes no role.
     """
 
     table: Mapping[str, Role] | None = None
     shares: Mapping[Role, float] = field(default_factory=lambda: dict(DEFAULT_SHARES))
-    _assigned: dict[str, Role] = field(default_factory=dict)
+    _folded: dict[str, list[str]] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.table or ():
+            self._folded.setdefault(fold_name(name), []).append(name)
 
     @classmethod
     def read(cls, table: Path | None, shares: str) -> Self:
         """Return the rule of a table, or else of shares; raises what `read_roles` and `read_shares` raise."""
         return cls(table=read_roles(table)) if table else cls(shares=read_shares(shares))
 
-    def assign(self, photo: Photo) -> Role | None:
-        """Return the photograph's role, or None if it has none.
+    def find_entries(self, source: str) -> list[str]:
+        """Return the table's entries for a source: the one with its name, else those with its name as a folder."""
+        return [source] if source in (self.table or ()) else self._folded.get(fold_name(source), [])
+
+    def covers(self, source: str, proposed: Role | None) -> bool:
+        """Return whether a source gets a role."""
+        return self.table is None or proposed is not None or bool(self.find_entries(source))
+
+    def assign(
+        self, photographs: Mapping[str, int], proposed: Mapping[str, Role], needs: Mapping[Role, Need]
+    ) -> dict[str, Role]:
+        """Return the role of each source that has one.
+
+        Args:
+            photographs: number of photographs of each source.
+            proposed: roles that the inputs propose; a table precedes them.
+            needs: see `split_sources`.
 
         Raises:
-            ValueError: its source already has another role.
+            ValueError: entries of the table name no source, or give a source two roles.
         """
-        role = self._propose(photo)
-        if role is not None and self._assigned.setdefault(photo.source, role) != role:
+        if self.table is None:
+            return split_sources(photographs, self.shares, needs, proposed)
+        roles, unused = dict(proposed), dict.fromkeys(self.table)
+        for source in photographs:
+            entries = self.find_entries(source)
+            if len({self.table[entry] for entry in entries}) > 1:
+                message = f"the roles table gives source {source!r} two roles, by its entries {list_names(entries)}"
+                raise ValueError(message)
+            for entry in entries:
+                roles[source] = self.table[entry]
+                unused.pop(entry, None)
+        if unused:
+            without = [source for source in photographs if source not in roles]
             message = (
-                f"source {photo.source!r} would have two roles, {self._assigned[photo.source]} and {role}: "
-                "give it one role in the roles table"
+                f"{len(unused)} of {len(self.table)} entries of the roles table name no source of the inputs: "
+                f"{list_names(unused)}. The inputs have {len(photographs)} sources"
+                f"{', of these without a role' if without else ''}: {list_names(without or photographs)}. "
+                "Correct the names, delete their rows, or add their photographs"
             )
             raise ValueError(message)
-        return role
+        return roles
 
-    def _propose(self, photo: Photo) -> Role | None:
-        if self.table is not None:
-            return self.table.get(photo.source, photo.role)
-        return photo.role or choose_role(photo.source, self.shares)
+
+def list_names(names: Collection[str]) -> str:
+    """Return the first names in quotes, and the number of the others."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - MAX_NAMED} more" if len(ordered) > MAX_NAMED else ""
+    return ", ".join(map(repr, ordered[:MAX_NAMED])) + more

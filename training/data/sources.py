@@ -1,6 +1,5 @@
 """Open an input of `prepare`, whichever kind it is."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from training.data.datasets import CELEBA_LISTS, CELEBA_MAPPINGS, FDF_METADATA, CelebaHqPhotos, FdfPhotos
@@ -11,12 +10,11 @@ from training.data.tars import TarPhotos
 EXIF_FOLDERS = "fdf_ccby2_exif*"  # the release's name, in all its versions
 
 
-def open_source(text: str, expected: Iterable[str] = ()) -> PhotoSource:
+def open_source(text: str) -> PhotoSource:
     """Return the input that `text` names: tars, Parquet manifests, FDF, CelebA-HQ, or a folder of source folders.
 
     Args:
         text: a folder, a file, or tars in brace notation (`faces-{000..015}.tar`).
-        expected: sources that a folder of source folders must contain.
 
     Raises:
         FileNotFoundError: no such file or folder exists.
@@ -40,7 +38,7 @@ def open_source(text: str, expected: Iterable[str] = ()) -> PhotoSource:
         files = tuple(sorted(path.glob(pattern)))
         if files:
             return kind(files)
-    return FolderPhotos(path, frozenset(expected))
+    return FolderPhotos(path)
 
 
 def find_exif_folder(fdf: Path) -> Path | None:

@@ -5,7 +5,7 @@ import itertools
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -64,10 +64,9 @@ class TarPhotos:
                 continue
             facts = self._read_facts(archive, members)
             exif = read_json_exif(facts.get("exif", facts))
-            source = next((str(facts[name]) for name in SOURCE_FIELDS if facts.get(name)), path.name.split(".")[0])
             yield Photo(
                 f"{path.name}/{picture.name}",
-                source,
+                name_source(map(facts.get, SOURCE_FIELDS), path.name.split(".")[0]),
                 _make_member_reader(archive, picture),
                 read_exif=make_exif_reader(exif),
             )
@@ -101,6 +100,15 @@ class TarPhotos:
             self.dropped["json_unreadable"] += 1
             return {}
         return facts if isinstance(facts, dict) else {}
+
+
+def name_source(values: Iterable[object], default: str) -> str:
+    """Return the first value that is no null and no empty text, as text; else `default`."""
+    for value in values:
+        text = value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+        if value is not None and value == value and text:  # noqa: PLR0124 - NaN, a null of some writers, differs from itself
+            return text
+    return default
 
 
 def check_block_size(path: Path) -> None:

@@ -12,10 +12,11 @@ from rich.console import Console
 
 from ingest.detect import DetectorSpec, load_detector
 from ingest.spec import FaceBox, PreprocessSpec
-from training.data.chunks import ChunkRecord, Inputs, PrepareProgress, prepare_photos
+from training.data.chunks import ChunkRecord, PrepareProgress, prepare_photos
 from training.data.cutting import FaceCutter
 from training.data.detector import copy_detector
 from training.data.exif import ExifReading, ExifTags
+from training.data.inputs import Inputs, list_inputs
 from training.data.photos import Photo
 from training.data.roles import RoleRule
 
@@ -91,6 +92,6 @@ def prepare_drawn(
     run: Path, photos: DrawnPhotos, cutter: FaceCutter, roles: dict[str, str]
 ) -> tuple[Inputs, list[ChunkRecord]]:
     """Prepare in chunks of 16 photographs."""
-    inputs = Inputs([photos], RoleRule(table=roles))
+    inputs = list_inputs([photos], RoleRule(table=roles))
     progress = PrepareProgress("preparing", None, "photographs", Console(quiet=True))
     return inputs, prepare_photos(run, inputs, cutter, progress, faces_per_chunk=8)

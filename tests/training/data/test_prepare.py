@@ -159,19 +159,30 @@ def test_nothing_is_done_twice(whole: Path, cutter: FaceCutter, monkeypatch: pyt
     assert facts["photographs"] == facts["faces"] == 40
 
 
-def test_later_photographs_are_added_and_changed_ones_done_again(
-    whole: Path, cutter: FaceCutter, tmp_path: Path
+@pytest.mark.parametrize(
+    ("photos", "roles", "change"),
+    [
+        (DrawnPhotos(43), ROLES, r"source 'ann' had 27 photographs and has 29 now; source 'bob' had 13 .* 14 now"),
+        (DrawnPhotos(40), {"ann": "test", "bob": "fit"}, "source 'ann' had the role train and has the role test now"),
+        (DrawnPhotos(2), {"ann": "train"}, "source 'ann' had 27 .*; source 'bob' is missing"),
+    ],
+)
+def test_other_photographs_are_refused(
+    photos: DrawnPhotos, roles: dict[str, str], change: str, whole: Path, cutter: FaceCutter
 ) -> None:
-    """Additional photographs at the end leave earlier shards unchanged; a new role of a source rewrites its chunks."""
-    prepare(tmp_path, DrawnPhotos(20), cutter)
-    before = (tmp_path / "faces" / "train" / "000000" / "table.npz").stat().st_mtime_ns
-    prepare(tmp_path, DrawnPhotos(40), cutter)
-    assert (tmp_path / "faces" / "train" / "000000" / "table.npz").stat().st_mtime_ns == before
-    assert sorted(load_role(tmp_path, "train").photos) == sorted(load_role(whole, "train").photos)
-    prepare(tmp_path, DrawnPhotos(40), cutter, {"ann": "test", "bob": "fit"})
-    assert len(load_role(tmp_path, "test")) == 27
-    with pytest.raises(FileNotFoundError):
-        load_role(tmp_path, "train")
+    """A call with more, fewer or other photographs, or with other roles, keeps the run and says what differs."""
+    before = sorted((path, path.stat().st_mtime_ns) for path in whole.rglob("*"))
+    with pytest.raises(ValueError, match=rf"was prepared from other photographs \({change}\): use another run folder"):
+        prepare(whole, photos, cutter, roles)
+    assert sorted((path, path.stat().st_mtime_ns) for path in whole.rglob("*")) == before
+
+
+def test_renamed_photographs_are_refused(whole: Path, cutter: FaceCutter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Photographs of the same sources in another order or with other names are other photographs."""
+    listed = list(DrawnPhotos(40).list_photos())
+    monkeypatch.setattr(DrawnPhotos, "list_photos", lambda _: reversed(listed))
+    with pytest.raises(ValueError, match="their names or their order differ"):
+        prepare(whole, DrawnPhotos(40), cutter)
 
 
 def test_other_settings_are_refused(whole: Path, cutter: FaceCutter) -> None:
@@ -232,15 +243,22 @@ def test_pictures_without_tags_cause_a_warning(cutter: FaceCutter, tmp_path: Pat
     """Generated pictures given as photographs have no camera tags, which a warning reports."""
     facts = prepare(tmp_path, DrawnPhotos(6, tags=False), cutter)
     assert any("no photograph has camera tags" in warning for warning in facts["warnings"])
-    assert any("the role calibrate has no face" in warning for warning in facts["warnings"])
 
 
-def test_one_camera_and_few_faces_cause_warnings(cutter: FaceCutter, tmp_path: Path) -> None:
-    """A single camera, and fewer faces than the mixture has components, are reported."""
+def test_one_camera_and_few_faces_are_reported(cutter: FaceCutter, tmp_path: Path) -> None:
+    """A single camera is a warning, and every number that is too small for the recipe is in the list of minimums."""
     inputs, records = prepare_drawn(tmp_path, DrawnPhotos(9), cutter, ROLES)
-    warnings = index_run(tmp_path, records, inputs, paper())["warnings"]
-    assert any("from one camera, Maker One" in warning for warning in warnings)
-    assert any("3 faces, and the recipe paper needs at least 8 components" in warning for warning in warnings)
+    facts = index_run(tmp_path, records, inputs, paper())
+    assert any("from one camera, Maker One" in warning for warning in facts["warnings"])
+    found = [(row["role"], row["present"], row["count"], row["unit"], row["enough"]) for row in facts["minimums"]]
+    assert found == [
+        ("train", 6, 256, "faces", False),
+        ("fit", 3, 8, "faces", False),
+        ("calibrate", 0, 72, "photographs", False),
+        ("calibrate", 0, 368, "photographs", False),
+        ("calibrate", 0, 3688, "photographs", False),
+        ("test", 0, 2, "sources", False),
+    ]
 
 
 def test_progress_without_a_terminal_is_a_json_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,6 +291,38 @@ def test_the_command_prepares_and_draws_a_preview(portrait: bytes, weights: Path
     assert pixels.shape == (28 + 8 + 232, 8 + 5 * 232, 3)
     crops = [pixels[36:260, 8 + 232 * column :][:, :224] for column in range(5)]
     assert all((crop != crops[0]).any() for crop in crops[1:])
+
+
+def test_minimums_are_printed_before_and_after_the_work(portrait: bytes, weights: Path, tmp_path: Path) -> None:
+    """The command prints every minimum with the listed and the found numbers, and what has no role."""
+    for name in ("ann/1.png", "bob/2.png", "bob/3.png", "club/4.png"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(draw(0))
+    Image.open(io.BytesIO(portrait)).resize((1024, 1024)).save(tmp_path / "photos" / "ann" / "1.png")
+    (tmp_path / "roles.csv").write_text("source,role\nann,train\nclub,test\n")
+    options = [
+        "--photos",
+        str(tmp_path / "photos"),
+        "--roles",
+        str(tmp_path / "roles.csv"),
+        "--landmarks",
+        str(weights),
+    ]
+    result = CliRunner().invoke(app, ["prepare", str(tmp_path / "run"), *options])
+    assert result.exit_code == 0, result.output
+    listed, found = result.output.split("what was listed")[1].split("what was found")
+    cells = {tuple(line.split()) for line in listed.splitlines()}
+    assert ("fit", "2", "sources", "comparing", "mixtures", "on", "a", "held-out", "source", "0", "too", "few") in cells
+    rate = ("a", "false-alarm", "rate", "of", "1", "%", "0", "too", "few")
+    assert ("calibrate", "368", "photographs", *rate) in cells
+    assert "left out: 2 photographs of sources without a role: 'bob' (2)" in result.output
+    assert "camera tags: 0 of 1 photographs of the role train that were read have all four" in listed
+    assert ("train", "32", "faces", "1", "too", "few") in {
+        (*cells[:3], *cells[-3:]) for cells in map(str.split, found.splitlines())
+    }
+    repeated = CliRunner().invoke(app, ["prepare", str(tmp_path / "run"), *options[:2], "--landmarks", str(weights)])
+    assert "was prepared from other photographs" in str(repeated.exception)
 
 
 def test_photographs_without_a_face_are_an_error(weights: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pyarrow import parquet
 from ingest.probe import DEFAULT_LIMITS
 from ingest.reasons import Unscorable
 from ingest.spec import FaceBox
-from training.data.datasets import CelebaHqPhotos, FdfPhotos
+from training.data.datasets import CelebaHqPhotos, FdfPhotos, split_celeba
 from training.data.exif import ExifTags
 from training.data.manifests import ParquetPhotos
 from training.data.photos import FolderPhotos, Photo, PhotoSource
@@ -50,12 +50,6 @@ def test_the_top_folder_is_the_source(tmp_path: Path) -> None:
         ("bob/three.jpg", "bob", b"bob/three.jpg"),
         ("four.jpg", tmp_path.name, b"four.jpg"),
     ]
-
-
-def test_missing_source_is_named(tmp_path: Path) -> None:
-    """A source of the table without a folder is an error before any work is done."""
-    with pytest.raises(FileNotFoundError, match="collect the photographs of a"):
-        list(open_source(str(tmp_path), ["a+one"]).list_photos())
 
 
 def test_a_file_too_large_for_an_image_is_not_read(tmp_path: Path) -> None:
@@ -137,6 +131,14 @@ def test_parquet_with_bytes(tmp_path: Path) -> None:
         tagged, untagged, _ = source.list_photos()
         assert tags_of(tagged).iso == 100
         assert untagged.read_exif is None
+
+
+def test_the_owner_of_a_row_is_the_first_that_is_known(tmp_path: Path) -> None:
+    """Bytes and numbers are names too; null, NaN and empty text are none."""
+    table = {"bytes": [b"a"] * 5, "source": [None, "", None, "s", None], "owner": [0.0, float("nan"), None, 2.0, None]}
+    parquet.write_table(pa.table(table | {"author": [None, None, b"z\xc3\xa9\xff", None, b""]}), tmp_path / "m.parquet")
+    sources = [photo.source for photo in open_source(str(tmp_path / "m.parquet")).list_photos()]
+    assert sources == ["0.0", "m", "z\u00e9\udcff", "s", "m"]
 
 
 def test_parquet_with_uris(tmp_path: Path) -> None:
@@ -251,31 +253,50 @@ def write_celeba(folder: Path, count: int) -> None:
         (folder / "CelebA-HQ-img" / f"{number}.jpg").write_bytes(str(number).encode())
 
 
-def test_celeba_s_own_parts_give_the_roles(tmp_path: Path) -> None:
-    """With the mapping, CelebA's train, validation and test parts become the roles fit, calibrate and test."""
-    write_celeba(tmp_path, 5)
-    rows = ["idx  orig_idx   orig_file", "0 119613 119614.jpg", "1 162769 x", "2 162770 x", "3 182637 x"]
+def test_a_sixth_of_celeba_hq_is_for_the_test(tmp_path: Path) -> None:
+    """With the mapping, the test takes CelebA's test part first; no picture calibrates; unmapped ones are counted."""
+    write_celeba(tmp_path, 7)
+    rows = ["idx  orig_idx   orig_file", *(f"{number} {number} x" for number in range(5)), "5 182637 x", "6 202599 x"]
     (tmp_path / "CelebA-HQ-to-CelebA-mapping.txt").write_text("\n".join(rows) + "\n")
     source = open_source(str(tmp_path))
     assert isinstance(source, CelebaHqPhotos)
     photos = list(source.list_photos())
-    assert [photo.role for photo in photos] == ["fit", "fit", "calibrate", "test"]
-    assert [photo.source for photo in photos] == [f"celeba-hq/{part}" for part in ("train", "train", "val", "test")]
+    assert [photo.role for photo in photos] == ["fit"] * 5 + ["test"]
+    assert {(photo.source, photo.role) for photo in photos} == {("celeba-hq/train", "fit"), ("celeba-hq/test", "test")}
     assert source.dropped == {"not_in_a_list": 1}
+    assert "not split by person" in source.describe()
+    (tmp_path / "identity_CelebA.txt").write_text("000001.jpg 7\n182638.jpg 8\n")
+    assert "split by person" in source.describe()
+    assert [photo.role for photo in source.list_photos()] == ["fit"] * 5 + ["test"]
+    (tmp_path / "identity_CelebA.txt").write_text("000001.jpg\n")
+    with pytest.raises(ValueError, match=r"identity_CelebA\.txt is no table of pictures and persons"):
+        list(source.list_photos())
+
+
+def test_celeba_hq_is_split_as_in_the_paper() -> None:
+    """Of 30,000 pictures in CelebA's parts, exactly 5,000 are for the test; persons stay together if they are known."""
+    starts, counts = (0, 162_770, 182_637), (24_183, 2_993, 2_824)  # the numbers of CelebA-HQ
+    numbers = [start + 5 * index for start, count in zip(starts, counts, strict=True) for index in range(count)]
+    originals = dict(enumerate(numbers))
+    persons = {original: original // 23 for original in numbers}
+    for known in (persons, {}):
+        roles = split_celeba(originals, known)
+        test = [originals[number] for number, role in roles.items() if role == "test"]
+        assert (len(roles), len(test)) == (30_000, 5_000)
+        assert set(numbers[-2_824:]) <= set(test) <= set(numbers[24_183:])
+    roles = split_celeba(originals, persons)
+    sides = {(persons[originals[number]], role) for number, role in roles.items()}
+    assert len(sides) == len(set(persons.values()))
+    assert split_celeba(dict(reversed(originals.items())), persons) == roles
 
 
 def test_the_release_s_lists_give_the_roles(tmp_path: Path) -> None:
-    """`test.txt` becomes the role test; a constant tenth of `train.txt` becomes the role calibrate."""
+    """`train.txt` fits the mixture, and `test.txt` tests it."""
     write_celeba(tmp_path, 400)
     (tmp_path / "train.txt").write_text("".join(f"../data/celeba-face/{number}.jpg\n" for number in range(300)))
     (tmp_path / "test.txt").write_text("".join(f"C:\\data\\{number:05}.jpg\n" for number in range(300, 390)))
-    photos = list(open_source(str(tmp_path)).list_photos())
-    roles = [photo.role for photo in photos]
-    assert roles.count("test") == 90
-    assert 15 <= roles.count("calibrate") <= 45
-    assert len(roles) == 390
-    assert len({(photo.source, photo.role) for photo in photos}) == 3
-    assert [photo.role for photo in open_source(str(tmp_path)).list_photos()] == roles
+    roles = [photo.role for photo in open_source(str(tmp_path)).list_photos()]
+    assert roles == ["fit"] * 300 + ["test"] * 90
 
 
 def test_a_broken_mapping_is_named(tmp_path: Path) -> None:

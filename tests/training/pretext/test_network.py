@@ -14,11 +14,12 @@ from torch import nn
 
 from ingest.detect import DetectorSpec, load_detector
 from ingest.spec import PreprocessSpec
-from training.data.chunks import Inputs, PrepareProgress, prepare_photos
+from training.data.chunks import PrepareProgress, prepare_photos
 from training.data.cutting import FaceCutter
 from training.data.detector import copy_detector
 from training.data.exif import EXIF_IFD, TAG_NAMES
 from training.data.indexing import index_run
+from training.data.inputs import list_inputs
 from training.data.photos import FolderPhotos
 from training.data.roles import RoleRule
 from training.data.shards import load_role
@@ -175,7 +176,7 @@ def write_photographs(folder: Path, portrait: bytes) -> dict[str, str]:
 def test_photographs_become_a_checkpoint(portrait: bytes, tmp_path: Path) -> None:
     """`prepare` and `train` on tagged pictures give faces, tags, one log line for an epoch, and loadable weights."""
     roles = write_photographs(tmp_path / "photos", portrait)
-    inputs = Inputs([FolderPhotos(tmp_path / "photos")], RoleRule(table=roles))
+    inputs = list_inputs([FolderPhotos(tmp_path / "photos")], RoleRule(table=roles))
     run = tmp_path / "run"
     detector = load_detector(copy_detector(run, DetectorSpec()).parents[2], DetectorSpec(), 1)
     cutter = FaceCutter(detector, CentredLandmarks(), PreprocessSpec(), 64, 1)
