@@ -179,5 +179,7 @@ $(DEMO)/photographs: .venv/demo
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --dest .tools/wheels $(foreach file,$(filter %.txt,$^),--requirement $(file))
 	touch $@
 
+# What train-demo made is kept: hours of work, which no other target makes again.
 clean:
-	rm -rf .venv .venv-triton .tools .fuzz $(DEMO) $(SBOM)
+	rm -rf .venv .venv-triton .tools .fuzz $(SBOM) $(filter-out $(DEMO)/run $(DEMO)/bundle,$(wildcard $(DEMO)/*))
+	@test ! -d $(DEMO) || rmdir $(DEMO) 2>/dev/null || echo "kept: $(wildcard $(DEMO)/run $(DEMO)/bundle)"

@@ -13,7 +13,7 @@ from scorer.commands.command_line import CommandGroup, VersionOption, local_path
 from scorer.commands.terminal import Terminal
 from scorer.errors import Exit, describe_exits
 from training.export.target import PRECISIONS, Deployment
-from training.recipes import RECIPES, Precision
+from training.recipes import RECIPES, Precision, find_recipe
 
 
 class TrainingGroup(CommandGroup):
@@ -103,10 +103,16 @@ def prepare(  # noqa: PLR0913, PLR0917 - one parameter an option
     ] = None,
     roles: Annotated[
         Path | None,
-        typer.Option("--roles", "--sources", help="CSV table with the columns source (or repo) and role."),
+        typer.Option(
+            "--roles", "--sources", help="CSV table with the columns source (or repo) and role; others are left out."
+        ),
     ] = None,
     shares: Annotated[
-        str, typer.Option(help="Without a table: the share of sources for each role, chosen by a hash of their names.")
+        str,
+        typer.Option(
+            help="Without a table: the share of sources for each role, chosen by a hash of their names. A role that "
+            "would have too few gets more."
+        ),
     ] = "train=0.7,fit=0.1,calibrate=0.1,test=0.1",
     landmarks: Annotated[
         str | None, typer.Option(help="The folder of face_landmark_68_model.*, or face-alignment[:FOLDER].")
@@ -136,11 +142,15 @@ def prepare(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 @app.command(short_help="Train the extractor.")
-def train(
+def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     run: Run,
     recipe: RecipeName = "starter",
     init: Annotated[
         Path | None, typer.Option(help="Initial weights, *.safetensors: the output of `import`, or torchvision's.")
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Faces of a batch, for few photographs. Default: the recipe's; the run keeps it.", min=2),
     ] = None,
     device: Annotated[Request, typer.Option(help="Where the network runs.")] = "auto",
     threads: Threads = CORES,
@@ -154,10 +164,10 @@ def train(
 
     from training.data.shards import load_role
     from training.pretext.network import build_network
-    from training.pretext.trainer import TrainOptions, train_extractor
+    from training.pretext.trainer import LAST, TrainOptions, train_extractor
 
     torch.set_num_threads(threads)
-    settings = RECIPES[recipe]()
+    settings = find_recipe(recipe, run if (run / LAST).exists() else None, batch_size)
     network = build_network(settings)
     chosen = resolve_device(device)
     console.print(f"training on {chosen.kind}: {chosen.reason}")
@@ -193,7 +203,7 @@ def fit(
     """Build the engine and fit the mixture on its features. Each target has its own results."""
     from training.steps import build_engine, fit_run
 
-    settings, deployment = RECIPES[recipe](), choose_deployment(target, precision, recipe)
+    settings, deployment = find_recipe(recipe, run), choose_deployment(target, precision, recipe)
     build_engine(run, settings, deployment)
     console.print(fit_run(run, settings, deployment, threads))
 
@@ -234,7 +244,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
 
         compared[name] = load_compared(name, path, threads).extract
     extras = Comparisons(photographs=photographs, features=compared, runs=dict(split_pairs(ablation)))
-    print_tables(evaluate_run(run, generated, RECIPES[recipe](), threads, extras), Terminal())
+    print_tables(evaluate_run(run, generated, find_recipe(recipe, run), threads, extras), Terminal())
     console.print(f"report: {run / 'evaluation.html'}", soft_wrap=True)
 
 
@@ -259,14 +269,14 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     from training.steps import write_bundle
 
     deployment = choose_deployment(target, precision, recipe, max_batch)
-    folder = write_bundle(run, RECIPES[recipe](), deployment, threads)
+    folder = write_bundle(run, find_recipe(recipe, run), deployment, threads)
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(folder, out)
     console.print(f"{out}: {sum(path.stat().st_size for path in out.rglob('*') if path.is_file()):,} bytes")
     if target == "tensorrt":
         from training.steps import add_plan
 
-        console.print(add_plan(run, out, RECIPES[recipe](), deployment), soft_wrap=True)
+        console.print(add_plan(run, out, find_recipe(recipe, run), deployment), soft_wrap=True)
 
 
 def main() -> None:

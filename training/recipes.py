@@ -4,9 +4,11 @@ The paper and the authors' released code differ in many places. `paper` and `rel
 property of the release is left out: it resampled manipulated faces only, so that resampling alone identified them.
 """
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 from ingest.spec import PreprocessSpec
@@ -268,3 +270,19 @@ def starter() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__: recipe for recipe in (paper, released, exif_only, face_only, starter)
 }
+
+
+def find_recipe(name: str, run: Path | None = None, batch_size: int | None = None) -> Recipe:
+    """Return a recipe with `batch_size` faces a batch, else with the number that `run` was trained with.
+
+    Args:
+        name: of the recipe.
+        run: a run folder; its `recipe.json` counts if its recipe has this name.
+        batch_size: instead of the recipe's.
+    """
+    recipe = RECIPES[name]()
+    path = run / "recipe.json" if run else None
+    if batch_size is None and path is not None and path.is_file():
+        trained = json.loads(path.read_text(encoding="utf-8"))
+        batch_size = trained["batch_size"] if trained["name"] == name else None
+    return replace(recipe, batch_size=batch_size or recipe.batch_size)

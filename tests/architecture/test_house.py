@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -46,6 +47,17 @@ def test_every_test_says_what_it_proves(root: Path) -> None:
         if isinstance(node, ast.FunctionDef) and node.name.startswith("test_") and not ast.get_docstring(node)
     ]
     assert not silent
+
+
+def test_make_clean_keeps_what_was_trained(root: Path, tmp_path: Path) -> None:
+    """Runs and bundles of `make train-demo` take hours; everything else is made again."""
+    shutil.copy(root / "Makefile", tmp_path)
+    for name in (".venv", "sbom", "demo-output/pictures", "demo-output/run/faces", "demo-output/bundle"):
+        (tmp_path / name).mkdir(parents=True)
+    done = subprocess.run(["make", "clean"], cwd=tmp_path, capture_output=True, text=True, check=True)  # noqa: S607 - make is where the developer has it
+    assert "kept: demo-output/run demo-output/bundle" in done.stdout
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert left == ["Makefile", "demo-output", "demo-output/bundle", "demo-output/run", "demo-output/run/faces"]
 
 
 def test_serving_rooms_read_no_pickle(root: Path) -> None:

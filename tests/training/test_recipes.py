@@ -1,14 +1,16 @@
 """The differences between the paper and the authors' release, and the ablations."""
 
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from ingest.spec import PreprocessSpec
 from training.pretext.optimiser import cosine_factor, make_optimiser
-from training.recipes import RECIPES, MixtureShape, Recipe, exif_only, face_only, paper, released, starter
+from training.recipes import RECIPES, MixtureShape, Recipe, exif_only, face_only, find_recipe, paper, released, starter
 
 
 def test_thurstone_scale_and_ties() -> None:
@@ -100,3 +102,14 @@ def test_starter_is_small_and_has_a_held_out_threshold() -> None:
 def test_names_are_the_recipes_own(name: str) -> None:
     """Each recipe has the name under which it is listed."""
     assert RECIPES[name]().name == name
+
+
+def test_a_run_keeps_its_batch_size(tmp_path: Path) -> None:
+    """Later steps have the number that the run was trained with; an option and another recipe's run do not."""
+    assert find_recipe("starter", tmp_path) == starter()
+    smaller = find_recipe("starter", tmp_path, 8)
+    assert smaller == dataclasses.replace(starter(), batch_size=8)
+    (tmp_path / "recipe.json").write_text(json.dumps(dataclasses.asdict(smaller)))
+    assert find_recipe("starter", tmp_path) == smaller
+    assert find_recipe("starter", tmp_path, 16).batch_size == 16
+    assert find_recipe("paper", tmp_path) == paper()

@@ -91,9 +91,10 @@ def load_state(
         message = f"{path} contains weights but no training state: start a new training in another run folder"
         raise ValueError(message)
     position = TrainingPosition(**notes["position"])
-    if notes["recipe"] != json.loads(json.dumps(asdict(recipe))):
+    before, now = notes["recipe"], json.loads(json.dumps(asdict(recipe)))
+    if differing := [name for name in now if before.get(name) != now[name]]:
         message = (
-            f"{path} was trained with another recipe, or with other settings of {notes['recipe']['name']!r}: "
+            f"{path} was trained with the recipe {before['name']}, whose settings {', '.join(differing)} differ: "
             "finish it with those, or start a new training in another run folder"
         )
         raise ValueError(message)

@@ -16,7 +16,7 @@ def check_faces(train: FaceSet, held_out: FaceSet, recipe: Recipe, ranks: int) -
     if len(train) < recipe.batch_size:
         message = (
             f"{len(train)} training faces are fewer than one batch of {recipe.batch_size}: "
-            "prepare more photographs, or choose a recipe with a smaller batch_size"
+            "prepare more photographs, or set a smaller batch with --batch-size"
         )
         raise ValueError(message)
     if not len(held_out):
