@@ -40,7 +40,7 @@ def list_minimums(recipe: Recipe) -> list[Minimum]:
     compared = len(rule.shapes) * len(rule.role_sets) > 1
     return [
         Minimum("train", recipe.batch_size, "faces", "one batch; `train --batch-size` sets a smaller one"),
-        Minimum("fit", least, "faces", f"a mixture of {least} components"),
+        Minimum("fit", least, "faces", f"selecting the checkpoint, and a mixture with {least} or more components"),
         *([Minimum("fit", 2, "sources", "comparing mixtures on a held-out source")] if compared else []),
         *(
             Minimum("calibrate", photographs_needed(rate), "photographs", f"a false-alarm rate of {100 * rate:g} %")
@@ -83,7 +83,7 @@ def print_minimums(rows: Sequence[Mapping[str, Any]], title: str, console: Conso
     """Print the rows of `compare_minimums` as a table."""
     table = Table("role", "needed", "for", "present", "", title=title, title_justify="left", box=SIMPLE_HEAD)
     for row in rows:
-        needed = f"{row['count']:,} {row['unit']}"
+        needed = f"{row['count']:,} {row['unit'] if row['count'] > 1 else row['unit'].removesuffix('s')}"
         table.add_row(
             row["role"], needed, row["purpose"], f"{row['present']:,}", "" if row["enough"] else "too few",
             style="" if row["enough"] else "yellow",

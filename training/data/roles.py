@@ -26,6 +26,11 @@ class Need:
     sources: int = 1
     photographs: int = 1
 
+    def is_met(self, role: Role, roles: Mapping[str, Role], photographs: Mapping[str, int]) -> bool:
+        """Return whether the sources with `role` are enough."""
+        counts = [photographs[name] for name, of in roles.items() if of == role]
+        return len(counts) >= self.sources and sum(counts) >= self.photographs
+
 
 def read_roles(table: Path) -> dict[str, Role]:
     """Return the role of each entry of a CSV with the columns `source` (or `repo`) and `role`.
@@ -92,7 +97,7 @@ def split_sources(
     """Return the role of each source by a hash of its name, changed only where a role would have too little.
 
     The roles divide the range of the hash by their shares. A role without a source then gets one, next the sources that
-    it needs, then the photographs that it needs, as far as other roles keep enough (see `choose_donor`).
+    it needs, then the photographs that it needs, if other roles can give them and keep enough (see `choose_donor`).
 
     Args:
         photographs: number of each source's photographs.
@@ -116,8 +121,14 @@ def split_sources(
     for level in (dict.fromkeys(ROLES, Need(1, 0)), sources_only, some):
         for role, (start, end) in parts.items():
             distances = {name: max(start - place, place - end) for name, place in positions.items()}
-            while (donor := choose_donor(role, roles, photographs, level, distances)) is not None:
-                roles[donor] = role
+            moved: dict[str, Role] = dict(roles)
+            while not level[role].is_met(role, moved, photographs):
+                donor = choose_donor(role, moved, photographs, level, distances)
+                if donor is None:
+                    break
+                moved[donor] = role
+            else:  # a role that cannot have enough takes nothing
+                roles = moved
     return roles
 
 
@@ -128,7 +139,7 @@ def choose_donor(
     needs: Mapping[Role, Need],
     distances: Mapping[str, float],
 ) -> str | None:
-    """Return the source that should move to `role`; None if the role has enough, or no other role can give a source.
+    """Return the source that should move to `role`; None if no other role can give one.
 
     It is a source of the role with the most photographs that keeps what it needs, and of these sources the one with the
     least distance.
@@ -136,8 +147,6 @@ def choose_donor(
     sources, amounts = Counter(roles.values()), Counter[Role]()
     for name, of in roles.items():
         amounts[of] += photographs[name]
-    if sources[role] >= needs[role].sources and amounts[role] >= needs[role].photographs:
-        return None
     donors = [
         name
         for name in distances

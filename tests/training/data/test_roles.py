@@ -158,6 +158,13 @@ def test_the_split_gives_each_role_its_photographs(count: int) -> None:
         assert sum(size for name, size in sizes.items() if roles[name] == role) >= need.photographs
 
 
+def test_a_role_that_cannot_have_enough_takes_nothing() -> None:
+    """Too few photographs for a calibration stay where the hash put them."""
+    sizes = {f"source {number}": 7 for number in range(10)}
+    needs: dict[Role, Need] = {"calibrate": Need(1, 71)}
+    assert split_sources(sizes, DEFAULT_SHARES, needs, {}) == split_sources(sizes, DEFAULT_SHARES, {}, {})
+
+
 @given(st.integers())
 def test_only_needed_sources_change_their_hashed_role(seed: int) -> None:
     """A split in which the hash fills every role is that of the hash."""
