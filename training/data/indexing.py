@@ -97,7 +97,8 @@ def describe_run(
         for name, count in zip(names.tolist(), faces.tolist(), strict=True):
             sources[name] = {"role": role, "faces": count, "dropped": {}}
     for (source, reason), count in sorted(dropped.items()):
-        sources.setdefault(source, {"role": None, "faces": 0, "dropped": {}})["dropped"][reason] = count
+        without_face = {"role": inputs.roles.get(source), "faces": 0, "dropped": {}}
+        sources.setdefault(source, without_face)["dropped"][reason] = count
         reasons[reason] += count
     return {
         "photographs": sum(record.photos for record in records),

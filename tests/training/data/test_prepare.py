@@ -316,6 +316,8 @@ def test_minimums_are_printed_before_and_after_the_work(portrait: bytes, weights
     assert ("fit", "2", "sources", "comparing", "mixtures", "on", "a", "held-out", "source", "0", "too", "few") in cells
     rate = ("a", "false-alarm", "rate", "of", "1", "%", "0", "too", "few")
     assert ("calibrate", "368", "photographs", *rate) in cells
+    sources = json.loads((tmp_path / "run" / "prepare.json").read_text())["sources"]
+    assert sources["club"] == {"role": "test", "faces": 0, "dropped": {"photo_without_large_face": 1}}
     assert "left out: 2 photographs of sources without a role: 'bob' (2)" in result.output
     assert "camera tags: 0 of 1 photographs of the role train that were read have all four" in listed
     assert ("train", "32", "faces", "1", "too", "few") in {
