@@ -97,7 +97,7 @@ def describe_run(
         for name, count in zip(names.tolist(), faces.tolist(), strict=True):
             sources[name] = {"role": role, "faces": count, "dropped": {}}
     for (source, reason), count in sorted(dropped.items()):
-        without_face = {"role": inputs.roles.get(source), "faces": 0, "dropped": {}}
+        without_face: dict[str, Any] = {"role": inputs.roles.get(source), "faces": 0, "dropped": {}}
         sources.setdefault(source, without_face)["dropped"][reason] = count
         reasons[reason] += count
     return {
