@@ -65,9 +65,9 @@ def resize_triangular(pixels: NDArray[np.uint8], size: int, *, antialias: bool =
 def _triangular_weights(length: int, size: int, *, antialias: bool) -> NDArray[np.float64]:
     """Return the (size, length) matrix that resamples one axis.
 
-    For downscaling with antialiasing, the triangle is wider by the scale, so that every source pixel counts. Otherwise
-    it is linear interpolation. Beyond an edge the edge pixel repeats, as in DALI. (Pillow renormalises instead, which changes edge
-    pixels by up to 15 grey levels.)
+    For downscaling with antialiasing, the triangle is wider by the scale, so that every source pixel counts. Else the
+    result is linear interpolation. Beyond an edge the edge pixel repeats, as in DALI. (Pillow renormalises instead,
+    which changes edge pixels by up to 15 grey levels.)
     """
     scale = length / size
     radius = max(scale, 1.0) if antialias else 1.0

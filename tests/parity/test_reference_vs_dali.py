@@ -155,7 +155,7 @@ def test_turned_pictures_differ_by_a_rounding_at_most(cropper: FaceCropper, kind
 
 
 @pytest.mark.parametrize("antialias", [True, False])
-def test_every_path_resizes_as_the_spec_says(antialias: bool) -> None:
+def test_every_path_resizes_as_the_spec_says(*, antialias: bool) -> None:
     """The CPU's cropper, the GPU's and the graph of a server reduce a face with or without antialiasing."""
     spec = PreprocessSpec(size=32, antialias=antialias)
     encoded = encode("RGB", "PNG")
@@ -173,7 +173,9 @@ def test_every_path_resizes_as_the_spec_says(antialias: bool) -> None:
         DeviceCropper(spec, 1, 1, "cpu").crop([face])[0][0],
         served.run(**inputs)[0].as_array()[0],
     )
-    right, wrong = (crop_face(encoded, window, PreprocessSpec(size=32, antialias=on)) for on in (antialias, not antialias))
+    right, wrong = (
+        crop_face(encoded, window, PreprocessSpec(size=32, antialias=on)) for on in (antialias, not antialias)
+    )
     assert np.abs(right.astype(int) - wrong).mean() > 2
     for crop in crops:
         assert np.abs(np.subtract(crop, right, dtype=np.int64)).max() <= 1

@@ -1,5 +1,6 @@
 """Checkpoints as safetensors: arrays and text, no code. A file is written completely or not at all."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -121,3 +122,22 @@ def read_notes(path: Path) -> dict[str, dict[str, Any]]:
     """Return the parsed notes of a checkpoint."""
     with safe_open(path, framework="pt") as file:
         return {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+
+
+def describe_initial(path: Path | None) -> dict[str, str]:
+    """Return the file, the digest and, if the file states it, the origin of initial weights; empty without a file.
+
+    Files of `import` state their origin and licence, and checkpoints of this project state their recipe.
+    """
+    if path is None:
+        return {}
+    with path.open("rb") as file:
+        facts = {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    with safe_open(path, framework="pt") as tensors:
+        notes = tensors.metadata() or {}
+    if "imported" in notes:
+        imported = json.loads(notes["imported"])
+        facts["origin"] = f"imported from a checkpoint of the kind {imported['kind']}: {imported['licence']}"
+    elif "recipe" in notes:
+        facts["origin"] = f"a checkpoint of the recipe {json.loads(notes['recipe'])['name']}, under its terms"
+    return facts

@@ -24,6 +24,7 @@ from training.evaluation.evaluate import EvaluationFaces, compare_by_protocol, c
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import list_generators
 from training.evaluation.inputs import Comparisons, EvaluatedRun, compare_whole_pictures
+from training.evaluation.published import ACCURACY, AUC, PRECISION
 from training.evaluation.report import pick_thresholds
 from training.evaluation.run import measure_run
 from training.evaluation.stated import state_evaluation
@@ -120,7 +121,7 @@ def test_a_calibration_too_small_for_a_rate_gives_none(report: dict[str, Any], p
 def test_report_is_self_contained(page: PageReader, evaluated: EvaluatedRun) -> None:
     """The page has no script and no external picture, style sheet, font or link."""
     assert not {"script", "img", "image", "link", "iframe", "object", "foreignobject"} & page.tags.keys()
-    assert page.tags["svg"] == 5
+    assert page.tags["svg"] == 6
     addresses = [value for name, value in page.attributes if name in {"href", "xlink:href", "src", "srcset", "data"}]
     assert addresses
     assert all(address.startswith("#") for address in addresses)
@@ -174,7 +175,7 @@ def test_same_figures_make_the_same_svg(report: dict[str, Any], evaluated: Evalu
     """The charts are also written as files, without a date and with their unit."""
     assert report
     figures = {path.stem: path.read_text() for path in (evaluated.run / "figures").glob("*.svg")}
-    assert set(figures) == {"roc", "precision_recall", "likelihoods", "robustness", "features"}
+    assert set(figures) == {"roc", "precision_recall", "likelihoods", "robustness", "features", "components"}
     assert "nats" in figures["likelihoods"]
     assert not [name for name, svg in figures.items() if "<dc:date>" in svg]
 
@@ -193,12 +194,50 @@ def test_published_figures_are_marked_and_unknown_ones_are_dashes(report: dict[s
 
 
 def test_other_features_and_runs_fill_tables_two_and_three(report: dict[str, Any]) -> None:
-    """Table II has the compared features, and Table III the other evaluated runs."""
-    _, two, three = list_tables(report)
-    assert [row[0] for row in two.rows] == ["ours", "colours", "published: the paper's method, K=8"]
-    assert two.rows[0][1:] != two.rows[1][1:]
+    """Table II has the AUC of the compared features for each generator, and Table III the other evaluated runs."""
+    tables = {table.title: table for table in list_tables(report)}
+    two, three = tables["Table II: AUC of features, by generator"], tables["Table III: pretext tasks and components"]
+    assert two.head == ("generator", "ours", "colours")
+    assert [row[0] for row in two.rows] == [ODD_NAME, "plain", "average of 2"]
+    for column, compared in ((1, report["comparable"]), (2, report["features"]["colours"])):
+        printed = [float(row[column]) for row in two.rows]
+        assert printed[0] == pytest.approx(100 * compared["generators"][ODD_NAME]["auc"], abs=0.005)
+        assert printed[2] == pytest.approx(sum(printed[:2]) / 2, abs=0.01)
     assert [row[1:3] for row in three.rows[:2]] == [("starter", "EXIF and face"), ("exif_only", "EXIF")]
     assert three.rows[1] == ("before", "exif_only", "EXIF", "full K=12", "50.00", "25.00", "12.50")
+
+
+def test_the_paper_s_tables_stand_beside_ours(report: dict[str, Any], page: PageReader) -> None:
+    """Tables I and II are printed as published; each printed average is that of its row, except two of the paper."""
+    published = {table.title: table for table in list_tables(report) if "as published" in table.title}
+    assert list(published) == ["Table I, as published", "Table II, as published"]
+    for table in published.values():
+        assert "Not measured here" in table.note
+        assert table.title in page.text
+    assert published["Table I, as published"].rows[4][-1] == "78.62 / 87.60"  # SDv2.1, the paper's method
+    assert published["Table II, as published"].rows[0][1:] == ("33.99", "34.35", "69.71", "67.91", "85.69")
+    misprints = {("accuracy", "LGrad"): 0.08, ("precision", "Ours"): 0.04}
+    for kind, rows in (("accuracy", ACCURACY), ("precision", PRECISION), ("auc", AUC)):
+        for method, cells in rows.items():
+            *values, average = map(float, cells)
+            assert len(values) == 9
+            off = sum(values) / 9 - average
+            assert off == pytest.approx(misprints.get((kind, method), 0), abs=0.0075), (kind, method)
+
+
+def test_the_number_of_components_is_shown_and_not_chosen_on(
+    report: dict[str, Any], page: PageReader, evaluated: EvaluatedRun
+) -> None:
+    """Each number has its held-out figures and its averages; the deployed one has those of Table I."""
+    rows = report["components"]
+    assert list(rows) == ["1", "4"]
+    assert rows["1"]["average"] == report["comparable"]["average"]
+    assert rows["4"]["average"]["auc"] != rows["1"]["average"]["auc"]
+    (table,) = [table for table in list_tables(report) if table.title.startswith("Fig. 4")]
+    assert table.rows[1][:4] == ("4", "fit diag K=4", "-3.2", "50.0%")
+    assert "were not used to choose" in table.note
+    assert "Shown, not chosen on" in page.text
+    assert ">deployed<" in (evaluated.run / "figures" / "components.svg").read_text()
 
 
 def test_compared_features_are_fitted_by_the_recipe_s_rule(evaluated: EvaluatedRun) -> None:
