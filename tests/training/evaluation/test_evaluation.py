@@ -14,12 +14,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from scorer.bundle.bundle import Bundle, read_bundle
 from scorer.decide import p_values
 from scorer.meaning import explain_pass
-from training import steps
-from training.data.exif import TAG_NAMES
-from training.evaluation import card
 from training.evaluation.evaluate import EvaluationFaces, compare_by_protocol, compare_features, evaluate_faces
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import list_generators
@@ -30,8 +26,6 @@ from training.evaluation.run import measure_run
 from training.evaluation.stated import state_evaluation
 from training.evaluation.tables import list_tables, print_tables
 from training.export.features import extract_features
-from training.export.target import Deployment
-from training.mixture.calibrate import describe_calibration
 from training.recipes import Recipe
 
 ODD_NAME = "<b>odd&name"
@@ -338,60 +332,3 @@ def test_a_bundle_without_a_supported_rate_has_no_evaluation(report: dict[str, A
     """Without a measured rate the bundle contains no evaluation."""
     empty = {rate: row | {"photographs": None} for rate, row in report["operating_points"]["flagged"].items()}
     assert state_evaluation(report | {"operating_points": report["operating_points"] | {"flagged": empty}}) is None
-
-
-def test_card_lists_the_supported_rates() -> None:
-    """Each rate, highest first, has its threshold and the interval of its true rate, or the reason why not."""
-    calibration = describe_calibration(np.arange(400.0), np.arange(400).astype(str))
-    assert card.describe_thresholds(calibration).splitlines() == [
-        "| 5 % | 19.0 | 3.1 to 7.3 % |",
-        "| 1 % | 3.0 | 0.27 to 2.2 % |",
-        "| 0.1 % | - | n = 400 cannot support 0.1 %: at least 3688 photographs are needed |",
-    ]
-
-
-def write_step_files(run: Path, report: dict[str, Any]) -> dict[str, object]:
-    """Write the files of the steps before an export into `run`; return the calibration's report."""
-    facts = dict.fromkeys((*TAG_NAMES, "manipulation"), 0.7) | {"epoch": 3.0, "merit": 0.7}
-    fit = {"shape": "full K=1", "faces": 24, "roles": ["fit"], "held_out_nats": {"fit full K=1": 1.0}}
-    prepared = {"photographs": 9, "dropped": {"near_duplicate": 1, "unreadable": 0}, "roles": {"test": {"sources": 2}}}
-    calibration = describe_calibration(np.arange(24.0), np.arange(24).astype(str))
-    files = {"fit.json": fit | {"precision": "int8"}, "prepare.json": prepared, "progress.jsonl": facts}
-    for name, content in (files | {"evaluation.json": report, "calibration.json": calibration}).items():
-        (run / name).write_text(json.dumps(content) + "\n")
-    return calibration
-
-
-def test_card_states_the_report_s_figures(
-    report: dict[str, Any], evaluated: EvaluatedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The card takes every figure from the run's files, and names no source."""
-    faces = evaluated.load_role("test")
-    monkeypatch.setattr(card, "load_role", lambda _run, _role: faces)
-    calibration = write_step_files(tmp_path, report)
-    card.write_card(tmp_path, tmp_path / "CARD.md", evaluated.recipe, "starter-test", Deployment("openvino", "int8"))
-    text = (tmp_path / "CARD.md").read_text()
-    assert report["verdict"]["summary"] in text
-    assert f"| plain | 4 | {card.describe_auc(report['operating_points']['raw']['auc']['plain'])} |" in text
-    assert "| 1% | - | 16 |" in text
-    head = "| target rate | threshold (nats) | 95 % interval of the true rate |\n|---|---|---|\n"
-    assert f"of 24 photographs of the role calibrate:\n\n{head}{card.describe_thresholds(calibration)}" in text
-    assert "private.example" not in text
-    assert "$" not in text
-
-
-def test_a_written_bundle_states_its_evaluation(
-    report: dict[str, Any], evaluated: EvaluatedRun, starter: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`export` puts the report's figures and the number of calibration photographs into the manifest."""
-    faces, deployment = evaluated.load_role("test"), Deployment("openvino", "int8")
-    for module in (card, steps):
-        monkeypatch.setattr(module, "load_role", lambda _run, _role: faces)
-    shutil.copytree(starter.folder / "face_extractor", deployment.engine(tmp_path).parents[1])
-    for name in ("mixture.npz", "calibration.npz"):
-        shutil.copy(starter.folder / name, tmp_path)
-    write_step_files(tmp_path, report)
-    written = read_bundle(steps.write_bundle(tmp_path, evaluated.recipe, deployment, 1))
-    assert written.manifest.evaluation == state_evaluation(report)
-    assert written.manifest.calibration == (103, 24)
-    assert explain_pass(written.manifest.evaluation, 0.05) in (written.folder / "MODEL_CARD.md").read_text()
