@@ -275,13 +275,13 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
     from training.steps import evaluate_run
 
     settings, pairs, runs = RECIPES[recipe](), split_pairs(features), dict(split_pairs(ablation))
-    check_recipe(run, settings)
-    deployment = find_fitted(run, target, precision, recipe)
     compared = {}
     for name, path in pairs:
         from training.evaluation.features.compare import load_compared  # needs the extra `compare`
 
         compared[name] = load_compared(name, path, threads, settings.preprocess).extract
+    check_recipe(run, settings)
+    deployment = find_fitted(run, target, precision, recipe)
     extras = Comparisons(photographs=photographs, features=compared, runs=runs)
     print_tables(evaluate_run(run, generated, settings, deployment, threads, extras), Terminal())
     console.print(f"report: {deployment.results(run) / 'evaluation.html'}", soft_wrap=True)
