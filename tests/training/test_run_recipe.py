@@ -5,8 +5,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from scorer.errors import UsageError
+from training.pretext.checkpoints import load_checkpoint
+from training.pretext.network import build_network
 from training.recipes import Recipe, paper, released, starter
 from training.run_recipe import check_cut, check_recipe
 
@@ -23,6 +27,13 @@ def test_a_run_without_a_training_is_named(tmp_path: Path) -> None:
     """The sentence has the command that comes first."""
     with pytest.raises(FileNotFoundError, match=r"no best.safetensors: run `unlensed-train train .* --recipe paper`"):
         check_recipe(tmp_path, paper())
+
+
+def test_weights_of_another_network_are_one_sentence(tmp_path: Path) -> None:
+    """A checkpoint whose recipe was not recorded is refused when its arrays do not fit."""
+    save_file({"extractor.other": torch.zeros(1)}, tmp_path / "best.safetensors")
+    with pytest.raises(ValueError, match="belongs to another network than that of the recipe"):
+        load_checkpoint(tmp_path / "best.safetensors", build_network(starter()))
 
 
 def test_the_run_s_recipe_is_accepted(tmp_path: Path) -> None:

@@ -71,10 +71,14 @@ def load_checkpoint(path: Path, network: nn.Module) -> dict[str, float]:
     """Load the state into `network`, strictly, and return the epoch's metrics (empty for `last.safetensors`).
 
     Raises:
-        RuntimeError: the checkpoint belongs to another network; the message names the keys.
+        ValueError: the checkpoint belongs to another network.
     """
     state = {name: values for name, values in load_file(path).items() if not name.startswith(OPTIMISER)}
-    network.load_state_dict(state, strict=True)
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        message = f"{path} belongs to another network than that of the recipe: use the recipe that it was trained with"
+        raise ValueError(message) from error
     facts: dict[str, float] = read_notes(path).get("facts", {})
     return facts
 
