@@ -29,6 +29,7 @@ from training.export.target import PRECISIONS, Deployment
 from training.mixture.calibrate import describe_calibration, score_held_out
 from training.mixture.em import EmProgress
 from training.mixture.fit import (
+    FittedMixture,
     Fitter,
     choose_array_module,
     choose_mixture,
@@ -97,16 +98,10 @@ def fit_run(  # noqa: PLR0913, PLR0917 - the run, and the options of the command
     with Progress("fitting", None, "iterations", console) as progress:
         fitter = Fitter(rule, xp, partial(show_iteration, progress))
         fitted = choose_mixture(features, sources, fitter)
-        by_components = fitted.best_by_components()
-        write_mixture(results / MIXTURE, fitted.mixture)
-        shutil.rmtree(results / SWEEP, ignore_errors=True)
-        for count, candidate in by_components.items():
-            chosen = candidate == fitted.candidate
-            em = fitted.em if chosen else fit_candidate(features, candidate, fitter)
-            write_mixture(results / SWEEP / f"{count}.npz", make_mixture(em, candidate.shape))
+        for name in (FIT, *LATER_RESULTS):
+            (results / name).unlink(missing_ok=True)
+        write_mixtures(results, fitted, features, fitter)
     seconds = time.perf_counter() - started
-    for name in LATER_RESULTS:
-        (results / name).unlink(missing_ok=True)
     held_out = {str(candidate): asdict(measured) for candidate, measured in fitted.held_out.items()}
     summary: dict[str, Any] = {
         "recipe": recipe.name,
@@ -119,7 +114,8 @@ def fit_run(  # noqa: PLR0913, PLR0917 - the run, and the options of the command
         "held_out_nats": {name: row["nats"] for name, row in held_out.items()},
         "held_out_alarms": {name: row["alarms"] for name, row in held_out.items()},
         "components": {
-            str(count): {"candidate": str(each), "roles": list(each.roles)} for count, each in by_components.items()
+            str(count): {"candidate": str(each), "roles": list(each.roles)}
+            for count, each in fitted.best_by_components().items()
         },
         "selection": describe_selection(faces["fit"].sources),
         "refused": {str(candidate): reason for candidate, reason in fitted.refused.items()},
@@ -150,6 +146,17 @@ def describe_selection(sources_N: NDArray[np.str_]) -> str:
         "photographs may be slightly more likely under the mixture than new ones. The roles calibrate and test decided "
         "neither: thresholds and false-alarm rates are not affected."
     )
+
+
+def write_mixtures(
+    results: Path, fitted: FittedMixture, features: dict[str, NDArray[np.floating]], fitter: Fitter
+) -> None:
+    """Write the chosen mixture, and of several numbers of components the best mixture of each."""
+    write_mixture(results / MIXTURE, fitted.mixture)
+    shutil.rmtree(results / SWEEP, ignore_errors=True)
+    for count, candidate in fitted.best_by_components().items():
+        em = fitted.em if candidate == fitted.candidate else fit_candidate(features, candidate, fitter)
+        write_mixture(results / SWEEP / f"{count}.npz", make_mixture(em, candidate.shape))
 
 
 def write_mixture(path: Path, mixture: GaussianMixture) -> None:
