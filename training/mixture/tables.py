@@ -44,19 +44,17 @@ def print_calibration(report: Mapping[str, Any], console: Console) -> None:
     interval = f"{100 * report['confidence']:g} % interval"
     for name in ("threshold (nats)", interval, "true rate, " + interval):
         table.add_column(name, justify="right")
-    table.add_column("refused", overflow="fold")
-    for rate in sorted((*report["thresholds"], *report["refused"]), key=float, reverse=True):
-        row = report["thresholds"].get(rate)
-        cells = ["-", "-", "-", report["refused"].get(rate, "")]
-        if row is not None:
-            cells = [
-                f"{row['nats']:.1f}",
-                f"{row['nats_low']:.1f} to {row['nats_high']:.1f}",
-                f"{100 * row['rate_low']:.2g} to {100 * row['rate_high']:.2g} %",
-                "",
-            ]
-        table.add_row(f"{100 * float(rate):g} %", *cells)
-    console.print(table)
+    for rate, row in report["thresholds"].items():
+        table.add_row(
+            f"{100 * float(rate):g} %",
+            f"{row['nats']:.1f}",
+            f"{row['nats_low']:.1f} to {row['nats_high']:.1f}",
+            f"{100 * row['rate_low']:.2g} to {100 * row['rate_high']:.2g} %",
+        )
+    if report["thresholds"]:
+        console.print(table)
+    for reason in report["refused"].values():
+        console.print(f"refused: {reason}", soft_wrap=True)
     console.print(
         f"{report['faces']} faces of {report['photographs']} photographs. {report['assumption']}", soft_wrap=True
     )
