@@ -19,12 +19,17 @@ FIGURE_HEADS = ("Acc", "AP", "AUC")
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of text: title, note, column heads and rows; the first column is words."""
+    """A table of text: title, note, column heads and rows; the first column is words.
+
+    Attributes:
+        on_terminal: whether a terminal shows it too; the report shows every table.
+    """
 
     title: str
     note: str
     head: tuple[str, ...]
     rows: list[tuple[str, ...]]
+    on_terminal: bool = True
 
 
 def percent(share: float | None) -> str:
@@ -96,6 +101,7 @@ def table_published(title: str, note: str, columns: Mapping[str, tuple[str, ...]
         ),
         head=("generator", *columns),
         rows=[(name, *(cells[row] for cells in columns.values())) for row, name in enumerate(GENERATORS)],
+        on_terminal=False,
     )
 
 
@@ -172,7 +178,7 @@ def print_tables(report: dict[str, Any], console: Console) -> None:
     stated, rate = state_evaluation(report), RATES[0]
     for sentence in (explain_pass(stated, rate), explain_flag(stated, rate), report["verdict"]["summary"]):
         console.print(sentence)
-    for table in list_tables(report):
+    for table in filter(lambda table: table.on_terminal, list_tables(report)):
         drawn = RichTable(title=table.title, caption=table.note)
         for index, name in enumerate(table.head):
             drawn.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
