@@ -50,26 +50,27 @@ def crop_face(data: bytes, window: Window, spec: PreprocessSpec) -> NDArray[np.u
         Unscorable: see `decode_upright`.
     """
     upright = decode_upright(data)
-    return resize_triangular(upright[window.top :, window.left :][: window.height, : window.width], spec.size)
+    pixels = upright[window.top :, window.left :][: window.height, : window.width]
+    return resize_triangular(pixels, spec.size, antialias=spec.antialias)
 
 
-def resize_triangular(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Stretch `pixels` (H, W, 3) to (size, size, 3) with an antialiased triangular filter."""
+def resize_triangular(pixels: NDArray[np.uint8], size: int, *, antialias: bool = True) -> NDArray[np.uint8]:
+    """Stretch `pixels` (H, W, 3) to (size, size, 3) with a triangular filter."""
     height, width, _ = pixels.shape
-    rows, columns = _triangular_weights(height, size), _triangular_weights(width, size)
+    rows, columns = (_triangular_weights(length, size, antialias=antialias) for length in (height, width))
     resized: NDArray[np.float64] = np.einsum("ih,hwc,jw->ijc", rows, pixels.astype(np.float64), columns, optimize=True)
     return np.rint(resized).astype(np.uint8)
 
 
-def _triangular_weights(length: int, size: int) -> NDArray[np.float64]:
+def _triangular_weights(length: int, size: int, *, antialias: bool) -> NDArray[np.float64]:
     """Return the (size, length) matrix that resamples one axis.
 
-    For downscaling, the triangle is wider by the scale, so that every source pixel counts. Upscaling is linear
-    interpolation. Beyond an edge the edge pixel repeats, as in DALI. (Pillow renormalises instead, which changes edge
-    pixels by up to 15 grey levels.)
+    For downscaling with antialiasing, the triangle is wider by the scale, so that every source pixel counts. Else the
+    result is linear interpolation. Beyond an edge the edge pixel repeats, as in DALI. (Pillow renormalises instead,
+    which changes edge pixels by up to 15 grey levels.)
     """
     scale = length / size
-    radius = max(scale, 1.0)
+    radius = max(scale, 1.0) if antialias else 1.0
     centres = (np.arange(size) + 0.5) * scale
     reach = int(np.ceil(radius)) + 1
     sources = np.floor(centres)[:, None].astype(np.intp) + np.arange(-reach, reach + 1)

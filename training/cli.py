@@ -11,7 +11,7 @@ from ingest.device import DeviceUnavailable, Request, resolve_device
 from scorer.bundle.manifest import BatchProfile, Target
 from scorer.commands.command_line import CommandGroup, VersionOption, local_path, run_command
 from scorer.commands.terminal import Terminal
-from scorer.errors import Exit, describe_exits
+from scorer.errors import Exit, UsageError, describe_exits
 from training.export.target import PRECISIONS, Deployment
 from training.recipes import RECIPES, Precision, find_recipe
 
@@ -92,6 +92,35 @@ def choose_deployment(
     return Deployment(target, chosen, BatchProfile(opt=min(OPTIMAL_BATCH, max_batch), max=max_batch))
 
 
+def find_fitted(
+    run: Path, target: Target, precision: Precision | None, recipe: str = "starter", max_batch: int = 256
+) -> Deployment:
+    """Return the engine that the options name, at the precision of its `fit`.
+
+    Raises:
+        FileNotFoundError: `fit` has not been run for this target.
+        UsageError: `precision` is another one.
+    """
+    from training.steps import find_deployment
+
+    found = find_deployment(run, choose_deployment(target, precision, recipe, max_batch))
+    if precision not in {None, found.precision}:
+        message = (
+            f"{run} was fitted with the precision {found.precision}, not {precision}: run `fit` again, or leave it out"
+        )
+        raise UsageError(message)
+    return found
+
+
+def split_counts(text: str) -> list[int]:
+    """Return the numbers of a list such as 1,2,4 in ascending order, or raise a usage error."""
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if not all(part.isdecimal() and int(part) for part in parts):
+        message = f"{text!r} is no list of whole numbers from 1, such as 1,2,4,8"
+        raise typer.BadParameter(message)
+    return sorted({int(part) for part in parts})
+
+
 @app.command()
 def prepare(  # noqa: PLR0913, PLR0917 - one parameter an option
     out: Run,
@@ -165,9 +194,11 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter an option
     from training.data.shards import load_role
     from training.pretext.network import build_network
     from training.pretext.trainer import LAST, TrainOptions, train_extractor
+    from training.run_recipe import check_cut
 
     torch.set_num_threads(threads)
     settings = find_recipe(recipe, run if (run / LAST).exists() else None, batch_size)
+    check_cut(run, settings)
     network = build_network(settings)
     chosen = resolve_device(device)
     console.print(f"training on {chosen.kind}: {chosen.reason}")
@@ -193,19 +224,30 @@ def import_(
 
 
 @app.command(short_help="Build the engine and fit the mixture on its features.")
-def fit(
+def fit(  # noqa: PLR0913, PLR0917 - one parameter an option
     run: Run,
     recipe: RecipeName = "starter",
+    components: Annotated[
+        str,
+        typer.Option(
+            help="Components of the mixture instead of the recipe's: one number, or several (1,2,4,8,12,16) to compare "
+            "on held-out sources of the role fit."
+        ),
+    ] = "",
     target: TargetName = "openvino",
     precision: PrecisionName = None,
     threads: Threads = CORES,
 ) -> None:
     """Build the engine and fit the mixture on its features. Each target has its own results."""
+    from training.mixture.tables import print_fit
+    from training.run_recipe import check_recipe
     from training.steps import build_engine, fit_run
 
-    settings, deployment = find_recipe(recipe, run), choose_deployment(target, precision, recipe)
+    counts, settings = split_counts(components), find_recipe(recipe, run)
+    deployment = choose_deployment(target, precision, recipe)
+    check_recipe(run, settings)
     build_engine(run, settings, deployment)
-    console.print(fit_run(run, settings, deployment, threads))
+    print_fit(fit_run(run, settings, deployment, threads, components=counts), console)
 
 
 @app.command(short_help="Score the held-out photographs that p-values compare with.")
@@ -213,9 +255,10 @@ def calibrate(
     run: Run, target: TargetName = "openvino", precision: PrecisionName = None, threads: Threads = CORES
 ) -> None:
     """Score the role `calibrate` with the engine and mixture of `fit`. P-values compare with these photographs."""
+    from training.mixture.tables import print_calibration
     from training.steps import calibrate_run
 
-    console.print(calibrate_run(run, choose_deployment(target, precision), threads))
+    print_calibration(calibrate_run(run, find_fitted(run, target, precision), threads), console)
 
 
 @app.command(short_help="Measure how well photographs and generated faces are separated.")
@@ -231,21 +274,27 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one parameter an option
         typer.Option(help="Folder with whole photographs in fit/ and test/, for recipes that compare whole pictures."),
     ] = None,
     recipe: RecipeName = "starter",
+    target: TargetName = "openvino",
+    precision: PrecisionName = None,
     threads: Threads = CORES,
 ) -> None:
     """Measure how well photographs and generated faces are separated; write `evaluation.html` and `evaluation.json`."""
     from training.evaluation.inputs import Comparisons
     from training.evaluation.tables import print_tables
+    from training.run_recipe import check_recipe
     from training.steps import evaluate_run
 
+    settings, pairs, runs = find_recipe(recipe, run), split_pairs(features), dict(split_pairs(ablation))
     compared = {}
-    for name, path in split_pairs(features):
+    for name, path in pairs:
         from training.evaluation.features.compare import load_compared  # needs the extra `compare`
 
-        compared[name] = load_compared(name, path, threads).extract
-    extras = Comparisons(photographs=photographs, features=compared, runs=dict(split_pairs(ablation)))
-    print_tables(evaluate_run(run, generated, find_recipe(recipe, run), threads, extras), Terminal())
-    console.print(f"report: {run / 'evaluation.html'}", soft_wrap=True)
+        compared[name] = load_compared(name, path, threads, settings.preprocess).extract
+    check_recipe(run, settings)
+    deployment = find_fitted(run, target, precision, recipe)
+    extras = Comparisons(photographs=photographs, features=compared, runs=runs)
+    print_tables(evaluate_run(run, generated, settings, deployment, threads, extras), Terminal())
+    console.print(f"report: {deployment.results(run) / 'evaluation.html'}", soft_wrap=True)
 
 
 @app.command(short_help="Write the bundle.")
@@ -259,6 +308,9 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         int,
         typer.Option(help="Largest batch of a TensorRT plan, in crops. Its memory grows with it.", min=1, max=4096),
     ] = 256,
+    data_licence: Annotated[
+        str, typer.Option(help="What the photographs are and their licence, in one sentence for the card.")
+    ] = "",
     threads: Threads = CORES,
 ) -> None:
     """Write the bundle: engine, mixture, calibration, golden faces, detector, card, manifest.
@@ -266,17 +318,20 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     For `--target tensorrt` the engine is an ONNX graph. `unlensed bundle build OUT` builds the plan from it on the
     machine that serves. If Torch-TensorRT and a GPU are available, this command builds the plan at once.
     """
-    from training.steps import write_bundle
+    from training.bundle import write_bundle
+    from training.run_recipe import check_recipe
 
-    deployment = choose_deployment(target, precision, recipe, max_batch)
-    folder = write_bundle(run, find_recipe(recipe, run), deployment, threads)
+    settings = find_recipe(recipe, run)
+    check_recipe(run, settings)
+    deployment = find_fitted(run, target, precision, recipe, max_batch)
+    folder = write_bundle(run, settings, deployment, threads, data_licence)
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(folder, out)
     console.print(f"{out}: {sum(path.stat().st_size for path in out.rglob('*') if path.is_file()):,} bytes")
     if target == "tensorrt":
-        from training.steps import add_plan
+        from training.bundle import add_plan
 
-        console.print(add_plan(run, out, find_recipe(recipe, run), deployment), soft_wrap=True)
+        console.print(add_plan(run, out, settings, deployment), soft_wrap=True)
 
 
 def main() -> None:

@@ -1,12 +1,15 @@
 """Golden faces through a live engine, whose results must match those in the bundle."""
 
+import json
+
 import numpy as np
 
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Unscorable
-from ingest.spec import FaceBox
+from ingest.spec import FaceBox, PreprocessSpec
 from scorer.bundle.bundle import Bundle, GoldenFaces
 from scorer.engines.base import Embedder, FeatureBatch
+from scorer.engines.triton.repository import SERVED_SPEC
 from scorer.errors import BundleMismatch
 
 
@@ -31,6 +34,24 @@ def embed_golden(golden: GoldenFaces, bundle: Bundle, embedder: Embedder) -> Fea
     return batch
 
 
+def check_served_spec(bundle: Bundle) -> None:
+    """Compare the settings with which a Triton server cuts faces with those of the manifest.
+
+    Raises:
+        BundleMismatch: they differ.
+    """
+    if SERVED_SPEC not in bundle.manifest.files:  # a graph of DALI contains them
+        return
+    path = bundle.folder / SERVED_SPEC
+    try:
+        served = PreprocessSpec.from_json(json.loads(bundle.read(path)))
+    except (ValueError, TypeError, AttributeError):
+        served = None
+    if served != bundle.manifest.preprocess:
+        message = f"{path} cuts faces in another way than bundle.json states: export the bundle again"
+        raise BundleMismatch(message)
+
+
 def verify_engine(bundle: Bundle, embedder: Embedder, faces: int | None = None) -> float:
     """Compare the live engine with the golden results; return the largest difference in nats.
 
@@ -40,8 +61,10 @@ def verify_engine(bundle: Bundle, embedder: Embedder, faces: int | None = None) 
         faces: the number of golden faces to send; None sends all.
 
     Raises:
-        BundleMismatch: the difference exceeds the manifest's tolerance, or the golden faces fail.
+        BundleMismatch: the difference exceeds the manifest's tolerance, the golden faces fail, or the bundle states two
+            ways to cut a face.
     """
+    check_served_spec(bundle)
     try:
         golden = bundle.golden.first(faces)
         likelihoods = embed_golden(golden, bundle, embedder).log_likelihood(bundle.model.mixture)

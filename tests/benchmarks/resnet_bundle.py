@@ -12,10 +12,10 @@ from torchvision.models import resnet50
 from ingest.dali import FaceCropper
 from ingest.probe import EncodedFace
 from scorer.bundle.bundle import MANIFEST, list_files, read_bundle, write_manifest
+from training.bundle import write_golden
 from training.export.features import extract_features
 from training.export.openvino import export_extractor
 from training.pretext.network import FEATURE_SIZE, Normalise
-from training.steps import write_golden
 
 COMPONENTS = 8
 CALIBRATION_CROPS = 32
@@ -41,7 +41,7 @@ def make_resnet_bundle(starter: Path, folder: Path, faces: Sequence[EncodedFace]
     factors = np.tile(np.eye(FEATURE_SIZE, dtype=np.float32) / features.std(), (COMPONENTS, 1, 1))
     weights = np.full(COMPONENTS, 1 / COMPONENTS, np.float32)
     np.savez(folder / "mixture.npz", weights=weights, means=means, precisions_cholesky=factors)
-    write_golden(folder, model, threads=2)
+    write_golden(folder, model, bundle.model.preprocess, threads=2)
     fields = bundle.manifest.model_dump(exclude={"schema_version", "files", "evaluation"}) | {
         "bundle_id": "resnet50-random-int8",
         "precision": "int8",

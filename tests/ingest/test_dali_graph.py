@@ -25,7 +25,7 @@ def shoot(orientation: int, kind: str = "JPEG") -> bytes:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     buffer = io.BytesIO()
-    Image.fromarray(draw_waves(200)[:160]).save(buffer, kind, exif=exif, quality=92)
+    Image.fromarray(draw_waves(160, 200)).save(buffer, kind, exif=exif, quality=92)
     return buffer.getvalue()
 
 

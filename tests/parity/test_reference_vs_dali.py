@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ingest.dali import FaceCropper
-from ingest.probe import EncodedFace, ImageInfo, probe_image
+from ingest.dali_cuda import DeviceCropper
+from ingest.dali_graph import IMAGE, TURN, WINDOW, build_serving_pipeline
+from ingest.orientation import turn_matrix
+from ingest.probe import EncodedFace, ImageInfo, probe_image, strip_metadata
 from ingest.reasons import Unscorable
 from ingest.reference import crop_face
 from ingest.spec import PreprocessSpec, Window
@@ -149,3 +152,30 @@ def test_turned_pictures_differ_by_a_rounding_at_most(cropper: FaceCropper, kind
     encoded = encode("RGB", kind, exif=exif)
     difference = measure_difference(cropper, encoded, probe_image(encoded), Window(20, 13, 110, 90))
     assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+def test_every_path_resizes_as_the_spec_says(*, antialias: bool) -> None:
+    """The CPU's cropper, the GPU's and the graph of a server reduce a face with or without antialiasing."""
+    spec = PreprocessSpec(size=32, antialias=antialias)
+    encoded = encode("RGB", "PNG")
+    info, window = probe_image(encoded), Window(20, 13, 110, 90)
+    face = EncodedFace(encoded, info, window)
+    served = build_serving_pipeline(spec, "cpu", max_batch=1)
+    served.build()
+    inputs = {
+        IMAGE: [np.frombuffer(strip_metadata(encoded, info.media_type), np.uint8)],
+        WINDOW: [np.array([window.left, window.top, window.width, window.height], np.int32)],
+        TURN: [turn_matrix(info.orientation, spec.size)],
+    }
+    crops = (
+        FaceCropper(spec, 1, 1).crop([face])[0],
+        DeviceCropper(spec, 1, 1, "cpu").crop([face])[0][0],
+        served.run(**inputs)[0].as_array()[0],
+    )
+    right, wrong = (
+        crop_face(encoded, window, PreprocessSpec(size=32, antialias=on)) for on in (antialias, not antialias)
+    )
+    assert np.abs(right.astype(int) - wrong).mean() > 2
+    for crop in crops:
+        assert np.abs(np.subtract(crop, right, dtype=np.int64)).max() <= 1

@@ -15,11 +15,13 @@ from torch import nn
 
 from ingest.spec import PreprocessSpec
 from scorer.commands import progress
+from scorer.commands.terminal import Terminal
 from tests.small_extractor import make_small_extractor
 from training import steps
 from training.export.onnx import export_onnx
 from training.export.openvino import export_extractor
 from training.export.target import Deployment
+from training.mixture.tables import print_calibration, print_fit
 from training.pretext.network import FEATURE_SIZE, Normalise
 from training.recipes import MixtureRule, MixtureShape, Recipe, starter
 
@@ -72,6 +74,8 @@ def test_fit_then_calibrate(run: Path, recipe: Recipe) -> None:
     assert report["shape"] == "diag K=2"
     assert list(report["held_out_nats"]) == ["fit diag K=2"]
     assert "4000 components need at least as many faces" in report["refused"]["fit diag K=4000"]
+    assert report["components"] == {}
+    assert "The role fit (3 sources) also selected the epoch" in report["selection"]
     assert report["converged"]
     assert sum(report["faces_by_component"]) == pytest.approx(FACES, abs=0.2)
     calibration = steps.calibrate_run(run, ENGINE, 1)
@@ -81,6 +85,55 @@ def test_fit_then_calibrate(run: Path, recipe: Recipe) -> None:
     assert "n = 90 cannot support 1 %: at least 368 photographs" in calibration["refused"]["0.01"]
     with np.load(run / "calibration.npz", allow_pickle=False) as arrays:
         assert (np.diff(arrays["log_likelihoods"]) >= 0).all()
+    screen = io.StringIO()
+    print_calibration(calibration, Terminal(file=screen, width=120))
+    found = calibration["thresholds"]["0.05"]
+    assert f"{found['nats']:.1f}" in screen.getvalue()
+    assert f"{found['nats_low']:.1f} to {found['nats_high']:.1f}" in screen.getvalue()
+    assert "n = 90 cannot support 1 %" in screen.getvalue()
+    assert "{" not in screen.getvalue()
+    steps.fit_run(run, recipe, ENGINE, 1)
+    assert not (run / "calibration.npz").exists()  # of the earlier mixture
+
+
+def test_a_sweep_keeps_the_best_mixture_of_each_number(run: Path, recipe: Recipe) -> None:
+    """Numbers of components replace the recipe's; the chosen mixture is that of its number, and a table shows all."""
+    report = steps.fit_run(run, recipe, ENGINE, 1, components=(1, 2, 3))
+    assert list(report["held_out_nats"]) == [f"fit diag K={count}" for count in (1, 2, 3)]
+    assert list(report["held_out_alarms"]) == list(report["held_out_nats"])
+    assert report["held_out_by"] == "source"
+    sweep = steps.read_sweep(run, report)
+    assert [len(swept.mixture.weights) for swept in sweep.values()] == [1, 2, 3]
+    best = max(report["held_out_nats"], key=report["held_out_nats"].__getitem__)
+    assert f"fit {report['shape']}" == best
+    chosen = sweep[int(best[-1])]
+    assert chosen.held_out_nats == report["held_out_nats"][best]
+    np.testing.assert_array_equal(chosen.mixture.means, steps.read_mixture(run / "mixture.npz").means)
+    screen = io.StringIO()
+    print_fit(report, Terminal(file=screen, width=120))
+    (row,) = [line for line in screen.getvalue().splitlines() if line.strip().startswith("->")]
+    assert best in row
+    assert f"{report['held_out_nats'][best]:.2f}" in row
+    assert "{" not in screen.getvalue()
+    steps.fit_run(run, recipe, ENGINE, 1, components=(2,))
+    assert not (run / "components").exists()
+
+
+def test_a_sweep_on_a_single_source_holds_out_photographs(
+    run: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in CelebA-HQ, one source cannot be held out; the report says that photographs were."""
+    load = steps.load_role
+    monkeypatch.setattr(
+        steps,
+        "load_role",
+        lambda path, role: SimpleNamespace(**vars(load(path, role)) | {"sources": np.full(FACES, "only")}),
+    )
+    report = steps.fit_run(run, recipe, ENGINE, 1, components=(1, 2))
+    assert report["held_out_by"] == "photograph"
+    assert "(1 source) also selected" in report["selection"]
+    with pytest.raises(ValueError, match="has 1 source"):
+        steps.fit_run(run, recipe, ENGINE, 1)
 
 
 def test_progress_counts_the_iterations_of_each_mixture(

@@ -16,57 +16,71 @@ from training.data import detector
 from training.data.photos import ROLES
 from training.data.shards import load_role
 from training.evaluation.operating_points import RATES
+from training.evaluation.run_facts import RunFacts
 from training.evaluation.stated import state_evaluation
 from training.export.target import Deployment
 from training.recipes import Recipe
 
-LICENCE = {
-    "bundle": (
-        "Demonstration for research only. Weights derived from EfficientNet-Lite0 (Apache-2.0) by training on "
-        "photographs from public repositories that state no licence; no right beyond research is claimed or granted."
-    ),
-    "detector": detector.LICENCE,
-}
-MEASURED_BY = (
-    " On a GPU, its results are compared with the golden faces. All figures below on generated and test faces were "
-    "measured with the OpenVINO engines of the same network, with their own mixture and calibration."
+DEMONSTRATION = "This is a demonstration of a method. "
+ON_GPU = " On a GPU, its results are compared with the golden faces."
+BY_OPENVINO = (
+    " All figures below on generated and test faces were measured with the OpenVINO engines of the same network, with "
+    "their own mixture and calibration."
+)
+BY_ONNX = (
+    " All figures below on generated and test faces were measured with its graph, executed on a CPU by onnxruntime."
 )
 CHANCE = 0.5
 STATED_RATE = f"{RATES[0]:g}"  # the false-alarm rate of the card's figures
 TEMPLATE = Path(__file__).with_name("card_template.md")
 
 
-def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, deployment: Deployment) -> None:
-    """Write the card of `run` to `path`.
+def write_card(  # noqa: PLR0913, PLR0917 - the parts of a run
+    path: Path,
+    facts: RunFacts,
+    recipe: Recipe,
+    bundle_id: str,
+    deployment: Deployment,
+    report: dict[str, Any],
+    results: Path,
+) -> None:
+    """Write the card of a run to `path`.
+
+    Args:
+        path: of the card.
+        facts: of the run.
+        recipe: of the run.
+        bundle_id: of the bundle.
+        deployment: the engine.
+        report: content of the `evaluation.json` that the bundle states.
+        results: folder of the deployment's `fit.json` and `calibration.json`.
 
     Raises:
         FileNotFoundError: a step whose figures the card contains has not been run.
     """
-    report, prepared = (
-        json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("evaluation", "prepare")
-    )
-    results = deployment.results(run)
     fit, calibration = (
         json.loads((results / f"{name}.json").read_text(encoding="utf-8")) for name in ("fit", "calibration")
     )
-    facts, operating = read_chosen_epoch(run), report["operating_points"]
-    dropped = prepared["dropped"]
+    operating, dropped, train = report["operating_points"], facts.prepared["dropped"], load_role(facts.run, "train")
     text = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+        demonstration=DEMONSTRATION if recipe.name == "starter" else "",
         bundle_id=bundle_id,
         meaning=explain_pass(state_evaluation(report), RATES[0]),
         verdict=f"**{report['verdict']['summary']}**",
-        frozen_blocks=recipe.frozen_blocks,
+        extractor=facts.describe_extractor(recipe),
         recipe=recipe.name,
-        epoch=int(facts["epoch"]),
-        epochs=recipe.epochs,
-        batch_size=recipe.batch_size,
+        epoch=int(facts.epoch["epoch"]),
+        epochs=facts.trained.get("epochs", recipe.epochs),
+        batch_size=facts.trained.get("batch_size", recipe.batch_size),
         thurstone=f"{recipe.losses.pairs.thurstone_scale:.4g}",
         tie=f"{recipe.losses.pairs.tie_target:g}",
+        crop=describe_crop(recipe),
         engine=deployment.describe(),
-        measured_by=MEASURED_BY if deployment.target == "tensorrt" else "",
+        measured_by=describe_measurement(report, deployment),
         shape=fit["shape"],
         fitted_faces=fit["faces"],
         fitted_roles=" and ".join(fit["roles"]),
+        selection=fit.get("selection", ""),
         calibration_size=calibration["faces"],
         calibration_photos=calibration["photographs"],
         confidence=f"{100 * calibration['confidence']:g} %",
@@ -74,13 +88,15 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, deployment
         threshold_rows=describe_thresholds(calibration),
         finest=f"{100 * supported_rate(calibration['photographs']):g} %",
         min_face=f"{recipe.min_face_px:g}",
-        data_rows="\n".join(describe_role(run, role) for role in ROLES),
-        sources=sum(row["sources"] for row in prepared["roles"].values()),
+        data=facts.describe_data(),
+        data_rows="\n".join(describe_role(facts.run, role) for role in ROLES),
+        cameras=facts.describe_cameras(),
+        sources=sum(row["sources"] for row in facts.prepared["roles"].values()),
         duplicates=dropped.get("near_duplicate", 0),
-        collected=prepared["photographs"],
-        dropped=", ".join(f"{name.replace('_', ' ')} {count}" for name, count in dropped.items()),
+        collected=facts.prepared["photographs"],
+        dropped=", ".join(f"{name.replace('_', ' ')} {count}" for name, count in dropped.items()) or "none",
         pretext_rows="\n".join(
-            f"| {name} | {describe_auc(row)} | {facts[name]:.2f} |" for name, row in report["pretext"].items()
+            f"| {name} | {describe_auc(row)} | {facts.epoch[name]:.2f} |" for name, row in report["pretext"].items()
         ),
         pretext_verdict=judge_pretext(report["pretext"]),
         auc_rows="\n".join(describe_generator(operating, name) for name in operating["raw"]["auc"]),
@@ -97,21 +113,58 @@ def write_card(run: Path, path: Path, recipe: Recipe, bundle_id: str, deployment
             f"real source {index} {describe_rate(row)}"
             for index, row in enumerate(operating["flagged"][STATED_RATE]["by_source"].values(), 1)
         ),
-        shape_rows="\n".join(f"| {name} | {nats:.1f} |" for name, nats in fit["held_out_nats"].items()),
+        shape_rows=describe_candidates(fit),
         test_faces=report["run"]["test_faces"],
         engine_rows="\n".join(describe_engine(name, row) for name, row in report["engines"].items()),
         std=f"{report['engines']['fp32']['drift']['std_nats']:.0f}",
         threads=report["run"]["threads"],
+        licence=facts.describe_licence(recipe),
         detector_licence=detector.LICENCE,
+        landmarks=facts.describe_landmarks(),
+        train_faces=len(train),
+        train_photos=len(np.unique(train.photos)),
+        train_cameras=len(set(train.cameras.tolist()) - {""}),
     )
     path.write_text(text, encoding="utf-8")
 
 
-def read_chosen_epoch(run: Path) -> dict[str, float]:
-    """Return the metrics of the selected epoch."""
-    lines = [json.loads(line) for line in (run / "progress.jsonl").read_text(encoding="utf-8").splitlines()]
-    chosen: dict[str, float] = max(lines, key=lambda line: line["merit"])
-    return chosen
+def describe_measurement(report: dict[str, Any], deployment: Deployment) -> str:
+    """Return with which engine the figures were measured, if it is not the one that serves."""
+    if deployment.target == "openvino":
+        return ""
+    return ON_GPU + (BY_OPENVINO if "openvino" in report["run"]["versions"] else BY_ONNX)
+
+
+def describe_crop(recipe: Recipe) -> str:
+    """Return how a face is cut, in words."""
+    spec = recipe.preprocess
+    smoothed = "with" if spec.antialias else "without"
+    return f"{spec.margin:g} times the box, resized to {spec.size} px {smoothed} antialiasing"
+
+
+def describe_candidates(fit: dict[str, Any]) -> str:
+    """Return a table of the candidates and how they were judged, or that the recipe names a single one."""
+    if not fit["held_out_nats"]:
+        return "The recipe names one mixture: nothing was chosen."
+    alarms = fit.get("held_out_alarms", {})
+    rows = (
+        f"| {name} | {nats:.1f} | {f'{alarms[name]:.1%}' if name in alarms else '-'} |"
+        for name, nats in fit["held_out_nats"].items()
+    )
+    left_out = fit.get("held_out_by", "source")
+    rule = (
+        f"Each {left_out} of the role fit was left out of a fit once. The candidate with the largest mean "
+        "log-likelihood per face was chosen; no generated face took part."
+    )
+    return "\n".join(
+        (
+            rule,
+            "",
+            "| candidate | nats | share below the 5th percentile of the fitted faces |",
+            "|---|---|---|",
+            *rows,
+        )
+    )
 
 
 def judge_pretext(pretext: dict[str, dict[str, Any]]) -> str:
@@ -125,8 +178,9 @@ def describe_role(run: Path, role: str) -> str:
     faces = load_role(run, role)
     photos, sources = len(np.unique(faces.photos)), len(np.unique(faces.sources))
     tagged = int((~np.isnan(faces.tags)).all(axis=1).sum())
-    cameras = len(set(faces.cameras.tolist()) - {""})
-    return f"| {role} | {sources} | {photos} | {len(faces)} | {tagged} | {cameras} |"
+    cameras = faces.cameras.tolist()
+    named = len(set(cameras) - {""})
+    return f"| {role} | {sources} | {photos} | {len(faces)} | {tagged} | {named} | {cameras.count('')} |"
 
 
 def describe_auc(row: dict[str, Any]) -> str:

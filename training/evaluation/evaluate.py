@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from scorer.commands.progress import Progress
-from scorer.mixture import stack_mixture
+from scorer.mixture import GaussianMixture, stack_mixture
 from training.data.shards import Images
 from training.evaluation.face_scorer import FaceScorer, score_features
 from training.evaluation.measures import LogLikelihoods
@@ -23,7 +23,7 @@ from training.evaluation.operating_points import (
 )
 from training.evaluation.protocol import ProtocolComparison, compare_generators
 from training.evaluation.robustness import draw_rows, equalise_format, evaluate_condition, list_conditions
-from training.mixture.fit import choose_mixture
+from training.mixture.fit import Fitter, choose_mixture
 from training.recipes import Recipe
 
 Extract = Callable[[Images], NDArray[np.float32]]
@@ -66,6 +66,25 @@ class EvaluationFaces:
 
     photographs: Mapping[str, PhotographFaces]
     generated: Mapping[str, Images]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SweptMixture:
+    """The best mixture of one number of components, by held-out photographs of the role `fit`.
+
+    Attributes:
+        mixture: fitted on all faces of `roles`.
+        candidate: its roles and shape in words.
+        roles: that it was fitted on.
+        held_out_nats: mean log-likelihood per face of photographs that were left out of a fit.
+        held_out_alarms: share of these faces below the 5th percentile of the fitted ones.
+    """
+
+    mixture: GaussianMixture
+    candidate: str
+    roles: tuple[str, ...]
+    held_out_nats: float
+    held_out_alarms: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,7 +210,40 @@ def compare_features(extract: Extract, pictures: EvaluationFaces, recipe: Recipe
     fitted = choose_mixture(
         {role: extract(faces.crops) for role, faces in fitting.items()},
         {role: faces.sources for role, faces in fitting.items()},
-        recipe.mixture,
+        Fitter(recipe.mixture),
     )
     mixture = stack_mixture(fitted.mixture)
-    return compare_by_protocol(lambda crops: score_features(extract(crops), mixture), pictures, fitted.roles, recipe)
+    return compare_by_protocol(
+        lambda crops: score_features(extract(crops), mixture), pictures, fitted.candidate.roles, recipe
+    )
+
+
+def compare_components(
+    scorer: FaceScorer, pictures: EvaluationFaces, sweep: Mapping[int, SweptMixture], recipe: Recipe
+) -> dict[str, dict[str, object]]:
+    """Return, for each number of components, how its mixture was judged and the metrics of the paper's protocol.
+
+    Generated faces do not choose the number: `fit` chose it by the likelihood of held-out photographs.
+    """
+    if not sweep:
+        return {}
+    on_train = recipe.threshold_on == "train"
+    roles = {role for swept in sweep.values() for role in swept.roles} if on_train else {"calibrate"}
+    real = {role: scorer.embed(pictures.photographs[role].crops) for role in roles | {"test"}}
+    generated = {name: scorer.embed(crops) for name, crops in pictures.generated.items()}
+    rows: dict[str, dict[str, object]] = {}
+    for count, swept in sweep.items():
+        mixture = stack_mixture(swept.mixture)
+        threshold = [score_features(real[role], mixture) for role in (swept.roles if on_train else ("calibrate",))]
+        comparison = compare_generators(
+            np.concatenate(threshold),
+            score_features(real["test"], mixture),
+            {name: score_features(features, mixture) for name, features in generated.items()},
+        )
+        rows[str(count)] = {
+            "candidate": swept.candidate,
+            "held_out_nats": swept.held_out_nats,
+            "held_out_alarms": swept.held_out_alarms,
+            "average": asdict(comparison.average),
+        }
+    return rows

@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.engines.openvino import OpenVinoExtractor
 from scorer.mixture import GaussianMixture, StackedMixture, log_likelihood, stack_mixture
 from training.data.shards import Images
 from training.evaluation.measures import LogLikelihoods
-from training.export.features import Alteration, embed_crops
+from training.export.features import Alteration, embed_crops, open_extractor
 
 ROWS_PER_PRODUCT = 1024  # bounds the mixture's intermediate arrays: 1024 x 12 x 768 doubles are 75 MB
 
@@ -22,7 +21,7 @@ class FaceScorer:
     """
 
     def __init__(self, model: Path, mixture: GaussianMixture, threads: int) -> None:
-        self._extractor = OpenVinoExtractor(model, mixture.means.shape[1], threads)
+        self._extractor = open_extractor(model, mixture.means.shape[1], threads)
         self._mixture = stack_mixture(mixture)
 
     def embed(self, crops_NHWC: Images, alter: Alteration | None = None) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from training.evaluation.evaluate import (
     EvaluationFaces,
     Extract,
     PhotographFaces,
+    SweptMixture,
     compare_features,
     list_compared_roles,
 )
@@ -24,7 +25,7 @@ from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import CutPictures, Part, PictureCutter, draw_pictures
 from training.evaluation.measures import Rate
 from training.evaluation.protocol import MAX_FACES, ProtocolComparison
-from training.recipes import Recipe
+from training.recipes import Precision, Recipe
 
 MAX_FITTED_FACES = 25_000  # as in the paper (section III-A)
 
@@ -35,18 +36,24 @@ class EvaluatedRun:
 
     Attributes:
         run: folder that was prepared, trained, fitted and calibrated.
+        results: folder of `fit.json`, which receives the evaluation.
         recipe: of the run.
+        precision: of the deployed engine.
         load_role: reads the photographs of a role.
         mixture: of the run.
-        engines: exported graph by precision, including the recipe's precision and "fp32".
+        sweep: the best mixture of each number of components; empty if `fit` compared one number.
+        engines: exported graph by precision, including the deployed one and "fp32".
         threads: CPU threads.
         pretext: accuracy of the pretext tasks on the role test, by task.
     """
 
     run: Path
+    results: Path
     recipe: Recipe
+    precision: Precision
     load_role: Callable[[str], PhotographFaces]
     mixture: GaussianMixture
+    sweep: Mapping[int, SweptMixture]
     engines: Mapping[str, Path]
     threads: int
     pretext: Mapping[str, Rate]

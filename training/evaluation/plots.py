@@ -185,3 +185,26 @@ def draw_robustness(entries: Sequence[Mapping[str, Any]]) -> str:
     right.set_xlim(left=0)
     figure.legend(loc="outside lower center", ncols=3)
     return write_svg(figure)
+
+
+@mpl.rc_context(STYLE)
+def draw_components(rows: Mapping[str, Mapping[str, Any]], deployed: int) -> str:
+    """Draw accuracy, average precision and AUC over the number of components, as in the paper's Fig. 4."""
+    figure = Figure(figsize=(WIDTH_IN, WIDTH_IN), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(rows))
+    for index, (name, label) in enumerate(
+        (("accuracy", "accuracy"), ("average_precision", "average precision"), ("auc", "AUC"))
+    ):
+        values = [100 * row["average"][name] for row in rows.values()]
+        axes.plot(places, values, color=colour(index), linestyle=dash(index), marker=MARKERS[index], label=label)
+    axes.axvline(list(rows).index(str(deployed)), color=INK, linewidth=1, linestyle=":", label="deployed")
+    axes.set(
+        title="Number of components of the mixture",
+        xlabel="components K",
+        ylabel="average over generators (%)",
+        xticks=places,
+        xticklabels=list(rows),
+    )
+    figure.legend(loc="outside lower center", ncols=2)
+    return write_svg(figure)

@@ -22,6 +22,7 @@ from training.evaluation.operating_points import RATES
 from training.evaluation.plots import (
     COLOURS,
     INK,
+    draw_components,
     draw_features,
     draw_histograms,
     draw_precision_recall,
@@ -44,13 +45,16 @@ def pick_thresholds(calibration: LogLikelihoods) -> dict[str, float]:
 def draw_figures(report: Mapping[str, Any], evidence: FigureData) -> dict[str, str]:
     """Return the charts as SVG text by file name."""
     real, generated = evidence.photographs, evidence.generated
-    return {
+    drawn = {
         "roc": draw_roc(real, generated),
         "precision_recall": draw_precision_recall(real, generated),
         "likelihoods": draw_histograms(real, generated, pick_thresholds(evidence.calibration)),
         "robustness": draw_robustness(report["robustness"]),
         "features": draw_features(evidence.features, evidence.classes),
     }
+    if report["components"]:
+        drawn["components"] = draw_components(report["components"], report["run"]["components"])
+    return drawn
 
 
 def inline_svg(svg: str, name: str) -> Markup:

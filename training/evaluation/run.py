@@ -15,10 +15,12 @@ import numpy as np
 from rich.console import Console
 
 from scorer.commands.progress import Progress
+from scorer.engines.onnx_runtime import onnxruntime
 from training.evaluation.drift import compare_engines
 from training.evaluation.evaluate import (
     EvaluationFaces,
     compare_by_protocol,
+    compare_components,
     compare_features,
     describe_comparison,
     evaluate_faces,
@@ -33,15 +35,15 @@ from training.evaluation.robustness import MAX_FACES as ROBUSTNESS_FACES
 from training.recipes import Recipe
 
 
-def read_report(run: Path) -> dict[str, Any]:
-    """Return the `evaluation.json` of `run`.
+def read_report(results: Path) -> dict[str, Any]:
+    """Return the `evaluation.json` of a folder of results.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    path = run / "evaluation.json"
+    path = results / "evaluation.json"
     if not path.is_file():
-        message = f"{path} does not exist: run `unlensed-train evaluate {run}` first"
+        message = f"{path} does not exist: run `unlensed-train evaluate` first"
         raise FileNotFoundError(message)
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return report
@@ -66,14 +68,16 @@ def measure_run(evaluated: EvaluatedRun, generated: Path, comparisons: Compariso
         FileNotFoundError: a role, a generator, the photographs or the report of another run is missing or empty.
     """
     started = time.monotonic()
-    run, recipe = evaluated.run, evaluated.recipe
-    fit = json.loads((run / "fit.json").read_text(encoding="utf-8"))
+    run, recipe, results = evaluated.run, evaluated.recipe, evaluated.results
+    fit = json.loads((results / "fit.json").read_text(encoding="utf-8"))
     ablations = {name: read_report(folder) for name, folder in comparisons.runs.items()}
     if recipe.test_crop == "image" and comparisons.photographs is None:
         message = f"the recipe {recipe.name} compares whole pictures: give --photographs, a folder with fit/ and test/"
         raise FileNotFoundError(message)
     folders = list_generators(generated)
-    roles = {"calibrate", "test"} | (set(fit["roles"]) if recipe.threshold_on == "train" else set())
+    roles = {"calibrate", "test"}
+    if recipe.threshold_on == "train":
+        roles |= {role for swept in evaluated.sweep.values() for role in swept.roles} | set(fit["roles"])
     if comparisons.features:
         roles |= set(list_compared_roles(recipe))
     with TemporaryDirectory(prefix="evaluate-", dir=run) as scratch:
@@ -83,7 +87,7 @@ def measure_run(evaluated: EvaluatedRun, generated: Path, comparisons: Compariso
             {name: cut.crops for name, cut in faces.items()},
         )
         load = partial(FaceScorer, mixture=evaluated.mixture, threads=evaluated.threads)
-        scorer = load(evaluated.engines[recipe.precision])
+        scorer = load(evaluated.engines[evaluated.precision])
         sections, evidence = evaluate_faces(scorer, pictures, console)
         if recipe.test_crop == "image" and comparisons.photographs is not None:
             comparison = compare_whole_pictures(
@@ -104,13 +108,14 @@ def measure_run(evaluated: EvaluatedRun, generated: Path, comparisons: Compariso
                 name: {section: other[section] for section in ("run", "comparable")}
                 for name, other in ablations.items()
             },
+            "components": compare_components(scorer, pictures, evaluated.sweep, recipe),
             "engines": engines,
             "pretext": {task: asdict(rate) for task, rate in evaluated.pretext.items()},
         }
         report["run"] = describe_run(evaluated, fit, pictures, faces) | {"seconds": round(time.monotonic() - started)}
-    (run / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    (results / "evaluation.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     with Progress("writing", 1, "report", console, summary=True) as progress:
-        write_report(run, report, evidence)
+        write_report(results, report, evidence)
         progress.advance()
     return report
 
@@ -120,11 +125,14 @@ def describe_run(
 ) -> dict[str, Any]:
     """Return the facts of the evaluation: the run, its faces, the versions of its tools."""
     test = pictures.photographs["test"]
+    on_onnx = evaluated.engines["fp32"].suffix == ".onnx"
     return {
         "recipe": evaluated.recipe.name,
         "tasks": name_tasks(evaluated.recipe),
-        "precision": evaluated.recipe.precision,
+        "precision": evaluated.precision,
+        "selection": fit.get("selection", ""),
         "mixture": fit["shape"],
+        "components": len(evaluated.mixture.weights),
         "fitted_roles": fit["roles"],
         "fitted_faces": fit["faces"],
         "calibration_faces": len(pictures.photographs["calibrate"].crops),
@@ -137,5 +145,8 @@ def describe_run(
         },
         "threads": evaluated.threads,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in ("unlensed", "numpy", "openvino", "scikit-learn")},
+        "versions": {
+            **{name: version(name) for name in ("unlensed", "numpy", "scikit-learn")},
+            **({"onnxruntime": onnxruntime.__version__} if on_onnx else {"openvino": version("openvino")}),
+        },
     }

@@ -3,8 +3,8 @@
 Shape suffixes: N faces, D features, K components.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -13,15 +13,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.device import DeviceUnavailable, Request, load_array_module, resolve_device
-from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
+from scorer.mixture import GaussianMixture, StackedMixture, log_likelihood, stack_mixture
 from training.mixture.em import EmFit, EmProgress, fit_em
 from training.mixture.em_shared import blocks, factorise
 from training.mixture.seeding import seed_responsibilities
 from training.recipes import MixtureRule, MixtureShape
 
 MAX_FOLDS = 10
+FALSE_ALARM_RATE = 0.05  # as in the paper (section III-A)
 FP16 = np.finfo(np.float16)
 Report = Callable[[str, EmProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A mixture to compare: the roles whose photographs it is fitted on, and its shape."""
+
+    roles: tuple[str, ...]
+    shape: MixtureShape
+
+    def __str__(self) -> str:
+        return f"{'+'.join(self.roles)} {describe_shape(self.shape)}"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """How a candidate describes photographs of sources that were left out of its fit.
+
+    Attributes:
+        nats: mean log-likelihood per face; the candidate with the largest is chosen.
+        alarms: share of the faces below the 5th percentile of the fitted faces, the paper's threshold.
+    """
+
+    nats: float
+    alarms: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,20 +55,23 @@ class FittedMixture:
 
     Attributes:
         mixture: with factors rounded to half precision, as the bundle stores them.
-        shape: the chosen shape.
-        roles: the roles whose photographs were fitted.
-        held_out_nats: mean log-likelihood per face of sources left out of the fit, by candidate; empty if the rule
-            names a single candidate.
+        candidate: what was fitted.
+        held_out: by candidate; empty if the rule names a single candidate.
         refused: the reason why a candidate could not be fitted, by candidate.
         em: the result of EM, before shrinkage and rounding.
     """
 
     mixture: GaussianMixture
-    shape: MixtureShape
-    roles: tuple[str, ...]
-    held_out_nats: dict[str, float]
-    refused: dict[str, str]
+    candidate: Candidate
+    held_out: dict[Candidate, HeldOut]
+    refused: dict[Candidate, str]
     em: EmFit
+
+    def best_by_components(self) -> dict[int, Candidate]:
+        """Return the best candidate of each number of components, ascending; empty if the rule names one number."""
+        ordered = sorted(self.held_out, key=lambda each: (each.shape.components, self.held_out[each].nats))
+        best = {candidate.shape.components: candidate for candidate in ordered}
+        return best if len(best) > 1 else {}
 
     def notes(self) -> list[str]:
         """Return warnings about the fit, one sentence each."""
@@ -52,7 +80,8 @@ class FittedMixture:
             notes.append(f"EM stopped after {self.em.iterations} iterations without convergence of the bound")
         size = self.mixture.means.shape[1]
         small = int((self.em.faces <= size).sum())
-        if self.shape.covariance == "full" and small and not self.shape.shrinkage:
+        shape = self.candidate.shape
+        if shape.covariance == "full" and small and not shape.shrinkage:
             notes.append(
                 f"{small} of {len(self.em.faces)} components have at most {size} faces, the number of features: "
                 "their likelihoods depend on the variance that is added to every feature"
@@ -120,19 +149,15 @@ def make_mixture(fit: EmFit, shape: MixtureShape) -> GaussianMixture:
     )
 
 
-def mean_log_likelihood(mixture: GaussianMixture, features_ND: NDArray[np.floating]) -> float:
-    """Return the mean over faces in nats, in double precision."""
-    stacked = stack_mixture(mixture, np.float64)
-    total = sum(float(log_likelihood(features_ND[block], stacked).sum()) for block in blocks(len(features_ND)))
-    return total / len(features_ND)
+def score_blocks(mixture: StackedMixture, features_ND: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return log-likelihoods [N] in nats, a block of faces at a time."""
+    return np.concatenate([log_likelihood(features_ND[block], mixture) for block in blocks(len(features_ND))])
 
 
 def choose_mixture(
     features: dict[str, NDArray[np.floating]],
     sources: dict[str, NDArray[np.str_]],
-    rule: MixtureRule,
-    xp: Any = np,  # noqa: ANN401 - the array module, numpy or cupy
-    report: Report = lambda *_: None,
+    fitter: Fitter,
 ) -> FittedMixture:
     """Compare the rule's shapes and role sets on held-out sources of the role `fit`; fit the best on all sources.
 
@@ -141,60 +166,74 @@ def choose_mixture(
     Args:
         features: [N, D] by role.
         sources: [N] by role.
-        rule: candidates and seed.
-        xp: the array module that computes, `numpy` or `cupy`.
-        report: called after each iteration with the mixture's name and the progress.
+        fitter: fits by the rule that names the candidates.
 
     Raises:
         ValueError: there is no candidate, there are several but a single source, or none could be fitted.
     """
-    fitter = Fitter(rule, xp, report)
-    candidates = list(product(rule.role_sets, rule.shapes))
+    rule = fitter.rule
+    candidates = [Candidate(roles, shape) for roles, shape in product(rule.role_sets, rule.shapes)]
     if not candidates:
         message = "the recipe's mixture rule contains no candidate"
         raise ValueError(message)
-    held_out_nats: dict[str, float] = {}
-    refused: dict[str, str] = {}
+    held_out: dict[Candidate, HeldOut] = {}
+    refused: dict[Candidate, str] = {}
     best = candidates[0]
     if len(candidates) > 1:
         folds = split_sources(sources["fit"])
-        for roles, shape in candidates:
-            name = f"{'+'.join(roles)} {describe_shape(shape)}"
+        for candidate in candidates:
             try:
-                held_out_nats[name] = round(score_candidate(features, sources, roles, shape, folds, fitter), 2)
+                held_out[candidate] = score_candidate(features, sources, candidate, folds, fitter)
             except ValueError as error:
-                refused[name] = str(error)
+                refused[candidate] = str(error)
                 continue
-            if held_out_nats[name] >= max(held_out_nats.values()):
-                best = (roles, shape)
-        if not held_out_nats:
+            if held_out[candidate].nats >= max(each.nats for each in held_out.values()):
+                best = candidate
+        if not held_out:
             message = f"no candidate of the mixture rule could be fitted; first reason: {next(iter(refused.values()))}"
             raise ValueError(message)
-    roles, shape = best
-    em = fitter.fit(
-        np.concatenate([features[role] for role in roles]), shape, f"{'+'.join(roles)} {describe_shape(shape)}"
-    )
-    return FittedMixture(make_mixture(em, shape), shape, roles, held_out_nats, refused, em)
+    em = fit_candidate(features, best, fitter)
+    return FittedMixture(make_mixture(em, best.shape), best, held_out, refused, em)
 
 
-def score_candidate(  # noqa: PLR0913, PLR0917 - the data, the candidate and the folds
+def fit_candidate(features: dict[str, NDArray[np.floating]], candidate: Candidate, fitter: Fitter) -> EmFit:
+    """Fit a candidate on all faces of its roles.
+
+    Raises:
+        ValueError: as `Fitter.fit`.
+    """
+    return fitter.fit(np.concatenate([features[role] for role in candidate.roles]), candidate.shape, str(candidate))
+
+
+def score_candidate(
     features: dict[str, NDArray[np.floating]],
     sources: dict[str, NDArray[np.str_]],
-    roles: tuple[str, ...],
-    shape: MixtureShape,
+    candidate: Candidate,
     folds: list[NDArray[np.str_]],
     fitter: Fitter,
-) -> float:
-    """Return the mean log-likelihood per face of the role `fit`; each fold of sources is scored by a fit without it."""
-    pool = np.concatenate([features[role] for role in roles])
-    origin = np.concatenate([sources[role] for role in roles])
-    total = 0.0
+) -> HeldOut:
+    """Score the faces of the role `fit`; each fold of sources is scored by a fit without it."""
+    pool = np.concatenate([features[role] for role in candidate.roles])
+    origin = np.concatenate([sources[role] for role in candidate.roles])
+    total, alarms = 0.0, 0
     for number, fold in enumerate(folds, 1):
-        name = f"{'+'.join(roles)} {describe_shape(shape)}, without part {number} of {len(folds)}"
-        mixture = make_mixture(fitter.fit(pool[~np.isin(origin, fold)], shape, name), shape)
-        held_out = features["fit"][np.isin(sources["fit"], fold)]
-        total += mean_log_likelihood(mixture, held_out) * len(held_out)
-    return total / len(features["fit"])
+        fitted = pool[~np.isin(origin, fold)]
+        name = f"{candidate}, without part {number} of {len(folds)}"
+        stacked = stack_mixture(make_mixture(fitter.fit(fitted, candidate.shape, name), candidate.shape), np.float64)
+        values, known = (
+            score_blocks(stacked, rows) for rows in (features["fit"][np.isin(sources["fit"], fold)], fitted)
+        )
+        total += float(values.sum())
+        alarms += int((values < np.quantile(known, FALSE_ALARM_RATE)).sum())
+    count = len(features["fit"])
+    return HeldOut(round(total / count, 2), round(alarms / count, 4))
+
+
+def replace_components(rule: MixtureRule, components: Sequence[int]) -> MixtureRule:
+    """Return the rule with these numbers of components, for each kind of covariance and shrinkage that it names."""
+    kinds = dict.fromkeys((shape.covariance, shape.shrinkage) for shape in rule.shapes)
+    shapes = (MixtureShape(covariance, count, shrinkage) for covariance, shrinkage in kinds for count in components)
+    return replace(rule, shapes=tuple(shapes))
 
 
 def choose_array_module(request: Request = "auto") -> tuple[Any, str]:

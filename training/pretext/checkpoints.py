@@ -1,5 +1,6 @@
 """Checkpoints as safetensors: arrays and text, no code. A file is written completely or not at all."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -70,10 +71,14 @@ def load_checkpoint(path: Path, network: nn.Module) -> dict[str, float]:
     """Load the state into `network`, strictly, and return the epoch's metrics (empty for `last.safetensors`).
 
     Raises:
-        RuntimeError: the checkpoint belongs to another network; the message names the keys.
+        ValueError: the checkpoint belongs to another network.
     """
     state = {name: values for name, values in load_file(path).items() if not name.startswith(OPTIMISER)}
-    network.load_state_dict(state, strict=True)
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        message = f"{path} belongs to another network than that of the recipe: use the recipe that it was trained with"
+        raise ValueError(message) from error
     facts: dict[str, float] = read_notes(path).get("facts", {})
     return facts
 
@@ -122,3 +127,22 @@ def read_notes(path: Path) -> dict[str, dict[str, Any]]:
     """Return the parsed notes of a checkpoint."""
     with safe_open(path, framework="pt") as file:
         return {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
+
+
+def describe_initial(path: Path | None) -> dict[str, str]:
+    """Return the file, the digest and, if the file states it, the origin of initial weights; empty without a file.
+
+    Files of `import` state their origin and licence, and checkpoints of this project state their recipe.
+    """
+    if path is None:
+        return {}
+    with path.open("rb") as file:
+        facts = {"file": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    with safe_open(path, framework="pt") as tensors:
+        notes = tensors.metadata() or {}
+    if "imported" in notes:
+        imported = json.loads(notes["imported"])
+        facts["origin"] = f"imported from a checkpoint of the kind {imported['kind']}: {imported['licence']}"
+    elif "recipe" in notes:
+        facts["origin"] = f"a checkpoint of the recipe {json.loads(notes['recipe'])['name']}, under its terms"
+    return facts

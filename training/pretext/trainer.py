@@ -28,7 +28,7 @@ from training.data.shards import WIDE_SIZE, FaceSet
 from training.pretext.backward import accumulate_gradients
 from training.pretext.batch_makers import choose_batch_maker
 from training.pretext.batches import Batch, BatchPlan, iterate_epoch
-from training.pretext.checkpoints import TrainingPosition, load_state, save_checkpoint, save_state
+from training.pretext.checkpoints import TrainingPosition, describe_initial, load_state, save_checkpoint, save_state
 from training.pretext.distributed import Ranks, join_ranks
 from training.pretext.network import MANIPULATION, PretextNetwork, load_initial
 from training.pretext.optimiser import cosine_factor, make_optimiser, set_rates
@@ -89,9 +89,9 @@ def train_extractor(  # noqa: PLR0913, PLR0917 - the network, two sets of faces,
 ) -> Path:
     """Start or resume a training and return the checkpoint that is best on the held-out sources.
 
-    It writes into `run`: `recipe.json`, `best.safetensors`, `last.safetensors` (the state to resume from), one JSON
-    line for each epoch to `progress.jsonl`, and event files for TensorBoard. Processes started by `torchrun` share each
-    batch.
+    It writes into `run`: `recipe.json`, `init.json` (the initial weights' origin), `best.safetensors`,
+    `last.safetensors` (the state to resume from), one JSON line for each epoch to `progress.jsonl`, and event files for
+    TensorBoard. Processes started by `torchrun` share each batch.
 
     Raises:
         TrainingDiverged: a loss or a weight became NaN or infinite.
@@ -140,7 +140,9 @@ class Training:
             load_initial(self.network, self.options.init)
         if self.saved_at is None and self.ranks.rank == 0:
             self.run.mkdir(parents=True, exist_ok=True)
-            (self.run / "recipe.json").write_text(json.dumps(asdict(self.recipe), indent=1) + "\n", encoding="utf-8")
+            notes = {"recipe.json": asdict(self.recipe), "init.json": describe_initial(self.options.init)}
+            for name, note in notes.items():
+                (self.run / name).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
         self.extractor = self.ranks.wrap(self.network.extractor)
         sampler = make_sampler(self.recipe.preprocess.size, WIDE_SIZE, self.recipe.augment, self.recipe.seed)
         plan = BatchPlan(train, sampler, self.recipe.seed, self.recipe.batch_size, self.ranks.rank, self.ranks.count)

@@ -27,6 +27,7 @@ from scorer.bundle.manifest import BatchProfile
 
 ENSEMBLE = "face_features"
 PREPROCESS_FILE = "preprocess.json"
+SERVED_SPEC = f"face_crops/1/{PREPROCESS_FILE}"
 CROPS_GRAPH = "face_crops/1/model.dali"  # by `ingest.dali_graph.serialize_crops`
 
 
@@ -165,5 +166,5 @@ def render_repository(facts: ServingFacts) -> dict[str, str]:
         "face_features/1/README.txt": _ENSEMBLE_NOTE,
     }
     if not on_gpu:  # the DALI backend reads a graph instead
-        texts[f"face_crops/1/{PREPROCESS_FILE}"] = json.dumps(asdict(facts.preprocess), indent=1) + "\n"
+        texts[SERVED_SPEC] = json.dumps(asdict(facts.preprocess), indent=1) + "\n"
     return texts

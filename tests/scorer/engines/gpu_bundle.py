@@ -8,11 +8,11 @@ import numpy as np
 from scorer.bundle.bundle import Bundle, list_files, write_manifest
 from scorer.bundle.manifest import BatchProfile
 from tests.small_extractor import make_small_extractor
+from training.bundle import describe_engine
 from training.export.onnx import export_onnx
 from training.export.target import Deployment
 from training.export.triton_repository import write_repository
 from training.pretext.network import FEATURE_SIZE
-from training.steps import describe_engine
 
 DEPLOYMENT = Deployment("tensorrt", "fp16", BatchProfile(opt=8, max=32))
 
@@ -29,7 +29,7 @@ def write_gpu_bundle(folder: Path, starter: Bundle) -> Path:
     fields = {name: getattr(manifest, name) for name in kept} | {"provenance": manifest.provenance}
     write_manifest(
         folder,
-        {"bundle_id": "small", **fields, **describe_engine(DEPLOYMENT)},
+        {"bundle_id": "small", **fields, **describe_engine(DEPLOYMENT, starter.model.preprocess)},
         dict.fromkeys(list_files(folder), "none"),
     )
     return folder

@@ -14,12 +14,14 @@ from PIL import Image
 from rich.console import Console
 
 from scorer.mixture import GaussianMixture
+from training.evaluation.evaluate import SweptMixture
 from training.evaluation.inputs import Comparisons, EvaluatedRun
 from training.evaluation.measures import Rate
 from training.evaluation.run import measure_run
 from training.export.features import Crop
 from training.recipes import RECIPES, MixtureRule, MixtureShape
 
+SELECTION = "The role fit also selected the epoch."
 ODD_NAME = "<b>odd&name"
 FACE = (150, 40, 300, 220)
 
@@ -73,15 +75,31 @@ def evaluated(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluated
     bundle = root / "model_repository"
     run = tmp_path_factory.mktemp("run")
     shutil.copytree(bundle / "face_detector", run / "face_detector")
-    (run / "fit.json").write_text(json.dumps({"shape": "full K=1", "roles": ["fit"], "faces": 24}))
+    (run / "fit.json").write_text(
+        json.dumps({"shape": "full K=1", "roles": ["fit"], "faces": 24, "selection": SELECTION})
+    )
     roles = {"fit": make_faces(24, 0), "calibrate": make_faces(24, 100), "test": make_faces(16, 200)}
     engine = bundle / "face_extractor" / "1" / "model.xml"
     with np.load(bundle / "mixture.npz") as arrays:
         mixture = GaussianMixture(**{name: arrays[name] for name in arrays.files})
     rule = MixtureRule((MixtureShape("diag", 1),), role_sets=(("fit",),))
     recipe = replace(RECIPES["starter"](), threshold_on="train", mixture=rule)
+    single = GaussianMixture(np.ones(1, np.float32), mixture.means[:1], np.ones((1, 768), np.float32))
+    sweep = {
+        1: SweptMixture(mixture, "fit full K=1", ("fit",), 12.5, 0.04),
+        4: SweptMixture(single, "fit diag K=4", ("fit",), -3.25, 0.5),
+    }
     return EvaluatedRun(
-        run, recipe, roles.__getitem__, mixture, {"fp32": engine, "int8": engine}, 1, {"iso": Rate(0.6, 0.45, 0.7, 16)}
+        run=run,
+        results=run,
+        recipe=recipe,
+        precision="int8",
+        load_role=roles.__getitem__,
+        mixture=mixture,
+        sweep=sweep,
+        engines={"fp32": engine, "int8": engine},
+        threads=1,
+        pretext={"iso": Rate(0.6, 0.45, 0.7, 16)},
     )
 
 

@@ -94,7 +94,7 @@ def test_clip_equals_open_clip(clip_file: Path, crops: np.ndarray) -> None:
     """The loaded network gives open_clip's image embedding before normalisation."""
     with torch.inference_mode():
         expected = build_clip(32).encode_image(normalise(crops)).numpy()
-    extractor = load_compared("clip", clip_file, 1)
+    extractor = load_compared("clip", clip_file, 1, PreprocessSpec())
     assert extractor.name == "CLIP"
     features = extractor.extract(crops)
     assert features.shape == (5, OUTPUT)
@@ -119,7 +119,7 @@ def test_exif_language_equals_torchvision(tmp_path: Path, crops: np.ndarray) -> 
     torch.save(checkpoint, path)
     with torch.inference_mode():
         expected = network(normalise(crops)).numpy()
-    features = load_compared("exif_language", path, 1).extract(crops)
+    features = load_compared("exif_language", path, 1, PreprocessSpec()).extract(crops)
     assert features.shape == (5, FEATURE_SIZE)
     np.testing.assert_allclose(features, expected, atol=1e-4)
 
@@ -127,7 +127,7 @@ def test_exif_language_equals_torchvision(tmp_path: Path, crops: np.ndarray) -> 
 def test_features_do_not_depend_on_the_batch(clip_file: Path) -> None:
     """Crops of several batches keep their order."""
     many = np.random.default_rng(2).integers(0, 256, (37, 224, 224, 3), dtype=np.uint8)
-    extractor = load_compared("clip", clip_file, 1)
+    extractor = load_compared("clip", clip_file, 1, PreprocessSpec())
     np.testing.assert_allclose(extractor.extract(many)[35:], extractor.extract(many[35:]), atol=1e-4)
 
 
@@ -136,13 +136,13 @@ def test_missing_weights_are_named(name: str, tmp_path: Path) -> None:
     """The error names the path, and the expected file or the command that writes it."""
     path = tmp_path / "absent"
     with pytest.raises(FileNotFoundError, match=r"absent.* it should be .*(open_clip|FaRL-Base|wrapper_75|exif_only)"):
-        load_compared(name, path, 1)
+        load_compared(name, path, 1, PreprocessSpec())
 
 
 def test_unknown_features_list_the_known_ones() -> None:
     """The error for an unknown name lists the known names."""
     with pytest.raises(ValueError, match="clip, farl, exif_language, exif_l2r"):
-        load_compared("clipp", Path(), 1)
+        load_compared("clipp", Path(), 1, PreprocessSpec())
 
 
 def test_missing_and_foreign_keys_are_named(farl_state: dict[str, Tensor], tmp_path: Path) -> None:
@@ -163,13 +163,13 @@ def test_the_wrong_publisher_is_recognised(clip_file: Path, tmp_path: Path) -> N
     for name, content in (("language", checkpoint), ("ranking", ranking)):
         torch.save(content, tmp_path / f"{name}.pth")
     with pytest.raises(WrongWeights, match=r"no arrays under 'state_dict' but epoch, .*FaRL-Base"):
-        load_compared("farl", tmp_path / "language.pth", 1)
+        load_compared("farl", tmp_path / "language.pth", 1, PreprocessSpec())
     with pytest.raises(WrongWeights, match=r"no arrays under 'model'.*wrapper_75_new"):
-        load_compared("exif_language", clip_file, 1)
+        load_compared("exif_language", clip_file, 1, PreprocessSpec())
     with pytest.raises(WrongWeights, match="has ranking heads"):
-        load_compared("exif_language", tmp_path / "ranking.pth", 1)
+        load_compared("exif_language", tmp_path / "ranking.pth", 1, PreprocessSpec())
     with pytest.raises(WrongWeights, match=r"contains nothing instead of a vision transformer.*open_clip_model"):
-        load_compared("clip", tmp_path / "language.pth", 1)
+        load_compared("clip", tmp_path / "language.pth", 1, PreprocessSpec())
 
 
 class Exploit:
@@ -194,7 +194,7 @@ def test_nothing_in_a_file_is_run(name: str, tmp_path: Path) -> None:
     torch.save(torch.zeros(3), tmp_path / "array.pth")
     for path in sorted(tmp_path.iterdir()):
         with pytest.raises(WrongWeights, match="it should be"):
-            load_compared(name, path, 1)
+            load_compared(name, path, 1, PreprocessSpec())
     assert not (tmp_path / "ran").exists()
 
 
@@ -204,25 +204,28 @@ def test_another_image_size_is_refused(tmp_path: Path) -> None:
     state = clip.state_dict() | {"visual.positional_embedding": torch.zeros(11 * 11 + 1, WIDTH)}
     save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "clip.safetensors")
     with pytest.raises(WrongWeights, match="not for 224 px but for 122 positions"):
-        load_compared("clip", tmp_path / "clip.safetensors", 1)
+        load_compared("clip", tmp_path / "clip.safetensors", 1, PreprocessSpec())
 
 
 def test_exif_ranking_comes_from_a_run_of_its_recipe(tmp_path: Path, crops: np.ndarray) -> None:
-    """EXIF-L2R uses the engine of a run of `exif_only`; other runs, and runs without an engine, are refused."""
+    """EXIF-L2R uses the engine of a run of `exif_only`; others, other cuts and runs without an engine are refused."""
     described = {"name": "starter", "precision": "fp32", "preprocess": {"antialias": False}}
+    cut = PreprocessSpec(antialias=False)
     (tmp_path / "recipe.json").write_text(json.dumps(described))
     with pytest.raises(ValueError, match="a run of the recipe starter, not of exif_only"):
-        load_compared("exif_l2r", tmp_path, 1)
+        load_compared("exif_l2r", tmp_path, 1, cut)
     (tmp_path / "recipe.json").write_text(json.dumps(described | {"name": "exif_only"}))
+    with pytest.raises(ValueError, match="cut in another way"):
+        load_compared("exif_l2r", tmp_path, 1, PreprocessSpec())
     with pytest.raises(FileNotFoundError, match="no fp32 engine: run"):
-        load_compared("exif_l2r", tmp_path, 1)
+        load_compared("exif_l2r", tmp_path, 1, cut)
     torch.manual_seed(3)
     network = nn.Sequential(
         Normalise(PreprocessSpec()), nn.Conv2d(3, FEATURE_SIZE, 32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     ).eval()
     export_extractor(network, tmp_path / "engine" / "fp32", "fp32", crops)
-    extractor = load_compared("exif_l2r", tmp_path, 1)
-    assert (extractor.name, extractor.preprocess) == ("EXIF-L2R", PreprocessSpec(antialias=False))
+    extractor = load_compared("exif_l2r", tmp_path, 1, cut)
+    assert (extractor.name, extractor.preprocess) == ("EXIF-L2R", cut)
     with torch.inference_mode():
         expected = network(torch.from_numpy(crops)).numpy()
     np.testing.assert_allclose(extractor.extract(crops), expected, atol=1e-4)

@@ -14,23 +14,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from scorer.bundle.bundle import Bundle, read_bundle
 from scorer.decide import p_values
 from scorer.meaning import explain_pass
-from training import steps
-from training.data.exif import TAG_NAMES
-from training.evaluation import card
 from training.evaluation.evaluate import EvaluationFaces, compare_by_protocol, compare_features, evaluate_faces
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import list_generators
 from training.evaluation.inputs import Comparisons, EvaluatedRun, compare_whole_pictures
+from training.evaluation.published import ACCURACY, AUC, PRECISION
 from training.evaluation.report import pick_thresholds
 from training.evaluation.run import measure_run
 from training.evaluation.stated import state_evaluation
 from training.evaluation.tables import list_tables, print_tables
 from training.export.features import extract_features
-from training.export.target import Deployment
-from training.mixture.calibrate import describe_calibration
 from training.recipes import Recipe
 
 ODD_NAME = "<b>odd&name"
@@ -120,7 +115,7 @@ def test_a_calibration_too_small_for_a_rate_gives_none(report: dict[str, Any], p
 def test_report_is_self_contained(page: PageReader, evaluated: EvaluatedRun) -> None:
     """The page has no script and no external picture, style sheet, font or link."""
     assert not {"script", "img", "image", "link", "iframe", "object", "foreignobject"} & page.tags.keys()
-    assert page.tags["svg"] == 5
+    assert page.tags["svg"] == 6
     addresses = [value for name, value in page.attributes if name in {"href", "xlink:href", "src", "srcset", "data"}]
     assert addresses
     assert all(address.startswith("#") for address in addresses)
@@ -174,7 +169,7 @@ def test_same_figures_make_the_same_svg(report: dict[str, Any], evaluated: Evalu
     """The charts are also written as files, without a date and with their unit."""
     assert report
     figures = {path.stem: path.read_text() for path in (evaluated.run / "figures").glob("*.svg")}
-    assert set(figures) == {"roc", "precision_recall", "likelihoods", "robustness", "features"}
+    assert set(figures) == {"roc", "precision_recall", "likelihoods", "robustness", "features", "components"}
     assert "nats" in figures["likelihoods"]
     assert not [name for name, svg in figures.items() if "<dc:date>" in svg]
 
@@ -193,12 +188,50 @@ def test_published_figures_are_marked_and_unknown_ones_are_dashes(report: dict[s
 
 
 def test_other_features_and_runs_fill_tables_two_and_three(report: dict[str, Any]) -> None:
-    """Table II has the compared features, and Table III the other evaluated runs."""
-    _, two, three = list_tables(report)
-    assert [row[0] for row in two.rows] == ["ours", "colours", "published: the paper's method, K=8"]
-    assert two.rows[0][1:] != two.rows[1][1:]
+    """Table II has the AUC of the compared features for each generator, and Table III the other evaluated runs."""
+    tables = {table.title: table for table in list_tables(report)}
+    two, three = tables["Table II: AUC of features, by generator"], tables["Table III: pretext tasks and components"]
+    assert two.head == ("generator", "ours", "colours")
+    assert [row[0] for row in two.rows] == [ODD_NAME, "plain", "average of 2"]
+    for column, compared in ((1, report["comparable"]), (2, report["features"]["colours"])):
+        printed = [float(row[column]) for row in two.rows]
+        assert printed[0] == pytest.approx(100 * compared["generators"][ODD_NAME]["auc"], abs=0.005)
+        assert printed[2] == pytest.approx(sum(printed[:2]) / 2, abs=0.01)
     assert [row[1:3] for row in three.rows[:2]] == [("starter", "EXIF and face"), ("exif_only", "EXIF")]
     assert three.rows[1] == ("before", "exif_only", "EXIF", "full K=12", "50.00", "25.00", "12.50")
+
+
+def test_the_paper_s_tables_stand_beside_ours(report: dict[str, Any], page: PageReader) -> None:
+    """Tables I and II are printed as published; each printed average is that of its row, except two of the paper."""
+    published = {table.title: table for table in list_tables(report) if "as published" in table.title}
+    assert list(published) == ["Table I, as published", "Table II, as published"]
+    for table in published.values():
+        assert "Not measured here" in table.note
+        assert table.title in page.text
+    assert published["Table I, as published"].rows[4][-1] == "78.62 / 87.60"  # SDv2.1, the paper's method
+    assert published["Table II, as published"].rows[0][1:] == ("33.99", "34.35", "69.71", "67.91", "85.69")
+    misprints = {("accuracy", "LGrad"): 0.08, ("precision", "Ours"): 0.04}
+    for kind, rows in (("accuracy", ACCURACY), ("precision", PRECISION), ("auc", AUC)):
+        for method, cells in rows.items():
+            *values, average = map(float, cells)
+            assert len(values) == 9
+            off = sum(values) / 9 - average
+            assert off == pytest.approx(misprints.get((kind, method), 0), abs=0.0075), (kind, method)
+
+
+def test_the_number_of_components_is_shown_and_not_chosen_on(
+    report: dict[str, Any], page: PageReader, evaluated: EvaluatedRun
+) -> None:
+    """Each number has its held-out figures and its averages; the deployed one has those of Table I."""
+    rows = report["components"]
+    assert list(rows) == ["1", "4"]
+    assert rows["1"]["average"] == report["comparable"]["average"]
+    assert rows["4"]["average"]["auc"] != rows["1"]["average"]["auc"]
+    (table,) = [table for table in list_tables(report) if table.title.startswith("Fig. 4")]
+    assert table.rows[1][:4] == ("4", "fit diag K=4", "-3.2", "50.0%")
+    assert "were not used to choose" in table.note
+    assert "Shown, not chosen on" in page.text
+    assert ">deployed<" in (evaluated.run / "figures" / "components.svg").read_text()
 
 
 def test_compared_features_are_fitted_by_the_recipe_s_rule(evaluated: EvaluatedRun) -> None:
@@ -299,60 +332,3 @@ def test_a_bundle_without_a_supported_rate_has_no_evaluation(report: dict[str, A
     """Without a measured rate the bundle contains no evaluation."""
     empty = {rate: row | {"photographs": None} for rate, row in report["operating_points"]["flagged"].items()}
     assert state_evaluation(report | {"operating_points": report["operating_points"] | {"flagged": empty}}) is None
-
-
-def test_card_lists_the_supported_rates() -> None:
-    """Each rate, highest first, has its threshold and the interval of its true rate, or the reason why not."""
-    calibration = describe_calibration(np.arange(400.0), np.arange(400).astype(str))
-    assert card.describe_thresholds(calibration).splitlines() == [
-        "| 5 % | 19.0 | 3.1 to 7.3 % |",
-        "| 1 % | 3.0 | 0.27 to 2.2 % |",
-        "| 0.1 % | - | n = 400 cannot support 0.1 %: at least 3688 photographs are needed |",
-    ]
-
-
-def write_step_files(run: Path, report: dict[str, Any]) -> dict[str, object]:
-    """Write the files of the steps before an export into `run`; return the calibration's report."""
-    facts = dict.fromkeys((*TAG_NAMES, "manipulation"), 0.7) | {"epoch": 3.0, "merit": 0.7}
-    fit = {"shape": "full K=1", "faces": 24, "roles": ["fit"], "held_out_nats": {"fit full K=1": 1.0}}
-    prepared = {"photographs": 9, "dropped": {"near_duplicate": 1, "unreadable": 0}, "roles": {"test": {"sources": 2}}}
-    calibration = describe_calibration(np.arange(24.0), np.arange(24).astype(str))
-    files = {"fit.json": fit | {"precision": "int8"}, "prepare.json": prepared, "progress.jsonl": facts}
-    for name, content in (files | {"evaluation.json": report, "calibration.json": calibration}).items():
-        (run / name).write_text(json.dumps(content) + "\n")
-    return calibration
-
-
-def test_card_states_the_report_s_figures(
-    report: dict[str, Any], evaluated: EvaluatedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The card takes every figure from the run's files, and names no source."""
-    faces = evaluated.load_role("test")
-    monkeypatch.setattr(card, "load_role", lambda _run, _role: faces)
-    calibration = write_step_files(tmp_path, report)
-    card.write_card(tmp_path, tmp_path / "CARD.md", evaluated.recipe, "starter-test", Deployment("openvino", "int8"))
-    text = (tmp_path / "CARD.md").read_text()
-    assert report["verdict"]["summary"] in text
-    assert f"| plain | 4 | {card.describe_auc(report['operating_points']['raw']['auc']['plain'])} |" in text
-    assert "| 1% | - | 16 |" in text
-    head = "| target rate | threshold (nats) | 95 % interval of the true rate |\n|---|---|---|\n"
-    assert f"of 24 photographs of the role calibrate:\n\n{head}{card.describe_thresholds(calibration)}" in text
-    assert "private.example" not in text
-    assert "$" not in text
-
-
-def test_a_written_bundle_states_its_evaluation(
-    report: dict[str, Any], evaluated: EvaluatedRun, starter: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`export` puts the report's figures and the number of calibration photographs into the manifest."""
-    faces, deployment = evaluated.load_role("test"), Deployment("openvino", "int8")
-    for module in (card, steps):
-        monkeypatch.setattr(module, "load_role", lambda _run, _role: faces)
-    shutil.copytree(starter.folder / "face_extractor", deployment.engine(tmp_path).parents[1])
-    for name in ("mixture.npz", "calibration.npz"):
-        shutil.copy(starter.folder / name, tmp_path)
-    write_step_files(tmp_path, report)
-    written = read_bundle(steps.write_bundle(tmp_path, evaluated.recipe, deployment, 1))
-    assert written.manifest.evaluation == state_evaluation(report)
-    assert written.manifest.calibration == (103, 24)
-    assert explain_pass(written.manifest.evaluation, 0.05) in (written.folder / "MODEL_CARD.md").read_text()

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture as Estimator
 
-from scorer.mixture import GaussianMixture
+from scorer.mixture import GaussianMixture, stack_mixture
 from training.mixture.calibrate import make_calibration_id, score_held_out
 from training.mixture.fit import (
+    Candidate,
     Fitter,
     choose_array_module,
     choose_mixture,
     make_mixture,
-    mean_log_likelihood,
+    replace_components,
+    score_blocks,
+    score_candidate,
     split_sources,
 )
 from training.recipes import Covariance, MixtureRule, MixtureShape
@@ -26,6 +29,11 @@ def fixture_features() -> np.ndarray:
     mix = rng.normal(size=(12, 12)) / 3
     centres = rng.normal(0, 4, (2, 12))
     return rng.normal(size=(400, 12)) @ mix + centres[rng.integers(2, size=400)]
+
+
+def mean_log_likelihood(mixture: GaussianMixture, features: np.ndarray) -> float:
+    """Return the mean over faces in nats, in double precision."""
+    return float(score_blocks(stack_mixture(mixture, np.float64), features).mean())
 
 
 def fit_shape(features: np.ndarray, shape: MixtureShape, rule: MixtureRule) -> GaussianMixture:
@@ -57,9 +65,10 @@ def test_held_out_sources_choose(features: np.ndarray) -> None:
     """For features with two centres in every source, two components are chosen and not one."""
     rule = MixtureRule((MixtureShape("diag", 1), MixtureShape("diag", 2)), role_sets=(("fit",),))
     sources = np.array(["a", "b", "c", "d"])[np.arange(400) % 4]
-    fitted = choose_mixture({"fit": features}, {"fit": sources}, rule)
-    assert fitted.shape.components == 2
-    assert fitted.held_out_nats["fit diag K=2"] > fitted.held_out_nats["fit diag K=1"]
+    fitted = choose_mixture({"fit": features}, {"fit": sources}, Fitter(rule))
+    assert str(fitted.candidate) == "fit diag K=2"
+    by_name = {str(candidate): held_out.nats for candidate, held_out in fitted.held_out.items()}
+    assert by_name["fit diag K=2"] > by_name["fit diag K=1"]
 
 
 def test_the_calibration_id_depends_on_the_values(features: np.ndarray) -> None:
@@ -95,24 +104,26 @@ def test_a_single_candidate_is_fitted_directly(features: np.ndarray) -> None:
     """A single candidate needs one source only, because nothing is held out; two candidates need a second source."""
     one = MixtureRule((MixtureShape("diag", 2),), role_sets=(("fit",),))
     sources = {"fit": np.full(400, "only")}
-    fitted = choose_mixture({"fit": features}, sources, one)
-    assert fitted.held_out_nats == {}
+    fitted = choose_mixture({"fit": features}, sources, Fitter(one))
+    assert fitted.held_out == {}
     two = MixtureRule((MixtureShape("diag", 1), MixtureShape("diag", 2)), role_sets=(("fit",),))
     with pytest.raises(ValueError, match=r"the role fit has 1 source.*prepare more sources"):
-        choose_mixture({"fit": features}, sources, two)
+        choose_mixture({"fit": features}, sources, Fitter(two))
 
 
 def test_candidates_that_cannot_be_fitted_are_refused(features: np.ndarray) -> None:
     """A shape with more components than faces is refused with a reason; if none is left, the error has the reason."""
     sources = {"fit": np.array(["a", "b"])[np.arange(400) % 2]}
     possible, impossible = MixtureShape("diag", 2), MixtureShape("diag", 500)
-    fitted = choose_mixture({"fit": features}, sources, MixtureRule((impossible, possible), role_sets=(("fit",),)))
-    assert fitted.shape == possible
-    assert "500 components need at least as many faces" in fitted.refused["fit diag K=500"]
+    fitted = choose_mixture(
+        {"fit": features}, sources, Fitter(MixtureRule((impossible, possible), role_sets=(("fit",),)))
+    )
+    assert fitted.candidate.shape == possible
+    assert "500 components need at least as many faces" in fitted.refused[Candidate(("fit",), impossible)]
     with pytest.raises(ValueError, match="no candidate of the mixture rule could be fitted; first reason: 500 compon"):
-        choose_mixture({"fit": features}, sources, MixtureRule((impossible,) * 2, role_sets=(("fit",),)))
+        choose_mixture({"fit": features}, sources, Fitter(MixtureRule((impossible,) * 2, role_sets=(("fit",),))))
     with pytest.raises(ValueError, match="contains no candidate"):
-        choose_mixture({"fit": features}, sources, MixtureRule(()))
+        choose_mixture({"fit": features}, sources, Fitter(MixtureRule(())))
 
 
 def test_sources_are_never_split() -> None:
@@ -130,10 +141,10 @@ def test_sources_are_never_split() -> None:
 def test_small_components_are_noted(features: np.ndarray) -> None:
     """Components with fewer faces than features are noted, because their likelihood depends on the added variance."""
     rule = MixtureRule((MixtureShape("full", 60),), role_sets=(("fit",),))
-    fitted = choose_mixture({"fit": features}, {"fit": np.full(400, "a")}, rule)
+    fitted = choose_mixture({"fit": features}, {"fit": np.full(400, "a")}, Fitter(rule))
     assert any("have at most 12 faces" in note for note in fitted.notes())
     sound = choose_mixture(
-        {"fit": features}, {"fit": np.full(400, "a")}, replace(rule, shapes=(MixtureShape("full", 2),))
+        {"fit": features}, {"fit": np.full(400, "a")}, Fitter(replace(rule, shapes=(MixtureShape("full", 2),)))
     )
     assert sound.notes() == []
 
@@ -157,3 +168,35 @@ def test_one_covariance_for_all_is_stored_for_each(features: np.ndarray) -> None
     mixture = fit_shape(features, MixtureShape("tied", 3), rule)
     assert mixture.precisions_cholesky.shape == (3, 12, 12)
     assert mean_log_likelihood(mixture, features) == pytest.approx(fit.bound_nats, abs=0.02)
+
+
+def test_a_sweep_replaces_the_numbers_of_components_only(features: np.ndarray) -> None:
+    """Each kind of covariance is compared at each number; the best of each number is named, ascending."""
+    rule = MixtureRule((MixtureShape("diag", 1), MixtureShape("full", 1, 0.3), MixtureShape("diag", 4)))
+    swept = replace_components(replace(rule, role_sets=(("fit",),)), (3, 1))
+    assert swept.shapes == (
+        MixtureShape("diag", 3),
+        MixtureShape("diag", 1),
+        MixtureShape("full", 3, 0.3),
+        MixtureShape("full", 1, 0.3),
+    )
+    fitted = choose_mixture({"fit": features}, {"fit": np.array(["a", "b"])[np.arange(400) % 2]}, Fitter(swept))
+    best = fitted.best_by_components()
+    assert list(best) == [1, 3]
+    for count, candidate in best.items():
+        others = [held.nats for each, held in fitted.held_out.items() if each.shape.components == count]
+        assert fitted.held_out[candidate].nats == max(others)
+    assert fitted.candidate in best.values()
+
+
+def test_false_alarms_are_measured_on_held_out_sources(features: np.ndarray) -> None:
+    """About 5 % of the faces of a source like the fitted ones are below the threshold, and all of a distant one."""
+    rule = MixtureRule((MixtureShape("diag", 2),), role_sets=(("fit",),))
+    sources = np.array(["a", "b", "c", "d"])[np.arange(400) % 4]
+    candidate = Candidate(("fit",), rule.shapes[0])
+    alike = score_candidate({"fit": features}, {"fit": sources}, candidate, split_sources(sources), Fitter(rule))
+    assert 0.02 < alike.alarms < 0.10
+    moved = features + 100 * (sources == "d")[:, None]
+    distant = score_candidate({"fit": moved}, {"fit": sources}, candidate, [np.array(["d"])], Fitter(rule))
+    assert distant.alarms == pytest.approx(0.25)
+    assert distant.nats < alike.nats

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.models import resnet50
 
 from training.pretext.backbone import Normalise
+from training.pretext.checkpoints import describe_initial
 from training.pretext.import_checkpoint import CLIP_LEFTOVERS, ImportRefused, import_checkpoint
 from training.pretext.network import PretextNetwork, build_network, load_initial
 from training.recipes import paper, starter
@@ -64,6 +65,9 @@ def test_authors_checkpoint_fills_the_network(network: PretextNetwork, crops: Te
     out = tmp_path / "anomalies.safetensors"
     summary = import_checkpoint(write(tmp_path / "ckpt.pth", model), "anomalies", out)
     assert "330 arrays of epoch 19, 5 left out" in summary
+    facts = describe_initial(out)
+    assert facts["file"] == "anomalies.safetensors"
+    assert facts["origin"].startswith("imported from a checkpoint of the kind anomalies: CC BY-NC-SA 2.0")
     load_initial(network, out)
     reference = resnet50(weights=None, num_classes=768)
     reference.load_state_dict({name[len("model.visual.") :]: v for name, v in model.items() if ".visual." in name})
@@ -93,7 +97,8 @@ def test_exif_as_language_fills_only_the_extractor(network: PretextNetwork, tmp_
 def test_torchvision_weights_fill_all_but_the_last_layer(network: PretextNetwork, tmp_path: Path) -> None:
     """All layers are loaded except the last one, for ImageNet's thousand classes."""
     weights = resnet50(weights=None).state_dict()
-    save_file(weights, tmp_path / "imagenet.safetensors")
+    save_file(weights, tmp_path / "imagenet.safetensors", {"format": "pt"})
+    assert set(describe_initial(tmp_path / "imagenet.safetensors")) == {"file", "sha256"}
     last = network.get_parameter("extractor.trunk.fc.weight").clone()
     load_initial(network, tmp_path / "imagenet.safetensors")
     assert torch.equal(network.get_parameter("extractor.trunk.conv1.weight"), weights["conv1.weight"])

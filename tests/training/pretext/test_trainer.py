@@ -68,6 +68,7 @@ def test_losses_fall_and_the_files_exist(reference: Path) -> None:
     lines = read_log(reference)
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert json.loads((reference / "recipe.json").read_text())["name"] == "tiny"
+    assert json.loads((reference / "init.json").read_text()) == {}  # no initial weights
     assert list((reference / "tensorboard").glob("events.out.tfevents.*"))
     best = max(lines, key=lambda line: line["merit"])
     network = make_network(make_recipe())

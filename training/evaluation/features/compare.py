@@ -29,22 +29,22 @@ class FeatureExtractor(Protocol):
 
 
 # Each loader takes the path of weights, or of a run folder for exif_l2r.
-COMPARED: dict[str, Callable[[Path, int], FeatureExtractor]] = {
-    "clip": lambda path, _: load_clip(path),
-    "farl": lambda path, _: load_farl(path),
-    "exif_language": lambda path, _: load_exif_language(path),
+COMPARED: dict[str, Callable[[Path, int, PreprocessSpec], FeatureExtractor]] = {
+    "clip": lambda path, *_: load_clip(path),
+    "farl": lambda path, *_: load_farl(path),
+    "exif_language": lambda path, *_: load_exif_language(path),
     "exif_l2r": load_exif_ranking,
 }
 
 
-def load_compared(name: str, path: Path, threads: int) -> FeatureExtractor:
-    """Return the extractor `name` from its published weights or its run folder at `path`.
+def load_compared(name: str, path: Path, threads: int, cut: PreprocessSpec) -> FeatureExtractor:
+    """Return the extractor `name` from its published weights or its run folder at `path`; `cut` is that of the crops.
 
     Raises:
         FileNotFoundError: `path` does not exist.
-        ValueError: the name is unknown, or `path` contains something else.
+        ValueError: the name is unknown, or `path` contains something else, or another cut.
     """
     if name not in COMPARED:
         message = f"there are no features {name!r}; use one of {', '.join(COMPARED)}"
         raise ValueError(message)
-    return COMPARED[name](path, threads)
+    return COMPARED[name](path, threads, cut)

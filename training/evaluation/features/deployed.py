@@ -33,12 +33,12 @@ class DeployedFeatures:
         return extract_features(self.engine, crops_NHWC, self.threads)
 
 
-def load_exif_ranking(run: Path, threads: int) -> DeployedFeatures:
+def load_exif_ranking(run: Path, threads: int, cut: PreprocessSpec) -> DeployedFeatures:
     """Return EXIF-L2R: the features of a run of the recipe `exif_only`, from its deployed engine.
 
     Raises:
         FileNotFoundError: the run has not been trained, or has no engine.
-        ValueError: the run has another recipe.
+        ValueError: the run has another recipe, or its faces are not cut as `cut` states.
     """
     described = run / "recipe.json"
     if not described.is_file():
@@ -48,8 +48,14 @@ def load_exif_ranking(run: Path, threads: int) -> DeployedFeatures:
     if recipe["name"] != "exif_only":
         message = f"{run} is a run of the recipe {recipe['name']}, not of exif_only: EXIF-L2R ranks EXIF tags alone"
         raise ValueError(message)
+    preprocess = PreprocessSpec.from_json(recipe["preprocess"])
+    if preprocess != cut:
+        message = (
+            f"the faces of {run} are cut in another way than those of the evaluated run: EXIF-L2R needs the same cut"
+        )
+        raise ValueError(message)
     engines = sorted((run / "engine" / recipe["precision"]).rglob("*.xml"))
     if not engines:
         message = f"{run} has no {recipe['precision']} engine: run `unlensed-train fit {run} --recipe exif_only` first"
         raise FileNotFoundError(message)
-    return DeployedFeatures("EXIF-L2R", PreprocessSpec.from_json(recipe["preprocess"]), engines[0], threads)
+    return DeployedFeatures("EXIF-L2R", preprocess, engines[0], threads)

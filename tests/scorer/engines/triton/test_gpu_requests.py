@@ -77,7 +77,7 @@ def shoot(orientation: int, kind: str = "JPEG") -> EncodedFace:
     exif = Image.Exif()
     exif[0x0112] = orientation
     buffer = io.BytesIO()
-    Image.fromarray(draw_waves(200)[:160]).save(buffer, kind, exif=exif)
+    Image.fromarray(draw_waves(160, 200)).save(buffer, kind, exif=exif)
     data = buffer.getvalue()
     return EncodedFace(data, probe_image(data), Window(12, 25, 120, 110))
 
