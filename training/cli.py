@@ -152,12 +152,13 @@ def train(
     """
     import torch
 
-    from training.data.shards import load_role
+    from training.data.shards import check_recipe, load_role
     from training.pretext.network import build_network
     from training.pretext.trainer import TrainOptions, train_extractor
 
     torch.set_num_threads(threads)
     settings = RECIPES[recipe]()
+    check_recipe(run, settings)
     network = build_network(settings)
     chosen = resolve_device(device)
     console.print(f"training on {chosen.kind}: {chosen.reason}")

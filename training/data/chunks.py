@@ -27,9 +27,8 @@ from scorer.files import replace_file
 from training.data.cutting import CutFace, FaceCutter, FoundFace
 from training.data.photos import ROLES, Photo, PhotoSource, Role
 from training.data.roles import RoleRule
-from training.data.shards import INDEX, WIDE_SIZE, write_shard
+from training.data.shards import INDEX, LAYOUT, SETTINGS, WIDE_SIZE, write_shard
 
-LAYOUT = 1  # version of the shards' format; a run folder with another version is refused
 FACES_PER_CHUNK, PHOTOS_PER_CHUNK, PHOTOS_PER_BATCH = 256, 1024, 16
 FACE_BYTES = 3 * (224 * 224 + WIDE_SIZE * WIDE_SIZE)
 DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -101,7 +100,7 @@ def prepare_photos(
     chunks = run / "faces" / "chunks"
     with explain_interruption(run, progress):
         chunks.mkdir(parents=True, exist_ok=True)
-        check_settings(chunks / "settings.json", cutter)
+        check_settings(run / SETTINGS, cutter)
         records, total = read_valid_records(chunks, inputs)
         if not total:
             message = "no photograph with a role was found: check the folders and the roles table"

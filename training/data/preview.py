@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from training.data.manipulations import Manipulation, make_sampler
+from training.data.manipulations import make_sampler
 from training.data.photos import ROLES
 from training.data.shards import WIDE_SIZE, FaceSet, load_role
-from training.recipes import Recipe
+from training.recipes import Manipulation, Recipe
 
 FACES, GAP_PX, TITLE_PX = 6, 8, 28
 TITLES = {
