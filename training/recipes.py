@@ -229,8 +229,9 @@ def released() -> Recipe:
     """Return the experiment as the authors' released code runs it, without its resampling confound.
 
     The release, like the paper, starts from the weights of EXIF-as-language: convert them with `import` and pass them
-    as `--init`. It ranks manipulated faces and their originals together, here the crops of both tasks. The release also
-    trains on a last, smaller batch, which is dropped here.
+    as `--init`. It ranks manipulated faces and their originals together, here the crops of both tasks. The ranked ones
+    are reduced without antialiasing, as served, those of the manipulation task by area. The release also trains on a
+    last, smaller batch, which is dropped here.
     """
     return replace(
         paper(),
