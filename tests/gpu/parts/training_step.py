@@ -17,7 +17,7 @@ WHOLE_SHARE = 0.9  # of the bare pass: the input must not bind
 def measure(part: Part) -> None:
     """State images per second of whole steps and of the bare forward and backward pass of the same network."""
     recipe = paper()
-    size = part.choose(recipe.batch_size, 4)
+    size = part.choose(recipe.batch_size, 2)
     augment = dataclasses.replace(recipe.augment, warps=part.choose(8, 1))  # made before the first step, not in it
     recipe = dataclasses.replace(recipe, batch_size=size, augment=augment)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
