@@ -63,6 +63,11 @@ class FaceBox:
         visible = self.clip(image_width, image_height)
         return visible.area / self.area if visible else 0.0
 
+    def visible_short_side(self, image_width: int, image_height: int) -> float:
+        """Return the shorter side in pixels of the part that lies in an image of these sides; 0 where there is none."""
+        visible = self.clip(image_width, image_height)
+        return visible.short_side if visible else 0.0
+
     def is_cut_off(self, image_width: int, image_height: int) -> bool:
         """Return whether too little of the box lies in an image of these sides to score the face."""
         return self.visible_share(image_width, image_height) < MIN_VISIBLE_SHARE
@@ -122,8 +127,8 @@ def crop_window(box: FaceBox, image_width: int, image_height: int, spec: Preproc
     """Return the window to cut for `box`, or None where it lies outside the image.
 
     The window is a square around the box's centre. Its side is `spec.margin` times the longer side of the box. It is
-    widened to whole pixels and clipped to the image (the paper's crop, section IV-A). The resize then stretches it to
-    `spec.size`. `image_width` and `image_height` are upright pixels.
+    widened to whole pixels and clipped to the image, as in the training of the authors' release; the paper states no
+    crop. The resize then stretches it to `spec.size`. `image_width` and `image_height` are upright pixels.
     """
     half = max(box.width, box.height) * spec.margin / 2
     centre_x, centre_y = box.x + box.width / 2, box.y + box.height / 2

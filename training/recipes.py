@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
@@ -18,28 +19,48 @@ Backbone = Literal["resnet50", "efficientnet_lite0"]
 Covariance = Literal["full", "tied", "diag"]
 
 
+class Manipulation(StrEnum):
+    """The manipulation of a face."""
+
+    NONE = "none"
+    EYE_FLIP = "eye_flip"
+    MOUTH_FLIP_HORIZONTAL = "mouth_flip_horizontal"
+    MOUTH_FLIP_VERTICAL = "mouth_flip_vertical"
+    PIECEWISE_AFFINE = "piecewise_affine"
+
+
 @dataclass(frozen=True, slots=True)
 class AugmentRule:
-    """How a training face is drawn.
+    """How a training face is drawn. Neither the paper nor the release augments; the defaults do not, either.
 
     Attributes:
-        manipulated_share: probability of a manipulated face; each of the four kinds has a quarter of it.
-        affine_scale: range of the piecewise affine warp's grid jitter, as a share of the crop's side.
+        manipulated_share: probability that the face of the manipulation task is manipulated.
+        kinds: the manipulations, equally likely; the default are the paper's four.
+        affine_scale: range of the standard deviation of the piecewise affine warp's grid points, as a share of the
+            crop's side (imgaug's `scale`). The paper states none.
         vertical_mouth: "mirror" flips the mouth upside down (the paper), "half_turn" rotates it (the release).
         eyes: "any" flips the right eye, the left eye or both; "one" flips a single eye (the release).
-        rotation_deg: largest rotation of the common resampling chain, in both directions.
-        zoom: largest relative zoom of the common chain, in both directions.
-        shift: largest shift of the common chain, as a share of the crop's side.
+        rotation_deg: largest rotation of a face of the manipulation task, in both directions.
+        zoom: largest relative zoom of such a face, in both directions.
+        shift: largest shift of such a face, as a share of the crop's side.
+        mirror: whether half of the faces are mirrored, in both tasks.
         warps: number of piecewise affine warps, which are made once at the start.
     """
 
     manipulated_share: float = 0.5
+    kinds: tuple[Manipulation, ...] = (
+        Manipulation.EYE_FLIP,
+        Manipulation.MOUTH_FLIP_HORIZONTAL,
+        Manipulation.MOUTH_FLIP_VERTICAL,
+        Manipulation.PIECEWISE_AFFINE,
+    )
     affine_scale: tuple[float, float] = (0.02, 0.045)
     vertical_mouth: Literal["mirror", "half_turn"] = "mirror"
     eyes: Literal["any", "one"] = "any"
-    rotation_deg: float = 8.0
-    zoom: float = 0.08
-    shift: float = 0.03
+    rotation_deg: float = 0.0
+    zoom: float = 0.0
+    shift: float = 0.0
+    mirror: bool = False
     warps: int = 48
 
 
@@ -90,9 +111,11 @@ class LossRule:
 
     Attributes:
         pairs: Eqs. 1 and 2.
-        ranking_weight: of the mean of the four ranking losses; 4 is their sum, as in Eq. 6. 0 leaves the EXIF task out.
-        manipulation_weight: of the manipulation loss (Eq. 4); 0 leaves the manipulation task out.
-        rank_manipulated: whether manipulated faces take part in ranking pairs (the release) or not (the paper).
+        ranking_weight: of the sum of the four ranking losses; 1 in Eq. 6, which weighs all five tasks equally. 0 leaves
+            the EXIF task out.
+        manipulation_weight: of the manipulation loss (Eq. 4); 1 in Eq. 6. 0 leaves the manipulation task out.
+        rank_manipulated: whether the crops of the manipulation task are ranked, too (the release); the paper ranks
+            photographic faces only.
     """
 
     pairs: PairRule = field(default_factory=PairRule)
@@ -144,8 +167,9 @@ class Recipe:
             statistics; 0 freezes nothing. ResNet-50 has 4 blocks (its layers), the shortened EfficientNet-Lite0 has 11.
         frozen_statistics: whether batch normalisation keeps its initial statistics in every block.
         centred_heads: whether the heads receive features centred and scaled over the batch.
-        batch_size: in faces; the ranking loss uses all pairs of a batch, over all ranks and micro-batches.
-        micro_batch: faces in one forward pass on each rank; None is the rank's whole share.
+        batch_size: in faces, each with one crop for each trained task (see `training.pretext.batches`); the ranking
+            loss uses all pairs of a batch, over all ranks and micro-batches.
+        micro_batch: crops in one forward pass on each rank; None is the rank's whole share.
         epochs: passes over the training faces.
         bf16: whether the network runs under BF16 autocast.
         optimiser: the optimiser and its schedule.
@@ -157,7 +181,7 @@ class Recipe:
             protocol: "train", those that the mixture was fitted on (paper and release), or "calibrate", held-out ones.
         test_crop: the part of a picture that the paper's protocol scores: its "face", or the whole "image" (release).
         precision: of the deployed engine.
-        min_face_px: faces with a shorter side than this are not used.
+        min_face_px: faces whose visible part has a shorter side than this are not used.
     """
 
     name: str
@@ -182,7 +206,11 @@ class Recipe:
 
 
 def paper() -> Recipe:
-    """Return the experiment as the paper describes it (sections II and III-A)."""
+    """Return the experiment as the paper describes it (sections II and III-A).
+
+    Deviations: the ranked crops are untouched and as served, and the manipulation task has crops of its own, which all
+    pass one resampling (see `training.data.manipulations`). So a batch of 256 faces has 512 crops.
+    """
     return Recipe(
         name="paper",
         seed=2024,
@@ -203,7 +231,9 @@ def released() -> Recipe:
     """Return the experiment as the authors' released code runs it, without its resampling confound.
 
     The release, like the paper, starts from the weights of EXIF-as-language: convert them with `import` and pass them
-    as `--init`. The release also trains on a last, smaller batch, which is dropped here.
+    as `--init`. It ranks manipulated faces and their originals together, here the crops of both tasks. The ranked ones
+    are reduced without antialiasing, as served, those of the manipulation task by area. The release also trains on a
+    last, smaller batch, which is dropped here.
     """
     return replace(
         paper(),
@@ -220,7 +250,7 @@ def released() -> Recipe:
             rate_floor=1e-7,
             stepwise=False,
         ),
-        losses=LossRule(PairRule(thurstone_scale=2.0, tie_target=0.5), ranking_weight=4.0, rank_manipulated=True),
+        losses=LossRule(PairRule(thurstone_scale=2.0, tie_target=0.5), rank_manipulated=True),
         augment=AugmentRule(affine_scale=(0.04, 0.05), vertical_mouth="half_turn", eyes="one"),
         preprocess=PreprocessSpec(antialias=False),
         mixture=MixtureRule(
@@ -231,14 +261,9 @@ def released() -> Recipe:
 
 
 def exif_only() -> Recipe:
-    """Return the ablation with the EXIF ranking task only (EXIF-L2R of Table II); no manipulated face is drawn."""
+    """Return the ablation with the EXIF ranking task only (EXIF-L2R of Table II)."""
     rule = paper()
-    return replace(
-        rule,
-        name="exif_only",
-        losses=replace(rule.losses, manipulation_weight=0.0),
-        augment=replace(rule.augment, manipulated_share=0.0),
-    )
+    return replace(rule, name="exif_only", losses=replace(rule.losses, manipulation_weight=0.0))
 
 
 def face_only() -> Recipe:
@@ -251,7 +276,9 @@ def starter() -> Recipe:
     """Return the recipe of the starter bundle, a demonstration of the method that trains in minutes on two cores.
 
     The early blocks keep their ImageNet weights. Training them would take two thirds of the time, which is not worth
-    it with a few hundred photographs, most of them from two cameras.
+    it with a few hundred photographs, most of them from two cameras. For the same reason, faces are augmented beyond
+    the paper: half of them are mirrored in both tasks, and those of the manipulation task are rotated, zoomed and
+    shifted. The mean of the four ranking losses weighs as much as the manipulation loss; in Eq. 6 it is their sum.
     """
     return Recipe(
         name="starter",
@@ -263,6 +290,8 @@ def starter() -> Recipe:
         batch_size=32,
         epochs=10,
         optimiser=OptimiserRule(decay="decoupled", head_rate=2e-3, backbone_rate=1e-4, weight_decay=1e-2),
+        losses=LossRule(ranking_weight=0.25),
+        augment=AugmentRule(rotation_deg=8.0, zoom=0.08, shift=0.03, mirror=True),
         threshold_on="calibrate",
     )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scorer.errors import UsageError
+from training.data.shards import SETTINGS
 from training.recipes import Recipe
 
 CHECKPOINT = "best.safetensors"
@@ -17,7 +18,7 @@ def check_cut(run: Path, recipe: Recipe) -> None:
     Raises:
         UsageError: they differ.
     """
-    path = run / "faces" / "chunks" / "settings.json"
+    path = run / SETTINGS
     if not path.is_file():
         return
     cut, wanted = _read(path)["preprocess"], _as_json(recipe)["preprocess"]

@@ -50,7 +50,7 @@ def make_noise(count: int) -> FaceSet:
         points[:, part] = (np.array(centre) + rng.uniform(-reach, reach, points[:, part].shape)) * WIDE_SIZE
     names = np.arange(count).astype(str)
     return FaceSet(
-        crops=np.zeros((count, 1, 1, 3), np.uint8),
+        crops=rng.integers(0, 256, (count, 224, 224, 3), dtype=np.uint8),
         wide=rng.integers(0, 256, (count, WIDE_SIZE, WIDE_SIZE, 3), dtype=np.uint8),
         landmarks=points.astype(np.float32),
         tags=rng.uniform(1, 2, (count, 4)),
@@ -75,7 +75,7 @@ def measure(recipe: Recipe, steps: int, rounds: int, device: torch.device) -> tu
     faces = make_noise(recipe.batch_size * (steps + 2))
     network = build_network(recipe).to(device, memory_format=torch.channels_last).train()
     sampler = make_sampler(recipe.preprocess.size, WIDE_SIZE, recipe.augment, recipe.seed)
-    plan = BatchPlan(faces, sampler, recipe.seed, recipe.batch_size)
+    plan = BatchPlan(faces, sampler, recipe)
     maker = choose_batch_maker(plan, device)
     cv2.setNumThreads(1)
     training = Training(network, recipe, Path(), TrainOptions(device=device), Ranks(device=device))
@@ -117,7 +117,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     table = Table(
         *("recipe", "backbone", "bare faces/s", "whole faces/s", "share of bare", "in core-seconds"),
-        title=f"batch {arguments.batch}, {arguments.threads} threads, {device}",
+        title=f"batch {arguments.batch} faces of two crops, {arguments.threads} threads, {device}",
     )
     for name in ("paper", "starter"):
         recipe = dataclasses.replace(RECIPES[name](), batch_size=arguments.batch)

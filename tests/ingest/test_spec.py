@@ -88,6 +88,7 @@ def test_a_spec_of_another_version_is_refused() -> None:
 def test_the_visible_part_lies_in_both(box: FaceBox, width: int, height: int) -> None:
     """The clipped box lies in the box and in the image; it is the box itself if nothing is cut, and None outside."""
     visible = box.clip(width, height)
+    assert box.visible_short_side(width, height) == (min(visible.width, visible.height) if visible else 0)
     if visible is None:
         assert box.x >= width or box.y >= height or box.x + box.width <= 0 or box.y + box.height <= 0
         return

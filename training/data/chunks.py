@@ -26,9 +26,8 @@ from scorer.files import replace_file
 from training.data.cutting import CutFace, FaceCutter, FoundFace
 from training.data.inputs import Inputs, check_inputs
 from training.data.photos import ROLES, Photo, Role
-from training.data.shards import INDEX, WIDE_SIZE, write_shard
+from training.data.shards import INDEX, LAYOUT, SETTINGS, WIDE_SIZE, write_shard
 
-LAYOUT = 2  # version of the shards' format; a run folder with another version is refused
 FACES_PER_CHUNK, PHOTOS_PER_CHUNK, PHOTOS_PER_BATCH = 256, 1024, 16
 FACE_BYTES = 3 * (224 * 224 + WIDE_SIZE * WIDE_SIZE)
 DISK_FULL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -67,7 +66,7 @@ def prepare_photos(
     chunks = run / "faces" / "chunks"
     with explain_interruption(run, progress):
         chunks.mkdir(parents=True, exist_ok=True)
-        check_settings(chunks / "settings.json", cutter)
+        check_settings(run / SETTINGS, cutter)
         check_inputs(chunks / "inputs.json", inputs)
         records = read_records(chunks)
         done, total = sum(record.photos for record in records), inputs.photographs.total()

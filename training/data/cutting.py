@@ -64,7 +64,8 @@ class FaceCutter:
         detector: the detector that the bundle will contain.
         landmarker: finds the landmarks.
         spec: how a face is cut.
-        min_face_px: detected faces with a shorter side are dropped; faces whose boxes the input gives are kept.
+        min_face_px: detected faces whose visible part has a shorter side are dropped, as in serving; faces whose boxes
+            the input gives are kept.
         threads: for decoding.
         dropped: number of photographs and faces left out, by source and reason.
         refused: number of photographs with an implausible tag or with damaged metadata, by source and tag.
@@ -87,7 +88,8 @@ class FaceCutter:
             boxes = photo.boxes
             if boxes is None:
                 found = [detection.box for detection in self.detector.detect(data, info)]
-                boxes = tuple(box for box in found if box.short_side >= self.min_face_px)
+                sides = [box.visible_short_side(info.width, info.height) for box in found]
+                boxes = tuple(box for box, side in zip(found, sides, strict=True) if side >= self.min_face_px)
             whole = self._drop_cut_off(photo, info, boxes)
             windows = [(EncodedFace.around(data, info, box, self.spec), box) for box in whole]
             faces = [(face, box) for face, box in windows if face is not None]
@@ -132,7 +134,8 @@ class FaceCutter:
                 continue
             points = self.landmarker.find(wide, box_in_crop(face.box, face.encoded.window, WIDE_SIZE))
             hashes = hash_rotations(Image.fromarray(crop))
-            cut.append(CutFace(face.origin, face.box.short_side, crop, wide, points, hashes))
+            short_side = face.box.visible_short_side(face.encoded.info.width, face.encoded.info.height)
+            cut.append(CutFace(face.origin, short_side, crop, wide, points, hashes))
         return cut
 
 

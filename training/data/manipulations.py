@@ -1,12 +1,18 @@
-"""Artificial manipulations of photographic faces (section II-A of the paper), and the resampling of all faces.
+"""Artificial manipulations of photographic faces (section II-A of the paper), and the resampling of both classes.
 
 A manipulated face differs from an untouched one in the manipulation only: both start from the same wide crop and pass
-one bilinear resampling and one area reduction. The authors' release resampled manipulated faces only, so that
-resampling alone separated the classes.
+one bicubic resampling and one area reduction. The authors' release resampled manipulated faces only, so that resampling
+alone separated the classes. A warp moves every pixel by another fraction of a pixel. So that untouched and flipped
+faces are interpolated, too, every face is rotated by up to a degree and shifted by up to half a pixel. This is the only
+change that the paper does not have; a recipe can augment further.
+
+At 84 to 100 cycles a crop, an untouched face has 0.81 of the power of the crop as served (geometric mean of 120
+photographs; bilinear resampling: 0.52). On white noise, warped faces have 0.98 of the power of untouched ones there;
+without the common rotation and shift it would be 0.87.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import cv2
@@ -16,26 +22,16 @@ from numpy.typing import NDArray
 from training.data.landmarks import LEFT_EYE, MOUTH, RIGHT_EYE
 from training.data.shards import WIDE_SIZE
 from training.data.warps import Map, piecewise_affine_shift
-from training.recipes import AugmentRule
+from training.recipes import AugmentRule, Manipulation
 
 Face = NDArray[np.uint8]
 Points = NDArray[np.float32]
 
 
-class Manipulation(StrEnum):
-    """The manipulation of a face."""
-
-    NONE = "none"
-    EYE_FLIP = "eye_flip"
-    MOUTH_FLIP_HORIZONTAL = "mouth_flip_horizontal"
-    MOUTH_FLIP_VERTICAL = "mouth_flip_vertical"
-    PIECEWISE_AFFINE = "piecewise_affine"
-
-
-KINDS = tuple(kind for kind in Manipulation if kind is not Manipulation.NONE)
 EYES = {"any": ((True, False), (False, True), (True, True)), "one": ((True, False), (False, True))}
 VERTICAL_AXES = {"mirror": (0,), "half_turn": (0, 1)}
 EYE_MARGIN, MOUTH_MARGIN = 0.5, 0.25  # of the region's size
+JITTER_DEG, JITTER_PX = 1.0, 0.5  # largest rotation and shift of every face, so that all classes are interpolated
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +43,7 @@ class Augmentation:
         eyes: whether an eye flip mirrors the right eye and the left eye.
         warp: index of the sampler's warp that a piecewise affine manipulation uses.
         matrix: [2, 3], maps a pixel (x, y, 1) of the resampled face to a pixel of the wide crop, both of one size.
-        mirrored: whether the finished crop is mirrored, for manipulated and untouched faces.
+        mirrored: whether the finished crop is mirrored, of every task and class.
     """
 
     kind: Manipulation
@@ -90,13 +86,14 @@ def flip_region(face: Face, points: Points, axes: tuple[int, ...], margin: float
 def resample(
     image: NDArray[Any], mapping: tuple[NDArray[np.float32], NDArray[np.float32]], border: int
 ) -> NDArray[Any]:
-    """Return `image` sampled bilinearly at `mapping`: x and y in its pixels, [H, W] each."""
-    return cv2.remap(image, *mapping, cv2.INTER_LINEAR, borderMode=border)
+    """Return `image` sampled at `mapping`, x and y in its pixels: uint8 pictures bicubically, maps bilinearly."""
+    kernel = cv2.INTER_CUBIC if image.dtype == np.uint8 else cv2.INTER_LINEAR
+    return cv2.remap(image, *mapping, kernel, borderMode=border)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FaceSampler:
-    """Draws training faces. The piecewise affine warps are made once, because one costs more than a training step.
+    """Draws faces of the manipulation task. The piecewise affine warps are made once, because each costs 0.2 s.
 
     `draw` makes the random choices and `apply` executes them: `manipulate` changes the wide crop, and `resample` is the
     same for all classes. Another device can execute the resampling of the same augmentation.
@@ -115,14 +112,14 @@ class FaceSampler:
         """Return a manipulation with the rule's probability; all kinds are equally likely."""
         if rng.random() >= self.rule.manipulated_share:
             return Manipulation.NONE
-        return KINDS[rng.integers(len(KINDS))]
+        return self.rule.kinds[rng.integers(len(self.rule.kinds))]
 
     def draw(self, rng: np.random.Generator, kind: Manipulation, side: int = WIDE_SIZE) -> Augmentation:
         """Make the random choices for a face with a wide crop of `side` pixels; `kind` does not affect the others."""
-        angle = np.deg2rad(rng.uniform(-self.rule.rotation_deg, self.rule.rotation_deg))
+        angle = np.deg2rad((JITTER_DEG + self.rule.rotation_deg) * rng.uniform(-1, 1))
         zoom = 1 + rng.uniform(-self.rule.zoom, self.rule.zoom)
         turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        shift = rng.uniform(-self.rule.shift, self.rule.shift, 2) * side
+        shift = (JITTER_PX + self.rule.shift * side) * rng.uniform(-1, 1, 2)
         centre = np.full(2, (side - 1) / 2)
         matrix = np.column_stack([turn, centre + shift - turn @ centre])
         eyes = EYES[self.rule.eyes]
@@ -131,7 +128,7 @@ class FaceSampler:
             eyes[rng.integers(len(eyes))],
             int(rng.integers(len(self.shifts))) if self.shifts else 0,
             matrix,
-            bool(rng.random() < 0.5),  # noqa: PLR2004 - a fair coin
+            self.rule.mirror and bool(rng.random() < 0.5),  # noqa: PLR2004 - a fair coin
         )
 
     def manipulate(self, face: Face, points: Points, augmentation: Augmentation) -> Face:
@@ -158,7 +155,7 @@ class FaceSampler:
         """Return the [size, size, 3] crop of a wide `face`, manipulated or untouched."""
         turned = resample(face, self.build_map(augmentation, face.shape[0]), cv2.BORDER_REFLECT_101)
         small = cv2.resize(turned, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        return np.asarray(cv2.flip(small, 1) if augmentation.mirrored else small, dtype=np.uint8)
+        return mirror(np.asarray(small, dtype=np.uint8), augmentation)
 
     def apply(self, face: Face, points: Points, augmentation: Augmentation) -> Face:
         """Return the [size, size, 3] crop of the wide `face`, [W, W, 3], that `augmentation` describes."""
@@ -167,6 +164,11 @@ class FaceSampler:
     def sample(self, face: Face, points: Points, kind: Manipulation, rng: np.random.Generator) -> Face:
         """Draw an augmentation and apply it."""
         return self.apply(face, points, self.draw(rng, kind, face.shape[0]))
+
+
+def mirror(crop: Face, augmentation: Augmentation) -> Face:
+    """Return the crop, mirrored if `augmentation` says so."""
+    return np.ascontiguousarray(crop[:, ::-1]) if augmentation.mirrored else crop
 
 
 def map_pixels(matrix: NDArray[np.float64], side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -179,10 +181,9 @@ def map_pixels(matrix: NDArray[np.float64], side: int) -> tuple[NDArray[np.float
     return across, down
 
 
-def make_sampler(size: int, wide_size: int, rule: AugmentRule, seed: int) -> FaceSampler:
+def make_sampler(size: int, wide_size: int, rule: AugmentRule, seed: int | Sequence[int]) -> FaceSampler:
     """Build a sampler with `rule.warps` piecewise affine warps over crops of `wide_size` pixels."""
     rng = np.random.default_rng(seed)
-    low, high = rule.affine_scale
-    scales = rng.uniform(low, high, rule.warps)
-    shifts = tuple(piecewise_affine_shift(wide_size, float(scale), seed + index) for index, scale in enumerate(scales))
-    return FaceSampler(size, rule, shifts)
+    scales, seeds = rng.uniform(*rule.affine_scale, rule.warps), rng.integers(2**31, size=rule.warps)
+    shifts = (piecewise_affine_shift(wide_size, *warp) for warp in zip(scales.tolist(), seeds.tolist(), strict=True))
+    return FaceSampler(size, rule, tuple(shifts))

@@ -6,19 +6,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from training.data.manipulations import Manipulation, make_sampler
+from training.data.manipulations import make_sampler
 from training.data.photos import ROLES
 from training.data.shards import WIDE_SIZE, FaceSet, load_role
-from training.recipes import Recipe
+from training.recipes import Manipulation, Recipe
 
 FACES, GAP_PX, TITLE_PX = 6, 8, 28
-TITLES = {
-    Manipulation.NONE: "untouched",
-    Manipulation.EYE_FLIP: "eye flip",
-    Manipulation.MOUTH_FLIP_HORIZONTAL: "mouth flip, horizontal",
-    Manipulation.MOUTH_FLIP_VERTICAL: "mouth flip, vertical",
-    Manipulation.PIECEWISE_AFFINE: "piecewise affine",
-}
 
 
 def draw_preview(run: Path, recipe: Recipe, path: Path) -> int:
@@ -35,15 +28,16 @@ def draw_preview(run: Path, recipe: Recipe, path: Path) -> int:
 
 
 def draw_sheet(faces: FaceSet, recipe: Recipe) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Return the picture: one row for each face, one titled column for each kind; a row has one random resampling."""
-    size = recipe.preprocess.size
+    """Return the picture: a row for each face, a titled column for each kind; a row has one random resampling."""
+    size, kinds = recipe.preprocess.size, (Manipulation.NONE, *recipe.augment.kinds)
     # One warp for each face: a warp takes a quarter of a second to make.
     sampler = make_sampler(size, WIDE_SIZE, replace(recipe.augment, warps=len(faces)), recipe.seed)
     pitch = size + GAP_PX
-    sheet = Image.new("RGB", (GAP_PX + pitch * len(TITLES), TITLE_PX + GAP_PX + pitch * len(faces)), "white")
+    sheet = Image.new("RGB", (GAP_PX + pitch * len(kinds), TITLE_PX + GAP_PX + pitch * len(faces)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
-    for column, (kind, title) in enumerate(TITLES.items()):
+    for column, kind in enumerate(kinds):
         left = GAP_PX + column * pitch
+        title = "untouched" if kind is Manipulation.NONE else kind.replace("_", " ")
         pen.text((left + size / 2, GAP_PX + TITLE_PX / 2), title, "black", font, anchor="mm")
         for row in range(len(faces)):
             augmentation = sampler.draw(np.random.default_rng([recipe.seed, row]), kind)

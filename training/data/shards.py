@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from scorer.files import write_and_rename
 
+LAYOUT = 2  # version of the shards; a run folder with another version is refused
 WIDE_SIZE = 320
 INDEX, TABLE = "index.npz", "table.npz"
+SETTINGS = Path("faces", "chunks", "settings.json")  # in a run folder: how its faces were cut
 Rows = NDArray[np.integer[Any]]
 
 
@@ -82,14 +84,14 @@ class FaceSet:
     """N faces.
 
     Attributes:
-        crops: [N, 224, 224, 3] uint8, as the scorer cuts them.
-        wide: [N, 320, 320, 3] uint8, the same window at a higher resolution, for manipulations.
+        crops: [N, 224, 224, 3] uint8, exactly as served.
+        wide: [N, 320, 320, 3] uint8, the same window at a higher resolution, for the manipulation task.
         landmarks: [N, 68, 2] in pixels of `wide`.
         tags: [N, 4] in the order of `TAG_NAMES`, NaN where absent.
         photos: [N] name of the photograph.
         sources: [N] source of the photograph.
         cameras: [N] make and model, empty where absent.
-        short_sides: [N] shorter side of the face box in pixels of the photograph.
+        short_sides: [N] shorter side of the visible part of the face box in pixels of the photograph.
     """
 
     crops: Images
@@ -164,7 +166,8 @@ def write_index(run: Path, role: str, shards: Sequence[str], counts: Sequence[in
         rows: the faces in use, as rows of all shards together.
     """
     path = run / "faces" / role / INDEX
-    table = {"shards": np.array(shards, dtype=np.str_), "counts": np.array(counts), "rows": rows}
+    names = np.array(shards, dtype=np.str_)
+    table = {"layout": np.array(LAYOUT), "shards": names, "counts": np.array(counts), "rows": rows}
     write_and_rename(path.with_suffix(".partial.npz"), path, lambda file: np.savez(file, **table))  # type: ignore[arg-type]  # as above
 
 
@@ -173,12 +176,19 @@ def load_role(run: Path, role: str) -> FaceSet:
 
     Raises:
         FileNotFoundError: the role has no faces, or `prepare` has not finished.
+        ValueError: another version of `prepare` wrote them.
     """
     folder = run / "faces" / role
     if not (folder / INDEX).is_file():
         message = f"{folder} has no index of faces: run `unlensed-train prepare` until it finishes"
         raise FileNotFoundError(message)
     with np.load(folder / INDEX, allow_pickle=False) as index:
+        if "layout" not in index.files or index["layout"] != LAYOUT:
+            message = (
+                f"{run} was prepared by a version of `unlensed-train prepare` that selected faces in another way: "
+                "prepare the photographs again, in another run folder"
+            )
+            raise ValueError(message)
         shards, counts, rows = [folder / str(name) for name in index["shards"]], index["counts"], index["rows"]
     table = read_tables(shards, TABLE_FIELDS)
     starts = np.cumsum(counts) - counts

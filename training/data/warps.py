@@ -24,6 +24,7 @@ finally:
     del np.sctypes  # type: ignore[attr-defined]  # noqa: NPY201 - added above
 
 Map = NDArray[np.float32]
+GRID = 5  # points of the warp's grid along a side of the crop
 
 
 def identity_map(side: int) -> Map:
@@ -35,16 +36,18 @@ def identity_map(side: int) -> Map:
 def piecewise_affine_shift(side: int, scale: float, seed: int) -> Map:
     """Return the offset to where each pixel of a piecewise affine warp comes from, [side, side, 2] as (x, y) in pixels.
 
-    imgaug warps an image of coordinates, in which bilinear interpolation is exact. Applying the offsets then takes a
-    hundredth of imgaug's time, and one sampler processes warped and untouched faces. The warp is made on a larger
-    canvas: imgaug repeats edge pixels, and such streaks would reveal the class.
+    The warp is imgaug's for a crop of `side` pixels: 5 x 5 grid points, which are moved with a standard deviation of
+    `scale` times `side`. imgaug warps an image of coordinates, in which bilinear interpolation is exact. Applying the
+    offsets then takes a hundredth of imgaug's time, and one sampler processes warped and untouched faces. The warp is
+    made on a larger canvas, with one more row of points on each side: imgaug repeats edge pixels, and such streaks
+    would reveal the class.
     """
-    pad = side // 6
-    wide = side + 2 * pad
-    coordinates = identity_map(wide) / wide  # scikit-image clips float images to 0..1
+    pad = side // (GRID - 1)
+    canvas = side + 2 * pad
+    coordinates = identity_map(canvas) / canvas  # scikit-image clips float images to 0..1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # imgaug uses a name that scikit-image changed
-        warp = PiecewiseAffine(scale=scale, nb_rows=5, nb_cols=5, order=1, mode="edge", seed=seed).to_deterministic()
-        warped = [warp.augment_image(np.ascontiguousarray(coordinates[..., axis])) for axis in (0, 1)]
-    shift = (np.stack(warped, axis=-1) - coordinates)[pad:-pad, pad:-pad] * wide
-    return shift.astype(np.float32)
+        points = {"nb_rows": GRID + 2, "nb_cols": GRID + 2}
+        warp = PiecewiseAffine(scale=scale * side / canvas, order=1, mode="edge", seed=seed, **points)
+        warped: Map = warp.augment_image(coordinates)
+    return ((warped - coordinates)[pad:-pad, pad:-pad] * canvas).astype(np.float32)

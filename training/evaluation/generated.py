@@ -59,7 +59,7 @@ class PictureCutter:
             return EncodedFace(data, info, Window(0, 0, info.width, info.height))
         found = [face.box for face in self.detector.detect(data, info)]
         whole = [box for box in found if not box.is_cut_off(info.width, info.height)]
-        scored = [box for box in whole if box.short_side >= Policy().min_face_px]
+        scored = [box for box in whole if box.visible_short_side(info.width, info.height) >= Policy().min_face_px]
         return EncodedFace.around(data, info, scored[0], self.spec) if scored else None
 
     def cut(self, name: str, paths: Sequence[Path], advance: Callable[[], None]) -> CutPictures:

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.exif import TAG_NAMES
-from training.data.manipulations import make_sampler
-from training.data.shards import WIDE_SIZE, FaceSet
+from training.data.shards import FaceSet
 from training.evaluation.measures import Rate
 from training.evaluation.operating_points import name_photographs
 from training.pretext.checkpoints import load_checkpoint
@@ -26,17 +25,16 @@ Matrix = NDArray[np.float64]
 def measure_pretext(checkpoint: Path, faces: FaceSet, recipe: Recipe) -> dict[str, Rate]:
     """Return the accuracy of each task that the recipe trains and for which `faces` have data; chance is 0.5.
 
-    Rankings: the share of pairs with different tags that are ordered correctly. Manipulation: each face once untouched
-    and once manipulated.
+    Rankings: the share of pairs with different tags that are ordered correctly, of crops as served. Manipulation: each
+    face once untouched and once manipulated.
     """
     network = build_network(recipe)
     load_checkpoint(checkpoint, network)
     chosen = select_validation_faces(faces, recipe.seed)
-    sampler = make_sampler(recipe.preprocess.size, WIDE_SIZE, recipe.augment, recipe.seed)
-    predictions = predict(network, make_validation_batches(chosen, sampler, recipe.seed))
-    manipulated = predictions.manipulated.numpy()
+    predictions = predict(network, make_validation_batches(chosen, recipe))
     photos = name_photographs(chosen.sources, chosen.photos)
-    scale_values, tags = predictions.scale_values.numpy()[~manipulated], predictions.tags.numpy()[~manipulated]
+    served = predictions.served
+    scale_values, tags = predictions.scale_values[served].numpy(), predictions.tags[served].numpy()
     rates = {}
     if recipe.losses.ranking_weight:
         for column, name in enumerate(TAG_NAMES):
@@ -45,8 +43,9 @@ def measure_pretext(checkpoint: Path, faces: FaceSet, recipe: Recipe) -> dict[st
             if ordered is not None:
                 rates[name] = ordered
     if recipe.losses.manipulation_weight:
-        right = (predictions.logits.numpy() > 0) == manipulated
-        rates[MANIPULATION] = measure_balanced_accuracy(right[~manipulated], right[manipulated], photos)
+        positive, untouched, altered = predictions.logits > 0, predictions.untouched, predictions.altered
+        right = (~positive[untouched].numpy(), positive[altered].numpy())
+        rates[MANIPULATION] = measure_balanced_accuracy(*right, photos)
     return rates
 
 

@@ -2,28 +2,42 @@
 
 So the number of workers, a resume after a kill, and the number of ranks change no pixel. Threads suffice, because
 OpenCV and NumPy release the interpreter lock during all long operations.
+
+Each face of a batch gives one crop to each trained task. The ranking task gets the stored crop, which `prepare` cut by
+the scorer's code: the very pixels that are served, since a second resampling would remove part of the fine detail that
+the EXIF task is about. The manipulation task gets a crop of the common resampling of `training.data.manipulations`,
+manipulated or untouched, so that resampling does not separate its classes. So the pairs of Eq. 6 are those of all faces
+of the batch, and a batch of M faces has 2 M crops. The crops of a face are adjacent, so that a micro-batch has both.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.manipulations import Augmentation, Face, FaceSampler, Manipulation
+from training.data.exif import TAG_NAMES
+from training.data.manipulations import Augmentation, Face, FaceSampler, mirror
 from training.data.shards import FaceSet
+from training.recipes import LossRule, Manipulation, Recipe
 
 PREFETCHED_BATCHES = 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Crops [M, S, S, 3] uint8, tags [M, 4] (NaN absent), and 1 for each manipulated face, [M]."""
+    """C crops with the labels of their tasks.
+
+    Attributes:
+        crops: [C, S, S, 3] uint8.
+        tags: [C, 4], NaN where absent, and for crops that are not ranked.
+        manipulated: [C], 1 for manipulated faces, 0 for untouched ones, NaN for crops without the manipulation task.
+    """
 
     crops: Tensor
     tags: Tensor
@@ -33,6 +47,17 @@ class Batch:
         """Return the batch on `device`."""
         return Batch(*(values.to(device, non_blocking=True) for values in (self.crops, self.tags, self.manipulated)))
 
+    @classmethod
+    def for_ranking(cls, crops: Tensor, tags: NDArray[np.float64]) -> "Batch":
+        """Return crops as served, for the ranking task only."""
+        return cls(crops, torch.from_numpy(tags).float(), torch.full((len(crops),), torch.nan))
+
+    @classmethod
+    def for_manipulation(cls, crops: Tensor, kinds: Sequence[Manipulation]) -> "Batch":
+        """Return crops for the manipulation task only."""
+        manipulated = torch.tensor([float(kind is not Manipulation.NONE) for kind in kinds])
+        return cls(crops, torch.full((len(crops), len(TAG_NAMES)), torch.nan), manipulated)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BatchPlan:
@@ -41,48 +66,57 @@ class BatchPlan:
     Attributes:
         faces: the training faces.
         sampler: draws augmentations and applies them.
-        seed: of all random choices.
-        batch_size: faces of a step, over all ranks.
+        recipe: the seed of all random choices, the batch size over all ranks, and the tasks.
         rank, ranks: the share of each batch that this process makes.
     """
 
     faces: FaceSet
     sampler: FaceSampler
-    seed: int
-    batch_size: int
+    recipe: Recipe
     rank: int = 0
     ranks: int = 1
 
     @property
     def steps(self) -> int:
         """Steps of an epoch; an incomplete last batch is dropped."""
-        return len(self.faces) // self.batch_size
+        return len(self.faces) // self.recipe.batch_size
 
     def select_rows(self, epoch: int, step: int) -> NDArray[np.intp]:
         """Return the rows of this rank's faces in step `step` of epoch `epoch`, both counted from 0."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.faces))
-        share = self.batch_size // self.ranks
-        start = step * self.batch_size + self.rank * share
+        order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.faces))
+        share = self.recipe.batch_size // self.ranks
+        start = step * self.recipe.batch_size + self.rank * share
         return order[start : start + share]
 
     def draw_augmentation(self, epoch: int, step: int, position: int) -> Augmentation:
         """Return the augmentation of the face at `position` of this rank's share."""
-        batch_position = self.rank * (self.batch_size // self.ranks) + position
-        rng = np.random.default_rng([self.seed, epoch, step, batch_position])
+        batch_position = self.rank * (self.recipe.batch_size // self.ranks) + position
+        rng = np.random.default_rng([self.recipe.seed, epoch, step, batch_position])
         return self.sampler.draw(rng, self.sampler.draw_kind(rng))
 
-    def augment_face(self, row: int, augmentation: Augmentation) -> Face:
-        """Return the crop of the face `row` that `augmentation` describes."""
-        return self.sampler.apply(self.faces.wide[row], self.faces.landmarks[row], augmentation)
+    def read_served(self, row: int, augmentation: Augmentation) -> Face | None:
+        """Return the stored crop of the face `row`, at most mirrored; None without the ranking task."""
+        if not self.recipe.losses.ranking_weight:
+            return None
+        return mirror(self.faces.crops[row], augmentation)
+
+    def manipulate(self, row: int, augmentation: Augmentation) -> Face | None:
+        """Return the wide crop of the face `row` with its flips; None without the manipulation task."""
+        if not self.recipe.losses.manipulation_weight:
+            return None
+        return self.sampler.manipulate(self.faces.wide[row], self.faces.landmarks[row], augmentation)
+
+
+Prepared = tuple[Face | None, Face | None]  # a face for the ranking task and for the manipulation task
 
 
 class BatchMaker(Protocol):
     """Makes batches in two parts: `prepare` runs in worker threads, `finish` on the device of the network."""
 
-    def prepare(self, row: int, augmentation: Augmentation) -> Any:  # noqa: ANN401 - only the same class's `finish` reads it
+    def prepare(self, row: int, augmentation: Augmentation) -> Prepared:
         """Return the prepared part of one face."""
 
-    def finish(self, prepared: list[Any], tags: NDArray[np.float64], augmentations: list[Augmentation]) -> Batch:
+    def finish(self, prepared: list[Prepared], tags: NDArray[np.float64], augmentations: list[Augmentation]) -> Batch:
         """Return the batch."""
 
 
@@ -92,20 +126,24 @@ class CpuBatchMaker:
 
     plan: BatchPlan
 
-    def prepare(self, row: int, augmentation: Augmentation) -> Face:
-        """Return the crop."""
-        return self.plan.augment_face(row, augmentation)
+    def prepare(self, row: int, augmentation: Augmentation) -> Prepared:
+        """Return the crops."""
+        wide = self.plan.manipulate(row, augmentation)
+        resampled = None if wide is None else self.plan.sampler.resample(wide, augmentation)
+        return self.plan.read_served(row, augmentation), resampled
 
-    def finish(self, prepared: list[Face], tags: NDArray[np.float64], augmentations: list[Augmentation]) -> Batch:
+    def finish(self, prepared: list[Prepared], tags: NDArray[np.float64], augmentations: list[Augmentation]) -> Batch:
         """Return the batch."""
-        return make_batch(prepared, tags, [augmentation.kind for augmentation in augmentations])
+        served, resampled = (stack_faces(faces) for faces in zip(*prepared, strict=True))
+        kinds = [augmentation.kind for augmentation in augmentations]
+        return join_tasks(served, resampled, tags, kinds, self.plan.recipe.losses)
 
 
 def iterate_epoch(
     plan: BatchPlan, maker: BatchMaker, epoch: int, first_step: int, pool: ThreadPoolExecutor
 ) -> Iterator[Batch]:
     """Yield the batches of `epoch` from `first_step` on; `pool` makes up to `PREFETCHED_BATCHES` of them in advance."""
-    pending: deque[tuple[NDArray[np.intp], list[Augmentation], list[Future[Any]]]] = deque()
+    pending: deque[tuple[NDArray[np.intp], list[Augmentation], list[Future[Prepared]]]] = deque()
     try:
         for step in range(first_step, plan.steps + PREFETCHED_BATCHES):
             if step < plan.steps:
@@ -128,7 +166,37 @@ def iterate_epoch(
                 future.cancel()
 
 
-def make_batch(crops: list[Face], tags: NDArray[np.float64], kinds: list[Manipulation]) -> Batch:
-    """Stack faces, tags and manipulations."""
-    manipulated = torch.tensor([float(kind is not Manipulation.NONE) for kind in kinds])
-    return Batch(torch.from_numpy(np.stack(crops)), torch.from_numpy(tags).float(), manipulated)
+def stack_faces(faces: Sequence[Face | None], *, pinned: bool = False) -> Tensor | None:
+    """Return faces of one size, [M, S, S, 3], or None if their task is not trained; `pinned` in page-locked memory."""
+    present = [face for face in faces if face is not None]
+    if not present:
+        return None
+    stacked = torch.empty((len(present), *present[0].shape), dtype=torch.uint8, pin_memory=pinned)
+    np.stack(present, out=stacked.numpy())
+    return stacked
+
+
+def join_tasks(
+    served: Tensor | None,
+    resampled: Tensor | None,
+    tags: NDArray[np.float64],
+    kinds: Sequence[Manipulation],
+    losses: LossRule,
+) -> Batch:
+    """Return the batch of M faces with the crops of each trained task; the crops of a face are adjacent.
+
+    Args:
+        served: [M, S, S, 3], for the ranking task.
+        resampled: [M, S, S, 3], for the manipulation task.
+        tags: [M, 4].
+        kinds: the manipulations of `resampled`.
+        losses: whether `resampled` is ranked, too.
+    """
+    parts = []
+    if served is not None:
+        parts.append(Batch.for_ranking(served, tags))
+    if resampled is not None:
+        part = Batch.for_manipulation(resampled, kinds)
+        parts.append(replace(part, tags=torch.from_numpy(tags).float()) if losses.rank_manipulated else part)
+    columns = ([getattr(part, field.name) for part in parts] for field in fields(Batch))
+    return Batch(*(torch.stack(column, dim=1).flatten(0, 1) for column in columns))

@@ -1,10 +1,11 @@
 """Training batches that are resampled on the network's device, with the operations and augmentations of the CPU.
 
 Worker threads only flip the regions of landmarks on the wide faces. The device computes the coordinate maps, samples
-the faces bilinearly with reflection at the edges, and reduces them by area. It uses torch only, so the same code is
-tested on a CPU: `grid_sample` equals OpenCV's remap, including reflection; DALI's remap has no CPU version and supports
-a black border only. OpenCV rounds map coordinates to 1/32 pixel and torch does not, so pixels at strong gradients can
-differ by a few grey levels. Not covered: several GPUs in one process.
+the faces bicubically with reflection at the edges, and reduces them by area. It uses torch only, so the same code is
+tested on a CPU: `grid_sample` equals OpenCV's remap, including reflection and the bicubic kernel (a = -0.75); DALI's
+remap has no CPU version and supports a black border only. OpenCV rounds map coordinates to 1/32 pixel and torch does
+not, so pixels at strong gradients can differ by a few grey levels. The crops of the ranking task are copied to the
+device unchanged. Not covered: several GPUs in one process.
 """
 
 from dataclasses import dataclass, field
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from training.data.manipulations import Augmentation, Face, Manipulation
+from training.data.manipulations import Augmentation
 from training.data.shards import WIDE_SIZE
-from training.pretext.batches import Batch, BatchPlan
+from training.pretext.batches import Batch, BatchPlan, Prepared, join_tasks, stack_faces
+from training.recipes import Manipulation
 
 
 def area_weights(side: int, size: int) -> Tensor:
@@ -34,11 +36,11 @@ def reduce_area(pictures_NCHW: Tensor, weights: Tensor) -> Tensor:
     return reduced
 
 
-def sample_bilinear(pictures_NCHW: Tensor, maps_NHW2: Tensor, padding: str) -> Tensor:
-    """Return pictures sampled bilinearly at `maps_NHW2`: x and y in pixels, whole numbers at the centres of pixels."""
+def sample(pictures_NCHW: Tensor, maps_NHW2: Tensor, kernel: str, padding: str) -> Tensor:
+    """Return pictures sampled at `maps_NHW2`: x and y in pixels, whole numbers at the centres of pixels."""
     height, width = pictures_NCHW.shape[2:]
     extent = maps_NHW2.new_tensor((width - 1, height - 1))
-    return grid_sample(pictures_NCHW, maps_NHW2 * (2 / extent) - 1, "bilinear", padding, align_corners=True)
+    return grid_sample(pictures_NCHW, maps_NHW2 * (2 / extent) - 1, kernel, padding, align_corners=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -64,25 +66,29 @@ class CudaBatchMaker:
         shifts = np.stack(self.plan.sampler.shifts or [np.zeros((WIDE_SIZE, WIDE_SIZE, 2), np.float32)])
         self._shifts = torch.from_numpy(shifts).to(self.device).permute(0, 3, 1, 2).contiguous()
 
-    def prepare(self, row: int, augmentation: Augmentation) -> Face:
-        """Return the wide face with its flips."""
-        return self.plan.sampler.manipulate(self.plan.faces.wide[row], self.plan.faces.landmarks[row], augmentation)
+    def prepare(self, row: int, augmentation: Augmentation) -> Prepared:
+        """Return the stored crop, and the wide face with its flips."""
+        return self.plan.read_served(row, augmentation), self.plan.manipulate(row, augmentation)
 
-    def finish(self, prepared: list[Face], tags: NDArray[np.float64], augmentations: list[Augmentation]) -> Batch:
+    def finish(self, prepared: list[Prepared], tags: NDArray[np.float64], augmentations: list[Augmentation]) -> Batch:
         """Return the batch, on the device."""
         # Page-locked memory, so that the copy does not block the thread that queues the network's work.
-        faces = torch.empty((len(prepared), WIDE_SIZE, WIDE_SIZE, 3), dtype=torch.uint8, pin_memory=self._is_cuda)
-        np.stack(prepared, out=faces.numpy())
-        pictures = faces.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float()
-        turned = sample_bilinear(pictures, self.build_maps(augmentations), "reflection").round()
+        served, wide = (
+            faces if faces is None else faces.to(self.device, non_blocking=True)
+            for faces in (stack_faces(column, pinned=self._is_cuda) for column in zip(*prepared, strict=True))
+        )
+        resampled = None if wide is None else self.resample(wide, augmentations)
+        kinds = [augmentation.kind for augmentation in augmentations]
+        return join_tasks(served, resampled, tags, kinds, self.plan.recipe.losses).to(self.device)
+
+    def resample(self, wide: Tensor, augmentations: list[Augmentation]) -> Tensor:
+        """Return the [N, S, S, 3] crops of wide faces; see `FaceSampler.resample`."""
+        pictures = wide.permute(0, 3, 1, 2).float()
+        turned = sample(pictures, self.build_maps(augmentations), "bicubic", "reflection").round().clamp(0, 255)
         crops = reduce_area(turned, self._weights).round().clamp(0, 255).to(torch.uint8)
         mirrored = torch.tensor([augmentation.mirrored for augmentation in augmentations], device=self.device)
         crops = torch.where(mirrored[:, None, None, None], crops.flip(3), crops)
-        manipulated = torch.tensor(
-            [float(augmentation.kind is not Manipulation.NONE) for augmentation in augmentations]
-        )
-        crops_NHWC = crops.permute(0, 2, 3, 1).contiguous()
-        return Batch(crops_NHWC, torch.from_numpy(tags).float(), manipulated).to(self.device)
+        return crops.permute(0, 2, 3, 1).contiguous()
 
     def build_maps(self, augmentations: list[Augmentation]) -> Tensor:
         """Return where each pixel of the wide crops comes from, [N, W, W, 2]; see `FaceSampler.build_map`."""
@@ -95,7 +101,7 @@ class CudaBatchMaker:
         ]
         if warped:
             shifts = self._shifts[[augmentations[i].warp for i in warped]]
-            maps[warped] += sample_bilinear(shifts, maps[warped], "border").permute(0, 2, 3, 1)
+            maps[warped] += sample(shifts, maps[warped], "bilinear", "border").permute(0, 2, 3, 1)
         return maps
 
     @property

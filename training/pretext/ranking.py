@@ -4,7 +4,13 @@ Eq. 1 is the target of a pair, Eq. 2 its probability under Thurstone's model, Eq
 is the fidelity loss of the manipulation head, with the probability of Eq. 5. Eq. 6 is the loss of a batch: the mean
 over pairs, summed over the tags, plus the mean over faces.
 
-Shape suffixes: M faces of a batch, T tags, P = M(M-1)/2 unordered pairs.
+"All possible image pairs" of Eq. 6 are read as ordered pairs of different faces, because Eq. 1 labels an ordered pair.
+The loss then does not depend on the order of a batch: two equal tags have the target 1 in both orders, so their loss is
+lowest at equal scale values. With unordered pairs, the first face of a batch would count as the larger one. For
+different tags, and for the release's tie target of 0.5, both orders have the same loss, so the mean over ordered pairs
+is the release's mean over unordered pairs.
+
+Shape suffixes: M crops of a batch, T tags.
 """
 
 from dataclasses import dataclass
@@ -34,17 +40,14 @@ def fidelity_loss(target: Tensor, predicted: Tensor) -> Tensor:
 
 
 def rank_pairs(tags_MT: Tensor, tie_target: float) -> Tensor:
-    """Return [P, T] targets (Eq. 1): 1 if the first face of a pair has the larger tag, NaN if a face lacks the tag."""
-    first, second = pair_indices(tags_MT.shape[0], tags_MT.device)
-    larger, smaller = tags_MT[first], tags_MT[second]
-    target = torch.where(larger == smaller, tie_target, (larger > smaller).to(tags_MT.dtype))
-    return torch.where(larger.isnan() | smaller.isnan(), torch.nan, target)
+    """Return [M, M, T] targets (Eq. 1): 1 if the first face of a pair has the larger tag.
 
-
-def pair_indices(count: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Return the first and second index of each of the `count * (count - 1) / 2` unordered pairs."""
-    first, second = torch.triu_indices(count, count, offset=1, device=device)
-    return first, second
+    NaN if a face lacks the tag, and for a face with itself.
+    """
+    first, second = tags_MT[:, None], tags_MT[None]
+    target = torch.where(first == second, tie_target, (first > second).to(tags_MT.dtype))
+    itself = torch.eye(len(tags_MT), dtype=torch.bool, device=tags_MT.device)[..., None]
+    return torch.where(first.isnan() | second.isnan() | itself, torch.nan, target)
 
 
 def exif_ranking_loss(scale_values_MT: Tensor, tags_MT: Tensor, rule: PairRule) -> Tensor:
@@ -55,18 +58,26 @@ def exif_ranking_loss(scale_values_MT: Tensor, tags_MT: Tensor, rule: PairRule) 
         tags_MT: the tags, NaN where absent.
         rule: Eqs. 1 and 2 as in the paper or in the release.
     """
-    targets_PT = rank_pairs(tags_MT, rule.tie_target)
-    first, second = pair_indices(scale_values_MT.shape[0], scale_values_MT.device)
-    predicted_PT = torch.special.ndtr((scale_values_MT[first] - scale_values_MT[second]) * rule.thurstone_scale)
-    known_PT = ~targets_PT.isnan()
-    # NaN targets are replaced before the loss: afterwards, NaN times zero would make the gradient NaN.
-    loss_PT = fidelity_loss(torch.where(known_PT, targets_PT, 0.5), predicted_PT) * known_PT
-    return loss_PT.sum(dim=0) / known_PT.sum(dim=0).clamp(min=1)
+    targets_MMT = rank_pairs(tags_MT, rule.tie_target)
+    differences_MMT = scale_values_MT[:, None] - scale_values_MT[None]
+    predicted_MMT = torch.special.ndtr(differences_MMT * rule.thurstone_scale)
+    return mean_of_known(targets_MMT.flatten(0, 1), predicted_MMT.flatten(0, 1))
 
 
 def manipulation_loss(logits_M: Tensor, manipulated_M: Tensor) -> Tensor:
-    """Return the manipulation head's mean fidelity loss (Eqs. 4 and 5); `manipulated_M` is 1 for manipulated faces."""
-    return fidelity_loss(manipulated_M, torch.sigmoid(logits_M)).mean()
+    """Return the manipulation head's mean fidelity loss (Eqs. 4 and 5) over the crops that have a label, else zero.
+
+    `manipulated_M` is 1 for manipulated faces, 0 for untouched ones, NaN for crops of another task.
+    """
+    return mean_of_known(manipulated_M, torch.sigmoid(logits_M))
+
+
+def mean_of_known(targets: Tensor, predicted: Tensor) -> Tensor:
+    """Return the mean fidelity loss over the first axis, without NaN targets; zero if all are NaN."""
+    known = ~targets.isnan()
+    # NaN targets are replaced before the loss: afterwards, NaN times zero would make the gradient NaN.
+    losses = fidelity_loss(torch.where(known, targets, 0.5), predicted) * known
+    return losses.sum(dim=0) / known.sum(dim=0).clamp(min=1)
 
 
 def combine_losses(outputs: tuple[Tensor, Tensor], tags_MT: Tensor, manipulated_M: Tensor, rule: LossRule) -> Losses:
@@ -74,13 +85,12 @@ def combine_losses(outputs: tuple[Tensor, Tensor], tags_MT: Tensor, manipulated_
 
     Args:
         outputs: EXIF scale values [M, T] and manipulation logits [M] of the network.
-        tags_MT: NaN where absent.
-        manipulated_M: 1 for manipulated faces, 0 for untouched faces.
-        rule: which faces are ranked, and the weights of the tasks.
+        tags_MT: NaN where absent, and for crops that are not ranked.
+        manipulated_M: 1 for manipulated faces, 0 for untouched ones, NaN for crops without this task.
+        rule: the pairs' targets and the weights of the tasks.
     """
     scale_values_MT, logits_M = outputs
-    ranked_MT = tags_MT if rule.rank_manipulated else torch.where(manipulated_M[:, None] > 0, torch.nan, tags_MT)
-    ranking = exif_ranking_loss(scale_values_MT, ranked_MT, rule.pairs)
+    ranking = exif_ranking_loss(scale_values_MT, tags_MT, rule.pairs)
     manipulation = manipulation_loss(logits_M, manipulated_M)
-    total = rule.ranking_weight * ranking.mean() + rule.manipulation_weight * manipulation
+    total = rule.ranking_weight * ranking.sum() + rule.manipulation_weight * manipulation
     return Losses(total, ranking.detach(), manipulation.detach())

@@ -145,13 +145,12 @@ class Training:
                 (self.run / name).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
         self.extractor = self.ranks.wrap(self.network.extractor)
         sampler = make_sampler(self.recipe.preprocess.size, WIDE_SIZE, self.recipe.augment, self.recipe.seed)
-        plan = BatchPlan(train, sampler, self.recipe.seed, self.recipe.batch_size, self.ranks.rank, self.ranks.count)
+        plan = BatchPlan(train, sampler, self.recipe, self.ranks.rank, self.ranks.count)
         self.steps, maker = plan.steps, choose_batch_maker(plan, self.ranks.device)
         if self.ranks.rank == 0:
             delete_later_epochs(self.run / "progress.jsonl", self.position.epoch)
-            self.validation = make_validation_batches(
-                select_validation_faces(held_out, self.recipe.seed), sampler, self.recipe.seed
-            )
+            faces = select_validation_faces(held_out, self.recipe.seed)
+            self.validation = make_validation_batches(faces, self.recipe)
         self.saved = time.monotonic()
         done = self.position.epoch * self.steps + self.position.step
         total = self.recipe.epochs * self.steps

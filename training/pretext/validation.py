@@ -1,4 +1,8 @@
-"""Compare epochs on the same faces of held-out sources, and check that the manipulation head ignores resampling."""
+"""Compare epochs on the same faces of held-out sources, and check that the manipulation head ignores resampling.
+
+Rankings are measured on crops as served. The manipulation task is measured on crops of its own resampling, with other
+warps than in training.
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,15 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.exif import TAG_NAMES
-from training.data.manipulations import KINDS, FaceSampler, Manipulation
-from training.data.shards import FaceSet
+from training.data.manipulations import FaceSampler, make_sampler
+from training.data.shards import WIDE_SIZE, FaceSet
 from training.pretext.backward import embed
-from training.pretext.batches import Batch, make_batch
+from training.pretext.batches import Batch
 from training.pretext.network import MANIPULATION, PretextNetwork
-from training.pretext.ranking import pair_indices
-from training.recipes import LossRule
+from training.recipes import LossRule, Manipulation, Recipe
 
 VALIDATION_BATCH, UNTAGGED_FACES, TAGGED_FACES = 64, 100, 1000
+VALIDATION_WARPS = 16
 CONTROL_SIDE_PX = 128  # the release resampled manipulated faces to this size and back
 CONTROL_BOUND = 0.75
 CONTROL = "resampling_auc"
@@ -33,20 +37,38 @@ def select_validation_faces(faces: FaceSet, seed: int) -> FaceSet:
     return faces.select(np.sort(np.concatenate(picked)))
 
 
-def make_validation_batches(faces: FaceSet, sampler: FaceSampler, seed: int) -> list[Batch]:
-    """Return each face once untouched and once manipulated, with the kinds in turn; the same on every call."""
-    batches = []
+def make_validation_sampler(recipe: Recipe) -> FaceSampler:
+    """Return the sampler of the manipulation task for validation; its warps have other seeds than those of training."""
+    rule = replace(recipe.augment, warps=min(recipe.augment.warps, VALIDATION_WARPS))
+    return make_sampler(recipe.preprocess.size, WIDE_SIZE, rule, (recipe.seed, 1))
+
+
+def make_validation_batches(faces: FaceSet, recipe: Recipe) -> list[Batch]:
+    """Return each face three times: as served for ranking, then untouched and manipulated by each kind in turn.
+
+    The batches are the same on every call.
+    """
+    sampler, batches = make_validation_sampler(recipe), []
     for start in range(0, len(faces), VALIDATION_BATCH):
         rows = np.arange(start, min(start + VALIDATION_BATCH, len(faces)))
+        batches.append(Batch.for_ranking(torch.from_numpy(faces.crops[rows]), faces.tags[rows]))
         untouched: list[Manipulation] = [Manipulation.NONE] * len(rows)
-        altered: list[Manipulation] = [KINDS[row % len(KINDS)] for row in rows]
+        altered = [recipe.augment.kinds[row % len(recipe.augment.kinds)] for row in rows]
         for kinds in (untouched, altered):
             crops = [
-                sampler.sample(faces.wide[row], faces.landmarks[row], kind, np.random.default_rng([seed, int(row)]))
+                sampler.sample(
+                    faces.wide[row], faces.landmarks[row], kind, np.random.default_rng([recipe.seed, int(row)])
+                )
                 for row, kind in zip(rows, kinds, strict=True)
             ]
-            batches.append(make_batch(crops, faces.tags[rows], kinds))
+            batches.append(Batch.for_manipulation(torch.from_numpy(np.stack(crops)), kinds))
     return batches
+
+
+def pair_indices(count: int) -> tuple[Tensor, Tensor]:
+    """Return the first and second index of each of the `count * (count - 1) / 2` unordered pairs."""
+    first, second = torch.triu_indices(count, count, offset=1)
+    return first, second
 
 
 def ranking_accuracy(scale_values_MT: Tensor, tags_MT: Tensor) -> dict[str, float]:
@@ -78,32 +100,39 @@ def compute_auc(lower: Tensor, higher: Tensor) -> float:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """The outputs of the heads for [M] faces of batches, in the order of the batches.
+    """The outputs of the heads for [M] crops of batches, in the order of the batches.
 
     Attributes:
         scale_values: [M, 4], higher for a higher tag.
         logits: [M], positive for manipulated.
         tags: [M, 4], NaN where absent.
-        manipulated: [M], whether each face is manipulated.
+        served, untouched, altered: [M], whether each crop is one as served for ranking, an untouched one of the
+            manipulation task, or a manipulated one. If the batches are `make_validation_batches`'s, each selects the
+            faces in their order.
     """
 
     scale_values: Tensor
     logits: Tensor
     tags: Tensor
-    manipulated: Tensor
+    served: Tensor
+    untouched: Tensor
+    altered: Tensor
 
 
 @torch.inference_mode()
 def predict(network: PretextNetwork, batches: Sequence[Batch], *, bf16: bool = False) -> Predictions:
-    """Return the network's predictions for all faces of `batches`."""
+    """Return the network's predictions for all crops of `batches`."""
     network.eval()
     device = next(network.parameters()).device
     outputs = [network.read_features(embed(network.extractor, batch.crops.to(device), bf16=bf16)) for batch in batches]
+    manipulated = torch.cat([batch.manipulated for batch in batches])
     return Predictions(
         scale_values=torch.cat([scale_values.cpu() for scale_values, _ in outputs]),
         logits=torch.cat([logits.cpu() for _, logits in outputs]),
         tags=torch.cat([batch.tags for batch in batches]),
-        manipulated=torch.cat([batch.manipulated for batch in batches]) > 0,
+        served=manipulated.isnan(),
+        untouched=manipulated == 0,
+        altered=manipulated == 1,
     )
 
 
@@ -113,15 +142,15 @@ def validate(network: PretextNetwork, batches: list[Batch], *, bf16: bool = Fals
     The control is the AUC of the manipulation logit between untouched faces and the same faces resampled once more.
     """
     predictions = predict(network, batches, bf16=bf16)
-    untouched = ~predictions.manipulated
-    right = (predictions.logits > 0) == predictions.manipulated
-    balanced = (right[untouched].float().mean() + right[~untouched].float().mean()) / 2
+    served, untouched, altered = predictions.served, predictions.untouched, predictions.altered
+    right = (predictions.logits > 0) == altered
+    balanced = (right[untouched].float().mean() + right[altered].float().mean()) / 2
     resampled = [
         replace(batch, crops=torch.from_numpy(resample_again(batch.crops.numpy())))
         for batch in batches
-        if not batch.manipulated.any()
+        if (batch.manipulated == 0).all()
     ]
-    return ranking_accuracy(predictions.scale_values[untouched], predictions.tags[untouched]) | {
+    return ranking_accuracy(predictions.scale_values[served], predictions.tags[served]) | {
         MANIPULATION: float(balanced),
         CONTROL: compute_auc(predictions.logits[untouched], predict(network, resampled, bf16=bf16).logits),
     }

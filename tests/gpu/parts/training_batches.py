@@ -1,5 +1,6 @@
 """Training batches made on the device: their pixels against the worker threads' and how many a second there are."""
 
+import dataclasses
 import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -15,7 +16,7 @@ from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE
 from training.pretext.batches import BatchMaker, BatchPlan, CpuBatchMaker, iterate_epoch
 from training.pretext.batches_cuda import CudaBatchMaker
-from training.recipes import AugmentRule
+from training.recipes import starter
 
 LEVELS, MEAN_LEVELS = 4, 0.1  # grey levels of smooth pictures
 
@@ -29,7 +30,9 @@ def measure(part: Part) -> None:
     smooth = ((smooth - smooth.mean()) * 12 + 128).clip(0, 255).astype(np.uint8)
     for row, picture in enumerate(faces.wide[:size]):
         picture[:] = np.roll(smooth, 7 * row, axis=(0, 1))
-    plan = BatchPlan(faces, make_sampler(224, WIDE_SIZE, AugmentRule(warps=part.choose(8, 1)), 0), 0, size)
+    augment = dataclasses.replace(starter().augment, warps=part.choose(8, 1))
+    recipe = dataclasses.replace(starter(), batch_size=size, augment=augment)
+    plan = BatchPlan(faces, make_sampler(recipe.preprocess.size, WIDE_SIZE, augment, recipe.seed), recipe)
     device = CudaBatchMaker(plan, torch.device(part.device))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         rows, augmentations = list(range(size)), [plan.draw_augmentation(0, 0, stream) for stream in range(size)]

@@ -17,16 +17,17 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from ingest.spec import FaceBox, PreprocessSpec
-from scorer.errors import TrainingInterrupted
+from scorer.errors import Exit, TrainingInterrupted
 from tests.training.data.drawn_photos import ROLES, DrawnPhotos, draw, make_cutter, prepare_drawn
 from tests.training.data.landmark_weights import write_weights
-from training.cli import app
+from training.cli import app, main
 from training.data.chunks import PrepareProgress
 from training.data.cutting import FaceCutter
 from training.data.indexing import index_run
 from training.data.photos import Photo
-from training.data.shards import load_role
+from training.data.shards import SETTINGS, load_role
 from training.recipes import paper, starter
+from training.run_recipe import check_cut
 
 CHILD = """
     import pathlib, resource, signal, sys, time
@@ -205,6 +206,46 @@ def test_faces_that_serving_does_not_score_are_left_out(cutter: FaceCutter, port
     eyes.resize((240, 66), Image.Resampling.LANCZOS).save(strip, "PNG")
     assert counting.find(replace(photo, read=strip.getvalue, boxes=None)) == []
     assert counting.dropped == {("ann", "face_cut_off"): 2, ("ann", "photo_without_large_face"): 1}
+
+
+def test_the_visible_part_of_a_face_decides_its_size(cutter: FaceCutter, portrait: bytes) -> None:
+    """A face at the border with 71 visible pixels of 93 is used from 70 px on, not from 72 px on, as in serving."""
+    border = io.BytesIO()
+    Image.open(io.BytesIO(portrait)).convert("RGB").crop((200, 0, 512, 512)).save(border, "PNG")
+    photo = Photo("a.png", "ann", border.getvalue, None)
+    kept, left_out = (FaceCutter(cutter.detector, cutter.landmarker, cutter.spec, least, 1) for least in (70, 72))
+    (face,) = kept.find(photo)
+    assert face.box.short_side > 90
+    assert [cut.short_side for cut in kept.cut([face])] == [face.box.visible_short_side(312, 512)]
+    assert left_out.find(photo) == []
+    assert left_out.dropped == {("ann", "photo_without_large_face"): 1}
+
+
+def test_a_run_of_another_version_is_refused(cutter: FaceCutter, tmp_path: Path) -> None:
+    """Faces that an earlier version selected are neither read nor continued."""
+    prepare(tmp_path, DrawnPhotos(3), cutter)
+    settings = tmp_path / SETTINGS
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"layout": 1}))
+    with pytest.raises(ValueError, match=r"prepared with other settings \(layout\)"):
+        prepare(tmp_path, DrawnPhotos(3), cutter)
+    index = tmp_path / "faces" / "train" / "index.npz"
+    with np.load(index) as arrays:
+        np.savez(index, **{name: values for name, values in arrays.items() if name != "layout"})
+    with pytest.raises(ValueError, match="prepare the photographs again, in another run folder"):
+        load_role(tmp_path, "train")
+
+
+def test_training_needs_faces_cut_as_the_recipe_serves_them(
+    cutter: FaceCutter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A recipe that serves without antialiasing is refused on faces that were cut with it, before any work."""
+    prepare(tmp_path, DrawnPhotos(3), cutter)
+    check_cut(tmp_path, starter())
+    monkeypatch.setattr(sys, "argv", ["unlensed-train", "train", str(tmp_path), "--recipe", "released"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == Exit.USAGE
+    assert "were cut with another antialias than the recipe released states" in capsys.readouterr().err
 
 
 def test_duplicates_are_dropped_across_roles(

@@ -15,8 +15,7 @@ from training.data.exif import TAG_NAMES
 from training.evaluation.pretext import measure_balanced_accuracy, measure_ordering, measure_pretext
 from training.pretext.checkpoints import save_checkpoint
 from training.pretext.network import MANIPULATION, build_network
-from training.pretext.ranking import pair_indices
-from training.pretext.validation import ranking_accuracy
+from training.pretext.validation import pair_indices, ranking_accuracy
 from training.recipes import LossRule, starter
 
 
@@ -59,11 +58,12 @@ def test_intervals_resample_whole_photographs() -> None:
 
 def test_only_trained_tasks_are_measured(tmp_path: Path) -> None:
     """Only the tasks that the recipe trains are measured, each with its number of faces."""
-    recipe = replace(starter(), losses=LossRule(ranking_weight=0.0))
+    both = replace(starter(), augment=replace(starter().augment, warps=1))
+    recipe = replace(both, losses=LossRule(ranking_weight=0.0))
     network = build_network(recipe)
     save_checkpoint(tmp_path / "best.safetensors", network, recipe, {})
     faces = make_faces(6)
     assert set(measure_pretext(tmp_path / "best.safetensors", faces, recipe)) == {MANIPULATION}
-    rates = measure_pretext(tmp_path / "best.safetensors", faces, starter())
+    rates = measure_pretext(tmp_path / "best.safetensors", faces, both)
     assert set(rates) - {MANIPULATION} <= set(TAG_NAMES)
     assert rates[MANIPULATION].count == len(faces)

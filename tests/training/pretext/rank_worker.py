@@ -43,11 +43,12 @@ def make_double_network(recipe: Recipe, *, frozen_statistics: bool) -> PretextNe
 
 
 def make_pictures() -> Batch:
-    """Return twelve random pictures, with equal and missing tags."""
+    """Return twelve random pictures, ranked and classified in turn, with equal and missing tags."""
     rng = np.random.default_rng(2)
     tags = rng.integers(0, 5, (FACES, 4)).astype(float)
     tags[rng.random((FACES, 4)) < 0.2] = np.nan
     manipulated = (rng.random(FACES) < 0.5).astype(float)
+    tags[1::2], manipulated[::2] = np.nan, np.nan
     return Batch(*(torch.from_numpy(array) for array in (rng.normal(0, 1, (FACES, 3, 3, 3)), tags, manipulated)))
 
 

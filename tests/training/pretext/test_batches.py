@@ -1,21 +1,39 @@
-"""Batches depend on seed, epoch and step only, and not on workers, ranks or a resume."""
+"""Batches depend on seed, epoch and step only; each face has a crop as served and one for the manipulation task."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from tests.training.pretext.tiny_training import make_faces
-from training.data.manipulations import FaceSampler, Manipulation, make_sampler
-from training.data.shards import WIDE_SIZE
+from ingest.dali import FaceCropper
+from ingest.probe import EncodedFace, probe_image
+from ingest.spec import FaceBox, PreprocessSpec
+from tests.training.data.drawn_photos import ROLES, DrawnPhotos, make_cutter, prepare_drawn
+from tests.training.data.drawn_photos import draw as draw_photo
+from tests.training.pretext.tiny_training import make_faces, make_recipe
+from training.data.indexing import index_run
+from training.data.manipulations import FaceSampler, make_sampler
+from training.data.shards import WIDE_SIZE, load_role
 from training.pretext.batch_makers import choose_batch_maker
 from training.pretext.batches import Batch, BatchPlan, CpuBatchMaker, iterate_epoch
 from training.pretext.batches_cuda import CudaBatchMaker, area_weights
 from training.pretext.optimiser import cosine_factor, make_optimiser, set_rates
-from training.recipes import AugmentRule, OptimiserRule
+from training.recipes import (
+    AugmentRule,
+    LossRule,
+    Manipulation,
+    OptimiserRule,
+    Recipe,
+    exif_only,
+    face_only,
+    paper,
+    released,
+    starter,
+)
 
 FACES, BATCH = 14, 4
 
@@ -23,7 +41,16 @@ FACES, BATCH = 14, 4
 @pytest.fixture(name="sampler", scope="module")
 def fixture_sampler() -> FaceSampler:
     """A sampler for small crops."""
-    return make_sampler(32, WIDE_SIZE, AugmentRule(warps=1), seed=3)
+    return make_sampler(32, WIDE_SIZE, replace(starter().augment, warps=1), seed=3)
+
+
+def make_plan(sampler: FaceSampler, losses: LossRule | None = None, **changes: int) -> BatchPlan:
+    """Return a plan for 14 faces with crops of 32 px, in batches of four."""
+    faces = make_faces(FACES)
+    faces = replace(faces, crops=np.ascontiguousarray(faces.crops[:, :32, :32]))
+    fields = {"rank": changes.pop("rank", 0), "ranks": changes.pop("ranks", 1)}
+    recipe = make_recipe(**{"seed": 1, "batch_size": BATCH, "losses": losses or LossRule()} | changes)
+    return BatchPlan(faces, sampler, recipe, **fields)
 
 
 def draw(plan: BatchPlan, epoch: int = 0, first_step: int = 0, workers: int = 2) -> list[Batch]:
@@ -37,13 +64,13 @@ def assert_same(batches: list[Batch], others: list[Batch]) -> None:
     assert len(batches) == len(others)
     for one, two in zip(batches, others, strict=True):
         assert torch.equal(one.crops, two.crops)
-        assert torch.equal(one.manipulated, two.manipulated)
         torch.testing.assert_close(one.tags, two.tags, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(one.manipulated, two.manipulated, rtol=0, atol=0, equal_nan=True)
 
 
 def test_an_epoch_shows_each_face_once(sampler: FaceSampler) -> None:
     """Every batch is full, no face appears twice, and the next epoch has another order."""
-    plan = BatchPlan(make_faces(FACES), sampler, seed=1, batch_size=BATCH)
+    plan = make_plan(sampler)
     assert plan.steps == len(draw(plan)) == FACES // BATCH
     orders = [np.concatenate([plan.select_rows(epoch, step) for step in range(plan.steps)]) for epoch in range(2)]
     for order in orders:
@@ -53,17 +80,16 @@ def test_an_epoch_shows_each_face_once(sampler: FaceSampler) -> None:
 
 def test_workers_change_no_pixel(sampler: FaceSampler) -> None:
     """One worker and five make the same batches; another epoch or seed gives others."""
-    plan = BatchPlan(make_faces(FACES), sampler, seed=1, batch_size=BATCH)
+    plan = make_plan(sampler)
     batches = draw(plan, workers=1)
     assert_same(batches, draw(plan, workers=5))
     assert not torch.equal(batches[0].crops, draw(plan, epoch=1)[0].crops)
-    other = BatchPlan(plan.faces, sampler, seed=2, batch_size=BATCH)
-    assert not torch.equal(batches[0].crops, draw(other)[0].crops)
+    assert not torch.equal(batches[0].crops, draw(make_plan(sampler, seed=2))[0].crops)
 
 
 def test_an_epoch_can_resume_at_any_step(sampler: FaceSampler) -> None:
     """From a later step on, the epoch has the same remaining batches."""
-    plan = BatchPlan(make_faces(FACES), sampler, seed=1, batch_size=BATCH)
+    plan = make_plan(sampler)
     batches = draw(plan)
     for step in range(plan.steps + 1):
         assert_same(draw(plan, first_step=step), batches[step:])
@@ -71,9 +97,8 @@ def test_an_epoch_can_resume_at_any_step(sampler: FaceSampler) -> None:
 
 def test_ranks_share_the_batch_of_one_process(sampler: FaceSampler) -> None:
     """The concatenated shares of two ranks are the batch of one process."""
-    faces = make_faces(FACES)
-    whole = draw(BatchPlan(faces, sampler, seed=1, batch_size=BATCH))
-    shares = [draw(BatchPlan(faces, sampler, seed=1, batch_size=BATCH, rank=rank, ranks=2)) for rank in range(2)]
+    whole = draw(make_plan(sampler))
+    shares = [draw(make_plan(sampler, rank=rank, ranks=2)) for rank in range(2)]
     joined = [
         Batch(*(torch.cat(pair) for pair in ((a.crops, b.crops), (a.tags, b.tags), (a.manipulated, b.manipulated))))
         for a, b in zip(*shares, strict=True)
@@ -83,8 +108,8 @@ def test_ranks_share_the_batch_of_one_process(sampler: FaceSampler) -> None:
 
 def test_an_error_in_a_worker_is_raised(sampler: FaceSampler) -> None:
     """An exception of a worker thread is raised where the batch is read."""
-    faces = make_faces(FACES)
-    broken = BatchPlan(faces.select(np.arange(FACES)), sampler, seed=1, batch_size=BATCH)
+    broken = make_plan(sampler)
+    broken = replace(broken, faces=broken.faces.select(np.arange(FACES)))
     broken.faces.wide.resize((0,), refcheck=False)
     with pytest.raises(IndexError):
         draw(broken)
@@ -92,7 +117,8 @@ def test_an_error_in_a_worker_is_raised(sampler: FaceSampler) -> None:
 
 def test_the_device_resamples_as_the_cpu(sampler: FaceSampler) -> None:
     """The batches of the GPU's code, run on the CPU, equal those of the worker threads except for OpenCV's rounding."""
-    plan = BatchPlan(make_faces(FACES), replace(sampler, size=224), seed=2, batch_size=FACES)
+    recipe = make_recipe(seed=2, batch_size=FACES)
+    plan = BatchPlan(make_faces(FACES), replace(sampler, size=224), recipe)
     smooth = cv2.GaussianBlur(np.random.default_rng(5).normal(128, 3000, (WIDE_SIZE, WIDE_SIZE, 3)), (0, 0), 9)
     for row, picture in enumerate(plan.faces.wide):
         picture[:] = np.roll(
@@ -105,9 +131,10 @@ def test_the_device_resamples_as_the_cpu(sampler: FaceSampler) -> None:
     assert {Manipulation.NONE, Manipulation.PIECEWISE_AFFINE, Manipulation.EYE_FLIP} <= kinds
     assert len({plan.draw_augmentation(0, 0, place).mirrored for place in range(FACES)}) == 2
     difference = (found.crops.int() - expected.crops.int()).abs()
-    assert difference.max() <= 2
-    assert difference.float().mean() < 0.02
-    assert torch.equal(found.manipulated, expected.manipulated)
+    assert difference[::2].max() == 0  # as served
+    assert difference[1::2].max() <= 2
+    assert difference[1::2].float().mean() < 0.02
+    torch.testing.assert_close(found.manipulated, expected.manipulated, rtol=0, atol=0, equal_nan=True)
     torch.testing.assert_close(found.tags, expected.tags, rtol=0, atol=0, equal_nan=True)
 
 
@@ -120,8 +147,70 @@ def test_area_weights_are_means() -> None:
 
 def test_a_cpu_s_batches_come_from_the_workers(sampler: FaceSampler) -> None:
     """A network on a CPU gets its batches from the worker threads only."""
-    plan = BatchPlan(make_faces(FACES), sampler, seed=1, batch_size=BATCH)
-    assert isinstance(choose_batch_maker(plan, torch.device("cpu")), CpuBatchMaker)
+    assert isinstance(choose_batch_maker(make_plan(sampler), torch.device("cpu")), CpuBatchMaker)
+
+
+def test_ranked_crops_are_those_that_are_served(tmp_path: Path) -> None:
+    """The crops of the ranking task are, byte for byte, what the scorer's cropper cuts from the files."""
+    cutter = make_cutter(tmp_path)
+    inputs, records = prepare_drawn(tmp_path, DrawnPhotos(9), cutter, ROLES)
+    index_run(tmp_path, records, inputs, paper())
+    faces = load_role(tmp_path, "train")
+    recipe = replace(paper(), batch_size=len(faces), augment=AugmentRule(warps=1))
+    sampler = make_sampler(recipe.preprocess.size, WIDE_SIZE, recipe.augment, recipe.seed)
+    plan = BatchPlan(faces, sampler, recipe)
+    batch = draw(plan)[0]
+    cropper = FaceCropper(PreprocessSpec(), 1, len(faces))
+    box = FaceBox(20, 20, 50, 60)
+    files = [draw_photo(int(faces.photos[row].removesuffix(".jpg"))) for row in plan.select_rows(0, 0)]
+    served = cropper.crop([EncodedFace.around(data, probe_image(data), box, recipe.preprocess) for data in files])
+    assert np.array_equal(batch.crops[::2].numpy(), np.stack(served))
+    # The manipulation task would show them smoothed.
+    assert (batch.crops[1::2].numpy() != np.stack(served)).any(axis=(1, 2, 3)).all()
+
+
+def has_labels(batch: Batch) -> list[tuple[bool, bool]]:
+    """Return for each crop whether it is ranked and whether it is classified."""
+    ranked, classified = ~batch.tags.isnan().all(dim=1), ~batch.manipulated.isnan()
+    return list(zip(ranked.tolist(), classified.tolist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "labels"),
+    [
+        (paper(), [(True, False), (False, True)]),
+        (released(), [(True, False), (True, True)]),
+        (exif_only(), [(True, False)]),
+        (face_only(), [(False, True)]),
+    ],
+    ids=lambda value: value.name if isinstance(value, Recipe) else "",
+)
+def test_each_face_has_a_crop_for_each_trained_task(
+    sampler: FaceSampler, recipe: Recipe, labels: list[tuple[bool, bool]]
+) -> None:
+    """Ranked crops come first; in the release the crops of the manipulation task are ranked, too."""
+    plan = make_plan(sampler, recipe.losses)
+    for batch in draw(plan):
+        assert has_labels(batch) == labels * BATCH
+        if len(labels) > 1:
+            assert batch.tags[::2].isfinite().all()
+            assert not torch.equal(batch.crops[::2], batch.crops[1::2])
+    kinds = [plan.draw_augmentation(0, 0, place).kind for place in range(BATCH)]
+    if (False, True) in labels:
+        manipulated = draw(plan)[0].manipulated
+        assert manipulated[~manipulated.isnan()].tolist() == [float(kind is not Manipulation.NONE) for kind in kinds]
+
+
+def test_only_a_rule_that_mirrors_changes_a_served_crop(sampler: FaceSampler) -> None:
+    """The crops of the ranking task are the stored ones, mirrored at random if the recipe says so."""
+    for mirrors in (False, True):
+        plan = make_plan(replace(sampler, rule=replace(sampler.rule, mirror=mirrors)), LossRule(manipulation_weight=0))
+        rows = plan.select_rows(0, 0)
+        crops, stored = draw(plan)[0].crops.numpy(), plan.faces.crops[rows]
+        mirrored = [plan.draw_augmentation(0, 0, place).mirrored for place in range(BATCH)]
+        assert any(mirrored) == mirrors
+        for crop, same, flipped in zip(crops, stored, mirrored, strict=True):
+            assert np.array_equal(crop, same[:, ::-1] if flipped else same)
 
 
 @pytest.mark.parametrize(("cosine_epochs", "stepwise"), [(None, True), (3, False)])

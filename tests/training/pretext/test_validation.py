@@ -14,8 +14,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from ingest.spec import PreprocessSpec
-from tests.training.pretext.tiny_training import make_faces
-from training.data.manipulations import FaceSampler, make_sampler
+from tests.training.pretext.tiny_training import make_faces, make_recipe
+from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
 from training.pretext.backbone import FEATURE_SIZE, Normalise
 from training.pretext.batches import Batch
@@ -27,14 +27,17 @@ from training.pretext.validation import (
     compute_auc,
     figure_of_merit,
     make_validation_batches,
+    make_validation_sampler,
+    predict,
     ranking_accuracy,
     resample_again,
     select_validation_faces,
     validate,
 )
-from training.recipes import AugmentRule, LossRule
+from training.recipes import AugmentRule, LossRule, starter
 
 FACES, STEPS = 16, 40
+RECIPE = make_recipe(seed=1, augment=dataclasses.replace(starter().augment, warps=2))
 
 
 class FilterBank(nn.Module):
@@ -51,12 +54,6 @@ class FilterBank(nn.Module):
         """Map [N, S, S, 3] to [N, 768]."""
         features: torch.Tensor = self.widen(self.layers(crops_NHWC))
         return features
-
-
-@pytest.fixture(name="sampler", scope="module")
-def fixture_sampler() -> FaceSampler:
-    """A sampler of crops of 224 px."""
-    return make_sampler(224, WIDE_SIZE, AugmentRule(warps=2), seed=3)
 
 
 @pytest.fixture(name="faces", scope="module")
@@ -83,10 +80,10 @@ def train_head(batches: list[Batch]) -> PretextNetwork:
     return network
 
 
-def test_control_detects_a_head_that_learned_resampling(faces: FaceSet, sampler: FaceSampler) -> None:
+def test_control_detects_a_head_that_learned_resampling(faces: FaceSet) -> None:
     """A head trained with the release's confound causes a warning; a head trained on a dark mark does not."""
-    batches = make_validation_batches(faces, sampler, seed=1)
-    untouched = [batch for batch in batches if not batch.manipulated.any()]
+    batches = make_validation_batches(faces, RECIPE)
+    untouched = [batch for batch in batches if (batch.manipulated == 0).all()]
 
     def alter(change: Callable[[np.ndarray], np.ndarray]) -> list[Batch]:
         changed = [change(batch.crops.numpy().copy()) for batch in untouched]
@@ -100,7 +97,7 @@ def test_control_detects_a_head_that_learned_resampling(faces: FaceSet, sampler:
         return crops
 
     sound, confounded = untouched + alter(darken), untouched + alter(resample_again)
-    held_out = make_validation_batches(faces, sampler, seed=2)
+    held_out = make_validation_batches(faces, dataclasses.replace(RECIPE, seed=2))
     good, bad = validate(train_head(sound), held_out), validate(train_head(confounded), held_out)
     assert check_control(good) is None
     assert "may have learned resampling instead" in check_control(bad)
@@ -126,12 +123,43 @@ def test_auc_is_scikit_learn_s(seed: int, size: int) -> None:
     assert compute_auc(torch.from_numpy(low), torch.from_numpy(high)) == pytest.approx(expected)
 
 
-def test_validation_uses_the_same_faces_each_time(faces: FaceSet, sampler: FaceSampler) -> None:
-    """Each face is used once untouched and once manipulated, the same on every call."""
-    once, again = (make_validation_batches(faces, sampler, seed=1) for _ in range(2))
+def test_validation_uses_the_same_faces_each_time(faces: FaceSet) -> None:
+    """Each face is used as served, then untouched and manipulated for the manipulation task; the same on every call."""
+    once, again = (make_validation_batches(faces, RECIPE) for _ in range(2))
     assert all(torch.equal(one.crops, two.crops) for one, two in zip(once, again, strict=True))
-    assert sum(len(batch.crops) for batch in once) == 2 * FACES
-    assert sum(float(batch.manipulated.sum()) for batch in once) == FACES
+    served, untouched, altered = once
+    assert np.array_equal(served.crops.numpy(), faces.crops)
+    torch.testing.assert_close(served.tags, torch.from_numpy(faces.tags).float())
+    assert served.manipulated.isnan().all()
+    assert untouched.manipulated.tolist() == [0.0] * FACES
+    assert altered.manipulated.tolist() == [1.0] * FACES
+    assert untouched.tags.isnan().all()
+    assert altered.tags.isnan().all()
+
+
+def test_predictions_are_of_the_faces_in_order(faces: FaceSet) -> None:
+    """The crops as served, untouched and manipulated each have the order of the faces, over several batches."""
+    batches = [batch for part in range(2) for batch in make_validation_batches(faces.select(rows(part)), RECIPE)]
+    torch.manual_seed(2)
+    network = PretextNetwork(FilterBank(), centred_heads=False)
+    found = predict(network, batches)
+    for name, kind in (("served", 0), ("untouched", 1), ("altered", 2)):
+        expected = predict(network, batches[kind::3])
+        torch.testing.assert_close(found.logits[getattr(found, name)], expected.logits)
+    torch.testing.assert_close(found.tags[found.served], torch.from_numpy(faces.tags).float())
+
+
+def rows(part: int) -> np.ndarray:
+    """Return the first or the second half of the faces' rows."""
+    return np.arange(FACES // 2) + part * FACES // 2
+
+
+def test_validation_has_other_warps_than_training() -> None:
+    """No warp of validation is one of training, whose warps differ from one another."""
+    recipe = make_recipe(augment=AugmentRule(warps=3))
+    trained = make_sampler(recipe.preprocess.size, WIDE_SIZE, recipe.augment, recipe.seed)
+    warps = (*trained.shifts, *make_validation_sampler(recipe).shifts)
+    assert len({warp.tobytes() for warp in warps}) == 6
 
 
 def test_untagged_faces_are_few() -> None:
