@@ -22,6 +22,9 @@ from scorer.bundle.manifest import PlanRule, Target
 from scorer.commands.progress import Progress
 from scorer.commands.terminal import Terminal
 from scorer.engines.tensorrt.trtexec import describe_command
+from scorer.fitting.calibrate import describe_calibration, make_calibration_id, score_held_out
+from scorer.fitting.em import EmProgress
+from scorer.fitting.fit import choose_array_module, choose_mixture, describe_shape
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
 from training.data import detector
 from training.data.shards import load_role
@@ -38,9 +41,6 @@ from training.export.openvino import export_extractor
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR, PRECISIONS, Deployment
 from training.export.torch_tensorrt_plan import build_plan_of_network, find_obstacle
 from training.export.triton_repository import write_repository
-from training.mixture.calibrate import describe_calibration, make_calibration_id, score_held_out
-from training.mixture.em import EmProgress
-from training.mixture.fit import choose_array_module, choose_mixture, describe_shape
 from training.pretext.checkpoints import load_checkpoint
 from training.pretext.network import FEATURE_SIZE, build_network
 from training.recipes import Recipe

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom
 
 from scorer.decide import CONFIDENCE, photographs_needed
+from scorer.fitting.em_shared import blocks
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
-from training.mixture.em_shared import blocks
 
 RATES = (0.05, 0.01, 0.001)
 ASSUMPTION = (

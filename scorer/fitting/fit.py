@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.device import DeviceUnavailable, Request, load_array_module, resolve_device
+from scorer.fitting.em import EmFit, EmProgress, fit_em
+from scorer.fitting.em_shared import blocks, factorise
+from scorer.fitting.seeding import seed_responsibilities
+from scorer.fitting.shapes import MixtureRule, MixtureShape
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
-from training.mixture.em import EmFit, EmProgress, fit_em
-from training.mixture.em_shared import blocks, factorise
-from training.mixture.seeding import seed_responsibilities
-from training.recipes import MixtureRule, MixtureShape
 
 MAX_FOLDS = 10
 FP16 = np.finfo(np.float16)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture as Estimator
 
-from scorer.mixture import GaussianMixture
-from training.mixture.calibrate import make_calibration_id, score_held_out
-from training.mixture.fit import (
+from scorer.fitting.calibrate import make_calibration_id, score_held_out
+from scorer.fitting.fit import (
     Fitter,
     choose_array_module,
     choose_mixture,
@@ -16,7 +15,8 @@ from training.mixture.fit import (
     mean_log_likelihood,
     split_sources,
 )
-from training.recipes import Covariance, MixtureRule, MixtureShape
+from scorer.fitting.shapes import Covariance, MixtureRule, MixtureShape
+from scorer.mixture import GaussianMixture
 
 
 @pytest.fixture(name="features")

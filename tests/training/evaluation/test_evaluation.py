@@ -16,6 +16,7 @@ from rich.console import Console
 
 from scorer.bundle.bundle import Bundle, read_bundle
 from scorer.decide import p_values
+from scorer.fitting.calibrate import describe_calibration
 from scorer.meaning import explain_pass
 from training import steps
 from training.data.exif import TAG_NAMES
@@ -30,7 +31,6 @@ from training.evaluation.stated import state_evaluation
 from training.evaluation.tables import list_tables, print_tables
 from training.export.features import extract_features
 from training.export.target import Deployment
-from training.mixture.calibrate import describe_calibration
 from training.recipes import Recipe
 
 ODD_NAME = "<b>odd&name"
