@@ -4,6 +4,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ingest.probe import ImageInfo, Limits, probe_image
 from ingest.reasons import Unscorable
 from ingest.spec import FaceBox
@@ -26,7 +29,10 @@ class LocatedFace:
 
 @dataclass(frozen=True, slots=True)
 class LocatedImage:
-    """A request after probing: either `info` and `faces`, or the `failure` that stopped it."""
+    """A request after probing: either `info` and `faces`, or the `failure` that stopped it.
+
+    `features` is None unless the job keeps features: scoring then adds [D] float32 for each scored face by `face_id`.
+    """
 
     request: ScoreRequest
     data: bytes
@@ -34,6 +40,7 @@ class LocatedImage:
     faces: tuple[LocatedFace, ...]
     failure: Unscorable | None
     locate_ms: float
+    features: dict[str, NDArray[np.float32]] | None = None
 
 
 def locate_faces(

@@ -12,7 +12,7 @@ from ingest.probe import EncodedFace, ImageInfo
 from ingest.reasons import UNSUPPORTED, Reason, Unscorable
 from ingest.spec import MIN_VISIBLE_SHARE
 from scorer.decide import Policy, decide_face, p_values
-from scorer.engines.base import Embedder
+from scorer.engines.base import Embedder, FeatureBatch
 from scorer.locate import LocatedFace, LocatedImage
 from scorer.messages import (
     FaceResult,
@@ -66,10 +66,26 @@ def score_batch(images: Sequence[tuple[LocatedImage, Policy]], embedder: Embedde
             outcomes[position] = Unscorable(Reason.NOT_FINITE, "the extractor gave a number that is not finite")
         else:
             outcomes[position] = _Score(float(value), float(p_value), float(embedded.high_band[row]))
+    _keep_features(
+        images, [(row, each) for row, each in enumerate(positions) if isinstance(outcomes[each], _Score)], embedded
+    )
     return [
         _result(image, [outcomes[number, index] for index in range(len(image.faces))], model, policy, embed_ms)
         for number, (image, policy) in enumerate(images)
     ]
+
+
+def _keep_features(
+    images: Sequence[tuple[LocatedImage, Policy]], scored: Sequence[tuple[int, tuple[int, int]]], embedded: FeatureBatch
+) -> None:
+    """Copy the features of scored faces, (row of the batch, position), to the images that keep them."""
+    if all(image.features is None for image, _ in images):
+        return
+    features = embedded.on_host().features
+    for row, (image_number, face_number) in scored:
+        image = images[image_number][0]
+        if image.features is not None:
+            image.features[image.faces[face_number].face_id] = features[row].copy()
 
 
 def _prepare_safely(image: LocatedImage, face: LocatedFace, model: Model, policy: Policy) -> EncodedFace | Unscorable:

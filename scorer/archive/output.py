@@ -1,16 +1,19 @@
 """Turns results into the rows of a shard's Parquet files. Of an image only its rows are kept, never its bytes."""
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from ingest.image_metadata import ImageMetadata
 from ingest.reasons import Reason
 from ingest.resampling import find_marks
 from scorer.archive.items import Item
-from scorer.archive.rows import ERRORS, RESULTS
+from scorer.archive.rows import ERRORS, FEATURES, RESULTS
 from scorer.messages import ScoreResult
 
 # The image itself may be good, so a retry may score it.
@@ -48,6 +51,7 @@ class ShardOutput:
     """The rows and counts of a shard's images so far.
 
     Attributes:
+        features: one row for each scored face, where the run keeps features.
         counts: images, faces, no_face, failed, retryable, and images by decision: flag, review, pass.
         stage_s: seconds that each stage was busy, over all threads.
         left_out: what the shard's tar or manifest contains besides images, by `LeftOut`.
@@ -56,11 +60,19 @@ class ShardOutput:
     shard: int
     results: RowBuffer = field(default_factory=lambda: RowBuffer(RESULTS))
     errors: RowBuffer = field(default_factory=lambda: RowBuffer(ERRORS))
+    features: RowBuffer = field(default_factory=lambda: RowBuffer(FEATURES))
     counts: Counter[str] = field(default_factory=Counter)
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def add(self, position: int, item: Item, result: ScoreResult, image_metadata: ImageMetadata) -> dict[str, int]:
+    def add(
+        self,
+        position: int,
+        item: Item,
+        result: ScoreResult,
+        image_metadata: ImageMetadata,
+        features: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> dict[str, int]:
         """Add one image's rows: one a face, one without a face, or one error; return its counts.
 
         Faces that are too small or cut off are also rows of results: a person has to review them.
@@ -83,6 +95,8 @@ class ShardOutput:
         image |= _list_image_columns(item, result) | _list_metadata_columns(result, image_metadata)
         for face in _list_face_columns(result) or [{}]:
             self.results.add(image | face)
+        for face_id, numbers in (features or {}).items():
+            self.features.add({"shard": self.shard, "position": position, "face_id": face_id, "features": numbers})
         return counted
 
 

@@ -48,6 +48,16 @@ RESULTS = pa.schema(
     ]
 )
 
+# Beside the results and not in them, so that results can be read and shared without data that describe a face.
+FEATURES = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("position", pa.int32()),
+        ("face_id", pa.string()),
+        ("features", pa.list_(pa.float32())),  # as many for each face as the bundle's `feature_size`
+    ]
+)
+
 ERRORS = pa.schema(
     [
         ("shard", pa.int32()),
