@@ -22,7 +22,7 @@ from scorer.bundle.manifest import PlanRule, Target
 from scorer.commands.progress import Progress
 from scorer.commands.terminal import Terminal
 from scorer.engines.tensorrt.trtexec import describe_command
-from scorer.fitting.calibrate import describe_calibration, make_calibration_id, score_held_out
+from scorer.fitting.calibrate import choose_golden_tolerance, describe_calibration, make_calibration_id, score_held_out
 from scorer.fitting.em import EmProgress
 from scorer.fitting.fit import choose_array_module, choose_mixture, describe_shape
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
@@ -54,7 +54,6 @@ PLAN_NOTE = (
     "Build with the TensorRT version that serves (10.15 or newer; 11 accepts --stronglyTyped but does not need it), on "
     "the GPU model that serves. `unlensed bundle build` does this and also writes build.json; this command does not."
 )
-GOLDEN_TOLERANCE_SHARE = 0.05  # of the interquartile range, which an outlier does not widen
 
 
 def build_engine(run: Path, recipe: Recipe, deployment: Deployment) -> Path:
@@ -252,9 +251,7 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
         "calibration_photographs": json.loads((results / "calibration.json").read_text(encoding="utf-8"))[
             "photographs"
         ],
-        "golden_tolerance_nats": round(
-            GOLDEN_TOLERANCE_SHARE * float(np.subtract(*np.percentile(values, [75, 25]))), 2
-        ),
+        "golden_tolerance_nats": choose_golden_tolerance(values),
         "provenance": {
             "created_at": created,
             "recipe": recipe.name,

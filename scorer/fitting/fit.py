@@ -212,8 +212,8 @@ def choose_array_module(request: Request = "auto") -> tuple[Any, str]:
         return np, str(error)
 
 
-def split_sources(sources_N: NDArray[np.str_]) -> list[NDArray[np.str_]]:
-    """Return folds of sources with similar numbers of faces: one for each source, but at most `MAX_FOLDS`.
+def split_sources(sources_N: NDArray[np.str_], most: int = MAX_FOLDS) -> list[NDArray[np.str_]]:
+    """Return folds of sources with similar numbers of faces: one for each source, but at most `most`.
 
     Raises:
         ValueError: there is a single source.
@@ -225,7 +225,7 @@ def split_sources(sources_N: NDArray[np.str_]) -> list[NDArray[np.str_]]:
             "prepare more sources, or give a single shape and role set in the recipe"
         )
         raise ValueError(message)
-    folds: list[list[str]] = [[] for _ in range(min(len(names), MAX_FOLDS))]
+    folds: list[list[str]] = [[] for _ in range(min(len(names), most))]
     sizes = np.zeros(len(folds))
     for index in np.argsort(-faces, kind="stable"):
         smallest = int(sizes.argmin())
