@@ -18,11 +18,13 @@ from ingest.detect import DetectorSpec
 from ingest.probe import EncodedFace, probe_image
 from ingest.spec import FaceBox, PreprocessSpec
 from scorer.bundle.bundle import list_files, write_manifest
+from scorer.bundle.calibration import load_calibration, make_manifest_fields, write_calibration
 from scorer.bundle.manifest import PlanRule, Target
 from scorer.commands.progress import Progress
 from scorer.commands.terminal import Terminal
+from scorer.decide import Calibration
 from scorer.engines.tensorrt.trtexec import describe_command
-from scorer.fitting.calibrate import choose_golden_tolerance, describe_calibration, make_calibration_id, score_held_out
+from scorer.fitting.calibrate import choose_golden_tolerance, describe_calibration, score_held_out
 from scorer.fitting.em import EmProgress
 from scorer.fitting.fit import choose_array_module, choose_mixture, describe_shape
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
@@ -165,7 +167,7 @@ def calibrate_run(run: Path, deployment: Deployment, threads: int) -> dict[str, 
     faces = load_role(run, "calibrate")
     features = extract_features(deployment.engine(run), faces.crops, threads)
     values = score_held_out(read_mixture(results), features)
-    np.savez_compressed(results / "calibration.npz", log_likelihoods=np.sort(values))
+    write_calibration(results / "calibration.npz", Calibration(np.sort(values)))
     report = describe_calibration(values, faces.photos)
     (results / "calibration.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
@@ -234,8 +236,8 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
     write_golden(results, engine, threads)
     for name in ("mixture.npz", "calibration.npz", "golden.npz"):
         shutil.copyfile(results / name, folder / name)
-    with np.load(results / "calibration.npz", allow_pickle=False) as arrays:
-        values = arrays["log_likelihoods"]
+    calibration = load_calibration(results / "calibration.npz")
+    calibrated = json.loads((results / "calibration.json").read_text(encoding="utf-8"))
     created = datetime.now(UTC).date().isoformat()
     infix = "" if deployment.target == "openvino" else f"{deployment.target}-{deployment.precision}-"
     bundle_id = f"{recipe.name}-{infix}{created}"
@@ -246,12 +248,8 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
         **describe_engine(deployment),
         "detector": DetectorSpec(),
         "mixture_components": len(read_mixture(results).weights),
-        "calibration_id": make_calibration_id(values),
-        "calibration_size": len(values),
-        "calibration_photographs": json.loads((results / "calibration.json").read_text(encoding="utf-8"))[
-            "photographs"
-        ],
-        "golden_tolerance_nats": choose_golden_tolerance(values),
+        **make_manifest_fields(calibration, calibrated["photographs"], {}),
+        "golden_tolerance_nats": choose_golden_tolerance(calibration.pooled),
         "provenance": {
             "created_at": created,
             "recipe": recipe.name,

@@ -9,9 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ingest.image_metadata import ImageMetadata
 from ingest.reasons import Reason
-from ingest.resampling import find_marks
 from scorer.archive.items import Item
 from scorer.archive.rows import ERRORS, FEATURES, RESULTS
 from scorer.messages import ScoreResult
@@ -66,12 +64,7 @@ class ShardOutput:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def add(
-        self,
-        position: int,
-        item: Item,
-        result: ScoreResult,
-        image_metadata: ImageMetadata,
-        features: Mapping[str, NDArray[np.float32]] | None = None,
+        self, position: int, item: Item, result: ScoreResult, features: Mapping[str, NDArray[np.float32]] | None = None
     ) -> dict[str, int]:
         """Add one image's rows: one a face, one without a face, or one error; return its counts.
 
@@ -92,7 +85,7 @@ class ShardOutput:
         if result.failed:
             self.errors.add(image | {"reason": result.reason_codes[0].value, "detail": result.detail})
             return counted
-        image |= _list_image_columns(item, result) | _list_metadata_columns(result, image_metadata)
+        image |= _list_image_columns(item, result)
         for face in _list_face_columns(result) or [{}]:
             self.results.add(image | face)
         for face_id, numbers in (features or {}).items():
@@ -119,20 +112,15 @@ def _list_image_columns(item: Item, result: ScoreResult) -> dict[str, Any]:
         "width": result.image.width,
         "height": result.image.height,
         "media_type": result.image.media_type,
+        "camera": result.image.camera,
+        "jpeg_quality": result.image.jpeg_quality,
+        "exif_width": result.image.exif_width,
+        "exif_height": result.image.exif_height,
+        "resampled": [mark.value for mark in result.image.resampled or ()],
         "bundle_id": result.model.bundle_id,
         "bundle_digest": result.model.bundle_digest,
         "policy_id": result.policy.policy_id,
         "policy_version": result.policy.version,
-    }
-
-
-def _list_metadata_columns(result: ScoreResult, image_metadata: ImageMetadata) -> dict[str, Any]:
-    high_bands = [face.quality["high_band"] for face in result.faces if "high_band" in face.quality]
-    marks = find_marks(result.image.width or 0, result.image.height or 0, image_metadata, high_bands)
-    return {
-        "camera": image_metadata.camera or None,
-        "jpeg_quality": image_metadata.jpeg_quality,
-        "resampled": [mark.value for mark in marks],
     }
 
 
@@ -148,6 +136,8 @@ def _list_face_columns(result: ScoreResult) -> list[dict[str, Any]]:
             "face_decision": face.decision.value,
             "face_reason_codes": [reason.value for reason in face.reason_codes],
             "face_px": face.quality["face_px"],
+            "stratum": face.stratum,
+            "calibrated_by": face.calibrated_by,
         }
         for face in result.faces
     ]

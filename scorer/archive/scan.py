@@ -13,7 +13,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ingest.image_metadata import read_image_metadata
 from ingest.reasons import Reason, Unscorable
 from scorer.archive.commit import commit_shard
 from scorer.archive.feed import Feeder
@@ -164,8 +163,6 @@ class Scan:
         finally:
             task.read_s = time.perf_counter() - started_s
         image = self._scorer.locate(request, data)
-        if image.info:
-            task.image_metadata = read_image_metadata(data, image.info)
         return replace(image, features={}) if self._keep_features else image
 
     def _time_out(self, task: Task) -> LocatedImage:
@@ -186,7 +183,7 @@ class Scan:
             self._commits.popleft().result()
         if work.abandoned:
             return
-        counted = work.output.add(task.position, task.item, done.result, task.image_metadata, done.image.features)
+        counted = work.output.add(task.position, task.item, done.result, done.image.features)
         self.progress.counts.update(counted)
         for stage, seconds in (("read", task.read_s), ("locate", done.image.locate_ms / 1000), ("score", done.score_s)):
             work.output.stage_s[stage] += seconds

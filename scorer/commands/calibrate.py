@@ -37,6 +37,9 @@ def calibrate(  # noqa: PLR0913 - one parameter per flag
     calibration_only: Annotated[
         bool, typer.Option("--calibration-only", help="Keep the mixture; the run needs no features.")
     ] = False,
+    strata: Annotated[
+        bool, typer.Option("--strata/--no-strata", help="Calibrate each kind of processing by itself, too.")
+    ] = True,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -74,20 +77,28 @@ def calibrate(  # noqa: PLR0913 - one parameter per flag
     from scorer.archive.calibration.new_bundle import write_calibrated_bundle  # noqa: PLC0415
     from scorer.archive.calibration.refit import calibrate_bundle  # noqa: PLC0415
     from scorer.bundle.signature import read_trusted_bundle  # noqa: PLC0415
+    from scorer.decide import Policy, resolve_policy  # noqa: PLC0415
 
     trusted = read_trusted_bundle(load_settings(bundle=bundle, bundle_digest=digest, bundle_key=key))
     calibrated = calibrate_bundle(
-        trusted, from_run, by=by, labels=found, calibration_only=calibration_only, report=terminal.say
+        trusted,
+        from_run,
+        by=by,
+        labels=found,
+        calibration_only=calibration_only,
+        strata=strata,
+        report=terminal.say,
     )
     written = write_calibrated_bundle(trusted, calibrated, out)
     if as_json:
         import json  # noqa: PLC0415
 
         facts = {"bundle_id": written.manifest.bundle_id, "digest": written.model.digest, "facts": calibrated.facts}
-        print_json(json.dumps(facts | {"notes": calibrated.notes, **calibrated.thresholds}))
+        print_json(json.dumps(facts | {"notes": calibrated.notes, "parts": calibrated.thresholds}))
     for name, fact in calibrated.facts.items():
         terminal.say(f"{name}: {fact}")
-    for note in calibrated.notes:
+    _, unsupported = resolve_policy(Policy(), written.manifest.calibration)
+    for note in filter(None, (*calibrated.notes, unsupported)):
         terminal.say(note, style="yellow")
     terminal.say(f"{out}: {written.manifest.bundle_id}, digest {written.model.digest}, not signed")
     terminal.say(f"Next: unlensed bundle verify {out}; then scan other photographs with it, and --check that run")

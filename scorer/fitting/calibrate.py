@@ -1,6 +1,5 @@
 """Calibration: the log-likelihoods of held-out photographs, and the false-alarm rates that they support."""
 
-import hashlib
 import math
 from dataclasses import asdict, dataclass
 
@@ -162,8 +161,3 @@ def describe_calibration(values_N: NDArray[np.float64], photos_N: NDArray[np.str
 def choose_golden_tolerance(values_N: NDArray[np.float64]) -> float:
     """Return how far in nats a golden face may be from its result on another processor, by the calibration's spread."""
     return round(GOLDEN_TOLERANCE_SHARE * float(np.subtract(*np.percentile(values_N, [75, 25]))), 2)
-
-
-def make_calibration_id(values: NDArray[np.float64]) -> str:
-    """Return a short id, a digest of the values."""
-    return hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()[:12]

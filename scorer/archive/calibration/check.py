@@ -140,16 +140,16 @@ def advise(
         )
     if all(row.verdict is Verdict.BELOW for row in overall):
         return Advice.OPTIONAL, (
-            f"The promise is kept with fewer false alarms than allowed: {_state(overall[-1])}; recalibrating would flag "
-            "more faces of both kinds."
+            f"The promise is kept with fewer false alarms than allowed: {_state(overall[-1])}; recalibrating would "
+            "flag more faces of both kinds."
         )
     return Advice.NO, f"No need to recalibrate: {_state(overall[-1])}."
 
 
 def _state(row: MeasuredRate) -> str:
     return (
-        f"{100 * row.share:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f} %) of the faces have a p-value of at most "
-        f"{100 * row.promised:g} %, where {100 * row.promised:g} % are promised"
+        f"{100 * row.share:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f} %) of the faces have a p-value of at "
+        f"most {100 * row.promised:g} %, where {100 * row.promised:g} % are promised"
     )
 
 

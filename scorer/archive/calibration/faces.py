@@ -27,8 +27,7 @@ _FACES = """
 WITH scored AS (
   SELECT shard, position, face_id, coalesce(source, '') AS source, coalesce(camera, '') AS camera, p_value,
     log_likelihood, coalesce(sha256, content_id) AS photograph, coalesce(f.label, i.label) AS label,
-    CASE WHEN coalesce(len(resampled), 0) = 0 THEN 'unmarked' ELSE array_to_string(resampled, ' and ') END AS stratum,
-    {group} AS name, [log_likelihood, face_x, face_y, face_width, face_height] AS face
+    coalesce(stratum, '') AS stratum, {group} AS name, [log_likelihood, face_x, face_y, face_width, face_height] AS face
   FROM results
     LEFT JOIN labels f ON f.result_id = results.result_id AND f.face = results.face_id
     LEFT JOIN labels i ON i.result_id = results.result_id AND i.face IS NULL

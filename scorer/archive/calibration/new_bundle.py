@@ -10,10 +10,11 @@ import numpy as np
 
 from scorer.archive.calibration.refit import NewCalibration
 from scorer.bundle.bundle import Bundle, read_bundle, write_manifest
+from scorer.bundle.calibration import write_calibration
 from scorer.bundle.manifest import CALIBRATION, GOLDEN, MIXTURE
 from scorer.errors import UsageError
 from scorer.files import require_local
-from scorer.fitting.calibrate import choose_golden_tolerance, make_calibration_id
+from scorer.fitting.calibrate import choose_golden_tolerance
 from scorer.mixture import log_likelihood, stack_mixture
 from scorer.version import VERSION
 
@@ -46,7 +47,7 @@ def write_calibrated_bundle(bundle: Bundle, calibrated: NewCalibration, folder: 
 
 
 def _write_files(bundle: Bundle, calibrated: NewCalibration, folder: Path) -> None:
-    manifest, values = bundle.manifest, calibrated.values
+    manifest, calibration = bundle.manifest, calibrated.calibration
     for name in manifest.files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(bundle.read(bundle.folder / name))
@@ -61,19 +62,17 @@ def _write_files(bundle: Bundle, calibrated: NewCalibration, folder: Path) -> No
             golden = dict(arrays)
         golden["log_likelihoods"] = log_likelihood(golden["features"], stack_mixture(mixture)).astype(np.float64)
         np.savez_compressed(folder / GOLDEN, **golden)
-    np.savez_compressed(folder / CALIBRATION, log_likelihoods=values)
-    calibration_id, today = make_calibration_id(values), datetime.now(UTC).date().isoformat()
-    bundle_id = f"{manifest.bundle_id.partition(_MARK)[0]}{_MARK}{calibration_id}"
+    write_calibration(folder / CALIBRATION, calibration)
+    today = datetime.now(UTC).date().isoformat()
+    bundle_id = f"{manifest.bundle_id.partition(_MARK)[0]}{_MARK}{calibrated.manifest_fields['calibration_id']}"
     card = folder / CARD
     before = card.read_text(encoding="utf-8") if card.exists() else ""
     section = describe_calibration(bundle, calibrated, bundle_id, today)
     card.write_text(_add_section(before, f"# Model card: {bundle_id}\n\n{section}"), encoding="utf-8")
-    fields = manifest.model_dump(exclude={"schema_version", "files", "evaluation"}) | {
+    fields: dict[str, object] = manifest.model_dump(exclude={"schema_version", "files", "evaluation"}) | {
+        **calibrated.manifest_fields,
         "bundle_id": bundle_id,
-        "calibration_id": calibration_id,
-        "calibration_size": len(values),
-        "calibration_photographs": calibrated.photographs,
-        "golden_tolerance_nats": choose_golden_tolerance(values),
+        "golden_tolerance_nats": choose_golden_tolerance(calibration.pooled),
         "provenance": {
             "created_at": today,
             "recipe": manifest.provenance.recipe,
@@ -87,17 +86,18 @@ def _write_files(bundle: Bundle, calibrated: NewCalibration, folder: Path) -> No
 
 def describe_calibration(bundle: Bundle, calibrated: NewCalibration, bundle_id: str, today: str) -> str:
     """Return the section of the model card."""
-    rows = [
-        f"| {100 * float(rate):g} % | {row['nats']:.1f} nats "
-        f"| {100 * row['rate_low']:.2g} to {100 * row['rate_high']:.2g} % |"
-        for rate, row in calibrated.thresholds["thresholds"].items()
-    ]
-    rows += [f"| {100 * float(rate):g} % | - | {reason} |" for rate, reason in calibrated.thresholds["refused"].items()]
+    rows = []
+    for part, measured in calibrated.thresholds.items():
+        start = f"| {part} | {measured['faces']} of {measured['photographs']} "
+        for rate, row in measured["thresholds"].items():
+            interval = f"{100 * row['rate_low']:.2g} to {100 * row['rate_high']:.2g} %"
+            rows.append(f"{start}| {100 * float(rate):g} % | {row['nats']:.1f} nats | {interval} |")
+        rows += [f"{start}| {100 * float(rate):g} % | - | {reason} |" for rate, reason in measured["refused"].items()]
     origin = (
         "`unlensed calibrate` fitted this bundle to photographs of a scan. Before it was "
-        f"{bundle.manifest.bundle_id}, digest {bundle.model.digest}. No face was left out for its decision. Nothing was "
-        "evaluated on other photographs or on generated pictures: **the other figures of this card are of the bundle "
-        "before.**"
+        f"{bundle.manifest.bundle_id}, digest {bundle.model.digest}. No face was left out for its decision. Nothing "
+        "was evaluated on other photographs or on generated pictures: **the other figures of this card are of the "
+        "bundle before.**"
     )
     return "\n".join(
         [
@@ -108,8 +108,8 @@ def describe_calibration(bundle: Bundle, calibrated: NewCalibration, bundle_id: 
             *(f"- {name}: {value}." for name, value in calibrated.facts.items()),
             *(f"- Limit: {note}." for note in calibrated.notes),
             "",
-            "| promised rate | threshold | 95 % interval of the true rate |",
-            "|---|---|---|",
+            "| stratum | faces of photographs | promised rate | threshold | 95 % interval of the true rate |",
+            "|---|---|---|---|---|",
             *rows,
             "",
             _END,

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from scorer.archive.calibration.faces import PHOTOGRAPH, RunFaces, read_faces, read_features
 from scorer.archive.calibration.labels import Label
 from scorer.bundle.bundle import Bundle
-from scorer.bundle.manifest import MIXTURE
-from scorer.decide import photographs_needed
+from scorer.bundle.calibration import make_manifest_fields, split_by_stratum
+from scorer.bundle.manifest import LEAST_STRATUM_PHOTOGRAPHS, MIXTURE
+from scorer.decide import Calibration, photographs_needed
 from scorer.errors import UsageError
 from scorer.fitting.calibrate import describe_calibration, score_held_out
 from scorer.fitting.fit import Fitter, describe_shape, make_mixture, mean_log_likelihood, split_sources
@@ -41,17 +42,17 @@ class NewCalibration:
 
     Attributes:
         mixture: None where it is unchanged.
-        values: log-likelihoods of the calibration's faces in nats, ascending.
-        photographs: how many contain them.
-        thresholds: as in training's `calibration.json`.
+        calibration: of all held-out faces, and of the strata that have enough photographs.
+        manifest_fields: that state the calibration.
+        thresholds: as in training's `calibration.json`, of "all" and of each of these strata.
         facts: name and value of what was done, for the model card and a terminal.
         notes: sentences on limits.
     """
 
     mixture: GaussianMixture | None
-    values: NDArray[np.float64]
-    photographs: int
-    thresholds: dict[str, Any]
+    calibration: Calibration
+    manifest_fields: dict[str, object]
+    thresholds: dict[str, dict[str, Any]]
     facts: dict[str, str]
     notes: tuple[str, ...]
 
@@ -63,6 +64,7 @@ def calibrate_bundle(  # noqa: PLR0913 - the options of the command line
     by: str | None = None,
     labels: pa.Table | None = None,
     calibration_only: bool = False,
+    strata: bool = True,
     report: Callable[[str], object] = lambda _: None,
 ) -> NewCalibration:
     """Return the mixture and calibration that fit the photographs of a run.
@@ -74,6 +76,7 @@ def calibrate_bundle(  # noqa: PLR0913 - the options of the command line
             photographs.
         labels: of reviewers; faces with another label than `photograph` are left out.
         calibration_only: keep the mixture; every face then calibrates it, and no features are needed.
+        strata: calibrate each stratum with enough photographs by itself, too.
         report: called with the name of each step.
 
     Raises:
@@ -125,14 +128,20 @@ def calibrate_bundle(  # noqa: PLR0913 - the options of the command line
             )
     facts["calibration"] = held_out.describe()
     facts["groups"] = f"{by or 'source'}: none of them fits the mixture and calibrates it"
-    photographs = held_out.count("photograph")
-    if photographs < photographs_needed(DEFAULT_RATE):
+    photographs = held_out.names("photograph")
+    parts, sizes = split_by_stratum(values, photographs, held_out.names("stratum")) if strata else ({}, {})
+    calibration = Calibration(np.sort(values), parts)
+    fields = make_manifest_fields(calibration, len(np.unique(photographs)), sizes)
+    thresholds = {"all": describe_calibration(values, photographs)}
+    for stratum in parts:
+        rows = held_out.names("stratum") == stratum.value
+        thresholds[stratum.value] = describe_calibration(values[rows], photographs[rows])
+    if pooled := [f"{each.value} ({size.photographs})" for each, size in sizes.items() if each not in parts]:
         notes.append(
-            f"{photographs} photographs support no false-alarm rate of {100 * DEFAULT_RATE:g} %, which needs "
-            f"{photographs_needed(DEFAULT_RATE)}"
+            f"these strata have fewer than {LEAST_STRATUM_PHOTOGRAPHS} photographs, so their faces are compared with all "
+            f"photographs: {', '.join(pooled)}"
         )
-    thresholds = describe_calibration(values, held_out.names("photograph"))
-    return NewCalibration(mixture, np.sort(values), photographs, thresholds, facts, tuple(notes))
+    return NewCalibration(mixture, calibration, fields, thresholds, facts, tuple(notes))
 
 
 def read_mixture(bundle: Bundle) -> GaussianMixture:
