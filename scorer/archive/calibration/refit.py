@@ -28,6 +28,7 @@ from scorer.fitting.calibrate import describe_calibration, score_held_out
 from scorer.fitting.fit import Fitter, describe_shape, make_mixture, mean_log_likelihood, split_sources
 from scorer.fitting.shapes import Covariance, MixtureRule, MixtureShape
 from scorer.mixture import GaussianMixture
+from scorer.observe.printable import count_noun
 
 MIN_SOURCES = 8  # with fewer, photographs are split and not sources
 MAX_FACES = 100_000  # more are sampled by photograph: 300 MB of 768 features
@@ -83,7 +84,38 @@ def calibrate_bundle(  # noqa: PLR0913 - the options of the command line
         UsageError: another bundle scored the run, it has too few photographs, or `read_faces` refuses it.
         RunBroken: the run's files contradict its marks.
     """
+    facts: dict[str, str] = {}
+    notes: list[str] = []
     report("reading the run")
+    faces, by = _read_photographs(bundle, folder, by, labels, facts, notes)
+    mixture, held_out = None, faces
+    if calibration_only:
+        _require_photographs(faces, "the calibration")
+        values = faces.numbers("log_likelihood")
+        facts["mixture"] = f"that of {bundle.manifest.bundle_id}"
+    else:
+        features = read_features(folder, faces, bundle.manifest.feature_size)
+        fits = split_faces(faces, by)
+        report("fitting the mixture")
+        mixture, shape = _fit(features[fits], faces.select(fits).names("group"), read_mixture(bundle))
+        held_out = faces.select(~fits)
+        values = score_held_out(mixture, features[~fits])
+        facts["mixture"] = f"{shape}, fitted on {faces.select(fits).describe()}"
+        facts["groups"] = f"{by}: none of them fits the mixture and calibrates it"
+        gain = float(values.mean() - held_out.numbers("log_likelihood").mean())
+        facts["held-out faces"] = f"{gain:+.1f} nats more likely than under the mixture before"
+        if gain < 0:
+            notes.append(
+                "the mixture before describes held-out faces better: use --calibration-only, or scan more photographs"
+            )
+    facts["calibration"] = held_out.describe()
+    return _calibrate(mixture, values, held_out, facts, notes, strata=strata)
+
+
+def _read_photographs(  # noqa: PLR0913, PLR0917
+    bundle: Bundle, folder: Path, by: str | None, labels: pa.Table | None, facts: dict[str, str], notes: list[str]
+) -> tuple[RunFaces, str]:
+    """Return the faces to use and the name of their groups; add what was done to `facts` and `notes`."""
     faces = read_faces(folder, by or "source", labels)
     if faces.run.bundle_digest != bundle.model.digest:
         message = (
@@ -91,56 +123,48 @@ def calibrate_bundle(  # noqa: PLR0913 - the options of the command line
             f"{bundle.folder} is {bundle.manifest.bundle_id} (digest {bundle.model.digest}): name the bundle of the run"
         )
         raise UsageError(message)
-    notes = [f"{faces.unknown_labels} labels name no result of the run"] if faces.unknown_labels else []
-    if by is None and faces.count("source") < MIN_SOURCES:
+    if by is None and (sources := faces.count("source")) < MIN_SOURCES:
         notes.append(
-            f"the run has {faces.count('source')} sources, under {MIN_SOURCES}: photographs were split and not "
-            "sources, so a new source can cause more false alarms"
+            f"the run has {sources} sources, fewer than {MIN_SOURCES}: photographs are split and not sources, so a new "
+            "source can cause more false alarms"
         )
         by = PHOTOGRAPH
         faces = read_faces(folder, by, labels)
-    left_out = faces.labelled(Label.GENERATED, Label.UNSURE)
     plan = faces.run.plan_digest[:12] or "unknown"
-    facts = {"scan": f"of {faces.run.created_at:%Y-%m-%d}, plan {plan}, {faces.describe()}"}
+    facts["scan"] = f"of {faces.run.created_at:%Y-%m-%d}, plan {plan}, {faces.describe()}"
     if faces.copies:
-        facts["counted once"] = f"{faces.copies:,} faces are copies of others"
+        facts["counted once"] = f"{count_noun(faces.copies, 'copy', 'copies')} of faces left out"
     if labels is not None:
-        facts["left out by reviewers"] = f"{int(left_out.sum()):,} faces labelled generated or unsure"
-    faces = _sample(faces.select(~left_out), notes)
-    if calibration_only:
-        _require_photographs(faces, "the calibration")
-        mixture, held_out = None, faces
-        values = faces.numbers("log_likelihood")
-        facts["mixture"] = f"that of {bundle.manifest.bundle_id}"
-    else:
-        features = read_features(folder, faces, bundle.manifest.feature_size)
-        fits = _split(faces, by or "source")
-        report("fitting the mixture")
-        mixture, shape = _fit(features[fits], faces.select(fits).names("group"), read_mixture(bundle))
-        held_out = faces.select(~fits)
-        values = score_held_out(mixture, features[~fits])
-        gain = values.mean() - held_out.numbers("log_likelihood").mean()
-        facts["mixture"] = f"{shape}, fitted on {faces.select(fits).describe()}"
-        facts["held-out faces"] = f"{gain:+.1f} nats more likely under it than under the mixture before"
-        if gain < 0:
-            notes.append(
-                "the mixture before describes held-out faces better: use --calibration-only, or scan more photographs"
-            )
-    facts["calibration"] = held_out.describe()
-    facts["groups"] = f"{by or 'source'}: none of them fits the mixture and calibrates it"
-    photographs = held_out.names("photograph")
-    parts, sizes = split_by_stratum(values, photographs, held_out.names("stratum")) if strata else ({}, {})
-    calibration = Calibration(np.sort(values), parts)
-    fields = make_manifest_fields(calibration, len(np.unique(photographs)), sizes)
-    thresholds = {"all": describe_calibration(values, photographs)}
+        left_out = faces.labelled(Label.GENERATED, Label.UNSURE)
+        facts["reviewers"] = f"{count_noun(int(left_out.sum()), 'face')} labelled generated or unsure left out"
+        faces = faces.select(~left_out)
+    if faces.unknown_labels:
+        notes.append(f"{count_noun(faces.unknown_labels, 'label')} without a result in the run")
+    return _sample(faces, notes), by or "source"
+
+
+def _calibrate(  # noqa: PLR0913
+    mixture: GaussianMixture | None,
+    values_N: NDArray[np.float64],
+    held_out: RunFaces,
+    facts: dict[str, str],
+    notes: list[str],
+    *,
+    strata: bool,
+) -> NewCalibration:
+    photographs, names = held_out.names("photograph"), held_out.names("stratum")
+    parts, sizes = split_by_stratum(values_N, photographs, names) if strata else ({}, {})
+    calibration = Calibration(np.sort(values_N), parts)
+    thresholds = {"all": describe_calibration(values_N, photographs)}
     for stratum in parts:
-        rows = held_out.names("stratum") == stratum.value
-        thresholds[stratum.value] = describe_calibration(values[rows], photographs[rows])
+        rows = names == stratum.value
+        thresholds[stratum.value] = describe_calibration(values_N[rows], photographs[rows])
     if pooled := [f"{each.value} ({size.photographs})" for each, size in sizes.items() if each not in parts]:
         notes.append(
-            f"these strata have fewer than {LEAST_STRATUM_PHOTOGRAPHS} photographs, so their faces are compared with all "
-            f"photographs: {', '.join(pooled)}"
+            f"strata with fewer than {LEAST_STRATUM_PHOTOGRAPHS} photographs, whose faces are compared with all: "
+            f"{', '.join(pooled)}"
         )
+    fields = make_manifest_fields(calibration, len(np.unique(photographs)), sizes)
     return NewCalibration(mixture, calibration, fields, thresholds, facts, tuple(notes))
 
 
@@ -165,7 +189,7 @@ def _sample(faces: RunFaces, notes: list[str]) -> RunFaces:
     return faces.select(np.isin(photographs, order[drawn]))
 
 
-def _split(faces: RunFaces, by: str) -> NDArray[np.bool_]:
+def split_faces(faces: RunFaces, by: str) -> NDArray[np.bool_]:
     """Return which faces [N] fit the mixture; the others calibrate it.
 
     Raises:
