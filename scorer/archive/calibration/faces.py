@@ -38,8 +38,8 @@ SELECT shard, position, face_id, source, camera, p_value, log_likelihood, photog
     ELSE min(label) OVER copies END AS label,
   min(name) OVER (PARTITION BY photograph) AS "group"
 FROM scored
-QUALIFY row_number() OVER (copies ORDER BY shard, position, face_id) = 1
 WINDOW copies AS (PARTITION BY face)
+QUALIFY row_number() OVER (PARTITION BY face ORDER BY shard, position, face_id) = 1
 ORDER BY shard, position, face_id"""
 _SCORED = "SELECT count(*) AS faces FROM results WHERE log_likelihood IS NOT NULL"
 _UNKNOWN_LABELS = "SELECT count(*) AS labels FROM labels WHERE result_id NOT IN (SELECT result_id FROM results)"

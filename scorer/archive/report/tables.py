@@ -63,7 +63,7 @@ class Tables:
             RunBroken: a file cannot be read.
         """
         with _translate_errors():
-            return self._connection.execute(sql).to_arrow_table()
+            return self._connection.sql(sql).to_arrow_table()
 
     def run(self, sql: str) -> None:
         """Run a statement that returns nothing.
