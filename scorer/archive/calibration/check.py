@@ -34,7 +34,8 @@ class MeasuredRate(ReportModel):
     """Faces with a p-value of at most `promised`, and the 95 % interval of their share.
 
     The interval is Clopper and Pearson's for photographs. Those of one source count as one cluster where there are at
-    least `MIN_SOURCES` sources. `verdict` is None for generated faces.
+    least `MIN_SOURCES` sources, and faces with and without such a p-value to measure how they differ. `verdict` is None
+    for generated faces.
     """
 
     name: str
@@ -164,15 +165,14 @@ def _measure_groups(faces: RunFaces, column: str, rates: list[float]) -> tuple[M
 def _measure_all(faces: RunFaces, name: str, rates: list[float], *, judged: bool = True) -> tuple[MeasuredRate, ...]:
     if not len(faces):
         return ()
-    clusters, _ = faces.codes("source" if faces.count("source") >= MIN_SOURCES else "photograph")
     p_values = faces.numbers("p_value")
-    return tuple(_measure(faces, name, rate, p_values <= rate, clusters, judged=judged) for rate in rates)
+    return tuple(_measure(faces, name, rate, p_values <= rate, judged=judged) for rate in rates)
 
 
-def _measure(  # noqa: PLR0913
-    faces: RunFaces, name: str, rate: float, hits_N: NDArray[np.bool_], clusters_N: NDArray[np.int64], *, judged: bool
-) -> MeasuredRate:
-    low, high = clustered_interval(hits_N, clusters_N)
+def _measure(faces: RunFaces, name: str, rate: float, hits_N: NDArray[np.bool_], *, judged: bool) -> MeasuredRate:
+    by_source = faces.count("source") >= MIN_SOURCES and hits_N.any() and not hits_N.all()
+    clusters, _ = faces.codes("source" if by_source else "photograph")
+    low, high = clustered_interval(hits_N, clusters)
     verdict = Verdict.ABOVE if low > rate else Verdict.BELOW if high < rate else Verdict.KEPT
     return MeasuredRate(
         name=name,
