@@ -135,6 +135,8 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     outcome = session.finish(own)
     for line in outcome.describe(str(out)):
         terminal.say(line)
+    if keep_features:
+        terminal.say(f"Features of faces: {out}/features. Protect them, and delete them after `unlensed calibrate`")
     for sentence in explain_decisions(session.run.evaluation, session.run.policy):
         terminal.say(sentence)
     raise typer.Exit(Exit.FAILURES if outcome.counts["failed"] > max_failed else Exit.DONE)

@@ -12,6 +12,8 @@ from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, ReportMode
 from scorer.decide import photographs_needed
 from scorer.fitting.calibrate import clustered_interval
 
+FAR = 1.2  # a share within this factor of the promised rate is no reason to recalibrate, however certain it is
+
 
 class Verdict(StrEnum):
     """Where the promised rate lies: in the interval, below it (too many alarms) or above it (fewer than promised)."""
@@ -128,23 +130,25 @@ def advise(
         if labelled
         else " No face is labelled: generated pictures in the run count as false alarms here, so label a sample first."
     )
-    if above := [row for row in overall if row.verdict is Verdict.ABOVE]:
+    if above := [row for row in overall if _is_far_above(row)]:
         return Advice.YES, f"Recalibrate: {_state(above[-1])}.{caution}"
-    apart = [
-        row for row in strata if row.verdict is Verdict.ABOVE and row.photographs >= photographs_needed(row.promised)
-    ]
+    apart = [row for row in strata if _is_far_above(row) and row.photographs >= photographs_needed(row.promised)]
     if apart:
         worst = max(apart, key=lambda row: row.share / row.promised)
         return (
             Advice.YES,
             f"Recalibrate by stratum: overall the promise is kept, but of {worst.name} {_state(worst)}.{caution}",
         )
-    if all(row.verdict is Verdict.BELOW for row in overall):
+    if all(row.verdict is Verdict.BELOW and row.share * FAR < row.promised for row in overall):
         return Advice.OPTIONAL, (
             f"The promise is kept with fewer false alarms than allowed: {_state(overall[-1])}; recalibrating would "
             "flag more faces of both kinds."
         )
     return Advice.NO, f"No need to recalibrate: {_state(overall[-1])}."
+
+
+def _is_far_above(row: MeasuredRate) -> bool:
+    return row.verdict is Verdict.ABOVE and row.share > FAR * row.promised
 
 
 def _state(row: MeasuredRate) -> str:
