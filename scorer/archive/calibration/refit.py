@@ -1,8 +1,11 @@
 """Fit a bundle's mixture and calibration, or its calibration alone, to the photographs of a finished run.
 
 Half of the groups (sources, where there are enough) fit the mixture, and the others calibrate it, so that no photograph
-and no source does both. Faces are used whatever their decision was: leaving out flagged faces would make the promised
-rates false. Only faces that a reviewer labelled otherwise than `photograph` are left out.
+and no source does both. The mixture is replaced only if that makes the others more likely: a mixture of few photographs
+would know less than the one before. Otherwise all faces calibrate.
+
+Faces are used whatever their decision was: leaving out flagged faces would make the promised rates false. Only faces
+that a reviewer labelled otherwise than `photograph` are left out.
 
 Shape suffixes: N faces, D features, K components.
 """
@@ -88,25 +91,26 @@ def calibrate_bundle(  # noqa: PLR0913 - the options of the command line
     notes: list[str] = []
     report("reading the run")
     faces, by = _read_photographs(bundle, folder, by, labels, facts, notes)
-    mixture, held_out = None, faces
+    mixture, held_out, values = None, faces, faces.numbers("log_likelihood")
+    facts["mixture"] = f"that of {bundle.manifest.bundle_id}"
     if calibration_only:
         _require_photographs(faces, "the calibration")
-        values = faces.numbers("log_likelihood")
-        facts["mixture"] = f"that of {bundle.manifest.bundle_id}"
     else:
         features = read_features(folder, faces, bundle.manifest.feature_size)
         fits = split_faces(faces, by)
         report("fitting the mixture")
-        mixture, shape = _fit(features[fits], faces.select(fits).names("group"), read_mixture(bundle))
-        held_out = faces.select(~fits)
-        values = score_held_out(mixture, features[~fits])
-        facts["mixture"] = f"{shape}, fitted on {faces.select(fits).describe()}"
-        facts["groups"] = f"{by}: none of them fits the mixture and calibrates it"
-        gain = float(values.mean() - held_out.numbers("log_likelihood").mean())
-        facts["held-out faces"] = f"{gain:+.1f} nats more likely than under the mixture before"
-        if gain < 0:
+        fitted, shape = _fit(features[fits], faces.select(fits).names("group"), read_mixture(bundle))
+        found = score_held_out(fitted, features[~fits])
+        gain = float((found - values[~fits]).mean())
+        if gain > 0:
+            mixture, held_out, values = fitted, faces.select(~fits), found
+            facts["mixture"] = f"{shape}, fitted on {faces.select(fits).describe()}"
+            facts["groups"] = f"{by}: none of them fits the mixture and calibrates it"
+            facts["held-out faces"] = f"{gain:.1f} nats more likely than under the mixture before"
+        else:
             notes.append(
-                "the mixture before describes held-out faces better: use --calibration-only, or scan more photographs"
+                f"the mixture before is kept: held-out faces are {-gain:.1f} nats less likely under one that was "
+                f"fitted on {faces.select(fits).describe()}; more photographs may change that"
             )
     facts["calibration"] = held_out.describe()
     return _calibrate(mixture, values, held_out, facts, notes, strata=strata)

@@ -131,6 +131,17 @@ def test_a_stratum_with_enough_photographs_has_its_own(bundle: Bundle, tmp_path:
     assert not pooled.calibration.strata
 
 
+def test_a_worse_mixture_is_not_taken(bundle: Bundle, tmp_path: Path) -> None:
+    """Where few photographs are like those that the bundle knows, its mixture is kept, and all faces calibrate it."""
+    drawn = draw_faces(np.random.default_rng(12), 160, 12)
+    drawn.features = np.random.default_rng(12).normal(size=drawn.features.shape).astype(np.float32)
+    found = refit(bundle, drawn, tmp_path / "run")
+    assert found.mixture is None
+    assert len(found.calibration.pooled) == len(drawn.features)
+    assert "the mixture before is kept: held-out faces are" in found.notes[0]
+    assert found.facts["mixture"] == "that of small"
+
+
 @pytest.mark.parametrize(("components", "kind"), [(2, "diagonal"), (2, "tied"), (1, "diagonal")])
 def test_the_kind_of_mixture_stays(starter: Bundle, tmp_path: Path, components: int, kind: str) -> None:
     """The new mixture has as many components and the kind of covariances of the one before."""
