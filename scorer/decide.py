@@ -5,6 +5,8 @@ so a policy can state the false-alarm rate it wants instead of a raw likelihood.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from scorer.errors import PolicyError
-from scorer.messages import Decision, Message, PolicyFacts, Probability
+from scorer.messages import CalibratedBy, Decision, Message, PolicyFacts, Probability
+from scorer.strata import Stratum
 
 CONFIDENCE = 0.95  # of the interval that a supported false-alarm rate has
 
@@ -59,6 +62,35 @@ def p_values(log_likelihoods: NDArray[np.floating], calibration: NDArray[np.floa
     return np.where(np.isfinite(log_likelihoods), values, np.nan)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """The log-likelihoods of held-out photographs' faces in nats, ascending.
+
+    Attributes:
+        pooled: [n], all of them.
+        strata: [m] each, those of a stratum; a stratum that is missing had too few photographs.
+    """
+
+    pooled: NDArray[np.float64]
+    strata: Mapping[Stratum, NDArray[np.float64]] = field(default_factory=dict)
+
+    def p_values(
+        self, log_likelihoods: NDArray[np.floating], strata: Sequence[Stratum]
+    ) -> list[tuple[float, CalibratedBy]]:
+        """Return the p-value of each face against the photographs of its stratum, or all if the stratum is missing.
+
+        Args:
+            log_likelihoods: [N] in nats; NaN stays NaN.
+            strata: the stratum of each face.
+        """
+        values = p_values(log_likelihoods, self.pooled)
+        for stratum in self.strata.keys() & set(strata):
+            rows = np.array([each is stratum for each in strata])
+            values[rows] = p_values(log_likelihoods[rows], self.strata[stratum])
+        by = [CalibratedBy.STRATUM if each in self.strata else CalibratedBy.POOLED for each in strata]
+        return list(zip(values.tolist(), by, strict=True))
+
+
 def decide_face(p_value: float | None, policy: Policy) -> Decision:
     """Return the decision for one face; a face without a finite p-value goes to review, never passes."""
     if p_value is None or not np.isfinite(p_value):
@@ -85,10 +117,15 @@ def supported_rate(photographs: int) -> float:
 
 
 class CalibrationSize(NamedTuple):
-    """The number of held-out faces of a calibration, and of the photographs that contain them."""
+    """The number of held-out faces of a calibration, and of the photographs that contain them.
+
+    A calibration with strata supports the rates that the smallest of its parts supports: `photographs` is the least
+    number of a part, `faces` likewise, and `stratum` the part with the fewest photographs; None means all photographs.
+    """
 
     faces: int
     photographs: int
+    stratum: Stratum | None = None
 
 
 def resolve_policy(policy: Policy, calibration: CalibrationSize) -> tuple[Policy, str]:
@@ -101,7 +138,7 @@ def resolve_policy(policy: Policy, calibration: CalibrationSize) -> tuple[Policy
         PolicyError: the flag rate is below 1/(faces + 1), so that no face could ever be flagged; or the default rate is
             not supported, and no rate up to the review rate is.
     """
-    faces, photographs = calibration
+    faces, photographs, stratum = calibration
     requested, supported = policy.flag_false_alarm_rate, supported_rate(photographs)
     if photographs >= photographs_needed(requested):
         return policy, ""
@@ -109,6 +146,7 @@ def resolve_policy(policy: Policy, calibration: CalibrationSize) -> tuple[Policy
     needs = (
         f"policy {policy.policy_id}: {'the default' if is_default else 'a'} flag rate of {100 * requested:g} % needs a "
         f"calibration on {photographs_needed(requested)} photographs, and this bundle's is on {photographs}"
+        f"{f' of the stratum {stratum}' if stratum else ''}"
     )
     used = min(supported, policy.review_false_alarm_rate)
     if is_default and photographs >= photographs_needed(used):

@@ -20,6 +20,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 EXTRAS = {
     "cpu": "scoring on a CPU, and decoding everywhere: score, scan, serve, bundle verify",
     "scan": "archives: scan, report, compare, bundle fetch",
+    "calibrate": "fitting a bundle to a scan: calibrate",
     "stream": "serving a stream: serve, dlq",
     "sign": "a bundle's signature: --key",
     "s3": "images and bundles at s3://, AWS_MSK_IAM",
@@ -41,6 +42,7 @@ NEEDED = {
     "scan": ("cpu", "scan"),
     "report": ("scan",),
     "compare": ("scan",),
+    "calibrate": ("calibrate",),
     "serve": ("cpu", "stream"),
     "dlq": ("stream",),
 }

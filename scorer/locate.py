@@ -4,6 +4,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ingest.image_metadata import ImageMetadata, read_image_metadata
 from ingest.probe import ImageInfo, Limits, probe_image
 from ingest.reasons import Unscorable
 from ingest.spec import FaceBox
@@ -13,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ingest.detect import Detection, FaceDetector
+
+
+NO_METADATA = ImageMetadata()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +33,11 @@ class LocatedFace:
 
 @dataclass(frozen=True, slots=True)
 class LocatedImage:
-    """A request after probing: either `info` and `faces`, or the `failure` that stopped it."""
+    """A request after probing: either `info` and `faces`, or the `failure` that stopped it.
+
+    `metadata` is what the image's headers state. `features` is None unless the job keeps features: scoring then adds
+    [D] float32 for each scored face by `face_id`.
+    """
 
     request: ScoreRequest
     data: bytes
@@ -34,6 +45,8 @@ class LocatedImage:
     faces: tuple[LocatedFace, ...]
     failure: Unscorable | None
     locate_ms: float
+    metadata: ImageMetadata = NO_METADATA
+    features: dict[str, NDArray[np.float32]] | None = None
 
 
 def locate_faces(
@@ -47,15 +60,17 @@ def locate_faces(
     info: ImageInfo | None = None
     faces: tuple[LocatedFace, ...] = ()
     failure: Unscorable | None = None
+    metadata = NO_METADATA
     try:
         info = probe_image(data, limits)
+        metadata = read_image_metadata(data, info)
         if request.faces is None:
             faces = _number_faces(detector.detect(data, info, min_face_px))
         else:
             faces = tuple(LocatedFace(face.face_id, FaceBox(*face.box), None) for face in request.faces)
     except Unscorable as error:
         failure = error
-    return LocatedImage(request, data, info, faces, failure, (time.perf_counter() - started) * 1000)
+    return LocatedImage(request, data, info, faces, failure, (time.perf_counter() - started) * 1000, metadata)
 
 
 def make_failed_image(request: ScoreRequest, failure: Unscorable) -> LocatedImage:

@@ -13,7 +13,9 @@ from uuid import UUID, uuid5
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from ingest.reasons import UNSCORED_BY_SIZE, Reason
+from ingest.resampling import ResamplingMark
 from ingest.spec import MAX_COORDINATE, FaceBox
+from scorer.strata import Stratum
 
 RESULT_NAMESPACE = UUID("9f2c1b54-6f0e-5a7e-9a53-1f0c7f0b2a11")
 MAX_FACES = 64
@@ -65,6 +67,13 @@ class Status(StrEnum):
     NO_FACE = "no_face"
     UNSUPPORTED = "unsupported"
     FAILED = "failed"
+
+
+class CalibratedBy(StrEnum):
+    """The held-out photographs that a p-value was taken against: those of the face's `stratum`, or all (`pooled`)."""
+
+    STRATUM = "stratum"
+    POOLED = "pooled"
 
 
 class DeadLetterCode(StrEnum):
@@ -158,6 +167,8 @@ class FaceResult(Message):
     never below 1/(n+1); `score` is 1 - p_value: high means unlike the photographs this bundle knows.
     `quality` has `face_px`, the short side in pixels of the part of the box that lies in the image, and `high_band`
     where it was measured: the share of fine detail (0 to 1), near 0 in an image that was made larger.
+    `stratum` is the face's kind of processing, and `calibrated_by` whether `p_value` is taken against photographs of
+    that stratum. Results of older releases lack both.
     """
 
     face_id: str
@@ -169,15 +180,27 @@ class FaceResult(Message):
     decision: Decision
     reason_codes: tuple[Reason, ...]
     quality: dict[str, float]
+    stratum: Stratum | None = None
+    calibrated_by: CalibratedBy | None = None
 
 
 class ImageFacts(Message):
-    """The image as probed; `width` and `height` in upright pixels. A fact that could not be read is null."""
+    """The image as probed; `width` and `height` in upright pixels. A fact that could not be read is null.
+
+    `camera` (EXIF make and model), `exif_width` and `exif_height` (stored pixels) are what the headers state: anybody
+    can write them. `jpeg_quality` is on libjpeg's scale of 1 to 100. `resampled` has the marks of an image that was
+    reduced, enlarged or compressed strongly; it is null where the image was not probed.
+    """
 
     sha256: str | None = None
     width: int | None = None
     height: int | None = None
     media_type: str | None = None
+    camera: str | None = None
+    jpeg_quality: int | None = None
+    exif_width: int | None = None
+    exif_height: int | None = None
+    resampled: tuple[ResamplingMark, ...] | None = None
 
 
 class ModelFacts(Message):

@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ingest.spec import PreprocessSpec
+from scorer.decide import Calibration
 from scorer.mixture import StackedMixture
 
 
@@ -18,11 +16,11 @@ class Model:
         digest: SHA-256 of the bundle's manifest, which covers every file.
         preprocess: how a face is cut.
         mixture: the mixture of photographs' features, in the layout for scoring.
-        calibration: [n] held-out photographs' log-likelihoods in nats, ascending.
+        calibration: the held-out photographs' log-likelihoods, together and by stratum.
     """
 
     bundle_id: str
     digest: str
     preprocess: PreprocessSpec
     mixture: StackedMixture
-    calibration: NDArray[np.float64]
+    calibration: Calibration

@@ -13,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 
 from ingest.reasons import Reason
 from scorer.messages import (
+    CalibratedBy,
     DeadLetterCode,
     Decision,
     FaceResult,
@@ -28,6 +29,7 @@ from scorer.messages import (
     result_schema,
 )
 from scorer.settings import StreamSettings
+from scorer.strata import Stratum
 
 Document = dict[str, Any]
 
@@ -102,7 +104,14 @@ EXAMPLE_RESULT = ScoreResult(
     detail=None,
     score=0.996,
     face_count=1,
-    image=ImageFacts(sha256=EXAMPLE_REQUEST.image.sha256, width=1280, height=960, media_type="image/jpeg"),
+    image=ImageFacts(
+        sha256=EXAMPLE_REQUEST.image.sha256,
+        width=1280,
+        height=960,
+        media_type="image/jpeg",
+        jpeg_quality=92,
+        resampled=(),
+    ),
     faces=(
         FaceResult(
             face_id="0",
@@ -114,6 +123,8 @@ EXAMPLE_RESULT = ScoreResult(
             decision=Decision.FLAG,
             reason_codes=(),
             quality={"face_px": 208.0, "high_band": 0.21},
+            stratum=Stratum.ORIGINAL,
+            calibrated_by=CalibratedBy.STRATUM,
         ),
     ),
     timing_ms={"locate": 1.2, "embed_batch": 9.8},

@@ -8,13 +8,16 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from ingest.image_metadata import ImageMetadata
 from ingest.probe import EncodedFace, ImageInfo
 from ingest.reasons import UNSUPPORTED, Reason, Unscorable
+from ingest.resampling import find_marks
 from ingest.spec import MIN_VISIBLE_SHARE
-from scorer.decide import Policy, decide_face, p_values
-from scorer.engines.base import Embedder
+from scorer.decide import Policy, decide_face
+from scorer.engines.base import Embedder, FeatureBatch
 from scorer.locate import LocatedFace, LocatedImage
 from scorer.messages import (
+    CalibratedBy,
     FaceResult,
     ImageFacts,
     ModelFacts,
@@ -23,6 +26,7 @@ from scorer.messages import (
     result_id,
 )
 from scorer.model import Model
+from scorer.strata import Stratum, stratum_of
 from scorer.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -32,6 +36,7 @@ log = logging.getLogger(__name__)
 class _Score:
     log_likelihood: float
     p_value: float
+    calibrated_by: CalibratedBy
     high_band: float
 
 
@@ -57,19 +62,36 @@ def score_batch(images: Sequence[tuple[LocatedImage, Policy]], embedder: Embedde
     embedded = embedder.embed(encoded)
     embed_ms = (time.perf_counter() - started) * 1000
     likelihoods = embedded.log_likelihood(model.mixture)
-    for row, (position, value, p_value) in enumerate(
-        zip(positions, likelihoods, p_values(likelihoods, model.calibration), strict=True)
+    strata = [_stratum(images[number][0], images[number][0].faces[index]) for number, index in positions]
+    for row, (position, value, (p_value, by)) in enumerate(
+        zip(positions, likelihoods, model.calibration.p_values(likelihoods, strata), strict=True)
     ):
         if row in embedded.failures:
             outcomes[position] = embedded.failures[row]
         elif not np.isfinite(value):
             outcomes[position] = Unscorable(Reason.NOT_FINITE, "the extractor gave a number that is not finite")
         else:
-            outcomes[position] = _Score(float(value), float(p_value), float(embedded.high_band[row]))
+            outcomes[position] = _Score(float(value), p_value, by, float(embedded.high_band[row]))
+    _keep_features(
+        images, [(row, each) for row, each in enumerate(positions) if isinstance(outcomes[each], _Score)], embedded
+    )
     return [
         _result(image, [outcomes[number, index] for index in range(len(image.faces))], model, policy, embed_ms)
         for number, (image, policy) in enumerate(images)
     ]
+
+
+def _keep_features(
+    images: Sequence[tuple[LocatedImage, Policy]], scored: Sequence[tuple[int, tuple[int, int]]], embedded: FeatureBatch
+) -> None:
+    """Copy the features of scored faces, (row of the batch, position), to the images that keep them."""
+    if all(image.features is None for image, _ in images):
+        return
+    features = embedded.on_host().features
+    for row, (image_number, face_number) in scored:
+        image = images[image_number][0]
+        if image.features is not None:
+            image.features[image.faces[face_number].face_id] = features[row].copy()
 
 
 def _prepare_safely(image: LocatedImage, face: LocatedFace, model: Model, policy: Policy) -> EncodedFace | Unscorable:
@@ -104,6 +126,16 @@ def _prepare(image: LocatedImage, face: LocatedFace, model: Model, policy: Polic
     return encoded
 
 
+def _stratum(image: LocatedImage, face: LocatedFace) -> Stratum:
+    return stratum_of(_visible_px(_probed(image), face), image.metadata.jpeg_quality)
+
+
+def _visible_px(info: ImageInfo, face: LocatedFace) -> float:
+    """Return the short side of the part of the box that lies in the image, in pixels; 0 if none does."""
+    visible = face.box.clip(info.width, info.height)
+    return round(visible.short_side, 1) if visible else 0.0
+
+
 def _probed(image: LocatedImage) -> ImageInfo:
     if image.info is None:
         message = "a located image that has faces must have been probed"
@@ -116,8 +148,7 @@ def _result(
 ) -> ScoreResult:
     info, facts = image.info, policy.describe()
     faces = tuple(
-        _face_result(face, outcome, _measure_quality(_probed(image), face, outcome), policy)
-        for face, outcome in zip(image.faces, outcomes, strict=True)
+        _face_result(image, face, outcome, policy) for face, outcome in zip(image.faces, outcomes, strict=True)
     )
     causes = [outcome for outcome in outcomes if isinstance(outcome, Unscorable)]
     scores = [face.score for face in faces if face.score is not None]
@@ -134,9 +165,7 @@ def _result(
         detail=causes[0].detail if causes else None,
         score=max(scores) if scores else None,
         face_count=len(faces),
-        image=ImageFacts()
-        if info is None
-        else ImageFacts(sha256=info.sha256, width=info.width, height=info.height, media_type=info.media_type),
+        image=ImageFacts() if info is None else _describe_image(info, image.metadata, faces),
         faces=faces,
         model=ModelFacts(bundle_id=model.bundle_id, bundle_digest=model.digest),
         policy=facts,
@@ -147,9 +176,22 @@ def _result(
     )
 
 
-def _face_result(
-    face: LocatedFace, outcome: _Score | Unscorable, quality: dict[str, float], policy: Policy
-) -> FaceResult:
+def _describe_image(info: ImageInfo, metadata: ImageMetadata, faces: tuple[FaceResult, ...]) -> ImageFacts:
+    high_bands = [face.quality["high_band"] for face in faces if "high_band" in face.quality]
+    return ImageFacts(
+        sha256=info.sha256,
+        width=info.width,
+        height=info.height,
+        media_type=info.media_type,
+        camera=metadata.camera or None,
+        jpeg_quality=metadata.jpeg_quality,
+        exif_width=metadata.exif_width,
+        exif_height=metadata.exif_height,
+        resampled=find_marks(info.width, info.height, metadata, high_bands),
+    )
+
+
+def _face_result(image: LocatedImage, face: LocatedFace, outcome: _Score | Unscorable, policy: Policy) -> FaceResult:
     scored = outcome if isinstance(outcome, _Score) else None
     p_value = scored.p_value if scored else None
     return FaceResult(
@@ -161,15 +203,16 @@ def _face_result(
         score=None if p_value is None else 1 - p_value,
         decision=decide_face(p_value, policy),
         reason_codes=(outcome.reason,) if isinstance(outcome, Unscorable) else (),
-        quality=quality,
+        quality=_measure_quality(_probed(image), face, scored),
+        stratum=_stratum(image, face),
+        calibrated_by=scored.calibrated_by if scored else None,
     )
 
 
-def _measure_quality(info: ImageInfo, face: LocatedFace, outcome: _Score | Unscorable) -> dict[str, float]:
-    visible = face.box.clip(info.width, info.height)
-    quality = {"face_px": round(visible.short_side, 1) if visible else 0.0}
-    if isinstance(outcome, _Score) and np.isfinite(outcome.high_band):
-        quality["high_band"] = round(outcome.high_band, 4)
+def _measure_quality(info: ImageInfo, face: LocatedFace, scored: _Score | None) -> dict[str, float]:
+    quality = {"face_px": _visible_px(info, face)}
+    if scored and np.isfinite(scored.high_band):
+        quality["high_band"] = round(scored.high_band, 4)
     return quality
 
 

@@ -14,8 +14,10 @@ from ingest.detect import DetectorSpec
 from ingest.probe import EncodedFace, probe_image
 from ingest.spec import FaceBox, PreprocessSpec
 from scorer.bundle.bundle import list_files, write_manifest
+from scorer.bundle.calibration import load_calibration, make_manifest_fields
 from scorer.bundle.manifest import PlanRule, Target
 from scorer.engines.tensorrt.trtexec import describe_command
+from scorer.fitting.calibrate import choose_golden_tolerance
 from scorer.mixture import log_likelihood, stack_mixture
 from training.data import detector
 from training.data.shards import load_role
@@ -29,7 +31,6 @@ from training.export.onnx_features import describe_runtime
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR, Deployment
 from training.export.torch_tensorrt_plan import build_plan_of_network, find_obstacle
 from training.export.triton_repository import write_repository
-from training.mixture.calibrate import make_calibration_id
 from training.pretext.checkpoints import load_checkpoint
 from training.pretext.network import FEATURE_SIZE, build_network
 from training.recipes import Recipe
@@ -44,7 +45,6 @@ PLAN_NOTE = (
     "Build with the TensorRT version that serves (10.15 or newer; 11 accepts --stronglyTyped but does not need it), on "
     "the GPU model that serves. `unlensed bundle build` does this and also writes build.json; this command does not."
 )
-GOLDEN_TOLERANCE_SHARE = 0.05  # of the interquartile range, which an outlier does not widen
 
 
 def write_golden(results: Path, engine: Path, spec: PreprocessSpec, threads: int) -> None:
@@ -95,8 +95,8 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
     write_golden(results, engine, recipe.preprocess, threads)
     for name in (MIXTURE, "calibration.npz", "golden.npz"):
         shutil.copyfile(results / name, folder / name)
-    with np.load(results / "calibration.npz", allow_pickle=False) as arrays:
-        values = arrays["log_likelihoods"]
+    calibration = load_calibration(results / "calibration.npz")
+    calibrated = json.loads((results / "calibration.json").read_text(encoding="utf-8"))
     created = datetime.now(UTC).date().isoformat()
     infix = "" if deployment.target == "openvino" else f"{deployment.target}-{deployment.precision}-"
     bundle_id = f"{recipe.name}-{infix}{created}"
@@ -107,14 +107,8 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
         **describe_engine(deployment, recipe.preprocess),
         "detector": DetectorSpec(),
         "mixture_components": len(read_mixture(results / MIXTURE).weights),
-        "calibration_id": make_calibration_id(values),
-        "calibration_size": len(values),
-        "calibration_photographs": json.loads((results / "calibration.json").read_text(encoding="utf-8"))[
-            "photographs"
-        ],
-        "golden_tolerance_nats": round(
-            GOLDEN_TOLERANCE_SHARE * float(np.subtract(*np.percentile(values, [75, 25]))), 2
-        ),
+        **make_manifest_fields(calibration, calibrated["photographs"], {}),
+        "golden_tolerance_nats": choose_golden_tolerance(calibration.pooled),
         "provenance": {
             "created_at": created,
             "recipe": recipe.name,

@@ -239,8 +239,8 @@ def fit(  # noqa: PLR0913, PLR0917 - one parameter an option
     threads: Threads = CORES,
 ) -> None:
     """Build the engine and fit the mixture on its features. Each target has its own results."""
-    from training.mixture.tables import print_fit
     from training.run_recipe import check_recipe
+    from training.step_tables import print_fit
     from training.steps import build_engine, fit_run
 
     counts, settings = split_counts(components), find_recipe(recipe, run)
@@ -255,7 +255,7 @@ def calibrate(
     run: Run, target: TargetName = "openvino", precision: PrecisionName = None, threads: Threads = CORES
 ) -> None:
     """Score the role `calibrate` with the engine and mixture of `fit`. P-values compare with these photographs."""
-    from training.mixture.tables import print_calibration
+    from training.step_tables import print_calibration
     from training.steps import calibrate_run
 
     print_calibration(calibrate_run(run, find_fitted(run, target, precision), threads), console)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from ingest.spec import PreprocessSpec
+from scorer.fitting.shapes import MixtureRule, MixtureShape
 
 Precision = Literal["fp32", "fp16", "int8", "fp8"]
 Backbone = Literal["resnet50", "efficientnet_lite0"]
-Covariance = Literal["full", "tied", "diag"]
 
 
 class Manipulation(StrEnum):
@@ -122,37 +122,6 @@ class LossRule:
     ranking_weight: float = 1.0
     manipulation_weight: float = 1.0
     rank_manipulated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class MixtureShape:
-    """A candidate mixture: kind of covariance, number of components, and shrinkage of the correlations (0 to 1)."""
-
-    covariance: Covariance
-    components: int
-    shrinkage: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class MixtureRule:
-    """How the mixture is fitted.
-
-    Attributes:
-        shapes: candidates, compared by the likelihood of held-out sources; a single candidate is fitted directly.
-        role_sets: candidate sets of roles to fit on, compared in the same way.
-        variance_floor: added to every variance, as a share of the mean variance.
-        variance_added: added to every variance, as an absolute value (scikit-learn's `reg_covar`).
-        seed: of the initialisation.
-    """
-
-    shapes: tuple[MixtureShape, ...] = (
-        *(MixtureShape("diag", components) for components in (1, 2, 4, 8)),
-        *(MixtureShape("full", 1, shrinkage) for shrinkage in (0.05, 0.1, 0.2, 0.3)),
-    )
-    role_sets: tuple[tuple[str, ...], ...] = (("fit",), ("fit", "train"))
-    variance_floor: float = 1e-2
-    variance_added: float = 0.0
-    seed: int = 2024
 
 
 @dataclass(frozen=True, slots=True)

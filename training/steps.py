@@ -13,8 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from scorer.bundle.calibration import write_calibration
 from scorer.commands.progress import Progress
 from scorer.commands.terminal import Terminal
+from scorer.decide import Calibration
+from scorer.fitting.calibrate import describe_calibration, score_held_out
+from scorer.fitting.em import EmProgress
+from scorer.fitting.fit import (
+    FittedMixture,
+    Fitter,
+    choose_array_module,
+    choose_mixture,
+    describe_shape,
+    fit_candidate,
+    make_mixture,
+    replace_components,
+)
 from scorer.mixture import GaussianMixture
 from training.data.shards import load_role
 from training.evaluation.evaluate import SweptMixture
@@ -26,18 +40,6 @@ from training.export.features import extract_features
 from training.export.onnx import export_onnx
 from training.export.openvino import export_extractor
 from training.export.target import PRECISIONS, Deployment
-from training.mixture.calibrate import describe_calibration, score_held_out
-from training.mixture.em import EmProgress
-from training.mixture.fit import (
-    FittedMixture,
-    Fitter,
-    choose_array_module,
-    choose_mixture,
-    describe_shape,
-    fit_candidate,
-    make_mixture,
-    replace_components,
-)
 from training.pretext.checkpoints import load_checkpoint
 from training.pretext.network import build_network
 from training.recipes import Recipe
@@ -202,7 +204,7 @@ def calibrate_run(run: Path, deployment: Deployment, threads: int) -> dict[str, 
     faces = load_role(run, "calibrate")
     features = extract_features(deployment.engine(run), faces.crops, threads)
     values = score_held_out(read_mixture(results / MIXTURE), features)
-    np.savez_compressed(results / "calibration.npz", log_likelihoods=np.sort(values))
+    write_calibration(results / "calibration.npz", Calibration(np.sort(values)))
     report = describe_calibration(values, faces.photos)
     (results / "calibration.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report

@@ -18,7 +18,7 @@ def remove_uncommitted_files(folder: Path, shards: Container[int]) -> int:
         OSError: a file cannot be removed.
     """
     found: dict[int, list[Path]] = {}
-    for kind in ("results", "errors", "_stats"):
+    for kind in ("results", "errors", "features", "_stats"):
         for path in (folder / kind).glob("*"):
             if (match := _SHARD_FILE.fullmatch(path.name)) and (shard := int(match[1] or match[2])) in shards:
                 found.setdefault(shard, []).append(path)

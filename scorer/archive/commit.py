@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from scorer.archive.folder import mark_name, part_name, publish, publish_json, utf8_path
 from scorer.archive.marks import COUNTS, CommitMark, PartFile, WorkInterval, list_committed, read_mark
 from scorer.archive.output import RETRYABLE, ShardOutput
-from scorer.archive.rows import ERRORS, RESULTS
+from scorer.archive.rows import ERRORS, FEATURES, RESULTS
 from scorer.errors import RunBroken
 
 
@@ -69,12 +69,19 @@ def commit_shard(
         errors = pa.concat_tables([kept, errors])
         counts = _add_counts(before, counts, errors)
     name = part_name(output.shard) if not generation else part_name(output.shard).replace(".", f".{generation}.")
-    named: dict[str, dict[str, PartFile]] = {"results": dict(before.results) if before else {}, "errors": {}}
+    named: dict[str, dict[str, PartFile]] = {
+        "results": dict(before.results) if before else {},
+        "errors": {},
+        "features": dict(before.features) if before else {},
+    }
+    features = output.features.to_table()
     try:
         if len(results) or not before:
             named["results"][name] = _publish_table(folder / "results" / name, results, RESULTS)
         if len(errors):
             named["errors"][name] = _publish_table(folder / "errors" / name, errors, ERRORS)
+        if len(features):
+            named["features"][name] = _publish_table(folder / "features" / name, features, FEATURES)
         stage_s = defaultdict(float, before.stage_s if before else {})
         for stage, seconds in output.stage_s.items():
             stage_s[stage] += seconds
@@ -84,6 +91,7 @@ def commit_shard(
             generation=generation,
             results=named["results"],
             errors=named["errors"],
+            features=named["features"],
             work_intervals=(
                 *(before.work_intervals if before else ()),
                 WorkInterval(started_at=started_at, finished_at=datetime.now(UTC)),
@@ -97,7 +105,7 @@ def commit_shard(
     finally:
         # The mark on disk decides: the new one, or after a failure the old one or none.
         current = read_mark(folder, output.shard)
-        written = {f"results/{name}", f"errors/{name}", *(before.paths if before else ())}
+        written = {*(f"{kind}/{name}" for kind in named), *(before.paths if before else ())}
         for path in written - (current.paths if current else set()):
             (folder / path).unlink(missing_ok=True)
     return mark

@@ -4,6 +4,7 @@
     _plan/                    shards and images, in the same order for every process
     results/part-NNNNN.parquet  one row a face, one for an image without a face (`scorer.archive.rows.RESULTS`)
     errors/part-NNNNN.parquet   one row an image that could not be scored (`ERRORS`); no file without such an image
+    features/part-NNNNN.parquet  one row a scored face (`FEATURES`), only with --keep-features
     _attempts/NNNNN.json      a shard's claim, while a process works on it (`scorer.archive.claims`)
     _stats/NNNNN.json         a shard's commit mark, written last: names its files and counts their rows
     summary.json, report.html, _SUCCESS  when every shard is committed

@@ -43,7 +43,7 @@ class CommitMark(_MarkSection):
     Attributes:
         shard: its index.
         generation: how often its failed images were retried; the names of later files contain it.
-        results, errors: its files in the folders of those names.
+        results, errors, features: its files in the folders of those names; features only where the run keeps them.
         images: how many have a row.
         faces: found in them.
         no_face, flag, review, passed, failed: images by outcome; their sum is `images`. An image with faces of which
@@ -59,6 +59,7 @@ class CommitMark(_MarkSection):
     generation: Count
     results: dict[PartName, PartFile]
     errors: dict[PartName, PartFile]
+    features: dict[PartName, PartFile] = Field(default_factory=dict)
     images: Count
     faces: Count
     no_face: Count
@@ -75,7 +76,8 @@ class CommitMark(_MarkSection):
     @property
     def paths(self) -> set[str]:
         """The shard's files, below the run's folder."""
-        return {f"results/{name}" for name in self.results} | {f"errors/{name}" for name in self.errors}
+        kinds = {"results": self.results, "errors": self.errors, "features": self.features}
+        return {f"{kind}/{name}" for kind, files in kinds.items() for name in files}
 
     @property
     def counts(self) -> dict[str, int]:

@@ -1,16 +1,17 @@
 """Turns results into the rows of a shard's Parquet files. Of an image only its rows are kept, never its bytes."""
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from ingest.image_metadata import ImageMetadata
 from ingest.reasons import Reason
-from ingest.resampling import find_marks
 from scorer.archive.items import Item
-from scorer.archive.rows import ERRORS, RESULTS
+from scorer.archive.rows import ERRORS, FEATURES, RESULTS
 from scorer.messages import ScoreResult
 
 # The image itself may be good, so a retry may score it.
@@ -48,6 +49,7 @@ class ShardOutput:
     """The rows and counts of a shard's images so far.
 
     Attributes:
+        features: one row for each scored face, where the run keeps features.
         counts: images, faces, no_face, failed, retryable, and images by decision: flag, review, pass.
         stage_s: seconds that each stage was busy, over all threads.
         left_out: what the shard's tar or manifest contains besides images, by `LeftOut`.
@@ -56,11 +58,14 @@ class ShardOutput:
     shard: int
     results: RowBuffer = field(default_factory=lambda: RowBuffer(RESULTS))
     errors: RowBuffer = field(default_factory=lambda: RowBuffer(ERRORS))
+    features: RowBuffer = field(default_factory=lambda: RowBuffer(FEATURES))
     counts: Counter[str] = field(default_factory=Counter)
     stage_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def add(self, position: int, item: Item, result: ScoreResult, image_metadata: ImageMetadata) -> dict[str, int]:
+    def add(
+        self, position: int, item: Item, result: ScoreResult, features: Mapping[str, NDArray[np.float32]] | None = None
+    ) -> dict[str, int]:
         """Add one image's rows: one a face, one without a face, or one error; return its counts.
 
         Faces that are too small or cut off are also rows of results: a person has to review them.
@@ -80,9 +85,11 @@ class ShardOutput:
         if result.failed:
             self.errors.add(image | {"reason": result.reason_codes[0].value, "detail": result.detail})
             return counted
-        image |= _list_image_columns(item, result) | _list_metadata_columns(result, image_metadata)
+        image |= _list_image_columns(item, result)
         for face in _list_face_columns(result) or [{}]:
             self.results.add(image | face)
+        for face_id, numbers in (features or {}).items():
+            self.features.add({"shard": self.shard, "position": position, "face_id": face_id, "features": numbers})
         return counted
 
 
@@ -105,20 +112,15 @@ def _list_image_columns(item: Item, result: ScoreResult) -> dict[str, Any]:
         "width": result.image.width,
         "height": result.image.height,
         "media_type": result.image.media_type,
+        "camera": result.image.camera,
+        "jpeg_quality": result.image.jpeg_quality,
+        "exif_width": result.image.exif_width,
+        "exif_height": result.image.exif_height,
+        "resampled": [mark.value for mark in result.image.resampled or ()],
         "bundle_id": result.model.bundle_id,
         "bundle_digest": result.model.bundle_digest,
         "policy_id": result.policy.policy_id,
         "policy_version": result.policy.version,
-    }
-
-
-def _list_metadata_columns(result: ScoreResult, image_metadata: ImageMetadata) -> dict[str, Any]:
-    high_bands = [face.quality["high_band"] for face in result.faces if "high_band" in face.quality]
-    marks = find_marks(result.image.width or 0, result.image.height or 0, image_metadata, high_bands)
-    return {
-        "camera": image_metadata.camera or None,
-        "jpeg_quality": image_metadata.jpeg_quality,
-        "resampled": [mark.value for mark in marks],
     }
 
 
@@ -134,6 +136,8 @@ def _list_face_columns(result: ScoreResult) -> list[dict[str, Any]]:
             "face_decision": face.decision.value,
             "face_reason_codes": [reason.value for reason in face.reason_codes],
             "face_px": face.quality["face_px"],
+            "stratum": face.stratum,
+            "calibrated_by": face.calibrated_by,
         }
         for face in result.faces
     ]

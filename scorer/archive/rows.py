@@ -27,6 +27,8 @@ RESULTS = pa.schema(
         ("media_type", _WORD),
         ("camera", _WORD),  # EXIF make and model
         ("jpeg_quality", pa.int16()),  # 1..100 on libjpeg's scale; null where the image is not a JPEG
+        ("exif_width", pa.int64()),  # stored pixels, as the headers state them
+        ("exif_height", pa.int64()),
         ("resampled", _WORDS),  # marks of `ingest.resampling`; empty without a mark
         ("face_id", pa.string()),  # null in the row of an image without a face
         ("face_x", pa.float64()),
@@ -40,11 +42,23 @@ RESULTS = pa.schema(
         ("face_decision", _WORD),
         ("face_reason_codes", _WORDS),
         ("face_px", pa.float64()),  # short side of the visible part of the box
+        ("stratum", _WORD),
+        ("calibrated_by", _WORD),  # stratum or pooled
         ("bundle_id", _WORD),
         ("bundle_digest", _WORD),
         ("policy_id", _WORD),
         ("policy_version", _WORD),
         ("scored_at", pa.timestamp("ms", tz="UTC")),
+    ]
+)
+
+# Beside the results and not in them, so that results can be read and shared without data that describe a face.
+FEATURES = pa.schema(
+    [
+        ("shard", pa.int32()),
+        ("position", pa.int32()),
+        ("face_id", pa.string()),
+        ("features", pa.list_(pa.float32())),  # as many for each face as the bundle's `feature_size`
     ]
 )
 

@@ -10,10 +10,9 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ingest.image_metadata import read_image_metadata
 from ingest.reasons import Reason, Unscorable
 from scorer.archive.commit import commit_shard
 from scorer.archive.feed import Feeder
@@ -58,6 +57,7 @@ class Scan:
         scorer: scores the images.
         read: returns an item's bytes; raises `Unscorable` or `PayloadUnavailable`, the latter within the item's limit.
         limits: time limits.
+        keep_features: write the features of the scored faces.
         on_advance: is called after each image, in the calling thread.
 
     Attributes:
@@ -72,10 +72,11 @@ class Scan:
         read: Callable[[Item], bytes],
         *,
         limits: TimeLimits = DEFAULT_TIME_LIMITS,
+        keep_features: bool = False,
         on_advance: Callable[[ScanProgress], object] = lambda _: None,
     ) -> None:
         self._folder, self._scorer, self._read, self._limits = folder, scorer, read, limits
-        self._on_advance = on_advance
+        self._keep_features, self._on_advance = keep_features, on_advance
         self._feeder = Feeder(folder, plan, self._queue_commit)
         self.progress = ScanProgress()
         self._stopping = False
@@ -162,9 +163,7 @@ class Scan:
         finally:
             task.read_s = time.perf_counter() - started_s
         image = self._scorer.locate(request, data)
-        if image.info:
-            task.image_metadata = read_image_metadata(data, image.info)
-        return image
+        return replace(image, features={}) if self._keep_features else image
 
     def _time_out(self, task: Task) -> LocatedImage:
         task.unavailable = True
@@ -184,7 +183,7 @@ class Scan:
             self._commits.popleft().result()
         if work.abandoned:
             return
-        counted = work.output.add(task.position, task.item, done.result, task.image_metadata)
+        counted = work.output.add(task.position, task.item, done.result, done.image.features)
         self.progress.counts.update(counted)
         for stage, seconds in (("read", task.read_s), ("locate", done.image.locate_ms / 1000), ("score", done.score_s)):
             work.output.stage_s[stage] += seconds

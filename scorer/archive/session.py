@@ -76,6 +76,7 @@ class Session:
             scorer,
             lambda item: read_image_bytes(item, access),
             limits=self.limits,
+            keep_features=bool(self.run.options.get("keep_features")),
             on_advance=on_advance,
         )
 
@@ -132,6 +133,7 @@ def join_run(  # noqa: PLR0913 - the options of the command line
     faces_digest: str | None,
     first: bool,
     new_run: bool,
+    keep_features: bool = False,
 ) -> Session:
     """Resume the run in `folder`, or start it; only the `first` process plans, and the others wait for the plan.
 
@@ -149,6 +151,7 @@ def join_run(  # noqa: PLR0913 - the options of the command line
         "faces_column": archive.faces_column,
         "faces_sha256": faces_digest,
         "shard_images": shard_images,
+        "keep_features": keep_features or None,
     }
     wanted = describe_run(settings, bundle, tuple(map(escape_name, archive.sources)), options, VERSION)
 

@@ -5,14 +5,11 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from ingest.image_metadata import ImageMetadata
 from ingest.reasons import Unscorable
 from scorer.archive.claims import Claim
 from scorer.archive.items import Item, Shard
 from scorer.archive.marks import CommitMark
 from scorer.archive.output import ShardOutput
-
-UNKNOWN = ImageMetadata()
 
 
 class ShardWork:
@@ -76,7 +73,6 @@ class Task:
         unavailable: its bytes could not be read, or not in time.
         refused: they could not be read because the store refuses this machine.
         read_s: seconds that reading took.
-        image_metadata: camera, JPEG quality and stated size from the image's headers.
     """
 
     work: ShardWork
@@ -86,4 +82,3 @@ class Task:
     unavailable: bool = False
     refused: bool = False
     read_s: float = 0.0
-    image_metadata: ImageMetadata = UNKNOWN

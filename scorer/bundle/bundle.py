@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from scorer.bundle.arrays import ArraySpec, InvalidArrays, read_arrays
+from scorer.bundle.calibration import read_calibration
 from scorer.bundle.manifest import CALIBRATION, GOLDEN, MAX_FILES, MIXTURE, SCHEMA_VERSION, FileRecord, Manifest
 from scorer.errors import BundleMismatch
 from scorer.files import open_inside
@@ -125,7 +126,7 @@ def read_bundle(folder: Path, check_manifest: Callable[[bytes], None] | None = N
             "precisions_cholesky": ArraySpec("f", ((components, size), (components, size, size)), _MAX_FACTOR_BYTES),
         },
     )
-    calibration = _read_calibration(folder / CALIBRATION, contents[CALIBRATION], manifest.calibration_size)
+    calibration = read_calibration(folder / CALIBRATION, contents[CALIBRATION], manifest)
     try:
         with np.errstate(over="raise", invalid="raise", divide="raise"):
             stacked = stack_mixture(GaussianMixture(**arrays))
@@ -136,16 +137,6 @@ def read_bundle(folder: Path, check_manifest: Callable[[bytes], None] | None = N
     digest = hashlib.sha256(raw).hexdigest()
     model = Model(manifest.bundle_id, digest, manifest.preprocess, stacked, calibration)
     return Bundle(folder, manifest, model, golden)
-
-
-def _read_calibration(path: Path, data: bytes, faces: int) -> NDArray[np.float64]:
-    found = _arrays(path, data, {"log_likelihoods": ArraySpec("f", ((faces,),), 2**27)})["log_likelihoods"]
-    calibration: NDArray[np.float64] = found.astype(np.float64)
-    if (np.diff(calibration) < 0).any():
-        message = f"{path} is not in ascending order"
-        raise BundleMismatch(message)
-    rounded: NDArray[np.float64] = round_nats(calibration)
-    return rounded
 
 
 def _read_golden(path: Path, data: bytes, size: int) -> GoldenFaces:

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ingest.detect import DetectorSpec
 from ingest.pyramid import TILE_PX
 from ingest.spec import PreprocessSpec
-from scorer.decide import CalibrationSize
+from scorer.decide import CalibrationSize, photographs_needed
+from scorer.strata import Stratum
 
 SCHEMA_VERSION = 1
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -31,6 +32,7 @@ _PYRAMID_RANGES = {
     "box_scale": (1e-3, 10),
     "box_shift": (-10, 10),
 }
+LEAST_STRATUM_PHOTOGRAPHS = photographs_needed(0.05)  # 72
 MIXTURE, CALIBRATION, GOLDEN = "mixture.npz", "calibration.npz", "golden.npz"
 
 
@@ -149,6 +151,20 @@ class Evaluation(ManifestSection):
         return generated
 
 
+class StratumSize(ManifestSection):
+    """The number of held-out faces of a stratum, and of the photographs that they or their originals are from."""
+
+    faces: Annotated[int, Field(gt=0, le=MAX_CALIBRATION)]
+    photographs: Annotated[int, Field(gt=0, le=MAX_CALIBRATION)]
+
+    @model_validator(mode="after")
+    def _photographs_have_faces(self) -> Self:
+        if self.photographs > self.faces:
+            message = f"{self.faces} calibration faces cannot be of {self.photographs} photographs"
+            raise ValueError(message)
+        return self
+
+
 class Manifest(ManifestSection):
     """Everything that the scorer must know of a bundle before it opens another file.
 
@@ -156,8 +172,8 @@ class Manifest(ManifestSection):
     `target` states what runs the extractor: OpenVINO on a CPU, or TensorRT on a GPU, whose `plan` is built there and is
     not a file of the bundle. `golden_tolerance_nats` is the largest allowed difference between the golden faces'
     log-likelihoods on another processor and the recorded ones. Fields that bundles of earlier releases lack are
-    optional: `evaluation`, and `calibration_photographs`, the number of photographs that contain the `calibration_size`
-    faces.
+    optional: `evaluation`; `calibration_photographs`, the number of photographs that contain the `calibration_size`
+    faces; and `calibration_strata`, the strata with a calibration of their own.
     """
 
     schema_version: Literal[1]
@@ -176,6 +192,7 @@ class Manifest(ManifestSection):
     calibration_id: str
     calibration_size: Annotated[int, Field(gt=0, le=MAX_CALIBRATION)]
     calibration_photographs: Annotated[int | None, Field(gt=0)] = None
+    calibration_strata: dict[Stratum, StratumSize] = Field(default_factory=dict)
     golden_tolerance_nats: Annotated[float, Field(gt=0, le=MAX_TOLERANCE_NATS)]
     provenance: Provenance
     evaluation: Evaluation | None = None
@@ -224,14 +241,27 @@ class Manifest(ManifestSection):
 
     @model_validator(mode="after")
     def _photographs_have_faces(self) -> Self:
-        if self.calibration.photographs > self.calibration_size:
+        if (self.calibration_photographs or 0) > self.calibration_size:
             message = (
                 f"{self.calibration_size} calibration faces cannot be of {self.calibration_photographs} photographs"
             )
             raise ValueError(message)
         return self
 
+    @field_validator("calibration_strata")
+    @classmethod
+    def _enough_photographs(cls, strata: dict[Stratum, StratumSize]) -> dict[Stratum, StratumSize]:
+        for stratum, size in strata.items():
+            if size.photographs < LEAST_STRATUM_PHOTOGRAPHS:
+                message = f"{stratum} has {size.photographs} photographs, fewer than {LEAST_STRATUM_PHOTOGRAPHS}"
+                raise ValueError(message)
+        return strata
+
     @property
     def calibration(self) -> CalibrationSize:
-        """The size of the calibration; one photograph per face if the bundle does not state it."""
-        return CalibrationSize(self.calibration_size, self.calibration_photographs or self.calibration_size)
+        """The size of the smallest part of the calibration; one photograph per face if the bundle does not state it."""
+        pooled = CalibrationSize(self.calibration_size, self.calibration_photographs or self.calibration_size)
+        strata = self.calibration_strata.items()
+        parts = [pooled, *(CalibrationSize(size.faces, size.photographs, stratum) for stratum, size in strata)]
+        smallest = min(parts, key=lambda part: part.photographs)
+        return smallest._replace(faces=min(part.faces for part in parts))

@@ -14,6 +14,7 @@ import typer
 
 from ingest.device import Request
 from scorer.commands.bundle import bundle_app
+from scorer.commands.calibrate import calibrate
 from scorer.commands.command_line import (
     EXPECTED,
     CommandGroup,
@@ -56,6 +57,7 @@ app.add_typer(dlq_app, name="dlq")
 app.command(short_help="Score an archive, resumably.")(scan)
 app.command(short_help="Write a run's summary.json and report.html again.")(report)
 app.command(short_help="Compare two runs over the same images.")(compare)
+app.command(short_help="Fit a bundle to a run's photographs, or check a run.")(calibrate)
 
 
 class Document(StrEnum):

@@ -73,7 +73,7 @@ class ResultTable:
             terminal.say(f"{_below(name, folder)}: {detail}")
         terminal.print(", ".join(f"{count} {name}" for name, count in sorted(self._decisions.items())))
         terminal.print(
-            f"p-value: the share of {len(bundle.model.calibration)} held-out faces at most this likely under "
+            f"p-value: the share of {len(bundle.model.calibration.pooled)} held-out faces at most this likely under "
             f"{bundle.manifest.bundle_id}."
         )
         for sentence in explain_decisions(bundle.manifest.evaluation, policy):

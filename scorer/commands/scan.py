@@ -65,6 +65,14 @@ def scan(  # noqa: PLR0913 - one parameter per flag
             dir_okay=False,
         ),
     ] = None,
+    keep_features: Annotated[
+        bool,
+        typer.Option(
+            "--keep-features",
+            help="Also write the features of each scored face, for `unlensed calibrate`. They describe a face: protect "
+            "them like the archive, and delete RUN/features afterwards.",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only count the images, and estimate the duration from a few of them."),
@@ -107,7 +115,14 @@ def scan(  # noqa: PLR0913 - one parameter per flag
         raise UsageError(message)
     faces_digest = hashlib.sha256(faces.read_bytes()).hexdigest() if faces else None
     session = join_run(
-        out, archive, settings, shard_images=shard_images, faces_digest=faces_digest, first=index == 0, new_run=new_run
+        out,
+        archive,
+        settings,
+        shard_images=shard_images,
+        faces_digest=faces_digest,
+        keep_features=keep_features,
+        first=index == 0,
+        new_run=new_run,
     )
     terminal = Terminal(stderr=True)
     if session.run.policy_note:
@@ -120,6 +135,8 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     outcome = session.finish(own)
     for line in outcome.describe(str(out)):
         terminal.say(line)
+    if keep_features:
+        terminal.say(f"Features of faces: {out}/features. Protect them, and delete them after `unlensed calibrate`")
     for sentence in explain_decisions(session.run.evaluation, session.run.policy):
         terminal.say(sentence)
     raise typer.Exit(Exit.FAILURES if outcome.counts["failed"] > max_failed else Exit.DONE)

@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.mixture import GaussianMixture as Reference
 
+from scorer.fitting.em import fit_em
+from scorer.fitting.seeding import seed_responsibilities
+from scorer.fitting.shapes import Covariance
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
-from training.mixture.em import fit_em
-from training.mixture.seeding import seed_responsibilities
-from training.recipes import Covariance
 
 VARIANCE = 1e-6  # scikit-learn's and the paper's
 TAIL = 8.0  # degrees of freedom of Student's t

@@ -70,7 +70,7 @@ print(json.dumps({
     "features": digest(batch.features),
     "high band": digest(batch.high_band, *(resampling.measure_high_bands(crop[None], np) for crop in crops)),
     "log-likelihoods": digest(likelihoods),
-    "p-values": digest(p_values(likelihoods, model.calibration)),
+    "p-values": digest(p_values(likelihoods, model.calibration.pooled)),
     "of a mixture of the paper's size": digest(log_likelihood(arrays["features"], stack_mixture(large))),
 }))
 """

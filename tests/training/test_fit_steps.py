@@ -21,9 +21,9 @@ from training import steps
 from training.export.onnx import export_onnx
 from training.export.openvino import export_extractor
 from training.export.target import Deployment
-from training.mixture.tables import print_calibration, print_fit
 from training.pretext.network import FEATURE_SIZE, Normalise
 from training.recipes import MixtureRule, MixtureShape, Recipe, starter
+from training.step_tables import print_calibration, print_fit
 
 FACES = 150
 ENGINE = Deployment("openvino", "fp32")

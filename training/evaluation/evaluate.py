@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from scorer.commands.progress import Progress
+from scorer.fitting.fit import Fitter, choose_mixture
 from scorer.mixture import GaussianMixture, stack_mixture
 from training.data.shards import Images
 from training.evaluation.face_scorer import FaceScorer, score_features
@@ -23,7 +24,6 @@ from training.evaluation.operating_points import (
 )
 from training.evaluation.protocol import ProtocolComparison, compare_generators
 from training.evaluation.robustness import draw_rows, equalise_format, evaluate_condition, list_conditions
-from training.mixture.fit import Fitter, choose_mixture
 from training.recipes import Recipe
 
 Extract = Callable[[Images], NDArray[np.float32]]

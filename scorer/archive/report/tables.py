@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from scorer.archive.folder import utf8_path
 from scorer.archive.marks import CommitMark
@@ -50,6 +51,19 @@ class Tables:
                 message = f"{folder / kind} contains files of another layout, without the columns {sorted(missing)}"
                 raise RunBroken(message)
             rows.select(*schema.names).create_view(kind + suffix)
+
+    def add_table(self, name: str, table: pa.Table) -> None:
+        """Create a view of a table in memory."""
+        self._connection.register(name, table)
+
+    def read(self, sql: str) -> pa.Table:
+        """Return all rows of a query as a table in memory.
+
+        Raises:
+            RunBroken: a file cannot be read.
+        """
+        with _translate_errors():
+            return self._connection.sql(sql).to_arrow_table()
 
     def run(self, sql: str) -> None:
         """Run a statement that returns nothing.

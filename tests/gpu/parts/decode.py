@@ -128,7 +128,7 @@ def measure_parity(part: Part, expected: np.ndarray, found: np.ndarray) -> None:
         part.record("likelihoods: median difference", float(np.median(nats)), "nats")
         part.record("likelihoods: 95th percentile", float(np.quantile(nats, 0.95)), "nats")
         part.record("likelihoods: rank correlation", spearmanr(*likelihoods).statistic, "")
-        spread = float(np.subtract(*np.percentile(bundle.model.calibration, [75, 25])))
+        spread = float(np.subtract(*np.percentile(bundle.model.calibration.pooled, [75, 25])))
         part.record("interquartile range of the starter's calibration", spread, "nats")
 
 

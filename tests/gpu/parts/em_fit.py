@@ -8,11 +8,11 @@ from mixture_fit import VARIANCE, draw_features
 from part import Part
 
 from ingest.device import Kind, load_array_module
+from scorer.fitting.em import EmFit, fit_em
+from scorer.fitting.fit import make_mixture
+from scorer.fitting.seeding import seed_responsibilities
+from scorer.fitting.shapes import MixtureShape
 from scorer.mixture import log_likelihood, stack_mixture
-from training.mixture.em import EmFit, fit_em
-from training.mixture.fit import make_mixture
-from training.mixture.seeding import seed_responsibilities
-from training.recipes import MixtureShape
 
 COMPONENTS = 8
 SAME_BOUND_NATS = 1e-3

@@ -13,8 +13,8 @@ from networks import LITE, RESNET, draw_crops
 from part import Part
 from scipy.stats import spearmanr
 
+from scorer.fitting.fit import Fitter, make_mixture
 from scorer.mixture import StackedMixture, log_likelihood, stack_mixture
-from training.mixture.fit import Fitter, make_mixture
 from training.recipes import MixtureRule, MixtureShape, Precision
 
 RATES = (0.05, 0.01)

@@ -9,11 +9,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from ingest.reasons import Reason, Unscorable
 from scorer.archive import scan as module
+from scorer.archive.cleanup import remove_uncommitted_files
 from scorer.archive.items import Item, Shard
 from scorer.archive.marks import CommitMark, read_mark
 from scorer.archive.rows import ERRORS, RESULTS
@@ -21,6 +23,7 @@ from scorer.archive.scan import DEFAULT_TIME_LIMITS, Scan, ScanProgress, TimeLim
 from scorer.errors import ArchiveUnavailable, PayloadRefused, PayloadUnavailable, ScanInterrupted, SourceDamaged
 from scorer.local_scorer import LocalScorer
 from scorer.messages import RequestedFace
+from scorer.mixture import log_likelihood
 from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_file
 
 COUNT, SHARD = 23, 6
@@ -87,6 +90,40 @@ def test_rows_have_the_figures_of_score(plan: ListPlan, tmp_path: Path, local_sc
     assert scan.progress.counts["images"] == COUNT
     assert scan.progress.counts["faces"] == len(rows)
     assert not list((tmp_path / "_attempts").iterdir())
+
+
+def test_features_are_kept_on_request(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
+    """With `keep_features` each scored face has its features, whose log-likelihood is the row's; a retry adds its own.
+
+    The marks name their files, which a killed process's leftovers do not survive, and the results do not change.
+    """
+    hidden = set(range(8, 12))
+
+    def read(item: Item) -> bytes:
+        if int(item.content_id[:5]) in hidden:
+            raise PayloadUnavailable(item.content_id)
+        return read_file(item)
+
+    for _ in range(2):
+        scan = Scan(tmp_path / "kept", plan, local_scorer, read, keep_features=True)
+        scan.run(range(plan.shard_count), retry_failed=True)
+        hidden.clear()
+    scan_all(plan, tmp_path / "plain", local_scorer)
+    rows = {(row["shard"], row["position"], row["face_id"]): row for row in read_rows(tmp_path / "kept")}
+    kept = read_rows(tmp_path / "kept", "features")
+    features = np.array([row["features"] for row in kept], np.float32)
+    assert features.shape == (COUNT - 2, local_scorer.bundle.manifest.feature_size)
+    nats = log_likelihood(features, local_scorer.bundle.model.mixture)
+    found = {(row["shard"], row["position"], row["face_id"]): value for row, value in zip(kept, nats, strict=True)}
+    assert found == {key: row["log_likelihood"] for key, row in rows.items()}
+    assert not (tmp_path / "plain" / "features").exists()
+    named = {f"features/{name}": part for mark in read_marks(tmp_path / "kept") for name, part in mark.features.items()}
+    assert {path.relative_to(tmp_path / "kept").as_posix() for path in tmp_path.glob("kept/features/*")} == set(named)
+    assert sum(part.rows for part in named.values()) == len(kept)
+    stray = tmp_path / "kept" / "features" / "part-00001.7.parquet"
+    stray.write_bytes(b"left")
+    assert remove_uncommitted_files(tmp_path / "kept", range(plan.shard_count)) == 1
+    assert not stray.exists()
 
 
 def test_marks_describe_all_files(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:

@@ -54,9 +54,9 @@ def test_a_held_out_face_is_as_likely_as_itself(copy: Path, starter: Bundle, noi
     with np.load(copy / "calibration.npz") as arrays:
         np.savez(copy / "calibration.npz", log_likelihoods=arrays["log_likelihoods"] + noise)
     record(copy, "calibration.npz")
-    calibration = read_bundle(copy).model.calibration
-    expected = p_values(starter.model.calibration, starter.model.calibration)
-    np.testing.assert_array_equal(p_values(starter.model.calibration, calibration), expected)
+    calibration = read_bundle(copy).model.calibration.pooled
+    expected = p_values(starter.model.calibration.pooled, starter.model.calibration.pooled)
+    np.testing.assert_array_equal(p_values(starter.model.calibration.pooled, calibration), expected)
 
 
 @pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE"])
@@ -75,7 +75,7 @@ def test_older_processors_give_the_golden_answers(root: Path, instructions: str)
 
 def test_golden_tolerance_is_tighter_than_a_decision(starter: Bundle) -> None:
     """The tolerance is small against the spread of photographs, so a wrong engine cannot hide in it."""
-    spread = np.subtract(*np.percentile(starter.model.calibration, [75, 25]))
+    spread = np.subtract(*np.percentile(starter.model.calibration.pooled, [75, 25]))
     assert starter.manifest.golden_tolerance_nats < 0.1 * spread
 
 

@@ -14,6 +14,7 @@ import pytest
 from scorer.bundle.bundle import MANIFEST, Bundle, read_bundle
 from scorer.engines.triton.repository import SERVED_SPEC
 from scorer.errors import BundleMismatch
+from scorer.fitting.calibrate import describe_calibration
 from scorer.local_scorer import LocalScorer
 from scorer.meaning import explain_pass
 from scorer.settings import Settings
@@ -23,7 +24,6 @@ from training.evaluation import card
 from training.evaluation.inputs import EvaluatedRun
 from training.evaluation.stated import state_evaluation
 from training.export.target import Deployment
-from training.mixture.calibrate import describe_calibration
 from training.recipes import Recipe, paper
 
 ENGINE = Deployment("openvino", "int8")
@@ -91,7 +91,7 @@ def test_a_bundle_states_its_run_s_figures(export_run: Export, report: dict[str,
     """Card and manifest take every figure from the run's files, and name no source."""
     written = export_run(evaluated.recipe, {})
     assert written.manifest.evaluation == state_evaluation(report)
-    assert written.manifest.calibration == (103, 103)
+    assert written.manifest.calibration == (103, 103, None)
     text = (written.folder / "MODEL_CARD.md").read_text()
     assert explain_pass(written.manifest.evaluation, 0.05) in text
     assert report["verdict"]["summary"] in text

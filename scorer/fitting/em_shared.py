@@ -27,7 +27,7 @@ class Parameters:
 
 @dataclass(eq=False)
 class FeatureSteps:
-    """Base class of the steps for every kind of covariance; see `training.mixture.em.EmSteps`.
+    """Base class of the steps for every kind of covariance; see `scorer.fitting.em.EmSteps`.
 
     Attributes:
         features: [N, D], on the device that computes.

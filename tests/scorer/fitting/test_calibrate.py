@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scorer.decide import p_values
-from scorer.mixture import GaussianMixture
-from training.mixture.calibrate import (
+from scorer.fitting.calibrate import (
     RATES,
     Threshold,
     describe_calibration,
@@ -16,6 +15,7 @@ from training.mixture.calibrate import (
     photographs_needed,
     score_held_out,
 )
+from scorer.mixture import GaussianMixture
 
 SAMPLES = 400
 

@@ -27,7 +27,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from training.mixture.em_shared import (
+from scorer.fitting.em_shared import (
     Array,
     FeatureSteps,
     Parameters,
@@ -52,7 +52,7 @@ LOOSE_NORM, TIGHT_NORM = 1e3, 0.02
 
 @dataclass(eq=False)
 class FullSteps(FeatureSteps):
-    """`training.mixture.em.EmSteps` for covariances [K, D, D].
+    """`scorer.fitting.em.EmSteps` for covariances [K, D, D].
 
     Attributes:
         precisions: single, then double.

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from training.mixture.em_shared import (
+from scorer.fitting.em_shared import (
     Array,
     FeatureSteps,
     Parameters,
@@ -51,7 +51,7 @@ class CentredSteps(FeatureSteps):
 
 @dataclass(eq=False)
 class TiedSteps(CentredSteps):
-    """`training.mixture.em.EmSteps` for one covariance [D, D]; the scatter matrix is computed once."""
+    """`scorer.fitting.em.EmSteps` for one covariance [D, D]; the scatter matrix is computed once."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,7 +81,7 @@ class TiedSteps(CentredSteps):
 
 
 class DiagonalSteps(CentredSteps):
-    """`training.mixture.em.EmSteps` for covariances [K, D]."""
+    """`scorer.fitting.em.EmSteps` for covariances [K, D]."""
 
     def maximise(self, responsibilities_NK: Array, dtype: type[np.floating[Any]]) -> Parameters:  # noqa: ARG002 - always double
         """Return the parameters that explain the features best under these responsibilities."""

@@ -8,11 +8,11 @@ from scipy.special import softmax
 from sklearn.cluster import kmeans_plusplus
 from sklearn.mixture import GaussianMixture as Reference
 
-from training.mixture.em import EmProgress, fit_em
-from training.mixture.em_full import FullSteps, bound_norm
-from training.mixture.em_shared import Parameters, SingularCovariance
-from training.mixture.seeding import seed_responsibilities
-from training.recipes import Covariance
+from scorer.fitting.em import EmProgress, fit_em
+from scorer.fitting.em_full import FullSteps, bound_norm
+from scorer.fitting.em_shared import Parameters, SingularCovariance
+from scorer.fitting.seeding import draw_seeds, seed_responsibilities
+from scorer.fitting.shapes import Covariance
 
 VARIANCE = 1e-6
 
@@ -174,6 +174,15 @@ def test_seeds_are_scikit_learns() -> None:
     np.testing.assert_allclose(
         seed_responsibilities(features, 4, 0.05, 2024), softmax(-distances / (2 * 0.05), axis=1), atol=1e-9
     )
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12))
+def test_seeds_are_drawn_as_scikit_learn_draws_them(seed: int, components: int) -> None:
+    """For any seed and number of components the same faces are chosen."""
+    features = draw_features(200, 6, 3, seed=seed % 1000).astype(np.float64)
+    _, expected = kmeans_plusplus(features, components, random_state=seed)
+    assert draw_seeds(features, components, seed).tolist() == expected.tolist()
 
 
 def test_seeding_does_not_need_a_variance() -> None:

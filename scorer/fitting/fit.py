@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.device import DeviceUnavailable, Request, load_array_module, resolve_device
+from scorer.fitting.em import EmFit, EmProgress, fit_em
+from scorer.fitting.em_shared import blocks, factorise
+from scorer.fitting.seeding import seed_responsibilities
+from scorer.fitting.shapes import MixtureRule, MixtureShape
 from scorer.mixture import GaussianMixture, StackedMixture, log_likelihood, stack_mixture
-from training.mixture.em import EmFit, EmProgress, fit_em
-from training.mixture.em_shared import blocks, factorise
-from training.mixture.seeding import seed_responsibilities
-from training.recipes import MixtureRule, MixtureShape
 
 MAX_FOLDS = 10
 FALSE_ALARM_RATE = 0.05  # as in the paper (section III-A)
@@ -251,8 +251,8 @@ def choose_array_module(request: Request = "auto") -> tuple[Any, str]:
         return np, str(error)
 
 
-def split_sources(sources_N: NDArray[np.str_]) -> list[NDArray[np.str_]]:
-    """Return folds of sources with similar numbers of faces: one for each source, but at most `MAX_FOLDS`.
+def split_sources(sources_N: NDArray[np.str_], most: int = MAX_FOLDS) -> list[NDArray[np.str_]]:
+    """Return folds of sources with similar numbers of faces: one for each source, but at most `most`.
 
     Raises:
         ValueError: there is a single source.
@@ -264,7 +264,7 @@ def split_sources(sources_N: NDArray[np.str_]) -> list[NDArray[np.str_]]:
             "prepare more sources, or give a single shape and role set in the recipe"
         )
         raise ValueError(message)
-    folds: list[list[str]] = [[] for _ in range(min(len(names), MAX_FOLDS))]
+    folds: list[list[str]] = [[] for _ in range(min(len(names), most))]
     sizes = np.zeros(len(folds))
     for index in np.argsort(-faces, kind="stable"):
         smallest = int(sizes.argmin())

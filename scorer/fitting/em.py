@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from training.mixture.em_full import FullSteps
-from training.mixture.em_shared import Array, Parameters, SingularCovariance, to_host
-from training.mixture.em_simple import DiagonalSteps, TiedSteps
-from training.recipes import Covariance
+from scorer.fitting.em_full import FullSteps
+from scorer.fitting.em_shared import Array, Parameters, SingularCovariance, to_host
+from scorer.fitting.em_simple import DiagonalSteps, TiedSteps
+from scorer.fitting.shapes import Covariance
 
 TOLERANCE_NATS = 1e-3  # per face; scikit-learn's default
 MAX_ITERATIONS = 200

@@ -1,18 +1,18 @@
 """Calibration: the log-likelihoods of held-out photographs, and the false-alarm rates that they support."""
 
-import hashlib
 import math
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta, binom
+from scipy.stats import beta, binom, t
 
 from scorer.decide import CONFIDENCE, photographs_needed
+from scorer.fitting.em_shared import blocks
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
-from training.mixture.em_shared import blocks
 
 RATES = (0.05, 0.01, 0.001)
+GOLDEN_TOLERANCE_SHARE = 0.05  # of the interquartile range, which an outlier does not widen
 ASSUMPTION = (
     "Photographs are assumed to be exchangeable. Faces of one photograph are not assumed to be independent: they lower "
     "the effective number of faces. Photographs of one source resemble each other too, so the intervals are valid for "
@@ -70,20 +70,44 @@ def flagged_rank(count: int, rate: float) -> int:
 
 
 def effective_faces(values_N: NDArray[np.float64], photos_N: NDArray[np.str_], threshold: float) -> float:
-    """Return the number of independent faces that would estimate the rate under `threshold` as precisely as these.
+    """Return the number of independent faces that would estimate the rate under `threshold` as precisely as these."""
+    _, of = np.unique(photos_N, return_inverse=True)
+    return effective_cases(values_N <= threshold, of)
 
-    Kish's effective sample size: the number of faces over the design effect, which is the variance of the rate with
-    photographs as clusters over that of independent faces (Korn and Graubard, 1998). At most the number of faces, at
-    least the number of photographs over their largest number of faces.
+
+def effective_cases(hits_N: NDArray[np.bool_], clusters_N: NDArray[np.integer]) -> float:
+    """Return the number of independent faces that would estimate the share of hits as precisely as these.
+
+    Kish's effective sample size: the number of faces over the design effect, which is the variance of the share with
+    clusters over that of independent faces (Korn and Graubard, 1998). At most the number of faces, at least the number
+    of clusters over their largest number of faces; the number of clusters if there is no hit or only hits.
+
+    Args:
+        hits_N: what is counted.
+        clusters_N: the cluster of each face, numbered from 0 without gaps: faces of one cluster are not independent.
     """
-    count, flagged = len(values_N), (values_N <= threshold).astype(np.float64)
-    _, of, faces = np.unique(photos_N, return_inverse=True, return_counts=True)
-    photographs, rate = len(faces), float(flagged.mean())
-    if photographs == count or rate in {0.0, 1.0}:
-        return float(photographs)
-    residuals = np.bincount(of, weights=flagged - rate)
-    between = photographs / (photographs - 1) * float((residuals**2).sum()) / count**2
-    return min(float(count), max(rate * (1 - rate) / between, photographs / float(faces.max())))
+    count, faces = len(hits_N), np.bincount(clusters_N)
+    clusters, share = len(faces), float(hits_N.mean())
+    if clusters == count or share in {0.0, 1.0}:
+        return float(clusters)
+    residuals = np.bincount(clusters_N, weights=hits_N - share)
+    between = clusters / (clusters - 1) * float((residuals**2).sum()) / count**2
+    return min(float(count), max(share * (1 - share) / between, clusters / float(faces.max())))
+
+
+def clustered_interval(hits_N: NDArray[np.bool_], clusters_N: NDArray[np.integer]) -> tuple[float, float]:
+    """Return the 95 % interval of a share: Clopper and Pearson's for the effective number of faces.
+
+    Few clusters estimate their own variance poorly: the number is lowered by the ratio of the quantiles of Student's
+    t, as Korn and Graubard do.
+    """
+    cases, tail = effective_cases(hits_N, clusters_N), (1 - CONFIDENCE) / 2
+    share, clusters = float(hits_N.mean()), int(clusters_N.max()) + 1
+    if clusters > 1 and clusters < len(hits_N) and 0 < share < 1:
+        cases *= float(t.ppf(tail, len(hits_N) - 1) / t.ppf(tail, clusters - 1)) ** 2
+    hits, others = share * cases, (1 - share) * cases
+    low = float(beta.ppf(tail, hits, others + 1)) if hits else 0.0
+    return low, float(beta.ppf(1 - tail, hits + 1, others)) if others else 1.0
 
 
 def measure_threshold(values_N: NDArray[np.float64], photos_N: NDArray[np.str_], rate: float) -> Threshold | str:
@@ -134,6 +158,6 @@ def describe_calibration(values_N: NDArray[np.float64], photos_N: NDArray[np.str
     }
 
 
-def make_calibration_id(values: NDArray[np.float64]) -> str:
-    """Return a short id, a digest of the values."""
-    return hashlib.sha256(values.astype("<f8").tobytes()).hexdigest()[:12]
+def choose_golden_tolerance(values_N: NDArray[np.float64]) -> float:
+    """Return how far in nats a golden face may be from its result on another processor, by the calibration's spread."""
+    return round(GOLDEN_TOLERANCE_SHARE * float(np.subtract(*np.percentile(values_N, [75, 25]))), 2)
