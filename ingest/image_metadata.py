@@ -1,10 +1,12 @@
 """What an image's headers state about its history: camera, JPEG quality, and the size at which it was taken.
 
-The values are hints: anybody can write a header. Text is short and printable. Not covered: maker notes, XMP,
-thumbnails, and quantisation tables that change between scans.
+Camera and stated size are hints: anybody can write a header. The JPEG quality is that of the table with which the
+pixels are decoded, and 16 of its 64 entries have no influence: they could be made coarse with hardly any effect on the
+pixels. Text is short and printable. Not covered: maker notes, XMP, thumbnails.
 """
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +21,7 @@ _MAKE, _MODEL, _EXIF_DIRECTORY, _PIXEL_X, _PIXEL_Y = 0x010F, 0x0110, 0x8769, 0xA
 _APP1, _DQT, _SOS = 0xE1, 0xDB, 0xDA
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _MAX_TABLES = 4  # T.81 B.2.4.1: destinations 0..3
-_TABLE_ENTRIES = 64
+_TABLE_ENTRIES, _USED_ENTRIES = 64, 48  # the finest
 
 # T.81 table K.1, which libjpeg scales by its quality (`jpeg_add_quant_table`). Only sums are used, so that the zigzag
 # order does not matter.
@@ -37,12 +39,16 @@ _LUMINANCE = np.array(
 )
 
 
+def _sum_finest(entries: Iterable[int]) -> int:
+    return sum(sorted(entries)[:_USED_ENTRIES])
+
+
 def _sum_table(quality: int) -> int:
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality  # noqa: PLR2004 - libjpeg's two branches
-    return int(np.clip((_LUMINANCE * scale + 50) // 100, 1, 255).sum())
+    return _sum_finest(np.clip((_LUMINANCE * scale + 50) // 100, 1, 255).ravel().tolist())
 
 
-_SUMS = [_sum_table(quality) for quality in range(100, 0, -1)]  # ascending: 64 at quality 100, 16,320 at 1
+_SUMS = [_sum_table(quality) for quality in range(100, 0, -1)]  # ascending: 48 at quality 100, 12,240 at 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,22 +93,25 @@ def read_image_metadata(data: bytes, info: ImageInfo) -> ImageMetadata:
 
 
 def _walk_jpeg(data: bytes) -> tuple[bytes, int | None]:
-    """Return the EXIF block and the quality of the first component's quantisation table."""
-    exif, tables, table = b"", dict[int, int](), None
+    """Return the EXIF block and the quality of the first component's quantisation table.
+
+    Decoders keep the table that is defined when the first scan with the component begins.
+    """
+    exif, tables, component, table = b"", dict[int, int](), None, None
     for code, _, start, end in jpeg.walk_segments(data):
         if code == _APP1 and not exif and EXIF_HEADER.match(data, start, end):
             exif = data[start:end]
         elif code == _DQT:
             tables |= _sum_tables(data[start:end])
         elif code in _FRAMES and end - start > 8:  # noqa: PLR2004 - the ninth byte names the first component's table
-            table = data[start + 8]
-        elif code == _SOS:
+            component, table = data[start + 6], data[start + 8]
+        elif code == _SOS and component in tuple(data[start + 1 : end - 3 : 2]):
             break
     return exif, None if table is None or table not in tables else estimate_quality(tables[table])
 
 
 def _sum_tables(body: bytes) -> dict[int, int]:
-    """Return the sum of each complete table of a DQT segment by its destination."""
+    """Return the sum of the finest entries of each complete table of a DQT segment by its destination."""
     sums: dict[int, int] = {}
     position = 0
     while position < len(body) and len(sums) < _MAX_TABLES:
@@ -110,13 +119,15 @@ def _sum_tables(body: bytes) -> dict[int, int]:
         size = _TABLE_ENTRIES * (2 if wide else 1)
         entries = body[position + 1 : position + 1 + size]
         if len(entries) == size:
-            sums[destination] = sum(entries[::2]) * 256 + sum(entries[1::2]) if wide else sum(entries)
+            highs = entries[::2] if wide else bytes(_TABLE_ENTRIES)
+            lows = entries[1::2] if wide else entries
+            sums[destination] = _sum_finest(high << 8 | low for high, low in zip(highs, lows, strict=True))
         position += 1 + size
     return sums
 
 
 def estimate_quality(table_sum: int) -> int:
-    """Return the quality 1..100 whose luminance table in libjpeg has the sum nearest to `table_sum`."""
+    """Return the quality 1..100 whose luminance table in libjpeg has the sum of finest entries nearest to this."""
     first_larger = bisect_left(_SUMS, table_sum)
     near = [index for index in (first_larger - 1, first_larger) if 0 <= index < len(_SUMS)]
     return 100 - min(near, key=lambda index: abs(_SUMS[index] - table_sum))

@@ -40,7 +40,7 @@ _UPPER, _LOWER = _make_octave_weights(0.25), _make_octave_weights(0.125)
 
 
 class ResamplingMark(StrEnum):
-    """A sign that an image was resampled; the values are part of a scan's results."""
+    """A sign that an image was resampled; the values are part of results."""
 
     THUMBNAIL = "thumbnail"
     LOW_QUALITY = "low_quality"

@@ -189,7 +189,8 @@ class ImageFacts(Message):
 
     `camera` (EXIF make and model), `exif_width` and `exif_height` (stored pixels) are what the headers state: anybody
     can write them. `jpeg_quality` is on libjpeg's scale of 1 to 100. `resampled` has the marks of an image that was
-    reduced, enlarged or compressed strongly; it is null where the image was not probed.
+    reduced, enlarged or compressed strongly, `upsampled` only where a face has `high_band`, which a Triton server does
+    not measure; it is null where the image was not probed.
     """
 
     sha256: str | None = None

@@ -123,7 +123,7 @@ EXAMPLE_RESULT = ScoreResult(
             decision=Decision.FLAG,
             reason_codes=(),
             quality={"face_px": 208.0, "high_band": 0.21},
-            stratum=Stratum.ORIGINAL,
+            stratum=Stratum.HIGH_QUALITY,
             calibrated_by=CalibratedBy.STRATUM,
         ),
     ),

@@ -19,6 +19,7 @@ from scorer.bundle.manifest import PlanRule, Target
 from scorer.engines.tensorrt.trtexec import describe_command
 from scorer.fitting.calibrate import choose_golden_tolerance
 from scorer.mixture import log_likelihood, stack_mixture
+from scorer.strata import Stratum
 from training.data import detector
 from training.data.shards import load_role
 from training.evaluation.card import write_card
@@ -107,7 +108,11 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
         **describe_engine(deployment, recipe.preprocess),
         "detector": DetectorSpec(),
         "mixture_components": len(read_mixture(results / MIXTURE).weights),
-        **make_manifest_fields(calibration, calibrated["photographs"], {}),
+        **make_manifest_fields(
+            calibration,
+            calibrated["photographs"],
+            {Stratum(name): part["photographs"] for name, part in calibrated["strata"].items()},
+        ),
         "golden_tolerance_nats": choose_golden_tolerance(calibration.pooled),
         "provenance": {
             "created_at": created,

@@ -5,11 +5,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ingest.spec import PreprocessSpec
 from scorer.errors import UsageError
 from training.data.shards import SETTINGS
 from training.recipes import Recipe
 
 CHECKPOINT = "best.safetensors"
+
+
+def read_cut(run: Path) -> PreprocessSpec:
+    """Return how the faces of `run` were cut; the default if `prepare` did not record it."""
+    path = run / SETTINGS
+    return PreprocessSpec.from_json(_read(path)["preprocess"]) if path.is_file() else PreprocessSpec()
 
 
 def check_cut(run: Path, recipe: Recipe) -> None:

@@ -17,7 +17,7 @@ from scorer.bundle.calibration import write_calibration
 from scorer.commands.progress import Progress
 from scorer.commands.terminal import Terminal
 from scorer.decide import Calibration
-from scorer.fitting.calibrate import describe_calibration, score_held_out
+from scorer.fitting.calibrate import describe_calibration, describe_strata, score_held_out
 from scorer.fitting.em import EmProgress
 from scorer.fitting.fit import (
     FittedMixture,
@@ -30,20 +30,21 @@ from scorer.fitting.fit import (
     replace_components,
 )
 from scorer.mixture import GaussianMixture
-from training.data.shards import load_role
+from training.data.copies import score_strata
+from training.data.shards import Images, load_role
 from training.evaluation.evaluate import SweptMixture
 from training.evaluation.inputs import Comparisons, EvaluatedRun
 from training.evaluation.operating_points import name_photographs
 from training.evaluation.pretext import measure_pretext
 from training.evaluation.run import measure_run
-from training.export.features import extract_features
+from training.export.features import Alteration, embed_crops, extract_features, open_extractor
 from training.export.onnx import export_onnx
 from training.export.openvino import export_extractor
 from training.export.target import PRECISIONS, Deployment
 from training.pretext.checkpoints import load_checkpoint
-from training.pretext.network import build_network
+from training.pretext.network import FEATURE_SIZE, build_network
 from training.recipes import Recipe
-from training.run_recipe import CHECKPOINT
+from training.run_recipe import CHECKPOINT, read_cut
 
 FIT, MIXTURE, SWEEP = "fit.json", "mixture.npz", "components"
 LATER_RESULTS = ("calibration.json", "calibration.npz", "evaluation.json", "evaluation.html")  # of an earlier mixture
@@ -190,10 +191,14 @@ def find_deployment(run: Path, wanted: Deployment) -> Deployment:
 
 
 def calibrate_run(run: Path, deployment: Deployment, threads: int) -> dict[str, Any]:
-    """Score the role `calibrate` with the fitted engine; write `calibration.npz` and `calibration.json`.
+    """Score the role `calibrate` and copies of its faces with the fitted engine.
+
+    Writes `calibration.npz` and `calibration.json`. The pooled calibration has the faces as they are; a stratum has its
+    faces and, except for photographs as cameras store them, a copy of each face.
 
     Returns:
-        The content of `calibration.json`: thresholds with their intervals, and the rates that n cannot support.
+        The content of `calibration.json`: thresholds with their intervals, and the rates that n cannot support, of
+        all photographs and of each stratum.
 
     Raises:
         FileNotFoundError: `fit` has not been run.
@@ -202,10 +207,17 @@ def calibrate_run(run: Path, deployment: Deployment, threads: int) -> dict[str, 
     deployment = find_deployment(run, deployment)
     results = deployment.results(run)
     faces = load_role(run, "calibrate")
-    features = extract_features(deployment.engine(run), faces.crops, threads)
-    values = score_held_out(read_mixture(results / MIXTURE), features)
-    write_calibration(results / "calibration.npz", Calibration(np.sort(values)))
-    report = describe_calibration(values, faces.photos)
+    extractor = open_extractor(deployment.engine(run), FEATURE_SIZE, threads)
+    mixture = read_mixture(results / MIXTURE)
+
+    def score(images: Images, alter: Alteration | None = None) -> NDArray[np.float64]:
+        return score_held_out(mixture, embed_crops(extractor, images, alter))
+
+    values = score(faces.crops)
+    held_out = score_strata(faces, values, read_cut(run), score)
+    strata, described = describe_strata(held_out)
+    write_calibration(results / "calibration.npz", Calibration(np.sort(values), strata))
+    report = describe_calibration(values, faces.photos) | {"strata": described}
     (results / "calibration.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
 

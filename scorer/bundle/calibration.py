@@ -56,42 +56,46 @@ def load_calibration(path: Path) -> Calibration:
 
 
 def make_manifest_fields(
-    calibration: Calibration, photographs: int, sizes: Mapping[Stratum, StratumSize]
+    calibration: Calibration, photographs: int, stratum_photographs: Mapping[Stratum, int]
 ) -> dict[str, object]:
     """Return the fields of the manifest that state the calibration.
 
     Args:
         calibration: the content of `calibration.npz`.
         photographs: how many contain the faces of `calibration.pooled`.
-        sizes: at least of the strata of `calibration`.
+        stratum_photographs: how many contain those of each stratum, or their originals.
     """
     return {
         "calibration_id": make_calibration_id(calibration),
         "calibration_size": len(calibration.pooled),
         "calibration_photographs": photographs,
-        "calibration_strata": {stratum: sizes[stratum] for stratum in calibration.strata},
+        "calibration_strata": {
+            stratum: StratumSize(faces=len(values), photographs=stratum_photographs[stratum])
+            for stratum, values in calibration.strata.items()
+        },
     }
 
 
 def split_by_stratum(
     values_N: NDArray[np.float64], photos_N: NDArray[np.str_], strata_N: NDArray[np.str_]
-) -> tuple[dict[Stratum, NDArray[np.float64]], dict[Stratum, StratumSize]]:
-    """Return the ascending log-likelihoods of each stratum that has enough photographs, and the size of every stratum.
+) -> tuple[dict[Stratum, NDArray[np.float64]], dict[Stratum, int]]:
+    """Return the ascending log-likelihoods of each sufficient stratum, and the number of photographs of every stratum.
 
-    The faces of a stratum with fewer than `LEAST_STRATUM_PHOTOGRAPHS` photographs are scored against all photographs.
+    A stratum with fewer than `LEAST_STRATUM_PHOTOGRAPHS` photographs is left out: its faces are scored against all
+    photographs.
 
     Args:
         values_N: log-likelihoods of held-out faces in nats.
         photos_N: the photograph of each; copies of one photograph have one name.
         strata_N: the stratum of each.
     """
-    sizes = {
-        stratum: StratumSize(faces=int(rows.sum()), photographs=len(np.unique(photos_N[rows])))
+    photographs = {
+        stratum: len(np.unique(photos_N[strata_N == stratum.value]))
         for stratum in Stratum
-        if (rows := strata_N == stratum.value).any()
+        if (strata_N == stratum.value).any()
     }
-    enough = [stratum for stratum, size in sizes.items() if size.photographs >= LEAST_STRATUM_PHOTOGRAPHS]
-    return {stratum: np.sort(values_N[strata_N == stratum.value]) for stratum in enough}, sizes
+    sufficient = [stratum for stratum, count in photographs.items() if count >= LEAST_STRATUM_PHOTOGRAPHS]
+    return {stratum: np.sort(values_N[strata_N == stratum.value]) for stratum in sufficient}, photographs
 
 
 def make_calibration_id(calibration: Calibration) -> str:

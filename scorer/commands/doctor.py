@@ -149,7 +149,7 @@ def _bundle(bundle: Bundle, settings: Settings) -> list[Finding]:
         *(_triton(bundle, settings) if settings.triton.url else ()),
         *engines,
     ]
-    photographs = manifest.calibration.photographs
+    _, photographs, stratum = manifest.calibration
     try:
         policy, note = resolve_policy(settings.policy, manifest.calibration)
     except PolicyError as error:
@@ -157,7 +157,8 @@ def _bundle(bundle: Bundle, settings: Settings) -> list[Finding]:
     rates = (
         f"flags {policy.flag_false_alarm_rate:.1%}, reviews {policy.review_false_alarm_rate:.1%} of photographed faces"
     )
-    why = note or f"a calibration on {photographs} photographs supports {100 * supported_rate(photographs):g} %"
+    part = f" of the stratum {stratum}" if stratum else ""
+    why = note or f"a calibration on {photographs} photographs{part} supports {100 * supported_rate(photographs):g} %"
     found_pass, found_flag = explain_decisions(manifest.evaluation, policy)
     measured = (
         f"evaluated on {manifest.evaluation.measured_on}" if manifest.evaluation else "the bundle states no evaluation"

@@ -72,10 +72,11 @@ class ResultTable:
         for name, detail in self._details:
             terminal.say(f"{_below(name, folder)}: {detail}")
         terminal.print(", ".join(f"{count} {name}" for name, count in sorted(self._decisions.items())))
-        terminal.print(
-            f"p-value: the share of {len(bundle.model.calibration.pooled)} held-out faces at most this likely under "
-            f"{bundle.manifest.bundle_id}."
-        )
+        calibration = bundle.model.calibration
+        held_out = f"{len(calibration.pooled)} held-out faces"
+        if calibration.strata:
+            held_out = f"held-out faces of its stratum, or of all {held_out},"
+        terminal.print(f"p-value: the share of {held_out} at most this likely under {bundle.manifest.bundle_id}.")
         for sentence in explain_decisions(bundle.manifest.evaluation, policy):
             terminal.print(sentence)
 

@@ -7,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import beta, binom, t
 
+from scorer.bundle.calibration import split_by_stratum
 from scorer.decide import CONFIDENCE, photographs_needed
 from scorer.fitting.em_shared import blocks
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
+from scorer.strata import Stratum
 
 RATES = (0.05, 0.01, 0.001)
 GOLDEN_TOLERANCE_SHARE = 0.05  # of the interquartile range, which an outlier does not widen
@@ -56,6 +58,28 @@ def score_held_out(mixture: GaussianMixture, features_ND: NDArray[np.float32]) -
         message = "a calibration face has no finite log-likelihood: check the engine and the photographs"
         raise ValueError(message)
     return values.astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOutFaces:
+    """Held-out faces and their copies: [N] log-likelihoods in nats, the photograph of each, and the stratum of each."""
+
+    values: NDArray[np.float64]
+    photos: NDArray[np.str_]
+    strata: NDArray[np.str_]
+
+
+def describe_strata(
+    held_out: HeldOutFaces,
+) -> tuple[dict[Stratum, NDArray[np.float64]], dict[str, dict[str, object]]]:
+    """Return the ascending log-likelihoods of each sufficient stratum, and what `calibration.json` states of all."""
+    split, photographs = split_by_stratum(held_out.values, held_out.photos, held_out.strata)
+    described: dict[str, dict[str, object]] = {}
+    for stratum, count in photographs.items():
+        rows = held_out.strata == stratum.value
+        size = {"faces": int(rows.sum()), "photographs": count, "used": stratum in split}
+        described[stratum.value] = size | describe_thresholds(held_out.values[rows], held_out.photos[rows])
+    return split, described
 
 
 def flagged_rank(count: int, rate: float) -> int:
@@ -146,13 +170,19 @@ def measure_threshold(values_N: NDArray[np.float64], photos_N: NDArray[np.str_],
 
 
 def describe_calibration(values_N: NDArray[np.float64], photos_N: NDArray[np.str_]) -> dict[str, object]:
-    """Return the content of `calibration.json`."""
-    measured = {f"{rate:g}": measure_threshold(values_N, photos_N, rate) for rate in RATES}
+    """Return the content of `calibration.json` on all photographs."""
     return {
         "faces": len(values_N),
         "photographs": len(np.unique(photos_N)),
         "confidence": CONFIDENCE,
         "assumption": ASSUMPTION,
+    } | describe_thresholds(values_N, photos_N)
+
+
+def describe_thresholds(values_N: NDArray[np.float64], photos_N: NDArray[np.str_]) -> dict[str, object]:
+    """Return the thresholds of the target rates, and why the others have none."""
+    measured = {f"{rate:g}": measure_threshold(values_N, photos_N, rate) for rate in RATES}
+    return {
         "thresholds": {name: asdict(found) for name, found in measured.items() if isinstance(found, Threshold)},
         "refused": {name: found for name, found in measured.items() if isinstance(found, str)},
     }

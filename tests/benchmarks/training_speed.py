@@ -58,6 +58,7 @@ def make_noise(count: int) -> FaceSet:
         sources=names,
         cameras=names,
         short_sides=np.full(count, 200.0),
+        jpeg_qualities=np.full(count, 92, np.int16),
     )
 
 

@@ -108,6 +108,31 @@ def test_wide_tables_are_read() -> None:
     assert read_image_metadata(cut, INFO).jpeg_quality is None
 
 
+def test_few_coarse_entries_do_not_lower_the_quality() -> None:
+    """Sixteen entries at their largest value, which affect the pixels little, change no estimate."""
+    data = bytearray(encode(quality=90))
+    start = data.index(b"\xff\xdb") + 5
+    for place in sorted(range(64), key=lambda entry: data[start + entry])[48:]:
+        data[start + place] = 255
+    assert read_image_metadata(bytes(data), INFO).jpeg_quality == 90
+
+
+def test_the_table_is_the_one_that_decodes_the_luminance() -> None:
+    """A table counts if it is defined before the first scan with the first component; later ones are ignored."""
+    fine, coarse = encode(quality=90), encode(quality=20)
+    start = fine.index(b"\xff\xdb")
+    segment = fine[start : start + 69]
+    coarse_segment = coarse[coarse.index(b"\xff\xdb") :][:69]
+    of_chroma = b"\xff\xda" + struct.pack(">HBBB", 8, 1, 2, 0x11) + b"\0?\0" + b"\x12\x34"
+    scan = fine.index(b"\xff\xda")
+    defined_late = fine[:start] + coarse_segment + fine[start + 69 : scan] + of_chroma + segment + fine[scan:]
+    assert read_image_metadata(defined_late, INFO).jpeg_quality == 90
+    redefined = fine[:-2] + coarse_segment + fine[scan:]
+    assert read_image_metadata(redefined, INFO).jpeg_quality == 90
+    without_a_scan = fine[:scan] + b"\xff\xda\0\2"
+    assert read_image_metadata(without_a_scan, INFO).jpeg_quality == 90
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=mutate(), kind=st.sampled_from(["image/jpeg", "image/png", "image/webp"]))
 def test_no_damage_raises(data: bytes, kind: str) -> None:

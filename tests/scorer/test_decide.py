@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from scorer.decide import (
+    Calibration,
     CalibrationSize,
     Policy,
     decide_face,
@@ -18,7 +19,8 @@ from scorer.decide import (
     supported_rate,
 )
 from scorer.errors import PolicyError
-from scorer.messages import Decision
+from scorer.messages import CalibratedBy, Decision
+from scorer.strata import Stratum
 
 LIKELIHOODS = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 
@@ -69,6 +71,37 @@ def test_nan_likelihood_stays_nan() -> None:
     assert np.isnan(p_values(np.array([np.nan, -np.inf, np.inf]), np.arange(10.0))).all()
 
 
+@given(
+    st.lists(st.tuples(st.floats(-1e6, 1e6) | st.just(math.nan), st.sampled_from(Stratum)), max_size=30),
+    st.dictionaries(st.sampled_from(Stratum), LIKELIHOODS),
+    LIKELIHOODS,
+)
+def test_a_face_is_compared_with_its_stratum(
+    faces: list[tuple[float, Stratum]], strata: dict[Stratum, list[float]], pooled: list[float]
+) -> None:
+    """Each face gets the p-value that it has alone in its stratum, or among all photographs without that stratum."""
+    calibration = Calibration(np.sort(pooled), {name: np.sort(values) for name, values in strata.items()})
+    found = calibration.p_values(np.array([value for value, _ in faces]), [stratum for _, stratum in faces])
+    for (value, stratum), (p_value, by) in zip(faces, found, strict=True):
+        expected = p_values(np.array([value]), np.sort(strata.get(stratum, pooled)))[0]
+        np.testing.assert_equal(p_value, expected)
+        assert by is (CalibratedBy.STRATUM if stratum in strata else CalibratedBy.POOLED)
+
+
+def test_strata_keep_the_rate_where_one_threshold_does_not() -> None:
+    """Faces of a stratum that is less likely are flagged at the stated rate, not more often."""
+    rng = np.random.default_rng(5)
+    small = [Stratum.SMALL_LOW_QUALITY] * 4000
+    held_out = {Stratum.SMALL_LOW_QUALITY: np.sort(rng.normal(-1, 1, 2000))}
+    faces, pooled = rng.normal(-1, 1, 4000), np.sort(rng.normal(0, 1, 2000))
+    one, by_stratum = (
+        np.mean([p_value <= 0.05 for p_value, _ in Calibration(pooled, strata).p_values(faces, small)])
+        for strata in ({}, held_out)
+    )
+    assert one > 0.2
+    assert by_stratum == pytest.approx(0.05, abs=0.015)
+
+
 @given(st.integers(1, 100_000))
 def test_a_supported_rate_is_the_finest_of_one_digit(photographs: int) -> None:
     """A calibration supports the rate that is named for it, and not the next finer one of one digit."""
@@ -94,6 +127,8 @@ def test_a_default_that_the_calibration_does_not_support_is_raised_in_a_sentence
         "78: faces are flagged at 5 %"
     )
     assert resolve_policy(policy, STARTER) == (policy, "")
+    _, note = resolve_policy(Policy(), STARTER._replace(stratum=Stratum.LARGE))
+    assert "and this bundle's is on 78 of the stratum large: faces are flagged at 5 %" in note
     assert resolve_policy(Policy(), CalibrationSize(368, 368)) == (Policy(), "")
 
 

@@ -1,9 +1,11 @@
 """Scoring with the live engine: the result of an image does not depend on its batch."""
 
+import dataclasses
 import io
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,12 +14,13 @@ from PIL import Image
 from ingest.probe import EncodedFace, ImageInfo, Limits
 from ingest.reasons import Reason
 from ingest.spec import MIN_VISIBLE_SHARE, FaceBox, PreprocessSpec
-from scorer.decide import Policy
+from scorer.decide import Calibration, Policy
 from scorer.local_scorer import LocalScorer
-from scorer.messages import Decision, ImageSource, RequestedFace, ScoreRequest, ScoreResult, Status
+from scorer.messages import CalibratedBy, Decision, ImageSource, RequestedFace, ScoreRequest, ScoreResult, Status
 from scorer.policies import read_policies
 from scorer.score import score_batch
 from scorer.settings import Settings
+from scorer.strata import Stratum
 
 FACE = (180.0, 70.0, 95.0, 110.0)
 TINY = (10.0, 10.0, 20.0, 20.0)
@@ -65,6 +68,49 @@ def test_detail_is_measured_where_the_crop_is_not_enlarged(local_scorer: LocalSc
     large, small = result.faces
     assert 0 < large.quality["high_band"] < 1
     assert set(small.quality) == {"face_px"}
+
+
+def test_a_face_is_scored_against_its_stratum(local_scorer: LocalScorer, portrait: bytes) -> None:
+    """The same face has the same log-likelihood, and the p-value of the photographs of its stratum."""
+    located = local_scorer.locate(ask("a", portrait, FACE), portrait)
+    held_out = local_scorer.bundle.model.calibration.pooled
+    model = dataclasses.replace(local_scorer.bundle.model, calibration=Calibration(held_out))
+    (pooled,) = score_batch([(located, local_scorer.policy)], local_scorer.embedder, model)
+    (face,) = pooled.faces
+    assert (face.stratum, face.calibrated_by) == (Stratum.SMALL_NO_QUALITY, CalibratedBy.POOLED)
+    assert face.log_likelihood is not None
+    values = np.array([face.log_likelihood - 1, face.log_likelihood, face.log_likelihood + 1])
+    strata = Calibration(held_out, {Stratum.SMALL_NO_QUALITY: values})
+    (of_stratum,) = score_batch(
+        [(located, local_scorer.policy)], local_scorer.embedder, dataclasses.replace(model, calibration=strata)
+    )
+    assert (of_stratum.faces[0].p_value, of_stratum.faces[0].calibrated_by) == (0.75, CalibratedBy.STRATUM)
+    assert of_stratum.faces[0].log_likelihood == face.log_likelihood
+
+
+def test_marks_of_the_headers_stand_in_the_result(local_scorer: LocalScorer, portrait: bytes) -> None:
+    """Camera, stated size, quality and marks are in the result; what EXIF states changes no number of a face."""
+    picture = Image.open(io.BytesIO(portrait)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110] = "Canon", "EOS 90D"
+    exif[0x8769] = {0xA002: 6960, 0xA003: 4640}
+    forged, plain = io.BytesIO(), io.BytesIO()
+    picture.save(forged, "JPEG", quality=40, exif=exif)
+    picture.save(plain, "JPEG", quality=40)
+    stated, bare = score(local_scorer, ask("a", forged.getvalue(), FACE), ask("a", plain.getvalue(), FACE))
+    assert stated.image.model_dump(exclude={"sha256"}) == {
+        "width": 512,
+        "height": 512,
+        "media_type": "image/jpeg",
+        "camera": "Canon EOS 90D",
+        "jpeg_quality": 40,
+        "exif_width": 6960,
+        "exif_height": 4640,
+        "resampled": ("thumbnail", "low_quality", "resized"),
+    }
+    assert (bare.image.camera, bare.image.exif_width, bare.image.jpeg_quality) == (None, None, 40)
+    assert stated.faces == bare.faces
+    assert stated.faces[0].stratum is Stratum.SMALL_LOW_QUALITY
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,13 @@ from rich.console import Console
 from torch import nn
 
 from ingest.spec import PreprocessSpec
+from scorer.bundle.calibration import load_calibration
 from scorer.commands import progress
 from scorer.commands.terminal import Terminal
+from scorer.strata import Stratum
 from tests.small_extractor import make_small_extractor
 from training import steps
+from training.data.shards import FaceSet
 from training.export.onnx import export_onnx
 from training.export.openvino import export_extractor
 from training.export.target import Deployment
@@ -50,16 +53,26 @@ def fixture_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def fixture_faces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every role has 150 synthetic faces of 90 photographs from three sources, the same on every call."""
+    """Every role has 150 synthetic faces of 90 photographs from three sources, the same on every call.
 
-    def load(_: Path, role: str) -> SimpleNamespace:
+    The faces of two in three photographs are small, and all photographs are JPEGs of a high quality.
+    """
+
+    def load(_: Path, role: str) -> FaceSet:
         rng = np.random.default_rng(len(role))
         plain = rng.integers(60, 200, (FACES, 1, 1, 3)) + rng.integers(-20, 20, (FACES, 8, 8, 3))
         index = np.arange(FACES)
-        return SimpleNamespace(
+        names = np.array(["a", "b", "c"])[index % 3]
+        return FaceSet(
             crops=plain.astype(np.uint8).repeat(28, axis=1).repeat(28, axis=2),
-            sources=np.array(["a", "b", "c"])[index % 3],
+            wide=plain.astype(np.uint8).repeat(40, axis=1).repeat(40, axis=2),
+            landmarks=np.zeros((FACES, 68, 2), np.float32),
+            tags=np.full((FACES, 4), np.nan),
             photos=np.array([f"{row % 90}" for row in index]),
+            sources=names,
+            cameras=names,
+            short_sides=np.where(index % 90 < 60, 100.0, 200.0),
+            jpeg_qualities=np.full(FACES, 92, np.int16),
         )
 
     monkeypatch.setattr(steps, "load_role", load)
@@ -84,7 +97,7 @@ def test_fit_then_calibrate(run: Path, recipe: Recipe) -> None:
     assert list(calibration["thresholds"]) == ["0.05"]
     assert "n = 90 cannot support 1 %: at least 368 photographs" in calibration["refused"]["0.01"]
     with np.load(run / "calibration.npz", allow_pickle=False) as arrays:
-        assert (np.diff(arrays["log_likelihoods"]) >= 0).all()
+        assert all((np.diff(arrays[name]) >= 0).all() for name in arrays.files)
     screen = io.StringIO()
     print_calibration(calibration, Terminal(file=screen, width=120))
     found = calibration["thresholds"]["0.05"]
@@ -134,6 +147,23 @@ def test_a_sweep_on_a_single_source_holds_out_photographs(
     assert "(1 source) also selected" in report["selection"]
     with pytest.raises(ValueError, match="has 1 source"):
         steps.fit_run(run, recipe, ENGINE, 1)
+
+
+def test_a_calibration_has_strata_of_copies(run: Path, recipe: Recipe) -> None:
+    """Small copies are of all 90 photographs; the 30 photographs with larger faces are too few for a stratum."""
+    steps.fit_run(run, recipe, ENGINE, 1)
+    report = steps.calibrate_run(run, ENGINE, 1)
+    strata = report["strata"]
+    assert {name: (part["photographs"], part["used"]) for name, part in strata.items()} == {
+        name: (90, True) if name.is_small else (30, False) for name in Stratum if name is not Stratum.LARGE
+    }
+    assert [strata[f"small_{name}_quality"]["faces"] for name in ("high", "low", "no")] == [FACES + 120, FACES, FACES]
+    written = (run / "calibration.npz").read_bytes()
+    calibration = load_calibration(run / "calibration.npz")
+    assert set(calibration.strata) == {name for name in Stratum if name.is_small}
+    assert not np.array_equal(calibration.strata[Stratum.SMALL_LOW_QUALITY], calibration.pooled)
+    assert steps.calibrate_run(run, ENGINE, 1) == report
+    assert (run / "calibration.npz").read_bytes() == written
 
 
 def test_progress_counts_the_iterations_of_each_mixture(

@@ -223,6 +223,7 @@ def write_faces(folder: Path, faces: Sequence[tuple[int, CutFace]]) -> None:
         "sources": np.array([face.origin.photo.source for face in cut]),
         "cameras": np.array([face.origin.exif.camera for face in cut]),
         "short_sides": np.array([face.short_side for face in cut]),
+        "jpeg_qualities": np.array([face.origin.jpeg_quality for face in cut], dtype=np.int16),
         "photo_numbers": np.array([number for number, _ in faces]),
         "photo_bytes": np.array([face.origin.byte_count for face in cut]),
         "photo_hashes": np.stack([face.origin.hashed for face in cut]),

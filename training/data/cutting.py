@@ -11,6 +11,7 @@ from PIL import Image
 
 from ingest.dali import FaceCropper
 from ingest.detect import FaceDetector
+from ingest.image_metadata import read_image_metadata
 from ingest.orientation import turn_upright
 from ingest.probe import EncodedFace, ImageInfo, probe_image
 from ingest.reasons import Reason, Unscorable
@@ -27,12 +28,13 @@ HASHED_PX = 256  # a JPEG is decoded at the smallest scale that has at least thi
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadPhoto:
-    """The properties of a photograph, without its bytes."""
+    """The properties of a photograph, without its bytes; `jpeg_quality` is 0 if it is no JPEG."""
 
     photo: Photo
     byte_count: int
     exif: ExifReading
     hashed: Hashes
+    jpeg_quality: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +105,8 @@ class FaceCutter:
         except OSError:
             self.dropped[photo.source, f"photo_{Reason.UNREADABLE}"] += 1
             return []
-        origin = ReadPhoto(photo, len(data), self._read_exif(photo, data), hashed)
+        quality = read_image_metadata(data, info).jpeg_quality or 0
+        origin = ReadPhoto(photo, len(data), self._read_exif(photo, data), hashed, quality)
         return [FoundFace(origin, face, box) for face, box in faces]
 
     def _drop_cut_off(self, photo: Photo, info: ImageInfo, boxes: Sequence[FaceBox]) -> list[FaceBox]:

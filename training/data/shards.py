@@ -92,6 +92,7 @@ class FaceSet:
         sources: [N] source of the photograph.
         cameras: [N] make and model, empty where absent.
         short_sides: [N] shorter side of the visible part of the face box in pixels of the photograph.
+        jpeg_qualities: [N] of the photograph, 1..100 (`ingest.image_metadata`); 0 if it is no JPEG.
     """
 
     crops: Images
@@ -102,6 +103,7 @@ class FaceSet:
     sources: NDArray[np.str_]
     cameras: NDArray[np.str_]
     short_sides: NDArray[np.float64]
+    jpeg_qualities: NDArray[np.int16]
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -145,11 +147,18 @@ def write_shard(folder: Path, pictures: dict[str, list[NDArray[np.uint8]]], tabl
 
 
 def read_tables(folders: Iterable[Path], names: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Return the named columns of several shards, concatenated."""
+    """Return the named columns of several shards, concatenated.
+
+    Raises:
+        ValueError: a shard lacks a column: an earlier release wrote it.
+    """
     names = tuple(names)
     columns: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     for folder in folders:
         with np.load(folder / TABLE, allow_pickle=False) as arrays:
+            if missing := [name for name in names if name not in arrays.files]:
+                message = f"{folder} has no {', '.join(missing)}: prepare the photographs again in a new run folder"
+                raise ValueError(message)
             for name in names:
                 columns[name].append(arrays[name])
     return {name: np.concatenate(parts) for name, parts in columns.items()}

@@ -86,6 +86,7 @@ def write_card(  # noqa: PLR0913, PLR0917 - the parts of a run
         confidence=f"{100 * calibration['confidence']:g} %",
         assumption=calibration["assumption"],
         threshold_rows=describe_thresholds(calibration),
+        strata_rows=describe_strata(calibration),
         finest=f"{100 * supported_rate(calibration['photographs']):g} %",
         min_face=f"{recipe.min_face_px:g}",
         data=facts.describe_data(),
@@ -199,6 +200,17 @@ def describe_thresholds(calibration: dict[str, Any]) -> str:
     for rate, row in calibration["thresholds"].items():
         cells[rate] = f"{row['nats']:.1f} | {100 * row['rate_low']:.2g} to {100 * row['rate_high']:.2g} %"
     return "\n".join(f"| {100 * float(rate):g} % | {cells[rate]} |" for rate in sorted(cells, key=float, reverse=True))
+
+
+def describe_strata(calibration: dict[str, Any]) -> str:
+    """Return a table row for each stratum; the p-values of one with too few photographs count all photographs."""
+    rows = []
+    for name, part in calibration["strata"].items():
+        rate = f"{100 * supported_rate(part['photographs']):g} %" if part["used"] else "too few: pooled"
+        found = part["thresholds"].get(STATED_RATE)
+        nats = f"{found['nats']:.1f}" if found else "-"
+        rows.append(f"| {name} | {part['faces']} | {part['photographs']} | {rate} | {nats} |")
+    return "\n".join(rows)
 
 
 def describe_generator(operating: dict[str, Any], name: str) -> str:

@@ -5,7 +5,6 @@ result. Each condition gives AUCs and the false-alarm rate, which differs from i
 photographs are not altered.
 """
 
-import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from training.data.copies import encode, rescale
 from training.data.shards import Images
 from training.evaluation.measures import LogLikelihoods, Rate, auc
 from training.evaluation.operating_points import count_flagged
@@ -55,18 +55,6 @@ class ConditionOutcome:
     setting: str
     auc: dict[str, float]
     false_alarms: Rate | None
-
-
-def encode(crop: Crop, kind: str, quality: int) -> Crop:
-    """Return the crop after one lossy compression; JPEG has 4:2:0 chroma, as is usual on the web."""
-    buffer = io.BytesIO()
-    Image.fromarray(crop).save(buffer, kind, quality=quality)
-    return np.asarray(Image.open(buffer).convert("RGB"))
-
-
-def rescale(crop: Crop, side: int, kernel: Image.Resampling) -> Crop:
-    """Return the crop resized to `side` pixels; for reduction, Pillow widens every kernel except nearest."""
-    return np.asarray(Image.fromarray(crop).resize((side, side), kernel))
 
 
 def compress(crop: Crop, _: int, kind: str, quality: int) -> Crop:

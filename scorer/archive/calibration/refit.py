@@ -163,7 +163,7 @@ def _calibrate(  # noqa: PLR0913
     for stratum in parts:
         rows = names == stratum.value
         thresholds[stratum.value] = describe_calibration(values_N[rows], photographs[rows])
-    if pooled := [f"{each.value} ({size.photographs})" for each, size in sizes.items() if each not in parts]:
+    if pooled := [f"{each.value} ({count})" for each, count in sizes.items() if each not in parts]:
         notes.append(
             f"strata with fewer than {LEAST_STRATUM_PHOTOGRAPHS} photographs, whose faces are compared with all: "
             f"{', '.join(pooled)}"

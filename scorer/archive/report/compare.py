@@ -54,7 +54,7 @@ WITH ranked AS (
   FROM pairs WHERE same AND log_likelihood IS NOT NULL AND other_log_likelihood IS NOT NULL
 )
 SELECT CASE WHEN stddev_pop(rank_a) > 0 AND stddev_pop(rank_b) > 0 THEN corr(rank_a, rank_b) END AS value FROM ranked"""
-# There are n + 1 possible p-values, so that this is at most as long as the calibration, for any archive.
+# A stratum has n + 1 possible p-values, so that this is at most as long as the calibration, for any archive.
 _P_VALUES = """
 SELECT p, sum(a) AS a, sum(b) AS b FROM (
   SELECT p_value AS p, 1 AS a, 0 AS b FROM pairs WHERE same AND p_value IS NOT NULL AND other_p_value IS NOT NULL

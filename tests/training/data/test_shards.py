@@ -25,6 +25,7 @@ def write_faces(run: Path, role: str, counts: list[int]) -> np.ndarray:
             "sources": np.array(["s" * (number + 1)] * count),
             "cameras": np.array([""] * count),
             "short_sides": np.arange(start, start + count, dtype=np.float64),
+            "jpeg_qualities": np.full(count, 92, np.int16),
         }
         images = {"crops": list(pictures), "wide": list(255 - pictures)}
         write_shard(run / "faces" / role / f"{number:06}", images, table)
@@ -86,7 +87,15 @@ def test_arrays_in_memory_make_a_set_too() -> None:
     names = np.array(list("abc"))
     pictures = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
     faces = FaceSet(
-        pictures, pictures, np.zeros((count, 68, 2), np.float32), np.zeros((count, 4)), names, names, names, np.ones(3)
+        pictures,
+        pictures,
+        np.zeros((count, 68, 2), np.float32),
+        np.zeros((count, 4)),
+        names,
+        names,
+        names,
+        np.ones(3),
+        np.zeros(3, np.int16),
     )
     assert faces.select(np.array([True, False, True])).photos.tolist() == ["a", "c"]
     assert faces.select(np.array([2])).wide[0].item() == 2

@@ -61,6 +61,7 @@ def make_faces(count: int, seed: int = 0) -> FaceSet:
         sources=np.full(count, "generated"),
         cameras=np.full(count, "none"),
         short_sides=np.full(count, 200.0),
+        jpeg_qualities=np.full(count, 92, np.int16),
     )
 
 
