@@ -5,7 +5,6 @@ import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,7 +139,7 @@ def test_a_sweep_on_a_single_source_holds_out_photographs(
     monkeypatch.setattr(
         steps,
         "load_role",
-        lambda path, role: SimpleNamespace(**vars(load(path, role)) | {"sources": np.full(FACES, "only")}),
+        lambda path, role: replace(load(path, role), sources=np.full(FACES, "only")),
     )
     report = steps.fit_run(run, recipe, ENGINE, 1, components=(1, 2))
     assert report["held_out_by"] == "photograph"

@@ -3,7 +3,7 @@
 import io
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from scorer.mixture import GaussianMixture
+from training.data.shards import FaceSet
 from training.evaluation.evaluate import SweptMixture
 from training.evaluation.inputs import Comparisons, EvaluatedRun
 from training.evaluation.measures import Rate
@@ -26,20 +27,6 @@ ODD_NAME = "<b>odd&name"
 FACE = (150, 40, 300, 220)
 
 
-@dataclass(frozen=True)
-class Faces:
-    """Photographs of an evaluation, with the fields that a card needs."""
-
-    crops: Crop
-    photos: np.ndarray
-    sources: np.ndarray
-    tags: np.ndarray
-    cameras: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.crops)
-
-
 def vary(seed: int) -> Image.Image:
     """Return the astronaut's portrait with rotation, brightness and noise of a seed."""
     rng = np.random.default_rng(seed)
@@ -48,12 +35,21 @@ def vary(seed: int) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def make_faces(count: int, first_seed: int) -> Faces:
+def make_faces(count: int, first_seed: int) -> FaceSet:
     """Return `count` crops of two sources, with two crops for each photograph."""
-    crops = [np.asarray(vary(first_seed + face).crop(FACE).resize((224, 224))) for face in range(count)]
+    crops = np.stack([np.asarray(vary(first_seed + face).crop(FACE).resize((224, 224))) for face in range(count)])
     numbers = np.arange(count)
-    sources = np.where(numbers % 4 < 2, "private.example", "b")
-    return Faces(np.stack(crops), (numbers // 2).astype(str), sources, np.ones((count, 4)), np.full(count, "camera"))
+    return FaceSet(
+        crops=crops,
+        wide=crops,
+        landmarks=np.zeros((count, 68, 2), np.float32),
+        tags=np.ones((count, 4)),
+        photos=(numbers // 2).astype(str),
+        sources=np.where(numbers % 4 < 2, "private.example", "b"),
+        cameras=np.full(count, "camera"),
+        short_sides=np.full(count, 150.0),
+        jpeg_qualities=np.full(count, 95, np.int16),
+    )
 
 
 @pytest.fixture(scope="package")

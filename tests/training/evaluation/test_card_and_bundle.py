@@ -14,7 +14,7 @@ import pytest
 from scorer.bundle.bundle import MANIFEST, Bundle, read_bundle
 from scorer.engines.triton.repository import SERVED_SPEC
 from scorer.errors import BundleMismatch
-from scorer.fitting.calibrate import describe_calibration
+from scorer.fitting.calibrate import HeldOutFaces, describe_calibration, describe_strata
 from scorer.local_scorer import LocalScorer
 from scorer.meaning import explain_pass
 from scorer.settings import Settings
@@ -41,6 +41,17 @@ def test_card_lists_the_supported_rates() -> None:
     ]
 
 
+def test_card_lists_the_strata() -> None:
+    """Each stratum has its size and the rate that it supports; one with too few photographs says so."""
+    strata = np.array(["no_quality"] * 20 + ["small_low_quality"] * 380 + ["large"] * 90)
+    _, described = describe_strata(HeldOutFaces(np.arange(490.0), np.arange(490).astype(str), strata))
+    assert card.describe_strata({"strata": described}).splitlines() == [
+        "| large | 90 | 90 | 5 % | 403.0 |",
+        "| no_quality | 20 | 20 | too few: pooled | - |",
+        "| small_low_quality | 380 | 380 | 1 % | 38.0 |",
+    ]
+
+
 def write_step_files(run: Path, report: dict[str, Any], recipe: Recipe, initial: dict[str, str]) -> dict[str, object]:
     """Write the files of the steps before an export into `run`; return the calibration's report."""
     facts = dict.fromkeys((*TAG_NAMES, "manipulation"), 0.7) | {"epoch": 3.0, "merit": 0.7}
@@ -60,7 +71,7 @@ def write_step_files(run: Path, report: dict[str, Any], recipe: Recipe, initial:
         "roles": {"train": {"sources": 2, "cameras": {"NORITA 66": 7}}},
         "landmarks": "face-alignment",
     }
-    calibration = describe_calibration(np.arange(103.0), np.arange(103).astype(str))
+    calibration = describe_calibration(np.arange(103.0), np.arange(103).astype(str)) | {"strata": {}}
     files = {"fit.json": fit, "prepare.json": prepared, "progress.jsonl": facts, "init.json": initial}
     files |= {"recipe.json": {"name": recipe.name, "epochs": 7, "batch_size": 12}}
     for name, content in (files | {"evaluation.json": report, "calibration.json": calibration}).items():
