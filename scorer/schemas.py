@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
-
 from ingest.reasons import Reason
 from scorer.messages import (
     CalibratedBy,
@@ -288,13 +286,11 @@ def _type(name: str) -> Document:
 
 
 def _types() -> Document:
-    _, schemas = models_json_schema(
-        [(ScoreRequest, "validation"), (ScoreResult, "serialization")],
-        ref_template="#/components/schemas/{model}/schema",
-    )
-    types = schemas["$defs"]
-    _state_one_source(types)
-    return {name: {"schemaFormat": SCHEMA_FORMAT, "schema": schema} for name, schema in types.items()}
+    """Return the payloads' schemas, which are the files beside this document."""
+    files = {"ScoreRequest": "request", "ScoreResult": "result"}
+    return {
+        name: {"schemaFormat": SCHEMA_FORMAT, "schema": {"$ref": DOCUMENTS[file][0]}} for name, file in files.items()
+    }
 
 
 DOCUMENTS: dict[str, tuple[str, Callable[[], Document]]] = {
