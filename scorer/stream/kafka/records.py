@@ -81,7 +81,9 @@ class TolerantBatch(DefaultRecordBatch):  # type: ignore[misc]  # the client shi
             if self.timestamp_type != self.LOG_APPEND_TIME:
                 timestamp = self.first_timestamp + delta
             delta, position = decode_varint(buffer, position)
-            if not 0 <= delta <= self.last_offset_delta:
+            # The records after this one need offsets in the batch, too.
+            latest = self.last_offset_delta - (self._num_records - self._next_record_index)
+            if not self._expected - self.base_offset <= delta <= latest:
                 return self._unreadable(offset, "its offset lies outside of its batch", timestamp)
             offset = self.base_offset + delta
             key, position = _read_bytes(buffer, position, end)

@@ -18,7 +18,7 @@ from scorer.bundle.bundle import MANIFEST
 
 Harm = Callable[[Path], object]
 # What bundles of earlier releases do not state; `target` has a default, and no plan is what a CPU bundle states.
-OPTIONAL = {"target", "plan", "calibration_photographs", "evaluation"}
+OPTIONAL = {"target", "plan", "calibration_photographs", "evaluation", "calibration_strata"}
 # Text that is only handed on: any text will do.
 FREE = {"bundle_id", "licence", "precision", "calibration_id", "input_tensor", "output_tensor"}
 NUMBERS: tuple[object, ...] = (-1, 0, 10**30, 1e300, float("nan"), float("inf"), "many", True)
