@@ -9,11 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from scorer.decide import photographs_needed
+from scorer.fitting.calibrate import RATES
 from training.data.photos import ROLES, Role
 from training.data.roles import Need
 from training.recipes import Recipe
-
-RATES = (0.05, 0.01, 0.001)  # false-alarm rates, from the one that a policy uses first
 
 
 @dataclass(frozen=True, slots=True)
