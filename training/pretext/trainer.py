@@ -42,8 +42,9 @@ from training.pretext.validation import (
     validate,
 )
 from training.recipes import Recipe
+from training.run_recipe import CHECKPOINT
 
-BEST, LAST = "best.safetensors", "last.safetensors"
+LAST = "last.safetensors"
 LOSS_NAMES = ("loss", *(f"loss_{name}" for name in TAG_NAMES), f"loss_{MANIPULATION}")
 
 
@@ -107,7 +108,7 @@ def train_extractor(  # noqa: PLR0913, PLR0917 - the network, two sets of faces,
         except OSError as error:
             message = f"{error.filename or run} cannot be written ({error.strerror or error}): free some space; "
             raise TrainingInterrupted(message + training.describe_resume()) from error
-    return run / BEST
+    return run / CHECKPOINT
 
 
 @dataclass(slots=True)
@@ -225,7 +226,7 @@ class Training:
             # If the held-out faces give no accuracy, merits are NaN and the last epoch is chosen.
             if position.highest is None or not merit <= position.highest:
                 position.highest = merit
-                save_checkpoint(self.run / BEST, self.network, self.recipe, facts)
+                save_checkpoint(self.run / CHECKPOINT, self.network, self.recipe, facts)
         position.epoch, position.step, position.sums = position.epoch + 1, 0, []
         self.save()
 
@@ -244,7 +245,7 @@ class Training:
 
     def raise_diverged(self, what: str) -> None:
         """Raise `TrainingDiverged` with the step and the best checkpoint so far."""
-        best = self.run / BEST
+        best = self.run / CHECKPOINT
         message = (
             f"{what} in step {self.position.step + 1} of epoch {self.position.epoch + 1}; "
             f"{best if best.exists() else 'no checkpoint'} contains the best weights so far: "
