@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from ingest.spec import PreprocessSpec
-from training.pretext.network import FEATURE_SIZE, Normalise
+from training.pretext.backbone import Normalise
+from training.recipes import PAPER_FEATURES
 
 
 class SmallExtractor(nn.Module):
@@ -15,7 +16,7 @@ class SmallExtractor(nn.Module):
         self.normalise = Normalise(PreprocessSpec())
         self.stem = nn.Sequential(nn.Conv2d(3, 16, 16, 16, bias=False), nn.BatchNorm2d(16), nn.ReLU6())
         self.depthwise = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU6())
-        self.widen = nn.Sequential(nn.Conv2d(16, FEATURE_SIZE, 1), nn.ReLU6())
+        self.widen = nn.Sequential(nn.Conv2d(16, PAPER_FEATURES, 1), nn.ReLU6())
 
     def forward(self, crops_NHWC: Tensor) -> Tensor:
         """Return the features."""

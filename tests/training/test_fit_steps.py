@@ -23,8 +23,8 @@ from training.data.shards import FaceSet
 from training.export.onnx import export_onnx
 from training.export.openvino import export_extractor
 from training.export.target import Deployment
-from training.pretext.network import FEATURE_SIZE, Normalise
-from training.recipes import MixtureRule, MixtureShape, Recipe, starter
+from training.pretext.backbone import Normalise
+from training.recipes import PAPER_FEATURES, MixtureRule, MixtureShape, Recipe, starter
 from training.step_tables import print_calibration, print_fit
 
 FACES = 150
@@ -35,7 +35,8 @@ ENGINE = Deployment("openvino", "fp32")
 def fixture_recipe() -> Recipe:
     """The starter's recipe with two small candidates, the second of which cannot be fitted."""
     shapes = (MixtureShape("diag", 2), MixtureShape("diag", 4000))
-    return replace(starter(), precision="fp32", mixture=MixtureRule(shapes, role_sets=(("fit",),)))
+    plain = replace(starter(), head=None, feature_size=PAPER_FEATURES)
+    return replace(plain, precision="fp32", mixture=MixtureRule(shapes, role_sets=(("fit",),)))
 
 
 @pytest.fixture(name="run", scope="module")
@@ -44,7 +45,7 @@ def fixture_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     network = nn.Sequential(
-        Normalise(PreprocessSpec()), nn.Conv2d(3, FEATURE_SIZE, 56, 56), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        Normalise(PreprocessSpec()), nn.Conv2d(3, PAPER_FEATURES, 56, 56), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
     export_extractor(network.eval(), run / "engine" / "fp32", "fp32", np.zeros((1, 224, 224, 3), np.uint8))
     return run

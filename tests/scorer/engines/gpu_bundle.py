@@ -12,7 +12,7 @@ from training.bundle import describe_engine
 from training.export.onnx import export_onnx
 from training.export.target import Deployment
 from training.export.triton_repository import write_repository
-from training.pretext.network import FEATURE_SIZE
+from training.recipes import PAPER_FEATURES
 
 DEPLOYMENT = Deployment("tensorrt", "fp16", BatchProfile(opt=8, max=32))
 
@@ -20,7 +20,7 @@ DEPLOYMENT = Deployment("tensorrt", "fp16", BatchProfile(opt=8, max=32))
 def write_gpu_bundle(folder: Path, starter: Bundle) -> Path:
     """Write one into `folder` with the starter's mixture, calibration, detector and golden faces; return `folder`."""
     export_onnx(make_small_extractor(), folder, DEPLOYMENT.precision, np.zeros((1, 224, 224, 3), np.uint8))
-    write_repository(folder, starter.model.preprocess, FEATURE_SIZE, DEPLOYMENT)
+    write_repository(folder, starter.model.preprocess, PAPER_FEATURES, DEPLOYMENT)
     shutil.copytree(starter.folder / "face_detector", folder / "face_detector")
     for name in ("mixture.npz", "calibration.npz", "golden.npz"):
         shutil.copyfile(starter.folder / name, folder / name)

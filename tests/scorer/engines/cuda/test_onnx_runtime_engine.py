@@ -22,7 +22,7 @@ from training.export.features import extract_features
 from training.export.onnx import export_onnx
 from training.pretext import resnet
 from training.pretext.network import build_network
-from training.recipes import Precision, paper
+from training.recipes import PAPER_FEATURES, Precision, paper
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
 
@@ -45,7 +45,7 @@ def test_features_are_those_of_the_reference(
     graphs: dict[Precision, Path], manifest: Manifest, crops: NDArray[np.uint8], precision: Precision
 ) -> None:
     """At each precision the features are those that the bundle's mixture is fitted on, up to the order of sums."""
-    expected = extract_features(graphs[precision], crops, 1)
+    expected = extract_features(graphs[precision], crops, 1, PAPER_FEATURES)
     stated = manifest.model_copy(update={"precision": precision})
     found = OnnxRuntimeEngine(graphs[precision], stated, "cpu").run(crops)
     assert found.dtype == np.float32
