@@ -90,7 +90,8 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(engine.parents[1], folder / "face_extractor")
     detector.copy_detector(folder, DetectorSpec())
-    write_repository(folder, recipe.preprocess, recipe.output_size, deployment)
+    components, features = read_mixture(results / MIXTURE).means.shape
+    write_repository(folder, recipe.preprocess, features, deployment)
     write_golden(results, engine, recipe.preprocess, threads)
     for name in (MIXTURE, "calibration.npz", "golden.npz"):
         shutil.copyfile(results / name, folder / name)
@@ -103,9 +104,9 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
     fields: dict[str, object] = {
         "bundle_id": bundle_id,
         "licence": facts.describe_licence(recipe),
-        **describe_engine(deployment, recipe),
+        **describe_engine(deployment, recipe.preprocess, features),
         "detector": DetectorSpec(),
-        "mixture_components": len(read_mixture(results / MIXTURE).weights),
+        "mixture_components": components,
         **make_manifest_fields(
             calibration,
             calibrated["photographs"],
@@ -160,21 +161,21 @@ def add_plan(run: Path, folder: Path, recipe: Recipe, deployment: Deployment) ->
     return f"{plan.path}: built by Torch-TensorRT for {plan.build.gpu} and TensorRT {plan.build.version} only"
 
 
-def describe_engine(deployment: Deployment, recipe: Recipe) -> dict[str, object]:
+def describe_engine(deployment: Deployment, spec: PreprocessSpec, feature_size: int) -> dict[str, object]:
     """Return the manifest's fields of an engine and, for a GPU, of the build of its plan."""
     fields: dict[str, object] = {
         "target": deployment.target,
-        "preprocess": recipe.preprocess,
+        "preprocess": spec,
         "extractor": deployment.graph,
         "input_tensor": INPUT_TENSOR,
         "output_tensor": OUTPUT_TENSOR,
-        "feature_size": recipe.output_size,
+        "feature_size": feature_size,
         "precision": deployment.precision,
     }
     if deployment.target == "tensorrt":
         fields["plan"] = PlanRule(
             batches=deployment.batches,
-            command=describe_command(deployment.graph, INPUT_TENSOR, recipe.preprocess.size, deployment.batches),
+            command=describe_command(deployment.graph, INPUT_TENSOR, spec.size, deployment.batches),
             note=PLAN_NOTE,
             features_by=describe_runtime(),
         )
