@@ -32,11 +32,8 @@ from training.export.onnx_features import describe_runtime
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR, Deployment
 from training.export.torch_tensorrt_plan import build_plan_of_network, find_obstacle
 from training.export.triton_repository import write_repository
-from training.pretext.checkpoints import load_checkpoint
-from training.pretext.network import FEATURE_SIZE, build_network
 from training.recipes import Recipe
-from training.run_recipe import CHECKPOINT
-from training.steps import MIXTURE, find_deployment, read_mixture
+from training.steps import MIXTURE, find_deployment, load_extractor, read_mixture
 
 TOOLS: dict[Target, tuple[str, ...]] = {
     "openvino": ("torch", "openvino", "nncf"),
@@ -56,14 +53,15 @@ def write_golden(results: Path, engine: Path, spec: PreprocessSpec, threads: int
         for data, box in zip(images, boxes, strict=True)
     ]
     crops = np.stack(FaceCropper(spec, threads, len(faces)).crop(faces))  # type: ignore[arg-type]  # each picture is valid and contains its box
-    features = extract_features(engine, crops, threads)
+    mixture = read_mixture(results / MIXTURE)
+    features = extract_features(engine, crops, threads, mixture.means.shape[1])
     np.savez_compressed(
         results / "golden.npz",
         pictures=np.frombuffer(b"".join(images), dtype=np.uint8),
         lengths=np.array([len(data) for data in images]),
         boxes=boxes,
         features=features,
-        log_likelihoods=log_likelihood(features, stack_mixture(read_mixture(results / MIXTURE))).astype(np.float64),
+        log_likelihoods=log_likelihood(features, stack_mixture(mixture)).astype(np.float64),
     )
 
 
@@ -92,7 +90,8 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(engine.parents[1], folder / "face_extractor")
     detector.copy_detector(folder, DetectorSpec())
-    write_repository(folder, recipe.preprocess, FEATURE_SIZE, deployment)
+    components, features = read_mixture(results / MIXTURE).means.shape
+    write_repository(folder, recipe.preprocess, features, deployment)
     write_golden(results, engine, recipe.preprocess, threads)
     for name in (MIXTURE, "calibration.npz", "golden.npz"):
         shutil.copyfile(results / name, folder / name)
@@ -105,9 +104,9 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
     fields: dict[str, object] = {
         "bundle_id": bundle_id,
         "licence": facts.describe_licence(recipe),
-        **describe_engine(deployment, recipe.preprocess),
+        **describe_engine(deployment, recipe.preprocess, features),
         "detector": DetectorSpec(),
-        "mixture_components": len(read_mixture(results / MIXTURE).weights),
+        "mixture_components": components,
         **make_manifest_fields(
             calibration,
             calibrated["photographs"],
@@ -158,13 +157,11 @@ def add_plan(run: Path, folder: Path, recipe: Recipe, deployment: Deployment) ->
     """
     if obstacle := find_obstacle(deployment):
         return f"no plan yet ({obstacle}): run `unlensed bundle build {folder}` on the GPU that serves"
-    network = build_network(recipe)
-    load_checkpoint(run / CHECKPOINT, network)
-    plan = build_plan_of_network(network.extractor, folder, deployment)
+    plan = build_plan_of_network(load_extractor(run, recipe), folder, deployment)
     return f"{plan.path}: built by Torch-TensorRT for {plan.build.gpu} and TensorRT {plan.build.version} only"
 
 
-def describe_engine(deployment: Deployment, spec: PreprocessSpec) -> dict[str, object]:
+def describe_engine(deployment: Deployment, spec: PreprocessSpec, feature_size: int) -> dict[str, object]:
     """Return the manifest's fields of an engine and, for a GPU, of the build of its plan."""
     fields: dict[str, object] = {
         "target": deployment.target,
@@ -172,7 +169,7 @@ def describe_engine(deployment: Deployment, spec: PreprocessSpec) -> dict[str, o
         "extractor": deployment.graph,
         "input_tensor": INPUT_TENSOR,
         "output_tensor": OUTPUT_TENSOR,
-        "feature_size": FEATURE_SIZE,
+        "feature_size": feature_size,
         "precision": deployment.precision,
     }
     if deployment.target == "tensorrt":

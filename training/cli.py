@@ -238,14 +238,18 @@ def fit(  # noqa: PLR0913, PLR0917 - one parameter an option
     precision: PrecisionName = None,
     threads: Threads = CORES,
 ) -> None:
-    """Build the engine and fit the mixture on its features. Each target has its own results."""
+    """Build the engine and fit the mixture on its features. Each target has its own results.
+
+    A recipe with a head fits it first: the engine contains it.
+    """
     from training.run_recipe import check_recipe
     from training.step_tables import print_fit
-    from training.steps import build_engine, fit_run
+    from training.steps import build_engine, fit_run, fit_run_head
 
     counts, settings = split_counts(components), find_recipe(recipe, run)
     deployment = choose_deployment(target, precision, recipe)
     check_recipe(run, settings)
+    fit_run_head(run, settings, threads)
     build_engine(run, settings, deployment)
     print_fit(fit_run(run, settings, deployment, threads, components=counts), console)
 

@@ -8,7 +8,7 @@ from typing import Any
 from ingest.spec import PreprocessSpec
 from scorer.errors import UsageError
 from training.data.shards import SETTINGS
-from training.recipes import Recipe
+from training.recipes import PAPER_FEATURES, Recipe
 
 CHECKPOINT = "best.safetensors"
 
@@ -53,7 +53,10 @@ def check_recipe(run: Path, recipe: Recipe) -> None:
             f"{run} was trained with the recipe {trained['name']}, not {recipe.name}: use --recipe {trained['name']}"
         )
         raise UsageError(message)
-    differing = [name for name in ("backbone", "preprocess") if trained and trained[name] != wanted[name]]
+    trained = {"feature_size": PAPER_FEATURES} | trained if trained else {}  # the size of runs that do not state it
+    differing = [
+        name for name in ("backbone", "feature_size", "preprocess") if trained and trained[name] != wanted[name]
+    ]
     if differing:
         message = (
             f"{run} was trained with another {' and '.join(differing)} than the recipe {recipe.name} has now: "

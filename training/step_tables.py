@@ -27,8 +27,9 @@ def print_fit(summary: Mapping[str, Any], console: Console) -> None:
             soft_wrap=True,
         )
     console.print(
-        f"mixture: {chosen}, {summary['faces']} faces, {summary['iterations']} iterations in {summary['seconds']:g} s "
-        f"({summary['device']}); engine {summary['precision']}",
+        f"mixture: {chosen}, {summary['faces']} faces with {summary['copies_of_each_face']} copies each, "
+        f"{summary['iterations']} iterations in {summary['seconds']:g} s ({summary['device']}); "
+        f"engine {summary['precision']}",
         soft_wrap=True,
     )
     if len(summary["faces_by_component"]) > 1:

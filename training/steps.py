@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from torch import nn
 
 from scorer.bundle.calibration import write_calibration
 from scorer.commands.progress import Progress
@@ -30,36 +32,75 @@ from scorer.fitting.fit import (
     replace_components,
 )
 from scorer.mixture import GaussianMixture
-from training.data.copies import score_strata
-from training.data.shards import Images, load_role
+from training.data.copies import make_copies, score_strata
+from training.data.shards import FaceSet, Images, load_role
 from training.evaluation.evaluate import SweptMixture
 from training.evaluation.inputs import Comparisons, EvaluatedRun
 from training.evaluation.operating_points import name_photographs
 from training.evaluation.pretext import measure_pretext
 from training.evaluation.run import measure_run
-from training.export.features import Alteration, embed_crops, extract_features, open_extractor
+from training.export.features import Alteration, Extractor, embed_crops, open_extractor
+from training.export.head import HeadedExtractor, fit_head, read_head, write_head
 from training.export.onnx import export_onnx
 from training.export.openvino import export_extractor
 from training.export.target import PRECISIONS, Deployment
 from training.pretext.checkpoints import load_checkpoint
-from training.pretext.network import FEATURE_SIZE, build_network
+from training.pretext.network import build_network
 from training.recipes import Recipe
 from training.run_recipe import CHECKPOINT, read_cut
 
-FIT, MIXTURE, SWEEP = "fit.json", "mixture.npz", "components"
+FIT, MIXTURE, SWEEP, HEAD = "fit.json", "mixture.npz", "components", "head.npz"
 LATER_RESULTS = ("calibration.json", "calibration.npz", "evaluation.json", "evaluation.html")  # of an earlier mixture
 QUANTISATION_FACES = 192
 
 
-def build_engine(run: Path, recipe: Recipe, deployment: Deployment) -> Path:
-    """Export the run's best checkpoint for `deployment`. Training photographs give the quantisation ranges."""
+def load_extractor(run: Path, recipe: Recipe) -> nn.Module:
+    """Return the extractor of the run's best checkpoint, with the recipe's head.
+
+    Raises:
+        FileNotFoundError: the recipe has a head, which `fit_run_head` has not fitted.
+    """
     network = build_network(recipe)
     load_checkpoint(run / CHECKPOINT, network)
+    return HeadedExtractor(network.extractor, *read_head(run / HEAD)) if recipe.head else network.extractor
+
+
+def fit_run_head(run: Path, recipe: Recipe, threads: int) -> None:
+    """Fit the recipe's head on FP32 features and write `head.npz`, unless it is that of this checkpoint.
+
+    All engines of a run have the same head. A recipe without a head is left as it is.
+
+    Raises:
+        ValueError: there are too few faces.
+    """
+    path, checkpoint = run / HEAD, run / CHECKPOINT
+    if recipe.head is None or (path.exists() and path.stat().st_mtime >= checkpoint.stat().st_mtime):
+        return
+    network = build_network(recipe)
+    load_checkpoint(checkpoint, network)
+    with tempfile.TemporaryDirectory() as folder:
+        side = recipe.preprocess.size
+        plain = export_extractor(network.extractor, Path(folder), "fp32", np.zeros((1, side, side, 3), np.uint8))
+        extractor = open_extractor(plain, recipe.feature_size, threads)
+        parts = [embed_role(extractor, load_role(run, role), recipe)[0] for role in recipe.head.roles]
+    write_head(path, *fit_head(np.concatenate(parts), recipe.head.components))
+
+
+def embed_role(extractor: Extractor, faces: FaceSet, recipe: Recipe) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+    """Return features [M, D] of faces and, if the recipe's mixture has them, of copies; and the face of each row."""
+    copies = make_copies(faces, recipe.preprocess) if recipe.mixture.copies else []
+    parts = [embed_crops(extractor, faces.crops), *(embed_crops(extractor, faces.wide, copy) for copy in copies)]
+    return np.concatenate(parts), np.tile(np.arange(len(faces)), len(parts))
+
+
+def build_engine(run: Path, recipe: Recipe, deployment: Deployment) -> Path:
+    """Export the run's best checkpoint for `deployment`. Training photographs give the quantisation ranges."""
+    extractor = load_extractor(run, recipe)
     crops = load_role(run, "train").crops
     chosen = np.random.default_rng(0).permutation(len(crops))[:QUANTISATION_FACES]
     export = export_extractor if deployment.target == "openvino" else export_onnx
     folder = deployment.engine(run).parents[2]
-    return export(network.extractor, folder, deployment.precision, crops[chosen])
+    return export(extractor, folder, deployment.precision, crops[chosen])
 
 
 def fit_run(  # noqa: PLR0913, PLR0917 - the run, and the options of the command
@@ -90,12 +131,15 @@ def fit_run(  # noqa: PLR0913, PLR0917 - the run, and the options of the command
     rule = replace_components(recipe.mixture, components) if components else recipe.mixture
     roles = sorted({role for roles in rule.role_sets for role in roles} | {"fit"})
     faces = {role: load_role(run, role) for role in roles}
-    engine, results = deployment.engine(run), deployment.results(run)
-    features = {role: extract_features(engine, faces[role].crops, threads) for role in roles}
+    results = deployment.results(run)
+    extractor = open_extractor(deployment.engine(run), recipe.output_size, threads)
+    embedded = {role: embed_role(extractor, faces[role], recipe) for role in roles}
+    features = {role: values for role, (values, _) in embedded.items()}
     sources = {role: faces[role].sources for role in roles}
     one_source = len(np.unique(sources["fit"])) == 1
     if one_source and len(components) > 1:  # as in CelebA-HQ, where a sweep can hold out photographs only
         sources = {role: name_photographs(faces[role].sources, faces[role].photos) for role in roles}
+    sources = {role: sources[role][rows] for role, (_, rows) in embedded.items()}
     xp, device = choose_array_module()
     started = time.perf_counter()
     with Progress("fitting", None, "iterations", console) as progress:
@@ -111,7 +155,8 @@ def fit_run(  # noqa: PLR0913, PLR0917 - the run, and the options of the command
         "precision": deployment.precision,
         "shape": describe_shape(fitted.candidate.shape),
         "roles": list(fitted.candidate.roles),
-        "faces": sum(len(features[role]) for role in fitted.candidate.roles),
+        "faces": sum(len(faces[role]) for role in fitted.candidate.roles),
+        "copies_of_each_face": len(features["fit"]) // len(faces["fit"]) - 1,
         "requested_components": list(components),
         "held_out_by": "photograph" if one_source else "source",
         "held_out_nats": {name: row["nats"] for name, row in held_out.items()},
@@ -207,8 +252,8 @@ def calibrate_run(run: Path, deployment: Deployment, threads: int) -> dict[str, 
     deployment = find_deployment(run, deployment)
     results = deployment.results(run)
     faces = load_role(run, "calibrate")
-    extractor = open_extractor(deployment.engine(run), FEATURE_SIZE, threads)
     mixture = read_mixture(results / MIXTURE)
+    extractor = open_extractor(deployment.engine(run), mixture.means.shape[1], threads)
 
     def score(images: Images, alter: Alteration | None = None) -> NDArray[np.float64]:
         return score_held_out(mixture, embed_crops(extractor, images, alter))

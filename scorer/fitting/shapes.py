@@ -25,6 +25,7 @@ class MixtureRule:
         variance_floor: added to every variance, as a share of the mean variance.
         variance_added: added to every variance, as an absolute value (scikit-learn's `reg_covar`).
         seed: of the initialisation.
+        copies: whether the mixture is fitted on reduced and compressed copies of the faces, too.
     """
 
     shapes: tuple[MixtureShape, ...] = (
@@ -35,3 +36,4 @@ class MixtureRule:
     variance_floor: float = 1e-2
     variance_added: float = 0.0
     seed: int = 2024
+    copies: bool = False

@@ -15,7 +15,8 @@ from scorer.bundle.bundle import MANIFEST, list_files, read_bundle, write_manife
 from training.bundle import write_golden
 from training.export.features import extract_features
 from training.export.openvino import export_extractor
-from training.pretext.network import FEATURE_SIZE, Normalise
+from training.pretext.backbone import Normalise
+from training.recipes import PAPER_FEATURES
 
 COMPONENTS = 8
 CALIBRATION_CROPS = 32
@@ -24,7 +25,7 @@ CALIBRATION_CROPS = 32
 def make_resnet() -> nn.Module:
     """Return the network behind the normalisation, the same weights every time."""
     torch.manual_seed(0)
-    network: nn.Module = resnet50(num_classes=FEATURE_SIZE)
+    network: nn.Module = resnet50(num_classes=PAPER_FEATURES)
     return network
 
 
@@ -36,9 +37,9 @@ def make_resnet_bundle(starter: Path, folder: Path, faces: Sequence[EncodedFace]
     crops = np.stack(FaceCropper(bundle.model.preprocess, 2, CALIBRATION_CROPS).crop(faces[:CALIBRATION_CROPS]))
     network = nn.Sequential(Normalise(bundle.model.preprocess), make_resnet())
     model = export_extractor(network, folder, "int8", crops)
-    features = extract_features(model, crops, threads=2)
+    features = extract_features(model, crops, threads=2, feature_size=PAPER_FEATURES)
     means = np.tile(features.mean(axis=0), (COMPONENTS, 1))
-    factors = np.tile(np.eye(FEATURE_SIZE, dtype=np.float32) / features.std(), (COMPONENTS, 1, 1))
+    factors = np.tile(np.eye(PAPER_FEATURES, dtype=np.float32) / features.std(), (COMPONENTS, 1, 1))
     weights = np.full(COMPONENTS, 1 / COMPONENTS, np.float32)
     np.savez(folder / "mixture.npz", weights=weights, means=means, precisions_cholesky=factors)
     write_golden(folder, model, bundle.model.preprocess, threads=2)

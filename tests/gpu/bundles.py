@@ -18,8 +18,7 @@ from training.export.golden import draw_golden_images
 from training.export.onnx_features import OnnxExtractor
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR, Deployment
 from training.export.triton_repository import write_repository
-from training.pretext.backbone import FEATURE_SIZE
-from training.recipes import Precision
+from training.recipes import PAPER_FEATURES, Precision
 
 COMPONENTS = 8
 BATCHES = BatchProfile(min=1, opt=128, max=256)
@@ -37,8 +36,8 @@ def make_gpu_bundle(part: Part, network: str, precision: Precision) -> Bundle:
     graph = folder / deployment.graph
     graph.parent.mkdir(parents=True)
     shutil.copy(export_graph(part, network, precision), graph)
-    write_repository(folder, PreprocessSpec(), FEATURE_SIZE, deployment)
-    extractor = OnnxExtractor(graph, FEATURE_SIZE, threads=4)
+    write_repository(folder, PreprocessSpec(), PAPER_FEATURES, deployment)
+    extractor = OnnxExtractor(graph, PAPER_FEATURES, threads=4)
     mixture = write_mixture(folder, embed(extractor, draw_crops(16, seed=11)))
     write_golden(folder, extractor, mixture)
     rule = PlanRule(
@@ -52,7 +51,7 @@ def make_gpu_bundle(part: Part, network: str, precision: Precision) -> Bundle:
         "extractor": deployment.graph,
         "input_tensor": INPUT_TENSOR,
         "output_tensor": OUTPUT_TENSOR,
-        "feature_size": FEATURE_SIZE,
+        "feature_size": PAPER_FEATURES,
         "precision": precision,
         "mixture_components": COMPONENTS,
         "golden_tolerance_nats": 1000.0,  # reported without a bound: nothing here was trained
@@ -63,7 +62,7 @@ def make_gpu_bundle(part: Part, network: str, precision: Precision) -> Bundle:
 
 def embed(extractor: OnnxExtractor, crops: np.ndarray) -> np.ndarray:
     """Return the features [N, D] of `crops`."""
-    features = np.empty((len(crops), FEATURE_SIZE), np.float32)
+    features = np.empty((len(crops), PAPER_FEATURES), np.float32)
     extractor.start(list(crops), range(len(crops)), features)
     extractor.wait()
     return features
@@ -72,7 +71,7 @@ def embed(extractor: OnnxExtractor, crops: np.ndarray) -> np.ndarray:
 def write_mixture(folder: Path, features: np.ndarray) -> GaussianMixture:
     """Write round components around the features' mean; return them."""
     means = np.tile(features.mean(axis=0), (COMPONENTS, 1))
-    factors = np.tile(np.eye(FEATURE_SIZE, dtype=np.float32) / features.std(), (COMPONENTS, 1, 1))
+    factors = np.tile(np.eye(PAPER_FEATURES, dtype=np.float32) / features.std(), (COMPONENTS, 1, 1))
     mixture = GaussianMixture(np.full(COMPONENTS, 1 / COMPONENTS, np.float32), means, factors)
     np.savez(folder / "mixture.npz", weights=mixture.weights, means=means, precisions_cholesky=factors)
     return mixture

@@ -23,8 +23,7 @@ from ingest.device import Kind, load_array_module
 from ingest.spec import PreprocessSpec
 from scorer.bundle.manifest import BatchProfile, Manifest
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR
-from training.pretext.backbone import FEATURE_SIZE
-from training.recipes import Precision
+from training.recipes import PAPER_FEATURES, Precision
 
 MAX_BATCH = 512
 Array = Any  # CuPy's on a GPU, NumPy's on a CPU
@@ -87,7 +86,7 @@ def make_manifest(precision: Precision) -> Manifest:
     return Manifest.model_construct(
         input_tensor=INPUT_TENSOR,
         output_tensor=OUTPUT_TENSOR,
-        feature_size=FEATURE_SIZE,
+        feature_size=PAPER_FEATURES,
         precision=precision,
         preprocess=PreprocessSpec(),
     )

@@ -2,6 +2,7 @@
 
 import io
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ingest.spec import PreprocessSpec
 from training.pretext.network import build_network
-from training.recipes import paper, starter
+from training.recipes import PAPER_FEATURES, paper, starter
 
 RESNET, LITE = "ResNet-50", "EfficientNet-Lite0"  # random weights; ImageNet's
 SIDE = PreprocessSpec().size
@@ -21,7 +22,8 @@ SIDE = PreprocessSpec().size
 
 def make_extractor(name: str) -> nn.Module:
     """Return a network from [N, 224, 224, 3] uint8 crops to [N, 768] features, in evaluation mode."""
-    network = build_network({RESNET: paper, LITE: starter}[name]()).extractor.eval()
+    recipe = replace({RESNET: paper, LITE: starter}[name](), feature_size=PAPER_FEATURES)
+    network = build_network(recipe).extractor.eval()
     if name == RESNET:
         settle(network)
     return network

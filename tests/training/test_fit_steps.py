@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,8 +24,10 @@ from training.data.shards import FaceSet
 from training.export.onnx import export_onnx
 from training.export.openvino import export_extractor
 from training.export.target import Deployment
-from training.pretext.network import FEATURE_SIZE, Normalise
-from training.recipes import MixtureRule, MixtureShape, Recipe, starter
+from training.pretext.backbone import Normalise
+from training.pretext.checkpoints import save_checkpoint
+from training.pretext.network import build_network
+from training.recipes import PAPER_FEATURES, MixtureRule, MixtureShape, PcaHead, Recipe, starter
 from training.step_tables import print_calibration, print_fit
 
 FACES = 150
@@ -35,7 +38,8 @@ ENGINE = Deployment("openvino", "fp32")
 def fixture_recipe() -> Recipe:
     """The starter's recipe with two small candidates, the second of which cannot be fitted."""
     shapes = (MixtureShape("diag", 2), MixtureShape("diag", 4000))
-    return replace(starter(), precision="fp32", mixture=MixtureRule(shapes, role_sets=(("fit",),)))
+    plain = replace(starter(), head=None, feature_size=PAPER_FEATURES)
+    return replace(plain, precision="fp32", mixture=MixtureRule(shapes, role_sets=(("fit",),)))
 
 
 @pytest.fixture(name="run", scope="module")
@@ -44,7 +48,7 @@ def fixture_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     network = nn.Sequential(
-        Normalise(PreprocessSpec()), nn.Conv2d(3, FEATURE_SIZE, 56, 56), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        Normalise(PreprocessSpec()), nn.Conv2d(3, PAPER_FEATURES, 56, 56), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
     export_extractor(network.eval(), run / "engine" / "fp32", "fp32", np.zeros((1, 224, 224, 3), np.uint8))
     return run
@@ -210,3 +214,29 @@ def test_each_target_has_its_own_results(run: Path, recipe: Recipe) -> None:
         "calibration.npz",
     }
     assert {path.name: path.read_bytes() for path in run.glob("*.*")} == before
+
+
+def test_a_head_is_fitted_first_and_the_engine_contains_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a head and copies, `fit` fits a mixture of the components of faces and copies; the head is fitted once."""
+    faces, load = 12, steps.load_role
+    monkeypatch.setattr(steps, "load_role", lambda path, role: load(path, role).select(np.arange(faces)))
+    rule = MixtureRule((MixtureShape("full", 1, 0.1),), role_sets=(("fit",),), copies=True)
+    recipe = replace(starter(), precision="fp32", head=PcaHead(4, roles=("fit",)), mixture=rule)
+    save_checkpoint(tmp_path / "best.safetensors", build_network(recipe), recipe, {})
+    with pytest.raises(FileNotFoundError, match=r"no head.npz: run `unlensed-train fit`"):
+        steps.build_engine(tmp_path, recipe, ENGINE)
+    steps.fit_run_head(tmp_path, recipe, 1)
+    written = (tmp_path / "head.npz").stat().st_mtime_ns
+    steps.build_engine(tmp_path, recipe, ENGINE)
+    report = steps.fit_run(tmp_path, recipe, ENGINE, 1)
+    assert (report["faces"], report["copies_of_each_face"]) == (faces, 2)
+    assert sum(report["faces_by_component"]) == pytest.approx(3 * faces, abs=0.2)
+    mixture = steps.read_mixture(tmp_path / "mixture.npz")
+    assert mixture.means.shape == (1, 4)
+    np.testing.assert_allclose(mixture.means, 0, atol=0.05)  # the head was fitted on the same crops and copies
+    steps.fit_run_head(tmp_path, recipe, 1)
+    assert (tmp_path / "head.npz").stat().st_mtime_ns == written
+    os.utime(tmp_path / "best.safetensors")
+    steps.fit_run_head(tmp_path, recipe, 1)
+    assert (tmp_path / "head.npz").stat().st_mtime_ns > written
+    steps.fit_run_head(tmp_path / "none", replace(recipe, head=None), 1)  # nothing to read, nothing to fit

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ingest.spec import PreprocessSpec
-from training.pretext.optimiser import cosine_factor, make_optimiser
+from training.pretext.optimiser import make_optimiser, rate_factor
 from training.recipes import RECIPES, MixtureShape, Recipe, exif_only, face_only, find_recipe, paper, released, starter
 
 
@@ -42,9 +42,39 @@ def test_schedules() -> None:
         assert recipe.optimiser.head_rate == recipe.optimiser.backbone_rate == 1e-5
     ours, theirs = paper().optimiser, released().optimiser
     assert theirs.rate_floor == 1e-7
-    assert cosine_factor(ours, 2000, 100, 20) == pytest.approx(0)
-    assert cosine_factor(theirs, 1000, 100, 20) == pytest.approx(0)
-    assert cosine_factor(theirs, 2000, 100, 20) == pytest.approx(1)
+    assert rate_factor(ours, 2000, 100, 20) == pytest.approx(0)
+    assert rate_factor(theirs, 1000, 100, 20) == pytest.approx(0)
+    assert rate_factor(theirs, 2000, 100, 20) == pytest.approx(1)
+
+
+def test_the_rate_rises_in_the_first_steps() -> None:
+    """The starter's rate rises linearly for 50 steps, then follows the cosine; other recipes start at the highest."""
+    rule = starter().optimiser
+    assert [rate_factor(rule, step, 1000, 10) for step in (0, 24)] == pytest.approx([0.02, 0.5], rel=1e-3)
+    plain = dataclasses.replace(rule, warmup_steps=0)
+    assert rate_factor(rule, 700, 100, 10) == rate_factor(plain, 700, 100, 10)
+    assert all(recipe().optimiser.warmup_steps == 0 for recipe in (paper, released, exif_only, face_only))
+
+
+def test_additions_are_the_starter_s_only() -> None:
+    """Classifiers, balanced sources, a head, copies and clipping are no part of the paper and of the release."""
+
+    def list_additions(recipe: Recipe) -> list[object]:
+        losses = recipe.losses
+        return [
+            losses.camera_weight,
+            losses.kind_weight,
+            recipe.balance_sources,
+            recipe.head,
+            recipe.mixture.copies,
+            recipe.optimiser.clip_norm,
+        ]
+
+    for recipe in (paper(), released(), exif_only(), face_only()):
+        assert not any(list_additions(recipe))
+        assert recipe.output_size == recipe.feature_size == 768
+    assert all(list_additions(starter()))
+    assert (starter().feature_size, starter().output_size) == (256, 32)
 
 
 def test_sampling_and_manipulations() -> None:
@@ -57,11 +87,11 @@ def test_sampling_and_manipulations() -> None:
 
 
 def test_weights_of_the_losses() -> None:
-    """Eq. 6 and the release add five tasks with equal weights; in `starter` a tag has a quarter of the weight."""
+    """Eq. 6 and the release add five tasks with equal weights; `starter` has another weight for manipulations."""
     for recipe in (paper(), released()):
         assert (recipe.losses.ranking_weight, recipe.losses.manipulation_weight) == (1.0, 1.0)
     assert (exif_only().losses.ranking_weight, face_only().losses.manipulation_weight) == (1.0, 1.0)
-    assert (starter().losses.ranking_weight, starter().losses.manipulation_weight) == (0.25, 1.0)
+    assert (starter().losses.ranking_weight, starter().losses.manipulation_weight) == (1.0, 4.0)
 
 
 def test_augmentation_is_the_starter_s_only() -> None:

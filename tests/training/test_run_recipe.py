@@ -49,6 +49,20 @@ def test_another_recipe_is_refused(tmp_path: Path) -> None:
         check_recipe(tmp_path, starter())
     with pytest.raises(UsageError, match="was trained with another backbone than the recipe paper has now"):
         check_recipe(tmp_path, replace(paper(), backbone="efficientnet_lite0"))
+    with pytest.raises(UsageError, match="was trained with another feature_size than the recipe paper has now"):
+        check_recipe(tmp_path, replace(paper(), feature_size=256))
     with pytest.raises(UsageError, match="were cut with another antialias than the recipe released states"):
         check_cut(tmp_path, released())
     check_cut(tmp_path, paper())
+
+
+def test_a_run_that_states_no_feature_size_has_the_paper_s(tmp_path: Path) -> None:
+    """Runs of earlier releases had 768 features, and their recipe.json does not say so."""
+    write_run(tmp_path, paper())
+    trained = json.loads((tmp_path / "recipe.json").read_text())
+    del trained["feature_size"]
+    (tmp_path / "recipe.json").write_text(json.dumps(trained))
+    check_recipe(tmp_path, paper())
+    (tmp_path / "recipe.json").write_text(json.dumps(trained | {"name": "starter", "backbone": "efficientnet_lite0"}))
+    with pytest.raises(UsageError, match="was trained with another feature_size than the recipe starter has now"):
+        check_recipe(tmp_path, starter())

@@ -7,6 +7,7 @@ made of the face's 320 px crop, so that no copy has a large face.
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from scorer.strata import LOW_QUALITY, SMALL_FACE_PX, Stratum, stratum_of
 from training.data.shards import FaceSet, Images
 
 Crop = NDArray[np.uint8]
+COPIES_OF_A_FACE = 2  # on which a mixture is fitted, beside the face
 SMALLEST_FACE_PX = 64  # the default of the policies
 LOW_QUALITIES, HIGH_QUALITIES, WEBP_QUALITIES = (50, LOW_QUALITY), (LOW_QUALITY, 97), (70, 95)  # the last is excluded
 KERNELS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
@@ -75,6 +77,21 @@ class StratumCopies:
             return crop if lossless else encode(crop, "WEBP", int(rng.integers(*WEBP_QUALITIES)))
         is_low = self.stratum in {Stratum.LOW_QUALITY, Stratum.SMALL_LOW_QUALITY}
         return encode(crop, "JPEG", int(rng.integers(*(LOW_QUALITIES if is_low else HIGH_QUALITIES))))
+
+
+def make_copies(faces: FaceSet, spec: PreprocessSpec) -> list[Callable[[Crop, int], Crop]]:
+    """Return functions of a 320 px crop and its row in `faces`; each returns another copy of the face.
+
+    The copies of neighbouring faces are in different strata. A face always gets the same copies.
+    """
+    return [partial(_make_copy, faces.short_sides, spec, number) for number in range(COPIES_OF_A_FACE)]
+
+
+def _make_copy(short_sides: NDArray[np.float64], spec: PreprocessSpec, number: int, wide: Crop, row: int) -> Crop:
+    large = short_sides[row] >= SMALL_FACE_PX  # a copy is never larger than its original
+    possible = [each for each in Stratum if each is not Stratum.LARGE and (each.is_small or large)]
+    stratum = possible[(row + number * len(possible) // COPIES_OF_A_FACE) % len(possible)]
+    return StratumCopies(stratum, short_sides, spec.margin, spec.size).make(wide, row)
 
 
 def score_strata(

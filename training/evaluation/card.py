@@ -4,6 +4,7 @@ The recall depends on the detector's settings and not on a run; `tests/benchmark
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -78,7 +79,7 @@ def write_card(  # noqa: PLR0913, PLR0917 - the parts of a run
         engine=deployment.describe(),
         measured_by=describe_measurement(report, deployment),
         shape=fit["shape"],
-        fitted_faces=fit["faces"],
+        fitted_faces=describe_faces(fit),
         fitted_roles=" and ".join(fit["roles"]),
         selection=fit.get("selection", ""),
         calibration_size=calibration["faces"],
@@ -127,6 +128,12 @@ def write_card(  # noqa: PLR0913, PLR0917 - the parts of a run
         train_cameras=len(set(train.cameras.tolist()) - {""}),
     )
     path.write_text(text, encoding="utf-8")
+
+
+def describe_faces(fit: Mapping[str, Any]) -> str:
+    """Return in words what the mixture of `fit.json` was fitted on."""
+    copies = fit.get("copies_of_each_face", 0)
+    return f"{fit['faces']} faces" + (f" and {copies} reduced and compressed copies of each" if copies else "")
 
 
 def describe_measurement(report: dict[str, Any], deployment: Deployment) -> str:

@@ -10,10 +10,10 @@ from training.run_recipe import read_recipe
 
 NETWORKS = {
     "efficientnet_lite0": (
-        "the first 11 of EfficientNet-Lite0's 16 blocks, and a new 1x1 convolution to 768 channels, whose pooled "
-        "outputs are the features. The paper's network is a ResNet-50"
+        "the first 11 of EfficientNet-Lite0's 16 blocks, and a new 1x1 convolution to {features} channels, whose "
+        "pooled outputs are the features. The paper's network is a ResNet-50"
     ),
-    "resnet50": "ResNet-50 with a last layer of 768 outputs, as in the paper",
+    "resnet50": "ResNet-50 with a last layer of {features} outputs, as in the paper",
 }
 LANDMARKS = {
     "face-api": "face-api.js FaceLandmark68Net, MIT",
@@ -66,7 +66,13 @@ class RunFacts:
         frozen = [f"the first {recipe.frozen_blocks} blocks"] if recipe.frozen_blocks else []
         frozen += ["the batch statistics of the initial weights"] if recipe.frozen_statistics else []
         rest = f" Not trained: {' and '.join(frozen)}." if frozen else ""
-        return f"{NETWORKS[recipe.backbone]}. Initial weights: {self.describe_initial(recipe)}.{rest}"
+        network = NETWORKS[recipe.backbone].format(features=recipe.feature_size)
+        if recipe.head:
+            network += (
+                f". A last layer, fitted on the roles {' and '.join(recipe.head.roles)}, turns them into "
+                f"{recipe.head.components} whitened principal components, which are the bundle's features"
+            )
+        return f"{network}. Initial weights: {self.describe_initial(recipe)}.{rest}"
 
     def describe_initial(self, recipe: Recipe) -> str:
         """Return the origin and the terms of the initial weights."""

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scorer.engines.openvino import OpenVinoExtractor
 from training.data.shards import Images
 from training.export.onnx_features import OnnxExtractor
-from training.pretext.network import FEATURE_SIZE
 
 CROPS_PER_BATCH = 64
 
@@ -56,6 +55,6 @@ def open_extractor(model: Path, feature_size: int, threads: int) -> Extractor:
     return (OnnxExtractor if model.suffix == ".onnx" else OpenVinoExtractor)(model, feature_size, threads)
 
 
-def extract_features(model: Path, crops_NHWC: Images, threads: int) -> NDArray[np.float32]:
-    """Return [N, 768] features of [N, S, S, 3] crops from the exported graph at `model`."""
-    return embed_crops(open_extractor(model, FEATURE_SIZE, threads), crops_NHWC)
+def extract_features(model: Path, crops_NHWC: Images, threads: int, feature_size: int) -> NDArray[np.float32]:
+    """Return [N, D] features of [N, S, S, 3] crops from the exported graph at `model`."""
+    return embed_crops(open_extractor(model, feature_size, threads), crops_NHWC)

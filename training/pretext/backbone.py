@@ -1,4 +1,4 @@
-"""The base class of all extractors: from raw crops to 768 features, with optionally frozen blocks."""
+"""The base class of all extractors: from raw crops to features, with optionally frozen blocks."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from ingest.spec import PreprocessSpec
-
-FEATURE_SIZE = 768
 
 
 class Normalise(nn.Module):

@@ -7,20 +7,29 @@ without a graph computes the features, and a second pass back-propagates the gra
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from training.pretext.batches import Batch
+from training.pretext.classes import CAMERA, KIND, classification_loss
 from training.pretext.distributed import Ranks, skip_averaging
 from training.pretext.network import PretextNetwork
 from training.pretext.ranking import Losses, combine_losses
 from training.recipes import Recipe
 
 
+@cache
+def has_bf16(device: str) -> bool:
+    """Return whether BF16 is faster than FP32 there: a CPU without its instructions converts every number."""
+    return device != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()  # noqa: SLF001 - torch has no public name for them
+
+
 def embed(extractor: nn.Module, crops_NHWC: Tensor, *, bf16: bool) -> Tensor:
-    """Return [N, 768] features in FP32; with `bf16` the extractor runs under BF16 autocast."""
-    if not bf16:
+    """Return [N, D] features in FP32; with `bf16` the extractor runs under BF16 autocast, if the device has BF16."""
+    if not (bf16 and has_bf16(crops_NHWC.device.type)):
         features: Tensor = extractor(crops_NHWC)
         return features
     with torch.autocast(crops_NHWC.device.type, torch.bfloat16):
@@ -65,10 +74,18 @@ def accumulate_gradients(
         with torch.no_grad(), pause_running_statistics(network.extractor):
             own = torch.cat([embed(network.extractor, crops, bf16=recipe.bf16) for crops in micro_batches])
     features = ranks.gather(own).requires_grad_()
-    outputs = network.read_features(features)
+    centred = network.centre(features)
+    outputs = network.read_centred(centred)
     losses = combine_losses(outputs, ranks.gather(batch.tags), ranks.gather(batch.manipulated), recipe.losses)
+    weights = {CAMERA: recipe.losses.camera_weight, KIND: recipe.losses.kind_weight}
+    labels = {CAMERA: batch.cameras, KIND: batch.kinds}
+    for task, classifier in network.classifiers.items():
+        loss = classification_loss(classifier(centred), ranks.gather(labels[task]))
+        classes = losses.classes | {task: loss.detach()}
+        losses = replace(losses, total=losses.total + weights[task] * loss, classes=classes)
     losses.total.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     ranks.average_gradients(network.heads)
+    ranks.average_gradients(network.classifiers)
     if features.grad is None or not any(parameter.requires_grad for parameter in network.extractor.parameters()):
         return losses
     # Each rank back-propagates its own rows, and the backward pass averages over the ranks: the factor makes it a sum.

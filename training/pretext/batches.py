@@ -24,6 +24,7 @@ from torch import Tensor
 from training.data.exif import TAG_NAMES
 from training.data.manipulations import Augmentation, Face, FaceSampler, mirror
 from training.data.shards import FaceSet
+from training.pretext.classes import UNKNOWN, number_cameras, number_kind
 from training.recipes import LossRule, Manipulation, Recipe
 
 PREFETCHED_BATCHES = 2
@@ -37,26 +38,37 @@ class Batch:
         crops: [C, S, S, 3] uint8.
         tags: [C, 4], NaN where absent, and for crops that are not ranked.
         manipulated: [C], 1 for manipulated faces, 0 for untouched ones, NaN for crops without the manipulation task.
+        cameras, kinds: [C], classes of `training.pretext.classes`.
     """
 
     crops: Tensor
     tags: Tensor
     manipulated: Tensor
+    cameras: Tensor
+    kinds: Tensor
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
-        return Batch(*(values.to(device, non_blocking=True) for values in (self.crops, self.tags, self.manipulated)))
+        return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
 
     @classmethod
     def for_ranking(cls, crops: Tensor, tags: NDArray[np.float64]) -> "Batch":
         """Return crops as served, for the ranking task only."""
-        return cls(crops, torch.from_numpy(tags).float(), torch.full((len(crops),), torch.nan))
+        unknown = torch.full((len(crops),), UNKNOWN)
+        return cls(crops, torch.from_numpy(tags).float(), torch.full((len(crops),), torch.nan), unknown, unknown)
 
     @classmethod
     def for_manipulation(cls, crops: Tensor, kinds: Sequence[Manipulation]) -> "Batch":
         """Return crops for the manipulation task only."""
         manipulated = torch.tensor([float(kind is not Manipulation.NONE) for kind in kinds])
-        return cls(crops, torch.full((len(crops), len(TAG_NAMES)), torch.nan), manipulated)
+        numbers = torch.tensor([number_kind(kind) for kind in kinds])
+        unknown = torch.full((len(crops),), UNKNOWN)
+        return cls(crops, torch.full((len(crops), len(TAG_NAMES)), torch.nan), manipulated, unknown, numbers)
+
+    def label_cameras(self, cameras_M: Tensor) -> "Batch":
+        """Return the batch of M faces with the classes of their cameras, for the crops as served."""
+        of_crops = cameras_M.to(self.tags.device).repeat_interleave(len(self.crops) // len(cameras_M))
+        return replace(self, cameras=torch.where(self.manipulated.isnan(), of_crops, UNKNOWN))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +80,7 @@ class BatchPlan:
         sampler: draws augmentations and applies them.
         recipe: the seed of all random choices, the batch size over all ranks, and the tasks.
         rank, ranks: the share of each batch that this process makes.
+        cameras: the classes of the camera head; empty without it.
     """
 
     faces: FaceSet
@@ -75,6 +88,7 @@ class BatchPlan:
     recipe: Recipe
     rank: int = 0
     ranks: int = 1
+    cameras: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -83,7 +97,11 @@ class BatchPlan:
 
     def select_rows(self, epoch: int, step: int) -> NDArray[np.intp]:
         """Return the rows of this rank's faces in step `step` of epoch `epoch`, both counted from 0."""
-        order = np.random.default_rng([self.recipe.seed, epoch]).permutation(len(self.faces))
+        rng = np.random.default_rng([self.recipe.seed, epoch])
+        if self.recipe.balance_sources:
+            order = draw_balanced(self.faces.sources, rng)
+        else:
+            order = rng.permutation(len(self.faces))
         share = self.recipe.batch_size // self.ranks
         start = step * self.recipe.batch_size + self.rank * share
         return order[start : start + share]
@@ -159,11 +177,19 @@ def iterate_epoch(
                 )
             if step >= first_step + PREFETCHED_BATCHES and pending:
                 rows, augmentations, futures = pending.popleft()
-                yield maker.finish([future.result() for future in futures], plan.faces.tags[rows], augmentations)
+                batch = maker.finish([future.result() for future in futures], plan.faces.tags[rows], augmentations)
+                yield batch.label_cameras(number_cameras(plan.faces.cameras[rows], plan.cameras))
     finally:
         for _, _, futures in pending:
             for future in futures:
                 future.cancel()
+
+
+def draw_balanced(sources_N: NDArray[np.str_], rng: np.random.Generator) -> NDArray[np.intp]:
+    """Return N rows, each drawn with a probability in proportion to n^-1/2 for a source with n faces."""
+    _, numbers, faces = np.unique(sources_N, return_inverse=True, return_counts=True)
+    weights = faces[numbers] ** -0.5
+    return rng.choice(len(sources_N), len(sources_N), p=weights / weights.sum())
 
 
 def stack_faces(faces: Sequence[Face | None], *, pinned: bool = False) -> Tensor | None:

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from scorer.files import replace_file
+from training.pretext.network import CLASSIFIERS, PretextNetwork
 from training.recipes import Recipe
 
 OPTIMISER = "optimiser."
@@ -38,20 +39,20 @@ class TrainingPosition:
     seconds: float = 0.0
 
 
-def save_checkpoint(path: Path, network: nn.Module, recipe: Recipe, facts: dict[str, float]) -> None:
+def save_checkpoint(path: Path, network: PretextNetwork, recipe: Recipe, facts: dict[str, float]) -> None:
     """Write the network's state with the recipe and the epoch's metrics."""
-    write_tensors(path, network.state_dict(), {"recipe": recipe, "facts": facts})
+    write_tensors(path, network.state_dict(), {"recipe": recipe, "facts": facts, "classes": network.classes})
 
 
 def save_state(
-    path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, recipe: Recipe, position: TrainingPosition
+    path: Path, network: PretextNetwork, optimiser: torch.optim.Optimizer, recipe: Recipe, position: TrainingPosition
 ) -> None:
     """Write the complete state of a training, from which it can resume without any difference."""
     state = network.state_dict()
     for name, parameter in network.named_parameters():
         for key, values in optimiser.state.get(parameter, {}).items():
             state[f"{OPTIMISER}{name}.{key}"] = values
-    write_tensors(path, state, {"recipe": recipe, "position": position})
+    write_tensors(path, state, {"recipe": recipe, "position": position, "classes": network.classes})
 
 
 def write_tensors(path: Path, state: dict[str, Tensor], notes: dict[str, object]) -> None:
@@ -67,13 +68,16 @@ def write_tensors(path: Path, state: dict[str, Tensor], notes: dict[str, object]
     replace_file(path, save({name: values.detach().cpu().contiguous() for name, values in state.items()}, text))
 
 
-def load_checkpoint(path: Path, network: nn.Module) -> dict[str, float]:
+def load_checkpoint(path: Path, network: PretextNetwork) -> dict[str, float]:
     """Load the state into `network`, strictly, and return the epoch's metrics (empty for `last.safetensors`).
+
+    A network without classifiers, which only training needs, does not load those of the checkpoint.
 
     Raises:
         ValueError: the checkpoint belongs to another network.
     """
-    state = {name: values for name, values in load_file(path).items() if not name.startswith(OPTIMISER)}
+    left = OPTIMISER if network.classes else (OPTIMISER, CLASSIFIERS)
+    state = {name: values for name, values in load_file(path).items() if not name.startswith(left)}
     try:
         network.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -84,12 +88,12 @@ def load_checkpoint(path: Path, network: nn.Module) -> dict[str, float]:
 
 
 def load_state(
-    path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, recipe: Recipe, faces: int
+    path: Path, network: PretextNetwork, optimiser: torch.optim.Optimizer, recipe: Recipe, faces: int
 ) -> TrainingPosition:
     """Load what `save_state` wrote and return the position of that training.
 
     Raises:
-        ValueError: the training had another recipe or other faces, or the file is no training state.
+        ValueError: the training had another recipe, other faces or other classes, or the file is no training state.
     """
     notes = read_notes(path)
     if "position" not in notes:
@@ -106,6 +110,12 @@ def load_state(
     if position.faces != faces:
         message = (
             f"{path} was trained on {position.faces} faces and there are {faces} now: "
+            f"restore the faces, or delete {path.name} to start a new training"
+        )
+        raise ValueError(message)
+    if notes.get("classes", {}) != {task: list(classes) for task, classes in network.classes.items()}:
+        message = (
+            f"{path} was trained to tell other cameras apart than the {faces} faces have now: "
             f"restore the faces, or delete {path.name} to start a new training"
         )
         raise ValueError(message)

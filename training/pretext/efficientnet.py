@@ -9,14 +9,14 @@ from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
 
 from ingest.spec import PreprocessSpec
-from training.pretext.backbone import FEATURE_SIZE, Backbone
+from training.pretext.backbone import Backbone
 
 TRUNK_BLOCKS = 11  # of 16: up to the last one at 14 x 14
 TRUNK_CHANNELS = 112
 
 
 class LiteExtractor(Backbone):
-    """EfficientNet-Lite0 up to its last block at 14 x 14, and a new 1x1 convolution to 768 channels.
+    """EfficientNet-Lite0 up to its last block at 14 x 14, and a new 1x1 convolution to as many channels as features.
 
     The pooled outputs are the features. Traces of cameras and lenses are local; the omitted blocks, four fifths of the
     weights, respond to whole objects. Without them, the accuracies of the tasks change less than they vary between
@@ -24,14 +24,14 @@ class LiteExtractor(Backbone):
     resampling.
     """
 
-    def __init__(self, spec: PreprocessSpec, frozen_blocks: int, *, frozen_statistics: bool) -> None:
+    def __init__(self, spec: PreprocessSpec, frozen_blocks: int, feature_size: int, *, frozen_statistics: bool) -> None:
         network = EfficientNet.from_name("efficientnet-lite0", num_classes=1)
         stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())  # noqa: SLF001 - the package exposes no layers
         blocks: nn.ModuleList = network._blocks[:TRUNK_BLOCKS]  # noqa: SLF001 - the package exposes no layers
         super().__init__(spec, (stem, *blocks), frozen_blocks, frozen_statistics=frozen_statistics)
         self.stem, self.blocks = stem, blocks
         self.widen = nn.Sequential(
-            nn.Conv2d(TRUNK_CHANNELS, FEATURE_SIZE, 1, bias=False), nn.BatchNorm2d(FEATURE_SIZE, eps=1e-3), nn.ReLU6()
+            nn.Conv2d(TRUNK_CHANNELS, feature_size, 1, bias=False), nn.BatchNorm2d(feature_size, eps=1e-3), nn.ReLU6()
         )
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - torch's signature
@@ -41,7 +41,7 @@ class LiteExtractor(Backbone):
         return self
 
     def forward(self, crops_NHWC: Tensor) -> Tensor:
-        """Map [N, 224, 224, 3] crops of 0..255 to [N, 768] features."""
+        """Map [N, 224, 224, 3] crops of 0..255 to [N, D] features."""
         features: Tensor = self.widen(self.run_blocks(crops_NHWC)).mean(dim=(2, 3))
         return features
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torchvision.models import resnet50
 
-from training.pretext.backbone import FEATURE_SIZE
 from training.pretext.checkpoints import write_tensors
 from training.pretext.network import MANIPULATION, describe_differences
+from training.recipes import PAPER_FEATURES
 
 Kind = Literal["anomalies", "exif-as-language"]
 
@@ -131,10 +131,10 @@ def read_checkpoint(path: Path) -> dict[str, dict[str, Tensor]]:
 def list_shapes(kind: Kind) -> dict[str, torch.Size]:
     """Return the shape of each array that a checkpoint of `kind` must contain: 320 of the network, 10 of the heads."""
     with torch.device("meta"):
-        trunk = resnet50(weights=None, num_classes=FEATURE_SIZE)
+        trunk = resnet50(weights=None, num_classes=PAPER_FEATURES)
     shapes = {f"{TRUNK}{name}": values.shape for name, values in trunk.state_dict().items()}
     if kind == "anomalies":
-        shapes |= {f"{name}.weight": torch.Size((1, FEATURE_SIZE)) for name in HEADS}
+        shapes |= {f"{name}.weight": torch.Size((1, PAPER_FEATURES)) for name in HEADS}
         shapes |= {f"{name}.bias": torch.Size((1,)) for name in HEADS}
     return shapes
 

@@ -7,8 +7,8 @@ from torch import nn
 
 from training.recipes import OptimiserRule
 
-# Layers without published weights: the heads, and the layers that widen a backbone to 768 features.
-NEW_LAYERS = ("centre.", "heads.", "extractor.widen.", "extractor.trunk.fc.")
+# Layers without published weights: the heads, and the layers that compute the features.
+NEW_LAYERS = ("centre.", "heads.", "classifiers.", "extractor.widen.", "extractor.trunk.fc.")
 
 
 def make_optimiser(network: nn.Module, rule: OptimiserRule) -> torch.optim.Adam:
@@ -26,13 +26,15 @@ def make_optimiser(network: nn.Module, rule: OptimiserRule) -> torch.optim.Adam:
     return kind(groups, betas=rule.betas, eps=rule.epsilon, weight_decay=rule.weight_decay, fused=True)
 
 
-def cosine_factor(rule: OptimiserRule, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """Return the cosine schedule's factor before step `step`: 0 is the lowest rate, 1 the highest.
+def rate_factor(rule: OptimiserRule, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """Return the schedule's factor before step `step`: 0 is the lowest rate, 1 the highest.
 
-    A period shorter than the training rises again, as torch's `CosineAnnealingLR` does.
+    The factor is a cosine, times a linear rise in the first `warmup_steps` steps. A period shorter than
+    the training rises again, as torch's `CosineAnnealingLR` does.
     """
     at = step / steps_per_epoch if rule.stepwise else step // steps_per_epoch
-    return (1 + math.cos(math.pi * at / (rule.cosine_epochs or epochs))) / 2
+    rise = min(1.0, (step + 1) / rule.warmup_steps) if rule.warmup_steps else 1.0
+    return rise * (1 + math.cos(math.pi * at / (rule.cosine_epochs or epochs))) / 2
 
 
 def set_rates(optimiser: torch.optim.Optimizer, rule: OptimiserRule, factor: float) -> None:

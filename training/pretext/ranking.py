@@ -13,7 +13,7 @@ is the release's mean over unordered pairs.
 Shape suffixes: M crops of a batch, T tags.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,11 +25,12 @@ ROOT_FLOOR = 1e-8  # added inside each root as in the authors' release; keeps th
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """The losses of one batch; only `total` has a gradient."""
+    """The losses of one batch; only `total` has a gradient. `classes` are those of the classifiers, by task."""
 
     total: Tensor
     ranking: Tensor
     manipulation: Tensor
+    classes: dict[str, Tensor] = field(default_factory=dict)
 
 
 def fidelity_loss(target: Tensor, predicted: Tensor) -> Tensor:

@@ -29,9 +29,10 @@ from training.pretext.backward import accumulate_gradients
 from training.pretext.batch_makers import choose_batch_maker
 from training.pretext.batches import Batch, BatchPlan, iterate_epoch
 from training.pretext.checkpoints import TrainingPosition, describe_initial, load_state, save_checkpoint, save_state
+from training.pretext.classes import CAMERA, list_classes
 from training.pretext.distributed import Ranks, join_ranks
 from training.pretext.network import MANIPULATION, PretextNetwork, load_initial
-from training.pretext.optimiser import cosine_factor, make_optimiser, set_rates
+from training.pretext.optimiser import make_optimiser, rate_factor, set_rates
 from training.pretext.preflight import check_faces, list_warnings
 from training.pretext.run_log import RunLog, delete_later_epochs
 from training.pretext.validation import (
@@ -131,6 +132,7 @@ class Training:
     def start(self, train: FaceSet, held_out: FaceSet) -> None:
         """Start or resume the training and run it to its end."""
         cv2.setNumThreads(1)  # the workers are threads already; OpenCV's own would compete with the network's
+        self.network.add_classifiers(list_classes(train, self.recipe.losses), self.recipe.seed)
         self.network.to(self.ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this overload
         self.optimiser = make_optimiser(self.network, self.recipe.optimiser)
         self.position = TrainingPosition(len(train))
@@ -146,7 +148,9 @@ class Training:
                 (self.run / name).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
         self.extractor = self.ranks.wrap(self.network.extractor)
         sampler = make_sampler(self.recipe.preprocess.size, WIDE_SIZE, self.recipe.augment, self.recipe.seed)
-        plan = BatchPlan(train, sampler, self.recipe, self.ranks.rank, self.ranks.count)
+        plan = BatchPlan(
+            train, sampler, self.recipe, self.ranks.rank, self.ranks.count, self.network.classes.get(CAMERA, ())
+        )
         self.steps, maker = plan.steps, choose_batch_maker(plan, self.ranks.device)
         if self.ranks.rank == 0:
             delete_later_epochs(self.run / "progress.jsonl", self.position.epoch)
@@ -182,7 +186,7 @@ class Training:
             losses = self.take_step(batch.to(self.ranks.device))
             position.sums = [old + new for old, new in zip(position.sums or [0.0] * len(losses), losses, strict=True)]
             rates = [group["lr"] for group in self.optimiser.param_groups]
-            log.log_step(dict(zip(LOSS_NAMES, losses, strict=True)), rates)
+            log.log_step(dict(zip(self.loss_names, losses, strict=True)), rates)
             position.step += 1
             now = time.monotonic()
             position.seconds, started = position.seconds + now - started, now
@@ -190,17 +194,25 @@ class Training:
                 self.save()
 
     def take_step(self, batch: Batch) -> list[float]:
-        """Train on one batch; return its losses in the order of `LOSS_NAMES`."""
+        """Train on one batch; return its losses in the order of `loss_names`."""
         position, rule = self.position, self.recipe.optimiser
         done = position.epoch * self.steps + position.step
-        set_rates(self.optimiser, rule, cosine_factor(rule, done, self.steps, self.recipe.epochs))
+        set_rates(self.optimiser, rule, rate_factor(rule, done, self.steps, self.recipe.epochs))
         self.optimiser.zero_grad()
         result = accumulate_gradients(self.network, self.extractor, batch, self.recipe, self.ranks)
-        losses = torch.cat([result.total.detach()[None], result.ranking, result.manipulation[None]]).tolist()
+        parts = (result.total.detach(), *result.ranking, result.manipulation, *result.classes.values())
+        losses = torch.stack(parts).tolist()
         if not all(map(math.isfinite, losses)):
             self.raise_diverged(f"the loss is {losses[0]}")
+        if rule.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), rule.clip_norm)
         self.optimiser.step()
         return losses
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """The names of the losses of a step."""
+        return (*LOSS_NAMES, *(f"loss_{task}" for task in self.network.classes))
 
     def is_checkpoint_due(self) -> bool:
         """Return whether a checkpoint within the epoch is due."""
@@ -218,7 +230,7 @@ class Training:
             merit = figure_of_merit(figures, self.recipe.losses)
             position.seconds += time.monotonic() - started
             means = [value / self.steps for value in position.sums]
-            facts = dict(zip(LOSS_NAMES, means, strict=True)) | figures
+            facts = dict(zip(self.loss_names, means, strict=True)) | figures
             facts |= {"epoch": float(position.epoch + 1), "merit": merit, "seconds": position.seconds}
             log.log_epoch(facts)
             if self.recipe.losses.manipulation_weight and (sentence := check_control(figures)):

@@ -26,7 +26,8 @@ __all__ = ["bench", "request_for"]
 class BlockedEngine:
     """An engine that answers when `go` is set."""
 
-    def __init__(self) -> None:
+    def __init__(self, bundle: Bundle) -> None:
+        self.size = bundle.manifest.feature_size
         self.go = threading.Event()
         self.batches: list[int] = []
 
@@ -34,7 +35,7 @@ class BlockedEngine:
         """Wait, then answer."""
         self.batches.append(len(faces))
         self.go.wait(60)
-        return FeatureBatch(np.zeros((len(faces), 768), np.float32), {}, np.zeros(len(faces), np.float32))
+        return FeatureBatch(np.zeros((len(faces), self.size), np.float32), {}, np.zeros(len(faces), np.float32))
 
 
 def test_every_record_gets_one_answer_in_order(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
@@ -105,7 +106,7 @@ def test_offsets_are_stored_with_the_answers_when_exactly_once(
 
 def test_a_full_budget_pauses_partitions(starter: Bundle, request_for: Callable[..., dict[str, Any]]) -> None:
     """While the engine hangs no more records are read than the budget allows; afterwards all are answered."""
-    held = BlockedEngine()
+    held = BlockedEngine(starter)
     bench = Bench(starter, held)
     bench.send(*[request_for(str(number)) for number in range(20)])
     service = bench.service(max_in_flight_images=5, batch_images=2)
@@ -144,10 +145,13 @@ class Fetched(bytes):
 class Slow:
     """A slow engine, so that records wait."""
 
+    def __init__(self, bundle: Bundle) -> None:
+        self.size = bundle.manifest.feature_size
+
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
         """Answer late."""
         time.sleep(0.02)
-        return FeatureBatch(np.zeros((len(faces), 768), np.float32), {}, np.zeros(len(faces), np.float32))
+        return FeatureBatch(np.zeros((len(faces), self.size), np.float32), {}, np.zeros(len(faces), np.float32))
 
 
 @pytest.mark.parametrize(("sizes", "count", "budget"), [((1,), 2000, 24), ((1, 5), 60, 24), ((7,), 10, 6)])
@@ -168,7 +172,7 @@ def test_images_from_stores_are_within_the_budget(
             raise Unscorable(Reason.TOO_MANY_BYTES, "too large")
         return Fetched(portrait.ljust(size, b"\0"))
 
-    bench = Bench(starter, Slow(), read, limits=Limits(max_bytes=8 << 20))
+    bench = Bench(starter, Slow(starter), read, limits=Limits(max_bytes=8 << 20))
     uri = {"uri": "s3://bucket/image"}
     bench.send(*[request_for(str(number), image=uri) for number in range(count)])
     results, dead = bench.run(max_in_flight_bytes=budget << 20)
@@ -180,7 +184,7 @@ def test_images_from_stores_are_within_the_budget(
 
 def test_leaving_finishes_started_records(starter: Bundle, request_for: Callable[..., dict[str, Any]]) -> None:
     """On stop, the service answers started records, commits them with a closed note, and starts no more."""
-    held = BlockedEngine()
+    held = BlockedEngine(starter)
     bench = Bench(starter, held)
     bench.send(*[request_for(str(number)) for number in range(20)])
     service = bench.service(max_in_flight_images=5, batch_images=5)
@@ -203,7 +207,7 @@ def test_a_drain_has_a_deadline(starter: Bundle, request_for: Callable[..., dict
 
     The records become suspects, as after a crash, unless the engine was unavailable.
     """
-    bench = Bench(starter, BlockedEngine(), engine_waits=lambda: waits)
+    bench = Bench(starter, BlockedEngine(starter), engine_waits=lambda: waits)
     bench.send(request_for("a"))
     service = bench.service(drain_s=0.2, revoke_s=0.1)
     thread = threading.Thread(target=service.run, daemon=True)

@@ -1,6 +1,7 @@
 """Processed copies of held-out faces."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from PIL import Image
 
 from ingest.image_metadata import read_image_metadata
 from ingest.probe import probe_image
+from ingest.spec import PreprocessSpec
 from scorer.strata import Stratum, stratum_of
+from tests.training.pretext.tiny_training import make_faces
 from training.data import copies
 from training.data.copies import Crop, StratumCopies, select_rows
 
@@ -70,3 +73,26 @@ def test_no_face_is_enlarged(stratum: Stratum, sides: list[float]) -> None:
     rows = select_rows(stratum, np.array(sides))
     least = np.inf if stratum is Stratum.LARGE else 64 if stratum.is_small else 128
     assert rows.tolist() == [row for row, side in enumerate(sides) if side >= least]
+
+
+def test_copies_of_a_mixture_are_two_and_of_many_strata(wide: Crop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each face has two copies in different strata; neighbours have others, and small faces have small copies only."""
+    made: list[tuple[int, Stratum]] = []
+    make = StratumCopies.make
+
+    def record(maker: StratumCopies, picture: Crop, row: int) -> Crop:
+        made.append((row, maker.stratum))
+        return make(maker, picture, row)
+
+    monkeypatch.setattr(StratumCopies, "make", record)
+    sides = np.repeat([300.0, 100.0, 40.0], 6)
+    faces = replace(make_faces(len(sides)), short_sides=sides)
+    first, second = copies.make_copies(faces, PreprocessSpec())
+    for row in range(len(sides)):
+        one, two = first(wide, row), second(wide, row)
+        assert one.shape == two.shape == (224, 224, 3)
+        assert not np.array_equal(one, two)
+        np.testing.assert_array_equal(one, copies.make_copies(faces, PreprocessSpec())[0](wide, row))
+    of_large = {stratum for row, stratum in made if row < 6}
+    assert of_large == set(Stratum) - {Stratum.LARGE}
+    assert {stratum for row, stratum in made if row >= 6} == {name for name in Stratum if name.is_small}

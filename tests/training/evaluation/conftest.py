@@ -79,8 +79,9 @@ def evaluated(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluated
     with np.load(bundle / "mixture.npz") as arrays:
         mixture = GaussianMixture(**{name: arrays[name] for name in arrays.files})
     rule = MixtureRule((MixtureShape("diag", 1),), role_sets=(("fit",),))
-    recipe = replace(RECIPES["starter"](), threshold_on="train", mixture=rule)
-    single = GaussianMixture(np.ones(1, np.float32), mixture.means[:1], np.ones((1, 768), np.float32))
+    size = mixture.means.shape[1]
+    recipe = replace(RECIPES["starter"](), threshold_on="train", mixture=rule, head=None, feature_size=size)
+    single = GaussianMixture(np.ones(1, np.float32), mixture.means[:1], np.ones((1, size), np.float32))
     sweep = {
         1: SweptMixture(mixture, "fit full K=1", ("fit",), 12.5, 0.04),
         4: SweptMixture(single, "fit diag K=4", ("fit",), -3.25, 0.5),

@@ -22,9 +22,11 @@ from training import bundle as export
 from training.data.exif import TAG_NAMES
 from training.evaluation import card
 from training.evaluation.inputs import EvaluatedRun
+from training.evaluation.run_facts import RunFacts
 from training.evaluation.stated import state_evaluation
 from training.export.target import Deployment
 from training.recipes import Recipe, paper
+from training.recipes import starter as starter_recipe
 
 ENGINE = Deployment("openvino", "int8")
 IMPORTED = "imported from a checkpoint of the kind exif-as-language: as its publishers state"
@@ -39,6 +41,18 @@ def test_card_lists_the_supported_rates() -> None:
         "| 1 % | 3.0 | 0.27 to 2.2 % |",
         "| 0.1 % | - | n = 400 cannot support 0.1 %: at least 3688 photographs are needed |",
     ]
+
+
+def test_card_states_the_features_the_head_and_the_copies() -> None:
+    """The numbers are the recipe's, and a recipe without a head or copies has no word of them."""
+    facts = RunFacts(Path(), {}, {}, {}, {}, "")
+    text = facts.describe_extractor(starter_recipe())
+    assert "a new 1x1 convolution to 256 channels" in text
+    assert "fitted on the roles fit and train, turns them into 32 whitened principal components" in text
+    assert "a last layer of 768 outputs" in facts.describe_extractor(paper())
+    assert "components" not in facts.describe_extractor(paper())
+    assert card.describe_faces({"faces": 9, "copies_of_each_face": 2}).startswith("9 faces and 2 reduced")
+    assert card.describe_faces({"faces": 9}) == "9 faces"
 
 
 def test_card_lists_the_strata() -> None:

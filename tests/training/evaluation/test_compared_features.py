@@ -20,8 +20,8 @@ from training.evaluation.features.networks import FARL_PRETEXT, NetworkFeatures,
 from training.evaluation.features.weights import WrongWeights
 from training.evaluation.inputs import WholePictures
 from training.export.openvino import export_extractor
-from training.pretext.network import FEATURE_SIZE, Normalise
-from training.recipes import MixtureRule, MixtureShape, starter
+from training.pretext.backbone import Normalise
+from training.recipes import PAPER_FEATURES, MixtureRule, MixtureShape, starter
 
 WIDTH, LAYERS, OUTPUT = 128, 2, 24
 
@@ -77,7 +77,7 @@ def build_exif_language() -> tuple[nn.Module, dict[str, object]]:
     """Return a random ResNet-50 with 768 outputs, and a checkpoint with it and DistilBERT's arrays."""
     torch.manual_seed(1)
     network = resnet50(weights=None)
-    network.fc = nn.Linear(2048, FEATURE_SIZE)
+    network.fc = nn.Linear(2048, PAPER_FEATURES)
     others = {
         "sink_temp": torch.zeros(()),
         "model.positional_embedding": torch.zeros(77, 8),
@@ -120,7 +120,7 @@ def test_exif_language_equals_torchvision(tmp_path: Path, crops: np.ndarray) -> 
     with torch.inference_mode():
         expected = network(normalise(crops)).numpy()
     features = load_compared("exif_language", path, 1, PreprocessSpec()).extract(crops)
-    assert features.shape == (5, FEATURE_SIZE)
+    assert features.shape == (5, PAPER_FEATURES)
     np.testing.assert_allclose(features, expected, atol=1e-4)
 
 
@@ -159,7 +159,7 @@ def test_missing_and_foreign_keys_are_named(farl_state: dict[str, Tensor], tmp_p
 def test_the_wrong_publisher_is_recognised(clip_file: Path, tmp_path: Path) -> None:
     """Each loader refuses the files of other publishers and names the expected file."""
     _, checkpoint = build_exif_language()
-    ranking = {**checkpoint, "model": {**checkpoint["model"], "fc_iso.weight": torch.zeros(1, FEATURE_SIZE)}}
+    ranking = {**checkpoint, "model": {**checkpoint["model"], "fc_iso.weight": torch.zeros(1, PAPER_FEATURES)}}
     for name, content in (("language", checkpoint), ("ranking", ranking)):
         torch.save(content, tmp_path / f"{name}.pth")
     with pytest.raises(WrongWeights, match=r"no arrays under 'state_dict' but epoch, .*FaRL-Base"):
@@ -221,7 +221,7 @@ def test_exif_ranking_comes_from_a_run_of_its_recipe(tmp_path: Path, crops: np.n
         load_compared("exif_l2r", tmp_path, 1, cut)
     torch.manual_seed(3)
     network = nn.Sequential(
-        Normalise(PreprocessSpec()), nn.Conv2d(3, FEATURE_SIZE, 32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        Normalise(PreprocessSpec()), nn.Conv2d(3, PAPER_FEATURES, 32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     ).eval()
     export_extractor(network, tmp_path / "engine" / "fp32", "fp32", crops)
     extractor = load_compared("exif_l2r", tmp_path, 1, cut)

@@ -25,7 +25,6 @@ from training.evaluation.report import pick_thresholds
 from training.evaluation.run import measure_run
 from training.evaluation.stated import state_evaluation
 from training.evaluation.tables import list_tables, print_tables
-from training.export.features import extract_features
 from training.recipes import Recipe
 
 ODD_NAME = "<b>odd&name"
@@ -91,8 +90,8 @@ def test_pictures_without_a_face_are_counted(report: dict[str, Any]) -> None:
 
 def test_figures_come_from_the_deployed_engine(report: dict[str, Any], evaluated: EvaluatedRun) -> None:
     """The threshold is the 5th percentile of the fitted photographs' log-likelihoods from the engine's features."""
-    features = extract_features(evaluated.engines["int8"], evaluated.load_role("fit").crops, 1)
     scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
+    features = scorer.embed(evaluated.load_role("fit").crops)
     assert report["comparable"]["threshold_nats"] == pytest.approx(np.sort(scorer.score_features(features))[1])
     assert report["engines"]["int8"]["drift"]["max_nats"] == 0  # the same graph is used for both precisions here
 

@@ -18,7 +18,7 @@ from training.evaluation import card
 from training.evaluation.inputs import EvaluatedRun
 from training.export.onnx import export_onnx
 from training.export.target import Deployment
-from training.recipes import Recipe
+from training.recipes import PAPER_FEATURES, Recipe
 
 GPU = Deployment("tensorrt", "fp16")
 
@@ -37,7 +37,7 @@ def test_a_fresh_run_needs_no_openvino(
     evaluated: EvaluatedRun, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """fit, calibrate, evaluate and export with --target tensorrt use the ONNX graph only; the plan waits for a GPU."""
-    recipe = replace(evaluated.recipe, threshold_on="train")
+    recipe = replace(evaluated.recipe, threshold_on="train", feature_size=PAPER_FEATURES)
     for module in (steps, bundle, card):
         monkeypatch.setattr(
             module, "load_role", lambda _, role: evaluated.load_role("fit" if role == "train" else role)

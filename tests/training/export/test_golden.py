@@ -22,7 +22,9 @@ def score_golden(bundle: Bundle, spec: PreprocessSpec) -> np.ndarray:
         for data, box in zip(images, boxes, strict=True)
     ]
     crops = np.stack(FaceCropper(spec, 1, len(faces)).crop(faces))  # type: ignore[arg-type]  # each picture is valid and contains its box
-    return log_likelihood(extract_features(bundle.extractor, crops, 1), bundle.model.mixture)
+    return log_likelihood(
+        extract_features(bundle.extractor, crops, 1, bundle.manifest.feature_size), bundle.model.mixture
+    )
 
 
 @pytest.mark.parametrize("other", [{"antialias": False}, {"margin": 1.25}, {"margin": 1.4}])

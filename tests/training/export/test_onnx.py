@@ -17,8 +17,7 @@ from training.export.onnx import export_onnx
 from training.export.onnx_features import OnnxExtractor
 from training.export.onnx_fp8 import quantise_to_fp8
 from training.export.onnx_precisions import convert_to_fp16
-from training.pretext.network import FEATURE_SIZE
-from training.recipes import Precision
+from training.recipes import PAPER_FEATURES, Precision
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
 
@@ -56,10 +55,12 @@ def test_a_graph_gives_the_network_s_features(
     """The graph maps any number of uint8 crops to FP32 features, within the precision's tolerance."""
     with torch.inference_mode():
         expected = network(torch.from_numpy(crops)).numpy()
-    features = extract_features(graphs[precision], crops, 1)
+    features = extract_features(graphs[precision], crops, 1, PAPER_FEATURES)
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, expected, atol=farthest * expected.max())
-    np.testing.assert_allclose(extract_features(graphs[precision], crops[:1], 1), features[:1], atol=1e-5)
+    np.testing.assert_allclose(
+        extract_features(graphs[precision], crops[:1], 1, PAPER_FEATURES), features[:1], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -73,7 +74,7 @@ def test_a_graph_states_its_tensors_and_no_path(graphs: dict[Precision, Path], p
     ]
     assert tensors == [
         ("crops", TensorProto.UINT8, [0, 224, 224, 3]),
-        ("features", TensorProto.FLOAT, [0, FEATURE_SIZE]),
+        ("features", TensorProto.FLOAT, [0, PAPER_FEATURES]),
     ]
     assert str(Path.cwd()).encode() not in data
     assert b"site-packages" not in data
@@ -181,6 +182,6 @@ def test_a_file_that_is_no_graph_is_refused(tmp_path: Path, graphs: dict[Precisi
     broken = tmp_path / "model.onnx"
     broken.write_bytes(b"none")
     with pytest.raises(BundleMismatch, match=r"model\.onnx is no network"):
-        OnnxExtractor(broken, FEATURE_SIZE, threads=1)
+        OnnxExtractor(broken, PAPER_FEATURES, threads=1)
     with pytest.raises(BundleMismatch, match="has 768 features, 512 are expected"):
         OnnxExtractor(graphs["fp32"], 512, threads=1)

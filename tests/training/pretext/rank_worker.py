@@ -9,15 +9,16 @@ import torch
 from torch import nn
 
 from tests.training.pretext.tiny_training import make_recipe, train_tiny
-from training.pretext.backbone import FEATURE_SIZE
 from training.pretext.backward import accumulate_gradients
 from training.pretext.batches import Batch
+from training.pretext.classes import CAMERA, KIND, KINDS
 from training.pretext.distributed import Ranks, join_ranks
 from training.pretext.network import PretextNetwork
 from training.pretext.ranking import Losses
-from training.recipes import Recipe
+from training.recipes import PAPER_FEATURES, LossRule, Recipe
 
 FACES = 12
+CLASSIFYING = LossRule(camera_weight=0.1, kind_weight=0.2)
 
 
 class DoubleExtractor(nn.Module):
@@ -26,7 +27,7 @@ class DoubleExtractor(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(3)
-        self.last = nn.Linear(27, FEATURE_SIZE)
+        self.last = nn.Linear(27, PAPER_FEATURES)
 
     def forward(self, crops_NHWC: torch.Tensor) -> torch.Tensor:
         """Return the features."""
@@ -37,7 +38,10 @@ class DoubleExtractor(nn.Module):
 def make_double_network(recipe: Recipe, *, frozen_statistics: bool) -> PretextNetwork:
     """Return the network in training mode, the same on every call."""
     torch.manual_seed(1)
-    network = PretextNetwork(DoubleExtractor(), centred_heads=recipe.centred_heads).double().train()
+    network = PretextNetwork(DoubleExtractor(), recipe.feature_size, centred_heads=recipe.centred_heads)
+    if recipe.losses.camera_weight:
+        network.add_classifiers({CAMERA: ("a", "b", "c"), KIND: KINDS}, recipe.seed)
+    network.double().train()
     network.extractor.norm.train(not frozen_statistics)
     return network
 
@@ -49,7 +53,9 @@ def make_pictures() -> Batch:
     tags[rng.random((FACES, 4)) < 0.2] = np.nan
     manipulated = (rng.random(FACES) < 0.5).astype(float)
     tags[1::2], manipulated[::2] = np.nan, np.nan
-    return Batch(*(torch.from_numpy(array) for array in (rng.normal(0, 1, (FACES, 3, 3, 3)), tags, manipulated)))
+    cameras, kinds = rng.integers(-1, 3, FACES), rng.integers(-1, len(KINDS), FACES)
+    arrays = (rng.normal(0, 1, (FACES, 3, 3, 3)), tags, manipulated, cameras, kinds)
+    return Batch(*(torch.from_numpy(array) for array in arrays))
 
 
 def measure_gradients(
@@ -68,7 +74,7 @@ if __name__ == "__main__":
     out = Path(sys.argv[1])
     with join_ranks(torch.device("cpu")) as joined:
         for micro_batch in (None, 2):
-            cut = make_recipe(centred_heads=True, micro_batch=micro_batch)
+            cut = make_recipe(centred_heads=True, micro_batch=micro_batch, losses=CLASSIFYING)
             _, gradients, _ = measure_gradients(cut, joined, frozen_statistics=True)
             if joined.rank == 0:
                 np.savez(out / f"{micro_batch}.npz", **{name: value.numpy() for name, value in gradients.items()})

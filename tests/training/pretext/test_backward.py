@@ -4,15 +4,16 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.training.pretext.rank_worker import FACES, make_double_network, make_pictures, measure_gradients
+from tests.training.pretext.rank_worker import CLASSIFYING, FACES, make_double_network, make_pictures, measure_gradients
 from tests.training.pretext.tiny_training import make_recipe, read_log, train_tiny
-from training.pretext.backward import accumulate_gradients, embed, pause_running_statistics
+from training.pretext.backward import accumulate_gradients, embed, has_bf16, pause_running_statistics
 from training.pretext.distributed import Ranks
 from training.pretext.ranking import combine_losses
 
@@ -41,13 +42,34 @@ def test_one_micro_batch_is_the_usual_backward_pass() -> None:
 @pytest.mark.parametrize("micro_batch", [1, 5, FACES])
 def test_micro_batches_keep_the_pairs_of_the_whole_batch(micro_batch: int) -> None:
     """Gradients and losses of any micro-batches are those of the whole batch, also with centred heads."""
-    recipe = make_recipe(centred_heads=True)
+    recipe = make_recipe(centred_heads=True, losses=CLASSIFYING)
     whole_losses, whole, _ = measure_gradients(recipe, Ranks(), frozen_statistics=True)
-    cut = make_recipe(centred_heads=True, micro_batch=micro_batch)
+    cut = make_recipe(centred_heads=True, micro_batch=micro_batch, losses=CLASSIFYING)
     losses, gradients, _ = measure_gradients(cut, Ranks(), frozen_statistics=True)
     torch.testing.assert_close(losses.total, whole_losses.total, rtol=1e-12, atol=0)
     for name, value in whole.items():
         torch.testing.assert_close(gradients[name], value, rtol=1e-10, atol=1e-14)
+
+
+def test_classifiers_add_their_weighted_cross_entropy() -> None:
+    """The total grows by the weighted mean cross-entropies of the crops with a known class, computed here in NumPy."""
+    plain, _, _ = measure_gradients(make_recipe(), Ranks(), frozen_statistics=True)
+    losses, gradients, network = measure_gradients(make_recipe(losses=CLASSIFYING), Ranks(), frozen_statistics=True)
+    batch = make_pictures()
+    with torch.no_grad():
+        features = network.extractor(batch.crops)
+        logits = {task: head(features).numpy() for task, head in network.classifiers.items()}
+    expected = {}
+    for task, labels in (("camera", batch.cameras.numpy()), ("kind", batch.kinds.numpy())):
+        known = labels >= 0
+        assert 0 < known.sum() < FACES
+        chosen = logits[task][known]
+        expected[task] = np.mean(np.log(np.exp(chosen).sum(axis=1)) - chosen[np.arange(known.sum()), labels[known]])
+        assert losses.classes[task].item() == pytest.approx(expected[task])
+        assert gradients[f"classifiers.{task}.weight"].abs().max() > 0
+    total = plain.total.item() + 0.1 * expected["camera"] + 0.2 * expected["kind"]
+    assert losses.total.item() == pytest.approx(total)
+    assert not plain.classes
 
 
 def test_separate_pairs_would_differ() -> None:
@@ -79,6 +101,7 @@ def test_running_statistics_count_each_micro_batch_once() -> None:
     assert once.extractor.norm.num_batches_tracked == len(micro_batches)
 
 
+@pytest.mark.skipif(not has_bf16("cpu"), reason="this CPU has no BF16 arithmetic")
 def test_bf16_applies_to_the_extractor_only() -> None:
     """With BF16 the features are less precise FP32 values, and the FP32 weights get gradients."""
     recipe = make_recipe(bf16=True)
@@ -87,7 +110,7 @@ def test_bf16_applies_to_the_extractor_only() -> None:
     bf16_features, features = (embed(network.extractor, crops, bf16=bf16) for bf16 in (True, False))
     assert bf16_features.dtype == torch.float32
     assert 1e-4 < float((bf16_features - features).abs().max().detach()) < 0.1
-    batch = type(batch)(crops, batch.tags.float(), batch.manipulated.float())
+    batch = replace(batch, crops=crops, tags=batch.tags.float(), manipulated=batch.manipulated.float())
     losses = accumulate_gradients(network, network.extractor, batch, recipe, Ranks())
     assert losses.total.dtype == torch.float32
     assert network.get_parameter("extractor.last.weight").grad.dtype == torch.float32
@@ -115,7 +138,8 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         for worker in workers:
             worker.kill()
     assert [worker.returncode for worker in workers] == [0, 0], errors
-    _, expected, _ = measure_gradients(make_recipe(centred_heads=True), Ranks(), frozen_statistics=True)
+    recipe = make_recipe(centred_heads=True, losses=CLASSIFYING)
+    _, expected, _ = measure_gradients(recipe, Ranks(), frozen_statistics=True)
     for name in ("None", "2"):
         with np.load(tmp_path / f"{name}.npz") as arrays:
             assert set(arrays.files) == set(expected)

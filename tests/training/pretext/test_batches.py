@@ -1,7 +1,7 @@
 """Batches depend on seed, epoch and step only; each face has a crop as served and one for the manipulation task."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import cv2
@@ -19,9 +19,10 @@ from training.data.indexing import index_run
 from training.data.manipulations import FaceSampler, make_sampler
 from training.data.shards import WIDE_SIZE, load_role
 from training.pretext.batch_makers import choose_batch_maker
-from training.pretext.batches import Batch, BatchPlan, CpuBatchMaker, iterate_epoch
+from training.pretext.batches import Batch, BatchPlan, CpuBatchMaker, draw_balanced, iterate_epoch
 from training.pretext.batches_cuda import CudaBatchMaker, area_weights
-from training.pretext.optimiser import cosine_factor, make_optimiser, set_rates
+from training.pretext.classes import KINDS, UNKNOWN
+from training.pretext.optimiser import make_optimiser, rate_factor, set_rates
 from training.recipes import (
     AugmentRule,
     LossRule,
@@ -63,9 +64,9 @@ def assert_same(batches: list[Batch], others: list[Batch]) -> None:
     """Compare bit by bit."""
     assert len(batches) == len(others)
     for one, two in zip(batches, others, strict=True):
-        assert torch.equal(one.crops, two.crops)
-        torch.testing.assert_close(one.tags, two.tags, rtol=0, atol=0, equal_nan=True)
-        torch.testing.assert_close(one.manipulated, two.manipulated, rtol=0, atol=0, equal_nan=True)
+        for field in fields(Batch):
+            pair = [getattr(batch, field.name) for batch in (one, two)]
+            torch.testing.assert_close(*pair, rtol=0, atol=0, equal_nan=True)
 
 
 def test_an_epoch_shows_each_face_once(sampler: FaceSampler) -> None:
@@ -100,10 +101,48 @@ def test_ranks_share_the_batch_of_one_process(sampler: FaceSampler) -> None:
     whole = draw(make_plan(sampler))
     shares = [draw(make_plan(sampler, rank=rank, ranks=2)) for rank in range(2)]
     joined = [
-        Batch(*(torch.cat(pair) for pair in ((a.crops, b.crops), (a.tags, b.tags), (a.manipulated, b.manipulated))))
-        for a, b in zip(*shares, strict=True)
+        Batch(*(torch.cat([getattr(share, field.name) for share in pair]) for field in fields(Batch)))
+        for pair in zip(*shares, strict=True)
     ]
     assert_same(joined, whole)
+
+
+def test_only_ranked_crops_have_cameras_and_only_manipulated_ones_have_kinds(sampler: FaceSampler) -> None:
+    """A camera is the class of the crop as served, a kind that of the manipulated crop; all others are unknown."""
+    plan = make_plan(sampler, LossRule(camera_weight=0.1, kind_weight=0.2))
+    cameras = np.array(["a", "b", "other"])[np.arange(FACES) % 3]
+    plan = replace(plan, faces=replace(plan.faces, cameras=cameras), cameras=("a", "b"))
+    for step, batch in enumerate(draw(plan)):
+        rows = plan.select_rows(0, step)
+        served, resampled = batch.cameras[::2], batch.cameras[1::2]
+        assert served.tolist() == [{"a": 0, "b": 1, "other": UNKNOWN}[name] for name in cameras[rows]]
+        assert (resampled == UNKNOWN).all()
+        drawn = [plan.draw_augmentation(0, step, place).kind for place in range(BATCH)]
+        assert batch.kinds[1::2].tolist() == [
+            UNKNOWN if kind is Manipulation.NONE else KINDS.index(kind) for kind in drawn
+        ]
+        assert (batch.kinds[::2] == UNKNOWN).all()
+
+
+def test_balanced_sources_are_drawn_less_often_the_more_faces_they_have() -> None:
+    """A source with 100 times the faces has 10 times the draws, which the random generator alone determines."""
+    sources = np.repeat(["many", "few"], [10_000, 100])
+    rows = draw_balanced(sources, np.random.default_rng(1))
+    assert len(rows) == len(sources)
+    few = (sources[rows] == "few").mean()
+    assert few == pytest.approx(1 / 11, abs=0.01)
+    np.testing.assert_array_equal(rows, draw_balanced(sources, np.random.default_rng(1)))
+
+
+def test_an_epoch_of_balanced_sources_has_as_many_draws_as_faces(sampler: FaceSampler) -> None:
+    """The draws of an epoch depend on the seed and the epoch; ranks share them."""
+    plan = make_plan(sampler)
+    plan = replace(plan, recipe=replace(plan.recipe, balance_sources=True))
+    sources = np.array(["a"] * (FACES - 1) + ["b"])
+    plan = replace(plan, faces=replace(plan.faces, sources=sources))
+    order = np.concatenate([plan.select_rows(0, step) for step in range(plan.steps)])
+    assert len(order) == plan.steps * BATCH
+    np.testing.assert_array_equal(order, draw_balanced(sources, np.random.default_rng([1, 0]))[: len(order)])
 
 
 def test_an_error_in_a_worker_is_raised(sampler: FaceSampler) -> None:
@@ -224,7 +263,7 @@ def test_rates_follow_torch_s_cosine(cosine_epochs: int | None, *, stepwise: boo
     period = (cosine_epochs or epochs) * (steps if stepwise else 1)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, period, eta_min=1e-7)
     for step in range(epochs * steps):
-        set_rates(ours, rule, cosine_factor(rule, step, steps, epochs))
+        set_rates(ours, rule, rate_factor(rule, step, steps, epochs))
         assert ours.param_groups[0]["lr"] == pytest.approx(schedule.get_last_lr()[0], rel=1e-9)
         theirs.step()
         if stepwise or (step + 1) % steps == 0:

@@ -25,10 +25,11 @@ from training.data.roles import RoleRule
 from training.data.shards import load_role
 from training.export.features import extract_features
 from training.export.openvino import convert_extractor, export_extractor, write_model
+from training.pretext.backbone import Normalise
 from training.pretext.checkpoints import load_checkpoint
-from training.pretext.network import FEATURE_SIZE, Normalise, PretextNetwork, build_network
+from training.pretext.network import PretextNetwork, build_network
 from training.pretext.trainer import train_extractor
-from training.recipes import AugmentRule, Precision, paper, starter
+from training.recipes import PAPER_FEATURES, AugmentRule, Precision, paper, starter
 
 
 @pytest.fixture(name="network", scope="module")
@@ -58,7 +59,7 @@ def fixture_small() -> nn.Module:
         Normalise(PreprocessSpec()),
         nn.Conv2d(3, 16, 16, 16),
         nn.ReLU6(),
-        nn.Conv2d(16, FEATURE_SIZE, 1),
+        nn.Conv2d(16, PAPER_FEATURES, 1),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     ).eval()
@@ -70,7 +71,7 @@ def test_exported_graph_equals_the_network(small: nn.Module, crops: np.ndarray, 
     write_model(convert_extractor(small, 224), path, "fp32")
     with torch.inference_mode():
         expected = small(torch.from_numpy(crops)).numpy()
-    np.testing.assert_allclose(extract_features(path, crops, 1), expected, atol=1e-4)
+    np.testing.assert_allclose(extract_features(path, crops, 1, PAPER_FEATURES), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(("precision", "largest_share", "least_correlation"), [("int8", 0.35, 0.98)])
@@ -87,7 +88,7 @@ def test_quantised_graphs_are_small_and_keep_the_features(
     for kind in ("fp32", precision):
         path = export_extractor(small, tmp_path / kind, kind, crops)
         sizes[kind] = path.with_suffix(".bin").stat().st_size
-        features[kind] = extract_features(path, crops, 1)
+        features[kind] = extract_features(path, crops, 1, PAPER_FEATURES)
         assert str(tmp_path).encode() not in path.read_bytes()
         assert str(Path.cwd()).encode() not in path.read_bytes()
     assert sizes[precision] < largest_share * sizes["fp32"]
@@ -148,12 +149,12 @@ def test_networks_are_the_same_on_every_call() -> None:
 def test_heads_are_named_by_tag_and_centred_if_the_recipe_says_so(network: PretextNetwork) -> None:
     """There are five heads; the paper's get the features, the starter's get centred features."""
     assert [*network.heads] == [*TAG_NAMES, "manipulation"]
-    features = torch.randn(4, FEATURE_SIZE) + 5
+    features = torch.randn(4, PAPER_FEATURES) + 5
     plain = build_network(paper()).train()
     scores, logits = plain.read_features(features)
     torch.testing.assert_close(scores[:, 3:], plain.heads["iso"](features))
     torch.testing.assert_close(logits[:, None], plain.heads["manipulation"](features))
-    centred, _ = network.train().read_features(features)
+    centred, _ = network.train().read_features(features[:, : starter().feature_size])
     torch.testing.assert_close(centred.mean(dim=0), torch.zeros(4), atol=1e-6, rtol=0)
 
 

@@ -1,5 +1,6 @@
 """Training: kills, signals, a full disk and divergence, the files that remain, and the resume."""
 
+import dataclasses
 import json
 import os
 import resource
@@ -9,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -26,11 +28,11 @@ from tests.training.pretext.tiny_training import (
 )
 from training.data.shards import FaceSet
 from training.pretext.checkpoints import load_checkpoint
-from training.pretext.network import PretextNetwork
+from training.pretext.network import PretextNetwork, load_initial
 from training.pretext.preflight import list_warnings
 from training.pretext.trainer import TrainOptions, train_extractor
 from training.pretext.validation import CONTROL
-from training.recipes import OptimiserRule
+from training.recipes import LossRule, OptimiserRule
 
 STEPS = 4  # in one epoch of the tiny recipe
 TIMEOUT_S = 240
@@ -242,6 +244,86 @@ def test_too_few_faces_are_refused(tmp_path: Path, train: int, held_out: int, er
             make_recipe(),
             tmp_path,
         )
+
+
+def make_cameras(count: int, seed: int = 0) -> FaceSet:
+    """Return faces of two cameras in turn, and of one in the last face only."""
+    faces = make_faces(count, seed)
+    names = np.array(["a", "b"])[np.arange(count) % 2].astype("U4")
+    names[-1] = "rare"
+    return dataclasses.replace(faces, cameras=names)
+
+
+def test_cameras_and_kinds_are_classes_of_the_training_only(tmp_path: Path) -> None:
+    """Heads for cameras with enough faces and for kinds are trained, logged and resumed, and not needed afterwards."""
+    recipe = make_recipe(losses=LossRule(camera_weight=0.5, kind_weight=0.5), epochs=1)
+    faces, held_out = make_cameras(40), make_faces(HELD_OUT_FACES, seed=1)
+    options = TrainOptions(console=Console(quiet=True))
+    network = make_network(recipe)
+    best = train_extractor(network, faces, held_out, recipe, tmp_path, options)
+    assert network.classes["camera"] == ("a", "b")
+    assert {"loss_camera", "loss_kind"} <= read_log(tmp_path)[0].keys()
+    start = make_network(recipe)
+    start.add_classifiers(network.classes, recipe.seed)
+    for task in ("camera", "kind"):
+        assert not torch.equal(network.classifiers[task].weight, start.classifiers[task].weight)
+
+    deployed = make_network(recipe)
+    load_checkpoint(best, deployed)
+    assert not deployed.classifiers
+    assert torch.equal(deployed.extractor.last.weight, network.extractor.last.weight)
+    load_initial(make_network(make_recipe()), best)
+
+    train_extractor(make_network(recipe), faces, held_out, recipe, tmp_path, options)  # it is finished
+    others = dataclasses.replace(faces, cameras=np.where(faces.cameras == "a", "c", faces.cameras))
+    with pytest.raises(ValueError, match="to tell other cameras apart than the 40 faces have now: restore"):
+        train_extractor(make_network(recipe), others, held_out, recipe, tmp_path, options)
+
+
+def test_a_classifying_training_resumes_with_the_same_curve(tmp_path: Path) -> None:
+    """A training that stops within an epoch and is resumed has the losses and weights of one that did not stop."""
+    recipe = make_recipe(
+        losses=LossRule(camera_weight=0.5, kind_weight=0.5), centred_heads=True, balance_sources=True, epochs=1
+    )
+    faces, held_out = make_cameras(40), make_faces(HELD_OUT_FACES, seed=1)
+    options = TrainOptions(console=Console(quiet=True), save_every_steps=1)
+    whole, stopped = make_network(recipe), make_network(recipe)
+    train_extractor(whole, faces, held_out, recipe, tmp_path / "whole", options)
+    passes = []
+
+    def fail(*_: object) -> None:
+        passes.append(stopped.training)
+        if sum(passes) > 4:
+            raise StepLost
+
+    stopped.extractor.register_forward_pre_hook(fail)
+    with pytest.raises(StepLost):
+        train_extractor(stopped, faces, held_out, recipe, tmp_path / "resumed", options)
+    resumed = make_network(recipe)
+    train_extractor(resumed, faces, held_out, recipe, tmp_path / "resumed", options)
+    assert read_log(tmp_path / "resumed") == read_log(tmp_path / "whole")
+    assert all(torch.equal(values, whole.state_dict()[name]) for name, values in resumed.state_dict().items())
+
+
+def test_a_long_gradient_is_clipped(tmp_path: Path) -> None:
+    """With a tiny largest norm plain Adam's step is that of the clipped gradient; other recipes do not clip."""
+    norms = {}
+    for clip in (None, 1e-6):
+        rule = OptimiserRule(decay="coupled", head_rate=1e-3, backbone_rate=1e-3, weight_decay=0.0, clip_norm=clip)
+        recipe = make_recipe(optimiser=rule, epochs=1)
+        network = make_network(recipe)
+        train_extractor(
+            network,
+            make_faces(4),
+            make_faces(HELD_OUT_FACES, seed=1),
+            recipe,
+            tmp_path / str(clip),
+            TrainOptions(console=Console(quiet=True)),
+        )
+        gradients = [value.grad.flatten() for value in network.parameters() if value.grad is not None]
+        norms[clip] = float(torch.cat(gradients).norm())
+    assert norms[1e-6] == pytest.approx(1e-6, rel=1e-2)
+    assert norms[None] > 1e-4
 
 
 def test_progress_without_a_terminal_is_json(reference: Path) -> None:

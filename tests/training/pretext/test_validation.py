@@ -17,7 +17,7 @@ from ingest.spec import PreprocessSpec
 from tests.training.pretext.tiny_training import make_faces, make_recipe
 from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
-from training.pretext.backbone import FEATURE_SIZE, Normalise
+from training.pretext.backbone import Normalise
 from training.pretext.batches import Batch
 from training.pretext.network import PretextNetwork
 from training.pretext.ranking import manipulation_loss
@@ -34,7 +34,7 @@ from training.pretext.validation import (
     select_validation_faces,
     validate,
 )
-from training.recipes import AugmentRule, LossRule, starter
+from training.recipes import PAPER_FEATURES, AugmentRule, LossRule, starter
 
 FACES, STEPS = 16, 40
 RECIPE = make_recipe(seed=1, augment=dataclasses.replace(starter().augment, warps=2))
@@ -48,7 +48,7 @@ class FilterBank(nn.Module):
         self.layers = nn.Sequential(
             Normalise(PreprocessSpec()), nn.Conv2d(3, 8, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
         )
-        self.widen = nn.Linear(8, FEATURE_SIZE)
+        self.widen = nn.Linear(8, PAPER_FEATURES)
 
     def forward(self, crops_NHWC: torch.Tensor) -> torch.Tensor:
         """Map [N, S, S, 3] to [N, 768]."""
@@ -70,7 +70,7 @@ def fixture_faces() -> FaceSet:
 def train_head(batches: list[Batch]) -> PretextNetwork:
     """Return a tiny network with a trained manipulation head."""
     torch.manual_seed(2)
-    network = PretextNetwork(FilterBank(), centred_heads=True).train()
+    network = PretextNetwork(FilterBank(), PAPER_FEATURES, centred_heads=True).train()
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3)
     crops, labels = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("crops", "manipulated"))
     for _ in range(STEPS):
@@ -88,7 +88,7 @@ def test_control_detects_a_head_that_learned_resampling(faces: FaceSet) -> None:
     def alter(change: Callable[[np.ndarray], np.ndarray]) -> list[Batch]:
         changed = [change(batch.crops.numpy().copy()) for batch in untouched]
         return [
-            Batch(torch.from_numpy(crops), batch.tags, torch.ones(len(crops)))
+            dataclasses.replace(batch, crops=torch.from_numpy(crops), manipulated=torch.ones(len(crops)))
             for crops, batch in zip(changed, untouched, strict=True)
         ]
 
@@ -141,7 +141,7 @@ def test_predictions_are_of_the_faces_in_order(faces: FaceSet) -> None:
     """The crops as served, untouched and manipulated each have the order of the faces, over several batches."""
     batches = [batch for part in range(2) for batch in make_validation_batches(faces.select(rows(part)), RECIPE)]
     torch.manual_seed(2)
-    network = PretextNetwork(FilterBank(), centred_heads=False)
+    network = PretextNetwork(FilterBank(), PAPER_FEATURES, centred_heads=False)
     found = predict(network, batches)
     for name, kind in (("served", 0), ("untouched", 1), ("altered", 2)):
         expected = predict(network, batches[kind::3])

@@ -17,10 +17,10 @@ from torch import nn
 
 from ingest.spec import PreprocessSpec
 from training.data.shards import WIDE_SIZE, FaceSet
-from training.pretext.backbone import FEATURE_SIZE, Normalise
+from training.pretext.backbone import Normalise
 from training.pretext.network import PretextNetwork
 from training.pretext.trainer import TrainOptions, train_extractor
-from training.recipes import AugmentRule, OptimiserRule, Recipe
+from training.recipes import PAPER_FEATURES, AugmentRule, OptimiserRule, Recipe
 
 TRAIN_FACES, HELD_OUT_FACES = 16, 4
 
@@ -34,7 +34,7 @@ class TinyExtractor(nn.Module):
         self.shrink = nn.AvgPool2d(8)
         self.first = nn.Conv2d(3, 8, 3, 2)
         self.norm = nn.BatchNorm2d(8)
-        self.last = nn.Linear(8 * 13 * 13, FEATURE_SIZE)
+        self.last = nn.Linear(8 * 13 * 13, PAPER_FEATURES)
         self.die_after, self.passes = die_after, 0
 
     def forward(self, crops_NHWC: torch.Tensor) -> torch.Tensor:
@@ -82,7 +82,7 @@ def make_recipe(**changes: object) -> Recipe:
 def make_network(recipe: Recipe, die_after: int | None = None) -> PretextNetwork:
     """Return the tiny network, the same on every call."""
     torch.manual_seed(3)
-    return PretextNetwork(TinyExtractor(die_after), centred_heads=recipe.centred_heads)
+    return PretextNetwork(TinyExtractor(die_after), recipe.feature_size, centred_heads=recipe.centred_heads)
 
 
 def train_tiny(run: Path, recipe: Recipe, die_after: int | None = None, **options: object) -> Path:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ingest.spec import PreprocessSpec
 from training.data.shards import Images
 from training.export.features import extract_features
+from training.recipes import exif_only
 
 
 @dataclass(slots=True)
@@ -29,8 +30,8 @@ class DeployedFeatures:
     threads: int
 
     def extract(self, crops_NHWC: Images) -> NDArray[np.float32]:
-        """Return [N, 768] features of [N, S, S, 3] crops."""
-        return extract_features(self.engine, crops_NHWC, self.threads)
+        """Return [N, D] features of [N, S, S, 3] crops."""
+        return extract_features(self.engine, crops_NHWC, self.threads, exif_only().output_size)
 
 
 def load_exif_ranking(run: Path, threads: int, cut: PreprocessSpec) -> DeployedFeatures:

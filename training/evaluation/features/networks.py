@@ -21,7 +21,8 @@ from training.evaluation.features.weights import (
     read_weights,
     strip_prefix,
 )
-from training.pretext.network import FEATURE_SIZE, Normalise
+from training.pretext.backbone import Normalise
+from training.recipes import PAPER_FEATURES
 
 CROPS_PER_BATCH = 32
 HEAD_SIZE = 64  # of every CLIP vision transformer that OpenAI published
@@ -104,7 +105,7 @@ def load_exif_language(path: Path) -> NetworkFeatures:
         message = f"{path} has ranking heads ({RANKING_HEAD}): it should be {EXIF_LANGUAGE_WEIGHTS}"
         raise WrongWeights(message)
     network = resnet50(weights=None)
-    network.fc = nn.Linear(network.fc.in_features, FEATURE_SIZE)
+    network.fc = nn.Linear(network.fc.in_features, PAPER_FEATURES)
     load_strictly(network, strip_prefix(content, "model.visual."), path, EXIF_LANGUAGE_WEIGHTS)
     return NetworkFeatures("EXIF-as-language", network)
 

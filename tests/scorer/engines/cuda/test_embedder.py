@@ -86,7 +86,7 @@ def test_likelihoods_are_computed_on_the_device(
     np.testing.assert_allclose(found, log_likelihood(batch.features, mixture), rtol=1e-6, atol=1e-3)
     np.testing.assert_allclose(batch.on_host().log_likelihood(mixture), found, rtol=1e-6, atol=1e-3)
     with pytest.raises(ValueError, match="opened with"):
-        batch.log_likelihood(stack_mixture(make_mixture(2, 768)))
+        batch.log_likelihood(stack_mixture(make_mixture(2, gpu_bundle.manifest.feature_size)))
 
 
 def test_a_damaged_face_fails_alone(embedder: CudaEmbedder, faces: list[EncodedFace]) -> None:
@@ -103,7 +103,7 @@ def test_a_damaged_face_fails_alone(embedder: CudaEmbedder, faces: list[EncodedF
 def test_no_face_is_an_empty_batch(gpu_bundle: Bundle, embedder: CudaEmbedder) -> None:
     """No face gives no row, with the width of the features."""
     batch = embedder.embed([])
-    assert batch.features.shape == (0, 768)
+    assert batch.features.shape == (0, gpu_bundle.manifest.feature_size)
     assert batch.log_likelihood(gpu_bundle.model.mixture).shape == (0,)
 
 
@@ -162,7 +162,8 @@ def test_golden_faces_detect_another_network(gpu_bundle: Bundle, embedder: CudaE
     """The recorded features are the starter's: this network fails the check."""
     with pytest.raises(BundleMismatch, match="nats away from the golden answers"):
         verify_engine(gpu_bundle, embedder)
-    assert embed_golden(gpu_bundle.golden, gpu_bundle, embedder).features.shape == (3, 768)
+    found = embed_golden(gpu_bundle.golden, gpu_bundle, embedder).features
+    assert found.shape == (3, gpu_bundle.manifest.feature_size)
 
 
 LOSING = """

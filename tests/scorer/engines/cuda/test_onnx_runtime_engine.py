@@ -28,10 +28,13 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
 
 
 @pytest.fixture(name="graphs", scope="module")
-def fixture_graphs(crops: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> dict[Precision, Path]:
+def fixture_graphs(
+    crops: NDArray[np.uint8], manifest: Manifest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Precision, Path]:
     """A small extractor's graph at each precision."""
     folder = tmp_path_factory.mktemp("graphs")
-    return {kind: export_onnx(make_small_extractor(), folder / kind, kind, crops) for kind in PRECISIONS}
+    network = make_small_extractor(manifest.feature_size)
+    return {kind: export_onnx(network, folder / kind, kind, crops) for kind in PRECISIONS}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +48,7 @@ def test_features_are_those_of_the_reference(
     graphs: dict[Precision, Path], manifest: Manifest, crops: NDArray[np.uint8], precision: Precision
 ) -> None:
     """At each precision the features are those that the bundle's mixture is fitted on, up to the order of sums."""
-    expected = extract_features(graphs[precision], crops, 1)
+    expected = extract_features(graphs[precision], crops, 1, manifest.feature_size)
     stated = manifest.model_copy(update={"precision": precision})
     found = OnnxRuntimeEngine(graphs[precision], stated, "cpu").run(crops)
     assert found.dtype == np.float32
@@ -89,7 +92,9 @@ def test_a_file_that_is_no_graph_is_refused(manifest: Manifest, tmp_path: Path) 
 def test_other_tensors_than_the_manifest_s_are_refused(graphs: dict[Precision, Path], manifest: Manifest) -> None:
     """A graph with another number of features is of another bundle."""
     stated = manifest.model_copy(update={"feature_size": 512})
-    with pytest.raises(BundleMismatch, match=r"\[768\].*the manifest states.*\[512\].*export the bundle again"):
+    with pytest.raises(
+        BundleMismatch, match=rf"\[{manifest.feature_size}\].*the manifest states.*\[512\].*export the bundle again"
+    ):
         OnnxRuntimeEngine(graphs["fp32"], stated, "cpu")
 
 
