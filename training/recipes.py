@@ -27,6 +27,26 @@ class Manipulation(StrEnum):
     MOUTH_FLIP_HORIZONTAL = "mouth_flip_horizontal"
     MOUTH_FLIP_VERTICAL = "mouth_flip_vertical"
     PIECEWISE_AFFINE = "piecewise_affine"
+    COPY = "copy"
+
+
+@dataclass(frozen=True, slots=True)
+class CopierRule:
+    """The copiers, tiny networks that copy faces (`training.pretext.copiers`), and their training on the role `train`.
+
+    Attributes:
+        kinds: the networks.
+        share: probability that a manipulated face is a copy.
+        steps: of the training of each network.
+        batch: patches of faces in a step.
+        patch_px: side of a patch, a multiple of 8.
+    """
+
+    kinds: tuple[str, ...] = ("nearest8", "transposed4", "shuffle8", "sr4", "denoise")
+    share: float = 0.5
+    steps: int = 1000
+    batch: int = 8
+    patch_px: int = 112
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +55,12 @@ class AugmentRule:
 
     Attributes:
         manipulated_share: probability that the face of the manipulation task is manipulated.
-        kinds: the manipulations, equally likely; the default are the paper's four.
+        kinds: the manipulations beside copies, equally likely; the default are the paper's four.
+        copiers: how copies are made, a fifth manipulation; None: there are none (the paper).
+        processing: whether the faces of the manipulation task, of both classes, are randomly reduced, edited and
+            compressed (`training.data.processing`).
+        processed_ranking: share of the crops of the ranking task that are reduced and compressed, too; the others are
+            exactly as served.
         affine_scale: range of the standard deviation of the piecewise affine warp's grid points, as a share of the
             crop's side (imgaug's `scale`). The paper states none.
         vertical_mouth: "mirror" flips the mouth upside down (the paper), "half_turn" rotates it (the release).
@@ -62,6 +87,9 @@ class AugmentRule:
     shift: float = 0.0
     mirror: bool = False
     warps: int = 48
+    copiers: CopierRule | None = None
+    processing: bool = False
+    processed_ranking: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +275,10 @@ def starter() -> Recipe:
     The early blocks keep their ImageNet weights. Training them would take two thirds of the time, which is not worth
     it with a few hundred photographs, most of them from two cameras. For the same reason, faces are augmented beyond
     the paper: half of them are mirrored in both tasks, and those of the manipulation task are rotated, zoomed and
-    shifted. The mean of the four ranking losses weighs as much as the manipulation loss; in Eq. 6 it is their sum.
+    shifted. Half of the manipulated faces are copies by tiny networks trained on the same photographs, a fifth
+    manipulation. The faces of the manipulation task and half of the ranked ones are reduced and compressed at random,
+    so that the features are also of faces as sites store them. The mean of the four ranking losses weighs as much as
+    the manipulation loss; in Eq. 6 it is their sum.
     """
     return Recipe(
         name="starter",
@@ -260,7 +291,15 @@ def starter() -> Recipe:
         epochs=10,
         optimiser=OptimiserRule(decay="decoupled", head_rate=2e-3, backbone_rate=1e-4, weight_decay=1e-2),
         losses=LossRule(ranking_weight=0.25),
-        augment=AugmentRule(rotation_deg=8.0, zoom=0.08, shift=0.03, mirror=True),
+        augment=AugmentRule(
+            rotation_deg=8.0,
+            zoom=0.08,
+            shift=0.03,
+            mirror=True,
+            copiers=CopierRule(),
+            processing=True,
+            processed_ranking=0.5,
+        ),
         threshold_on="calibrate",
     )
 
