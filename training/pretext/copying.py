@@ -40,7 +40,7 @@ class FaceCopier:
 def run_copier(network: Copier, face: Face, rng: np.random.Generator) -> NDArray[np.float32]:
     """Return the network's copy of a face [S, S, 3], as float of 0..255."""
     side = len(face)
-    picture = torch.from_numpy(np.ascontiguousarray(face)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    picture = torch.from_numpy(np.array(face)).permute(2, 0, 1)[None].float() / 127.5 - 1
     picture = pad(picture, (0, -side % FACTOR, 0, -side % FACTOR), mode="reflect")
     with torch.autocast("cpu", torch.bfloat16):
         copied = network.copy(picture.contiguous(memory_format=torch.channels_last), rng)
