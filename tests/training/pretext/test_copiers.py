@@ -1,6 +1,7 @@
 """Copiers: their training on the role `train` only, its resume, and the copies."""
 
 import json
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -104,15 +105,16 @@ def test_the_loss_falls(face: np.ndarray) -> None:
 
 
 def test_a_copy_gets_the_spectrum_of_its_face(face: np.ndarray) -> None:
-    """A blurred copy regains power at high frequencies; an exact copy does not change by more than rounding."""
+    """A blurred copy regains half of its lost detail, as gains are limited; an exact copy does not change."""
     blurred = cv2.GaussianBlur(face, (0, 0), 1.0).astype(np.float32)
 
     def measure_detail(pixels: np.ndarray) -> float:
         return float(np.abs(cv2.Laplacian(pixels.astype(np.float32), cv2.CV_32F)).mean())
 
     matched = match_spectrum(blurred, face)
-    assert measure_detail(blurred) < 0.7 * measure_detail(face)
-    assert measure_detail(matched) > 0.8 * measure_detail(face)
+    lost = measure_detail(face) - measure_detail(blurred)
+    assert lost > measure_detail(face) / 2
+    assert lost / 2 < measure_detail(matched) - measure_detail(blurred) < lost
     assert np.abs(match_spectrum(face.astype(np.float32), face) - face).max() < 0.5
 
 
@@ -185,8 +187,7 @@ def test_training_with_copies_reads_photographs_of_its_roles_only(tmp_path: Path
     inputs, records = prepare_drawn(run, photos, cutter, {"ann": "train", "bob": "fit"})
     recipe = make_copying_recipe()
     index_run(run, records, inputs, starter())
-    calibrate = run / "faces" / "calibrate"
-    calibrate.mkdir()
+    shutil.copytree(run / "faces" / "fit", run / "faces" / "calibrate")
     opened: list[str] = []
     watching = True
 
@@ -202,7 +203,7 @@ def test_training_with_copies_reads_photographs_of_its_roles_only(tmp_path: Path
     inside = {Path(path).relative_to(tmp_path).parts for path in opened if path.startswith(str(tmp_path))}
     assert any(parts[:3] == ("run", "faces", "train") for parts in inside)
     assert not [parts for parts in inside if parts[0] == "generated"]
-    assert not [parts for parts in inside if parts[1] == "faces" and parts[2] not in {"train", "fit"}]
+    assert {parts[2] for parts in inside if parts[:2] == ("run", "faces") and len(parts) > 2} == {"train", "fit"}
     line = read_log(run)[0]
     assert 0 <= line[COPIES] <= 1
     assert 0 <= line[CONTROL] <= 1
