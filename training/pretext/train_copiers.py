@@ -67,7 +67,7 @@ def obtain_copier(  # noqa: PLR0913, PLR0917 - the run, the faces and the surrou
                 log_network(path.with_name(LOG_FILE), facts)
                 write_tensors(path, training.network.state_dict(), {"copier": training.describe()})
         if ranks.any_rank(here=stop.is_set()):  # the other ranks wait here
-            message = f"stopped before the copier {kind} was finished; the same command trains it again"
+            message = f"stopped at the copier {kind}; the same command continues with it, and finished ones are kept"
             raise TrainingInterrupted(message)
         networks.append(training.load(path))
     return FaceCopier(tuple(networks))

@@ -162,7 +162,7 @@ def test_a_stop_keeps_finished_networks_only(tmp_path: Path, face: np.ndarray) -
     """A stop ends the training with an error that names the network; no unfinished network is written."""
     stop = threading.Event()
     stop.set()
-    with pytest.raises(TrainingInterrupted, match="the copier transposed4 was finished; the same command"):
+    with pytest.raises(TrainingInterrupted, match="at the copier transposed4; the same command continues"):
         obtain(tmp_path, face[None], make_copying_recipe(), stop)
     assert not read_weights(tmp_path)
 
