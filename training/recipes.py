@@ -28,6 +28,26 @@ class Manipulation(StrEnum):
     MOUTH_FLIP_HORIZONTAL = "mouth_flip_horizontal"
     MOUTH_FLIP_VERTICAL = "mouth_flip_vertical"
     PIECEWISE_AFFINE = "piecewise_affine"
+    COPY = "copy"
+
+
+@dataclass(frozen=True, slots=True)
+class CopierRule:
+    """The copiers, tiny networks that copy faces (`training.pretext.copiers`), and their training on the role `train`.
+
+    Attributes:
+        kinds: the networks.
+        share: probability that a manipulated face is a copy.
+        steps: of the training of each network.
+        batch: patches of faces in a step.
+        patch_px: side of a patch, a multiple of 8.
+    """
+
+    kinds: tuple[str, ...] = ("nearest8", "transposed4", "shuffle8", "sr4", "denoise")
+    share: float = 0.5
+    steps: int = 1000
+    batch: int = 8
+    patch_px: int = 112
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +56,12 @@ class AugmentRule:
 
     Attributes:
         manipulated_share: probability that the face of the manipulation task is manipulated.
-        kinds: the manipulations, equally likely; the default are the paper's four.
+        kinds: the manipulations beside copies, equally likely; the default are the paper's four.
+        copiers: how copies are made, a fifth manipulation; None: there are none (the paper).
+        processing: whether the faces of the manipulation task, of both classes, are randomly reduced, edited and
+            compressed (`training.data.processing`).
+        processed_ranking: share of the crops of the ranking task that are reduced and compressed, too; the others are
+            exactly as served.
         affine_scale: range of the standard deviation of the piecewise affine warp's grid points, as a share of the
             crop's side (imgaug's `scale`). The paper states none.
         vertical_mouth: "mirror" flips the mouth upside down (the paper), "half_turn" rotates it (the release).
@@ -63,6 +88,9 @@ class AugmentRule:
     shift: float = 0.0
     mirror: bool = False
     warps: int = 48
+    copiers: CopierRule | None = None
+    processing: bool = False
+    processed_ranking: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,10 +308,12 @@ def starter() -> Recipe:
     """Return the recipe of the starter bundle, which trains in an hour on two cores.
 
     The first blocks keep their ImageNet weights. Faces are augmented beyond the paper: half of them are mirrored in
-    both tasks, and those of the manipulation task are rotated, zoomed and shifted. Two heads that only training uses
-    tell cameras and kinds of manipulation apart, and sources with many faces are drawn less often. The mixture is
-    fitted on 32 principal components, of a few thousand faces and their copies: with all features, a full covariance
-    rejected most photographs of other sources.
+    both tasks, and those of the manipulation task are rotated, zoomed and shifted. Half of the manipulated faces are
+    copies by tiny networks trained on the same photographs, a fifth manipulation. The faces of the manipulation task
+    and half of the ranked ones are reduced and compressed at random, so that the features are also of faces as sites
+    store them. Two heads that only training uses tell cameras and kinds of manipulation apart, and sources with many
+    faces are drawn less often. The mixture is fitted on 32 principal components, of a few thousand faces and their
+    copies: with all features, a full covariance rejected most photographs of other sources.
     """
     return Recipe(
         name="starter",
@@ -305,7 +335,15 @@ def starter() -> Recipe:
             clip_norm=5.0,
         ),
         losses=LossRule(manipulation_weight=4.0, camera_weight=0.1, kind_weight=0.2),
-        augment=AugmentRule(rotation_deg=8.0, zoom=0.08, shift=0.03, mirror=True),
+        augment=AugmentRule(
+            rotation_deg=8.0,
+            zoom=0.08,
+            shift=0.03,
+            mirror=True,
+            copiers=CopierRule(),
+            processing=True,
+            processed_ranking=0.5,
+        ),
         balance_sources=True,
         head=PcaHead(components=32),
         mixture=MixtureRule(

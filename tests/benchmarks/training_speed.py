@@ -28,6 +28,8 @@ from training.pretext.backward import embed
 from training.pretext.batch_makers import choose_batch_maker
 from training.pretext.batches import Batch, BatchPlan, iterate_epoch
 from training.pretext.checkpoints import TrainingPosition
+from training.pretext.copiers import build_copier
+from training.pretext.copying import FaceCopier
 from training.pretext.distributed import Ranks
 from training.pretext.network import build_network
 from training.pretext.optimiser import make_optimiser
@@ -75,7 +77,9 @@ def measure(recipe: Recipe, steps: int, rounds: int, device: torch.device) -> tu
     """Return median wall seconds and core-seconds of a whole step and of a bare pass; a round is `steps` of each."""
     faces = make_noise(recipe.batch_size * (steps + 2))
     network = build_network(recipe).to(device, memory_format=torch.channels_last).train()
-    sampler = make_sampler(recipe.preprocess.size, WIDE_SIZE, recipe.augment, recipe.seed)
+    kinds = recipe.augment.copiers.kinds if recipe.augment.copiers else ()
+    copier = FaceCopier(tuple(build_copier(kind).eval() for kind in kinds))  # untrained ones take the same time
+    sampler = make_sampler(recipe.preprocess.size, WIDE_SIZE, recipe.augment, recipe.seed, copier)
     plan = BatchPlan(faces, sampler, recipe)
     maker = choose_batch_maker(plan, device)
     cv2.setNumThreads(1)

@@ -95,11 +95,12 @@ def test_weights_of_the_losses() -> None:
 
 
 def test_augmentation_is_the_starter_s_only() -> None:
-    """Neither the paper nor the release rotates, zooms, shifts or mirrors faces; `starter` does."""
+    """Neither the paper nor the release rotates, zooms, shifts, mirrors, copies or processes faces; `starter` does."""
 
     def list_extents(recipe: Recipe) -> list[float]:
         rule = recipe.augment
-        return [rule.rotation_deg, rule.zoom, rule.shift, rule.mirror]
+        extents = [rule.rotation_deg, rule.zoom, rule.shift, rule.mirror]
+        return [*extents, rule.copiers is not None, rule.processing, rule.processed_ranking]
 
     for recipe in (paper(), released(), exif_only(), face_only()):
         assert not any(list_extents(recipe))

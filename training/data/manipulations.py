@@ -4,14 +4,15 @@ A manipulated face differs from an untouched one in the manipulation only: both 
 one bicubic resampling and one area reduction. The authors' release resampled manipulated faces only, so that resampling
 alone separated the classes. A warp moves every pixel by another fraction of a pixel. So that untouched and flipped
 faces are interpolated, too, every face is rotated by up to a degree and shifted by up to half a pixel. This is the only
-change that the paper does not have; a recipe can augment further.
+change that the paper does not have; a recipe can augment further. With `AugmentRule.processing`, both classes then pass
+one random processing, too (`training.data.processing`). A copy is made after a first random reduction of both classes.
 
 At 84 to 100 cycles a crop, an untouched face has 0.81 of the power of the crop as served (geometric mean of 120
 photographs; bilinear resampling: 0.52). On white noise, warped faces have 0.98 of the power of untouched ones there;
 without the common rotation and shift it would be 0.87.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,17 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.landmarks import LEFT_EYE, MOUTH, RIGHT_EYE
+from training.data.processing import process, reduce_randomly
 from training.data.shards import WIDE_SIZE
 from training.data.warps import Map, piecewise_affine_shift
 from training.recipes import AugmentRule, Manipulation
 
 Face = NDArray[np.uint8]
 Points = NDArray[np.float32]
+FaceFunction = Callable[[Face, np.random.Generator], Face]
 
 
 EYES = {"any": ((True, False), (False, True), (True, True)), "one": ((True, False), (False, True))}
 VERTICAL_AXES = {"mirror": (0,), "half_turn": (0, 1)}
 EYE_MARGIN, MOUTH_MARGIN = 0.5, 0.25  # of the region's size
+REDUCTION, COPYING, PROCESSING, RANKING = range(4)  # streams of random numbers
 JITTER_DEG, JITTER_PX = 1.0, 0.5  # largest rotation and shift of every face, so that all classes are interpolated
 
 
@@ -44,6 +48,7 @@ class Augmentation:
         warp: index of the sampler's warp that a piecewise affine manipulation uses.
         matrix: [2, 3], maps a pixel (x, y, 1) of the resampled face to a pixel of the wide crop, both of one size.
         mirrored: whether the finished crop is mirrored, of every task and class.
+        seed: of the copy and of the processing.
     """
 
     kind: Manipulation
@@ -51,6 +56,11 @@ class Augmentation:
     warp: int
     matrix: NDArray[np.float64]
     mirrored: bool
+    seed: int
+
+    def make_generator(self, stream: int) -> np.random.Generator:
+        """Return the random numbers of one of the steps after the resampling; each step has its own."""
+        return np.random.default_rng((self.seed, stream))
 
 
 def flip_region(face: Face, points: Points, axes: tuple[int, ...], margin: float) -> Face:
@@ -96,22 +106,27 @@ class FaceSampler:
     """Draws faces of the manipulation task. The piecewise affine warps are made once, because each costs 0.2 s.
 
     `draw` makes the random choices and `apply` executes them: `manipulate` changes the wide crop, and `resample` is the
-    same for all classes. Another device can execute the resampling of the same augmentation.
+    same for all classes, except for the copies in it. Without copies and processing, another device can execute the
+    resampling of the same augmentation.
 
     Attributes:
         size: side of the resulting crops in pixels.
         rule: how faces are drawn.
         shifts: piecewise affine warps of the wide crop: the offset (x, y) in pixels to where each pixel comes from.
+        copier: returns a copy of a face; None: no copies are drawn.
     """
 
     size: int
     rule: AugmentRule
     shifts: tuple[Map, ...]
+    copier: FaceFunction | None = None
 
     def draw_kind(self, rng: np.random.Generator) -> Manipulation:
-        """Return a manipulation with the rule's probability; all kinds are equally likely."""
+        """Return a manipulation with the rule's probabilities; all kinds beside copies are equally likely."""
         if rng.random() >= self.rule.manipulated_share:
             return Manipulation.NONE
+        if self.rule.copiers is not None and rng.random() < self.rule.copiers.share:
+            return Manipulation.COPY
         return self.rule.kinds[rng.integers(len(self.rule.kinds))]
 
     def draw(self, rng: np.random.Generator, kind: Manipulation, side: int = WIDE_SIZE) -> Augmentation:
@@ -129,6 +144,7 @@ class FaceSampler:
             int(rng.integers(len(self.shifts))) if self.shifts else 0,
             matrix,
             self.rule.mirror and bool(rng.random() < 0.5),  # noqa: PLR2004 - a fair coin
+            int(rng.integers(2**32)),
         )
 
     def manipulate(self, face: Face, points: Points, augmentation: Augmentation) -> Face:
@@ -154,8 +170,28 @@ class FaceSampler:
     def resample(self, face: Face, augmentation: Augmentation) -> Face:
         """Return the [size, size, 3] crop of a wide `face`, manipulated or untouched."""
         turned = resample(face, self.build_map(augmentation, face.shape[0]), cv2.BORDER_REFLECT_101)
-        small = cv2.resize(turned, (self.size, self.size), interpolation=cv2.INTER_AREA)
-        return mirror(np.asarray(small, dtype=np.uint8), augmentation)
+        if self.rule.processing:
+            turned = reduce_randomly(turned, augmentation.make_generator(REDUCTION))
+        if augmentation.kind is Manipulation.COPY:
+            turned = self._copy(turned, augmentation)
+        if self.rule.processing:
+            small = process(turned, self.size, augmentation.make_generator(PROCESSING), edited=True)
+        else:
+            small = np.asarray(cv2.resize(turned, (self.size, self.size), interpolation=cv2.INTER_AREA), np.uint8)
+        return mirror(small, augmentation)
+
+    def _copy(self, face: Face, augmentation: Augmentation) -> Face:
+        if self.copier is None:
+            message = "this sampler has no copier: give one to `make_sampler`"
+            raise ValueError(message)
+        return self.copier(face, augmentation.make_generator(COPYING))
+
+    def process_ranked(self, face: Face, augmentation: Augmentation) -> Face | None:
+        """Return the crop of a wide `face` for the ranking task if it is processed; None if it is as served."""
+        rng = augmentation.make_generator(RANKING)
+        if rng.random() >= self.rule.processed_ranking:
+            return None
+        return mirror(process(face, self.size, rng, edited=False), augmentation)
 
     def apply(self, face: Face, points: Points, augmentation: Augmentation) -> Face:
         """Return the [size, size, 3] crop of the wide `face`, [W, W, 3], that `augmentation` describes."""
@@ -181,9 +217,11 @@ def map_pixels(matrix: NDArray[np.float64], side: int) -> tuple[NDArray[np.float
     return across, down
 
 
-def make_sampler(size: int, wide_size: int, rule: AugmentRule, seed: int | Sequence[int]) -> FaceSampler:
+def make_sampler(
+    size: int, wide_size: int, rule: AugmentRule, seed: int | Sequence[int], copier: FaceFunction | None = None
+) -> FaceSampler:
     """Build a sampler with `rule.warps` piecewise affine warps over crops of `wide_size` pixels."""
     rng = np.random.default_rng(seed)
     scales, seeds = rng.uniform(*rule.affine_scale, rule.warps), rng.integers(2**31, size=rule.warps)
     shifts = (piecewise_affine_shift(wide_size, *warp) for warp in zip(scales.tolist(), seeds.tolist(), strict=True))
-    return FaceSampler(size, rule, tuple(shifts))
+    return FaceSampler(size, rule, tuple(shifts), copier)

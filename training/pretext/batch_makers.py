@@ -1,4 +1,4 @@
-"""Choose where batches are made: on the CPU, or on the GPU that trains."""
+"""Choose where batches are made: on the CPU, or on the GPU that trains. Copies and processing are made on the CPU."""
 
 import torch
 
@@ -7,7 +7,8 @@ from training.pretext.batches import BatchMaker, BatchPlan, CpuBatchMaker
 
 def choose_batch_maker(plan: BatchPlan, device: torch.device) -> BatchMaker:
     """Return the maker of batches for a network on `device`."""
-    if device.type != "cuda":
+    rule = plan.sampler.rule
+    if device.type != "cuda" or rule.processing or rule.copiers is not None:
         return CpuBatchMaker(plan)
     from training.pretext.batches_cuda import CudaBatchMaker  # noqa: PLC0415 - it imports this module
 

@@ -5,9 +5,10 @@ OpenCV and NumPy release the interpreter lock during all long operations.
 
 Each face of a batch gives one crop to each trained task. The ranking task gets the stored crop, which `prepare` cut by
 the scorer's code: the very pixels that are served, since a second resampling would remove part of the fine detail that
-the EXIF task is about. The manipulation task gets a crop of the common resampling of `training.data.manipulations`,
-manipulated or untouched, so that resampling does not separate its classes. So the pairs of Eq. 6 are those of all faces
-of the batch, and a batch of M faces has 2 M crops. The crops of a face are adjacent, so that a micro-batch has both.
+the EXIF task is about; a recipe can process a share of them. The manipulation task gets a crop of the common resampling
+of `training.data.manipulations`, manipulated or untouched, so that resampling does not separate its classes. So the
+pairs of Eq. 6 are those of all faces of the batch, and a batch of M faces has 2 M crops. The crops of a face are
+adjacent, so that a micro-batch has both.
 """
 
 from collections import deque
@@ -113,9 +114,13 @@ class BatchPlan:
         return self.sampler.draw(rng, self.sampler.draw_kind(rng))
 
     def read_served(self, row: int, augmentation: Augmentation) -> Face | None:
-        """Return the stored crop of the face `row`, at most mirrored; None without the ranking task."""
+        """Return the stored crop of the face `row`, mirrored or processed at most; None without the ranking task."""
         if not self.recipe.losses.ranking_weight:
             return None
+        if self.sampler.rule.processed_ranking:
+            processed = self.sampler.process_ranked(self.faces.wide[row], augmentation)
+            if processed is not None:
+                return processed
         return mirror(self.faces.crops[row], augmentation)
 
     def manipulate(self, row: int, augmentation: Augmentation) -> Face | None:

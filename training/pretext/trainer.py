@@ -35,9 +35,11 @@ from training.pretext.network import MANIPULATION, PretextNetwork, load_initial
 from training.pretext.optimiser import make_optimiser, rate_factor, set_rates
 from training.pretext.preflight import check_faces, list_warnings
 from training.pretext.run_log import RunLog, delete_later_epochs
+from training.pretext.train_copiers import obtain_copier
 from training.pretext.validation import (
     check_control,
     figure_of_merit,
+    make_copy_batches,
     make_validation_batches,
     select_validation_faces,
     validate,
@@ -92,8 +94,8 @@ def train_extractor(  # noqa: PLR0913, PLR0917 - the network, two sets of faces,
     """Start or resume a training and return the checkpoint that is best on the held-out sources.
 
     It writes into `run`: `recipe.json`, `init.json` (the initial weights' origin), `best.safetensors`,
-    `last.safetensors` (the state to resume from), one JSON line for each epoch to `progress.jsonl`, and event files for
-    TensorBoard. Processes started by `torchrun` share each batch.
+    `last.safetensors` (the state to resume from), `copiers` (the networks of a recipe with copies), one JSON line for
+    each epoch to `progress.jsonl`, and event files for TensorBoard. Processes started by `torchrun` share each batch.
 
     Raises:
         TrainingDiverged: a loss or a weight became NaN or infinite.
@@ -126,6 +128,7 @@ class Training:
     extractor: nn.Module = field(init=False)
     steps: int = field(init=False)
     validation: list[Batch] = field(default_factory=list)
+    copies: list[Batch] = field(default_factory=list)
     saved: float = 0.0
     saved_at: tuple[int, int] | None = None
 
@@ -146,8 +149,10 @@ class Training:
             notes = {"recipe.json": asdict(self.recipe), "init.json": describe_initial(self.options.init)}
             for name, note in notes.items():
                 (self.run / name).write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
+        with stop_on_signal() as stop:
+            copier = obtain_copier(self.run, train.wide, self.recipe, self.ranks, self.options.console, stop)
         self.extractor = self.ranks.wrap(self.network.extractor)
-        sampler = make_sampler(self.recipe.preprocess.size, WIDE_SIZE, self.recipe.augment, self.recipe.seed)
+        sampler = make_sampler(self.recipe.preprocess.size, WIDE_SIZE, self.recipe.augment, self.recipe.seed, copier)
         plan = BatchPlan(
             train, sampler, self.recipe, self.ranks.rank, self.ranks.count, self.network.classes.get(CAMERA, ())
         )
@@ -156,6 +161,7 @@ class Training:
             delete_later_epochs(self.run / "progress.jsonl", self.position.epoch)
             faces = select_validation_faces(held_out, self.recipe.seed)
             self.validation = make_validation_batches(faces, self.recipe)
+            self.copies = make_copy_batches(faces, self.recipe, copier) if copier else []
         self.saved = time.monotonic()
         done = self.position.epoch * self.steps + self.position.step
         total = self.recipe.epochs * self.steps
@@ -226,7 +232,7 @@ class Training:
         if self.ranks.rank == 0:
             self.check_weights()
             started = time.monotonic()
-            figures = validate(self.network, self.validation, bf16=self.recipe.bf16)
+            figures = validate(self.network, self.validation, self.copies, bf16=self.recipe.bf16)
             merit = figure_of_merit(figures, self.recipe.losses)
             position.seconds += time.monotonic() - started
             means = [value / self.steps for value in position.sums]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.data.exif import TAG_NAMES
-from training.data.manipulations import FaceSampler, make_sampler
+from training.data.manipulations import FaceFunction, FaceSampler, make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
 from training.pretext.backward import embed
 from training.pretext.batches import Batch
@@ -27,6 +27,7 @@ VALIDATION_WARPS = 16
 CONTROL_SIDE_PX = 128  # the release resampled manipulated faces to this size and back
 CONTROL_BOUND = 0.75
 CONTROL = "resampling_auc"
+COPIES = "copies"
 
 
 def select_validation_faces(faces: FaceSet, seed: int) -> FaceSet:
@@ -37,10 +38,10 @@ def select_validation_faces(faces: FaceSet, seed: int) -> FaceSet:
     return faces.select(np.sort(np.concatenate(picked)))
 
 
-def make_validation_sampler(recipe: Recipe) -> FaceSampler:
+def make_validation_sampler(recipe: Recipe, copier: FaceFunction | None = None) -> FaceSampler:
     """Return the sampler of the manipulation task for validation; its warps have other seeds than those of training."""
     rule = replace(recipe.augment, warps=min(recipe.augment.warps, VALIDATION_WARPS))
-    return make_sampler(recipe.preprocess.size, WIDE_SIZE, rule, (recipe.seed, 1))
+    return make_sampler(recipe.preprocess.size, WIDE_SIZE, rule, (recipe.seed, 1), copier)
 
 
 def make_validation_batches(faces: FaceSet, recipe: Recipe) -> list[Batch]:
@@ -54,15 +55,27 @@ def make_validation_batches(faces: FaceSet, recipe: Recipe) -> list[Batch]:
         batches.append(Batch.for_ranking(torch.from_numpy(faces.crops[rows]), faces.tags[rows]))
         untouched: list[Manipulation] = [Manipulation.NONE] * len(rows)
         altered = [recipe.augment.kinds[row % len(recipe.augment.kinds)] for row in rows]
-        for kinds in (untouched, altered):
-            crops = [
-                sampler.sample(
-                    faces.wide[row], faces.landmarks[row], kind, np.random.default_rng([recipe.seed, int(row)])
-                )
-                for row, kind in zip(rows, kinds, strict=True)
-            ]
-            batches.append(Batch.for_manipulation(torch.from_numpy(np.stack(crops)), kinds))
+        batches += [sample_batch(sampler, faces, rows, kinds, recipe.seed) for kinds in (untouched, altered)]
     return batches
+
+
+def make_copy_batches(faces: FaceSet, recipe: Recipe, copier: FaceFunction) -> list[Batch]:
+    """Return a copy of each face; it passes the resampling and processing of its crops in the other batches."""
+    sampler = make_validation_sampler(recipe, copier)
+    starts = range(0, len(faces), VALIDATION_BATCH)
+    parts = [np.arange(start, min(start + VALIDATION_BATCH, len(faces))) for start in starts]
+    return [sample_batch(sampler, faces, rows, [Manipulation.COPY] * len(rows), recipe.seed) for rows in parts]
+
+
+def sample_batch(
+    sampler: FaceSampler, faces: FaceSet, rows: NDArray[np.intp], kinds: Sequence[Manipulation], seed: int
+) -> Batch:
+    """Return the faces `rows` manipulated as `kinds` state; the other random choices are those of `seed` and row."""
+    crops = [
+        sampler.sample(faces.wide[row], faces.landmarks[row], kind, np.random.default_rng([seed, int(row)]))
+        for row, kind in zip(rows, kinds, strict=True)
+    ]
+    return Batch.for_manipulation(torch.from_numpy(np.stack(crops)), kinds)
 
 
 def pair_indices(count: int) -> tuple[Tensor, Tensor]:
@@ -136,33 +149,38 @@ def predict(network: PretextNetwork, batches: Sequence[Batch], *, bf16: bool = F
     )
 
 
-def validate(network: PretextNetwork, batches: list[Batch], *, bf16: bool = False) -> dict[str, float]:
-    """Return the ranking accuracy by tag, the balanced manipulation accuracy, and the control.
+def validate(
+    network: PretextNetwork, batches: list[Batch], copies: Sequence[Batch] = (), *, bf16: bool = False
+) -> dict[str, float]:
+    """Return the ranking accuracy by tag, the balanced accuracies of manipulations and of `copies`, and the control.
 
     The control is the AUC of the manipulation logit between untouched faces and the same faces resampled once more.
     """
     predictions = predict(network, batches, bf16=bf16)
     served, untouched, altered = predictions.served, predictions.untouched, predictions.altered
     right = (predictions.logits > 0) == altered
-    balanced = (right[untouched].float().mean() + right[altered].float().mean()) / 2
+    specificity = right[untouched].float().mean()
+    figures = {MANIPULATION: float((specificity + right[altered].float().mean()) / 2)}
+    if copies:
+        sensitivity = (predict(network, copies, bf16=bf16).logits > 0).float().mean()
+        figures[COPIES] = float((specificity + sensitivity) / 2)
     resampled = [
         replace(batch, crops=torch.from_numpy(resample_again(batch.crops.numpy())))
         for batch in batches
         if (batch.manipulated == 0).all()
     ]
-    return ranking_accuracy(predictions.scale_values[served], predictions.tags[served]) | {
-        MANIPULATION: float(balanced),
-        CONTROL: compute_auc(predictions.logits[untouched], predict(network, resampled, bf16=bf16).logits),
-    }
+    figures[CONTROL] = compute_auc(predictions.logits[untouched], predict(network, resampled, bf16=bf16).logits)
+    return ranking_accuracy(predictions.scale_values[served], predictions.tags[served]) | figures
 
 
 def figure_of_merit(figures: dict[str, float], losses: LossRule) -> float:
     """Return the mean accuracy of the trained tasks, which selects the checkpoint; NaN if no accuracy is known.
 
-    No generated image contributes to it.
+    Copies count as a task of their own if there are any. No generated image contributes to it.
     """
-    names = (*(TAG_NAMES if losses.ranking_weight else ()), *((MANIPULATION,) if losses.manipulation_weight else ()))
-    known = [figures[name] for name in names if not math.isnan(figures[name])]
+    face = (MANIPULATION, COPIES) if losses.manipulation_weight else ()
+    names = (*(TAG_NAMES if losses.ranking_weight else ()), *face)
+    known = [figures[name] for name in names if not math.isnan(figures.get(name, math.nan))]
     return sum(known) / len(known) if known else math.nan
 
 

@@ -30,7 +30,9 @@ def measure(part: Part) -> None:
     smooth = ((smooth - smooth.mean()) * 12 + 128).clip(0, 255).astype(np.uint8)
     for row, picture in enumerate(faces.wide[:size]):
         picture[:] = np.roll(smooth, 7 * row, axis=(0, 1))
-    augment = dataclasses.replace(starter().augment, warps=part.choose(8, 1))
+    # Copies and processing are made on the CPU only.
+    plain = {"copiers": None, "processing": False, "processed_ranking": 0.0}
+    augment = dataclasses.replace(starter().augment, warps=part.choose(8, 1), **plain)
     recipe = dataclasses.replace(starter(), batch_size=size, augment=augment)
     plan = BatchPlan(faces, make_sampler(recipe.preprocess.size, WIDE_SIZE, augment, recipe.seed), recipe)
     device = CudaBatchMaker(plan, torch.device(part.device))

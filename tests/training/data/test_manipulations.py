@@ -13,7 +13,7 @@ from training.data.landmarks import LEFT_EYE, MOUTH, RIGHT_EYE
 from training.data.manipulations import JITTER_DEG, JITTER_PX, FaceSampler, flip_region, make_sampler, map_pixels
 from training.data.shards import WIDE_SIZE
 from training.data.warps import GRID, PiecewiseAffine, identity_map, piecewise_affine_shift
-from training.recipes import AugmentRule, Manipulation, starter
+from training.recipes import AugmentRule, CopierRule, Manipulation, starter
 
 SIDE, SIZE = 96, 64
 KINDS = AugmentRule().kinds
@@ -209,6 +209,40 @@ def test_probabilities_are_those_of_the_rule(sampler: FaceSampler) -> None:
     kinds = [sampler.draw_kind(rng) for _ in range(4000)]
     for kind in KINDS:
         assert kinds.count(kind) / len(kinds) == pytest.approx(1 / 8, abs=0.02)
+
+
+def copy_unchanged(face: np.ndarray, _: np.random.Generator) -> np.ndarray:
+    """A copier that changes nothing."""
+    return face
+
+
+@pytest.mark.parametrize("processing", [False, True])
+@given(seed=st.integers(0, 2**32))
+def test_copies_pass_the_chain_of_untouched_faces(processing: bool, seed: int) -> None:  # noqa: FBT001 - a case
+    """A copy by a function that changes nothing has the bytes of the untouched crop, also with random processing."""
+    rng = np.random.default_rng(seed)
+    face, points = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8), place_points(1)
+    rule = AugmentRule(copiers=CopierRule(), processing=processing, warps=0, **EXTENTS)
+    sampler = make_sampler(SIZE, SIDE, rule, 3, copy_unchanged)
+    copied, untouched = (
+        sampler.sample(face, points, kind, np.random.default_rng(seed))
+        for kind in (Manipulation.COPY, Manipulation.NONE)
+    )
+    assert np.array_equal(copied, untouched)
+    other = dataclasses.replace(sampler, copier=lambda face, _: 255 - face)
+    assert not np.array_equal(other.sample(face, points, Manipulation.COPY, np.random.default_rng(seed)), untouched)
+
+
+def test_copies_have_their_share_and_need_a_copier(face: np.ndarray, points: np.ndarray) -> None:
+    """Half of the manipulated faces are copies, the others are the four kinds; without a copier none can be made."""
+    sampler = make_sampler(SIZE, SIDE, AugmentRule(copiers=CopierRule(share=0.5), warps=0), 3)
+    rng = np.random.default_rng(11)
+    kinds = [sampler.draw_kind(rng) for _ in range(4000)]
+    assert kinds.count(Manipulation.COPY) / len(kinds) == pytest.approx(1 / 4, abs=0.02)
+    for kind in KINDS:
+        assert kinds.count(kind) / len(kinds) == pytest.approx(1 / 16, abs=0.02)
+    with pytest.raises(ValueError, match="no copier"):
+        sampler.sample(face, points, Manipulation.COPY, rng)
 
 
 def test_the_rule_decides_the_kinds(sampler: FaceSampler) -> None:

@@ -22,6 +22,8 @@ from training.pretext.batch_makers import choose_batch_maker
 from training.pretext.batches import Batch, BatchPlan, CpuBatchMaker, draw_balanced, iterate_epoch
 from training.pretext.batches_cuda import CudaBatchMaker, area_weights
 from training.pretext.classes import KINDS, UNKNOWN
+from training.pretext.copiers import build_copier
+from training.pretext.copying import FaceCopier
 from training.pretext.optimiser import make_optimiser, rate_factor, set_rates
 from training.recipes import (
     AugmentRule,
@@ -37,12 +39,13 @@ from training.recipes import (
 )
 
 FACES, BATCH = 14, 4
+PLAIN = {"copiers": None, "processing": False, "processed_ranking": 0.0}
 
 
 @pytest.fixture(name="sampler", scope="module")
 def fixture_sampler() -> FaceSampler:
     """A sampler for small crops."""
-    return make_sampler(32, WIDE_SIZE, replace(starter().augment, warps=1), seed=3)
+    return make_sampler(32, WIDE_SIZE, replace(starter().augment, warps=1, **PLAIN), seed=3)
 
 
 def make_plan(sampler: FaceSampler, losses: LossRule | None = None, **changes: int) -> BatchPlan:
@@ -250,6 +253,61 @@ def test_only_a_rule_that_mirrors_changes_a_served_crop(sampler: FaceSampler) ->
         assert any(mirrored) == mirrors
         for crop, same, flipped in zip(crops, stored, mirrored, strict=True):
             assert np.array_equal(crop, same[:, ::-1] if flipped else same)
+
+
+@pytest.fixture(name="copying", scope="module")
+def fixture_copying() -> FaceSampler:
+    """The starter's sampler with untrained copiers; most of its manipulated faces are copies."""
+    rule = starter().augment
+    rule = replace(rule, warps=1, copiers=replace(rule.copiers, share=0.8))
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        copier = FaceCopier(tuple(build_copier(kind).eval() for kind in rule.copiers.kinds))
+    return make_sampler(32, WIDE_SIZE, rule, 3, copier)
+
+
+def test_copies_and_processed_crops_depend_on_the_step_only(copying: FaceSampler) -> None:
+    """Workers, a later first step and ranks change no pixel of copies and of processed crops."""
+    plan = make_plan(copying)
+    batches = draw(plan, workers=1)
+    kinds = [plan.draw_augmentation(0, step, place).kind for step in range(plan.steps) for place in range(BATCH)]
+    assert Manipulation.COPY in kinds
+    labels = torch.cat([batch.manipulated[1::2] for batch in batches])
+    assert labels.tolist() == [float(kind is not Manipulation.NONE) for kind in kinds]
+    assert_same(batches, draw(plan, workers=3))
+    assert_same(batches[1:], draw(plan, first_step=1))
+    share = draw(make_plan(copying, rank=1, ranks=2))[0]
+    assert torch.equal(share.crops, batches[0].crops[BATCH:])
+
+
+def test_a_share_of_the_ranked_crops_is_processed(copying: FaceSampler) -> None:
+    """About half of the starter's ranked crops are processed, with their tags; the others are exactly as served."""
+    plan = make_plan(copying, LossRule(manipulation_weight=0))
+    served, count = 0, 0
+    for epoch in range(6):
+        for step, batch in enumerate(draw(plan, epoch)):
+            rows = plan.select_rows(epoch, step)
+            assert batch.tags.numpy() == pytest.approx(plan.faces.tags[rows])
+            for place, (crop, stored) in enumerate(zip(batch.crops.numpy(), plan.faces.crops[rows], strict=True)):
+                mirrored = plan.draw_augmentation(epoch, step, place).mirrored
+                served += np.array_equal(crop, stored[:, ::-1] if mirrored else stored)
+                count += 1
+    assert 0.3 < served / count < 0.7
+
+
+def test_batches_with_copies_are_made_on_the_cpu(copying: FaceSampler, sampler: FaceSampler) -> None:
+    """A GPU gets copied and processed faces from the worker threads, since its code has the resampling only."""
+    for rule in (copying.rule, replace(copying.rule, copiers=None), replace(copying.rule, processing=False)):
+        plan = make_plan(replace(copying, rule=rule))
+        assert isinstance(choose_batch_maker(plan, torch.device("cuda")), CpuBatchMaker)
+    # On the CPU and with other recipes on the GPU, ranked crops can be processed, too.
+    ranked = make_plan(replace(sampler, rule=replace(sampler.rule, processed_ranking=1.0)))
+    augmentation = ranked.draw_augmentation(0, 0, 0)
+    crops = [
+        maker.prepare(0, augmentation)[0]
+        for maker in (CpuBatchMaker(ranked), CudaBatchMaker(ranked, torch.device("cpu")))
+    ]
+    assert np.array_equal(*crops)
 
 
 @pytest.mark.parametrize(("cosine_epochs", "stepwise"), [(None, True), (3, False)])
