@@ -90,7 +90,7 @@ def write_scored_run(
     """Write the finished run in which the bundle scored these faces, one row each, and return its folder."""
     policy = policy or Policy(flag_false_alarm_rate=0.05)
     nats = log_likelihood(faces.features, bundle.model.mixture)
-    strata = list(faces.strata or [Stratum.ORIGINAL] * len(nats))
+    strata = list(faces.strata or [Stratum.HIGH_QUALITY] * len(nats))
     p_values = [p for p, _ in bundle.model.calibration.p_values(nats, strata)]
     rows = [
         {

@@ -75,11 +75,11 @@ def test_a_promise_that_is_kept(bundle: Bundle, tmp_path: Path) -> None:
 def test_a_stratum_of_its_own_is_named(bundle: Bundle, tmp_path: Path) -> None:
     """Where only one stratum has too many alarms, the sentence names it."""
     faces = draw(2000)
-    faces.strata = [Stratum.THUMBNAIL if row % 10 == 0 else Stratum.ORIGINAL for row in range(2000)]
+    faces.strata = [Stratum.SMALL_HIGH_QUALITY if row % 10 == 0 else Stratum.HIGH_QUALITY for row in range(2000)]
     p_values = [0.01 if row % 40 == 0 else (row % 97 + 4) / 101 for row in range(2000)]
     found = check(tmp_path, bundle, faces, p_values)
     assert found.recalibrate is Advice.YES
-    assert found.sentence.startswith("Recalibrate by stratum: overall the promise is kept, but of thumbnail")
+    assert found.sentence.startswith("Recalibrate by stratum: overall the promise is kept, but of small_high_quality")
 
 
 def test_too_few_photographs_say_nothing(bundle: Bundle, tmp_path: Path) -> None:

@@ -120,13 +120,13 @@ def test_a_stratum_with_enough_photographs_has_its_own(bundle: Bundle, tmp_path:
     """A stratum with 72 photographs is calibrated by itself; the others are named with their numbers."""
     drawn = draw_faces(np.random.default_rng(5), 400, 12)
     drawn.photographs = [f"{row}" for row in range(len(drawn.features))]
-    small = [Stratum.THUMBNAIL] * 71 + [Stratum.RECOMPRESSED] * 72
-    drawn.strata = small + [Stratum.ORIGINAL] * (len(drawn.features) - len(small))
+    small = [Stratum.SMALL_HIGH_QUALITY] * 71 + [Stratum.LOW_QUALITY] * 72
+    drawn.strata = small + [Stratum.HIGH_QUALITY] * (len(drawn.features) - len(small))
     found = refit(bundle, drawn, tmp_path / "run", calibration_only=True)
-    assert set(found.calibration.strata) == {Stratum.ORIGINAL, Stratum.RECOMPRESSED}
-    assert len(found.calibration.strata[Stratum.RECOMPRESSED]) == 72
-    assert found.thresholds["recompressed"]["photographs"] == 72
-    assert any("thumbnail (71)" in note for note in found.notes)
+    assert set(found.calibration.strata) == {Stratum.HIGH_QUALITY, Stratum.LOW_QUALITY}
+    assert len(found.calibration.strata[Stratum.LOW_QUALITY]) == 72
+    assert found.thresholds["low_quality"]["photographs"] == 72
+    assert any("small_high_quality (71)" in note for note in found.notes)
     pooled = calibrate_bundle(bundle, tmp_path / "run", calibration_only=True, strata=False)
     assert not pooled.calibration.strata
 
