@@ -255,10 +255,10 @@ def describe_support(photographs: Mapping[str, int], flagged: FlaggedCount, rate
         rate: the target.
     """
     needed = photographs_needed(rate)
-    short = [f"{name} {count}" for name, count in photographs.items() if count < needed]
+    short = [f"{name} {count}" for name, count in photographs.items() if name != "all" and count < needed]
     sentence = f"{100 * rate:g} % is resolvable from {needed} photographs; the calibration has {photographs['all']}"
     if short:
-        sentence += f", and these parts have too few: {', '.join(short)}"
+        sentence += f", and these strata too few: {', '.join(short)}"
     alarms = flagged.photographs
     if alarms is None:
         return f"{sentence}. It was not measured."

@@ -138,8 +138,6 @@ def test_support_states_what_is_needed_and_whether_a_rate_was_kept() -> None:
     values = np.linspace(0.0005, 1, 400)
     kept, broken = (measure_flagged(v, (SOURCES, PHOTOS), {}, 0.01, FINEST) for v in (values, values / 10))
     text = describe_support({"all": 400, "large": 80}, kept, 0.01)
-    assert text.startswith(
-        "1 % is resolvable from 368 photographs; the calibration has 400, and these parts have too few"
-    )
+    assert text.startswith("1 % is resolvable from 368 photographs; the calibration has 400, and these strata too few")
     assert "large 80. Kept: 1.0 %" in text
     assert "400. Not kept: 10.0 %" in describe_support({"all": 400}, broken, 0.01)
