@@ -11,6 +11,8 @@ from scorer.errors import UsageError
 from scorer.observe.printable import count_noun, print_json, printable
 from scorer.settings import load_settings
 
+QUALITY = "quality"  # of `--by`: the strata
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -30,15 +32,17 @@ def calibrate(  # noqa: PLR0913 - one parameter per flag
     by: Annotated[
         str | None,
         typer.Option(
-            help="What is split between the fit and the calibration: source, photograph, or a column of the results, "
-            "such as camera. [default: source, or photograph where the run has few sources]"
+            help="What is split whole between the fit and the calibration: source, photograph, or the name of a column "
+            "of the results, such as camera. quality: split as by default; p-values by size and JPEG quality, which is "
+            "the default, too. [default: source, or photograph where the run has few sources]"
         ),
     ] = None,
     calibration_only: Annotated[
         bool, typer.Option("--calibration-only", help="Keep the mixture; the run needs no features.")
     ] = False,
     strata: Annotated[
-        bool, typer.Option("--strata/--no-strata", help="Calibrate each kind of processing by itself, too.")
+        bool,
+        typer.Option("--strata/--no-strata", help="Calibrate each size and JPEG quality of faces by itself, too."),
     ] = True,
     labels: Annotated[
         Path | None,
@@ -72,7 +76,13 @@ def calibrate(  # noqa: PLR0913 - one parameter per flag
         _show_check(check_promise(read_faces(check, labels=found)), as_json=as_json)
         return
     if not (bundle and from_run and out):
-        message = "name the bundle, the scan and the new bundle: unlensed calibrate BUNDLE --from RUN --out BUNDLE2"
+        message = (
+            "name the bundle, the scan and the new bundle: unlensed calibrate BUNDLE --from RUN --out BUNDLE2; or "
+            "measure a scan: unlensed calibrate --check RUN"
+        )
+        raise UsageError(message)
+    if by == QUALITY and not strata:
+        message = "--by quality calibrates by stratum: leave --no-strata out"
         raise UsageError(message)
     from scorer.archive.calibration.new_bundle import write_calibrated_bundle  # noqa: PLC0415
     from scorer.archive.calibration.refit import calibrate_bundle  # noqa: PLC0415
@@ -83,7 +93,7 @@ def calibrate(  # noqa: PLR0913 - one parameter per flag
     calibrated = calibrate_bundle(
         trusted,
         from_run,
-        by=by,
+        by=None if by == QUALITY else by,
         labels=found,
         calibration_only=calibration_only,
         strata=strata,
@@ -119,28 +129,31 @@ def _show_check(check: "PromiseCheck", *, as_json: bool) -> None:
 
 
 def _tabulate(check: "PromiseCheck") -> "Table":
+    """Return a table that fits 80 columns."""
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
 
-    table = Table(box=SIMPLE_HEAD, header_style="bold")
+    table = Table(box=SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("faces of", overflow="fold")
-    for name in ("promised", "measured (95 % interval)", "faces", "photographs"):
-        table.add_column(name, justify="right")
-    table.add_column("")
-    kinds = ("", check.false_alarms), ("", check.labelled), ("caught, ", check.caught)
-    groups = ("stratum ", check.by_stratum), ("source ", check.by_source), ("camera ", check.by_camera)
-    for kind, rows in (*kinds, *groups):
+    for name in ("promised", "p at most that (95 %)", "faces", "photos"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    kinds = ("", check.false_alarms), ("", check.labelled), ("", check.caught)
+    groups = ("by stratum", check.by_stratum), ("by source", check.by_source), ("by camera", check.by_camera)
+    for heading, rows in (*kinds, *groups):
+        if heading and rows:
+            table.add_row(heading, style="bold")
         for row in rows:
-            table.add_row(*_list_cells(kind, row))
+            table.add_row(*_list_cells(" " if heading else "", row))
     return table
 
 
-def _list_cells(kind: str, row: "MeasuredRate") -> tuple[str, ...]:
+def _list_cells(indent: str, row: "MeasuredRate") -> tuple[str, ...]:
     return (
-        kind + (printable(row.name) or "not stated"),
+        indent + (printable(row.name) or "not stated"),
         f"{100 * row.promised:g} %",
-        f"{100 * row.share:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f} %)",
+        f"{100 * row.share:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f})",
         f"{row.faces:,}",
         f"{row.photographs:,}",
-        row.verdict or "",
+        "caught" if row.verdict is None else row.verdict.split()[0],
     )

@@ -16,9 +16,10 @@ from scorer.meaning import explain_pass
 from training.data import detector
 from training.data.photos import ROLES
 from training.data.shards import load_role
-from training.evaluation.operating_points import RATES
+from training.evaluation.operating_points import MIN_SOURCES, RATES
 from training.evaluation.run_facts import RunFacts
 from training.evaluation.stated import state_evaluation
+from training.evaluation.tables import table_robustness
 from training.export.target import Deployment
 from training.recipes import Recipe
 
@@ -102,19 +103,16 @@ def write_card(  # noqa: PLR0913, PLR0917 - the parts of a run
         ),
         pretext_verdict=judge_pretext(report["pretext"]),
         auc_rows="\n".join(describe_generator(operating, name) for name in operating["raw"]["auc"]),
-        control_rows="\n".join(
-            f"| real source {index} | {describe_auc(raw)} "
-            f"| {describe_auc(operating['format_equalised']['source_control'][name])} |"
-            for index, (name, raw) in enumerate(operating["raw"]["source_control"].items(), 1)
-        ),
+        robustness=describe_robustness(report),
+        support=" ".join(report["verdict"]["support"]),
+        equal_format=report["run"]["equal_format"],
+        intervals_by=report["run"]["intervals_by"],
         alarm_rows="\n".join(
-            f"| {float(rate):.0%} | {describe_rate(row['photographs'])} | {report['run']['test_faces']} |"
+            f"| {float(rate):.0%} | {describe_rate(row['photographs'])} "
+            f"| {describe_rate(operating['flagged_equalised'][rate]['photographs'])} | {report['run']['test_faces']} |"
             for rate, row in operating["flagged"].items()
         ),
-        alarm_sources=", ".join(
-            f"real source {index} {describe_rate(row)}"
-            for index, row in enumerate(operating["flagged"][STATED_RATE]["by_source"].values(), 1)
-        ),
+        alarm_sources=describe_sources(operating["flagged"][STATED_RATE]["by_source"]),
         shape_rows=describe_candidates(fit),
         test_faces=report["run"]["test_faces"],
         engine_rows="\n".join(describe_engine(name, row) for name, row in report["engines"].items()),
@@ -223,8 +221,25 @@ def describe_strata(calibration: dict[str, Any]) -> str:
 def describe_generator(operating: dict[str, Any], name: str) -> str:
     """Return one table row with a generator's figures."""
     raw, equal = (operating[kind]["auc"][name] for kind in ("raw", "format_equalised"))
-    flagged = describe_rate(operating["flagged"][STATED_RATE]["generated"][name])
-    return f"| {name} | {raw['count']} | {describe_auc(raw)} | {describe_auc(equal)} | {flagged} |"
+    flagged = (operating[kind][STATED_RATE]["generated"][name] for kind in ("flagged", "flagged_equalised"))
+    shares = " | ".join(map(describe_rate, flagged))
+    return f"| {name} | {raw['count']} | {describe_auc(raw)} | {describe_auc(equal)} | {shares} |"
+
+
+def describe_sources(by_source: dict[str, Any]) -> str:
+    """Return the shares of photographs flagged, by source without its name: each, or quantiles of many."""
+    rates = [row for row in by_source.values() if row]
+    if len(rates) < MIN_SOURCES:
+        return ", ".join(f"real source {index} {describe_rate(row)}" for index, row in enumerate(rates, 1)) or "-"
+    low, median, high = np.quantile([row["value"] for row in rates], [0.1, 0.5, 0.9])
+    return f"{low:.1%} / {median:.1%} / {high:.1%} (10, 50 and 90 % of {len(rates)} sources)"
+
+
+def describe_robustness(report: dict[str, Any]) -> str:
+    """Return the table of processed copies, with its note."""
+    table = table_robustness(report)
+    lines = (table.head, ("---",) * len(table.head), *table.rows)
+    return "\n".join((*(f"| {' | '.join(cells)} |" for cells in lines), "", table.note))
 
 
 def describe_engine(precision: str, row: dict[str, Any]) -> str:

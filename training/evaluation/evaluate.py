@@ -8,22 +8,30 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from ingest.spec import PreprocessSpec
 from scorer.commands.progress import Progress
+from scorer.decide import Calibration
 from scorer.fitting.fit import Fitter, choose_mixture
 from scorer.mixture import GaussianMixture, stack_mixture
+from scorer.strata import Stratum, stratum_of
 from training.data.shards import Images
 from training.evaluation.face_scorer import FaceScorer, score_features
 from training.evaluation.measures import LogLikelihoods
 from training.evaluation.operating_points import (
     RATES,
+    FlaggedCount,
+    Origins,
+    Separation,
+    describe_support,
+    find_finest_rate,
     judge_generators,
     measure_flagged,
     measure_separation,
-    name_photographs,
+    serve_p_values,
     summarise_evaluation,
 )
 from training.evaluation.protocol import ProtocolComparison, compare_generators
-from training.evaluation.robustness import draw_rows, equalise_format, evaluate_condition, list_conditions
+from training.evaluation.robustness import AS_STORED, EQUALISED, Condition, list_conditions
 from training.recipes import Recipe
 
 Extract = Callable[[Images], NDArray[np.float32]]
@@ -52,6 +60,41 @@ class PhotographFaces(Protocol):
     @property
     def sources(self) -> NDArray[np.str_]:
         """The source of each face's photograph."""
+
+
+class ServedFaces(Protocol):
+    """Faces as the scorer cuts them, and what decides their strata; `FaceSet` and `CutPictures` are some.
+
+    Attributes:
+        crops: [N, S, S, 3] uint8.
+        wide: [N, W, W, 3] uint8, the same windows at a higher resolution.
+        short_sides: [N] of the visible parts of the boxes in pixels.
+        jpeg_qualities: [N], 1..100; 0 if a picture is no JPEG.
+    """
+
+    @property
+    def crops(self) -> Images:
+        """The crops of the faces."""
+
+    @property
+    def wide(self) -> Images:
+        """Their windows at a higher resolution."""
+
+    @property
+    def short_sides(self) -> NDArray[np.float64]:
+        """The short sides of the faces in pixels."""
+
+    @property
+    def jpeg_qualities(self) -> NDArray[np.int16]:
+        """The JPEG qualities of their pictures."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOutPhotographs:
+    """The calibration of the run, and the number of photographs of each of its parts: "all" and the strata in use."""
+
+    calibration: Calibration
+    photographs: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,58 +132,156 @@ class SweptMixture:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FigureData:
-    """The data of the charts: log-likelihoods in nats, features [N, D], and the class [N] of each feature row."""
+    """The data of the charts.
+
+    Attributes:
+        photographs, generated: log-likelihoods in nats.
+        p_values: as served, by generator; "" is photographs.
+        calibration: log-likelihoods of all held-out faces, ascending.
+        features: [N, D].
+        classes: [N], of each feature row.
+    """
 
     photographs: LogLikelihoods
     generated: dict[str, LogLikelihoods]
+    p_values: dict[str, LogLikelihoods]
     calibration: LogLikelihoods
     features: NDArray[np.float32]
     classes: NDArray[np.str_]
 
 
-def evaluate_faces(
-    scorer: FaceScorer, pictures: EvaluationFaces, console: Console
-) -> tuple[dict[str, object], FigureData]:
-    """Return the report's sections `verdict`, `operating_points` and `robustness`, and the data of the charts.
+@dataclass(frozen=True, slots=True)
+class ConditionOutcome:
+    """The metrics of faces that were processed in one way, as a bundle would serve them."""
 
-    Raises:
-        ValueError: a face has no finite log-likelihood.
+    separation: Separation
+    flagged: dict[float, FlaggedCount]
+    faces: int
+    left_out: int
+
+    def summarise(self, name: str) -> dict[str, object]:
+        """Return the row of the report's table."""
+        lowest = self.separation.find_lowest() if self.separation.auc else None
+        return {
+            "name": name,
+            "faces": self.faces,
+            "left_out": self.left_out,
+            "mean_auc": asdict(self.separation.mean_auc) if self.separation.mean_auc else None,
+            "lowest": {"name": lowest, "auc": self.separation.auc[lowest].value} if lowest else None,
+            "auc": {generator: rate.value for generator, rate in self.separation.auc.items()},
+            "flagged": {f"{rate:g}": row.mean for rate, row in self.flagged.items()},
+            "false_alarms": {
+                f"{rate:g}": asdict(row.photographs) if row.photographs else None for rate, row in self.flagged.items()
+            },
+            "control": asdict(self.separation.control) if self.separation.control else None,
+        }
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """Scores test photographs and generated faces as a bundle with the run's calibration would.
+
+    Attributes:
+        scorer: the engine and the mixture.
+        spec: how a face is cut.
+        held_out: the calibration.
+        test: faces of photographs on which nothing was fitted, chosen or calibrated.
+        origins: of these photographs.
+        generated: faces by generator.
     """
-    test, generated = pictures.photographs["test"], pictures.generated
-    origins = test.sources, test.photos
-    with Progress("scoring", 2 * (1 + len(generated)) + 1, "sets", console, summary=True) as progress:
-        calibration = np.sort(scorer.log_likelihoods(pictures.photographs["calibrate"].crops))
-        progress.advance()
-        embedded = {}
-        for name, crops in {"": test.crops, **generated}.items():
-            embedded[name] = scorer.embed(crops)
-            progress.advance()
-        raw = {name: scorer.score_features(features) for name, features in embedded.items()}
-        equal = {}
-        for name, crops in {"": test.crops, **generated}.items():
-            equal[name] = scorer.log_likelihoods(crops, equalise_format)
-            progress.advance()
-    if not all(np.isfinite(values).all() for values in (calibration, *raw.values(), *equal.values())):
-        message = "a face has no finite log-likelihood: check the engine and the mixture, and run `fit` again"
-        raise ValueError(message)
-    photographs, others = raw.pop(""), raw
-    plain = measure_separation(photographs, origins, others)
-    equalised = measure_separation(equal.pop(""), origins, equal)
-    flagged = {rate: measure_flagged(photographs, origins, others, calibration, rate) for rate in RATES}
-    verdicts = judge_generators(plain, equalised)
-    report: dict[str, object] = {
-        "verdict": {
-            "summary": summarise_evaluation(verdicts, flagged[RATES[0]], RATES[0]),
-            "generators": {name: asdict(verdict) for name, verdict in verdicts.items()},
-        },
-        "operating_points": {
-            "flagged": {f"{rate:g}": asdict(row) for rate, row in flagged.items()},
-            "raw": asdict(plain),
-            "format_equalised": asdict(equalised),
-        },
-        "robustness": measure_robustness(scorer, pictures, calibration, console),
-    }
-    return report, FigureData(photographs, others, calibration, *sample_features(embedded))
+
+    scorer: FaceScorer
+    spec: PreprocessSpec
+    held_out: HeldOutPhotographs
+    test: ServedFaces
+    origins: Origins
+    generated: Mapping[str, ServedFaces]
+
+    def serve(self, likelihoods: LogLikelihoods, strata: Sequence[Stratum]) -> LogLikelihoods:
+        """Return the p-values of faces.
+
+        Raises:
+            ValueError: a face has no finite log-likelihood.
+        """
+        if not np.isfinite(likelihoods).all():
+            message = "a face has no finite log-likelihood: check the engine and the mixture, and run `fit` again"
+            raise ValueError(message)
+        return serve_p_values(likelihoods, strata, self.held_out.calibration)
+
+    def process(self, condition: Condition, faces: ServedFaces) -> LogLikelihoods:
+        """Return the p-values of all faces after processing; NaN for a face that becomes too small to be scored."""
+        values = self.scorer.log_likelihoods(faces.wide, condition.make_alteration(faces.short_sides, self.spec))
+        p_values = self.serve(values, condition.find_strata(faces.short_sides))
+        p_values[~condition.find_scored(faces.short_sides)] = np.nan
+        return p_values
+
+    def measure(self, p_values: Mapping[str, LogLikelihoods]) -> ConditionOutcome:
+        """Return the metrics of p-values by generator; "" is photographs. Faces without a p-value are left out."""
+        scored = {name: values[~np.isnan(values)] for name, values in p_values.items()}
+        kept = ~np.isnan(p_values[""])
+        sources, photos = self.origins
+        origins = sources[kept], photos[kept]
+        generated = {name: values for name, values in scored.items() if name and len(values)}
+        finest = find_finest_rate(self.held_out.calibration)
+        return ConditionOutcome(
+            measure_separation(scored[""], origins, generated),
+            {rate: measure_flagged(scored[""], origins, generated, rate, finest) for rate in RATES},
+            faces=len(scored[""]),
+            left_out=sum(map(len, p_values.values())) - sum(map(len, scored.values())),
+        )
+
+    def evaluate(self, console: Console) -> tuple[dict[str, object], FigureData]:
+        """Return the report's sections `verdict`, `operating_points` and `robustness`, and the data of the charts.
+
+        Raises:
+            ValueError: a face has no finite log-likelihood.
+        """
+        sets = {"": self.test, **self.generated}
+        conditions = list(list_conditions())
+        embedded, served, outcomes = {}, {}, {}
+        with Progress("scoring", len(sets) * (1 + len(conditions)), "sets", console, summary=True) as progress:
+            for name, faces in sets.items():
+                embedded[name] = self.scorer.embed(faces.crops)
+                progress.advance()
+            likelihoods = {name: self.scorer.score_features(features) for name, features in embedded.items()}
+            served = {name: self.serve(values, find_strata(sets[name])) for name, values in likelihoods.items()}
+            outcomes[AS_STORED] = self.measure(served)
+            for condition in conditions:
+                processed = {}
+                for name, faces in sets.items():
+                    processed[name] = self.process(condition, faces)
+                    progress.advance()
+                if not np.isnan(processed[""]).all():
+                    outcomes[condition.name] = self.measure(processed)
+        photographs = likelihoods.pop("")
+        calibration = np.sort(self.held_out.calibration.pooled)
+        return self._report(outcomes), FigureData(
+            photographs, likelihoods, served, calibration, *sample_features(embedded)
+        )
+
+    def _report(self, outcomes: Mapping[str, ConditionOutcome]) -> dict[str, object]:
+        raw, equalised = outcomes[AS_STORED], outcomes[EQUALISED]
+        verdicts = judge_generators(raw.separation, equalised.separation)
+        return {
+            "verdict": {
+                "summary": summarise_evaluation(verdicts, equalised.separation, equalised.flagged),
+                "support": [describe_support(self.held_out.photographs, raw.flagged[rate], rate) for rate in RATES],
+                "generators": {name: asdict(verdict) for name, verdict in verdicts.items()},
+            },
+            "operating_points": {
+                "flagged": {f"{rate:g}": asdict(row) for rate, row in raw.flagged.items()},
+                "flagged_equalised": {f"{rate:g}": asdict(row) for rate, row in equalised.flagged.items()},
+                "raw": asdict(raw.separation),
+                "format_equalised": asdict(equalised.separation),
+            },
+            "robustness": [outcome.summarise(name) for name, outcome in outcomes.items()],
+        }
+
+
+def find_strata(faces: ServedFaces) -> list[Stratum]:
+    """Return the strata of faces in their own pictures, by the scorer's rule."""
+    pairs = zip(faces.short_sides, faces.jpeg_qualities, strict=True)
+    return [stratum_of(round(float(side), 1), int(quality) or None) for side, quality in pairs]
 
 
 def compare_by_protocol(
@@ -168,26 +309,6 @@ def compare_by_protocol(
 def describe_comparison(comparison: ProtocolComparison, recipe: Recipe) -> dict[str, object]:
     """Return the fields of a comparison and its settings."""
     return asdict(comparison) | {"threshold_on": recipe.threshold_on, "test_crop": recipe.test_crop}
-
-
-def measure_robustness(
-    scorer: FaceScorer, pictures: EvaluationFaces, calibration: LogLikelihoods, console: Console
-) -> list[dict[str, object]]:
-    """Return one entry for each condition."""
-    test = pictures.photographs["test"]
-    rows = draw_rows(len(test.crops))
-    groups = name_photographs(test.sources, test.photos)[rows]
-    crops = test.crops[rows]
-    generated = {name: faces[draw_rows(len(faces))] for name, faces in pictures.generated.items()}
-    conditions = list(list_conditions())
-    entries: list[dict[str, object]] = []
-    with Progress("robustness", len(conditions), "conditions", console, summary=True) as progress:
-        for condition in conditions:
-            entries.append(
-                asdict(evaluate_condition(condition, scorer.log_likelihoods, (crops, groups), generated, calibration))
-            )
-            progress.advance()
-    return entries
 
 
 def sample_features(embedded: Mapping[str, NDArray[np.float32]]) -> tuple[NDArray[np.float32], NDArray[np.str_]]:

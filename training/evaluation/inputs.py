@@ -12,11 +12,10 @@ from rich.console import Console
 from ingest.detect import DetectorSpec, load_detector
 from scorer.commands.progress import Progress
 from scorer.mixture import GaussianMixture
-from training.data.shards import Images
+from training.data.shards import FaceSet, Images
 from training.evaluation.evaluate import (
     EvaluationFaces,
     Extract,
-    PhotographFaces,
     SweptMixture,
     compare_features,
     list_compared_roles,
@@ -51,7 +50,7 @@ class EvaluatedRun:
     results: Path
     recipe: Recipe
     precision: Precision
-    load_role: Callable[[str], PhotographFaces]
+    load_role: Callable[[str], FaceSet]
     mixture: GaussianMixture
     sweep: Mapping[int, SweptMixture]
     engines: Mapping[str, Path]

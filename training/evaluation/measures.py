@@ -1,16 +1,18 @@
-"""The metrics of an evaluation as functions of log-likelihoods.
+"""The metrics of an evaluation as functions of p-values or log-likelihoods.
 
-A low log-likelihood counts as a detection. "Photographs" and "others" are [n] and [m] log-likelihoods in nats.
+A low value counts as a detection. "Photographs" and "others" are [n] and [m] p-values, or log-likelihoods in nats.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scorer.fitting.calibrate import clustered_interval
+
 LogLikelihoods = NDArray[np.float64]
 BOOTSTRAPS = 1000
-NORMAL_95 = 1.959964  # the standard normal's 97.5 % point
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,37 +32,47 @@ def auc(photographs: LogLikelihoods, others: LogLikelihoods) -> float:
     return float(1 - at_most.mean() / len(photographs))
 
 
-def bootstrap_auc(
-    photographs: LogLikelihoods, groups: NDArray[np.str_], others: LogLikelihoods, seed: int = 2024
-) -> Rate:
-    """Return the AUC with a percentile bootstrap; faces of one photograph (`groups`) are drawn together."""
-    rng = np.random.default_rng(seed)
-    order = np.argsort(photographs)
-    names, index = np.unique(groups, return_inverse=True)
-    left, right = (np.searchsorted(photographs[order], others, side) for side in ("left", "right"))
-    draws = np.empty(BOOTSTRAPS)
-    for draw in range(BOOTSTRAPS):
-        # A bootstrap sample is represented by the count of each photograph in it.
-        counts = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
-        below = np.concatenate([[0], np.cumsum(counts[index][order])])
-        chosen = rng.integers(len(others), size=len(others))
-        draws[draw] = 1 - (below[left] + below[right])[chosen].mean() / 2 / below[-1]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Rate(auc(photographs, others), float(low), float(high), len(others))
+def bootstrap_aucs(
+    photographs: LogLikelihoods, clusters: NDArray[np.str_], others: Mapping[str, LogLikelihoods], seed: int = 2024
+) -> tuple[dict[str, Rate], Rate]:
+    """Return the AUC of each of `others` and their unweighted mean, with percentile bootstraps.
 
-
-def wilson(hits: int, count: int, cases: int | None = None) -> Rate:
-    """Return `hits / count` with Wilson's interval.
+    Photographs of one cluster are drawn together, and one draw of them serves all of `others`.
 
     Args:
-        hits: number of counted faces.
-        count: number of all faces.
-        cases: number of independent cases among them; `count` by default.
+        photographs: values of photographs.
+        clusters: the photograph or the source of each.
+        others: values by generator; one or more.
+        seed: of the draws.
     """
-    n, share, z = cases or count, hits / count, NORMAL_95
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Rate(share, max(0.0, float(centre - half)), min(1.0, float(centre + half)), count)
+    rng = np.random.default_rng(seed)
+    order = np.argsort(photographs)
+    names, index = np.unique(clusters, return_inverse=True)
+    places = [
+        [np.searchsorted(photographs[order], values, side) for side in ("left", "right")] for values in others.values()
+    ]
+    draws = np.empty((BOOTSTRAPS, len(others)))
+    for draw in draws:
+        # A bootstrap sample is represented by the count of each cluster in it.
+        counts = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+        below = np.concatenate([[0], np.cumsum(counts[index][order])])
+        for column, (left, right) in enumerate(places):
+            chosen = rng.integers(len(left), size=len(left))
+            draw[column] = 1 - (below[left] + below[right])[chosen].mean() / 2 / below[-1]
+    ends = np.quantile(draws, [0.025, 0.975], axis=0)
+    rates = {
+        name: Rate(auc(photographs, values), float(low), float(high), len(values))
+        for (name, values), (low, high) in zip(others.items(), ends.T, strict=True)
+    }
+    low, high = np.quantile(draws.mean(axis=1), [0.025, 0.975])
+    mean = float(np.mean([rate.value for rate in rates.values()]))
+    return rates, Rate(mean, float(low), float(high), sum(map(len, others.values())))
+
+
+def count_share(hits_N: NDArray[np.bool_], clusters: NDArray[np.str_] | None = None) -> Rate:
+    """Return the share of hits with Clopper and Pearson's interval; faces of one of `clusters` are not independent."""
+    codes = np.arange(len(hits_N)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    return Rate(float(hits_N.mean()), *clustered_interval(hits_N, codes), len(hits_N))
 
 
 def roc_curve(photographs: LogLikelihoods, others: LogLikelihoods) -> tuple[LogLikelihoods, LogLikelihoods]:

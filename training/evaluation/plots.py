@@ -68,9 +68,15 @@ def square_axes(title: str, x_label: str, y_label: str, legend_rows: int) -> tup
     return figure, axes
 
 
+def split_photographs(p_values: Mapping[str, LogLikelihoods]) -> tuple[LogLikelihoods, dict[str, LogLikelihoods]]:
+    """Return the values of photographs, whose name is empty, and those of each generator."""
+    return p_values[""], {name: values for name, values in p_values.items() if name}
+
+
 @mpl.rc_context(STYLE)
-def draw_roc(photographs: LogLikelihoods, generated: Mapping[str, LogLikelihoods]) -> str:
-    """Draw the detection rate against the false-alarm rate, generated faces positive."""
+def draw_roc(p_values: Mapping[str, LogLikelihoods]) -> str:
+    """Draw the detection rate against the false-alarm rate; p-values by generator, "" is photographs."""
+    photographs, generated = split_photographs(p_values)
     figure, axes = square_axes(
         "Receiver operating characteristic",
         "photographs flagged (share)",
@@ -90,8 +96,9 @@ def draw_roc(photographs: LogLikelihoods, generated: Mapping[str, LogLikelihoods
 
 
 @mpl.rc_context(STYLE)
-def draw_precision_recall(photographs: LogLikelihoods, generated: Mapping[str, LogLikelihoods]) -> str:
+def draw_precision_recall(p_values: Mapping[str, LogLikelihoods]) -> str:
     """Draw the precision against the recall of generated faces, for equal class weights."""
+    photographs, generated = split_photographs(p_values)
     figure, axes = square_axes(
         "Precision and recall,\nas if one face in two were generated",
         "generated faces flagged (recall, share)",
@@ -165,18 +172,18 @@ def draw_features(features_ND: NDArray[np.float32], classes: NDArray[np.str_]) -
 @mpl.rc_context(STYLE)
 def draw_robustness(entries: Sequence[Mapping[str, Any]]) -> str:
     """Draw the AUCs and the measured false-alarm rate of each condition, one line for each."""
-    labels = [f"{entry['family']} {entry['setting']}".strip() for entry in entries]
+    labels = [entry["name"] for entry in entries]
     rows = np.arange(len(entries))
     figure = Figure(figsize=(ROBUSTNESS_WIDTH_IN, 1.6 + 0.24 * len(entries)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     for index, name in enumerate(entries[0]["auc"]):
-        values = [entry["auc"][name] for entry in entries]
+        values = [entry["auc"].get(name, np.nan) for entry in entries]
         marker = MARKERS[index % len(MARKERS)]
         left.plot(values, rows, color=colour(index), marker=marker, markersize=5, linestyle="none", label=name)
     left.axvline(0.5, color=INK, linewidth=0.8)
     left.set(xlabel="AUC (0.5 is chance)", yticks=rows, yticklabels=labels, ylim=(len(entries) - 0.5, -0.5))
     for row, entry in zip(rows, entries, strict=True):
-        rate = entry["false_alarms"]
+        rate = next(iter(entry["false_alarms"].values()))
         if rate is not None:
             right.plot([100 * rate["low"], 100 * rate["high"]], [row, row], color=INK, linewidth=1.2)
             right.plot(100 * rate["value"], row, color=INK, marker="o", markersize=5)

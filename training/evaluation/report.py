@@ -46,8 +46,8 @@ def draw_figures(report: Mapping[str, Any], evidence: FigureData) -> dict[str, s
     """Return the charts as SVG text by file name."""
     real, generated = evidence.photographs, evidence.generated
     drawn = {
-        "roc": draw_roc(real, generated),
-        "precision_recall": draw_precision_recall(real, generated),
+        "roc": draw_roc(evidence.p_values),
+        "precision_recall": draw_precision_recall(evidence.p_values),
         "likelihoods": draw_histograms(real, generated, pick_thresholds(evidence.calibration)),
         "robustness": draw_robustness(report["robustness"]),
         "features": draw_features(evidence.features, evidence.classes),

@@ -1,11 +1,12 @@
-"""Measure the effect of alterations: recompression, blur, noise, resizing.
+"""Process faces as sites and messengers do: one format for both classes, and how far figures drift in others.
 
-They are applied to the crops of photographs and generated faces alike, so that detection and cropping do not affect the
-result. Each condition gives AUCs and the false-alarm rate, which differs from its target because the calibration
-photographs are not altered.
+A processed copy is made of a face's 320 px picture, which holds the pixels of the scorer's crop at a higher resolution,
+and never of the 224 px crop: reduced so that the face's short side is at most `EQUAL_PX`, compressed, and then cut as
+the scorer cuts it. No face is enlarged. The grid of JPEG blocks starts at a place that the face's row chooses, as after
+a compression of the whole picture. Photographs and generated faces pass the same steps.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,133 +15,97 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ingest.spec import PreprocessSpec
+from scorer.decide import Policy
+from scorer.strata import Stratum, stratum_of
 from training.data.copies import encode, rescale
-from training.data.shards import Images
-from training.evaluation.measures import LogLikelihoods, Rate, auc
-from training.evaluation.operating_points import count_flagged
 from training.export.features import Alteration, Crop
 
-EQUAL_SIDE, EQUAL_QUALITY = 112, 75
-THUMBNAIL_QUALITY = 85
-MAX_FACES = 500  # of each generator and of the photographs: 25 conditions of all 5,000 would take an hour on 2 cores
-RATE = 0.05
-KERNELS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "Lanczos": Image.Resampling.LANCZOS,
-}
+EQUAL_PX, EQUAL_QUALITY = 150, 90
+AS_STORED, EQUALISED = "as stored", "JPEG 90"
+BLOCK_PX = 8
+Step = Callable[[Crop, int], Crop]
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One alteration: its family, e.g. "JPEG", its setting, e.g. "quality 95", and the function on a crop."""
-
-    family: str
-    setting: str
-    alter: Alteration
-
-
-@dataclass(frozen=True, slots=True)
-class ConditionOutcome:
-    """The metrics of one condition.
+    """One way to process a face.
 
     Attributes:
-        family, setting: of the condition.
-        auc: altered generated faces against altered photographs, by generator.
-        false_alarms: share of altered photographs flagged at a target of 5 %; None if the calibration is too small.
+        name: in tables.
+        steps: functions of a picture and its row, after the reduction to `face_px`.
+        quality: of the last JPEG, which decides the stratum; None if the result is no JPEG.
+        scale: of the face below `EQUAL_PX`; includes the reduction by `steps`.
+        reduced_by_steps: the part of `scale` that `steps` reduce themselves.
     """
 
-    family: str
-    setting: str
-    auc: dict[str, float]
-    false_alarms: Rate | None
+    name: str
+    steps: tuple[Step, ...]
+    quality: int | None
+    scale: float = 1.0
+    reduced_by_steps: float = 1.0
+
+    def measure_faces(self, short_sides: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the short sides [N] of the processed faces in pixels."""
+        return np.round(np.minimum(short_sides, EQUAL_PX) * self.scale, 1)
+
+    def find_scored(self, short_sides: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return which faces [N] the default policy scores; a face that the condition does not reduce further is."""
+        if self.scale == 1:
+            return np.ones(len(short_sides), dtype=np.bool_)
+        return np.asarray(self.measure_faces(short_sides) >= Policy().min_face_px)
+
+    def find_strata(self, short_sides: NDArray[np.float64]) -> list[Stratum]:
+        """Return the stratum of each processed face."""
+        return [stratum_of(side, self.quality) for side in self.measure_faces(short_sides)]
+
+    def make_alteration(self, short_sides: NDArray[np.float64], spec: PreprocessSpec) -> Alteration:
+        """Return the function from a face's 320 px picture and its row to its processed crop."""
+
+        def alter(wide: Crop, row: int) -> Crop:
+            face_px = min(short_sides[row], EQUAL_PX) * self.scale / self.reduced_by_steps
+            side = min(len(wide), max(1, round(face_px * spec.margin)))
+            picture = rescale(wide, side, Image.Resampling.BICUBIC)
+            for step in self.steps:
+                picture = step(picture, row)
+            return rescale(picture, spec.size, Image.Resampling.BILINEAR)
+
+        return alter
 
 
-def compress(crop: Crop, _: int, kind: str, quality: int) -> Crop:
-    """Compress once."""
-    return encode(crop, kind, quality)
+def compress(picture: Crop, row: int, kind: str, quality: int) -> Crop:
+    """Compress once, with the grid of blocks at a place that the row chooses."""
+    down, right = np.random.default_rng(row).integers(BLOCK_PX, size=2)
+    padded = np.pad(picture, ((down, 0), (right, 0), (0, 0)), "edge")
+    return encode(padded, kind, quality)[down:, right:]
 
 
-def compress_twice(crop: Crop, _: int, first: int, second: int) -> Crop:
-    """Compress as JPEG twice, the second time with the block grid shifted by 4 pixels, as after cropping."""
-    return np.roll(encode(np.roll(encode(crop, "JPEG", first), (4, 4), (0, 1)), "JPEG", second), (-4, -4), (0, 1))
+def shrink(picture: Crop, _: int, scale: float) -> Crop:
+    """Reduce as a browser shows a picture."""
+    return rescale(picture, max(1, round(len(picture) * scale)), Image.Resampling.BILINEAR)
 
 
-def blur(crop: Crop, _: int, sigma_px: float) -> Crop:
+def blur(picture: Crop, _: int, sigma_px: float) -> Crop:
     """Blur with a Gaussian."""
-    return cv2.GaussianBlur(crop, (0, 0), sigma_px).astype(np.uint8, copy=False)
+    return cv2.GaussianBlur(picture, (0, 0), sigma_px).astype(np.uint8, copy=False)
 
 
-def add_noise(crop: Crop, row: int, deviation: float) -> Crop:
+def add_noise(picture: Crop, row: int, deviation: float) -> Crop:
     """Add Gaussian noise with a standard deviation of `deviation` grey levels; a face always gets the same noise."""
-    noise = np.random.default_rng(row).normal(0, deviation, crop.shape)
-    return np.clip(np.rint(crop + noise), 0, 255).astype(np.uint8)
-
-
-def halve_and_restore(crop: Crop, _: int, kernel: Image.Resampling) -> Crop:
-    """Resize to half the side and back with one kernel."""
-    return rescale(rescale(crop, crop.shape[0] // 2, kernel), crop.shape[0], kernel)
-
-
-def thumbnail(crop: Crop, _: int, side: int, quality: int) -> Crop:
-    """Reduce to a JPEG of `side` pixels, and resize it back as the scorer does."""
-    small = encode(rescale(crop, side, Image.Resampling.BILINEAR), "JPEG", quality)
-    return rescale(small, crop.shape[0], Image.Resampling.BILINEAR)
-
-
-equalise_format: Alteration = partial(thumbnail, side=EQUAL_SIDE, quality=EQUAL_QUALITY)
-"""Resize to 112 px, compress as JPEG of quality 75, and resize back.
-
-Afterwards, file format, sharpness beyond 112 px and compression history cannot separate the classes.
-"""
+    noise = np.random.default_rng(row).normal(0, deviation, picture.shape)
+    return np.clip(np.rint(picture + noise), 0, 255).astype(np.uint8)
 
 
 def list_conditions() -> Iterator[Condition]:
-    """Yield all conditions, the untouched crop first."""
-    yield Condition("untouched", "", lambda crop, _: crop)
-    for quality in (95, 90, 80, 70, 60, 50, 40, 30):
-        yield Condition("JPEG", f"quality {quality}", partial(compress, kind="JPEG", quality=quality))
-    for quality in (90, 75, 50):
-        yield Condition("WebP", f"quality {quality}", partial(compress, kind="WEBP", quality=quality))
-    for first, second in ((90, 60), (60, 90)):
-        yield Condition("double JPEG", f"{first} then {second}", partial(compress_twice, first=first, second=second))
-    for sigma_px in (0.5, 1.0, 2.0):
-        yield Condition("blur", f"sigma {sigma_px:g} px", partial(blur, sigma_px=sigma_px))
-    for deviation in (2, 5, 10):
-        yield Condition("noise", f"{deviation} grey levels", partial(add_noise, deviation=deviation))
-    for name, kernel in KERNELS.items():
-        yield Condition("resize", f"half and back, {name}", partial(halve_and_restore, kernel=kernel))
-    for side in (128, 64):
-        yield Condition("thumbnail", f"{side} px", partial(thumbnail, side=side, quality=THUMBNAIL_QUALITY))
-
-
-def draw_rows(count: int, seed: int = 2024) -> NDArray[np.intp]:
-    """Return at most `MAX_FACES` of `count` rows, ascending."""
-    return np.sort(np.random.default_rng(seed).permutation(count)[:MAX_FACES])
-
-
-def evaluate_condition(
-    condition: Condition,
-    score_crops: Callable[[Images, Alteration], LogLikelihoods],
-    photographs: tuple[Images, NDArray[np.str_]],
-    generated: Mapping[str, Images],
-    calibration: LogLikelihoods,
-) -> ConditionOutcome:
-    """Return the metrics under one condition.
-
-    Args:
-        condition: is applied to every crop.
-        score_crops: returns the log-likelihoods of altered crops.
-        photographs: crops, and the photograph of each.
-        generated: crops by generator.
-        calibration: log-likelihoods of unaltered held-out photographs, ascending.
-    """
-    crops, groups = photographs
-    real = score_crops(crops, condition.alter)
-    return ConditionOutcome(
-        condition.family,
-        condition.setting,
-        {name: auc(real, score_crops(faces, condition.alter)) for name, faces in generated.items()},
-        count_flagged(real, calibration, RATE, groups),
-    )
+    """Yield all conditions, the format of the equalised figures first."""
+    jpeg = {quality: partial(compress, kind="JPEG", quality=quality) for quality in (EQUAL_QUALITY, 75, 60, 50)}
+    yield Condition(EQUALISED, (jpeg[EQUAL_QUALITY],), EQUAL_QUALITY)
+    for quality in (75, 50):
+        yield Condition(f"JPEG {quality}", (jpeg[quality],), quality)
+    yield Condition("half size", (jpeg[EQUAL_QUALITY],), EQUAL_QUALITY, scale=0.5)
+    screen = jpeg[EQUAL_QUALITY], partial(shrink, scale=0.75)
+    yield Condition("screenshot", screen, None, scale=0.75, reduced_by_steps=0.75)
+    yield Condition("WebP 75", (partial(compress, kind="WEBP", quality=75),), None)
+    yield Condition("JPEG 60, then 90", (jpeg[60], lambda picture, row: jpeg[90](picture, row + 1)), EQUAL_QUALITY)
+    yield Condition("blur, then JPEG 90", (partial(blur, sigma_px=1.0), jpeg[EQUAL_QUALITY]), EQUAL_QUALITY)
+    yield Condition("noise, then JPEG 90", (partial(add_noise, deviation=5), jpeg[EQUAL_QUALITY]), EQUAL_QUALITY)

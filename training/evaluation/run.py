@@ -14,24 +14,26 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
+from scorer.bundle.calibration import load_calibration
 from scorer.commands.progress import Progress
 from scorer.engines.onnx_runtime import onnxruntime
 from training.evaluation.drift import compare_engines
 from training.evaluation.evaluate import (
+    Evaluation,
     EvaluationFaces,
+    HeldOutPhotographs,
     compare_by_protocol,
     compare_components,
     compare_features,
     describe_comparison,
-    evaluate_faces,
     list_compared_roles,
 )
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import CutPictures, list_generators
 from training.evaluation.inputs import Comparisons, EvaluatedRun, compare_whole_pictures, cut_folders
-from training.evaluation.operating_points import name_photographs
+from training.evaluation.operating_points import MIN_SOURCES, name_photographs
 from training.evaluation.report import write_report
-from training.evaluation.robustness import MAX_FACES as ROBUSTNESS_FACES
+from training.evaluation.robustness import EQUAL_PX, EQUAL_QUALITY
 from training.recipes import Recipe
 
 
@@ -47,6 +49,22 @@ def read_report(results: Path) -> dict[str, Any]:
         raise FileNotFoundError(message)
     report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return report
+
+
+def read_held_out(results: Path) -> HeldOutPhotographs:
+    """Return the calibration in a folder of results.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = results / "calibration.json"
+    if not path.is_file():
+        message = f"{path} does not exist: run `unlensed-train calibrate` first"
+        raise FileNotFoundError(message)
+    stated: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    photographs = {"all": stated["photographs"]}
+    photographs |= {name: part["photographs"] for name, part in stated["strata"].items() if part["used"]}
+    return HeldOutPhotographs(load_calibration(results / "calibration.npz"), photographs)
 
 
 def name_tasks(recipe: Recipe) -> str:
@@ -70,6 +88,7 @@ def measure_run(evaluated: EvaluatedRun, generated: Path, comparisons: Compariso
     started = time.monotonic()
     run, recipe, results = evaluated.run, evaluated.recipe, evaluated.results
     fit = json.loads((results / "fit.json").read_text(encoding="utf-8"))
+    held_out = read_held_out(results)
     ablations = {name: read_report(folder) for name, folder in comparisons.runs.items()}
     if recipe.test_crop == "image" and comparisons.photographs is None:
         message = f"the recipe {recipe.name} compares whole pictures: give --photographs, a folder with fit/ and test/"
@@ -88,16 +107,19 @@ def measure_run(evaluated: EvaluatedRun, generated: Path, comparisons: Compariso
         )
         load = partial(FaceScorer, mixture=evaluated.mixture, threads=evaluated.threads)
         scorer = load(evaluated.engines[evaluated.precision])
-        sections, evidence = evaluate_faces(scorer, pictures, console)
+        test = evaluated.load_role("test")
+        origins = test.sources, test.photos
+        served = Evaluation(scorer, recipe.preprocess, held_out, test, origins, faces)
+        sections, evidence = served.evaluate(console)
         if recipe.test_crop == "image" and comparisons.photographs is not None:
             comparison = compare_whole_pictures(
                 scorer, evaluated, (comparisons.photographs, folders), Path(scratch), console
             )
         else:
             comparison = compare_by_protocol(scorer.log_likelihoods, pictures, fit["roles"], recipe)
-        test, held_out = pictures.photographs["test"], pictures.photographs["calibrate"]
+        calibrate = pictures.photographs["calibrate"]
         with Progress("comparing", len(evaluated.engines), "engines", console, summary=True) as progress:
-            engines = compare_engines(evaluated.engines, load, test.crops, held_out.crops, progress.advance)
+            engines = compare_engines(evaluated.engines, load, test.crops, calibrate.crops, progress.advance)
         report: dict[str, Any] = sections | {
             "comparable": describe_comparison(comparison, recipe),
             "features": {
@@ -138,7 +160,9 @@ def describe_run(
         "calibration_faces": len(pictures.photographs["calibrate"].crops),
         "test_faces": len(test.crops),
         "test_photographs": len(np.unique(name_photographs(test.sources, test.photos))),
-        "robustness_faces": ROBUSTNESS_FACES,
+        "test_sources": len(np.unique(test.sources)),
+        "intervals_by": "source" if len(np.unique(test.sources)) >= MIN_SOURCES else "photograph",
+        "equal_format": f"face {EQUAL_PX} px, JPEG {EQUAL_QUALITY}",
         "generated": {
             name: {"pictures": cut.pictures, "faces": len(cut.crops), "dropped": cut.dropped}
             for name, cut in faces.items()

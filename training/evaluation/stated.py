@@ -9,7 +9,8 @@ from scorer.observe.printable import printable
 
 NOTE = (
     "Generated faces in their original format, and photographs of sources on which nothing was trained, fitted, chosen "
-    "or calibrated. Intervals are 95 %; faces of one photograph count as one case."
+    "or calibrated; p-values by stratum, as served. Intervals are 95 %; faces of one source or photograph are not "
+    "independent in them. One format: the face reduced to 150 px and compressed as JPEG 90, for both classes."
 )
 THROUGH_OPENVINO = " Measured with the OpenVINO engine of the same network, with its own mixture and calibration."
 

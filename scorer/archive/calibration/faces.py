@@ -118,7 +118,7 @@ def read_faces(folder: Path, by: str = "source", labels: pa.Table | None = None)
         message = f"{folder}: {len(marks)} of {run.shards} shards are committed: finish the scan first"
         raise UsageError(message)
     if by != PHOTOGRAPH and (by not in RESULTS.names or pa.types.is_list(RESULTS.field(by).type)):
-        message = f"--by {by}: it is not {PHOTOGRAPH} and not a column of the results, such as source or camera"
+        message = f"--by {by}: name source, {PHOTOGRAPH}, quality, or a column of the results, such as camera"
         raise UsageError(message)
     identity = "coalesce(sha256, content_id)"
     group = identity if by == PHOTOGRAPH else f"coalesce(nullif(CAST({by} AS VARCHAR), ''), {identity})"

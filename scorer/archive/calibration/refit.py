@@ -205,16 +205,18 @@ def split_faces(faces: RunFaces, by: str) -> NDArray[np.bool_]:
         raise UsageError(message)
     fits = np.isin(groups, split_sources(groups, 2)[0])
     for half, use in ((fits, "the fit of the mixture"), (~fits, "the calibration")):
-        _require_photographs(faces.select(half), use, f" after the split by {by}")
+        _require_photographs(
+            faces.select(half), use, f" after the split by {by}", ", or keep the mixture with --calibration-only"
+        )
     return fits
 
 
-def _require_photographs(faces: RunFaces, use: str, which: str = "") -> None:
+def _require_photographs(faces: RunFaces, use: str, which: str = "", otherwise: str = "") -> None:
     found, least, default = faces.count("photograph"), photographs_needed(LEAST_RATE), photographs_needed(DEFAULT_RATE)
     if found < least:
         message = (
             f"{use} has {found} photographs{which}: at least {least} are needed, which support a false-alarm rate of "
-            f"{100 * LEAST_RATE:g} %, and {default} for {100 * DEFAULT_RATE:g} %; scan more photographs"
+            f"{100 * LEAST_RATE:g} %, and {default} for {100 * DEFAULT_RATE:g} %; scan more photographs{otherwise}"
         )
         raise UsageError(message)
 

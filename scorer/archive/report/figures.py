@@ -39,7 +39,7 @@ class FigureColumn(ReportModel):
         faces, scored_faces: all faces, and those with a likelihood: a face that is too small has none.
         decisions: all faces, by decision.
         flagged: share of the scored faces; faces of one image count as one case.
-        by_source, by_camera: the same share for each group with enough faces; the others are combined.
+        by_source, by_camera, by_stratum: the same share for each group with enough faces; the others are combined.
     """
 
     images: int
@@ -52,6 +52,7 @@ class FigureColumn(ReportModel):
     flagged: Share
     by_source: tuple[Group, ...]
     by_camera: tuple[Group, ...]
+    by_stratum: tuple[Group, ...]
     least_likely: tuple[Face, ...]
 
 

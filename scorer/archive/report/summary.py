@@ -26,7 +26,7 @@ FACES_SHOWN = 24
 _COPIES_READ = 8
 _NATS_LIMIT = 1_000_000
 
-# An image with n faces has n rows, so rows // n counts images without a set of their names.
+# An image with n faces has n rows, so rows // n counts images without a set of their names. Strata part its faces.
 _COUNTS = """
 SELECT coalesce(len(resampled), 0) > 0 AS apart, status, decision, face_decision, face_count,
   count(*) AS lines, count(face_id) AS faces, count(log_likelihood) AS scored
@@ -34,12 +34,13 @@ FROM results GROUP BY ALL"""
 _GROUPS = """
 WITH counted AS (
   SELECT coalesce(len(resampled), 0) > 0 AS apart, face_count,
-    CASE WHEN $1 = 'source' THEN coalesce(source, '') ELSE coalesce(camera, '') END AS name,
+    coalesce(CASE $1 WHEN 'source' THEN source WHEN 'camera' THEN camera ELSE stratum END, '') AS name,
     count(*) AS lines, count(log_likelihood) AS faces,
-    count(*) FILTER (face_decision = 'flag' AND log_likelihood IS NOT NULL) AS hits
+    count(*) FILTER (face_decision = 'flag' AND log_likelihood IS NOT NULL) AS hits,
+    count(DISTINCT CASE WHEN $1 = 'stratum' THEN shard::BIGINT * 4294967296 + position END) AS parted
   FROM results WHERE status = 'scored' GROUP BY ALL
 ), summed AS (
-  SELECT apart, name, sum(lines // greatest(face_count, 1)) AS images,
+  SELECT apart, name, sum(CASE WHEN $1 = 'stratum' THEN parted ELSE lines // greatest(face_count, 1) END) AS images,
     sum(faces) AS faces, sum(hits) AS hits FROM counted GROUP BY ALL
 ), ranked AS (
   SELECT *, row_number() OVER (PARTITION BY apart ORDER BY faces DESC, name) AS row_rank FROM summed
@@ -76,7 +77,9 @@ def summarise(folder: Path) -> Summary:
 
 def _summarise(tables: Tables, run: RunFile, marks: Sequence[CommitMark], left_out: Counter[str]) -> Summary:
     counts = tables.fetch(_COUNTS)
-    groups = {kind: tables.fetch(_GROUPS, [kind, MAX_GROUPS, MIN_GROUP_FACES]) for kind in ("source", "camera")}
+    groups = {
+        kind: tables.fetch(_GROUPS, [kind, MAX_GROUPS, MIN_GROUP_FACES]) for kind in ("source", "camera", "stratum")
+    }
     reasons = tables.fetch("SELECT reason, count(*) AS images FROM errors GROUP BY ALL ORDER BY images DESC, reason")
     main, apart = (_fill_column(tables, counts, groups, apart=apart) for apart in (False, True))
     failed = sum(row["images"] for row in reasons)
@@ -139,6 +142,7 @@ def _fill_column(
         flagged=find_share(hits, scored, sum(n for (status, _), n in images.items() if status == Status.SCORED)),
         by_source=read_groups(row for row in groups["source"] if row["apart"] is apart),
         by_camera=read_groups(row for row in groups["camera"] if row["apart"] is apart),
+        by_stratum=read_groups(row for row in groups["stratum"] if row["apart"] is apart),
         least_likely=_find_least_likely(tables, apart=apart),
     )
 

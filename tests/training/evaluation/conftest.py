@@ -13,9 +13,14 @@ import skimage
 from PIL import Image
 from rich.console import Console
 
+from scorer.bundle.calibration import write_calibration
+from scorer.decide import Calibration
+from scorer.fitting.calibrate import describe_calibration
 from scorer.mixture import GaussianMixture
+from scorer.strata import Stratum
 from training.data.shards import FaceSet
 from training.evaluation.evaluate import SweptMixture
+from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.inputs import Comparisons, EvaluatedRun
 from training.evaluation.measures import Rate
 from training.evaluation.run import measure_run
@@ -41,7 +46,7 @@ def make_faces(count: int, first_seed: int) -> FaceSet:
     numbers = np.arange(count)
     return FaceSet(
         crops=crops,
-        wide=crops,
+        wide=np.stack([np.asarray(Image.fromarray(crop).resize((320, 320))) for crop in crops]),
         landmarks=np.zeros((count, 68, 2), np.float32),
         tags=np.ones((count, 4)),
         photos=(numbers // 2).astype(str),
@@ -74,10 +79,19 @@ def evaluated(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluated
     (run / "fit.json").write_text(
         json.dumps({"shape": "full K=1", "roles": ["fit"], "faces": 24, "selection": SELECTION})
     )
-    roles = {"fit": make_faces(24, 0), "calibrate": make_faces(24, 100), "test": make_faces(16, 200)}
+    roles = {"fit": make_faces(24, 0), "calibrate": make_faces(24, 100), "test": make_faces(20, 200)}
     engine = bundle / "face_extractor" / "1" / "model.xml"
     with np.load(bundle / "mixture.npz") as arrays:
         mixture = GaussianMixture(**{name: arrays[name] for name in arrays.files})
+    held_out = roles["calibrate"]
+    values = FaceScorer(engine, mixture, 1).log_likelihoods(held_out.crops)
+    write_calibration(
+        run / "calibration.npz", Calibration(np.sort(values), {Stratum.HIGH_QUALITY: np.sort(values) + 5})
+    )
+    stratum = {"high_quality": {"faces": 24, "photographs": 12, "used": True, "thresholds": {}}}
+    (run / "calibration.json").write_text(
+        json.dumps(describe_calibration(values, held_out.photos) | {"strata": stratum})
+    )
     rule = MixtureRule((MixtureShape("diag", 1),), role_sets=(("fit",),))
     size = mixture.means.shape[1]
     recipe = replace(RECIPES["starter"](), threshold_on="train", mixture=rule, head=None, feature_size=size)

@@ -121,7 +121,8 @@ def test_a_bundle_states_its_run_s_figures(export_run: Export, report: dict[str,
     assert explain_pass(written.manifest.evaluation, 0.05) in text
     assert report["verdict"]["summary"] in text
     assert f"| plain | 4 | {card.describe_auc(report['operating_points']['raw']['auc']['plain'])} |" in text
-    assert "| 1% | - | 16 |" in text
+    assert "| 1% | - | - | 20 |" in text
+    assert "| JPEG 90 | " in text
     head = "| target rate | threshold (nats) | 95 % interval of the true rate |\n|---|---|---|\n"
     rows = card.describe_thresholds(describe_calibration(np.arange(103.0), np.arange(103).astype(str)))
     assert f"of 103 photographs of the role calibrate:\n\n{head}{rows}" in text

@@ -14,9 +14,19 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from scorer.decide import p_values
+from ingest.spec import PreprocessSpec
+from scorer.bundle.calibration import load_calibration
+from scorer.decide import Calibration, p_values
 from scorer.meaning import explain_pass
-from training.evaluation.evaluate import EvaluationFaces, compare_by_protocol, compare_features, evaluate_faces
+from scorer.strata import Stratum
+from training.evaluation.evaluate import (
+    Evaluation,
+    EvaluationFaces,
+    HeldOutPhotographs,
+    compare_by_protocol,
+    compare_features,
+    find_strata,
+)
 from training.evaluation.face_scorer import FaceScorer
 from training.evaluation.generated import list_generators
 from training.evaluation.inputs import Comparisons, EvaluatedRun, compare_whole_pictures
@@ -175,7 +185,7 @@ def test_same_figures_make_the_same_svg(report: dict[str, Any], evaluated: Evalu
 
 def test_published_figures_are_marked_and_unknown_ones_are_dashes(report: dict[str, Any]) -> None:
     """Table I cites the paper's averages in rows of their own."""
-    table = list_tables(report)[0]
+    table = list_tables(report)[1]
     rows = {row[0]: row[1:] for row in table.rows}
     assert rows["published: the paper's method, K=8"] == ("-", "86.63", "93.01", "93.43")
     assert rows["published: its follow-up BLADES, one-class"] == ("-", "88.01", "-", "95.05")
@@ -263,7 +273,7 @@ def test_whole_pictures_are_compared_with_a_mixture_of_their_own(
     folders = tmp_path, list_generators(pictures)
     comparison = compare_whole_pictures(scorer, evaluated, folders, tmp_path, Console(file=io.StringIO()))
     assert comparison.generators[ODD_NAME].auc == 0.5  # the same pictures in both classes
-    crops = np.load(tmp_path / "image-plain.npy")[:5]
+    crops = np.load(tmp_path / "image-plain-224.npy")[:5]
     assert crops[:, 0, 0].std() > 0  # corners, far from any face
     assert comparison.generators["plain"].count == 4  # of five pictures, limited by the number of photographs
 
@@ -283,9 +293,39 @@ def test_a_log_likelihood_that_is_not_finite_is_an_error(evaluated: EvaluatedRun
     """NaN would make every figure wrong."""
     scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
     scorer.score_features = lambda features: np.full(len(features), np.nan)  # type: ignore[method-assign]  # as after an overflow
-    pictures = EvaluationFaces({role: evaluated.load_role(role) for role in ("calibrate", "test")}, {})
+    test = evaluated.load_role("test")
+    held_out = HeldOutPhotographs(Calibration(np.zeros(1)), {"all": 1})
+    evaluation = Evaluation(scorer, PreprocessSpec(), held_out, test, (test.sources, test.photos), {})
     with pytest.raises(ValueError, match="no finite log-likelihood"):
-        evaluate_faces(scorer, pictures, Console(file=io.StringIO()))
+        evaluation.evaluate(Console(file=io.StringIO()))
+
+
+def test_figures_are_the_p_values_that_the_bundle_serves(report: dict[str, Any], evaluated: EvaluatedRun) -> None:
+    """Faces of a stratum are compared with its photographs: here those are 5 nats more likely than all together."""
+    test, scorer = evaluated.load_role("test"), FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
+    calibration = load_calibration(evaluated.results / "calibration.npz")
+    assert find_strata(test) == [Stratum.HIGH_QUALITY] * 20
+    values = scorer.log_likelihoods(test.crops)
+    flagged = [float((p_values(values, part) <= 0.05).mean()) for part in (calibration.pooled, calibration.pooled + 5)]
+    assert report["operating_points"]["flagged"]["0.05"]["photographs"]["value"] == flagged[1]
+    assert report["robustness"][0]["false_alarms"]["0.05"]["value"] == flagged[1]
+
+
+def test_processed_copies_stand_in_report_and_page(report: dict[str, Any], page: PageReader) -> None:
+    """Each kind of copy has its mean and lowest AUC, shares and control; the equalised figures are those of JPEG 90."""
+    rows = {row["name"]: row for row in report["robustness"]}
+    assert list(rows)[:6] == ["as stored", "JPEG 90", "JPEG 75", "JPEG 50", "half size", "screenshot"]
+    equalised = report["operating_points"]["format_equalised"]
+    assert rows["JPEG 90"]["mean_auc"] == equalised["mean_auc"]
+    assert rows["JPEG 90"]["mean_auc"]["value"] == pytest.approx(
+        np.mean([r["value"] for r in equalised["auc"].values()])
+    )
+    assert rows["JPEG 90"]["lowest"]["auc"] == min(rows["JPEG 90"]["auc"].values())
+    assert rows["JPEG 90"]["control"]["sources"] == 2
+    assert (rows["half size"]["left_out"], rows["half size"]["mean_auc"]) == (8, None)  # generated faces of 100 px
+    assert "Processed copies, p-values" not in page.text  # the heading says it
+    assert "JPEG 60, then 90" in page.text
+    assert "1 % is resolvable from 368 photographs; the calibration has 12" in page.text
 
 
 def test_errors_say_what_to_do(evaluated: EvaluatedRun, pictures: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
-from training.evaluation.measures import auc, bootstrap_auc, equal_error_rate, roc_curve, wilson
+from training.evaluation.measures import auc, bootstrap_aucs, count_share, equal_error_rate, roc_curve
 
 NATS = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=30)
 
@@ -57,8 +57,8 @@ def test_bootstrap_widens_when_faces_share_photographs() -> None:
     shuffled = rng.permutation(120)
     values, groups = np.repeat(rng.normal(size=12), 10)[shuffled], np.repeat(np.arange(12).astype(str), 10)[shuffled]
     others = rng.normal(-1, 1, 200)
-    together = bootstrap_auc(values, groups, others)
-    apart = bootstrap_auc(values, np.arange(120).astype(str), others)
+    together = bootstrap_aucs(values, groups, {"g": others})[1]
+    apart = bootstrap_aucs(values, np.arange(120).astype(str), {"g": others})[1]
     assert together.low < together.value < together.high
     assert together.high - together.low > 1.5 * (apart.high - apart.low)
 
@@ -68,15 +68,29 @@ def test_bootstrap_covers_the_truth() -> None:
     rng = np.random.default_rng(3)
     truth, misses = 0.7602, 0  # normal distributions one standard deviation apart: Phi(1 / sqrt 2)
     for seed in range(60):
-        rate = bootstrap_auc(rng.normal(size=80), np.arange(80).astype(str), rng.normal(-1, 1, 80), seed)
+        real, others = rng.normal(size=80), {"g": rng.normal(-1, 1, 80)}
+        _, rate = bootstrap_aucs(real, np.arange(80).astype(str), others, seed)
         misses += not rate.low <= truth <= rate.high
     assert misses <= 8
 
 
-def test_wilson_interval_depends_on_the_number_of_cases() -> None:
-    """The interval has its published values; fewer independent cases widen it; zero hits have an upper end above 0."""
-    rate = wilson(1, 10)
-    assert (rate.low, rate.high) == pytest.approx((0.0179, 0.4042), abs=1e-4)
-    assert wilson(10, 100, 10).high == pytest.approx(rate.high)
-    assert wilson(10, 100, 10).count == 100
-    assert 0 == wilson(0, 50).low < wilson(0, 50).high < 0.1
+def test_mean_auc_is_that_of_the_generators_with_one_draw_of_photographs() -> None:
+    """Two equal generators have the mean of one; each draw of photographs serves both, so errors do not cancel out."""
+    rng = np.random.default_rng(5)
+    values, near, far = rng.normal(size=60), rng.normal(-1, 1, 900), rng.normal(-3, 1, 900)
+    clusters = np.arange(60).astype(str)
+    rates, mean = bootstrap_aucs(values, clusters, {"near": near, "far": far})
+    assert mean.value == pytest.approx((rates["near"].value + rates["far"].value) / 2)
+    assert rates["near"].value == auc(values, near)
+    _, twice = bootstrap_aucs(values, clusters, {"a": near, "b": near})
+    assert twice.high - twice.low > 0.85 * (rates["near"].high - rates["near"].low)
+
+
+def test_shares_have_clopper_and_pearson_s_interval() -> None:
+    """One hit in ten has the published interval; the hits of one cluster are one case."""
+    hits = np.arange(10) == 0
+    rate = count_share(hits)
+    assert (rate.value, rate.count) == (0.1, 10)
+    assert (rate.low, rate.high) == pytest.approx((0.0025, 0.4450), abs=1e-4)
+    together = count_share(np.repeat(hits, 10), np.repeat(np.arange(10).astype(str), 10))
+    assert together.high > rate.high > count_share(np.repeat(hits, 10)).high

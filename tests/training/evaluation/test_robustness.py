@@ -1,108 +1,82 @@
-"""Alterations of crops, and the metrics under them."""
+"""Processed copies of faces, and their sizes and strata."""
+
+import io
 
 import numpy as np
 import pytest
 import skimage
 from PIL import Image
 
-from training.data.shards import Images
-from training.evaluation.measures import LogLikelihoods
-from training.evaluation.robustness import Condition, draw_rows, equalise_format, evaluate_condition, list_conditions
-from training.export.features import Alteration, Crop
+from ingest.image_metadata import read_image_metadata
+from ingest.probe import probe_image
+from ingest.spec import PreprocessSpec
+from scorer.strata import Stratum
+from training.evaluation.robustness import EQUALISED, Condition, list_conditions
+from training.export.features import Crop
 
-CONDITIONS = {f"{condition.family} {condition.setting}": condition for condition in list_conditions()}
-
-
-@pytest.fixture(scope="module", name="crop")
-def fixture_crop() -> Crop:
-    """The public-domain astronaut's face, 224 px."""
-    return np.asarray(Image.fromarray(skimage.data.astronaut()).crop((150, 40, 300, 220)).resize((224, 224)))
+CONDITIONS = {condition.name: condition for condition in list_conditions()}
+SPEC = PreprocessSpec()
+SIDES = np.array([300.0, 200.0, 100.0, 70.0])
 
 
-def sharpness(crop: Crop) -> float:
-    """Return the mean absolute difference of neighbouring pixels."""
-    return float(np.abs(np.diff(crop.astype(int), axis=1)).mean())
+@pytest.fixture(scope="module", name="wide")
+def fixture_wide() -> Crop:
+    """The public-domain astronaut's face, 320 px."""
+    return np.asarray(Image.fromarray(skimage.data.astronaut()).crop((150, 40, 300, 190)).resize((320, 320)))
+
+
+def power_beyond(crop: Crop, cycles: int) -> float:
+    """Return the power of a crop beyond some cycles a crop, per pixel, without its mean."""
+    spectrum = np.abs(np.fft.rfft2(crop.mean(axis=2) - crop.mean())) ** 2
+    radius = np.hypot(np.fft.fftfreq(224)[:, None], np.fft.rfftfreq(224)) * 224
+    return float(spectrum[radius > cycles].sum() / 224**4)
 
 
 @pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
-def test_alterations_keep_shape_and_repeat(crop: Crop, condition: Condition) -> None:
-    """An alteration returns a new crop of the same shape, the same on every call, and does not modify its input."""
-    before = crop.copy()
-    altered = condition.alter(crop, 3)
-    assert altered.shape == crop.shape
-    assert altered.dtype == np.uint8
-    np.testing.assert_array_equal(altered, condition.alter(crop, 3))
-    np.testing.assert_array_equal(crop, before)
-    difference = np.abs(altered.astype(int) - crop).mean()
-    assert difference == 0 if condition.family == "untouched" else 0 < difference < 12
+def test_copies_are_crops_as_served_and_repeat(wide: Crop, condition: Condition) -> None:
+    """A copy has the served size, is the same on every call, and is like its original, which it does not modify."""
+    before, alter = wide.copy(), condition.make_alteration(SIDES, SPEC)
+    copy = alter(wide, 1)
+    assert (copy.shape, copy.dtype) == ((224, 224, 3), np.uint8)
+    np.testing.assert_array_equal(copy, alter(wide, 1))
+    np.testing.assert_array_equal(wide, before)
+    served = np.asarray(Image.fromarray(wide).resize((224, 224), Image.Resampling.BILINEAR))
+    assert 0 < np.abs(copy.astype(int) - served).mean() < 12
 
 
-@pytest.mark.parametrize("family", ["JPEG", "WebP", "blur", "noise", "thumbnail"])
-def test_stronger_settings_change_more(crop: Crop, family: str) -> None:
-    """Within a family, the conditions are listed from weak to strong."""
-    changes = [
-        np.abs(condition.alter(crop, 0).astype(int) - crop).mean()
-        for condition in CONDITIONS.values()
-        if condition.family == family
-    ]
-    assert changes == sorted(changes)
-    assert len(set(changes)) == len(changes)
-
-
-def test_kernels_differ(crop: Crop) -> None:
-    """Each kernel gives another picture; the picture of nearest is the sharpest."""
-    resized = [c.alter(crop, 0) for c in CONDITIONS.values() if c.family == "resize"]
-    assert len({image.tobytes() for image in resized}) == len(resized) == 4
-    nearest, *smooth = map(sharpness, resized)
-    assert nearest > max(smooth)
-
-
-def test_noise_differs_between_faces(crop: Crop) -> None:
-    """Different faces have different noise."""
-    noise = CONDITIONS["noise 5 grey levels"]
-    assert not np.array_equal(noise.alter(crop, 0), noise.alter(crop, 1))
-
-
-def test_double_compression_is_not_single_compression(crop: Crop) -> None:
-    """The second block grid is shifted, and the resulting picture is not."""
-    twice, once = (
-        CONDITIONS[name].alter(crop, 0).astype(int) for name in ("double JPEG 90 then 60", "JPEG quality 60")
+def test_copies_differ_by_condition(wide: Crop) -> None:
+    """Each condition gives another picture."""
+    assert len({each.make_alteration(SIDES, SPEC)(wide, 0).tobytes() for each in CONDITIONS.values()}) == len(
+        CONDITIONS
     )
-    assert np.abs(twice - once).mean() > 0.5
-    assert np.abs(twice - crop).mean() < 1.5 * np.abs(once - crop).mean()
 
 
-def test_equalised_crops_lose_detail_beyond_112_pixels() -> None:
-    """A one-pixel chequerboard becomes grey; a crop of one colour does not change."""
-    board = np.repeat((np.indices((224, 224)).sum(axis=0) % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
-    assert equalise_format(board, 0)[8:-8, 8:-8].std() < 5
-    assert np.abs(equalise_format(np.full_like(board, 90), 0).astype(int) - 90).max() <= 2
+def test_one_format_makes_large_faces_alike(wide: Crop) -> None:
+    """A face of 300 px and one of 200 px become one of 150 px; a smaller face is not enlarged and keeps less detail."""
+    alter = CONDITIONS[EQUALISED].make_alteration(SIDES, SPEC)
+    noise = np.random.default_rng(0).integers(0, 256, wide.shape).astype(np.uint8)
+    detail = [power_beyond(alter(noise, row), 70) for row in range(3)]
+    assert detail[0] == pytest.approx(detail[1], rel=0.1)
+    assert detail[2] < 0.5 * detail[1]
+    np.testing.assert_array_equal(CONDITIONS[EQUALISED].measure_faces(SIDES), [150, 150, 100, 70])
 
 
-def test_false_alarms_compare_altered_photographs_with_the_untouched_calibration() -> None:
-    """A reduction of all values by 30 keeps the AUC and moves every photograph below the calibration."""
-    rng = np.random.default_rng(0)
-    real, generated = (rng.integers(low, low + 20, (40, 1, 1, 1)).astype(np.uint8) for low in (120, 90))
-
-    def score(crops: Images, alter: Alteration) -> LogLikelihoods:
-        return np.array([alter(crop, row).mean() for row, crop in enumerate(crops[:])])
-
-    def darken(crop: Crop, _: int) -> Crop:
-        return crop - 30
-
-    calibration = np.arange(115.0, 145.0)
-    groups = np.arange(40).astype(str)
-    kept = evaluate_condition(CONDITIONS["untouched "], score, (real, groups), {"g": generated}, calibration)
-    dark = evaluate_condition(Condition("dark", "30", darken), score, (real, groups), {"g": generated}, calibration)
-    assert kept.auc == dark.auc == {"g": 1.0}
-    assert kept.false_alarms is not None
-    assert dark.false_alarms is not None
-    assert (kept.false_alarms.value, dark.false_alarms.value) == (0, 1)
+def test_copies_have_the_strata_of_their_files(wide: Crop) -> None:
+    """Strata follow from the size of the copy and the quality that the scorer reads in such a file."""
+    strata = {name: condition.find_strata(SIDES) for name, condition in CONDITIONS.items()}
+    assert strata[EQUALISED] == [Stratum.HIGH_QUALITY] * 2 + [Stratum.SMALL_HIGH_QUALITY] * 2
+    assert strata["JPEG 75"][0] is strata["JPEG 50"][0] is Stratum.LOW_QUALITY
+    assert strata["half size"] == [Stratum.SMALL_HIGH_QUALITY] * 4
+    assert strata["screenshot"] == [Stratum.SMALL_NO_QUALITY] * 4  # 112.5 px
+    for quality in (90, 75, 50):
+        file = io.BytesIO()
+        Image.fromarray(wide).save(file, "JPEG", quality=quality)
+        data = file.getvalue()
+        assert read_image_metadata(data, probe_image(data)).jpeg_quality == quality
 
 
-def test_rows_are_drawn_once_each() -> None:
-    """At most 500 rows are drawn, each once, ascending; of fewer rows all are drawn."""
-    rows = draw_rows(2000)
-    assert len(set(rows.tolist())) == 500
-    assert (np.diff(rows) > 0).all()
-    np.testing.assert_array_equal(draw_rows(7), np.arange(7))
+def test_faces_that_become_too_small_are_left_out() -> None:
+    """At half size a face of 100 px has 50 px, which no default policy scores; nothing else reduces it as far."""
+    assert CONDITIONS["half size"].find_scored(SIDES).tolist() == [True, True, False, False]
+    assert CONDITIONS["screenshot"].find_scored(SIDES).tolist() == [True, True, True, False]
+    assert CONDITIONS["JPEG 50"].find_scored(SIDES).all()

@@ -105,6 +105,20 @@ def test_further_sources_are_combined(tmp_path: Path) -> None:
     assert (groups[-1].folded, groups[-1].flagged.of) == (5, 5 * MIN_GROUP_FACES)
 
 
+def test_strata_have_their_faces_and_images(tmp_path: Path) -> None:
+    """A face counts in its stratum, and the interval counts the images that have such a face, once each."""
+    sizes = [("large", 30), ("small_low_quality", 25), ("no_quality", 3)]
+    images = [
+        WrittenImage(f"{name}-{n}", (0.001 if n < 5 else 0.5, 0.5), facts={"stratum": name})
+        for name, count in sizes
+        for n in range(count)
+    ]
+    groups = {group.name: group for group in summarise(write_run(tmp_path, [images])).main.by_stratum}
+    assert {name: group.flagged.of for name, group in groups.items()} == {"large": 60, "small_low_quality": 50, "": 6}
+    large = groups["large"].flagged
+    assert (large.count, large) == (5, find_share(5, 60, 30))
+
+
 def test_a_folder_name_is_not_a_pattern(tmp_path: Path) -> None:
     """Brackets, stars and quotes in the run's path are read neither as a glob nor as SQL."""
     run = write_run(tmp_path / "a[1]*'; --", [[WrittenImage("a", (0.5,))]])
