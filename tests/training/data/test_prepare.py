@@ -361,7 +361,7 @@ def test_minimums_are_printed_before_and_after_the_work(portrait: bytes, weights
     assert sources["club"] == {"role": "test", "faces": 0, "dropped": {"photo_without_large_face": 1}}
     assert "left out: 2 photographs of sources without a role: 'bob' (2)" in result.output
     assert "camera tags: 0 of 1 photographs of the role train that were read have all four" in listed
-    assert ("train", "32", "faces", "1", "too", "few") in {
+    assert ("train", "24", "faces", "1", "too", "few") in {
         (*cells[:3], *cells[-3:]) for cells in map(str.split, found.splitlines())
     }
     repeated = CliRunner().invoke(app, ["prepare", str(tmp_path / "run"), *options[:2], "--landmarks", str(weights)])
