@@ -14,6 +14,7 @@ FOLDERS = (
     "scorer/archive/source",
     "scorer/archive/report",
     "training",
+    "training/data",
     "model_repository",
     "tests",
 )
