@@ -305,14 +305,14 @@ def face_only() -> Recipe:
 
 
 def starter() -> Recipe:
-    """Return the recipe of the starter bundle, which trains in an hour on two cores.
+    """Return the recipe of the starter bundle, which trains in about an hour on two cores.
 
     The first blocks keep their ImageNet weights. Faces are augmented beyond the paper: half of them are mirrored in
     both tasks, and those of the manipulation task are rotated, zoomed and shifted. Half of the manipulated faces are
     copies by tiny networks trained on the same photographs, a fifth manipulation. The faces of the manipulation task
     and half of the ranked ones are reduced and compressed at random, so that the features are also of faces as sites
     store them. Two heads that only training uses tell cameras and kinds of manipulation apart, and sources with many
-    faces are drawn less often. The mixture is fitted on 32 principal components, of a few thousand faces and their
+    faces are drawn less often. The mixture is fitted on 16 principal components, of a few thousand faces and their
     copies: with all features, a full covariance rejected most photographs of other sources.
     """
     return Recipe(
@@ -345,7 +345,7 @@ def starter() -> Recipe:
             processed_ranking=0.5,
         ),
         balance_sources=True,
-        head=PcaHead(components=32),
+        head=PcaHead(components=16),
         mixture=MixtureRule(
             shapes=tuple(MixtureShape("full", components, 0.1) for components in (1, 2, 3, 4)), copies=True
         ),
