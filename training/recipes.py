@@ -324,7 +324,7 @@ def starter() -> Recipe:
         frozen_statistics=True,
         centred_heads=True,
         batch_size=24,
-        epochs=10,
+        epochs=16,
         bf16=True,
         optimiser=OptimiserRule(
             decay="decoupled",
