@@ -1,0 +1,20 @@
+"""The published detectors by name. Modules are imported when a detector is used: some need large packages."""
+
+from importlib import import_module
+
+from training.evaluation.detectors.base import Design
+
+DETECTORS = ("univfd", "gramnet", "frdm", "recce", "lgrad", "dire", "npr", "community_forensics")
+
+
+def find_design(name: str) -> Design:
+    """Return the design `name`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in DETECTORS:
+        message = f"there is no detector {name!r}; use one of {', '.join(DETECTORS)}"
+        raise ValueError(message)
+    design: Design = import_module(f"training.evaluation.detectors.{name}").DESIGN
+    return design
