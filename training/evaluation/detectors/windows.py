@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Self, overload
 
@@ -127,9 +127,13 @@ class Windows:
 
     def select(self, rows: NDArray[np.generic]) -> Self:
         """Return the windows of `rows` (indices or a mask); `examined` and `dropped` remain those of the folder."""
-        columns = (self.names, self.sources, self.short_sides, self.jpeg_qualities)
-        return type(self)(
-            self.pictures.select(rows), *(column[rows] for column in columns), self.examined, self.dropped
+        return replace(
+            self,
+            pictures=self.pictures.select(rows),
+            names=self.names[rows],
+            sources=self.sources[rows],
+            short_sides=self.short_sides[rows],
+            jpeg_qualities=self.jpeg_qualities[rows],
         )
 
 
