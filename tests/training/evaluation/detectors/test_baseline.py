@@ -121,7 +121,7 @@ def test_a_killed_training_resumes_without_difference(reference: Path, filters: 
 def test_a_validation_that_is_not_saved_is_made_again(
     reference: Path, filters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash between the log line and the checkpoint loses steps; they are repeated, and no line is twice in the log."""
+    """A crash between log line and checkpoint loses steps; they are repeated, and no line is in the log twice."""
     save, saved = BaselineTraining.save, []
 
     def fail(training: BaselineTraining) -> None:

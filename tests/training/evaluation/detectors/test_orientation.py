@@ -25,7 +25,7 @@ TINY = "tiny"
 
 def write_tower(folder: Path) -> dict[str, Path]:
     """Write a CLIP tower of one narrow layer, in open_clip's layout."""
-    from open_clip.transformer import QuickGELU, VisionTransformer
+    from open_clip.transformer import QuickGELU, VisionTransformer  # noqa: PLC0415 - the quick case needs no large package
 
     tower = VisionTransformer(224, 32, 64, 1, 1, 4, output_dim=768, act_layer=QuickGELU)
     save_file({f"visual.{name}": value for name, value in tower.state_dict().items()}, folder / "clip.safetensors")
@@ -34,7 +34,7 @@ def write_tower(folder: Path) -> dict[str, Path]:
 
 def write_classifier(folder: Path) -> dict[str, Path]:
     """Write a ResNet-50 in torchvision's layout."""
-    from torchvision.models import resnet50
+    from torchvision.models import resnet50  # noqa: PLC0415 - the quick case needs no large package
 
     save_file(resnet50(weights=None).state_dict(), folder / "given.safetensors")
     return {"given": folder / "given.safetensors"}
@@ -42,7 +42,7 @@ def write_classifier(folder: Path) -> dict[str, Path]:
 
 def write_unet(folder: Path) -> dict[str, Path]:
     """Write a diffusion network of one narrow level, in diffusers' layout."""
-    from diffusers import UNet2DModel
+    from diffusers import UNet2DModel  # noqa: PLC0415 - the quick case needs no large package
 
     UNet2DModel(
         sample_size=256,
