@@ -18,7 +18,7 @@ from training.evaluation.detectors.catalogue import DETECTORS, find_design
 from training.evaluation.detectors.train_baseline import BaselineOptions, train_baseline
 from training.evaluation.measures import auc
 
-STEPS, BATCH = 20, 6
+STEPS, BATCH = 12, 4
 RATE = 1e-3  # publications train for thousands of steps, many with lower rates
 TINY = "tiny"
 
@@ -79,9 +79,9 @@ def test_generated_pictures_get_the_higher_scores(name: str, tmp_path: Path) -> 
     files = FILES[name](tmp_path) if name in FILES else {}
     design = find(name)
     options = BaselineOptions(steps=STEPS, batch_size=BATCH, files=files, console=Console(quiet=True))
-    facts = train_baseline(design, draw_pictures(24, 6), tmp_path, options)
+    facts = train_baseline(design, draw_pictures(16, 2), tmp_path, options)
     assert facts["parameters"] == design.parameters or name in FILES  # small files make small networks
-    detector, others = open_baseline(design, tmp_path), draw_pictures(8, 0, seed=1)
+    detector, others = open_baseline(design, tmp_path), draw_pictures(6, 0, seed=1)
     assert detector.higher_is_generated
     real, generated = (detector.score_batch(each).astype(np.float64) for each in (others.real, others.generated))
     assert auc(-real, -generated) > 0.9

@@ -28,8 +28,8 @@ SIDE, CROP, STEPS, BATCH = 256, 64, 12, 5
 
 
 def draw_real(rng: np.random.Generator) -> Picture:
-    """Return a picture [256, 256, 3] of a sensor: fine noise under a colour mosaic that was interpolated."""
-    colours = draw_colours(rng) + rng.normal(0, 25, (SIDE, SIDE, 3))
+    """Return a bright picture [256, 256, 3] of a sensor: fine noise under a colour mosaic that was interpolated."""
+    colours = draw_colours(rng, 130, 210) + rng.normal(0, 25, (SIDE, SIDE, 3))
     mosaic = np.empty((SIDE, SIDE))
     for row, column, channel in ((0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 2)):
         mosaic[row::2, column::2] = colours[row::2, column::2, channel]
@@ -37,15 +37,15 @@ def draw_real(rng: np.random.Generator) -> Picture:
 
 
 def draw_generated(rng: np.random.Generator) -> Picture:
-    """Return a picture [256, 256, 3] whose noise was enlarged eight times, as a decoder without care does."""
+    """Return a dark picture [256, 256, 3] whose noise was enlarged eight times, as a decoder without care does."""
     coarse = rng.normal(0, 25, (SIDE // 8, SIDE // 8, 3)).repeat(8, 0).repeat(8, 1)
-    return np.clip(draw_colours(rng) + coarse, 0, 255).astype(np.uint8)
+    return np.clip(draw_colours(rng, 45, 125) + coarse, 0, 255).astype(np.uint8)
 
 
-def draw_colours(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return smooth colours, which both classes share."""
-    small = rng.uniform(60, 195, (4, 4, 3)).astype(np.float32)
-    return cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC).astype(np.float64)
+def draw_colours(rng: np.random.Generator, low: float, high: float) -> NDArray[np.float64]:
+    """Return smooth colours between two values."""
+    small = rng.uniform(low, high, (4, 4, 3)).astype(np.float32)
+    return cv2.resize(small, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR).astype(np.float64)
 
 
 def draw_pictures(train: int, held_out: int, seed: int = 0) -> TrainingPictures:
@@ -76,7 +76,7 @@ class TinyNetwork(DetectorNetwork):
         self.passes += self.training
         if self.die_after is not None and self.passes > self.die_after:
             os.kill(os.getpid(), signal.SIGKILL)
-        pooled = self.norm(self.filters(inputs)).abs().mean((2, 3))
+        pooled = self.norm(self.filters(inputs)).mean((2, 3))
         logits: Tensor = self.linear(self.dropout(pooled))
         return logits.squeeze(1)
 
