@@ -36,7 +36,7 @@ CROPPED_AREA, CROPPED_ASPECT = (0.9, 1.0), (3 / 4, 4 / 3)
 ERASED_AREA, ERASED_ASPECT = (0.02, 0.06), (0.3, 3.3)
 PADDED = 0.05
 LEVELS = 256
-KERNELS = tuple(InterpolationMode[kernel.name] for kernel in Image.Resampling)
+KERNELS = tuple(map(InterpolationMode, ("nearest", "bilinear", "bicubic", "lanczos", "hamming", "box")))
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 

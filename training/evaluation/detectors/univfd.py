@@ -5,7 +5,7 @@ torchvision's centre crop does in the published evaluation. CLIP's normalisation
 is never trained; the published file contains the linear layer only.
 
 What differs: CLIP's text tower, which the publication's network contains and never uses, is left out. In training,
-JPEG is Pillow's only (the publication chooses between Pillow and OpenCV), and the rate does not fall.
+JPEG is Pillow's only (the publication chooses between Pillow and OpenCV), blur is OpenCV's, and the rate does not fall.
 """
 
 from collections.abc import Mapping
@@ -28,8 +28,8 @@ from training.evaluation.features.weights import WrongWeights, load_strictly, re
 
 SIZE = 224
 EMBEDDING = 768  # of OpenAI's ViT-L/14
-# In training; the end of a range is excluded.
-RESIZED_PX, CHANGED_SHARE, BLUR_PX, QUALITIES = 256, 0.5, (3.0, 0.0), (30, 101)
+# In training; the end of a range is excluded. The published blur begins at 0, which OpenCV refuses.
+RESIZED_PX, CHANGED_SHARE, BLUR_PX, QUALITIES = 256, 0.5, (0.01, 3.0), (30, 101)
 TOWER = (
     "OpenAI's ViT-L/14 as open_clip publishes it (open_clip_model.safetensors or open_clip_pytorch_model.bin of "
     "huggingface.co/timm/vit_large_patch14_clip_224.openai)"
