@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,3 +132,22 @@ def report(evaluated: EvaluatedRun, pictures: Path, tmp_path_factory: pytest.Tem
     (other / "evaluation.json").write_text(json.dumps(facts))
     comparisons = Comparisons(features={"colours": average_colours}, runs={"before": other})
     return measure_run(evaluated, pictures, comparisons, Console(file=io.StringIO()))
+
+
+@pytest.fixture(scope="session")
+def pillow_bilinear() -> Callable[[np.ndarray, int, int], np.ndarray]:
+    """Pillow's bilinear resize of a picture to a height and a width, within two grey levels, in NumPy.
+
+    A triangle as wide as a source pixel, or as a target pixel if that is wider; columns first, each pass rounded.
+    """
+
+    def weigh(old: int, new: int) -> np.ndarray:
+        centres, pixels = (np.arange(new) + 0.5) * old / new, np.arange(old) + 0.5
+        weights = np.maximum(0, 1 - np.abs(pixels - centres[:, None]) / max(old / new, 1))
+        return weights / weights.sum(1, keepdims=True)
+
+    def resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+        columns = np.floor(weigh(picture.shape[1], width) @ picture + 0.5)
+        return np.floor(np.tensordot(weigh(picture.shape[0], height), columns, 1) + 0.5)
+
+    return resize
