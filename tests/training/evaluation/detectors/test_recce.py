@@ -120,7 +120,7 @@ def test_only_real_pictures_are_reconstructed() -> None:
     """The loss is the mean difference of real pictures; generated ones do not count, and alone they give 0."""
     inputs, reconstructions = torch.rand(3, 3, 4, 4), torch.rand(3, 3, 4, 4)
     found = compute_reconstruction_loss(reconstructions, inputs, torch.tensor([0.0, 1.0, 0.0]))
-    np.testing.assert_allclose(found, np.abs(reconstructions - inputs)[[0, 2]].mean(), rtol=1e-6)
+    np.testing.assert_allclose(found, (reconstructions - inputs)[[0, 2]].abs().mean(), rtol=1e-5)
     assert compute_reconstruction_loss(reconstructions, inputs, torch.ones(3)) == 0
 
 
