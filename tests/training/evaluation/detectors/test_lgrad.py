@@ -17,7 +17,7 @@ from training.evaluation.detectors.lgrad import LGrad, build, preprocess
 from training.evaluation.features.weights import WrongWeights
 
 # Measured with the networks of the release (genforce's PGGANDiscriminator and StyleGANDiscriminator for 256 px).
-DISCRIMINATOR_PARAMETERS = 23_079_115
+DISCRIMINATOR_PARAMETERS = 23_052_353
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
 
 
