@@ -72,16 +72,17 @@ def test_constant_gradients_become_black() -> None:
 
 
 @pytest.mark.parametrize("stylegan", [False, True], ids=["progan", "stylegan"])
-def test_discriminators_load_in_the_published_layout(stylegan: bool, tmp_path: Path) -> None:  # noqa: FBT001
+def test_discriminators_load_in_the_published_layout(
+    stylegan: bool,  # noqa: FBT001
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The layout decides which discriminator it is; a renamed key and an unfinished training are refused."""
-    torch.manual_seed(2)
+    with torch.device("meta"):
+        assert sum(each.numel() for each in Discriminator(stylegan=stylegan).parameters()) == DISCRIMINATOR_PARAMETERS
+    monkeypatch.setattr(gan_discriminator, "count_maps", lambda side: min(1024 // side, 8))
     arrays = Discriminator(stylegan=stylegan).state_dict()
-    assert sum(value.numel() for name, value in arrays.items() if not name.endswith(("kernel", "lod"))) == (
-        DISCRIMINATOR_PARAMETERS
-    )
-    assert [name for name in arrays if name.startswith("layer1.")] == ["layer1.weight", "layer1.bias"] + (
-        ["layer1.blur.kernel"] if stylegan else []
-    )
+    assert ("layer1.blur.kernel" in arrays) == stylegan
     path = tmp_path / "discriminator.pth"
     torch.save(arrays, path)
     given = build({"given": path}).given
