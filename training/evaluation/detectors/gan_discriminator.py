@@ -81,7 +81,7 @@ class Discriminator(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return one value for each picture; a high one means real."""
-        x = leaky_relu(self.input0(pictures), SLOPE)
+        x = leaky_relu(self.get_submodule("input0")(pictures), SLOPE)
         for block in range(BLOCKS):
             x = leaky_relu(self.get_submodule(f"layer{2 * block}")(x), SLOPE)
             x = self._halve(self.get_submodule(f"layer{2 * block + 1}"), x)
