@@ -31,7 +31,14 @@ from PIL import Image
 from torch import Tensor
 
 from training.evaluation.detectors.base import Design, Picture, TrainRule
-from training.evaluation.detectors.given_network import CROP_PX, PARAMETERS, GivenNetworkDetector, load_classifier
+from training.evaluation.detectors.given_network import (
+    CROP_PX,
+    INITIAL,
+    INITIAL_WEIGHTS,
+    PARAMETERS,
+    GivenNetworkDetector,
+    load_classifier,
+)
 from training.evaluation.features.weights import WrongWeights
 from training.pretext.network import describe_differences
 
@@ -64,7 +71,7 @@ class Dire(GivenNetworkDetector):
     def transform(self, inputs: Tensor) -> Tensor:
         """Return the reconstruction errors of pictures of -1..1; 255 is the largest possible one."""
         with torch.no_grad():
-            parts = [part - self.reconstruct(part) for part in inputs.split(PICTURES_AT_ONCE)]
+            parts = [part - self.reconstruct(part) for part in torch.split(inputs, PICTURES_AT_ONCE)]
         return (torch.cat(parts).abs() * 127.5).clamp(0, 255).floor()
 
     def reconstruct(self, pictures: Tensor) -> Tensor:
@@ -155,4 +162,5 @@ DESIGN = Design(
     # Ten epochs of 80,000 pictures; see above.
     rule=TrainRule("adam", rate=1e-4, batch_size=64, steps=12_500),
     files={"unet": f"the diffusion network is {UNET}."},
+    initial_files={INITIAL: f"The first weights should be {INITIAL_WEIGHTS}."},
 )

@@ -22,6 +22,7 @@ from torch.nn.functional import conv2d, cross_entropy, one_hot
 
 from training.evaluation.detectors.base import Design, DetectorNetwork, Picture, TrainRule
 from training.evaluation.detectors.xception import (
+    IMAGENET,
     build_xception,
     run_blocks,
     run_first,
@@ -296,4 +297,5 @@ DESIGN = Design(
     load=load,
     # DeepfakeBench: 10 epochs of 720 real and 2,880 generated videos, 32 frames each.
     rule=TrainRule(optimiser="adam", rate=2e-4, batch_size=32, steps=36_000, weight_decay=5e-4),
+    initial_files={"xception": f"The first weights should be {IMAGENET}."},
 )

@@ -51,8 +51,9 @@ class GivenNetworkDetector(DetectorNetwork):
         return self._given[0]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:  # noqa: ANN401, FBT001, FBT002 - torch's signature
-        self.given._apply(fn, recurse)  # noqa: SLF001 - `to` moves the given network, too
-        return super()._apply(fn, recurse)
+        self.given._apply(fn, recurse)  # type: ignore[no-untyped-call]  # noqa: SLF001 - `to` moves it, too
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def transform(self, inputs: Tensor) -> Tensor:
         """Return pictures [N, 3, S, S] of whole numbers 0..255 for inputs [N, 3, S, S]."""

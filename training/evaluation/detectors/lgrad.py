@@ -32,6 +32,8 @@ from training.evaluation.detectors.gan_discriminator import SIDE_PX, Discriminat
 from training.evaluation.detectors.given_network import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    INITIAL,
+    INITIAL_WEIGHTS,
     PARAMETERS,
     GivenNetworkDetector,
     load_classifier,
@@ -83,7 +85,7 @@ class LGrad(GivenNetworkDetector):
 def preprocess(picture: Picture) -> NDArray[np.float32]:
     """Return the picture as [3, 256, 256] of 0..1."""
     resized = rescale(picture, SIDE_PX, Image.Resampling.BILINEAR)
-    return resized.transpose(2, 0, 1).astype(np.float32) / 255
+    return resized.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
 
 
 def build(files: Mapping[str, Path]) -> LGrad:
@@ -122,4 +124,5 @@ DESIGN = Design(
     # 100 epochs of 36,000 pictures: one class of the publication's training set.
     rule=TrainRule("adam", rate=5e-4, batch_size=16, steps=225_000),
     files={"given": f"the network whose gradients are classified is {GIVEN_WEIGHTS}."},
+    initial_files={INITIAL: f"The first weights should be {INITIAL_WEIGHTS}."},
 )

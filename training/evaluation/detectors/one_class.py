@@ -18,15 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import nn
 
 from ingest.device import resolve_device
+from ingest.reference import resize_triangular
 from scorer.bundle.bundle import Bundle, read_bundle
 from scorer.fitting.fit import Fitter, make_mixture
 from scorer.fitting.shapes import MixtureRule, MixtureShape
 from scorer.mixture import stack_mixture
-from training.data.copies import rescale
 from training.evaluation.detectors.base import PICTURES_PER_BATCH, Detector, Picture, WeightsAbsent
 from training.evaluation.detectors.catalogue import ONE_CLASS
 from training.evaluation.detectors.residual_covariance import (
@@ -172,15 +171,16 @@ def load_noiseprint_covariance(path: Path, photographs: Iterable[Picture]) -> On
 def normalise(features_ND: Features) -> Features:
     """Return [N, D] features divided by their lengths; zeros stay zeros."""
     lengths = np.linalg.norm(features_ND, axis=1, keepdims=True)
-    return features_ND / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return np.asarray(features_ND / np.maximum(lengths, np.finfo(np.float32).tiny), np.float32)
 
 
 def _embed_with(bundle: Bundle, threads: int) -> FeatureRule:
     extractor = open_extractor(bundle.extractor, bundle.manifest.feature_size, threads)
-    size = bundle.model.preprocess.size
+    spec = bundle.model.preprocess
 
     def cut(picture: Picture) -> Input:
-        return rescale(picture, size, Image.Resampling.BILINEAR).transpose(2, 0, 1).astype(np.float32)
+        crop = resize_triangular(picture, spec.size, antialias=spec.antialias)
+        return crop.transpose(2, 0, 1).astype(np.float32)
 
     def embed(inputs: Sequence[Input]) -> Features:
         crops = np.stack(inputs).transpose(0, 2, 3, 1)
@@ -202,6 +202,6 @@ def _fit_correlations(name: str, maps: nn.Module, photographs: Iterable[Picture]
     matrix, offset = fit_head(rows, max(1, min(MOST_COMPONENTS, len(rows) // PHOTOGRAPHS_PER_COMPONENT)))
 
     def score(features_ND: Features) -> NDArray[np.floating]:
-        return np.linalg.norm(features_ND @ matrix + offset, axis=1)
+        return np.asarray(np.linalg.norm(features_ND @ matrix + offset, axis=1))
 
     return OneClassDetector(name, higher_is_generated=True, rule=rule, score=score)

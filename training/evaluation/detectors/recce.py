@@ -21,6 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, n
 
 from training.evaluation.detectors.base import Design, DetectorNetwork, Picture, TrainRule
 from training.evaluation.detectors.xception import (
+    IMAGENET,
     build_xception,
     run_blocks,
     run_first,
@@ -286,4 +287,5 @@ DESIGN = Design(
     build=Recce,
     load=load,
     rule=TrainRule(optimiser="adam", rate=2e-4, batch_size=32, steps=90_000, weight_decay=1e-5, augment=flip),
+    initial_files={"xception": f"The first weights should be {IMAGENET}."},
 )

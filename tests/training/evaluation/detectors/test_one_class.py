@@ -52,7 +52,7 @@ def fixture_noiseprint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_bundle_gives_the_likelihoods_of_its_golden_faces(root: Path) -> None:
-    """Windows cut from the golden pictures have the bundle's log-likelihoods; but for the resize."""
+    """Windows cut from the golden pictures have the bundle's log-likelihoods, by the same cut."""
     bundle = read_bundle(root / "model_repository")
     windows = []
     for data, numbers in zip(bundle.golden.images, bundle.golden.boxes, strict=True):
@@ -65,7 +65,7 @@ def test_bundle_gives_the_likelihoods_of_its_golden_faces(root: Path) -> None:
     found = detector.score_batch(windows)
     assert found.dtype == np.float32
     stated = bundle.golden.log_likelihoods
-    assert np.abs(found - stated).max() < 0.05 * np.ptp(stated)
+    assert np.abs(found - stated).max() < 0.02 * np.ptp(stated)  # an engine decodes and resizes with other roundings
     assert detector.preprocess(windows[0]).shape == (3, 224, 224)
     assert detector.score_batch([]).shape == (0,)
 
