@@ -91,17 +91,15 @@ def _read_status(field: str) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def digest_detector(detector: Detector) -> bytes:
-    """Return a digest of a detector: of the code of its module, of its weights, or of the `digest` that it states."""
-    made_of = detector.design.preprocess if isinstance(detector, NetworkDetector) else type(detector)
-    module = sys.modules[made_of.__module__] if hasattr(made_of, "__module__") else None
-    digest = hashlib.sha256(f"{detector.name} {detector.higher_is_generated}".encode())
-    digest.update(inspect.getsource(module).encode() if module else b"")
+def digest_detector(detector: Detector, inputs: bytes) -> bytes:
+    """Return a digest of a detector: of the code of its module, of its weights, and of `inputs`."""
+    made_of = detector.design.build if isinstance(detector, NetworkDetector) else type(detector)
+    digest = hashlib.sha256(f"{detector.name} {detector.higher_is_generated}".encode() + inputs)
+    digest.update(inspect.getsource(sys.modules[made_of.__module__]).encode())
     if isinstance(detector, NetworkDetector):
         for name, values in sorted(detector.network.state_dict().items()):
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
             digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    digest.update(getattr(detector, "digest", b""))
     return digest.digest()
 
 
@@ -131,8 +129,8 @@ class ScoreCache:
     def find(self, detector: str, condition: str, name: str, parts: tuple[bytes, ...]) -> Path:
         """Return the path of a set's scores; `parts` are the digests of what they were computed from."""
         key = hashlib.sha256(b"".join(parts)).hexdigest()[:16]
-        names = (re.sub(r"[^\w.-]+", "_", text) for text in (detector, condition, f"{name}-{key}"))
-        return self.folder.joinpath(*names).with_suffix(".npz")
+        names = (re.sub(r"[^\w.-]+", "_", text) for text in (detector, condition, f"{name}-{key}.npz"))
+        return self.folder.joinpath(*names)
 
     @staticmethod
     def read(path: Path) -> ScoredSet | None:
@@ -191,8 +189,10 @@ def score_windows(
     return ScoredSet(scores, Cost(seconds, int(scored.sum()), *meter.read()))
 
 
-def score_detector(
+def score_detector(  # noqa: PLR0913, PLR0917 - what a file of scores depends on, and where to count
+
     detector: Detector,
+    own: bytes,
     conditions: Mapping[str, WindowCondition],
     sets: Mapping[str, tuple[Windows, bytes]],
     cache: ScoreCache,
@@ -203,6 +203,7 @@ def score_detector(
 
     Args:
         detector: an opened one.
+        own: its digest.
         conditions: by name.
         sets: windows and their digest by name; "" is photographs.
         cache: the files.
@@ -212,7 +213,6 @@ def score_detector(
     Raises:
         NotFinite: a face has no finite score.
     """
-    own = digest_detector(detector)
     results: dict[str, dict[str, ScoredSet]] = {}
     for condition in conditions.values():
         results[condition.name] = {}
