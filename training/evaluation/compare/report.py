@@ -129,10 +129,11 @@ def table_costs(report: Mapping[str, Any]) -> Table:
             "preprocessing, without detection and decoding. Memory: the peak of the process above what it had before the "
             "detector was opened; the first detector also loads shared packages. 0: unknown."
         ),
-        head=("detector", "parameters", "faces/s", "s for 1,000 faces", "peak MB", "GPU MB", "trained on"),
+        head=("detector", "what it is", "parameters", "faces/s", "s for 1,000 faces", "peak MB", "GPU MB", "trained on"),
         rows=[
             (
-                row["title"],
+                name,
+                ", ".join(filter(None, [row["publication"], row["kind"]])),
                 DASH if row["parameters"] is None else f"{row['parameters']:,}",
                 f"{row['faces_per_second']:.1f}",
                 f"{row['seconds_for_1000_faces']:.0f}",
@@ -140,7 +141,7 @@ def table_costs(report: Mapping[str, Any]) -> Table:
                 str(row["device_peak_mb"]),
                 row["trained_on"] or "no generated picture",
             )
-            for row in report["detectors"].values()
+            for name, row in report["detectors"].items()
         ],
     )
 
@@ -150,12 +151,15 @@ def table_conditions(report: Mapping[str, Any]) -> Table:
     results = report["results"]
     return Table(
         title="Mean AUC by copy",
-        note="Over generators, with 95 % intervals. Left out: faces that became too small to be scored.",
+        note=(
+            "Over generators, with 95 % intervals. Left out: faces that became too small to be scored, and generators of "
+            "which none remains; the mean of the others cannot be compared with that of all."
+        ),
         head=("copy", "left out", *report["detectors"]),
         rows=[
             (
                 condition,
-                str(report["conditions"][condition]["left_out"]),
+                ", ".join([str(report["conditions"][condition]["left_out"]), *list_lost(report, condition)]),
                 *(describe_rate(row["mean"].get("auc")) for row in rows.values()),
             )
             for condition, rows in results.items()
@@ -163,14 +167,20 @@ def table_conditions(report: Mapping[str, Any]) -> Table:
     )
 
 
+def list_lost(report: Mapping[str, Any], condition: str) -> list[str]:
+    """Return the generators of which no face remains under a condition."""
+    kept = set[str]().union(*(row["generators"] for row in report["results"][condition].values()))
+    return [name for name in report["faces"]["generated"] if name not in kept]
+
+
 def list_fusion_tables(report: Mapping[str, Any]) -> list[Table]:
     """Return the fusion of the one-class score with each other detector, by condition."""
     rate = f"{100 * RATE:g} %"
     return [
         Table(
-            title=f"Fusion, {condition}",
+            title=f"Fusion, {'in one format' if condition == EQUALISED else condition}",
             note=(
-                f"{report['fusion']['verdicts'][condition]} False alarms and detection at p <= {RATE:g} are those that a "
+                f"False alarms and detection at p <= {RATE:g} are those that a "
                 "deployment would have on unseen sources; matched: the threshold flags this share of these very "
                 "photographs, so that rows are comparable. Gain: matched, over the better of the two alone, by paired "
                 "draws. A dash: too few photographs for the rate."
@@ -253,7 +263,7 @@ def write_page(path: Path, report: Mapping[str, Any]) -> None:
             },
             costs=table_costs(report),
             copies=table_conditions(report) if with_curves else None,
-            fusions=list_fusion_tables(report),
+            fusions=zip(report["fusion"]["verdicts"].values(), list_fusion_tables(report), strict=True),
             published=[
                 table_published("Table I", "Accuracy / average precision", join_columns(ACCURACY, PRECISION)),
                 table_published("Table II", "AUC", AUC),

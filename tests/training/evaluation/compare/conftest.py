@@ -18,11 +18,11 @@ from training.evaluation.compare.run import ComparedFaces
 from training.evaluation.detectors.base import Design, DetectorNetwork, NetworkDetector, Picture, TrainRule
 from training.evaluation.detectors.windows import CutRule, Windows, cut_windows
 
-SOURCES, PICTURES = 10, 24
+SOURCES, PICTURES = 10, 20
 ODD_NAME = "<b>odd&name"
 
 
-def draw_picture(seed: int, *, grid: float = 0.0, side: int = 160) -> Image.Image:
+def draw_picture(seed: int, *, grid: float = 0.0, side: int = 136) -> Image.Image:
     """Return smooth random colours; `grid` grey levels of a fine checkerboard make it a generated picture."""
     rng = np.random.default_rng(seed)
     smooth = gaussian_filter(rng.normal(size=(side, side, 3)), (3, 3, 0)) * 250 + 128
@@ -38,11 +38,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for source in range(SOURCES):
         (folder / "real" / f"source{source}").mkdir(parents=True)
         for picture in range(PICTURES):
-            draw_picture(1000 * source + picture).save(folder / "real" / f"source{source}" / f"{picture}.png")
-    for name, grid, side, first in (("clear", 20.0, 160, 50_000), (ODD_NAME, 2.0, 100, 60_000)):
+            draw_picture(1000 * source + picture).save(folder / "real" / f"source{source}" / f"{picture}.png", compress_level=0)
+    for name, grid, side, first in (("clear", 20.0, 136, 50_000), (ODD_NAME, 2.0, 100, 60_000)):
         (folder / name).mkdir()
         for picture in range(30):
-            draw_picture(first + picture, grid=grid, side=side).save(folder / name / f"{picture}.png")
+            draw_picture(first + picture, grid=grid, side=side).save(folder / name / f"{picture}.png", compress_level=0)
     return folder
 
 
