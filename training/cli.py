@@ -1,6 +1,5 @@
 """The command `unlensed-train`: one command for each step from photographs to a bundle."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,6 +11,8 @@ from scorer.bundle.manifest import BatchProfile, Target
 from scorer.commands.command_line import CommandGroup, VersionOption, local_path, run_command
 from scorer.commands.terminal import Terminal
 from scorer.errors import Exit, UsageError, describe_exits
+from training.cli_detectors import baseline
+from training.cli_options import CORES, Run, Threads, console, split_pairs
 from training.export.target import PRECISIONS, Deployment
 from training.recipes import RECIPES, Precision, find_recipe
 
@@ -30,7 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-console = Terminal(stderr=True)
 # The exit code of each built-in exception that the steps raise; the first matching class decides.
 EXITS_BY_ERROR: dict[type[Exception], Exit] = {
     DeviceUnavailable: Exit.BAD_CONFIGURATION,
@@ -57,27 +57,12 @@ def check_recipe(name: str) -> str:
     return name
 
 
-def split_pairs(texts: list[str] | None) -> list[tuple[str, Path]]:
-    """Return NAME and PATH of each NAME=PATH, or raise a usage error."""
-    pairs = []
-    for text in texts or ():
-        name, equals, path = text.partition("=")
-        if not (name and equals and path):
-            message = f"{text!r} is not of the form NAME=PATH"
-            raise typer.BadParameter(message)
-        pairs.append((name, Path(path)))
-    return pairs
-
-
-Run = Annotated[Path, typer.Argument(help="The run folder.", callback=local_path)]
 RecipeName = Annotated[str, typer.Option(help=f"One of {', '.join(RECIPES)}.", callback=check_recipe)]
-Threads = Annotated[int, typer.Option(help="CPU threads.", min=1)]
 TargetName = Annotated[Target, typer.Option(help="The engine's runtime: openvino on CPUs, tensorrt on GPUs.")]
 PrecisionName = Annotated[
     Precision | None,
     typer.Option(help="The engine's precision. Default: the recipe's for openvino, fp16 for tensorrt."),
 ]
-CORES = len(os.sched_getaffinity(0))
 OPTIMAL_BATCH = 64
 
 
@@ -336,6 +321,9 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
         from training.bundle import add_plan
 
         console.print(add_plan(run, out, settings, deployment), soft_wrap=True)
+
+
+app.command(short_help="Train a published detector to compare with.")(baseline)
 
 
 def main() -> None:

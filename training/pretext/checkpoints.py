@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from scorer.files import replace_file
 from training.pretext.network import CLASSIFIERS, PretextNetwork
@@ -48,11 +49,31 @@ def save_state(
     path: Path, network: PretextNetwork, optimiser: torch.optim.Optimizer, recipe: Recipe, position: TrainingPosition
 ) -> None:
     """Write the complete state of a training, from which it can resume without any difference."""
-    state = network.state_dict()
-    for name, parameter in network.named_parameters():
-        for key, values in optimiser.state.get(parameter, {}).items():
-            state[f"{OPTIMISER}{name}.{key}"] = values
+    state = network.state_dict() | list_moments(network, optimiser)
     write_tensors(path, state, {"recipe": recipe, "position": position, "classes": network.classes})
+
+
+def list_moments(network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimiser's state of each parameter by the parameter's name."""
+    return {
+        f"{OPTIMISER}{name}.{key}": values
+        for name, parameter in network.named_parameters()
+        for key, values in optimiser.state.get(parameter, {}).items()
+        if isinstance(values, Tensor)  # SGD without momentum has None
+    }
+
+
+def restore_moments(network: nn.Module, optimiser: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    """Give the optimiser the state that `list_moments` returned."""
+    for name, parameter in network.named_parameters():
+        prefix = f"{OPTIMISER}{name}."
+        kept = {key.removeprefix(prefix): values for key, values in state.items() if key.startswith(prefix)}
+        if kept:
+            # Moments get the parameter's device and memory format, Adam's step counter the device only.
+            optimiser.state[parameter] = {
+                key: torch.empty_like(parameter).copy_(values) if values.ndim else values.to(parameter.device)
+                for key, values in kept.items()
+            }
 
 
 def write_tensors(path: Path, state: dict[str, Tensor], notes: dict[str, object]) -> None:
@@ -120,16 +141,7 @@ def load_state(
         )
         raise ValueError(message)
     load_checkpoint(path, network)
-    state = load_file(path)
-    for name, parameter in network.named_parameters():
-        prefix = f"{OPTIMISER}{name}."
-        kept = {key.removeprefix(prefix): values for key, values in state.items() if key.startswith(prefix)}
-        if kept:
-            # Adam's moments get the parameter's device and memory format, its step counter the device only.
-            optimiser.state[parameter] = {
-                key: torch.empty_like(parameter).copy_(values) if values.ndim else values.to(parameter.device)
-                for key, values in kept.items()
-            }
+    restore_moments(network, optimiser, load_file(path))
     return position
 
 

@@ -16,11 +16,11 @@ from scorer.files import replace_file
 LOG_FILE = "progress.jsonl"
 
 
-def delete_later_epochs(path: Path, epoch: int) -> None:
-    """Delete the lines of epochs after `epoch`, which will be trained again."""
+def delete_later_lines(path: Path, done: int, unit: str = "epoch") -> None:
+    """Delete the lines of epochs (or of another unit, such as steps) after `done`, which will be trained again."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["epoch"] <= epoch]
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)[unit] <= done]
     replace_file(path, "".join(f"{line}\n" for line in kept).encode())
 
 

@@ -34,7 +34,7 @@ from training.pretext.distributed import Ranks, join_ranks
 from training.pretext.network import MANIPULATION, PretextNetwork, load_initial
 from training.pretext.optimiser import make_optimiser, rate_factor, set_rates
 from training.pretext.preflight import check_faces, list_warnings
-from training.pretext.run_log import RunLog, delete_later_epochs
+from training.pretext.run_log import RunLog, delete_later_lines
 from training.pretext.train_copiers import obtain_copier
 from training.pretext.validation import (
     check_control,
@@ -158,7 +158,7 @@ class Training:
         )
         self.steps, maker = plan.steps, choose_batch_maker(plan, self.ranks.device)
         if self.ranks.rank == 0:
-            delete_later_epochs(self.run / "progress.jsonl", self.position.epoch)
+            delete_later_lines(self.run / "progress.jsonl", self.position.epoch)
             faces = select_validation_faces(held_out, self.recipe.seed)
             self.validation = make_validation_batches(faces, self.recipe)
             self.copies = make_copy_batches(faces, self.recipe, copier) if copier else []

@@ -16,14 +16,17 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ingest.device import resolve_device
+from scorer.errors import Exit, UnlensedError
 
 Picture = NDArray[np.uint8]
 """[H, W, 3] RGB."""
 PICTURES_PER_BATCH = 32
 
 
-class WeightsAbsent(FileNotFoundError):
+class WeightsAbsent(UnlensedError, FileNotFoundError):
     """A detector needs a file that is not there; the message is one sentence and says where it is published."""
+
+    exit_code = Exit.BAD_CONFIGURATION
 
 
 class Detector(Protocol):
@@ -90,11 +93,13 @@ class Design:
         published_at: one sentence: which file of weights is published, and where.
         parameters: the number of parameters of the published network.
         preprocess: returns the network's input [C, S, S] for a picture.
-        build: returns the network with random weights, given the files of `files` by name.
+        build: returns the network before training, given the files of `files` and `initial_files` by name.
         load: puts a published file of weights into the network; raises `WrongWeights` where a key differs.
         rule: the publication's training.
         files: further files that the network needs before training, each with one sentence that says what it is and
             where it is published (a CLIP tower, a diffusion network).
+        initial_files: the files with which the publication's training begins, described in the same way; training
+            begins with random weights where one is not given, and `load` replaces what they contain.
     """
 
     name: str
@@ -107,6 +112,7 @@ class Design:
     load: Callable[[DetectorNetwork, Path], None]
     rule: TrainRule
     files: Mapping[str, str] = field(default_factory=dict)
+    initial_files: Mapping[str, str] = field(default_factory=dict)
 
     def check_files(self, given: Mapping[str, Path]) -> None:
         """Raise `WeightsAbsent` if one of `files` is not given or does not exist."""

@@ -1,13 +1,15 @@
 """The published detectors by name. Modules are imported when a detector is used: some need large packages."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from training.evaluation.detectors.base import Design
+if TYPE_CHECKING:
+    from training.evaluation.detectors.base import Design
 
 DETECTORS = ("univfd", "gramnet", "frdm", "recce", "lgrad", "dire", "npr", "community_forensics")
 
 
-def find_design(name: str) -> Design:
+def find_design(name: str) -> "Design":
     """Return the design `name`.
 
     Raises:
