@@ -91,12 +91,16 @@ def open_templates(*folders: Path) -> Environment:
 def render_report(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
     """Return the page."""
     stated, rate = state_evaluation(report), RATES[0]
-    return open_templates().get_template(TEMPLATE).render(
-        report=report,
-        meanings=(explain_pass(stated, rate), explain_flag(stated, rate)),
-        tables=list_tables(dict(report)),
-        sources=number_sources(report),
-        figures={name: inline_svg(svg, name) for name, svg in figures.items()},
+    return (
+        open_templates()
+        .get_template(TEMPLATE)
+        .render(
+            report=report,
+            meanings=(explain_pass(stated, rate), explain_flag(stated, rate)),
+            tables=list_tables(dict(report)),
+            sources=number_sources(report),
+            figures={name: inline_svg(svg, name) for name, svg in figures.items()},
+        )
     )
 
 

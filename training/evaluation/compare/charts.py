@@ -31,9 +31,7 @@ def draw_aucs(report: Mapping[str, Any]) -> str:
                 width = control["high"] - control["low"]
                 axes.barh(row, width, CONTROL_HEIGHT, control["low"], color=INK, alpha=0.25, label=label)
         for index, generator in enumerate(generators):
-            values = [
-                report["results"][condition][name]["generators"].get(generator, {}).get("auc") for name in names
-            ]
+            values = [report["results"][condition][name]["generators"].get(generator, {}).get("auc") for name in names]
             axes.plot(
                 [each["value"] if each else np.nan for each in values],
                 rows,
@@ -58,7 +56,9 @@ def draw_curves(report: Mapping[str, Any]) -> str:
     for axes, (title, points) in zip(panels.flat, CURVES.items(), strict=True):
         places = np.arange(len(points))
         for index, name in enumerate(report["detectors"]):
-            means = [report["results"].get(condition, {}).get(name, {}).get("mean", {}) for condition in points.values()]
+            means = [
+                report["results"].get(condition, {}).get(name, {}).get("mean", {}) for condition in points.values()
+            ]
             values = [mean["auc"]["value"] if mean.get("auc") else np.nan for mean in means]
             marker = MARKERS[index % len(MARKERS)]
             axes.plot(places, values, color=colour(index), linestyle=dash(index), marker=marker, label=name)

@@ -48,9 +48,7 @@ def table_control(report: Mapping[str, Any]) -> Table:
     )
 
 
-def table_matrix(
-    report: Mapping[str, Any], condition: str, title: str, figures: tuple[str, ...], note: str
-) -> Table:
+def table_matrix(report: Mapping[str, Any], condition: str, title: str, figures: tuple[str, ...], note: str) -> Table:
     """Return figures of each detector (rows) and generator (columns) under a condition."""
     generators = list(report["faces"]["generated"])
     results = report["results"][condition]
@@ -70,7 +68,10 @@ def table_matrix(
             (
                 name,
                 *(
-                    cell(row["generators"].get(each), TRAINED_MARK if each in report["detectors"][name]["training"] else "")
+                    cell(
+                        row["generators"].get(each),
+                        TRAINED_MARK if each in report["detectors"][name]["training"] else "",
+                    )
                     for each in generators
                 ),
                 cell(row["mean"]),
@@ -129,7 +130,16 @@ def table_costs(report: Mapping[str, Any]) -> Table:
             "preprocessing, without detection and decoding. Memory: the peak of the process above what it had before the "
             "detector was opened; the first detector also loads shared packages. 0: unknown."
         ),
-        head=("detector", "what it is", "parameters", "faces/s", "s for 1,000 faces", "peak MB", "GPU MB", "trained on"),
+        head=(
+            "detector",
+            "what it is",
+            "parameters",
+            "faces/s",
+            "s for 1,000 faces",
+            "peak MB",
+            "GPU MB",
+            "trained on",
+        ),
         rows=[
             (
                 name,
@@ -213,9 +223,7 @@ def any_trained(report: Mapping[str, Any]) -> bool:
 def list_limits(report: Mapping[str, Any]) -> list[str]:
     """Return what this comparison can and cannot show, in sentences."""
     real, generated = report["faces"]["photographs"], report["faces"]["generated"]
-    clear = [
-        name for name, rows in report["verdicts"].items() if any(verdict["clears"] for verdict in rows.values())
-    ]
+    clear = [name for name, rows in report["verdicts"].items() if any(verdict["clears"] for verdict in rows.values())]
     sentences = [
         "It shows how these detectors, with these weights, rank these faces: all get the same windows of the same "
         f"pictures, {real['faces']} faces of {real['sources']} sources of photographs and "
@@ -232,6 +240,7 @@ def list_limits(report: Mapping[str, Any]) -> list[str]:
         "Figures of the paper are of other photographs and other generated pictures.",
         "No generated picture was used to train, fit, calibrate or choose the one-class detectors.",
     ]
+    sentences += [f"{name}: {note}." for name, row in report["detectors"].items() for note in row["notes"]]
     if real["sources"] < MIN_SOURCES:
         sentences.append(
             f"With {real['sources']} of the {MIN_SOURCES} sources that are needed, intervals draw photographs and not "

@@ -46,7 +46,7 @@ from training.evaluation.operating_points import (
 )
 from training.evaluation.robustness import AS_STORED, EQUAL_PX, EQUAL_QUALITY, EQUALISED
 
-ONE_CLASS = "bundle"  # whose p-values are fused with each other detector's
+ONE_CLASS_SCORE = "bundle"  # whose p-values are fused with each other detector's
 FORMATS = (AS_STORED, EQUALISED)  # conditions with intervals for every figure, and with fusion
 JSON, CSV, PAGE = "compare.json", "compare.csv", "compare.html"
 
@@ -56,17 +56,18 @@ class Opener:
     """How to open a detector.
 
     Attributes:
-        open: returns it; raises `FileNotFoundError`, `ImportError`, `ValueError` or `UnlensedError` with the reason if a
-            file, a training or a package is not there.
-        inputs: digest of what its scores depend on beside its code and its weights.
+        open: returns it, and the digest of what its scores depend on beside its code and its weights; raises
+            `FileNotFoundError`, `ImportError`, `ValueError` or `UnlensedError` with the reason if a file, a training or a
+            package is not there.
         trained_on: where its weights come from, a sentence; empty if it is not trained on generated pictures.
         training: names of the generators that it was trained on.
+        notes: what a reader of its figures must know.
     """
 
-    open: Callable[[], Detector]
-    inputs: bytes = b""
+    open: Callable[[], tuple[Detector, bytes]]
     trained_on: str = ""
     training: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,7 +106,7 @@ class ScoredDetector:
         return orient(scores[~np.isnan(scores)], higher_is_generated=self.higher_is_generated)
 
 
-def compare_detectors(  # noqa: PLR0913, PLR0917 - the faces, the detectors, and where results go
+def compare_detectors(  # noqa: PLR0913 - the faces, the detectors, and where results go
     faces: ComparedFaces,
     openers: Mapping[str, Opener],
     calibration: Calibration | None,
@@ -204,12 +205,12 @@ def score_all(
         for number, (name, opener) in enumerate(openers.items(), 1):
             meter = MemoryMeter()
             try:
-                detector = opener.open()
+                detector, inputs = opener.open()
             except (FileNotFoundError, ImportError, ValueError, UnlensedError) as error:
                 left_out[name] = explain(error)
                 progress.advance(total * number - progress.done)
                 continue
-            own = digest_detector(detector, opener.inputs)
+            own = digest_detector(detector, inputs)
             try:
                 results = score_detector(detector, own, conditions, sets, cache, meter, progress.advance)
             except NotFinite as error:
@@ -263,11 +264,11 @@ def fuse_all(
     conditions: Mapping[str, WindowCondition],
 ) -> tuple[dict[str, list[Fusion]], str]:
     """Return the fusions of the one-class score with each other detector by condition, and why there are none."""
-    if calibration is None or ONE_CLASS not in detectors:
-        return {}, f"fusion needs the p-values of the detector {ONE_CLASS}, which was not compared"
+    if calibration is None or ONE_CLASS_SCORE not in detectors:
+        return {}, f"fusion needs the p-values of the detector {ONE_CLASS_SCORE}, which was not compared"
     if len(np.unique(faces.photographs.sources)) == 1:
         return {}, "fusion needs photographs of two sources or more: one half calibrates, the other is measured"
-    one_class, fused = detectors[ONE_CLASS], {}
+    one_class, fused = detectors[ONE_CLASS_SCORE], {}
     for name in FORMATS:
         served = {
             key: serve_p_values(
@@ -286,7 +287,7 @@ def fuse_all(
                 find_finest_rate(calibration),
             )
             for other, detector in detectors.items()
-            if other != ONE_CLASS
+            if other != ONE_CLASS_SCORE
         ]
     return fused, ""
 
@@ -323,6 +324,7 @@ def describe_detector(detector: Detector, opener: Opener, cost: Cost) -> dict[st
         "kind": "trained on real and generated faces" if network else "one-class: no generated picture",
         "trained_on": opener.trained_on,
         "training": list(opener.training),
+        "notes": list(opener.notes),
         "higher_is_generated": detector.higher_is_generated,
         "faces_per_second": round(cost.faces / max(cost.seconds, 1e-9), 2),
         "seconds_for_1000_faces": round(1000 * cost.seconds / max(cost.faces, 1), 1),

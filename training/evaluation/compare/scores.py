@@ -175,9 +175,7 @@ def score_windows(
     scored, seconds = condition.find_scored(windows), 0.0
     for start in range(0, len(windows), PICTURES_PER_BATCH):
         rows = [row for row in range(start, min(start + PICTURES_PER_BATCH, len(windows))) if scored[row]]
-        pictures = [
-            condition.process(windows.pictures[row], float(windows.short_sides[row]), row) for row in rows
-        ]
+        pictures = [condition.process(windows.pictures[row], float(windows.short_sides[row]), row) for row in rows]
         started = time.perf_counter()
         scores[rows] = detector.score_batch(pictures) if rows else ()
         seconds += time.perf_counter() - started
@@ -190,7 +188,6 @@ def score_windows(
 
 
 def score_detector(  # noqa: PLR0913, PLR0917 - what a file of scores depends on, and where to count
-
     detector: Detector,
     own: bytes,
     conditions: Mapping[str, WindowCondition],

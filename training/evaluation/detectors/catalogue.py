@@ -7,6 +7,8 @@ if TYPE_CHECKING:
     from training.evaluation.detectors.base import Design
 
 DETECTORS = ("univfd", "gramnet", "frdm", "recce", "lgrad", "dire", "npr", "community_forensics")
+ONE_CLASS = ("bundle", "bundle_l2", "residuals", "noiseprint")
+"""Detectors that know photographs only; `one_class.open_one_class` opens them."""
 
 
 def find_design(name: str) -> "Design":

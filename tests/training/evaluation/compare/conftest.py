@@ -38,7 +38,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for source in range(SOURCES):
         (folder / "real" / f"source{source}").mkdir(parents=True)
         for picture in range(PICTURES):
-            draw_picture(1000 * source + picture).save(folder / "real" / f"source{source}" / f"{picture}.png", compress_level=0)
+            draw_picture(1000 * source + picture).save(
+                folder / "real" / f"source{source}" / f"{picture}.png", compress_level=0
+            )
     for name, grid, side, first in (("clear", 20.0, 136, 50_000), (ODD_NAME, 2.0, 100, 60_000)):
         (folder / name).mkdir()
         for picture in range(30):

@@ -23,12 +23,12 @@ CONSOLE = Console(file=io.StringIO())
 CALIBRATION = Calibration(np.linspace(-40.0, 0.0, 400))
 
 
-def refuse() -> Detector:
+def refuse() -> tuple[Detector, bytes]:
     """Say what is missing."""
     raise WeightsAbsent(ABSENT)
 
 
-def import_nothing() -> Detector:
+def import_nothing() -> tuple[Detector, bytes]:
     """Import what is not there."""
     import unlensed_absent_module  # type: ignore[import-not-found]  # noqa: F401
 
@@ -44,8 +44,8 @@ def fixture_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def list_openers(grids: Detector, smoothness: Detector) -> dict[str, Opener]:
     """Return two detectors, and two that cannot be opened."""
     return {
-        "grids": Opener(lambda: grids, trained_on="clear, 10 steps", training=("clear",)),
-        "bundle": Opener(lambda: smoothness),
+        "grids": Opener(lambda: (grids, b""), "clear, 10 steps", ("clear",), ("it saw <all>",)),
+        "bundle": Opener(lambda: (smoothness, b"")),
         "absent": Opener(refuse),
         "unpackaged": Opener(import_nothing),
     }
@@ -93,6 +93,7 @@ def test_the_page_stands_alone_and_names_no_source(out: Path) -> None:
     page = (out / "compare.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;odd&amp;name" in page
     assert "<b>odd" not in page
+    assert "grids: it saw &lt;all&gt;." in page
     assert "the &lt;file&gt; is published elsewhere" in page
     assert "Table I, as published" in page
     assert "http" not in page.replace("http://www.w3.org", "")
