@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from ingest.device import Request, resolve_device
+from scorer.commands.command_line import local_path
 from scorer.errors import UsageError
 from scorer.settings import find_starter
 from training.cli_options import CORES, Run, Threads, console, split_pairs
@@ -89,9 +90,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter an option
     run: Run,
     real: Annotated[Path, typer.Option(help="Folder of photographs, with one folder for each source.")],
     generated: Annotated[list[str], typer.Option(help="Folder of one generator's pictures, as NAME=DIR.")],
-    out: Annotated[
-        Path, typer.Option(help="Folder of the results and of the scores, which are kept.", callback=local_path)
-    ],
+    out: Annotated[Path, typer.Option(help="Folder of the results and scores.", callback=local_path)],
     detectors: Annotated[
         str, typer.Option(help=f"all, or some of {', '.join((*ONE_CLASS, *DETECTORS))}, separated by commas.")
     ] = "all",
@@ -100,8 +99,8 @@ def compare(  # noqa: PLR0913, PLR0917 - one parameter an option
     photographs: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the photographs that bundle_l2, residuals and noiseprint are fitted on, with one folder for "
-            "each source. Default: the run's role fit, at 320 px."
+            help="Folder of the photographs that bundle_l2, residuals and noiseprint are fitted on, with one folder "
+            "for each source. Default: the run's role fit, at 320 px."
         ),
     ] = None,
     most: Annotated[int, typer.Option(help="Pictures of each folder, a random choice of more.", min=1)] = 5000,

@@ -61,7 +61,9 @@ class WindowCondition:
 
     def find_strata(self, windows: Windows) -> list[Stratum]:
         """Return the stratum of each processed face."""
-        return self.condition.find_strata(windows.short_sides) if self.condition else find_strata(windows)
+        if self.condition is None:
+            return find_strata(windows.short_sides, windows.jpeg_qualities)
+        return self.condition.find_strata(windows.short_sides)
 
     def digest(self) -> bytes:
         """Return a digest that differs if the processing does: that of a processed pattern."""

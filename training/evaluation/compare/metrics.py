@@ -1,4 +1,4 @@
-"""The figures of a detector: accuracy, average precision in both conventions, AUC, and detection at matched false alarms.
+"""The figures of a detector: accuracy, average precision in both conventions, AUC, detection at matched false alarms.
 
 Values are oriented: a low value means generated, as a log-likelihood does. Both classes have equal weights, whatever
 their numbers of faces, as in the paper's protocol. Intervals are 95 % percentile bootstraps that draw photographs by
@@ -115,7 +115,7 @@ def summarise(draws: Draws, count: int) -> Rate | None:
     return Rate(float(draws[0]), float(low), float(high), count)
 
 
-def draw_figures(
+def draw_figures(  # noqa: PLR0913 - the sample, and how it is drawn
     photographs: LogLikelihoods,
     clusters: NDArray[np.str_],
     generated: Mapping[str, LogLikelihoods],
@@ -175,7 +175,7 @@ def _shares(sample: Weighted, thresholds: LogLikelihoods) -> Draws:
     order = np.argsort(values)
     below = np.concatenate([np.zeros((len(counts), 1)), np.cumsum(counts[:, order], axis=1)], axis=1)
     places = np.concatenate([[0], np.searchsorted(values[order], thresholds, "right")])
-    return below[:, places] / below[:, -1:]
+    return np.asarray(below[:, places] / below[:, -1:], np.float64)
 
 
 def _accuracy(real: Weighted, others: Weighted, threshold: float) -> Draws:

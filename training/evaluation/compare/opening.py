@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from ingest.detect import DetectorSpec
-from scorer.bundle.bundle import read_bundle
-from scorer.bundle.manifest import MANIFEST
+from scorer.bundle.bundle import MANIFEST, read_bundle
 from scorer.commands.progress import Progress
 from scorer.decide import Calibration
 from training.data.detector import copy_detector
@@ -149,13 +148,13 @@ class FittingPhotographs:
 
     def describe(self, name: str) -> tuple[str, ...]:
         """Return what must be said of the photographs of the detector `name`."""
-        notes = []
-        for role in OWN_ROLES if name != "residuals" else ():
-            if shared := self.compared & _list_sources(self.options.run, role):
-                notes.append(
-                    f"{len(shared)} of the {len(self.compared)} compared sources are in the run's role {role}: a bundle of "
-                    "this run knows them, so that its false alarms are too few"
-                )
+        shared = {role: self.compared & _list_sources(self.options.run, role) for role in OWN_ROLES}
+        notes = [
+            f"{len(sources)} of the {len(self.compared)} compared sources are in the run's role {role}: a bundle of this "
+            "run knows them, so that its false alarms are too few"
+            for role, sources in shared.items()
+            if sources and name.startswith("bundle")
+        ]
         if name in {"residuals", "noiseprint"} and self.options.photographs is None:
             notes.append(
                 "it was fitted on faces that were resampled to 320 px, and the compared ones as stored are not: give "

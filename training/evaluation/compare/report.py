@@ -16,6 +16,7 @@ from training.evaluation.robustness import AS_STORED, EQUALISED
 from training.evaluation.tables import DASH, Table, describe_share, join_columns, percent, table_published
 
 TEMPLATE = "compare_template.html"
+MANY_FACES = 100  # of fewer, one is over a point
 TRAINED_MARK = "*"  # after a figure of the generator that the detector was trained on
 
 
@@ -127,8 +128,8 @@ def table_costs(report: Mapping[str, Any]) -> Table:
         title="The detectors, their speed and their memory",
         note=(
             "Measured during this comparison, on this machine and under its load; in the detector with its own "
-            "preprocessing, without detection and decoding. Memory: the peak of the process above what it had before the "
-            "detector was opened; the first detector also loads shared packages. 0: unknown."
+            "preprocessing, without detection and decoding. Memory: the peak of the process above what it had before "
+            "the detector was opened; the first detector also loads shared packages. 0: unknown."
         ),
         head=(
             "detector",
@@ -162,8 +163,8 @@ def table_conditions(report: Mapping[str, Any]) -> Table:
     return Table(
         title="Mean AUC by copy",
         note=(
-            "Over generators, with 95 % intervals. Left out: faces that became too small to be scored, and generators of "
-            "which none remains; the mean of the others cannot be compared with that of all."
+            "Over generators, with 95 % intervals. Left out: faces that became too small to be scored, and generators "
+            "of which none remains; the mean of the others cannot be compared with that of all."
         ),
         head=("copy", "left out", *report["detectors"]),
         rows=[
@@ -224,19 +225,31 @@ def list_limits(report: Mapping[str, Any]) -> list[str]:
     """Return what this comparison can and cannot show, in sentences."""
     real, generated = report["faces"]["photographs"], report["faces"]["generated"]
     clear = [name for name, rows in report["verdicts"].items() if any(verdict["clears"] for verdict in rows.values())]
-    sentences = [
+    kinds = "generator" if len(generated) == 1 else "generators"
+    shown = (
         "It shows how these detectors, with these weights, rank these faces: all get the same windows of the same "
         f"pictures, {real['faces']} faces of {real['sources']} sources of photographs and "
-        f"{sum(row['faces'] for row in generated.values())} of {len(generated)} "
-        f"{'generator' if len(generated) == 1 else 'generators'}.",
+        f"{sum(row['faces'] for row in generated.values())} of {len(generated)} {kinds}."
+    )
+    cleared = (
         f"Detectors with a generator that clears its control (the whole interval of the AUC above {MIN_AUC} and above "
-        f"the control's 90 %, as stored and in one format): {', '.join(clear) or 'none'}.",
-        "As stored, file format, size and sharpness can separate the classes. One format removes these, but not content: "
-        "the photographs and the pictures of a generator show other people, poses and light.",
-        "It cannot show how a detector ranks generators or cameras that are not here.",
+        f"the control's 90 %, as stored and in one format): {', '.join(clear) or 'none'}."
+    )
+    formats = (
+        "As stored, file format, size and sharpness can separate the classes. One format removes these, but not "
+        "content: the photographs and the pictures of a generator show other people, poses and light."
+    )
+    trained = (
         "It cannot rank the published methods: a detector that was trained here saw fewer pictures and steps than its "
-        "publication's. Its row shows this training. On the generator that it was trained on, it has an advantage; only "
-        "the other generators show what it generalises.",
+        "publication's. Its row shows this training. On the generator that it was trained on, it has an advantage; "
+        "only the other generators show what it generalises."
+    )
+    sentences = [
+        shown,
+        cleared,
+        formats,
+        "It cannot show how a detector ranks generators or cameras that are not here.",
+        trained,
         "Figures of the paper are of other photographs and other generated pictures.",
         "No generated picture was used to train, fit, calibrate or choose the one-class detectors.",
     ]
@@ -246,8 +259,8 @@ def list_limits(report: Mapping[str, Any]) -> list[str]:
             f"With {real['sources']} of the {MIN_SOURCES} sources that are needed, intervals draw photographs and not "
             "sources: they are too narrow for photographs of a new source."
         )
-    if few := [name for name, row in generated.items() if row["faces"] < 100]:  # noqa: PLR2004 - a tenth of a point each
-        sentences.append(f"Fewer than 100 faces, so that one face is over a point: {', '.join(few)}.")
+    if few := [name for name, row in generated.items() if row["faces"] < MANY_FACES]:
+        sentences.append(f"Fewer than {MANY_FACES} faces, so that one face is over a point: {', '.join(few)}.")
     return sentences
 
 

@@ -1,4 +1,4 @@
-"""Score the same faces with every detector, measure them, and write `compare.json`, `compare.csv` and `compare.html`."""
+"""Score the same faces with every detector, measure them, and write `compare.json`, `.csv` and `.html`."""
 
 import csv
 import io
@@ -57,8 +57,8 @@ class Opener:
 
     Attributes:
         open: returns it, and the digest of what its scores depend on beside its code and its weights; raises
-            `FileNotFoundError`, `ImportError`, `ValueError` or `UnlensedError` with the reason if a file, a training or a
-            package is not there.
+            `FileNotFoundError`, `ImportError`, `ValueError` or `UnlensedError` with the reason if a file, a training or
+            a package is not there.
         trained_on: where its weights come from, a sentence; empty if it is not trained on generated pictures.
         training: names of the generators that it was trained on.
         notes: what a reader of its figures must know.

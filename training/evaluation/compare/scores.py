@@ -1,7 +1,7 @@
 """Score windows with a detector, and keep the scores on disk, one file for each detector, condition and set.
 
-The name of a file contains a digest of the detector, of the condition and of the windows: a changed one is scored again,
-and an interrupted comparison continues with the next file.
+The name of a file contains a digest of the detector, of the condition and of the windows: a changed one is scored
+again, and an interrupted comparison continues with the next file.
 """
 
 import ctypes
@@ -93,14 +93,23 @@ def _read_status(field: str) -> int:
 
 def digest_detector(detector: Detector, inputs: bytes) -> bytes:
     """Return a digest of a detector: of the code of its module, of its weights, and of `inputs`."""
-    made_of = detector.design.build if isinstance(detector, NetworkDetector) else type(detector)
     digest = hashlib.sha256(f"{detector.name} {detector.higher_is_generated}".encode() + inputs)
-    digest.update(inspect.getsource(sys.modules[made_of.__module__]).encode())
+    for module in sorted(_list_modules(detector)):
+        digest.update(inspect.getsource(sys.modules[module]).encode())
     if isinstance(detector, NetworkDetector):
         for name, values in sorted(detector.network.state_dict().items()):
             digest.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
             digest.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.digest()
+
+
+def _list_modules(detector: Detector) -> set[str]:
+    """Return the names of the modules that define a detector, without those of kept backbones."""
+    if not isinstance(detector, NetworkDetector):
+        return {type(detector).__module__}
+    layers = {type(layer).__module__ for layer in detector.network.modules()}
+    own = {name for name in layers if name.startswith("training.")}
+    return own | {type(detector.network).__module__, detector.design.preprocess.__module__}
 
 
 def digest_windows(windows: Windows) -> bytes:
