@@ -150,8 +150,8 @@ class FittingPhotographs:
         """Return what must be said of the photographs of the detector `name`."""
         shared = {role: self.compared & _list_sources(self.options.run, role) for role in OWN_ROLES}
         notes = [
-            f"{len(sources)} of the {len(self.compared)} compared sources are in the run's role {role}: a bundle of this "
-            "run knows them, so that its false alarms are too few"
+            f"{len(sources)} of the {len(self.compared)} compared sources are in the role {role} of the run: a bundle "
+            "of it knows them, so that its false alarms are too few"
             for role, sources in shared.items()
             if sources and name.startswith("bundle")
         ]

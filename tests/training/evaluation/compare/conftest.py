@@ -18,7 +18,7 @@ from training.evaluation.compare.run import ComparedFaces
 from training.evaluation.detectors.base import Design, DetectorNetwork, NetworkDetector, Picture, TrainRule
 from training.evaluation.detectors.windows import CutRule, Windows, cut_windows
 
-SOURCES, PICTURES = 10, 20
+SOURCES, PICTURES = 10, 12
 ODD_NAME = "<b>odd&name"
 
 

@@ -81,9 +81,9 @@ def draw_pair(shift: float, count: int, seed: int) -> Pair:
 
 def test_fusion_of_independent_evidence_helps() -> None:
     """Two weak independent scores detect more together, and false alarms stay at the rate on unseen sources."""
-    sources = np.repeat(np.arange(20), 60).astype(str)
-    names = np.arange(1200).astype(str)
-    fusion = fuse("other", draw_pair(0, 1200, 1), (sources, names), {"g": draw_pair(1.5, 500, 2)}, 1 / 2001)
+    sources = np.repeat(np.arange(20), 150).astype(str)
+    names = np.arange(3000).astype(str)
+    fusion = fuse("other", draw_pair(0, 3000, 1), (sources, names), {"g": draw_pair(2, 500, 2)}, 1 / 2001)
     rows = {row.name: row for row in fusion.rows}
     assert (fusion.calibrated_sources, fusion.unseen_sources) == (10, 10)
     assert rows["Fisher"].helps
