@@ -28,7 +28,8 @@ PValues = NDArray[np.float64]
 
 def join_fisher(first: PValues, second: PValues) -> PValues:
     """Return the p-values [N] of Fisher's statistic, -2 (ln p + ln q), which has a chi-squared law of 4 degrees."""
-    return np.asarray(chi2.sf(-2 * (np.log(first) + np.log(second)), 4), np.float64)
+    joined: PValues = chi2.sf(-2 * (np.log(first) + np.log(second)), 4)
+    return joined
 
 
 def join_minimum(first: PValues, second: PValues) -> PValues:

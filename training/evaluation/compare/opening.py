@@ -19,7 +19,6 @@ from scorer.decide import Calibration
 from training.data.detector import copy_detector
 from training.data.shards import load_role
 from training.evaluation.compare.run import ONE_CLASS_SCORE, ComparedFaces, Opener, compare_detectors
-from training.evaluation.compare.scores import digest_windows
 from training.evaluation.detectors.base import Detector, Picture
 from training.evaluation.detectors.baseline import FACTS, describe_files, find_folder, load_baseline
 from training.evaluation.detectors.catalogue import DETECTORS, ONE_CLASS, find_design
@@ -121,23 +120,18 @@ class FittingPhotographs:
     compared: frozenset[str]
     cut: Callable[[Path], Windows]
 
-    def read(self, name: str) -> tuple[Iterable[Picture], bytes]:
-        """Return the pictures for the detector `name`, and their digest.
+    def read(self, name: str) -> Iterable[Picture]:
+        """Return the pictures for the detector `name`; they stay on disk until they are used.
 
         Raises:
             FileNotFoundError: there are none.
         """
         if self.options.photographs is not None:
             windows = self.cut(self.options.photographs)
-            windows = windows.select(self._find_allowed(windows.sources))
-            return windows.pictures, digest_windows(windows)
+            return windows.select(self._find_allowed(windows.sources)).pictures
         faces = load_role(self.options.run, "fit")
         faces = faces.select(self._find_allowed(faces.sources))
-        pictures = faces.crops if name == "bundle_l2" else faces.wide  # a bundle's own crops need no second resampling
-        digest = hashlib.sha256()
-        for picture in pictures:
-            digest.update(picture.data)
-        return pictures, digest.digest()
+        return faces.crops if name == "bundle_l2" else faces.wide  # a bundle's own crops need no second resampling
 
     def _find_allowed(self, sources: NDArray[np.str_]) -> NDArray[np.bool_]:
         allowed = ~np.isin(sources, list(self.compared))
@@ -163,6 +157,14 @@ class FittingPhotographs:
         return tuple(notes)
 
 
+def digest_pictures(pictures: Iterable[Picture]) -> bytes:
+    """Return a digest of the pixels of pictures."""
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(f"{picture.shape}".encode() + np.ascontiguousarray(picture).data)
+    return digest.digest()
+
+
 def _list_sources(run: Path, role: str) -> frozenset[str]:
     try:
         return frozenset(load_role(run, role).sources.tolist())
@@ -174,11 +176,11 @@ def _list_one_class(name: str, options: CompareOptions, fitting: FittingPhotogra
     files = {key: path for key, path in options.files.items() if key == name and path.is_file()}
 
     def open_detector() -> tuple[Detector, bytes]:
-        pictures, digest = fitting.read(name) if name in FITTED else ((), b"")
+        pictures = fitting.read(name) if name in FITTED else ()
         detector = open_one_class(name, options.bundle, pictures, options.threads, options.files)
         inputs = json.dumps({key: each["sha256"] for key, each in describe_files(files).items()}).encode()
         manifest = (options.bundle / MANIFEST).read_bytes() if name.startswith("bundle") else b""
-        return detector, hashlib.sha256(digest + inputs + manifest).digest()
+        return detector, hashlib.sha256(digest_pictures(pictures) + inputs + manifest).digest()
 
     return Opener(open_detector, notes=fitting.describe(name))
 
