@@ -11,7 +11,7 @@ from scorer.bundle.manifest import BatchProfile, Target
 from scorer.commands.command_line import CommandGroup, VersionOption, local_path, run_command
 from scorer.commands.terminal import Terminal
 from scorer.errors import Exit, UsageError, describe_exits
-from training.cli_detectors import baseline
+from training.cli_detectors import baseline, compare
 from training.cli_options import CORES, Run, Threads, console, split_pairs
 from training.export.target import PRECISIONS, Deployment
 from training.recipes import RECIPES, Precision, find_recipe
@@ -324,6 +324,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
 
 
 app.command(short_help="Train a published detector to compare with.")(baseline)
+app.command(short_help="Compare detectors on the same faces.")(compare)
 
 
 def main() -> None:

@@ -6,9 +6,11 @@ from typing import Annotated
 import typer
 
 from ingest.device import Request, resolve_device
+from scorer.commands.command_line import local_path
 from scorer.errors import UsageError
+from scorer.settings import find_starter
 from training.cli_options import CORES, Run, Threads, console, split_pairs
-from training.evaluation.detectors.catalogue import DETECTORS
+from training.evaluation.detectors.catalogue import DETECTORS, ONE_CLASS
 
 
 def check_detector(name: str) -> str:
@@ -72,3 +74,52 @@ def baseline(  # noqa: PLR0913, PLR0917 - one parameter an option
         pictures = cut_pictures(run, real, generated, threads, console)
         train_baseline(design, pictures, run, options)
     console.print(f"{find_folder(run, name)}: {STATEMENT}", soft_wrap=True)
+
+
+def split_detectors(text: str) -> list[str]:
+    """Return the names of a list, or all; raise a usage error that lists the detectors."""
+    names = [*ONE_CLASS, *DETECTORS]
+    chosen = names if text == "all" else list(dict.fromkeys(part.strip() for part in text.split(",")))
+    if unknown := [name for name in chosen if name not in names]:
+        message = f"there is no detector {unknown[0]!r}; use all, or some of {', '.join(names)}"
+        raise typer.BadParameter(message)
+    return chosen
+
+
+def compare(  # noqa: PLR0913, PLR0917 - one parameter an option
+    run: Run,
+    real: Annotated[Path, typer.Option(help="Folder of photographs, with one folder for each source.")],
+    generated: Annotated[list[str], typer.Option(help="Folder of one generator's pictures, as NAME=DIR.")],
+    out: Annotated[Path, typer.Option(help="Folder of the results and scores.", callback=local_path)],
+    detectors: Annotated[
+        str, typer.Option(help=f"all, or some of {', '.join((*ONE_CLASS, *DETECTORS))}, separated by commas.")
+    ] = "all",
+    bundle: Annotated[Path | None, typer.Option(help="The bundle's folder. [default: the starter bundle]")] = None,
+    file: Annotated[list[str] | None, typer.Option(help="A file that a detector needs, as NAME=PATH.")] = None,
+    photographs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the photographs that bundle_l2, residuals and noiseprint are fitted on, with one folder "
+            "for each source. Default: the run's role fit, at 320 px."
+        ),
+    ] = None,
+    most: Annotated[int, typer.Option(help="Pictures of each folder, a random choice of more.", min=1)] = 5000,
+    curves: Annotated[bool, typer.Option(help="Measure the robustness curves, too.")] = True,  # noqa: FBT002
+    threads: Threads = CORES,
+) -> None:
+    """Score the same faces with every detector; write `compare.html`, `compare.csv` and `compare.json`.
+
+    Detectors are those of `baseline` and the one-class ones. One that lacks a file or a training is left out with its
+    reason. After an interruption, the same command resumes.
+    """
+    names, folders, files = split_detectors(detectors), dict(split_pairs(generated)), dict(split_pairs(file))
+    import torch
+
+    from training.evaluation.compare.opening import CompareOptions, compare_run
+
+    torch.set_num_threads(threads)
+    options = CompareOptions(run, real, folders, bundle or find_starter(), photographs, files, threads, most, curves)
+    report = compare_run(options, names, out, console)
+    for name, reason in report["left_out"].items():
+        console.print(f"left out: {name}: {reason}", soft_wrap=True)
+    console.print(f"report: {out / 'compare.html'}", soft_wrap=True)

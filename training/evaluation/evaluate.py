@@ -244,7 +244,10 @@ class Evaluation:
                 embedded[name] = self.scorer.embed(faces.crops)
                 progress.advance()
             likelihoods = {name: self.scorer.score_features(features) for name, features in embedded.items()}
-            served = {name: self.serve(values, find_strata(sets[name])) for name, values in likelihoods.items()}
+            served = {
+                name: self.serve(values, find_strata(sets[name].short_sides, sets[name].jpeg_qualities))
+                for name, values in likelihoods.items()
+            }
             outcomes[AS_STORED] = self.measure(served)
             for condition in conditions:
                 processed = {}
@@ -278,9 +281,9 @@ class Evaluation:
         }
 
 
-def find_strata(faces: ServedFaces) -> list[Stratum]:
+def find_strata(short_sides: NDArray[np.float64], jpeg_qualities: NDArray[np.int16]) -> list[Stratum]:
     """Return the strata of faces in their own pictures, by the scorer's rule."""
-    pairs = zip(faces.short_sides, faces.jpeg_qualities, strict=True)
+    pairs = zip(short_sides, jpeg_qualities, strict=True)
     return [stratum_of(round(float(side), 1), int(quality) or None) for side, quality in pairs]
 
 

@@ -74,24 +74,33 @@ def number_sources(report: Mapping[str, Any]) -> dict[str, str]:
     return {source: f"real source {index}" for index, source in enumerate(sources, 1)}
 
 
-def render_report(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
-    """Return the page."""
+def open_templates(*folders: Path) -> Environment:
+    """Return the environment of the templates in `folders` and in this one; text is escaped."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         finalize=printable_value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    stated, rate = state_evaluation(report), RATES[0]
     environment.filters["percent"] = lambda share, digits=1: "-" if share is None else f"{100 * share:.{digits}f} %"
-    return environment.get_template(TEMPLATE).render(
-        report=report,
-        meanings=(explain_pass(stated, rate), explain_flag(stated, rate)),
-        tables=list_tables(dict(report)),
-        sources=number_sources(report),
-        figures={name: inline_svg(svg, name) for name, svg in figures.items()},
+    return environment
+
+
+def render_report(report: Mapping[str, Any], figures: Mapping[str, str]) -> str:
+    """Return the page."""
+    stated, rate = state_evaluation(report), RATES[0]
+    return (
+        open_templates()
+        .get_template(TEMPLATE)
+        .render(
+            report=report,
+            meanings=(explain_pass(stated, rate), explain_flag(stated, rate)),
+            tables=list_tables(dict(report)),
+            sources=number_sources(report),
+            figures={name: inline_svg(svg, name) for name, svg in figures.items()},
+        )
     )
 
 

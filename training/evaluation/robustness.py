@@ -63,14 +63,30 @@ class Condition:
         """Return the function from a face's 320 px picture and its row to its processed crop."""
 
         def alter(wide: Crop, row: int) -> Crop:
-            face_px = min(short_sides[row], EQUAL_PX) * self.scale / self.reduced_by_steps
-            side = min(len(wide), max(1, round(face_px * spec.margin)))
-            picture = rescale(wide, side, Image.Resampling.BICUBIC)
-            for step in self.steps:
-                picture = step(picture, row)
-            return rescale(picture, spec.size, Image.Resampling.BILINEAR)
+            return rescale(self.process(wide, short_sides[row], spec.margin, row), spec.size, Image.Resampling.BILINEAR)
 
         return alter
+
+    def process(self, picture: Crop, short_side: float, margin: float, row: int) -> Crop:
+        """Return the processed picture, reduced and never enlarged, before the scorer cuts it to its own size.
+
+        Args:
+            picture: [H, W, 3].
+            short_side: of the face in the original in pixels.
+            margin: the longer side of the picture's window over `short_side`.
+            row: of the face.
+        """
+        longer = min(short_side, EQUAL_PX) * self.scale / self.reduced_by_steps * margin
+        picture = resize(picture, longer / max(picture.shape[:2]), Image.Resampling.BICUBIC)
+        for step in self.steps:
+            picture = step(picture, row)
+        return picture
+
+
+def resize(picture: Crop, share: float, kernel: Image.Resampling) -> Crop:
+    """Return a picture [H, W, 3] with `share` of its sides, at least 1 px; it is not enlarged."""
+    height, width = (min(side, max(1, round(side * share))) for side in picture.shape[:2])
+    return np.asarray(Image.fromarray(picture).resize((width, height), kernel))
 
 
 def compress(picture: Crop, row: int, kind: str, quality: int) -> Crop:
@@ -82,7 +98,7 @@ def compress(picture: Crop, row: int, kind: str, quality: int) -> Crop:
 
 def shrink(picture: Crop, _: int, scale: float) -> Crop:
     """Reduce as a browser shows a picture."""
-    return rescale(picture, max(1, round(len(picture) * scale)), Image.Resampling.BILINEAR)
+    return resize(picture, scale, Image.Resampling.BILINEAR)
 
 
 def blur(picture: Crop, _: int, sigma_px: float) -> Crop:

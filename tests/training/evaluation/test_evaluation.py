@@ -304,7 +304,7 @@ def test_figures_are_the_p_values_that_the_bundle_serves(report: dict[str, Any],
     """Faces of a stratum are compared with its photographs: here those are 5 nats more likely than all together."""
     test, scorer = evaluated.load_role("test"), FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
     calibration = load_calibration(evaluated.results / "calibration.npz")
-    assert find_strata(test) == [Stratum.HIGH_QUALITY] * 20
+    assert find_strata(test.short_sides, test.jpeg_qualities) == [Stratum.HIGH_QUALITY] * 20
     values = scorer.log_likelihoods(test.crops)
     flagged = [float((p_values(values, part) <= 0.05).mean()) for part in (calibration.pooled, calibration.pooled + 5)]
     assert report["operating_points"]["flagged"]["0.05"]["photographs"]["value"] == flagged[1]
