@@ -1,7 +1,7 @@
 """`bundle.json`: the types of a bundle's manifest."""
 
-from pathlib import PurePosixPath
-from typing import Annotated, Literal, Self
+from pathlib import PurePath, PurePosixPath
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -12,6 +12,7 @@ from scorer.decide import CalibrationSize, photographs_needed
 from scorer.strata import Stratum
 
 SCHEMA_VERSION = 1
+AnyPath = TypeVar("AnyPath", bound=PurePath)
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Target = Literal["openvino", "tensorrt"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -34,6 +35,11 @@ _PYRAMID_RANGES = {
 }
 LEAST_STRATUM_PHOTOGRAPHS = photographs_needed(0.05)  # 72
 MIXTURE, CALIBRATION, GOLDEN = "mixture.npz", "calibration.npz", "golden.npz"
+
+
+def name_weights(graph: AnyPath) -> AnyPath:
+    """Return the file of the weights of an OpenVINO graph: model.bin of model.xml, model.bin.gz of model.xml.gz."""
+    return graph.with_name(graph.name.replace(".xml", ".bin"))
 
 
 class ManifestSection(BaseModel):
@@ -232,7 +238,7 @@ class Manifest(ManifestSection):
 
     @model_validator(mode="after")
     def _lists_what_it_names(self) -> Self:
-        weights = str(PurePosixPath(self.extractor).with_suffix(".bin")) if self.target == "openvino" else ""
+        weights = str(name_weights(PurePosixPath(self.extractor))) if self.target == "openvino" else ""
         for name in (self.extractor, weights, self.detector.file, MIXTURE, CALIBRATION, GOLDEN):
             if name and name not in self.files:
                 message = f"{name!r} is not among its files, so its content would not be checked"

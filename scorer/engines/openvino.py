@@ -1,5 +1,6 @@
 """The engine on a CPU: OpenVINO in this process; the sandbox decodes and cuts the faces."""
 
+import zlib
 from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
@@ -15,11 +16,27 @@ from ingest.reasons import Unscorable
 from ingest.resampling import MIN_SIDE_PX, measure_high_band
 from ingest.sandbox import Sandbox
 from scorer.bundle.bundle import Bundle
+from scorer.bundle.manifest import MAX_FILE_BYTES, name_weights
 from scorer.engines.base import FeatureBatch
 from scorer.errors import BundleMismatch
 
 QUEUED_CROPS = 64
 ENGINE_NAME = f"OpenVINO {ov.__version__.split('-')[0]}"
+
+
+def unpack(data: bytes) -> bytes:
+    """Return the content of a gzip file.
+
+    Raises:
+        ValueError: it is cut off, or larger than a file of a bundle may be.
+        zlib.error: it is no gzip file.
+    """
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # of gzip
+    content = stream.decompress(data, MAX_FILE_BYTES)
+    if not stream.eof:
+        message = f"the file is cut off or has more than {MAX_FILE_BYTES} bytes"
+        raise ValueError(message)
+    return content
 
 
 class OpenVinoExtractor:
@@ -30,7 +47,7 @@ class OpenVinoExtractor:
     239 against 251 and 244 crops per core-second).
 
     Args:
-        model: the network's XML; its weights are in the same folder.
+        model: the network's XML, also compressed by gzip (.xml.gz); its weights are in the same folder.
         feature_size: the expected number of features.
         threads: CPU threads.
         read: returns the bytes of a file; a bundle checks them.
@@ -43,9 +60,9 @@ class OpenVinoExtractor:
     def __init__(
         self, model: Path, feature_size: int, threads: int, read: Callable[[Path], bytes] = Path.read_bytes
     ) -> None:
-        graph, weights = read(model), read(model.with_suffix(".bin"))
+        files = {path: read(path) for path in (model, name_weights(model))}
         try:
-            network = CORE.read_model(graph, weights)
+            network = CORE.read_model(*(unpack(data) if path.suffix == ".gz" else data for path, data in files.items()))
             (crops,), (features,) = network.inputs, network.outputs
             self.crop_shape = tuple(dimension.get_length() for dimension in list(crops.partial_shape)[1:])
             found = features.partial_shape[-1].get_length()
@@ -61,7 +78,7 @@ class OpenVinoExtractor:
             )
         except DeviceUnavailable:  # is a RuntimeError, too
             raise
-        except (RuntimeError, ValueError) as error:  # the second one: more than one input or output
+        except (RuntimeError, ValueError, zlib.error) as error:  # the second one: more than one input or output
             message = f"{model} is not a network that OpenVINO can read: copy the whole bundle again"
             raise BundleMismatch(message) from error
         if found != feature_size:

@@ -1,9 +1,10 @@
 """Export a trained extractor to an OpenVINO graph at a given precision."""
 
-import re
+import gzip
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ingest.openvino_core import ov
+from scorer.bundle.manifest import name_weights
 from training.export.head import HeadedExtractor
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR
 from training.recipes import Precision
 
-MODEL_FILE = "face_extractor/1/model.xml"
+MODEL_FILE = "face_extractor/1/model.xml.gz"
 
 
 def convert_extractor(extractor: nn.Module, size: int) -> ov.Model:
@@ -71,13 +73,14 @@ def find_last_product(model: ov.Model) -> str:
 
 
 def write_model(model: ov.Model, path: Path, precision: Precision) -> None:
-    """Write `model.xml` and `model.bin` at `path`, without the metadata of tools."""
+    """Write `model.xml.gz` at `path` and `model.bin.gz` beside it, without the metadata of tools."""
     path.parent.mkdir(parents=True, exist_ok=True)
     strip_metadata(model)
-    ov.save_model(model, path, compress_to_fp16=precision != "fp32")
-    path.write_text(
-        re.sub(r">\s+<", "><", path.read_text(encoding="utf-8")), encoding="utf-8"
-    )  # a fifth of the graph's text is indentation
+    with TemporaryDirectory() as folder:
+        graph = Path(folder) / path.stem
+        ov.save_model(model, graph, compress_to_fp16=precision != "fp32")
+        for name, file in ((graph, path), (name_weights(graph), name_weights(path))):
+            file.write_bytes(gzip.compress(name.read_bytes(), mtime=0))
 
 
 def strip_metadata(model: ov.Model) -> None:

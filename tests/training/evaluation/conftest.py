@@ -14,6 +14,7 @@ import skimage
 from PIL import Image
 from rich.console import Console
 
+from scorer.bundle.bundle import read_bundle
 from scorer.bundle.calibration import write_calibration
 from scorer.decide import Calibration
 from scorer.fitting.calibrate import describe_calibration
@@ -81,7 +82,7 @@ def evaluated(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Evaluated
         json.dumps({"shape": "full K=1", "roles": ["fit"], "faces": 24, "selection": SELECTION})
     )
     roles = {"fit": make_faces(24, 0), "calibrate": make_faces(24, 100), "test": make_faces(20, 200)}
-    engine = bundle / "face_extractor" / "1" / "model.xml"
+    engine = read_bundle(bundle).extractor
     with np.load(bundle / "mixture.npz") as arrays:
         mixture = GaussianMixture(**{name: arrays[name] for name in arrays.files})
     held_out = roles["calibrate"]

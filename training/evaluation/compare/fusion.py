@@ -34,7 +34,7 @@ def join_fisher(first: PValues, second: PValues) -> PValues:
 
 def join_minimum(first: PValues, second: PValues) -> PValues:
     """Return twice the smaller p-values [N], at most 1."""
-    return np.minimum(1, 2 * np.minimum(first, second))
+    return np.asarray(np.minimum(1, 2 * np.minimum(first, second)))
 
 
 def join_harmonic(first: PValues, second: PValues) -> PValues:
