@@ -48,7 +48,7 @@ def test_card_states_the_features_the_head_and_the_copies() -> None:
     facts = RunFacts(Path(), {}, {}, {}, {}, "")
     text = facts.describe_extractor(starter_recipe())
     assert "a new 1x1 convolution to 256 channels" in text
-    assert "fitted on the roles fit and train, turns them into 16 whitened principal components" in text
+    assert "fitted on the role fit, turns them into 8 whitened principal components" in text
     assert "a last layer of 768 outputs" in facts.describe_extractor(paper())
     assert "components" not in facts.describe_extractor(paper())
     assert card.describe_faces({"faces": 9, "copies_of_each_face": 2}).startswith("9 faces and 2 reduced")
