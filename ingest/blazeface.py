@@ -1,7 +1,7 @@
 """BlazeFace on OpenVINO: square RGB tiles in, raw face boxes out.
 
 The networks are MediaPipe's back-camera and full-range models (Bazarevsky et al., "BlazeFace: Sub-millisecond
-Neural Face Detection on Mobile GPUs", 2019), read from the unchanged `.tflite` files. Tiles have a network's native
+Neural Face Detection on Mobile GPUs", 2019), with the unchanged weights of MediaPipe. Tiles have a network's native
 size and run one by one, with one stream for each thread: measured, neither a batch nor a larger input is cheaper per
 pixel, and a change of shape costs more than two tiles.
 """
@@ -15,7 +15,7 @@ from queue import SimpleQueue
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.openvino_core import CORE, compile_network, ov
+from ingest.openvino_core import compile_network, ov, read_network
 from ingest.pyramid import TILE_PX
 
 _BOX_FIELDS = 16  # of an anchor: centre x, y, width, height, then six landmarks that are not used here
@@ -112,8 +112,8 @@ def decode_anchors(
 def _compile(model: Path, side: int, anchors: int, threads: int) -> ov.CompiledModel:
     """Read the file, prepend the normalisation and compile for the CPU."""
     try:
-        network = CORE.read_model(model)
-    except RuntimeError as error:
+        network = read_network(model)
+    except (RuntimeError, ValueError) as error:
         message = f"{model}: OpenVINO cannot read the face detector ({error}); verify the bundle"
         raise ValueError(message) from error
     shapes = sorted(tuple(port.partial_shape.to_shape()) for port in [*network.inputs, *network.outputs])

@@ -7,7 +7,7 @@ gets it at one to three sizes.
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ingest.damage import measure_damage
+from ingest.network_files import list_network_files
 from ingest.orientation import turn_upright
 from ingest.probe import ImageInfo, strip_metadata
 from ingest.pyramid import TILE_PX, cut_tile_around, cut_tiles, find_matching_confidence, merge_boxes
@@ -59,8 +60,8 @@ class DetectorSpec:
     """The detector of a bundle and its thresholds; stored under `detector`.
 
     Attributes:
-        file: weights of the first network, relative to the bundle's folder.
-        second_file: weights of the second network, which verifies the candidates of which the first one is not sure.
+        file: the first network, relative to the bundle's folder.
+        second_file: the second network, which verifies the candidates of which the first one is not sure.
         architecture: the code that reads the files.
         merged_confidence: least confidence of a row that is averaged into a face's box.
         min_confidence: least confidence of a candidate.
@@ -80,8 +81,8 @@ class DetectorSpec:
             with YuNet's, which reach from the hairline to the chin.
     """
 
-    file: str = "face_detector/1/model.tflite"
-    second_file: str = "face_detector/1/second_look.tflite"
+    file: str = "face_detector/1/model.xml.gz"
+    second_file: str = "face_detector/1/second_look.xml.gz"
     architecture: Literal["blazeface-back+full-range"] = "blazeface-back+full-range"
     merged_confidence: float = 0.35
     min_confidence: float = 0.5
@@ -99,9 +100,10 @@ class DetectorSpec:
     box_shift: tuple[float, float] = (0.0, -0.104)
 
     @property
-    def files(self) -> tuple[str, str]:
-        """The weights of both networks."""
-        return (self.file, self.second_file)
+    def files(self) -> tuple[str, ...]:
+        """The files of both networks."""
+        graphs = (PurePosixPath(self.file), PurePosixPath(self.second_file))
+        return tuple(str(file) for graph in graphs for file in list_network_files(graph))
 
 
 def load_detector(folder: Path, spec: DetectorSpec, threads: int) -> FaceDetector:
@@ -110,8 +112,8 @@ def load_detector(folder: Path, spec: DetectorSpec, threads: int) -> FaceDetecto
     Raises:
         ValueError: the weights are missing or not of the architecture that `spec` states.
     """
-    first, second = (folder / name for name in spec.files)
-    for model in (first, second):
+    first, second = folder / spec.file, folder / spec.second_file
+    for model in (folder / name for name in spec.files):
         if not model.is_file():
             message = f"{model}: the bundle's face detector is missing; fetch the bundle again or send face boxes"
             raise ValueError(message)

@@ -12,19 +12,46 @@ SIGTERM, crashes the process with a segmentation fault. So there is one core, ne
 only once. Networks are compiled only by `compile_network`, so that none runs with instructions that give other results.
 """
 
+import gzip
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ingest.device import require_instructions
+from ingest.network_files import list_network_files, unpack
 
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # makes its import fail
 
 import openvino as ov  # noqa: E402, TID251 - the only module that may import it
 
-__all__ = ["CORE", "compile_network", "ov"]
+__all__ = ["compile_network", "ov", "read_network", "write_network"]
 
 CORE = ov.Core()
+
+
+def read_network(graph: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> ov.Model:
+    """Return the network of a graph; `read` returns the bytes of a file. OpenVINO opens TensorFlow Lite's by path.
+
+    Raises:
+        RuntimeError: OpenVINO cannot read it.
+        ValueError: a compressed file is damaged.
+    """
+    files = list_network_files(graph)
+    if len(files) == 1:
+        return CORE.read_model(graph)
+    return CORE.read_model(*(unpack(read(file)) if file.suffix == ".gz" else read(file) for file in files))
+
+
+def write_network(network: ov.Model, graph: Path, *, half: bool) -> None:
+    """Write a graph with a name *.xml.gz and its weights, in half precision at most if `half`; no file has a date."""
+    graph.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as folder:
+        plain = Path(folder) / graph.stem
+        ov.save_model(network, plain, compress_to_fp16=half)
+        for file, source in zip(list_network_files(graph), list_network_files(plain), strict=True):
+            file.write_bytes(gzip.compress(source.read_bytes(), mtime=0))
 
 
 def compile_network(network: ov.Model, settings: Mapping[str, Any]) -> ov.CompiledModel:

@@ -1,18 +1,18 @@
 """`bundle.json`: the types of a bundle's manifest."""
 
-from pathlib import PurePath, PurePosixPath
-from typing import Annotated, Literal, Self, TypeVar
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ingest.detect import DetectorSpec
+from ingest.network_files import list_network_files
 from ingest.pyramid import TILE_PX
 from ingest.spec import PreprocessSpec
 from scorer.decide import CalibrationSize, photographs_needed
 from scorer.strata import Stratum
 
 SCHEMA_VERSION = 1
-AnyPath = TypeVar("AnyPath", bound=PurePath)
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Target = Literal["openvino", "tensorrt"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -35,11 +35,6 @@ _PYRAMID_RANGES = {
 }
 LEAST_STRATUM_PHOTOGRAPHS = photographs_needed(0.05)  # 72
 MIXTURE, CALIBRATION, GOLDEN = "mixture.npz", "calibration.npz", "golden.npz"
-
-
-def name_weights(graph: AnyPath) -> AnyPath:
-    """Return the file of the weights of an OpenVINO graph: model.bin of model.xml, model.bin.gz of model.xml.gz."""
-    return graph.with_name(graph.name.replace(".xml", ".bin"))
 
 
 class ManifestSection(BaseModel):
@@ -238,9 +233,9 @@ class Manifest(ManifestSection):
 
     @model_validator(mode="after")
     def _lists_what_it_names(self) -> Self:
-        weights = str(name_weights(PurePosixPath(self.extractor))) if self.target == "openvino" else ""
-        for name in (self.extractor, weights, self.detector.file, MIXTURE, CALIBRATION, GOLDEN):
-            if name and name not in self.files:
+        extractor = map(str, list_network_files(PurePosixPath(self.extractor)))
+        for name in (*extractor, *self.detector.files, MIXTURE, CALIBRATION, GOLDEN):
+            if name not in self.files:
                 message = f"{name!r} is not among its files, so its content would not be checked"
                 raise ValueError(message)
         return self

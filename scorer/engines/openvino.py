@@ -1,6 +1,5 @@
 """The engine on a CPU: OpenVINO in this process; the sandbox decodes and cuts the faces."""
 
-import zlib
 from collections.abc import Callable, Sequence
 from copy import copy
 from pathlib import Path
@@ -10,33 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.device import DeviceUnavailable
-from ingest.openvino_core import CORE, compile_network, ov
+from ingest.openvino_core import compile_network, ov, read_network
 from ingest.probe import EncodedFace
 from ingest.reasons import Unscorable
 from ingest.resampling import MIN_SIDE_PX, measure_high_band
 from ingest.sandbox import Sandbox
 from scorer.bundle.bundle import Bundle
-from scorer.bundle.manifest import MAX_FILE_BYTES, name_weights
 from scorer.engines.base import FeatureBatch
 from scorer.errors import BundleMismatch
 
 QUEUED_CROPS = 64
 ENGINE_NAME = f"OpenVINO {ov.__version__.split('-')[0]}"
-
-
-def unpack(data: bytes) -> bytes:
-    """Return the content of a gzip file.
-
-    Raises:
-        ValueError: it is cut off, or larger than a file of a bundle may be.
-        zlib.error: it is no gzip file.
-    """
-    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)  # of gzip
-    content = stream.decompress(data, MAX_FILE_BYTES)
-    if not stream.eof:
-        message = f"the file is cut off or has more than {MAX_FILE_BYTES} bytes"
-        raise ValueError(message)
-    return content
 
 
 class OpenVinoExtractor:
@@ -60,9 +43,8 @@ class OpenVinoExtractor:
     def __init__(
         self, model: Path, feature_size: int, threads: int, read: Callable[[Path], bytes] = Path.read_bytes
     ) -> None:
-        files = {path: read(path) for path in (model, name_weights(model))}
         try:
-            network = CORE.read_model(*(unpack(data) if path.suffix == ".gz" else data for path, data in files.items()))
+            network = read_network(model, read)
             (crops,), (features,) = network.inputs, network.outputs
             self.crop_shape = tuple(dimension.get_length() for dimension in list(crops.partial_shape)[1:])
             found = features.partial_shape[-1].get_length()
@@ -78,7 +60,7 @@ class OpenVinoExtractor:
             )
         except DeviceUnavailable:  # is a RuntimeError, too
             raise
-        except (RuntimeError, ValueError, zlib.error) as error:  # the second one: more than one input or output
+        except (RuntimeError, ValueError) as error:  # the second one: a damaged file, more than one input or output
             message = f"{model} is not a network that OpenVINO can read: copy the whole bundle again"
             raise BundleMismatch(message) from error
         if found != feature_size:

@@ -1,10 +1,8 @@
 """Export a trained extractor to an OpenVINO graph at a given precision."""
 
-import gzip
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -12,8 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ingest.openvino_core import ov
-from scorer.bundle.manifest import name_weights
+from ingest.openvino_core import ov, write_network
 from training.export.head import HeadedExtractor
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR
 from training.recipes import Precision
@@ -73,14 +70,9 @@ def find_last_product(model: ov.Model) -> str:
 
 
 def write_model(model: ov.Model, path: Path, precision: Precision) -> None:
-    """Write `model.xml.gz` at `path` and `model.bin.gz` beside it, without the metadata of tools."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write the graph at `path`, *.xml.gz, and its weights beside it, without the metadata of tools."""
     strip_metadata(model)
-    with TemporaryDirectory() as folder:
-        graph = Path(folder) / path.stem
-        ov.save_model(model, graph, compress_to_fp16=precision != "fp32")
-        for name, file in ((graph, path), (name_weights(graph), name_weights(path))):
-            file.write_bytes(gzip.compress(name.read_bytes(), mtime=0))
+    write_network(model, path, half=precision != "fp32")
 
 
 def strip_metadata(model: ov.Model) -> None:

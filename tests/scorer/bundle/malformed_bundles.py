@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ingest.network_files import list_network_files
 from scorer.bundle.bundle import MANIFEST
-from scorer.bundle.manifest import name_weights
 
 Harm = Callable[[Path], object]
 # What bundles of earlier releases do not state; `target` has a default, and no plan is what a CPU bundle states.
@@ -214,7 +214,7 @@ def _spoil_files(manifest: dict[str, Any]) -> Iterator[tuple[str, Harm]]:
         yield f"{name} leads nowhere", partial(_replace, name, lambda path, _: path.symlink_to("nowhere"))
         yield f"{name} leads to itself", partial(_replace, name, lambda path, _: path.symlink_to(path))
         yield f"{name} is gone", partial(_replace, name, lambda _path, _kept: None)
-    for name in (extractor, str(name_weights(Path(extractor))), detector, *_ARRAYS):
+    for name in (*map(str, list_network_files(Path(extractor))), detector, *_ARRAYS):
         yield f"{name} is empty", partial(_write, name, b"")
         yield f"{name} is text", partial(_write, name, b"<net/>" * 100)
     yield "a stray pipe", lambda folder: os.mkfifo(folder / "stray")

@@ -13,9 +13,8 @@ from rich.console import Console
 from torch import nn
 
 from ingest.detect import DetectorSpec, load_detector
+from ingest.network_files import list_network_files, unpack
 from ingest.spec import PreprocessSpec
-from scorer.bundle.manifest import name_weights
-from scorer.engines.openvino import unpack
 from training.data.chunks import PrepareProgress, prepare_photos
 from training.data.cutting import FaceCutter
 from training.data.detector import copy_detector
@@ -89,7 +88,7 @@ def test_quantised_graphs_are_small_and_keep_the_features(
     sizes, features = {}, {}
     for kind in ("fp32", precision):
         path = export_extractor(small, tmp_path / kind, kind, crops)
-        sizes[kind] = name_weights(path).stat().st_size
+        sizes[kind] = list_network_files(path)[1].stat().st_size
         features[kind] = extract_features(path, crops, 1, PAPER_FEATURES)
         graph = unpack(path.read_bytes())
         assert str(tmp_path).encode() not in graph
