@@ -68,8 +68,9 @@ class RunFacts:
         rest = f" Not trained: {' and '.join(frozen)}." if frozen else ""
         network = NETWORKS[recipe.backbone].format(features=recipe.feature_size)
         if recipe.head:
+            roles = recipe.head.roles
             network += (
-                f". A last layer, fitted on the roles {' and '.join(recipe.head.roles)}, turns them into "
+                f". A last layer, fitted on the role{'s' * (len(roles) > 1)} {' and '.join(roles)}, turns them into "
                 f"{recipe.head.components} whitened principal components, which are the bundle's features"
             )
         return f"{network}. Initial weights: {self.describe_initial(recipe)}.{rest}"

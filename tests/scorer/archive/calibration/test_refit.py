@@ -177,7 +177,7 @@ def test_runs_that_do_not_fit_are_refused(bundle: Bundle, starter: Bundle, tmp_p
     with pytest.raises(UsageError, match=r"was scored with small .* is starter-.*: name the bundle of the run"):
         calibrate_bundle(starter, run)
     for by in ("colour", "resampled"):
-        with pytest.raises(UsageError, match=f"--by {by}: it is not photograph"):
+        with pytest.raises(UsageError, match=f"--by {by}: name source, photograph, quality"):
             calibrate_bundle(bundle, run, by=by)
     with pytest.raises(UsageError, match="none of the 1 labels names a result"):
         calibrate_bundle(bundle, run, labels=write_labels({"other": "unsure"}))
