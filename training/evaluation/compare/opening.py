@@ -12,21 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ingest.detect import DetectorSpec
 from scorer.bundle.bundle import MANIFEST, read_bundle
-from scorer.commands.progress import Progress
 from scorer.decide import Calibration
-from training.data.detector import copy_detector
 from training.data.shards import load_role
 from training.evaluation.compare.run import ONE_CLASS_SCORE, ComparedFaces, Opener, compare_detectors
 from training.evaluation.detectors.base import Detector, Picture
 from training.evaluation.detectors.baseline import FACTS, describe_files, find_folder, load_baseline
 from training.evaluation.detectors.catalogue import DETECTORS, ONE_CLASS, find_design
 from training.evaluation.detectors.one_class import open_one_class
-from training.evaluation.detectors.pictures import WINDOWS
-from training.evaluation.detectors.windows import CutRule, Windows, cut_windows
+from training.evaluation.detectors.windows import CutRule, Windows, cut_for_run
 from training.evaluation.protocol import MAX_FACES
-from training.run_recipe import read_cut
 
 NAMES = (*ONE_CLASS, *DETECTORS)
 FITTED = ("bundle_l2", "residuals", "noiseprint")  # on photographs, when they are opened
@@ -68,7 +63,8 @@ def compare_run(options: CompareOptions, names: Sequence[str], out: Path, consol
         BundleMismatch: the bundle is not usable.
         OSError: the disk is full.
     """
-    cutter = partial(_cut, options, console)
+    rule = CutRule.of_run(options.run, options.threads)
+    cutter = partial(cut_for_run, rule=rule, run=options.run, console=console, most=options.most)
     faces = ComparedFaces(cutter(options.real), {name: cutter(folder) for name, folder in options.generated.items()})
     openers = list_openers(options, names, faces.photographs, cutter)
     calibration = read_calibration(options.bundle) if ONE_CLASS_SCORE in names else None
@@ -78,13 +74,6 @@ def compare_run(options: CompareOptions, names: Sequence[str], out: Path, consol
 def read_calibration(bundle: Path) -> Calibration:
     """Return the calibration of a bundle; errors as of `read_bundle`."""
     return read_bundle(bundle).model.calibration
-
-
-def _cut(options: CompareOptions, console: Console, folder: Path) -> Windows:
-    weights = copy_detector(options.run, DetectorSpec()).parents[2]
-    rule = CutRule(weights, preprocess=read_cut(options.run), threads=options.threads)
-    with Progress(f"cutting faces of {folder}", None, "pictures", console, summary=True) as progress:
-        return cut_windows(folder, rule, options.run / WINDOWS, progress, options.most)
 
 
 def list_openers(

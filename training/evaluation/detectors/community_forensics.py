@@ -9,6 +9,7 @@ box that does not fit is cut instead of drawn again.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from torchvision.transforms.functional import affine, center_crop, normalize, re
 
 from training.data.copies import encode
 from training.evaluation.detectors.base import Design, DetectorNetwork, Picture, TrainRule
-from training.evaluation.features.weights import load_strictly, read_weights, strip_prefix
+from training.evaluation.features.weights import load_strictly, load_weights, read_arrays
 
 SIZE, RESIZED_PX = 384, 440
 MARGIN = (RESIZED_PX - SIZE) // 2
@@ -183,20 +184,10 @@ def build(files: Mapping[str, Path]) -> CommunityForensics:
     """
     network = CommunityForensics()
     if path := files.get("imagenet"):
-        weights = strip_prefix(read_weights(path, IMAGENET), "")
+        weights = read_arrays(path, IMAGENET)
         output = {name: value for name, value in network.vit.state_dict().items() if name.startswith("head.")}
         load_strictly(network.vit, weights | output, path, IMAGENET)
     return network
-
-
-def load(network: DetectorNetwork, path: Path) -> None:
-    """Put published weights into the network.
-
-    Raises:
-        FileNotFoundError: there is no file.
-        WrongWeights: it contains something else.
-    """
-    load_strictly(network, strip_prefix(read_weights(path, WEIGHTS), ""), path, WEIGHTS)
 
 
 DESIGN = Design(
@@ -208,7 +199,7 @@ DESIGN = Design(
     parameters=21_811_969,
     preprocess=preprocess,
     build=build,
-    load=load,
+    load=partial(load_weights, expected=WEIGHTS),
     rule=TrainRule("adamw", rate=2e-5, batch_size=512, steps=52_000, weight_decay=1e-2, augment=augment),
     initial_files={"imagenet": f"The first weights of the network should be {IMAGENET}."},
 )

@@ -30,7 +30,7 @@ from training.evaluation.detectors.xception import (
     run_second,
     scale_pixels,
 )
-from training.evaluation.features.weights import load_strictly, read_weights, strip_prefix
+from training.evaluation.features.weights import load_strictly, read_arrays
 
 SIDE = 256
 POSITIONS = 16 * 16
@@ -276,7 +276,7 @@ def load(network: DetectorNetwork, path: Path) -> None:
         FileNotFoundError: there is no file.
         WrongWeights: a key or a shape differs.
     """
-    weights = strip_prefix(read_weights(path, EXPECTED), "")
+    weights = read_arrays(path, EXPECTED)
     bench = any(name.startswith("backbone_rgb.") for name in weights)
     pairs = (*(BENCH if bench else AUTHORS), *COMMON)
     named = {rename(name, pairs): value for name, value in weights.items()}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from training.evaluation.detectors.base import Design, DetectorNetwork, Picture, TrainRule
-from training.evaluation.features.weights import load_strictly, read_weights, strip_prefix
+from training.evaluation.features.weights import load_strictly, read_arrays
 
 SIZE = 512
 REDUCED_PX = (64, 257)  # in training; the last is excluded
@@ -115,7 +115,7 @@ def build(files: Mapping[str, Path]) -> GramNet:
     """
     network = GramNet()
     if path := files.get("imagenet"):
-        weights = strip_prefix(read_weights(path, IMAGENET), "")
+        weights = read_arrays(path, IMAGENET)
         trunk = {name: value for name, value in weights.items() if not name.startswith("fc.")}
         load_strictly(network.trunk, trunk, path, IMAGENET)
     return network
@@ -128,7 +128,7 @@ def load(network: DetectorNetwork, path: Path) -> None:
         FileNotFoundError: there is no file.
         WrongWeights: it contains something else.
     """
-    weights = strip_prefix(read_weights(path, WEIGHTS), "")
+    weights = read_arrays(path, WEIGHTS)
     load_strictly(network, {rename(name): value for name, value in weights.items()}, path, WEIGHTS)
 
 

@@ -38,7 +38,7 @@ from training.evaluation.detectors.given_network import (
     GivenNetworkDetector,
     load_classifier,
 )
-from training.evaluation.features.weights import WrongWeights, load_strictly, read_weights, strip_prefix
+from training.evaluation.features.weights import WrongWeights, load_strictly, read_arrays
 
 GIVEN_WEIGHTS = (
     "the discriminator that github.com/chuangchuangtan/LGrad links (karras2019stylegan-bedrooms-256x256_discriminator"
@@ -96,7 +96,7 @@ def build(files: Mapping[str, Path]) -> LGrad:
         WrongWeights: the given network has none of the supported layouts.
     """
     path = files["given"]
-    weights = strip_prefix(read_weights(path, GIVEN_WEIGHTS), "")
+    weights = read_arrays(path, GIVEN_WEIGHTS)
     if "conv1.weight" in weights:
         classifier = resnet50(weights=None)
         load_strictly(classifier, weights, path, GIVEN_WEIGHTS)

@@ -10,6 +10,7 @@ is multiplied by 0.9 every ten epochs.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from torchvision.transforms import RandomCrop
 from torchvision.transforms.functional import normalize, to_tensor
 
 from training.evaluation.detectors.base import Design, DetectorNetwork, Picture, TrainRule
-from training.evaluation.features.weights import load_strictly, read_weights, strip_prefix
+from training.evaluation.features.weights import load_weights
 
 SIZE, TRAINED_SIZE = 256, 224
 SQUARE = 2
@@ -77,16 +78,6 @@ def build(_files: Mapping[str, Path]) -> NPR:
     return NPR()
 
 
-def load(network: DetectorNetwork, path: Path) -> None:
-    """Put published weights into the network.
-
-    Raises:
-        FileNotFoundError: there is no file.
-        WrongWeights: it contains something else.
-    """
-    load_strictly(network, strip_prefix(read_weights(path, WEIGHTS), ""), path, WEIGHTS)
-
-
 DESIGN = Design(
     name="npr",
     title="NPR",
@@ -96,7 +87,7 @@ DESIGN = Design(
     parameters=1_437_761,
     preprocess=preprocess,
     build=build,
-    load=load,
+    load=partial(load_weights, expected=WEIGHTS),
     # 50 epochs of 144,000 pictures.
     rule=TrainRule("adam", rate=2e-4, batch_size=32, steps=225_000, augment=augment),
 )

@@ -15,14 +15,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from ingest.detect import DetectorSpec
-from scorer.commands.progress import Progress
-from training.data.detector import copy_detector
 from training.evaluation.detectors.base import Design, Picture
-from training.evaluation.detectors.windows import CutRule, Windows, cut_windows
-from training.run_recipe import read_cut
+from training.evaluation.detectors.windows import CutRule, Windows, cut_for_run
 
-WINDOWS = "windows"  # folder in a run
 SEED = 2024
 HELD_OUT_SHARE = 0.1
 MAX_HELD_OUT = 500  # of each class; bounds the time of a validation
@@ -93,13 +88,9 @@ def cut_pictures(run: Path, real: Path, generated: Path, threads: int, console: 
         FileNotFoundError: a folder has no picture, or none with a face.
         ValueError: a class has a single face.
     """
-    weights = copy_detector(run, DetectorSpec()).parents[2]
-    rule = CutRule(weights, preprocess=read_cut(run), threads=threads)
-    cut = []
-    for folder in (real, generated):
-        with Progress(f"cutting faces of {folder}", None, "pictures", console, summary=True) as progress:
-            cut.append(cut_windows(folder, rule, run / WINDOWS, progress))
-    pictures = TrainingPictures.split(cut[0], cut[1], generated.resolve().name)
+    rule = CutRule.of_run(run, threads)
+    of_real, of_generated = (cut_for_run(folder, rule, run, console) for folder in (real, generated))
+    pictures = TrainingPictures.split(of_real, of_generated, generated.resolve().name)
     for sentence in describe_split(pictures.facts):
         console.print(sentence, soft_wrap=True)
     return pictures

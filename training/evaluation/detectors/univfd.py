@@ -24,7 +24,7 @@ from torchvision.transforms.functional import center_crop, normalize, resize, to
 from training.data.copies import encode
 from training.evaluation.detectors.base import Design, DetectorNetwork, Picture, TrainRule
 from training.evaluation.features.networks import build_tower
-from training.evaluation.features.weights import WrongWeights, load_strictly, read_weights, strip_prefix
+from training.evaluation.features.weights import WrongWeights, load_weights, read_weights, strip_prefix
 
 SIZE = 224
 EMBEDDING = 768  # of OpenAI's ViT-L/14
@@ -95,8 +95,7 @@ def load(network: DetectorNetwork, path: Path) -> None:
         FileNotFoundError: there is no file.
         WrongWeights: it contains something else.
     """
-    weights = strip_prefix(read_weights(path, LINEAR_LAYER), "")
-    load_strictly(network.get_submodule("linear"), weights, path, LINEAR_LAYER)
+    load_weights(network.get_submodule("linear"), path, LINEAR_LAYER)
 
 
 DESIGN = Design(

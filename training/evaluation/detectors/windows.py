@@ -15,6 +15,7 @@ from typing import IO, Self, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from ingest.damage import measure_damage
 from ingest.decode import decode_reduced
@@ -25,12 +26,15 @@ from ingest.reasons import Unscorable
 from ingest.spec import PreprocessSpec
 from scorer.commands.progress import Progress
 from scorer.files import replace_file, write_and_rename
+from training.data.detector import copy_detector
 from training.evaluation.detectors.base import Picture
 from training.evaluation.generated import Part, PictureCutter, draw_pictures
+from training.run_recipe import read_cut
 
 LAYOUT = 1  # version of the files
 MAX_PICTURES = 25_000  # as many as the paper has of CelebA-HQ
 PIXELS = ".bin"
+WINDOWS = "windows"  # folder in a run
 PICTURES_PER_CHUNK = 64  # bounds the work that a kill loses
 
 
@@ -51,6 +55,11 @@ class CutRule:
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
     part: Part = "face"
     threads: int = 2
+
+    @classmethod
+    def of_run(cls, run: Path, threads: int) -> Self:
+        """Return the rule that cuts as the faces of a run are cut; the face detector is written to the run."""
+        return cls(copy_detector(run, DetectorSpec()).parents[2], preprocess=read_cut(run), threads=threads)
 
     def open_cutter(self) -> PictureCutter:
         """Return a cutter; only its `locate` is used, which writes no file."""
@@ -167,6 +176,12 @@ def cut_windows(folder: Path, rule: CutRule, cache: Path, progress: Progress, mo
         message = f"no {rule.part} was found in the {len(paths)} pictures of {folder}: {windows.dropped}"
         raise FileNotFoundError(message)
     return windows
+
+
+def cut_for_run(folder: Path, rule: CutRule, run: Path, console: Console, most: int = MAX_PICTURES) -> Windows:
+    """Return the windows of a folder, kept in its run's `windows`, and show progress; errors as of `cut_windows`."""
+    with Progress(f"cutting faces of {folder}", None, "pictures", console, summary=True) as progress:
+        return cut_windows(folder, rule, run / WINDOWS, progress, most)
 
 
 def read_window(encoded: EncodedFace) -> Picture:

@@ -13,7 +13,7 @@ from timm.models.xception import Xception
 from torch import Tensor
 
 from training.evaluation.detectors.base import Picture
-from training.evaluation.features.weights import load_strictly, read_weights, strip_prefix
+from training.evaluation.features.weights import load_strictly, read_arrays
 
 IMAGENET = "timm's legacy_xception with ImageNet weights, xception-43020ad28.pth in timm's release v0.1-cadene"
 
@@ -35,7 +35,7 @@ def build_xception(files: Mapping[str, Path], classes: int) -> Xception:
     if path := files.get("xception"):
         # Files of 2018 lack the counters of batch normalisation, which have no effect here.
         counters = {name: value for name, value in backbone.state_dict().items() if name.endswith("_tracked")}
-        load_strictly(backbone, counters | strip_prefix(read_weights(path, IMAGENET), ""), path, IMAGENET)
+        load_strictly(backbone, counters | read_arrays(path, IMAGENET), path, IMAGENET)
     if classes != backbone.num_classes:
         backbone.reset_classifier(classes)
     return backbone

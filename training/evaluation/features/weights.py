@@ -49,6 +49,21 @@ def read_weights(path: Path, expected: str) -> dict[str, Any]:
     return content
 
 
+def read_arrays(path: Path, expected: str) -> dict[str, Tensor]:
+    """Return the named arrays of a file, floating-point ones as FP32; arguments and errors as of `read_weights`."""
+    return strip_prefix(read_weights(path, expected), "")
+
+
+def load_weights(module: nn.Module, path: Path, expected: str) -> None:
+    """Load the named arrays of a file into a module with exactly these keys.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        WrongWeights: it contains something else.
+    """
+    load_strictly(module, read_arrays(path, expected), path, expected)
+
+
 def read_state_dict(content: Mapping[str, Any], key: str, path: Path, expected: str) -> dict[str, Any]:
     """Return the arrays under the key `key` of a checkpoint.
 
