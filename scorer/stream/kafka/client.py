@@ -226,6 +226,22 @@ class _Manager(KafkaConnectionManager):  # type: ignore[misc]  # the client ship
             connection.init_future.add_errback(lambda error: self._remember(node_id, error))
         return connection
 
+    async def _build_transport(self, *arguments: object, **options: object) -> Any:  # noqa: ANN401 - untyped
+        """Return a transport that passes on what it read together with the end of the connection.
+
+        The client drops such bytes: a refusal that is read together with the disconnection is lost.
+        Needed by test_a_refusal_read_together_with_the_disconnection_is_kept in test_security.py.
+        """
+        transport = await super()._build_transport(*arguments, **options)
+        receive = transport._sock_recv  # noqa: SLF001 - no option
+
+        def receive_data_first() -> tuple[bytes, BaseException | None]:
+            data, error = receive()
+            return data, None if data else error  # the next read reports the end again
+
+        transport._sock_recv = receive_data_first  # noqa: SLF001
+        return transport
+
     def _remember(self, node_id: object, error: BaseException) -> None:
         if isinstance(error, errors.SaslAuthenticationFailedError | errors.UnsupportedSaslMechanismError):
             self._net.call_soon(lambda: self._auth_failures.update({node_id: error}))  # after the client has cleared it

@@ -19,6 +19,7 @@ from botocore.credentials import Credentials
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from kafka.net.sasl import get_sasl_mechanism
+from kafka.net.transport import KafkaSSLTransport
 from pydantic import SecretStr
 
 from deploy.local.kafka import KafkaServer
@@ -113,6 +114,21 @@ def test_a_wrong_password_is_refused_at_once(
         site.connect(**secure(kafka_server, authority, **changes))
     assert "another one" not in str(refusal.value)
     wait_until(lambda: threading.active_count() <= before, "the client's threads to end")
+
+
+def test_a_refusal_read_together_with_the_disconnection_is_kept(
+    site: Site, kafka_server: KafkaServer, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that reads late finds the refusal and the end of the connection in one read, and reports the refusal."""
+    receive = KafkaSSLTransport._sock_recv  # noqa: SLF001
+
+    def receive_late(transport: KafkaSSLTransport) -> object:
+        time.sleep(0.5)  # longer than the broker waits between a refusal and the disconnection
+        return receive(transport)
+
+    monkeypatch.setattr(KafkaSSLTransport, "_sock_recv", receive_late)
+    with pytest.raises(BrokerRefused, match=r"(?i)authentication"):
+        site.connect(**secure(kafka_server, authority, username="nobody"))
 
 
 def test_a_token_is_reread(site: Site, kafka_server: KafkaServer, authority: Authority, tmp_path: Path) -> None:
