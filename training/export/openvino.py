@@ -63,10 +63,14 @@ def quantise(
     return model
 
 
-def find_last_product(model: ov.Model) -> str:
-    """Return the name of the last product of matrices of `model`."""
-    products = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
-    return str(products[-1].get_friendly_name())
+def find_first(model: ov.Model, kind: str) -> str:
+    """Return the name of the first operation of a kind, as OpenVINO calls it."""
+    return next(str(node.get_friendly_name()) for node in model.get_ordered_ops() if node.get_type_name() == kind)
+
+
+def find_last(model: ov.Model, kind: str) -> str:
+    """Return the name of the last operation of a kind."""
+    return [str(node.get_friendly_name()) for node in model.get_ordered_ops() if node.get_type_name() == kind][-1]
 
 
 def write_model(model: ov.Model, path: Path, precision: Precision) -> None:
@@ -91,7 +95,10 @@ def export_extractor(
     path = folder / MODEL_FILE
     shutil.rmtree(path.parent, ignore_errors=True)
     model = convert_extractor(extractor, calibration_crops.shape[1])
+    # Seven bits of the first weights lose the fine noise that tells copies from photographs (AUC .93 instead of .97).
+    kept = [find_first(model, "Convolution")]
     # A head enlarges directions with little variance, and the likelihood is computed from its outputs.
-    kept = [find_last_product(model)] if isinstance(extractor, HeadedExtractor) else []
+    if isinstance(extractor, HeadedExtractor):
+        kept.append(find_last(model, "MatMul"))
     write_model(quantise(model, precision, calibration_crops, kept), path, precision)
     return path

@@ -8,11 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ingest.openvino_core import ov, read_network
 from tests.small_extractor import make_small_extractor
 from training.export.features import extract_features
 from training.export.head import HeadedExtractor, fit_head, read_head, write_head
 from training.export.onnx import export_onnx
-from training.export.openvino import convert_extractor, export_extractor, find_last_product
+from training.export.openvino import convert_extractor, export_extractor, find_last
 from training.recipes import PAPER_FEATURES, Precision
 
 COMPONENTS = 5
@@ -98,4 +99,21 @@ def test_the_product_of_the_head_is_not_quantised() -> None:
     headed = HeadedExtractor(network, np.ones((PAPER_FEATURES, 2), np.float32), np.zeros(2, np.float32))
     model = convert_extractor(headed, 224)
     (product,) = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
-    assert find_last_product(model) == product.get_friendly_name()
+    assert find_last(model, "MatMul") == product.get_friendly_name()
+
+
+def test_the_first_convolution_is_not_quantised(tmp_path: Path) -> None:
+    """Its weights stay floating-point numbers, and those of the other convolutions become int8."""
+    path = export_extractor(make_small_extractor(), tmp_path, "int8", draw_crops(8))
+    first, *others = [node for node in read_network(path).get_ordered_ops() if node.get_type_name() == "Convolution"]
+    assert not has_int8_weights(first)
+    assert others
+    assert all(map(has_int8_weights, others))
+
+
+def has_int8_weights(node: ov.Node) -> bool:
+    """Return whether the weights of an operation are converted from int8 constants."""
+    weights = node.input_value(1).get_node()
+    while weights.get_type_name() != "Constant":
+        weights = weights.input_value(0).get_node()
+    return bool(weights.get_element_type().get_type_name() == "i8")
