@@ -192,8 +192,6 @@ class Recipe:
             loss uses all pairs of a batch, over all ranks and micro-batches.
         micro_batch: crops in one forward pass on each rank; None is the rank's whole share.
         epochs: passes over the training faces.
-        keeps: the weights that a training keeps: of the epoch with the highest figure of merit on the role `fit`
-            ("best"), or of the last epoch.
         bf16: whether the network is trained under BF16 autocast (on a CPU only if it has BF16 arithmetic).
         optimiser: the optimiser and its schedule.
         losses: the loss.
@@ -221,7 +219,6 @@ class Recipe:
     frozen_blocks: int = 0
     frozen_statistics: bool = False
     centred_heads: bool = False
-    keeps: Literal["best", "last"] = "best"
     bf16: bool = False
     losses: LossRule = field(default_factory=LossRule)
     augment: AugmentRule = field(default_factory=AugmentRule)
@@ -328,7 +325,6 @@ def starter() -> Recipe:
         centred_heads=True,
         batch_size=24,
         epochs=24,
-        keeps="last",
         bf16=True,
         optimiser=OptimiserRule(
             decay="decoupled",
@@ -350,9 +346,9 @@ def starter() -> Recipe:
             processed_ranking=0.5,
         ),
         balance_sources=True,
-        head=PcaHead(components=4, roles=("fit",)),
+        head=PcaHead(components=8, roles=("fit",)),
         mixture=MixtureRule(
-            shapes=(MixtureShape("full", 1, 0.1),),
+            shapes=tuple(MixtureShape("full", components, 0.1) for components in (1, 2, 3, 4)),
             role_sets=(("fit",),),
             copies=True,
         ),
