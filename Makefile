@@ -1,10 +1,11 @@
 # make demo         score photographs: make demo PHOTOS=dir (default: the public-domain astronaut portrait)
 # make stream-demo  the same as a stream: Kafka, Triton and `unlensed serve` on this machine; also with PHOTOS=dir
 # make test         the fast suite      make check  lint, format, types, import contracts
+# make test-slow    the tests that take longer: parity of all jobs, kills, whole command lines
 # make check-deploy all of deploy/: images, Compose, chart, dashboards, alerts; with real tools, without a cluster
 # make sbom         the packages of each image, as CycloneDX bills of materials in sbom/
 # make faults       kills, outages, pauses, overload on real servers, the short half; make soak  far more of them
-# make nightly      check, test with the long tests, check-deploy, and all faults at full length
+# make nightly      check, all tests, check-deploy, and all faults at full length
 # make fuzz         random changes of untrusted input into each parser, ten minutes each; FUZZ_S=60 TARGETS=image
 # make train-demo   prepare, train, fit, calibrate, evaluate, export: PHOTOS=dir LANDMARKS=dir GENERATED=dir [ROLES=table]
 # make bench        the figures of the READMEs, measured on this machine
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 FAST := $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0 --durations 25 --ignore=tests/faults --ignore=tests/deploy
 INSTALL := $(PIP) --constraint constraints.txt --editable
 
-.PHONY: demo stream-demo train-demo test check check-deploy sbom faults nightly soak fuzz bench gpu kafka triton clean
+.PHONY: demo stream-demo train-demo test test-slow check check-deploy sbom faults nightly soak fuzz bench gpu kafka triton clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo $(if $(filter $(DEMO)/photographs,$(PHOTOS)),$(DEMO)/photographs)
@@ -44,7 +45,10 @@ train-demo: .venv/test
 
 # The tests of a file run in one process, because they share their servers. When a process crashes, the run fails.
 test: .venv/test .venv-triton/installed
-	$(FAST) -m "not long"
+	$(FAST) -m "not long and not slow"
+
+test-slow: .venv/test .venv-triton/installed
+	$(FAST) -m "slow and not long"
 
 faults: .venv/test .venv-triton/installed
 	$(BIN)/python -m pytest tests/faults -m "not long" $(FAULTS)
@@ -56,7 +60,7 @@ nightly: export UNLENSED_RESTARTS ?= 5
 nightly: export UNLENSED_OVERLOAD_S ?= 240
 nightly: export UNLENSED_EXAMPLES ?= 500
 nightly: export PYTEST_TIMEOUT ?= 3600
-nightly: check test check-deploy
+nightly: check test test-slow check-deploy
 	$(FAST) -m long
 	$(BIN)/python -m pytest tests/faults $(FAULTS)
 

@@ -89,6 +89,7 @@ def hostile(tmp_path: Path, portrait: bytes) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_each_bad_file_gets_its_own_answer(hostile: Path, root: Path) -> None:
     """Every file is answered with the status and reason it deserves, without a traceback or a hang."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -46,6 +46,7 @@ def write_photographs(folder: Path, portrait: bytes) -> Path:
     return named
 
 
+@pytest.mark.slow
 def test_from_a_scan_to_a_bundle_that_scores(root: Path, portrait: bytes, tmp_path: Path) -> None:
     """The new bundle verifies through the live engine, and scores the photographs of its calibration as promised."""
     boxes = write_photographs(tmp_path / "photos", portrait)

@@ -246,6 +246,7 @@ def test_boxes_that_do_not_meet_the_files_end_the_run_before_it(photographs: Pat
     assert len(detecting.stdout.splitlines()) == 3
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_what_was_written(tmp_path: Path, portrait: bytes, root: Path) -> None:
     """Exit code 130, and the file contains the stated number of complete lines."""
     folder, out = tmp_path / "many", tmp_path / "out.jsonl"

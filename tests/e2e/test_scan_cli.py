@@ -40,6 +40,7 @@ def scan(root: Path, images: Path, out: Path, *more: object) -> Result:
     return CliRunner().invoke(app, [str(each) for each in arguments])
 
 
+@pytest.mark.slow
 def test_processes_share_a_run_by_index(
     root: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,6 +61,7 @@ def test_processes_share_a_run_by_index(
     assert {path: path.stat().st_mtime_ns for path in (out / "results").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_another_policy_is_refused(root: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run is resumed only with its own policy; --new-run keeps the old results under another name."""
     out = tmp_path / "run"
@@ -72,6 +74,7 @@ def test_another_policy_is_refused(root: Path, images: Path, tmp_path: Path, mon
     assert len(list(tmp_path.glob("run*/_SUCCESS"))) == 2
 
 
+@pytest.mark.slow
 def test_dry_run_counts_and_measures(root: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dry run counts the images and estimates the duration without writing; on a terminal it prints a table."""
     counted = scan(root, images, tmp_path / "run", "--dry-run")
@@ -87,6 +90,7 @@ def test_dry_run_counts_and_measures(root: Path, images: Path, tmp_path: Path, m
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_terminated_scan_exits_75_and_is_resumed(root: Path, tmp_path: Path, portrait: bytes) -> None:
     """SIGTERM ends a scan with an error that states how to resume; the same command then does the rest."""
     images = make_archive(tmp_path / "photographs", portrait, 200)
@@ -108,6 +112,7 @@ def test_a_terminated_scan_exits_75_and_is_resumed(root: Path, tmp_path: Path, p
     assert len(read_images(out)) == 200
 
 
+@pytest.mark.slow
 def test_everything_that_is_not_scored_is_counted(
     root: Path, tmp_path: Path, portrait: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +169,7 @@ def test_an_archive_without_any_image_is_refused(root: Path, tmp_path: Path) -> 
     assert not (tmp_path / "tar" / "_SUCCESS").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("out", ["s3://bucket/run", "file:///run", "gs://bucket/run", "https://host/run"])
 def test_nothing_is_written_to_a_uri(
     root: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
@@ -183,6 +189,7 @@ def test_nothing_is_written_to_a_uri(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", [{}, {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}])
 def test_any_name_in_any_locale_is_scanned(root: Path, tmp_path: Path, portrait: bytes, locale: dict[str, str]) -> None:
     """Names with invalid UTF-8, emoji and control characters are scanned; the written files are UTF-8."""

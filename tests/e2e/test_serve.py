@@ -179,6 +179,7 @@ def test_doctor_looks_at_triton(triton: TritonServer, root: Path) -> None:
     assert found == {triton.url: (True, 0), nobody: (False, 78)}
 
 
+@pytest.mark.slow
 def test_probes_and_metrics_of_a_running_worker(tmp_path: Path) -> None:
     """On a real broker it is live and ready, states its bundle, and exits with 0 on SIGTERM."""
     with open_stream(tmp_path) as stream:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pytest
 from PIL import Image
 
 from scorer.messages import result_schema
@@ -94,6 +95,7 @@ def verdict(record: Any) -> tuple[str, str | None]:  # noqa: ANN401 - the client
     return result["status"], next(iter(result["reason_codes"]), None)
 
 
+@pytest.mark.slow
 def test_each_bad_record_gets_exactly_one_answer(portrait: bytes, tmp_path: Path) -> None:
     """Each record gets the expected result or dead letter, and the worker keeps running."""
     roots = tmp_path / "pictures"

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from scorer.stream.broker import Outgoing
 from scorer.stream.kafka.records import MAX_HEADERS
 from tests.live_stream import LiveStream, open_stream
@@ -20,6 +22,7 @@ def ask(portrait: bytes, **fields: object) -> bytes:
     return json.dumps({"request_id": "r", "content_id": "c", "image": image, "faces": [face], **fields}).encode()
 
 
+@pytest.mark.slow
 def test_no_record_stops_the_worker(portrait: bytes, tmp_path: Path) -> None:
     """Odd headers, absent header values, far boxes, large attributes, many keys and a record at the topic's limit."""
     good = ask(portrait)

@@ -106,6 +106,7 @@ def answer(scorer: LocalScorer, requests: list[ScoreRequest]) -> list[dict[str, 
     return [result.model_dump(exclude={"timing_ms", "scored_at"}) for result in scorer.score(requests)]
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(data=st.data())
 def test_every_image_gets_the_result_that_it_gets_alone(

@@ -94,6 +94,7 @@ def test_works_under_a_limit_of_address_space(starter: Bundle, portrait: bytes, 
     assert answer.stdout.split() == ["1", "out_of_memory"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["base", "progressive", "png", "palette", "grey16", "webp", "lossless"])
 def test_good_pictures_fit_their_estimate(sandbox: Sandbox, kind: str) -> None:
     """A photograph of 12 megapixels is decoded within the memory that is estimated for it, in each format."""

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 FIRST_OPENED_FIRST_CLOSED = """
 import signal, sys
 from pathlib import Path
@@ -32,6 +34,7 @@ def test_a_signal_is_handled_after_networks_are_closed_in_any_order(root: Path) 
     assert ended.stdout == "seen\n"
 
 
+@pytest.mark.slow
 def test_openvino_writes_nothing_to_the_home_folder(root: Path, tmp_path: Path) -> None:
     """Finding faces, scoring and exporting write no id of the user, whichever module is imported first."""
     for first in ("ingest.blazeface", "scorer.engines.openvino", "training.export.openvino, nncf"):

@@ -175,6 +175,7 @@ def test_refusals_are_those_of_this_process(pool: Sandbox, local: FaceDetector, 
     assert {child.pid for child in children()} == before
 
 
+@pytest.mark.slow
 def test_a_kill_during_a_job_loses_no_result(pool: Sandbox, local: FaceDetector, jpeg: bytes) -> None:
     """After `kill -9` of a computing process, a new one finds the faces of its image; other images are not affected."""
     large = Image.new("L", (9000, 9000))
@@ -198,6 +199,7 @@ def test_a_kill_during_a_job_loses_no_result(pool: Sandbox, local: FaceDetector,
     assert busy.pid not in after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("end", "sentence"), [(b"SEGFAULT", "status -11"), (b"GARBAGE", "an invalid answer")])
 def test_an_image_that_crashes_two_processes_is_refused(
     pool: Sandbox, local: FaceDetector, jpeg: bytes, end: bytes, sentence: str
@@ -214,6 +216,7 @@ def test_an_image_that_crashes_two_processes_is_refused(
     assert pool.detect(jpeg, probe_image(jpeg)) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "timeout_s", "sentence"), [(b"HANG", 5, "within 5 s"), (b"LOOP", 100, "limit of CPU time")]
 )
@@ -334,6 +337,7 @@ def test_processes_have_no_secrets_and_are_limited(pool: Sandbox, jpeg: bytes) -
     assert Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip() == "1000"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", [b"", b"HANG"])
 def test_processes_exit_with_their_service(
     starter: Bundle, hangs: Path, jpeg: bytes, tmp_path: Path, ending: bytes

@@ -139,6 +139,7 @@ def measure_distance(here: Faces, there: Faces) -> float:
     return max((abs(mine - theirs) for mine, theirs in pairs if mine is not None and theirs is not None), default=0.0)
 
 
+@pytest.mark.slow
 def test_score_scan_and_stream_agree(
     portrait: bytes,
     local_scorer: LocalScorer,

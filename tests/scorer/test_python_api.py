@@ -79,6 +79,7 @@ def test_an_iteration_that_ends_early_frees_the_engine(opened: scorer.Scorer, po
     assert opened.score_bytes(portrait).status is Status.SCORED
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_scores_in_any_folder(root: Path, portrait: bytes, tmp_path: Path) -> None:
     """The wheel holds the starter bundle and the type markers; API and command find the bundle."""
     image, site, elsewhere = tmp_path / "portrait.png", tmp_path / "site", tmp_path / "elsewhere"

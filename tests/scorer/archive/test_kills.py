@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from scorer.archive.cleanup import remove_uncommitted_files
 from scorer.archive.folder import mark_name
 from scorer.archive.scan import Scan
@@ -13,6 +15,7 @@ from tests.scorer.archive.list_plan import FACE, ListPlan, make_archive, read_fi
 KILLS, IMAGES, SHARD_IMAGES = 2, 80, 10
 
 
+@pytest.mark.slow
 def test_a_killed_scan_has_the_rows_of_an_undisturbed_one(
     tmp_path: Path, portrait: bytes, root: Path, local_scorer: LocalScorer
 ) -> None:

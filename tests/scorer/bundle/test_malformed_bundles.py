@@ -56,6 +56,7 @@ def test_a_malformed_bundle_is_refused(copy: Path, harm: Callable[[Path], object
         LocalScorer(Settings(bundle=copy, threads=1))
 
 
+@pytest.mark.slow
 def test_bombs_take_no_memory(copy: Path) -> None:
     """An array that inflates to far more than its shape is refused for less than 2 s of CPU and 64 MiB."""
     folders = []

@@ -109,6 +109,7 @@ def test_damaged_file_is_refused_without_an_engine(copy: Path, starter: Bundle) 
     assert "mixture.npz" in run.stderr
 
 
+@pytest.mark.slow
 def test_triton_is_asked_for_the_golden_faces(triton: TritonServer, starter: Bundle) -> None:
     """`--triton` checks the engine of the server; if the server is down, the exit code is 75."""
     run = verify(starter.folder, "--triton", triton.url)

@@ -154,6 +154,7 @@ class Slow:
         return FeatureBatch(np.zeros((len(faces), self.size), np.float32), {}, np.zeros(len(faces), np.float32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sizes", "count", "budget"), [((1,), 2000, 24), ((1, 5), 60, 24), ((7,), 10, 6)])
 def test_images_from_stores_are_within_the_budget(
     starter: Bundle,

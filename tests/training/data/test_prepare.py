@@ -111,6 +111,7 @@ def test_ctrl_c_keeps_what_is_done(whole: Path, cutter: FaceCutter, tmp_path: Pa
     assert_same_faces(whole, tmp_path)
 
 
+@pytest.mark.slow
 def test_kill_9_keeps_what_is_done(whole: Path, cutter: FaceCutter, tmp_path: Path) -> None:
     """After a process is killed behind its first chunk, the next process gives the same result."""
     child = start_child(

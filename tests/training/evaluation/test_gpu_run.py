@@ -33,6 +33,7 @@ def build_small_engine(run: Path, _recipe: Recipe, deployment: Deployment) -> Pa
     )
 
 
+@pytest.mark.slow
 def test_a_fresh_run_needs_no_openvino(
     evaluated: EvaluatedRun, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

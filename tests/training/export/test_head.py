@@ -66,6 +66,7 @@ def test_a_head_is_read_as_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("suffix", "precision", "least_correlation"),
     [

@@ -116,6 +116,7 @@ def test_bf16_applies_to_the_extractor_only() -> None:
     assert network.get_parameter("extractor.last.weight").grad.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     """Two processes have the gradients of one, with and without micro-batches, and its loss curve."""
     with socket.socket() as listener:

@@ -175,6 +175,7 @@ def test_copiers_of_another_training_are_refused(tmp_path: Path, face: np.ndarra
         obtain(tmp_path, np.stack([face, face]), make_copying_recipe(patch_px=40))
 
 
+@pytest.mark.slow
 def test_training_with_copies_reads_photographs_of_its_roles_only(tmp_path: Path) -> None:
     """From drawn photographs to a checkpoint: copiers see the role `train`, validation measures copies of `fit`.
 

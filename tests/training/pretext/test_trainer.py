@@ -78,6 +78,7 @@ def test_losses_fall_and_the_files_exist(reference: Path) -> None:
     load_checkpoint(reference / "last.safetensors", network)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_killed_training_resumes_without_difference(reference: Path, tmp_path: Path, every: int) -> None:
     """A process killed in the second epoch, and a second one that resumes, give the same loss curve."""

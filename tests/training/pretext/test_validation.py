@@ -80,6 +80,7 @@ def train_head(batches: list[Batch]) -> PretextNetwork:
     return network
 
 
+@pytest.mark.slow
 def test_control_detects_a_head_that_learned_resampling(faces: FaceSet) -> None:
     """A head trained with the release's confound causes a warning; a head trained on a dark mark does not."""
     batches = make_validation_batches(faces, RECIPE)

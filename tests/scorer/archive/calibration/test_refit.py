@@ -70,6 +70,7 @@ def test_new_photographs_are_flagged_as_promised(bundle: Bundle, seed: int, phot
     assert len(values) == (len(drawn.features) if only else pytest.approx(len(drawn.features) / 2, rel=0.35))
 
 
+@pytest.mark.slow
 @settings(max_examples=10, phases=NO_SHRINKING)
 @given(st.integers(0, 2**32 - 1), st.integers(8, 30))
 def test_no_source_and_no_photograph_does_both(bundle: Bundle, seed: int, sources: int) -> None:

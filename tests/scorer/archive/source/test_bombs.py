@@ -75,6 +75,7 @@ OUTCOMES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_before_it_is_inflated(tmp_path: Path, name: str) -> None:
     """Each bomb has the expected outcome within 512 MiB above the idle process and 2 s of CPU."""

@@ -115,6 +115,7 @@ def test_overload_is_said_and_leaves_nothing_behind(
     assert not remote.embed([face] * 3).failures
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_mid_batch_is_found_again(
     remote: TritonEmbedder, starter: Bundle, face: EncodedFace, triton: TritonServer
 ) -> None:
@@ -130,6 +131,7 @@ def test_a_server_killed_in_mid_batch_is_found_again(
     wait_until(lambda: answers(starter, remote))
 
 
+@pytest.mark.slow
 def test_a_killed_backend_is_blamed_on_faces_and_replaced(
     remote: TritonEmbedder, starter: Bundle, face: EncodedFace, triton: TritonServer
 ) -> None:
@@ -176,6 +178,7 @@ def embed_again(client: TritonEmbedder, faces: list[EncodedFace]) -> FeatureBatc
     return client.embed(faces)
 
 
+@pytest.mark.slow
 def test_servers_take_turns(starter: Bundle, triton: TritonServer, second: TritonServer, face: EncodedFace) -> None:
     """Where a name has several addresses, as a headless Service has, each server gets half of one client's requests."""
     servers = (triton, second)

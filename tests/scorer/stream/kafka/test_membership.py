@@ -4,6 +4,7 @@ import time
 
 import pytest
 from kafka import errors
+from kafka.structs import ConsumerGroupMetadata
 
 from scorer.errors import BrokerRefused
 from tests.scorer.stream.kafka_peers import Site, turn_until, wait_until
@@ -58,15 +59,21 @@ def test_members_with_short_polls_become_stable(site: Site) -> None:
             member.source.poll(0, 1)
         time.sleep(0.02)
 
+    def list_memberships() -> list[ConsumerGroupMetadata]:
+        return [member.source.membership(member.owned.keys()) for member in members]
+
     def share() -> bool:
         poll()
-        return all(len(member.owned) == 1 for member in members)
+        if any(len(member.owned) != 1 for member in members):
+            return False
+        # A member revokes a partition in one generation, and may learn later of the next one, which assigns it.
+        return len({membership.generation_id for membership in list_memberships()}) == 1
 
     wait_until(share, "an even split")
-    before = [member.source.membership(member.owned.keys()) for member in members]
+    before = list_memberships()
     for _ in range(100):
         poll()
-    assert [member.source.membership(member.owned.keys()) for member in members] == before
+    assert list_memberships() == before
 
 
 def test_a_static_member_keeps_its_partitions(site: Site) -> None:
@@ -82,6 +89,7 @@ def test_a_static_member_keeps_its_partitions(site: Site) -> None:
         turn_until([old, other], lambda: False, "the refusal")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stays", [False, True])
 def test_a_leaving_static_member_releases_its_partitions(site: Site, stays: bool) -> None:  # noqa: FBT001 - drawn
     """It leaves at once, long before its session ends, unless kafka.stays_member is set."""

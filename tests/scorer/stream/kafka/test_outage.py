@@ -121,6 +121,7 @@ def outage(kafka_server: KafkaServer, open_site: Callable[[], Site]) -> Outage:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
 def test_reading_continues_where_it_stopped(outage: Outage, delivery: str) -> None:
     """No record is lost or read twice, and the partition is not revoked."""

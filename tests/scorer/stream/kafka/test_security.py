@@ -131,6 +131,7 @@ def test_a_refusal_read_together_with_the_disconnection_is_kept(
         site.connect(**secure(kafka_server, authority, username="nobody"))
 
 
+@pytest.mark.slow
 def test_a_token_is_reread(site: Site, kafka_server: KafkaServer, authority: Authority, tmp_path: Path) -> None:
     """A worker outlives its tokens while the file is replaced, on connections that stay open."""
     file = write_token(tmp_path / "token", 4)

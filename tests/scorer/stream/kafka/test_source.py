@@ -114,6 +114,7 @@ def test_a_resumed_partition_is_read_when_all_others_are_empty(site: Site) -> No
     turn_until([member], lambda: len(member.polled) == 39, "all records")
 
 
+@pytest.mark.slow
 def test_rebalances_lose_and_repeat_nothing(site: Site) -> None:
     """While members join and leave, each record is acknowledged once, in order, and all are committed."""
     site.create_topics(6)

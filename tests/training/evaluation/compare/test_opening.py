@@ -42,6 +42,7 @@ def write_fit_role(run: Path, sources: list[str]) -> None:
     np.savez(folder / INDEX, layout=LAYOUT, shards=np.array(["0"]), counts=np.array([count]), rows=np.arange(count))
 
 
+@pytest.mark.slow
 def test_the_command_compares_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

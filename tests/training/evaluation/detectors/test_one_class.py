@@ -77,6 +77,7 @@ def test_features_of_length_one_keep_their_direction() -> None:
     np.testing.assert_array_equal(normalise(np.zeros((1, 3), np.float32)), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_CLASS)
 def test_other_pictures_are_less_typical(name: str, root: Path, photographs: list[Picture], noiseprint: Path) -> None:
     """Each detector finds blurred noise less like the photographs than other photographs of the same kind."""
