@@ -124,7 +124,6 @@ def test_fusion_is_measured_on_the_sources_that_did_not_calibrate(out: Path) -> 
     assert not any(each["helps"] for each in row["rows"][:2])
 
 
-@pytest.mark.slow
 def test_a_comparison_continues_with_the_scores_that_are_there(
     faces: ComparedFaces, grids: NetworkDetector, smoothness: Detector, out: Path, tmp_path: Path
 ) -> None:
