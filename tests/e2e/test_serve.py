@@ -61,6 +61,7 @@ def find_dead_letters(err: str) -> list[dict[str, str]]:
     return [line["dead_letter"] for line in lines if "dead_letter" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bad", "code"), [([], 0), ([b"not JSON", b"{}"], 3)])
 def test_replay_answers_a_file(photograph: bytes, root: Path, tmp_path: Path, bad: list[bytes], code: int) -> None:
     """Results on standard output fit the published schema; dead letters are on standard error, with exit code 3."""

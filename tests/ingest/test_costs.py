@@ -83,6 +83,7 @@ for file in sys.argv[2:4]:
 """
 
 
+@pytest.mark.slow
 def test_works_under_a_limit_of_address_space(starter: Bundle, portrait: bytes, tmp_path: Path) -> None:
     """Under `ulimit -v` an image that fits is decoded, and one that does not fit is out_of_memory."""
     large = encode(Image.new("RGB", (10_000, 10_000)), "WEBP", lossless=True, method=0, quality=0)

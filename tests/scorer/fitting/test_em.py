@@ -41,6 +41,7 @@ def fit_reference(
     ).fit(features.astype(np.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", ["full", "tied", "diag"])
 @pytest.mark.parametrize(
     ("count", "size", "components", "spread"),
@@ -62,6 +63,7 @@ def test_the_bound_is_scikit_learns(
     np.testing.assert_allclose(fit.covariances, reference.covariances_, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_optimisations_do_not_change_the_iterations() -> None:
     """Most pairs of a face and a component are not evaluated, and every bound still equals scikit-learn's."""
     features = draw_features(4000, 48, 6, spread=14)

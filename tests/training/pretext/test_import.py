@@ -58,6 +58,7 @@ def fixture_network() -> PretextNetwork:
     return build_network(paper()).eval()
 
 
+@pytest.mark.slow
 def test_authors_checkpoint_fills_the_network(network: PretextNetwork, crops: Tensor, tmp_path: Path) -> None:
     """The network has torchvision's features from 320 arrays, and five heads, with `et` and `fl` exchanged."""
     model = make_model()

@@ -192,6 +192,7 @@ def test_servers_take_turns(starter: Bundle, triton: TritonServer, second: Trito
     assert min(taken) > 50  # a connection that is made anew misses a few turns
 
 
+@pytest.mark.slow
 def test_one_of_two_servers_ends(
     starter: Bundle, triton: TritonServer, second: TritonServer, face: EncodedFace
 ) -> None:
