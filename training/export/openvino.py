@@ -63,14 +63,9 @@ def quantise(
     return model
 
 
-def find_first(model: ov.Model, kind: str) -> str:
-    """Return the name of the first operation of a kind, as OpenVINO calls it."""
-    return next(str(node.get_friendly_name()) for node in model.get_ordered_ops() if node.get_type_name() == kind)
-
-
-def find_last(model: ov.Model, kind: str) -> str:
-    """Return the name of the last operation of a kind."""
-    return [str(node.get_friendly_name()) for node in model.get_ordered_ops() if node.get_type_name() == kind][-1]
+def list_operations(model: ov.Model, kind: str) -> list[str]:
+    """Return the names of the operations of a kind, as OpenVINO calls it, in order."""
+    return [str(node.get_friendly_name()) for node in model.get_ordered_ops() if node.get_type_name() == kind]
 
 
 def write_model(model: ov.Model, path: Path, precision: Precision) -> None:
@@ -96,9 +91,9 @@ def export_extractor(
     shutil.rmtree(path.parent, ignore_errors=True)
     model = convert_extractor(extractor, calibration_crops.shape[1])
     # Seven bits of the first weights lose the fine noise that tells copies from photographs (AUC .93 instead of .97).
-    kept = [find_first(model, "Convolution")]
+    kept = list_operations(model, "Convolution")[:1]
     # A head enlarges directions with little variance, and the likelihood is computed from its outputs.
     if isinstance(extractor, HeadedExtractor):
-        kept.append(find_last(model, "MatMul"))
+        kept.append(list_operations(model, "MatMul")[-1])
     write_model(quantise(model, precision, calibration_crops, kept), path, precision)
     return path

@@ -13,7 +13,7 @@ from tests.small_extractor import make_small_extractor
 from training.export.features import extract_features
 from training.export.head import HeadedExtractor, fit_head, read_head, write_head
 from training.export.onnx import export_onnx
-from training.export.openvino import convert_extractor, export_extractor, find_last
+from training.export.openvino import convert_extractor, export_extractor, list_operations
 from training.recipes import PAPER_FEATURES, Precision
 
 COMPONENTS = 5
@@ -100,7 +100,7 @@ def test_the_product_of_the_head_is_not_quantised() -> None:
     headed = HeadedExtractor(network, np.ones((PAPER_FEATURES, 2), np.float32), np.zeros(2, np.float32))
     model = convert_extractor(headed, 224)
     (product,) = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
-    assert find_last(model, "MatMul") == product.get_friendly_name()
+    assert list_operations(model, "MatMul")[-1] == product.get_friendly_name()
 
 
 def test_the_first_convolution_is_not_quantised(tmp_path: Path) -> None:

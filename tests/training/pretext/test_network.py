@@ -58,9 +58,9 @@ def fixture_small() -> nn.Module:
     torch.manual_seed(1)
     return nn.Sequential(
         Normalise(PreprocessSpec()),
-        nn.Conv2d(3, 16, 4, 16),  # few weights: the first convolution is not quantised
+        nn.Conv2d(3, 64, 4, 16),  # few weights: the first convolution is not quantised
         nn.ReLU6(),
-        nn.Conv2d(16, PAPER_FEATURES, 1),
+        nn.Conv2d(64, PAPER_FEATURES, 1),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     ).eval()
@@ -75,7 +75,7 @@ def test_exported_graph_equals_the_network(small: nn.Module, crops: np.ndarray, 
     np.testing.assert_allclose(extract_features(path, crops, 1, PAPER_FEATURES), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize(("precision", "largest_share", "least_correlation"), [("int8", 0.45, 0.98)])
+@pytest.mark.parametrize(("precision", "largest_share", "least_correlation"), [("int8", 0.35, 0.98)])
 def test_quantised_graphs_are_small_and_keep_the_features(
     small: nn.Module,
     crops: np.ndarray,
@@ -84,7 +84,7 @@ def test_quantised_graphs_are_small_and_keep_the_features(
     largest_share: float,
     least_correlation: float,
 ) -> None:
-    """Int8 has less than half of the size of FP32, similar features, and no path of this machine in the file."""
+    """Int8 has about a third of FP32's size, similar features, and no path of this machine in the file."""
     sizes, features = {}, {}
     for kind in ("fp32", precision):
         path = export_extractor(small, tmp_path / kind, kind, crops)
