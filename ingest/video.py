@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ from PIL import Image
 
 from ingest.clips import ANIMATIONS, CONTAINERS, ClipFacts, ClipSettings, plan_times
 from ingest.reasons import Reason, Unscorable
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 try:
     import av
@@ -144,8 +147,12 @@ class _Video:
         av.logging.set_level(av.logging.ERROR)
         logging.getLogger("libav").disabled = True  # FFmpeg's messages quote the file; they are read, not printed
         try:
-            self._container = av.open(
-                io.BytesIO(data), "r", format=CONTAINERS[media_type], metadata_errors="replace", io_open=_refuse_open
+            self._container: InputContainer = av.open(
+                io.BytesIO(data),
+                mode="r",
+                format=CONTAINERS[media_type],
+                metadata_errors="replace",
+                io_open=_refuse_open,
             )
             streams = [stream for stream in self._container.streams.video if not _is_cover(stream)]
             if not streams:
