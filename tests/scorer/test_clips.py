@@ -4,17 +4,19 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import skimage.data
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageColor
 
 from ingest.clips import MAX_FACES, MAX_FRAMES, ClipFace, ClipFacts, ClipSettings, SampledFrame
 from ingest.probe import EncodedFace, ImageInfo, probe_image
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox, Window
 from scorer.clips import MAX_TRACKS, LocatedClip, Shot, link_faces, measure_iou
+from scorer.commands.annotate import COLOURS, PictureFolder
 from scorer.decide import Policy, decide_face
 from scorer.local_scorer import LocalScorer
 from scorer.locate import LocatedFace, LocatedImage
@@ -218,3 +220,19 @@ def test_memory_of_a_clip_is_counted(pictures: list[Image.Image], local_scorer: 
     assert not located.data
     assert located.size == sum(len(face.shot.crop.data) for face in located.faces if face.shot) > 100_000
     assert all(probe_image(face.shot.crop.data).width == 224 for face in located.faces if face.shot)
+
+
+def test_a_clip_has_a_contact_sheet(local_scorer: LocalScorer, pictures: list[Image.Image], tmp_path: Path) -> None:
+    """The picture of a clip has a cell for each shown face, the least typical one framed in the decision's colour."""
+    data = make_clip(pictures)
+    (result,) = score(local_scorer, data)
+    folder = PictureFolder(tmp_path, None, local_scorer.sandbox, pytest.fail, local_scorer.settings.video)
+    folder.add(result, lambda: data)
+    assert (folder.written, folder.failed) == (1, 0)
+    (file,) = tmp_path.glob("*.jpg")
+    page = np.asarray(Image.open(file).convert("RGB")).astype(int)
+    colour = np.array(ImageColor.getrgb(COLOURS[result.faces[0].decision]))
+    assert (abs(page - colour).max(axis=2) < 40).sum() > 3 * 4 * 150  # a frame of three pixels
+    filled = (page[60:180] < 200).any(axis=(0, 2))
+    assert filled[: 5 * 168].mean() > 0.9  # five faces
+    assert not filled[6 * 168 :].any()
