@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ingest.clips import DEFAULT_CLIP_SETTINGS, ClipFacts, ClipSettings, SampledClip, name_animation, name_clip
-from ingest.detect import FaceDetector
 from ingest.image_metadata import ImageMetadata, read_image_metadata
 from ingest.probe import ImageInfo, Limits, probe_image
 from ingest.reasons import Reason, Unscorable
@@ -20,7 +19,7 @@ from scorer.messages import ScoreRequest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ingest.detect import Detection
+    from ingest.detect import Detection, FaceDetector
 
 
 NO_METADATA = ImageMetadata()
@@ -64,8 +63,11 @@ class LocatedImage:
         return len(self.data) + sum(len(face.shot.crop.data) for face in self.faces if face.shot)
 
 
-class MediaReader(FaceDetector, Protocol):
+class MediaReader(Protocol):
     """Finds the faces of images, and of the sampled frames of clips: a `Sandbox`."""
+
+    def detect(self, data: bytes, info: ImageInfo, min_face_px: float | None = None) -> "list[Detection]":
+        """See `FaceDetector.detect`."""
 
     def sample(
         self, data: bytes, media_type: str, settings: ClipSettings, min_face_px: float | None = None
@@ -112,7 +114,7 @@ def _probe(data: bytes, limits: Limits) -> ImageInfo | str:
 
 
 def _locate_faces(
-    request: ScoreRequest, data: bytes, info: ImageInfo, detector: FaceDetector, min_face_px: float
+    request: ScoreRequest, data: bytes, info: ImageInfo, detector: "FaceDetector", min_face_px: float
 ) -> tuple[LocatedFace, ...]:
     if request.faces is None:
         return _number_faces(detector.detect(data, info, min_face_px))
