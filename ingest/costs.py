@@ -8,6 +8,8 @@ images of 24 and 100 megapixels (peak of resident memory, bytes a pixel beyond t
 * Cutting from an image that is decoded whole (`exceeds_dali`), the region included: 6 to 9 in JPEG, 14 where damage was
   measured, 14 in PNG, 22 in WebP.
 * CPU: at most 53 ns a pixel.
+
+Clips: a decoder keeps up to 17 frames, of 1.5 to 6 bytes a pixel.
 """
 
 from collections.abc import Sequence
@@ -25,6 +27,8 @@ JOB_BYTES = 64 << 20  # for the detector's network and the decoders' internal bu
 _FILE_COPIES = 3  # the original, without metadata, and with codes inserted to measure damage
 _TAIL_BYTES = 4  # for each pixel of a JPEG, at most twice `MAX_TAIL_BYTES`: codes appended to measure damage
 _REGION_BYTES = 12  # for each pixel around the faces: decoded, kept, and decoded and compared where damage is measured
+_CLIP_BYTES = 160  # for each pixel of a frame: those that a decoder keeps, RGB, and linear light where it is HDR
+_INSPECT_BYTES = 256 << 20  # FFmpeg decodes the first frames of some containers to find their size
 # For each pixel of the whole image: Pillow makes several copies, and "show" makes an upright one of full size.
 _WHOLE_BYTES: dict[str, dict[str, int]] = {
     "find": {"image/jpeg": 1, "image/png": 14, "image/webp": 24},
@@ -36,6 +40,10 @@ _WHOLE_BYTES: dict[str, dict[str, int]] = {
 
 def estimate_memory(kind: Kind, groups: Sequence[FaceGroup]) -> int:
     """Return the most bytes that a job with these images may take."""
+    if kind in {"inspect", "sample"}:
+        (clip,) = groups
+        frame = _CLIP_BYTES * clip.info.width * clip.info.height
+        return JOB_BYTES + _FILE_COPIES * len(clip.data) + (_INSPECT_BYTES if kind == "inspect" else frame)
     return JOB_BYTES + sum(_estimate_image(kind, group) for group in groups)
 
 

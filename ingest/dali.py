@@ -77,6 +77,11 @@ class FaceCropper:
             results.update(self._crop_groups(batch))
         return [results[position] for position in range(len(faces))]
 
+    def resize(self, pixels: Pixels) -> Pixels:
+        """Return the crop (size, size, 3) of contiguous upright pixels, the same as of a window of an image."""
+        crop: Pixels = np.array(self._resizer.run(face=[pixels])[0].as_array())[0]
+        return crop
+
     def release(self) -> None:
         """Free the memory that the pipelines keep for their next run."""
         del self._decoder, self._resizer

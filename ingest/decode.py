@@ -40,8 +40,13 @@ def decode_reduced(bare: bytes, info: ImageInfo, scale: float) -> tuple[Pixels, 
         stored, warning = _decode_jpeg(bare, -(-width // factor), -(-height // factor))
     else:
         stored, warning = _decode_with_pillow(bare, least), ""
-    reduction = max(1, math.floor(stored.shape[1] / (width * scale)))
-    return (stored if reduction == 1 else np.asarray(Image.fromarray(stored).reduce(reduction))), warning
+    return reduce_pixels(stored, width * scale), warning
+
+
+def reduce_pixels(stored: Pixels, width: float) -> Pixels:
+    """Return decoded pixels (H, W, 3), reduced by a whole number to a width of at least `width`."""
+    reduction = max(1, math.floor(stored.shape[1] / width))
+    return stored if reduction == 1 else np.asarray(Image.fromarray(stored).reduce(reduction))
 
 
 def _decode_jpeg(bare: bytes, width: int, height: int) -> tuple[Pixels, str]:
