@@ -32,9 +32,9 @@ from ingest.decode_batches import (
     FaceGroup,
     batch_groups,
     exceeds_dali,
+    is_heif_image,
     split_batches,
 )
-from ingest.formats.heif import MEDIA_TYPES
 from ingest.native_messages import NativeMessages
 from ingest.orientation import find_stored_window, turn_upright
 from ingest.probe import EncodedFace, ImageInfo, strip_metadata
@@ -189,11 +189,13 @@ def _decode_without_dali(data: bytes, window: Window, info: ImageInfo) -> tuple[
     """Return the stored rectangle of an image that DALI cannot decode, and a warning or failure, or ""."""
     # Triton's environment has neither simplejpeg nor pi-heif.
     from ingest.decode import decode_reduced  # noqa: PLC0415
-    from ingest.decode_heif import decode_heif  # noqa: PLC0415
+    from ingest.decode_heif import MISSING_CODES, decode_heif, find_missing  # noqa: PLC0415
 
     try:
-        if info.media_type in MEDIA_TYPES.values():
-            return [_Region(decode_heif(data, window), window)], ""
+        if is_heif_image(info):
+            pixels = decode_heif(data, window)
+            missing = find_missing(data, window, pixels)
+            return [_Region(pixels, window)], "" if missing is None else MISSING_CODES
         stored, warning = decode_reduced(data, info, 1.0)
     except Unscorable as failure:
         return [], failure.detail

@@ -29,6 +29,8 @@ from ingest.decode_batches import (
     FaceGroup,
     batch_groups,
     exceeds_dali,
+    is_heif_image,
+    make_engine_refusal,
     split_batches,
 )
 from ingest.device import Kind, load_array_module
@@ -95,7 +97,9 @@ class DeviceCropper:
                 together = [group for group in batch if not exceeds_dali(group.info)]
                 failures |= self._crop_groups(together, crops) if together else {}
                 for group in batch:
-                    if exceeds_dali(group.info):
+                    if is_heif_image(group.info):
+                        failures |= dict.fromkeys(group.windows, make_engine_refusal("an engine on a GPU"))
+                    elif exceeds_dali(group.info):
                         failures |= self._crop_on_host(group, crops)
         except Exception:
             self._broken = True

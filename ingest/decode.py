@@ -13,9 +13,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from ingest.decode_batches import LIBJPEG_WARNING
+from ingest.decode_batches import LIBJPEG_WARNING, is_heif_image
 from ingest.decode_heif import decode_heif
-from ingest.formats.heif import MEDIA_TYPES
 from ingest.probe import ImageInfo
 from ingest.reasons import Reason, Unscorable
 
@@ -41,7 +40,7 @@ def decode_reduced(bare: bytes, info: ImageInfo, scale: float) -> tuple[Pixels, 
     if info.media_type == "image/jpeg":
         factor = next(f for f in _FACTORS if f == 1 or (width // f >= least[0] and height // f >= least[1]))
         stored, warning = _decode_jpeg(bare, -(-width // factor), -(-height // factor))
-    elif info.media_type in MEDIA_TYPES.values():
+    elif is_heif_image(info):
         stored, warning = decode_heif(bare), ""
     else:
         stored, warning = _decode_with_pillow(bare, least), ""

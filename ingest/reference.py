@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from ingest.formats.heif import MEDIA_TYPES
+from ingest.decode_batches import is_heif_image
 from ingest.orientation import turn_upright
 from ingest.probe import probe_image, strip_metadata
 from ingest.reasons import Reason, Unscorable
@@ -32,7 +32,7 @@ def decode_upright(data: bytes) -> NDArray[np.uint8]:
     info = probe_image(data)
     try:
         bare = strip_metadata(data, info.media_type)  # damaged metadata does not damage the picture
-        if info.media_type in MEDIA_TYPES.values():
+        if is_heif_image(info):
             from ingest.decode_heif import decode_heif  # noqa: PLC0415 - Triton's environment has no pi-heif
 
             return turn_upright(decode_heif(bare), info.orientation)

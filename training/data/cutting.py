@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ingest.dali import FaceCropper
+from ingest.decode_batches import is_heif_image
 from ingest.decode_heif import decode_heif
 from ingest.detect import FaceDetector
-from ingest.formats.heif import MEDIA_TYPES
 from ingest.image_metadata import read_image_metadata
 from ingest.orientation import turn_upright
 from ingest.probe import EncodedFace, ImageInfo, probe_image, strip_metadata
@@ -157,7 +157,7 @@ def hash_photo(data: bytes, info: ImageInfo) -> Hashes:
         Unscorable: it cannot be decoded.
     """
     try:
-        if info.media_type in MEDIA_TYPES.values():
+        if is_heif_image(info):
             stored = np.asarray(Image.fromarray(decode_heif(strip_metadata(data, info.media_type))).convert("L"))
         else:
             with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
