@@ -3,8 +3,8 @@
 Each tile of a HEIC grid is decoded alone, and only those that the wanted window touches: libheif leaves a tile that
 fails black, and gives no error. AVIF is decoded whole, since its decoder blends chroma across tiles.
 
-Neither decoder reports codes that end early: libde265 invents the rest. So `find_missing` decodes HEIC a second time with
-random bytes behind the codes of each slice. A decoder that has all data never reads them. Pixels that change were
+Neither decoder reports codes that end early: libde265 invents the rest. So `find_missing` decodes HEIC a second time
+with random bytes behind the codes of each slice. A decoder that has all data never reads them. Pixels that change were
 missing. Not measurable: codes that are valid and wrong, and missing ones in AVIF.
 """
 

@@ -92,7 +92,6 @@ class TritonEmbedder:
             BundleMismatch: the server's features are not this bundle's.
         """
         failures = {row: make_engine_refusal("Triton") for row, face in enumerate(faces) if is_heif_image(face.info)}
-        sent = [row for row in range(len(faces)) if row not in failures]
         if failures:
             return self._embed_others(faces, [row for row in range(len(faces)) if row not in failures], failures)
         calls: list[Any] = []
