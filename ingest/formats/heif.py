@@ -160,17 +160,18 @@ def _find_coded(tables: ItemTables, item: Item) -> list[Item]:
 
 
 def _read_tiles(tables: ItemTables, coded: list[Item]) -> tuple[bytes, ...]:
-    read: dict[int, bytes] = {}
+    read: dict[tuple[int, ...], bytes] = {}  # encoders store equal tiles once
+    keys = [(item.method, *(number for extent in item.extents for number in extent)) for item in coded]
     total = 0
-    for item in coded:
-        if id(item) not in read:
-            body = read[id(item)] = tables.read_item(item)
+    for key, item in zip(keys, coded, strict=True):
+        if key not in read or item.protected:
+            body = read[key] = tables.read_item(item)
             total += len(body)
             if total > tables.size:
                 raise Unscorable(Reason.UNDECODABLE, "the images of the HEIF file overlap")
             if item.kind == b"hvc1":
                 _check_units(body)
-    return tuple(read[id(item)] for item in coded)
+    return tuple(read[key] for key in keys)
 
 
 def _read_grid(tables: ItemTables, item: Item) -> tuple[tuple[int, int], int, int]:

@@ -25,14 +25,11 @@ def write_heif(picture: HeifPicture) -> bytes:
             shared.append(box)
         return 1 + shared.index(box)
 
-    numbers: dict[int, int] = {}  # of the coded images, which a grid may show several times
     items: list[tuple[int, bytes, bytes]] = []
     owned: list[list[tuple[int, bool]]] = []
     for tile, properties in zip(picture.tiles, picture.properties, strict=True):
-        if id(tile) not in numbers:
-            numbers[id(tile)] = len(items) + 1
-            items.append((len(items) + 1, picture.kind, tile))
-            owned.append([(share(*each[:2]), each.essential) for each in properties])
+        items.append((len(items) + 1, picture.kind, tile))
+        owned.append([(share(*each[:2]), each.essential) for each in properties])
     references = b""
     if picture.is_grid:
         grid = len(items) + 1
@@ -41,7 +38,7 @@ def write_heif(picture: HeifPicture) -> bytes:
         size = share(b"ispe", pack(">III", 0, picture.width, picture.height))
         first = [(share(*each[:2]), False) for each in picture.properties[0] if each.kind in {b"colr", b"pixi"}]
         owned.append([(size, False), *first])
-        parts = [numbers[id(tile)] for tile in picture.tiles]
+        parts = range(1, grid)
         dimg = _write_box(b"dimg", pack(f">HH{len(parts)}H", grid, len(parts), *parts))
         references = _write_full_box(b"iref", dimg)
     if picture.crop != Window(0, 0, picture.width, picture.height):
@@ -77,12 +74,15 @@ def _write_file(
     )
     meta_bytes = 12 + len(fixed) + 12 + 4 + 14 * len(items)  # iloc has 4 bytes and 14 for each item
     position, places = len(head) + meta_bytes + 8, b""
+    distinct: dict[int, tuple[int, bytes]] = {}  # encoders store equal tiles once
     for number, _, body in items:
-        places += pack(">HHHII", number, 0, 1, position, len(body))
-        position += len(body)
+        if id(body) not in distinct:
+            distinct[id(body)] = position, body
+            position += len(body)
+        places += pack(">HHHII", number, 0, 1, distinct[id(body)][0], len(body))
     iloc = _write_full_box(b"iloc", pack(">BBH", 0x44, 0, len(items)) + places)
     meta = _write_full_box(b"meta", fixed + iloc)
-    return head + meta + _write_box(b"mdat", b"".join(body for *_, body in items))
+    return head + meta + _write_box(b"mdat", b"".join(body for _, body in distinct.values()))
 
 
 def _write_box(kind: bytes, body: bytes) -> bytes:
