@@ -28,6 +28,9 @@ from ingest.decode_batches import (
     LIBJPEG_WARNING,
     FaceGroup,
     batch_groups,
+    exceeds_dali,
+    is_heif_image,
+    make_engine_refusal,
     split_batches,
 )
 from ingest.device import Kind, load_array_module
@@ -91,7 +94,13 @@ class DeviceCropper:
         failures: Failures = {}
         try:
             for batch in batch_groups(faces, self._max_batch, self._max_pixels):
-                failures |= self._crop_groups(batch, crops)
+                together = [group for group in batch if not exceeds_dali(group.info)]
+                failures |= self._crop_groups(together, crops) if together else {}
+                for group in batch:
+                    if is_heif_image(group.info):
+                        failures |= dict.fromkeys(group.windows, make_engine_refusal("an engine on a GPU"))
+                    elif exceeds_dali(group.info):
+                        failures |= self._crop_on_host(group, crops)
         except Exception:
             self._broken = True
             raise

@@ -14,6 +14,10 @@ for its own faces, on 735 faces of 385 photographs of 34 sources and on their co
 faces of 150 and 100 px, screenshots, WebP): at 5 %, the pooled calibration flags 1.1 to 9.7 % of faces of a stratum,
 and its own 2.2 to 7.7 %; at 1 %, 0 to 5.2 % and 0 to 3.0 %. By kind of copy, its own flags 3.2 to 6.0 %.
 
+HEIC and AVIF have no quantisation table that can be read without decoding, so they share `no_quality` with PNG and
+WebP: strata ask how strongly a JPEG was compressed. Whether their faces score as those photographs do is not
+measured; a calibration on HEIC is what `unlensed-train calibrate` or `unlensed calibrate` gives.
+
 The risk that remains: whoever sends an image chooses its processing, and so its stratum. Reducing or compressing a
 generated face costs it traces, and photographs that were processed alike are the comparison.
 """

@@ -67,6 +67,7 @@ def open_sandbox(
         manifest.preprocess if cuts and manifest.target == "openvino" else None,
         processes,
         timeout_s=timeout_s,
+        clip_crops=manifest.preprocess,
         release=copies.cleanup,
     )
 

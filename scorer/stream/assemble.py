@@ -146,6 +146,7 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
             bundle.model,
             settings.limits,
             watcher,
+            settings.video,
         )
         source, sink = connect()
         service = Service(
