@@ -62,16 +62,16 @@ ORDER BY log_likelihood, content_id, face_id LIMIT $2"""
 
 
 _CLIP_COUNTS = """
-SELECT count(*) AS clips, count(*) FILTER (status = 'no_face') AS no_face, count(*) FILTER (status = 'failed') AS unscored,
-  count(*) FILTER (damage IS NOT NULL) AS damaged, coalesce(sum(duration_s), 0) AS duration_s
+SELECT count(*) AS clips, count(*) FILTER (status = 'no_face') AS no_face,
+  count(*) FILTER (status = 'failed') AS unscored, count(*) FILTER (damage IS NOT NULL) AS damaged, coalesce(sum(duration_s), 0) AS duration_s
 FROM (SELECT any_value(status) AS status, any_value(clip_damage) AS damage, any_value(clip_duration_s) AS duration_s
   FROM results WHERE clip_frames IS NOT NULL GROUP BY shard, position)"""
 _TRACK_COUNTS = """
 SELECT coalesce(face_decision, '') AS decision, count(face_id) AS tracks, count(log_likelihood) AS scored
 FROM results WHERE clip_frames IS NOT NULL GROUP BY ALL"""
 _TRACKS = """
-SELECT content_id, sha256, face_id, log_likelihood, p_value, stratum, calibrated_by, face_decision, track_start_s, track_end_s,
-  track_frames, track_scored, track_least_typical_s, track_least_typical_log_likelihood
+SELECT content_id, sha256, face_id, log_likelihood, p_value, stratum, calibrated_by, face_decision,
+  track_start_s, track_end_s, track_frames, track_scored, track_least_typical_s, track_least_typical_log_likelihood
 FROM results WHERE clip_frames IS NOT NULL AND log_likelihood IS NOT NULL
 ORDER BY log_likelihood, content_id, face_id LIMIT $1"""
 
