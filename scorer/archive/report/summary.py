@@ -63,7 +63,8 @@ ORDER BY log_likelihood, content_id, face_id LIMIT $2"""
 
 _CLIP_COUNTS = """
 SELECT count(*) AS clips, count(*) FILTER (status = 'no_face') AS no_face,
-  count(*) FILTER (status = 'failed') AS unscored, count(*) FILTER (damage IS NOT NULL) AS damaged, coalesce(sum(duration_s), 0) AS duration_s
+  count(*) FILTER (status = 'failed') AS unscored, count(*) FILTER (damage IS NOT NULL) AS damaged,
+  coalesce(sum(duration_s), 0) AS duration_s
 FROM (SELECT any_value(status) AS status, any_value(clip_damage) AS damage, any_value(clip_duration_s) AS duration_s
   FROM results WHERE clip_frames IS NOT NULL GROUP BY shard, position)"""
 _TRACK_COUNTS = """
