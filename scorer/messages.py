@@ -112,13 +112,23 @@ class RequestedFace(Message):
 
 
 class ImageSource(Message):
-    """The encoded image: exactly one of `uri` and `bytes` (base64 in JSON)."""
+    """The encoded image: exactly one of `uri` and `bytes` (base64 in JSON).
+
+    `media_type` is what the producer believes, and decides nothing: the bytes do. A claim check of `video/*` is read in
+    one step, since videos are large.
+    """
 
     model_config = ConfigDict(populate_by_name=True, val_json_bytes="base64", ser_json_bytes="base64")
 
     uri: str | None = None
     data: Annotated[EncodedImage | None, Field(alias="bytes")] = None
     sha256: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$")] = None
+    media_type: Annotated[str | None, Field(max_length=255, examples=["image/jpeg", "video/mp4"])] = None
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the producer states a video."""
+        return (self.media_type or "").lower().startswith("video/")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -43,7 +43,7 @@ from scorer.stream.metrics import Metrics
 from scorer.stream.retry import RetryStopped
 
 WORKERS = 8  # more than cores: threads wait for the stores of images
-FIRST_BYTES = 4 * 2**20  # of an image in a store; the few larger ones are read twice
+FIRST_BYTES = 4 * 2**20  # of an image in a store; the few larger ones are read twice, stated videos are not
 
 Answer = tuple[InFlight, Outgoing, Callable[[], object]]
 
@@ -178,7 +178,7 @@ class RecordPipeline:
     def _fetch(self, entry: InFlight, request: ScoreRequest) -> bytes:
         """Return an image from its store, read when its largest possible size fits into the budget."""
         most = self._dependencies.limits.max_bytes
-        for size in sorted({min(FIRST_BYTES, most), most}):
+        for size in sorted({most if request.image.is_large else min(FIRST_BYTES, most), most}):
             self._ledger.reserve_image(entry, size, self._settings.max_in_flight_bytes)
             try:
                 return self._dependencies.read_payload(request, size)
