@@ -16,10 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ingest.crops import read_crop
 from ingest.formats import png
-from ingest.probe import EncodedFace, probe_image
+from ingest.probe import EncodedFace
 from ingest.reasons import Reason, Unscorable
-from ingest.spec import FaceBox, Window
+from ingest.spec import FaceBox
 
 Sampling = Literal["interval", "key_frames", "scenes"]
 MIN_FRAMES = 5  # of a short clip, spread over its whole duration
@@ -260,7 +261,6 @@ def parse_sample(answer: Mapping[str, Any], data: memoryview) -> SampledClip:
 
 def _read_crop(data: bytes) -> EncodedFace:
     try:
-        info = probe_image(data)
+        return read_crop(data)
     except Unscorable as failure:
         raise ValueError(failure.detail) from failure
-    return EncodedFace(data, info, Window(0, 0, info.width, info.height))

@@ -8,7 +8,6 @@ from typing import TypeVar
 from ingest.formats.heif import MEDIA_TYPES
 from ingest.orientation import find_stored_window
 from ingest.probe import EncodedFace, ImageInfo
-from ingest.reasons import Reason, Unscorable
 from ingest.spec import Window
 
 Item = TypeVar("Item")
@@ -51,12 +50,6 @@ def exceeds_dali(info: ImageInfo) -> bool:
 def is_heif_image(info: ImageInfo) -> bool:
     """Return whether the image is HEIC or AVIF, which only processes of the sandbox decode."""
     return info.media_type in MEDIA_TYPES.values()
-
-
-def make_engine_refusal(engine: str) -> Unscorable:
-    """Return the refusal of a HEIC or AVIF image by an `engine` that decodes images outside the sandbox."""
-    message = f"{engine} has no decoder for HEIC and AVIF; score it with an engine on the CPU, or send JPEG or PNG"
-    return Unscorable(Reason.UNSUPPORTED_FORMAT, message)
 
 
 def batch_groups(faces: Sequence[EncodedFace], max_batch: int, max_pixels: int) -> Iterator[list[FaceGroup]]:

@@ -4,8 +4,10 @@ Each tile of a HEIC grid is decoded alone, and only those that the wanted window
 fails black, and gives no error. AVIF is decoded whole, since its decoder blends chroma across tiles.
 
 Neither decoder reports codes that end early: libde265 invents the rest. So `find_missing` decodes HEIC a second time
-with random bytes behind the codes of each slice. A decoder that has all data never reads them. Pixels that change were
-missing. Not measurable: codes that are valid and wrong, and missing ones in AVIF.
+with random bytes behind the codes of each slice: as many as the samples of a 4:2:0 picture, since a slice may state
+where the codes of each row begin, far behind the last byte. None is a zero, which may escape. A decoder that has all
+data never reads them. Pixels that change were missing. Not measurable: codes that are valid and wrong, and missing ones
+in AVIF.
 """
 
 import io
@@ -25,7 +27,6 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = pi_heif.options.DECODE_THREADS = 1  # the 
 
 Pixels = NDArray[np.uint8]
 MISSING_CODES = "codes of the image are missing"
-_TAIL_BYTES = 4096
 _FIRST_PARAMETERS = 32  # NAL unit types below are slices (H.265, table 7-1)
 
 
@@ -67,14 +68,15 @@ def find_missing(bare: bytes, window: Window | None, pixels: Pixels) -> NDArray[
     picture = open_heif(bare)
     if picture.kind == b"av01":
         return None
-    longer = replace(picture, tiles=tuple(map(_extend_slices, picture.tiles)), orientation=1)
+    across, down = picture.tile_size
+    tail = np.random.default_rng(0).integers(4, 256, across * down * 3 // 2, np.uint8).tobytes()
+    longer = replace(picture, tiles=tuple(_extend_slices(tile, tail) for tile in picture.tiles), orientation=1)
     missing = (decode_heif(write_heif(longer), window) != pixels).any(axis=2)
     return missing if missing.any() else None
 
 
-def _extend_slices(tile: bytes) -> bytes:
-    """Return a coded HEVC image with random bytes behind the codes of each slice; none is a zero, which may escape."""
-    tail = np.random.default_rng(0).integers(4, 256, _TAIL_BYTES, np.uint8).tobytes()
+def _extend_slices(tile: bytes, tail: bytes) -> bytes:
+    """Return a coded HEVC image with the bytes of `tail` behind the codes of each slice."""
     units, position = [], 0
     while position < len(tile):
         end = position + 4 + int.from_bytes(tile[position : position + 4], "big")

@@ -8,7 +8,6 @@ During a job, the process may take as much additional memory and CPU time as `in
 """
 
 import ctypes
-import io
 import os
 import resource
 import signal
@@ -20,23 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ingest.clips import MAX_FACES, ClipFacts, ClipSettings
 from ingest.costs import BATCH_IMAGES, compute_cpu_limit_s, estimate_memory, make_memory_refusal
+from ingest.crops import encode_crop
 from ingest.dali import FaceCropper
 from ingest.decode_batches import FaceGroup
 from ingest.detect import DetectorSpec, load_detector
 from ingest.jobs import Kind, read_job, receive_frame, reduce_size, send_frame
 from ingest.probe import EncodedFace
 from ingest.reasons import Reason, Unscorable
-from ingest.reference import decode_upright, resize_triangular
+from ingest.reference import decode_upright
 from ingest.spec import PreprocessSpec, crop_window
 
 MAX_FRAME_BYTES = 1 << 30
 MESSAGES_BYTES = 1 << 20  # of printed messages, which are kept in memory
 LARGE_BYTES = 256 << 20  # after a larger job, the memory is returned to the system at once
+NO_CROPS = "this process has no crop specification"
 GRACE_S = 1.0  # the parent's timeout comes first; this process's own is for a parent that crashed
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -56,7 +56,10 @@ class _Decoder:
         if detector:
             values: Any = {key: tuple(item) if isinstance(item, list) else item for key, item in detector.items()}
             self._detector = load_detector(Path(setup["folder"]), DetectorSpec(**values), threads=1)
-        self._cropper = FaceCropper(PreprocessSpec.from_json(crops), 1, BATCH_IMAGES) if crops else None
+        self._spec = PreprocessSpec.from_json(crops) if crops else None
+        self._cropper: FaceCropper | None = None
+        if setup["cuts_images"]:
+            self._prepare_cropper()
 
     def run_job(self, header: Mapping[str, Any], data: memoryview) -> Answer:
         """Return the answer to a job."""
@@ -69,6 +72,8 @@ class _Decoder:
             "sample": self._sample,
         }
         groups = read_job(header, data)
+        if kind in {"cut", "sample"}:
+            self._prepare_cropper()
         memory = estimate_memory(kind, groups)
         limits = header.get("limits") or {}
         cpu_s, timeout_s = limits.get("cpu_s") or compute_cpu_limit_s(groups), limits.get("timeout_s", self._timeout_s)
@@ -82,6 +87,10 @@ class _Decoder:
         finally:
             if memory >= LARGE_BYTES:
                 self._release()
+
+    def _prepare_cropper(self) -> None:
+        if self._cropper is None and self._spec:
+            self._cropper = FaceCropper(self._spec, 1, BATCH_IMAGES)
 
     @contextmanager
     def _limited(self, memory: int, cpu_s: float, timeout_s: float) -> Iterator[None]:
@@ -108,8 +117,7 @@ class _Decoder:
 
     def _cut(self, groups: list[FaceGroup]) -> Answer:
         if self._cropper is None:
-            message = "this process has no crop specification"
-            raise AssertionError(message)
+            raise AssertionError(NO_CROPS)
         faces = [EncodedFace(g.data, g.info, window) for g in groups for window in g.windows.values()]
         crops = self._cropper.crop(faces)
         failures = [_describe_failure(crop) if isinstance(crop, Unscorable) else None for crop in crops]
@@ -135,13 +143,14 @@ class _Decoder:
         groups: list[FaceGroup],
         facts: dict[str, Any],
         settings: dict[str, Any],
-        crops: dict[str, Any],
         min_face_px: float | None,
     ) -> Answer:
         from ingest.video import Damage, read_frames  # noqa: PLC0415 - most processes read no clip
 
+        if self._cropper is None or self._spec is None:
+            raise AssertionError(NO_CROPS)
         (clip,) = groups
-        spec, damage = PreprocessSpec.from_json(crops), Damage()
+        spec, damage = self._spec, Damage()
         frames: list[dict[str, Any]] = []
         encoded: list[bytes] = []
         for frame in read_frames(clip.data, ClipFacts(**facts), ClipSettings(**settings), damage):
@@ -165,27 +174,15 @@ class _Decoder:
             )
             for window in (window for _, window in faces):
                 part = frame.pixels[window.top :, window.left :][: window.height, : window.width]
-                encoded.append(_encode_png(self._resize(np.ascontiguousarray(part), spec)))
+                encoded.append(encode_crop(self._cropper.resize(np.ascontiguousarray(part))))
         found_damage = _describe_failure(Unscorable(damage.reason, damage.detail)) if damage.detail else None
         answer = {"frames": frames, "sizes": [len(each) for each in encoded], "damage": found_damage}
         return answer, b"".join(encoded)
-
-    def _resize(self, pixels: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.uint8]:
-        """Stretch upright pixels to a crop as this process cuts images, or as the reference does if it cuts none."""
-        if self._cropper is None:
-            return resize_triangular(pixels, spec.size, antialias=spec.antialias)
-        return self._cropper.resize(pixels)
 
     def _release(self) -> None:
         if self._cropper:
             self._cropper.release()
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "PNG", compress_level=1)
-    return encoded.getvalue()
 
 
 def _describe_failure(failure: Unscorable) -> dict[str, Any]:

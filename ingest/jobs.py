@@ -70,13 +70,14 @@ def _receive_exactly(receive: Callable[[memoryview], int], size: int) -> memoryv
 
 
 def describe_setup(
-    folder: Path, detector: DetectorSpec | None, crops: PreprocessSpec | None, timeout_s: float
+    folder: Path, detector: DetectorSpec | None, crops: PreprocessSpec | None, timeout_s: float, *, cuts_images: bool
 ) -> dict[str, Any]:
-    """Return the JSON object of the first frame."""
+    """Return the JSON object of the first frame; see `Sandbox`."""
     return {
         "folder": str(folder),
         "detector": detector and asdict(detector),
         "crops": crops and asdict(crops),
+        "cuts_images": cuts_images,
         "timeout_s": timeout_s,
     }
 

@@ -49,11 +49,12 @@ class Sandbox:
     Args:
         folder: the verified bundle.
         detector: how faces are found; None if no faces are to be found.
-        crops: how faces are cut; None if no faces of images are to be cut.
+        crops: how faces are cut; None if no faces are to be cut.
         processes: their number; each starts when it is first needed, or by `start`.
         timeout_s: the most wall time of one image, or of a batch of small ones.
         memory_bytes: the most memory of all decoders together; None is the rest of this machine or container.
-        clip_crops: how faces of clips are cut; None if it is `crops`.
+        cuts_images: whether the engine gets the faces of all images from here. If not, a process prepares to cut when
+            the first clip or image comes that its engine cannot decode.
         release: called when the sandbox is closed.
 
     Raises:
@@ -69,14 +70,13 @@ class Sandbox:
         *,
         timeout_s: float = TIMEOUT_S,
         memory_bytes: int | None = None,
-        clip_crops: PreprocessSpec | None = None,
+        cuts_images: bool = True,
         release: Callable[[], None] | None = None,
     ) -> None:
         if detector or crops:
             require_instructions()
         self._crops, self._processes, self._release = crops, processes, release
-        self._clip_crops = clip_crops or crops
-        setup = describe_setup(folder.absolute(), detector, crops, timeout_s)
+        setup = describe_setup(folder.absolute(), detector, crops, timeout_s, cuts_images=cuts_images)
         self._pool = DetectorPool(setup, processes, timeout_s)
         self._budget = MemoryBudget(find_decoding_memory(processes) if memory_bytes is None else memory_bytes)
         self._callers = ThreadPoolExecutor(processes, "crop")
@@ -126,6 +126,11 @@ class Sandbox:
             for batch in pending:
                 batch.cancel()
 
+    @property
+    def blank_crop(self) -> Pixels:
+        """A black crop."""
+        return np.zeros(self._crop_shape(), np.uint8)
+
     def show(self, data: bytes, info: ImageInfo, window: Window, max_side: int) -> Pixels:
         """Return an upright `window` of an image, RGB (H, W, 3), reduced so that no side is longer than `max_side`.
 
@@ -159,17 +164,8 @@ class Sandbox:
         facts = parse_facts(self._run_job("inspect", [group], 0, TRIES)[0])
         check_facts(facts, len(data), settings)
         group = FaceGroup(data, ImageInfo(media_type, facts.width, facts.height, 1, digest, scans=facts.frames))
-        spec = self._clip_crops
-        if spec is None:
-            message = "this sandbox was opened without a crop specification"
-            raise AssertionError(message)
-        options = {
-            "facts": asdict(facts),
-            "settings": asdict(settings),
-            "crops": asdict(spec),
-            "min_face_px": min_face_px,
-        }
-        most = MAX_FACES * (4 * spec.size**2 + 4096)
+        options = {"facts": asdict(facts), "settings": asdict(settings), "min_face_px": min_face_px}
+        most = MAX_FACES * (4 * self._crop_shape()[0] ** 2 + 4096)
         return facts, parse_sample(*self._run_job("sample", [group], most, TRIES, limits, **options))
 
     def _crop_batch(self, groups: list[FaceGroup]) -> dict[int, Pixels | Unscorable]:

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from ingest.decode_batches import is_heif_image, make_engine_refusal
 from ingest.orientation import find_stored_window, turn_matrix
 from ingest.probe import EncodedFace, strip_metadata
 from ingest.reasons import Reason, Unscorable
@@ -91,9 +90,7 @@ class TritonEmbedder:
             TritonUnavailable: some faces have no answer; no request of this batch is in flight any more.
             BundleMismatch: the server's features are not this bundle's.
         """
-        failures = {row: make_engine_refusal("Triton") for row, face in enumerate(faces) if is_heif_image(face.info)}
-        if failures:
-            return self._embed_others(faces, [row for row in range(len(faces)) if row not in failures], failures)
+        failures: dict[int, Unscorable] = {}
         calls: list[Any] = []
         outage = threading.Event()
         for face in faces:
@@ -111,22 +108,6 @@ class TritonEmbedder:
                 failures[row] = failure
         self._raise_outage(calls, len(faces))
         return FeatureBatch(features, failures, np.full(len(faces), np.nan, np.float32))  # the crops are on the server
-
-    def _embed_others(
-        self, faces: Sequence[EncodedFace], rows: Sequence[int], failures: dict[int, Unscorable]
-    ) -> FeatureBatch:
-        """Return the batch of all `faces`, of which only `rows` are sent."""
-        try:
-            others = self.embed([faces[row] for row in rows])
-        except TritonUnavailable as error:
-            message = str(error)
-            raise TritonUnavailable(
-                message, [rows[row] for row in error.rows], blames_faces=error.blames_faces
-            ) from error
-        features = np.full((len(faces), self._feature_size), np.nan, np.float32)
-        features[rows] = others.features
-        failures |= {rows[row]: failure for row, failure in others.failures.items()}
-        return FeatureBatch(features, failures, np.full(len(faces), np.nan, np.float32))
 
     @property
     def in_flight(self) -> int:
