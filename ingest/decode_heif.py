@@ -27,6 +27,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = pi_heif.options.DECODE_THREADS = 1  # the 
 
 Pixels = NDArray[np.uint8]
 MISSING_CODES = "codes of the image are missing"
+_MAX_UNIT_BYTES = 15 << 20  # libde265 refuses 16 MiB
 _FIRST_PARAMETERS = 32  # NAL unit types below are slices (H.265, table 7-1)
 
 
@@ -81,7 +82,8 @@ def _extend_slices(tile: bytes, tail: bytes) -> bytes:
     while position < len(tile):
         end = position + 4 + int.from_bytes(tile[position : position + 4], "big")
         unit = tile[position + 4 : end]
-        unit += tail if unit[0] >> 1 & 63 < _FIRST_PARAMETERS else b""
+        if unit[0] >> 1 & 63 < _FIRST_PARAMETERS:
+            unit += tail[: max(0, _MAX_UNIT_BYTES - len(unit))]
         units += [len(unit).to_bytes(4, "big"), unit]
         position = end
     return b"".join(units)
@@ -93,7 +95,7 @@ def _decode_file(picture: HeifPicture, size: tuple[int, int]) -> Pixels:
     except MemoryError:
         raise
     except Exception as error:  # both libraries raise ValueError, RuntimeError, SyntaxError and others on bad bytes
-        if "emory" in str(error):
+        if "emory" in str(error) and "Security limit" not in str(error):  # another size than the container's
             raise MemoryError(str(error)) from error
         message = f"the image data cannot be decoded ({type(error).__name__})"
         raise Unscorable(Reason.UNDECODABLE, message) from error

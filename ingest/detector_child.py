@@ -76,7 +76,10 @@ class _Decoder:
             self._prepare_cropper()
         memory = estimate_memory(kind, groups)
         limits = header.get("limits") or {}
-        cpu_s, timeout_s = limits.get("cpu_s") or compute_cpu_limit_s(groups), limits.get("timeout_s", self._timeout_s)
+        cpu_s, timeout_s = (
+            limits.get("cpu_s") or compute_cpu_limit_s(kind, groups),
+            limits.get("timeout_s", self._timeout_s),
+        )
         try:
             with self._limited(memory, cpu_s, timeout_s):
                 return work[kind](groups, **header["options"])

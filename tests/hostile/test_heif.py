@@ -10,13 +10,16 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from ingest.decode_heif import decode_heif, find_missing
 from ingest.formats.heif import MAX_TILES, HeifPicture, open_heif
-from ingest.formats.heif_writer import write_heif
+from ingest.formats.heif_writer import strip_heif, write_heif
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason, Unscorable
 from ingest.sandbox import Sandbox
 from ingest.spec import Window
-from tests.ingest.formats.heif_files import encode, make_grid, replace_field
+from tests.ingest.formats.heif_files import encode, make_grid, make_picture, replace_field
+
+WHOLE = Window(0, 0, 64, 64)
 
 
 def repeat_tiles(columns: int, rows: int, tile: int, canvas: tuple[int, int]) -> bytes:
@@ -117,3 +120,23 @@ def test_codes_that_end_early_are_missing_pixels(sandbox: Sandbox, tenths: int) 
     ((_, crop),) = sandbox.crop([EncodedFace(data, info, Window(0, 0, 512, 512))])
     assert isinstance(crop, Unscorable)
     assert crop.reason is Reason.UNDECODABLE
+
+
+def test_a_large_picture_is_whole() -> None:
+    """The codes that are added to find missing ones stay within what the decoder reads: 12 megapixels in one tile."""
+    buffer = io.BytesIO()
+    make_picture(4032, 3024).save(buffer, "HEIF", quality=30)
+    bare = strip_heif(buffer.getvalue())
+    window = Window(1000, 2900, 96, 64)
+    assert find_missing(bare, window, decode_heif(bare, window)) is None
+
+
+def test_a_coded_size_beyond_the_stated_one_is_no_lack_of_memory(sandbox: Sandbox) -> None:
+    """Libheif counts a coded picture that is larger than stated as memory; the file is undecodable."""
+    picture = open_heif(encode("HEIF", 1600, 64))
+    small = struct.pack(">III", 0, 64, 64)
+    owned = tuple(p._replace(body=small) if p.kind == b"ispe" else p for p in picture.properties[0])
+    data = write_heif(replace(picture, width=64, height=64, tile_size=(64, 64), properties=(owned,), crop=WHOLE))
+    with pytest.raises(Unscorable) as refusal:
+        sandbox.detect(data, probe_image(data))
+    assert refusal.value.reason is Reason.UNDECODABLE
