@@ -16,6 +16,7 @@ from scorer.decide import Policy, decide_face
 from scorer.engines.base import Embedder, FeatureBatch
 from scorer.locate import LocatedFace, LocatedImage
 from scorer.messages import (
+    CalibratedBy,
     FaceResult,
     ImageFacts,
     ModelFacts,
@@ -120,7 +121,7 @@ def _prepare(image: LocatedImage, face: LocatedFace, model: Model, policy: Polic
 
 
 def _stratum(image: LocatedImage, face: LocatedFace) -> Stratum:
-    return stratum_of(_visible_px(image, face), image.metadata.jpeg_quality)
+    return stratum_of(_visible_px(image, face), image.metadata.jpeg_quality, _probed(image).media_type)
 
 
 def _size_around(image: LocatedImage, face: LocatedFace) -> tuple[int, int]:
@@ -155,7 +156,7 @@ def _result(
     scores = [face.score for face in faces if face.score is not None]
     if not faces:
         causes = [image.failure or Unscorable(Reason.NO_FACE, "no face was found")]
-    elif image.clip and scores:
+    elif any(UNCALIBRATED.reason in face.reason_codes for face in faces):
         causes.append(UNCALIBRATED)
     return ScoreResult(
         version=VERSION,
@@ -205,7 +206,8 @@ def _face_result(image: LocatedImage, face: LocatedFace, outcome: Score | Unscor
     scored = outcome if isinstance(outcome, Score) else None
     p_value = scored.p_value if scored else None
     decision, reasons = decide_face(p_value, policy), (outcome.reason,) if isinstance(outcome, Unscorable) else ()
-    if scored and image.clip:
+    stratum = _stratum(image, face)
+    if scored and image.clip and not (stratum.is_video and scored.calibrated_by is CalibratedBy.STRATUM):
         decision, reasons = cap_decision(decision), (UNCALIBRATED.reason,)
     return FaceResult(
         face_id=face.face_id,
@@ -217,7 +219,7 @@ def _face_result(image: LocatedImage, face: LocatedFace, outcome: Score | Unscor
         decision=decision,
         reason_codes=reasons,
         quality=_measure_quality(image, face, scored),
-        stratum=_stratum(image, face),
+        stratum=stratum,
         calibrated_by=scored.calibrated_by if scored else None,
     )
 

@@ -1,16 +1,19 @@
 """From the scored faces of a clip to one result for each track.
 
 The log-likelihood of a track is the lower median of its scored faces, so that it is the face of one sampled frame; the
-stratum, the box and the quality are that face's. Its p-value is taken against held-out photographs of that stratum, as
-if the face were a photograph's. It is not calibrated for clips, for two reasons:
+stratum, the box and the quality are that face's.
 
-* A video encoder erases what cameras leave, and no bundle has held-out clips yet.
+A bundle whose calibration has the stratum `video` or `small_video` compares the median with those of held-out tracks:
+the dependence of frames is then the same on both sides, if the clips are sampled alike. Otherwise its p-value is taken
+against photographs, as if the face were a photograph's, and not calibrated, for two reasons:
+
+* A video encoder erases what cameras leave.
 * Frames depend on each other. If each face alone had a valid p-value, the median one would be exact for identical
   frames and conservative for independent ones; under any dependence of K frames, K / ceil(K / 2) <= 2 times the median
   p-value is valid (Vovk and Wang, 2020). So for faces that are like photographs, false alarms are at most twice the
   stated rate.
 
-So each scored track has the reason `uncalibrated_video`, and its decision is at most `review`.
+So each such track has the reason `uncalibrated_video`, and its decision is at most `review`.
 """
 
 from collections.abc import Sequence
@@ -33,8 +36,8 @@ from scorer.messages import (
 
 UNCALIBRATED = Unscorable(
     Reason.UNCALIBRATED_VIDEO,
-    "the bundle has no held-out clips: p-values compare the median face of each track with photographs, and decide at "
-    "most review",
+    "the bundle's calibration has too few clips of this kind: p-values compare the median face of each track with "
+    "photographs, and decide at most review",
 )
 
 

@@ -17,7 +17,7 @@ from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason, Unscorable
 from ingest.sandbox import Sandbox
 from ingest.spec import Window
-from tests.ingest.formats.heif_files import encode, make_grid, make_picture, replace_field
+from tests.ingest.formats.heif_files import encode, make_grid, replace_field
 
 WHOLE = Window(0, 0, 64, 64)
 
@@ -125,7 +125,7 @@ def test_codes_that_end_early_are_missing_pixels(sandbox: Sandbox, tenths: int) 
 def test_a_large_picture_is_whole() -> None:
     """The codes that are added to find missing ones stay within what the decoder reads: 12 megapixels in one tile."""
     buffer = io.BytesIO()
-    make_picture(4032, 3024).save(buffer, "HEIF", quality=30)
+    Image.new("RGB", (4032, 3024), "grey").save(buffer, "HEIF", quality=30)
     bare = strip_heif(buffer.getvalue())
     window = Window(1000, 2900, 96, 64)
     assert find_missing(bare, window, decode_heif(bare, window)) is None

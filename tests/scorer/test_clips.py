@@ -1,6 +1,7 @@
 """Clips are scored as their frames are, tracks are linked, and no track decides more than review."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox, Window
 from scorer.clips import MAX_TRACKS, LocatedClip, Shot, link_faces, measure_iou
 from scorer.commands.annotate import COLOURS, PictureFolder
-from scorer.decide import Policy, decide_face
+from scorer.decide import Calibration, Policy, decide_face
 from scorer.local_scorer import LocalScorer
 from scorer.locate import LocatedFace, LocatedImage
 from scorer.messages import (
@@ -30,6 +31,8 @@ from scorer.messages import (
     Status,
     result_id,
 )
+from scorer.score import score_batch
+from scorer.strata import Stratum
 from scorer.tracks import Score, cap_decision, describe_clip, find_median, group_tracks
 from tests.clips import ANIMATIONS, make_animation, make_clip
 
@@ -117,6 +120,19 @@ def test_a_track_is_reviewed_at_most() -> None:
     policy = Policy()
     decisions = [cap_decision(decide_face(p, policy)) for p in (0.001, 0.03, 0.5)]
     assert decisions == [Decision.REVIEW, Decision.REVIEW, Decision.PASS]
+
+
+def test_a_stratum_of_clips_decides(local_scorer: LocalScorer, pictures: list[Image.Image]) -> None:
+    """With held-out clips in the calibration, a video's track is flagged; an animation's is still reviewed at most."""
+    files, model = [make_clip(pictures), make_animation(pictures, "GIF", [40] * 6)], local_scorer.bundle.model
+    held_out = np.sort(np.full(200, 1e6))
+    calibration = Calibration(held_out, {Stratum.SMALL_VIDEO: held_out, Stratum.VIDEO: held_out})
+    located = [(local_scorer.locate(ask(data), data), Policy()) for data in files]
+    video, animation = score_batch(located, local_scorer.embedder, replace(model, calibration=calibration))
+    assert (video.decision, video.reason_codes, video.detail) == (Decision.FLAG, (), None)
+    assert video.faces[0].calibrated_by is CalibratedBy.STRATUM
+    assert (animation.decision, animation.reason_codes) == (Decision.REVIEW, (Reason.UNCALIBRATED_VIDEO,))
+    assert animation.faces[0].calibrated_by is CalibratedBy.POOLED
 
 
 def test_a_lower_rate_is_another_result() -> None:
