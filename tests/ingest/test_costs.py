@@ -19,7 +19,7 @@ from PIL import Image
 from ingest.costs import CPU_S, JOB_BYTES, compute_cpu_limit_s, estimate_memory
 from ingest.decode_batches import FaceGroup
 from ingest.memory import MemoryBudget
-from ingest.probe import EncodedFace, probe_image
+from ingest.probe import EncodedFace, ImageInfo, probe_image
 from ingest.reasons import Unscorable
 from ingest.sandbox import Sandbox
 from ingest.spec import Window
