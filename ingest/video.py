@@ -277,7 +277,7 @@ def _to_upright(frame: "av.VideoFrame") -> Pixels:
     if space == _UNSPECIFIED:
         space = _BT709 if frame.height >= _HD_HEIGHT else _BT601
     source = Colorspace.ITU709 if space == _BT709 else Colorspace.BT2020 if space in _BT2020 else Colorspace.ITU601
-    how = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
+    how = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
     rgb = frame.reformat(
         format="rgb48le" if hdr else "rgb24", src_colorspace=source, interpolation=how, dst_color_range=2, threads=1
     )
