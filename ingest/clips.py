@@ -36,7 +36,7 @@ CONTAINERS = {
     "video/mp2t": "mpegts",
 }
 ANIMATIONS = {"image/gif": "GIF", "image/png": "PNG", "image/webp": "WEBP"}
-_STILL_BRANDS = re.compile(rb"avif|avis|heic|heix|heim|heis|hevc|hevx|mif1|msf1|crx ")
+_STILL_BRANDS = re.compile(rb"avif|avis|heic|heix|heim|heis|hevc|hevx|mif1|mif3|msf1|crx ")
 _SIGNATURES = tuple(
     (re.compile(signature, re.DOTALL), media_type)
     for signature, media_type in (
