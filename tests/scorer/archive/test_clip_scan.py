@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pytest
 import skimage.data
 from PIL import Image
 
@@ -64,6 +65,7 @@ def check_row(row: dict[str, Any], result: ScoreResult) -> None:
     }
 
 
+@pytest.mark.slow
 def test_clips_in_folders_and_tars(root: Path, tmp_path: Path, local_scorer: LocalScorer) -> None:
     """Each file of a folder and of a tar has a row or an error; clips count apart, and their tracks are on the page."""
     files = make_files()
