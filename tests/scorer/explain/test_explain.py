@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import jsonschema
@@ -15,16 +16,16 @@ from PIL import Image
 
 from ingest.probe import EncodedFace, probe_image
 from ingest.spec import FaceBox, crop_window
-from scorer.decide import Policy, decide_face, p_values
+from scorer.decide import Calibration, Policy, decide_face, p_values
 from scorer.engines.base import FeatureBatch
 from scorer.errors import NothingToExplain, UsageError
 from scorer.explain.crops import choose_region, occlude_crop
 from scorer.explain.explain import explain_image, find_clusters, find_threshold
 from scorer.explain.messages import Explanation
-from scorer.explain.sentences import list_sentences
+from scorer.explain.sentences import NO_COPIES, list_sentences
 from scorer.explain.sheet import render_sheet
 from scorer.local_scorer import LocalScorer
-from scorer.messages import Decision, ImageSource, ScoreRequest
+from scorer.messages import CalibratedBy, Decision, ImageSource, ScoreRequest
 from scorer.mixture import GaussianMixture, stack_mixture
 
 HOSTILE = "<script>alert(1)</script>&\"'\u202e.png"
@@ -91,6 +92,34 @@ def test_numbers_agree_with_the_decision(explanation: Explanation, local_scorer:
     assert face.p_value == (1 + position.at_most) / (position.faces + 1)
     assert sum(position.counts) == position.faces == len(local_scorer.bundle.model.calibration.pooled)
     assert "fake" not in " ".join(list_sentences(explanation)).lower()
+
+
+def test_a_face_is_placed_among_photographs_of_its_stratum(
+    local_scorer: LocalScorer, portrait: bytes, explanation: Explanation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the calibration has the face's stratum, its photographs are the ones that are counted and shown."""
+    model, face = local_scorer.bundle.model, explanation.face
+    own = Calibration(model.calibration.pooled, {face.stratum: face.log_likelihood + np.arange(-5.0, 3.0)})
+    bundle = replace(local_scorer.bundle, model=replace(model, calibration=own))
+    monkeypatch.setattr(local_scorer, "bundle", bundle)
+    again = explain_image(local_scorer, ask(portrait), portrait)
+    position = again.calibration
+    assert (position.calibrated_by, position.faces, position.at_most) == (CalibratedBy.STRATUM, 8, 6)
+    assert position.p_value == again.face.p_value == 7 / 9
+    assert sum(position.counts) == 8
+    covered = np.array(again.occlusion.changes_nats) + face.log_likelihood
+    np.testing.assert_array_equal(again.occlusion.p_values, p_values(covered, own.strata[face.stratum]))
+    assert "compared with photographs of that stratum" in " ".join(list_sentences(again))
+
+
+def test_copies_of_a_huge_face_are_left_out(
+    local_scorer: LocalScorer, portrait: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the limit of pixels no copy is made, the cost says so, and the sheet states what is missing."""
+    monkeypatch.setattr("scorer.explain.explain.MAX_REGION_PIXELS", 100)
+    explanation = explain_image(local_scorer, ask(portrait), portrait)
+    assert (explanation.copies, explanation.cost.engine_passes) == ((), 50)
+    assert NO_COPIES in render_sheet(explanation)
 
 
 class _Tags(HTMLParser):
