@@ -19,7 +19,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 # Where several extras include a package, the first of this order is recommended.
 EXTRAS = {
     "cpu": "scoring on a CPU, and decoding everywhere: score, scan, serve, bundle verify",
-    "scan": "archives: scan, report, compare, bundle fetch",
+    "scan": "archives: scan, report, compare, bundle fetch; explain",
     "calibrate": "fitting a bundle to a scan: calibrate",
     "stream": "serving a stream: serve, dlq",
     "video": "videos in score, scan and serve",
@@ -41,6 +41,7 @@ EXTRAS = {
 NEEDED = {
     "score": ("cpu",),
     "scan": ("cpu", "scan"),
+    "explain": ("cpu", "scan"),
     "report": ("scan",),
     "compare": ("scan",),
     "calibrate": ("calibrate",),

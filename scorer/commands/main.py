@@ -29,6 +29,7 @@ from scorer.commands.command_line import (
     run_command,
 )
 from scorer.commands.dlq import dlq_app
+from scorer.commands.explain import explain
 from scorer.commands.inputs import FacesMissing, FoundFiles, assign_boxes, expand_paths, request_for
 from scorer.commands.report import compare, report
 from scorer.commands.scan import scan
@@ -57,6 +58,7 @@ app = typer.Typer(
 )
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(dlq_app, name="dlq")
+app.command(short_help="Explain the score of one face.")(explain)
 app.command(short_help="Score an archive, resumably.")(scan)
 app.command(short_help="Write a run's summary.json and report.html again.")(report)
 app.command(short_help="Compare two runs over the same images.")(compare)
