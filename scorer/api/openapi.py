@@ -47,50 +47,50 @@ def _refusal(description: str, code: RefusalCode, *, retry: bool = False) -> Doc
 
 _SCORED = {"anyOf": [_RESULT, _RESULTS]}
 _UNSCORED = {"anyOf": [_RESULT, _RESULTS, _REFUSAL]}
-SCORE_RESPONSES: dict[int | str, Document] = {
-    200: _answer("The result of a JSON request, or the results of a form.", _SCORED, result=_example(EXAMPLE_RESULT)),
-    401: _refusal("The bearer token is missing or wrong.", RefusalCode.UNAUTHORIZED),
-    408: _refusal("The body did not arrive in time.", RefusalCode.BODY_TOO_SLOW),
-    413: _answer("The body, its JSON or its image has too many bytes.", _UNSCORED),
-    415: _answer("The body is of another media type, or the image is of a kind that is not read.", _UNSCORED),
-    422: _answer(
+_RESPONSES: dict[str, Document] = {
+    "200": _answer("The result of a JSON request, or the results of a form.", _SCORED, result=_example(EXAMPLE_RESULT)),
+    "401": _refusal("The bearer token is missing or wrong.", RefusalCode.UNAUTHORIZED),
+    "408": _refusal("The body did not arrive in time.", RefusalCode.BODY_TOO_SLOW),
+    "413": _answer("The body, its JSON or its image has too many bytes.", _UNSCORED),
+    "415": _answer("The body is of another media type, or the image is of a kind that is not read.", _UNSCORED),
+    "422": _answer(
         "The request breaks a rule (a refusal), or its one image could not be scored (a result with its reasons).",
         _UNSCORED,
         failed=_example(EXAMPLE_FAILED_RESULT),
     ),
-    429: _refusal("Too many images or bytes are in flight.", RefusalCode.OVERLOADED, retry=True),
-    503: _refusal("The image cannot be read now, or the service stops.", RefusalCode.PAYLOAD_UNAVAILABLE, retry=True),
+    "429": _refusal("Too many images or bytes are in flight.", RefusalCode.OVERLOADED, retry=True),
+    "503": _refusal("The image cannot be read now, or the service stops.", RefusalCode.PAYLOAD_UNAVAILABLE, retry=True),
 }
-SCORE_BODY: Document = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            JSON: {
-                "schema": {"$ref": "#/components/schemas/ScoreRequest"},
-                "examples": {"inline": _example(EXAMPLE_INLINE_REQUEST), "uri": _example(EXAMPLE_REQUEST)},
-            },
-            FORM: {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "array", "items": {"type": "string", "contentMediaType": "image/*"}},
-                        FIELD: {
-                            "type": "string",
-                            "contentMediaType": JSON,
-                            "description": "Fields of a request without `image`, for all files.",
-                            "examples": ['{"tenant": "forum", "policy_id": "forum"}'],
-                        },
+_BODY: Document = {
+    "required": True,
+    "content": {
+        JSON: {
+            "schema": {"$ref": "#/components/schemas/ScoreRequest"},
+            "examples": {"inline": _example(EXAMPLE_INLINE_REQUEST), "uri": _example(EXAMPLE_REQUEST)},
+        },
+        FORM: {
+            "schema": {
+                "type": "object",
+                "required": ["file"],
+                "properties": {
+                    "file": {"type": "array", "items": {"type": "string", "contentMediaType": "image/*"}},
+                    FIELD: {
+                        "type": "string",
+                        "contentMediaType": JSON,
+                        "description": "Fields of a request without `image`, for all files.",
+                        "examples": ['{"tenant": "forum", "policy_id": "forum"}'],
                     },
                 },
             },
         },
-    }
+    },
 }
 
 
-def add_schemas(document: Document) -> Document:
-    """Add the schemas that the routes refer to."""
+def complete(document: Document) -> Document:
+    """Add what the route that scores takes and answers: FastAPI would remove the nulls of the examples."""
+    score = document["paths"]["/v1/score"]["post"]
+    score["requestBody"], score["responses"] = _BODY, _RESPONSES
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     for name, schema in (("ScoreRequest", request_schema()), ("ScoreResult", result_schema())):
         moved = json.loads(json.dumps(schema).replace("#/$defs/", "#/components/schemas/"))

@@ -18,9 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scorer.api.admission import Admission, Overloaded
 from scorer.api.metrics import ApiMetrics
-from scorer.api.openapi import DESCRIPTION, SCORE_BODY, SCORE_RESPONSES, add_schemas
+from scorer.api.openapi import DESCRIPTION, complete
 from scorer.api.refusals import Refusal, RefusalCode, choose_status
-from scorer.api.scoring import ScoringService, Stopping
+from scorer.api.scoring import Defect, ScoringService, Stopping
 from scorer.api.tokens import TokenFile
 from scorer.api.uploads import FORM, read_length, read_media_type, read_requests
 from scorer.errors import PayloadUnavailable
@@ -33,6 +33,17 @@ from scorer.transport import is_loopback
 from scorer.version import VERSION
 
 RETRY_S = 5  # after an outage of a store
+_EXPECTED = (
+    Refusal,
+    Overloaded,
+    Stopping,
+    Defect,
+    PolicyNotFound,
+    PayloadUnavailable,
+    TimeoutError,
+    HTTPException,
+    ClientDisconnect,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +72,7 @@ def create_app(parts: ApiParts, lifespan: AbstractAsyncContextManager[None]) -> 
     app.include_router(_probes(parts))
     app.include_router(_guarded(parts))
     app.add_exception_handler(Exception, lambda _, error: _refuse(parts, error))
-    for kind in (Refusal, Overloaded, Stopping, PolicyNotFound, PayloadUnavailable, TimeoutError, HTTPException):
+    for kind in _EXPECTED:
         app.add_exception_handler(kind, lambda _, error: _refuse(parts, error))
     app.add_middleware(_Counted, metrics=parts.metrics)
     document: dict[str, Any] = {}
@@ -69,7 +80,7 @@ def create_app(parts: ApiParts, lifespan: AbstractAsyncContextManager[None]) -> 
     def openapi() -> dict[str, Any]:
         if not document:
             made = get_openapi(title="unlensed", version=VERSION, description=DESCRIPTION, routes=app.routes)
-            document.update(add_schemas(made))
+            document.update(complete(made))
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation does it
@@ -111,8 +122,6 @@ def _guarded(parts: ApiParts) -> APIRouter:
     @router.post(
         "/v1/score",
         summary="Score images.",
-        responses=SCORE_RESPONSES,
-        openapi_extra=SCORE_BODY,
         tags=["score"],
     )
     async def score(request: Request) -> Response:
@@ -140,6 +149,8 @@ def _guarded(parts: ApiParts) -> APIRouter:
 
 
 async def _score(parts: ApiParts, request: Request, media_type: str) -> list[ScoreResult]:
+    if not parts.state.ready().ok:
+        raise Stopping
     ticket = parts.admission.admit(read_length(request, parts.settings))
     tickets = [ticket]
     try:
@@ -147,8 +158,6 @@ async def _score(parts: ApiParts, request: Request, media_type: str) -> list[Sco
         sizes = [_held_bytes(each) for each in requests]
         ticket.resize(sizes[0])
         tickets += [parts.admission.admit(size) for size in sizes[1:]]
-        if not parts.state.ready().ok:
-            raise Stopping
     except BaseException:
         for each in tickets:
             each.release()

@@ -35,6 +35,10 @@ _REFUSED = (PolicyNotFound, PayloadUnavailable, Overloaded)
 log = get_logger(__name__)
 
 
+class Defect(Exception):
+    """An image could not be scored for an unforeseen reason, which is logged."""
+
+
 class Stopping(Exception):
     """The service stops; the image was not scored."""
 
@@ -84,8 +88,8 @@ class ScoringService:
     def submit(self, request: ScoreRequest, ticket: Ticket) -> "Future[ScoreResult]":
         """Start a request and return its answer; the ticket is released when it is there.
 
-        The future raises `PolicyNotFound`, `PayloadUnavailable`, `Overloaded` or `Stopping`, and any other exception
-        for a defect.
+        The future raises `PolicyNotFound`, `PayloadUnavailable`, `Overloaded`, `Stopping`, `Defect` or one of
+        `FATAL`.
         """
         answer: Future[ScoreResult] = Future()
         answer.set_running_or_notify_cancel()  # it cannot be cancelled: the ticket counts until the work is done
@@ -184,4 +188,5 @@ class ScoringService:
             self._on_fatal(error)
         else:
             log.error("an image could not be scored; please report it", exc_info=error)
+            error = Defect()
         answer.set_exception(error)

@@ -7,7 +7,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -137,7 +137,7 @@ def open_app(  # noqa: PLR0913, PLR0917 - one parameter per collaborator
     decoders: MediaReader,
     embedder: Embedder,
     state: HealthState,
-    give_up: Any,  # noqa: ANN401 - a callback
+    give_up: Callable[[BaseException], object],
 ) -> Iterator[FastAPI]:
     """Yield the application on an engine; `give_up` is called when it cannot score another image.
 
@@ -265,6 +265,7 @@ def _listen_at(settings: ApiSettings, family: socket.AddressFamily) -> socket.so
 def _note_outage(state: HealthState, error: str | None) -> None:
     state.polled()
     if error is None:
+        state.canary(ok=True, detail="")
         log.info("the engine gives the golden results")
     else:
         state.canary(ok=False, detail=error)

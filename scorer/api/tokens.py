@@ -45,7 +45,7 @@ class TokenFile:
             if self._read():
                 log.info("new tokens", count=len(self._tokens))
         except SettingsError as error:
-            log.error("the file of tokens cannot be used; the old ones stay valid", why=str(error))
+            log.warning("the file of tokens cannot be used; the old ones stay valid", why=str(error))
 
     def _read(self) -> bool:
         try:

@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (
     "ingest",
     "scorer",
+    "scorer/api",
     "scorer/stream",
     "scorer/archive",
     "scorer/archive/source",
