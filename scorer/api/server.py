@@ -80,7 +80,7 @@ def serve(settings: Settings) -> None:
 
     with ExitStack() as stack:
         stack.enter_context(stop_on_signals(stop.set, second=signal.SIG_DFL))
-        listener = stack.enter_context(closing(_bind(settings.api)))
+        listener = stack.enter_context(closing(bind(settings.api)))
         bundle = read_trusted_bundle(settings)
         decoders = stack.enter_context(open_decoders(bundle, settings))
         engine = stack.enter_context(open_engine(bundle, settings, decoders))
@@ -242,7 +242,12 @@ def name_url(settings: ApiSettings, listener: socket.socket) -> str:
     return f"{'https' if settings.certificate_file else 'http'}://{host}:{listener.getsockname()[1]}"
 
 
-def _bind(settings: ApiSettings) -> socket.socket:
+def bind(settings: ApiSettings) -> socket.socket:
+    """Return a socket at the address of the service, which does not listen yet.
+
+    Raises:
+        OSError: the port is in use, or there is no such address.
+    """
     try:
         family = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0][0]
         return _listen_at(settings, family)
@@ -252,7 +257,8 @@ def _bind(settings: ApiSettings) -> socket.socket:
 
 
 def _listen_at(settings: ApiSettings, family: socket.AddressFamily) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns off Nagle's algorithm only where the protocol is named; with it an answer takes 40 ms more.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
