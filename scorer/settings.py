@@ -163,7 +163,7 @@ class ApiSettings(SettingsSection):
     answer_timeout_s: Seconds = 60
     batch_images: Count = 32
     batch_bytes: Count = 32 * 2**20
-    batch_age_s: Annotated[float, Field(ge=0)] = 0.002
+    batch_age_s: Annotated[float, Field(ge=0)] = 0
     cache_bytes: Annotated[int, Field(ge=0)] = 0
     drain_s: Seconds = 25
 
