@@ -22,6 +22,7 @@ EXTRAS = {
     "scan": "archives: scan, report, compare, bundle fetch; explain",
     "calibrate": "fitting a bundle to a scan: calibrate",
     "stream": "serving a stream: serve, dlq",
+    "api": "answering HTTP requests: api",
     "video": "videos in score, scan and serve",
     "sign": "a bundle's signature: --key",
     "s3": "images and bundles at s3://, AWS_MSK_IAM",
@@ -46,6 +47,7 @@ NEEDED = {
     "compare": ("scan",),
     "calibrate": ("calibrate",),
     "serve": ("cpu", "stream"),
+    "api": ("cpu", "api"),
     "dlq": ("stream",),
 }
 
@@ -60,6 +62,7 @@ _DISTRIBUTIONS = {
     "nvidia": "nvidia-dali-cuda130",
     "onnxruntime": "onnxruntime-gpu",
     "open_clip": "open-clip-torch",
+    "multipart": "python-multipart",
     "opentelemetry": "opentelemetry-sdk",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",

@@ -140,6 +140,34 @@ class HealthSettings(SettingsSection):
     canary_every_s: Seconds = 15
 
 
+class ApiSettings(SettingsSection):
+    """The HTTP service and its limits; port 0 selects a free port, which is logged.
+
+    Beyond `max_in_flight_images` or `max_in_flight_bytes` a request is refused with 429. `cache_bytes` is the most that
+    stored results may take; 0 stores none.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    policies: Path | None = None
+    token_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    max_connections: Count = 512
+    max_body_bytes: Count = 96 * 2**20
+    max_json_bytes: Count = 1 * 2**20
+    max_images_per_request: Count = 16
+    max_in_flight_images: Count = 128
+    max_in_flight_bytes: Count = 256 * 2**20
+    body_timeout_s: Seconds = 30
+    answer_timeout_s: Seconds = 60
+    batch_images: Count = 32
+    batch_bytes: Count = 32 * 2**20
+    batch_age_s: Annotated[float, Field(ge=0)] = 0
+    cache_bytes: Annotated[int, Field(ge=0)] = 0
+    drain_s: Seconds = 25
+
+
 PREFIX = "UNLENSED_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
@@ -177,6 +205,7 @@ class Settings(BaseSettings):
     triton: TritonSettings = TritonSettings()
     payloads: PayloadSettings = PayloadSettings()
     health: HealthSettings = HealthSettings()
+    api: ApiSettings = ApiSettings()
     insecure_dev: bool = False
 
     @classmethod

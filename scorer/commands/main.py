@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.device import Request
+from scorer.commands.api import api
 from scorer.commands.bundle import bundle_app
 from scorer.commands.calibrate import calibrate
 from scorer.commands.command_line import (
@@ -59,6 +60,7 @@ app = typer.Typer(
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(dlq_app, name="dlq")
 app.command(short_help="Explain the score of one face.")(explain)
+app.command(short_help="Answer HTTP requests.")(api)
 app.command(short_help="Score an archive, resumably.")(scan)
 app.command(short_help="Write a run's summary.json and report.html again.")(report)
 app.command(short_help="Compare two runs over the same images.")(compare)

@@ -10,6 +10,7 @@ FOLDERS = (
     "ingest",
     "scorer",
     "scorer/explain",
+    "scorer/api",
     "scorer/stream",
     "scorer/archive",
     "scorer/archive/source",
