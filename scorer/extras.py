@@ -23,6 +23,7 @@ EXTRAS = {
     "calibrate": "fitting a bundle to a scan: calibrate",
     "stream": "serving a stream: serve, dlq",
     "video": "videos in score, scan and serve",
+    "provenance": "what images state about their origin: provenance.enabled",
     "sign": "a bundle's signature: --key",
     "s3": "images and bundles at s3://, AWS_MSK_IAM",
     "otel": "spans of serve",
@@ -50,6 +51,7 @@ NEEDED = {
 
 # Modules whose name differs from that of their distribution.
 _DISTRIBUTIONS = {
+    "c2pa": "c2pa-python",
     "crc32c": "kafka-python",
     "cupy": "cupy-cuda13x",
     "cv2": "opencv-python-headless",
