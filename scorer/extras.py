@@ -44,6 +44,7 @@ NEEDED = {
     "scan": ("cpu", "scan"),
     "report": ("scan",),
     "compare": ("scan",),
+    "erase": ("cpu", "scan"),
     "calibrate": ("calibrate",),
     "serve": ("cpu", "stream"),
     "dlq": ("stream",),

@@ -29,6 +29,7 @@ from scorer.commands.command_line import (
     run_command,
 )
 from scorer.commands.dlq import dlq_app
+from scorer.commands.erase import erase
 from scorer.commands.inputs import FacesMissing, FoundFiles, assign_boxes, expand_paths, request_for
 from scorer.commands.report import compare, report
 from scorer.commands.scan import scan
@@ -59,6 +60,7 @@ app.add_typer(bundle_app, name="bundle")
 app.add_typer(dlq_app, name="dlq")
 app.command(short_help="Score an archive, resumably.")(scan)
 app.command(short_help="Write a run's summary.json and report.html again.")(report)
+app.command(short_help="Erase images from a finished run.")(erase)
 app.command(short_help="Compare two runs over the same images.")(compare)
 app.command(short_help="Fit a bundle to a run's photographs, or check a run.")(calibrate)
 
