@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,16 @@ def run(*arguments: object) -> Result:
 
 
 @pytest.fixture
-def scanned(root: Path, portrait: bytes, tmp_path: Path) -> Path:
+def scanned(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the run."""
+    (tmp_path / "photographs").symlink_to(finished.parent / "photographs")
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def finished(root: Path, portrait: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of fourteen photographs in four shards, two of them broken, and one with a camera of its own."""
+    tmp_path = tmp_path_factory.mktemp("erase")
     images = make_archive(tmp_path / "photographs", portrait, 14)
     exif = Image.Exif()
     exif[0x0110] = CAMERA
@@ -51,7 +60,7 @@ def scanned(root: Path, portrait: bytes, tmp_path: Path) -> Path:
 
 def name_image(run_folder: Path, number: int) -> str:
     """Return the content_id of a photograph."""
-    return (run_folder.parent / "photographs" / f"{number:05d}.jpg").as_uri()
+    return (run_folder.parent / "photographs" / f"{number:05d}.jpg").resolve().as_uri()
 
 
 def erase(folder: Path, *ids: str) -> Result:
