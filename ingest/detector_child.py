@@ -1,4 +1,4 @@
-"""A decoding process: finds, cuts and shows faces, so that an image or clip that crashes a decoder fails alone.
+"""A decoding process: finds faces and reads metadata, so that an image or clip that crashes a decoder fails alone.
 
 `ingest.detector_pool` starts it as `python -m ingest.detector_child`, with a socket as standard input and memory as
 standard error. The first frame (`ingest.jobs`) states what to load; the answer is {"ready": true} or {"error": reason}.
@@ -30,6 +30,8 @@ from ingest.decode_batches import FaceGroup
 from ingest.detect import DetectorSpec, load_detector
 from ingest.jobs import Kind, read_job, receive_frame, reduce_size, send_frame
 from ingest.probe import EncodedFace
+from ingest.provenance.metadata import read_metadata
+from ingest.provenance.statements import describe_statements
 from ingest.reasons import Reason, Unscorable
 from ingest.reference import decode_upright, resize_triangular
 from ingest.spec import PreprocessSpec, crop_window
@@ -57,6 +59,10 @@ class _Decoder:
             values: Any = {key: tuple(item) if isinstance(item, list) else item for key, item in detector.items()}
             self._detector = load_detector(Path(setup["folder"]), DetectorSpec(**values), threads=1)
         self._cropper = FaceCropper(PreprocessSpec.from_json(crops), 1, BATCH_IMAGES) if crops else None
+        if setup["trust"] is not None:
+            from ingest.provenance.c2pa_manifests import ManifestReader  # noqa: PLC0415 - of an extra
+
+            self._manifests = ManifestReader(setup["trust"])
 
     def run_job(self, header: Mapping[str, Any], data: memoryview) -> Answer:
         """Return the answer to a job."""
@@ -65,6 +71,7 @@ class _Decoder:
             "find": self._find,
             "cut": self._cut,
             "show": self._show,
+            "state": self._state,
             "inspect": self._inspect,
             "sample": self._sample,
         }
@@ -123,6 +130,11 @@ class _Decoder:
         part = Image.fromarray(upright[window.top :, window.left :][: window.height, : window.width])
         shown = part.resize(reduce_size(part.size, max_side), reducing_gap=2.0)
         return {}, shown.tobytes()
+
+    def _state(self, groups: list[FaceGroup]) -> Answer:
+        (image,) = groups
+        statements = self._manifests.read(image.data, image.info.media_type) + read_metadata(image.data, image.info)
+        return {"statements": describe_statements(statements)}, b""
 
     def _inspect(self, groups: list[FaceGroup]) -> Answer:
         from ingest.video import read_facts  # noqa: PLC0415 - most processes read no clip

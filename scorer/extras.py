@@ -24,6 +24,7 @@ EXTRAS = {
     "stream": "serving a stream: serve, dlq",
     "api": "answering HTTP requests: api",
     "video": "videos in score, scan and serve",
+    "provenance": "what images state about their origin: provenance.enabled",
     "sign": "a bundle's signature: --key",
     "s3": "images and bundles at s3://, AWS_MSK_IAM",
     "otel": "spans of serve",
@@ -45,6 +46,7 @@ NEEDED = {
     "explain": ("cpu", "scan"),
     "report": ("scan",),
     "compare": ("scan",),
+    "erase": ("cpu", "scan"),
     "calibrate": ("calibrate",),
     "serve": ("cpu", "stream"),
     "api": ("cpu", "api"),
@@ -53,6 +55,7 @@ NEEDED = {
 
 # Modules whose name differs from that of their distribution.
 _DISTRIBUTIONS = {
+    "c2pa": "c2pa-python",
     "crc32c": "kafka-python",
     "cupy": "cupy-cuda13x",
     "cv2": "opencv-python-headless",

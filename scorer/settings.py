@@ -166,6 +166,33 @@ class ApiSettings(SettingsSection):
     batch_age_s: Annotated[float, Field(ge=0)] = 0
     cache_bytes: Annotated[int, Field(ge=0)] = 0
     drain_s: Seconds = 25
+class ProvenanceSettings(SettingsSection):
+    """Whether results list what images state about their origin; statements never change a score or a decision.
+
+    Attributes:
+        enabled: read C2PA manifests and metadata; needs the extra `provenance`.
+        trust_list: a PEM file of the certificates whose C2PA manifests are `trusted`; without it none is.
+    """
+
+    enabled: bool = False
+    trust_list: Path | None = None
+
+    def read_trust(self) -> str | None:
+        """Return the text of the trust list, empty without one; None if statements are not to be read.
+
+        Raises:
+            SettingsError: the file cannot be read, or contains no certificate.
+        """
+        if not self.enabled or self.trust_list is None:
+            return "" if self.enabled else None
+        from cryptography import x509  # noqa: PLC0415 - of the extra
+
+        try:
+            x509.load_pem_x509_certificates(self.trust_list.read_bytes())
+            return self.trust_list.read_text(encoding="ascii")
+        except (OSError, ValueError) as error:
+            message = f"provenance.trust_list {self.trust_list} is not a PEM file of certificates: {error}"
+            raise SettingsError(message) from error
 
 
 PREFIX = "UNLENSED_"
@@ -206,6 +233,7 @@ class Settings(BaseSettings):
     payloads: PayloadSettings = PayloadSettings()
     health: HealthSettings = HealthSettings()
     api: ApiSettings = ApiSettings()
+    provenance: ProvenanceSettings = ProvenanceSettings()
     insecure_dev: bool = False
 
     @classmethod

@@ -31,6 +31,7 @@ from scorer.commands.command_line import (
 )
 from scorer.commands.dlq import dlq_app
 from scorer.commands.explain import explain
+from scorer.commands.erase import erase
 from scorer.commands.inputs import FacesMissing, FoundFiles, assign_boxes, expand_paths, request_for
 from scorer.commands.report import compare, report
 from scorer.commands.scan import scan
@@ -63,6 +64,7 @@ app.command(short_help="Explain the score of one face.")(explain)
 app.command(short_help="Answer HTTP requests.")(api)
 app.command(short_help="Score an archive, resumably.")(scan)
 app.command(short_help="Write a run's summary.json and report.html again.")(report)
+app.command(short_help="Erase images from a finished run.")(erase)
 app.command(short_help="Compare two runs over the same images.")(compare)
 app.command(short_help="Fit a bundle to a run's photographs, or check a run.")(calibrate)
 

@@ -147,6 +147,7 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
             settings.limits,
             watcher,
             settings.video,
+            provenance=settings.provenance.enabled,
         )
         source, sink = connect()
         service = Service(
@@ -205,7 +206,8 @@ def open_decoders(bundle: Bundle, settings: Settings) -> Iterator[Sandbox]:
     """Yield the processes that find faces; they also cut them where this process embeds on the CPU with every core."""
     stream, cuts = settings.stream, settings.triton.url is None and bundle.manifest.target == "openvino"
     processes = max(stream.detector_processes, settings.threads) if cuts else stream.detector_processes
-    with closing(open_sandbox(bundle, processes, cuts=cuts, timeout_s=stream.detector_timeout_s)) as sandbox:
+    trust, timeout_s = settings.provenance.read_trust(), stream.detector_timeout_s
+    with closing(open_sandbox(bundle, processes, cuts=cuts, timeout_s=timeout_s, trust=trust)) as sandbox:
         yield sandbox
 
 

@@ -75,6 +75,7 @@ class Dependencies:
     limits: Limits
     policies: PolicyWatcher
     clips: ClipSettings = DEFAULT_CLIP_SETTINGS
+    provenance: bool = False
 
 
 class RecordPipeline:
@@ -162,7 +163,15 @@ class RecordPipeline:
             return Scorable(entry, of_record, make_failed_image(request, failure.with_traceback(None)), policy)
         with self._stage("locate", of_record.context):
             parts = self._dependencies
-            image = locate_faces(request, data, parts.detector, parts.limits, policy.min_face_px, parts.clips)
+            image = locate_faces(
+                request,
+                data,
+                parts.detector,
+                parts.limits,
+                policy.min_face_px,
+                parts.clips,
+                provenance=parts.provenance,
+            )
         return Scorable(entry, of_record, image, policy)
 
     def _read(self, entry: InFlight, request: ScoreRequest) -> bytes:
