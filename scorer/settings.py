@@ -166,6 +166,8 @@ class ApiSettings(SettingsSection):
     batch_age_s: Annotated[float, Field(ge=0)] = 0
     cache_bytes: Annotated[int, Field(ge=0)] = 0
     drain_s: Seconds = 25
+
+
 class ProvenanceSettings(SettingsSection):
     """Whether results list what images state about their origin; statements never change a score or a decision.
 
