@@ -30,8 +30,8 @@ from scorer.commands.command_line import (
     run_command,
 )
 from scorer.commands.dlq import dlq_app
-from scorer.commands.explain import explain
 from scorer.commands.erase import erase
+from scorer.commands.explain import explain
 from scorer.commands.inputs import FacesMissing, FoundFiles, assign_boxes, expand_paths, request_for
 from scorer.commands.report import compare, report
 from scorer.commands.scan import scan
