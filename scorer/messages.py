@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID, uuid5
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from ingest.clips import ClipSettings, Sampling
 from ingest.provenance.statements import MAX_STATEMENT_CHARACTERS, MAX_STATEMENTS, Statement
@@ -130,18 +130,11 @@ class ImageSource(Message):
         return self
 
 
-def _refuse_explanation(value: object) -> object:
-    if value is True:
-        message = "this release cannot explain a score: leave `explain` out"
-        raise ValueError(message)
-    return value
-
-
 class ScoreRequest(Message):
     """One image to score; `faces` absent means "find them".
 
-    The result repeats `submitted_at`, so that a consumer can measure the time since the submission. `explain` is
-    reserved: only false is accepted.
+    The result repeats `submitted_at`, so that a consumer can measure the time since the submission. `explain` asks the
+    HTTP service for the reasons of the score; a stream refuses it.
     """
 
     request_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
@@ -152,7 +145,7 @@ class ScoreRequest(Message):
     stream: str | None = None
     submitted_at: datetime | None = None
     policy_id: str | None = None
-    explain: Annotated[Literal[False], BeforeValidator(_refuse_explanation)] = False
+    explain: bool = False
     attributes: Attributes = Field(default_factory=dict)
 
     @model_validator(mode="after")

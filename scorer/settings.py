@@ -143,8 +143,8 @@ class HealthSettings(SettingsSection):
 class ApiSettings(SettingsSection):
     """The HTTP service and its limits; port 0 selects a free port, which is logged.
 
-    Beyond `max_in_flight_images` or `max_in_flight_bytes` a request is refused with 429. `cache_bytes` is the most that
-    stored results may take; 0 stores none.
+    Beyond `max_in_flight_images`, `max_in_flight_bytes` or `max_in_flight_explanations` a request is refused with 429.
+    `cache_bytes` is the most that stored results may take; 0 stores none.
     """
 
     host: str = "127.0.0.1"
@@ -161,6 +161,7 @@ class ApiSettings(SettingsSection):
     max_in_flight_bytes: Count = 256 * 2**20
     body_timeout_s: Seconds = 30
     answer_timeout_s: Seconds = 60
+    max_in_flight_explanations: Count = 4
     batch_images: Count = 32
     batch_bytes: Count = 32 * 2**20
     batch_age_s: Annotated[float, Field(ge=0)] = 0

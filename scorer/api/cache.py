@@ -17,6 +17,15 @@ _LASTING = frozenset(
     {Reason.NO_FACE, Reason.BOX_OUTSIDE_IMAGE, Reason.FACE_CUT_OFF, Reason.FACE_TOO_SMALL, Reason.UNCALIBRATED_VIDEO}
 )
 
+# What the caller wrote is not kept: no other request may get it.
+_OF_REQUEST: dict[str, object] = {
+    "request_id": "",
+    "content_id": "",
+    "attributes": {},
+    "submitted_at": None,
+    "tenant": None,
+}
+
 
 class ResultCache:
     """At most `max_bytes` of results, the least recently used are removed; thread-safe.
@@ -59,6 +68,7 @@ class ResultCache:
             "content_id": request.content_id,
             "submitted_at": request.submitted_at,
             "attributes": request.attributes,
+            "tenant": request.tenant,
             "scored_at": datetime.now(UTC),
             "timing_ms": {},
         }
@@ -66,8 +76,7 @@ class ResultCache:
 
     def store(self, key: str, result: ScoreResult) -> None:
         """Keep a result, unless a retry could give another one or it is larger than the cache."""
-        # Without what the caller wrote: a result must not keep the attributes of another request.
-        stored = result.model_copy(update={"request_id": "", "content_id": "", "attributes": {}, "submitted_at": None})
+        stored = result.model_copy(update=_OF_REQUEST)
         value = stored.model_dump_json().encode()
         if not set(result.reason_codes) <= _LASTING or len(value) + ENTRY_BYTES > self._max_bytes:
             return

@@ -5,6 +5,7 @@ from typing import Any
 
 from scorer.api.refusals import RefusalCode
 from scorer.api.uploads import FIELD, FORM, JSON
+from scorer.explain.messages import ExplainedResult
 from scorer.messages import result_schema
 from scorer.schemas import (
     EXAMPLE_FAILED_RESULT,
@@ -20,11 +21,13 @@ DESCRIPTION = (
     "log-likelihoods as in every other job. `pass` does not mean that a face is a photograph."
 )
 _RESULT = {"$ref": "#/components/schemas/ScoreResult"}
+_EXPLAINED = {"$ref": "#/components/schemas/ExplainedResult"}
 _REFUSAL = {"$ref": "#/components/schemas/Refusal"}
+_ONE = {"anyOf": [_RESULT, _EXPLAINED]}
 _RESULTS = {
     "type": "object",
     "required": ["results"],
-    "properties": {"results": {"type": "array", "items": _RESULT, "description": "one for each file, in order"}},
+    "properties": {"results": {"type": "array", "items": _ONE, "description": "one for each file, in order"}},
 }
 
 
@@ -45,7 +48,7 @@ def _refusal(description: str, code: RefusalCode, *, retry: bool = False) -> Doc
     return answer
 
 
-_SCORED = {"anyOf": [_RESULT, _RESULTS]}
+_SCORED = {"anyOf": [_RESULT, _EXPLAINED, _RESULTS]}
 _UNSCORED = {"anyOf": [_RESULT, _RESULTS, _REFUSAL]}
 _RESPONSES: dict[str, Document] = {
     "200": _answer("The result of a JSON request, or the results of a form.", _SCORED, result=_example(EXAMPLE_RESULT)),
@@ -92,7 +95,9 @@ def complete(document: Document) -> Document:
     score = document["paths"]["/v1/score"]["post"]
     score["requestBody"], score["responses"] = _BODY, _RESPONSES
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for name, schema in (("ScoreRequest", request_schema()), ("ScoreResult", result_schema())):
+    explained = ExplainedResult.model_json_schema(mode="serialization")
+    published = {"ScoreRequest": request_schema(), "ScoreResult": result_schema(), "ExplainedResult": explained}
+    for name, schema in published.items():
         moved = json.loads(json.dumps(schema).replace("#/$defs/", "#/components/schemas/"))
         schemas |= moved.pop("$defs", {})
         schemas[name] = moved

@@ -18,6 +18,7 @@ class RefusalCode(StrEnum):
     UNKNOWN_POLICY = DeadLetterCode.UNKNOWN_POLICY.value
     PAYLOAD_UNAVAILABLE = DeadLetterCode.PAYLOAD_UNAVAILABLE.value
     BAD_FORM = "bad_form"
+    CANNOT_EXPLAIN = "cannot_explain"
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     UNAUTHORIZED = "unauthorized"
     FORBIDDEN_HOST = "forbidden_host"

@@ -20,10 +20,11 @@ from scorer.api.admission import Admission, Overloaded
 from scorer.api.metrics import ApiMetrics
 from scorer.api.openapi import DESCRIPTION, complete
 from scorer.api.refusals import Refusal, RefusalCode, choose_status
-from scorer.api.scoring import Defect, ScoringService, Stopping
+from scorer.api.scoring import CannotExplain, Defect, ScoringService, Stopping
 from scorer.api.tokens import TokenFile
 from scorer.api.uploads import FORM, read_length, read_media_type, read_requests
 from scorer.errors import PayloadUnavailable
+from scorer.explain.messages import ExplainedResult
 from scorer.messages import ScoreRequest, ScoreResult, result_schema
 from scorer.policies import PolicyNotFound
 from scorer.schemas import request_schema
@@ -38,6 +39,7 @@ _EXPECTED = (
     Overloaded,
     Stopping,
     Defect,
+    CannotExplain,
     PolicyNotFound,
     PayloadUnavailable,
     TimeoutError,
@@ -132,9 +134,10 @@ def _guarded(parts: ApiParts) -> APIRouter:
         text = '{"results":[' + ",".join(texts) + "]}" if media_type == FORM else texts[0]
         return Response(text, status, media_type="application/json")
 
-    @router.get("/v1/schema", summary="The JSON Schemas of a request and a result.", tags=["score"])
+    @router.get("/v1/schema", summary="The JSON Schemas of a request and its results.", tags=["score"])
     async def schema() -> dict[str, Any]:
-        return {"request": request_schema(), "result": result_schema()}
+        explained = ExplainedResult.model_json_schema(mode="serialization")
+        return {"request": request_schema(), "result": result_schema(), "explained_result": explained}
 
     @router.get("/v1/bundle", summary="The bundle that scores.", tags=["score"])
     async def bundle() -> dict[str, Any]:
@@ -184,7 +187,7 @@ def _refuse(parts: ApiParts, error: Exception) -> Response:
     return Response(body, refusal.status, headers=refusal.headers, media_type="application/json")
 
 
-def _describe(error: Exception) -> Refusal:  # noqa: PLR0911 - one line for each kind
+def _describe(error: Exception) -> Refusal:  # noqa: C901, PLR0911 - one line for each kind
     match error:
         case Refusal():
             return error
@@ -193,6 +196,8 @@ def _describe(error: Exception) -> Refusal:  # noqa: PLR0911 - one line for each
             return Refusal(HTTPStatus.TOO_MANY_REQUESTS, RefusalCode.OVERLOADED, str(error), retry)
         case PolicyNotFound():
             return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, RefusalCode(error.code.value), str(error))
+        case CannotExplain():
+            return Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, RefusalCode.CANNOT_EXPLAIN, str(error))
         case PayloadUnavailable():
             return _unavailable(RefusalCode.PAYLOAD_UNAVAILABLE, str(error))
         case TimeoutError():

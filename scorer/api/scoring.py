@@ -11,20 +11,21 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from ingest.detector_pool import SandboxBroken, SandboxClosed
-from ingest.reasons import Reason, Unscorable
-from scorer.api.admission import Overloaded, Ticket
+from ingest.reasons import Unscorable
+from scorer.api.admission import Admission, Overloaded, Ticket
 from scorer.api.cache import ResultCache
 from scorer.api.metrics import ApiMetrics
 from scorer.decide import Policy
 from scorer.errors import BundleMismatch, PayloadUnavailable
-from scorer.locate import LocatedImage, locate_faces, make_failed_image
+from scorer.explain.explain import Explainer, explain_image
+from scorer.locate import LocatedImage, make_failed_image
 from scorer.messages import ScoreRequest, ScoreResult
 from scorer.observe.logs import get_logger
 from scorer.policies import PolicyNotFound
 from scorer.score import score_batch
 from scorer.settings import ApiSettings
 from scorer.stream.batcher import Batcher
-from scorer.stream.pipeline import FIRST_BYTES, Dependencies
+from scorer.stream.pipeline import Dependencies
 from scorer.stream.retry import RetryStopped
 
 WORKERS = 8  # more than cores: threads wait for the stores of images
@@ -37,6 +38,10 @@ log = get_logger(__name__)
 
 class Defect(Exception):
     """An image could not be scored for an unforeseen reason, which is logged."""
+
+
+class CannotExplain(Exception):
+    """The engine cannot explain a score."""
 
 
 class Stopping(Exception):
@@ -67,40 +72,61 @@ class ScoringService:
         cache: stores nothing if it has no room.
         metrics: counts results and times.
         on_fatal: called when the process cannot score another image, from any thread.
+        explainer: explains one image at a time; None if the engine cannot.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - one parameter per collaborator
         self,
         dependencies: Dependencies,
         settings: ApiSettings,
         cache: ResultCache,
         metrics: ApiMetrics,
         on_fatal: Callable[[Exception], object],
+        explainer: Explainer | None,
     ) -> None:
         self._dependencies, self._cache, self._metrics, self._on_fatal = dependencies, cache, metrics, on_fatal
+        self._explainer = explainer
+        self._explanations = Admission(settings.max_in_flight_explanations, settings.max_in_flight_bytes)
         self._submitted: SimpleQueue[_Job | None] = SimpleQueue()
+        self._to_explain: SimpleQueue[_Scorable | None] = SimpleQueue()
         self._batcher: Batcher[_Scorable] = Batcher(settings.batch_images, settings.batch_bytes, settings.batch_age_s)
         for number in range(WORKERS):
             threading.Thread(target=self._prepare_all, name=f"prepare-{number}", daemon=True).start()
         for number in range(BATCHES_IN_FLIGHT):
             threading.Thread(target=self._score_all, name=f"score-{number}", daemon=True).start()
+        if explainer:
+            threading.Thread(target=self._explain_all, args=(explainer,), name="explain", daemon=True).start()
 
     def submit(self, request: ScoreRequest, ticket: Ticket) -> "Future[ScoreResult]":
         """Start a request and return its answer; the ticket is released when it is there.
 
-        The future raises `PolicyNotFound`, `PayloadUnavailable`, `Overloaded`, `Stopping`, `Defect` or one of
-        `FATAL`.
+        The future raises `PolicyNotFound`, `PayloadUnavailable`, `Overloaded`, `CannotExplain`, `Stopping`, `Defect`
+        or one of `FATAL`.
         """
         answer: Future[ScoreResult] = Future()
         answer.set_running_or_notify_cancel()  # it cannot be cancelled: the ticket counts until the work is done
         answer.add_done_callback(lambda _: ticket.release())
+        if request.explain:
+            try:
+                room = self._admit_explanation()
+            except (CannotExplain, Overloaded) as error:
+                answer.set_exception(error)
+                return answer
+            answer.add_done_callback(lambda _: room.release())
         self._submitted.put(_Job(request, ticket, answer))
         return answer
+
+    def _admit_explanation(self) -> Ticket:
+        if self._explainer is None:
+            message = "this service cannot explain: it has no bundle for the CPU in its own process"
+            raise CannotExplain(message)
+        return self._explanations.admit(0)
 
     def close(self) -> None:
         """Stop idle threads; busy ones end with the process."""
         for _ in range(WORKERS):
             self._submitted.put(None)
+        self._to_explain.put(None)
         self._batcher.close()
 
     def _prepare_all(self) -> None:
@@ -116,7 +142,9 @@ class ScoringService:
         except Exception as error:  # noqa: BLE001 - the thread must go on
             self._fail(job.answer, error)
         else:
-            if scorable:
+            if scorable and job.request.explain:
+                self._to_explain.put(scorable)
+            elif scorable:
                 self._batcher.add(scorable, scorable.image.size)
 
     def _prepare(self, job: _Job) -> _Scorable | None:
@@ -128,31 +156,21 @@ class ScoringService:
                 data = self._read(job)
         except Unscorable as failure:
             return _Scorable(job.answer, make_failed_image(request, failure.with_traceback(None)), policy, None)
-        key = self._cache.make_key(request, data, policy) if self._cache.enabled else None
+        cached = self._cache.enabled and not request.explain
+        key = self._cache.make_key(request, data, policy) if cached else None
         if key and (found := self._cache.find(key, request)):
             self._metrics.cache_hits.inc()
             self._metrics.count(found)
             job.answer.set_result(found)
             return None
         with self._metrics.stage_seconds.labels("locate").time():
-            image = locate_faces(request, data, parts.detector, parts.limits, policy.min_face_px, parts.clips)
+            image = parts.locate(request, data, policy)
         return _Scorable(job.answer, image, policy, key)
 
     def _read(self, job: _Job) -> bytes:
-        parts, most = self._dependencies, self._dependencies.limits.max_bytes
-        if job.request.image.data is not None:
-            return parts.read_payload(job.request, most)
-        for size in sorted({min(FIRST_BYTES, most), most}):
-            job.ticket.resize(size)
-            try:
-                data = parts.read_payload(job.request, size)
-            except Unscorable as failure:
-                if size == most or failure.reason is not Reason.TOO_MANY_BYTES:
-                    raise
-            else:
-                job.ticket.resize(len(data))
-                return data
-        raise AssertionError(most)
+        data = self._dependencies.read(job.request, job.ticket.resize)
+        job.ticket.resize(len(data))
+        return data
 
     def _score_all(self) -> None:
         while batch := self._batcher.take():
@@ -178,6 +196,24 @@ class ScoringService:
         for scorable, result in zip(batch, results, strict=True):
             if scorable.cache_key:
                 self._cache.store(scorable.cache_key, result)
+            self._metrics.count(result)
+            scorable.answer.set_result(result)
+
+    def _explain_all(self, explainer: Explainer) -> None:
+        while scorable := self._to_explain.get():
+            self._explain(explainer, scorable)
+            del scorable
+
+    def _explain(self, explainer: Explainer, scorable: _Scorable) -> None:
+        try:
+            with self._metrics.stage_seconds.labels("explain").time():
+                result = explain_image(explainer, scorable.image, scorable.policy)
+        except Unscorable as failure:  # it was scored; a decoding process was killed meanwhile
+            log.warning("a face was scored, but not explained", why=failure.detail)
+            self._score([scorable])
+        except Exception as error:  # noqa: BLE001 - the thread must go on
+            self._fail(scorable.answer, error)
+        else:
             self._metrics.count(result)
             scorable.answer.set_result(result)
 

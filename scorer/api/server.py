@@ -15,6 +15,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from ingest.sandbox import Sandbox
 from scorer.api.admission import Admission
 from scorer.api.cache import ResultCache
 from scorer.api.metrics import ApiMetrics
@@ -27,7 +28,7 @@ from scorer.engines.base import Embedder
 from scorer.engines.local import start_sandbox
 from scorer.engines.verify import verify_engine
 from scorer.errors import SettingsError
-from scorer.locate import MediaReader
+from scorer.explain.explain import Explainer
 from scorer.observe.logs import configure_logs, get_logger
 from scorer.payloads.read import check_payloads, read_payload
 from scorer.policies import PolicyWatcher
@@ -134,7 +135,7 @@ def check_settings(settings: Settings) -> None:
 def open_app(  # noqa: PLR0913, PLR0917 - one parameter per collaborator
     settings: Settings,
     bundle: Bundle,
-    decoders: MediaReader,
+    decoders: Sandbox,
     embedder: Embedder,
     state: HealthState,
     give_up: Callable[[BaseException], object],
@@ -159,8 +160,11 @@ def open_app(  # noqa: PLR0913, PLR0917 - one parameter per collaborator
         settings.limits,
         policies,
         settings.video,
+        provenance=settings.provenance.enabled,
     )
-    scoring = ScoringService(dependencies, api, cache, metrics, give_up)
+    explains = settings.triton.url is None and bundle.manifest.target == "openvino"
+    explainer = Explainer(bundle, decoders, embedder, settings.limits, settings.video) if explains else None
+    scoring = ScoringService(dependencies, api, cache, metrics, give_up, explainer)
     parts = ApiParts(
         scoring,
         admission,

@@ -19,7 +19,7 @@ from scorer.stream.codec import InvalidRecord, parse_value
 
 JSON, FORM = "application/json", "multipart/form-data"
 FIELD = "request"  # of a form: the fields of a request without its image
-_OF_ONE_IMAGE = frozenset({"request_id", "content_id", "faces"})
+_OF_ONE_IMAGE = frozenset({"request_id", "content_id", "faces", "explain"})
 
 
 class _MemoryParser(MultiPartParser):

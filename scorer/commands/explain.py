@@ -34,8 +34,9 @@ def explain(  # noqa: PLR0913 - one parameter per flag
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
 ) -> None:
     """Explain the score of one face: its place among photographs, the parts that count, what could change it."""
-    from scorer.explain.explain import explain_image  # noqa: PLC0415 - engines are imported on demand
-    from scorer.explain.sentences import list_sentences  # noqa: PLC0415
+    # Engines are imported on demand.
+    from scorer.explain.explain import Explainer, explain_image, state_why_unexplained  # noqa: PLC0415
+    from scorer.explain.messages import ExplainedResult  # noqa: PLC0415
     from scorer.explain.sheet import render_sheet  # noqa: PLC0415
     from scorer.local_scorer import LocalScorer  # noqa: PLC0415
 
@@ -47,17 +48,24 @@ def explain(  # noqa: PLR0913 - one parameter per flag
         message = f"{printable(str(image))} has no score to explain: {failure.detail}"
         raise NothingToExplain(message) from failure
     with closing(LocalScorer(settings)) as scorer:
-        explanation = explain_image(scorer, request_file(image), data, face)
+        explainer = Explainer(scorer.bundle, scorer.sandbox, scorer.embedder, settings.limits, settings.video)
+        try:
+            result = explain_image(explainer, scorer.locate(request_file(image), data), scorer.policy, face)
+        except Unscorable as failure:
+            message = f"{printable(str(image))} cannot be explained now ({failure.detail}): run it again"
+            raise NothingToExplain(message) from failure
         note = scorer.policy_note
-    terminal, explained = Terminal(stderr=out is not None), explanation.face
+    if not isinstance(result, ExplainedResult):
+        raise NothingToExplain(state_why_unexplained(result))
+    terminal, explained, explanation = Terminal(stderr=out is not None), result.face, result.explanation
     if out:
         is_json = out.suffix == _JSON
-        text = f"{printable_json(explanation.model_dump_json(indent=1))}\n" if is_json else render_sheet(explanation)
+        text = f"{printable_json(result.model_dump_json(indent=1))}\n" if is_json else render_sheet(result)
         out.parent.mkdir(parents=True, exist_ok=True)
         replace_file(out, text.encode(errors="backslashreplace"))
-    name = printable(explanation.result.content_id)
+    name = printable(result.content_id)
     terminal.say(f"{name}, face {explained.face_id}: {explained.decision}, p = {explained.p_value:.3g}")
-    for sentence in (*explanation.meaning, *list_sentences(explanation), note, f"Written: {out}" if out else ""):
+    for sentence in (*explanation.meaning, *explanation.sentences, note, f"Written: {out}" if out else ""):
         if sentence:
             terminal.say(sentence)
 

@@ -6,19 +6,21 @@ A face costs 51 passes of the network beside the plain score: 49 covered crops i
 import base64
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.clips import ClipSettings
 from ingest.device import DeviceUnavailable
-from ingest.probe import EncodedFace
+from ingest.probe import EncodedFace, Limits
 from ingest.reasons import Reason, Unscorable
+from ingest.sandbox import Sandbox
 from ingest.spec import FaceBox
-from scorer.bundle.bundle import read_mixture
+from scorer.bundle.bundle import Bundle, read_mixture
 from scorer.decide import Policy, p_values
 from scorer.engines.base import Embedder, FeatureBatch
-from scorer.errors import NothingToExplain, UsageError
+from scorer.errors import UsageError
 from scorer.explain.crops import change_copies, choose_region, encode_png, occlude_crop
 from scorer.explain.messages import (
     GRID,
@@ -27,11 +29,12 @@ from scorer.explain.messages import (
     ChangedCopy,
     Clusters,
     Cost,
+    ExplainedResult,
     Explanation,
     MixtureComponent,
     OcclusionMap,
 )
-from scorer.local_scorer import LocalScorer
+from scorer.explain.sentences import list_sentences
 from scorer.locate import LocatedImage, locate_faces
 from scorer.meaning import explain_decisions
 from scorer.messages import CalibratedBy, FaceResult, ImageFacts, ImageSource, RequestedFace, ScoreRequest, ScoreResult
@@ -57,49 +60,71 @@ class _CountingEmbedder:
         return self._embedder.embed(faces)
 
 
-def explain_image(scorer: LocalScorer, request: ScoreRequest, data: bytes, face_id: str | None = None) -> Explanation:
-    """Score an image and explain one of its faces; only one thread may use `scorer` meanwhile.
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """What an explanation needs.
+
+    Attributes:
+        sandbox: cuts faces, as for an engine on the CPU.
+        embedder: only used by one thread at a time, unless it is thread-safe.
+
+    Raises:
+        DeviceUnavailable: the bundle is built for a GPU.
+    """
+
+    bundle: Bundle
+    sandbox: Sandbox
+    embedder: Embedder
+    limits: Limits
+    clips: ClipSettings
+
+    def __post_init__(self) -> None:
+        if self.bundle.manifest.target != "openvino":
+            message = "explanations need a bundle for the CPU: export one with --target openvino"
+            raise DeviceUnavailable(message)
+
+
+def explain_image(
+    explainer: Explainer, image: LocatedImage, policy: Policy, face_id: str | None = None
+) -> ExplainedResult | ScoreResult:
+    """Score an image and explain one of its faces; a clip, or an image without a score, has the plain result.
 
     Args:
-        scorer: an open bundle, with an engine on the CPU.
-        request: of the image.
-        data: the encoded image.
+        explainer: the bundle and its engine.
+        image: as located.
+        policy: decides.
         face_id: of the face; None explains the one that is least like photographs.
 
     Raises:
-        NothingToExplain: the image, or the face, has no score; or it is a clip.
         UsageError: the image has no face of that name.
-        DeviceUnavailable: the bundle is built for a GPU.
+        Unscorable: the face was scored, and a decoding process was killed meanwhile.
     """
-    if scorer.bundle.manifest.target != "openvino":
-        message = "explanations need a bundle for the CPU: export one with --target openvino"
-        raise DeviceUnavailable(message)
-    started, embedder = time.perf_counter(), _CountingEmbedder(scorer.embedder)
-    model, policy = scorer.bundle.model, scorer.policy
-    image = replace(scorer.locate(request, data), features={})
+    started, embedder = time.perf_counter(), _CountingEmbedder(explainer.embedder)
+    counted = replace(explainer, embedder=embedder)
+    model, image = explainer.bundle.model, replace(image, features={})
     (result,) = score_batch([(image, policy)], embedder, model)
-    face = _choose_face(image, result, face_id)
-    try:
-        crop = _cut_crop(scorer, image, face)
-        occlusion = _map_occlusion(crop, face, embedder, model)
-        copies = _score_copies(scorer, image, face, embedder)
-    except Unscorable as failure:  # the face was scored: a decoding process was killed meanwhile
-        message = f"{printable(request.content_id)} cannot be explained now ({failure.detail}): run it again"
-        raise NothingToExplain(message) from failure
-    return Explanation(
+    face = _choose_face(result, face_id)
+    if face is None:
+        return result
+    crop = _cut_crop(counted, image, face)
+    occlusion = _map_occlusion(crop, face, embedder, model)
+    copies = _score_copies(counted, image, face, policy)
+    features = (image.features or {})[face.face_id]
+    explanation = Explanation(
         face_id=face.face_id,
-        result=result,
-        meaning=tuple(explain_decisions(scorer.bundle.manifest.evaluation, policy)),
+        meaning=tuple(explain_decisions(explainer.bundle.manifest.evaluation, policy)),
         crop_png=f"data:image/png;base64,{base64.b64encode(encode_png(crop)).decode()}",
         calibration=find_position(face, model, policy),
         occlusion=occlusion,
-        clusters=find_clusters(
-            (image.features or {})[face.face_id], model.mixture, read_mixture(scorer.bundle).weights
-        ),
+        clusters=find_clusters(features, model.mixture, read_mixture(explainer.bundle).weights),
         screenshot_like=is_like_screenshot(result.image),
         copies=copies,
         cost=Cost(engine_passes=embedder.passes, seconds=round(time.perf_counter() - started, 3)),
     )
+    fields = {name: getattr(result, name) for name in ScoreResult.model_fields}
+    explained = ExplainedResult(**fields, explanation=explanation)
+    stated = explanation.model_copy(update={"sentences": tuple(list_sentences(explained))})
+    return explained.model_copy(update={"explanation": stated})
 
 
 def is_like_screenshot(image: ImageFacts) -> bool:
@@ -148,38 +173,39 @@ def _compared_with(face: FaceResult, model: Model) -> NDArray[np.float64]:
     return model.calibration.pooled
 
 
-def _choose_face(image: LocatedImage, result: ScoreResult, face_id: str | None) -> FaceResult:
-    name = printable(result.content_id)
-    if image.clip:
-        message = f"{name} is a clip; explanations are for images: save a frame of it as an image"
-        raise NothingToExplain(message)
-    if not result.faces:
-        message = f"{name} has no score to explain: {printable(result.detail or result.status)}"
-        raise NothingToExplain(message)
+def _choose_face(result: ScoreResult, face_id: str | None) -> FaceResult | None:
     faces = {face.face_id: face for face in result.faces}
-    if face_id is not None and face_id not in faces:
-        message = f"{name} has no face {printable(face_id)}: its faces are {', '.join(map(printable, faces))}"
-        raise UsageError(message)
+    if face_id is not None and faces and face_id not in faces:
+        message = f"{printable(result.content_id)} has no face {printable(face_id)}: its faces are "
+        raise UsageError(message + ", ".join(map(printable, faces)))
     scored = [face for face in faces.values() if face.p_value is not None and face_id in {None, face.face_id}]
-    if not scored:
-        which = "its faces have" if face_id is None else f"face {printable(face_id)} has"
-        reasons = dict.fromkeys(reason for face in faces.values() for reason in face.reason_codes)
-        message = f"{name} has nothing to explain: {which} no score ({', '.join(reasons)}); a person must decide"
-        raise NothingToExplain(message)
+    if result.clip or not scored:
+        return None
     return min(scored, key=lambda face: (face.p_value, face.log_likelihood))
 
 
-def _cut_crop(scorer: LocalScorer, image: LocatedImage, face: FaceResult) -> NDArray[np.uint8]:
-    _, encoded = _encode_face(scorer, image, face)
-    ((_, crop),) = scorer.sandbox.crop([encoded])
+def state_why_unexplained(result: ScoreResult) -> str:
+    """Return why an image has no explanation."""
+    name = printable(result.content_id)
+    if result.clip:
+        return f"{name} is a clip; explanations are for images: save a frame of it as an image"
+    if not result.faces:
+        return f"{name} has no score to explain: {printable(result.detail or result.status)}"
+    reasons = ", ".join(dict.fromkeys(reason for face in result.faces for reason in face.reason_codes))
+    return f"{name} has nothing to explain: what was asked for has no score ({reasons}); a person must decide"
+
+
+def _cut_crop(explainer: Explainer, image: LocatedImage, face: FaceResult) -> NDArray[np.uint8]:
+    _, encoded = _encode_face(explainer, image, face)
+    ((_, crop),) = explainer.sandbox.crop([encoded])
     if isinstance(crop, Unscorable):
         raise crop
     return crop
 
 
-def _encode_face(scorer: LocalScorer, image: LocatedImage, face: FaceResult) -> tuple[FaceBox, EncodedFace]:
+def _encode_face(explainer: Explainer, image: LocatedImage, face: FaceResult) -> tuple[FaceBox, EncodedFace]:
     box, info = FaceBox(*face.box), image.info
-    encoded = info and EncodedFace.around(image.data, info, box, scorer.bundle.model.preprocess)
+    encoded = info and EncodedFace.around(image.data, info, box, explainer.bundle.model.preprocess)
     if not encoded:
         message = "a face that was scored must lie in its image"
         raise AssertionError(message)
@@ -226,24 +252,23 @@ def find_clusters(
 
 
 def _score_copies(
-    scorer: LocalScorer, image: LocatedImage, face: FaceResult, embedder: Embedder
+    explainer: Explainer, image: LocatedImage, face: FaceResult, policy: Policy
 ) -> tuple[ChangedCopy, ...]:
-    box, encoded = _encode_face(scorer, image, face)
+    box, encoded = _encode_face(explainer, image, face)
     region = choose_region(encoded.window, encoded.info)
     if region.width * region.height > MAX_REGION_PIXELS:
         return ()
-    pixels = scorer.sandbox.show(image.data, encoded.info, region, max(region.width, region.height))
+    pixels = explainer.sandbox.show(image.data, encoded.info, region, max(region.width, region.height))
     moved = FaceBox(box.x - region.left, box.y - region.top, box.width, box.height)
     changes, located = list[Change](), list[LocatedImage]()
     for change, data, place in change_copies(pixels, moved):
         boxes = (RequestedFace(face_id=face.face_id, box=place.as_tuple()),)
         request = ScoreRequest(request_id=change, content_id=change, image=ImageSource(data=data), faces=boxes)
-        settings = scorer.settings
         changes.append(change)
         located.append(
-            locate_faces(request, data, scorer.sandbox, settings.limits, settings.policy.min_face_px, settings.video)
+            locate_faces(request, data, explainer.sandbox, explainer.limits, policy.min_face_px, explainer.clips)
         )
-    results = score_batch([(each, scorer.policy) for each in located], embedder, scorer.bundle.model)
+    results = score_batch([(each, policy) for each in located], explainer.embedder, explainer.bundle.model)
     return tuple(_describe_copy(change, face, result) for change, result in zip(changes, results, strict=True))
 
 

@@ -90,16 +90,15 @@ class Cost(Message):
 
 
 class Explanation(Message):
-    """Why one face got its score.
+    """Why the face `face_id` of a result got its score.
 
-    `result` is the plain result of the image, and `face_id` names the face of it that is explained. `crop_png` is a
-    data URI of the crop as the network saw it. `meaning` states what the decisions mean. `screenshot_like`: stored
-    without loss, without a camera in the headers, as a screenshot is.
+    `sentences` say the same as the other fields, and `meaning` what the decisions mean. `crop_png` is a data URI of the
+    crop as the network saw it. `screenshot_like`: stored without loss, without a camera in the headers, as a screenshot
+    is.
     """
 
-    schema_version: Literal[1] = 1
     face_id: str
-    result: ScoreResult
+    sentences: tuple[str, ...] = ()
     meaning: tuple[str, ...]
     crop_png: Annotated[str, Field(pattern="^data:image/png;base64,")]
     calibration: CalibrationPosition
@@ -109,7 +108,13 @@ class Explanation(Message):
     copies: tuple[ChangedCopy, ...]
     cost: Cost
 
+
+class ExplainedResult(ScoreResult):
+    """The plain result of an image with the explanation of one of its faces."""
+
+    explanation: Explanation
+
     @property
     def face(self) -> FaceResult:
         """The face that is explained."""
-        return next(face for face in self.result.faces if face.face_id == self.face_id)
+        return next(face for face in self.faces if face.face_id == self.explanation.face_id)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scorer.archive.report.page import render_page
-from scorer.explain.messages import GRID, CalibrationPosition, Explanation, OcclusionMap
-from scorer.explain.sentences import CHANGES, list_sentences, state_copy
+from scorer.explain.messages import GRID, CalibrationPosition, ExplainedResult, OcclusionMap
+from scorer.explain.sentences import CHANGES, state_copy
 
 WIDTH, HEIGHT, TOP, MARGIN = 352, 110, 44, 8  # of the histogram, in SVG units
 SQUARE = 32  # of the occlusion map, in SVG units
@@ -101,17 +101,18 @@ def draw_squares(occlusion: OcclusionMap) -> list[Square]:
     ]
 
 
-def render_sheet(explanation: Explanation) -> str:
+def render_sheet(explained: ExplainedResult) -> str:
     """Return the sheet as HTML; names in it are escaped."""
-    position, nats = explanation.calibration, explanation.face.log_likelihood or 0.0
+    explanation, nats = explained.explanation, explained.face.log_likelihood or 0.0
+    position = explanation.calibration
     return render_page(
         "sheet.html",
         Path(__file__).parent,
         explanation=explanation,
-        face=explanation.face,
-        result=explanation.result,
+        face=explained.face,
+        result=explained,
         position=position,
-        sentences=list_sentences(explanation),
+        sentences=explanation.sentences,
         bars=draw_bars(position),
         marks=draw_marks(position, nats),
         squares=draw_squares(explanation.occlusion),

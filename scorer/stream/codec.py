@@ -41,7 +41,11 @@ def parse_request(record: Record, max_bytes: int, max_json_bytes: int) -> ScoreR
             f"the key has {len(record.key or b'')} bytes; a result repeats it, and at most {MAX_KEY_BYTES} are taken"
         )
         raise InvalidRecord(DeadLetterCode.TOO_LARGE, message)
-    return parse_value(record.value, max_json_bytes, "stream.max_json_bytes")
+    request = parse_value(record.value, max_json_bytes, "stream.max_json_bytes")
+    if request.explain:
+        message = "explain: a stream does not explain scores; ask `unlensed api`, or leave it out"
+        raise InvalidRecord(DeadLetterCode.WRONG_SCHEMA, message)
+    return request
 
 
 def parse_value(value: bytes, max_json_bytes: int, setting: str) -> ScoreRequest:

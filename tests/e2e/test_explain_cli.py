@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from scorer.explain.messages import Explanation
+from scorer.explain.messages import ExplainedResult
 
 COMMAND = Path(sys.executable).parent / "unlensed"
 
@@ -26,7 +26,8 @@ def test_explain_writes_json_and_a_sheet(tmp_path: Path, portrait: bytes, root: 
     done = explain("portrait.png", "--out", "new/why.json", cwd=tmp_path, root=root)
     assert done.returncode == 0, done.stderr
     assert not done.stdout
-    assert Explanation.model_validate(json.loads((tmp_path / "new" / "why.json").read_text())).face_id == "0"
+    written = ExplainedResult.model_validate(json.loads((tmp_path / "new" / "why.json").read_text()))
+    assert written.explanation.face_id == "0"
     shown = explain("portrait.png", "--face", "0", "--out", "why.html", cwd=tmp_path, root=root)
     assert "Saved again as a JPEG of quality 90" in shown.stderr
     assert (tmp_path / "why.html").read_text().startswith("<!DOCTYPE html>")

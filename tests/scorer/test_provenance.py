@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from scorer.bundle.bundle import Bundle
+from scorer.engines.openvino import LocalEmbedder
 from scorer.errors import SettingsError
 from scorer.local_scorer import LocalScorer
 from scorer.messages import ImageSource, ScoreRequest, ScoreResult
 from scorer.settings import ProvenanceSettings, Settings
 from tests.ingest.provenance.signed import Authority, make_authority
+from tests.scorer.api.conftest import running
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,18 @@ def test_an_image_that_fails_has_its_statements(reading: LocalScorer, authority:
     assert result.provenance is not None
     assert "trusted" not in {each.validity for each in result.provenance}
     assert score(reading, b"no image").provenance is None
+
+
+def test_http_answers_have_statements_and_tenant(
+    starter: Bundle, reading: LocalScorer, embedder: LocalEmbedder, authority: Authority, portrait: bytes
+) -> None:
+    """The HTTP service reads statements as every other job."""
+    signed = authority.sign(portrait, "image/png")
+    others = {"provenance": reading.settings.provenance}
+    with running(starter, reading.sandbox, embedder, {}, others) as client:
+        answer = client.post_files(("c", signed), request={"tenant": "forum"})
+    (result,) = (ScoreResult.model_validate(each) for each in answer.json()["results"])
+    assert (result.provenance, result.tenant) == (score(reading, signed).provenance, "forum")
 
 
 def test_a_wrong_trust_list_is_refused(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_hit_has_nothing_of_the_first_request() -> None:
     found = cache.find("a", request)
     assert found is not None
     assert (found.request_id, found.content_id, found.attributes) == ("other", "mine", {})
-    assert found.submitted_at is None
+    assert (found.submitted_at, found.tenant) == (None, None)
     assert found.timing_ms == {}
     assert found.faces == EXAMPLE_RESULT.faces
     assert found.result_id != EXAMPLE_RESULT.result_id
