@@ -28,7 +28,8 @@ from scorer.engines.base import Embedder
 from scorer.engines.local import start_sandbox
 from scorer.engines.verify import verify_engine
 from scorer.errors import SettingsError
-from scorer.explain.explain import Explainer
+from scorer.explain.explain import Explainer, count_photographs
+from scorer.messages import CalibratedBy
 from scorer.observe.logs import configure_logs, get_logger
 from scorer.payloads.read import check_payloads, read_payload
 from scorer.policies import PolicyWatcher
@@ -181,7 +182,11 @@ def open_app(  # noqa: PLR0913, PLR0917 - one parameter per collaborator
 
 def describe_bundle(bundle: Bundle) -> Mapping[str, Any]:
     """Return what clients may know of a bundle."""
-    return bundle.manifest.model_dump(mode="json", include=SHOWN) | {"bundle_digest": bundle.model.digest}
+    calibration = bundle.model.calibration
+    histograms = {name.value: count_photographs(values) for name, values in calibration.strata.items()}
+    histograms[CalibratedBy.POOLED] = count_photographs(calibration.pooled)
+    shown = bundle.manifest.model_dump(mode="json", include=SHOWN)
+    return shown | {"bundle_digest": bundle.model.digest, "calibration": histograms}
 
 
 @asynccontextmanager

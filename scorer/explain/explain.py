@@ -7,6 +7,7 @@ import base64
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,7 +140,6 @@ def find_position(face: FaceResult, model: Model, policy: Policy) -> Calibration
         message = f"face {face.face_id} was not scored"
         raise AssertionError(message)
     values = _compared_with(face, model)
-    counts, edges = np.histogram(values, BINS)
     quarter, three_quarters = np.quantile(values, (0.25, 0.75)).tolist()
     return CalibrationPosition(
         calibrated_by=by,
@@ -150,9 +150,14 @@ def find_position(face: FaceResult, model: Model, policy: Policy) -> Calibration
         review_nats=find_threshold(values, policy.review_false_alarm_rate),
         quarter_nats=quarter,
         three_quarters_nats=three_quarters,
-        edges_nats=tuple(edges.tolist()),
-        counts=tuple(counts.tolist()),
+        **count_photographs(values),
     )
+
+
+def count_photographs(values: NDArray[np.float64]) -> dict[str, tuple[Any, ...]]:
+    """Return the histogram of a calibration, log-likelihoods in nats: `edges_nats` and, between them, `counts`."""
+    counts, edges = np.histogram(values, BINS)
+    return {"edges_nats": tuple(edges.tolist()), "counts": tuple(counts.tolist())}
 
 
 def find_threshold(values: NDArray[np.float64], rate: float) -> float | None:
