@@ -67,7 +67,7 @@ function readBundle() {
 }
 
 function sayWhatItMeans(result) {
-  const policy = result.policy, detail = result.detail ? ` ${result.detail}.` : "";
+  const policy = result.policy, why = [result.reason_codes.join(", "), result.detail].filter(Boolean).join(": ");
   switch (result.decision) {
     case "flag":
       return `Flagged: unlike the photographs this bundle knows. It does not mean that the face is generated: the policy
@@ -76,13 +76,13 @@ function sayWhatItMeans(result) {
       return result.status === "scored"
         ? `For review by a person. It does not mean that the face is generated: ${percent(policy.review_false_alarm_rate)}
           of photographed faces get at least this decision by mistake.`
-        : `For review by a person: the face could not be scored (${result.reason_codes.join(", ")}).${detail}`;
+        : `For review by a person: no face could be scored (${why}).`;
     case "pass":
       return "Passed: not unlike the photographs this bundle knows. It does not mean that the face is a photograph.";
   }
   return result.status === "no_face"
     ? "No face was found, so nothing was decided."
-    : `Not scored (${result.reason_codes.join(", ")}), so nothing was decided.${detail}`;
+    : `Not scored, so nothing was decided (${why}).`;
 }
 
 function stateFace(face, number) {
@@ -165,7 +165,7 @@ async function showFace(card, result, index) {
   const position = (await readBundle()).calibration[name];
   const chart = make("figure", { class: "sheet" }, drawHistogram(position, face.log_likelihood, []),
     make("figcaption", {}, `p = ${short(face.p_value)}: the share of held-out photographed faces that are at most as
-      likely as this one (${name === "pooled" ? "all photographs" : `stratum ${name}`}). The bars are these photographs.`));
+      likely as this one, this one included (${name === "pooled" ? "all photographs" : `stratum ${name}`}). The bars are these photographs.`));
   const reasons = make("div", { class: "reasons", "aria-live": "polite" });
   const button = make("button", { type: "button", onclick: explain }, "Reasons");
   async function explain() {

@@ -86,7 +86,7 @@ def test_a_picture_is_scored_and_explained(client: Client, page: Page, portrait:
     assert card.locator(".detail .flag-line").count() == 1
     assert "Not scored" in page.locator("article").nth(1).inner_text()
     assert measure_overflow(page) == 0
-    assert "fake" not in page.content().lower()
+    assert "fake" not in page.inner_text("body").lower()
     keep(page, f"reasons-{width}")
 
 
