@@ -8,8 +8,9 @@ from types import ModuleType
 
 import pytest
 
-from tests.scorer.api.conftest import fixture_client as fixture_client  # noqa: PLC0414 - a fixture
-from tests.scorer.api.conftest import fixture_serve as fixture_serve  # noqa: PLC0414
+from tests.scorer.api.conftest import client, serve, token_file
+
+__all__ = ["client", "serve", "token_file"]  # fixtures
 
 Load = Callable[[str], ModuleType]
 

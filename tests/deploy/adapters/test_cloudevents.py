@@ -65,7 +65,9 @@ def test_an_event_is_answered_in_its_mode(client: Client, url: str, portrait: by
     """The result is that of the service, with the attributes of the topic of results."""
     status, message = send(url, MODES[mode](make_event(ask(portrait))))
     assert status == 200
-    assert message.headers["content-type"].startswith("application/cloudevents" if mode == "structured" else "application/json")
+    assert message.headers["content-type"].startswith(
+        "application/cloudevents" if mode == "structured" else "application/json"
+    )
     event = from_http_event(message)
     expected = client.post_json(ask(portrait)).json()
     data = event.get_data()
