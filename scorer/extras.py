@@ -46,6 +46,7 @@ NEEDED = {
     "explain": ("cpu", "scan"),
     "report": ("scan",),
     "compare": ("scan",),
+    "review": ("cpu", "scan", "api"),
     "erase": ("cpu", "scan"),
     "calibrate": ("calibrate",),
     "serve": ("cpu", "stream"),

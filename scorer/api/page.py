@@ -1,16 +1,17 @@
-"""The page at `/` and its files: they load nothing from elsewhere, and may be sent to nobody else."""
+"""The page at `/` and its files, and the policy of every page: it loads nothing from elsewhere."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 _HERE = Path(__file__).parent / "pages"
-_REPORT_STYLE = Path(__file__).parents[1] / "archive/report/pages/page.css"
-_FILES = {
+REPORT_STYLE = Path(__file__).parents[1] / "archive/report/pages/page.css"
+PAGE = {
     "/": ("text/html", (_HERE / "index.html",)),
     "/page.js": ("text/javascript", (_HERE / "page.js",)),
-    "/page.css": ("text/css", (_REPORT_STYLE, _HERE / "page.css")),
+    "/page.css": ("text/css", (REPORT_STYLE, _HERE / "page.css")),
 }
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
@@ -24,10 +25,10 @@ _HEADERS = {
 }
 
 
-def list_page_routes() -> list[BaseRoute]:
-    """Return the routes of the page; they need no token, since they show nothing of the service."""
+def list_page_routes(page: Mapping[str, tuple[str, tuple[Path, ...]]]) -> list[BaseRoute]:
+    """Return the routes of a page's files: media type and parts by path. They need no token, and show no result."""
     routes: list[BaseRoute] = []
-    for path, (kind, files) in _FILES.items():
+    for path, (kind, files) in page.items():
         body = b"".join(file.read_bytes() for file in files)
         routes.append(Route(path, Response(body, headers=_HEADERS, media_type=kind), methods=["GET"]))
     return routes

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from scorer.api.admission import Admission, Overloaded
 from scorer.api.metrics import ApiMetrics
 from scorer.api.openapi import DESCRIPTION, complete
-from scorer.api.page import list_page_routes
+from scorer.api.page import PAGE, list_page_routes
 from scorer.api.refusals import Refusal, RefusalCode, choose_status
 from scorer.api.scoring import CannotExplain, Defect, ScoringService, Stopping
 from scorer.api.tokens import TokenFile
@@ -72,7 +72,7 @@ class ApiParts:
 def create_app(parts: ApiParts, lifespan: AbstractAsyncContextManager[None]) -> FastAPI:
     """Return the application; `lifespan` is open while it runs."""
     # The pages of FastAPI's documentation load scripts of other hosts.
-    app = FastAPI(docs_url=None, redoc_url=None, lifespan=lambda _: lifespan, routes=list_page_routes())
+    app = FastAPI(docs_url=None, redoc_url=None, lifespan=lambda _: lifespan, routes=list_page_routes(PAGE))
     app.include_router(_probes(parts))
     app.include_router(_guarded(parts))
     app.add_exception_handler(Exception, lambda _, error: _refuse(parts, error))

@@ -14,6 +14,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from ingest.sandbox import Sandbox
 from scorer.api.admission import Admission
@@ -225,7 +226,7 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter) or self._stop.is_set()
 
 
-def run_server(app: FastAPI, settings: ApiSettings, listener: socket.socket, stop: threading.Event) -> None:
+def run_server(app: Starlette, settings: ApiSettings, listener: socket.socket, stop: threading.Event) -> None:
     """Serve until `stop` is set, then refuse new connections and finish the requests in flight within `drain_s`."""
     config = uvicorn.Config(
         app,

@@ -34,6 +34,7 @@ from scorer.commands.erase import erase
 from scorer.commands.explain import explain
 from scorer.commands.inputs import FacesMissing, FoundFiles, assign_boxes, expand_paths, request_for
 from scorer.commands.report import compare, report
+from scorer.commands.review import review
 from scorer.commands.scan import scan
 from scorer.commands.terminal import Terminal
 from scorer.errors import (
@@ -64,6 +65,7 @@ app.command(short_help="Explain the score of one face.")(explain)
 app.command(short_help="Answer HTTP requests.")(api)
 app.command(short_help="Score an archive, resumably.")(scan)
 app.command(short_help="Write a run's summary.json and report.html again.")(report)
+app.command(short_help="Label a run's least typical faces in a browser.")(review)
 app.command(short_help="Erase images from a finished run.")(erase)
 app.command(short_help="Compare two runs over the same images.")(compare)
 app.command(short_help="Fit a bundle to a run's photographs, or check a run.")(calibrate)

@@ -12,6 +12,7 @@ FOLDERS = (
     "scorer",
     "scorer/explain",
     "scorer/api",
+    "scorer/review",
     "scorer/stream",
     "scorer/archive",
     "scorer/archive/source",
