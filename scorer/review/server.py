@@ -120,7 +120,7 @@ def create_app(review: Review, secret: str) -> Starlette:
     return Starlette(routes=[Mount(f"/{secret}", routes=routes)], middleware=[hosts])
 
 
-def review_run(
+def review_run(  # noqa: PLR0913, PLR0917 - one parameter per flag
     folder: Path, settings: Settings, reviewer: str, most: int, port: int, announce: Callable[[str], object]
 ) -> int:
     """Show the page until a signal; return the number of faces.

@@ -29,7 +29,7 @@ for (const { signalTypeId, signal } of plugin.createSignals(context)) {
 }
 console.log(JSON.stringify(found));
 """
-# `UNLENSED_COOP_TYPES` names types/integration.ts of Coop's repository, compiled; no registry that is used here has it.
+# `COOP_TYPES` names types/integration.ts of Coop's repository, compiled; no registry that is used here has it.
 CHECK = """
 import { createRequire } from "node:module";
 const [types, folder] = process.argv.slice(1);
@@ -57,8 +57,8 @@ def run(root: Path, config: dict[str, str], *urls: str) -> dict[str, Any]:
 
 def test_the_plugin_fits_the_contract(root: Path) -> None:
     """Coop's own functions accept the plugin and its model card."""
-    if not (types := os.environ.get("UNLENSED_COOP_TYPES")):
-        pytest.skip("UNLENSED_COOP_TYPES is not set")
+    if not (types := os.environ.get("COOP_TYPES")):
+        pytest.skip("COOP_TYPES is not set")
     call_node(CHECK, types, str(root / "deploy/adapters/coop"))
 
 

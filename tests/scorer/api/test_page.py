@@ -40,8 +40,8 @@ def fixture_page(browser: Browser) -> Iterator[Page]:
 
 
 def keep(page: Page, name: str) -> None:
-    """Store a picture of the page in the folder of UNLENSED_SCREENSHOTS, to be looked at."""
-    if folder := os.environ.get("UNLENSED_SCREENSHOTS"):
+    """Store a picture of the page in the folder of SCREENSHOTS, to be looked at."""
+    if folder := os.environ.get("SCREENSHOTS"):
         page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
 

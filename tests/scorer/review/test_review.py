@@ -76,7 +76,7 @@ def read_lines(run: Path) -> list[tuple[str, str]]:
 
 
 def test_faces_are_labelled_by_keys(run: Path, page: Page) -> None:
-    """Each face begins blurred; a key saves a label at once, and a second reviewer sees the conflict after the own one."""
+    """Each face begins blurred; a key saves at once, and a second reviewer sees a conflict after the own label."""
     (run / NAME).unlink(missing_ok=True)
     faces = list_faces(run, 100)
     assert [face.log_likelihood for face in faces] == sorted(face.log_likelihood for face in faces)
@@ -134,7 +134,7 @@ def test_only_the_page_of_this_machine_is_answered(run: Path) -> None:
 
 
 def test_labels_of_two_reviewers(run: Path, tmp_path: Path) -> None:
-    """The last label of a reviewer counts, agreement is kept, and a conflict is unsure; without reviewers it is refused."""
+    """The last label of a reviewer counts, agreement is kept, a conflict is unsure, and without reviewers refused."""
     first, *_ = list_faces(run, 1)
     faces = [ReviewedFace(**{**first.model_dump(), "face_id": name}) for name in ("0", "1", "2")]
     labels = LabelFile(tmp_path)
