@@ -1,9 +1,10 @@
-"""Erases images from a finished run: their rows, features, faces in the report, and entries of the plan.
+"""Erases images from a finished run: their rows, features, labels, faces in the report, and entries of the plan.
 
 Each shard is rewritten as a retry rewrites it: new files, then its mark, then the old files are removed. So each shard
 is erased whole or not at all, and the same call after a kill does the rest. Until it ends the run has no report.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from scorer.archive.calibration.labels import LABEL_FILE
 from scorer.archive.claims import Claim
 from scorer.archive.cleanup import remove_uncommitted_files
 from scorer.archive.commit import finish_run, publish_table, select_retryable
@@ -22,6 +24,7 @@ from scorer.archive.marks import CommitMark, PartFile, list_committed, read_mark
 from scorer.archive.run import RunFile, read_run
 from scorer.archive.source.plan import erase_items
 from scorer.errors import CannotCommit, RunBroken, UsageError
+from scorer.files import replace_file
 
 _REPORT = ("_SUCCESS", "report.html", "summary.json")
 
@@ -55,6 +58,7 @@ def erase_images(folder: Path, content_ids: Collection[str], report: Callable[[P
     for shard in shards:
         ids_here = _find_ids(folder, _require_mark(folder, shard), ids)
         if ids_here:
+            _erase_labels(folder, _require_mark(folder, shard), ids_here)
             rows += _erase_shard(folder, shard, ids_here)
             found |= ids_here
     found |= erase_items(folder / "_plan", ids)
@@ -81,6 +85,19 @@ def _find_ids(folder: Path, mark: CommitMark, ids: frozenset[str]) -> set[str]:
             column = _read(folder / kind / name, ["content_id"])["content_id"]
             found.update(column.filter(pc.is_in(column, wanted)).to_pylist())
     return found
+
+
+def _erase_labels(folder: Path, mark: CommitMark, ids: set[str]) -> None:
+    """Remove the labels of images from the file of `unlensed review`, before the rows that name their results."""
+    path = folder / LABEL_FILE
+    if not path.exists():
+        return
+    tables = [_read(folder / "results" / name, ["content_id", "result_id"]) for name in mark.results]
+    gone = {row["result_id"] for table in tables for row in table.to_pylist() if row["content_id"] in ids}
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["result_id"] not in gone]
+    if len(kept) < len(lines):
+        replace_file(path, b"".join(kept))
 
 
 def _erase_shard(folder: Path, shard: int, ids: set[str]) -> int:

@@ -6,17 +6,15 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from scorer.archive.calibration.labels import Label, read_rows
+from scorer.archive.calibration.labels import LABEL_FILE, Label, read_rows
 from scorer.review.faces import ReviewedFace
-
-NAME = "labels.jsonl"
 
 
 class LabelFile:
     """Appends labels; several reviewers may write to one file at the same time."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / NAME
+        self._path = folder / LABEL_FILE
 
     def append(self, face: ReviewedFace, label: Label, reviewer: str) -> None:
         """Write a label to the disk; a later one of the same reviewer replaces it.

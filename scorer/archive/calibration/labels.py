@@ -15,6 +15,7 @@ import pyarrow as pa
 from scorer.errors import UsageError
 from scorer.text_files import NotUtf8, decode_text
 
+LABEL_FILE = "labels.jsonl"  # in the folder of a run: what `unlensed review` saves
 LABELS = pa.schema([("result_id", pa.string()), ("face", pa.string()), ("label", pa.string())])
 
 

@@ -22,7 +22,9 @@ function tell(text, conflict = false) {
 }
 
 // What others said is shown after the reviewer's own label, so that it does not decide it.
-function showLabels(face) {
+function showLabels() {
+  const face = faces[at], done = faces.filter(own).length;
+  byId("place").textContent = `Face ${at + 1} of ${faces.length}; ${done} labelled by ${reviewer}`;
   for (const button of byId("labels").children) press(button, button.dataset.label === own(face));
   const others = Object.entries(face.labels).filter(([name]) => name !== reviewer);
   if (!own(face) || !others.length) return tell(own(face) ? `Saved: ${NAMES[own(face)]}.` : "");
@@ -33,12 +35,11 @@ function showLabels(face) {
 
 function show(index) {
   at = Math.max(0, Math.min(faces.length - 1, index));
-  const face = faces[at], image = byId("face"), done = faces.filter(own).length;
+  const face = faces[at], image = byId("face");
   veil("blur", "blurred", true);  // before the picture changes
   image.hidden = false;
   byId("absent").hidden = true;
   image.src = `faces/${at}.jpg`;
-  byId("place").textContent = `Face ${at + 1} of ${faces.length}; ${done} labelled by ${reviewer}`;
   const facts = { image: face.content_id, face: face.face_id, decision: face.face_decision, p: face.p_value.toPrecision(3), camera: face.camera ?? "not stated" };
   byId("facts").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => {
     const [term, text] = [document.createElement("dt"), document.createElement("dd")];
@@ -46,7 +47,7 @@ function show(index) {
     text.textContent = value;
     return [term, text];
   }));
-  showLabels(face);
+  showLabels();
 }
 
 async function label(value) {
@@ -59,7 +60,7 @@ async function label(value) {
     tell(`Not saved: ${error.message}. Try again.`, true);
     return;
   }
-  if (index === at) show(at);
+  if (index === at) showLabels();
 }
 
 const actions = {

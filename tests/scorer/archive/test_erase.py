@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from scorer.archive import erase as erasing
+from scorer.archive.calibration.labels import LABEL_FILE
 from scorer.archive.claims import Claim
 from scorer.archive.marks import read_marks
 from scorer.commands.main import app
@@ -104,8 +105,16 @@ def test_nothing_is_left_and_the_rest_is_unchanged(scanned: Path) -> None:
     }
     assert CAMERA in list_words(scanned)
     assert all(each in list_words(scanned) for each in ids)
+    labelled = [{"result_id": row["result_id"], "label": "unsure"} for row in before["results"]]
+    lines = [json.dumps(row) + "\n" for row in labelled]
+    (scanned / LABEL_FILE).write_text("".join(lines), encoding="utf-8")
     done = erase(scanned, *ids)
     assert done.exit_code == 0, (done.output, done.exception)
+    kept = [
+        line for line, row in zip(lines, before["results"], strict=True) if (row["shard"], row["position"]) not in gone
+    ]
+    assert 0 < len(kept) < len(lines)
+    assert (scanned / LABEL_FILE).read_text("utf-8") == "".join(kept)
     words = list_words(scanned)
     assert [each for each in (*ids, *(each.removeprefix("file://") for each in ids), CAMERA) if each in words] == []
     for kind, rows in before.items():

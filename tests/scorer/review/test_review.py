@@ -11,12 +11,12 @@ from playwright.sync_api import Browser, Page
 from typer.testing import CliRunner
 
 from scorer.api.server import BACKLOG, bind, name_url, run_server
-from scorer.archive.calibration.labels import Label, read_labels
+from scorer.archive.calibration.labels import LABEL_FILE, Label, read_labels
 from scorer.archive.report.reading import ArchiveReader
 from scorer.commands.main import app
 from scorer.errors import UsageError
 from scorer.review.faces import ReviewedFace, list_faces
-from scorer.review.label_file import NAME, LabelFile
+from scorer.review.label_file import LabelFile
 from scorer.review.server import Review, create_app
 from scorer.settings import ApiSettings, Settings
 from tests.scorer.api.conftest import Client
@@ -71,13 +71,13 @@ def fixture_page(browser: Browser) -> Iterator[Page]:
 
 def read_lines(run: Path) -> list[tuple[str, str]]:
     """Return reviewer and label of each saved line."""
-    rows = [json.loads(line) for line in (run / NAME).read_text("utf-8").splitlines()]
+    rows = [json.loads(line) for line in (run / LABEL_FILE).read_text("utf-8").splitlines()]
     return [(row["reviewer"], row["label"]) for row in rows]
 
 
 def test_faces_are_labelled_by_keys(run: Path, page: Page) -> None:
     """Each face begins blurred; a key saves at once, and a second reviewer sees a conflict after the own label."""
-    (run / NAME).unlink(missing_ok=True)
+    (run / LABEL_FILE).unlink(missing_ok=True)
     faces = list_faces(run, 100)
     assert [face.log_likelihood for face in faces] == sorted(face.log_likelihood for face in faces)
     with reviewing(run, "anna") as client:
@@ -108,13 +108,13 @@ def test_faces_are_labelled_by_keys(run: Path, page: Page) -> None:
         assert measure_overflow(page) == 0
         keep(page, "review-390")
     assert read_lines(run) == [("anna", "generated"), ("anna", "photograph"), ("ben", "generated")]
-    (label,) = read_labels(run / NAME).to_pylist()
+    (label,) = read_labels(run / LABEL_FILE).to_pylist()
     assert label == {"result_id": faces[0].result_id, "face": faces[0].face_id, "label": "unsure"}
 
 
 def test_only_the_page_of_this_machine_is_answered(run: Path) -> None:
     """Without the secret path, under another name, or as another site's form, nothing is shown or saved."""
-    before = (run / NAME).read_bytes() if (run / NAME).exists() else b""
+    before = (run / LABEL_FILE).read_bytes() if (run / LABEL_FILE).exists() else b""
     with reviewing(run, "anna") as client:
         assert client.get("/faces").status == 404
         assert client.get(f"/{SECRET}/faces").status == 200
@@ -130,7 +130,7 @@ def test_only_the_page_of_this_machine_is_answered(run: Path) -> None:
         ):
             assert client.send("POST", f"/{SECRET}/labels", sent, content_type=kind).status == status
         assert "default-src 'none'" in client.get(f"/{SECRET}/").headers["content-security-policy"]
-    assert ((run / NAME).read_bytes() if (run / NAME).exists() else b"") == before
+    assert ((run / LABEL_FILE).read_bytes() if (run / LABEL_FILE).exists() else b"") == before
 
 
 def test_labels_of_two_reviewers(run: Path, tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_labels_of_two_reviewers(run: Path, tmp_path: Path) -> None:
         (faces[2], Label.PHOTOGRAPH, "ben"),
     ):
         labels.append(face, label, reviewer)
-    found = {row["face"]: row["label"] for row in read_labels(tmp_path / NAME).to_pylist()}
+    found = {row["face"]: row["label"] for row in read_labels(tmp_path / LABEL_FILE).to_pylist()}
     assert found == {"0": "photograph", "1": "generated", "2": "unsure"}
     assert labels.read()[first.result_id, "2"] == {"anna": "generated", "ben": "photograph"}
     path = tmp_path / "nobody.csv"
