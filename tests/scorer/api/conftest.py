@@ -18,7 +18,7 @@ from ingest.sandbox import Sandbox
 from scorer.api.server import BACKLOG, name_url, open_app, run_server
 from scorer.bundle.bundle import Bundle
 from scorer.engines.openvino import LocalEmbedder
-from scorer.settings import ApiSettings, Settings
+from scorer.settings import ApiSettings, HealthSettings, Settings
 from scorer.stream.health import HealthState
 
 BOUNDARY = "0123456789abcdef"
@@ -93,7 +93,8 @@ def running(
     bundle: Bundle, sandbox: Sandbox, embedder: LocalEmbedder, api: Mapping[str, Any], others: Mapping[str, Any]
 ) -> Iterator[Client]:
     """Run a server in a thread while the block runs."""
-    settings = Settings(bundle=bundle.folder, threads=1, api=ApiSettings(port=0, **api), **others)
+    health = HealthSettings(max_canary_age_s=86_400)  # no canary runs here, and a session may be long
+    settings = Settings(bundle=bundle.folder, threads=1, api=ApiSettings(port=0, **api), **{"health": health, **others})
     state, stop = HealthState(settings.health), threading.Event()
     state.set_ready(ready=True, why="")
     state.canary(ok=True, detail="")
