@@ -134,7 +134,7 @@ $(DEMO)/photographs: .venv/demo
 .venv/test: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing the packages of the tests, with PyTorch (a few minutes, about 6 GB) ..."
 	$(INSTALL) '.[test]'
-	$(PIP) --constraint constraints.txt --no-deps --group train-no-deps
+	$(PIP) --constraint constraints.txt --no-deps --group train-no-deps --group test-no-deps
 	touch $@ .venv/demo .venv/stream
 
 .venv/fuzz: .venv/test

@@ -49,6 +49,8 @@ def estimate_memory(kind: Kind, groups: Sequence[FaceGroup]) -> int:
         (clip,) = groups
         frame = _CLIP_BYTES * clip.info.width * clip.info.height
         return JOB_BYTES + _FILE_COPIES * len(clip.data) + (_INSPECT_BYTES if kind == "inspect" else frame)
+    if kind == "state":
+        return JOB_BYTES + sum(_FILE_COPIES * len(group.data) for group in groups)
     return JOB_BYTES + sum(_estimate_image(kind, group) for group in groups)
 
 

@@ -1,4 +1,4 @@
-"""A decoding process: finds, cuts and shows faces, so that an image or clip that crashes a decoder fails alone.
+"""A decoding process: finds faces and reads metadata, so that an image or clip that crashes a decoder fails alone.
 
 `ingest.detector_pool` starts it as `python -m ingest.detector_child`, with a socket as standard input and memory as
 standard error. The first frame (`ingest.jobs`) states what to load; the answer is {"ready": true} or {"error": reason}.
@@ -29,6 +29,8 @@ from ingest.decode_batches import FaceGroup
 from ingest.detect import DetectorSpec, load_detector
 from ingest.jobs import Kind, read_job, receive_frame, reduce_size, send_frame
 from ingest.probe import EncodedFace
+from ingest.provenance.metadata import read_metadata
+from ingest.provenance.statements import describe_statements
 from ingest.reasons import Reason, Unscorable
 from ingest.reference import decode_upright
 from ingest.spec import PreprocessSpec, crop_window
@@ -60,6 +62,10 @@ class _Decoder:
         self._cropper: FaceCropper | None = None
         if setup["cuts_images"]:
             self._prepare_cropper()
+        if setup["trust"] is not None:
+            from ingest.provenance.c2pa_manifests import ManifestReader  # noqa: PLC0415 - of an extra
+
+            self._manifests = ManifestReader(setup["trust"])
 
     def run_job(self, header: Mapping[str, Any], data: memoryview) -> Answer:
         """Return the answer to a job."""
@@ -68,6 +74,7 @@ class _Decoder:
             "find": self._find,
             "cut": self._cut,
             "show": self._show,
+            "state": self._state,
             "inspect": self._inspect,
             "sample": self._sample,
         }
@@ -134,6 +141,11 @@ class _Decoder:
         part = Image.fromarray(upright[window.top :, window.left :][: window.height, : window.width])
         shown = part.resize(reduce_size(part.size, max_side), reducing_gap=2.0)
         return {}, shown.tobytes()
+
+    def _state(self, groups: list[FaceGroup]) -> Answer:
+        (image,) = groups
+        statements = self._manifests.read(image.data, image.info.media_type) + read_metadata(image.data, image.info)
+        return {"statements": describe_statements(statements)}, b""
 
     def _inspect(self, groups: list[FaceGroup]) -> Answer:
         from ingest.video import read_facts  # noqa: PLC0415 - most processes read no clip

@@ -2,7 +2,7 @@
 
 Camera and stated size are hints: anybody can write a header. The JPEG quality is that of the table with which the
 pixels are decoded, and 16 of its 64 entries have no influence: they could be made coarse with hardly any effect on the
-pixels. Text is short and printable. Not covered: maker notes, XMP, thumbnails.
+pixels. Text is short and printable. Not covered: maker notes, thumbnails; XMP (`ingest.provenance`).
 """
 
 from bisect import bisect_left
@@ -89,7 +89,7 @@ def read_image_metadata(data: bytes, info: ImageInfo) -> ImageMetadata:
     main = block.read_first_directory()
     pointer = block.read_number(main.get(_EXIF_DIRECTORY))
     fields = {} if pointer is None else block.read_directory(pointer)
-    make, model = (_clean(block.read_text(main.get(tag), 4 * MAX_WORD_CHARACTERS)) for tag in (_MAKE, _MODEL))
+    make, model = (clean_text(block.read_text(main.get(tag), 4 * MAX_WORD_CHARACTERS)) for tag in (_MAKE, _MODEL))
     width, height = (block.read_number(fields.get(tag)) for tag in (_PIXEL_X, _PIXEL_Y))
     return ImageMetadata(_join_names(make, model), quality, width or None, height or None)
 
@@ -135,11 +135,11 @@ def estimate_quality(table_sum: int) -> int:
     return 100 - min(near, key=lambda index: abs(_SUMS[index] - table_sum))
 
 
-def _clean(text: bytes) -> str:
-    """Return one line of printable characters; any other one, such as a direction mark, becomes a space."""
+def clean_text(text: bytes, most: int = MAX_WORD_CHARACTERS) -> str:
+    """Return one line of at most `most` printable characters; any other one, such as a direction mark, is a space."""
     decoded = text.decode(errors="replace")
     words = "".join(character if character.isprintable() else " " for character in decoded).split()
-    return " ".join(words)[:MAX_WORD_CHARACTERS].strip()
+    return " ".join(words)[:most].strip()
 
 
 def _join_names(make: str, model: str) -> str:

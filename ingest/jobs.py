@@ -1,8 +1,8 @@
 """The messages between the sandbox and its processes.
 
 A frame is two big-endian lengths, a JSON object and bytes. The kinds of jobs: find the faces of one image, cut windows
-out of several images, show a window of one image at a reduced size; state the facts of a clip, and find and cut the
-faces of its sampled frames.
+out of several images, show a window of one image at a reduced size, list what an image states about its origin; state
+the facts of a clip, and find and cut the faces of its sampled frames.
 """
 
 import json
@@ -18,7 +18,7 @@ from ingest.detect import DetectorSpec
 from ingest.probe import ImageInfo
 from ingest.spec import PreprocessSpec, Window
 
-Kind = Literal["find", "cut", "show", "inspect", "sample"]
+Kind = Literal["find", "cut", "show", "state", "inspect", "sample"]
 
 _LENGTHS = struct.Struct(">II")
 
@@ -69,8 +69,14 @@ def _receive_exactly(receive: Callable[[memoryview], int], size: int) -> memoryv
     return buffer
 
 
-def describe_setup(
-    folder: Path, detector: DetectorSpec | None, crops: PreprocessSpec | None, timeout_s: float, *, cuts_images: bool
+def describe_setup(  # noqa: PLR0913 - what `Sandbox` states
+    folder: Path,
+    detector: DetectorSpec | None,
+    crops: PreprocessSpec | None,
+    timeout_s: float,
+    *,
+    cuts_images: bool,
+    trust: str | None,
 ) -> dict[str, Any]:
     """Return the JSON object of the first frame; see `Sandbox`."""
     return {
@@ -79,6 +85,7 @@ def describe_setup(
         "crops": crops and asdict(crops),
         "cuts_images": cuts_images,
         "timeout_s": timeout_s,
+        "trust": trust,
     }
 
 

@@ -33,6 +33,7 @@ from ingest.device import require_instructions
 from ingest.jobs import Kind, describe_job, describe_setup, reduce_size
 from ingest.memory import MemoryBudget, find_decoding_memory
 from ingest.probe import EncodedFace, ImageInfo
+from ingest.provenance.statements import Statement, StatementKind, StatementSource, Validity, parse_statements
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox, PreprocessSpec, Window
 
@@ -55,6 +56,7 @@ class Sandbox:
         memory_bytes: the most memory of all decoders together; None is the rest of this machine or container.
         cuts_images: whether the engine gets the faces of all images from here. If not, a process prepares to cut when
             the first clip or image comes that its engine cannot decode.
+        trust: the PEM text of the certificates whose C2PA manifests are trusted; None if no statements are to be read.
         release: called when the sandbox is closed.
 
     Raises:
@@ -71,12 +73,14 @@ class Sandbox:
         timeout_s: float = TIMEOUT_S,
         memory_bytes: int | None = None,
         cuts_images: bool = True,
+        trust: str | None = None,
         release: Callable[[], None] | None = None,
     ) -> None:
         if detector or crops:
             require_instructions()
         self._crops, self._processes, self._release = crops, processes, release
-        setup = describe_setup(folder.absolute(), detector, crops, timeout_s, cuts_images=cuts_images)
+        folder = folder.absolute()
+        setup = describe_setup(folder, detector, crops, timeout_s, cuts_images=cuts_images, trust=trust)
         self._pool = DetectorPool(setup, processes, timeout_s)
         self._budget = MemoryBudget(find_decoding_memory(processes) if memory_bytes is None else memory_bytes)
         self._callers = ThreadPoolExecutor(processes, "crop")
@@ -141,6 +145,18 @@ class Sandbox:
         image = FaceGroup(data, info, {0: window})
         _, pixels = self._run_job("show", [image], 3 * width * height, TRIES, max_side=max_side)
         return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+
+    def read_statements(self, data: bytes, info: ImageInfo) -> tuple[Statement, ...]:
+        """Return what an image states about its origin; one `unreadable` statement if its process fails.
+
+        Raises:
+            SandboxBroken, SandboxClosed: see `detect`.
+        """
+        try:
+            return parse_statements(self._run_job("state", [FaceGroup(data, info)], 0, TRIES)[0]["statements"])
+        except Unscorable as failure:
+            why = f"the metadata could not be read ({failure.reason})"
+            return (Statement(StatementKind.METADATA, why, StatementSource.FILE, Validity.UNREADABLE),)
 
     def sample(
         self, data: bytes, media_type: str, settings: ClipSettings, min_face_px: float | None = None
@@ -251,6 +267,8 @@ def _check_answer(
             return
         if kind == "find":
             [[float(number) for number in face[:5]][4] for face in answer["faces"]]
+        elif kind == "state":
+            parse_statements(answer["statements"])
         elif kind == "inspect":
             parse_facts(answer)
         elif kind == "sample":
@@ -262,5 +280,5 @@ def _check_answer(
             faces -= len(answer["crops"])
         if len(data) != expected or (kind == "cut" and faces):
             raise ValueError(len(data))  # noqa: TRY301 - handled as any other invalid answer
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ChildFailed(Reason.UNDECODABLE, INVALID_ANSWER) from error

@@ -2,6 +2,7 @@
 
     UnlensedError
     ├── UsageError              2   the command line names something that cannot be used
+    ├── NothingToExplain        3   an image or a face without a score
     ├── BundleMismatch          65  the bundle is damaged, or the engine does not match it
     ├── RunBroken               65  the folder of a scan contradicts its commit marks
     ├── SourceChanged           65  a tar or manifest changed since the scan was planned
@@ -85,6 +86,12 @@ class UsageError(UnlensedError, ValueError):
     """The command line names something that cannot be used; the message names it."""
 
     exit_code = Exit.USAGE
+
+
+class NothingToExplain(UnlensedError):
+    """The image or the face to explain has no score; the message states why."""
+
+    exit_code = Exit.FAILURES
 
 
 class BundleMismatch(UnlensedError):

@@ -19,10 +19,12 @@ _ROOT = Path(__file__).resolve().parent.parent
 # Where several extras include a package, the first of this order is recommended.
 EXTRAS = {
     "cpu": "scoring on a CPU, and decoding everywhere: score, scan, serve, bundle verify",
-    "scan": "archives: scan, report, compare, bundle fetch",
+    "scan": "archives: scan, report, compare, bundle fetch; explain",
     "calibrate": "fitting a bundle to a scan: calibrate",
     "stream": "serving a stream: serve, dlq",
+    "api": "answering HTTP requests: api",
     "video": "videos in score, scan and serve",
+    "provenance": "what images state about their origin: provenance.enabled",
     "sign": "a bundle's signature: --key",
     "s3": "images and bundles at s3://, AWS_MSK_IAM",
     "otel": "spans of serve",
@@ -41,15 +43,20 @@ EXTRAS = {
 NEEDED = {
     "score": ("cpu",),
     "scan": ("cpu", "scan"),
+    "explain": ("cpu", "scan"),
     "report": ("scan",),
     "compare": ("scan",),
+    "review": ("cpu", "scan", "api"),
+    "erase": ("cpu", "scan"),
     "calibrate": ("calibrate",),
     "serve": ("cpu", "stream"),
+    "api": ("cpu", "api"),
     "dlq": ("stream",),
 }
 
 # Modules whose name differs from that of their distribution.
 _DISTRIBUTIONS = {
+    "c2pa": "c2pa-python",
     "crc32c": "kafka-python",
     "cupy": "cupy-cuda13x",
     "cv2": "opencv-python-headless",
@@ -59,6 +66,7 @@ _DISTRIBUTIONS = {
     "nvidia": "nvidia-dali-cuda130",
     "onnxruntime": "onnxruntime-gpu",
     "open_clip": "open-clip-torch",
+    "multipart": "python-multipart",
     "opentelemetry": "opentelemetry-sdk",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",

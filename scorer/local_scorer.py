@@ -52,7 +52,7 @@ class LocalScorer:
         # The mixture takes 1 % of the time; a second BLAS thread would only spin and use 10 % of all CPU time.
         threadpool_limits(limits=1, user_api="blas")
         limit_heaps(settings.threads)
-        self.sandbox = open_sandbox(self.bundle, settings.threads)
+        self.sandbox = open_sandbox(self.bundle, settings.threads, trust=settings.provenance.read_trust())
         with ThreadPoolExecutor(1) as starter:  # a process starts while the engine loads
             started = starter.submit(start_sandbox, self.sandbox, 1)
             self.engine = open_local_engine(self.bundle, settings.device, settings.threads, self.sandbox)
@@ -92,7 +92,15 @@ class LocalScorer:
     def locate(self, request: ScoreRequest, data: bytes) -> LocatedImage:
         """Probe the bytes of an image or clip, and find its faces or take those of the request; thread-safe."""
         settings = self.settings
-        return locate_faces(request, data, self.sandbox, settings.limits, settings.policy.min_face_px, settings.video)
+        return locate_faces(
+            request,
+            data,
+            self.sandbox,
+            settings.limits,
+            settings.policy.min_face_px,
+            settings.video,
+            provenance=settings.provenance.enabled,
+        )
 
     def score_located(self, image: LocatedImage) -> ScoreResult:
         """Return the result of one located image; only one thread may call this at a time."""

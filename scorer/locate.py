@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ingest.clips import DEFAULT_CLIP_SETTINGS, ClipFacts, ClipSettings, SampledClip, name_animation, name_clip
 from ingest.image_metadata import ImageMetadata, read_image_metadata
 from ingest.probe import ImageInfo, Limits, probe_image
+from ingest.provenance.statements import Statement
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox
 from scorer.clips import LocatedClip, Shot, link_faces
@@ -42,9 +43,10 @@ class LocatedFace:
 class LocatedImage:
     """A request after probing: either `info` and `faces`, or the `failure` that stopped it.
 
-    `metadata` is what the image's headers state. `features` is None unless the job keeps features: scoring then adds
-    [D] float32 for each scored face by `face_id`, but none for a clip. `clip` is None for an image; `data` is empty for
-    a clip, whose faces carry what was cut.
+    `metadata` is what the image's headers state, and `statements` what the file states about its origin; None if that
+    was not read. `features` is None unless the job keeps features: scoring then adds [D] float32 for each scored face
+    by `face_id`, but none for a clip. `clip` is None for an image; `data` is empty for a clip, whose faces carry what
+    was cut.
     """
 
     request: ScoreRequest
@@ -54,6 +56,7 @@ class LocatedImage:
     failure: Unscorable | None
     locate_ms: float
     metadata: ImageMetadata = NO_METADATA
+    statements: tuple[Statement, ...] | None = None
     features: dict[str, NDArray[np.float32]] | None = None
     clip: LocatedClip | None = None
 
@@ -69,6 +72,9 @@ class MediaReader(Protocol):
     def detect(self, data: bytes, info: ImageInfo, min_face_px: float | None = None) -> "list[Detection]":
         """See `FaceDetector.detect`."""
 
+    def read_statements(self, data: bytes, info: ImageInfo) -> tuple[Statement, ...]:
+        """See `Sandbox.read_statements`."""
+
     def sample(
         self, data: bytes, media_type: str, settings: ClipSettings, min_face_px: float | None = None
     ) -> tuple[ClipFacts, SampledClip]:
@@ -82,10 +88,13 @@ def locate_faces(  # noqa: PLR0913, PLR0917 - the parts of a deployment
     limits: Limits,
     min_face_px: float,
     clips: ClipSettings = DEFAULT_CLIP_SETTINGS,
+    *,
+    provenance: bool = False,
 ) -> LocatedImage:
     """Probe `data` and locate its faces; an image or clip that cannot be scored gets a `failure`.
 
-    `min_face_px` is the least short side of a face that the policy scores.
+    `min_face_px` is the least short side of a face that the policy scores. With `provenance`, the statements of an
+    image are read, too; nothing else depends on them.
     """
     started = time.perf_counter()
     image = LocatedImage(request, data, None, (), None, 0.0)
@@ -95,6 +104,8 @@ def locate_faces(  # noqa: PLR0913, PLR0917 - the parts of a deployment
             image = _locate_clip(image, probed, detector, min_face_px, clips)
         else:
             image = replace(image, info=probed, metadata=read_image_metadata(data, probed))
+            if provenance:
+                image = replace(image, statements=detector.read_statements(data, probed))
             image = replace(image, faces=_locate_faces(request, data, probed, detector, min_face_px))
     except Unscorable as failure:
         image = replace(image, failure=failure)

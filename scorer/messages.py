@@ -10,9 +10,10 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID, uuid5
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from ingest.clips import ClipSettings, Sampling
+from ingest.provenance.statements import MAX_STATEMENT_CHARACTERS, MAX_STATEMENTS, Statement
 from ingest.reasons import UNSCORED_BY_SIZE, Reason
 from ingest.resampling import ResamplingMark
 from ingest.spec import MAX_COORDINATE, FaceBox
@@ -25,9 +26,10 @@ MAX_ATTRIBUTES, MAX_ATTRIBUTE_NAME, MAX_ATTRIBUTE_CHARACTERS = 64, 128, 1024
 # The largest possible result: 6 bytes for each character of the request that it repeats, at most 1 KiB of measurements
 # for each face, and at most 16 KiB for the rest.
 MAX_RESULT_BYTES = (
-    6 * (2 * MAX_ID_CHARACTERS + MAX_ATTRIBUTES * (MAX_ATTRIBUTE_NAME + MAX_ATTRIBUTE_CHARACTERS + 1))
+    6 * (3 * MAX_ID_CHARACTERS + MAX_ATTRIBUTES * (MAX_ATTRIBUTE_NAME + MAX_ATTRIBUTE_CHARACTERS + 1))
     + MAX_FACES * (6 * 128 + 1024)
     + 384 * 1024  # of a clip: at most 128 tracks, 300 frames and 600 faces in them
+    + MAX_STATEMENTS * (6 * MAX_STATEMENT_CHARACTERS + 256)
     + 16 * 1024
 )
 SHOWN_PROBLEMS, LISTED_PROBLEMS = 3, 100
@@ -138,29 +140,22 @@ class ImageSource(Message):
         return self
 
 
-def _refuse_explanation(value: object) -> object:
-    if value is True:
-        message = "this release cannot explain a score: leave `explain` out"
-        raise ValueError(message)
-    return value
-
-
 class ScoreRequest(Message):
     """One image to score; `faces` absent means "find them".
 
-    The result repeats `submitted_at`, so that a consumer can measure the time since the submission. `explain` is
-    reserved: only false is accepted.
+    The result repeats `submitted_at`, so that a consumer can measure the time since the submission. `explain` asks the
+    HTTP service for the reasons of the score; a stream refuses it.
     """
 
     request_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
     content_id: Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARACTERS)]
     image: ImageSource
     faces: Annotated[tuple[RequestedFace, ...] | None, Field(max_length=MAX_FACES)] = None
-    tenant: str | None = None
+    tenant: Annotated[str | None, Field(max_length=MAX_ID_CHARACTERS)] = None
     stream: str | None = None
     submitted_at: datetime | None = None
     policy_id: str | None = None
-    explain: Annotated[Literal[False], BeforeValidator(_refuse_explanation)] = False
+    explain: bool = False
     attributes: Attributes = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -302,6 +297,9 @@ class ScoreResult(Message):
 
     `clip`, `tracks` and `frames` belong to videos and animations: `faces` then has one face for each track. Results of
     images and of older releases lack them.
+
+    `tenant` comes from the request. `provenance` is null where statements were not read, and empty where the file
+    makes none.
     """
 
     schema_version: Literal[1] = 1
@@ -326,6 +324,8 @@ class ScoreResult(Message):
     clip: ClipResult | None = None
     tracks: tuple[TrackResult, ...] = ()
     frames: tuple[FrameResult, ...] = ()
+    tenant: str | None = None
+    provenance: Annotated[tuple[Statement, ...] | None, Field(max_length=MAX_STATEMENTS)] = None
 
     @property
     def failed(self) -> bool:

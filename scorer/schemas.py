@@ -93,6 +93,7 @@ _FACTS: Document = {
     "submitted_at": EXAMPLE_REQUEST.submitted_at,
     "scored_at": "2026-01-15T09:30:01Z",
     "attributes": EXAMPLE_REQUEST.attributes,
+    "tenant": EXAMPLE_REQUEST.tenant,
 }
 EXAMPLE_RESULT = ScoreResult(
     version="0.1.0",

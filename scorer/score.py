@@ -183,6 +183,8 @@ def _result(
         submitted_at=image.request.submitted_at,
         scored_at=datetime.now(UTC),
         attributes=image.request.attributes,
+        tenant=image.request.tenant,
+        provenance=image.statements,
         **(describe_clip(image.clip, tracks) if image.clip else {}),
     )
 

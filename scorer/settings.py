@@ -140,6 +140,64 @@ class HealthSettings(SettingsSection):
     canary_every_s: Seconds = 15
 
 
+class ApiSettings(SettingsSection):
+    """The HTTP service and its limits; port 0 selects a free port, which is logged.
+
+    Beyond `max_in_flight_images`, `max_in_flight_bytes` or `max_in_flight_explanations` a request is refused with 429.
+    `cache_bytes` is the most that stored results may take; 0 stores none.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    policies: Path | None = None
+    token_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    max_connections: Count = 512
+    max_body_bytes: Count = 96 * 2**20
+    max_json_bytes: Count = 1 * 2**20
+    max_images_per_request: Count = 16
+    max_in_flight_images: Count = 128
+    max_in_flight_bytes: Count = 256 * 2**20
+    body_timeout_s: Seconds = 30
+    answer_timeout_s: Seconds = 60
+    max_in_flight_explanations: Count = 4
+    batch_images: Count = 32
+    batch_bytes: Count = 32 * 2**20
+    batch_age_s: Annotated[float, Field(ge=0)] = 0
+    cache_bytes: Annotated[int, Field(ge=0)] = 0
+    drain_s: Seconds = 25
+
+
+class ProvenanceSettings(SettingsSection):
+    """Whether results list what images state about their origin; statements never change a score or a decision.
+
+    Attributes:
+        enabled: read C2PA manifests and metadata; needs the extra `provenance`.
+        trust_list: a PEM file of the certificates whose C2PA manifests are `trusted`; without it none is.
+    """
+
+    enabled: bool = False
+    trust_list: Path | None = None
+
+    def read_trust(self) -> str | None:
+        """Return the text of the trust list, empty without one; None if statements are not to be read.
+
+        Raises:
+            SettingsError: the file cannot be read, or contains no certificate.
+        """
+        if not self.enabled or self.trust_list is None:
+            return "" if self.enabled else None
+        from cryptography import x509  # noqa: PLC0415 - of the extra
+
+        try:
+            x509.load_pem_x509_certificates(self.trust_list.read_bytes())
+            return self.trust_list.read_text(encoding="ascii")
+        except (OSError, ValueError) as error:
+            message = f"provenance.trust_list {self.trust_list} is not a PEM file of certificates: {error}"
+            raise SettingsError(message) from error
+
+
 PREFIX = "UNLENSED_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
@@ -177,6 +235,8 @@ class Settings(BaseSettings):
     triton: TritonSettings = TritonSettings()
     payloads: PayloadSettings = PayloadSettings()
     health: HealthSettings = HealthSettings()
+    api: ApiSettings = ApiSettings()
+    provenance: ProvenanceSettings = ProvenanceSettings()
     insecure_dev: bool = False
 
     @classmethod

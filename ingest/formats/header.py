@@ -8,7 +8,7 @@ from typing import NamedTuple
 EXIF_HEADER = re.compile(rb"Exif\0.", re.DOTALL)
 
 _ORIENTATION_TAG = 0x0112
-_ASCII, _SHORT, _LONG = 2, 3, 4
+_BYTE, _ASCII, _SHORT, _LONG, _UNDEFINED = 1, 2, 3, 4, 7
 _LAST_ORIENTATION = 8
 
 
@@ -68,14 +68,19 @@ class TiffBlock:
 
     def read_text(self, field: "TiffField | None", max_bytes: int) -> bytes:
         """Return an ASCII field up to its first NUL, at most `max_bytes` of it."""
-        if field is None or field.kind != _ASCII:
+        return self._read_bytes(field, max_bytes, _ASCII).partition(b"\0")[0]
+
+    def read_undefined(self, field: "TiffField | None", max_bytes: int) -> bytes:
+        """Return the first `max_bytes` of a field of the type UNDEFINED, or BYTE, which some writers use instead."""
+        return self._read_bytes(field, max_bytes, _UNDEFINED, _BYTE)
+
+    def _read_bytes(self, field: "TiffField | None", max_bytes: int, *kinds: int) -> bytes:
+        if field is None or field.kind not in kinds:
             return b""
         if field.values <= len(field.raw):
-            text = field.raw[: field.values]
-        else:
-            start = struct.unpack_from(self._order + "I", field.raw)[0]
-            text = self._tiff[start : start + min(field.values, max_bytes)]
-        return text.partition(b"\0")[0]
+            return field.raw[: field.values]
+        start = struct.unpack_from(self._order + "I", field.raw)[0]
+        return self._tiff[start : start + min(field.values, max_bytes)]
 
 
 class TiffField(NamedTuple):

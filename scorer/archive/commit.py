@@ -68,7 +68,7 @@ def commit_shard(
         kept = old.filter(pc.invert(pc.is_in(old["position"], retried)))
         errors = pa.concat_tables([kept, errors])
         counts = _add_counts(before, counts, errors)
-    name = part_name(output.shard) if not generation else part_name(output.shard).replace(".", f".{generation}.")
+    name = part_name(output.shard, generation)
     named: dict[str, dict[str, PartFile]] = {
         "results": dict(before.results) if before else {},
         "errors": {},
@@ -77,11 +77,11 @@ def commit_shard(
     features = output.features.to_table()
     try:
         if len(results) or not before:
-            named["results"][name] = _publish_table(folder / "results" / name, results, RESULTS)
+            named["results"][name] = publish_table(folder / "results" / name, results, RESULTS)
         if len(errors):
-            named["errors"][name] = _publish_table(folder / "errors" / name, errors, ERRORS)
+            named["errors"][name] = publish_table(folder / "errors" / name, errors, ERRORS)
         if len(features):
-            named["features"][name] = _publish_table(folder / "features" / name, features, FEATURES)
+            named["features"][name] = publish_table(folder / "features" / name, features, FEATURES)
         stage_s = defaultdict(float, before.stage_s if before else {})
         for stage, seconds in output.stage_s.items():
             stage_s[stage] += seconds
@@ -116,7 +116,12 @@ def _add_counts(before: CommitMark, counts: Mapping[str, int], errors: pa.Table)
     return total | {"images": before.images, "failed": len(errors), "retryable": counts["retryable"]}
 
 
-def _publish_table(path: Path, table: pa.Table, schema: pa.Schema) -> PartFile:
+def publish_table(path: Path, table: pa.Table, schema: pa.Schema) -> PartFile:
+    """Publish a file of a shard, and return its entry of the commit mark.
+
+    Raises:
+        OSError: as `publish`.
+    """
     digests: list[str] = []
 
     def verify(partial: Path) -> None:

@@ -24,9 +24,9 @@ from scorer.errors import UsageError
 from scorer.files import require_local, write_and_rename
 
 
-def part_name(index: int) -> str:
-    """Return the file name of shard `index` in `results/` and `errors/`."""
-    return f"part-{index:05d}.parquet"
+def part_name(index: int, generation: int = 0) -> str:
+    """Return the file name of shard `index` in its folders; later generations have a number."""
+    return f"part-{index:05d}.{generation}.parquet" if generation else f"part-{index:05d}.parquet"
 
 
 def mark_name(index: int) -> str:

@@ -42,7 +42,7 @@ class CommitMark(_MarkSection):
 
     Attributes:
         shard: its index.
-        generation: how often its failed images were retried; the names of later files contain it.
+        generation: how often its failed images were retried or images erased; the names of later files contain it.
         results, errors, features: its files in the folders of those names; features only where the run keeps them.
         images: how many have a row.
         faces: found in them.

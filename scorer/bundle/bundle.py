@@ -5,6 +5,7 @@ the network is an OpenVINO or an ONNX graph.
 """
 
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -137,6 +138,16 @@ def read_bundle(folder: Path, check_manifest: Callable[[bytes], None] | None = N
     digest = hashlib.sha256(raw).hexdigest()
     model = Model(manifest.bundle_id, digest, manifest.preprocess, stacked, calibration)
     return Bundle(folder, manifest, model, golden)
+
+
+def read_mixture(bundle: Bundle) -> GaussianMixture:
+    """Return the mixture of a bundle with its parameters as stored.
+
+    Raises:
+        BundleMismatch: the file has changed since the bundle was read.
+    """
+    with np.load(io.BytesIO(bundle.read(bundle.folder / MIXTURE)), allow_pickle=False) as arrays:
+        return GaussianMixture(arrays["weights"], arrays["means"], arrays["precisions_cholesky"])
 
 
 def _read_golden(path: Path, data: bytes, size: int) -> GoldenFaces:

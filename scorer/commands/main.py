@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.device import Request
+from scorer.commands.api import api
 from scorer.commands.bundle import bundle_app
 from scorer.commands.calibrate import calibrate
 from scorer.commands.command_line import (
@@ -29,8 +30,11 @@ from scorer.commands.command_line import (
     run_command,
 )
 from scorer.commands.dlq import dlq_app
+from scorer.commands.erase import erase
+from scorer.commands.explain import explain
 from scorer.commands.inputs import FacesMissing, FoundFiles, assign_boxes, expand_paths, request_for
 from scorer.commands.report import compare, report
+from scorer.commands.review import review
 from scorer.commands.scan import scan
 from scorer.commands.terminal import Terminal
 from scorer.errors import (
@@ -57,8 +61,12 @@ app = typer.Typer(
 )
 app.add_typer(bundle_app, name="bundle")
 app.add_typer(dlq_app, name="dlq")
+app.command(short_help="Explain the score of one face.")(explain)
+app.command(short_help="Answer HTTP requests.")(api)
 app.command(short_help="Score an archive, resumably.")(scan)
 app.command(short_help="Write a run's summary.json and report.html again.")(report)
+app.command(short_help="Label a run's least typical faces in a browser.")(review)
+app.command(short_help="Erase images from a finished run.")(erase)
 app.command(short_help="Compare two runs over the same images.")(compare)
 app.command(short_help="Fit a bundle to a run's photographs, or check a run.")(calibrate)
 

@@ -45,19 +45,29 @@ def choose_device(bundle: Bundle, request: Request) -> Device:
     return resolve_built_device(request, kind, built.format(folder=bundle.folder))
 
 
-def open_sandbox(
-    bundle: Bundle, processes: int, *, finds: bool = True, cuts: bool = True, timeout_s: float = TIMEOUT_S
+def open_sandbox(  # noqa: PLR0913 - the work of the processes
+    bundle: Bundle,
+    processes: int,
+    *,
+    finds: bool = True,
+    cuts: bool = True,
+    timeout_s: float = TIMEOUT_S,
+    trust: str | None = None,
 ) -> Sandbox:
     """Return the sandbox that finds faces with the detector of `bundle` and cuts the faces for an engine on the CPU.
 
-    An engine on a GPU decodes the images itself; its HEIC, AVIF and clips are cut here.
+    An engine on a GPU decodes the images itself; its HEIC, AVIF and clips are cut here. `trust`: see `Sandbox`.
 
     Raises:
         DeviceUnavailable: see `Sandbox`.
         ModuleNotFoundError: a package that its processes load is missing.
     """
     manifest = bundle.manifest
-    for module in (*(("openvino", "simplejpeg") if finds else ()), *(("nvidia.dali",) if cuts else ())):
+    for module in (
+        *(("openvino", "simplejpeg") if finds else ()),
+        *(("nvidia.dali",) if cuts else ()),
+        *(() if trust is None else ("c2pa",)),
+    ):
         if find_spec(module) is None:
             raise ModuleNotFoundError(module, name=module.partition(".")[0])
     # The processes read the networks by path, now and after a restart.
@@ -69,6 +79,7 @@ def open_sandbox(
         processes,
         timeout_s=timeout_s,
         cuts_images=cuts and manifest.target == "openvino",
+        trust=trust,
         release=copies.cleanup,
     )
 

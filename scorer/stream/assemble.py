@@ -106,7 +106,7 @@ def replay(settings: Settings, requests: Path) -> int:
 
 
 def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSink]], *, until_drained: bool) -> None:
-    _tune_process()
+    tune_process()
     check_payloads(settings.payloads)
     bundle = read_trusted_bundle(settings)
     watcher = PolicyWatcher(settings.stream.policies, bundle.manifest.calibration, settings.policy)
@@ -125,8 +125,8 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
         stack.enter_context(exporting_spans())
         server = stack.enter_context(HealthServer(settings.health, state, metrics))
         log.info("health and metrics", url=server.url)
-        sandbox = stack.enter_context(_sandbox(bundle, settings))
-        engine = stack.enter_context(_engine(bundle, settings, sandbox))
+        sandbox = stack.enter_context(open_decoders(bundle, settings))
+        engine = stack.enter_context(open_engine(bundle, settings, sandbox))
         make_retrying = partial(
             RetryingEmbedder, engine, bundle.manifest.feature_size, partial(verify_engine, bundle, engine)
         )
@@ -148,6 +148,7 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
             settings.limits,
             watcher,
             settings.video,
+            provenance=settings.provenance.enabled,
         )
         source, sink = connect()
         service = Service(
@@ -161,12 +162,12 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
             engine_waits=lambda: embedder.waiting,
         )
         stack.enter_context(
-            Canary(partial(_check_engine, bundle, engine, service.crash), state, settings.health.canary_every_s)
+            Canary(partial(check_engine, bundle, engine, service.crash), state, settings.health.canary_every_s)
         )
         service.run(until_drained=until_drained)
 
 
-def _tune_process() -> None:
+def tune_process() -> None:
     """Tune NumPy and the allocator for many small batches of large records.
 
     Measured on 2 cores, starter bundle, core-ms of the worker for each image: 7.0 with the defaults, 4.5 with one BLAS
@@ -181,7 +182,8 @@ def _tune_process() -> None:
 
 
 @contextmanager
-def _engine(bundle: Bundle, settings: Settings, sandbox: Sandbox) -> Iterator[Embedder]:
+def open_engine(bundle: Bundle, settings: Settings, sandbox: Sandbox) -> Iterator[Embedder]:
+    """Yield the engine of `bundle`: in this process, or Triton."""
     if settings.triton.url is None:
         local = open_local_engine(bundle, settings.device, settings.threads, sandbox)
         device = local.device
@@ -201,15 +203,16 @@ def _engine(bundle: Bundle, settings: Settings, sandbox: Sandbox) -> Iterator[Em
 
 
 @contextmanager
-def _sandbox(bundle: Bundle, settings: Settings) -> Iterator[Sandbox]:
+def open_decoders(bundle: Bundle, settings: Settings) -> Iterator[Sandbox]:
     """Yield the processes that find faces; they also cut them where this process embeds on the CPU with every core."""
     stream, cuts = settings.stream, settings.triton.url is None and bundle.manifest.target == "openvino"
     processes = max(stream.detector_processes, settings.threads) if cuts else stream.detector_processes
-    with closing(open_sandbox(bundle, processes, cuts=cuts, timeout_s=stream.detector_timeout_s)) as sandbox:
+    trust, timeout_s = settings.provenance.read_trust(), stream.detector_timeout_s
+    with closing(open_sandbox(bundle, processes, cuts=cuts, timeout_s=timeout_s, trust=trust)) as sandbox:
         yield sandbox
 
 
-def _check_engine(bundle: Bundle, engine: Embedder, crash: Callable[[BaseException], None]) -> None:
+def check_engine(bundle: Bundle, engine: Embedder, crash: Callable[[BaseException], None]) -> None:
     """Send a golden face through the engine; after a wrong result the service must not score another record."""
     try:
         verify_engine(bundle, engine, CANARY_FACES)

@@ -41,11 +41,24 @@ def parse_request(record: Record, max_bytes: int, max_json_bytes: int) -> ScoreR
             f"the key has {len(record.key or b'')} bytes; a result repeats it, and at most {MAX_KEY_BYTES} are taken"
         )
         raise InvalidRecord(DeadLetterCode.TOO_LARGE, message)
-    if len(record.value) > max_json_bytes and (size := count_json_bytes(record.value)) > max_json_bytes:
-        message = f"the JSON apart from the image's bytes has {size} bytes; stream.max_json_bytes is {max_json_bytes}"
+    request = parse_value(record.value, max_json_bytes, "stream.max_json_bytes")
+    if request.explain:
+        message = "explain: a stream does not explain scores; ask `unlensed api`, or leave it out"
+        raise InvalidRecord(DeadLetterCode.WRONG_SCHEMA, message)
+    return request
+
+
+def parse_value(value: bytes, max_json_bytes: int, setting: str) -> ScoreRequest:
+    """Return the request in a JSON object; `setting` is the name of the limit in the message.
+
+    Raises:
+        InvalidRecord: too_large, not_json or wrong_schema; see `parse_request`.
+    """
+    if len(value) > max_json_bytes and (size := count_json_bytes(value)) > max_json_bytes:
+        message = f"the JSON apart from the image's bytes has {size} bytes; {setting} is {max_json_bytes}"
         raise InvalidRecord(DeadLetterCode.TOO_LARGE, message)
     try:
-        return ScoreRequest.model_validate_json(record.value)
+        return ScoreRequest.model_validate_json(value)
     except ValidationError as error:
         no_json = error.error_count() == 1 and error.errors(include_url=False)[0]["type"] == "json_invalid"
         code = DeadLetterCode.NOT_JSON if no_json else DeadLetterCode.WRONG_SCHEMA

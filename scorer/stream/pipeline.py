@@ -75,6 +75,41 @@ class Dependencies:
     limits: Limits
     policies: PolicyWatcher
     clips: ClipSettings = DEFAULT_CLIP_SETTINGS
+    provenance: bool = False
+
+    def read(self, request: ScoreRequest, reserve: Callable[[int], object]) -> bytes:
+        """Return the image of a request.
+
+        Args:
+            request: an image in it is returned at once.
+            reserve: called with the most bytes of each attempt to read from a store.
+
+        Raises:
+            Unscorable, PayloadUnavailable: as `read_payload`.
+        """
+        most = self.limits.max_bytes
+        if request.image.data is not None:
+            return self.read_payload(request, most)
+        for size in sorted({most if request.image.is_large else min(FIRST_BYTES, most), most}):
+            reserve(size)
+            try:
+                return self.read_payload(request, size)
+            except Unscorable as failure:
+                if size == most or failure.reason is not Reason.TOO_MANY_BYTES:
+                    raise
+        raise AssertionError(most)
+
+    def locate(self, request: ScoreRequest, data: bytes, policy: Policy) -> LocatedImage:
+        """See `locate_faces`."""
+        return locate_faces(
+            request,
+            data,
+            self.detector,
+            self.limits,
+            policy.min_face_px,
+            self.clips,
+            provenance=self.provenance,
+        )
 
 
 class RecordPipeline:
@@ -161,31 +196,15 @@ class RecordPipeline:
             # Without the traceback, whose frames keep the image alive.
             return Scorable(entry, of_record, make_failed_image(request, failure.with_traceback(None)), policy)
         with self._stage("locate", of_record.context):
-            parts = self._dependencies
-            image = locate_faces(request, data, parts.detector, parts.limits, policy.min_face_px, parts.clips)
+            image = self._dependencies.locate(request, data, policy)
         return Scorable(entry, of_record, image, policy)
 
     def _read(self, entry: InFlight, request: ScoreRequest) -> bytes:
-        inline = request.image.data is not None
-        data = (
-            self._dependencies.read_payload(request, self._dependencies.limits.max_bytes)
-            if inline
-            else self._fetch(entry, request)
-        )
+        """Return the image, read from a store when its largest possible size fits into the budget."""
+        most = self._settings.max_in_flight_bytes
+        data = self._dependencies.read(request, lambda size: self._ledger.reserve_image(entry, size, most))
         self._ledger.set_image_bytes(entry, len(data))
         return data
-
-    def _fetch(self, entry: InFlight, request: ScoreRequest) -> bytes:
-        """Return an image from its store, read when its largest possible size fits into the budget."""
-        most = self._dependencies.limits.max_bytes
-        for size in sorted({most if request.image.is_large else min(FIRST_BYTES, most), most}):
-            self._ledger.reserve_image(entry, size, self._settings.max_in_flight_bytes)
-            try:
-                return self._dependencies.read_payload(request, size)
-            except Unscorable as failure:
-                if size == most or failure.reason is not Reason.TOO_MANY_BYTES:
-                    raise
-        raise AssertionError(most)
 
     def _score_all(self) -> None:
         while batch := self._batcher.take():

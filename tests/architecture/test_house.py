@@ -107,6 +107,7 @@ def test_what_is_printed_goes_through_the_terminal(root: Path) -> None:
         ("kafka", [f"scorer/stream/kafka/{part}.py" for part in ("client", "records", "security")]),
         ("onnxruntime", ["scorer/engines/onnx_runtime.py", "training/export/onnx_precisions.py"]),  # no telemetry
         ("ray", ["scorer/archive/ray_scan.py"]),
+        ("uvicorn", ["scorer/api/server.py"]),
         ("tritonclient", ["scorer/engines/triton/embedder.py"]),
     ],
 )

@@ -8,7 +8,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (
     "ingest",
+    "ingest/provenance",
     "scorer",
+    "scorer/explain",
+    "scorer/api",
+    "scorer/review",
     "scorer/stream",
     "scorer/archive",
     "scorer/archive/source",

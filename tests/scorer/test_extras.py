@@ -73,7 +73,7 @@ def test_an_extra_holds_what_pyproject_lists(project: dict[str, Any]) -> None:
     assert listed["scan"] <= read_extras()["archive"] <= read_extras()["bench"]
 
 
-@pytest.mark.parametrize("extra", ["cpu", "scan", "stream", "sign", "s3", "otel", "gpu", "train", "compare"])
+@pytest.mark.parametrize("extra", ["cpu", "scan", "stream", "sign", "s3", "otel", "gpu", "train", "compare", "api"])
 def test_every_module_of_an_extra_is_known(extra: str) -> None:
     """For each module of an extra's packages, the extra that includes it would be named."""
     missing = set(find_missing(extra))
@@ -116,6 +116,7 @@ WITHOUT_PACKAGES = [
     ("unlensed report .", "fsspec", "scan"),
     ("unlensed compare . .", "duckdb", "scan"),
     ("unlensed serve", "kafka", "cpu,stream"),
+    ("unlensed api", "uvicorn", "cpu,api"),
     ("unlensed serve --replay {image}", "psutil,threadpoolctl", "cpu,stream"),
     ("unlensed dlq list", "kafka", "stream"),
     ("unlensed dlq replay", "kafka", "stream"),

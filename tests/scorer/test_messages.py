@@ -113,16 +113,14 @@ def test_whatever_can_change_a_decision_changes_the_id() -> None:
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
-        ({"explain": True}, "explain: Value error, this release cannot explain a score: leave `explain` out"),
         ({"image": {"uri": "u", "width": 640}}, "image.width: Extra inputs are not permitted"),
     ],
 )
 def test_what_is_not_answered_is_refused(fields: dict[str, object], why: str) -> None:
-    """An explanation and a stated size have no effect: a request that has one is refused with a reason."""
+    """A stated size has no effect: a request that has one is refused with a reason."""
     with pytest.raises(ValidationError) as refusal:
         request(**fields)
     assert describe_problems(refusal.value) == why
-    assert not request(explain=False).explain
 
 
 def test_a_result_without_faces_cannot_carry_a_decision() -> None:

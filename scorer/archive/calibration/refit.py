@@ -10,7 +10,6 @@ that a reviewer labelled otherwise than `photograph` are left out.
 Shape suffixes: N faces, D features, K components.
 """
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,9 @@ from numpy.typing import NDArray
 
 from scorer.archive.calibration.faces import PHOTOGRAPH, RunFaces, read_faces, read_features
 from scorer.archive.calibration.labels import Label
-from scorer.bundle.bundle import Bundle
+from scorer.bundle.bundle import Bundle, read_mixture
 from scorer.bundle.calibration import make_manifest_fields, split_by_stratum
-from scorer.bundle.manifest import LEAST_STRATUM_PHOTOGRAPHS, MIXTURE
+from scorer.bundle.manifest import LEAST_STRATUM_PHOTOGRAPHS
 from scorer.decide import Calibration, photographs_needed
 from scorer.errors import UsageError
 from scorer.fitting.calibrate import describe_calibration, score_held_out
@@ -178,16 +177,6 @@ def _calibrate(  # noqa: PLR0913
         )
     fields = make_manifest_fields(calibration, len(np.unique(photographs[still])), sizes)
     return NewCalibration(mixture, calibration, fields, thresholds, facts, tuple(notes))
-
-
-def read_mixture(bundle: Bundle) -> GaussianMixture:
-    """Return the mixture of a bundle with its parameters as stored.
-
-    Raises:
-        BundleMismatch: the file has changed since the bundle was read.
-    """
-    with np.load(io.BytesIO(bundle.read(bundle.folder / MIXTURE)), allow_pickle=False) as arrays:
-        return GaussianMixture(arrays["weights"], arrays["means"], arrays["precisions_cholesky"])
 
 
 def _sample(faces: RunFaces, notes: list[str]) -> RunFaces:

@@ -56,8 +56,8 @@ def _cut_picture(face: Face, read_face_image: FaceImageReader, sandbox: Sandbox)
     return Picture(face=face, data_uri=f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}", absence=None)
 
 
-def cut_jpeg(data: bytes, box: FaceBox, sandbox: Sandbox) -> bytes:
-    """Return the face in `box` (upright pixels) with its margin as a JPEG of at most `SIDE_PX`, without metadata.
+def cut_jpeg(data: bytes, box: FaceBox, sandbox: Sandbox, side_px: int = SIDE_PX) -> bytes:
+    """Return the face in `box` (upright pixels) with its margin as a JPEG of at most `side_px`, without metadata.
 
     Raises:
         Unscorable: the image is refused, or cannot be decoded.
@@ -69,5 +69,5 @@ def cut_jpeg(data: bytes, box: FaceBox, sandbox: Sandbox) -> bytes:
         message = f"box {box.as_tuple()} is outside the {info.width}x{info.height} image"
         raise ValueError(message)
     buffer = io.BytesIO()
-    Image.fromarray(sandbox.show(data, info, window, SIDE_PX)).save(buffer, "JPEG", quality=QUALITY)
+    Image.fromarray(sandbox.show(data, info, window, side_px)).save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()

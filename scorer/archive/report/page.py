@@ -18,10 +18,10 @@ PAGES = Path(__file__).parent / "pages"
 SHOWN_CHARACTERS = 160
 
 
-def render_page(template: str, **content: object) -> str:
-    """Render a template of the folder `pages` with `content`."""
+def render_page(template: str, folder: Path = PAGES, **content: object) -> str:
+    """Render a template of `folder` with `content`; it may extend those of the folder `pages`."""
     environment = Environment(
-        loader=FileSystemLoader(PAGES),
+        loader=FileSystemLoader([folder, PAGES]),
         autoescape=True,
         finalize=printable_value,
         undefined=StrictUndefined,

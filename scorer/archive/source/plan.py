@@ -5,7 +5,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, cast
@@ -90,8 +90,7 @@ def write_plan(folder: Path, archive: Archive, payloads: PayloadSettings, shard_
     table = pa.Table.from_pylist(rows, _SHARDS)
     publish(folder / SHARDS, lambda file: pq.write_table(table, file), _verify)
     facts = counts.facts()
-    text = json.dumps({"version": PLAN_VERSION, "named": access.named, "facts": asdict(facts)}, indent=1)
-    publish(folder / PLAN, lambda file: file.write(text.encode()), lambda path: json.loads(path.read_bytes()))
+    _publish_head(folder, {"version": PLAN_VERSION, "named": access.named, "facts": asdict(facts)})
     return facts
 
 
@@ -108,6 +107,41 @@ def _row_of(container: Container) -> dict[str, Any]:
 def _items_table(items: list[Item]) -> pa.Table:
     rows = [(item.content_id, item.source, item.uri, write_faces(item.faces), item.problem) for item in items]
     return pa.Table.from_pylist([dict(zip(_ITEMS.names, row, strict=True)) for row in rows], _ITEMS)
+
+
+def erase_items(folder: Path, content_ids: Collection[str]) -> frozenset[str]:
+    """Empty the entries of images in the plan, which keep their positions; return those that were found.
+
+    Raises:
+        OSError: the folder cannot be written; the plan is unchanged.
+    """
+    path, found = folder / ITEMS, set[str]()
+    if not path.exists():  # a copy of a run's folder may lack the plan
+        return frozenset()
+
+    def write_items(file: IO[bytes]) -> None:
+        with pq.ParquetFile(utf8_path(path)) as old:
+            schema = old.schema_arrow
+            with pq.ParquetWriter(file, schema, compression="zstd", write_statistics=False) as writer:
+                for number in range(old.num_row_groups):
+                    rows = old.read_row_group(number, use_threads=False).to_pylist()
+                    for row in (row for row in rows if row["content_id"] in content_ids):
+                        found.add(row["content_id"])
+                        row.update(content_id="", uri="", faces=None, problem="erased")
+                    writer.write_table(pa.Table.from_pylist(rows, schema), row_group_size=max(1, len(rows)))
+
+    publish(path, write_items, _verify)
+    head = json.loads((folder / PLAN).read_bytes())
+    if erased := {name for name in head["named"] if name in content_ids}:
+        found |= erased
+        head["named"] = [name for name in head["named"] if name not in erased]
+        _publish_head(folder, head)
+    return frozenset(found)
+
+
+def _publish_head(folder: Path, head: dict[str, Any]) -> None:
+    text = json.dumps(head, indent=1)
+    publish(folder / PLAN, lambda file: file.write(text.encode()), lambda path: json.loads(path.read_bytes()))
 
 
 def find_facts(folder: Path) -> PlanFacts | None:

@@ -19,6 +19,7 @@ BAD = {
     "cut short": (b'{"request_id": "r"', "not_json"),
     "no object": (b"[1, 2]", "wrong_schema"),
     "nothing in it": ({}, "wrong_schema"),
+    "an explanation": (GOOD | {"explain": True}, "wrong_schema"),
     "an unknown field": (GOOD | {"extra": SECRET}, "wrong_schema"),
     "both uri and bytes": (GOOD | {"image": {"uri": "s3://b/k", "bytes": SECRET}}, "wrong_schema"),
     "neither uri nor bytes": (GOOD | {"image": {}}, "wrong_schema"),

@@ -13,8 +13,8 @@ from scipy.stats import betabinom
 
 from scorer.archive.calibration.faces import read_faces
 from scorer.archive.calibration.labels import LABELS
-from scorer.archive.calibration.refit import NewCalibration, calibrate_bundle, read_mixture, split_faces
-from scorer.bundle.bundle import Bundle
+from scorer.archive.calibration.refit import NewCalibration, calibrate_bundle, split_faces
+from scorer.bundle.bundle import Bundle, read_mixture
 from scorer.decide import p_values
 from scorer.errors import RunBroken, UsageError
 from scorer.fitting.calibrate import flagged_rank

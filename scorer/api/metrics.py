@@ -1,0 +1,90 @@
+"""The metrics of the HTTP service for Prometheus; `NAMES` is the complete list.
+
+Labels have few values, all from this program: no field of a request is a label, so that no sender can add series.
+"""
+
+from http import HTTPStatus
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+
+from scorer.api.admission import Admission
+from scorer.api.cache import ResultCache
+from scorer.api.refusals import RefusalCode
+from scorer.messages import Decision, ScoreResult, Status
+from scorer.stream.metrics import COUNTS, P_VALUES, STAGE_SECONDS
+from scorer.stream.process_metrics import ServiceProcessCollector
+
+NAMES = {
+    "unlensed_http_requests_total": "HTTP requests answered, by status code.",
+    "unlensed_http_refusals_total": "Requests without a result, by the code of the answer.",
+    "unlensed_images_answered_total": "Results, by their status.",
+    "unlensed_faces_scored_total": "Faces in results, by decision.",
+    "unlensed_p_value": "p-values of scored faces.",
+    "unlensed_stage_seconds": "Seconds of an image in a stage: payload (fetch it), locate (probe and find faces), wait "
+    "(for its batch), score (engine and mixture), explain (all of an explanation).",
+    "unlensed_batch_images": "Images in a batch.",
+    "unlensed_in_flight_images": "Images admitted and not yet answered: the queue.",
+    "unlensed_in_flight_bytes": "Bytes of requests and images in flight.",
+    "unlensed_cache_hits_total": "Results taken from the cache.",
+    "unlensed_cache_bytes": "Bytes of the results in the cache.",
+    "unlensed_backend_up": "1 while the engine answers.",
+    "unlensed_bundle_info": "1, with bundle_id and digest as labels.",
+    "unlensed_policy_refused": "1 while the policies file is refused and the previous policies stay in use.",
+}
+STAGES = ("payload", "locate", "wait", "score", "explain")
+_STATUSES = (
+    HTTPStatus.OK,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+)
+
+
+class ApiMetrics:
+    """The metrics of `NAMES`; thread-safe. Series of known labels exist from the start."""
+
+    def __init__(self, admission: Admission, cache: ResultCache) -> None:
+        self.registry = registry = CollectorRegistry()
+        registry.register(ServiceProcessCollector())
+        help_of = NAMES.__getitem__
+
+        def counter(name: str, *labels: str) -> Counter:
+            return Counter(name, help_of(name), labels, registry=registry)
+
+        def gauge(name: str) -> Gauge:
+            return Gauge(name, help_of(name), registry=registry)
+
+        self.requests = counter("unlensed_http_requests_total", "status")
+        self.refusals = counter("unlensed_http_refusals_total", "code")
+        self.images_answered = counter("unlensed_images_answered_total", "status")
+        self.faces_scored = counter("unlensed_faces_scored_total", "decision")
+        self.cache_hits = counter("unlensed_cache_hits_total")
+        self.backend_up = gauge("unlensed_backend_up")
+        self.policy_refused = gauge("unlensed_policy_refused")
+        gauge("unlensed_in_flight_images").set_function(lambda: admission.images)
+        gauge("unlensed_in_flight_bytes").set_function(lambda: admission.bytes)
+        gauge("unlensed_cache_bytes").set_function(lambda: cache.bytes)
+        name = "unlensed_p_value"
+        self.p_value = Histogram(name, help_of(name), buckets=P_VALUES, registry=registry)
+        name = "unlensed_stage_seconds"
+        self.stage_seconds = Histogram(name, help_of(name), ["stage"], buckets=STAGE_SECONDS, registry=registry)
+        name = "unlensed_batch_images"
+        self.batch_images = Histogram(name, help_of(name), buckets=COUNTS, registry=registry)
+        self.bundle_info = Info("unlensed_bundle", help_of("unlensed_bundle_info"), registry=registry)
+        for metric, values in (
+            (self.requests, [str(int(each)) for each in _STATUSES]),
+            (self.refusals, [*RefusalCode]),
+            (self.images_answered, [*Status]),
+            (self.faces_scored, [*Decision]),
+            (self.stage_seconds, [*STAGES]),
+        ):
+            for value in values:
+                metric.labels(value)
+
+    def count(self, result: ScoreResult) -> None:
+        """Count a result and its faces."""
+        self.images_answered.labels(result.status.value).inc()
+        for face in result.faces:
+            self.faces_scored.labels(face.decision.value).inc()
+            if face.p_value is not None:
+                self.p_value.observe(face.p_value)
