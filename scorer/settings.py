@@ -201,8 +201,20 @@ class ProvenanceSettings(SettingsSection):
 PREFIX = "UNLENSED_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 
-# Variables of this repository's own tools, which a developer's environment contains beside those of the service.
-_TOOLS = ("KAFKA_JARS", "TOOLS", "KILLS", "RECORDS", "RESTARTS", "OVERLOAD_S", "EXAMPLES", "RANDOM_S", "SEED")
+# Variables of this repository's own tools and adapters, which an environment contains beside those of the service.
+_TOOLS = (
+    "KAFKA_JARS",
+    "TOOLS",
+    "KILLS",
+    "RECORDS",
+    "RESTARTS",
+    "OVERLOAD_S",
+    "EXAMPLES",
+    "RANDOM_S",
+    "SEED",
+    "URL",
+    "TOKEN",
+)
 TOOL_VARIABLES = frozenset(f"{PREFIX}{name}" for name in _TOOLS)
 
 

@@ -11,7 +11,7 @@ _FACES = """
 SELECT result_id, shard, content_id, source, uri, span_offset, span_size, sha256, media_type, camera, jpeg_quality,
   coalesce(resampled, []) AS resampled, face_id, face_x, face_y, face_width, face_height, log_likelihood, p_value,
   face_decision
-FROM results WHERE log_likelihood IS NOT NULL
+FROM results WHERE log_likelihood IS NOT NULL AND clip_frames IS NULL
 QUALIFY row_number() OVER (PARTITION BY coalesce(sha256, content_id), face_id ORDER BY shard, content_id) = 1
 ORDER BY log_likelihood, content_id, face_id LIMIT $1"""
 
@@ -23,7 +23,7 @@ class ReviewedFace(Face):
 
 
 def list_faces(folder: Path, most: int) -> list[ReviewedFace]:
-    """Return at most `most` scored faces of a run, finished or not; a copy of an image is left out.
+    """Return at most `most` scored faces of a run, finished or not; copies of an image and clips are left out.
 
     Raises:
         UsageError: `folder` is not a run.

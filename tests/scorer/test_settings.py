@@ -47,7 +47,8 @@ def test_variables_of_the_repository_itself_are_no_mistake(root: Path, monkeypat
     )
     if listing.returncode:
         pytest.skip("not a git checkout")
-    names = {name.partition("__")[0] for name in listing.stdout.split()} - {"UNLENSED_TREADS"}
+    no_variables = {"UNLENSED_TREADS", "UNLENSED_DECISION", "UNLENSED_SCORE"}  # a mistake in tests; signals for Coop
+    names = {name.partition("__")[0] for name in listing.stdout.split()} - no_variables
     settings = {f"UNLENSED_{name}".upper() for name in Settings.model_fields} | {"UNLENSED_CONFIG"}
     assert {"UNLENSED_KAFKA_JARS", "UNLENSED_TOOLS"} <= names - settings
     for name in names - settings:

@@ -23,6 +23,7 @@ from tests.scorer.api.conftest import Client
 from tests.scorer.api.test_page import fixture_browser as fixture_browser  # noqa: PLC0414 - a fixture
 from tests.scorer.api.test_page import keep, measure_overflow
 from tests.scorer.archive.list_plan import make_archive
+from tests.scorer.archive.report.written_run import WrittenImage, write_run
 
 SECRET = "s" * 22
 
@@ -154,3 +155,11 @@ def test_labels_of_two_reviewers(run: Path, tmp_path: Path) -> None:
     path.write_text("result_id,label\nr,generated\nr,photograph\n", encoding="utf-8")
     with pytest.raises(UsageError, match="labelled generated above and photograph here"):
         read_labels(path)
+
+
+def test_tracks_of_clips_are_not_shown(tmp_path: Path) -> None:
+    """A reviewer gets the faces of photographs: those of a clip cannot be cut from its file."""
+    image = WrittenImage("a.jpg", (0.5, 0.2), facts={"result_id": "a"})
+    clip = WrittenImage("b.mp4", (0.3,), facts={"result_id": "b", "clip_frames": 5})
+    run = write_run(tmp_path, [[image, clip]])
+    assert [face.content_id for face in list_faces(run, 9)] == ["a.jpg", "a.jpg"]

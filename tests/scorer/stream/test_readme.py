@@ -1,4 +1,4 @@
-"""The settings file in the stream's README is complete and correct."""
+"""The settings file in the READMEs of the services is complete and correct."""
 
 import re
 import tomllib
@@ -35,13 +35,13 @@ def list_defaults(settings: object, section: str = "") -> dict[str, Any]:
 
 def test_the_settings_file_has_every_default(root: Path) -> None:
     """Every setting is there with its default; those without one are commented."""
-    text = re.search(r"```toml\n(.*?)```", (root / "scorer/stream/README.md").read_text("utf-8"), re.DOTALL)
-    assert text
+    readmes = [(root / "scorer" / name / "README.md").read_text("utf-8") for name in ("stream", "api")]
+    text = "".join(block for readme in readmes for block in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL))
     settings = Settings(bundle=Path("model_repository"))
     assert isinstance(settings, BaseModel)
     defaults = list_defaults(settings)
-    assert list_names(text[1]) == defaults.keys()
-    parsed = tomllib.loads(text[1])
+    assert list_names(text) == defaults.keys()
+    parsed = tomllib.loads(text)
     values = {name: value for name, value in parsed.items() if not isinstance(value, dict)}
     for section, keys in parsed.items():
         values |= {f"{section}.{name}": value for name, value in keys.items()} if isinstance(keys, dict) else {}
