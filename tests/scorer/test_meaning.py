@@ -33,8 +33,8 @@ def test_the_starter_says_what_its_card_measured(starter: Bundle) -> None:
     sentences = explain_decisions(starter.manifest.evaluation, Policy(flag_false_alarm_rate=0.05))
     assert sentences[0] == (
         "pass: not unlike the photographs this bundle knows. It does not mean that a face is a photograph: in this "
-        "bundle's evaluation 1,623 of 1,881 generated faces (86.3 %) passed at a review rate of 5 % (9 generators, from "
-        "gemini_nano_banana 23 of 49 to stylegan_like 500 of 500)."
+        "bundle's evaluation 1,623 of 1,881 generated faces (86.3 %) passed at a review rate of 5 % (9 generators, "
+        "from gemini_nano_banana 23 of 49 to stylegan_like 500 of 500)."
     )
     assert sentences[1] == (
         "flag: unlike the photographs this bundle knows, no more. In this bundle's evaluation 93 of 1,318 faces of "
