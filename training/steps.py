@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
+from scorer.bundle.arrays import write_arrays
 from scorer.bundle.calibration import write_calibration
 from scorer.commands.progress import Progress
 from scorer.commands.terminal import Terminal
@@ -213,9 +214,7 @@ def write_mixtures(
 def write_mixture(path: Path, mixture: GaussianMixture) -> None:
     """Write a mixture, which `read_mixture` reads."""
     path.parent.mkdir(exist_ok=True)
-    np.savez_compressed(
-        path, weights=mixture.weights, means=mixture.means, precisions_cholesky=mixture.precisions_cholesky
-    )
+    write_arrays(path, asdict(mixture))
 
 
 def read_mixture(path: Path) -> GaussianMixture:
