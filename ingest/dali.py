@@ -32,6 +32,7 @@ from ingest.decode_batches import (
     FaceGroup,
     batch_groups,
     exceeds_dali,
+    is_heif_image,
     split_batches,
 )
 from ingest.native_messages import NativeMessages
@@ -74,8 +75,16 @@ class FaceCropper:
         """Return, in the order of `faces`, each crop (size, size, 3) or the refusal of its face."""
         results: dict[int, Pixels | Unscorable] = {}
         for batch in batch_groups(faces, self._max_batch, self._max_pixels):
-            results.update(self._crop_groups(batch))
+            alone = [[group] for group in batch if exceeds_dali(group.info)]
+            together = [group for group in batch if not exceeds_dali(group.info)]
+            for groups in ([together] if together else []) + alone:
+                results.update(self._crop_groups(groups))
         return [results[position] for position in range(len(faces))]
+
+    def resize(self, pixels: Pixels) -> Pixels:
+        """Return the crop (size, size, 3) of contiguous upright pixels, the same as of a window of an image."""
+        crop: Pixels = np.array(self._resizer.run(face=[pixels])[0].as_array())[0]
+        return crop
 
     def release(self) -> None:
         """Free the memory that the pipelines keep for their next run."""
@@ -156,8 +165,8 @@ class FaceCropper:
 
         After a failure there are no regions.
         """
-        if any(exceeds_dali(info) for *_, info in files):
-            return _decode_whole(*files[0]) if len(files) == 1 else ([], "an image is too large to share a batch")
+        if exceeds_dali(files[0][2]):
+            return _decode_without_dali(*files[0])
         regions: list[_Region] = []
         failure = ""
         with self._messages.collect() as lines:
@@ -181,11 +190,17 @@ class FaceCropper:
         return regions, next(filter(LIBJPEG_WARNING.match, lines), "")
 
 
-def _decode_whole(data: bytes, window: Window, info: ImageInfo) -> tuple[list[_Region], str]:
-    """Return the stored rectangle of an image that is too large for DALI, and a warning or failure, or ""."""
-    from ingest.decode import decode_reduced  # noqa: PLC0415 - Triton's environment has no simplejpeg
+def _decode_without_dali(data: bytes, window: Window, info: ImageInfo) -> tuple[list[_Region], str]:
+    """Return the stored rectangle of an image that DALI cannot decode, and a warning or failure, or ""."""
+    # Triton's environment has neither simplejpeg nor pi-heif.
+    from ingest.decode import decode_reduced  # noqa: PLC0415
+    from ingest.decode_heif import MISSING_CODES, decode_heif, find_missing  # noqa: PLC0415
 
     try:
+        if is_heif_image(info):
+            pixels = decode_heif(data, window)
+            missing = find_missing(data, window, pixels)
+            return [_Region(pixels, window)], "" if missing is None else MISSING_CODES
         stored, warning = decode_reduced(data, info, 1.0)
     except Unscorable as failure:
         return [], failure.detail

@@ -28,6 +28,8 @@ from ingest.decode_batches import (
     LIBJPEG_WARNING,
     FaceGroup,
     batch_groups,
+    exceeds_dali,
+    is_heif_image,
     split_batches,
 )
 from ingest.device import Kind, load_array_module
@@ -82,16 +84,24 @@ class DeviceCropper:
         The crop of a failed face is black.
 
         Raises:
+            ValueError: a face of a HEIC or AVIF image.
             RuntimeError, MemoryError: the device or the decoder failed, not because of an image. The cropper can be
                 used again, if the GPU can.
         """
+        if any(is_heif_image(face.info) for face in faces):
+            message = "HEIC and AVIF are decoded in limited processes only: give their crops (scorer.engines.precut)"
+            raise ValueError(message)
         if self._broken:
             self._rebuild()
         crops = self._xp.zeros((len(faces), self.spec.size, self.spec.size, 3), np.uint8)
         failures: Failures = {}
         try:
             for batch in batch_groups(faces, self._max_batch, self._max_pixels):
-                failures |= self._crop_groups(batch, crops)
+                together = [group for group in batch if not exceeds_dali(group.info)]
+                failures |= self._crop_groups(together, crops) if together else {}
+                for group in batch:
+                    if exceeds_dali(group.info):
+                        failures |= self._crop_on_host(group, crops)
         except Exception:
             self._broken = True
             raise

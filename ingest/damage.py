@@ -58,6 +58,8 @@ def measure_damage(data: bytes, info: ImageInfo, pixels: Pixels, warning: str, d
         warning: libjpeg's warning.
         decode: called once or twice.
     """
+    if info.media_type != "image/jpeg":  # a second decode gave other pixels; `ingest.decode_heif`
+        return Damage(np.ones(pixels.shape[:2], np.bool_))
     stray, cut_off = _BEFORE_END.search(warning), not info.ended
     if not stray and not _is_measurable(warning, cut_off=cut_off):
         return Damage(np.ones(pixels.shape[:2], np.bool_))

@@ -1,7 +1,8 @@
 """Decodes a whole image at a reduced size, for the face detector.
 
 libjpeg-turbo (simplejpeg) decodes JPEG: it returns its warnings, and reduces inside the decoder. Pillow decodes PNG and
-WebP. All decoders get `strip_metadata` bytes, as the cropper does, so that both accept the same files.
+WebP, `ingest.decode_heif` HEIC and AVIF. All decoders get `strip_metadata` bytes, as the cropper does, so that both
+accept the same files.
 """
 
 import io
@@ -12,7 +13,8 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from ingest.decode_batches import LIBJPEG_WARNING
+from ingest.decode_batches import LIBJPEG_WARNING, is_heif_image
+from ingest.decode_heif import decode_heif
 from ingest.probe import ImageInfo
 from ingest.reasons import Reason, Unscorable
 
@@ -38,10 +40,19 @@ def decode_reduced(bare: bytes, info: ImageInfo, scale: float) -> tuple[Pixels, 
     if info.media_type == "image/jpeg":
         factor = next(f for f in _FACTORS if f == 1 or (width // f >= least[0] and height // f >= least[1]))
         stored, warning = _decode_jpeg(bare, -(-width // factor), -(-height // factor))
+    elif is_heif_image(info):
+        stored, warning = decode_heif(bare), ""
     else:
         stored, warning = _decode_with_pillow(bare, least), ""
-    reduction = max(1, math.floor(stored.shape[1] / (width * scale)))
-    return (stored if reduction == 1 else np.asarray(Image.fromarray(stored).reduce(reduction))), warning
+    return reduce_pixels(stored, width * scale), warning
+
+
+def reduce_pixels(stored: Pixels, width: float) -> Pixels:
+    """Return decoded pixels (H, W, 3), reduced by a whole number to a width of at least `width`."""
+    reduction = max(1, math.floor(stored.shape[1] / width))
+    if reduction == 1:
+        return stored
+    return np.asarray(Image.fromarray(np.ascontiguousarray(stored)).reduce(reduction))
 
 
 def _decode_jpeg(bare: bytes, width: int, height: int) -> tuple[Pixels, str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from ingest.formats.heif import MEDIA_TYPES
 from ingest.orientation import find_stored_window
 from ingest.probe import EncodedFace, ImageInfo
 from ingest.spec import Window
@@ -42,8 +43,13 @@ class FaceGroup:
 
 
 def exceeds_dali(info: ImageInfo) -> bool:
-    """Return whether the image is too large for DALI."""
-    return 3 * info.width * info.height >= _MAX_DECODED_BYTES
+    """Return whether the image is too large for DALI, or of a format for which DALI has no decoder."""
+    return 3 * info.width * info.height >= _MAX_DECODED_BYTES or is_heif_image(info)
+
+
+def is_heif_image(info: ImageInfo) -> bool:
+    """Return whether the image is HEIC or AVIF, which only processes of the sandbox decode."""
+    return info.media_type in MEDIA_TYPES.values()
 
 
 def batch_groups(faces: Sequence[EncodedFace], max_batch: int, max_pixels: int) -> Iterator[list[FaceGroup]]:
@@ -53,7 +59,7 @@ def batch_groups(faces: Sequence[EncodedFace], max_batch: int, max_pixels: int) 
         group = groups.setdefault(face.info.sha256, FaceGroup(face.data, face.info))
         group.windows[position] = face.window
     # An entropy-coded byte costs about as much as two pixels; this matters only in files near the limit of bytes.
-    images = [(g, max(g.info.width * g.info.height * g.info.scans, 2 * len(g.data))) for g in groups.values()]
+    images = [(g, max(g.info.decoded_pixels * g.info.scans, 2 * len(g.data))) for g in groups.values()]
     return split_batches(images, max_batch, max_pixels)
 
 

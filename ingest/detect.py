@@ -106,7 +106,7 @@ class DetectorSpec:
         return tuple(str(file) for graph in graphs for file in list_network_files(graph))
 
 
-def load_detector(folder: Path, spec: DetectorSpec, threads: int) -> FaceDetector:
+def load_detector(folder: Path, spec: DetectorSpec, threads: int) -> "PyramidDetector":
     """Load the detector of the bundle in `folder`; it may be shared between threads.
 
     Raises:
@@ -138,14 +138,39 @@ class PyramidDetector:
         """Return the faces of one image; see `FaceDetector.detect`."""
         from ingest.decode import decode_reduced  # noqa: PLC0415 - code that only reads a bundle needs no simplejpeg
 
-        wanted_px = min(self.spec.min_face_px, min_face_px or self.spec.min_face_px)
-        scales = plan_scales(info, self.spec, wanted_px)
+        wanted_px = self._find_smallest(min_face_px)
+        scales = plan_scales((info.width, info.height), self.spec, wanted_px)
         try:
             stored, warning = decode_reduced(strip_metadata(data, info.media_type), info, scales[0])
         except Unscorable as failure:
             raise Unscorable(info.damage_reason, failure.detail) from failure
         image = Image.fromarray(turn_upright(stored, info.orientation))
-        tiles = list(cut_tiles(image, (info.width, info.height), scales, TILE_PX, self.spec.tile_overlap_px))
+        faces = self._find_faces(image, (info.width, info.height), scales, wanted_px)
+        if warning and not len(faces):
+            damage = measure_damage(data, info, stored, warning, lambda file: decode_reduced(file, info, scales[0]))
+            if damage.can_hide_square(wanted_px * stored.shape[1] / info.stored_size[0]):
+                message = f"pixels are missing or wrong where a face may be; the decoder reports: {warning}"
+                raise Unscorable(info.damage_reason, message)
+        return _list_detections(faces)
+
+    def detect_pixels(self, pixels: NDArray[np.uint8], min_face_px: float | None = None) -> list[Detection]:
+        """Return the faces of upright RGB pixels (H, W, 3): the same as of these pixels in a PNG, see `detect`."""
+        from ingest.decode import reduce_pixels  # noqa: PLC0415 - as in `detect`
+
+        wanted_px = self._find_smallest(min_face_px)
+        height, width, _ = pixels.shape
+        scales = plan_scales((width, height), self.spec, wanted_px)
+        image = Image.fromarray(reduce_pixels(pixels, width * scales[0]))
+        return _list_detections(self._find_faces(image, (width, height), scales, wanted_px))
+
+    def _find_smallest(self, min_face_px: float | None) -> float:
+        return min(self.spec.min_face_px, min_face_px or self.spec.min_face_px)
+
+    def _find_faces(
+        self, image: Image.Image, size: tuple[int, int], scales: list[float], wanted_px: float
+    ) -> NDArray[np.float64]:
+        """Return the faces (x, y, width, height, confidence) of a reduced upright image of `size` pixels."""
+        tiles = list(cut_tiles(image, size, scales, TILE_PX, self.spec.tile_overlap_px))
         # Rows that are too weak to be reported still improve the average of a box.
         found = self.network.find(np.stack([tile.pixels for tile in tiles]), self.spec.merged_confidence)
         rows = np.concatenate([tile.to_image(rows) for tile, rows in zip(tiles, found, strict=True)])
@@ -153,21 +178,16 @@ class PyramidDetector:
         short_sides = (faces[:, 2:4] * self.spec.box_scale).min(axis=1)
         wanted = short_sides >= wanted_px
         small = ~wanted & (short_sides >= self.spec.network_face_px[0] / scales[0])
-        scale = image.width / info.width
+        scale = image.width / size[0]
         candidates, faces = faces, self._verify_faces(image, scale, faces[wanted])
         if not len(faces):
             faces = self._verify_faces(image, scale, candidates[small])
         faces = self._fit_boxes(faces)
         if not len(faces):  # the second network cannot verify a face that lies mostly outside the image
             faces = self._fit_boxes(candidates[wanted & (candidates[:, 4] >= CUT_OFF_CONFIDENCE)])
-            cut_off = [FaceBox(*map(float, face[:4])).is_cut_off(info.width, info.height) for face in faces]
+            cut_off = [FaceBox(*map(float, face[:4])).is_cut_off(*size) for face in faces]
             faces = faces[np.array(cut_off, bool)]
-        if warning and not len(faces):
-            damage = measure_damage(data, info, stored, warning, lambda file: decode_reduced(file, info, scales[0]))
-            if damage.can_hide_square(wanted_px * stored.shape[1] / info.stored_size[0]):
-                message = f"pixels are missing or wrong where a face may be; the decoder reports: {warning}"
-                raise Unscorable(info.damage_reason, message)
-        return [Detection(FaceBox(*map(float, face[:4])), float(face[4])) for face in faces]
+        return faces
 
     def _fit_boxes(self, faces: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return rows whose boxes reach from the hairline to the chin; see `DetectorSpec`."""
@@ -194,14 +214,18 @@ class PyramidDetector:
         return faces[faces[:, 4] > 0]
 
 
-def plan_scales(info: ImageInfo, spec: DetectorSpec, min_face_px: float) -> list[float]:
-    """Return the scale factors of the levels, descending, at most 1.
+def _list_detections(faces: NDArray[np.float64]) -> list[Detection]:
+    return [Detection(FaceBox(*map(float, face[:4])), float(face[4])) for face in faces]
+
+
+def plan_scales(size: tuple[int, int], spec: DetectorSpec, min_face_px: float) -> list[float]:
+    """Return the scale factors of the levels of an image of `size`, descending, at most 1.
 
     In the first level a face of `min_face_px` can be found, or the image fills one tile, or the level has
     `max_level_pixels`. In the last level a face that fills the image can be found.
     """
     smallest_px, largest_px = spec.network_face_px
-    short, long = sorted((info.width, info.height))
+    short, long = sorted(size)
     one_tile = min(largest_px / short, TILE_PX / long)
     largest = math.sqrt(spec.max_level_pixels / (short * long))
     scales = [min(1.0, largest, max(one_tile, smallest_px / min_face_px))]

@@ -158,8 +158,10 @@ class PoolSlot:
     ) -> None:
         self.child, self._ensure_running, self._discard_child, self._timeout_s = child, ensure, discard_child, timeout_s
 
-    def run_job(self, job: dict[str, Any], data: Sequence[bytes], max_bytes: int) -> tuple[dict[str, Any], memoryview]:
-        """Return the answer to a job: its JSON object and at most `max_bytes` bytes.
+    def run_job(
+        self, job: dict[str, Any], data: Sequence[bytes], max_bytes: int, timeout_s: float | None = None
+    ) -> tuple[dict[str, Any], memoryview]:
+        """Return the answer to a job: its JSON object and at most `max_bytes` bytes. `timeout_s` replaces the pool's.
 
         Raises:
             ChildFailed: the process exited, exceeded its time or gave no valid answer; it was killed.
@@ -167,7 +169,7 @@ class PoolSlot:
         """
         child = self.child = self._ensure_running(self.child)
         try:
-            return child.exchange(job, data, MAX_HEADER_BYTES + max_bytes, self._timeout_s)
+            return child.exchange(job, data, MAX_HEADER_BYTES + max_bytes, timeout_s or self._timeout_s)
         except BaseException:  # the next frame would not be the next answer
             self.discard()
             raise

@@ -1,7 +1,8 @@
 """The messages between the sandbox and its processes.
 
 A frame is two big-endian lengths, a JSON object and bytes. The kinds of jobs: find the faces of one image, cut windows
-out of several images, show a window of one image at a reduced size.
+out of several images, show a window of one image at a reduced size; state the facts of a clip, and find and cut the
+faces of its sampled frames.
 """
 
 import json
@@ -17,7 +18,7 @@ from ingest.detect import DetectorSpec
 from ingest.probe import ImageInfo
 from ingest.spec import PreprocessSpec, Window
 
-Kind = Literal["find", "cut", "show"]
+Kind = Literal["find", "cut", "show", "inspect", "sample"]
 
 _LENGTHS = struct.Struct(">II")
 
@@ -69,18 +70,19 @@ def _receive_exactly(receive: Callable[[memoryview], int], size: int) -> memoryv
 
 
 def describe_setup(
-    folder: Path, detector: DetectorSpec | None, crops: PreprocessSpec | None, timeout_s: float
+    folder: Path, detector: DetectorSpec | None, crops: PreprocessSpec | None, timeout_s: float, *, cuts_images: bool
 ) -> dict[str, Any]:
-    """Return the JSON object of the first frame."""
+    """Return the JSON object of the first frame; see `Sandbox`."""
     return {
         "folder": str(folder),
         "detector": detector and asdict(detector),
         "crops": crops and asdict(crops),
+        "cuts_images": cuts_images,
         "timeout_s": timeout_s,
     }
 
 
-def describe_job(kind: Kind, groups: Sequence[FaceGroup], **options: float | None) -> dict[str, Any]:
+def describe_job(kind: Kind, groups: Sequence[FaceGroup], **options: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
     """Return a job's JSON object; the frame's bytes are the concatenated images."""
     images = [
         {

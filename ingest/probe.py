@@ -1,8 +1,8 @@
 """Admits or refuses untrusted bytes by their headers and markers, before anything is decoded.
 
-The first bytes identify JPEG, PNG and WebP, never a file name. `ingest.formats` has one module for each container,
-which states what is accepted. The cost is linear in the bytes, and the number of segments or chunks is limited: any
-64 MiB are refused within milliseconds.
+The first bytes identify JPEG, PNG, WebP, HEIC and AVIF, never a file name. `ingest.formats` has one module for each
+container, which states what is accepted. The cost is linear in the bytes, and the number of segments, chunks and boxes
+is limited: any 64 MiB are refused within milliseconds.
 
 Not covered: damage inside compressed pixels. The decoders find it later (`ingest.dali`).
 """
@@ -11,12 +11,13 @@ import hashlib
 from dataclasses import dataclass
 from typing import Self
 
-from ingest.formats import jpeg, png, webp
+from ingest.formats import heif, heif_writer, isobmff, jpeg, png, webp
 from ingest.formats.header import Header, read_orientation
 from ingest.formats.signatures import name_format
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox, PreprocessSpec, Window, crop_window
 
+READ_FORMATS = "JPEG, PNG, WebP, HEIC and AVIF"
 _FIRST_TRANSPOSED = 5  # orientations 5..8 exchange width and height
 
 
@@ -53,6 +54,7 @@ class ImageInfo:
         ended: whether the file reaches the end that its container states.
         scans: how many times a decoder visits the image.
         pixel_bytes: bytes of a decoder for each pixel, see `Header`.
+        coded_pixels: how many pixels a decoder writes, where the image is a part of them; else 0.
     """
 
     media_type: str
@@ -63,6 +65,12 @@ class ImageInfo:
     ended: bool = True
     scans: int = 1
     pixel_bytes: int = 3
+    coded_pixels: int = 0
+
+    @property
+    def decoded_pixels(self) -> int:
+        """How many pixels a decoder writes."""
+        return max(self.width * self.height, self.coded_pixels)
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -115,7 +123,7 @@ def probe_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> ImageInfo:
         raise Unscorable(Reason.TOO_MANY_BYTES, message)
     media_type, header = _read_header(data, limits.max_scans)
     _check_size(header, limits)
-    orientation = read_orientation(header.exif)
+    orientation = header.orientation or read_orientation(header.exif)
     width, height = header.width, header.height
     if orientation >= _FIRST_TRANSPOSED:
         width, height = height, width
@@ -128,6 +136,7 @@ def probe_image(data: bytes, limits: Limits = DEFAULT_LIMITS) -> ImageInfo:
         header.ended,
         header.scans,
         header.pixel_bytes,
+        header.coded_pixels,
     )
 
 
@@ -136,7 +145,13 @@ def strip_metadata(data: bytes, media_type: str) -> bytes:
 
     `probe_image` accepted `data` as `media_type`. EXIF is removed, too: the caller applies `ImageInfo.orientation`.
     """
-    return {"image/jpeg": jpeg.strip_jpeg, "image/png": png.strip_png, "image/webp": webp.strip_webp}[media_type](data)
+    return {
+        "image/jpeg": jpeg.strip_jpeg,
+        "image/png": png.strip_png,
+        "image/webp": webp.strip_webp,
+        heif.HEIC: heif_writer.strip_heif,
+        heif.AVIF: heif_writer.strip_heif,
+    }[media_type](data)
 
 
 def _read_header(data: bytes, max_scans: int) -> tuple[str, Header]:
@@ -146,26 +161,31 @@ def _read_header(data: bytes, max_scans: int) -> tuple[str, Header]:
         return "image/png", png.read_png(data)
     if webp.is_webp(data):
         return "image/webp", webp.read_webp(data)
+    if isobmff.is_heif(data):
+        return heif.read_heif(data)
     if name := name_format(data):
         convert = "; convert it first" if name.endswith("image") else ""
-        raise Unscorable(Reason.UNSUPPORTED_FORMAT, f"the file is {name}; JPEG, PNG and WebP are read{convert}")
-    raise Unscorable(Reason.UNSUPPORTED_FORMAT, "the first bytes are not those of a JPEG, PNG or WebP")
+        raise Unscorable(Reason.UNSUPPORTED_FORMAT, f"the file is {name}; {READ_FORMATS} are read{convert}")
+    raise Unscorable(Reason.UNSUPPORTED_FORMAT, f"the first bytes are those of no image; {READ_FORMATS} are read")
 
 
 def _check_size(header: Header, limits: Limits) -> None:
     """Refuse a stored size outside `limits`."""
-    width, height, _, scans, pixel_bytes, _ = header
+    width, height, scans, pixel_bytes = header.width, header.height, header.scans, header.pixel_bytes
+    pixels = max(width * height, header.coded_pixels)
     size = f"the header states {width} x {height} pixels"
     if min(width, height) < limits.min_side:
         message = f"{size}; the shortest allowed side is {limits.min_side} (setting limits.min_side)"
         raise Unscorable(Reason.SIDE_TOO_SHORT, message)
-    if width * height * max(pixel_bytes, PIXEL_BYTES) > limits.max_pixels * PIXEL_BYTES:
+    if pixels > width * height:
+        size += f" in tiles of {pixels} pixels"
+    if pixels * max(pixel_bytes, PIXEL_BYTES) > limits.max_pixels * PIXEL_BYTES:
         each = f" of {pixel_bytes} bytes each" if pixel_bytes > PIXEL_BYTES else ""
         allowed = limits.max_pixels * PIXEL_BYTES // max(pixel_bytes, PIXEL_BYTES)
         raise Unscorable(Reason.TOO_MANY_PIXELS, f"{size}{each}; the limit is {allowed} (setting limits.max_pixels)")
     if max(width, height) > limits.max_side:
         message = f"{size}; the longest allowed side is {limits.max_side} (setting limits.max_side)"
         raise Unscorable(Reason.SIDE_TOO_LONG, message)
-    if scans * width * height > limits.max_scan_pixels:
+    if scans * pixels > limits.max_scan_pixels:
         message = f"{size} in {scans} scans; the limit of scans x pixels is {limits.max_scan_pixels}"
         raise Unscorable(Reason.TOO_MANY_SCANS, f"{message} (setting limits.max_scan_pixels)")

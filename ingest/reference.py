@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from ingest.decode_batches import is_heif_image
 from ingest.orientation import turn_upright
 from ingest.probe import probe_image, strip_metadata
 from ingest.reasons import Reason, Unscorable
@@ -30,14 +31,20 @@ def decode_upright(data: bytes) -> NDArray[np.uint8]:
     """
     info = probe_image(data)
     try:
-        bare = io.BytesIO(strip_metadata(data, info.media_type))  # damaged metadata does not damage the picture
-        with Image.open(bare, formats=("JPEG", "PNG", "WEBP")) as image:
+        bare = strip_metadata(data, info.media_type)  # damaged metadata does not damage the picture
+        if is_heif_image(info):
+            from ingest.decode_heif import decode_heif  # noqa: PLC0415 - Triton's environment has no pi-heif
+
+            return turn_upright(decode_heif(bare), info.orientation)
+        with Image.open(io.BytesIO(bare), formats=("JPEG", "PNG", "WEBP")) as image:
             if image.mode.startswith("I;16"):
                 grey = np.rint(np.asarray(image) / 257).astype(np.uint8)
                 stored = np.repeat(grey[:, :, None], 3, axis=2)
             else:
                 # Pillow drops a palette's transparency without a warning only if the image becomes RGBA first.
                 stored = np.asarray(image.convert("RGBA" if image.mode == "P" else "RGB"))[:, :, :3]
+    except Unscorable:
+        raise
     except Exception as error:  # Pillow's parsers raise SyntaxError, struct.error and others on bad bytes
         raise Unscorable(Reason.UNDECODABLE, f"Pillow cannot decode it: {type(error).__name__}") from error
     return turn_upright(stored, info.orientation)

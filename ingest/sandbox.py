@@ -5,15 +5,26 @@ that caused the failure. An image that was alone when its process crashed is ret
 in a batch before. An image that exceeded the time limit alone is not retried.
 """
 
+import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.clips import (
+    MAX_FACES,
+    ClipFacts,
+    ClipSettings,
+    SampledClip,
+    check_facts,
+    parse_facts,
+    parse_sample,
+)
 from ingest.costs import BATCH_IMAGES, BATCH_PIXELS, estimate_memory, make_memory_refusal
 from ingest.decode_batches import FaceGroup, batch_groups
 from ingest.detect import Detection, DetectorSpec
@@ -42,6 +53,8 @@ class Sandbox:
         processes: their number; each starts when it is first needed, or by `start`.
         timeout_s: the most wall time of one image, or of a batch of small ones.
         memory_bytes: the most memory of all decoders together; None is the rest of this machine or container.
+        cuts_images: whether the engine gets the faces of all images from here. If not, a process prepares to cut when
+            the first clip or image comes that its engine cannot decode.
         release: called when the sandbox is closed.
 
     Raises:
@@ -57,12 +70,13 @@ class Sandbox:
         *,
         timeout_s: float = TIMEOUT_S,
         memory_bytes: int | None = None,
+        cuts_images: bool = True,
         release: Callable[[], None] | None = None,
     ) -> None:
         if detector or crops:
             require_instructions()
         self._crops, self._processes, self._release = crops, processes, release
-        setup = describe_setup(folder.absolute(), detector, crops, timeout_s)
+        setup = describe_setup(folder.absolute(), detector, crops, timeout_s, cuts_images=cuts_images)
         self._pool = DetectorPool(setup, processes, timeout_s)
         self._budget = MemoryBudget(find_decoding_memory(processes) if memory_bytes is None else memory_bytes)
         self._callers = ThreadPoolExecutor(processes, "crop")
@@ -112,6 +126,11 @@ class Sandbox:
             for batch in pending:
                 batch.cancel()
 
+    @property
+    def blank_crop(self) -> Pixels:
+        """A black crop."""
+        return np.zeros(self._crop_shape(), np.uint8)
+
     def show(self, data: bytes, info: ImageInfo, window: Window, max_side: int) -> Pixels:
         """Return an upright `window` of an image, RGB (H, W, 3), reduced so that no side is longer than `max_side`.
 
@@ -122,6 +141,32 @@ class Sandbox:
         image = FaceGroup(data, info, {0: window})
         _, pixels = self._run_job("show", [image], 3 * width * height, TRIES, max_side=max_side)
         return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+
+    def sample(
+        self, data: bytes, media_type: str, settings: ClipSettings, min_face_px: float | None = None
+    ) -> tuple[ClipFacts, SampledClip]:
+        """Return the facts of a clip, and its sampled frames with their faces, cut.
+
+        Args:
+            data: the clip.
+            media_type: the result of `name_clip` or `name_animation`.
+            settings: the sampling, and the limits of a clip.
+            min_face_px: see `FaceDetector.detect`.
+
+        Raises:
+            Unscorable: undecodable, truncated, unsupported_format, timed_out, out_of_memory, too_many_faces or a limit
+                of `check_facts`.
+            SandboxBroken, SandboxClosed: see `detect`.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        limits = {"cpu_s": settings.cpu_s, "timeout_s": settings.timeout_s}
+        group = FaceGroup(data, ImageInfo(media_type, 0, 0, 1, digest))
+        facts = parse_facts(self._run_job("inspect", [group], 0, TRIES)[0])
+        check_facts(facts, len(data), settings)
+        group = FaceGroup(data, ImageInfo(media_type, facts.width, facts.height, 1, digest, scans=facts.frames))
+        options = {"facts": asdict(facts), "settings": asdict(settings), "min_face_px": min_face_px}
+        most = MAX_FACES * (4 * self._crop_shape()[0] ** 2 + 4096)
+        return facts, parse_sample(*self._run_job("sample", [group], most, TRIES, limits, **options))
 
     def _crop_batch(self, groups: list[FaceGroup]) -> dict[int, Pixels | Unscorable]:
         try:
@@ -147,9 +192,15 @@ class Sandbox:
         }
 
     def _run_job(
-        self, kind: Kind, groups: list[FaceGroup], max_bytes: int, tries: int, **options: float | None
+        self,
+        kind: Kind,
+        groups: list[FaceGroup],
+        max_bytes: int,
+        tries: int,
+        limits: Mapping[str, float] | None = None,
+        **options: Any,  # noqa: ANN401 - JSON
     ) -> tuple[dict[str, Any], memoryview]:
-        """Return the checked answer to a job.
+        """Return the checked answer to a job; `limits` replace its CPU and wall time.
 
         Raises:
             Unscorable: the whole job failed.
@@ -157,12 +208,13 @@ class Sandbox:
         memory = estimate_memory(kind, groups)
         if memory > self._budget.total_bytes:
             raise make_memory_refusal(memory)
-        job, files = describe_job(kind, groups, **options), [group.data for group in groups]
+        job, files = describe_job(kind, groups, **options) | {"limits": limits}, [group.data for group in groups]
+        timeout_s = limits["timeout_s"] if limits else None
         with self._budget.reserve(memory), self._pool.acquire() as slot:
             for left in reversed(range(tries)):
                 try:
-                    answer, data = slot.run_job(job, files, max_bytes)
-                    _check_answer(kind, answer, len(data), groups, max_bytes)
+                    answer, data = slot.run_job(job, files, max_bytes, timeout_s)
+                    _check_answer(kind, answer, data, groups, max_bytes)
                 except ChildFailed as error:
                     slot.discard()
                     if self._pool.closed:
@@ -188,7 +240,9 @@ def _read_failure(answer: dict[str, Any]) -> Unscorable:
     return Unscorable(Reason(answer["reason"]), str(answer["detail"]))
 
 
-def _check_answer(kind: Kind, answer: dict[str, Any], size: int, groups: list[FaceGroup], max_bytes: int) -> None:
+def _check_answer(
+    kind: Kind, answer: dict[str, Any], data: memoryview, groups: list[FaceGroup], max_bytes: int
+) -> None:
     """Raise `ChildFailed` for an invalid answer: a process that decodes untrusted bytes is not trusted."""
     faces, expected = sum(len(group.windows) for group in groups), max_bytes
     try:
@@ -197,11 +251,16 @@ def _check_answer(kind: Kind, answer: dict[str, Any], size: int, groups: list[Fa
             return
         if kind == "find":
             [[float(number) for number in face[:5]][4] for face in answer["faces"]]
+        elif kind == "inspect":
+            parse_facts(answer)
+        elif kind == "sample":
+            parse_sample(answer, data)
+            return
         elif kind == "cut":
             failures = [_read_failure(failure) for failure in answer["crops"] if failure is not None]
             expected = max_bytes // faces * (faces - len(failures))
             faces -= len(answer["crops"])
-        if size != expected or (kind == "cut" and faces):
-            raise ValueError(size)  # noqa: TRY301 - handled as any other invalid answer
+        if len(data) != expected or (kind == "cut" and faces):
+            raise ValueError(len(data))  # noqa: TRY301 - handled as any other invalid answer
     except (LookupError, TypeError, ValueError) as error:
         raise ChildFailed(Reason.UNDECODABLE, INVALID_ANSWER) from error

@@ -22,6 +22,7 @@ EXTRAS = {
     "scan": "archives: scan, report, compare, bundle fetch",
     "calibrate": "fitting a bundle to a scan: calibrate",
     "stream": "serving a stream: serve, dlq",
+    "video": "videos in score, scan and serve",
     "sign": "a bundle's signature: --key",
     "s3": "images and bundles at s3://, AWS_MSK_IAM",
     "otel": "spans of serve",

@@ -90,8 +90,9 @@ class LocalScorer:
         return self.locate(request, data)
 
     def locate(self, request: ScoreRequest, data: bytes) -> LocatedImage:
-        """Probe the bytes of an image, and find its faces or take those of the request; thread-safe."""
-        return locate_faces(request, data, self.sandbox, self.settings.limits, self.settings.policy.min_face_px)
+        """Probe the bytes of an image or clip, and find its faces or take those of the request; thread-safe."""
+        settings = self.settings
+        return locate_faces(request, data, self.sandbox, settings.limits, settings.policy.min_face_px, settings.video)
 
     def score_located(self, image: LocatedImage) -> ScoreResult:
         """Return the result of one located image; only one thread may call this at a time."""

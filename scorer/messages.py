@@ -12,6 +12,7 @@ from uuid import UUID, uuid5
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
+from ingest.clips import ClipSettings, Sampling
 from ingest.reasons import UNSCORED_BY_SIZE, Reason
 from ingest.resampling import ResamplingMark
 from ingest.spec import MAX_COORDINATE, FaceBox
@@ -26,6 +27,7 @@ MAX_ATTRIBUTES, MAX_ATTRIBUTE_NAME, MAX_ATTRIBUTE_CHARACTERS = 64, 128, 1024
 MAX_RESULT_BYTES = (
     6 * (2 * MAX_ID_CHARACTERS + MAX_ATTRIBUTES * (MAX_ATTRIBUTE_NAME + MAX_ATTRIBUTE_CHARACTERS + 1))
     + MAX_FACES * (6 * 128 + 1024)
+    + 384 * 1024  # of a clip: at most 128 tracks, 300 frames and 600 faces in them
     + 16 * 1024
 )
 SHOWN_PROBLEMS, LISTED_PROBLEMS = 3, 100
@@ -110,13 +112,23 @@ class RequestedFace(Message):
 
 
 class ImageSource(Message):
-    """The encoded image: exactly one of `uri` and `bytes` (base64 in JSON)."""
+    """The encoded image: exactly one of `uri` and `bytes` (base64 in JSON).
+
+    `media_type` is what the producer believes, and decides nothing: the bytes do. A claim check of `video/*` is read in
+    one step, since videos are large.
+    """
 
     model_config = ConfigDict(populate_by_name=True, val_json_bytes="base64", ser_json_bytes="base64")
 
     uri: str | None = None
     data: Annotated[EncodedImage | None, Field(alias="bytes")] = None
     sha256: Annotated[str | None, Field(pattern="^[0-9a-f]{64}$")] = None
+    media_type: Annotated[str | None, Field(max_length=255, examples=["image/jpeg", "video/mp4"])] = None
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the producer states a video."""
+        return (self.media_type or "").lower().startswith("video/")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -224,6 +236,62 @@ class PolicyFacts(Message):
     min_face_px: Annotated[float, Field(gt=0)]
 
 
+class LeastTypical(Message):
+    """The face of a track with the lowest log-likelihood."""
+
+    time_s: float
+    box: BoxNumbers
+    log_likelihood: float
+
+
+class TrackResult(Message):
+    """A face of a clip over time; the result's `faces` have one face of the same `face_id`.
+
+    That face is the one with the (lower) median log-likelihood of the track, seen at `median_time_s`. `frame_count` is
+    the number of sampled frames with this face, `scored_count` of those that were scored. Times count in seconds from
+    the clip's first frame.
+    """
+
+    face_id: str
+    start_s: float
+    end_s: float
+    frame_count: int
+    scored_count: int
+    median_time_s: float | None
+    least_typical: LeastTypical | None
+
+
+class FrameFace(Message):
+    """A face in a sampled frame; `log_likelihood` is absent when it was not scored."""
+
+    face_id: str
+    box: BoxNumbers
+    log_likelihood: float | None
+
+
+class FrameResult(Message):
+    """A sampled frame of a clip and its faces."""
+
+    time_s: float
+    faces: tuple[FrameFace, ...]
+
+
+class ClipResult(Message):
+    """A video or animation as read, and how it was sampled.
+
+    `damage` states why frames are missing. `hdr` is `pq` or `hlg` where the frames were mapped to sRGB.
+    """
+
+    codec: str
+    duration_s: float
+    frame_count: int
+    sampled_count: int
+    sampling: Sampling
+    frames_per_second: float
+    hdr: str | None
+    damage: str | None
+
+
 class ScoreResult(Message):
     """The answer to one request.
 
@@ -231,6 +299,9 @@ class ScoreResult(Message):
     there is no face. Faces of which none could be scored give the status `failed` and the decision `review`. `pass`
     does not mean that a face is a photograph. `version` is the release that scored, `submitted_at` comes
     from the request; results of older releases lack both.
+
+    `clip`, `tracks` and `frames` belong to videos and animations: `faces` then has one face for each track. Results of
+    images and of older releases lack them.
     """
 
     schema_version: Literal[1] = 1
@@ -252,6 +323,9 @@ class ScoreResult(Message):
     submitted_at: datetime | None = None
     scored_at: datetime
     attributes: dict[str, str]
+    clip: ClipResult | None = None
+    tracks: tuple[TrackResult, ...] = ()
+    frames: tuple[FrameResult, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -270,7 +344,13 @@ class ScoreResult(Message):
         return self
 
 
-def result_id(request: ScoreRequest, image_sha256: str | None, bundle_digest: str, policy: PolicyFacts) -> UUID:
+def result_id(
+    request: ScoreRequest,
+    image_sha256: str | None,
+    bundle_digest: str,
+    policy: PolicyFacts,
+    clip: ClipSettings | None = None,
+) -> UUID:
     """Return the id of a result: the same request under the same bundle and policy always gets the same id.
 
     The id depends on everything that can change a decision. The id of a request alone is not enough: it is often a
@@ -281,9 +361,12 @@ def result_id(request: ScoreRequest, image_sha256: str | None, bundle_digest: st
         image_sha256: of the bytes that were scored; None if they could not be read or probed.
         bundle_digest: of the bundle that scored.
         policy: the policy that decided.
+        clip: the sampling of a clip; None for an image.
     """
     boxes = None if request.faces is None else [[face.face_id, *face.box] for face in request.faces]
-    inputs = [request.request_id, request.tenant, boxes, image_sha256, bundle_digest, policy.model_dump()]
+    inputs: list[Any] = [request.request_id, request.tenant, boxes, image_sha256, bundle_digest, policy.model_dump()]
+    if clip:
+        inputs.append([clip.sampling, clip.frames_per_second, clip.max_frames])
     return uuid5(RESULT_NAMESPACE, json.dumps(inputs))
 
 

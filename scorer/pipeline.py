@@ -147,7 +147,7 @@ class ScoringPipeline(Generic[T]):
                 share_s = batch.seconds / len(batch.images)
                 for entry, image, result in zip(batch.entries, batch.images, batch.results, strict=True):
                     yield ScoredTask(entry.task, image, result, share_s)
-                self._release(len(batch.images), sum(len(image.data) for image in batch.images))
+                self._release(len(batch.images), sum(image.size for image in batch.images))
         finally:
             self._end()
 
@@ -217,7 +217,7 @@ class ScoringPipeline(Generic[T]):
                     self._hanging -= 1
                     return
                 if entry.image:
-                    self._bytes += len(entry.image.data)
+                    self._bytes += entry.image.size
                 entry.done.set()
 
     def _batch_up(self) -> None:
@@ -232,7 +232,7 @@ class ScoringPipeline(Generic[T]):
                 image = self._await_image(entry)
                 batch.entries.append(entry)
                 batch.images.append(image)
-                size += len(image.data)
+                size += image.size
                 if len(batch.images) == self._batch_images or size >= MAX_BATCH_BYTES:
                     self._send(batch)
                     batch, size = _Batch([], []), 0

@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -27,17 +26,10 @@ from scorer.messages import (
 )
 from scorer.model import Model
 from scorer.strata import Stratum, stratum_of
+from scorer.tracks import UNCALIBRATED, Score, cap_decision, describe_clip, find_median, group_tracks
 from scorer.version import VERSION
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Score:
-    log_likelihood: float
-    p_value: float
-    calibrated_by: CalibratedBy
-    high_band: float
 
 
 def score_batch(images: Sequence[tuple[LocatedImage, Policy]], embedder: Embedder, model: Model) -> list[ScoreResult]:
@@ -47,7 +39,7 @@ def score_batch(images: Sequence[tuple[LocatedImage, Policy]], embedder: Embedde
     decoded or embedded gets its reason and does not change the numbers of the other faces in the batch.
     """
     started = time.perf_counter()
-    outcomes: dict[tuple[int, int], _Score | Unscorable] = {}
+    outcomes: dict[tuple[int, int], Score | Unscorable] = {}
     positions: list[tuple[int, int]] = []
     encoded: list[EncodedFace] = []
     for image_number, (image, policy) in enumerate(images):
@@ -71,9 +63,9 @@ def score_batch(images: Sequence[tuple[LocatedImage, Policy]], embedder: Embedde
         elif not np.isfinite(value):
             outcomes[position] = Unscorable(Reason.NOT_FINITE, "the extractor gave a number that is not finite")
         else:
-            outcomes[position] = _Score(float(value), p_value, by, float(embedded.high_band[row]))
+            outcomes[position] = Score(float(value), p_value, by, float(embedded.high_band[row]))
     _keep_features(
-        images, [(row, each) for row, each in enumerate(positions) if isinstance(outcomes[each], _Score)], embedded
+        images, [(row, each) for row, each in enumerate(positions) if isinstance(outcomes[each], Score)], embedded
     )
     return [
         _result(image, [outcomes[number, index] for index in range(len(image.faces))], model, policy, embed_ms)
@@ -90,7 +82,7 @@ def _keep_features(
     features = embedded.on_host().features
     for row, (image_number, face_number) in scored:
         image = images[image_number][0]
-        if image.features is not None:
+        if image.features is not None and image.clip is None:
             image.features[image.faces[face_number].face_id] = features[row].copy()
 
 
@@ -104,18 +96,20 @@ def _prepare_safely(image: LocatedImage, face: LocatedFace, model: Model, policy
 
 
 def _prepare(image: LocatedImage, face: LocatedFace, model: Model, policy: Policy) -> EncodedFace | Unscorable:
-    info = _probed(image)
-    encoded = EncodedFace.around(image.data, info, face.box, model.preprocess)
-    visible = face.box.clip(info.width, info.height)
+    width, height = _size_around(image, face)
+    encoded = (
+        face.shot.crop if face.shot else EncodedFace.around(image.data, _probed(image), face.box, model.preprocess)
+    )
+    visible = face.box.clip(width, height)
     if encoded is None or visible is None:
         return Unscorable(
             Reason.BOX_OUTSIDE_IMAGE,
-            f"box {face.box.as_tuple()} misses the {info.width}x{info.height} image",
+            f"box {face.box.as_tuple()} misses the {width}x{height} image",
         )
-    if face.box.is_cut_off(info.width, info.height):
+    if face.box.is_cut_off(width, height):
         return Unscorable(
             Reason.FACE_CUT_OFF,
-            f"{face.box.visible_share(info.width, info.height):.0%} of the face's box lies in the image, "
+            f"{face.box.visible_share(width, height):.0%} of the face's box lies in the image, "
             f"faces are scored from {MIN_VISIBLE_SHARE:.0%}",
         )
     if visible.short_side < policy.min_face_px:
@@ -127,12 +121,18 @@ def _prepare(image: LocatedImage, face: LocatedFace, model: Model, policy: Polic
 
 
 def _stratum(image: LocatedImage, face: LocatedFace) -> Stratum:
-    return stratum_of(_visible_px(_probed(image), face), image.metadata.jpeg_quality)
+    return stratum_of(_visible_px(image, face), image.metadata.jpeg_quality, _probed(image).media_type)
 
 
-def _visible_px(info: ImageInfo, face: LocatedFace) -> float:
+def _size_around(image: LocatedImage, face: LocatedFace) -> tuple[int, int]:
+    """Return the upright size of the image or frame that contains a face."""
+    info = face.shot or _probed(image)
+    return info.width, info.height
+
+
+def _visible_px(image: LocatedImage, face: LocatedFace) -> float:
     """Return the short side of the part of the box that lies in the image, in pixels; 0 if none does."""
-    visible = face.box.clip(info.width, info.height)
+    visible = face.box.clip(*_size_around(image, face))
     return round(visible.short_side, 1) if visible else 0.0
 
 
@@ -144,19 +144,29 @@ def _probed(image: LocatedImage) -> ImageInfo:
 
 
 def _result(
-    image: LocatedImage, outcomes: list[_Score | Unscorable], model: Model, policy: Policy, embed_ms: float
+    image: LocatedImage, outcomes: list[Score | Unscorable], model: Model, policy: Policy, embed_ms: float
 ) -> ScoreResult:
     info, facts = image.info, policy.describe()
-    faces = tuple(
-        _face_result(image, face, outcome, policy) for face, outcome in zip(image.faces, outcomes, strict=True)
-    )
-    causes = [outcome for outcome in outcomes if isinstance(outcome, Unscorable)]
+    rows = list(zip(image.faces, outcomes, strict=True))
+    if image.clip:
+        tracks = group_tracks(rows)
+        rows = [find_median(track) for track in tracks]
+    faces = tuple(_face_result(image, face, outcome, policy) for face, outcome in rows)
+    causes = [outcome for _, outcome in rows if isinstance(outcome, Unscorable)]
     scores = [face.score for face in faces if face.score is not None]
     if not faces:
         causes = [image.failure or Unscorable(Reason.NO_FACE, "no face was found")]
+    elif any(UNCALIBRATED.reason in face.reason_codes for face in faces):
+        causes.append(UNCALIBRATED)
     return ScoreResult(
         version=VERSION,
-        result_id=result_id(image.request, info.sha256 if info else None, model.digest, facts),
+        result_id=result_id(
+            image.request,
+            info.sha256 if info else None,
+            model.digest,
+            facts,
+            image.clip.settings if image.clip else None,
+        ),
         request_id=image.request.request_id,
         content_id=image.request.content_id,
         status=Status.SCORED if scores else _status(causes[0]),
@@ -173,6 +183,7 @@ def _result(
         submitted_at=image.request.submitted_at,
         scored_at=datetime.now(UTC),
         attributes=image.request.attributes,
+        **(describe_clip(image.clip, tracks) if image.clip else {}),
     )
 
 
@@ -191,9 +202,13 @@ def _describe_image(info: ImageInfo, metadata: ImageMetadata, faces: tuple[FaceR
     )
 
 
-def _face_result(image: LocatedImage, face: LocatedFace, outcome: _Score | Unscorable, policy: Policy) -> FaceResult:
-    scored = outcome if isinstance(outcome, _Score) else None
+def _face_result(image: LocatedImage, face: LocatedFace, outcome: Score | Unscorable, policy: Policy) -> FaceResult:
+    scored = outcome if isinstance(outcome, Score) else None
     p_value = scored.p_value if scored else None
+    decision, reasons = decide_face(p_value, policy), (outcome.reason,) if isinstance(outcome, Unscorable) else ()
+    stratum = _stratum(image, face)
+    if scored and image.clip and not (stratum.is_video and scored.calibrated_by is CalibratedBy.STRATUM):
+        decision, reasons = cap_decision(decision), (UNCALIBRATED.reason,)
     return FaceResult(
         face_id=face.face_id,
         box=face.box.as_tuple(),
@@ -201,17 +216,18 @@ def _face_result(image: LocatedImage, face: LocatedFace, outcome: _Score | Unsco
         log_likelihood=scored.log_likelihood if scored else None,
         p_value=p_value,
         score=None if p_value is None else 1 - p_value,
-        decision=decide_face(p_value, policy),
-        reason_codes=(outcome.reason,) if isinstance(outcome, Unscorable) else (),
-        quality=_measure_quality(_probed(image), face, scored),
-        stratum=_stratum(image, face),
+        decision=decision,
+        reason_codes=reasons,
+        quality=_measure_quality(image, face, scored),
+        stratum=stratum,
         calibrated_by=scored.calibrated_by if scored else None,
     )
 
 
-def _measure_quality(info: ImageInfo, face: LocatedFace, scored: _Score | None) -> dict[str, float]:
-    quality = {"face_px": _visible_px(info, face)}
-    if scored and np.isfinite(scored.high_band):
+def _measure_quality(image: LocatedImage, face: LocatedFace, scored: Score | None) -> dict[str, float]:
+    quality = {"face_px": _visible_px(image, face)}
+    enlarged = face.shot and face.shot.window_px < face.shot.crop.info.width  # the engine sees only what was cut
+    if scored and np.isfinite(scored.high_band) and not enlarged:
         quality["high_band"] = round(scored.high_band, 4)
     return quality
 

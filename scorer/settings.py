@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from ingest.clips import ClipSettings
 from ingest.device import Request
 from ingest.probe import Limits
 from scorer.decide import Policy
@@ -170,6 +171,7 @@ class Settings(BaseSettings):
     batch_images: Annotated[int, Field(ge=1, le=1024)] = 64
     policy: Policy = Policy()
     limits: Limits = Limits()
+    video: ClipSettings = ClipSettings()
     stream: StreamSettings = StreamSettings()
     kafka: KafkaSettings = KafkaSettings()
     triton: TritonSettings = TritonSettings()

@@ -16,7 +16,8 @@ class Header(NamedTuple):
     """The stored image: sides in pixels before the orientation is applied.
 
     A decoder needs `pixel_bytes` for each pixel, at least three: its result is RGB. `ended` is whether the file reaches
-    the end that its container states.
+    the end that its container states. `orientation` is what the container states; None leaves it to EXIF.
+    `coded_pixels` is how many pixels a decoder writes, where the image is a part of them; else 0.
     """
 
     width: int
@@ -25,6 +26,8 @@ class Header(NamedTuple):
     scans: int = 1
     pixel_bytes: int = 3
     ended: bool = True
+    orientation: int | None = None
+    coded_pixels: int = 0
 
 
 class TiffBlock:

@@ -36,6 +36,7 @@ _SIGNATURES = tuple((re.compile(signature, re.DOTALL), name) for signature, name
 _BRANDS = (
     ({b"avif", b"avis"}, "an AVIF image"),
     ({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}, "a HEIC image"),
+    ({b"mif3"}, "a compact HEIF image"),  # one `mini` box instead of the tables of items
     ({b"crx "}, "a Canon CR3 raw image"),
     ({b"qt  "}, "a QuickTime video"),
 )

@@ -1,9 +1,9 @@
 """What a scan finds in its sources and does not score: the rule for names, and words for the counts.
 
-An image is a file with an image's suffix, hidden or not. Left out by their names are: files that macOS, Windows and NAS
-systems write beside photographs (`._x.jpg`, `.DS_Store`, `__MACOSX`, `Thumbs.db`, `@eaDir`), tars and manifests (name
-them as a SOURCE), and files with another suffix. A file that is a SOURCE itself always gets a row. Everything that is
-left out is counted. `unlensed score` applies the same rule.
+An image is a file with the suffix of an image, a video or an animation, hidden or not. Left out by their names are:
+files that macOS, Windows and NAS systems write beside photographs (`._x.jpg`, `.DS_Store`, `__MACOSX`, `Thumbs.db`,
+`@eaDir`), tars and manifests (name them as a SOURCE), and files with another suffix. A file that is a SOURCE itself
+always gets a row. Everything that is left out is counted. `unlensed score` applies the same rule.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,24 @@ from pathlib import PurePosixPath
 from scorer.observe.printable import count_noun
 
 IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif"}
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".heic",
+        ".heif",
+        ".hif",
+        ".avif",
+    }
 )
+CLIP_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts", ".m2ts", ".3gp", ".apng"})
 TAR = ".tar"
 MANIFESTS = frozenset({".parquet", ".csv", ".jsonl"})
 COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".lz4", ".zip", ".7z"})
@@ -84,7 +100,7 @@ def classify_name(path: str) -> LeftOut | None:
         return _SIDECAR_NAMES[name.lower()]
     _, dot, ending = name.lower().rpartition(".")
     suffix = dot + ending
-    if suffix in IMAGE_SUFFIXES:
+    if suffix in IMAGE_SUFFIXES | CLIP_SUFFIXES:
         return None
     return LeftOut.CONTAINER if suffix == TAR or suffix in MANIFESTS | COMPRESSED else LeftOut.NOT_IMAGE
 

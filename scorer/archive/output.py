@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ingest.reasons import Reason
 from scorer.archive.items import Item
 from scorer.archive.rows import ERRORS, FEATURES, RESULTS
-from scorer.messages import ScoreResult
+from scorer.messages import ScoreResult, TrackResult
 
 # The image itself may be good, so a retry may score it.
 RETRYABLE = frozenset({Reason.UNREADABLE, Reason.TIMED_OUT, Reason.OUT_OF_MEMORY, Reason.ENGINE_FAILED})
@@ -121,10 +121,21 @@ def _list_image_columns(item: Item, result: ScoreResult) -> dict[str, Any]:
         "bundle_digest": result.model.bundle_digest,
         "policy_id": result.policy.policy_id,
         "policy_version": result.policy.version,
+    } | _list_clip_columns(result)
+
+
+def _list_clip_columns(result: ScoreResult) -> dict[str, Any]:
+    if result.clip is None:
+        return {}
+    return {
+        "clip_duration_s": result.clip.duration_s,
+        "clip_frames": result.clip.sampled_count,
+        "clip_damage": result.clip.damage,
     }
 
 
 def _list_face_columns(result: ScoreResult) -> list[dict[str, Any]]:
+    tracks = {track.face_id: _list_track_columns(track) for track in result.tracks}
     return [
         {
             "face_id": face.face_id,
@@ -138,6 +149,20 @@ def _list_face_columns(result: ScoreResult) -> list[dict[str, Any]]:
             "face_px": face.quality["face_px"],
             "stratum": face.stratum,
             "calibrated_by": face.calibrated_by,
+            **tracks.get(face.face_id, {}),
         }
         for face in result.faces
     ]
+
+
+def _list_track_columns(track: TrackResult) -> dict[str, Any]:
+    least = track.least_typical
+    return {
+        "track_start_s": track.start_s,
+        "track_end_s": track.end_s,
+        "track_frames": track.frame_count,
+        "track_scored": track.scored_count,
+        "track_median_s": track.median_time_s,
+        "track_least_typical_s": least.time_s if least else None,
+        "track_least_typical_log_likelihood": least.log_likelihood if least else None,
+    }

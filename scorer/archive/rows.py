@@ -49,8 +49,22 @@ RESULTS = pa.schema(
         ("policy_id", _WORD),
         ("policy_version", _WORD),
         ("scored_at", pa.timestamp("ms", tz="UTC")),
+        # Null in the rows of images. In those of a clip, a face is a track: `face_id` names it, and `log_likelihood`
+        # is its median.
+        ("clip_duration_s", pa.float64()),
+        ("clip_frames", pa.int32()),  # sampled ones
+        ("clip_damage", pa.string()),  # why frames are missing
+        ("track_start_s", pa.float64()),  # from the clip's first frame, as all times
+        ("track_end_s", pa.float64()),
+        ("track_frames", pa.int32()),  # sampled frames with the face
+        ("track_scored", pa.int32()),  # of those, the frames in which it was scored
+        ("track_median_s", pa.float64()),
+        ("track_least_typical_s", pa.float64()),
+        ("track_least_typical_log_likelihood", pa.float64()),
     ]
 )
+# The columns that files of older releases lack: they are read as null.
+ADDED_RESULTS = frozenset(name for name in RESULTS.names if name.startswith(("clip_", "track_")))
 
 # Beside the results and not in them, so that results can be read and shared without data that describe a face.
 FEATURES = pa.schema(

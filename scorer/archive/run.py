@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ingest.clips import DEFAULT_CLIP_SETTINGS, ClipSettings
 from ingest.probe import Limits
 from scorer.archive.folder import is_partial, publish_json, utf8_path
 from scorer.bundle.bundle import Bundle
@@ -30,7 +31,7 @@ class RunFile(BaseModel):
     Attributes:
         version: of the unlensed that started it.
         bundle_id, bundle_digest: of the bundle that scores.
-        policy, limits: the settings that change results.
+        policy, limits, video: the settings that change results; runs of earlier releases have no `video`.
         policy_note: why the policy differs from the settings, or nothing.
         evaluation: the bundle's statement of its evaluation; runs of earlier releases have none.
         sources: as given on the command line.
@@ -47,6 +48,7 @@ class RunFile(BaseModel):
     bundle_digest: str
     policy: Policy
     limits: Limits
+    video: ClipSettings = DEFAULT_CLIP_SETTINGS
     sources: tuple[str, ...]
     options: dict[str, Any]
     shards: int
@@ -73,6 +75,7 @@ def describe_run(
         policy_note=note,
         evaluation=bundle.manifest.evaluation,
         limits=settings.limits,
+        video=settings.video,
         sources=sources,
         options=options,
         shards=0,
@@ -182,7 +185,7 @@ def wait_for_run(folder: Path, wanted: RunFile, timeout_s: float, pause_s: float
 
 def describe_difference(found: RunFile, wanted: RunFile) -> str:
     """Return in words what differs between two runs, or nothing."""
-    names = ("bundle_digest", "policy", "limits", "sources", "options")
+    names = ("bundle_digest", "policy", "limits", "video", "sources", "options")
     for name in names:
         old, new = (run.model_dump(mode="json")[name] for run in (found, wanted))
         if isinstance(old, dict):

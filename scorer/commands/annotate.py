@@ -11,11 +11,13 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ingest.clips import DEFAULT_CLIP_SETTINGS, ClipSettings
 from ingest.probe import probe_image
 from ingest.reasons import Unscorable
 from ingest.sandbox import Sandbox
 from ingest.spec import Window
 from scorer.bundle.manifest import Evaluation
+from scorer.commands.contact_sheet import draw_contact_sheet
 from scorer.meaning import explain_decisions
 from scorer.messages import Decision, FaceResult, ScoreResult
 from scorer.observe.printable import printable
@@ -37,6 +39,7 @@ class PictureFolder:
         evaluation: of the bundle that scores, for the captions.
         sandbox: decodes the images.
         warn: is called for the first picture that cannot be written; the run continues.
+        clips: how clips were sampled; each has a contact sheet as its picture.
 
     Attributes:
         written: the number of pictures that this run wrote.
@@ -47,10 +50,16 @@ class PictureFolder:
     """
 
     def __init__(
-        self, folder: Path, evaluation: Evaluation | None, sandbox: Sandbox, warn: Callable[[str], None]
+        self,
+        folder: Path,
+        evaluation: Evaluation | None,
+        sandbox: Sandbox,
+        warn: Callable[[str], None],
+        clips: ClipSettings = DEFAULT_CLIP_SETTINGS,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self._evaluation, self._sandbox, self._warn = folder, evaluation, sandbox, warn
+        self._clips = clips
         self.written = self.failed = 0
         with suppress(OSError):  # a folder that cannot be written is reported with the first picture
             self._clear()
@@ -58,7 +67,10 @@ class PictureFolder:
     def add(self, result: ScoreResult, read: Callable[[], bytes]) -> None:
         """Write the picture of a result, whose image `read` returns; only the first failure is a warning."""
         try:
-            picture = draw_picture(read(), result, self._evaluation, self._sandbox)
+            if result.clip:
+                picture = draw_contact_sheet(read(), result, self._clips, self._sandbox, COLOURS)
+            else:
+                picture = draw_picture(read(), result, self._evaluation, self._sandbox)
             self._write(encode_picture(picture), result)
         except (Unscorable, OSError, ValueError, MemoryError) as error:
             if not self.failed:

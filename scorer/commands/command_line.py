@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
+from ingest.clips import Sampling
 from ingest.detector_pool import SandboxBroken
 from ingest.device import DeviceUnavailable
 from scorer.commands.terminal import Terminal, print_traceback, tolerate_encoding
@@ -55,6 +56,19 @@ def print_version(*, wanted: bool) -> None:
 # Options of every command that reads a bundle; the settings are `bundle_digest` and `bundle_key`.
 DigestOption = Annotated[str | None, typer.Option(help="The SHA-256 that bundle.json must have.")]
 KeyOption = Annotated[Path | None, typer.Option(help="An Ed25519 public key in PEM that must have signed bundle.json.")]
+SamplingOption = Annotated[Sampling | None, typer.Option(help="Which frames of a clip are scored. [default: interval]")]
+FramesOption = Annotated[
+    float | None,
+    typer.Option("--frames-per-second", min=0.001, max=1000, help="Of a clip's scored frames. [default: 1]"),
+]
+
+
+def choose_video(sampling: Sampling | None, frames_per_second: float | None) -> dict[str, object] | None:
+    """Return the settings of clips that flags give, or None without one."""
+    given = {"sampling": sampling, "frames_per_second": frames_per_second}
+    return {name: value for name, value in given.items() if value is not None} or None
+
+
 VersionOption = Annotated[
     bool, typer.Option("--version", is_eager=True, callback=print_version, help="Print the version and exit.")
 ]

@@ -19,8 +19,11 @@ from scorer.commands.command_line import (
     EXPECTED,
     CommandGroup,
     DigestOption,
+    FramesOption,
     KeyOption,
+    SamplingOption,
     VersionOption,
+    choose_video,
     find_exit,
     local_path,
     run_command,
@@ -120,6 +123,8 @@ def score(  # noqa: PLR0913 - one parameter per flag
     ] = None,
     device: DeviceOption = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads. [default: all cores]")] = None,
+    sampling: SamplingOption = None,
+    frames_per_second: FramesOption = None,
     max_failed: Annotated[int, typer.Option(help="Exit with 3 when more images than this could not be scored.")] = 0,
 ) -> None:
     """Score images: how unlike the photographs this bundle knows is each face?"""
@@ -129,14 +134,27 @@ def score(  # noqa: PLR0913 - one parameter per flag
     from scorer.local_scorer import LocalScorer  # noqa: PLC0415 - engines are imported on demand
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `unlensed score ... --json | head` exits without an error
-    settings = load_settings(bundle=bundle, bundle_digest=digest, bundle_key=key, device=device, threads=threads)
+    settings = load_settings(
+        bundle=bundle,
+        bundle_digest=digest,
+        bundle_key=key,
+        device=device,
+        threads=threads,
+        video=choose_video(sampling, frames_per_second),
+    )
     found = expand_paths(paths, sys.stdin.buffer, picture)
     files = assign_boxes(found, read_boxes(faces) if faces else None, faces_missing)
     _refuse_overwriting(found, out, picture, faces)
     scorer = LocalScorer(settings)
     terminal, table, summary = Terminal(stderr=True), ResultTable(), RunSummary()
     pictures = (
-        PictureFolder(picture, scorer.bundle.manifest.evaluation, scorer.sandbox, partial(terminal.say, style="yellow"))
+        PictureFolder(
+            picture,
+            scorer.bundle.manifest.evaluation,
+            scorer.sandbox,
+            partial(terminal.say, style="yellow"),
+            settings.video,
+        )
         if picture
         else None
     )

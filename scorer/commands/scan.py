@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ingest.device import Request
-from scorer.commands.command_line import DigestOption, KeyOption, local_path
+from scorer.commands.command_line import (
+    DigestOption,
+    FramesOption,
+    KeyOption,
+    SamplingOption,
+    choose_video,
+    local_path,
+)
 from scorer.commands.progress import Progress
 from scorer.commands.terminal import Terminal
 from scorer.errors import Exit, UsageError
@@ -88,6 +95,8 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     shard_timeout_s: Annotated[
         float | None, typer.Option(min=1, help="For one shard; its remaining images can be retried later.")
     ] = None,
+    sampling: SamplingOption = None,
+    frames_per_second: FramesOption = None,
     index: Annotated[
         int | None, typer.Option(min=0, help=f"This process takes every OF-th shard. [default: {INDEX_VARIABLE} or 0]")
     ] = None,
@@ -104,7 +113,14 @@ def scan(  # noqa: PLR0913 - one parameter per flag
     if index >= of:
         message = f"--index {index} is not below --of {of}: indexes begin with 0"
         raise UsageError(message)
-    settings = load_settings(bundle=bundle, bundle_digest=digest, bundle_key=key, device=device, threads=threads)
+    settings = load_settings(
+        bundle=bundle,
+        bundle_digest=digest,
+        bundle_key=key,
+        device=device,
+        threads=threads,
+        video=choose_video(sampling, frames_per_second),
+    )
     named = tuple(_read_argument(name) if "://" in name else str(Path(name).absolute()) for name in sources)
     archive = Archive(named, *(name and _read_argument(name) for name in (uri_column, bytes_column, faces_column)))
     if dry_run:

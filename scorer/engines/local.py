@@ -9,6 +9,7 @@ from ingest.device import Device, Kind, Request, resolve_built_device
 from ingest.sandbox import TIMEOUT_S, Sandbox
 from scorer.bundle.bundle import Bundle
 from scorer.engines.base import SharedEmbedder
+from scorer.engines.precut import PrecutEmbedder
 from scorer.errors import BundleMismatch
 
 _BUILT: dict[str, tuple[Kind, str]] = {
@@ -49,7 +50,7 @@ def open_sandbox(
 ) -> Sandbox:
     """Return the sandbox that finds faces with the detector of `bundle` and cuts the faces for an engine on the CPU.
 
-    An engine on a GPU decodes the images itself.
+    An engine on a GPU decodes the images itself; its HEIC, AVIF and clips are cut here.
 
     Raises:
         DeviceUnavailable: see `Sandbox`.
@@ -64,9 +65,10 @@ def open_sandbox(
     return Sandbox(
         Path(copies.name),
         manifest.detector if finds else None,
-        manifest.preprocess if cuts and manifest.target == "openvino" else None,
+        manifest.preprocess,
         processes,
         timeout_s=timeout_s,
+        cuts_images=cuts and manifest.target == "openvino",
         release=copies.cleanup,
     )
 
@@ -85,7 +87,7 @@ def start_sandbox(sandbox: Sandbox, count: int | None = None) -> None:
 
 
 def open_local_engine(bundle: Bundle, request: Request, threads: int, sandbox: Sandbox) -> LocalEngine:
-    """Open the engine of `bundle` on its device; `sandbox` cuts the faces for an engine on the CPU.
+    """Open the engine of `bundle` on its device; `sandbox` cuts the faces that the engine does not.
 
     Raises:
         DeviceUnavailable: see `choose_device`; or CuPy is not installed.
@@ -98,7 +100,7 @@ def open_local_engine(bundle: Bundle, request: Request, threads: int, sandbox: S
         from scorer.engines.cuda.select import open_cuda_embedder  # noqa: PLC0415
 
         embedder, name, why = open_cuda_embedder(bundle, threads)
-        return LocalEngine(embedder, device, name, why)
+        return LocalEngine(PrecutEmbedder(embedder, sandbox), device, name, why)
     from scorer.engines.openvino import ENGINE_NAME, LocalEmbedder  # noqa: PLC0415
 
     return LocalEngine(

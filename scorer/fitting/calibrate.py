@@ -116,7 +116,8 @@ def effective_cases(hits_N: NDArray[np.bool_], clusters_N: NDArray[np.integer]) 
         return float(clusters)
     residuals = np.bincount(clusters_N, weights=hits_N - share)
     between = clusters / (clusters - 1) * float((residuals**2).sum()) / count**2
-    return min(float(count), max(share * (1 - share) / between, clusters / float(faces.max())))
+    independent = share * (1 - share) / between if between else math.inf  # all clusters may have the same share
+    return min(float(count), max(independent, clusters / float(faces.max())))
 
 
 def clustered_interval(hits_N: NDArray[np.bool_], clusters_N: NDArray[np.integer]) -> tuple[float, float]:

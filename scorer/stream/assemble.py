@@ -19,6 +19,7 @@ from scorer.bundle.signature import read_trusted_bundle
 from scorer.engines.base import Embedder
 from scorer.engines.local import open_local_engine, open_sandbox, start_sandbox
 from scorer.engines.pool import EmbedderPool
+from scorer.engines.precut import PrecutEmbedder
 from scorer.engines.verify import verify_engine
 from scorer.errors import BundleMismatch, UsageError
 from scorer.observe.logs import configure_logs, get_logger
@@ -146,6 +147,7 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
             bundle.model,
             settings.limits,
             watcher,
+            settings.video,
         )
         source, sink = connect()
         service = Service(
@@ -193,7 +195,7 @@ def _engine(bundle: Bundle, settings: Settings, sandbox: Sandbox) -> Iterator[Em
     log.info("scoring through Triton", url=settings.triton.url)
     triton = TritonEmbedder(bundle, settings.triton)
     try:
-        yield triton
+        yield PrecutEmbedder(triton, sandbox)
     finally:
         triton.close()
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 
-from ingest.detect import FaceDetector
+from ingest.clips import DEFAULT_CLIP_SETTINGS, ClipSettings
 from ingest.detector_pool import SandboxClosed
 from ingest.probe import Limits
 from ingest.reasons import Reason, Unscorable
 from scorer.decide import Policy
 from scorer.engines.base import Embedder
 from scorer.errors import PayloadUnavailable
-from scorer.locate import LocatedImage, locate_faces, make_failed_image
+from scorer.locate import LocatedImage, MediaReader, locate_faces, make_failed_image
 from scorer.messages import DeadLetterCode, ScoreRequest, ScoreResult
 from scorer.model import Model
 from scorer.observe.trace_context import (
@@ -43,7 +43,7 @@ from scorer.stream.metrics import Metrics
 from scorer.stream.retry import RetryStopped
 
 WORKERS = 8  # more than cores: threads wait for the stores of images
-FIRST_BYTES = 4 * 2**20  # of an image in a store; the few larger ones are read twice
+FIRST_BYTES = 4 * 2**20  # of an image in a store; the few larger ones are read twice, stated videos are not
 
 Answer = tuple[InFlight, Outgoing, Callable[[], object]]
 
@@ -69,11 +69,12 @@ class Dependencies:
     """
 
     read_payload: Callable[[ScoreRequest, int], bytes]
-    detector: FaceDetector
+    detector: MediaReader
     embedder: Embedder
     model: Model
     limits: Limits
     policies: PolicyWatcher
+    clips: ClipSettings = DEFAULT_CLIP_SETTINGS
 
 
 class RecordPipeline:
@@ -147,7 +148,7 @@ class RecordPipeline:
         except PayloadUnavailable as error:
             self._reject(entry, of_record, DeadLetterCode.PAYLOAD_UNAVAILABLE, str(error))
         else:
-            self._batcher.add(scorable, len(scorable.image.data), full=alone)
+            self._batcher.add(scorable, scorable.image.size, full=alone)
 
     def _prepare(self, entry: InFlight, of_record: Span) -> Scorable:
         request = parse_request(entry.record, self._settings.max_record_bytes, self._settings.max_json_bytes)
@@ -160,9 +161,8 @@ class RecordPipeline:
             # Without the traceback, whose frames keep the image alive.
             return Scorable(entry, of_record, make_failed_image(request, failure.with_traceback(None)), policy)
         with self._stage("locate", of_record.context):
-            image = locate_faces(
-                request, data, self._dependencies.detector, self._dependencies.limits, policy.min_face_px
-            )
+            parts = self._dependencies
+            image = locate_faces(request, data, parts.detector, parts.limits, policy.min_face_px, parts.clips)
         return Scorable(entry, of_record, image, policy)
 
     def _read(self, entry: InFlight, request: ScoreRequest) -> bytes:
@@ -178,7 +178,7 @@ class RecordPipeline:
     def _fetch(self, entry: InFlight, request: ScoreRequest) -> bytes:
         """Return an image from its store, read when its largest possible size fits into the budget."""
         most = self._dependencies.limits.max_bytes
-        for size in sorted({min(FIRST_BYTES, most), most}):
+        for size in sorted({most if request.image.is_large else min(FIRST_BYTES, most), most}):
             self._ledger.reserve_image(entry, size, self._settings.max_in_flight_bytes)
             try:
                 return self._dependencies.read_payload(request, size)

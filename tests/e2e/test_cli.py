@@ -46,7 +46,7 @@ def photographs(tmp_path: Path, portrait: bytes) -> Path:
     folder.mkdir()
     (folder / "astronaut.png").write_bytes(portrait)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 and no more")
-    Image.new("RGB", (64, 64)).save(folder / "old.gif")
+    Image.new("RGB", (64, 64)).save(folder / "old.bmp")
     return folder
 
 
@@ -74,7 +74,7 @@ def test_score_writes_lines_and_pictures(photographs: Path, tmp_path: Path, root
     assert [(Path(result["content_id"]).name, result["status"], result["reason_codes"]) for result in results] == [
         ("astronaut.png", "scored", []),
         ("broken.jpg", "failed", ["truncated"]),
-        ("old.gif", "unsupported", ["unsupported_format"]),
+        ("old.bmp", "unsupported", ["unsupported_format"]),
     ]
     (picture,) = pictures.glob("*.jpg")
     page = np.asarray(Image.open(picture)).astype(int)
@@ -94,7 +94,7 @@ def test_table_names_every_file_and_the_bundle(photographs: Path, tmp_path: Path
     for word in (
         "astronaut.png",
         "broken.jpg",
-        "old.gif",
+        "old.bmp",
         "p-value",
         "held-out faces",
         "flag: unlike the photographs this bundle knows, no more",

@@ -1,6 +1,7 @@
 """`unlensed serve` as an operator runs it: replay of a file, exit codes, signals, probes."""
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from PIL import Image
 
 from deploy.local.triton import TritonServer
 from deploy.local.worker import Worker
+from tests.clips import make_animation, make_clip
 from tests.live_stream import open_stream
 from tests.scorer.stream.kafka_peers import wait_until
 
@@ -77,6 +79,42 @@ def test_replay_answers_a_file(photograph: bytes, root: Path, tmp_path: Path, ba
     codes = sorted(letter["unlensed-error-code"] for letter in find_dead_letters(err))
     assert codes == (["not_json", "wrong_schema"] if bad else [])
     assert replay.returncode == code, err
+
+
+def test_replay_answers_clips(photograph: bytes, root: Path, tmp_path: Path) -> None:
+    """Clips inline and by claim check are scored as clips whatever media type the request states, beside images."""
+    portrait = Image.open(io.BytesIO(photograph))
+    clip, animation = make_clip([portrait] * 8), make_animation([portrait, portrait.rotate(1)], "GIF", [200, 200])
+    (tmp_path / "a.mp4").write_bytes(clip)
+    check = {"uri": (tmp_path / "a.mp4").as_uri(), "sha256": hashlib.sha256(clip).hexdigest()}
+    images: dict[str, dict[str, str]] = {
+        "claim": check | {"media_type": "video/mp4"},
+        "claim without a type": check,
+        "inline": {"bytes": base64.b64encode(clip).decode(), "media_type": "image/jpeg"},
+        "GIF": {"bytes": base64.b64encode(animation).decode(), "media_type": "image/gif"},
+        "JPEG": {"bytes": base64.b64encode(photograph).decode(), "media_type": "video/quicktime"},
+        "truncated": {"bytes": base64.b64encode(clip[:300]).decode(), "media_type": "video/mp4"},
+    }
+    requests = tmp_path / "requests.jsonl"
+    lines = [json.dumps({"request_id": name, "content_id": "c", "image": image}) for name, image in images.items()]
+    requests.write_text("\n".join(lines))
+    payloads = {"UNLENSED_PAYLOADS__SCHEMES": '["file"]', "UNLENSED_PAYLOADS__FILE_ROOTS": f'["{tmp_path}"]'}
+    replay = start("--bundle", BUNDLE, "--replay", requests, cwd=tmp_path, **payloads)
+    out, err = replay.communicate(timeout=300)
+    assert replay.returncode == 0, err
+    results = {result["request_id"]: result for result in map(json.loads, out.splitlines())}
+    schema = json.loads((root / "deploy/schemas/result.schema.json").read_text())
+    for result in results.values():
+        jsonschema.validate(result, schema)
+    found = {name: (each["status"], each["image"]["media_type"], len(each["tracks"])) for name, each in results.items()}
+    assert found == {
+        **dict.fromkeys(("claim", "claim without a type", "inline"), ("scored", "video/mp4", 1)),
+        "GIF": ("scored", "image/gif", 1),
+        "JPEG": ("scored", "image/jpeg", 0),
+        "truncated": ("failed", None, 0),
+    }
+    likelihoods = {results[name]["faces"][0]["log_likelihood"] for name in ("claim", "claim without a type", "inline")}
+    assert len(likelihoods) == 1
 
 
 def test_results_come_one_by_one_and_a_signal_ends_in_good_order(photograph: bytes, tmp_path: Path) -> None:

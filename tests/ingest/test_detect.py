@@ -135,7 +135,10 @@ def test_searches_smaller_faces_only_on_request(detector: FaceDetector, upright:
     assert detector.detect(data, info) == []
     assert_only(detector.detect(data, info, 40), expected, iou=0.6)
     spec = DetectorSpec()
-    assert plan_scales(info, spec, 40)[0] > plan_scales(info, spec, spec.min_face_px)[0]
+    assert (
+        plan_scales((info.width, info.height), spec, 40)[0]
+        > plan_scales((info.width, info.height), spec, spec.min_face_px)[0]
+    )
 
 
 def test_small_faces_are_returned_only_without_a_larger_one(detector: FaceDetector, upright: Image.Image) -> None:

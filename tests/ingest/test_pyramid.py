@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ingest.detect import DetectorSpec, plan_scales
-from ingest.probe import ImageInfo
 from ingest.pyramid import cut_tile_around, cut_tiles, find_matching_confidence, merge_boxes
 
 SIDE, OVERLAP = 64, 20
@@ -105,7 +104,7 @@ def test_near_copies_become_their_weighted_mean() -> None:
 def test_levels_cover_all_sizes_of_faces(width: int, height: int) -> None:
     """Levels get smaller; the first is not enlarged nor above `max_level_pixels`; the last fits the largest face."""
     spec = DetectorSpec()
-    scales = plan_scales(ImageInfo("image/jpeg", width, height, 1, ""), spec, spec.min_face_px)
+    scales = plan_scales((width, height), spec, spec.min_face_px)
     assert scales == sorted(scales, reverse=True)
     assert 0 < scales[0] <= 1
     assert width * height * scales[0] ** 2 <= spec.max_level_pixels * 1.001

@@ -114,11 +114,11 @@ def test_whatever_can_change_a_decision_changes_the_id() -> None:
     ("fields", "why"),
     [
         ({"explain": True}, "explain: Value error, this release cannot explain a score: leave `explain` out"),
-        ({"image": {"uri": "u", "media_type": "image/png"}}, "image.media_type: Extra inputs are not permitted"),
+        ({"image": {"uri": "u", "width": 640}}, "image.width: Extra inputs are not permitted"),
     ],
 )
 def test_what_is_not_answered_is_refused(fields: dict[str, object], why: str) -> None:
-    """An explanation and a stated media type have no effect: a request that has one is refused with a reason."""
+    """An explanation and a stated size have no effect: a request that has one is refused with a reason."""
     with pytest.raises(ValidationError) as refusal:
         request(**fields)
     assert describe_problems(refusal.value) == why

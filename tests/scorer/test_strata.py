@@ -19,6 +19,35 @@ def test_every_face_has_one_stratum(face_px: float, quality: int | None) -> None
     assert stratum is Stratum.LARGE or stratum.removeprefix("small_") == f"{known}_quality"
 
 
+@given(SIDES, QUALITIES | st.none(), st.sampled_from(["image/jpeg", "image/png", "image/gif", None]))
+def test_other_formats_are_known_by_their_quality(face_px: float, quality: int | None, media_type: str | None) -> None:
+    """JPEG, PNG, WebP and animations have the strata of the quality alone, as bundles of older releases."""
+    stratum = stratum_of(face_px, quality, media_type)
+    assert stratum is stratum_of(face_px, quality)
+    assert (stratum.has_copies, stratum.is_video) == (stratum is not Stratum.LARGE, False)
+
+
+@pytest.mark.parametrize(
+    ("face_px", "media_type", "stratum"),
+    [
+        (300, "image/heic", "large"),
+        (200, "image/heic", "heic"),
+        (100, "image/heic", "small_heic"),
+        (200, "image/avif", "avif"),
+        (100, "image/avif", "small_avif"),
+        (300, "video/mp4", "video"),
+        (128, "video/webm", "video"),
+        (127, "video/quicktime", "small_video"),
+    ],
+)
+def test_a_format_with_an_encoder_of_its_own_is_a_stratum(face_px: float, media_type: str, stratum: str) -> None:
+    """HEIC, AVIF and videos are apart; only large faces of photographs are alike in all formats."""
+    found = stratum_of(face_px, None, media_type)
+    assert found == stratum
+    assert found.is_video == media_type.startswith("video/")
+    assert not found.has_copies
+
+
 def rank(face_px: float, quality: int) -> tuple[int, int]:
     """Return the size and the quality that a stratum states, in ascending order; a large face has the best quality."""
     stratum = stratum_of(face_px, quality)

@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ def rescale(crop: Crop, side: int, kernel: Image.Resampling) -> Crop:
 
 def select_rows(stratum: Stratum, short_sides: NDArray[np.float64]) -> NDArray[np.intp]:
     """Return the rows of the faces that can have a copy in `stratum`: a copy is never larger than its original."""
-    if stratum is Stratum.LARGE:
+    if not stratum.has_copies:
         return np.array([], dtype=np.intp)
     return np.flatnonzero(short_sides >= (SMALLEST_FACE_PX if stratum.is_small else SMALL_FACE_PX))
 
@@ -89,7 +90,7 @@ def make_copies(faces: FaceSet, spec: PreprocessSpec) -> list[Callable[[Crop, in
 
 def _make_copy(short_sides: NDArray[np.float64], spec: PreprocessSpec, number: int, wide: Crop, row: int) -> Crop:
     large = short_sides[row] >= SMALL_FACE_PX  # a copy is never larger than its original
-    possible = [each for each in Stratum if each is not Stratum.LARGE and (each.is_small or large)]
+    possible = [each for each in Stratum if each.has_copies and (each.is_small or large)]
     stratum = possible[(row + number * len(possible) // COPIES_OF_A_FACE) % len(possible)]
     return StratumCopies(stratum, short_sides, spec.margin, spec.size).make(wide, row)
 
@@ -115,7 +116,7 @@ def score_strata(
         for side, quality in zip(faces.short_sides, faces.jpeg_qualities, strict=True)
     ]
     parts = [HeldOutFaces(values_N, faces.photos, np.array(own, dtype=np.str_))]
-    for stratum in Stratum:
+    for stratum in filter(attrgetter("has_copies"), Stratum):
         originals = len(np.unique(faces.photos[parts[0].strata == stratum.value]))
         if stratum is Stratum.HIGH_QUALITY and originals >= LEAST_STRATUM_PHOTOGRAPHS:
             continue

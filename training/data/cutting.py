@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ingest.dali import FaceCropper
+from ingest.decode_batches import is_heif_image
+from ingest.decode_heif import decode_heif
 from ingest.detect import FaceDetector
 from ingest.image_metadata import read_image_metadata
 from ingest.orientation import turn_upright
-from ingest.probe import EncodedFace, ImageInfo, probe_image
+from ingest.probe import EncodedFace, ImageInfo, probe_image, strip_metadata
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox, PreprocessSpec, Window
 from training.data.exif import ExifReading, read_file_exif
@@ -152,12 +154,17 @@ def hash_photo(data: bytes, info: ImageInfo) -> Hashes:
     """Return the perceptual hash of an encoded photograph, turned upright.
 
     Raises:
-        Unscorable: Pillow cannot decode it.
+        Unscorable: it cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
-            image.draft("L", (HASHED_PX, HASHED_PX))
-            stored = np.asarray(image.convert("L"))
+        if is_heif_image(info):
+            stored = np.asarray(Image.fromarray(decode_heif(strip_metadata(data, info.media_type))).convert("L"))
+        else:
+            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
+                image.draft("L", (HASHED_PX, HASHED_PX))
+                stored = np.asarray(image.convert("L"))
+    except Unscorable:
+        raise
     except Exception as error:  # Pillow's parsers raise SyntaxError, struct.error and others on damaged data
         raise Unscorable(Reason.UNDECODABLE, f"Pillow cannot decode it: {type(error).__name__}") from error
     return hash_image(Image.fromarray(turn_upright(stored[:, :, None], info.orientation)[:, :, 0]))

@@ -13,7 +13,11 @@ from dataclasses import dataclass, fields
 
 from PIL import Image
 
+from ingest.formats.heif import read_exif_item
+from ingest.formats.isobmff import is_heif
+
 EXIF_IFD = 0x8769
+EXIF_PREFIX = b"Exif\0\0"
 MAKE, MODEL = 0x10F, 0x110
 # The fields that are read, by their names in EXIF without spaces, in lower case.
 FIELDS = {
@@ -191,7 +195,10 @@ def read_fields(fields: Mapping[str, object], camera: str) -> ExifReading:
 
 def read_exif(image: Image.Image) -> ExifReading:
     """Read the tags of an open photograph."""
-    exif = image.getexif()
+    return _read_directories(image.getexif())
+
+
+def _read_directories(exif: Image.Exif) -> ExifReading:
     detail = exif.get_ifd(EXIF_IFD)
     fields = {name: detail.get(number) for name, number in FIELDS.items()}
     return read_fields(fields, format_camera(exif.get(MAKE), exif.get(MODEL)))
@@ -200,6 +207,11 @@ def read_exif(image: Image.Image) -> ExifReading:
 def read_file_exif(data: bytes) -> ExifReading | None:
     """Read the tags of an encoded picture; return None if its metadata is too damaged to read."""
     try:
+        if is_heif(data):  # its block is read without a decoder
+            exif = Image.Exif()
+            if block := read_exif_item(data):
+                exif.load(EXIF_PREFIX + block)
+            return _read_directories(exif)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return read_exif(image)
     except Exception:  # noqa: BLE001 - Pillow raises struct.error, SyntaxError and others on damaged metadata

@@ -55,7 +55,8 @@ class PromiseCheck(ReportModel):
     """A run against its promise.
 
     Attributes:
-        false_alarms: over all faces that no reviewer labelled generated or unsure, at each rate of the policy.
+        false_alarms: over all faces of photographs, not tracks of clips, that no reviewer labelled generated or unsure,
+            at each rate of the policy.
         labelled: the same over faces labelled `photograph`; a fair sample only if reviewers chose faces without regard
             to their decision.
         caught: over faces labelled `generated`.
@@ -89,7 +90,7 @@ def check_promise(faces: RunFaces) -> PromiseCheck:
     rates = sorted({policy.flag_false_alarm_rate, policy.review_false_alarm_rate})
     assumed = faces.select(~faces.labelled(Label.GENERATED, Label.UNSURE))
     known = {label: faces.select(faces.labelled(label)) for label in Label}
-    overall = _measure_all(assumed, "all", rates)
+    overall = _measure_all(assumed.select(~assumed.is_track), "all", rates)
     strata = _measure_groups(assumed, "stratum", rates)
     advice, sentence = advise(overall, strata, labelled=any(map(len, known.values())))
     return PromiseCheck(

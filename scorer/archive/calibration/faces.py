@@ -19,6 +19,7 @@ from scorer.archive.rows import RESULTS
 from scorer.archive.run import RunFile, read_run
 from scorer.errors import RunBroken, UsageError
 from scorer.observe.printable import count_noun
+from scorer.strata import Stratum
 
 PHOTOGRAPH = "photograph"  # the group of each image's bytes
 # A photograph is what has the same bytes. A face counts once: copies of a file have the same faces, and so has a file
@@ -31,7 +32,7 @@ WITH scored AS (
   FROM results
     LEFT JOIN labels f ON f.result_id = results.result_id AND f.face = results.face_id
     LEFT JOIN labels i ON i.result_id = results.result_id AND i.face IS NULL
-  WHERE log_likelihood IS NOT NULL
+  WHERE log_likelihood IS NOT NULL AND {known}
 )
 SELECT shard, position, face_id, source, camera, p_value, log_likelihood, photograph, stratum,
   CASE WHEN min(label) OVER copies IS DISTINCT FROM max(label) OVER copies THEN 'unsure'
@@ -41,7 +42,8 @@ FROM scored
 WINDOW copies AS (PARTITION BY face)
 QUALIFY row_number() OVER (PARTITION BY face ORDER BY shard, position, face_id) = 1
 ORDER BY shard, position, face_id"""
-_SCORED = "SELECT count(*) AS faces FROM results WHERE log_likelihood IS NOT NULL"
+_KNOWN = "(clip_frames IS NULL OR stratum IN ('video', 'small_video'))"  # tracks of animations have no stratum
+_SCORED = f"SELECT count(*) AS faces FROM results WHERE log_likelihood IS NOT NULL AND {_KNOWN}"  # noqa: S608 - constants
 _UNKNOWN_LABELS = "SELECT count(*) AS labels FROM labels WHERE result_id NOT IN (SELECT result_id FROM results)"
 
 
@@ -82,6 +84,11 @@ class RunFaces:
         """Return a column of names as numbers [N] without gaps, and the names."""
         encoded = self.table[column].combine_chunks().dictionary_encode()
         return np.asarray(encoded.indices.to_numpy(), dtype=np.int64), encoded.dictionary.to_pylist()
+
+    @property
+    def is_track(self) -> NDArray[np.bool_]:
+        """Which faces [N] are tracks of videos."""
+        return np.isin(self.names("stratum"), [each.value for each in Stratum if each.is_video])
 
     def count(self, column: str) -> int:
         """Return the number of different values of a column."""
@@ -129,7 +136,7 @@ def read_faces(folder: Path, by: str = "source", labels: pa.Table | None = None)
         if labels is not None and unknown == len(labels):
             message = f"none of the {len(labels)} labels names a result of {folder}: use the result_id of its results"
             raise UsageError(message)
-        table = tables.read(_FACES.format(group=group))
+        table = tables.read(_FACES.format(group=group, known=_KNOWN))
         scored = tables.fetch(_SCORED)[0]["faces"]
     return RunFaces(run, marks, table, scored - len(table), unknown)
 

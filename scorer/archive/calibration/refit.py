@@ -93,9 +93,17 @@ def calibrate_bundle(  # noqa: PLR0913 - the options of the command line
     faces, by = _read_photographs(bundle, folder, by, labels, facts, notes)
     mixture, held_out, values = None, faces, faces.numbers("log_likelihood")
     facts["mixture"] = f"that of {bundle.manifest.bundle_id}"
+    tracks = faces.is_track
     if calibration_only:
-        _require_photographs(faces, "the calibration")
+        _require_photographs(faces.select(~tracks), "the calibration")
     else:
+        if tracks.any():
+            notes.append(
+                f"{count_noun(int(tracks.sum()), 'track')} of clips left out: a scan keeps no features of clips; "
+                "--calibration-only calibrates them"
+            )
+            faces = faces.select(~tracks)
+            held_out, values = faces, faces.numbers("log_likelihood")
         features = read_features(folder, faces, bundle.manifest.feature_size)
         fits = split_faces(faces, by)
         report("fitting the mixture")
@@ -156,10 +164,10 @@ def _calibrate(  # noqa: PLR0913
     *,
     strata: bool,
 ) -> NewCalibration:
-    photographs, names = held_out.names("photograph"), held_out.names("stratum")
+    photographs, names, still = held_out.names("photograph"), held_out.names("stratum"), ~held_out.is_track
     parts, sizes = split_by_stratum(values_N, photographs, names) if strata else ({}, {})
-    calibration = Calibration(np.sort(values_N), parts)
-    thresholds = {"all": describe_calibration(values_N, photographs)}
+    calibration = Calibration(np.sort(values_N[still]), parts)  # tracks count in their strata only
+    thresholds = {"all": describe_calibration(values_N[still], photographs[still])}
     for stratum in parts:
         rows = names == stratum.value
         thresholds[stratum.value] = describe_calibration(values_N[rows], photographs[rows])
@@ -168,7 +176,7 @@ def _calibrate(  # noqa: PLR0913
             f"strata with fewer than {LEAST_STRATUM_PHOTOGRAPHS} photographs, whose faces are compared with all: "
             f"{', '.join(pooled)}"
         )
-    fields = make_manifest_fields(calibration, len(np.unique(photographs)), sizes)
+    fields = make_manifest_fields(calibration, len(np.unique(photographs[still])), sizes)
     return NewCalibration(mixture, calibration, fields, thresholds, facts, tuple(notes))
 
 

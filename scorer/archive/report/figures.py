@@ -56,6 +56,47 @@ class FigureColumn(ReportModel):
     least_likely: tuple[Face, ...]
 
 
+class Track(ReportModel):
+    """One of the least likely tracks: its median log-likelihood, and when its least typical face is seen."""
+
+    content_id: str
+    face_id: str
+    log_likelihood: float
+    p_value: float
+    stratum: str | None
+    calibrated_by: str | None
+    face_decision: str
+    track_start_s: float
+    track_end_s: float
+    track_frames: int
+    track_scored: int
+    track_least_typical_s: float
+    track_least_typical_log_likelihood: float
+    copies: int = 0
+
+
+class ClipFigures(ReportModel):
+    """The figures of videos and animations, which count nowhere else but in `Summary.images` and `Summary.failed`.
+
+    Attributes:
+        clips, no_face, unscored: as in `FigureColumn`.
+        damaged: clips of which frames are missing.
+        duration_s: of all of them.
+        tracks, scored_tracks: all tracks, and those with a likelihood.
+        decisions: all tracks, by decision.
+    """
+
+    clips: int
+    no_face: int
+    unscored: int
+    damaged: int
+    duration_s: float
+    tracks: int
+    scored_tracks: int
+    decisions: dict[str, int]
+    least_likely: tuple[Track, ...]
+
+
 class Histogram(ReportModel):
     """Scored faces by log-likelihood in nats; the first and last bin also count everything beyond them.
 
@@ -106,5 +147,6 @@ class Summary(ReportModel):
     marks: dict[str, int]
     main: FigureColumn
     apart: FigureColumn
+    clips: ClipFigures
     histogram: Histogram
     throughput: Throughput

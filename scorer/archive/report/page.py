@@ -33,6 +33,7 @@ def render_page(template: str, **content: object) -> str:
         "percent": show_percent,
         "count": show_count,
         "interval": show_interval,
+        "time": show_time,
     }
     style = (PAGES / "page.css").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -59,6 +60,12 @@ def show_percent(rate: float | None) -> str:
 def show_interval(share: Share) -> str:
     """Return the limits of the interval, or nothing if there is none."""
     return "" if share.low is None else f"{show_percent(share.low).removesuffix(' %')} to {show_percent(share.high)}"
+
+
+def show_time(seconds: float) -> str:
+    """Return a time in a clip, such as 1:02.5."""
+    tenths = round(10 * seconds)
+    return f"{tenths // 600}:{tenths % 600 // 10:02}.{tenths % 10}"
 
 
 def show_count(number: float) -> str:

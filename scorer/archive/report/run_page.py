@@ -27,11 +27,12 @@ _ROWS: list[tuple[str, Callable[[FigureColumn], int]]] = [
 
 def state_subject(summary: Summary) -> str:
     """Return how many images and faces the figures are based on."""
-    main, apart = summary.main, summary.apart
+    main, apart, clips = summary.main, summary.apart, summary.clips
+    tracks = f"; {show_count(clips.scored_tracks)} tracks in {show_count(clips.clips)} clips" if clips.clips else ""
     return (
-        f"Looked at: {show_count(summary.images)} images with {show_count(main.faces + apart.faces)} faces. Scored: "
-        f"{show_count(main.scored_faces)} faces in images that are not resampled, and {show_count(apart.scored_faces)} "
-        "in resampled images."
+        f"Looked at: {show_count(summary.images)} images with {show_count(main.faces + apart.faces + clips.tracks)} "
+        f"faces. Scored: {show_count(main.scored_faces)} faces in images that are not resampled, and "
+        f"{show_count(apart.scored_faces)} in resampled images{tracks}."
     )
 
 

@@ -1,18 +1,19 @@
 """`summary.json`: the findings of a run, counted from its Parquet files.
 
 Images with a mark of resampling are counted apart, never in the main figures: resampling erases the traces of a camera.
+So are clips, whose faces are tracks.
 Memory does not grow with the archive: DuckDB aggregates, and spills to disk what does not fit.
 """
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from scorer.archive.marks import CommitMark, read_marks
-from scorer.archive.report.figures import Face, FigureColumn, Histogram, Summary, Throughput
+from scorer.archive.report.figures import ClipFigures, Face, FigureColumn, Histogram, Summary, Throughput, Track
 from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, find_share, read_groups
 from scorer.archive.report.tables import Tables, open_tables
 from scorer.archive.run import RunFile, read_run
@@ -30,7 +31,7 @@ _NATS_LIMIT = 1_000_000
 _COUNTS = """
 SELECT coalesce(len(resampled), 0) > 0 AS apart, status, decision, face_decision, face_count,
   count(*) AS lines, count(face_id) AS faces, count(log_likelihood) AS scored
-FROM results GROUP BY ALL"""
+FROM photographs GROUP BY ALL"""
 _GROUPS = """
 WITH counted AS (
   SELECT coalesce(len(resampled), 0) > 0 AS apart, face_count,
@@ -38,7 +39,7 @@ WITH counted AS (
     count(*) AS lines, count(log_likelihood) AS faces,
     count(*) FILTER (face_decision = 'flag' AND log_likelihood IS NOT NULL) AS hits,
     count(DISTINCT CASE WHEN $1 = 'stratum' THEN shard::BIGINT * 4294967296 + position END) AS parted
-  FROM results WHERE status = 'scored' GROUP BY ALL
+  FROM photographs WHERE status = 'scored' GROUP BY ALL
 ), summed AS (
   SELECT apart, name, sum(CASE WHEN $1 = 'stratum' THEN parted ELSE lines // greatest(face_count, 1) END) AS images,
     sum(faces) AS faces, sum(hits) AS hits FROM counted GROUP BY ALL
@@ -51,13 +52,29 @@ FROM ranked GROUP BY 1, 2"""
 _LIKELIHOODS = """
 SELECT coalesce(len(resampled), 0) > 0 AS apart, count(*) AS faces,
   CAST(floor(greatest(least(log_likelihood, $1), -$1)) AS INTEGER) AS nat
-FROM results WHERE log_likelihood IS NOT NULL GROUP BY ALL"""
-_THRESHOLD = "SELECT max(log_likelihood) AS nats FROM results WHERE p_value <= $1"
+FROM photographs WHERE log_likelihood IS NOT NULL GROUP BY ALL"""
+_THRESHOLD = "SELECT max(log_likelihood) AS nats FROM photographs WHERE p_value <= $1"
 _LEAST_LIKELY = """
 SELECT shard, content_id, source, uri, span_offset, span_size, sha256, media_type, camera, jpeg_quality, resampled,
   face_id, face_x, face_y, face_width, face_height, log_likelihood, p_value, face_decision
-FROM results WHERE log_likelihood IS NOT NULL AND (coalesce(len(resampled), 0) > 0) = $1
+FROM photographs WHERE log_likelihood IS NOT NULL AND (coalesce(len(resampled), 0) > 0) = $1
 ORDER BY log_likelihood, content_id, face_id LIMIT $2"""
+
+
+_CLIP_COUNTS = """
+SELECT count(*) AS clips, count(*) FILTER (status = 'no_face') AS no_face,
+  count(*) FILTER (status = 'failed') AS unscored, count(*) FILTER (damage IS NOT NULL) AS damaged,
+  coalesce(sum(duration_s), 0) AS duration_s
+FROM (SELECT any_value(status) AS status, any_value(clip_damage) AS damage, any_value(clip_duration_s) AS duration_s
+  FROM results WHERE clip_frames IS NOT NULL GROUP BY shard, position)"""
+_TRACK_COUNTS = """
+SELECT coalesce(face_decision, '') AS decision, count(face_id) AS tracks, count(log_likelihood) AS scored
+FROM results WHERE clip_frames IS NOT NULL GROUP BY ALL"""
+_TRACKS = """
+SELECT content_id, sha256, face_id, log_likelihood, p_value, stratum, calibrated_by, face_decision,
+  track_start_s, track_end_s, track_frames, track_scored, track_least_typical_s, track_least_typical_log_likelihood
+FROM results WHERE clip_frames IS NOT NULL AND log_likelihood IS NOT NULL
+ORDER BY log_likelihood, content_id, face_id LIMIT $1"""
 
 
 def summarise(folder: Path) -> Summary:
@@ -70,6 +87,7 @@ def summarise(folder: Path) -> Summary:
     run, marks = read_run(folder), list(read_marks(folder))
     with open_tables() as tables:
         tables.add_run(folder, marks)
+        tables.run("CREATE VIEW photographs AS SELECT * FROM results WHERE clip_frames IS NULL")
         facts = find_facts(folder / "_plan")
         left_out = sum((Counter(mark.left_out) for mark in marks), facts.left_out if facts else Counter[str]())
         return _summarise(tables, run, marks, left_out)
@@ -83,9 +101,10 @@ def _summarise(tables: Tables, run: RunFile, marks: Sequence[CommitMark], left_o
     reasons = tables.fetch("SELECT reason, count(*) AS images FROM errors GROUP BY ALL ORDER BY images DESC, reason")
     main, apart = (_fill_column(tables, counts, groups, apart=apart) for apart in (False, True))
     failed = sum(row["images"] for row in reasons)
-    images = main.images + apart.images + failed
+    clips = _fill_clips(tables)
+    images = main.images + apart.images + clips.clips + failed
     stated = sum(mark.images for mark in marks), sum(mark.faces for mark in marks), sum(mark.failed for mark in marks)
-    counted = images, main.faces + apart.faces, failed
+    counted = images, main.faces + apart.faces + clips.tracks, failed
     if stated != counted:
         message = f"the commit marks state (images, faces, failed) {stated}, their files contain {counted}: scan again"
         raise RunBroken(message)
@@ -108,6 +127,7 @@ def _summarise(tables: Tables, run: RunFile, marks: Sequence[CommitMark], left_o
         marks=_count_marks(tables),
         main=main,
         apart=apart,
+        clips=clips,
         histogram=_fill_histogram(tables, run),
         throughput=_measure_throughput(marks),
     )
@@ -149,19 +169,41 @@ def _fill_column(
 
 def _find_least_likely(tables: Tables, *, apart: bool) -> tuple[Face, ...]:
     """Return the least likely faces, each once: an archive may contain the same file many times."""
-    found: dict[tuple[str | None, str], Face] = {}
-    copies: Counter[tuple[str | None, str]] = Counter()
-    for row in tables.fetch(_LEAST_LIKELY, [apart, FACES_SHOWN * _COPIES_READ]):
-        key = row["sha256"] or row["content_id"], row["face_id"]
-        copies[key] += key in found
-        found.setdefault(key, Face(**{**row, "resampled": row["resampled"] or ()}))
-    return tuple(face.model_copy(update={"copies": copies[key]}) for key, face in list(found.items())[:FACES_SHOWN])
+    rows = tables.fetch(_LEAST_LIKELY, [apart, FACES_SHOWN * _COPIES_READ])
+    return tuple(Face(**{**row, "resampled": row["resampled"] or ()}) for row in _merge_copies(rows))
+
+
+def _fill_clips(tables: Tables) -> ClipFigures:
+    decisions = Counter({decision.value: 0 for decision in Decision})
+    counts = tables.fetch(_TRACK_COUNTS)
+    for row in counts:
+        if row["decision"]:
+            decisions[row["decision"]] += row["tracks"]
+    return ClipFigures(
+        **tables.fetch(_CLIP_COUNTS)[0],
+        tracks=sum(row["tracks"] for row in counts),
+        scored_tracks=sum(row["scored"] for row in counts),
+        decisions=dict(decisions),
+        least_likely=tuple(
+            Track(**{name: value for name, value in row.items() if name != "sha256"})
+            for row in _merge_copies(tables.fetch(_TRACKS, [FACES_SHOWN * _COPIES_READ]))
+        ),
+    )
+
+
+def _merge_copies(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return at most `FACES_SHOWN` faces, each with the number of its `copies` in other files of the same bytes."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        known = found.setdefault((row["sha256"] or row["content_id"], row["face_id"]), row | {"copies": -1})
+        known["copies"] += 1
+    return list(found.values())[:FACES_SHOWN]
 
 
 def _count_marks(tables: Tables) -> dict[str, int]:
     """Return how many images have each mark; an image may have several."""
     images: dict[str, int] = defaultdict(int)
-    for row in tables.fetch("SELECT resampled, face_count, count(*) AS lines FROM results GROUP BY ALL"):
+    for row in tables.fetch("SELECT resampled, face_count, count(*) AS lines FROM photographs GROUP BY ALL"):
         for mark in row["resampled"] or ():
             images[mark] += row["lines"] // max(row["face_count"] or 0, 1)
     return dict(sorted(images.items()))

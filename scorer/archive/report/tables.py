@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from scorer.archive.folder import utf8_path
 from scorer.archive.marks import CommitMark
-from scorer.archive.rows import ERRORS, RESULTS
+from scorer.archive.rows import ADDED_RESULTS, ERRORS, RESULTS
 from scorer.errors import RunBroken
 
 MEMORY = "512MB"  # what does not fit is spilled to disk
@@ -33,7 +33,7 @@ class Tables:
         self._connection = connection
 
     def add_run(self, folder: Path, marks: Sequence[CommitMark], suffix: str = "") -> None:
-        """Create the views `results<suffix>` and `errors<suffix>` of a run.
+        """Create the views `results<suffix>` and `errors<suffix>` of a run; columns of newer releases are null.
 
         Raises:
             RunBroken: a file that a mark names is missing, or has other columns.
@@ -46,11 +46,15 @@ class Tables:
                 self._connection.register(kind + suffix, schema.empty_table())
                 continue
             with _translate_errors():
-                rows = self._connection.read_parquet(files)
-            if missing := set(schema.names) - set(rows.columns):
+                rows = self._connection.read_parquet(files, union_by_name=True)  # a run may have files of two releases
+            absent = set(schema.names) - set(rows.columns)
+            if missing := absent - ADDED_RESULTS:
                 message = f"{folder / kind} contains files of another layout, without the columns {sorted(missing)}"
                 raise RunBroken(message)
-            rows.select(*schema.names).create_view(kind + suffix)
+            whole = self._connection.from_arrow(schema.empty_table())
+            types = zip(whole.columns, whole.types, strict=True)
+            added = [f"CAST(NULL AS {of}) AS {name}" for name, of in types if name in absent]
+            rows.project(", ".join(["*", *added])).select(*schema.names).create_view(kind + suffix)
 
     def add_table(self, name: str, table: pa.Table) -> None:
         """Create a view of a table in memory."""

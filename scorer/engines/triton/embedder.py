@@ -90,6 +90,7 @@ class TritonEmbedder:
             TritonUnavailable: some faces have no answer; no request of this batch is in flight any more.
             BundleMismatch: the server's features are not this bundle's.
         """
+        failures: dict[int, Unscorable] = {}
         calls: list[Any] = []
         outage = threading.Event()
         for face in faces:
@@ -97,7 +98,6 @@ class TritonEmbedder:
                 break  # the other requests would fail in the same way
             calls.append(self._send(face, outage))
         features = np.full((len(faces), self._feature_size), np.nan, np.float32)
-        failures: dict[int, Unscorable] = {}
         for row, call in enumerate(calls):
             if call.code() is grpc.StatusCode.OK:  # waits for the call
                 features[row] = self._read_features(call.result())

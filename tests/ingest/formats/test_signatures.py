@@ -46,6 +46,7 @@ FILES = {
     "a Canon CR3 raw image": [brand(b"crx ", b"crx ", b"isom")],
     "an AVIF image": [save("AVIF"), brand(b"mif1", b"mif1", b"avif", b"miaf")],
     "a HEIC image": [brand(b"heic", b"mif1", b"heic"), brand(b"mif1", b"heic"), brand(b"msf1", b"hevc")],
+    "a compact HEIF image": [brand(b"mif3")],
     "an MP4 video": [brand(b"isom", b"iso2", b"avc1", b"mp41"), brand(b"mp42")],
     "a QuickTime video": [brand(b"qt  ", b"qt  "), struct.pack(">I", 8) + b"wide" + bytes(20)],
     "a Matroska or WebM video": [b"\x1aE\xdf\xa3\x9fB\x86\x81\x01"],

@@ -183,6 +183,26 @@ def test_images_from_stores_are_within_the_budget(
     assert Fetched.in_memory == 0
 
 
+@pytest.mark.parametrize(("media_type", "reads"), [("Video/mp4", 1), ("image/jpeg", 2), (None, 2)])
+def test_a_stated_video_is_read_in_one_step(
+    starter: Bundle, request_for: Callable[..., dict[str, Any]], portrait: bytes, media_type: str | None, reads: int
+) -> None:
+    """A large file in a store is read twice, unless the request states a video; the bytes decide what it is."""
+    asked = []
+
+    def read(_request: ScoreRequest, max_bytes: int) -> bytes:
+        asked.append(max_bytes)
+        if max_bytes < 5 << 20:
+            raise Unscorable(Reason.TOO_MANY_BYTES, "too large")
+        return portrait.ljust(5 << 20, b"\0")
+
+    bench = Bench(starter, Slow(starter), read)
+    bench.send(request_for("a", image={"uri": "s3://bucket/a", "media_type": media_type}))
+    ((result,), dead) = bench.run()
+    assert (len(asked), dead) == (reads, [])
+    assert result["image"]["media_type"] == "image/png"
+
+
 def test_leaving_finishes_started_records(starter: Bundle, request_for: Callable[..., dict[str, Any]]) -> None:
     """On stop, the service answers started records, commits them with a closed note, and starts no more."""
     held = BlockedEngine(starter)

@@ -54,7 +54,7 @@ def test_copies_are_of_their_stratum(monkeypatch: pytest.MonkeyPatch, wide: Crop
         assert stratum_of(round(window / 1.3), quality or None) == stratum or abs(window - 128 * 1.3) < 1
 
 
-@pytest.mark.parametrize("stratum", [stratum for stratum in Stratum if stratum is not Stratum.LARGE])
+@pytest.mark.parametrize("stratum", [stratum for stratum in Stratum if stratum.has_copies])
 def test_a_face_always_gets_the_same_copy(wide: Crop, stratum: Stratum) -> None:
     """A copy depends on its face and row only, differs from the face, and leaves its input unchanged."""
     before = wide.copy()
@@ -71,7 +71,7 @@ def test_a_face_always_gets_the_same_copy(wide: Crop, stratum: Stratum) -> None:
 def test_no_face_is_enlarged(stratum: Stratum, sides: list[float]) -> None:
     """Only faces that are as large as the stratum requires are chosen."""
     rows = select_rows(stratum, np.array(sides))
-    least = np.inf if stratum is Stratum.LARGE else 64 if stratum.is_small else 128
+    least = np.inf if not stratum.has_copies else 64 if stratum.is_small else 128
     assert rows.tolist() == [row for row, side in enumerate(sides) if side >= least]
 
 
@@ -94,5 +94,7 @@ def test_copies_of_a_mixture_are_two_and_of_many_strata(wide: Crop, monkeypatch:
         assert not np.array_equal(one, two)
         np.testing.assert_array_equal(one, copies.make_copies(faces, PreprocessSpec())[0](wide, row))
     of_large = {stratum for row, stratum in made if row < 6}
-    assert of_large == set(Stratum) - {Stratum.LARGE}
-    assert {stratum for row, stratum in made if row >= 6} == {name for name in Stratum if name.is_small}
+    assert of_large == {name for name in Stratum if name.has_copies}
+    assert {stratum for row, stratum in made if row >= 6} == {
+        name for name in Stratum if name.is_small and name.has_copies
+    }

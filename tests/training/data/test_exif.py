@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
+from tests.ingest.formats.heif_files import make_picture
 from training.data.exif import (
     EXIF_IFD,
     FIELDS,
@@ -305,3 +306,16 @@ def test_no_json_raises(document: object) -> None:
 def test_deeply_nested_json_text_is_no_tag() -> None:
     """Text that exceeds the parser's recursion limit has no tags and raises nothing."""
     assert read_json_exif("[" * 100_000) == ExifReading()
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+def test_tags_of_phone_originals_are_read(kind: str) -> None:
+    """The EXIF item of HEIC and AVIF gives the same tags as a JPEG's block."""
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x010F] = "Maker"
+    exif.get_ifd(0x8769).update({0x829D: 1.8, 0x829A: 0.01, 0x920A: 4.2, 0x8827: 80})
+    make_picture().save(buffer, kind, exif=exif.tobytes())
+    reading = read_file_exif(buffer.getvalue())
+    assert reading is not None
+    assert reading.camera == "Maker"
+    assert reading.tags.as_floats() == pytest.approx((1.8, 0.01, 4.2, 80.0))

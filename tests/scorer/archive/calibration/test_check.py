@@ -82,6 +82,18 @@ def test_a_stratum_of_its_own_is_named(bundle: Bundle, tmp_path: Path) -> None:
     assert found.sentence.startswith("Recalibrate by stratum: overall the promise is kept, but of small_low_quality")
 
 
+def test_tracks_are_no_false_alarms_of_photographs(bundle: Bundle, tmp_path: Path) -> None:
+    """Tracks with low p-values count in their stratum, not in the promise for photographs."""
+    faces = draw(1000)
+    faces.strata = [Stratum.VIDEO if row % 4 == 0 else Stratum.HIGH_QUALITY for row in range(1000)]
+    found = check(tmp_path, bundle, faces, [0.001 if row % 4 == 0 else 0.5 for row in range(1000)])
+    assert {(row.faces, row.flagged) for row in found.false_alarms} == {(750, 0)}
+    assert {(row.name, row.faces, row.flagged) for row in found.by_stratum} == {
+        ("video", 250, 250),
+        ("high_quality", 750, 0),
+    }
+
+
 def test_too_few_photographs_say_nothing(bundle: Bundle, tmp_path: Path) -> None:
     """With fewer photographs than the review rate needs, there is no advice."""
     found = check(tmp_path, bundle, draw(71), [0.001] * 71)

@@ -132,6 +132,24 @@ def test_a_stratum_with_enough_photographs_has_its_own(bundle: Bundle, tmp_path:
     assert not pooled.calibration.strata
 
 
+def test_tracks_calibrate_their_strata_only(bundle: Bundle, tmp_path: Path) -> None:
+    """Tracks of videos are no photographs: 72 clips have a stratum, and neither the fit nor the whole contains them."""
+    drawn = draw_faces(np.random.default_rng(5), 400, 12)
+    drawn.photographs = [f"{row}" for row in range(len(drawn.features))]
+    others = len(drawn.features) - 72
+    drawn.strata = [Stratum.VIDEO] * 72 + [Stratum.HIGH_QUALITY] * others
+    found = refit(bundle, drawn, tmp_path / "run", calibration_only=True)
+    assert {name: len(values) for name, values in found.calibration.strata.items()} == {
+        Stratum.VIDEO: 72,
+        Stratum.HIGH_QUALITY: others,
+    }
+    assert len(found.calibration.pooled) == found.thresholds["all"]["photographs"] == others
+    assert found.manifest_fields["calibration_photographs"] == others
+    fitted = calibrate_bundle(bundle, tmp_path / "run")
+    assert Stratum.VIDEO not in fitted.calibration.strata
+    assert any("72 tracks of clips left out" in note for note in fitted.notes)
+
+
 def test_a_worse_mixture_is_not_taken(bundle: Bundle, tmp_path: Path) -> None:
     """Where few photographs are like those that the bundle knows, its mixture is kept, and all faces calibrate it."""
     drawn = draw_faces(np.random.default_rng(12), 160, 12)
