@@ -1,4 +1,4 @@
-# make demo         score photographs: make demo PHOTOS=dir (default: the public-domain astronaut portrait)
+# make demo         score photographs: make demo PHOTOS=dir (default: the astronaut's portrait and two generated ones)
 # make stream-demo  the same as a stream: Kafka, Triton and `unlensed serve` on this machine; also with PHOTOS=dir
 # make test         the fast suite      make check  lint, format, types, import contracts
 # make test-slow    the tests that take longer: parity of all jobs, kills, whole command lines
@@ -15,7 +15,7 @@
 # Required: Python 3.11 or 3.12 with venv, and for Kafka Java 17 and (once) Maven. Everything else is installed in .venv*.
 
 PYTHON ?= $(firstword $(foreach name,python3.12 python3.11 python3,$(shell $(name) -c 'import sys, ensurepip; (3, 11) <= sys.version_info < (3, 13) and print("$(name)")' 2>/dev/null)))
-PHOTOS ?= $(DEMO)/photographs
+PHOTOS ?= $(DEMO)/portraits
 DEMO := demo-output
 SBOM := sbom
 BIN := .venv/bin
@@ -26,12 +26,12 @@ INSTALL := $(PIP) --constraint constraints.txt --editable
 .PHONY: demo stream-demo train-demo test test-slow check check-deploy sbom faults nightly soak fuzz bench gpu kafka triton clean
 .DELETE_ON_ERROR:
 
-demo: .venv/demo $(if $(filter $(DEMO)/photographs,$(PHOTOS)),$(DEMO)/photographs)
+demo: .venv/demo $(if $(filter $(DEMO)/portraits,$(PHOTOS)),$(DEMO)/portraits)
 	$(BIN)/unlensed score "$(PHOTOS)" --out $(DEMO)/results.jsonl --picture $(DEMO)/pictures --max-failed 1000000
 	@echo "results: $(DEMO)/results.jsonl   pictures: $(DEMO)/pictures/"
 
 stream-demo: .venv/stream .venv-triton/installed
-	$(BIN)/python -m deploy.local.stream_demo $(if $(filter-out $(DEMO)/photographs,$(PHOTOS)),--photos "$(PHOTOS)")
+	$(BIN)/python -m deploy.local.stream_demo $(if $(filter-out $(DEMO)/portraits,$(PHOTOS)),--photos "$(PHOTOS)")
 
 train-demo: .venv/test
 	@test -d "$(PHOTOS)" -a -d "$(LANDMARKS)" -a -d "$(GENERATED)" || { echo "usage: make train-demo PHOTOS=dir LANDMARKS=dir GENERATED=dir [ROLES=table]; training/README.md explains each" >&2; exit 2; }
@@ -117,9 +117,10 @@ triton: .venv-triton/installed
 	.venv-triton/bin/python deploy/local/triton.py
 
 # The portrait is copied from the installed package, so that the repository contains no picture of it.
-$(DEMO)/photographs: .venv/demo
+$(DEMO)/portraits: .venv/demo deploy/local/portraits
 	mkdir -p $@
-	$(BIN)/python -c 'import shutil, skimage, pathlib; shutil.copy(pathlib.Path(skimage.__file__).parent / "data/astronaut.png", "$@")'
+	$(BIN)/python -c 'import shutil, skimage, pathlib; shutil.copy(pathlib.Path(skimage.__file__).parent / "data/astronaut.png", "$@/astronaut.png")'
+	cp deploy/local/portraits/*.jpg $@
 
 .venv/demo: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing the scorer (about a minute) ..."

@@ -1,7 +1,7 @@
 """BlazeFace on OpenVINO: square RGB tiles in, raw face boxes out.
 
 The networks are MediaPipe's back-camera and full-range models (Bazarevsky et al., "BlazeFace: Sub-millisecond
-Neural Face Detection on Mobile GPUs", 2019), with the unchanged weights of MediaPipe. Tiles have a network's native
+Neural Face Detection on Mobile GPUs", 2019), with the weights of MediaPipe. Tiles have a network's native
 size and run one by one, with one stream for each thread: measured, neither a batch nor a larger input is cheaper per
 pixel, and a change of shape costs more than two tiles.
 """

@@ -81,8 +81,8 @@ class DetectorSpec:
             with YuNet's, which reach from the hairline to the chin.
     """
 
-    file: str = "face_detector/1/model.xml.gz"
-    second_file: str = "face_detector/1/second_look.xml.gz"
+    file: str = "face_detector/1/model.xml.xz"
+    second_file: str = "face_detector/1/second_look.xml.xz"
     architecture: Literal["blazeface-back+full-range"] = "blazeface-back+full-range"
     merged_confidence: float = 0.35
     min_confidence: float = 0.5

@@ -12,7 +12,6 @@ SIGTERM, crashes the process with a segmentation fault. So there is one core, ne
 only once. Networks are compiled only by `compile_network`, so that none runs with instructions that give other results.
 """
 
-import gzip
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ingest.device import require_instructions
-from ingest.network_files import list_network_files, unpack
+from ingest.network_files import list_network_files, pack, unpack
 
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # makes its import fail
 
@@ -41,17 +40,17 @@ def read_network(graph: Path, read: Callable[[Path], bytes] = Path.read_bytes) -
     files = list_network_files(graph)
     if len(files) == 1:
         return CORE.read_model(graph)
-    return CORE.read_model(*(unpack(read(file)) if file.suffix == ".gz" else read(file) for file in files))
+    return CORE.read_model(*(unpack(read(file)) if file.suffix == ".xz" else read(file) for file in files))
 
 
 def write_network(network: ov.Model, graph: Path, *, half: bool) -> None:
-    """Write a graph with a name *.xml.gz and its weights, in half precision at most if `half`; no file has a date."""
+    """Write a graph with a name *.xml.xz and its weights, in half precision at most if `half`; no file has a date."""
     graph.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder:
         plain = Path(folder) / graph.stem
         ov.save_model(network, plain, compress_to_fp16=half)
         for file, source in zip(list_network_files(graph), list_network_files(plain), strict=True):
-            file.write_bytes(gzip.compress(source.read_bytes(), mtime=0))
+            file.write_bytes(pack(source.read_bytes()))
 
 
 def compile_network(network: ov.Model, settings: Mapping[str, Any]) -> ov.CompiledModel:

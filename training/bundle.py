@@ -13,6 +13,7 @@ from ingest.dali import FaceCropper
 from ingest.detect import DetectorSpec
 from ingest.probe import EncodedFace, probe_image
 from ingest.spec import FaceBox, PreprocessSpec
+from scorer.bundle.arrays import write_arrays
 from scorer.bundle.bundle import list_files, write_manifest
 from scorer.bundle.calibration import load_calibration, make_manifest_fields
 from scorer.bundle.manifest import PlanRule, Target
@@ -55,13 +56,15 @@ def write_golden(results: Path, engine: Path, spec: PreprocessSpec, threads: int
     crops = np.stack(FaceCropper(spec, threads, len(faces)).crop(faces))  # type: ignore[arg-type]  # each picture is valid and contains its box
     mixture = read_mixture(results / MIXTURE)
     features = extract_features(engine, crops, threads, mixture.means.shape[1])
-    np.savez_compressed(
+    write_arrays(
         results / "golden.npz",
-        pictures=np.frombuffer(b"".join(images), dtype=np.uint8),
-        lengths=np.array([len(data) for data in images]),
-        boxes=boxes,
-        features=features,
-        log_likelihoods=log_likelihood(features, stack_mixture(mixture)).astype(np.float64),
+        {
+            "pictures": np.frombuffer(b"".join(images), dtype=np.uint8),
+            "lengths": np.array([len(data) for data in images]),
+            "boxes": boxes,
+            "features": features,
+            "log_likelihoods": log_likelihood(features, stack_mixture(mixture)).astype(np.float64),
+        },
     )
 
 

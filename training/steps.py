@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import nn
 
+from scorer.bundle.arrays import write_arrays
 from scorer.bundle.calibration import write_calibration
 from scorer.commands.progress import Progress
 from scorer.commands.terminal import Terminal
@@ -165,7 +166,7 @@ def fit_run(  # noqa: PLR0913, PLR0917 - the run, and the options of the command
             str(count): {"candidate": str(each), "roles": list(each.roles)}
             for count, each in fitted.best_by_components().items()
         },
-        "selection": describe_selection(faces["fit"].sources),
+        "selection": describe_selection(faces["fit"].sources, recipe),
         "refused": {str(candidate): reason for candidate, reason in fitted.refused.items()},
         "bound_nats": fitted.em.bound_nats,
         "iterations": fitted.em.iterations,
@@ -186,13 +187,16 @@ def show_iteration(progress: Progress, mixture: str, em: EmProgress) -> None:
     progress.advance(em.iteration - progress.done, mixture=mixture, bound_nats=round(em.bound_nats, 4))
 
 
-def describe_selection(sources_N: NDArray[np.str_]) -> str:
+def describe_selection(sources_N: NDArray[np.str_], recipe: Recipe) -> str:
     """Return what else the photographs of the role `fit` decided, for reports; `sources_N` are their sources."""
     count = len(np.unique(sources_N))
+    fit = f"The role fit ({count} source{'s' * (count != 1)})"
+    if recipe.keeps == "last":
+        return f"{fit} did not select the epoch of the training: the last one counts."
     return (
-        f"The role fit ({count} source{'s' * (count != 1)}) also selected the epoch of the training, so its "
-        "photographs may be slightly more likely under the mixture than new ones. The roles calibrate and test decided "
-        "neither: thresholds and false-alarm rates are not affected."
+        f"{fit} also selected the epoch of the training, so its photographs may be slightly more likely under the "
+        "mixture than new ones. The roles calibrate and test decided neither: thresholds and false-alarm rates are not "
+        "affected."
     )
 
 
@@ -210,9 +214,7 @@ def write_mixtures(
 def write_mixture(path: Path, mixture: GaussianMixture) -> None:
     """Write a mixture, which `read_mixture` reads."""
     path.parent.mkdir(exist_ok=True)
-    np.savez_compressed(
-        path, weights=mixture.weights, means=mixture.means, precisions_cholesky=mixture.precisions_cholesky
-    )
+    write_arrays(path, asdict(mixture))
 
 
 def read_mixture(path: Path) -> GaussianMixture:

@@ -1,24 +1,41 @@
 """Arrays of an `.npz` file: the stated type and shape are checked before memory is allocated; never a pickle."""
 
 import io
+import lzma
 import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from ingest.network_files import MAX_UNPACKING_BYTES
 
 # The end record of a zip: signature, disks and counts, size and offset of the directory, length of the comment.
 _END = struct.Struct("<4s4HIIH")
 _MAX_DIRECTORY_BYTES = 16_384
 _MAX_HEADER_BYTES = 16_384  # of an array's header; NumPy writes 128
 # What zipfile and NumPy raise on damaged bytes.
-_DAMAGED = (ValueError, KeyError, OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (
+    ValueError,
+    KeyError,
+    OSError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+)
+_HEADER_BYTES = 30  # of a member, before its name
+_NAME_LENGTHS = struct.Struct("<HH")  # its last bytes: of the name and of the extra field behind it
 Shape = tuple[int | None, ...]
 
 
@@ -62,7 +79,7 @@ def read_arrays(data: bytes, wanted: Mapping[str, ArraySpec]) -> dict[str, NDArr
     _require_short_directory(data)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return {name: _read_array(archive, name, each) for name, each in wanted.items()}
+            return {name: _read_array(archive, data, name, each) for name, each in wanted.items()}
     except InvalidArrays:
         raise
     except _DAMAGED as error:
@@ -79,25 +96,30 @@ def _require_short_directory(data: bytes) -> None:
         raise InvalidArrays(message)
 
 
-def _read_array(archive: zipfile.ZipFile, name: str, wanted: ArraySpec) -> NDArray[Any]:
-    info = archive.getinfo(f"{name}.npy")
-    if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:  # other methods allocate unlimited memory
-        message = f"array {name} is compressed by a method that NumPy does not use"
+def write_arrays(file: Path | BinaryIO, arrays: Mapping[str, ArrayLike]) -> None:
+    """Write arrays as an `.npz` file, which NumPy reads too; LZMA is a sixth smaller than NumPy's own compression."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            member = io.BytesIO()
+            npy.write_array(member, np.asanyarray(array), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getbuffer(), zipfile.ZIP_LZMA)  # without a date
+
+
+def _read_array(archive: zipfile.ZipFile, data: bytes, name: str, wanted: ArraySpec) -> NDArray[Any]:
+    read = _open_member(archive, data, f"{name}.npy")
+    header = io.BytesIO(read(_MAX_HEADER_BYTES))
+    version = npy.read_magic(header)
+    if version not in {(1, 0), (2, 0)}:
+        message = f"array {name} has the format {version[0]}.{version[1]}"
         raise InvalidArrays(message)
-    with archive.open(info) as member:
-        header = io.BytesIO(member.read(_MAX_HEADER_BYTES))
-        version = npy.read_magic(header)
-        if version not in {(1, 0), (2, 0)}:
-            message = f"array {name} has the format {version[0]}.{version[1]}"
-            raise InvalidArrays(message)
-        read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, fortran, dtype = read_header(header)
-        if problem := wanted.find_problem(dtype, shape):
-            message = f"array {name} {problem}"
-            raise InvalidArrays(message)
-        size = math.prod(shape) * dtype.itemsize
-        start = header.read()
-        numbers = start + member.read(max(0, size + 1 - len(start)))  # one byte more detects a longer array
+    read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read_header(header)
+    if problem := wanted.find_problem(dtype, shape):
+        message = f"array {name} {problem}"
+        raise InvalidArrays(message)
+    size = math.prod(shape) * dtype.itemsize
+    start = header.read()
+    numbers = start + read(max(0, size + 1 - len(start)))  # one byte more detects a longer array
     if len(numbers) != size:
         message = f"array {name} does not have the {size} bytes that it states"
         raise InvalidArrays(message)
@@ -107,6 +129,46 @@ def _read_array(archive: zipfile.ZipFile, name: str, wanted: ArraySpec) -> NDArr
         message = f"array {name} contains a number that is not finite"
         raise InvalidArrays(message)
     return array
+
+
+def _open_member(archive: zipfile.ZipFile, data: bytes, name: str) -> Callable[[int], bytes]:
+    """Return a function that reads at most so many further bytes of a member of the archive in `data`."""
+    info = archive.getinfo(name)
+    if info.compress_type == zipfile.ZIP_LZMA:
+        return _LzmaMember(data, info).read
+    if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:  # zipfile sets other methods no limit
+        message = f"{name} is compressed by another method than deflate and LZMA"
+        raise InvalidArrays(message)
+    return archive.open(info).read
+
+
+class _LzmaMember:
+    """A member that is compressed by LZMA; zipfile would decompress it without a limit of memory."""
+
+    def __init__(self, data: bytes, info: zipfile.ZipInfo) -> None:
+        start = info.header_offset + _HEADER_BYTES
+        start += sum(_NAME_LENGTHS.unpack_from(data, start - _NAME_LENGTHS.size))
+        packed = data[start : start + info.compress_size]
+        # A zip stores LZMA's five bytes of properties at byte 4. In a `.lzma` file they come first, then the size of
+        # the content: here unknown.
+        self._packed = packed[4:9] + b"\xff" * 8 + packed[9:]
+        self._stream = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=MAX_UNPACKING_BYTES)
+        self._checksum, self._wanted = 0, info.CRC
+
+    def read(self, size: int) -> bytes:
+        """Return at most `size` further bytes, none at the end.
+
+        Raises:
+            lzma.LZMAError: the member is damaged or needs too much memory.
+            zipfile.BadZipFile: the whole member does not have its checksum.
+        """
+        packed, self._packed = self._packed, b""
+        content = b"" if self._stream.eof else self._stream.decompress(packed, size)
+        self._checksum = zlib.crc32(content, self._checksum)
+        if self._stream.eof and self._checksum != self._wanted:
+            message = "its checksum is wrong"
+            raise zipfile.BadZipFile(message)
+        return content
 
 
 def _fits(shape: tuple[int, ...], wanted: Shape) -> bool:

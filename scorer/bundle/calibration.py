@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scorer.bundle.arrays import ArraySpec, InvalidArrays, read_arrays
+from scorer.bundle.arrays import ArraySpec, InvalidArrays, read_arrays, write_arrays
 from scorer.bundle.manifest import LEAST_STRATUM_PHOTOGRAPHS, Manifest, StratumSize
 from scorer.decide import Calibration
 from scorer.errors import BundleMismatch
@@ -45,7 +45,7 @@ def read_calibration(path: Path, data: bytes, manifest: Manifest) -> Calibration
 def write_calibration(path: Path, calibration: Calibration) -> None:
     """Write `calibration.npz`; `make_manifest_fields` returns what the manifest states of it."""
     arrays = {POOLED: calibration.pooled} | {_name(each): values for each, values in calibration.strata.items()}
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]  # the stub takes every name for `allow_pickle`
+    write_arrays(path, arrays)
 
 
 def load_calibration(path: Path) -> Calibration:

@@ -30,7 +30,7 @@ class OpenVinoExtractor:
     239 against 251 and 244 crops per core-second).
 
     Args:
-        model: the network's XML, also compressed by gzip (.xml.gz); its weights are in the same folder.
+        model: the network's XML, also compressed by xz (.xml.xz); its weights are in the same folder.
         feature_size: the expected number of features.
         threads: CPU threads.
         read: returns the bytes of a file; a bundle checks them.

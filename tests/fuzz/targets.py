@@ -19,7 +19,7 @@ from ingest.formats.header import read_orientation
 from ingest.image_metadata import MAX_WORD_CHARACTERS, read_image_metadata
 from ingest.probe import Limits, probe_image, strip_metadata
 from ingest.reasons import Unscorable
-from scorer.bundle.arrays import ArraySpec, InvalidArrays, read_arrays
+from scorer.bundle.arrays import ArraySpec, InvalidArrays, read_arrays, write_arrays
 from scorer.bundle.bundle import MANIFEST, read_bundle
 from scorer.errors import BundleMismatch
 from scorer.schemas import EXAMPLE_INLINE_REQUEST, EXAMPLE_REQUEST
@@ -133,7 +133,7 @@ def make_seeds(name: str) -> list[bytes]:
             each.model_dump_json(by_alias=True).encode() for each in (EXAMPLE_REQUEST, EXAMPLE_INLINE_REQUEST)
         ],
         "manifest": lambda: [_STARTER.read_bytes()],
-        "arrays": lambda: [_make_arrays(np.savez), _make_arrays(np.savez_compressed)],
+        "arrays": lambda: [*map(_make_arrays, (np.savez, np.savez_compressed, _write_arrays))],
     }[name]()
 
 
@@ -171,6 +171,10 @@ def _make_arrays(save: Callable[..., None]) -> bytes:
     buffer = io.BytesIO()
     save(buffer, means=np.ones((3, 2), np.float32), counts=np.arange(6, dtype=np.int64).reshape(2, 3))
     return buffer.getvalue()
+
+
+def _write_arrays(file: io.BytesIO, **arrays: np.ndarray) -> None:
+    write_arrays(file, arrays)
 
 
 def _put_in_jpeg(exif: bytes) -> bytes:

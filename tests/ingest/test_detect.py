@@ -217,7 +217,7 @@ def test_threads_do_not_change_the_result(root: Path, detector: FaceDetector, up
 
 def test_refuses_a_folder_without_weights(tmp_path: Path) -> None:
     """The error names the missing file."""
-    with pytest.raises(ValueError, match=r"face_detector/1/model\.xml\.gz: the bundle's face detector is missing"):
+    with pytest.raises(ValueError, match=r"face_detector/1/model\.xml\.xz: the bundle's face detector is missing"):
         load_detector(tmp_path, DetectorSpec(), threads=1)
 
 

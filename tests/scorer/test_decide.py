@@ -24,7 +24,7 @@ from scorer.strata import Stratum
 
 LIKELIHOODS = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60)
 
-STARTER = CalibrationSize(faces=103, photographs=78)
+SMALL = CalibrationSize(faces=103, photographs=78)
 
 
 @given(LIKELIHOODS, st.floats(-1e6, 1e6))
@@ -120,21 +120,21 @@ def test_the_rule_gives_the_rates_of_the_card(photographs: int, rate: float) -> 
 
 def test_a_default_that_the_calibration_does_not_support_is_raised_in_a_sentence() -> None:
     """A default rate is replaced by the lowest supported one, all else stays, and a sentence states why."""
-    policy, note = resolve_policy(Policy(min_face_px=48), STARTER)
+    policy, note = resolve_policy(Policy(min_face_px=48), SMALL)
     assert policy == Policy(min_face_px=48, flag_false_alarm_rate=0.05)
     assert note == (
         "policy default: the default flag rate of 1 % needs a calibration on 368 photographs, and this bundle's is on "
         "78: faces are flagged at 5 %"
     )
-    assert resolve_policy(policy, STARTER) == (policy, "")
-    _, note = resolve_policy(Policy(), STARTER._replace(stratum=Stratum.LARGE))
+    assert resolve_policy(policy, SMALL) == (policy, "")
+    _, note = resolve_policy(Policy(), SMALL._replace(stratum=Stratum.LARGE))
     assert "and this bundle's is on 78 of the stratum large: faces are flagged at 5 %" in note
     assert resolve_policy(Policy(), CalibrationSize(368, 368)) == (Policy(), "")
 
 
 def test_a_default_never_exceeds_the_review_rate() -> None:
     """If the supported rate of one digit is above the review rate, the review rate is used if it is supported."""
-    policy, _ = resolve_policy(Policy(review_false_alarm_rate=0.048), STARTER)
+    policy, _ = resolve_policy(Policy(review_false_alarm_rate=0.048), SMALL)
     assert policy.flag_false_alarm_rate == 0.048
     with pytest.raises(PolicyError, match=r"set flag_false_alarm_rate to 0\.06 or more"):
         resolve_policy(Policy(), CalibrationSize(200, 71))
@@ -144,7 +144,7 @@ def test_a_default_never_exceeds_the_review_rate() -> None:
 def test_a_rate_that_was_set_is_never_changed(rate: float, note: str) -> None:
     """A rate that the calibration resolves is kept, with a sentence where it is not supported."""
     policy = Policy(flag_false_alarm_rate=rate)
-    kept, sentence = resolve_policy(policy, STARTER)
+    kept, sentence = resolve_policy(policy, SMALL)
     assert kept == policy
     assert note in sentence
     assert bool(sentence) == bool(note)
@@ -153,7 +153,7 @@ def test_a_rate_that_was_set_is_never_changed(rate: float, note: str) -> None:
 def test_a_rate_that_can_flag_nothing_is_refused() -> None:
     """It is below 1/(n+1); the message names a rate that the calibration supports."""
     with pytest.raises(PolicyError, match=r"this bundle's is on 78: set flag_false_alarm_rate to 0\.05 or more"):
-        resolve_policy(Policy(flag_false_alarm_rate=0.009), STARTER)
+        resolve_policy(Policy(flag_false_alarm_rate=0.009), SMALL)
     everything = Policy(flag_false_alarm_rate=1, review_false_alarm_rate=1)
     assert resolve_policy(everything, CalibrationSize(1, 1)) == (everything, "")
 

@@ -29,16 +29,16 @@ def evaluate(generated: dict[str, tuple[int, int]]) -> Evaluation:
 
 
 def test_the_starter_says_what_its_card_measured(starter: Bundle) -> None:
-    """86 of 88 generated faces passed, 6 of 273 faces of photographs were flagged, both at 5 %."""
+    """1,623 of 1,881 generated faces passed, 93 of 1,318 faces of photographs were flagged, both at 5 %."""
     sentences = explain_decisions(starter.manifest.evaluation, Policy(flag_false_alarm_rate=0.05))
     assert sentences[0] == (
         "pass: not unlike the photographs this bundle knows. It does not mean that a face is a photograph: in this "
-        "bundle's evaluation 86 of 88 generated faces (97.7 %) passed at a review rate of 5 % (sd3 30 of 32, "
-        "sfhqt2i_flux1_schnell 24 of 24, sfhqt2i_sdxl 32 of 32)."
+        "bundle's evaluation 1,623 of 1,881 generated faces (86.3 %) passed at a review rate of 5 % (9 generators, "
+        "from gemini_nano_banana 23 of 49 to stylegan_like 500 of 500)."
     )
     assert sentences[1] == (
-        "flag: unlike the photographs this bundle knows, no more. In this bundle's evaluation 6 of 273 faces of "
-        "photographs from other sources (2.2 %) were flagged at a rate of 5 %; 95 % interval 0.7 % to 6.6 %."
+        "flag: unlike the photographs this bundle knows, no more. In this bundle's evaluation 93 of 1,318 faces of "
+        "photographs from other sources (7.1 %) were flagged at a rate of 5 %; 95 % interval 2.4 % to 15.5 %."
     )
 
 
@@ -47,17 +47,18 @@ def test_the_starter_s_figures_are_those_of_its_card(starter: Bundle) -> None:
     evaluation, card = starter.manifest.evaluation, (starter.folder / "MODEL_CARD.md").read_text()
     assert evaluation is not None
     for name, sample in evaluation.generated.items():
-        (found,) = sample.flagged
+        (found,) = (each for each in sample.flagged if each.rate == 0.05)
         share = f"{found.faces / sample.faces:.1%} ({found.low:.1%} to {found.high:.1%})"
         (row,) = [line for line in card.splitlines() if line.startswith(f"| {name} |")]
         assert f"| {sample.faces} | {sample.auc:.2f} (" in row
         assert f"| {sample.auc_one_format:.2f} (" in row
-        assert row.endswith(f"| {share} |")
+        assert f" | {share} | " in row
     sample = evaluation.photographs
     for found in sample.flagged:
         share = f"{found.faces / sample.faces:.1%} ({found.low:.1%} to {found.high:.1%})"
-        assert f"| {found.rate:.0%} | {share} | {sample.faces} |" in card
-    assert f"{starter.manifest.calibration_size} faces of {starter.manifest.calibration_photographs} phot" in card
+        assert f"| {found.rate:.0%} | {share} | " in card
+        assert f" | {sample.faces} |\n" in card
+    assert f"{starter.manifest.calibration_size:,} faces of {starter.manifest.calibration_photographs} phot" in card
     assert explain_pass(evaluation, 0.05) in card
 
 

@@ -77,11 +77,11 @@ def test_the_most_specific_choice_wins(file: Path, request_: ScoreRequest, polic
 
 def test_a_rate_that_a_file_does_not_set_is_one_the_calibration_supports(file: Path) -> None:
     """A policy without a flag rate gets the lowest that 78 photographs support; without a file so does everybody."""
-    starter = CalibrationSize(faces=103, photographs=78)
-    assert read_policies(file, starter).policies["normal"].flag_false_alarm_rate == 0.05
-    assert PolicyWatcher(None, starter).book.choose(ask()).flag_false_alarm_rate == 0.05
+    small = CalibrationSize(faces=103, photographs=78)
+    assert read_policies(file, small).policies["normal"].flag_false_alarm_rate == 0.05
+    assert PolicyWatcher(None, small).book.choose(ask()).flag_false_alarm_rate == 0.05
     with pytest.raises(PolicyError, match=r"set flag_false_alarm_rate to 0\.05 or more"):
-        PolicyWatcher(None, starter, Policy(flag_false_alarm_rate=0.005))
+        PolicyWatcher(None, small, Policy(flag_false_alarm_rate=0.005))
 
 
 @pytest.mark.parametrize("request_", [ask(), ask("stranger"), ask("stranger", policy_id="normal")])

@@ -27,7 +27,7 @@ from training.export.target import Deployment
 from training.pretext.backbone import Normalise
 from training.pretext.checkpoints import save_checkpoint
 from training.pretext.network import build_network
-from training.recipes import PAPER_FEATURES, MixtureRule, MixtureShape, PcaHead, Recipe, starter
+from training.recipes import PAPER_FEATURES, MixtureRule, MixtureShape, PcaHead, Recipe, paper, starter
 from training.step_tables import print_calibration, print_fit
 
 FACES = 150
@@ -91,7 +91,8 @@ def test_fit_then_calibrate(run: Path, recipe: Recipe) -> None:
     assert list(report["held_out_nats"]) == ["fit diag K=2"]
     assert "4000 components need at least as many faces" in report["refused"]["fit diag K=4000"]
     assert report["components"] == {}
-    assert "The role fit (3 sources) also selected the epoch" in report["selection"]
+    assert "The role fit (3 sources) did not select the epoch" in report["selection"]
+    assert "(1 source) also selected the epoch" in steps.describe_selection(np.array(["only"]), paper())
     assert report["converged"]
     assert sum(report["faces_by_component"]) == pytest.approx(FACES, abs=0.2)
     calibration = steps.calibrate_run(run, ENGINE, 1)
@@ -147,7 +148,7 @@ def test_a_sweep_on_a_single_source_holds_out_photographs(
     )
     report = steps.fit_run(run, recipe, ENGINE, 1, components=(1, 2))
     assert report["held_out_by"] == "photograph"
-    assert "(1 source) also selected" in report["selection"]
+    assert "(1 source) did not select" in report["selection"]
     with pytest.raises(ValueError, match="has 1 source"):
         steps.fit_run(run, recipe, ENGINE, 1)
 

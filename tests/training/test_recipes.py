@@ -74,7 +74,7 @@ def test_additions_are_the_starter_s_only() -> None:
         assert not any(list_additions(recipe))
         assert recipe.output_size == recipe.feature_size == 768
     assert all(list_additions(starter()))
-    assert (starter().feature_size, starter().output_size) == (256, 8)
+    assert (starter().feature_size, starter().output_size) == (256, 4)
 
 
 def test_sampling_and_manipulations() -> None:

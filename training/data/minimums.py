@@ -37,9 +37,10 @@ def list_minimums(recipe: Recipe) -> list[Minimum]:
     rule = recipe.mixture
     least = min(shape.components for shape in rule.shapes)
     compared = len(rule.shapes) * len(rule.role_sets) > 1
+    chosen = "selecting the checkpoint, and " if recipe.keeps == "best" else ""
     return [
         Minimum("train", recipe.batch_size, "faces", "one batch; `train --batch-size` sets a smaller one"),
-        Minimum("fit", least, "faces", f"selecting the checkpoint, and a mixture with {least} or more components"),
+        Minimum("fit", least, "faces", f"{chosen}a mixture with {least} or more components"),
         *([Minimum("fit", 2, "sources", "comparing mixtures on a held-out source")] if compared else []),
         *(
             Minimum("calibrate", photographs_needed(rate), "photographs", f"a false-alarm rate of {100 * rate:g} %")

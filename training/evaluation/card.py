@@ -24,6 +24,10 @@ from training.export.target import Deployment
 from training.recipes import Recipe
 
 DEMONSTRATION = "This is a demonstration of a method. "
+EPOCH_CHOICES = {  # by `Recipe.keeps`
+    "best": "The role fit selected the epoch, so its figures are slightly optimistic",
+    "last": "No role selected the epoch: the last one counts",
+}
 ON_GPU = " On a GPU, its results are compared with the golden faces."
 BY_OPENVINO = (
     " All figures below on generated and test faces were measured with the OpenVINO engines of the same network, with "
@@ -101,6 +105,7 @@ def write_card(  # noqa: PLR0913, PLR0917 - the parts of a run
         pretext_rows="\n".join(
             f"| {name} | {describe_auc(row)} | {facts.epoch[name]:.2f} |" for name, row in report["pretext"].items()
         ),
+        epoch_choice=EPOCH_CHOICES[recipe.keeps],
         pretext_verdict=judge_pretext(report["pretext"]),
         auc_rows="\n".join(describe_generator(operating, name) for name in operating["raw"]["auc"]),
         robustness=describe_robustness(report),

@@ -51,13 +51,15 @@ class RunFacts:
             FileNotFoundError: it was not prepared or not trained.
         """
         initial = run / "init.json"
-        lines = (run / "progress.jsonl").read_text(encoding="utf-8").splitlines()
+        epochs = [json.loads(line) for line in (run / "progress.jsonl").read_text(encoding="utf-8").splitlines()]
+        trained = read_recipe(run)
+        best = max(epochs, key=lambda epoch: float(epoch["merit"]))
         return cls(
             run,
             json.loads((run / "prepare.json").read_text(encoding="utf-8")),
-            read_recipe(run),
+            trained,
             json.loads(initial.read_text(encoding="utf-8")) if initial.is_file() else None,
-            max(map(json.loads, lines), key=lambda line: float(line["merit"])),
+            epochs[-1] if trained.get("keeps") == "last" else best,
             data_licence.strip().rstrip("."),
         )
 

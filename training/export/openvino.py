@@ -15,7 +15,7 @@ from training.export.head import HeadedExtractor
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR
 from training.recipes import Precision
 
-MODEL_FILE = "face_extractor/1/model.xml.gz"
+MODEL_FILE = "face_extractor/1/model.xml.xz"
 
 
 def convert_extractor(extractor: nn.Module, size: int) -> ov.Model:
@@ -69,7 +69,7 @@ def list_operations(model: ov.Model, kind: str) -> list[str]:
 
 
 def write_model(model: ov.Model, path: Path, precision: Precision) -> None:
-    """Write the graph at `path`, *.xml.gz, and its weights beside it, without the metadata of tools."""
+    """Write the graph at `path`, *.xml.xz, and its weights beside it, without the metadata of tools."""
     strip_metadata(model)
     write_network(model, path, half=precision != "fp32")
 

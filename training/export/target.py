@@ -31,7 +31,7 @@ class Deployment:
     @property
     def graph(self) -> str:
         """The path of the network in a bundle."""
-        return f"face_extractor/1/model.{'xml.gz' if self.target == 'openvino' else 'onnx'}"
+        return f"face_extractor/1/model.{'xml.xz' if self.target == 'openvino' else 'onnx'}"
 
     def results(self, run: Path) -> Path:
         """Return the folder of `fit.json`, `mixture.npz`, `calibration.npz` and all other results of this engine."""

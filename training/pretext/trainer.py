@@ -1,4 +1,4 @@
-"""The training loop: it trains on faces of the role `train` and keeps the best checkpoint on held-out sources.
+"""The training loop: it trains on faces of the role `train` and keeps the checkpoint that the recipe states.
 
 A process can be killed at any time. When it is started again, it resumes from `last.safetensors` and computes the same
 losses. The recipe's seed, the epoch and the step determine all random choices; the step determines the learning rate.
@@ -91,7 +91,7 @@ def train_extractor(  # noqa: PLR0913, PLR0917 - the network, two sets of faces,
     run: Path,
     options: TrainOptions | None = None,
 ) -> Path:
-    """Start or resume a training and return the checkpoint that is best on the held-out sources.
+    """Start or resume a training and return the checkpoint of the epoch that the recipe keeps.
 
     It writes into `run`: `recipe.json`, `init.json` (the initial weights' origin), `best.safetensors`,
     `last.safetensors` (the state to resume from), `copiers` (the networks of a recipe with copies), one JSON line for
@@ -242,7 +242,7 @@ class Training:
             if self.recipe.losses.manipulation_weight and (sentence := check_control(figures)):
                 log.print_warning(sentence)
             # If the held-out faces give no accuracy, merits are NaN and the last epoch is chosen.
-            if position.highest is None or not merit <= position.highest:
+            if self.recipe.keeps == "last" or position.highest is None or not merit <= position.highest:
                 position.highest = merit
                 save_checkpoint(self.run / CHECKPOINT, self.network, self.recipe, facts)
         position.epoch, position.step, position.sums = position.epoch + 1, 0, []
@@ -266,7 +266,7 @@ class Training:
         best = self.run / CHECKPOINT
         message = (
             f"{what} in step {self.position.step + 1} of epoch {self.position.epoch + 1}; "
-            f"{best if best.exists() else 'no checkpoint'} contains the best weights so far: "
+            f"{best if best.exists() else 'no checkpoint'} contains the weights that were kept so far: "
             "lower the recipe's learning rates and start a new training in another run folder"
         )
         raise TrainingDiverged(message)

@@ -3,12 +3,14 @@
 import io
 import re
 import tempfile
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 
 from scorer.archive.calibration.refit import NewCalibration
+from scorer.bundle.arrays import write_arrays
 from scorer.bundle.bundle import Bundle, read_bundle, write_manifest
 from scorer.bundle.calibration import write_calibration
 from scorer.bundle.manifest import CALIBRATION, GOLDEN, MIXTURE
@@ -52,16 +54,11 @@ def _write_files(bundle: Bundle, calibrated: NewCalibration, folder: Path) -> No
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(bundle.read(bundle.folder / name))
     if mixture := calibrated.mixture:
-        np.savez_compressed(
-            folder / MIXTURE,
-            weights=mixture.weights,
-            means=mixture.means,
-            precisions_cholesky=mixture.precisions_cholesky,
-        )
+        write_arrays(folder / MIXTURE, asdict(mixture))
         with np.load(io.BytesIO(bundle.read(bundle.folder / GOLDEN)), allow_pickle=False) as arrays:
             golden = dict(arrays)
         golden["log_likelihoods"] = log_likelihood(golden["features"], stack_mixture(mixture)).astype(np.float64)
-        np.savez_compressed(folder / GOLDEN, **golden)
+        write_arrays(folder / GOLDEN, golden)
     write_calibration(folder / CALIBRATION, calibration)
     today = datetime.now(UTC).date().isoformat()
     bundle_id = f"{manifest.bundle_id.partition(_MARK)[0]}{_MARK}{calibrated.manifest_fields['calibration_id']}"

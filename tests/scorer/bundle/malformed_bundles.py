@@ -198,7 +198,7 @@ def _bombs() -> dict[str, bytes]:
 
 
 def _save(file: str, arrays: dict[str, Any], folder: Path, *, other: str = "", data: bytes = b"") -> None:
-    with zipfile.ZipFile(folder / file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(folder / file, "w", zipfile.ZIP_LZMA) as archive:
         for name, array in arrays.items():
             archive.writestr(f"{name}.npy", data if name == other else _npy(np.asarray(array)))
     record(folder, file)

@@ -138,8 +138,8 @@ def unsorted_calibration(folder: Path) -> None:
         (lambda folder: edit(folder, schema_version=2), "schema version 2"),
         (lambda folder: edit(folder, surprise=1), "does not fit the manifest's schema"),
         (
-            lambda folder: edit(folder, calibration_photographs=104),
-            "103 calibration faces cannot be of 104",
+            lambda folder: edit(folder, calibration_photographs=1611),
+            "1610 calibration faces cannot be of 1611",
         ),
         (lambda folder: edit(folder, files={"../secret": {}}), "does not fit"),
         (lambda folder: edit(folder, preprocess={"size": 224, "angle": 3}), "does not fit"),

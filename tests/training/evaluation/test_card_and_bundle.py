@@ -48,11 +48,21 @@ def test_card_states_the_features_the_head_and_the_copies() -> None:
     facts = RunFacts(Path(), {}, {}, {}, {}, "")
     text = facts.describe_extractor(starter_recipe())
     assert "a new 1x1 convolution to 256 channels" in text
-    assert "fitted on the role fit, turns them into 8 whitened principal components" in text
+    assert "fitted on the role fit, turns them into 4 whitened principal components" in text
     assert "a last layer of 768 outputs" in facts.describe_extractor(paper())
     assert "components" not in facts.describe_extractor(paper())
     assert card.describe_faces({"faces": 9, "copies_of_each_face": 2}).startswith("9 faces and 2 reduced")
     assert card.describe_faces({"faces": 9}) == "9 faces"
+
+
+@pytest.mark.parametrize(("keeps", "epoch"), [("best", 2), ("last", 3)])
+def test_facts_are_of_the_epoch_that_was_kept(tmp_path: Path, keeps: str, epoch: int) -> None:
+    """A training that keeps its last epoch has that epoch's figures in the card, not those of the best one."""
+    rows = [{"epoch": 1, "merit": 0.5}, {"epoch": 2, "merit": 0.7}, {"epoch": 3, "merit": 0.6}]
+    (tmp_path / "progress.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "prepare.json").write_text("{}")
+    (tmp_path / "recipe.json").write_text(json.dumps({"keeps": keeps}))
+    assert RunFacts.read(tmp_path).epoch["epoch"] == epoch
 
 
 def test_card_lists_the_strata() -> None:
@@ -116,7 +126,7 @@ def test_a_bundle_states_its_run_s_figures(export_run: Export, report: dict[str,
     """Card and manifest take every figure from the run's files, and name no source."""
     written = export_run(evaluated.recipe, {})
     assert written.manifest.evaluation == state_evaluation(report)
-    assert written.manifest.calibration == (103, 103, None)
+    assert written.manifest.calibration == (1610, 103, None)
     text = (written.folder / "MODEL_CARD.md").read_text()
     assert explain_pass(written.manifest.evaluation, 0.05) in text
     assert report["verdict"]["summary"] in text

@@ -68,7 +68,7 @@ def fixture_small() -> nn.Module:
 
 def test_exported_graph_equals_the_network(small: nn.Module, crops: np.ndarray, tmp_path: Path) -> None:
     """The FP32 graph takes raw uint8 crops and gives the network's features."""
-    path = tmp_path / "model.xml.gz"
+    path = tmp_path / "model.xml.xz"
     write_model(convert_extractor(small, 224), path, "fp32")
     with torch.inference_mode():
         expected = small(torch.from_numpy(crops)).numpy()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from tests.training.pretext.tiny_training import (
     train_tiny,
 )
 from training.data.shards import FaceSet
-from training.pretext.checkpoints import load_checkpoint
+from training.pretext.checkpoints import load_checkpoint, read_notes
 from training.pretext.network import PretextNetwork, load_initial
 from training.pretext.preflight import list_warnings
 from training.pretext.trainer import TrainOptions, train_extractor
@@ -220,6 +221,16 @@ def test_initial_weights_are_loaded_or_missing(
     assert capsys.readouterr().err.count("resnet50 starts from random weights") == 1
     train_tiny(tmp_path / "none", unchanged, console=Console(stderr=True))
     assert "random weights" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("keeps", ["best", "last"])
+def test_a_recipe_states_the_epoch_that_is_kept(tmp_path: Path, keeps: Literal["best", "last"]) -> None:
+    """The checkpoint is of the epoch with the highest figure of merit, or of the last one whatever its figures are."""
+    recipe = make_recipe(epochs=3, keeps=keeps)
+    train_tiny(tmp_path, recipe)
+    merits = [row["merit"] for row in read_log(tmp_path)]
+    kept = read_notes(tmp_path / "best.safetensors")["facts"]["epoch"]
+    assert kept == (3 if keeps == "last" else 1 + max(range(3), key=lambda epoch: merits[epoch]))
 
 
 def test_weights_without_a_training_state_do_not_resume(reference: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def load_exif_ranking(run: Path, threads: int, cut: PreprocessSpec) -> DeployedF
             f"the faces of {run} are cut in another way than those of the evaluated run: EXIF-L2R needs the same cut"
         )
         raise ValueError(message)
-    engines = sorted((run / "engine" / recipe["precision"]).rglob("*.xml.gz"))
+    engines = sorted((run / "engine" / recipe["precision"]).rglob("*.xml.xz"))
     if not engines:
         message = f"{run} has no {recipe['precision']} engine: run `unlensed-train fit {run} --recipe exif_only` first"
         raise FileNotFoundError(message)

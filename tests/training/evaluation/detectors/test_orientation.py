@@ -18,7 +18,8 @@ from training.evaluation.detectors.catalogue import DETECTORS, find_design
 from training.evaluation.detectors.train_baseline import BaselineOptions, train_baseline
 from training.evaluation.measures import auc
 
-STEPS, BATCH = 12, 4
+BATCH = 4
+STEPS = 60  # batch normalisation keeps 0.2 % of its initial statistics; without it, the 12 of the tiny network suffice
 RATE = 1e-3  # publications train for thousands of steps, many with lower rates
 TINY = "tiny"
 
@@ -78,7 +79,9 @@ def test_generated_pictures_get_the_higher_scores(name: str, tmp_path: Path) -> 
     torch.manual_seed(0)
     files = FILES[name](tmp_path) if name in FILES else {}
     design = find(name)
-    options = BaselineOptions(steps=STEPS, batch_size=BATCH, files=files, console=Console(quiet=True))
+    options = BaselineOptions(
+        steps=12 if name == TINY else STEPS, batch_size=BATCH, files=files, console=Console(quiet=True)
+    )
     facts = train_baseline(design, draw_pictures(16, 2), tmp_path, options)
     assert facts["parameters"] == design.parameters or name in FILES  # small files make small networks
     detector, others = open_baseline(design, tmp_path), draw_pictures(6, 0, seed=1)
