@@ -1,6 +1,6 @@
 """`make bench`, fourth part: originals of 1 to 50 megapixels whose faces are not given, through `score` and `scan`.
 
-    PYTHONPATH=. python tests/benchmarks/whole_job.py [--sizes 1,12] [--images 24] [--bundle DIR] [--yunet FILE]
+    PYTHONPATH=. python tests/benchmarks/whole_job.py [--sizes 1,12] [--kinds baseline] [--images 24] [--bundle DIR]
 
 Prints, never asserts. All figures are CPU time over all processes, so that a busy machine changes them little. Beside
 them stands the limit, whose parts are measured alone in the same run: one decode at the cheapest scale that shows the
@@ -24,8 +24,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import skimage
-from archive import run_scan
-from bench import ROOT
 from expert import Job
 from photographs import PORTRAIT_FACE
 from PIL import Image
@@ -47,11 +45,12 @@ from scorer.messages import ImageSource, ScoreRequest
 from scorer.settings import Settings
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
 YUNET = ROOT.parent / "shared" / "weights" / "yunet_n_dynamic.onnx"
 ORIGINALS = 3  # different pictures of a kind; the other files are links to them
 BYTES_PER_PIXEL = 0.22  # of a phone's JPEG: the median of 60 photographs of 12 megapixels
 HEIC_MEGAPIXELS = 12  # its encoder takes seconds for each
-KINDS = ("baseline", "progressive", "HEIC")
+KINDS = ("baseline", "restarts", "progressive", "HEIC")  # restarts: baseline with a marker for each row of MCUs
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,8 @@ def encode_original(picture: Image.Image, kind: str) -> bytes:
         return file.getvalue()
     for quality in range(92, 60, -4):
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality, progressive=kind == "progressive")
+        rows = 1 if kind == "restarts" else 0
+        picture.save(file, "JPEG", quality=quality, progressive=kind == "progressive", restart_marker_rows=rows)
         if len(file.getvalue()) <= BYTES_PER_PIXEL * picture.width * picture.height:
             break
     return file.getvalue()
@@ -203,6 +203,14 @@ def _read_cpu_s() -> float:
     return sum(sum(each.cpu_times()[:2]) for each in (root, *root.children(recursive=True)))
 
 
+def measure_scan(options: argparse.Namespace, folder: Path) -> float:
+    """Return core-ms of an image of `unlensed scan`, from the first image to the last shard's commit."""
+    from archive import run_scan  # noqa: PLC0415 - loads PyTorch for its own rivals
+
+    scan = run_scan(options.bundle, folder / "manifest.jsonl", folder, options.threads, with_faces=False)
+    return scan.core_s * 1e3
+
+
 def run_expert(bundle: Bundle, paths: Sequence[Path], yunet: Path, threads: int, scratch: Path) -> float:
     """Return core-ms of an image of the expert's program."""
     network = scratch / "expert.xml"
@@ -227,8 +235,7 @@ def measure_kind(options: argparse.Namespace, folder: Path, megapixels: float, k
     scorer = LocalScorer(Settings(bundle=options.bundle, threads=options.threads))
     scored_ms, scored = measure_score(scorer, paths)
     scorer.close()
-    scan = run_scan(options.bundle, folder / "manifest.jsonl", folder, options.threads, with_faces=False)
-    scan_ms = scan.core_s * 1e3
+    scanned = "" if options.no_scan else f"{measure_scan(options, folder):.1f}"
     expert = ("no YuNet", "")
     if options.yunet.is_file():
         expert_ms = run_expert(bundle, paths, options.yunet, options.threads, folder)
@@ -242,7 +249,7 @@ def measure_kind(options: argparse.Namespace, folder: Path, megapixels: float, k
         f"{scored_ms:.1f}",
         f"{limit.whole / scored_ms:.0%}",
         f"{limit.decoded_twice / scored_ms:.0%}",
-        f"{scan_ms:.1f}",
+        scanned,
         *expert,
     ]
 
@@ -254,6 +261,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=24, help="files up to 12 megapixels; fewer larger ones")
     parser.add_argument("--bundle", type=Path, default=ROOT / "model_repository")
     parser.add_argument("--yunet", type=Path, default=YUNET, help="YuNet as ONNX, for the expert's program")
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--no-scan", action="store_true", help="leave out `unlensed scan`")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     return parser.parse_args()
 
@@ -266,7 +275,7 @@ def main() -> None:
     table = Table("megapixels", *columns, title=f"faces not given, core-ms an image, {options.threads} threads")
     with threadpool_limits(limits=1, user_api="blas"), tempfile.TemporaryDirectory() as scratch:
         for megapixels in map(float, options.sizes.split(",")):
-            for kind in KINDS:
+            for kind in options.kinds.split(","):
                 if kind != "HEIC" or megapixels == HEIC_MEGAPIXELS:
                     table.add_row(*measure_kind(options, Path(scratch) / f"{megapixels}-{kind}", megapixels, kind))
     Console(width=160).print(table)
