@@ -53,6 +53,11 @@ def describe_licence(spec: DetectorSpec, file: str) -> str:
     return _YUNET_LICENCE if is_yunet else _LICENCE
 
 
+def describe_licences(spec: DetectorSpec) -> str:
+    """Return the licences of both networks, for the model card."""
+    return "; ".join(dict.fromkeys(describe_licence(spec, file) for file in (spec.file, spec.second_file)))
+
+
 def convert_yunet(onnx: Path, graph: Path) -> None:
     """Write YuNet as *.xml.gz without its landmarks and its last sigmoid, in half precision."""
     network = read_network(onnx)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ingest.detect import YUNET, DetectorSpec, load_detector
-from training.data.detector import copy_detector, describe_licence
+from training.data.detector import copy_detector, describe_licence, describe_licences
 
 
 @pytest.mark.parametrize("spec", [DetectorSpec(), YUNET], ids=lambda spec: spec.architecture)
@@ -18,3 +18,4 @@ def test_the_copied_files_are_those_of_the_specification(tmp_path: Path, spec: D
     assert {name: "yunet" in describe_licence(spec, name) for name in copied} == {
         name: "yunet" in name for name in copied
     }
+    assert describe_licences(spec).count("Apache-2.0") == len({describe_licence(spec, name) for name in copied})
