@@ -175,7 +175,7 @@ def test_small_faces_are_returned_only_without_a_larger_one(detector: FaceDetect
     pair.paste(upright.resize((240, 240)), (516, 100))
     data, small = encode(pair), move(FACE, 240 / 512, 516, 100)
     assert_only(detect(detector, data), FACE)
-    boxes = [face.box for face in detector.detect(data, probe_image(data), 40)]
+    boxes = [face.box for face in detector.detect(data, probe_image(data), 36)]  # the face has 43 px, a box 39 to 44
     assert len(boxes) == 2
     assert max(measure_iou(box, small) for box in boxes) > 0.6
     alone = encode(pair.crop((516, 0, 760, 512)))
