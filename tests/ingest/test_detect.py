@@ -170,15 +170,15 @@ def test_searches_smaller_faces_only_on_request(
 
 def test_small_faces_are_returned_only_without_a_larger_one(detector: FaceDetector, upright: Image.Image) -> None:
     """A person in the background of a portrait is not returned, unless the caller scores such faces."""
-    pair = Image.new("RGB", (760, 512), (90, 110, 100))
+    pair = Image.new("RGB", (790, 512), (90, 110, 100))
     pair.paste(upright, (0, 0))
-    pair.paste(upright.resize((240, 240)), (516, 100))
-    data, small = encode(pair), move(FACE, 240 / 512, 516, 100)
+    pair.paste(upright.resize((270, 270)), (516, 100))
+    data, small = encode(pair), move(FACE, 270 / 512, 516, 100)
     assert_only(detect(detector, data), FACE)
-    boxes = [face.box for face in detector.detect(data, probe_image(data), 36)]  # the face has 43 px, a box 39 to 44
+    boxes = [face.box for face in detector.detect(data, probe_image(data), 40)]
     assert len(boxes) == 2
     assert max(measure_iou(box, small) for box in boxes) > 0.6
-    alone = encode(pair.crop((516, 0, 760, 512)))
+    alone = encode(pair.crop((516, 0, 790, 512)))
     assert_only(detect(detector, alone), move(small, 1, -516), iou=0.6)
 
 
