@@ -109,16 +109,17 @@ def encode_original(picture: Image.Image, kind: str) -> bytes:
 
 
 def write_originals(folder: Path, megapixels: float, kind: str, images: int) -> list[Path]:
-    """Write `images` files, of which `ORIGINALS` differ, and a manifest of them for `scan`."""
+    """Write `images` files, of which `ORIGINALS` differ (one in HEIC), and a manifest of them for `scan`."""
     folder.mkdir()
     rng = np.random.default_rng(round(megapixels))
     suffix = ".heic" if kind == "HEIC" else ".jpg"
+    different = 1 if kind == "HEIC" else ORIGINALS
     paths = [folder / f"{number:05d}{suffix}" for number in range(images)]
     for number, path in enumerate(paths):
-        if number < ORIGINALS:
+        if number < different:
             path.write_bytes(encode_original(draw_original(rng, megapixels), kind))
         else:
-            path.hardlink_to(paths[number % ORIGINALS])
+            path.hardlink_to(paths[number % different])
     lines = [json.dumps({"uri": path.as_uri()}) + "\n" for path in paths]
     (folder / "manifest.jsonl").write_text("".join(lines), encoding="utf-8")
     return paths
@@ -259,7 +260,7 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1,12,24,50", help="megapixels")
     parser.add_argument("--images", type=int, default=24, help="files up to 12 megapixels; fewer larger ones")
-    parser.add_argument("--bundle", type=Path, default=ROOT / "model_repository")
+    parser.add_argument("--bundle", type=lambda text: Path(text).absolute(), default=ROOT / "model_repository")
     parser.add_argument("--yunet", type=Path, default=YUNET, help="YuNet as ONNX, for the expert's program")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--no-scan", action="store_true", help="leave out `unlensed scan`")
