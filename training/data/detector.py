@@ -60,6 +60,8 @@ def describe_licences(spec: DetectorSpec) -> str:
 
 def convert_yunet(onnx: Path, graph: Path) -> None:
     """Write YuNet as *.xml.gz without its landmarks and its last sigmoid, in half precision."""
+    from openvino.passes import ConstantFolding, Manager  # noqa: PLC0415, TID251 - after `ingest.openvino_core`
+
     network = read_network(onnx)
     outputs = []
     for part in ("cls", "obj", "bbox"):
@@ -69,6 +71,9 @@ def convert_yunet(onnx: Path, graph: Path) -> None:
             numbers.get_tensor().set_names({f"{part}_{stride}"})
             outputs.append(numbers)
     reduced = ov.Model(outputs, network.get_parameters(), "yunet")
+    passes = Manager()
+    passes.register_pass(ConstantFolding())
+    passes.run_passes(reduced)
     for index, node in enumerate(reduced.get_ordered_ops()):
         node.set_friendly_name(f"n{index}")
     for key in list(reduced.get_rt_info()):
