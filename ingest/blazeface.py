@@ -6,6 +6,7 @@ size and run one by one, with one stream for each thread: measured, neither a ba
 pixel, and a change of shape costs more than two tiles.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -74,10 +75,10 @@ class BlazeFace:
         self._find_one(np.zeros((layout.side, layout.side, 3), np.uint8), min_confidence=1.0)
         self._workers = ThreadPoolExecutor(threads, "blazeface")
 
-    def find(self, tiles: NDArray[np.uint8], min_confidence: float) -> list[NDArray[np.float64]]:
+    def find(self, tiles: Sequence[NDArray[np.uint8]], min_confidence: float) -> list[NDArray[np.float64]]:
         """Return, for each tile, a row for every anchor with at least `min_confidence`.
 
-        `tiles` is uint8 RGB, (N, side, side, 3). A row is (x, y, width, height, confidence): corner and size in tile
+        A tile is uint8 RGB, (side, side, 3). A row is (x, y, width, height, confidence): corner and size in tile
         pixels. Rows of one face overlap; a part of a box may lie outside its tile.
         """
         return list(self._workers.map(partial(self._find_one, min_confidence=min_confidence), tiles))

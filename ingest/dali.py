@@ -35,6 +35,7 @@ from ingest.decode_batches import (
     is_heif_image,
     split_batches,
 )
+from ingest.jpeg_rows import drop_rows_above
 from ingest.native_messages import NativeMessages
 from ingest.orientation import find_stored_window, turn_upright
 from ingest.probe import EncodedFace, ImageInfo, strip_metadata
@@ -167,13 +168,17 @@ class FaceCropper:
         """
         if exceeds_dali(files[0][2]):
             return _decode_without_dali(*files[0])
+        kept = [drop_rows_above(bare, info, window.top) for bare, window, info in files]
         regions: list[_Region] = []
         failure = ""
         with self._messages.collect() as lines:
             try:
                 decoded = self._decoder.run(
-                    image=[np.frombuffer(data, np.uint8) for data, *_ in files],
-                    start=[np.array([window.left, window.top], np.int32) for _, window, _ in files],
+                    image=[np.frombuffer(data, np.uint8) for data, _ in kept],
+                    start=[
+                        np.array([window.left, window.top - dropped], np.int32)
+                        for (_, window, _), (_, dropped) in zip(files, kept, strict=True)
+                    ],
                     shape=[np.array([window.width, window.height], np.int32) for _, window, _ in files],
                 )[0]
                 regions = [_Region(np.asarray(decoded[i]), window) for i, (_, window, _) in enumerate(files)]

@@ -38,7 +38,7 @@ def decode_reduced(bare: bytes, info: ImageInfo, scale: float) -> tuple[Pixels, 
     width, height = info.stored_size
     least = math.ceil(width * scale), math.ceil(height * scale)
     if info.media_type == "image/jpeg":
-        factor = next(f for f in _FACTORS if f == 1 or (width // f >= least[0] and height // f >= least[1]))
+        factor = next(f for f in _FACTORS if -(-width // f) >= least[0] and -(-height // f) >= least[1])  # rounded up
         stored, warning = _decode_jpeg(bare, -(-width // factor), -(-height // factor))
     elif is_heif_image(info):
         stored, warning = decode_heif(bare), ""

@@ -24,8 +24,17 @@ from ingest.spec import FaceBox
 
 if TYPE_CHECKING:
     from ingest.blazeface import BlazeFace
+    from ingest.yunet import YuNet
 
+Architecture = Literal["blazeface-back+full-range", "yunet+full-range"]
+# (width, height) of the tiles that the first network of each gets.
+_TILES: dict[Architecture, tuple[tuple[int, int], ...]] = {
+    "blazeface-back+full-range": ((TILE_PX, TILE_PX),),
+    "yunet+full-range": ((TILE_PX, TILE_PX), (512, 384), (384, 512)),
+}
 
+_REDUCTIONS = (8, 4, 2)  # by which decoders of JPEG reduce at little cost
+_NEARLY = 1.12
 CUT_OFF_CONFIDENCE = 0.7  # least one of a face mostly outside the image; it is reported where there is no other face
 
 
@@ -71,8 +80,8 @@ class DetectorSpec:
         second_iou: least intersection over union of both networks' boxes.
         min_face_px: shorter side, in image pixels, of the smallest face that is searched.
         network_face_px: (smallest, largest) shorter side of a face, in network pixels, that is found reliably.
-        max_level_pixels: area of the largest level of the pyramid. In a photograph so large that faces get smaller than
-            `network_face_px` there, the smallest faces are missed.
+        max_level_pixels: area of the largest level of the pyramid, or of one that fills one tile. In a photograph so
+            large that faces get smaller than `network_face_px` there, the smallest faces are missed.
         level_step: each level is this many times smaller than the level before.
         tile_overlap_px: overlap of neighbouring tiles of a level; at least `level_step` times the smallest face.
         max_overlap: if two boxes share more than this part of the smaller one, the less confident box is dropped.
@@ -83,7 +92,7 @@ class DetectorSpec:
 
     file: str = "face_detector/1/model.xml.xz"
     second_file: str = "face_detector/1/second_look.xml.xz"
-    architecture: Literal["blazeface-back+full-range"] = "blazeface-back+full-range"
+    architecture: Architecture = "blazeface-back+full-range"
     merged_confidence: float = 0.35
     min_confidence: float = 0.5
     sure_confidence: float = 0.9
@@ -100,10 +109,30 @@ class DetectorSpec:
     box_shift: tuple[float, float] = (0.0, -0.104)
 
     @property
+    def tiles(self) -> tuple[tuple[int, int], ...]:
+        """The sizes (width, height) of the first network's tiles."""
+        return _TILES[self.architecture]
+
+    @property
     def files(self) -> tuple[str, ...]:
         """The files of both networks."""
         graphs = (PurePosixPath(self.file), PurePosixPath(self.second_file))
         return tuple(str(file) for graph in graphs for file in list_network_files(graph))
+
+
+# YuNet finds faces from 10 px, so that 12 megapixels are decoded at an eighth of their sides.
+YUNET = DetectorSpec(
+    file="face_detector/1/yunet.xml.xz",
+    architecture="yunet+full-range",
+    merged_confidence=0.3,
+    min_confidence=0.4,
+    sure_confidence=0.8,
+    network_face_px=(10.0, 192.0),
+    max_level_pixels=512 * 288,
+    level_step=2.0,
+    box_scale=(1.0, 1.0),
+    box_shift=(0.0, 0.0),
+)
 
 
 def load_detector(folder: Path, spec: DetectorSpec, threads: int) -> "PyramidDetector":
@@ -119,8 +148,11 @@ def load_detector(folder: Path, spec: DetectorSpec, threads: int) -> "PyramidDet
             raise ValueError(message)
     # Code that only reads a bundle does not need OpenVINO.
     from ingest.blazeface import BACK, FULL_RANGE, BlazeFace  # noqa: PLC0415
+    from ingest.yunet import YuNet  # noqa: PLC0415
 
-    return PyramidDetector(BlazeFace(first, BACK, threads), BlazeFace(second, FULL_RANGE, threads), spec)
+    is_yunet = spec.architecture == "yunet+full-range"
+    network = YuNet(first, spec.tiles, threads) if is_yunet else BlazeFace(first, BACK, threads)
+    return PyramidDetector(network, BlazeFace(second, FULL_RANGE, threads), spec)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +162,7 @@ class PyramidDetector:
     What both networks find, at two sizes, is nearly always a face. The boxes are those of the first network.
     """
 
-    network: "BlazeFace"
+    network: "BlazeFace | YuNet"
     second: "BlazeFace"
     spec: DetectorSpec
 
@@ -170,9 +202,9 @@ class PyramidDetector:
         self, image: Image.Image, size: tuple[int, int], scales: list[float], wanted_px: float
     ) -> NDArray[np.float64]:
         """Return the faces (x, y, width, height, confidence) of a reduced upright image of `size` pixels."""
-        tiles = list(cut_tiles(image, size, scales, TILE_PX, self.spec.tile_overlap_px))
+        tiles = list(cut_tiles(image, size, scales, self.spec.tiles, self.spec.tile_overlap_px))
         # Rows that are too weak to be reported still improve the average of a box.
-        found = self.network.find(np.stack([tile.pixels for tile in tiles]), self.spec.merged_confidence)
+        found = self.network.find([tile.pixels for tile in tiles], self.spec.merged_confidence)
         rows = np.concatenate([tile.to_image(rows) for tile, rows in zip(tiles, found, strict=True)])
         faces = merge_boxes(rows, self.spec.min_confidence, self.spec.max_overlap)
         short_sides = (faces[:, 2:4] * self.spec.box_scale).min(axis=1)
@@ -206,7 +238,7 @@ class PyramidDetector:
             return faces
         side = self.second.layout.side
         tiles = [cut_tile_around(image, faces[index, :4] * scale, self.spec.second_look_px, side) for index in unsure]
-        found = self.second.find(np.stack([pixels for pixels, _ in tiles]), self.spec.second_confidence)
+        found = self.second.find([pixels for pixels, _ in tiles], self.spec.second_confidence)
         for index, (_, box), rows in zip(unsure, tiles, found, strict=True):
             second = find_matching_confidence(box, rows, self.spec.second_iou)
             faces[index, 4] = max(faces[index, 4], second) if second else 0.0
@@ -222,13 +254,18 @@ def plan_scales(size: tuple[int, int], spec: DetectorSpec, min_face_px: float) -
     """Return the scale factors of the levels of an image of `size`, descending, at most 1.
 
     In the first level a face of `min_face_px` can be found, or the image fills one tile, or the level has
-    `max_level_pixels`. In the last level a face that fills the image can be found.
+    `max_level_pixels`. In the last level a face that fills the image can be found. YuNet's first level is a reduction
+    of the decoder where one is hardly smaller.
     """
     smallest_px, largest_px = spec.network_face_px
     short, long = sorted(size)
     one_tile = min(largest_px / short, TILE_PX / long)
-    largest = math.sqrt(spec.max_level_pixels / (short * long))
-    scales = [min(1.0, largest, max(one_tile, smallest_px / min_face_px))]
+    fits = max(min(width / size[0], height / size[1]) for width, height in spec.tiles)
+    largest = max(fits, math.sqrt(spec.max_level_pixels / (short * long)))
+    scale = min(1.0, largest, max(one_tile, smallest_px / min_face_px))
+    if spec.architecture == "yunet+full-range":
+        scale = next((1 / factor for factor in _REDUCTIONS if 1 <= scale * factor <= _NEARLY), scale)
+    scales = [scale]
     while short * scales[-1] > largest_px:
         scales.append(scales[-1] / spec.level_step)
     return scales

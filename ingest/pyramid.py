@@ -1,21 +1,21 @@
-"""Cuts an image into tiles of one size at several scales, and merges the boxes found in them into faces."""
+"""Cuts an image into tiles at several scales, and merges the boxes found in them into faces."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-TILE_PX = 256  # side of the detector's square input
+TILE_PX = 256  # side of a detector's square input
 _EDGE_PX = 2.0  # a box this close to a tile's inner edge is cut; the neighbouring tile contains the whole face
 _SAME_FACE_IOU = 0.5  # below, one box is only a part of the other, and is left out of the average
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One network input: `pixels` (side, side, 3) uint8 RGB, black outside the image.
+    """One network input: `pixels` (height, width, 3) uint8 RGB, black outside the image.
 
     Attributes:
         left: column of the tile's corner in its level.
@@ -32,9 +32,9 @@ class Tile:
 
     def to_image(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return boxes (x, y, width, height, ...) of this tile in image pixels, without those cut by an inner edge."""
-        side = len(self.pixels)
+        size = np.array(self.pixels.shape[1::-1])
         low, high = rows[:, :2], rows[:, :2] + rows[:, 2:4]
-        cut = np.concatenate([low < _EDGE_PX, high > side - _EDGE_PX], axis=1) & np.array(self.inner)
+        cut = np.concatenate([low < _EDGE_PX, high > size - _EDGE_PX], axis=1) & np.array(self.inner)
         moved: NDArray[np.float64] = rows[~cut.any(axis=1)]
         moved[:, :2] += (self.left, self.top)
         moved[:, :4] *= self.scale * 2
@@ -42,24 +42,29 @@ class Tile:
 
 
 def cut_tiles(
-    image: Image.Image, size: tuple[int, int], scales: list[float], side: int, overlap: int
+    image: Image.Image, size: tuple[int, int], scales: list[float], tiles: Sequence[tuple[int, int]], overlap: int
 ) -> Iterator[Tile]:
     """Yield the tiles of every level.
 
     `image` is RGB and may be reduced; `size` is its full (width, height). `scales` are relative to `size`, descending:
-    each level is made from the level before. Neighbouring tiles share at least `overlap` pixels.
+    each level is made from the level before. A level has tiles of one of the sizes (width, height) of `tiles`, the one
+    with which they have the fewest pixels. Neighbouring tiles share at least `overlap` pixels.
     """
     for scale in scales:
         width, height = (max(1, round(length * scale)) for length in size)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
         level = np.asarray(image)
-        for top in _place_tiles(height, side, overlap):
-            for left in _place_tiles(width, side, overlap):
-                pixels = np.zeros((side, side, 3), np.uint8)
-                part = level[max(0, top) : top + side, max(0, left) : left + side]
+        lefts, tops, (across, down) = min(
+            ((_place_tiles(width, w, overlap), _place_tiles(height, h, overlap), (w, h)) for w, h in tiles),
+            key=lambda grid: len(grid[0]) * len(grid[1]) * grid[2][0] * grid[2][1],
+        )
+        for top in tops:
+            for left in lefts:
+                pixels = np.zeros((down, across, 3), np.uint8)
+                part = level[max(0, top) : top + down, max(0, left) : left + across]
                 row, column = max(0, -top), max(0, -left)
                 pixels[row : row + part.shape[0], column : column + part.shape[1]] = part
-                inner = (left > 0, top > 0, left + side < width, top + side < height)
+                inner = (left > 0, top > 0, left + across < width, top + down < height)
                 yield Tile(pixels, left, top, (size[0] / width, size[1] / height), inner)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from ingest.dali import FaceCropper
-from ingest.detect import DetectorSpec
 from ingest.probe import EncodedFace, probe_image
 from ingest.spec import FaceBox, PreprocessSpec
 from scorer.bundle.arrays import write_arrays
@@ -92,7 +91,7 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
     folder = results / "bundle"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(engine.parents[1], folder / "face_extractor")
-    detector.copy_detector(folder, DetectorSpec())
+    detector.copy_detector(folder, detector.SPEC)
     components, features = read_mixture(results / MIXTURE).means.shape
     write_repository(folder, recipe.preprocess, features, deployment)
     write_golden(results, engine, recipe.preprocess, threads)
@@ -108,7 +107,7 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
         "bundle_id": bundle_id,
         "licence": facts.describe_licence(recipe),
         **describe_engine(deployment, recipe.preprocess, features),
-        "detector": DetectorSpec(),
+        "detector": detector.SPEC,
         "mixture_components": components,
         **make_manifest_fields(
             calibration,
@@ -131,7 +130,11 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
         folder,
         fields,
         {
-            path: detector.LICENCE if path in DetectorSpec().files else facts.describe_licence(recipe)
+            path: (
+                detector.describe_licence(detector.SPEC, path)
+                if path in detector.SPEC.files
+                else facts.describe_licence(recipe)
+            )
             for path in list_files(folder)
         },
     )

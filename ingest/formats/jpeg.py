@@ -21,12 +21,13 @@ _MAX_SEGMENTS = 4096  # photographs have a few hundred at most; a file may have 
 # A marker that is neither stuffing (00), TEM (01) nor restart (D0-D7), after any fill bytes (FF). The expression begins
 # with a byte, so that `re` finds it with memchr: 0.3 ns a byte of a photograph's scans, 7 ns a byte at most.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+_FILL_BYTES = re.compile(rb"\xff(?=\xff)")  # a third of the time of `in`, for the same reason
 
 NO_END = -1  # the code of the last segment where the end marker is missing
 _RST0, _SOI, _EOI, _SOS, _DRI, _APP0, _APP1, _ADOBE = 0xD0, 0xD8, 0xD9, 0xDA, 0xDD, 0xE0, 0xE1, 0xEE
-_PROGRESSIVE = 0xC2
-_HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, _PROGRESSIVE})
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # these three are no frame headers
+PROGRESSIVE = 0xC2
+_HUFFMAN_FRAMES = frozenset({0xC0, 0xC1, PROGRESSIVE})
+FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # these three are no frame headers
 _METADATA = frozenset(range(0xE0, 0xF0)) | {0xFE}
 # Allowed between scans: tables, number of lines, restart interval, scans, metadata. Any other marker ends the picture.
 _BETWEEN_SCANS = frozenset({0xC4, 0xCC, 0xDB, 0xDC, 0xDD, _SOS}) | _METADATA
@@ -35,7 +36,7 @@ _ADOBE_BYTES, _JFIF_BYTES = 12, 14  # shorter segments are ignored by every deco
 _JFIF = b"JFIF\0\x01\x01\x00\x00\x01\x00\x01\x00\x00"  # revision 1.01, no thumbnail
 _RGB_OR_CMYK, _YCBCR, _YCCK = 0, 1, 2  # Adobe's colour transforms
 _COEFFICIENTS = 64  # of a block
-_RESTARTS = 8  # restart markers count modulo eight
+RESTARTS = 8  # restart markers count modulo eight
 
 
 class Segment(NamedTuple):
@@ -63,7 +64,7 @@ def read_jpeg(data: bytes, max_scans: int) -> Header:
     scans: list[bytes] = []
     exif, adobe, ended = b"", False, False
     for code, _, start, end in walk_segments(data):
-        if code in _FRAMES:
+        if code in FRAMES:
             frames.append((code, data[start:end]))
         elif code == _SOS:
             scans.append(data[start:end])
@@ -81,7 +82,7 @@ def read_jpeg(data: bytes, max_scans: int) -> Header:
     width, height = _read_frame(code, frame, adobe=adobe)
     if not ended and not _has_every_scan(code, frame, scans):
         raise Unscorable(Reason.TRUNCATED, f"the JPEG's {len(data)} bytes end before its last scan")
-    pixel_bytes = 3 + _count_held_bytes(frame) if code == _PROGRESSIVE or len(scans) > 1 else 3
+    pixel_bytes = 3 + _count_held_bytes(frame) if code == PROGRESSIVE or len(scans) > 1 else 3
     return Header(width, height, exif, len(scans), pixel_bytes, ended=ended)
 
 
@@ -92,12 +93,12 @@ def strip_jpeg(data: bytes) -> bytes:
     them wrong. These get the values that the decoder assumes: the parameters of a sequential scan, the revision of
     JFIF, an unknown colour transform. A missing end marker is added. `read_jpeg` accepted `data`.
     """
-    frame, channels = next((s.code, data[s.start + 5]) for s in walk_segments(data) if s.code in _FRAMES)
+    frame, channels = next((s.code, data[s.start + 5]) for s in walk_segments(data) if s.code in FRAMES)
     parts, scan_start = [data[:2]], 0
     for code, marker, start, end in walk_segments(data):
         parts.append(_drop_fill_bytes(data[scan_start:marker]) if scan_start else b"")
         body, kept = data[start:end], code not in (_EOI, NO_END)
-        if code == _SOS and frame != _PROGRESSIVE:
+        if code == _SOS and frame != PROGRESSIVE:
             body = body[:-3] + bytes([0, _COEFFICIENTS - 1, 0])
         elif code == _APP0 and body.startswith(b"JFIF\0") and len(body) >= _JFIF_BYTES:
             body = _JFIF
@@ -117,7 +118,7 @@ def _drop_fill_bytes(scan: bytes) -> bytes:
 
     A fill byte at the end would form a marker with the next byte.
     """
-    while b"\xff\xff" in scan:
+    while _FILL_BYTES.search(scan):
         scan = scan.replace(b"\xff\xff", b"\xff")  # each round halves a run
     return scan.rstrip(b"\xff")
 
@@ -140,13 +141,13 @@ def find_restarts(data: bytes) -> tuple[int, int]:
         if code == _DRI and end - start >= 2:  # noqa: PLR2004 - the interval has two bytes
             interval = int.from_bytes(data[start : start + 2], "big")
         position = end if code == _SOS else position
-    last = max((data.rfind(bytes([0xFF, _RST0 + number]), position), number) for number in range(_RESTARTS))
+    last = max((data.rfind(bytes([0xFF, _RST0 + number]), position), number) for number in range(RESTARTS))
     return interval, last[1] if last[0] >= 0 else -1
 
 
 def count_restarts(data: bytes) -> int:
     """Return the number of restart markers, including those in metadata."""
-    return sum(data.count(bytes([0xFF, _RST0 + number])) for number in range(_RESTARTS))
+    return sum(data.count(bytes([0xFF, _RST0 + number])) for number in range(RESTARTS))
 
 
 def walk_segments(data: bytes) -> Iterator[Segment]:
@@ -225,7 +226,7 @@ def _has_every_scan(code: int, frame: bytes, scans: Sequence[bytes]) -> bool:
     missing = {(component, index) for component in components for index in range(_COEFFICIENTS)}
     for scan in scans:
         named, (first, last, precision) = scan[1:-3:2], scan[-3:].rjust(3, b"\0")
-        if code != _PROGRESSIVE:
+        if code != PROGRESSIVE:
             first, last, precision = 0, _COEFFICIENTS - 1, 0
         if precision & 15 == 0:
             missing -= {(component, index) for component in named for index in range(first, last + 1)}

@@ -3,6 +3,7 @@
 Labels have few values, all from this program: no field of a request is a label, so that no sender can add series.
 """
 
+from functools import partial
 from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -11,7 +12,7 @@ from scorer.api.admission import Admission
 from scorer.api.cache import ResultCache
 from scorer.api.refusals import RefusalCode
 from scorer.messages import Decision, ScoreResult, Status
-from scorer.stream.metrics import COUNTS, P_VALUES, STAGE_SECONDS
+from scorer.stream.metrics import COUNTS, P_VALUES, STAGE_SECONDS, make_metric
 from scorer.stream.process_metrics import ServiceProcessCollector
 
 NAMES = {
@@ -44,42 +45,24 @@ class ApiMetrics:
     """The metrics of `NAMES`; thread-safe. Series of known labels exist from the start."""
 
     def __init__(self, admission: Admission, cache: ResultCache) -> None:
-        self.registry = registry = CollectorRegistry()
-        registry.register(ServiceProcessCollector())
-        help_of = NAMES.__getitem__
-
-        def counter(name: str, *labels: str) -> Counter:
-            return Counter(name, help_of(name), labels, registry=registry)
-
-        def gauge(name: str) -> Gauge:
-            return Gauge(name, help_of(name), registry=registry)
-
-        self.requests = counter("unlensed_http_requests_total", "status")
-        self.refusals = counter("unlensed_http_refusals_total", "code")
-        self.images_answered = counter("unlensed_images_answered_total", "status")
-        self.faces_scored = counter("unlensed_faces_scored_total", "decision")
-        self.cache_hits = counter("unlensed_cache_hits_total")
-        self.backend_up = gauge("unlensed_backend_up")
-        self.policy_refused = gauge("unlensed_policy_refused")
-        gauge("unlensed_in_flight_images").set_function(lambda: admission.images)
-        gauge("unlensed_in_flight_bytes").set_function(lambda: admission.bytes)
-        gauge("unlensed_cache_bytes").set_function(lambda: cache.bytes)
-        name = "unlensed_p_value"
-        self.p_value = Histogram(name, help_of(name), buckets=P_VALUES, registry=registry)
-        name = "unlensed_stage_seconds"
-        self.stage_seconds = Histogram(name, help_of(name), ["stage"], buckets=STAGE_SECONDS, registry=registry)
-        name = "unlensed_batch_images"
-        self.batch_images = Histogram(name, help_of(name), buckets=COUNTS, registry=registry)
-        self.bundle_info = Info("unlensed_bundle", help_of("unlensed_bundle_info"), registry=registry)
-        for metric, values in (
-            (self.requests, [str(int(each)) for each in _STATUSES]),
-            (self.refusals, [*RefusalCode]),
-            (self.images_answered, [*Status]),
-            (self.faces_scored, [*Decision]),
-            (self.stage_seconds, [*STAGES]),
-        ):
-            for value in values:
-                metric.labels(value)
+        self.registry = CollectorRegistry()
+        self.registry.register(ServiceProcessCollector())
+        new = partial(make_metric, registry=self.registry, names=NAMES)
+        statuses = [str(int(each)) for each in _STATUSES]
+        self.requests = new(Counter, "unlensed_http_requests_total", "status", values=statuses)
+        self.refusals = new(Counter, "unlensed_http_refusals_total", "code", values=RefusalCode)
+        self.images_answered = new(Counter, "unlensed_images_answered_total", "status", values=Status)
+        self.faces_scored = new(Counter, "unlensed_faces_scored_total", "decision", values=Decision)
+        self.p_value = new(Histogram, "unlensed_p_value", buckets=P_VALUES)
+        self.stage_seconds = new(Histogram, "unlensed_stage_seconds", "stage", values=STAGES, buckets=STAGE_SECONDS)
+        self.batch_images = new(Histogram, "unlensed_batch_images", buckets=COUNTS)
+        self.cache_hits = new(Counter, "unlensed_cache_hits_total")
+        self.backend_up = new(Gauge, "unlensed_backend_up")
+        self.policy_refused = new(Gauge, "unlensed_policy_refused")
+        self.bundle_info = new(Info, "unlensed_bundle_info")
+        new(Gauge, "unlensed_in_flight_images").set_function(lambda: admission.images)
+        new(Gauge, "unlensed_in_flight_bytes").set_function(lambda: admission.bytes)
+        new(Gauge, "unlensed_cache_bytes").set_function(lambda: cache.bytes)
 
     def count(self, result: ScoreResult) -> None:
         """Count a result and its faces."""

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from prometheus_client import (
@@ -94,47 +95,49 @@ class Metrics:
         self.registry.register(
             ServiceProcessCollector()
         )  # process_resident_memory_bytes, process_cpu_seconds_total, ...
-        self.records_received = self._new(Counter, "unlensed_records_received_total", "topic")
-        self.record_bytes_received = self._new(Counter, "unlensed_record_bytes_received_total")
-        self.records_answered = self._new(Counter, "unlensed_records_answered_total", "status", values=Status)
-        self.records_dead = self._new(Counter, "unlensed_records_dead_total", "code", values=DeadLetterCode)
-        self.records_expired = self._new(Counter, "unlensed_records_expired_total", "topic")
-        self.isolated_records = self._new(Counter, "unlensed_isolated_records_total")
-        self.faces_scored = self._new(Counter, "unlensed_faces_scored_total", "decision", values=Decision)
-        self.p_value = self._new(Histogram, "unlensed_p_value", buckets=P_VALUES)
-        self.stage_seconds = self._new(
-            Histogram, "unlensed_stage_seconds", "stage", values=STAGES, buckets=STAGE_SECONDS
-        )
-        self.batch_images = self._new(Histogram, "unlensed_batch_images", buckets=COUNTS)
-        self.batch_faces = self._new(Histogram, "unlensed_batch_faces", buckets=COUNTS)
-        self.lag_records = self._new(Gauge, "unlensed_lag_records", "topic", "partition")
-        self.lag_seconds = self._new(Gauge, "unlensed_lag_seconds")
-        self.transaction_open_seconds = self._new(Gauge, "unlensed_transaction_open_seconds", "topic", "partition")
-        self.in_flight_images = self._new(Gauge, "unlensed_in_flight_images")
-        self.in_flight_bytes = self._new(Gauge, "unlensed_in_flight_bytes")
-        self.paused = self._new(Gauge, "unlensed_paused")
-        self.pauses = self._new(Counter, "unlensed_pauses_total", "reason", values=PAUSE_REASONS)
-        self.backend_up = self._new(Gauge, "unlensed_backend_up")
-        self.backend_retries = self._new(Counter, "unlensed_backend_retries_total", "backend", values=BACKENDS)
-        self.bundle_info = self._new(Info, "unlensed_bundle_info")
-        self.policy_reloads = self._new(Counter, "unlensed_policy_reloads_total")
-        self.policy_refused = self._new(Gauge, "unlensed_policy_refused")
+        new = partial(make_metric, registry=self.registry)
+        self.records_received = new(Counter, "unlensed_records_received_total", "topic")
+        self.record_bytes_received = new(Counter, "unlensed_record_bytes_received_total")
+        self.records_answered = new(Counter, "unlensed_records_answered_total", "status", values=Status)
+        self.records_dead = new(Counter, "unlensed_records_dead_total", "code", values=DeadLetterCode)
+        self.records_expired = new(Counter, "unlensed_records_expired_total", "topic")
+        self.isolated_records = new(Counter, "unlensed_isolated_records_total")
+        self.faces_scored = new(Counter, "unlensed_faces_scored_total", "decision", values=Decision)
+        self.p_value = new(Histogram, "unlensed_p_value", buckets=P_VALUES)
+        self.stage_seconds = new(Histogram, "unlensed_stage_seconds", "stage", values=STAGES, buckets=STAGE_SECONDS)
+        self.batch_images = new(Histogram, "unlensed_batch_images", buckets=COUNTS)
+        self.batch_faces = new(Histogram, "unlensed_batch_faces", buckets=COUNTS)
+        self.lag_records = new(Gauge, "unlensed_lag_records", "topic", "partition")
+        self.lag_seconds = new(Gauge, "unlensed_lag_seconds")
+        self.transaction_open_seconds = new(Gauge, "unlensed_transaction_open_seconds", "topic", "partition")
+        self.in_flight_images = new(Gauge, "unlensed_in_flight_images")
+        self.in_flight_bytes = new(Gauge, "unlensed_in_flight_bytes")
+        self.paused = new(Gauge, "unlensed_paused")
+        self.pauses = new(Counter, "unlensed_pauses_total", "reason", values=PAUSE_REASONS)
+        self.backend_up = new(Gauge, "unlensed_backend_up")
+        self.backend_retries = new(Counter, "unlensed_backend_retries_total", "backend", values=BACKENDS)
+        self.bundle_info = new(Info, "unlensed_bundle_info")
+        self.policy_reloads = new(Counter, "unlensed_policy_reloads_total")
+        self.policy_refused = new(Gauge, "unlensed_policy_refused")
 
     def forget(self, topic_partition: TopicPartition) -> None:
         """Remove the series of a partition that this worker no longer owns; its new owner reports them."""
         for gauge in (self.lag_records, self.transaction_open_seconds):
             gauge.remove(topic_partition.topic, str(topic_partition.partition))
 
-    def _new(
-        self,
-        kind: type[Metric],
-        name: str,
-        *labels: str,
-        values: Iterable[str] = (),
-        **options: Any,  # noqa: ANN401 - `buckets` of a histogram
-    ) -> Metric:
-        # prometheus_client adds _info itself, and _total only where it is missing.
-        metric = kind(name.removesuffix("_info"), NAMES[name], labels, registry=self.registry, **options)
-        for value in values:
-            metric.labels(value)
-        return metric
+
+def make_metric(
+    kind: type[Metric],
+    name: str,
+    *labels: str,
+    registry: CollectorRegistry,
+    names: Mapping[str, str] = NAMES,
+    values: Iterable[str] = (),
+    **options: Any,  # noqa: ANN401 - `buckets` of a histogram
+) -> Metric:
+    """Return a metric of `names` in `registry`, with a series for each of the `values` of its label."""
+    # prometheus_client adds _info itself, and _total only where it is missing.
+    metric = kind(name.removesuffix("_info"), names[name], labels, registry=registry, **options)
+    for value in values:
+        metric.labels(value)
+    return metric

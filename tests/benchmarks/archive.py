@@ -90,13 +90,13 @@ def fill_archive(folder: Path, requests: Sequence[ScoreRequest], images: int) ->
     return manifest
 
 
-def run_scan(bundle: Path, manifest: Path, scratch: Path, threads: int) -> Row:
-    """Scan the archive with a bundle."""
+def run_scan(bundle: Path, manifest: Path, scratch: Path, threads: int, *, with_faces: bool = True) -> Row:
+    """Scan the archive with a bundle; `with_faces` if the manifest states the faces."""
     manifest_facts, out = read_bundle(bundle).manifest, scratch / f"run-{bundle.name}"
     command = [sys.executable, "-c", "from scorer.commands.main import main; main()", "scan", str(manifest)]
     command += [
         "--uri-column=uri",
-        "--faces-column=faces",
+        *(["--faces-column=faces"] if with_faces else []),
         f"--threads={threads}",
         f"--bundle={bundle}",
         f"--out={out}",

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from scorer.explain.messages import ExplainedResult
@@ -20,6 +21,7 @@ def explain(*arguments: object, cwd: Path, root: Path) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, check=False, timeout=120)
 
 
+@pytest.mark.slow
 def test_explain_writes_json_and_a_sheet(tmp_path: Path, portrait: bytes, root: Path) -> None:
     """Both kinds of output are written, the sentences are printed, and a missing face is a wrong usage."""
     (tmp_path / "portrait.png").write_bytes(portrait)
@@ -35,6 +37,7 @@ def test_explain_writes_json_and_a_sheet(tmp_path: Path, portrait: bytes, root: 
     assert explain("portrait.png", "--out", "why.pdf", cwd=tmp_path, root=root).returncode == 2
 
 
+@pytest.mark.slow
 def test_an_image_without_a_score_gets_one_line(tmp_path: Path, root: Path) -> None:
     """An image without a face and a missing file exit with 3 and one sentence, and nothing is written."""
     Image.new("RGB", (200, 200), "white").save(tmp_path / "white.png")

@@ -1,6 +1,7 @@
 """The detector on the public-domain astronaut portrait: every container, orientation and size."""
 
 import io
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from ingest.detect import Detection, DetectorSpec, FaceDetector, load_detector, plan_scales
+from ingest.detect import YUNET, Detection, DetectorSpec, FaceDetector, load_detector, plan_scales
+from ingest.network_files import list_network_files
 from ingest.probe import probe_image
 from ingest.spec import MIN_VISIBLE_SHARE, FaceBox
+from training.data.detector import YUNET_FILE
 
 FACE = FaceBox(179.8, 63.1, 91.0, 115.1)  # YuNet's box of the 512 x 512 portrait, at score 0.94
 STORE = {  # how upright pixels are stored under each EXIF orientation
@@ -24,6 +27,29 @@ STORE = {  # how upright pixels are stored under each EXIF orientation
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
+
+
+@pytest.fixture(scope="module", params=[DetectorSpec(), YUNET], ids=lambda spec: spec.architecture)
+def spec(request: pytest.FixtureRequest) -> DetectorSpec:
+    """The specification of each detector."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(spec: DetectorSpec, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the networks of `spec`."""
+    folder = tmp_path_factory.mktemp("detector")
+    shutil.copytree(root / "model_repository" / "face_detector", folder / "face_detector")
+    if spec.architecture == "yunet+full-range":
+        for source, file in zip(*map(list_network_files, (YUNET_FILE, folder / spec.file)), strict=True):
+            shutil.copyfile(source, file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def detector(folder: Path, spec: DetectorSpec) -> FaceDetector:
+    """The detector of `spec`, on one thread."""
+    return load_detector(folder, spec, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +152,9 @@ def test_finds_the_small_face_of_an_avatar(detector: FaceDetector, upright: Imag
     assert_only(detect(detector, encode(upright.resize((side, side)))), move(FACE, side / 512))
 
 
-def test_searches_smaller_faces_only_on_request(detector: FaceDetector, upright: Image.Image) -> None:
+def test_searches_smaller_faces_only_on_request(
+    detector: FaceDetector, spec: DetectorSpec, upright: Image.Image
+) -> None:
     """A face of 53 px in a large photograph is found only if the caller scores such faces, on a larger level."""
     sheet = Image.new("RGB", (1600, 1200), (90, 110, 100))
     sheet.paste(upright.resize((300, 300)), (700, 500))
@@ -134,7 +162,6 @@ def test_searches_smaller_faces_only_on_request(detector: FaceDetector, upright:
     info, expected = probe_image(data), move(FACE, 300 / 512, 700, 500)
     assert detector.detect(data, info) == []
     assert_only(detector.detect(data, info, 40), expected, iou=0.6)
-    spec = DetectorSpec()
     assert (
         plan_scales((info.width, info.height), spec, 40)[0]
         > plan_scales((info.width, info.height), spec, spec.min_face_px)[0]
@@ -143,15 +170,15 @@ def test_searches_smaller_faces_only_on_request(detector: FaceDetector, upright:
 
 def test_small_faces_are_returned_only_without_a_larger_one(detector: FaceDetector, upright: Image.Image) -> None:
     """A person in the background of a portrait is not returned, unless the caller scores such faces."""
-    pair = Image.new("RGB", (760, 512), (90, 110, 100))
+    pair = Image.new("RGB", (790, 512), (90, 110, 100))
     pair.paste(upright, (0, 0))
-    pair.paste(upright.resize((240, 240)), (516, 100))
-    data, small = encode(pair), move(FACE, 240 / 512, 516, 100)
+    pair.paste(upright.resize((270, 270)), (516, 100))
+    data, small = encode(pair), move(FACE, 270 / 512, 516, 100)
     assert_only(detect(detector, data), FACE)
     boxes = [face.box for face in detector.detect(data, probe_image(data), 40)]
     assert len(boxes) == 2
     assert max(measure_iou(box, small) for box in boxes) > 0.6
-    alone = encode(pair.crop((516, 0, 760, 512)))
+    alone = encode(pair.crop((516, 0, 790, 512)))
     assert_only(detect(detector, alone), move(small, 1, -516), iou=0.6)
 
 
@@ -168,9 +195,8 @@ def test_a_strip_of_a_face_is_found(detector: FaceDetector, upright: Image.Image
     assert face.box.visible_share(240, 66) < MIN_VISIBLE_SHARE
 
 
-def test_the_second_network_changes_no_box(root: Path, upright: Image.Image) -> None:
+def test_the_second_network_changes_no_box(folder: Path, spec: DetectorSpec, upright: Image.Image) -> None:
     """A detector that verifies every face gives, bit for bit, the boxes of one that verifies none."""
-    folder, spec = root / "model_repository", DetectorSpec()
     always = load_detector(folder, replace(spec, sure_confidence=1.0), threads=1)
     without = load_detector(folder, replace(spec, sure_confidence=spec.min_confidence), threads=1)
     data = encode(upright)
@@ -206,11 +232,13 @@ def test_finds_small_faces_in_a_large_photograph(detector: FaceDetector, upright
     assert all(max(measure_iou(box, face.box) for face in found) > 0.6 for box in expected)
 
 
-def test_threads_do_not_change_the_result(root: Path, detector: FaceDetector, upright: Image.Image) -> None:
+def test_threads_do_not_change_the_result(
+    folder: Path, spec: DetectorSpec, detector: FaceDetector, upright: Image.Image
+) -> None:
     """Two streams with four callers give, bit for bit, the faces of one stream with one caller."""
     data = encode(upright.resize((3000, 2400)), "JPEG")
     alone = detect(detector, data)
-    shared = load_detector(root / "model_repository", DetectorSpec(), threads=2)
+    shared = load_detector(folder, spec, threads=2)
     with ThreadPoolExecutor(4) as callers:
         assert all(found == alone for found in callers.map(lambda _: detect(shared, data), range(8)))
 

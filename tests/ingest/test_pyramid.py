@@ -22,7 +22,7 @@ def test_every_small_box_lies_in_one_tile(width: int, height: int, data: st.Data
     left = data.draw(st.integers(0, max(0, width - OVERLAP)))
     top = data.draw(st.integers(0, max(0, height - OVERLAP)))
     right, bottom = min(width, left + OVERLAP), min(height, top + OVERLAP)
-    tiles = cut_tiles(Image.new("RGB", (width, height)), (width, height), [1.0], SIDE, OVERLAP)
+    tiles = cut_tiles(Image.new("RGB", (width, height)), (width, height), [1.0], [(SIDE, SIDE)], OVERLAP)
     assert any(
         tile.left <= left and right <= tile.left + SIDE and tile.top <= top and bottom <= tile.top + SIDE
         for tile in tiles
@@ -33,7 +33,7 @@ def test_every_small_box_lies_in_one_tile(width: int, height: int, data: st.Data
 def test_tiles_contain_the_image_at_their_position(width: int, height: int, seed: int) -> None:
     """The pixels of a tile are those of the image at its position, and black outside."""
     pixels = np.random.default_rng(seed).integers(1, 256, (height, width, 3), np.uint8)
-    for tile in cut_tiles(Image.fromarray(pixels), (width, height), [1.0], SIDE, OVERLAP):
+    for tile in cut_tiles(Image.fromarray(pixels), (width, height), [1.0], [(SIDE, SIDE)], OVERLAP):
         rows, columns = np.arange(SIDE) + tile.top, np.arange(SIDE) + tile.left
         inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))[None, :]
         expected = pixels[np.clip(rows, 0, height - 1)][:, np.clip(columns, 0, width - 1)] * inside[..., None]
@@ -42,7 +42,7 @@ def test_tiles_contain_the_image_at_their_position(width: int, height: int, seed
 
 def test_boxes_are_converted_to_image_pixels() -> None:
     """A box in a tile of a reduced level gets its position in the image; one that an inner edge cuts is dropped."""
-    tiles = list(cut_tiles(Image.new("RGB", (300, 200)), (3000, 2000), [0.1], SIDE, OVERLAP))
+    tiles = list(cut_tiles(Image.new("RGB", (300, 200)), (3000, 2000), [0.1], [(SIDE, SIDE)], OVERLAP))
     corner = tiles[0]
     rows = np.array([[10.0, 12, 20, 22, 0.9], [50, 10, 13.5, 20, 0.9], [0.5, 0.5, 20, 20, 0.9]])
     np.testing.assert_allclose(corner.to_image(rows), [[100, 120, 200, 220, 0.9], [5, 5, 200, 200, 0.9]])

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ingest.detect import DetectorSpec, load_detector
+from ingest.detect import load_detector
 from scorer.commands.terminal import Terminal
 from training.data.chunks import PrepareProgress, explain_interruption, prepare_photos
 from training.data.cutting import FaceCutter
-from training.data.detector import copy_detector
+from training.data.detector import SPEC, copy_detector
 from training.data.exif import TAG_NAMES
 from training.data.indexing import index_run, print_report, print_without_role
 from training.data.inputs import Inputs, list_inputs
@@ -51,7 +51,7 @@ def prepare_run(  # noqa: PLR0913, PLR0917 - the options of the command
     with PrepareProgress("listing", None, "photographs", console) as progress, explain_interruption(run, progress):
         inputs = list_inputs(sources, roles, list_needs(recipe), progress)
     print_listing(inputs, recipe, console)
-    detector = load_detector(copy_detector(run, DetectorSpec()).parents[2], DetectorSpec(), threads)
+    detector = load_detector(copy_detector(run, SPEC).parents[2], SPEC, threads)
     cutter = FaceCutter(detector, landmarker, recipe.preprocess, recipe.min_face_px, threads)
     with PrepareProgress("preparing", None, "photographs", console) as progress:
         records = prepare_photos(run, inputs, cutter, progress)

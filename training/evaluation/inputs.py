@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from ingest.detect import DetectorSpec, load_detector
+from ingest.detect import load_detector
 from scorer.commands.progress import Progress
 from scorer.mixture import GaussianMixture
+from training.data.detector import SPEC
 from training.data.shards import FaceSet, Images
 from training.evaluation.evaluate import (
     EvaluationFaces,
@@ -83,7 +84,7 @@ def cut_folders(
         FileNotFoundError: a folder contains no picture, or no crop was found.
     """
     cutter = PictureCutter(
-        load_detector(evaluated.run, DetectorSpec(), evaluated.threads),
+        load_detector(evaluated.run, SPEC, evaluated.threads),
         evaluated.recipe.preprocess,
         part,
         evaluated.threads,

@@ -107,6 +107,7 @@ def test_the_keyboard_is_enough(client: Client, page: Page, portrait: bytes) -> 
     assert page.evaluate("document.activeElement.id") == "files"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["drop", "paste"])
 def test_pictures_are_dropped_and_pasted(client: Client, page: Page, portrait: bytes, kind: str) -> None:
     """Both ways give the same result as choosing a file."""

@@ -4,13 +4,14 @@ from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from ingest.detect import DetectorSpec, load_detector
+from ingest.detect import YUNET, DetectorSpec, load_detector
 from ingest.openvino_core import read_network
 from ingest.probe import probe_image
 from scorer.bundle.bundle import Bundle
 from tests.training.graphs import has_int8_weights
-from training.data.detector import copy_detector
+from training.data.detector import copy_detector, describe_licence, describe_licences
 
 
 def test_the_starter_has_the_detector_that_is_written(starter: Bundle, portrait: bytes, tmp_path: Path) -> None:
@@ -34,3 +35,16 @@ def test_the_second_network_has_floating_point_weights_where_they_matter(starter
     dense = kinds["Convolution"]
     assert not any((dense[0], *dense[-4:], *kinds["GroupConvolution"]))
     assert all(dense[1:-4])
+
+
+@pytest.mark.parametrize("spec", [DetectorSpec(), YUNET], ids=lambda spec: spec.architecture)
+def test_the_copied_files_are_those_of_the_specification(tmp_path: Path, spec: DetectorSpec) -> None:
+    """A bundle gets exactly the files that its specification names, they load, and each has a licence."""
+    copy_detector(tmp_path, spec)
+    copied = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.xz")}
+    assert copied == set(spec.files)
+    load_detector(tmp_path, spec, threads=1)
+    assert {name: "yunet" in describe_licence(spec, name) for name in copied} == {
+        name: "yunet" in name for name in copied
+    }
+    assert describe_licences(spec).count("Apache-2.0") == len({describe_licence(spec, name) for name in copied})

@@ -26,7 +26,7 @@ from ingest.reasons import Unscorable
 from ingest.spec import PreprocessSpec
 from scorer.commands.progress import Progress
 from scorer.files import replace_file, write_and_rename
-from training.data.detector import copy_detector
+from training.data.detector import SPEC, copy_detector
 from training.evaluation.detectors.base import Picture
 from training.evaluation.generated import Part, PictureCutter, draw_pictures
 from training.run_recipe import read_cut
@@ -51,7 +51,7 @@ class CutRule:
     """
 
     weights: Path
-    detector: DetectorSpec = field(default_factory=DetectorSpec)
+    detector: DetectorSpec = SPEC
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
     part: Part = "face"
     threads: int = 2
@@ -59,7 +59,7 @@ class CutRule:
     @classmethod
     def of_run(cls, run: Path, threads: int) -> Self:
         """Return the rule that cuts as the faces of a run are cut; the face detector is written to the run."""
-        return cls(copy_detector(run, DetectorSpec()).parents[2], preprocess=read_cut(run), threads=threads)
+        return cls(copy_detector(run, SPEC).parents[2], preprocess=read_cut(run), threads=threads)
 
     def open_cutter(self) -> PictureCutter:
         """Return a cutter; only its `locate` is used, which writes no file."""
