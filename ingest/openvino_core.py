@@ -25,7 +25,7 @@ sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # makes it
 
 import openvino as ov  # noqa: E402, TID251 - the only module that may import it
 
-__all__ = ["compile_network", "ov", "read_network", "write_network"]
+__all__ = ["compile_network", "list_operations", "ov", "read_network", "write_network"]
 
 CORE = ov.Core()
 
@@ -41,6 +41,11 @@ def read_network(graph: Path, read: Callable[[Path], bytes] = Path.read_bytes) -
     if len(files) == 1:
         return CORE.read_model(graph)
     return CORE.read_model(*(unpack(read(file)) if file.suffix == ".xz" else read(file) for file in files))
+
+
+def list_operations(model: ov.Model, kind: str) -> list[str]:
+    """Return the names of the operations of a kind, as OpenVINO calls it, in order."""
+    return [str(node.get_friendly_name()) for node in model.get_ordered_ops() if node.get_type_name() == kind]
 
 
 def write_network(network: ov.Model, graph: Path, *, half: bool) -> None:

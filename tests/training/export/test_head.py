@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.openvino_core import read_network
+from ingest.openvino_core import list_operations, read_network
 from tests.small_extractor import make_small_extractor
 from tests.training.graphs import has_int8_weights
 from training.export.features import extract_features
 from training.export.head import HeadedExtractor, fit_head, read_head, write_head
 from training.export.onnx import export_onnx
-from training.export.openvino import convert_extractor, export_extractor, list_operations
+from training.export.openvino import convert_extractor, export_extractor
 from training.recipes import PAPER_FEATURES, Precision
 
 COMPONENTS = 5
