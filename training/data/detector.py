@@ -3,7 +3,6 @@
 The first network's weights are unchanged. Most of the second network's are rounded to 8 bits, which makes a bundle
 100 KB smaller: on 400 photographs with 659 faces, one box changed.
 
-
 BlazeFace comes from a Python package. YuNet (yunet.xml.xz, yunet.bin.xz) is `onnx/yunet_n_dynamic.onnx` of
 ShiqiYu/libfacedetection.train (Apache-2.0), converted by `convert_yunet`; no Python package contains it.
 """
