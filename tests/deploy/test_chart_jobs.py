@@ -66,7 +66,7 @@ def test_a_changed_scan_is_another_job() -> None:
 def test_each_bundle_has_a_run_of_its_own() -> None:
     """Another bundle scans into another folder, because a run refuses other bundles."""
     outs = [each for job in (scan_job(), scan_job(f'bundle.digest="{"b" * 64}"')) for each in find_outs(job)]
-    assert outs == ["--out=/runs/2026-11-next-d02e7f63", "--out=/runs/2026-11-next-bbbbbbbb"]
+    assert outs == ["--out=/runs/2026-11-next-20d47dbd", "--out=/runs/2026-11-next-bbbbbbbb"]
 
 
 def find_outs(job: Document) -> list[str]:
@@ -84,7 +84,7 @@ def test_stage_compare_scans_with_both_bundles_and_compares() -> None:
     assert verify[verify.index("--digest") + 1] == "b" * 64
     (page,) = jobs("compare", *settings)
     args = page["spec"]["template"]["spec"]["containers"][0]["args"]
-    assert args[:2] == ["/runs/2026-11-next-d02e7f63", "/runs/2026-11-next-bbbbbbbb"]
+    assert args[:2] == ["/runs/2026-11-next-20d47dbd", "/runs/2026-11-next-bbbbbbbb"]
 
 
 def test_comparison_waits_for_complete_runs(tmp_path: Path) -> None:

@@ -8,9 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.openvino_core import list_operations, read_network
+from ingest.openvino_core import list_operations, ov, read_network
 from tests.small_extractor import make_small_extractor
-from tests.training.graphs import has_int8_weights
 from training.export.features import extract_features
 from training.export.head import HeadedExtractor, fit_head, read_head, write_head
 from training.export.onnx import export_onnx
@@ -111,3 +110,11 @@ def test_the_first_convolution_is_not_quantised(tmp_path: Path) -> None:
     assert not has_int8_weights(first)
     assert others
     assert all(map(has_int8_weights, others))
+
+
+def has_int8_weights(node: ov.Node) -> bool:
+    """Return whether the weights of an operation are converted from int8 constants."""
+    weights = node.input_value(1).get_node()
+    while weights.get_type_name() != "Constant":
+        weights = weights.input_value(0).get_node()
+    return bool(weights.get_element_type().get_type_name() == "i8")
