@@ -51,6 +51,7 @@ def list_openers(grids: Detector, smoothness: Detector) -> dict[str, Opener]:
     }
 
 
+@pytest.mark.slow
 def test_a_comparison_measures_and_explains(
     faces: ComparedFaces, grids: NetworkDetector, smoothness: Detector, out: Path
 ) -> None:
