@@ -114,6 +114,10 @@ class KafkaSink:
             if isinstance(error, errors.ProducerFencedError) and not self._has_successors:
                 # Nobody else has a random id: the coordinator itself aborted a transaction that took too long.
                 converted = BrokerUnavailable(str(converted))
+            if isinstance(error, errors.FencedInstanceIdError):
+                # The offsets are of a membership that this worker itself has replaced. If another worker has the
+                # instance id, the consumer finds out.
+                converted = BrokerUnavailable(str(converted))
             raise converted from error
 
     def _producer(self, transactional_id: str | None) -> Any:  # noqa: ANN401 - the client ships no types

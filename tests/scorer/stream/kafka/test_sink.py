@@ -163,9 +163,10 @@ def test_partitions_of_others_are_not_stored(site: Site) -> None:
     assert values(site) == []
 
 
-def test_an_outdated_membership_commits_nothing(site: Site) -> None:
-    """The broker refuses a transaction of a former generation of the group; a current one works."""
-    member = join_with_records(site, delivery=ONCE)
+@pytest.mark.parametrize("instance_id", [None, "one"])
+def test_an_outdated_membership_commits_nothing(site: Site, instance_id: str | None) -> None:
+    """The broker refuses a transaction of a former membership, which the worker has replaced; a current one works."""
+    member = join_with_records(site, delivery=ONCE, instance_id=instance_id)
     topic_partition = TopicPartition(site.stream.requests, 0)
     current = member.source.membership([topic_partition])
     outdated = [current._replace(generation_id=current.generation_id - 1), current._replace(member_id="somebody")]
