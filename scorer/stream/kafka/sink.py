@@ -111,12 +111,12 @@ class KafkaSink:
                     self._producers[transactional_id].abort_transaction()
             self._discard(transactional_id, timeout_s=2)
             converted = self._brokers.convert_error(error, "nothing was acknowledged")
-            if isinstance(error, errors.ProducerFencedError) and not self._has_successors:
-                # Nobody else has a random id: the coordinator itself aborted a transaction that took too long.
-                converted = BrokerUnavailable(str(converted))
-            if isinstance(error, errors.FencedInstanceIdError):
-                # The offsets are of a membership that this worker itself has replaced. If another worker has the
-                # instance id, the consumer finds out.
+            # Nobody else has a random id: the coordinator itself aborted a transaction that took too long.
+            timed_out = isinstance(error, errors.ProducerFencedError) and not self._has_successors
+            # The offsets are of a membership that this worker itself has replaced. If another worker has the instance
+            # id, the consumer finds out.
+            outdated = isinstance(error, errors.FencedInstanceIdError)
+            if timed_out or outdated:
                 converted = BrokerUnavailable(str(converted))
             raise converted from error
 
