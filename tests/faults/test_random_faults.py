@@ -110,8 +110,7 @@ class Chaos:
         return self._rng.choice(running)
 
 
-# Exactly once fails in about half of its runs on two busy cores: an open fault, which `make nightly` shows.
-@pytest.mark.parametrize("delivery", ["at_least_once", pytest.param("exactly_once", marks=pytest.mark.long)])
+@pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
 def test_whatever_happens_each_record_is_answered(stage: Stage, delivery: str, say: Callable[[str], None]) -> None:
     """Good requests have results that agree, each bad one its dead letter, and the workers get to the end."""
     stage.supervise_triton()
