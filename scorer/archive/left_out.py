@@ -34,6 +34,8 @@ CLIP_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts
 TAR = ".tar"
 MANIFESTS = frozenset({".parquet", ".csv", ".jsonl"})
 COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".lz4", ".zip", ".7z"})
+_SCORED = IMAGE_SUFFIXES | CLIP_SUFFIXES
+_CONTAINERS = MANIFESTS | COMPRESSED | {TAR}
 
 
 class LeftOut(StrEnum):
@@ -100,9 +102,9 @@ def classify_name(path: str) -> LeftOut | None:
         return _SIDECAR_NAMES[name.lower()]
     _, dot, ending = name.lower().rpartition(".")
     suffix = dot + ending
-    if suffix in IMAGE_SUFFIXES | CLIP_SUFFIXES:
+    if suffix in _SCORED:
         return None
-    return LeftOut.CONTAINER if suffix == TAR or suffix in MANIFESTS | COMPRESSED else LeftOut.NOT_IMAGE
+    return LeftOut.CONTAINER if suffix in _CONTAINERS else LeftOut.NOT_IMAGE
 
 
 def describe_left_out(counts: Mapping[str, int]) -> str:

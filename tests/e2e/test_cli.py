@@ -201,6 +201,7 @@ HOSTILE = [
 OTHER_LOCALE = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment",
     [
@@ -230,6 +231,7 @@ def test_no_name_acts_or_ends_a_run(tmp_path: Path, portrait: bytes, root: Path,
     assert len(list(pictures.glob("*.jpg"))) == len(HOSTILE)
 
 
+@pytest.mark.slow
 def test_boxes_that_do_not_meet_the_files_end_the_run_before_it(photographs: Path, tmp_path: Path, root: Path) -> None:
     """Keys below the given folder are found; a file without a key is an error unless it is skipped or detected."""
     boxes = tmp_path / "boxes.json"

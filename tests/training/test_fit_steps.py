@@ -81,6 +81,7 @@ def fixture_faces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "load_role", load)
 
 
+@pytest.mark.slow
 def test_fit_then_calibrate(run: Path, recipe: Recipe) -> None:
     """The reports contain the shape, the bound, refused candidates, thresholds and unsupported rates."""
     with pytest.raises(FileNotFoundError, match=r"no fit.json: run `unlensed-train fit`"):

@@ -199,12 +199,6 @@ def send_record(producer: Any, record: Outgoing) -> Any:  # noqa: ANN401 - the c
     return producer.send(record.topic, value, key=record.key, headers=headers)
 
 
-def packed_bytes(record: Outgoing) -> int:
-    """Return the size of a batch with this record, which a broker compares with max.message.bytes; rounded up."""
-    headers = [(HeaderName(name), content) for name, content in record.headers]
-    return int(DefaultRecordBatchBuilder.estimate_size_in_bytes(record.key, record.value, headers))
-
-
 def to_record(fetched: Any) -> Record:  # noqa: ANN401 - the client ships no types
     """Return a client's record as `Record`."""
     return Record(

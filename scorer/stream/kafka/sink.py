@@ -4,14 +4,13 @@ A kafka-python producer whose records expired, or that was fenced, may not work 
 failure, and the next delivery creates a new one.
 """
 
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
-from scorer.errors import BrokerRefused, BrokerUnavailable
+from scorer.errors import BrokerUnavailable
 from scorer.settings import KafkaSettings
 from scorer.stream.broker import OffsetAndMetadata, Outgoing, RecordsTooLarge, TopicPartition
 from scorer.stream.kafka.client import (
@@ -23,7 +22,7 @@ from scorer.stream.kafka.client import (
     errors,
     to_offsets,
 )
-from scorer.stream.kafka.records import packed_bytes, send_record
+from scorer.stream.kafka.records import send_record
 from scorer.stream.watchdog import Watchdog
 
 WATCHDOG_MARGIN_S = 15
@@ -68,10 +67,11 @@ class KafkaSink:
         """See `RecordSink`; exits the process when the broker neither commits nor refuses in time."""
         membership = self._membership(offsets.keys())
         with self._watchdog, self._failures(self._transactional_id):
-            producer = self._producer(self._transactional_id)
-            producer.begin_transaction()
-            if refused := self._send(producer, records):
-                raise RecordsTooLarge(refused := self._find_largest(refused), _describe(refused))
+            producer = self._begin_transaction()
+            if self._send(producer, records):  # which of them is not known: a batch is refused as a whole
+                self._abort_transaction()
+                producer = self._begin_transaction()
+                self._send_one_by_one(producer, records)
             producer.send_offsets_to_transaction(
                 to_offsets({topic_partition: OffsetAndMetadata(offset) for topic_partition, offset in offsets.items()}),
                 membership,
@@ -100,9 +100,9 @@ class KafkaSink:
             yield
         except RecordsTooLarge:
             if transactional_id:
-                with suppress(errors.KafkaError):
-                    self._producers[transactional_id].abort_transaction()
-            self._discard(transactional_id, timeout_s=2)  # after a refusal the producer sends nothing more
+                self._abort_transaction()
+            else:
+                self._discard(None, timeout_s=2)  # after a refusal the producer sends nothing more
             raise
         except errors.KafkaError as error:
             answered = isinstance(error, errors.BrokerResponseError | errors.CommitFailedError)
@@ -111,8 +111,12 @@ class KafkaSink:
                     self._producers[transactional_id].abort_transaction()
             self._discard(transactional_id, timeout_s=2)
             converted = self._brokers.convert_error(error, "nothing was acknowledged")
-            if isinstance(error, errors.ProducerFencedError) and not self._has_successors:
-                # Nobody else has a random id: the coordinator itself aborted a transaction that took too long.
+            # Nobody else has a random id: the coordinator itself aborted a transaction that took too long.
+            timed_out = isinstance(error, errors.ProducerFencedError) and not self._has_successors
+            # The offsets are of a membership that this worker itself has replaced. If another worker has the instance
+            # id, the consumer finds out.
+            outdated = isinstance(error, errors.FencedInstanceIdError)
+            if timed_out or outdated:
                 converted = BrokerUnavailable(str(converted))
             raise converted from error
 
@@ -130,13 +134,27 @@ class KafkaSink:
         self._discard(None, timeout_s=2)
         return bool(self._send(self._producer(None), [record]))
 
-    def _find_largest(self, refused: Sequence[Outgoing]) -> list[Outgoing]:
-        """Return the records of a refused transaction that exceed the limit; the largest if the limit is unknown."""
-        limits: Mapping[str, int] = {}
-        with suppress(BrokerUnavailable, BrokerRefused):
-            limits = self._brokers.topic_limits({record.topic for record in refused})
-        too_large = [record for record in refused if packed_bytes(record) > limits.get(record.topic, sys.maxsize)]
-        return too_large or [max(refused, key=lambda record: record.size)]
+    def _begin_transaction(self) -> Any:  # noqa: ANN401 - the client ships no types
+        producer = self._producer(self._transactional_id)
+        producer.begin_transaction()
+        return producer
+
+    def _abort_transaction(self) -> None:
+        """Abort the open transaction; a producer with a refused record sends nothing more, so it is discarded."""
+        with suppress(errors.KafkaError):
+            self._producers[self._transactional_id].abort_transaction()
+        self._discard(self._transactional_id, timeout_s=2)
+
+    def _send_one_by_one(self, producer: Any, records: Sequence[Outgoing]) -> None:  # noqa: ANN401 - untyped
+        """Send each record in a batch of its own.
+
+        Raises:
+            RecordsTooLarge: one is refused. The others of its topic that are at least as large are named with it.
+        """
+        for record in records:
+            if self._send(producer, [record]):
+                refused = [each for each in records if each.topic == record.topic and each.size >= record.size]
+                raise RecordsTooLarge(refused, _describe(refused))
 
     def _send(self, producer: Any, records: Sequence[Outgoing]) -> list[Outgoing]:  # noqa: ANN401 - untyped
         """Send all records and wait for all, so that a discarded producer contains none.

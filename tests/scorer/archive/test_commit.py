@@ -35,6 +35,7 @@ def plan(tmp_path: Path, portrait: bytes) -> ListPlan:
     return ListPlan(make_archive(tmp_path / "photographs", portrait, 18), 6, (RequestedFace(face_id="0", box=FACE),))
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_partial_file(
     plan: ListPlan, tmp_path: Path, root: Path, local_scorer: LocalScorer
 ) -> None:

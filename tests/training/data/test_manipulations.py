@@ -185,6 +185,7 @@ def measure_power(crops: list[np.ndarray], low: float, high: float) -> np.ndarra
     return spectra[:, (cycles >= low) & (cycles < high)].mean(axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extents", [{}, EXTENTS], ids=["paper", "starter"])
 def test_resampling_alone_does_not_separate_the_classes(extents: dict[str, float]) -> None:
     """On white noise, untouched and warped crops have the same power at the highest frequencies within 10 %.
@@ -260,6 +261,7 @@ def test_warps_are_reproducible_and_continuous() -> None:
     assert np.abs(np.diff(shift, axis=0)).max() < 1
 
 
+@pytest.mark.slow
 def test_the_scale_of_a_warp_is_a_share_of_the_crop() -> None:
     """The grid points of the crop move by `scale` of its side, and its middle by as much as with imgaug alone."""
     scale, count = 0.03, 8

@@ -171,6 +171,7 @@ def test_nothing_of_the_starter_is_in_another_bundle(export_run: Export, evaluat
     assert written.manifest.bundle_id.startswith("paper-")
 
 
+@pytest.mark.slow
 def test_a_bundle_serves_with_its_recipe_s_crops(export_run: Export, evaluated: EvaluatedRun) -> None:
     """A recipe without antialiasing is served without; if the bundle then states another cut, no scorer starts."""
     spec = replace(evaluated.recipe.preprocess, antialias=False)

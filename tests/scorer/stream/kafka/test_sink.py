@@ -86,7 +86,7 @@ def test_records_that_the_topic_refuses_are_named(site: Site) -> None:
 
 
 def test_refused_records_with_header_names_of_any_bytes_are_named(site: Site) -> None:
-    """The client does not split tsuccessor batch, which it could not parse; the others are delivered."""
+    """The client does not split a refused batch, which it could not parse; the others are delivered."""
     site.create_topics(max_message_bytes="10000")
     _, sink = site.connect()
     headers = ((b"\xff\xfe".decode("utf-8", "surrogateescape"), b"v"), ("null", None))
@@ -153,6 +153,25 @@ def test_a_failed_transaction_writes_nothing(site: Site) -> None:
     assert stored(site) == 3
 
 
+def test_a_batch_over_the_limit_of_small_records_is_written(site: Site) -> None:
+    """Records that only share a batch over the limit are stored; those that are too large alone are named."""
+    site.create_topics(max_message_bytes="10000")
+    site.produce(site.requests(3))
+    member = site.join(delivery=ONCE)
+    turn_until([member], lambda: len(member.polled) == 3, "all records")
+    topic_partition = TopicPartition(site.stream.requests, 0)
+    small = [b"%d" % number * 4000 for number in range(8)]
+    member.sink.deliver_once(results(site, *small), {topic_partition: 2})
+    assert values(site) == small
+    large = results(site, b"x" * 12_000, b"y" * 30_000)
+    letters = [Outgoing(site.stream.dead_letters, b"key", b"z" * 9000) for _ in range(3)]
+    with pytest.raises(RecordsTooLarge) as refused:
+        member.sink.deliver_once([*results(site, *small), *letters, *large], {topic_partition: 3})
+    assert refused.value.records == large
+    assert values(site) == small
+    assert stored(site) == 2
+
+
 def test_partitions_of_others_are_not_stored(site: Site) -> None:
     """Partitions that are not owned are refused before anything is written."""
     member = join_with_records(site, delivery=ONCE)
@@ -163,9 +182,10 @@ def test_partitions_of_others_are_not_stored(site: Site) -> None:
     assert values(site) == []
 
 
-def test_an_outdated_membership_commits_nothing(site: Site) -> None:
-    """The broker refuses a transaction of a former generation of the group; a current one works."""
-    member = join_with_records(site, delivery=ONCE)
+@pytest.mark.parametrize("instance_id", [None, "one"])
+def test_an_outdated_membership_commits_nothing(site: Site, instance_id: str | None) -> None:
+    """The broker refuses a transaction of a former membership, which the worker has replaced; a current one works."""
+    member = join_with_records(site, delivery=ONCE, instance_id=instance_id)
     topic_partition = TopicPartition(site.stream.requests, 0)
     current = member.source.membership([topic_partition])
     outdated = [current._replace(generation_id=current.generation_id - 1), current._replace(member_id="somebody")]

@@ -127,13 +127,13 @@ class Smoothness:
         return np.array([-np.abs(np.diff(self.preprocess(each), axis=2)).mean() for each in pictures], np.float32)
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
 def grids() -> NetworkDetector:
     """A detector of a design and a network."""
     return NetworkDetector(DESIGN, Grids(), torch.device("cpu"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
 def smoothness() -> Smoothness:
     """A detector with a likelihood."""
     return Smoothness()

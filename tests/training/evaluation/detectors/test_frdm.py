@@ -135,6 +135,7 @@ def test_the_margin_is_the_published_one() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_reaches_every_trained_part() -> None:
     """Each parameter that is not fixed gets a gradient, as soon as the gains of the attention leave 0."""
     torch.manual_seed(0)

@@ -97,6 +97,7 @@ def test_nothing_is_detected_twice(
         assert all(np.array_equal(*pair) for pair in zip(again.pictures, first.pictures, strict=True))
 
 
+@pytest.mark.slow
 def test_other_inputs_are_cut_again(photographs: Path, rule: CutRule, tmp_path: Path) -> None:
     """The files of other pictures or another rule are not used."""
     cache, whole = tmp_path / "cache", replace(rule, part="image")
