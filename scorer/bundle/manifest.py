@@ -30,8 +30,6 @@ _PYRAMID_RANGES = {
     "level_step": (1.1, 16),
     "tile_overlap_px": (0, TILE_PX // 2),
     "max_overlap": (1e-3, 1),
-    "box_scale": (1e-3, 10),
-    "box_shift": (-10, 10),
 }
 LEAST_STRATUM_PHOTOGRAPHS = photographs_needed(0.05)  # 72
 MIXTURE, CALIBRATION, GOLDEN = "mixture.npz", "calibration.npz", "golden.npz"

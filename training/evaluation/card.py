@@ -124,7 +124,7 @@ def write_card(  # noqa: PLR0913, PLR0917 - the parts of a run
         std=f"{report['engines']['fp32']['drift']['std_nats']:.0f}",
         threads=report["run"]["threads"],
         licence=facts.describe_licence(recipe),
-        detector_licence=detector.describe_licences(detector.SPEC),
+        detector_licence=detector.LICENCE,
         landmarks=facts.describe_landmarks(),
         train_faces=len(train),
         train_photos=len(np.unique(train.photos)),

@@ -72,7 +72,7 @@ def _spoil_values(manifest: dict[str, Any]) -> Iterator[tuple[str, Harm]]:
     for path in leaves:
         for number in NUMBERS:
             yield f"{'.'.join(path)} is {number!r}", partial(_change, path, number)
-    for name in ("mean", "std", "network_face_px", "box_scale", "box_shift"):
+    for name in ("mean", "std", "network_face_px"):
         section = "preprocess" if name in manifest["preprocess"] else "detector"
         for values in ([], [float("nan")] * len(manifest[section][name]), [1e300] * len(manifest[section][name]), 3):
             yield f"{section}.{name} is {values}", partial(_change, (section, name), values)

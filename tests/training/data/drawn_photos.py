@@ -84,7 +84,7 @@ class FixedLandmarks:
 
 def make_cutter(folder: Path) -> FaceCutter:
     """Return a cutter with one thread; the detector is copied to `folder`."""
-    detector = load_detector(copy_detector(folder, DetectorSpec()).parents[2], DetectorSpec(), 1)
+    detector = load_detector(copy_detector(folder).parents[2], DetectorSpec(), 1)
     return FaceCutter(detector, FixedLandmarks(), PreprocessSpec(), 64, 1)
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ingest.detect import DetectorSpec
 from ingest.device import find_gpu
 from scorer.bundle.bundle import read_bundle
 from tests.small_extractor import make_small_extractor
@@ -45,7 +44,7 @@ def test_a_fresh_run_needs_no_openvino(
         )
     monkeypatch.setattr(steps, "build_engine", build_small_engine)
     monkeypatch.setattr(steps, "measure_pretext", lambda *_: evaluated.pretext)
-    copy_detector(tmp_path, DetectorSpec())
+    copy_detector(tmp_path)
     facts = dict.fromkeys((*TAG_NAMES, "manipulation"), 0.7) | {"epoch": 3.0, "merit": 0.7}
     prepared = {"photographs": 9, "dropped": {}, "roles": {"test": {"sources": 2}}, "landmarks": "face-api"}
     for name, content in (("progress.jsonl", facts), ("prepare.json", prepared), ("recipe.json", asdict(recipe))):

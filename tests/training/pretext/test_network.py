@@ -181,7 +181,7 @@ def test_photographs_become_a_checkpoint(portrait: bytes, tmp_path: Path) -> Non
     roles = write_photographs(tmp_path / "photos", portrait)
     inputs = list_inputs([FolderPhotos(tmp_path / "photos")], RoleRule(table=roles))
     run = tmp_path / "run"
-    detector = load_detector(copy_detector(run, DetectorSpec()).parents[2], DetectorSpec(), 1)
+    detector = load_detector(copy_detector(run).parents[2], DetectorSpec(), 1)
     cutter = FaceCutter(detector, CentredLandmarks(), PreprocessSpec(), 64, 1)
     progress = PrepareProgress("preparing", None, "photographs", Console(quiet=True))
     index_run(run, prepare_photos(run, inputs, cutter, progress), inputs, starter())

@@ -59,7 +59,7 @@ class CutRule:
     @classmethod
     def of_run(cls, run: Path, threads: int) -> Self:
         """Return the rule that cuts as the faces of a run are cut; the face detector is written to the run."""
-        return cls(copy_detector(run, SPEC).parents[2], preprocess=read_cut(run), threads=threads)
+        return cls(copy_detector(run).parents[2], preprocess=read_cut(run), threads=threads)
 
     def open_cutter(self) -> PictureCutter:
         """Return a cutter; only its `locate` is used, which writes no file."""
