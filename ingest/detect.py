@@ -1,8 +1,8 @@
 """Finds the faces of an encoded image.
 
 Detection decides which pixels are scored, so that training and serving must use the same detector: a bundle contains
-its weights and its `DetectorSpec`. The image is decoded once (a JPEG is reduced inside its decoder), the network gets it
-at one to three sizes, and it gets candidates of which it is not sure a second time, each alone and in the same size.
+its weights and its `DetectorSpec`. The image is decoded once (a JPEG is reduced inside its decoder), and the network
+gets it at one to three sizes. It gets candidates of which it is not sure a second time, each alone and equally large.
 """
 
 import math

@@ -224,7 +224,7 @@ def _parse_manifest(path: Path, raw: bytes) -> Manifest:
         message = f"{path} is not a manifest: {type(error).__name__}: {error}"
         raise BundleMismatch(message) from error
     if version != SCHEMA_VERSION:
-        message = f"{path} has schema version {version!r:.40}, but this release reads {SCHEMA_VERSION}"
+        message = f"{path} has schema version {version!r:.40}, but this release reads {SCHEMA_VERSION}: export it again"
         raise BundleMismatch(message)
     try:
         return Manifest.model_validate_json(raw, strict=True)

@@ -12,7 +12,7 @@ from ingest.spec import PreprocessSpec
 from scorer.decide import CalibrationSize, photographs_needed
 from scorer.strata import Stratum
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1: another face detector
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Target = Literal["openvino", "tensorrt"]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -175,7 +175,7 @@ class Manifest(ManifestSection):
     faces; and `calibration_strata`, the strata with a calibration of their own.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     bundle_id: str
     licence: str
     target: Target = "openvino"

@@ -30,10 +30,10 @@ from contextlib import closing
 from pathlib import Path
 import numpy as np
 from ingest import resampling
-from ingest.blazeface import BACK, decode_anchors
 from ingest.dali import FaceCropper
 from ingest.detect import load_detector
 from ingest.probe import EncodedFace, probe_image
+from ingest.yunet import decode_grid
 from scorer.bundle.bundle import read_bundle
 from scorer.decide import p_values
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
@@ -59,12 +59,13 @@ with closing(open_sandbox(bundle, 1)) as sandbox:
     batch = LocalEmbedder(bundle, 1, sandbox).embed(faces)
 likelihoods = batch.log_likelihood(model.mixture)
 arrays = np.load(folder / "mixture.npz")
-logits = np.linspace(-5, 5, 896, dtype=np.float32)
+logits = np.linspace(-5, 5, 896, dtype=np.float32)[:, None]
+sizes = np.linspace(-3, 3, 896 * 4, dtype=np.float32).reshape(-1, 4)
 large = GaussianMixture(*(arrays[name] for name in ("weights", "means", "factors")))
 print(json.dumps({
     "faces": len(faces),
     "measured": int(np.isfinite(batch.high_band).sum()),
-    "confidences": digest(decode_anchors(np.ones((len(logits), 16), np.float32), logits, BACK.place_anchors(), 0.0)),
+    "confidences": digest(decode_grid(logits, logits[::-1], sizes, stride=8, columns=28, min_confidence=0.0)),
     "boxes": digest(np.array(boxes)),
     "crops": digest(*crops),
     "features": digest(batch.features),
