@@ -1,7 +1,8 @@
 """YuNet on OpenVINO: RGB tiles of a few sizes in, raw face boxes out.
 
 The network is yunet_n of libfacedetection (Wu, Peng and Yu, "YuNet: A Tiny Millisecond-level Face Detector", 2023;
-Apache-2.0) with its weights in half precision, without the landmarks and the last sigmoid. A pixel costs a third of
+Apache-2.0) with its weights in half precision, without the landmarks and the last sigmoids, and with one head for each
+grid. A pixel costs a third of
 BlazeFace's, and faces are found from 10 pixels. A change of shape costs more than a tile, so that each size of tile has
 a network of its own.
 """
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from ingest.openvino_core import compile_network, ov, read_network
 
 _STRIDES = (8, 16, 32)  # tile pixels between the cells of each grid
-_PARTS = {"cls": 1, "obj": 1, "bbox": 4}  # numbers of a cell: two logits; centre and logarithms of the sides, in cells
+_NUMBERS = 6  # of a cell: two logits; centre and logarithms of the sides, in cells
 _LOGIT_LIMIT = 60.0  # keeps exp() finite
 _SIZE_LIMIT = 8.0  # of the logarithms: a side of 3000 cells
 _STEP = 2.0**-20  # confidences and sides are multiples of this, because the last bits of exp() depend on the CPU
@@ -59,39 +60,26 @@ class YuNet:
         try:
             request.infer([tile[np.newaxis]], share_inputs=True)
             grids = [
-                decode_grid(
-                    *(request.get_tensor(f"{part}_{stride}").data[0] for part in _PARTS),
-                    stride=stride,
-                    columns=tile.shape[1] // stride,
-                    min_confidence=min_confidence,
-                )
-                for stride in _STRIDES
+                decode_grid(request.get_tensor(_name(stride)).data[0], stride, min_confidence) for stride in _STRIDES
             ]
             return np.concatenate(grids)
         finally:
             idle.put(request)
 
 
-def decode_grid(  # noqa: PLR0913 - three tensors and where their cells are
-    classes: NDArray[np.float32],
-    objects: NDArray[np.float32],
-    boxes: NDArray[np.float32],
-    *,
-    stride: int,
-    columns: int,
-    min_confidence: float,
-) -> NDArray[np.float64]:
+def decode_grid(cells: NDArray[np.float32], stride: int, min_confidence: float) -> NDArray[np.float64]:
     """Return rows (x, y, width, height, confidence) of the cells of one grid, row by row.
 
-    `classes` and `objects` are logits, (A, 1); `boxes` are (A, 4): the centre relative to the cell and the logarithms
-    of the sides, in cells.
+    `cells` is (rows, columns, 6): the logits of class and object, the centre relative to the cell and the logarithms of
+    the sides, in cells.
     """
-    likely = np.sqrt(_sigmoid(classes[:, 0]) * _sigmoid(objects[:, 0]))
+    columns, numbers = cells.shape[1], cells.reshape(-1, _NUMBERS)
+    likely = np.sqrt(_sigmoid(numbers[:, 0]) * _sigmoid(numbers[:, 1]))
     confidence = np.rint(likely / _STEP) * _STEP
     cell = np.flatnonzero(confidence >= min_confidence)
-    chosen = boxes[cell].astype(np.float64)
-    centre = (np.stack([cell % columns, cell // columns], axis=1) + chosen[:, :2]) * stride
-    size = np.rint(np.exp(np.clip(chosen[:, 2:], -_SIZE_LIMIT, _SIZE_LIMIT)) * stride / _STEP) * _STEP
+    boxes = numbers[cell, 2:].astype(np.float64)
+    centre = (np.stack([cell % columns, cell // columns], axis=1) + boxes[:, :2]) * stride
+    size = np.rint(np.exp(np.clip(boxes[:, 2:], -_SIZE_LIMIT, _SIZE_LIMIT)) * stride / _STEP) * _STEP
     return np.concatenate([centre - size / 2, size, confidence[cell, np.newaxis]], axis=1)
 
 
@@ -106,15 +94,11 @@ def _compile(model: Path, size: tuple[int, int], threads: int) -> ov.CompiledMod
     try:
         network = read_network(model)
         network.reshape([1, 3, height, width])
-        found = {name: tuple(network.output(name).shape) for name in _name_outputs()}
+        found = {name: tuple(network.output(name).shape) for name in map(_name, _STRIDES)}
     except (RuntimeError, ValueError) as error:
         message = f"{model}: OpenVINO cannot read the face detector ({error}); verify the bundle"
         raise ValueError(message) from error
-    expected = {
-        f"{part}_{stride}": (1, width // stride * (height // stride), numbers)
-        for stride in _STRIDES
-        for part, numbers in _PARTS.items()
-    }
+    expected = {_name(stride): (1, height // stride, width // stride, _NUMBERS) for stride in _STRIDES}
     if found != expected:
         message = f"{model}: tensors {found} are not those of YuNet; verify the bundle"
         raise ValueError(message)
@@ -126,5 +110,5 @@ def _compile(model: Path, size: tuple[int, int], threads: int) -> ov.CompiledMod
     return compile_network(steps.build(), {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads})
 
 
-def _name_outputs() -> list[str]:
-    return [f"{part}_{stride}" for stride in _STRIDES for part in _PARTS]
+def _name(stride: int) -> str:
+    return f"cells_{stride}"

@@ -110,7 +110,7 @@ def test_damage_below_the_faces_changes_nothing(detector: FaceDetector) -> None:
     data = encode()
     cut = data[: len(data) * 9 // 10]
     (before,), (after,) = (detector.detect(file, probe_image(file)) for file in (data, cut))
-    assert after.box.as_tuple() == pytest.approx(before.box.as_tuple(), abs=0.1)  # the grey area affects the network
+    assert after.box.as_tuple() == pytest.approx(before.box.as_tuple(), abs=0.3)  # the grey area affects the network
 
 
 def test_a_missing_strip_too_small_for_a_face_is_no_damage(detector: FaceDetector) -> None:

@@ -11,10 +11,9 @@ from ingest.yunet import decode_grid
 
 def test_a_cell_gives_its_box() -> None:
     """Cell (column 2, row 1) of a grid with stride 8: centre and sides are in cells, the confidence is a mean."""
-    classes, objects, boxes = np.full((12, 1), -9.0), np.full((12, 1), -9.0), np.zeros((12, 4))
-    classes[6], objects[6], boxes[6] = 3, 1, (0.5, 0.25, np.log(4), np.log(5))
-    parts = (each.astype(np.float32) for each in (classes, objects, boxes))
-    ((x, y, width, height, confidence),) = decode_grid(*parts, stride=8, columns=4, min_confidence=0.5)
+    cells = np.full((3, 4, 6), -9.0, np.float32)
+    cells[1, 2] = (3, 1, 0.5, 0.25, np.log(4), np.log(5))
+    ((x, y, width, height, confidence),) = decode_grid(cells, stride=8, min_confidence=0.5)
     assert (x + width / 2, y + height / 2) == (20.0, 10.0)
     assert (width, height) == pytest.approx((32, 40), abs=1e-5)
     assert confidence == pytest.approx(np.sqrt(1 / (1 + np.exp(-3)) / (1 + np.exp(-1))), abs=1e-6)
@@ -22,8 +21,7 @@ def test_a_cell_gives_its_box() -> None:
 
 def test_numbers_that_overflow_give_finite_boxes() -> None:
     """The largest numbers of single precision give finite boxes."""
-    parts = (np.full((1, 1), 3e38, np.float32), np.full((1, 1), 3e38, np.float32), np.full((1, 4), 9e37, np.float32))
-    rows = decode_grid(*parts, stride=32, columns=1, min_confidence=0.5)
+    rows = decode_grid(np.full((1, 1, 6), 3e38, np.float32), stride=32, min_confidence=0.5)
     assert np.isfinite(rows).all()
 
 

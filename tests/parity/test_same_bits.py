@@ -59,13 +59,12 @@ with closing(open_sandbox(bundle, 1)) as sandbox:
     batch = LocalEmbedder(bundle, 1, sandbox).embed(faces)
 likelihoods = batch.log_likelihood(model.mixture)
 arrays = np.load(folder / "mixture.npz")
-logits = np.linspace(-5, 5, 896, dtype=np.float32)[:, None]
-sizes = np.linspace(-3, 3, 896 * 4, dtype=np.float32).reshape(-1, 4)
+cells = np.linspace(-5, 5, 28 * 32 * 6, dtype=np.float32).reshape(32, 28, 6)
 large = GaussianMixture(*(arrays[name] for name in ("weights", "means", "factors")))
 print(json.dumps({
     "faces": len(faces),
     "measured": int(np.isfinite(batch.high_band).sum()),
-    "confidences": digest(decode_grid(logits, logits[::-1], sizes, stride=8, columns=28, min_confidence=0.0)),
+    "confidences": digest(decode_grid(cells, stride=8, min_confidence=0.0)),
     "boxes": digest(np.array(boxes)),
     "crops": digest(*crops),
     "features": digest(batch.features),

@@ -29,16 +29,16 @@ def evaluate(generated: dict[str, tuple[int, int]]) -> Evaluation:
 
 
 def test_the_starter_says_what_its_card_measured(starter: Bundle) -> None:
-    """1,623 of 1,881 generated faces passed, 93 of 1,318 faces of photographs were flagged, both at 5 %."""
+    """1,728 of 1,902 generated faces passed, 58 of 1,350 faces of photographs were flagged, both at 5 %."""
     sentences = explain_decisions(starter.manifest.evaluation, Policy(flag_false_alarm_rate=0.05))
     assert sentences[0] == (
         "pass: not unlike the photographs this bundle knows. It does not mean that a face is a photograph: in this "
-        "bundle's evaluation 1,623 of 1,881 generated faces (86.3 %) passed at a review rate of 5 % (9 generators, "
-        "from gemini_nano_banana 23 of 49 to stylegan_like 500 of 500)."
+        "bundle's evaluation 1,728 of 1,902 generated faces (90.9 %) passed at a review rate of 5 % (9 generators, "
+        "from gemini_nano_banana 28 of 47 to stylegan_like 500 of 500)."
     )
     assert sentences[1] == (
-        "flag: unlike the photographs this bundle knows, no more. In this bundle's evaluation 93 of 1,318 faces of "
-        "photographs from other sources (7.1 %) were flagged at a rate of 5 %; 95 % interval 2.4 % to 15.5 %."
+        "flag: unlike the photographs this bundle knows, no more. In this bundle's evaluation 58 of 1,350 faces of "
+        "photographs from other sources (4.3 %) were flagged at a rate of 5 %; 95 % interval 1.5 % to 9.6 %."
     )
 
 

@@ -126,7 +126,7 @@ def test_a_bundle_states_its_run_s_figures(export_run: Export, report: dict[str,
     """Card and manifest take every figure from the run's files, and name no source."""
     written = export_run(evaluated.recipe, {})
     assert written.manifest.evaluation == state_evaluation(report)
-    assert written.manifest.calibration == (1610, 103, None)
+    assert written.manifest.calibration == (1741, 103, None)
     text = (written.folder / "MODEL_CARD.md").read_text()
     assert explain_pass(written.manifest.evaluation, 0.05) in text
     assert report["verdict"]["summary"] in text

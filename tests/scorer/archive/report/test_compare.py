@@ -149,4 +149,4 @@ def test_each_bundle_s_decisions_are_explained_by_its_own_figures(tmp_path: Path
     lines = explain_sides(compare_runs(a, b))
     assert [line[:3] for line in lines] == ["A, ", "A, ", "B, ", "B, "]
     assert "not measured" in lines[0]
-    assert "1,623 of 1,881 generated faces" in lines[2]
+    assert "1,728 of 1,902 generated faces" in lines[2]
