@@ -94,8 +94,8 @@ ENVIRONMENTS = {
     "networks for AVX-512": {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"},
     "C libraries for SSE2": {"JSIMD_FORCESSE2": "1", "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA,-FMA4,-AVX512F"},
 }
-# In the fast suite: threads and kernels of BLAS, kernels of NumPy and of networks.
-QUICK = {"one thread", "Haswell", "NumPy for SSE4.2", "networks for AVX2"}
+# In the fast suite: kernels of BLAS and of networks. In the slow tests: threads, kernels of NumPy.
+MARKS = {"Haswell": (), "networks for AVX2": (), "one thread": pytest.mark.slow, "NumPy for SSE4.2": pytest.mark.slow}
 _NUMERIC = ("OPENBLAS_", "NPY_", "ONEDNN_", "OV_", "JSIMD_", "GLIBC_")
 
 
@@ -150,9 +150,7 @@ def test_there_is_something_to_compare(expected: dict[str, object]) -> None:
     assert int(str(expected["measured"])) > 0
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in ENVIRONMENTS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, pytest.mark.long)) for name in ENVIRONMENTS])
 def test_no_bit_depends_on_kernels(
     root: Path, starter: Bundle, folder: Path, expected: dict[str, object], name: str
 ) -> None:

@@ -30,6 +30,8 @@ from training.pretext.network import build_network
 from training.recipes import PAPER_FEATURES, MixtureRule, MixtureShape, PcaHead, Recipe, paper, starter
 from training.step_tables import print_calibration, print_fit
 
+pytestmark = pytest.mark.slow
+
 FACES = 150
 ENGINE = Deployment("openvino", "fp32")
 
@@ -81,7 +83,6 @@ def fixture_faces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "load_role", load)
 
 
-@pytest.mark.slow
 def test_fit_then_calibrate(run: Path, recipe: Recipe) -> None:
     """The reports contain the shape, the bound, refused candidates, thresholds and unsupported rates."""
     with pytest.raises(FileNotFoundError, match=r"no fit.json: run `unlensed-train fit`"):
@@ -154,7 +155,6 @@ def test_a_sweep_on_a_single_source_holds_out_photographs(
         steps.fit_run(run, recipe, ENGINE, 1)
 
 
-@pytest.mark.slow
 def test_a_calibration_has_strata_of_copies(run: Path, recipe: Recipe) -> None:
     """Small copies are of all 90 photographs; the 30 photographs with larger faces are too few for a stratum."""
     steps.fit_run(run, recipe, ENGINE, 1)
@@ -194,7 +194,6 @@ def test_progress_on_a_terminal_is_one_line(run: Path, recipe: Recipe) -> None:
     assert "{" not in output.getvalue()
 
 
-@pytest.mark.slow
 def test_each_target_has_its_own_results(run: Path, recipe: Recipe) -> None:
     """For TensorRT, mixture and calibration come from the ONNX graph and are in another folder than OpenVINO's."""
     deployment = Deployment("tensorrt", "fp16")
@@ -220,7 +219,6 @@ def test_each_target_has_its_own_results(run: Path, recipe: Recipe) -> None:
     assert {path.name: path.read_bytes() for path in run.glob("*.*")} == before
 
 
-@pytest.mark.slow
 def test_a_head_is_fitted_first_and_the_engine_contains_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a head and copies, `fit` fits a mixture of the components of faces and copies; the head is fitted once."""
     faces, load = 12, steps.load_role

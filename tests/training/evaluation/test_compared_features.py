@@ -207,6 +207,7 @@ def test_another_image_size_is_refused(tmp_path: Path) -> None:
         load_compared("clip", tmp_path / "clip.safetensors", 1, PreprocessSpec())
 
 
+@pytest.mark.slow
 def test_exif_ranking_comes_from_a_run_of_its_recipe(tmp_path: Path, crops: np.ndarray) -> None:
     """EXIF-L2R uses the engine of a run of `exif_only`; others, other cuts and runs without an engine are refused."""
     described = {"name": "starter", "precision": "fp32", "preprocess": {"antialias": False}}

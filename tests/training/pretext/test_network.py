@@ -176,6 +176,7 @@ def write_photographs(folder: Path, portrait: bytes) -> dict[str, str]:
     return {"a+one": "train", "b+two": "fit"}
 
 
+@pytest.mark.slow
 def test_photographs_become_a_checkpoint(portrait: bytes, tmp_path: Path) -> None:
     """`prepare` and `train` on tagged pictures give faces, tags, one log line for an epoch, and loadable weights."""
     roles = write_photographs(tmp_path / "photos", portrait)

@@ -55,6 +55,7 @@ def test_features_are_those_of_the_reference(
     np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
 
 
+@pytest.mark.slow
 def test_a_residual_network_runs(
     manifest: Manifest, crops: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ def test_no_faces_are_no_rows(remote: TritonEmbedder, starter: Bundle) -> None:
     assert remote.embed([]).features.shape == (0, starter.manifest.feature_size)
 
 
+@pytest.mark.slow
 def test_threads_share_a_client(remote: TritonEmbedder, embedder: LocalEmbedder, face: EncodedFace) -> None:
     """Batches of several threads, more than may be in flight together, keep to themselves."""
     windows = [replace(face, window=Window(8 * step, 60, 140, 140)) for step in range(40)]

@@ -14,6 +14,8 @@ from scorer.errors import BrokerUnavailable
 from scorer.stream.broker import Outgoing, Record, TopicPartition
 from tests.scorer.stream.kafka_peers import Member, Site, turn_until, wait_until
 
+pytestmark = pytest.mark.slow
+
 REQUESTS = 20
 
 
@@ -121,7 +123,6 @@ def outage(kafka_server: KafkaServer, open_site: Callable[[], Site]) -> Outage:
     return seen
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("delivery", ["at_least_once", "exactly_once"])
 def test_reading_continues_where_it_stopped(outage: Outage, delivery: str) -> None:
     """No record is lost or read twice, and the partition is not revoked."""
