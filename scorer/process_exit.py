@@ -46,6 +46,22 @@ def stop_on_signals(stop: Callable[[], object], second: signal.Handlers | None =
             signal.signal(number, handler)
 
 
+@contextmanager
+def delay_interrupt() -> Iterator[None]:
+    """Handle a Ctrl-C that arrives in the block after it, so that the block is done as a whole.
+
+    Only the main thread can use this.
+    """
+    interrupts: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: interrupts.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupts:
+        signal.raise_signal(signal.SIGINT)
+
+
 def exit_process(code: Exit, *, foreseen: bool) -> NoReturn:
     """Exit without any clean-up: a call in a clean-up may never return.
 

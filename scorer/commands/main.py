@@ -46,6 +46,7 @@ from scorer.face_boxes import read_boxes
 from scorer.messages import Status
 from scorer.observe.printable import count_noun, print_json, printable_json
 from scorer.payloads.local_file import read_image
+from scorer.process_exit import delay_interrupt
 from scorer.settings import Delivery, Mode, load_settings
 
 if TYPE_CHECKING:
@@ -177,12 +178,13 @@ def score(  # noqa: PLR0913 - one parameter per flag
         ):
             for file, result in zip(files, results, strict=True):
                 line = result.model_dump_json()
-                lines.write(line)
-                if as_json:
-                    print_json(line)
-                else:
-                    table.add(result)
-                summary.add(result)
+                with delay_interrupt():  # every line that is written is counted
+                    lines.write(line)
+                    if as_json:
+                        print_json(line)
+                    else:
+                        table.add(result)
+                    summary.add(result)
                 if pictures and (result.decision or result.status is Status.NO_FACE):
                     pictures.add(result, partial(read_image, file.path.absolute().as_uri(), settings.limits.max_bytes))
                 progress.advance(1, **summary.facts())

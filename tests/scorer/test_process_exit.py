@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from scorer.process_exit import stop_on_signals
+from scorer.process_exit import delay_interrupt, stop_on_signals
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +37,23 @@ def test_the_second_signal_can_end_the_process() -> None:
         signal.raise_signal(signal.SIGTERM)
         assert {signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)} == {signal.SIG_DFL}
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_delayed_interrupt_follows_the_block() -> None:
+    """A Ctrl-C in the block interrupts after its last statement; the next one interrupts at once."""
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the block is the subject
+        with delay_interrupt():
+            signal.raise_signal(signal.SIGINT)
+            done.append("the block")
+        done.append("nothing after it")
+    assert done == ["the block"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_an_ignored_interrupt_stays_ignored() -> None:
+    """A job in the background, which ignores Ctrl-C, is not interrupted by a delayed one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with delay_interrupt():
+        signal.raise_signal(signal.SIGINT)
