@@ -107,6 +107,7 @@ bench: .venv/bench .venv-triton/installed
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/stream.py
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/archive.py
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/whole_job.py
+	PYTHONPATH=. $(BIN)/python tests/benchmarks/api.py
 
 gpu: .venv/test $(if $(filter cpu,$(UNLENSED_DEVICE)),.venv-triton/installed)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/gpu/run.sh $(GPU)
