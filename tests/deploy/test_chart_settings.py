@@ -67,7 +67,7 @@ def test_service_accepts_every_variable(scenario: str, clean: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_files_in_settings_are_mounted(scenario: str) -> None:
-    """Each `kafka.*_file`, or `api.*_file`, is an item of the volume there; the audience of a token is the brokers only."""
+    """Each `kafka.*_file`, or `api.*_file`, is an item of the volume there; a token is for the brokers only."""
     documents = render(scenario)
     volumes = {"StatefulSet": "kafka", "Deployment": "api"}
     for document in documents:
