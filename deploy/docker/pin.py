@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = ("3.11", "3.12")
 GLIBC_MINOR = 36  # Debian 12; NVIDIA's containers have a newer one
-SERVICE = ("cpu", "otel", "s3", "scan", "sign", "stream")
+SERVICE = ("api", "cpu", "otel", "s3", "scan", "sign", "stream")
 # The reason is in ingest/openvino_core.py, which hides the package where it is installed.
 LEFT_OUT = frozenset({"openvino-telemetry"})
 # Image -> extras, dependency groups, and packages that are left out.

@@ -45,7 +45,7 @@ ENV PATH=/opt/unlensed/bin:$PATH \
     UNLENSED_HEALTH__HOST=0.0.0.0
 WORKDIR /tmp
 USER 65532:65532
-EXPOSE 8080
+EXPOSE 8000 8080
 LABEL org.opencontainers.image.version="0.1.0" org.opencontainers.image.licenses="Apache-2.0"
 ENTRYPOINT ["unlensed"]
 CMD ["serve"]
@@ -67,7 +67,7 @@ ENV PATH=/opt/unlensed/bin:$PATH \
     UNLENSED_HEALTH__HOST=0.0.0.0
 WORKDIR /tmp
 USER 65532:65532
-EXPOSE 8080
+EXPOSE 8000 8080
 LABEL org.opencontainers.image.version="0.1.0" org.opencontainers.image.licenses="Apache-2.0"
 ENTRYPOINT ["unlensed"]
 CMD ["serve"]

@@ -65,7 +65,7 @@ def pods(documents: list[Document]) -> Iterator[tuple[str, Document]]:
 
 def containers(spec: Mapping[str, Any]) -> list[Document]:
     """Return the containers of a pod in their order of start."""
-    return [*spec.get("initContainers", []), *spec["containers"]]
+    return [*spec.get("initContainers", []), *spec.get("containers", [])]
 
 
 def environment(documents: list[Document], container: Mapping[str, Any]) -> dict[str, str]:

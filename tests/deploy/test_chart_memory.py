@@ -150,8 +150,9 @@ def test_a_worker_admits_the_dearest_picture(
 
 
 def worker_memory(scenario: str, *settings: str) -> str:
-    """Return the limit of a worker's memory."""
-    (worker,) = find(render(scenario, *settings), "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    """Return the limit of the memory of a worker, or of the HTTP service's pod."""
+    kind, name = ("Deployment", "unlensed-api") if scenario == "api" else ("StatefulSet", "unlensed")
+    (worker,) = find(render(scenario, *settings), kind, name)["spec"]["template"]["spec"]["containers"]
     return str(worker["resources"]["limits"]["memory"])
 
 
@@ -164,6 +165,9 @@ def worker_memory(scenario: str, *settings: str) -> str:
         ("scram", ["settings.limits.max_bytes=16777216"], "5650Mi"),
         ("scram", ["gpu.count=1"], "7714Mi"),  # one process that finds faces, CUDA's memory on the host
         ("gpu-remote", [], "5666Mi"),  # the engine is elsewhere
+        ("api", [], "6050Mi"),  # as a worker, and decoded copies of what is in flight
+        ("api", ["settings.api.cache_bytes=1048576"], "6051Mi"),
+        ("api", ['api.resources.requests.cpu="4"', "settings.stream.max_in_flight_bytes=1"], "6306Mi"),
     ],
 )
 def test_an_empty_limit_is_computed(scenario: str, settings: list[str], limit: str) -> None:

@@ -270,7 +270,7 @@ def test_workers_have_names_that_survive() -> None:
     for scenario in SCENARIOS:
         for document in render(scenario):
             if document["kind"] == "Deployment":
-                assert document["metadata"]["name"].startswith("unlensed-triton-")
+                assert document["metadata"]["name"].startswith(("unlensed-triton-", "unlensed-api"))
     env = find(render("scram"), "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
     assert {"name": "UNLENSED_KAFKA__INSTANCE_ID", "value": "$(POD_NAMESPACE).$(POD_NAME)"} in env
 

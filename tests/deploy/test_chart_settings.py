@@ -16,15 +16,16 @@ from scorer.settings import Settings, load_settings
 from scorer.stream.kafka import source
 from tests.deploy.chart import CHART, SCENARIOS, containers, environment, find, pods, render
 
-# Settings that the chart derives from `kafka`, `triton`, `rollout` and the pod.
+# Settings that the chart derives from `kafka`, `api`, `triton`, `rollout` and the pod.
 OWN = {
     *("bundle", "bundle_digest", "bundle_key", "threads", "insecure_dev"),
     *("stream.mode", "stream.policies", "health.host", "health.port"),
+    *("api.host", "api.port", "api.policies", "api.token_file", "api.certificate_file", "api.key_file"),
     *("triton.url", "triton.tls", "triton.ca_file", "triton.certificate_file", "triton.key_file"),
     *("kafka.bootstrap", "kafka.security", "kafka.sasl_mechanism", "kafka.username", "kafka.password"),
     *("kafka.token_file", "kafka.ca_file", "kafka.certificate_file", "kafka.key_file", "kafka.instance_id"),
 }
-ABSENT = ("api.", "provenance.")  # the chart runs no HTTP service, and its images lack the extra `provenance`
+ABSENT = ("provenance.",)  # the images lack the extra `provenance`
 
 
 @pytest.fixture
@@ -66,22 +67,23 @@ def test_service_accepts_every_variable(scenario: str, clean: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_files_in_settings_are_mounted(scenario: str) -> None:
-    """Each `kafka.*_file` is an item of the volume at that path; the audience of a token is the brokers only."""
+    """Each `kafka.*_file`, or `api.*_file`, is an item of the volume there; a token is for the brokers only."""
     documents = render(scenario)
+    volumes = {"StatefulSet": "kafka", "Deployment": "api"}
     for document in documents:
-        if document["kind"] != "StatefulSet":
+        spec = document.get("spec", {}).get("template", {}).get("spec", {})
+        volume, scorers = volumes.get(document["kind"]), [each for each in containers(spec) if each["name"] == "scorer"]
+        if not volume or not scorers:
             continue
-        spec = document["spec"]["template"]["spec"]
-        (worker,) = spec["containers"]
-        told = {
-            value for name, value in environment(documents, worker).items() if re.match("UNLENSED_KAFKA__.*_FILE", name)
-        }
-        places = {mount["name"]: mount["mountPath"] for mount in worker["volumeMounts"]}
-        sources = next((each["projected"]["sources"] for each in spec["volumes"] if each["name"] == "kafka"), [])
+        (scorer,) = scorers
+        files = re.compile(f"UNLENSED_{volume.upper()}__.*_FILE")
+        told = {value for name, value in environment(documents, scorer).items() if files.match(name)}
+        places = {mount["name"]: mount["mountPath"] for mount in scorer["volumeMounts"]}
+        sources = next((each["projected"]["sources"] for each in spec["volumes"] if each["name"] == volume), [])
         secrets = [item["path"] for source in sources for item in source.get("secret", {}).get("items", [])]
         tokens = [source["serviceAccountToken"] for source in sources if "serviceAccountToken" in source]
         assert all(token["audience"] == "kafka" for token in tokens)
-        assert told == {f"{places['kafka']}/{name}" for name in [*secrets, *(token["path"] for token in tokens)]}
+        assert told == {f"{places[volume]}/{name}" for name in [*secrets, *(token["path"] for token in tokens)]}
 
 
 def test_values_become_the_settings_they_name(clean: pytest.MonkeyPatch) -> None:
@@ -139,7 +141,7 @@ def test_commands_and_flags_exist() -> None:
             command = command.commands[name]
         command.make_context(where, rest)  # raises a usage error
         seen.add(line[1])
-    assert seen == {"serve", "scan", "compare", "bundle"}
+    assert seen == {"api", "serve", "scan", "compare", "bundle"}
 
 
 def test_fixed_parts_of_the_drain_are_those_of_the_service() -> None:

@@ -14,25 +14,27 @@ from ingest.decode_batches import FaceGroup
 from ingest.jobs import Kind
 from ingest.probe import DEFAULT_LIMITS, ImageInfo
 from ingest.spec import Window
+from scorer.api.server import check_settings
+from scorer.settings import load_settings
 from tests.deploy.chart import pods, render
 from tests.deploy.compose import FOLDER, read_compose
 from tests.deploy.images import DOCKER, read_stages
 from tests.deploy.tools import find_tool
 
-PROFILES = {"": set(), "cpu": {"triton-cpu"}, "gpu": {"triton-gpu"}}
+PROFILES = {"": set(), "cpu": {"triton-cpu"}, "gpu": {"triton-gpu"}, "api": {"api"}, "cpu,api": {"triton-cpu", "api"}}
 ALWAYS = {"kafka", "topics", "scorer", "prometheus", "grafana"}
 
 
 @pytest.fixture(scope="module")
 def services() -> dict[str, Any]:
     """All services of all profiles."""
-    found: dict[str, Any] = read_compose(COMPOSE_PROFILES="cpu,gpu")["services"]
+    found: dict[str, Any] = read_compose(COMPOSE_PROFILES="cpu,gpu,api")["services"]
     return found
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_profile_starts(profile: str) -> None:
-    """Each profile is valid and has its own Triton, or none."""
+    """Each profile is valid and has its own Triton, or none, and the HTTP service where it is asked for."""
     assert read_compose(COMPOSE_PROFILES=profile)["services"].keys() == ALWAYS | PROFILES[profile]
 
 
@@ -85,10 +87,27 @@ def test_prometheus_accepts_its_configuration(services: dict[str, Any], tmp_path
     assert "1 rule files found" in done.stdout
 
 
-def test_scorer_has_time_to_stop(services: dict[str, Any]) -> None:
-    """Compose waits as long as a pod of the chart does whose worker has no sidecar."""
-    grace_s = dict(pods(render("cpu")))["StatefulSet/unlensed"]["terminationGracePeriodSeconds"]
-    assert services["scorer"]["stop_grace_period"] == f"{grace_s // 60}m{grace_s % 60}s"
+@pytest.mark.parametrize(
+    ("service", "scenario", "pod"),
+    [("scorer", "cpu", "StatefulSet/unlensed"), ("api", "api", "Deployment/unlensed-api")],
+)
+def test_scorers_have_time_to_stop(services: dict[str, Any], service: str, scenario: str, pod: str) -> None:
+    """Compose waits as long as the kubelet does for the chart's pod of the same command without a sidecar."""
+    minutes, seconds = divmod(dict(pods(render(scenario)))[pod]["terminationGracePeriodSeconds"], 60)
+    assert services[service]["stop_grace_period"] == (f"{minutes}m{seconds}s" if minutes else f"{seconds}s")
+
+
+def test_the_http_service_starts(services: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its settings need no broker, TLS or tokens, and allow uploads only; it waits for no other service."""
+    service = services["api"]
+    for name, value in service["environment"].items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    check_settings(settings)
+    assert not settings.payloads.schemes
+    assert service["command"] == ["api"]
+    assert [port["target"] for port in service["ports"]] == [settings.api.port]
+    assert "depends_on" not in service
 
 
 def test_cluster_id_is_valid(services: dict[str, Any]) -> None:

@@ -116,6 +116,12 @@ def test_service_answers(contained: Run, portrait: bytes, tmp_path: Path) -> Non
     assert json.loads(done.stdout)["status"] == "scored"
 
 
+def test_http_service_can_be_imported(contained: Run) -> None:
+    """The image contains every package of `unlensed api`."""
+    done = contained("-c", "import scorer.api.server", python=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_packages_lack_only_what_is_left_out(environment: Path) -> None:
     """No dependency of the packages is missing, except OpenVINO's telemetry, which the image omits."""
     check = [sys.executable, "-m", "pip", "--python", str(environment / "bin/python"), "check"]

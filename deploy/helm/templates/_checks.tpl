@@ -89,6 +89,7 @@
 {{- fail "a scan computes in its own process: with triton.mode sidecar or remote the release's GPU bundle would find no GPU there; scan in a release of its own with replicas 0 and triton.mode none" -}}
 {{- end -}}
 {{- end -}}
+{{- include "unlensed.checkApi" . -}}
 {{- include "unlensed.checkNetwork" . -}}
 {{- include "unlensed.checkTiming" . -}}
 {{- end }}

@@ -33,11 +33,9 @@ env: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
 
-{{/* Further variables of a worker: (dict "root" $ "mode" M "triton" host:port). */}}
+{{/* Further variables of a worker: (dict "root" $ "mode" M). */}}
 {{- define "unlensed.workerVariables" -}}
 {{- $kafka := .root.Values.kafka -}}
-- name: UNLENSED_BUNDLE
-  value: /bundle
 - name: UNLENSED_STREAM__MODE
   value: {{ .mode }}
 - name: POD_NAME
@@ -50,12 +48,6 @@ env: {{- toYaml . | nindent 2 }}
       fieldPath: metadata.namespace
 - name: UNLENSED_KAFKA__INSTANCE_ID
   value: $(POD_NAMESPACE).$(POD_NAME)
-- name: UNLENSED_THREADS
-  valueFrom:
-    resourceFieldRef:
-      containerName: scorer
-      resource: requests.cpu
-      divisor: "1"
 - name: UNLENSED_HEALTH__HOST
   value: 0.0.0.0
 - name: UNLENSED_HEALTH__PORT
@@ -95,13 +87,6 @@ env: {{- toYaml . | nindent 2 }}
 - name: UNLENSED_STREAM__POLICIES
   value: /etc/unlensed/policies/policies.toml
 {{- end }}
-{{- if .triton }}
-- name: UNLENSED_TRITON__URL
-  value: {{ .triton | quote }}
-{{- end }}
-{{- if eq .root.Values.triton.mode "remote" }}
-{{- include "unlensed.tritonClientVariables" .root | nindent 0 }}
-{{- end }}
 {{- end }}
 
 {{/* Whether the brokers require a password, or a token: `yes` where they do, else empty. */}}
@@ -123,8 +108,8 @@ env: {{- toYaml . | nindent 2 }}
   value: /etc/unlensed/triton/tls.key
 {{- end }}
 
-{{/* Files of a worker: certificates from existing Secrets, a token, policies. */}}
-{{- define "unlensed.workerVolumes" -}}
+{{/* Files of a worker for the brokers: certificates from existing Secrets, a token. */}}
+{{- define "unlensed.kafkaVolumes" -}}
 {{- $kafka := .Values.kafka -}}
 {{- $token := include "unlensed.kafkaToken" . -}}
 {{- if or $kafka.caSecret.name $kafka.certificateSecret.name $token }}
@@ -159,33 +144,12 @@ env: {{- toYaml . | nindent 2 }}
       {{- end }}
       {{- end }}
 {{- end }}
-{{- if .Values.policies }}
-- name: policies
-  configMap:
-    name: {{ include "unlensed.name" . }}-policies
-{{- end }}
-{{- if eq .Values.triton.mode "remote" }}
-- name: triton-client
-  secret:
-    secretName: {{ .Values.triton.clientSecret }}
-    defaultMode: 0440
-{{- end }}
 {{- end }}
 
-{{- define "unlensed.workerMounts" -}}
+{{- define "unlensed.kafkaMounts" -}}
 {{- if or .Values.kafka.caSecret.name .Values.kafka.certificateSecret.name (include "unlensed.kafkaToken" .) }}
 - name: kafka
   mountPath: /etc/unlensed/kafka
-  readOnly: true
-{{- end }}
-{{- if .Values.policies }}
-- name: policies
-  mountPath: /etc/unlensed/policies
-  readOnly: true
-{{- end }}
-{{- if eq .Values.triton.mode "remote" }}
-- name: triton-client
-  mountPath: /etc/unlensed/triton
   readOnly: true
 {{- end }}
 {{- end }}

@@ -22,16 +22,23 @@ host, an allowance that was not measured. */}}
 {{- addf (include "unlensed.serviceMiB" . | float64) $processes $cuda (divf (addf $decoded $files .heldBytes) 1048576) | ceil | int -}}
 {{- end }}
 
-{{/* The minimum of a worker. Where it computes on the CPU, each of its cores has a process that decodes. */}}
-{{- define "unlensed.workerMiB" -}}
-{{- $inProcess := eq .Values.triton.mode "none" -}}
-{{- $onGpu := and $inProcess (gt (int .Values.gpu.count) 0) -}}
-{{- $stream := .Values.settings.stream -}}
-{{- $processes := int $stream.detector_processes -}}
+{{/*
+The minimum of a container that serves: (dict "root" $ "resources" R "heldBytes" B). Where it computes on the CPU, each of
+its cores has a process that decodes.
+*/}}
+{{- define "unlensed.scorerMiB" -}}
+{{- $values := .root.Values -}}
+{{- $inProcess := eq $values.triton.mode "none" -}}
+{{- $onGpu := and $inProcess (gt (int $values.gpu.count) 0) -}}
+{{- $processes := int $values.settings.stream.detector_processes -}}
 {{- if and $inProcess (not $onGpu) -}}
-{{- $processes = max $processes (include "unlensed.cores" .Values.resources | int) -}}
+{{- $processes = max $processes (include "unlensed.cores" .resources | int) -}}
 {{- end -}}
-{{- include "unlensed.leastMiB" (dict "root" . "processes" $processes "heldBytes" $stream.max_in_flight_bytes "onGpu" $onGpu) -}}
+{{- include "unlensed.leastMiB" (dict "root" .root "processes" $processes "heldBytes" .heldBytes "onGpu" $onGpu) -}}
+{{- end }}
+
+{{- define "unlensed.workerMiB" -}}
+{{- include "unlensed.scorerMiB" (dict "root" . "resources" .Values.resources "heldBytes" .Values.settings.stream.max_in_flight_bytes) -}}
 {{- end }}
 
 {{/* The minimum of a scan's process, which keeps at most 256 MiB of files. */}}

@@ -13,10 +13,15 @@ fixed parts are constants of the service; a test compares them with its code.
 {{- addf (mulf 4 .Values.settings.stream.revoke_s) (mulf 2 (include "unlensed.commitSeconds" . | float64)) -}}
 {{- end }}
 
-{{/* The minimum grace period: drain, commit, close, end, the sidecar's end, margin. */}}
-{{- define "unlensed.leastGrace" -}}
+{{/* What follows the drain in each pod that scores: its end, the sidecar's end, a margin. */}}
+{{- define "unlensed.endsSeconds" -}}
 {{- $sidecar := ternary .Values.triton.exitSeconds 0 (eq .Values.triton.mode "sidecar") -}}
-{{- $ends := addf (include "unlensed.endSeconds" . | float64) $sidecar (include "unlensed.marginSeconds" . | float64) -}}
+{{- addf (include "unlensed.endSeconds" . | float64) $sidecar (include "unlensed.marginSeconds" . | float64) -}}
+{{- end }}
+
+{{/* The minimum grace period of a worker: drain, commit, close, ends. */}}
+{{- define "unlensed.leastGrace" -}}
+{{- $ends := include "unlensed.endsSeconds" . | float64 -}}
 {{- $commit := include "unlensed.commitSeconds" . | float64 -}}
 {{- addf .Values.settings.stream.drain_s $commit (include "unlensed.closeSeconds" . | float64) $ends | ceil | int -}}
 {{- end }}
