@@ -13,7 +13,15 @@ from uuid import UUID, uuid5
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from ingest.clips import ClipSettings, Sampling
-from ingest.provenance.statements import MAX_STATEMENT_CHARACTERS, MAX_STATEMENTS, Statement
+from ingest.provenance.statements import (
+    MAX_STATEMENT_CHARACTERS,
+    MAX_STATEMENTS,
+    Statement,
+    StatementKind,
+    StatementSource,
+    Validity,
+    describe_statements,
+)
 from ingest.reasons import UNSCORED_BY_SIZE, Reason
 from ingest.resampling import ResamplingMark
 from ingest.spec import MAX_COORDINATE, FaceBox
@@ -32,6 +40,7 @@ MAX_RESULT_BYTES = (
     + MAX_STATEMENTS * (6 * MAX_STATEMENT_CHARACTERS + 256)
     + 16 * 1024
 )
+MAX_RULES = MAX_CHOICES = 8  # every result repeats the rules of its policy
 SHOWN_PROBLEMS, LISTED_PROBLEMS = 3, 100
 MAX_NAME_CHARACTERS, MAX_PROBLEM_CHARACTERS = 100, 300
 
@@ -218,10 +227,37 @@ class ModelFacts(Message):
     bundle_digest: str
 
 
+class StatementRule(Message):
+    """Images with a face that state that they were generated get at least this decision; no rule lowers one.
+
+    A rule applies to the statements of its `kinds`, `sources` and `validities`; null means any.
+    """
+
+    at_least: Literal[Decision.REVIEW, Decision.FLAG]
+    kinds: Annotated[
+        tuple[Literal[StatementKind.DIGITAL_SOURCE_TYPE, StatementKind.GENERATOR], ...] | None,
+        Field(min_length=1, max_length=MAX_CHOICES),
+    ] = None
+    sources: Annotated[tuple[StatementSource, ...] | None, Field(min_length=1, max_length=MAX_CHOICES)] = None
+    validities: Annotated[tuple[Validity, ...] | None, Field(min_length=1, max_length=MAX_CHOICES)] = None
+
+    def applies(self, statement: Statement) -> bool:
+        """Return whether the rule applies to a statement."""
+        return statement.says_generated and all(
+            allowed is None or value in allowed
+            for value, allowed in (
+                (statement.kind, self.kinds),
+                (statement.source, self.sources),
+                (statement.validity, self.validities),
+            )
+        )
+
+
 class PolicyFacts(Message):
     """The policy that decided: its name, its version, and every value that affects the decision.
 
     The false-alarm rates are per face; a face whose short side is under `min_face_px` goes to review without a score.
+    `statements` are the rules for images that state that they were generated.
     """
 
     policy_id: str
@@ -229,6 +265,7 @@ class PolicyFacts(Message):
     flag_false_alarm_rate: Probability
     review_false_alarm_rate: Probability
     min_face_px: Annotated[float, Field(gt=0)]
+    statements: Annotated[tuple[StatementRule, ...], Field(max_length=MAX_RULES)] = ()
 
 
 class LeastTypical(Message):
@@ -290,10 +327,11 @@ class ClipResult(Message):
 class ScoreResult(Message):
     """The answer to one request.
 
-    `score` is the highest of its faces' scores. `decision` is the most suspicious of their decisions, and null when
-    there is no face. Faces of which none could be scored give the status `failed` and the decision `review`. `pass`
-    does not mean that a face is a photograph. `version` is the release that scored, `submitted_at` comes
-    from the request; results of older releases lack both.
+    `score` is the highest of its faces' scores. `decision` is the most suspicious of their decisions, or a higher one
+    where a rule of the policy for statements applies, with the reason `stated_generated`; it is null when there is no
+    face. Faces of which none could be scored give the status `failed` and the decision `review`. `pass` does not mean
+    that a face is a photograph. `version` is the release that scored, `submitted_at` comes from the request; results of
+    older releases lack both.
 
     `clip`, `tracks` and `frames` belong to videos and animations: `faces` then has one face for each track. Results of
     images and of older releases lack them.
@@ -331,7 +369,7 @@ class ScoreResult(Message):
     def failed(self) -> bool:
         """Whether the image counts as failed; an image whose faces are only too small or cut off does not."""
         unscored = self.status in {Status.FAILED, Status.UNSUPPORTED}
-        return unscored and not (self.faces and set(self.reason_codes) <= UNSCORED_BY_SIZE)
+        return unscored and not (self.faces and set(self.reason_codes) <= UNSCORED_BY_SIZE | {Reason.STATED_GENERATED})
 
     @model_validator(mode="after")
     def _images_with_faces_are_decided(self) -> Self:
@@ -344,12 +382,13 @@ class ScoreResult(Message):
         return self
 
 
-def result_id(
+def result_id(  # noqa: PLR0913, PLR0917 - everything that can change a decision
     request: ScoreRequest,
     image_sha256: str | None,
     bundle_digest: str,
     policy: PolicyFacts,
     clip: ClipSettings | None = None,
+    statements: Sequence[Statement] | None = None,
 ) -> UUID:
     """Return the id of a result: the same request under the same bundle and policy always gets the same id.
 
@@ -362,9 +401,14 @@ def result_id(
         bundle_digest: of the bundle that scored.
         policy: the policy that decided.
         clip: the sampling of a clip; None for an image.
+        statements: of the image; only used if the policy has rules for them.
     """
     boxes = None if request.faces is None else [[face.face_id, *face.box] for face in request.faces]
-    inputs: list[Any] = [request.request_id, request.tenant, boxes, image_sha256, bundle_digest, policy.model_dump()]
+    inputs: list[Any] = [request.request_id, request.tenant, boxes, image_sha256, bundle_digest]
+    # The id of a result without rules is that of older releases.
+    inputs.append(policy.model_dump(exclude=None if policy.statements else {"statements"}))
+    if policy.statements:
+        inputs.append(describe_statements(statements or ()))
     if clip:
         inputs.append([clip.sampling, clip.frames_per_second, clip.max_frames])
     return uuid5(RESULT_NAMESPACE, json.dumps(inputs))
