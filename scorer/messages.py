@@ -3,16 +3,15 @@
 JSON Schemas are generated from these types (`result_schema`), never written by hand.
 """
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
-from ingest.clips import ClipSettings, Sampling
+from ingest.clips import Sampling
 from ingest.provenance.statements import (
     MAX_STATEMENT_CHARACTERS,
     MAX_STATEMENTS,
@@ -20,14 +19,12 @@ from ingest.provenance.statements import (
     StatementKind,
     StatementSource,
     Validity,
-    describe_statements,
 )
 from ingest.reasons import UNSCORED_BY_SIZE, Reason
 from ingest.resampling import ResamplingMark
 from ingest.spec import MAX_COORDINATE, FaceBox
 from scorer.strata import Stratum
 
-RESULT_NAMESPACE = UUID("9f2c1b54-6f0e-5a7e-9a53-1f0c7f0b2a11")
 MAX_FACES = 64
 MAX_ID_CHARACTERS = 4096  # a path is the id of a file, and Linux allows this many
 MAX_ATTRIBUTES, MAX_ATTRIBUTE_NAME, MAX_ATTRIBUTE_CHARACTERS = 64, 128, 1024
@@ -243,14 +240,8 @@ class StatementRule(Message):
 
     def applies(self, statement: Statement) -> bool:
         """Return whether the rule applies to a statement."""
-        return statement.says_generated and all(
-            allowed is None or value in allowed
-            for value, allowed in (
-                (statement.kind, self.kinds),
-                (statement.source, self.sources),
-                (statement.validity, self.validities),
-            )
-        )
+        filters = (self.kinds, statement.kind), (self.sources, statement.source), (self.validities, statement.validity)
+        return statement.says_generated and all(allowed is None or value in allowed for allowed, value in filters)
 
 
 class PolicyFacts(Message):
@@ -380,38 +371,6 @@ class ScoreResult(Message):
             message = f"result {self.result_id} has status {self.status}, which its faces contradict"
             raise ValueError(message)
         return self
-
-
-def result_id(  # noqa: PLR0913, PLR0917 - everything that can change a decision
-    request: ScoreRequest,
-    image_sha256: str | None,
-    bundle_digest: str,
-    policy: PolicyFacts,
-    clip: ClipSettings | None = None,
-    statements: Sequence[Statement] | None = None,
-) -> UUID:
-    """Return the id of a result: the same request under the same bundle and policy always gets the same id.
-
-    The id depends on everything that can change a decision. The id of a request alone is not enough: it is often a
-    path, whose file may change; and a policy may be edited without a new version.
-
-    Args:
-        request: its id, tenant and boxes are used.
-        image_sha256: of the bytes that were scored; None if they could not be read or probed.
-        bundle_digest: of the bundle that scored.
-        policy: the policy that decided.
-        clip: the sampling of a clip; None for an image.
-        statements: of the image; only used if the policy has rules for them.
-    """
-    boxes = None if request.faces is None else [[face.face_id, *face.box] for face in request.faces]
-    inputs: list[Any] = [request.request_id, request.tenant, boxes, image_sha256, bundle_digest]
-    # The id of a result without rules is that of older releases.
-    inputs.append(policy.model_dump(exclude=None if policy.statements else {"statements"}))
-    if policy.statements:
-        inputs.append(describe_statements(statements or ()))
-    if clip:
-        inputs.append([clip.sampling, clip.frames_per_second, clip.max_frames])
-    return uuid5(RESULT_NAMESPACE, json.dumps(inputs))
 
 
 def result_schema() -> dict[str, Any]:

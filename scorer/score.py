@@ -22,9 +22,9 @@ from scorer.messages import (
     ModelFacts,
     ScoreResult,
     Status,
-    result_id,
 )
 from scorer.model import Model
+from scorer.result_ids import result_id
 from scorer.strata import Stratum, stratum_of
 from scorer.tracks import UNCALIBRATED, Score, cap_decision, describe_clip, find_median, group_tracks
 from scorer.version import VERSION

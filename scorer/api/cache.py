@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from ingest.clips import ClipSettings
 from ingest.reasons import Reason
 from scorer.decide import Policy
-from scorer.messages import ScoreRequest, ScoreResult, result_id
+from scorer.messages import ScoreRequest, ScoreResult
+from scorer.result_ids import result_id
 
 ENTRY_BYTES = 512  # of the key and the two containers, beside the result's JSON
 # Other reasons may be of the moment: too little time or memory, an engine that failed.

@@ -42,8 +42,8 @@ from scorer.messages import (
     ScoreRequest,
     ScoreResult,
     Status,
-    result_id,
 )
+from scorer.result_ids import result_id
 from scorer.score import score_batch
 from scorer.strata import Stratum
 from scorer.tracks import Score, cap_decision, describe_clip, find_median, group_tracks

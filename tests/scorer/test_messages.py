@@ -17,8 +17,8 @@ from scorer.messages import (
     ScoreResult,
     StatementRule,
     describe_problems,
-    result_id,
 )
+from scorer.result_ids import result_id
 
 REQUEST = {"request_id": "r", "content_id": "c", "image": {"uri": "file:///a.jpg"}}
 FACE = {"face_id": "f", "box": [1, 2, 30, 40]}

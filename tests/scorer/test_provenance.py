@@ -4,14 +4,18 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from ingest.provenance.statements import Statement, StatementKind, StatementSource, Validity
 from ingest.reasons import Reason
 from scorer.bundle.bundle import Bundle
+from scorer.commands.main import app
 from scorer.decide import Policy
 from scorer.engines.openvino import LocalEmbedder
 from scorer.errors import PolicyError, SettingsError
@@ -205,3 +209,42 @@ def test_a_wrong_trust_list_is_refused(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match=r"provenance\.trust_list"):
             ProvenanceSettings(enabled=True, trust_list=tmp_path / name).read_trust()
     assert ProvenanceSettings(trust_list=tmp_path / "missing.pem").read_trust() is None
+
+
+def test_a_scan_writes_statements(
+    root: Path, tmp_path: Path, authority: Authority, portrait: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows have what results have, rules decide, and a run resumes; without `provenance.enabled` nothing is read."""
+    (tmp_path / "in").mkdir()
+    for name, data in (("plain", portrait), ("signed", authority.sign(portrait, "image/png"))):
+        (tmp_path / "in" / f"{name}.png").write_bytes(data)
+    trust = tmp_path / "list.pem"
+    trust.write_text(authority.root)
+    monkeypatch.setenv("UNLENSED_CONFIG", str(tmp_path / "unlensed.toml"))
+    (tmp_path / "unlensed.toml").write_text(
+        f"[provenance]\nenabled = true\ntrust_list = '{trust}'\n[policy]\nflag_false_alarm_rate = 0.05\n"
+        "[[policy.statements]]\nat_least = 'flag'\nvalidities = ['trusted']\n"
+    )
+
+    def run_scan(out: Path) -> dict[str, dict[str, Any]]:
+        arguments = ["scan", str(tmp_path / "in"), "--out", str(out), "--bundle", str(root / "model_repository")]
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+        (part,) = (out / "results").iterdir()
+        return {Path(row["content_id"]).stem: row for row in pq.ParquetFile(part).read().to_pylist()}
+
+    rows = run_scan(tmp_path / "run")
+    assert rows["plain"]["provenance"] == []
+    assert [(each["kind"], each["validity"]) for each in rows["signed"]["provenance"]] == [
+        ("c2pa_manifest", "trusted"),
+        ("digital_source_type", "trusted"),
+    ]
+    assert (rows["signed"]["decision"], rows["signed"]["reason_codes"]) == ("flag", ["stated_generated"])
+    same = ("p_value", "face_score", "face_decision", "score")
+    assert [rows["signed"][name] for name in same] == [rows["plain"][name] for name in same]
+    assert "What images state about their origin" in (tmp_path / "run" / "report.html").read_text()
+    assert run_scan(tmp_path / "run") == rows
+    (tmp_path / "unlensed.toml").unlink()
+    monkeypatch.delenv("UNLENSED_CONFIG")
+    unread = run_scan(tmp_path / "unread")
+    assert [row["provenance"] for row in unread.values()] == [None, None]
+    assert unread["signed"]["decision"] == unread["plain"]["decision"]
