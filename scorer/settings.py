@@ -170,7 +170,7 @@ class ApiSettings(SettingsSection):
 
 
 class ProvenanceSettings(SettingsSection):
-    """Whether results list what images state about their origin; and policies may use it.
+    """Whether results list what images state about their origin; rules of a policy need it.
 
     Statements never change a score, and never lower a decision.
 

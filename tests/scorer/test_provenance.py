@@ -89,13 +89,15 @@ def test_an_image_that_fails_has_its_statements(reading: LocalScorer, authority:
 def test_http_answers_have_statements_and_tenant(
     starter: Bundle, reading: LocalScorer, embedder: LocalEmbedder, authority: Authority, portrait: bytes
 ) -> None:
-    """The HTTP service reads statements as every other job."""
+    """The HTTP service reads statements and applies a policy's rules as every other job."""
     signed = authority.sign(portrait, "image/png")
-    others = {"provenance": reading.settings.provenance}
+    policy = Policy(flag_false_alarm_rate=0.05, statements=(StatementRule(at_least=Decision.FLAG),))
+    others = {"provenance": reading.settings.provenance, "policy": policy}
     with running(starter, reading.sandbox, embedder, {}, others) as client:
         answer = client.post_files(("c", signed), request={"tenant": "forum"})
     (result,) = (ScoreResult.model_validate(each) for each in answer.json()["results"])
     assert (result.provenance, result.tenant) == (score(reading, signed).provenance, "forum")
+    assert (result.decision, result.reason_codes) == (Decision.FLAG, (Reason.STATED_GENERATED,))
 
 
 STATEMENTS = st.lists(
