@@ -24,7 +24,8 @@ OWN = {
     *("kafka.bootstrap", "kafka.security", "kafka.sasl_mechanism", "kafka.username", "kafka.password"),
     *("kafka.token_file", "kafka.ca_file", "kafka.certificate_file", "kafka.key_file", "kafka.instance_id"),
 }
-ABSENT = ("api.", "provenance.", "policy.statements")  # the chart runs no HTTP service, and its images lack the extra `provenance`
+# The chart runs no HTTP service, and its images lack the extra `provenance`.
+ABSENT = ("api.", "provenance.", "policy.statements")
 
 
 @pytest.fixture
