@@ -245,6 +245,10 @@ def test_a_scan_writes_statements(
     assert [rows["signed"][name] for name in same] == [rows["plain"][name] for name in same]
     assert "What images state about their origin" in (tmp_path / "run" / "report.html").read_text()
     assert run_scan(tmp_path / "run") == rows
+    erasure = ["erase", str(tmp_path / "run"), "--content-id", rows["plain"]["content_id"]]
+    assert CliRunner().invoke(app, erasure).exit_code == 0
+    (part,) = (tmp_path / "run" / "results").iterdir()
+    assert pq.ParquetFile(part).read().to_pylist() == [rows["signed"]]
     (tmp_path / "unlensed.toml").unlink()
     monkeypatch.delenv("UNLENSED_CONFIG")
     unread = run_scan(tmp_path / "unread")
