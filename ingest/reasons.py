@@ -1,4 +1,4 @@
-"""Why an image or a face could not be scored: one typed list, used in results, errors and tests."""
+"""Why an image or a face could not be scored, or got its decision: one typed list of results, errors and tests."""
 
 from enum import StrEnum
 
@@ -28,6 +28,7 @@ class Reason(StrEnum):
     BIT_RATE_TOO_HIGH = "bit_rate_too_high"
     BOXES_OF_CLIP = "boxes_of_clip"
     UNCALIBRATED_VIDEO = "uncalibrated_video"
+    STATED_GENERATED = "stated_generated"
     NO_FACE = "no_face"
     BOX_OUTSIDE_IMAGE = "box_outside_image"
     FACE_CUT_OFF = "face_cut_off"

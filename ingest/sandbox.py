@@ -5,7 +5,6 @@ that caused the failure. An image that was alone when its process crashed is ret
 in a batch before. An image that exceeded the time limit alone is not retried.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -109,8 +108,9 @@ class Sandbox:
             SandboxBroken: no process can be started.
             SandboxClosed: the sandbox was closed.
         """
-        answer, _ = self._run_job("find", [FaceGroup(data, info)], 0, TRIES, min_face_px=min_face_px)
-        return [Detection(FaceBox(*map(float, face[:4])), float(face[4])) for face in answer["faces"]]
+        found: list[Detection]
+        found, _ = self._run_job("find", [FaceGroup(data, info)], 0, TRIES, min_face_px=min_face_px)
+        return found
 
     def crop(self, faces: Sequence[EncodedFace]) -> Iterator[tuple[int, Pixels | Unscorable]]:
         """Yield each face's position in `faces` with its crop (size, size, 3) or its refusal, batch by batch.
@@ -152,19 +152,22 @@ class Sandbox:
         Raises:
             SandboxBroken, SandboxClosed: see `detect`.
         """
+        statements: tuple[Statement, ...]
         try:
-            return parse_statements(self._run_job("state", [FaceGroup(data, info)], 0, TRIES)[0]["statements"])
+            statements, _ = self._run_job("state", [FaceGroup(data, info)], 0, TRIES)
         except Unscorable as failure:
             why = f"the metadata could not be read ({failure.reason})"
             return (Statement(StatementKind.METADATA, why, StatementSource.FILE, Validity.UNREADABLE),)
+        return statements
 
     def sample(
-        self, data: bytes, media_type: str, settings: ClipSettings, min_face_px: float | None = None
+        self, data: bytes, sha256: str, media_type: str, settings: ClipSettings, min_face_px: float | None = None
     ) -> tuple[ClipFacts, SampledClip]:
         """Return the facts of a clip, and its sampled frames with their faces, cut.
 
         Args:
             data: the clip.
+            sha256: of `data`.
             media_type: the result of `name_clip` or `name_animation`.
             settings: the sampling, and the limits of a clip.
             min_face_px: see `FaceDetector.detect`.
@@ -174,15 +177,17 @@ class Sandbox:
                 of `check_facts`.
             SandboxBroken, SandboxClosed: see `detect`.
         """
-        digest = hashlib.sha256(data).hexdigest()
+        facts: ClipFacts
+        sample: SampledClip
         limits = {"cpu_s": settings.cpu_s, "timeout_s": settings.timeout_s}
-        group = FaceGroup(data, ImageInfo(media_type, 0, 0, 1, digest))
-        facts = parse_facts(self._run_job("inspect", [group], 0, TRIES)[0])
+        group = FaceGroup(data, ImageInfo(media_type, 0, 0, 1, sha256))
+        facts, _ = self._run_job("inspect", [group], 0, TRIES)
         check_facts(facts, len(data), settings)
-        group = FaceGroup(data, ImageInfo(media_type, facts.width, facts.height, 1, digest, scans=facts.frames))
+        group = FaceGroup(data, ImageInfo(media_type, facts.width, facts.height, 1, sha256, scans=facts.frames))
         options = {"facts": asdict(facts), "settings": asdict(settings), "min_face_px": min_face_px}
         most = MAX_FACES * (4 * self._crop_shape()[0] ** 2 + 4096)
-        return facts, parse_sample(*self._run_job("sample", [group], most, TRIES, limits, **options))
+        sample, _ = self._run_job("sample", [group], most, TRIES, limits, **options)
+        return facts, sample
 
     def _crop_batch(self, groups: list[FaceGroup]) -> dict[int, Pixels | Unscorable]:
         try:
@@ -200,11 +205,12 @@ class Sandbox:
 
     def _crop_together(self, groups: list[FaceGroup], tries: int) -> dict[int, Pixels | Unscorable]:
         positions = [position for group in groups for position in group.windows]
-        answer, data = self._run_job("cut", groups, len(positions) * int(np.prod(self._crop_shape())), tries)
+        failures: list[Unscorable | None]
+        failures, data = self._run_job("cut", groups, len(positions) * int(np.prod(self._crop_shape())), tries)
         crops = iter(np.frombuffer(data, np.uint8).reshape(-1, *self._crop_shape()))
         return {
-            position: next(crops) if failure is None else _read_failure(failure)
-            for position, failure in zip(positions, answer["crops"], strict=True)
+            position: next(crops) if failure is None else failure
+            for position, failure in zip(positions, failures, strict=True)
         }
 
     def _run_job(
@@ -215,8 +221,8 @@ class Sandbox:
         tries: int,
         limits: Mapping[str, float] | None = None,
         **options: Any,  # noqa: ANN401 - JSON
-    ) -> tuple[dict[str, Any], memoryview]:
-        """Return the checked answer to a job; `limits` replace its CPU and wall time.
+    ) -> tuple[Any, memoryview]:
+        """Return what `_parse_answer` returns of a job, and the answer's bytes; `limits` replace its CPU and wall time.
 
         Raises:
             Unscorable: the whole job failed.
@@ -230,7 +236,7 @@ class Sandbox:
             for left in reversed(range(tries)):
                 try:
                     answer, data = slot.run_job(job, files, max_bytes, timeout_s)
-                    _check_answer(kind, answer, data, groups, max_bytes)
+                    parsed = _parse_answer(kind, answer, data, groups, max_bytes)
                 except ChildFailed as error:
                     slot.discard()
                     if self._pool.closed:
@@ -240,9 +246,9 @@ class Sandbox:
                     if not left or error.reason is Reason.TIMED_OUT:
                         raise Unscorable(error.reason, error.detail) from error
                 else:
-                    if "reason" in answer:
-                        raise _read_failure(answer)
-                    return answer, data
+                    if isinstance(parsed, Unscorable):
+                        raise parsed
+                    return parsed, data
         raise AssertionError(tries)
 
     def _crop_shape(self) -> tuple[int, int, int]:
@@ -256,29 +262,34 @@ def _read_failure(answer: dict[str, Any]) -> Unscorable:
     return Unscorable(Reason(answer["reason"]), str(answer["detail"]))
 
 
-def _check_answer(
-    kind: Kind, answer: dict[str, Any], data: memoryview, groups: list[FaceGroup], max_bytes: int
-) -> None:
-    """Raise `ChildFailed` for an invalid answer: a process that decodes untrusted bytes is not trusted."""
+def _parse_answer(kind: Kind, answer: dict[str, Any], data: memoryview, groups: list[FaceGroup], max_bytes: int) -> Any:  # noqa: ANN401 - each kind of job has its own answer
+    """Return the content of an answer, or the `Unscorable` of a whole job.
+
+    A `find` has detections, a `state` statements, an `inspect` the facts of a clip, a `sample` its frames, a `cut` None
+    or the failure of each window, and a `show` None.
+
+    Raises:
+        ChildFailed: the answer is not valid: a process that decodes untrusted bytes is not trusted.
+    """
     faces, expected = sum(len(group.windows) for group in groups), max_bytes
+    parsed: Any = None
     try:
         if "reason" in answer:
-            _read_failure(answer)
-            return
+            return _read_failure(answer)
+        if kind == "sample":
+            return parse_sample(answer, data)
         if kind == "find":
-            [[float(number) for number in face[:5]][4] for face in answer["faces"]]
+            parsed = [Detection(FaceBox(*map(float, face[:4])), float(face[4])) for face in answer["faces"]]
         elif kind == "state":
-            parse_statements(answer["statements"])
+            parsed = parse_statements(answer["statements"])
         elif kind == "inspect":
-            parse_facts(answer)
-        elif kind == "sample":
-            parse_sample(answer, data)
-            return
+            parsed = parse_facts(answer)
         elif kind == "cut":
-            failures = [_read_failure(failure) for failure in answer["crops"] if failure is not None]
-            expected = max_bytes // faces * (faces - len(failures))
-            faces -= len(answer["crops"])
+            parsed = [None if failure is None else _read_failure(failure) for failure in answer["crops"]]
+            expected = max_bytes // faces * parsed.count(None)
+            faces -= len(parsed)
         if len(data) != expected or (kind == "cut" and faces):
             raise ValueError(len(data))  # noqa: TRY301 - handled as any other invalid answer
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise ChildFailed(Reason.UNDECODABLE, INVALID_ANSWER) from error
+    return parsed

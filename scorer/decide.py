@@ -5,7 +5,7 @@ so a policy can state the false-alarm rate it wants instead of a raw likelihood.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from ingest.provenance.statements import Statement
 from scorer.errors import PolicyError
-from scorer.messages import CalibratedBy, Decision, Message, PolicyFacts, Probability
+from scorer.messages import MAX_RULES, CalibratedBy, Decision, Message, PolicyFacts, Probability, StatementRule
 from scorer.strata import Stratum
 
 CONFIDENCE = 0.95  # of the interval that a supported false-alarm rate has
@@ -27,6 +28,9 @@ class Policy(Message):
     `review_false_alarm_rate`. A face whose visible short side is under `min_face_px` pixels is never scored and always
     goes to review. Where the detector finds the faces, a face that is under `min_face_px` and under the detector's own
     limit is reported only if the image has no larger face.
+
+    `statements` raise the decision of an image that states that it was generated; without `provenance.enabled` they are
+    refused.
     """
 
     policy_id: str = "default"
@@ -34,6 +38,7 @@ class Policy(Message):
     flag_false_alarm_rate: Probability = 0.01
     review_false_alarm_rate: Probability = 0.05
     min_face_px: float = Field(default=64, gt=0)
+    statements: tuple[StatementRule, ...] = Field(default=(), max_length=MAX_RULES)
 
     @model_validator(mode="after")
     def _review_is_wider(self) -> "Policy":
@@ -98,6 +103,26 @@ def decide_face(p_value: float | None, policy: Policy) -> Decision:
     if p_value <= policy.flag_false_alarm_rate:
         return Decision.FLAG
     return Decision.REVIEW if p_value <= policy.review_false_alarm_rate else Decision.PASS
+
+
+def find_required(statements: Iterable[Statement], policy: Policy) -> tuple[Decision, Statement] | None:
+    """Return the highest decision that the policy's rules require for an image, and the statement that requires it."""
+    found = [(rule.at_least, each) for each in statements for rule in policy.statements if rule.applies(each)]
+    return max(found, key=lambda pair: pair[0].rank, default=None)
+
+
+def check_statement_rules(policy: Policy, *, read: bool) -> None:
+    """Refuse rules for statements where none are read: they would never apply.
+
+    Raises:
+        ValueError: the policy has such rules, and `read` is false.
+    """
+    if policy.statements and not read:
+        message = (
+            f"policy {policy.policy_id}: statements has rules for what images state about their origin, which is not "
+            "read: set provenance.enabled (UNLENSED_PROVENANCE__ENABLED=true), or remove the rules"
+        )
+        raise ValueError(message)
 
 
 def photographs_needed(rate: float) -> int:

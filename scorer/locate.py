@@ -76,7 +76,7 @@ class MediaReader(Protocol):
         """See `Sandbox.read_statements`."""
 
     def sample(
-        self, data: bytes, media_type: str, settings: ClipSettings, min_face_px: float | None = None
+        self, data: bytes, sha256: str, media_type: str, settings: ClipSettings, min_face_px: float | None = None
     ) -> tuple[ClipFacts, SampledClip]:
         """See `Sandbox.sample`."""
 
@@ -138,7 +138,8 @@ def _locate_clip(
     if image.request.faces is not None:
         message = "boxes belong to one image, and this is a clip of several frames: leave the boxes out"
         raise Unscorable(Reason.BOXES_OF_CLIP, message)
-    facts, sample = reader.sample(image.data, media_type, settings, min_face_px)
+    digest = hashlib.sha256(image.data).hexdigest()
+    facts, sample = reader.sample(image.data, digest, media_type, settings, min_face_px)
     if not sample.frames:
         raise sample.damage or Unscorable(Reason.UNDECODABLE, "no frame of the clip can be decoded")
     faces = []
@@ -148,7 +149,7 @@ def _locate_clip(
             face = frame.faces[index]
             shot = Shot(at, frame.time_s, frame.width, frame.height, face.window_px, face.crop)
             faces.append(LocatedFace(str(number), face.box, face.confidence, shot))
-    first, digest = sample.frames[0], hashlib.sha256(image.data).hexdigest()
+    first = sample.frames[0]
     return replace(
         image,
         data=b"",

@@ -3,23 +3,28 @@
 JSON Schemas are generated from these types (`result_schema`), never written by hand.
 """
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
-from ingest.clips import ClipSettings, Sampling
-from ingest.provenance.statements import MAX_STATEMENT_CHARACTERS, MAX_STATEMENTS, Statement
+from ingest.clips import Sampling
+from ingest.provenance.statements import (
+    MAX_STATEMENT_CHARACTERS,
+    MAX_STATEMENTS,
+    Statement,
+    StatementKind,
+    StatementSource,
+    Validity,
+)
 from ingest.reasons import UNSCORED_BY_SIZE, Reason
 from ingest.resampling import ResamplingMark
 from ingest.spec import MAX_COORDINATE, FaceBox
 from scorer.strata import Stratum
 
-RESULT_NAMESPACE = UUID("9f2c1b54-6f0e-5a7e-9a53-1f0c7f0b2a11")
 MAX_FACES = 64
 MAX_ID_CHARACTERS = 4096  # a path is the id of a file, and Linux allows this many
 MAX_ATTRIBUTES, MAX_ATTRIBUTE_NAME, MAX_ATTRIBUTE_CHARACTERS = 64, 128, 1024
@@ -32,6 +37,7 @@ MAX_RESULT_BYTES = (
     + MAX_STATEMENTS * (6 * MAX_STATEMENT_CHARACTERS + 256)
     + 16 * 1024
 )
+MAX_RULES = MAX_CHOICES = 8  # every result repeats the rules of its policy
 SHOWN_PROBLEMS, LISTED_PROBLEMS = 3, 100
 MAX_NAME_CHARACTERS, MAX_PROBLEM_CHARACTERS = 100, 300
 
@@ -218,10 +224,31 @@ class ModelFacts(Message):
     bundle_digest: str
 
 
+class StatementRule(Message):
+    """Images with a face that state that they were generated get at least this decision; no rule lowers one.
+
+    A rule applies to the statements of its `kinds`, `sources` and `validities`; null means any.
+    """
+
+    at_least: Literal[Decision.REVIEW, Decision.FLAG]
+    kinds: Annotated[
+        tuple[Literal[StatementKind.DIGITAL_SOURCE_TYPE, StatementKind.GENERATOR], ...] | None,
+        Field(min_length=1, max_length=MAX_CHOICES),
+    ] = None
+    sources: Annotated[tuple[StatementSource, ...] | None, Field(min_length=1, max_length=MAX_CHOICES)] = None
+    validities: Annotated[tuple[Validity, ...] | None, Field(min_length=1, max_length=MAX_CHOICES)] = None
+
+    def applies(self, statement: Statement) -> bool:
+        """Return whether the rule applies to a statement."""
+        filters = (self.kinds, statement.kind), (self.sources, statement.source), (self.validities, statement.validity)
+        return statement.says_generated and all(allowed is None or value in allowed for allowed, value in filters)
+
+
 class PolicyFacts(Message):
     """The policy that decided: its name, its version, and every value that affects the decision.
 
     The false-alarm rates are per face; a face whose short side is under `min_face_px` goes to review without a score.
+    `statements` are the rules for images that state that they were generated.
     """
 
     policy_id: str
@@ -229,6 +256,7 @@ class PolicyFacts(Message):
     flag_false_alarm_rate: Probability
     review_false_alarm_rate: Probability
     min_face_px: Annotated[float, Field(gt=0)]
+    statements: Annotated[tuple[StatementRule, ...], Field(max_length=MAX_RULES)] = ()
 
 
 class LeastTypical(Message):
@@ -290,10 +318,11 @@ class ClipResult(Message):
 class ScoreResult(Message):
     """The answer to one request.
 
-    `score` is the highest of its faces' scores. `decision` is the most suspicious of their decisions, and null when
-    there is no face. Faces of which none could be scored give the status `failed` and the decision `review`. `pass`
-    does not mean that a face is a photograph. `version` is the release that scored, `submitted_at` comes
-    from the request; results of older releases lack both.
+    `score` is the highest of its faces' scores. `decision` is the most suspicious of their decisions, or a higher one
+    where a rule of the policy for statements applies, with the reason `stated_generated`; it is null when there is no
+    face. Faces of which none could be scored give the status `failed` and the decision `review`. `pass` does not mean
+    that a face is a photograph. `version` is the release that scored, `submitted_at` comes from the request; results of
+    older releases lack both.
 
     `clip`, `tracks` and `frames` belong to videos and animations: `faces` then has one face for each track. Results of
     images and of older releases lack them.
@@ -331,7 +360,7 @@ class ScoreResult(Message):
     def failed(self) -> bool:
         """Whether the image counts as failed; an image whose faces are only too small or cut off does not."""
         unscored = self.status in {Status.FAILED, Status.UNSUPPORTED}
-        return unscored and not (self.faces and set(self.reason_codes) <= UNSCORED_BY_SIZE)
+        return unscored and not (self.faces and set(self.reason_codes) <= UNSCORED_BY_SIZE | {Reason.STATED_GENERATED})
 
     @model_validator(mode="after")
     def _images_with_faces_are_decided(self) -> Self:
@@ -342,32 +371,6 @@ class ScoreResult(Message):
             message = f"result {self.result_id} has status {self.status}, which its faces contradict"
             raise ValueError(message)
         return self
-
-
-def result_id(
-    request: ScoreRequest,
-    image_sha256: str | None,
-    bundle_digest: str,
-    policy: PolicyFacts,
-    clip: ClipSettings | None = None,
-) -> UUID:
-    """Return the id of a result: the same request under the same bundle and policy always gets the same id.
-
-    The id depends on everything that can change a decision. The id of a request alone is not enough: it is often a
-    path, whose file may change; and a policy may be edited without a new version.
-
-    Args:
-        request: its id, tenant and boxes are used.
-        image_sha256: of the bytes that were scored; None if they could not be read or probed.
-        bundle_digest: of the bundle that scored.
-        policy: the policy that decided.
-        clip: the sampling of a clip; None for an image.
-    """
-    boxes = None if request.faces is None else [[face.face_id, *face.box] for face in request.faces]
-    inputs: list[Any] = [request.request_id, request.tenant, boxes, image_sha256, bundle_digest, policy.model_dump()]
-    if clip:
-        inputs.append([clip.sampling, clip.frames_per_second, clip.max_frames])
-    return uuid5(RESULT_NAMESPACE, json.dumps(inputs))
 
 
 def result_schema() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
-from scorer.decide import CalibrationSize, Policy, resolve_policy
+from scorer.decide import CalibrationSize, Policy, check_statement_rules, resolve_policy
 from scorer.errors import PolicyError
 from scorer.messages import DeadLetterCode, Message, ScoreRequest, describe_problems
 from scorer.observe.logs import get_logger
@@ -96,14 +96,15 @@ class _PolicyFile(Message):
     tenants: dict[str, _TenantTable] = Field(default_factory=dict)
 
 
-def read_policies(path: Path, calibration: CalibrationSize) -> PolicyBook:
+def read_policies(path: Path, calibration: CalibrationSize, *, provenance: bool = False) -> PolicyBook:
     """Read a policies' file for a bundle with a `calibration` of this size.
 
     Raises:
-        PolicyError: it cannot be read, has an unknown key or the name of a missing policy, or sets a rate that the
-            calibration does not support; the message names the file and the key.
+        PolicyError: it cannot be read, has an unknown key or the name of a missing policy, sets a rate that the
+            calibration does not support, or has rules for statements without `provenance` (whether they are read); the
+            message names the file and the key.
     """
-    return _parse(_read(path)[0], path, calibration)
+    return _parse(_read(path)[0], path, calibration, provenance=provenance)
 
 
 class PolicyWatcher:
@@ -121,20 +122,28 @@ class PolicyWatcher:
         path: the file; None for a service without one.
         calibration: see `read_policies`.
         policy: the policy of every tenant if there is no file.
+        provenance: see `read_policies`.
 
     Raises:
         PolicyError: the file is invalid at the start, or the calibration does not support `policy`.
     """
 
-    def __init__(self, path: Path | None, calibration: CalibrationSize, policy: Policy | None = None) -> None:
-        self._path, self._calibration = path, calibration
+    def __init__(
+        self,
+        path: Path | None,
+        calibration: CalibrationSize,
+        policy: Policy | None = None,
+        *,
+        provenance: bool = False,
+    ) -> None:
+        self._path, self._calibration, self._provenance = path, calibration, provenance
         self._content: bytes
         self._identity: tuple[int, int] | None  # of the last file; None while there is no readable file
         self._content, self._identity = _read(path) if path else (b"", None)
         self._unstable = b""
         self.refused = False
         book = (
-            _parse(self._content, path, calibration)
+            _parse(self._content, path, calibration, provenance=provenance)
             if path
             else PolicyBook.from_policy(_settle(policy or Policy(), calibration))
         )
@@ -160,7 +169,7 @@ class PolicyWatcher:
             return False
         self._content, self._identity = content, identity
         try:
-            book = _parse(content, self._path, self._calibration)
+            book = _parse(content, self._path, self._calibration, provenance=self._provenance)
             self._remember(book)
         except PolicyError as error:
             self._keep_old(error)
@@ -200,7 +209,7 @@ def _read(path: Path) -> tuple[bytes, tuple[int, int]]:
     return content, (facts.st_dev, facts.st_ino)
 
 
-def _parse(content: bytes, path: Path, calibration: CalibrationSize) -> PolicyBook:
+def _parse(content: bytes, path: Path, calibration: CalibrationSize, *, provenance: bool) -> PolicyBook:
     try:
         file = _PolicyFile.model_validate(tomllib.loads(content.decode()))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -210,6 +219,12 @@ def _parse(content: bytes, path: Path, calibration: CalibrationSize) -> PolicyBo
         message = f"{path}: {describe_problems(error)}"
         raise PolicyError(message) from error
     policies = {name: _make_policy(name, fields, path, calibration) for name, fields in file.policies.items()}
+    for policy in policies.values():
+        try:
+            check_statement_rules(policy, read=provenance)
+        except ValueError as error:
+            message = f"{path}: {error}"
+            raise PolicyError(message) from error
 
     def find(name: str, key: str) -> Policy:
         if name not in policies:

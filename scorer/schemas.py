@@ -23,9 +23,9 @@ from scorer.messages import (
     ScoreRequest,
     ScoreResult,
     Status,
-    result_id,
     result_schema,
 )
+from scorer.result_ids import result_id
 from scorer.settings import StreamSettings
 from scorer.strata import Stratum
 

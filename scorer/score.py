@@ -12,7 +12,7 @@ from ingest.probe import EncodedFace, ImageInfo
 from ingest.reasons import UNSUPPORTED, Reason, Unscorable
 from ingest.resampling import find_marks
 from ingest.spec import MIN_VISIBLE_SHARE
-from scorer.decide import Policy, decide_face
+from scorer.decide import Policy, decide_face, find_required
 from scorer.engines.base import Embedder, FeatureBatch
 from scorer.locate import LocatedFace, LocatedImage
 from scorer.messages import (
@@ -22,9 +22,9 @@ from scorer.messages import (
     ModelFacts,
     ScoreResult,
     Status,
-    result_id,
 )
 from scorer.model import Model
+from scorer.result_ids import result_id
 from scorer.strata import Stratum, stratum_of
 from scorer.tracks import UNCALIBRATED, Score, cap_decision, describe_clip, find_median, group_tracks
 from scorer.version import VERSION
@@ -158,6 +158,12 @@ def _result(
         causes = [image.failure or Unscorable(Reason.NO_FACE, "no face was found")]
     elif any(UNCALIBRATED.reason in face.reason_codes for face in faces):
         causes.append(UNCALIBRATED)
+    decision = max((face.decision for face in faces), key=lambda decision: decision.rank, default=None)
+    if decision and (required := find_required(image.statements or (), policy)):
+        at_least, stated = required
+        decision = max(decision, at_least, key=lambda decision: decision.rank)
+        why = f"the image states that it was generated ({stated.statement}; {stated.source}, {stated.validity})"
+        causes.append(Unscorable(Reason.STATED_GENERATED, f"{why}, and the policy decides at least {at_least}"))
     return ScoreResult(
         version=VERSION,
         result_id=result_id(
@@ -166,11 +172,12 @@ def _result(
             model.digest,
             facts,
             image.clip.settings if image.clip else None,
+            image.statements,
         ),
         request_id=image.request.request_id,
         content_id=image.request.content_id,
         status=Status.SCORED if scores else _status(causes[0]),
-        decision=max((face.decision for face in faces), key=lambda decision: decision.rank, default=None),
+        decision=decision,
         reason_codes=tuple(dict.fromkeys(cause.reason for cause in causes)),
         detail=causes[0].detail if causes else None,
         score=max(scores) if scores else None,

@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from ingest.clips import ClipSettings
 from ingest.device import Request
 from ingest.probe import Limits
-from scorer.decide import Policy
+from scorer.decide import Policy, check_statement_rules
 from scorer.errors import SettingsError
 from scorer.messages import describe_problems
 
@@ -170,7 +170,9 @@ class ApiSettings(SettingsSection):
 
 
 class ProvenanceSettings(SettingsSection):
-    """Whether results list what images state about their origin; statements never change a score or a decision.
+    """Whether results list what images state about their origin; rules of a policy need it.
+
+    Statements never change a score, and never lower a decision.
 
     Attributes:
         enabled: read C2PA manifests and metadata; needs the extra `provenance`.
@@ -250,6 +252,11 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
     insecure_dev: bool = False
+
+    @model_validator(mode="after")
+    def _rules_have_statements(self) -> "Settings":
+        check_statement_rules(self.policy, read=self.provenance.enabled)
+        return self
 
     @classmethod
     def settings_customise_sources(

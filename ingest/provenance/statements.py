@@ -8,6 +8,16 @@ from typing import Any, Self
 from ingest.image_metadata import clean_text
 
 MAX_STATEMENTS, MAX_STATEMENT_CHARACTERS = 24, 200
+# The codes of IPTC and C2PA for media of which all or a part was generated.
+GENERATED_SOURCE_TYPES = frozenset(
+    {
+        "trainedalgorithmicmedia",
+        "compositewithtrainedalgorithmicmedia",
+        "algorithmicmedia",
+        "compositesynthetic",
+        "trainedalgorithmicdata",
+    }
+)
 
 
 class StatementKind(StrEnum):
@@ -50,7 +60,7 @@ class Validity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What a file states about its origin: one line. A statement never changes a score or a decision.
+    """What a file states about its origin: one line. A statement never changes a score, and never lowers a decision.
 
     Only a C2PA manifest whose signature covers exactly these bytes is `trusted` or `valid`.
     """
@@ -59,6 +69,13 @@ class Statement:
     statement: str  # printable, at most MAX_STATEMENT_CHARACTERS
     source: StatementSource
     validity: Validity = Validity.UNVERIFIED
+
+    @property
+    def says_generated(self) -> bool:
+        """Whether it says that all or a part of the image was generated."""
+        if self.kind is StatementKind.DIGITAL_SOURCE_TYPE:
+            return self.statement.rstrip("/").rsplit("/", 1)[-1].lower() in GENERATED_SOURCE_TYPES
+        return self.kind is StatementKind.GENERATOR
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:

@@ -9,12 +9,20 @@ from datetime import UTC, datetime
 from ingest.clips import ClipSettings
 from ingest.reasons import Reason
 from scorer.decide import Policy
-from scorer.messages import ScoreRequest, ScoreResult, result_id
+from scorer.messages import ScoreRequest, ScoreResult
+from scorer.result_ids import result_id
 
 ENTRY_BYTES = 512  # of the key and the two containers, beside the result's JSON
 # Other reasons may be of the moment: too little time or memory, an engine that failed.
 _LASTING = frozenset(
-    {Reason.NO_FACE, Reason.BOX_OUTSIDE_IMAGE, Reason.FACE_CUT_OFF, Reason.FACE_TOO_SMALL, Reason.UNCALIBRATED_VIDEO}
+    {
+        Reason.NO_FACE,
+        Reason.BOX_OUTSIDE_IMAGE,
+        Reason.FACE_CUT_OFF,
+        Reason.FACE_TOO_SMALL,
+        Reason.UNCALIBRATED_VIDEO,
+        Reason.STATED_GENERATED,
+    }
 )
 
 # What the caller wrote is not kept: no other request may get it.
@@ -63,7 +71,14 @@ class ResultCache:
         result = ScoreResult.model_validate_json(stored)
         clips = self._clips if result.clip else None
         own = {
-            "result_id": result_id(request, result.image.sha256, result.model.bundle_digest, result.policy, clips),
+            "result_id": result_id(
+                request,
+                result.image.sha256,
+                result.model.bundle_digest,
+                result.policy,
+                clips,
+                result.provenance,
+            ),
             "request_id": request.request_id,
             "content_id": request.content_id,
             "submitted_at": request.submitted_at,

@@ -149,7 +149,9 @@ def open_app(  # noqa: PLR0913, PLR0917 - one parameter per collaborator
         PolicyError: the policies cannot be used.
     """
     api, model = settings.api, bundle.model
-    policies = PolicyWatcher(api.policies, bundle.manifest.calibration, settings.policy)
+    policies = PolicyWatcher(
+        api.policies, bundle.manifest.calibration, settings.policy, provenance=settings.provenance.enabled
+    )
     admission = Admission(api.max_in_flight_images, api.max_in_flight_bytes)
     cache = ResultCache(api.cache_bytes, model.digest, settings.video)
     metrics = ApiMetrics(admission, cache)

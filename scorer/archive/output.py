@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ingest.provenance.statements import describe_statements
 from ingest.reasons import Reason
 from scorer.archive.items import Item
 from scorer.archive.rows import ERRORS, FEATURES, RESULTS
@@ -121,6 +122,7 @@ def _list_image_columns(item: Item, result: ScoreResult) -> dict[str, Any]:
         "bundle_digest": result.model.bundle_digest,
         "policy_id": result.policy.policy_id,
         "policy_version": result.policy.version,
+        "provenance": None if result.provenance is None else describe_statements(result.provenance),
     } | _list_clip_columns(result)
 
 

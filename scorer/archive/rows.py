@@ -4,6 +4,7 @@ import pyarrow as pa
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
 _WORDS = pa.list_(pa.string())
+STATEMENT = ("kind", "statement", "source", "validity")
 
 RESULTS = pa.schema(
     [
@@ -61,10 +62,12 @@ RESULTS = pa.schema(
         ("track_median_s", pa.float64()),
         ("track_least_typical_s", pa.float64()),
         ("track_least_typical_log_likelihood", pa.float64()),
+        # What the image states about its origin; null where that was not read.
+        ("provenance", pa.list_(pa.struct([(name, pa.string()) for name in STATEMENT]))),
     ]
 )
 # The columns that files of older releases lack: they are read as null.
-ADDED_RESULTS = frozenset(name for name in RESULTS.names if name.startswith(("clip_", "track_")))
+ADDED_RESULTS = frozenset(name for name in RESULTS.names if name.startswith(("clip_", "track_", "provenance")))
 
 # Beside the results and not in them, so that results can be read and shared without data that describe a face.
 FEATURES = pa.schema(

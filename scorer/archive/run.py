@@ -1,6 +1,7 @@
 """`run.json`: the description of a run, so that every process of the run does the same work with the same bundle."""
 
 import errno
+import hashlib
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,6 +33,7 @@ class RunFile(BaseModel):
         version: of the unlensed that started it.
         bundle_id, bundle_digest: of the bundle that scores.
         policy, limits, video: the settings that change results; runs of earlier releases have no `video`.
+        statements: whether statements are read, and with which trust list; runs of earlier releases read none.
         policy_note: why the policy differs from the settings, or nothing.
         evaluation: the bundle's statement of its evaluation; runs of earlier releases have none.
         sources: as given on the command line.
@@ -49,6 +51,7 @@ class RunFile(BaseModel):
     policy: Policy
     limits: Limits
     video: ClipSettings = DEFAULT_CLIP_SETTINGS
+    statements: str = "not read"
     sources: tuple[str, ...]
     options: dict[str, Any]
     shards: int
@@ -64,6 +67,7 @@ def describe_run(
 
     Raises:
         PolicyError: the bundle's calibration does not support the policy's rates.
+        SettingsError: the trust list cannot be read.
     """
     policy, note = resolve_policy(settings.policy, bundle.manifest.calibration)
     return RunFile(
@@ -76,11 +80,19 @@ def describe_run(
         evaluation=bundle.manifest.evaluation,
         limits=settings.limits,
         video=settings.video,
+        statements=_name_reading(settings.provenance.read_trust()),
         sources=sources,
         options=options,
         shards=0,
         plan_digest="",
     )
+
+
+def _name_reading(trust: str | None) -> str:
+    """Return whether statements are read, and with which trust list; `trust` is the list's text."""
+    if trust is None:
+        return "not read"
+    return f"read with the trust list {hashlib.sha256(trust.encode()).hexdigest()}" if trust else "read"
 
 
 def find_run(folder: Path) -> RunFile | None:
@@ -185,7 +197,7 @@ def wait_for_run(folder: Path, wanted: RunFile, timeout_s: float, pause_s: float
 
 def describe_difference(found: RunFile, wanted: RunFile) -> str:
     """Return in words what differs between two runs, or nothing."""
-    names = ("bundle_digest", "policy", "limits", "video", "sources", "options")
+    names = ("bundle_digest", "policy", "limits", "video", "statements", "sources", "options")
     for name in names:
         old, new = (run.model_dump(mode="json")[name] for run in (found, wanted))
         if isinstance(old, dict):

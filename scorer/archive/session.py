@@ -162,7 +162,9 @@ def join_run(  # noqa: PLR0913 - the options of the command line
     run = open_run(folder, wanted, make_plan, new_run=new_run) if first else wait_for_run(folder, wanted, PLAN_WAIT_S)
     # Absolute paths, because another machine has another working folder.
     key = settings.bundle_key and settings.bundle_key.absolute()
-    paths = {"bundle": settings.bundle.absolute(), "bundle_key": key}
+    trust = settings.provenance.trust_list and settings.provenance.trust_list.absolute()
+    provenance = settings.provenance.model_copy(update={"trust_list": trust})
+    paths = {"bundle": settings.bundle.absolute(), "bundle_key": key, "provenance": provenance}
     settings = settings.model_copy(update=paths | {"policy": wanted.policy})
     return Session(folder.absolute(), run, settings)
 

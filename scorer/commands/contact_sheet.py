@@ -5,6 +5,7 @@ from PIL import Image, ImageDraw, ImageFont
 from ingest.clips import ClipFace, ClipSettings, SampledFrame, name_animation, name_clip
 from ingest.sandbox import Sandbox
 from scorer.messages import Decision, FaceResult, ScoreResult, TrackResult
+from scorer.tracks import UNCALIBRATED
 
 COLUMNS, MAX_ROWS, SIDE, GAP, TEXT_PX = 8, 24, 160, 8, 14
 
@@ -21,7 +22,8 @@ def draw_contact_sheet(
     Raises:
         Unscorable: the clip cannot be read.
     """
-    _, sample = sandbox.sample(data, name_clip(data) or name_animation(data), settings, result.policy.min_face_px)
+    media_type, digest = name_clip(data) or name_animation(data), result.image.sha256 or ""
+    _, sample = sandbox.sample(data, digest, media_type, settings, result.policy.min_face_px)
     shown = list(zip(result.tracks, result.faces, strict=True))
     shown = sorted(shown, key=lambda pair: -pair[1].decision.rank)[:MAX_ROWS]
     height = SIDE + 3 * TEXT_PX + GAP
@@ -51,7 +53,8 @@ def draw_contact_sheet(
 
 def describe_track(track: TrackResult, face: FaceResult) -> str:
     """Return a track in one line."""
-    p_value = "not scored" if face.p_value is None else f"p = {face.p_value:.3f} (not calibrated for video)"
+    uncalibrated = " (not calibrated for video)" if UNCALIBRATED.reason in face.reason_codes else ""
+    p_value = "not scored" if face.p_value is None else f"p = {face.p_value:.3f}{uncalibrated}"
     seen = f"face {track.face_id}, {track.start_s:.1f} to {track.end_s:.1f} s, {track.frame_count} frames"
     return f"{seen}: {p_value}, {face.decision}"
 

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from ingest.reasons import Reason
 from scorer.bundle.bundle import Bundle
 from scorer.commands.inputs import Skipped, describe_counts
 from scorer.commands.terminal import Terminal
@@ -49,6 +50,9 @@ class ResultTable:
                 "p-value": "" if face.p_value is None else f"{face.p_value:.3f}",
             }
             decision = Text(": ".join((face.decision, *face.reason_codes)), style=STYLES[face.decision])
+            if Reason.STATED_GENERATED in result.reason_codes and result.decision:
+                stated = f"; image: {result.decision}: {Reason.STATED_GENERATED}"
+                decision.append(stated, style=STYLES[result.decision])
             self._rows.append((result.content_id, cells, decision))
 
     def show(self, bundle: Bundle, policy: Policy, terminal: Terminal | None = None) -> None:

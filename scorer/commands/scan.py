@@ -28,7 +28,7 @@ from scorer.face_boxes import read_boxes
 from scorer.meaning import explain_decisions
 from scorer.observe.printable import print_json
 from scorer.process_exit import stop_on_signals
-from scorer.settings import ProvenanceSettings, Settings, load_settings
+from scorer.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from scorer.archive.session import Session
@@ -121,9 +121,6 @@ def scan(  # noqa: PLR0913 - one parameter per flag
         threads=threads,
         video=choose_video(sampling, frames_per_second),
     )
-    if settings.provenance.enabled:  # the columns of results have no place for statements
-        Terminal(stderr=True).say("A scan does not read what images state about their origin: provenance is off")
-        settings = settings.model_copy(update={"provenance": ProvenanceSettings()})
     named = tuple(_read_argument(name) if "://" in name else str(Path(name).absolute()) for name in sources)
     archive = Archive(named, *(name and _read_argument(name) for name in (uri_column, bytes_column, faces_column)))
     if dry_run:

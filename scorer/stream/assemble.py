@@ -109,7 +109,9 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
     tune_process()
     check_payloads(settings.payloads)
     bundle = read_trusted_bundle(settings)
-    watcher = PolicyWatcher(settings.stream.policies, bundle.manifest.calibration, settings.policy)
+    watcher = PolicyWatcher(
+        settings.stream.policies, bundle.manifest.calibration, settings.policy, provenance=settings.provenance.enabled
+    )
     metrics, stop = Metrics(), threading.Event()
     state = HealthState(settings.health, engine_elsewhere=settings.triton.url is not None)
     metrics.bundle_info.info(

@@ -25,7 +25,7 @@ OWN = {
     *("kafka.bootstrap", "kafka.security", "kafka.sasl_mechanism", "kafka.username", "kafka.password"),
     *("kafka.token_file", "kafka.ca_file", "kafka.certificate_file", "kafka.key_file", "kafka.instance_id"),
 }
-ABSENT = ("provenance.",)  # the images lack the extra `provenance`
+ABSENT = ("provenance.", "policy.statements")  # the images lack the extra `provenance`
 
 
 @pytest.fixture

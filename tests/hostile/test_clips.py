@@ -91,9 +91,9 @@ def test_the_limit_of_cpu_time_ends_a_clip(sandbox: Sandbox) -> None:
     frames = [Image.effect_noise((960, 720), 80).convert("RGB") for _ in range(8)] * 12
     clip = make_clip(frames, "mjpeg")
     with pytest.raises(Unscorable) as caught:
-        sandbox.sample(clip, str(name_clip(clip)), ClipSettings(frames_per_second=100, cpu_s=0.2))
+        sandbox.sample(clip, "0", str(name_clip(clip)), ClipSettings(frames_per_second=100, cpu_s=0.2))
     assert caught.value.reason is Reason.TIMED_OUT
-    facts, sample = sandbox.sample(make("h264"), "video/mp4", LIMITS)
+    facts, sample = sandbox.sample(make("h264"), "0", "video/mp4", LIMITS)
     assert (facts.frames, len(sample.frames)) == (12, 5)
 
 
@@ -108,5 +108,5 @@ def test_limits_are_checked_on_what_is_there(sandbox: Sandbox) -> None:
         (ClipSettings(max_streams=0), Reason.TOO_MANY_STREAMS),
     ):
         with pytest.raises(Unscorable) as caught:
-            sandbox.sample(clip, "video/mp4", settings)
+            sandbox.sample(clip, "0", "video/mp4", settings)
         assert caught.value.reason is reason

@@ -1,9 +1,12 @@
 """Clips are scored as their frames are, tracks are linked, and no track decides more than review."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +15,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageColor
 
-from ingest.clips import MAX_FACES, MAX_FRAMES, ClipFace, ClipFacts, ClipSettings, SampledFrame
+from ingest.clips import (
+    MAX_FACES,
+    MAX_FRAMES,
+    ClipFace,
+    ClipFacts,
+    ClipSettings,
+    SampledClip,
+    SampledFrame,
+    parse_sample,
+)
 from ingest.probe import EncodedFace, ImageInfo, probe_image
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox, Window
 from scorer.clips import MAX_TRACKS, LocatedClip, Shot, link_faces, measure_iou
 from scorer.commands.annotate import COLOURS, PictureFolder
+from scorer.commands.contact_sheet import describe_track
 from scorer.decide import Calibration, Policy, decide_face
 from scorer.local_scorer import LocalScorer
 from scorer.locate import LocatedFace, LocatedImage
@@ -29,8 +42,8 @@ from scorer.messages import (
     ScoreRequest,
     ScoreResult,
     Status,
-    result_id,
 )
+from scorer.result_ids import result_id
 from scorer.score import score_batch
 from scorer.strata import Stratum
 from scorer.tracks import Score, cap_decision, describe_clip, find_median, group_tracks
@@ -129,10 +142,35 @@ def test_a_stratum_of_clips_decides(local_scorer: LocalScorer, pictures: list[Im
     calibration = Calibration(held_out, {Stratum.SMALL_VIDEO: held_out, Stratum.VIDEO: held_out})
     located = [(local_scorer.locate(ask(data), data), Policy()) for data in files]
     video, animation = score_batch(located, local_scorer.embedder, replace(model, calibration=calibration))
+    assert "(not calibrated for video)" not in describe_track(video.tracks[0], video.faces[0])
+    assert "(not calibrated for video)" in describe_track(animation.tracks[0], animation.faces[0])
     assert (video.decision, video.reason_codes, video.detail) == (Decision.FLAG, (), None)
     assert video.faces[0].calibrated_by is CalibratedBy.STRATUM
     assert (animation.decision, animation.reason_codes) == (Decision.REVIEW, (Reason.UNCALIBRATED_VIDEO,))
     assert animation.faces[0].calibrated_by is CalibratedBy.POOLED
+
+
+def test_an_answer_is_parsed_once(
+    local_scorer: LocalScorer, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The frames that a process returns are checked and read in one step, and the clip has one digest."""
+    parsed: list[int] = []
+    digests: list[int] = []
+
+    def count_frames(answer: Mapping[str, Any], data: memoryview) -> SampledClip:
+        parsed.append(len(data))
+        return parse_sample(answer, data)
+
+    def count_digests(data: bytes) -> Any:  # noqa: ANN401 - a digest of hashlib
+        digests.append(len(data))
+        return sha256(data)
+
+    monkeypatch.setattr("ingest.sandbox.parse_sample", count_frames)
+    monkeypatch.setattr("hashlib.sha256", count_digests)
+    clip = make_clip(pictures)
+    image = local_scorer.locate(ask(clip), clip)
+    assert image.info is not None
+    assert (len(parsed), digests.count(len(clip)), image.info.sha256) == (1, 1, sha256(clip).hexdigest())
 
 
 def test_a_lower_rate_is_another_result() -> None:

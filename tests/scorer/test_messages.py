@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from scorer.decide import Policy
-from scorer.messages import PolicyFacts, ScoreRequest, ScoreResult, describe_problems, result_id
+from scorer.messages import (
+    Decision,
+    PolicyFacts,
+    ScoreRequest,
+    ScoreResult,
+    StatementRule,
+    describe_problems,
+)
+from scorer.result_ids import result_id
 
 REQUEST = {"request_id": "r", "content_id": "c", "image": {"uri": "file:///a.jpg"}}
 FACE = {"face_id": "f", "box": [1, 2, 30, 40]}
@@ -95,6 +103,7 @@ CHANGES: dict[str, tuple[dict[str, object], str | None, str, PolicyFacts]] = {
             "flag_false_alarm_rate": 0.02,
             "review_false_alarm_rate": 0.06,
             "min_face_px": 65.0,
+            "statements": (StatementRule(at_least=Decision.REVIEW),),
         }.items()
     },
 }

@@ -97,6 +97,31 @@ class ClipFigures(ReportModel):
     least_likely: tuple[Track, ...]
 
 
+class StatementCount(ReportModel):
+    """How many images make a statement of this kind in this part of the file, with this validity."""
+
+    source: str
+    kind: str
+    validity: str
+    images: int
+
+
+class StatementFigures(ReportModel):
+    """What images state about their origin; failed images and clips are not counted.
+
+    Attributes:
+        read: images whose statements were read.
+        stating: those of them that make any.
+        generated: those of which a rule of the policy decided.
+        counts: the most frequent first; an image may make several statements.
+    """
+
+    read: int
+    stating: int
+    generated: int
+    counts: tuple[StatementCount, ...]
+
+
 class Histogram(ReportModel):
     """Scored faces by log-likelihood in nats; the first and last bin also count everything beyond them.
 
@@ -148,5 +173,6 @@ class Summary(ReportModel):
     main: FigureColumn
     apart: FigureColumn
     clips: ClipFigures
+    statements: StatementFigures
     histogram: Histogram
     throughput: Throughput

@@ -12,8 +12,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ingest.reasons import Reason
 from scorer.archive.marks import CommitMark, read_marks
-from scorer.archive.report.figures import ClipFigures, Face, FigureColumn, Histogram, Summary, Throughput, Track
+from scorer.archive.report.figures import (
+    ClipFigures,
+    Face,
+    FigureColumn,
+    Histogram,
+    StatementCount,
+    StatementFigures,
+    Summary,
+    Throughput,
+    Track,
+)
 from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, find_share, read_groups
 from scorer.archive.report.tables import Tables, open_tables
 from scorer.archive.run import RunFile, read_run
@@ -76,6 +87,17 @@ SELECT content_id, sha256, face_id, log_likelihood, p_value, stratum, calibrated
 FROM results WHERE clip_frames IS NOT NULL AND log_likelihood IS NOT NULL
 ORDER BY log_likelihood, content_id, face_id LIMIT $1"""
 
+# One image may have several rows, and several statements of one source, kind and validity.
+_STATEMENTS = """
+SELECT said.source AS source, said.kind AS kind, said.validity AS validity, count(DISTINCT image) AS images
+FROM (SELECT shard::BIGINT * 4294967296 + position AS image, unnest(provenance) AS said FROM results)
+GROUP BY ALL ORDER BY images DESC, source, kind, validity"""
+_STATING = """
+SELECT count(DISTINCT image) AS read, count(DISTINCT image) FILTER (len(provenance) > 0) AS stating,
+  count(DISTINCT image) FILTER (list_contains(reason_codes, $1)) AS generated
+FROM (SELECT shard::BIGINT * 4294967296 + position AS image, provenance, reason_codes FROM results
+  WHERE provenance IS NOT NULL)"""
+
 
 def summarise(folder: Path) -> Summary:
     """Return the summary of the run in `folder`; of an unfinished run, that of its committed shards.
@@ -128,6 +150,10 @@ def _summarise(tables: Tables, run: RunFile, marks: Sequence[CommitMark], left_o
         main=main,
         apart=apart,
         clips=clips,
+        statements=StatementFigures(
+            **tables.fetch(_STATING, [Reason.STATED_GENERATED.value])[0],
+            counts=tuple(StatementCount(**row) for row in tables.fetch(_STATEMENTS)),
+        ),
         histogram=_fill_histogram(tables, run),
         throughput=_measure_throughput(marks),
     )

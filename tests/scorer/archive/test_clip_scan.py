@@ -62,6 +62,7 @@ def check_row(row: dict[str, Any], result: ScoreResult) -> None:
         "track_median_s": track.median_time_s,
         "track_least_typical_s": track.least_typical.time_s,
         "track_least_typical_log_likelihood": track.least_typical.log_likelihood,
+        "provenance": None,
     }
 
 

@@ -24,6 +24,8 @@ def name_type(kind: pa.DataType) -> str:
         return name_type(kind.value_type)
     if pa.types.is_list(kind):
         return f"list of {name_type(kind.value_type)}"
+    if pa.types.is_struct(kind):
+        return "struct"
     return "timestamp" if pa.types.is_timestamp(kind) else str(kind)
 
 

@@ -51,6 +51,7 @@ def test_the_same_run_is_resumed(tmp_path: Path) -> None:
         ({"policy": Policy(flag_false_alarm_rate=0.02)}, ["flag_false_alarm_rate is 0.01", "0.02"]),
         ({"sources": ("/elsewhere",)}, ["sources: /photographs", "/elsewhere"]),
         ({"options": {"shard_images": 20}}, ["shard_images is 10", "20"]),
+        ({"statements": "read"}, ["statements: not read", "now: read"]),
         ({"limits": Limits(max_side=100)}, ["max_side is 30000", "100"]),
     ],
 )

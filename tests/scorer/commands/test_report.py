@@ -61,7 +61,7 @@ def test_compare_shows_both_policies(
         assert [word for word in words if word not in shown] == []
     assert call(monkeypatch, "compare", a, b, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert [found[side]["policy"] for side in "ab"] == [policy.model_dump() for policy in policies]
+    assert [found[side]["policy"] for side in "ab"] == [policy.model_dump(mode="json") for policy in policies]
     assert call(monkeypatch, "compare", a, a) == 0
     assert "different policies" not in capsys.readouterr().out
 

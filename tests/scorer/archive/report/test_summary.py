@@ -6,11 +6,13 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scorer.archive.folder import part_name
+from scorer.archive.report.run_page import render_report
 from scorer.archive.report.shares import MAX_GROUPS, MIN_GROUP_FACES, find_share
 from scorer.archive.report.summary import BINS, choose_edges, summarise
 from scorer.decide import decide_face
@@ -206,3 +208,28 @@ def test_an_interval_contains_its_share(of: int, part: float, cases: int) -> Non
     assert fewer.high is not None
     assert 0 <= share.low <= share.value <= share.high <= 1
     assert fewer.high - fewer.low >= share.high - share.low - 1e-12
+
+
+def test_statements_are_counted_by_image(tmp_path: Path) -> None:
+    """An image with two faces and two alike statements counts once; files of older releases were not read."""
+    made = {"kind": "generator", "statement": "Software: x", "source": "xmp", "validity": "unverified"}
+    signed = {"kind": "digital_source_type", "statement": "y", "source": "c2pa", "validity": "trusted"}
+    images = [
+        WrittenImage("two", (0.5, 0.2), facts={"provenance": [made, made | {"statement": "z"}, signed]}),
+        WrittenImage("one", (0.5,), facts={"provenance": [made], "reason_codes": ["stated_generated"]}),
+        WrittenImage("silent", (0.5,), facts={"provenance": []}),
+        WrittenImage("unread", (0.5,)),
+    ]
+    run = write_run(tmp_path, [images, [WrittenImage("old", (0.5,))]])
+    path = run / "results" / "part-00001.parquet"
+    pq.write_table(pq.ParquetFile(path).read().drop_columns(["provenance"]), path)
+    stated = summarise(run).statements
+    assert (stated.read, stated.stating, stated.generated) == (3, 2, 1)
+    assert [(each.source, each.kind, each.validity, each.images) for each in stated.counts] == [
+        ("xmp", "generator", "unverified", 2),
+        ("c2pa", "digital_source_type", "trusted", 1),
+    ]
+    page = render_report(summarise(run), lambda _: None)
+    assert "2 of 3 images state something" in page
+    old = write_run(tmp_path / "old", [[WrittenImage("a", (0.5,))]])
+    assert "What images state" not in render_report(summarise(old), lambda _: None)
