@@ -24,9 +24,9 @@ LEAKY = f"""
 import os
 from scorer.stream import pipeline
 locate, kept = pipeline.locate_faces, []
-def leak(*arguments):
+def leak(*arguments, **options):
     kept.append(os.urandom({LEAK_BYTES}))
-    return locate(*arguments)
+    return locate(*arguments, **options)
 pipeline.locate_faces = leak
 from scorer.commands.main import main
 main()

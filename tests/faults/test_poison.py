@@ -12,10 +12,10 @@ PROGRAM = """
 import os, signal
 from scorer.stream import pipeline
 locate = pipeline.locate_faces
-def locate_or_die(request, *arguments):
+def locate_or_die(request, *arguments, **options):
     if request.request_id == "poison":
         os.kill(os.getpid(), signal.SIGKILL)
-    return locate(request, *arguments)
+    return locate(request, *arguments, **options)
 pipeline.locate_faces = locate_or_die
 from scorer.commands.main import main
 main()
