@@ -12,6 +12,8 @@ from scorer.bundle.bundle import Bundle
 from scorer.engines.openvino import LocalEmbedder
 from tests.scorer.api.conftest import Client, Serve, running, wait_for
 
+pytestmark = pytest.mark.slow
+
 VARYING = ("timing_ms", "scored_at", "explanation")
 
 

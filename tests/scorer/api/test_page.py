@@ -11,6 +11,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.scorer.api.conftest import Client, Serve
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = Path("/usr/bin/chromium")
 WIDTHS = (1280, 390)
 
@@ -107,7 +109,6 @@ def test_the_keyboard_is_enough(client: Client, page: Page, portrait: bytes) -> 
     assert page.evaluate("document.activeElement.id") == "files"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["drop", "paste"])
 def test_pictures_are_dropped_and_pasted(client: Client, page: Page, portrait: bytes, kind: str) -> None:
     """Both ways give the same result as choosing a file."""

@@ -28,6 +28,8 @@ from scorer.local_scorer import LocalScorer
 from scorer.messages import CalibratedBy, Decision, ImageSource, ScoreRequest, ScoreResult
 from scorer.mixture import GaussianMixture, stack_mixture
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = "<script>alert(1)</script>&\"'\u202e.png"
 
 

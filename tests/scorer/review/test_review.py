@@ -25,6 +25,8 @@ from tests.scorer.api.test_page import keep, measure_overflow
 from tests.scorer.archive.list_plan import make_archive
 from tests.scorer.archive.report.written_run import WrittenImage, write_run
 
+pytestmark = pytest.mark.slow
+
 SECRET = "s" * 22
 
 

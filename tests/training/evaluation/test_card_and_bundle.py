@@ -28,6 +28,8 @@ from training.export.target import Deployment
 from training.recipes import Recipe, paper
 from training.recipes import starter as starter_recipe
 
+pytestmark = pytest.mark.slow
+
 ENGINE = Deployment("openvino", "int8")
 IMPORTED = "imported from a checkpoint of the kind exif-as-language: as its publishers state"
 Export = Callable[..., Bundle]
@@ -171,7 +173,6 @@ def test_nothing_of_the_starter_is_in_another_bundle(export_run: Export, evaluat
     assert written.manifest.bundle_id.startswith("paper-")
 
 
-@pytest.mark.slow
 def test_a_bundle_serves_with_its_recipe_s_crops(export_run: Export, evaluated: EvaluatedRun) -> None:
     """A recipe without antialiasing is served without; if the bundle then states another cut, no scorer starts."""
     spec = replace(evaluated.recipe.preprocess, antialias=False)

@@ -19,6 +19,8 @@ from training.export.onnx_fp8 import quantise_to_fp8
 from training.export.onnx_precisions import convert_to_fp16
 from training.recipes import PAPER_FEATURES, Precision
 
+pytestmark = pytest.mark.slow
+
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
 
 

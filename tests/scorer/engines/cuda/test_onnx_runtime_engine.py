@@ -24,6 +24,8 @@ from training.pretext import resnet
 from training.pretext.network import build_network
 from training.recipes import Precision, paper
 
+pytestmark = pytest.mark.slow
+
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8", "fp8")
 
 
@@ -55,7 +57,6 @@ def test_features_are_those_of_the_reference(
     np.testing.assert_allclose(found, expected, atol=1e-4 * expected.max())
 
 
-@pytest.mark.slow
 def test_a_residual_network_runs(
     manifest: Manifest, crops: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

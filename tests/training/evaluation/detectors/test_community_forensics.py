@@ -21,6 +21,8 @@ from training.evaluation.detectors.community_forensics import (
 )
 from training.evaluation.features.weights import WrongWeights
 
+pytestmark = pytest.mark.slow
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -17,6 +17,8 @@ from training.evaluation.detectors.catalogue import find_design
 from training.evaluation.detectors.dire import Dire, build, preprocess
 from training.evaluation.features.weights import WrongWeights
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 

@@ -17,6 +17,8 @@ from training.evaluation.detectors.given_network import (
 )
 from training.evaluation.features.weights import WrongWeights
 
+pytestmark = pytest.mark.slow
+
 
 class Darkened(GivenNetworkDetector):
     """Multiplies pictures of 0..255 by the given network."""
