@@ -1,4 +1,4 @@
-"""A decoding process: finds faces and reads metadata, so that an image or clip that crashes a decoder fails alone.
+"""A decoding process: finds, cuts and shows faces and reads metadata, so that what crashes a decoder fails alone.
 
 `ingest.detector_pool` starts it as `python -m ingest.detector_child`, with a socket as standard input and memory as
 standard error. The first frame (`ingest.jobs`) states what to load; the answer is {"ready": true} or {"error": reason}.

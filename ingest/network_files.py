@@ -1,4 +1,4 @@
-"""The files of a network: OpenVINO's graph and weights, each also compressed, or one file of TensorFlow Lite."""
+"""The files of a network: OpenVINO's graph and weights, each also compressed, or one file of another format."""
 
 import lzma
 from pathlib import PurePath
@@ -14,7 +14,7 @@ AnyPath = TypeVar("AnyPath", bound=PurePath)
 
 
 def list_network_files(graph: AnyPath) -> tuple[AnyPath, ...]:
-    """Return the files of a network: model.xml and model.bin, model.xml.xz and model.bin.xz, or model.tflite alone."""
+    """Return the files of a network: model.xml and model.bin, model.xml.xz and model.bin.xz, or the graph alone."""
     weights = graph.with_name(graph.name.replace(".xml", ".bin"))
     return (graph,) if weights == graph else (graph, weights)
 

@@ -31,7 +31,7 @@ CORE = ov.Core()
 
 
 def read_network(graph: Path, read: Callable[[Path], bytes] = Path.read_bytes) -> ov.Model:
-    """Return the network of a graph; `read` returns the bytes of a file. OpenVINO opens TensorFlow Lite's by path.
+    """Return the network of a graph; `read` returns the bytes of a file. OpenVINO opens other formats by path.
 
     Raises:
         RuntimeError: OpenVINO cannot read it.

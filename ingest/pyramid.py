@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-TILE_PX = 256  # side of a detector's square input
+TILE_PX = 256  # side of the detector's square input
 _EDGE_PX = 2.0  # a box this close to a tile's inner edge is cut; the neighbouring tile contains the whole face
 _SAME_FACE_IOU = 0.5  # below, one box is only a part of the other, and is left out of the average
 

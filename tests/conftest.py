@@ -31,6 +31,13 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture
+def default_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of this process get no settings of the environment."""
+    for name in [*filter(lambda name: name.startswith("UNLENSED_"), os.environ), "JOB_COMPLETION_INDEX"]:
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="session")
 def starter() -> Bundle:
     """The bundle that this repository ships."""

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ingest.probe import EncodedFace, ImageInfo, probe_image
+from ingest.crops import encode_crop, read_crop
+from ingest.probe import EncodedFace, ImageInfo
 from ingest.spec import FaceBox, Window
 from scorer.explain.messages import GRID, Change
 
@@ -36,18 +37,16 @@ def occlude_crop(crop: Pixels) -> list[EncodedFace]:
     edges = np.linspace(0, len(crop), GRID + 1).round().astype(int).tolist()
     mean = np.rint(crop.mean(axis=(0, 1))).astype(np.uint8)
     return [
-        _encode_crop(crop, slice(top, bottom), slice(left, right), mean)
+        _cover(crop, slice(top, bottom), slice(left, right), mean)
         for top, bottom in pairwise(edges)
         for left, right in pairwise(edges)
     ]
 
 
-def _encode_crop(crop: Pixels, rows: slice, columns: slice, colour: Pixels) -> EncodedFace:
+def _cover(crop: Pixels, rows: slice, columns: slice, colour: Pixels) -> EncodedFace:
     covered = crop.copy()
     covered[rows, columns] = colour
-    data = encode_png(covered)
-    info = probe_image(data)
-    return EncodedFace(data, info, Window(0, 0, info.width, info.height))
+    return read_crop(encode_crop(covered))
 
 
 def choose_region(window: Window, info: ImageInfo) -> Window:

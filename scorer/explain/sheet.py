@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from scorer.archive.report.chart import Bar
 from scorer.archive.report.page import render_page
 from scorer.explain.messages import GRID, CalibrationPosition, ExplainedResult, OcclusionMap
 from scorer.explain.sentences import CHANGES, state_copy
@@ -10,17 +11,6 @@ from scorer.explain.sentences import CHANGES, state_copy
 WIDTH, HEIGHT, TOP, MARGIN = 352, 110, 44, 8  # of the histogram, in SVG units
 SQUARE = 32  # of the occlusion map, in SVG units
 _OPACITY = 0.75
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """Photographs of one bin of the histogram, in SVG units."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    text: str
 
 
 @dataclass(frozen=True, slots=True)

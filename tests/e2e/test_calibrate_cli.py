@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +14,8 @@ from scorer.commands.main import app
 from scorer.errors import UsageError
 from tests.scorer.archive.list_plan import FACE
 
+pytestmark = pytest.mark.usefixtures("default_settings")
 PHOTOGRAPHS, SOURCES = 160, 8
-
-
-@pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [*filter(lambda name: name.startswith("UNLENSED_"), os.environ), "JOB_COMPLETION_INDEX"]:
-        monkeypatch.delenv(name, raising=False)
 
 
 def run(*arguments: object) -> Result:

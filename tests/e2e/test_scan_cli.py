@@ -19,13 +19,8 @@ from tests.scorer.archive.killed_scan import read_images
 from tests.scorer.archive.list_plan import make_archive
 from tests.scorer.archive.source.archives import fill, make_tar
 
+pytestmark = pytest.mark.usefixtures("default_settings")
 COMMAND = Path(sys.executable).parent / "unlensed"
-
-
-@pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [*filter(lambda name: name.startswith("UNLENSED_"), os.environ), "JOB_COMPLETION_INDEX"]:
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,8 @@ from scorer.errors import CannotCommit, UsageError
 from tests.scorer.archive.list_plan import make_archive
 from tests.scorer.archive.real_scan import check_published
 
+pytestmark = pytest.mark.usefixtures("default_settings")
 CAMERA = "Unforgettable 9000"
-
-
-@pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [*filter(lambda name: name.startswith("UNLENSED_"), os.environ), "JOB_COMPLETION_INDEX"]:
-        monkeypatch.delenv(name, raising=False)
 
 
 def run(*arguments: object) -> Result:
