@@ -96,6 +96,17 @@ class Calibration:
         return list(zip(values.tolist(), by, strict=True))
 
 
+def flagged_rank(count: int, rate: float) -> int:
+    """Return how many of `count` held-out faces are at or below the threshold of `rate`.
+
+    A face's p-value is (1 + held-out faces at most as likely) / (count + 1), see `p_values`. It is at
+    most `rate` if the face is less likely than the held-out face of this rank.
+    """
+    rank = math.floor(rate * (count + 1))
+    # The same division as in the p-value: 0.05 * 20 can round to either side of 1.
+    return rank + 1 if (rank + 1) / (count + 1) <= rate else rank - (rank / (count + 1) > rate)
+
+
 def decide_face(p_value: float | None, policy: Policy) -> Decision:
     """Return the decision for one face; a face without a finite p-value goes to review, never passes."""
     if p_value is None or not np.isfinite(p_value):

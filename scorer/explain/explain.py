@@ -19,7 +19,7 @@ from ingest.reasons import Reason, Unscorable
 from ingest.sandbox import Sandbox
 from ingest.spec import FaceBox
 from scorer.bundle.bundle import Bundle, read_mixture
-from scorer.decide import Policy, p_values
+from scorer.decide import Policy, flagged_rank, p_values
 from scorer.engines.base import Embedder, FeatureBatch
 from scorer.errors import UsageError
 from scorer.explain.crops import change_copies, choose_region, encode_png, occlude_crop
@@ -167,9 +167,8 @@ def find_threshold(values: NDArray[np.float64], rate: float) -> float | None:
         values: [n], those of the calibration in nats, ascending.
         rate: of false alarms.
     """
-    possible = (1 + np.arange(len(values) + 1)) / (len(values) + 1)
-    allowed = int(np.searchsorted(possible, rate, side="right")) - 1
-    return float(values[allowed]) if 0 <= allowed < len(values) else None
+    rank = flagged_rank(len(values), rate)
+    return float(values[rank - 1]) if 0 < rank <= len(values) else None
 
 
 def _compared_with(face: FaceResult, model: Model) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom, t
 
 from scorer.bundle.calibration import split_by_stratum
-from scorer.decide import CONFIDENCE, photographs_needed
+from scorer.decide import CONFIDENCE, flagged_rank, photographs_needed
 from scorer.fitting.em_shared import blocks
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
 from scorer.strata import Stratum
@@ -80,17 +80,6 @@ def describe_strata(
         size = {"faces": int(rows.sum()), "photographs": count, "used": stratum in split}
         described[stratum.value] = size | describe_thresholds(held_out.values[rows], held_out.photos[rows])
     return split, described
-
-
-def flagged_rank(count: int, rate: float) -> int:
-    """Return how many of `count` held-out faces are at or below the threshold of `rate`.
-
-    A face's p-value is (1 + held-out faces at most as likely) / (count + 1), see `scorer.decide.p_values`. It is at
-    most `rate` if the face is less likely than the held-out face of this rank.
-    """
-    rank = math.floor(rate * (count + 1))
-    # The same division as in the p-value: 0.05 * 20 can round to either side of 1.
-    return rank + 1 if (rank + 1) / (count + 1) <= rate else rank - (rank / (count + 1) > rate)
 
 
 def effective_faces(values_N: NDArray[np.float64], photos_N: NDArray[np.str_], threshold: float) -> float:

@@ -5,12 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scorer.decide import p_values
+from scorer.decide import flagged_rank, p_values
 from scorer.fitting.calibrate import (
     RATES,
     Threshold,
     describe_calibration,
-    flagged_rank,
     measure_threshold,
     photographs_needed,
     score_held_out,

@@ -15,9 +15,8 @@ from scorer.archive.calibration.faces import read_faces
 from scorer.archive.calibration.labels import LABELS
 from scorer.archive.calibration.refit import NewCalibration, calibrate_bundle, split_faces
 from scorer.bundle.bundle import Bundle, read_mixture
-from scorer.decide import p_values
+from scorer.decide import flagged_rank, p_values
 from scorer.errors import RunBroken, UsageError
-from scorer.fitting.calibrate import flagged_rank
 from scorer.mixture import log_likelihood, stack_mixture
 from scorer.strata import Stratum
 from tests.scorer.archive.calibration.synthetic_run import DrawnFaces, draw_faces, write_scored_run, write_small_bundle
