@@ -179,7 +179,8 @@ def bound_norm(
 ) -> float:
     """Return an upper bound of the spectral norm |A^-1| = |L_old^-1 L_new|.
 
-    With E = A^-1 A^-T - I, |A^-1|^2 <= 1 + |E|, and |E| <= |E^4|_F^(1/4), which is within D^(1/8) of it.
+    With E = A^-1 A^-T - I, |A^-1|^2 <= 1 + |E|, and |E| <= |E^4|_F^(1/4), which is within D^(1/8) of it. The bound is
+    infinite where |E|_F exceeds `LOOSE_NORM`: no bound on the joint then follows, and the fourth power could overflow.
 
     Args:
         inverse_before_DD: L_old^-T.
