@@ -33,6 +33,7 @@ IMAGES: dict[str, tuple[Sequence[str], Sequence[str], frozenset[str]]] = {
     "scorer-gpu": ((*SERVICE, "gpu"), (), LEFT_OUT | {"onnxruntime-gpu"}),
     "training": (("train", "gpu"), ("train-no-deps",), LEFT_OUT),
 }
+EXTENDED = {"scorer-gpu": "scorer-cpu"}  # image -> the image whose list its own includes
 TRITON_CPU = "triton-cpu"  # the list of the local server, which is complete
 BUILD = "build"  # the build backend of the wheel
 
@@ -111,7 +112,20 @@ def render(image: str) -> str:
         marker = "" if len(having) == len(PYTHONS) else f' ; python_version == "{having[0]}"'
         digests = sorted({found[python][name][1] for python in having})
         lines.append(f"{name}=={version}{marker} " + " ".join(f"--hash=sha256:{digest}" for digest in digests))
+    if image in EXTENDED:
+        included = list_pins(EXTENDED[image])
+        if missing := sorted(set(included) - set(lines)):
+            message = f"{image} does not need or pin otherwise what {EXTENDED[image]} pins: {missing}"
+            raise ValueError(message)
+        lines[1:] = [f"-r {EXTENDED[image]}.txt", *(line for line in lines[1:] if line not in included)]
     return "\n".join(lines) + "\n"
+
+
+def list_pins(image: str) -> list[str]:
+    """Return the lines of an image's file, and of the one that it includes."""
+    text = (ROOT / "deploy/docker/requirements" / f"{image}.txt").read_text(encoding="utf-8")
+    included = list_pins(EXTENDED[image]) if image in EXTENDED else []
+    return included + [line for line in text.splitlines() if not line.startswith(("#", "-r "))]
 
 
 def main() -> None:

@@ -52,11 +52,11 @@ CMD ["serve"]
 
 # TensorRT's Python package is in the base image, so the environment includes the system's packages after its own.
 FROM ${TENSORRT_IMAGE}@${TENSORRT_DIGEST} AS gpu
-COPY deploy/docker/requirements/scorer-gpu.txt /tmp/requirements.txt
+COPY deploy/docker/requirements/scorer-cpu.txt deploy/docker/requirements/scorer-gpu.txt /tmp/requirements/
 RUN python3 -m venv --without-pip --system-site-packages /opt/unlensed \
  && python3 -m pip --python /opt/unlensed/bin/python install --no-cache-dir --no-deps --ignore-installed \
-      --require-hashes --requirement /tmp/requirements.txt \
- && rm /tmp/requirements.txt
+      --require-hashes --requirement /tmp/requirements/scorer-gpu.txt \
+ && rm -r /tmp/requirements
 COPY --from=wheel /wheel /opt/wheel
 RUN python3 -m pip --python /opt/unlensed/bin/python install --no-cache-dir --no-deps --no-index /opt/wheel/*.whl
 ENV PATH=/opt/unlensed/bin:$PATH \

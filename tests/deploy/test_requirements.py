@@ -10,7 +10,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from deploy.docker.pin import BUILD, IMAGES, LEFT_OUT, PYTHONS, TRITON_CPU, find_requirements
+from deploy.docker.pin import BUILD, IMAGES, LEFT_OUT, PYTHONS, TRITON_CPU, find_requirements, list_pins
 from tests.deploy.images import DOCKER, ROOT
 from tests.deploy.tools import find_tool
 
@@ -21,19 +21,22 @@ LINE = re.compile(
 ALWAYS = "python_version >= '3'"
 
 
-def read_versions(file: Path, python: str = PYTHONS[-1]) -> dict[str, str]:
+def read_versions(image: str, python: str = PYTHONS[-1]) -> dict[str, str]:
     """Return the versions for one Python by name; every line must be a pin with hashes."""
-    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    lines = list_pins(image)
     pins = [LINE.fullmatch(line) for line in lines]
     assert all(pins), [line for line, pin in zip(lines, pins, strict=True) if not pin]
     here = {"python_version": python}
-    return {pin["name"]: pin["version"] for pin in pins if pin and Marker(pin["marker"] or ALWAYS).evaluate(here)}
+    here_pins = [pin for pin in pins if pin and Marker(pin["marker"] or ALWAYS).evaluate(here)]
+    versions = {pin["name"]: pin["version"] for pin in here_pins}
+    assert len(versions) == len(here_pins)  # no package is pinned twice
+    return versions
 
 
 @pytest.mark.parametrize("image", [*IMAGES, TRITON_CPU, BUILD])
 def test_list_contains_the_requirements_of_the_image(image: str) -> None:
     """Each requirement is pinned to an allowed version; otherwise run deploy/docker/pin.py."""
-    versions = read_versions(DOCKER / "requirements" / f"{image}.txt")
+    versions = read_versions(image)
     needs, alone = find_requirements(image)
     for need in map(Requirement, needs + alone):
         assert need.specifier.contains(versions[canonicalize_name(need.name)]), need
@@ -43,7 +46,7 @@ def test_list_contains_the_requirements_of_the_image(image: str) -> None:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_versions_are_the_tested_ones(image: str, python: str) -> None:
     """An image runs the versions of constraints.txt, which are the tested ones."""
-    versions = read_versions(DOCKER / "requirements" / f"{image}.txt", python)
+    versions = read_versions(image, python)
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     here = {"python_version": python, "python_full_version": f"{python}.7"}
     tested = [Requirement(line) for line in lines if line and not line.startswith("#")]
@@ -60,7 +63,7 @@ def test_versions_are_the_tested_ones(image: str, python: str) -> None:
 def test_no_telemetry_is_installed() -> None:
     """Packages that report their use, or fail without a home, are in no image."""
     for file in (DOCKER / "requirements").glob("*.txt"):
-        assert not LEFT_OUT & read_versions(file).keys(), file
+        assert not LEFT_OUT & read_versions(file.stem).keys(), file
 
 
 def test_a_wheel_with_another_hash_is_not_installed(tmp_path: Path) -> None:

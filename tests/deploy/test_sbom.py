@@ -11,8 +11,8 @@ from packaging.utils import canonicalize_name
 from referencing import Registry, Resource
 from referencing.jsonschema import DRAFT7
 
-from deploy.docker.pin import BUILD, IMAGES, TRITON_CPU
-from tests.deploy.images import DOCKER, ROOT
+from deploy.docker.pin import BUILD, IMAGES, TRITON_CPU, list_pins
+from tests.deploy.images import ROOT
 from tests.deploy.test_requirements import LINE
 from tests.deploy.tools import find_tool
 
@@ -31,8 +31,7 @@ def bills(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize("image", [*IMAGES, TRITON_CPU, BUILD])
 def test_bill_has_each_pinned_wheel(bills: dict[str, Any], image: str) -> None:
     """Names, versions and hashes are exactly those of the list that the image installs."""
-    lines = (DOCKER / "requirements" / f"{image}.txt").read_text().splitlines()
-    pins = [(LINE.fullmatch(line), line) for line in lines if not line.startswith("#")]
+    pins = [(LINE.fullmatch(line), line) for line in list_pins(image)]
     pinned = {(pin["name"], pin["version"], *sorted(read_hashes(line))) for pin, line in pins if pin}
     listed = {
         (
