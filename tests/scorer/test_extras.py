@@ -141,7 +141,7 @@ def test_a_command_without_its_packages_says_what_installs_them(
     command: str, modules: str, extras: str, root: Path, tmp_path: Path
 ) -> None:
     """One sentence with the pip line, and the exit code of a bad configuration."""
-    image, bundle = root / "tests/e2e/scored_astronaut.jpg", root / "model_repository"
+    image, bundle = root / "tests/e2e/scored_astronaut.webp", root / "model_repository"
     run = run_without(modules, *command.format(image=image, bundle=bundle).split(), cwd=tmp_path)
     assert run.returncode == 78, run.stderr
     (line,) = run.stderr.splitlines()
