@@ -5,10 +5,8 @@ Runtime's CPU provider. An engine that does not open is a trouble of its part; t
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +20,7 @@ from torch import nn
 from ingest.device import Kind, load_array_module
 from ingest.spec import PreprocessSpec
 from scorer.bundle.manifest import BatchProfile, Manifest
+from scorer.engines.tensorrt.packages import find_package
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR
 from training.recipes import PAPER_FEATURES, Precision
 
@@ -110,12 +109,10 @@ def import_tensorrt() -> ModuleType:
     Raises:
         ModuleNotFoundError: none is.
     """
-    for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
-        # Without its libraries TensorRT fails to import in ways of its own.
-        with suppress(Exception):
-            return import_module(name)
-    message = "no package of TensorRT can be imported"
-    raise ModuleNotFoundError(message, name="tensorrt")
+    tensorrt, obstacle = find_package("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+    if tensorrt is None:
+        raise ModuleNotFoundError(obstacle, name="tensorrt")
+    return tensorrt
 
 
 def open_reference(network: str, device: Kind, max_batch: int) -> Engine:
