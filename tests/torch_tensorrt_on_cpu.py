@@ -1,4 +1,4 @@
-"""Imports Torch-TensorRT where there is no driver: the package for TensorRT-RTX, whose builder needs none."""
+"""Imports Torch-TensorRT, also without a driver: then the package for TensorRT-RTX, whose builder needs none."""
 
 import os
 import sys

@@ -1,29 +1,23 @@
-"""TensorRT's packages: the table of their versions, and whether one can be imported here.
-
-A plan runs only in the version of TensorRT that built it. A test compares the table with the images, the extras and the
-constraints.
-"""
+"""TensorRT's packages: the table of their versions, and whether one can be imported here."""
 
 import importlib
 from types import ModuleType
 
-CONTAINERS = "26.06"  # the monthly release of NVIDIA's containers: TensorRT, and Triton that serves its plans
+# A plan runs only in the TensorRT that built it. A test compares images, extras and constraints with these.
+CONTAINERS = "26.06"  # the month of NVIDIA's containers: TensorRT, and Triton that serves its plans
 TENSORRT = "11.0"  # in these containers
 TORCH_TENSORRT = "2.13"  # requires that TensorRT, and the PyTorch of its own number
-TENSORRT_RTX = "1.7.1.116"  # builds without a GPU, and runs where no plan is built
+TENSORRT_RTX = "1.7.1.116"  # builds without a GPU
 
 
 def find_package(*names: str) -> tuple[ModuleType | None, str]:
-    """Return the first of `names` that can be imported and no obstacle, or else None and why the last one cannot.
-
-    TensorRT's packages raise errors of several classes where a library or the driver is missing.
-    """
+    """Return the first of `names` that can be imported and an empty text, or else None and why the last one cannot."""
     obstacle = ""
     for name in names:
         try:
             return importlib.import_module(name), ""
-        except ModuleNotFoundError as error:
-            obstacle = f"{name} is not installed" if error.name == name else f"{name} cannot be imported ({error})"
-        except Exception as error:  # noqa: BLE001 - see above
-            obstacle = f"{name} cannot be imported ({type(error).__name__}: {error})"
+        except Exception as error:  # noqa: BLE001 - without a library or a driver these packages raise several classes
+            missing = isinstance(error, ModuleNotFoundError) and error.name == name
+            why = "is not installed" if missing else f"cannot be imported ({type(error).__name__}: {error})"
+            obstacle = f"{name} {why}"
     return None, obstacle

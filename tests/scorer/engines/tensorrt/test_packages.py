@@ -14,16 +14,17 @@ def test_the_table_is_kept_everywhere(root: Path) -> None:
     places = (*root.glob("deploy/docker/*.Dockerfile"), *root.glob("deploy/**/README.md"), root / "deploy/compose/.env")
     images = re.findall(r"nvidia/(tensorrt|tritonserver):(\S+?)-py3", "\n".join(path.read_text() for path in places))
     assert set(images) == {("tensorrt", CONTAINERS), ("tritonserver", CONTAINERS)}
-    pinned = re.findall(r"(?m)^((?:torch|tensorrt)\b[a-z0-9-]*)==([\d.]+)$", (root / "constraints.txt").read_text())
-    releases = {"torch": TORCH_TENSORRT, "tensorrt": TENSORRT, "tensorrt-rtx": TENSORRT_RTX}
-    for name, version in pinned:
-        kind = re.sub("-cu13.*", "", name).replace("torch-tensorrt-rtx", "torch").replace("torch-tensorrt", "torch")
-        assert f"{version}.".startswith(f"{releases[kind]}."), name
-    assert {"torch-tensorrt", "torch-tensorrt-rtx", "tensorrt-cu13-libs"} <= {name for name, _ in pinned}
+    pinned = dict(
+        re.findall(r"(?m)^((?:torch|tensorrt)\b[a-z0-9-]*)==(\d+\.\d+)", (root / "constraints.txt").read_text())
+    )
+    for part in ("", "-cu13", "-cu13-bindings", "-cu13-libs"):
+        assert pinned.pop(f"tensorrt{part}") == TENSORRT
+    for name in ("torch", "torch-tensorrt", "torch-tensorrt-rtx"):
+        assert pinned.pop(name) == TORCH_TENSORRT
     project = tomllib.loads((root / "pyproject.toml").read_text())
-    extras = project["project"]["optional-dependencies"]
+    extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
     assert f"torch-tensorrt=={TORCH_TENSORRT}.*" in extras["tensorrt"]
-    assert f"torch-tensorrt-rtx=={TORCH_TENSORRT}.*" in project["dependency-groups"]["torch-tensorrt-no-deps"]
+    assert f"torch-tensorrt-rtx=={TORCH_TENSORRT}.*" in groups["torch-tensorrt-no-deps"]
     assert {line.partition("==")[2] for line in extras["rtx"]} == {TENSORRT_RTX}
 
 
