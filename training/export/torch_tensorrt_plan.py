@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from scorer.bundle.bundle import Bundle
 from scorer.bundle.manifest import BatchProfile, PlanRule
 from scorer.engines.tensorrt.compile import NetworkDefinition, build_network
-from scorer.engines.tensorrt.packages import find_package
+from scorer.engines.tensorrt.packages import TORCH_TENSORRT, find_package
 from scorer.errors import PlanBuilderMissing
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR
 
@@ -47,6 +47,8 @@ def build_from_network(load: Callable[[], nn.Module], bundle: Bundle, rule: Plan
         obstacle = f"only the ONNX graph has {precision}"
     elif torch_tensorrt and torch_tensorrt.ENABLED_FEATURES.tensorrt_rtx:
         obstacle = "torch_tensorrt is the package for TensorRT-RTX"
+    elif torch_tensorrt and not torch_tensorrt.__version__.startswith(f"{TORCH_TENSORRT}."):
+        obstacle = f"torch_tensorrt is {torch_tensorrt.__version__}, and the TensorRT of {TORCH_TENSORRT} serves"
     if obstacle or torch_tensorrt is None or tensorrt is None:
         raise PlanBuilderMissing(obstacle)
     definition = define_network(load(), side, rule.batches, torch_tensorrt, precision)

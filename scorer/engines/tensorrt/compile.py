@@ -46,7 +46,7 @@ class NetworkDefinition:
         source: where it is from, for messages.
         builder, network: of TensorRT.
         describe_errors: returns the errors that TensorRT logged, in one line.
-        owner: keeps what the network refers to.
+        owner: what the network refers to, kept alive.
     """
 
     source: str
@@ -72,7 +72,7 @@ def parse_graph(onnx: Path, tensorrt: ModuleType, read: Callable[[Path], bytes])
         first = parser.get_error(0).desc() if parser.num_errors else errors.describe()
         message = f"{onnx} is not a network that TensorRT reads: {' '.join(first.split())}"
         raise BundleMismatch(message)
-    return NetworkDefinition(str(onnx), builder, network, errors.describe, parser)
+    return NetworkDefinition(str(onnx), builder, network, errors.describe, (parser, logger))
 
 
 def build_network(
