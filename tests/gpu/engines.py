@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -100,7 +99,10 @@ def open_tensorrt(part: Part, network: str, precision: Precision) -> Engine:
     from scorer.engines.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - costs only its own figures
     from scorer.engines.tensorrt.compile import compile_network  # noqa: PLC0415 - as above
 
-    tensorrt, manifest = import_tensorrt(), make_manifest(precision)
+    tensorrt, obstacle = find_package("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+    if tensorrt is None:
+        raise ModuleNotFoundError(obstacle, name="tensorrt")
+    manifest = make_manifest(precision)
     plan = compile_network(export_graph(part, network, precision), manifest, BATCHES, tensorrt)
     engine = TensorRtEngine(plan, manifest, tensorrt)
     return Engine(f"{tensorrt.__name__} {precision.upper()}", engine.run, engine.max_batch)
@@ -121,18 +123,6 @@ def open_torch_tensorrt(part: Part, network: str) -> Engine | None:
 
     engine = TensorRtEngine(plan, manifest, tensorrt)
     return Engine("Torch-TensorRT FP16", engine.run, engine.max_batch)
-
-
-def import_tensorrt() -> ModuleType:
-    """Return the first of TensorRT's packages that is installed.
-
-    Raises:
-        ModuleNotFoundError: none is.
-    """
-    tensorrt, obstacle = find_package("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
-    if tensorrt is None:
-        raise ModuleNotFoundError(obstacle, name="tensorrt")
-    return tensorrt
 
 
 def open_reference(network: str, device: Kind, max_batch: int) -> Engine:

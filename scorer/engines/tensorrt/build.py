@@ -24,14 +24,9 @@ PlanBuilder = Callable[[Bundle, PlanRule], tuple[bytes, str]]
 
 
 def build_plan(bundle: Bundle, builders: Mapping[str, PlanBuilder] | None = None) -> tuple[EnginePlan, str]:
-    """Build the plan of `bundle` on this machine's GPU with the first builder that can be used, and write it.
+    """Build the plan of `bundle` on this machine's GPU with the first of `builders` or `BUILDERS`, and write it.
 
-    Args:
-        bundle: receives the plan beside its graph.
-        builders: by name; None stands for `BUILDERS`.
-
-    Returns:
-        The plan, and why the builders before its own cannot be used.
+    Return the plan, and why the builders before its own cannot be used.
 
     Raises:
         DeviceUnavailable: there is no GPU.
@@ -82,7 +77,7 @@ def find_current_plan(bundle: Bundle) -> EnginePlan | None:
 
 
 def build_with_package(bundle: Bundle, rule: PlanRule) -> tuple[bytes, str]:
-    """Build the plan with TensorRT's Python package; see `PlanBuilder`."""
+    """Build with TensorRT's Python package; see `PlanBuilder`."""
     tensorrt, obstacle = find_package("tensorrt")
     if tensorrt is None:
         raise PlanBuilderMissing(obstacle)
@@ -91,7 +86,7 @@ def build_with_package(bundle: Bundle, rule: PlanRule) -> tuple[bytes, str]:
 
 
 def build_with_trtexec(bundle: Bundle, rule: PlanRule) -> tuple[bytes, str]:
-    """Build the plan with TensorRT's program; see `PlanBuilder`."""
+    """Build with TensorRT's program; see `PlanBuilder`."""
     program = shutil.which("trtexec", path=os.pathsep.join([os.environ.get("PATH", ""), _TRTEXEC_FOLDER]))
     if program is None:
         message = "trtexec is not installed"

@@ -16,6 +16,24 @@ _SHOWN_ERRORS = 3
 _Tensor = tuple[str, Any, tuple[int, ...]]  # name, type, shape
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkDefinition:
+    """A network in TensorRT's API, before it is built.
+
+    Attributes:
+        source: where it is from, for messages.
+        builder, network: of TensorRT.
+        describe_errors: returns the errors that TensorRT logged, in one line.
+        owner: what the network refers to, kept alive.
+    """
+
+    source: str
+    builder: Any
+    network: Any
+    describe_errors: Callable[[], str]
+    owner: object
+
+
 def compile_network(
     onnx: Path,
     manifest: Manifest,
@@ -35,33 +53,6 @@ def compile_network(
     Raises:
         BundleMismatch: the file is not a network, its tensors differ, or TensorRT cannot build it.
     """
-    return build_network(parse_graph(onnx, tensorrt, read), manifest, batches, tensorrt)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class NetworkDefinition:
-    """A network in TensorRT's API, before it is built.
-
-    Attributes:
-        source: where it is from, for messages.
-        builder, network: of TensorRT.
-        describe_errors: returns the errors that TensorRT logged, in one line.
-        owner: what the network refers to, kept alive.
-    """
-
-    source: str
-    builder: Any
-    network: Any
-    describe_errors: Callable[[], str]
-    owner: object
-
-
-def parse_graph(onnx: Path, tensorrt: ModuleType, read: Callable[[Path], bytes]) -> NetworkDefinition:
-    """Return the network of the graph at `onnx`.
-
-    Raises:
-        BundleMismatch: the file is not a network.
-    """
     errors = _LoggedErrors()
     logger = _open_logger(tensorrt, errors)
     builder = tensorrt.Builder(logger)
@@ -72,7 +63,8 @@ def parse_graph(onnx: Path, tensorrt: ModuleType, read: Callable[[Path], bytes])
         first = parser.get_error(0).desc() if parser.num_errors else errors.describe()
         message = f"{onnx} is not a network that TensorRT reads: {' '.join(first.split())}"
         raise BundleMismatch(message)
-    return NetworkDefinition(str(onnx), builder, network, errors.describe, (parser, logger))
+    definition = NetworkDefinition(str(onnx), builder, network, errors.describe, (parser, logger))
+    return build_network(definition, manifest, batches, tensorrt)
 
 
 def build_network(
@@ -80,7 +72,12 @@ def build_network(
 ) -> bytes:
     """Return the plan of a network, whose tensors must match `manifest`; see `compile_network`."""
     builder, network = definition.builder, definition.network
-    check_tensors(definition, manifest, tensorrt)
+    tensors = [network.get_input(i) for i in range(network.num_inputs)]
+    tensors += [network.get_output(i) for i in range(network.num_outputs)]
+    found = [(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
+    if difference := _compare_tensors(found, manifest, tensorrt):
+        message = f"{definition.source} {difference}: export the bundle again"
+        raise BundleMismatch(message)
     config = builder.create_builder_config()
     config.clear_flag(tensorrt.BuilderFlag.TF32)
     profile, crop = builder.create_optimization_profile(), network.get_input(0).shape[1:]
@@ -91,21 +88,6 @@ def build_network(
         message = f"TensorRT cannot build a plan of {definition.source}: {definition.describe_errors()}"
         raise BundleMismatch(message)
     return bytes(plan)
-
-
-def check_tensors(definition: NetworkDefinition, manifest: Manifest, tensorrt: ModuleType) -> None:
-    """Compare the tensors of a network with the manifest's.
-
-    Raises:
-        BundleMismatch: a name, a type or a shape differs.
-    """
-    network = definition.network
-    tensors = [network.get_input(i) for i in range(network.num_inputs)]
-    tensors += [network.get_output(i) for i in range(network.num_outputs)]
-    found = [(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
-    if difference := _compare_tensors(found, manifest, tensorrt):
-        message = f"{definition.source} {difference}: export the bundle again"
-        raise BundleMismatch(message)
 
 
 def check_engine(engine: Any, manifest: Manifest, tensorrt: ModuleType) -> None:  # noqa: ANN401 - untyped
