@@ -24,6 +24,9 @@ def open_plain(part: Part, network: str, precision: Precision) -> Run:
 
     provider = "CUDAExecutionProvider" if part.device == "cuda" else "CPUExecutionProvider"
     session = onnxruntime.InferenceSession(str(export_graph(part, network, precision)), providers=[provider])
+    if session.get_providers()[0] != provider:  # it falls back to the CPU without an error
+        message = f"ONNX Runtime has no {provider} here"
+        raise RuntimeError(message)
     name = session.get_inputs()[0].name
     return lambda crops: session.run(None, {name: crops if part.device == "cpu" else crops.get()})
 
