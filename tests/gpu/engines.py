@@ -70,7 +70,7 @@ def list_engines(part: Part, network: str, precisions: tuple[Precision, ...]) ->
         if part.device == "cuda":
             openers[f"TensorRT {precision.upper()}"] = partial(open_tensorrt, part, network, precision)
     if part.device == "cuda" and "fp16" in precisions:  # last, because it replaces the module `tensorrt`
-        openers["Torch-TensorRT FP16"] = partial(open_torch_tensorrt, part, network)
+        openers["Torch-TensorRT FP16"] = lambda: open_torch_tensorrt(part, make_extractor(network))
     return openers
 
 
@@ -108,13 +108,13 @@ def open_tensorrt(part: Part, network: str, precision: Precision) -> Engine:
     return Engine(f"{tensorrt.__name__} {precision.upper()}", engine.run, engine.max_batch)
 
 
-def open_torch_tensorrt(part: Part, network: str) -> Engine | None:
+def open_torch_tensorrt(part: Part, extractor: nn.Module) -> Engine | None:
     """Build a plan by Torch-TensorRT and open it; a rehearsal only builds it."""
     from scorer.engines.tensorrt.compile import build_network  # noqa: PLC0415 - costs only its own figures
     from training.export.torch_tensorrt_plan import define_network  # noqa: PLC0415 - as above
 
     (torch_tensorrt, tensorrt), manifest = import_torch_tensorrt(), make_manifest("fp16")
-    definition = define_network(make_extractor(network), SIDE, BATCHES, torch_tensorrt, "fp16")
+    definition = define_network(extractor, SIDE, BATCHES, torch_tensorrt, "fp16")
     plan = build_network(definition, manifest, BATCHES, tensorrt)
     if part.device == "cpu":
         part.note(f"Torch-TensorRT built a plan of {len(plan):,} bytes; only a GPU runs it")
