@@ -47,7 +47,7 @@ train-demo: .venv/test
 test: .venv/test .venv-triton/installed
 	$(FAST) -m "not long and not slow"
 
-test-slow: .venv/test .venv-triton/installed
+test-slow: .venv/test .venv-triton/installed .tools/torch-tensorrt/installed
 	$(FAST) -m "slow and not long"
 
 faults: .venv/test .venv-triton/installed
@@ -109,7 +109,7 @@ bench: .venv/bench .venv-triton/installed
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/whole_job.py
 	PYTHONPATH=. $(BIN)/python tests/benchmarks/api.py
 
-gpu: .venv/test $(if $(filter cpu,$(UNLENSED_DEVICE)),.venv-triton/installed)
+gpu: .venv/test .tools/torch-tensorrt/installed $(if $(filter cpu,$(UNLENSED_DEVICE)),.venv-triton/installed)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/gpu/run.sh $(GPU)
 
 kafka: .venv/stream
@@ -177,6 +177,11 @@ $(DEMO)/portraits: .venv/demo deploy/local/portraits
 .tools/sbom/installed: deploy/docker/sbom.txt .venv/bin/python
 	rm -rf .tools/sbom
 	$(PIP) --no-deps --require-hashes --target .tools/sbom --requirement $<
+	touch $@
+
+.tools/torch-tensorrt/installed: pyproject.toml constraints.txt .venv/bin/python
+	rm -rf .tools/torch-tensorrt
+	$(PIP) --constraint constraints.txt --no-deps --group torch-tensorrt-no-deps --target .tools/torch-tensorrt
 	touch $@
 
 # The packages of the scorer's image, which a test installs as its Dockerfile does, without network.

@@ -11,7 +11,7 @@
     ├── TrainingDiverged        65  the loss or a weight is not a number
     ├── SettingsError           78  a setting is unknown or has no usable value
     ├── PolicyError             78  the calibration does not support the policy
-    ├── PlanBuilderMissing      78  neither TensorRT nor trtexec is installed
+    ├── PlanBuilderMissing      78  nothing here builds a plan
     ├── MissingExtra            78  a package of an optional extra is not installed
     ├── RunRefused              78  the folder holds the scan of another bundle, policy or archive
     ├── BrokerRefused           78  the broker will never accept the request
@@ -143,7 +143,7 @@ class PolicyError(UnlensedError, ValueError):
 
 
 class PlanBuilderMissing(UnlensedError, RuntimeError):
-    """Neither TensorRT's Python package nor trtexec is on this machine."""
+    """No builder of plans can be used on this machine; the message states why for each."""
 
     exit_code = Exit.BAD_CONFIGURATION
 

@@ -31,6 +31,7 @@ EXTRAS = {
     "archive": "scan --engine ray",
     "gpu": "scoring on a GPU",
     "train": "unlensed-train",
+    "tensorrt": "unlensed-train export --target tensorrt on a GPU, with the plan",
     "compare": "unlensed-train evaluate --features",
     "demo": "the portrait of make demo",
     "rtx": "tests that build a GPU bundle's graph",

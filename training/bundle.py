@@ -4,19 +4,23 @@ import json
 import platform
 import shutil
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from ingest.dali import FaceCropper
+from ingest.device import DeviceUnavailable
 from ingest.probe import EncodedFace, probe_image
 from ingest.spec import FaceBox, PreprocessSpec
 from scorer.bundle.arrays import write_arrays
-from scorer.bundle.bundle import list_files, write_manifest
+from scorer.bundle.bundle import list_files, read_bundle, write_manifest
 from scorer.bundle.calibration import load_calibration, make_manifest_fields
 from scorer.bundle.manifest import PlanRule, Target
+from scorer.engines.tensorrt.build import BUILDERS, build_plan
 from scorer.engines.tensorrt.trtexec import describe_command
+from scorer.errors import PlanBuilderMissing
 from scorer.fitting.calibrate import choose_golden_tolerance
 from scorer.mixture import log_likelihood, stack_mixture
 from scorer.strata import Stratum
@@ -30,7 +34,7 @@ from training.export.features import extract_features
 from training.export.golden import draw_golden_images
 from training.export.onnx_features import describe_runtime
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR, Deployment
-from training.export.torch_tensorrt_plan import build_plan_of_network, find_obstacle
+from training.export.torch_tensorrt_plan import build_from_network
 from training.export.triton_repository import write_repository
 from training.recipes import Recipe
 from training.steps import MIXTURE, find_deployment, load_extractor, read_mixture
@@ -151,16 +155,20 @@ def find_report(run: Path, deployment: Deployment) -> Path:
     raise FileNotFoundError(message)
 
 
-def add_plan(run: Path, folder: Path, recipe: Recipe, deployment: Deployment) -> str:
-    """Build the plan of the bundle in `folder` from the network if this machine can; return what was done.
+def add_plan(run: Path, folder: Path, recipe: Recipe) -> str:
+    """Build the plan of the bundle in `folder` if this machine can; return what was done.
 
     Raises:
-        BundleMismatch: the plan differs from the manifest; the bundle is complete without it.
+        BundleMismatch: TensorRT refuses the network; the bundle is complete without a plan.
     """
-    if obstacle := find_obstacle(deployment):
+    from_network = partial(build_from_network, partial(load_extractor, run, recipe))
+    try:
+        plan, why = build_plan(read_bundle(folder), {"torch_tensorrt": from_network, **BUILDERS})
+    except (DeviceUnavailable, PlanBuilderMissing) as obstacle:
         return f"no plan yet ({obstacle}): run `unlensed bundle build {folder}` on the GPU that serves"
-    plan = build_plan_of_network(load_extractor(run, recipe), folder, deployment)
-    return f"{plan.path}: built by Torch-TensorRT for {plan.build.gpu} and TensorRT {plan.build.version} only"
+    build = plan.build
+    reason = f" ({why})" if why else ""
+    return f"{plan.path}: built by {build.builder} for {build.gpu} and TensorRT {build.version} only{reason}"
 
 
 def describe_engine(deployment: Deployment, spec: PreprocessSpec, feature_size: int) -> dict[str, object]:

@@ -305,7 +305,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     """Write the bundle: engine, mixture, calibration, golden faces, detector, card, manifest.
 
     For `--target tensorrt` the engine is an ONNX graph. `unlensed bundle build OUT` builds the plan from it on the
-    machine that serves. If Torch-TensorRT and a GPU are available, this command builds the plan at once.
+    machine that serves. On a GPU with Torch-TensorRT, TensorRT or trtexec, this command builds the plan at once.
     """
     from training.bundle import write_bundle
     from training.run_recipe import check_recipe
@@ -320,7 +320,7 @@ def export(  # noqa: PLR0913, PLR0917 - one parameter an option
     if target == "tensorrt":
         from training.bundle import add_plan
 
-        console.print(add_plan(run, out, settings, deployment), soft_wrap=True)
+        console.print(add_plan(run, out, settings), soft_wrap=True)
 
 
 app.command(short_help="Train a published detector to compare with.")(baseline)

@@ -84,10 +84,11 @@ def build(
 
     checked = read_trusted_bundle(load_settings(bundle=folder, bundle_digest=digest, bundle_key=key))
     current = None if force else find_current_plan(checked)
-    plan = current or build_plan(checked)
+    plan, why = (current, "") if current else build_plan(checked)
+    reason = f" ({why})" if why else ""
     Terminal().say(
         f"{plan.path}: {'already ' if current else ''}built by {plan.build.builder} {plan.build.version} on "
-        f"{plan.build.gpu}, for batches of {plan.build.batches.min} to {plan.build.batches.max}"
+        f"{plan.build.gpu}, for batches of {plan.build.batches.min} to {plan.build.batches.max}{reason}"
     )
 
 

@@ -2,7 +2,6 @@
 
 import importlib
 import importlib.metadata
-import importlib.util
 import os
 import platform
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from scorer.bundle.bundle import Bundle
 from scorer.bundle.signature import read_trusted_bundle
 from scorer.decide import resolve_policy, supported_rate
 from scorer.engines.local import choose_device, open_local_engine, open_sandbox, start_sandbox
+from scorer.engines.tensorrt.packages import CONTAINERS, TENSORRT, find_package
 from scorer.engines.verify import verify_engine
 from scorer.errors import BackendUnavailable, BundleMismatch, PolicyError, SettingsError
 from scorer.extras import EXTRAS, find_missing, pip_line
@@ -29,7 +29,10 @@ from scorer.transport import require_private_transport
 from scorer.version import PACKAGE, VERSION
 
 # Not in an extra: it is part of the container that serves.
-TENSORRT = "the fastest engine on a GPU: builds and runs a bundle's plan; NVIDIA's containers contain it"
+TENSORRT_USE = (
+    "the fastest engine on a GPU: builds and runs a bundle's plan; NVIDIA's containers contain it, those of "
+    f"{CONTAINERS} have {TENSORRT}"
+)
 MAX_NAMED = 5  # of an extra's missing packages
 
 
@@ -72,8 +75,8 @@ def examine(bundle: Path | None, device: str | None, **trust: object) -> list[Fi
         findings += parts
         if all(part.usable for part in parts):
             findings += _bundle(checked, settings)
-    has_tensorrt = importlib.util.find_spec("tensorrt") is not None
-    findings.append(_present("optional", f"tensorrt is {'' if has_tensorrt else 'not '}installed", TENSORRT))
+    tensorrt, obstacle = find_package("tensorrt")
+    findings.append(_present("optional", f"tensorrt {tensorrt.__version__}" if tensorrt else obstacle, TENSORRT_USE))
     return findings + [_extra(name, use) for name, use in EXTRAS.items()]
 
 

@@ -13,6 +13,6 @@ def find_tool(name: str) -> Path:
     """Return the path of a tool or a folder; where it is missing, skip the test, and fail it in CI."""
     tool = TOOLS / name
     if not tool.exists():
-        message = f"{tool} does not exist: `make .tools/installed` fetches it"
+        message = f"{tool} does not exist: `make check-deploy` and `make test-slow` fetch it"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
     return tool

@@ -5,27 +5,27 @@ Runtime's CPU provider. An engine that does not open is a trouble of its part; t
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from networks import draw_crops, make_extractor
+from networks import SIDE, draw_crops, make_extractor
 from part import Part
 from torch import nn
 
 from ingest.device import Kind, load_array_module
 from ingest.spec import PreprocessSpec
 from scorer.bundle.manifest import BatchProfile, Manifest
+from scorer.engines.tensorrt.packages import find_package
+from tests.torch_tensorrt_on_cpu import import_torch_tensorrt
 from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR
 from training.recipes import PAPER_FEATURES, Precision
 
 MAX_BATCH = 512
+BATCHES = BatchProfile(min=1, opt=128, max=MAX_BATCH)
 Array = Any  # CuPy's on a GPU, NumPy's on a CPU
 Run = Callable[[Array], Array]
 
@@ -62,13 +62,15 @@ def open_engines(part: Part, network: str, precisions: tuple[Precision, ...]) ->
             torch.cuda.empty_cache()
 
 
-def list_engines(part: Part, network: str, precisions: tuple[Precision, ...]) -> dict[str, Callable[[], Engine]]:
+def list_engines(part: Part, network: str, precisions: tuple[Precision, ...]) -> dict[str, Callable[[], Engine | None]]:
     """Return how to open each engine, by name."""
-    openers: dict[str, Callable[[], Engine]] = {}
+    openers: dict[str, Callable[[], Engine | None]] = {}
     for precision in precisions:
         openers[f"ONNX Runtime {precision.upper()}"] = partial(open_onnx_runtime, part, network, precision)
         if part.device == "cuda":
             openers[f"TensorRT {precision.upper()}"] = partial(open_tensorrt, part, network, precision)
+    if part.device == "cuda" and "fp16" in precisions:  # last, because it replaces the module `tensorrt`
+        openers["Torch-TensorRT FP16"] = lambda: open_torch_tensorrt(part, make_extractor(network))
     return openers
 
 
@@ -97,25 +99,30 @@ def open_tensorrt(part: Part, network: str, precision: Precision) -> Engine:
     from scorer.engines.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - costs only its own figures
     from scorer.engines.tensorrt.compile import compile_network  # noqa: PLC0415 - as above
 
-    tensorrt, manifest = import_tensorrt(), make_manifest(precision)
-    batches = BatchProfile(min=1, opt=128, max=MAX_BATCH)
-    plan = compile_network(export_graph(part, network, precision), manifest, batches, tensorrt)
+    tensorrt, obstacle = find_package("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+    if tensorrt is None:
+        raise ModuleNotFoundError(obstacle, name="tensorrt")
+    manifest = make_manifest(precision)
+    plan = compile_network(export_graph(part, network, precision), manifest, BATCHES, tensorrt)
     engine = TensorRtEngine(plan, manifest, tensorrt)
     return Engine(f"{tensorrt.__name__} {precision.upper()}", engine.run, engine.max_batch)
 
 
-def import_tensorrt() -> ModuleType:
-    """Return the first of TensorRT's packages that is installed.
+def open_torch_tensorrt(part: Part, extractor: nn.Module) -> Engine | None:
+    """Build a plan by Torch-TensorRT and open it; a rehearsal only builds it."""
+    from scorer.engines.tensorrt.compile import build_network  # noqa: PLC0415 - costs only its own figures
+    from training.export.torch_tensorrt_plan import define_network  # noqa: PLC0415 - as above
 
-    Raises:
-        ModuleNotFoundError: none is.
-    """
-    for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
-        # Without its libraries TensorRT fails to import in ways of its own.
-        with suppress(Exception):
-            return import_module(name)
-    message = "no package of TensorRT can be imported"
-    raise ModuleNotFoundError(message, name="tensorrt")
+    (torch_tensorrt, tensorrt), manifest = import_torch_tensorrt(), make_manifest("fp16")
+    definition = define_network(extractor, SIDE, BATCHES, torch_tensorrt, "fp16")
+    plan = build_network(definition, manifest, BATCHES, tensorrt)
+    if part.device == "cpu":
+        part.note(f"Torch-TensorRT built a plan of {len(plan):,} bytes; only a GPU runs it")
+        return None
+    from scorer.engines.cuda.tensorrt_engine import TensorRtEngine  # noqa: PLC0415 - as above
+
+    engine = TensorRtEngine(plan, manifest, tensorrt)
+    return Engine("Torch-TensorRT FP16", engine.run, engine.max_batch)
 
 
 def open_reference(network: str, device: Kind, max_batch: int) -> Engine:

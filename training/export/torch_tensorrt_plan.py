@@ -1,28 +1,23 @@
-"""Build a TensorRT plan from the PyTorch network, if Torch-TensorRT and a GPU are available.
+"""Torch-TensorRT as a builder of plans: during the export, from the PyTorch network, in FP32 and FP16.
 
-On a development machine this replaces `unlensed bundle build`. Other machines build their plan from the ONNX graph. Not
-for int8 and FP8, whose quantise/dequantise pairs are in the ONNX graph only.
+It lowers the network to TensorRT's layers, which are checked and built as those of an ONNX graph. Its own function that
+returns a plan is not used: in release 2.13 that ignores the precision and names the output `output0`.
 """
 
-import importlib
-import importlib.util
-import inspect
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ingest.device import find_gpu
-from scorer.bundle.bundle import read_bundle
-from scorer.bundle.manifest import BatchProfile
-from scorer.engines.tensorrt.compile import check_plan
-from scorer.engines.tensorrt.plan import EnginePlan, write_plan
-from scorer.errors import BundleMismatch
-from training.export.target import OUTPUT_TENSOR, Deployment
+from scorer.bundle.bundle import Bundle
+from scorer.bundle.manifest import BatchProfile, PlanRule
+from scorer.engines.tensorrt.compile import NetworkDefinition, build_network
+from scorer.engines.tensorrt.packages import TORCH_TENSORRT, find_package
+from scorer.errors import PlanBuilderMissing
+from training.export.target import INPUT_TENSOR, OUTPUT_TENSOR
 
-_TRACED_FACES = 2
+_TRACED_FACES = 2  # the tracer would treat 1 as a constant
 
 
 class _NamedInput(nn.Module):
@@ -38,70 +33,59 @@ class _NamedInput(nn.Module):
         return features
 
 
-def find_obstacle(deployment: Deployment) -> str:
-    """Return why this machine cannot build a plan from the network; empty if it can."""
-    if deployment.precision in {"int8", "fp8"}:
-        return f"only the ONNX graph has {deployment.precision}"
-    if obstacle := find_gpu()[1]:
-        return obstacle
-    return "" if importlib.util.find_spec("torch_tensorrt") else "Torch-TensorRT is not installed"
-
-
-def build_plan_of_network(extractor: nn.Module, folder: Path, deployment: Deployment) -> EnginePlan:
-    """Compile `extractor` on this machine's GPU and write the plan into the bundle `folder`.
+def build_from_network(load: Callable[[], nn.Module], bundle: Bundle, rule: PlanRule) -> tuple[bytes, str]:
+    """Build the plan from the network that `load` returns; see `PlanBuilder`.
 
     Raises:
-        BundleMismatch: the plan's tensors differ from the manifest's.
-        RuntimeError: Torch-TensorRT or TensorRT fails.
+        PlanBuilderMissing: Torch-TensorRT is not here, or cannot build this precision.
+        BundleMismatch: the network's tensors differ from the manifest's, or TensorRT refuses it.
+        RuntimeError: see `define_network`.
     """
-    torch_tensorrt, tensorrt = (importlib.import_module(name) for name in ("torch_tensorrt", "tensorrt"))
-    bundle = read_bundle(folder)
-    data = compile_network(
-        extractor,
-        bundle.manifest.preprocess.size,
-        deployment.batches,
-        torch_tensorrt,
-        half=deployment.precision == "fp16",
-    )
-    try:
-        check_plan(data, bundle.manifest, tensorrt)
-    except BundleMismatch as error:
-        message = f"Torch-TensorRT built a wrong plan: {error}; run `unlensed bundle build {folder}` instead"
-        raise BundleMismatch(message) from error
-    return write_plan(bundle, data, "torch_tensorrt", tensorrt.__version__, find_gpu()[0])
+    precision, side = bundle.manifest.precision, bundle.manifest.preprocess.size
+    (torch_tensorrt, obstacle), (tensorrt, _) = find_package("torch_tensorrt"), find_package("tensorrt")
+    if precision not in {"fp32", "fp16"}:
+        obstacle = f"only the ONNX graph has {precision}"
+    elif torch_tensorrt and torch_tensorrt.ENABLED_FEATURES.tensorrt_rtx:
+        obstacle = "torch_tensorrt is the package for TensorRT-RTX"
+    elif torch_tensorrt and not torch_tensorrt.__version__.startswith(f"{TORCH_TENSORRT}."):
+        obstacle = f"torch_tensorrt is {torch_tensorrt.__version__}, and the TensorRT of {TORCH_TENSORRT} serves"
+    if obstacle or torch_tensorrt is None or tensorrt is None:
+        raise PlanBuilderMissing(obstacle)
+    definition = define_network(load(), side, rule.batches, torch_tensorrt, precision)
+    return build_network(definition, bundle.manifest, rule.batches, tensorrt), tensorrt.__version__
 
 
-def compile_network(
-    extractor: nn.Module, side: int, batches: BatchProfile, torch_tensorrt: ModuleType, *, half: bool
-) -> bytes:
-    """Return the serialised engine of `extractor` for uint8 crops of `side` pixels; the pooled features stay FP32."""
-    example = torch.zeros((_TRACED_FACES, side, side, 3), dtype=torch.uint8, device="cuda")
-    batch = torch.export.Dim("batch", min=batches.min, max=batches.max)
-    program = torch.export.export(
-        _NamedInput(extractor).eval().to("cuda"), (example,), dynamic_shapes={"crops": {0: batch}}
+def define_network(
+    extractor: nn.Module, side: int, batches: BatchProfile, torch_tensorrt: ModuleType, precision: str
+) -> NetworkDefinition:
+    """Return TensorRT's network of `extractor`; normalisation, pooling and features stay FP32 in "fp16".
+
+    Raises:
+        RuntimeError: an operation has no equivalent in TensorRT. Nothing is left to PyTorch.
+    """
+    dynamo = torch_tensorrt.dynamo
+    settings = dynamo.CompilationSettings(
+        enable_autocast=precision == "fp16",
+        autocast_low_precision_type=torch.float16,
+        autocast_excluded_nodes={r".*\bnormalise$"},  # paths of modules
+        autocast_excluded_ops={"torch.ops.aten.mean.dim", "torch.ops.aten.linear.default"},
     )
-    convert = torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine
+    example = torch.zeros((_TRACED_FACES, side, side, 3), dtype=torch.uint8)
+    shapes = {INPUT_TENSOR: {0: torch.export.Dim("batch", min=batches.min, max=batches.max)}}
+    # Otherwise frozen blocks are a region of their own, which the conversion to FP16 refuses.
+    with torch.no_grad():
+        program = torch.export.export(_NamedInput(extractor).cpu().eval(), (example,), dynamic_shapes=shapes)
+        program = dynamo.lowering.pre_export_lowering(program, settings)
+        program = program.run_decompositions(dynamo.lowering.get_decompositions())
+        lowered = dynamo.lowering.post_lowering(program.module(), settings)
     crops = torch_tensorrt.Input(
-        min_shape=(batches.min, side, side, 3),
-        opt_shape=(batches.opt, side, side, 3),
-        max_shape=(batches.max, side, side, 3),
+        **{f"{name}_shape": (getattr(batches, name), side, side, 3) for name in ("min", "opt", "max")},
         dtype=torch.uint8,
-        name="crops",
     )
-    options: dict[str, Any] = {
-        "use_explicit_typing": True,
-        "disable_tf32": True,
-        "immutable_weights": True,
-        "require_full_compilation": True,
-    }
-    if half:
-        options |= {
-            "enable_autocast": True,
-            "autocast_low_precision_type": torch.float16,
-            # The pooling and all later nodes. The normalisation is a product and a sum before the first convolution.
-            "autocast_excluded_ops": {torch.ops.aten.mean.dim, torch.ops.aten.linear.default},
-        }
-    if "output_binding_names" in inspect.signature(convert).parameters:  # older versions name it output0
-        options["output_binding_names"] = [OUTPUT_TENSOR]
-    data: bytes = convert(program, arg_inputs=[crops], **options)
-    return data
+    interpreter = dynamo.conversion.TRTInterpreter(lowered, [crops], compilation_settings=settings)
+    interpreter._construct_trt_network_def()  # noqa: SLF001 - `run` also builds, and opens the plan, which needs a GPU
+    network = interpreter.ctx.net
+    network.get_output(0).name = OUTPUT_TENSOR
+    return NetworkDefinition(
+        "the PyTorch network", interpreter.builder, network, lambda: "see TensorRT's log above", interpreter
+    )

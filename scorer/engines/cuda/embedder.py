@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ingest.dali_cuda import HW_DECODER_LOAD, DeviceCropper, Failures
+from ingest.dali_cuda import DeviceCropper, Failures
 from ingest.device import Kind
 from ingest.probe import EncodedFace
 from ingest.resampling import MIN_SIDE_PX, measure_high_bands
@@ -79,28 +79,18 @@ class CudaEmbedder:
         threads: CPU threads that decode in parallel.
         device: of all steps.
         max_crops: the most crops that are decoded and embedded at once.
-        hw_decoder_load: see `DeviceCropper`.
 
     Attributes:
         max_crops: the same, at most the engine's `max_batch`; halved each time that the GPU lacks memory for so many.
     """
 
-    def __init__(  # noqa: PLR0913 - its parts, and two settings to measure
-        self,
-        model: Model,
-        engine: CudaEngine,
-        threads: int,
-        device: Kind,
-        *,
-        max_crops: int = MAX_CROPS,
-        hw_decoder_load: float = HW_DECODER_LOAD,
+    def __init__(
+        self, model: Model, engine: CudaEngine, threads: int, device: Kind, *, max_crops: int = MAX_CROPS
     ) -> None:
         self._engine = engine
         self.max_crops = min(max_crops, engine.max_batch)
         self._open_stream = partial(DeviceStream, device)
-        self._open_cropper = partial(
-            DeviceCropper, model.preprocess, threads, self.max_crops, device, hw_decoder_load=hw_decoder_load
-        )
+        self._open_cropper = partial(DeviceCropper, model.preprocess, threads, self.max_crops, device)
         self._stream, self._cropper = self._open_stream(), self._open_cropper()
         self._mixture = DeviceMixture(model.mixture, self._stream.xp)
 

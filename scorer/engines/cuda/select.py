@@ -1,6 +1,5 @@
 """Selects the engine of a GPU bundle: TensorRT with its plan, else TensorRT-RTX or ONNX Runtime with its graph."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from types import ModuleType
 
@@ -8,6 +7,7 @@ from scorer.bundle.bundle import PLAN_FILE, Bundle
 from scorer.engines.cuda.embedder import CudaEmbedder
 from scorer.engines.cuda.engine import CudaEngine, EngineUnavailable
 from scorer.engines.tensorrt.compile import compile_network
+from scorer.engines.tensorrt.packages import find_package
 from scorer.engines.tensorrt.plan import read_plan
 from scorer.errors import BundleMismatch
 
@@ -85,12 +85,8 @@ ENGINES: dict[str, OpenEngine] = {
 }
 
 
-def _import(name: str, *other_names: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        if other_names:
-            return _import(*other_names)
-        # TensorRT's packages raise errors of other classes where there is no driver.
-        message = f"{name} cannot be imported ({type(error).__name__}: {error})"
-        raise EngineUnavailable(message) from error
+def _import(*names: str) -> ModuleType:
+    module, obstacle = find_package(*names)
+    if module is None:
+        raise EngineUnavailable(obstacle)
+    return module

@@ -1,35 +1,40 @@
-"""Build the plan of a GPU bundle on the machine that serves, with the Python package `tensorrt` or with `trtexec`.
+"""Build the plan of a GPU bundle on the machine that serves: the one way to a plan, with whichever builder is there.
 
 A plan works only with the TensorRT version that built it and on the same model of GPU. `unlensed bundle build` runs
-this once per machine; a plan that is still valid is kept.
+this once per machine; a plan that is still valid is kept. `unlensed-train export` runs it with one more builder.
 """
 
-import importlib
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 
 from ingest.device import DeviceUnavailable, find_gpu
 from scorer.bundle.bundle import Bundle
+from scorer.bundle.manifest import PlanRule
 from scorer.engines.tensorrt.compile import compile_network
+from scorer.engines.tensorrt.packages import find_package
 from scorer.engines.tensorrt.plan import EnginePlan, read_plan, write_plan
 from scorer.engines.tensorrt.trtexec import run_trtexec
 from scorer.errors import BundleMismatch, PlanBuilderMissing
 
 _TRTEXEC_FOLDER = "/usr/src/tensorrt/bin"  # where NVIDIA's containers have it
+# Returns a plan and the version of TensorRT that built it; raises PlanBuilderMissing where it cannot be used.
+PlanBuilder = Callable[[Bundle, PlanRule], tuple[bytes, str]]
 
 
-def build_plan(bundle: Bundle) -> EnginePlan:
-    """Build the plan of `bundle` on this machine's GPU and write it beside the graph.
+def build_plan(bundle: Bundle, builders: Mapping[str, PlanBuilder] | None = None) -> tuple[EnginePlan, str]:
+    """Build the plan of `bundle` on this machine's GPU with the first of `builders` or `BUILDERS`, and write it.
+
+    Return the plan, and why the builders before its own cannot be used.
 
     Raises:
         DeviceUnavailable: there is no GPU.
-        PlanBuilderMissing: TensorRT is not installed.
-        BundleMismatch: the bundle is for another target, or TensorRT refuses its graph; the message states why.
+        PlanBuilderMissing: no builder can be used; the message states why for each.
+        BundleMismatch: the bundle is for another target, or TensorRT refuses its network; the message states why.
         OSError: the folder cannot be written.
     """
-    manifest, onnx = bundle.manifest, bundle.extractor
+    manifest = bundle.manifest
     if manifest.plan is None:
         message = f"{bundle.folder} is a bundle for {manifest.target}, which has no plan to build"
         raise BundleMismatch(message)
@@ -37,14 +42,25 @@ def build_plan(bundle: Bundle) -> EnginePlan:
     if obstacle:
         message = f"a plan is built on the GPU that serves it, and this machine has none ({obstacle}): run this there"
         raise DeviceUnavailable(message)
-    if tensorrt := find_tensorrt():
-        plan = compile_network(onnx, manifest, manifest.plan.batches, tensorrt, bundle.read)
-        return write_plan(bundle, plan, "tensorrt", tensorrt.__version__, gpu)
-    if program := find_trtexec():
-        with bundle.copy(onnx) as folder:
-            plan, version = run_trtexec(program, manifest, manifest.plan.batches, Path(folder) / manifest.extractor)
-        return write_plan(bundle, plan, "trtexec", version, gpu)
-    message = "TensorRT is not installed here: install its Python package tensorrt, or run this where trtexec is"
+    name, (plan, version), why = try_builders(bundle, manifest.plan, BUILDERS if builders is None else builders)
+    return write_plan(bundle, plan, name, version, gpu), why
+
+
+def try_builders(
+    bundle: Bundle, rule: PlanRule, builders: Mapping[str, PlanBuilder]
+) -> tuple[str, tuple[bytes, str], str]:
+    """Return the name of the first builder that can be used, what it built, and why those before it cannot be used.
+
+    Raises:
+        PlanBuilderMissing, BundleMismatch: see `build_plan`.
+    """
+    obstacles: list[str] = []
+    for name, build in builders.items():
+        try:
+            return name, build(bundle, rule), "; ".join(obstacles)
+        except PlanBuilderMissing as obstacle:
+            obstacles.append(f"not {name}: {obstacle}")
+    message = f"nothing here builds a plan ({'; '.join(obstacles)}): build it in the container that serves"
     raise PlanBuilderMissing(message)
 
 
@@ -54,20 +70,29 @@ def find_current_plan(bundle: Bundle) -> EnginePlan | None:
         plan = read_plan(bundle)
     except BundleMismatch:
         return None
-    tensorrt = find_tensorrt()
+    tensorrt, _ = find_package("tensorrt")
     if tensorrt and plan.build.builder != "trtexec" and plan.build.version != tensorrt.__version__:
         return None
     return plan
 
 
-def find_tensorrt() -> ModuleType | None:
-    """Return TensorRT's Python package if it is installed."""
-    try:
-        return importlib.import_module("tensorrt")
-    except ImportError:
-        return None
+def build_with_package(bundle: Bundle, rule: PlanRule) -> tuple[bytes, str]:
+    """Build with TensorRT's Python package; see `PlanBuilder`."""
+    tensorrt, obstacle = find_package("tensorrt")
+    if tensorrt is None:
+        raise PlanBuilderMissing(obstacle)
+    plan = compile_network(bundle.extractor, bundle.manifest, rule.batches, tensorrt, bundle.read)
+    return plan, tensorrt.__version__
 
 
-def find_trtexec() -> str | None:
-    """Return the path of trtexec if it is installed."""
-    return shutil.which("trtexec", path=os.pathsep.join([os.environ.get("PATH", ""), _TRTEXEC_FOLDER]))
+def build_with_trtexec(bundle: Bundle, rule: PlanRule) -> tuple[bytes, str]:
+    """Build with TensorRT's program; see `PlanBuilder`."""
+    program = shutil.which("trtexec", path=os.pathsep.join([os.environ.get("PATH", ""), _TRTEXEC_FOLDER]))
+    if program is None:
+        message = "trtexec is not installed"
+        raise PlanBuilderMissing(message)
+    with bundle.copy(bundle.extractor) as folder:
+        return run_trtexec(program, bundle.manifest, rule.batches, Path(folder) / bundle.manifest.extractor)
+
+
+BUILDERS: dict[str, PlanBuilder] = {"tensorrt": build_with_package, "trtexec": build_with_trtexec}

@@ -1,9 +1,10 @@
-"""Compile an ONNX graph to a serialised TensorRT engine, with any package that has the API of TensorRT.
+"""Compile a network to a serialised TensorRT engine, with any package that has the API of TensorRT.
 
-Types are those of the graph (strongly typed); TF32 is off, because FP32 in the graph means FP32.
+Types are those of the network (strongly typed); TF32 is off, because FP32 in the graph means FP32.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,24 @@ from scorer.errors import BundleMismatch
 
 _SHOWN_ERRORS = 3
 _Tensor = tuple[str, Any, tuple[int, ...]]  # name, type, shape
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NetworkDefinition:
+    """A network in TensorRT's API, before it is built.
+
+    Attributes:
+        source: where it is from, for messages.
+        builder, network: of TensorRT.
+        describe_errors: returns the errors that TensorRT logged, in one line.
+        owner: what the network refers to, kept alive.
+    """
+
+    source: str
+    builder: Any
+    network: Any
+    describe_errors: Callable[[], str]
+    owner: object
 
 
 def compile_network(
@@ -44,7 +63,21 @@ def compile_network(
         first = parser.get_error(0).desc() if parser.num_errors else errors.describe()
         message = f"{onnx} is not a network that TensorRT reads: {' '.join(first.split())}"
         raise BundleMismatch(message)
-    check_tensors(network, onnx, manifest, tensorrt)
+    definition = NetworkDefinition(str(onnx), builder, network, errors.describe, (parser, logger))
+    return build_network(definition, manifest, batches, tensorrt)
+
+
+def build_network(
+    definition: NetworkDefinition, manifest: Manifest, batches: BatchProfile, tensorrt: ModuleType
+) -> bytes:
+    """Return the plan of a network, whose tensors must match `manifest`; see `compile_network`."""
+    builder, network = definition.builder, definition.network
+    tensors = [network.get_input(i) for i in range(network.num_inputs)]
+    tensors += [network.get_output(i) for i in range(network.num_outputs)]
+    found = [(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
+    if difference := _compare_tensors(found, manifest, tensorrt):
+        message = f"{definition.source} {difference}: export the bundle again"
+        raise BundleMismatch(message)
     config = builder.create_builder_config()
     config.clear_flag(tensorrt.BuilderFlag.TF32)
     profile, crop = builder.create_optimization_profile(), network.get_input(0).shape[1:]
@@ -52,38 +85,9 @@ def compile_network(
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        message = f"TensorRT cannot build a plan of {onnx}: {errors.describe()}"
+        message = f"TensorRT cannot build a plan of {definition.source}: {definition.describe_errors()}"
         raise BundleMismatch(message)
     return bytes(plan)
-
-
-def check_tensors(network: Any, onnx: Path, manifest: Manifest, tensorrt: ModuleType) -> None:  # noqa: ANN401 - untyped
-    """Compare the tensors of a parsed network with the manifest's.
-
-    Raises:
-        BundleMismatch: a name, a type or a shape differs.
-    """
-    tensors = [network.get_input(i) for i in range(network.num_inputs)]
-    tensors += [network.get_output(i) for i in range(network.num_outputs)]
-    found = [(tensor.name, tensor.dtype, tuple(tensor.shape)) for tensor in tensors]
-    if difference := _compare_tensors(found, manifest, tensorrt):
-        message = f"{onnx} {difference}: export the bundle again"
-        raise BundleMismatch(message)
-
-
-def check_plan(plan: bytes, manifest: Manifest, tensorrt: ModuleType) -> None:
-    """Compare the tensors of a plan with the manifest's; only a machine with a GPU can open one.
-
-    Raises:
-        BundleMismatch: the plan does not open here, or a name, a type or a shape differs.
-    """
-    errors = _LoggedErrors()
-    logger = _open_logger(tensorrt, errors)
-    engine = tensorrt.Runtime(logger).deserialize_cuda_engine(plan)
-    if engine is None:
-        message = f"the plan does not open on this machine: {errors.describe()}"
-        raise BundleMismatch(message)
-    check_engine(engine, manifest, tensorrt)
 
 
 def check_engine(engine: Any, manifest: Manifest, tensorrt: ModuleType) -> None:  # noqa: ANN401 - untyped

@@ -67,6 +67,6 @@ def test_a_fresh_run_needs_no_openvino(
     assert "OpenVINO" not in text
     assert "executed on a CPU by onnxruntime" in text
     if find_gpu()[1]:
-        sentence = bundle.add_plan(tmp_path, folder, recipe, GPU)
+        sentence = bundle.add_plan(tmp_path, folder, recipe)
         assert sentence.startswith("no plan yet (")
         assert f"run `unlensed bundle build {folder}` on the GPU that serves" in sentence

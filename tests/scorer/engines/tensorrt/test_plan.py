@@ -11,7 +11,7 @@ from ingest.device import DeviceUnavailable, find_gpu
 from scorer.bundle.bundle import BUILD_FILE, MANIFEST, PLAN_FILE, Bundle, read_bundle
 from scorer.commands.bundle import verify
 from scorer.commands.command_line import OTHERS
-from scorer.engines.tensorrt.build import build_plan, find_current_plan
+from scorer.engines.tensorrt.build import build_plan, find_current_plan, try_builders
 from scorer.engines.tensorrt.plan import read_plan, write_plan
 from scorer.errors import BundleMismatch, Exit, PlanBuilderMissing
 
@@ -135,3 +135,18 @@ def test_a_plan_is_not_built_without_a_gpu(bundle: Bundle) -> None:
         build_plan(bundle)
     assert OTHERS[DeviceUnavailable] is PlanBuilderMissing.exit_code is Exit.BAD_CONFIGURATION
     assert not (bundle.folder / PLAN_FILE).exists()
+
+
+def test_the_first_builder_that_can_be_used_builds(bundle: Bundle) -> None:
+    """The reasons of those before it are told; where none can, they are the error."""
+
+    def refuse(*_: object) -> tuple[bytes, str]:
+        message = "only the graph has int8"
+        raise PlanBuilderMissing(message)
+
+    rule = bundle.manifest.plan
+    assert rule
+    built = try_builders(bundle, rule, {"a": refuse, "b": lambda *_: (b"plan", "11")})
+    assert built == ("b", (b"plan", "11"), "not a: only the graph has int8")
+    with pytest.raises(PlanBuilderMissing, match=r"nothing here builds a plan \(not a: only the graph has int8\)"):
+        try_builders(bundle, rule, {"a": refuse})
