@@ -1,7 +1,7 @@
 """HEIC and AVIF reach engines that cannot decode them as crops, with the features of an engine on the CPU."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 
@@ -11,17 +11,22 @@ import pytest
 from PIL import Image
 
 from deploy.local.triton import TritonServer
+from ingest.decode import decode_reduced
 from ingest.formats.heif import open_heif
 from ingest.formats.heif_writer import write_heif
-from ingest.probe import EncodedFace, probe_image
+from ingest.probe import EncodedFace, Limits, probe_image, strip_metadata
 from ingest.reasons import Reason
 from ingest.sandbox import Sandbox
 from ingest.spec import Window
 from scorer.bundle.bundle import Bundle
-from scorer.engines.base import Embedder
+from scorer.decide import Policy
+from scorer.engines.base import Embedder, FeatureBatch
 from scorer.engines.openvino import LocalEmbedder
 from scorer.engines.precut import PrecutEmbedder
 from scorer.engines.triton.embedder import TritonEmbedder
+from scorer.locate import locate_faces
+from scorer.messages import ImageSource, RequestedFace, ScoreRequest
+from scorer.score import score_batch
 from scorer.settings import TritonSettings
 
 pillow_heif.register_heif_opener()
@@ -55,7 +60,7 @@ def lazy(starter: Bundle) -> Iterator[Sandbox]:
 
 def check_batch(engine: Embedder, lazy: Sandbox, embedder: LocalEmbedder, faces: list[EncodedFace]) -> None:
     """Check features, reasons and measured detail against an engine that gets every face from the sandbox."""
-    expected, batch = embedder.embed(faces), PrecutEmbedder(engine, lazy).embed(faces)
+    expected, batch = embedder.embed(faces), PrecutEmbedder(engine, lazy, on_gpu=False).embed(faces)
     assert {row: failure.reason for row, failure in batch.failures.items()} == {
         ROWS.index("missing codes"): Reason.UNDECODABLE
     }
@@ -70,6 +75,62 @@ def check_batch(engine: Embedder, lazy: Sandbox, embedder: LocalEmbedder, faces:
 def test_faces_are_cut_in_the_sandbox(embedder: LocalEmbedder, lazy: Sandbox, faces: list[EncodedFace]) -> None:
     """Features and detail are those of the engine that gets every face from the sandbox, bit for bit."""
     check_batch(embedder, lazy, embedder, faces)
+
+
+class Recorder:
+    """An engine that keeps the files that it gets."""
+
+    def __init__(self, engine: Embedder) -> None:
+        self._engine, self.files = engine, set[bytes]()
+
+    def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
+        """See `Embedder`."""
+        self.files |= {face.data for face in faces}
+        return self._engine.embed(faces)
+
+
+@pytest.mark.parametrize("boxes_given", [False, True])
+def test_a_gpu_decodes_only_jpegs_that_are_known_to_be_sound(
+    starter: Bundle, embedder: LocalEmbedder, lazy: Sandbox, portrait: bytes, *, boxes_given: bool
+) -> None:
+    """Damaged JPEGs, and with given boxes all, are cut in the sandbox: same scores and reasons as on a CPU."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(portrait)).convert("RGB").save(buffer, "JPEG", quality=90, restart_marker_rows=4)
+    whole, rng = buffer.getvalue(), np.random.default_rng(5)
+    files = [whole, portrait, whole[: len(whole) // 3], whole[:-2]]
+    for start in (0.05, 0.3, 0.6, 0.9):  # from above the face to below it
+        at = int(start * len(whole))
+        files.append(whole[:at] + rng.bytes(40) + whole[at + 40 :])
+    boxes = (RequestedFace(face_id="0", box=(180, 70, 95, 110)),) if boxes_given else None
+    located = [
+        locate_faces(
+            ScoreRequest(request_id="r", content_id="c", image=ImageSource(data=data), faces=boxes),
+            data,
+            lazy,
+            Limits(),
+            48,
+        )
+        for data in files
+    ]
+    recorder = Recorder(embedder)
+    found, expected = (
+        score_batch([(image, Policy()) for image in located], engine, starter.model)
+        for engine in (PrecutEmbedder(recorder, lazy, on_gpu=True), embedder)
+    )
+    answers, wanted = (
+        [(result.score, result.reason_codes, result.decision) for result in results] for results in (found, expected)
+    )
+    assert answers == wanted
+    assert sum(result.score is None for result in found) > 1
+    sent = recorder.files & set(files)
+    assert sent == {portrait} if boxes_given else sent >= {portrait, whole}
+    warned = {
+        data
+        for data in files
+        if decode_reduced(strip_metadata(data, probe_image(data).media_type), probe_image(data), 1.0)[1]
+    }
+    assert len(warned) > 2
+    assert not sent & warned
 
 
 def test_triton_gets_crops(
