@@ -5,7 +5,6 @@ with the starter bundle's engine, in nats.
 """
 
 import os
-from dataclasses import replace
 
 import numpy as np
 from clock import time_wall
@@ -19,7 +18,6 @@ from ingest.dali import FaceCropper
 from ingest.dali_cuda import DeviceCropper
 from ingest.device import load_array_module
 from ingest.probe import EncodedFace
-from ingest.reasons import Unscorable
 from ingest.spec import PreprocessSpec
 from scorer.mixture import log_likelihood
 
@@ -85,25 +83,6 @@ def measure_crops(part: Part, faces: list[EncodedFace]) -> tuple[np.ndarray, np.
     return np.stack(host.crop(faces)), np.array(crops) if xp is np else xp.asnumpy(crops)  # type: ignore[arg-type]  # all are sound
 
 
-def measure_damage(part: Part, faces: list[EncodedFace]) -> None:
-    """State how many damaged photographs each path refuses: a GPU's decoder can fill damaged areas without an error."""
-    spec, rng = PreprocessSpec(), np.random.default_rng(9)
-    damaged = []
-    for number, face in enumerate(faces):
-        data = np.frombuffer(face.data, np.uint8).copy()
-        if number % 2:
-            data = data[: int(len(data) * rng.uniform(0.3, 0.9))]
-        else:
-            data[rng.integers(len(data) // 4, len(data), 8)] ^= 0xFF
-        damaged.append(EncodedFace(data.tobytes(), replace(face.info, sha256=f"damaged-{number}"), face.window))
-    refused = np.array([isinstance(crop, Unscorable) for crop in FaceCropper(spec, THREADS, BATCH).crop(damaged)])
-    _, failures = DeviceCropper(spec, THREADS, BATCH, part.device).crop(damaged)
-    on_device = np.isin(np.arange(len(damaged)), list(failures))
-    part.record("damaged photographs refused by the CPU", refused.sum(), f"of {len(damaged)}")
-    part.record("of these scored on the device", (refused & ~on_device).sum(), f"of {refused.sum()}")
-    part.record("refused on the device alone", (on_device & ~refused).sum(), f"of {len(damaged)}", at_most=0)
-
-
 def measure_parity(part: Part, expected: np.ndarray, found: np.ndarray) -> None:
     """State how far the device's crops are from the CPU's, in grey levels and in nats."""
     apart = np.abs(found.astype(int) - expected)
@@ -141,6 +120,4 @@ def measure(part: Part) -> None:
         spec = PreprocessSpec()
         faces = [encode_face(data, box, spec) for pictures in photographs.values() for data, box in pictures]
         measure_parity(part, *measure_crops(part, faces))
-    with part.attempt("damaged photographs"):
-        measure_damage(part, faces)
     measure_rates(part, {name: [data for data, _ in pictures] for name, pictures in photographs.items()})
