@@ -75,12 +75,15 @@ def list_rows(report: Report) -> list[Row]:
         for name, figure in figures.items():
             if figure["asked"]:
                 asked.setdefault(name, f"{figure['asked']} {figure['unit']}")
+        # A note begins with the same words as the figure that it explains.
+        notes = {note.partition(":")[0]: note for note in section["notes"]} if section else {}
         missing = explain(section) or "the part gave no such figure" if section else "the run ended before"
         for name, bound in asked.items():
             if report["device"] == "cpu":
                 rows.append(Row(part, name, bound, "not measured", reason="needs a GPU"))
             elif name not in figures:
-                rows.append(Row(part, name, bound, "not measured", reason=missing))
+                reason = notes.get(name.partition(":")[0], missing)
+                rows.append(Row(part, name, bound, "not measured", reason=reason))
             else:
                 rows.append(judge(part, bound, figures[name]))
     return rows
