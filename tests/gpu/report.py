@@ -127,7 +127,7 @@ def write_page(report: Report, path: Path, running: str = "") -> None:
     """Write the report as one self-contained page; `running` is the part that has begun and not ended.
 
     Raises:
-        ImportError: Jinja2 or Pydantic is not installed.
+        ImportError: Jinja2, which PyTorch requires, is not installed.
     """
     from scorer.archive.report.page import render_page  # noqa: PLC0415 - a report must not depend on a page
 

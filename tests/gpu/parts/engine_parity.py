@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from engines import embed_all, export_graph, make_manifest, open_engines
-from networks import LITE, RESNET
+from networks import LITE, RESNET, draw_crops
 from part import Part
 from photographs import draw_photograph, encode_face
 from scipy.stats import spearmanr
 
-from ingest.dali import FaceCropper
-from ingest.dali_cuda import DeviceCropper
 from ingest.device import load_array_module
+from ingest.probe import EncodedFace
 from ingest.spec import PreprocessSpec
 from scorer.engines.cuda.onnx_runtime_engine import OnnxRuntimeEngine
 from scorer.fitting.fit import Fitter, make_mixture
@@ -69,30 +68,38 @@ def compare(part: Part, name: str, features: np.ndarray, reference: Judged) -> N
         part.record(f"{name}: flips at {rate:.0%}", 100 * flips, "% of faces")
 
 
-def measure(part: Part) -> None:
-    """State every engine's figures, network by network."""
+def cut_photographs(part: Part, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the crops of photographs, of the CPU and of the device."""
+    from ingest.dali import FaceCropper  # noqa: PLC0415 - without DALI, the same crops go to both
+    from ingest.dali_cuda import DeviceCropper  # noqa: PLC0415 - as above
+
     spec, xp = PreprocessSpec(), load_array_module(part.device)
+
+    def draw(seed: int) -> EncodedFace:
+        return encode_face(*draw_photograph(np.random.default_rng(seed), *SIDE), spec)
+
     with ThreadPoolExecutor(THREADS) as pool:
-        faces = list(
-            pool.map(
-                lambda seed: encode_face(*draw_photograph(np.random.default_rng(seed), *SIDE), spec),
-                range(part.choose(1600, 48)),
-            )
-        )
-    expected = np.stack(FaceCropper(spec, THREADS, 64).crop(faces))  # type: ignore[arg-type]  # all are sound
+        faces = list(pool.map(draw, range(count)))
     cut, _ = DeviceCropper(spec, THREADS, 64, part.device).crop(faces)
     crops = np.array(cut) if xp is np else xp.asnumpy(cut)
+    return np.stack(FaceCropper(spec, THREADS, 64).crop(faces)), crops  # type: ignore[arg-type]  # all are sound
+
+
+def measure(part: Part) -> None:
+    """State every engine's figures, network by network."""
+    count, cut = part.choose(1600, 48), None
+    with part.attempt("photographs decoded on both devices"):
+        cut = cut_photographs(part, count)
+    expected, crops = cut or (draw_crops(count, seed=5),) * 2
     for network in part.choose((LITE, RESNET), (LITE,)):
         with part.attempt(network):
             bare = OnnxRuntimeEngine(export_graph(part, network, "fp32"), make_manifest("fp32"), "cpu", 16)
             reference = judge(embed_all(bare, expected, "cpu"))  # type: ignore[arg-type]  # has what an `Engine` has
             spread = float(np.subtract(*np.percentile(reference.likelihoods, [75, 25])))
             part.record(f"{network}: interquartile range of the likelihoods", spread, "nats")
-            served = None  # of the engines in FP16, the last one is that which serves
             for engine in open_engines(part, network, PRECISIONS):
                 with part.attempt(f"{network}, {engine.name}"):
                     features = embed_all(engine, crops, part.device)
                     compare(part, f"{network}, {engine.name}", features, reference)
-                    served = features if engine.name.endswith("FP16") else served
-            if network == LITE and served is not None:
-                compare(part, "FP16", served, reference)
+                    if network == LITE and engine.name.endswith("FP16"):  # the last engine's figures are the report's
+                        compare(part, "FP16", features, reference)
