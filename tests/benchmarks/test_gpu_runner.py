@@ -137,7 +137,13 @@ def test_rows_of_a_run_on_a_gpu(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """A bound is met, missed, or not measured for a stated reason; what is no number meets no bound."""
     monkeypatch.syspath_prepend(root / "tests/gpu")
     list_rows = importlib.import_module("report").list_rows
-    section = {"status": "ok", "exit_code": 0, "notes": ["archive: no NVML"], "troubles": [], "box_s": 9}
+    section = {
+        "status": "ok",
+        "exit_code": 0,
+        "notes": ["archive: energy of 1,000 images: no NVML"],
+        "troubles": [],
+        "box_s": 9,
+    }
     shares = {"stream: share of the mixture": (2.0, True), "archive: share of the mixture": (None, False)}
     figures = [
         {"name": name, "value": value, "unit": "%", "asked": "<= 3", "met": met, "ceiling": None}
@@ -148,7 +154,7 @@ def test_rows_of_a_run_on_a_gpu(root: Path, monkeypatch: pytest.MonkeyPatch) -> 
     found = {row.name: (row.verdict, row.measured or row.reason) for row in rows}
     assert found["stream: share of the mixture"] == ("met", "2 %")
     assert found["archive: share of the mixture"] == ("missed", "the part gave no number")
-    assert found["archive: energy of 1,000 images"] == ("not measured", "archive: no NVML")
+    assert found["archive: energy of 1,000 images"] == ("not measured", "archive: energy of 1,000 images: no NVML")
     assert found["refused by the CPU, scored after the check"] == ("not measured", "stopped at its limit of 9 s")
     assert found["h264: frames of another time"] == ("not measured", "the run ended before")
 

@@ -130,7 +130,7 @@ class Part:
         yield
         after = read_energy_j()
         if before is None or after is None:
-            self.note(f"{what}: NVML (libnvidia-ml) is not there, or counts no energy")
+            self.note(f"{what}: energy of 1,000 images: NVML (libnvidia-ml) is not there, or counts none")
         else:
             self.record(f"{what}: energy of 1,000 images", (after - before) / images * 1000, "J")
 

@@ -3,6 +3,7 @@
 import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,7 +14,6 @@ from machine import SAMPLED
 from part import ASKED
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-OPEN_CHARTS = ("end_to_end", "jobs")
 CPU_BANNER = r"""
   ██████  ██████  ██    ██    DEVICE: CPU. NOTHING RAN ON A GPU.
  ██       ██   ██ ██    ██    This was a rehearsal with small sizes:
@@ -75,14 +75,13 @@ def list_rows(report: Report) -> list[Row]:
         for name, figure in figures.items():
             if figure["asked"]:
                 asked.setdefault(name, f"{figure['asked']} {figure['unit']}")
-        # A note begins with the same words as the figure that it explains.
-        notes = {note.partition(":")[0]: note for note in section["notes"]} if section else {}
         missing = explain(section) or "the part gave no such figure" if section else "the run ended before"
         for name, bound in asked.items():
             if report["device"] == "cpu":
                 rows.append(Row(part, name, bound, "not measured", reason="needs a GPU"))
             elif name not in figures:
-                reason = notes.get(name.partition(":")[0], missing)
+                notes = section["notes"] if section else ()
+                reason = next((note for note in notes if note.startswith(name)), missing)
                 rows.append(Row(part, name, bound, "not measured", reason=reason))
             else:
                 rows.append(judge(part, bound, figures[name]))
@@ -109,17 +108,13 @@ def list_charts(report: Report) -> Iterator[Chart]:
         rates = [each for each in section["figures"] if each["unit"].endswith("/s") and is_number(each["value"])]
         for (title, unit), some in groupby(sorted(rates, key=group), group):
             figures = list(some)
-            values = [figure["value"] for figure in figures]
-            if len(values) > 1 and max(values) > 0:
-                bars = (
-                    (
-                        figure["name"].removeprefix(f"{title}: "),
-                        show_value(figure),
-                        value / max(values),
-                        figure["ceiling"] is not None,
-                    )
-                    for figure, value in zip(figures, values, strict=True)
-                )
+            highest = max(figure["value"] for figure in figures)
+            if len(figures) > 1 and highest > 0:
+                names = (figure["name"].removeprefix(f"{title}: ") for figure in figures)
+                bars = [
+                    (name, show_value(figure), figure["value"] / highest, figure["ceiling"] is not None)
+                    for name, figure in zip(names, figures, strict=True)
+                ]
                 yield Chart(part, f"{title or part}, {unit}", tuple(bars))
 
 
@@ -131,14 +126,15 @@ def write_page(report: Report, path: Path, running: str = "") -> None:
     """
     from scorer.archive.report.page import render_page  # noqa: PLC0415 - a report must not depend on a page
 
-    charts = list(list_charts(report))
+    rows = list_rows(report)
     page = render_page(
         "report.html",
         Path(__file__).parent,
         report=report,
-        rows=list_rows(report),
-        charts=[chart for chart in charts if chart.part in OPEN_CHARTS],
-        more_charts=[chart for chart in charts if chart.part not in OPEN_CHARTS],
+        rows=rows,
+        counts=Counter(row.verdict for row in rows),
+        charts=list(list_charts(report)),
+        open_charts=("end_to_end", "jobs"),
         running=running,
         sampled=list(SAMPLED.values()),
         versions={name: found for part in report["parts"].values() for name, found in part["versions"].items()},

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -145,8 +144,7 @@ def main() -> int:
             report["seconds"] = time.monotonic() - began_s
     write_report(report, options.out)
     say(format_report(report))
-    page = options.out.with_suffix(".html")
-    say(f"the report: {options.out}{f' and {page}' if page.exists() else ', without a page: Jinja2 is missing'}")
+    say(f"the report: {options.out} and {options.out.with_suffix('.html')}")
     if options.save:
         REPORTS.mkdir(exist_ok=True)
         write_report(report, REPORTS / f"{options.save}.json")
@@ -166,11 +164,13 @@ def has_failed(section: dict[str, Any]) -> bool:
 
 
 def write_report(report: dict[str, Any], path: Path, running: str = "") -> None:
-    """Write the report as JSON, in which a number that is none is null, and as a page where Jinja2 is installed."""
+    """Write the report as JSON, in which a number that is none is null, and as a page."""
     clean = json.loads(json.dumps(report), parse_constant=lambda _: None)
     path.write_text(json.dumps(clean, indent=1) + "\n")
-    with suppress(ImportError):
+    try:
         write_page(clean, path.with_suffix(".html"), running)
+    except Exception as error:  # noqa: BLE001 - Jinja2 may be missing; the figures are still wanted
+        say(f"no page: {type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

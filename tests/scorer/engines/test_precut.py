@@ -4,6 +4,8 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pillow_heif
@@ -18,7 +20,7 @@ from ingest.probe import EncodedFace, Limits, probe_image, strip_metadata
 from ingest.reasons import Reason
 from ingest.sandbox import Sandbox
 from ingest.spec import Window
-from scorer.bundle.bundle import Bundle
+from scorer.bundle.bundle import Bundle, read_bundle
 from scorer.decide import Policy
 from scorer.engines.base import Embedder, FeatureBatch
 from scorer.engines.openvino import LocalEmbedder
@@ -27,7 +29,8 @@ from scorer.engines.triton.embedder import TritonEmbedder
 from scorer.locate import locate_faces
 from scorer.messages import ImageSource, RequestedFace, ScoreRequest
 from scorer.score import score_batch
-from scorer.settings import TritonSettings
+from scorer.settings import Settings, TritonSettings
+from scorer.stream.assemble import open_engine
 
 pillow_heif.register_heif_opener()
 ROWS = ("PNG", "HEIF", "AVIF", "JPEG", "missing codes", "small window")
@@ -88,6 +91,13 @@ class Recorder:
         self.files |= {face.data for face in faces}
         return self._engine.embed(faces)
 
+    def share(self) -> Self:
+        """See `SharedEmbedder`."""
+        return self
+
+    def close(self) -> None:
+        """Do nothing."""
+
 
 @pytest.mark.parametrize("boxes_given", [False, True])
 def test_a_gpu_decodes_only_jpegs_that_are_known_to_be_sound(
@@ -131,6 +141,29 @@ def test_a_gpu_decodes_only_jpegs_that_are_known_to_be_sound(
     }
     assert len(warned) > 2
     assert not sent & warned
+
+
+@pytest.mark.parametrize("url", [None, "127.0.0.1:9"])
+@pytest.mark.parametrize("is_sound", [False, True])
+def test_each_way_to_a_gpu_has_the_check(
+    monkeypatch: pytest.MonkeyPatch,
+    gpu_folder: Path,
+    embedder: LocalEmbedder,
+    lazy: Sandbox,
+    faces: list[EncodedFace],
+    url: str | None,
+    *,
+    is_sound: bool,
+) -> None:
+    """The engine in the process and Triton get a JPEG itself only if it is known to be sound."""
+    recorder, jpeg = Recorder(embedder), faces[ROWS.index("JPEG")]
+    monkeypatch.setattr("ingest.device.find_gpu", lambda: ("a GPU", ""))
+    monkeypatch.setattr("scorer.engines.cuda.select.open_cuda_embedder", lambda *_: (recorder, "", ""))
+    monkeypatch.setattr("scorer.engines.triton.embedder.TritonEmbedder", lambda *_: recorder)
+    settings, gpu_bundle = Settings(bundle=gpu_folder, triton=TritonSettings(url=url)), read_bundle(gpu_folder)
+    with open_engine(gpu_bundle, settings, lazy) as engine:
+        engine.embed([replace(jpeg, info=replace(jpeg.info, sound=is_sound))])
+    assert (jpeg.data in recorder.files) == is_sound
 
 
 def test_triton_gets_crops(
