@@ -112,10 +112,15 @@ def list_charts(report: Report) -> Iterator[Chart]:
             if len(figures) > 1 and highest > 0:
                 names = (figure["name"].removeprefix(f"{title}: ") for figure in figures)
                 bars = [
-                    (name, show_value(figure), figure["value"] / highest, figure["ceiling"] is not None)
+                    (
+                        name,
+                        show_value(figure).removesuffix(unit),
+                        figure["value"] / highest,
+                        figure["ceiling"] is not None,
+                    )
                     for name, figure in zip(names, figures, strict=True)
                 ]
-                yield Chart(part, f"{title or part}, {unit}", tuple(bars))
+                yield Chart(part, unit if title in {"", part} else f"{title}, {unit}", tuple(bars))
 
 
 def write_page(report: Report, path: Path, running: str = "") -> None:

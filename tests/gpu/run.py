@@ -41,7 +41,7 @@ BOXES_S = {
     "video": (40, 30),
     "gpu_faults": (45, 30),
     "training_batches": (40, 30),
-    "training_step": (80, 60),
+    "training_step": (80, 150),
     "em_fit": (60, 20),
 }
 LIMIT_S = 570.0  # of all parts: available machines limit a command to ten minutes

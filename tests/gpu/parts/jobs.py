@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from bundles import make_gpu_bundle
 from clock import time_wall
@@ -89,7 +90,9 @@ def measure(part: Part) -> None:
         part.note(f"{scorer.engine.name}: {scorer.engine.why}")
         slowest = measure_stages(part, scorer, faces)
         with part.measure_energy("unlensed score", images):
-            seconds = time_wall(lambda: list(scorer.score(requests)), part.device, 1)
+            results = list[Any]()
+            seconds = time_wall(lambda: results.extend(scorer.score(requests)), part.device, 1)
+    part.record("images without a score", sum(result.score is None for result in results), "images", at_most=0)
     state("unlensed score", "files to results", seconds)
     with part.attempt("unlensed scan"):
         lines = []
