@@ -27,7 +27,7 @@ _FACTORS = (8, 4, 2, 1)  # reductions for which libjpeg-turbo has fast code
 def decode_reduced(bare: bytes, info: ImageInfo, scale: float) -> tuple[Pixels, str | None]:
     """Return the stored image at `scale` of its size or larger, RGB (H, W, 3), and libjpeg's warning, or "".
 
-    The warning is None if the decoder hides it.
+    The warning is None for a JPEG that only a decoder without warnings reads.
 
     Args:
         bare: the file without its metadata.
@@ -43,9 +43,9 @@ def decode_reduced(bare: bytes, info: ImageInfo, scale: float) -> tuple[Pixels, 
         factor = next(f for f in _FACTORS if -(-width // f) >= least[0] and -(-height // f) >= least[1])  # rounded up
         stored, warning = _decode_jpeg(bare, -(-width // factor), -(-height // factor))
     elif is_heif_image(info):
-        stored, warning = decode_heif(bare), None
+        stored, warning = decode_heif(bare), ""
     else:
-        stored, warning = _decode_with_pillow(bare, least), None
+        stored, warning = _decode_with_pillow(bare, least), ""
     return reduce_pixels(stored, width * scale), warning
 
 

@@ -147,7 +147,7 @@ class PyramidDetector:
             if damage.can_hide_square(wanted_px * stored.shape[1] / info.stored_size[0]):
                 message = f"pixels are missing or wrong where a face may be; the decoder reports: {warning}"
                 raise Unscorable(info.damage_reason, message)
-        return _list_detections(faces, sound=not warning and warning is not None)
+        return _list_detections(faces, sound=warning == "")
 
     def detect_pixels(self, pixels: NDArray[np.uint8], min_face_px: float | None = None) -> list[Detection]:
         """Return the faces of upright RGB pixels (H, W, 3): the same as of these pixels in a PNG, see `detect`."""
