@@ -9,7 +9,7 @@
 # make fuzz         random changes of untrusted input into each parser, ten minutes each; FUZZ_S=60 TARGETS=image
 # make train-demo   prepare, train, fit, calibrate, evaluate, export: PHOTOS=dir LANDMARKS=dir GENERATED=dir [ROLES=table]
 # make bench        the figures of the READMEs, measured on this machine
-# make gpu          parity and speed on an NVIDIA GPU, into gpu-report.json; GPU="--save NAME" saves it, UNLENSED_DEVICE=cpu rehearses
+# make gpu          parity and speed on an NVIDIA GPU, into gpu-report.html and .json; GPU="--save NAME" saves it, UNLENSED_DEVICE=cpu rehearses
 # make kafka        an Apache Kafka broker with the service's topics on 127.0.0.1:9092
 # make triton       a Triton Inference Server of the starter bundle on 127.0.0.1:8001
 # Required: Python 3.11 or 3.12 with venv, and for Kafka Java 17 and (once) Maven. Everything else is installed in .venv*.

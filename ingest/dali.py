@@ -210,7 +210,7 @@ def _decode_without_dali(data: bytes, window: Window, info: ImageInfo) -> tuple[
     except Unscorable as failure:
         return [], failure.detail
     part = stored[window.top : window.top + window.height, window.left : window.left + window.width]
-    return [_Region(part.copy(), window)], warning
+    return [_Region(part.copy(), window)], warning or ""
 
 
 def _build_decoder(threads: int, max_batch: int) -> Pipeline:

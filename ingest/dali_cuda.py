@@ -8,8 +8,8 @@ crop is that of `ingest.dali` bit for bit; a turned one differs by a rounding in
 
 Damage: as in `ingest.dali`, with one more step. An image that fails in a batch is decoded again alone. If it fails
 alone, the CPU's cropper decides. So a bad image affects no other, and neither a JPEG that nvJPEG cannot read nor a lack
-of GPU memory makes a photograph `undecodable`. Not detectable: nvJPEG prints no warnings as libjpeg does, so that a
-damaged JPEG that the CPU refuses may be scored on a GPU.
+of GPU memory makes a photograph `undecodable`. Not detectable: nvJPEG prints no warnings as libjpeg does. So a JPEG
+comes here only after libjpeg has read all of it without one (`scorer.engines.precut`).
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,8 @@ the crop upright (`ingest.orientation`). The crop is turned after the resize ins
 `FaceCropper` by one grey level in at most 0.1 % of its values. An upright crop is the same bit for bit, if both are
 decoded on a CPU.
 
-Not covered: damage that a decoder fills with grey, which `ingest.dali` finds; nvJPEG does not report it.
+Not covered: damage that nvJPEG fills with grey. `ingest.dali` finds it, and the client sends no JPEG that is not known
+to be sound (`scorer.engines.precut`).
 """
 
 from typing import Any, Literal

@@ -20,8 +20,8 @@ from ingest.formats import jpeg
 from ingest.probe import ImageInfo, strip_metadata
 
 Pixels = NDArray[np.uint8]
-# The bytes of a file without metadata -> pixels (H, W, 3), and libjpeg's warning, empty for a sound picture.
-Decode = Callable[[bytes], tuple[Pixels, str]]
+# The bytes of a file without metadata -> pixels (H, W, 3), and libjpeg's warning; none for a sound picture.
+Decode = Callable[[bytes], tuple[Pixels, str | None]]
 
 # libjpeg prints only its first warning for an image, so that a harmless one may hide another one.
 _BEFORE_END = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
@@ -67,7 +67,7 @@ def measure_damage(data: bytes, info: ImageInfo, pixels: Pixels, warning: str, d
     if stray:
         bare, padded = _drop_stray_bytes(bare, int(stray[1]))
         cut_off |= padded  # the codes may have ended before the padding began
-        _, warning = decode(bare)
+        warning = decode(bare)[1] or ""
     if not warning:
         return Damage(np.zeros(pixels.shape[:2], np.bool_))
     if not _is_measurable(warning, cut_off=cut_off) or jpeg.count_restarts(bare) > _MAX_RESTARTS:

@@ -24,8 +24,10 @@ Pixels = NDArray[np.uint8]
 _FACTORS = (8, 4, 2, 1)  # reductions for which libjpeg-turbo has fast code
 
 
-def decode_reduced(bare: bytes, info: ImageInfo, scale: float) -> tuple[Pixels, str]:
+def decode_reduced(bare: bytes, info: ImageInfo, scale: float) -> tuple[Pixels, str | None]:
     """Return the stored image at `scale` of its size or larger, RGB (H, W, 3), and libjpeg's warning, or "".
+
+    The warning is None for a JPEG that only a decoder without warnings reads.
 
     Args:
         bare: the file without its metadata.
@@ -55,8 +57,8 @@ def reduce_pixels(stored: Pixels, width: float) -> Pixels:
     return np.asarray(Image.fromarray(np.ascontiguousarray(stored)).reduce(reduction))
 
 
-def _decode_jpeg(bare: bytes, width: int, height: int) -> tuple[Pixels, str]:
-    """Return the JPEG reduced to `width` x `height`, and libjpeg's warning.
+def _decode_jpeg(bare: bytes, width: int, height: int) -> tuple[Pixels, str | None]:
+    """Return the JPEG reduced to `width` x `height`, and libjpeg's warning; see `decode_reduced`.
 
     Raises:
         Unscorable: undecodable.
@@ -71,7 +73,7 @@ def _decode_jpeg(bare: bytes, width: int, height: int) -> tuple[Pixels, str]:
     if "nsufficient memory" in warning or "allocation failure" in warning:
         raise MemoryError(warning)
     if "subsampling" in warning:  # TurboJPEG supports the usual ones only
-        return _decode_with_pillow(bare, (width, height)), ""
+        return _decode_with_pillow(bare, (width, height)), None
     raise Unscorable(Reason.UNDECODABLE, f"the decoder reports: {warning}")
 
 

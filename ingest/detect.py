@@ -6,7 +6,7 @@ gets it at one to three sizes. It gets candidates of which it is not sure a seco
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -33,10 +33,14 @@ CUT_OFF_CONFIDENCE = 0.7  # least one of a face mostly outside the image; it is 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """A found face: its box in upright image pixels, and the higher confidence of both looks, 0 to 1."""
+    """A found face: its box in upright image pixels, and the higher confidence of both looks, 0 to 1.
+
+    `sound` states of its image what `ImageInfo.sound` does, and is not compared.
+    """
 
     box: FaceBox
     confidence: float
+    sound: bool = field(default=False, compare=False)
 
 
 class FaceDetector(Protocol):
@@ -143,7 +147,7 @@ class PyramidDetector:
             if damage.can_hide_square(wanted_px * stored.shape[1] / info.stored_size[0]):
                 message = f"pixels are missing or wrong where a face may be; the decoder reports: {warning}"
                 raise Unscorable(info.damage_reason, message)
-        return _list_detections(faces)
+        return _list_detections(faces, sound=warning == "")
 
     def detect_pixels(self, pixels: NDArray[np.uint8], min_face_px: float | None = None) -> list[Detection]:
         """Return the faces of upright RGB pixels (H, W, 3): the same as of these pixels in a PNG, see `detect`."""
@@ -199,8 +203,8 @@ class PyramidDetector:
         return faces[faces[:, 4] > 0]
 
 
-def _list_detections(faces: NDArray[np.float64]) -> list[Detection]:
-    return [Detection(FaceBox(*map(float, face[:4])), float(face[4])) for face in faces]
+def _list_detections(faces: NDArray[np.float64], *, sound: bool = False) -> list[Detection]:
+    return [Detection(FaceBox(*map(float, face[:4])), float(face[4]), sound) for face in faces]
 
 
 def plan_scales(size: tuple[int, int], spec: DetectorSpec, min_face_px: float) -> list[float]:

@@ -123,7 +123,8 @@ class _Decoder:
     def _find(self, groups: list[FaceGroup], min_face_px: float | None) -> Answer:
         (image,) = groups
         found = self._detector.detect(image.data, image.info, min_face_px)
-        return {"faces": [[*face.box.as_tuple(), face.confidence] for face in found]}, b""  # JSON keeps numbers exactly
+        faces = [[*face.box.as_tuple(), face.confidence, face.sound] for face in found]
+        return {"faces": faces}, b""  # JSON keeps numbers exactly
 
     def _cut(self, groups: list[FaceGroup]) -> Answer:
         if self._cropper is None:

@@ -55,6 +55,7 @@ class ImageInfo:
         scans: how many times a decoder visits the image.
         pixel_bytes: bytes of a decoder for each pixel, see `Header`.
         coded_pixels: how many pixels a decoder writes, where the image is a part of them; else 0.
+        sound: whether a decoder that reports damage has read the whole image and reported none; False if not known.
     """
 
     media_type: str
@@ -66,6 +67,7 @@ class ImageInfo:
     scans: int = 1
     pixel_bytes: int = 3
     coded_pixels: int = 0
+    sound: bool = False
 
     @property
     def decoded_pixels(self) -> int:

@@ -279,7 +279,10 @@ def _parse_answer(kind: Kind, answer: dict[str, Any], data: memoryview, groups: 
         if kind == "sample":
             return parse_sample(answer, data)
         if kind == "find":
-            parsed = [Detection(FaceBox(*map(float, face[:4])), float(face[4])) for face in answer["faces"]]
+            parsed = [
+                Detection(FaceBox(*map(float, box)), float(confidence), sound is True)
+                for *box, confidence, sound in answer["faces"]
+            ]
         elif kind == "state":
             parsed = parse_statements(answer["statements"])
         elif kind == "inspect":

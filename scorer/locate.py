@@ -106,7 +106,7 @@ def locate_faces(  # noqa: PLR0913, PLR0917 - the parts of a deployment
             image = replace(image, info=probed, metadata=read_image_metadata(data, probed))
             if provenance:
                 image = replace(image, statements=detector.read_statements(data, probed))
-            image = replace(image, faces=_locate_faces(request, data, probed, detector, min_face_px))
+            image = _locate_faces(image, probed, detector, min_face_px)
     except Unscorable as failure:
         image = replace(image, failure=failure)
     return replace(image, locate_ms=(time.perf_counter() - started) * 1000)
@@ -124,12 +124,11 @@ def _probe(data: bytes, limits: Limits) -> ImageInfo | str:
         raise
 
 
-def _locate_faces(
-    request: ScoreRequest, data: bytes, info: ImageInfo, detector: "FaceDetector", min_face_px: float
-) -> tuple[LocatedFace, ...]:
-    if request.faces is None:
-        return _number_faces(detector.detect(data, info, min_face_px))
-    return tuple(LocatedFace(face.face_id, FaceBox(*face.box), None) for face in request.faces)
+def _locate_faces(image: LocatedImage, info: ImageInfo, detector: "FaceDetector", min_face_px: float) -> LocatedImage:
+    if (given := image.request.faces) is not None:
+        return replace(image, faces=tuple(LocatedFace(face.face_id, FaceBox(*face.box), None) for face in given))
+    found = detector.detect(image.data, info, min_face_px)
+    return replace(image, info=replace(info, sound=any(face.sound for face in found)), faces=_number_faces(found))
 
 
 def _locate_clip(

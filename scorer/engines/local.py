@@ -111,7 +111,7 @@ def open_local_engine(bundle: Bundle, request: Request, threads: int, sandbox: S
         from scorer.engines.cuda.select import open_cuda_embedder  # noqa: PLC0415
 
         embedder, name, why = open_cuda_embedder(bundle, threads)
-        return LocalEngine(PrecutEmbedder(embedder, sandbox), device, name, why)
+        return LocalEngine(PrecutEmbedder(embedder, sandbox, on_gpu=True), device, name, why)
     from scorer.engines.openvino import ENGINE_NAME, LocalEmbedder  # noqa: PLC0415
 
     return LocalEngine(

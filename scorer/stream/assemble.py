@@ -199,7 +199,7 @@ def open_engine(bundle: Bundle, settings: Settings, sandbox: Sandbox) -> Iterato
     log.info("scoring through Triton", url=settings.triton.url)
     triton = TritonEmbedder(bundle, settings.triton)
     try:
-        yield PrecutEmbedder(triton, sandbox)
+        yield PrecutEmbedder(triton, sandbox, on_gpu=bundle.manifest.target == "tensorrt")
     finally:
         triton.close()
 

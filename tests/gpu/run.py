@@ -2,7 +2,8 @@
 
     run.py [--parts decode,mixture] [--save NAME] [--out FILE] [--limit-s 570]
 
-A part that crashes, hangs or lacks a package costs only itself: its row says so, with the end of what it printed. The
+A part that crashes, hangs or lacks a package costs only itself: its row says so, with the end of what it printed. FILE
+and a page beside it (FILE.html) are written before the first part and after each, so that a killed run has both. The
 device is CUDA unless UNLENSED_DEVICE=cpu asks for a rehearsal. Exit code: 0, or 1 where a part failed or ran out of
 time; a missing package and a missed bound are findings, not failures.
 """
@@ -20,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import describe_commit, describe_machine, read_watch, watch_gpu
-from report import print_report, strip_paths
-from rich.console import Console
+from report import format_report, strip_paths, write_page
 
 from ingest.device import DeviceUnavailable, Request, resolve_device
 
@@ -30,16 +30,19 @@ ROOT = HERE.parent.parent
 REPORTS = HERE / "reports"
 # By importance. Time limits in seconds on a GPU, and in a rehearsal.
 BOXES_S = {
-    "mixture": (45, 30),
-    "decode": (75, 40),
-    "extractor": (75, 40),
-    "engine_parity": (80, 60),
+    "engine_parity": (100, 150),
     "end_to_end": (90, 50),
-    "training_batches": (40, 30),
-    "training_step": (80, 60),
-    "em_fit": (60, 20),
-    "gpu_faults": (45, 30),
+    "jobs": (75, 60),
+    "damage": (30, 30),
+    "mixture": (45, 30),
+    "decode": (60, 40),
+    "extractor": (75, 40),
     "triton_server": (120, 40),
+    "video": (40, 30),
+    "gpu_faults": (45, 30),
+    "training_batches": (40, 30),
+    "training_step": (80, 150),
+    "em_fit": (60, 20),
 }
 LIMIT_S = 570.0  # of all parts: available machines limit a command to ten minutes
 TAIL_LINES = 25
@@ -114,22 +117,24 @@ def read_options() -> argparse.Namespace:
 
 def main() -> int:
     """Run the parts, write the report, print the table."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the running part is ended, too
     options = read_options()
-    console = Console(width=None if sys.stdout.isatty() else 150)
     request: Request = "cpu" if os.environ.get("UNLENSED_DEVICE") == "cpu" else "cuda"
     try:
         device = resolve_device(request)
     except DeviceUnavailable as error:
-        console.print(f"{error}; UNLENSED_DEVICE=cpu rehearses the parts without one", style="red")
+        say(f"{error}; UNLENSED_DEVICE=cpu rehearses the parts without one")
         return 2
     began_s, began = time.monotonic(), datetime.now(UTC)
     report: dict[str, Any] = {"device": device.kind, "reason": device.reason, "began": f"{began:%Y-%m-%d %H:%M} UTC"}
     report |= {"commit": options.commit, "machine": describe_machine(), "seconds": 0.0, "parts": {}}
+    report["planned"] = options.parts.split(",")
     with tempfile.TemporaryDirectory(prefix="unlensed-gpu-") as scratch:
-        for name in options.parts.split(","):
+        for name in report["planned"]:
+            write_report(report, options.out, name)
             box_s = options.box_s or BOXES_S.get(name, (60, 60))[device.kind == "cpu"]
             left_s = options.limit_s - (time.monotonic() - began_s) - GRACE_S
-            console.print(f"{name} ... (at most {min(box_s, left_s):.0f} s)", style="dim")
+            say(f"{name} ... (at most {min(box_s, left_s):.0f} s)")
             if left_s < 1:
                 nothing = {"figures": [], "notes": [], "troubles": [], "versions": {}, "clocks": {}}
                 section = {"status": "no time left", "exit_code": None, "seconds": 0.0, "box_s": box_s, **nothing}
@@ -137,13 +142,19 @@ def main() -> int:
                 section = run_part(name, device.kind, min(box_s, left_s), Path(scratch))
             report["parts"][name] = section
             report["seconds"] = time.monotonic() - began_s
-            write_report(report, options.out)  # after each part, so that a later crash loses nothing
-    print_report(report, console)
-    console.print(f"the report: {options.out}")
+    write_report(report, options.out)
+    say(format_report(report))
+    say(f"the report: {options.out} and {options.out.with_suffix('.html')}")
     if options.save:
         REPORTS.mkdir(exist_ok=True)
         write_report(report, REPORTS / f"{options.save}.json")
     return int(any(map(has_failed, report["parts"].values())))
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def has_failed(section: dict[str, Any]) -> bool:
@@ -152,10 +163,14 @@ def has_failed(section: dict[str, Any]) -> bool:
     return broken or section["status"] in {"failed", "timed_out", "no time left"}
 
 
-def write_report(report: dict[str, Any], path: Path) -> None:
-    """Write the report as JSON; a number that is none becomes null."""
+def write_report(report: dict[str, Any], path: Path, running: str = "") -> None:
+    """Write the report as JSON, in which a number that is none is null, and as a page."""
     clean = json.loads(json.dumps(report), parse_constant=lambda _: None)
     path.write_text(json.dumps(clean, indent=1) + "\n")
+    try:
+        write_page(clean, path.with_suffix(".html"), running)
+    except Exception as error:  # noqa: BLE001 - Jinja2 may be missing; the figures are still wanted
+        say(f"no page: {type(error).__name__}: {error}")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,15 @@ marks, control characters) are shown as escapes, so that no name can imitate ano
 import base64
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from scorer.archive.report.shares import Share
 from scorer.observe.printable import printable, printable_value
+
+if TYPE_CHECKING:
+    from scorer.archive.report.shares import Share
 
 PAGES = Path(__file__).parent / "pages"
 SHOWN_CHARACTERS = 160
@@ -57,7 +60,7 @@ def show_percent(rate: float | None) -> str:
     return f"{percent:.0f} %" if percent >= 10 or not percent else f"{percent:.{1 if percent >= 1 else 2}f} %"  # noqa: PLR2004
 
 
-def show_interval(share: Share) -> str:
+def show_interval(share: "Share") -> str:
     """Return the limits of the interval, or nothing if there is none."""
     return "" if share.low is None else f"{show_percent(share.low).removesuffix(' %')} to {show_percent(share.high)}"
 

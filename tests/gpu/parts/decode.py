@@ -1,27 +1,23 @@
 """JPEG decode by the GPU's decoder units, by its cores, by both, and by the CPU: rates, and what it does to the pixels.
 
-Whole images are decoded for the rates; crops are those of ingest's own paths, CPU against device, in grey levels and,
-with the starter bundle's engine, in nats.
+Whole images are decoded for the rates; crops are those of ingest's own paths, CPU against device, in grey levels
+(`engine_parity` has the nats).
 """
 
 import os
-from dataclasses import replace
 
 import numpy as np
 from clock import time_wall
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
-from part import ROOT, Part
+from part import Part
 from photographs import draw_photograph, encode_face
-from scipy.stats import spearmanr
 
 from ingest.dali import FaceCropper
 from ingest.dali_cuda import DeviceCropper
 from ingest.device import load_array_module
 from ingest.probe import EncodedFace
-from ingest.reasons import Unscorable
 from ingest.spec import PreprocessSpec
-from scorer.mixture import log_likelihood
 
 SIDES = {"640x480": (640, 480), "1080p": (1920, 1080)}
 # Which share of a batch goes to the decoder units, and whether chroma is interpolated as libjpeg-turbo does it.
@@ -85,51 +81,12 @@ def measure_crops(part: Part, faces: list[EncodedFace]) -> tuple[np.ndarray, np.
     return np.stack(host.crop(faces)), np.array(crops) if xp is np else xp.asnumpy(crops)  # type: ignore[arg-type]  # all are sound
 
 
-def measure_damage(part: Part, faces: list[EncodedFace]) -> None:
-    """State how many damaged photographs each path refuses: a GPU's decoder can fill damaged areas without an error."""
-    spec, rng = PreprocessSpec(), np.random.default_rng(9)
-    damaged = []
-    for number, face in enumerate(faces):
-        data = np.frombuffer(face.data, np.uint8).copy()
-        if number % 2:
-            data = data[: int(len(data) * rng.uniform(0.3, 0.9))]
-        else:
-            data[rng.integers(len(data) // 4, len(data), 8)] ^= 0xFF
-        damaged.append(EncodedFace(data.tobytes(), replace(face.info, sha256=f"damaged-{number}"), face.window))
-    refused = np.array([isinstance(crop, Unscorable) for crop in FaceCropper(spec, THREADS, BATCH).crop(damaged)])
-    _, failures = DeviceCropper(spec, THREADS, BATCH, part.device).crop(damaged)
-    on_device = np.isin(np.arange(len(damaged)), list(failures))
-    part.record("damaged photographs refused by the CPU", refused.sum(), f"of {len(damaged)}")
-    part.record("of these scored on the device", (refused & ~on_device).sum(), f"of {refused.sum()}")
-    part.record("refused on the device alone", (on_device & ~refused).sum(), f"of {len(damaged)}", at_most=0)
-
-
 def measure_parity(part: Part, expected: np.ndarray, found: np.ndarray) -> None:
-    """State how far the device's crops are from the CPU's, in grey levels and in nats."""
+    """State how far the device's crops are from the CPU's, in grey levels."""
     apart = np.abs(found.astype(int) - expected)
     part.record("crops: mean difference", apart.mean(), "levels")
     part.record("crops: 99.9th percentile", float(np.quantile(apart, 0.999)), "levels")
     part.record("crops: largest difference", apart.max(), "levels")
-    with part.attempt("nats by the starter bundle"):
-        from scorer.bundle.bundle import read_bundle  # noqa: PLC0415 - OpenVINO may not be there
-        from scorer.engines.openvino import OpenVinoExtractor  # noqa: PLC0415 - as above
-
-        bundle = read_bundle(ROOT / "model_repository")
-        extractor = OpenVinoExtractor(bundle.extractor, bundle.manifest.feature_size, THREADS)
-        likelihoods = []
-        for crops in (expected, found):
-            features = np.zeros((len(crops), bundle.manifest.feature_size), np.float32)
-            for start in range(0, len(crops), BATCH):
-                rows = range(start, min(start + BATCH, len(crops)))
-                extractor.start(list(crops[start : start + BATCH]), rows, features)
-            extractor.wait()
-            likelihoods.append(log_likelihood(features, bundle.model.mixture))
-        nats = np.abs(likelihoods[1] - likelihoods[0])
-        part.record("likelihoods: median difference", float(np.median(nats)), "nats")
-        part.record("likelihoods: 95th percentile", float(np.quantile(nats, 0.95)), "nats")
-        part.record("likelihoods: rank correlation", spearmanr(*likelihoods).statistic, "")
-        spread = float(np.subtract(*np.percentile(bundle.model.calibration.pooled, [75, 25])))
-        part.record("interquartile range of the starter's calibration", spread, "nats")
 
 
 def measure(part: Part) -> None:
@@ -141,6 +98,4 @@ def measure(part: Part) -> None:
         spec = PreprocessSpec()
         faces = [encode_face(data, box, spec) for pictures in photographs.values() for data, box in pictures]
         measure_parity(part, *measure_crops(part, faces))
-    with part.attempt("damaged photographs"):
-        measure_damage(part, faces)
     measure_rates(part, {name: [data for data, _ in pictures] for name, pictures in photographs.items()})

@@ -1,7 +1,8 @@
 """Encoded bytes to p-values as `unlensed` does it, beside its limit: the slowest of its stages, each measured alone.
 
-The photographs are JPEGs of 640x480 to 1600x1200 with given boxes. A stream's batches are small and come from memory;
-an archive's are large and come from files. Two scorers take turns, as in `scorer.local_scorer`.
+The photographs are JPEGs of 640x480 to 1600x1200 with given boxes, as after the detector has found them sound: the work
+of the GPU and around it, without a broker or a store (`jobs` has the whole jobs). A stream's batches are small and come
+from memory; an archive's are large and come from files. Two scorers take turns, as in `scorer.local_scorer`.
 """
 
 import os
@@ -40,7 +41,6 @@ from training.recipes import Precision
 THREADS = len(os.sched_getaffinity(0))
 FP16: Precision = "fp16"
 FP32: Precision = "fp32"
-STREAM_SHARE, ARCHIVE_SHARE, MIXTURE_SHARE = 0.7, 0.85, 0.03
 Rates = dict[str, float]
 
 
@@ -101,11 +101,9 @@ class CannedEmbedder:
         return FeatureBatch(np.zeros(shape, np.float32), {}, np.full(len(faces), np.nan, np.float32))
 
 
-def measure_stages(
-    part: Part, bundle: Bundle, embedder: CudaEmbedder, requests: list[ScoreRequest], batch: int
-) -> Rates:
-    """Return images a second of each stage alone, in batches of `batch`."""
-    spec, device = bundle.model.preprocess, part.device
+def measure_stages(part: Part, bundle: Bundle, embedder: CudaEmbedder, mode: "Mode") -> Rates:
+    """Return images a second of each stage alone, in the mode's batches."""
+    spec, device, requests, batch = bundle.model.preprocess, part.device, mode.requests, mode.batch
     faces = encode_faces(requests, spec)
     batches = [faces[start : start + batch] for start in range(0, len(faces), batch)]
     xp = load_array_module(device)
@@ -136,23 +134,22 @@ def measure_stages(
     host = partial(score_with_defaults, located, canned, bundle.model)
     rates["decisions and results, FP64 mixture, one thread"] = rate_of(host, len(located), device)
     for name, rate in rates.items():
-        part.record(f"batches of {batch}: {name}", rate, "images/s")
+        part.record(f"{mode.name}: {name}", rate, "images/s")
     return rates
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """One mode: the source of the images, their number in a batch, and the required share of the limit."""
+    """One mode: the images, and their number in a batch."""
 
     name: str
     requests: list[ScoreRequest]
     batch: int
-    share: float
 
 
 def measure_mode(part: Part, bundle: Bundle, embedders: Sequence[CudaEmbedder], mode: Mode) -> None:
     """State one mode's rate, its limit and the stage that sets it."""
-    rates = measure_stages(part, bundle, embedders[0], mode.requests, mode.batch)
+    rates = measure_stages(part, bundle, embedders[0], mode)
     total = part.choose(max(4096, 32 * mode.batch), len(mode.requests))
 
     def score() -> None:
@@ -162,11 +159,14 @@ def measure_mode(part: Part, bundle: Bundle, embedders: Sequence[CudaEmbedder], 
             message = f"{total - scored} of {total} photographs got no p-value"
             raise RuntimeError(message)
 
-    rate = rate_of(score, total, part.device, part.choose(3, 1))
+    rounds = part.choose(3, 1)
+    with part.measure_energy(mode.name, (rounds + 1) * total):
+        rate = rate_of(score, total, part.device, rounds)
     binding = min(rates, key=rates.__getitem__)
-    part.record(f"{mode.name}, batches of {mode.batch}: bytes to p-values", rate, "images/s")
-    part.record(f"{mode.name}: of the slowest stage alone, {binding}", rate / rates[binding], "x", at_least=mode.share)
-    part.record(f"{mode.name}: the mixture's share of all", rate / rates["mixture"], "x", at_most=MIXTURE_SHARE)
+    part.record(f"{mode.name}: bytes to p-values", rate, "images/s", ceiling=rates[binding])
+    part.note(f"{mode.name}: batches of {mode.batch}; the slowest stage is {binding}")
+    part.record(f"{mode.name}: share of the slowest stage alone", 100 * rate / rates[binding], "%")
+    part.record(f"{mode.name}: share of the mixture", 100 * rate / rates["mixture"], "%")
 
 
 def measure(part: Part) -> None:
@@ -182,8 +182,8 @@ def measure(part: Part) -> None:
     in_memory = [request.model_copy(update={"image": ImageSource(data=read_file(request))}) for request in from_files]
     synchronise(part.device)
     for mode in (
-        Mode("stream", in_memory, part.choose(64, 4), STREAM_SHARE),
-        Mode("archive", from_files, part.choose(256, 8), ARCHIVE_SHARE),
+        Mode("stream", in_memory, part.choose(64, 4)),
+        Mode("archive", from_files, part.choose(256, 8)),
     ):
         with part.attempt(mode.name):
             measure_mode(part, bundle, embedders, mode)

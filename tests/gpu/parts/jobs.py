@@ -1,0 +1,105 @@
+"""`unlensed score` and `unlensed scan` on files whose faces are not given, beside the slowest of their stages alone.
+
+Faces are found in the sandbox, on all cores; then the engine decodes, cuts and embeds. A rehearsal has the starter
+bundle and its engine on the CPU. The rate of a scan is from its first image to the commit of its last shard.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bundles import make_gpu_bundle
+from clock import time_wall
+from networks import RESNET
+from part import ROOT, Part
+from photographs import encode_faces, make_photographs
+
+from ingest.probe import EncodedFace, probe_image
+from scorer.bundle.bundle import read_bundle
+from scorer.local_scorer import LocalScorer
+from scorer.settings import Settings
+
+THREADS = len(os.sched_getaffinity(0))
+
+
+def measure_stages(part: Part, scorer: LocalScorer, faces: list[EncodedFace]) -> float:
+    """Return images a second of the slower stage alone."""
+    files, size = [face.data for face in faces], scorer.settings.batch_images
+
+    def find() -> None:
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(lambda data: scorer.sandbox.detect(data, probe_image(data)), files))
+
+    def embed() -> None:
+        with ThreadPoolExecutor(2) as pool:
+            for some in [faces[start : start + size] for start in range(0, len(faces), size)]:
+                list(pool.map(lambda engine, some=some: engine.embed(some), engines))
+
+    engines, rates = (scorer.embedder, scorer.embedder.share()), []
+    for name, work, count in (("faces found, all cores", find, 1), ("engine, two threads", embed, 2)):
+        work()
+        rates.append(count * len(files) / time_wall(work, part.device, part.choose(3, 1)))
+        part.record(f"jobs: {name}", rates[-1], "images/s")
+    return min(rates)
+
+
+def run_scan(bundle: Path, manifest: Path, out: Path) -> float:
+    """Return the seconds of a scan.
+
+    Raises:
+        ModuleNotFoundError: a package of the extra `scan` is missing.
+        RuntimeError: it failed.
+    """
+    if find_spec("pyarrow") is None:
+        raise ModuleNotFoundError(name="pyarrow")
+    command = [sys.executable, "-c", "from scorer.commands.main import main; main()", "scan", str(manifest)]
+    command += ["--uri-column=uri", f"--bundle={bundle}", f"--out={out}"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    if answer.returncode:
+        message = f"the scan ended with {answer.returncode}: {answer.stderr[-400:]}"
+        raise RuntimeError(message)
+    spells = [spell for path in (out / "_stats").iterdir() for spell in json.loads(path.read_bytes())["spells"]]
+    ended = max(datetime.fromisoformat(spell["finished_at"]) for spell in spells)
+    return (ended - min(datetime.fromisoformat(spell["started_at"]) for spell in spells)).total_seconds()
+
+
+def measure(part: Part) -> None:
+    """State the stages, then both jobs."""
+    on_gpu = part.device == "cuda"
+    bundle = make_gpu_bundle(part, RESNET, "fp16") if on_gpu else read_bundle(ROOT / "model_repository")
+    folder, (distinct, repeats) = part.scratch / "photographs", part.choose((256, 16), (12, 2))
+    folder.mkdir()
+    given = make_photographs(folder, distinct)
+    requests, images = [request.model_copy(update={"faces": None}) for request in given] * repeats, distinct * repeats
+    faces = encode_faces(given, bundle.model.preprocess)
+    faces = [replace(face, info=replace(face.info, sound=True)) for face in faces]  # as after the detector
+
+    def state(job: str, what: str, seconds: float) -> None:
+        part.record(f"jobs: {job}, {what}", images / seconds, "images/s", ceiling=slowest)
+        part.record(f"{job}: share of the slowest stage alone", 100 * images / seconds / slowest, "%")
+
+    with closing(LocalScorer(Settings(bundle=bundle.folder))) as scorer:
+        part.note(f"{scorer.engine.name}: {scorer.engine.why}")
+        slowest = measure_stages(part, scorer, faces)
+        with part.measure_energy("unlensed score", images):
+            results = list[Any]()
+            seconds = time_wall(lambda: results.extend(scorer.score(requests)), part.device, 1)
+    part.record("images without a score", sum(result.score is None for result in results), "images", at_most=0)
+    state("unlensed score", "files to results", seconds)
+    with part.attempt("unlensed scan"):
+        lines = []
+        for number, request in enumerate(requests):
+            link = folder / f"{number}.link.jpg"
+            link.hardlink_to(folder / request.content_id)
+            lines.append(json.dumps({"uri": link.as_uri()}) + "\n")
+        manifest = part.scratch / "manifest.jsonl"
+        manifest.write_text("".join(lines))
+        state("unlensed scan", "files to shards", run_scan(bundle.folder, manifest, part.scratch / "run"))
