@@ -37,6 +37,7 @@ BOXES_S = {
     "mixture": (45, 30),
     "decode": (60, 40),
     "extractor": (75, 40),
+    "own_engines": (90, 90),
     "triton_server": (120, 40),
     "video": (40, 30),
     "gpu_faults": (45, 30),
