@@ -1,4 +1,4 @@
-"""The engine in a Triton Inference Server: the only module that imports `tritonclient` and `grpc`.
+"""The engine in a Triton Inference Server; beside `regions` no module imports `tritonclient` and `grpc`.
 
 Each face is one request; many are in flight at once, and the server batches them. Requests are built from the messages
 of the protocol: the helpers of the client library would copy every image once more. Images are part of the requests:

@@ -24,7 +24,7 @@ import grpc
 import numpy as np
 from tritonclient.grpc import service_pb2
 
-from ingest.device import Kind
+from ingest.device import Kind, load_array_module
 from scorer.engines.cuda.device_stream import DeviceStream
 from scorer.engines.cuda.faults import is_gpu_lost
 from scorer.mixture import Array
@@ -95,8 +95,7 @@ class CudaRegion(Region):
 
     def __init__(self) -> None:
         super().__init__()
-        import cupy  # noqa: PLC0415 - installed only where there is a GPU
-
+        cupy = load_array_module("cuda")
         memory = cupy.cuda.Memory(REGION_BYTES)
         self.fields = {"raw_handle": cupy.cuda.runtime.ipcGetMemHandle(memory.ptr), "device_id": memory.device_id}
         self.values = cupy.ndarray((REGION_BYTES // 4,), np.float32, cupy.cuda.MemoryPointer(memory, 0))
