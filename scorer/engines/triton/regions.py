@@ -30,7 +30,7 @@ from scorer.engines.cuda.faults import is_gpu_lost
 from scorer.mixture import Array
 
 REGION_BYTES = 2 << 20  # CUDA shares whole blocks of this size: a smaller region would expose its neighbours
-CALL_S = 5.0
+CALL_S = 1.0  # a server that hangs delays each batch by three of them
 HOST = "host"
 _OUTAGES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 _REFUSED = re.compile("Unable to find shared memory region|shared memory size specified with the request")
