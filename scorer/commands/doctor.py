@@ -196,12 +196,17 @@ def _engine(bundle: Bundle, settings: Settings, sandbox: Sandbox) -> list[Findin
 def _triton(bundle: Bundle, settings: Settings) -> Iterator[Finding]:
     url = str(settings.triton.url)
     try:
-        from scorer.engines.triton.embedder import TritonEmbedder  # noqa: PLC0415 - an extra
+        from scorer.engines.triton.embedder import TritonEmbedder, open_stream  # noqa: PLC0415 - an extra
 
+        paths = [("host", "the server did not answer about shared memory")]
         require_private_transport(url, encrypted=settings.triton.tls, insecure_dev=settings.insecure_dev)
-        with closing(TritonEmbedder(bundle, settings.triton)) as triton:
+        stream, reason = open_stream(bundle, settings.device)
+        embedder = TritonEmbedder(bundle, settings.triton, stream, lambda *path: paths.append(path))
+        with closing(embedder) as triton:
             drift = verify_engine(bundle, triton)
-    except (ImportError, SettingsError, BackendUnavailable, BundleMismatch) as error:
+    except (ImportError, SettingsError, DeviceUnavailable, BackendUnavailable, BundleMismatch) as error:
         yield _missing("triton", url, str(error))
     else:
         yield _present("triton", url, f"golden faces {drift:.2g} nats from their results through it")
+        features, why = paths[-1]
+        yield _present("mixture", f"{'CuPy' if stream else 'NumPy'}, features from {features}", f"{reason}; {why}")

@@ -128,7 +128,7 @@ def _run(settings: Settings, connect: Callable[[], tuple[RecordSource, RecordSin
         server = stack.enter_context(HealthServer(settings.health, state, metrics))
         log.info("health and metrics", url=server.url)
         sandbox = stack.enter_context(open_decoders(bundle, settings))
-        engine = stack.enter_context(open_engine(bundle, settings, sandbox))
+        engine = stack.enter_context(open_engine(bundle, settings, sandbox, metrics.engine_info.info))
         make_retrying = partial(
             RetryingEmbedder, engine, bundle.manifest.feature_size, partial(verify_engine, bundle, engine)
         )
@@ -184,20 +184,34 @@ def tune_process() -> None:
 
 
 @contextmanager
-def open_engine(bundle: Bundle, settings: Settings, sandbox: Sandbox) -> Iterator[Embedder]:
-    """Yield the engine of `bundle`: in this process, or Triton."""
+def open_engine(
+    bundle: Bundle,
+    settings: Settings,
+    sandbox: Sandbox,
+    show: Callable[[dict[str, str]], object] = lambda _labels: None,
+) -> Iterator[Embedder]:
+    """Yield the engine of `bundle`: in this process, or Triton; `show` gets the labels of `unlensed_engine_info`."""
     if settings.triton.url is None:
         local = open_local_engine(bundle, settings.device, settings.threads, sandbox)
         device = local.device
         log.info("scoring in this process", device=device.kind, reason=device.reason, engine=local.name, why=local.why)
+        on_gpu = device.kind == "cuda"
+        show({"mixture": "cupy", "features": "device"} if on_gpu else {"mixture": "numpy", "features": "host"})
         # On a GPU one batch is decoded while another is in the network; on a CPU both use the same cores.
-        yield EmbedderPool([local.embedder, local.embedder.share()] if device.kind == "cuda" else [local.embedder])
+        yield EmbedderPool([local.embedder, local.embedder.share()] if on_gpu else [local.embedder])
         return
-    from scorer.engines.triton.embedder import TritonEmbedder  # noqa: PLC0415
+    from scorer.engines.triton.embedder import TritonEmbedder, open_stream  # noqa: PLC0415
 
     require_private_transport(settings.triton.url, encrypted=settings.triton.tls, insecure_dev=settings.insecure_dev)
-    log.info("scoring through Triton", url=settings.triton.url)
-    triton = TritonEmbedder(bundle, settings.triton)
+    stream, reason = open_stream(bundle, settings.device)
+    mixture = "cupy" if stream else "numpy"
+
+    def tell(features: str, why: str) -> None:
+        log.info("where the features of Triton are", features=features, why=why)
+        show({"mixture": mixture, "features": features})
+
+    log.info("scoring through Triton", url=settings.triton.url, mixture=mixture, reason=reason)
+    triton = TritonEmbedder(bundle, settings.triton, stream, tell)
     try:
         yield PrecutEmbedder(triton, sandbox, on_gpu=bundle.manifest.target == "tensorrt")
     finally:

@@ -58,6 +58,8 @@ NAMES = {
     "unlensed_backend_retries_total": "Calls retried because a backend was unavailable, by backend: engine or broker.",
     # The running configuration.
     "unlensed_bundle_info": "1, with bundle_id, digest, mode and delivery as labels.",
+    "unlensed_engine_info": "1, with mixture (cupy or numpy, which computes it) and features (device, "
+    "cuda_shared_memory or host, where it gets them) as labels.",
     "unlensed_policy_reloads_total": "New versions of the policies file in use.",
     "unlensed_policy_refused": "1 while the policies file is refused and the previous policies stay in use.",
 }
@@ -117,6 +119,7 @@ class Metrics:
         self.backend_up = new(Gauge, "unlensed_backend_up")
         self.backend_retries = new(Counter, "unlensed_backend_retries_total", "backend", values=BACKENDS)
         self.bundle_info = new(Info, "unlensed_bundle_info")
+        self.engine_info = new(Info, "unlensed_engine_info")
         self.policy_reloads = new(Counter, "unlensed_policy_reloads_total")
         self.policy_refused = new(Gauge, "unlensed_policy_refused")
 

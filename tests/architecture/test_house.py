@@ -108,7 +108,7 @@ def test_what_is_printed_goes_through_the_terminal(root: Path) -> None:
         ("onnxruntime", ["scorer/engines/onnx_runtime.py", "training/export/onnx_precisions.py"]),  # no telemetry
         ("ray", ["scorer/archive/ray_scan.py"]),
         ("uvicorn", ["scorer/api/server.py"]),
-        ("tritonclient", ["scorer/engines/triton/embedder.py"]),
+        ("tritonclient", [f"scorer/engines/triton/{part}.py" for part in ("embedder", "regions")]),
     ],
 )
 def test_one_door_to_each_foreign_room(root: Path, package: str, doors: list[str]) -> None:

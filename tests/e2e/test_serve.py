@@ -212,10 +212,11 @@ def test_doctor_looks_at_triton(triton: TritonServer, root: Path) -> None:
             check=False,
             timeout=120,
         )
-        (finding,) = (each for each in json.loads(run.stdout) if each["part"] == "triton")
+        findings = {each["part"]: each for each in json.loads(run.stdout)}
+        finding = findings["triton"]
         assert finding["found"] == url
-        found[url] = (finding["usable"], run.returncode)
-    assert found == {triton.url: (True, 0), nobody: (False, 78)}
+        found[url] = (finding["usable"], run.returncode, findings.get("mixture", {}).get("found"))
+    assert found == {triton.url: (True, 0, "NumPy, features from host"), nobody: (False, 78, None)}
 
 
 @pytest.mark.slow
@@ -226,4 +227,5 @@ def test_probes_and_metrics_of_a_running_worker(tmp_path: Path) -> None:
         status, page = probe(stream.worker, "/metrics")
         assert status == 200
         assert 'unlensed_bundle_info{bundle_id="starter-' in page
+        assert 'unlensed_engine_info{features="host",mixture="numpy"} 1.0' in page
         assert stream.worker.stop() == 0, stream.worker.read_log()

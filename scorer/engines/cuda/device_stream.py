@@ -42,6 +42,11 @@ class DeviceStream:
         """Return `array` as a NumPy array, once the work queued for it is done."""
         return np.asarray(array) if self.device == "cpu" else self.xp.asnumpy(array)
 
+    def wait(self) -> None:
+        """Wait for the work queued on this stream."""
+        if self._stream is not None:
+            self._stream.synchronize()
+
     def free_memory(self) -> None:
         """Return the memory that CuPy keeps for later arrays to the GPU."""
         if self.device == "cuda":

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ingest.dali_cuda import DeviceCropper, Failures
 from ingest.device import Kind
@@ -22,43 +21,12 @@ from scorer.engines.base import FeatureBatch
 from scorer.engines.cuda.device_stream import DeviceStream
 from scorer.engines.cuda.engine import CudaEngine
 from scorer.engines.cuda.faults import is_out_of_memory
-from scorer.engines.cuda.mixture import DeviceMixture
+from scorer.engines.cuda.mixture import DeviceFeatureBatch, DeviceMixture
 from scorer.errors import BackendUnavailable
-from scorer.mixture import Array, StackedMixture, round_nats
+from scorer.mixture import Array
 from scorer.model import Model
 
 MAX_CROPS = 128
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DeviceFeatureBatch(FeatureBatch):
-    """A batch whose features, of `stream.xp`, stay on the device.
-
-    Attributes:
-        device_mixture: computes their likelihoods there.
-        stream: of their device.
-    """
-
-    device_mixture: DeviceMixture
-    stream: DeviceStream
-
-    def log_likelihood(self, mixture: StackedMixture) -> NDArray[np.float64]:
-        """See `FeatureBatch`; in single precision, 1e-3 nats from the CPU's.
-
-        Raises:
-            ValueError: `mixture` is not the one that the embedder was opened with.
-        """
-        if mixture is not self.device_mixture.source:
-            message = "these features are scored with the mixture of the model that their embedder was opened with"
-            raise ValueError(message)
-        with self.stream.activate():
-            likelihoods = self.stream.copy_to_host(self.device_mixture.log_likelihood(self.features))
-        return np.asarray(round_nats(likelihoods.astype(np.float64)))
-
-    def on_host(self) -> FeatureBatch:
-        """See `FeatureBatch`."""
-        with self.stream.activate():
-            return FeatureBatch(self.stream.copy_to_host(self.features), self.failures, self.high_band)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

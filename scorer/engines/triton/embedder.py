@@ -1,13 +1,17 @@
-"""The engine in a Triton Inference Server: the only module that imports `tritonclient` and `grpc`.
+"""The engine in a Triton Inference Server; beside `regions` no module imports `tritonclient` and `grpc`.
 
 Each face is one request; many are in flight at once, and the server batches them. Requests are built from the messages
-of the protocol: the helpers of the client library would copy every image once more.
+of the protocol: the helpers of the client library would copy every image once more. Images are part of the requests:
+through shared memory a server on a CPU scored no more of them (0.2 to 2.4 MB), for 2 to 15 % less CPU time.
+
+A process with a GPU computes the mixture on it, from features in `regions` or, copied once, from answers.
 """
 
 import json
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,15 +20,20 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from ingest.device import DeviceUnavailable, Request, resolve_device
 from ingest.orientation import find_stored_window, turn_matrix
 from ingest.probe import EncodedFace, strip_metadata
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import Window
 from scorer.bundle.bundle import Bundle
 from scorer.engines.base import FeatureBatch
+from scorer.engines.cuda.device_stream import DeviceStream
+from scorer.engines.cuda.mixture import DeviceFeatureBatch, DeviceMixture
+from scorer.engines.triton.regions import HOST, REGION_BYTES, Region, RegionPool, is_refused
 from scorer.engines.triton.repository import ENSEMBLE
 from scorer.engines.triton.wire import read_failure
 from scorer.errors import BackendUnavailable, BundleMismatch, SettingsError
+from scorer.mixture import Array
 from scorer.settings import TritonSettings
 
 _TENSOR = service_pb2.ModelInferRequest.InferInputTensor
@@ -61,14 +70,46 @@ class TritonUnavailable(BackendUnavailable):
         self.rows = tuple(rows)
 
 
+def open_stream(bundle: Bundle, request: Request) -> tuple[DeviceStream | None, str]:
+    """Return the stream of the GPU that computes the mixture, None for NumPy, and the reason.
+
+    Raises:
+        DeviceUnavailable: "cuda" was requested, and there is no GPU or CuPy does not use it.
+    """
+    if bundle.manifest.target != "tensorrt":
+        return None, "the bundle is built for the CPU"
+    device = resolve_device(request)
+    if device.kind == "cpu":
+        return None, device.reason
+    try:
+        return DeviceStream("cuda"), device.reason
+    except RuntimeError as error:  # also of CuPy, whose CUDA may be newer than the driver
+        if request == "cuda":
+            raise DeviceUnavailable(str(error)) from error
+        return None, str(error)
+
+
 class TritonEmbedder:
     """An `Embedder` over gRPC. Several threads may embed at once; one limit bounds their requests in flight.
+
+    Args:
+        bundle: that the server serves.
+        settings: of the connection.
+        stream: of the GPU that computes the mixture, or in tests of a CPU for the same steps; None is NumPy in double
+            precision.
+        on_path: see `RegionPool`.
 
     Raises:
         SettingsError: there is no url, or a certificate cannot be read.
     """
 
-    def __init__(self, bundle: Bundle, settings: TritonSettings) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        settings: TritonSettings,
+        stream: DeviceStream | None = None,
+        on_path: Callable[[str, str], object] = lambda _path, _why: None,
+    ) -> None:
         if settings.url is None:
             message = "no url of a Triton server is set (UNLENSED_TRITON__URL)"
             raise SettingsError(message)
@@ -80,8 +121,16 @@ class TritonEmbedder:
             else _write_request
         )
         self._channel = _open_channel(settings)
-        self._infer = service_pb2_grpc.GRPCInferenceServiceStub(self._channel).ModelInfer
+        service = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._infer = service.ModelInfer
         self._limit = InFlightLimit(MAX_IN_FLIGHT_REQUESTS, MAX_IN_FLIGHT_BYTES)
+        self._stream = stream or DeviceStream("cpu")
+        self._regions, self._mixture = None, None
+        if stream:
+            self._regions = RegionPool(service, stream, on_path)
+            self._mixture = DeviceMixture(bundle.model.mixture, stream.xp)
+        else:
+            on_path(HOST, "the mixture is computed there")
 
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
         """Return one row of features per face; see `Embedder`.
@@ -91,23 +140,63 @@ class TritonEmbedder:
             BundleMismatch: the server's features are not this bundle's.
         """
         failures: dict[int, Unscorable] = {}
-        calls: list[Any] = []
+        with self._stream.activate():
+            features = self._gather(faces, failures)
+            finite = self._stream.copy_to_host(self._stream.xp.isfinite(features).all(axis=1))
+            if rows := np.flatnonzero(~finite).tolist():
+                features[rows] = np.nan
+        for row in rows:
+            failures.setdefault(row, Unscorable(Reason.NOT_FINITE, "the extractor gave a number that is not finite"))
+        high_band = np.full(len(faces), np.nan, np.float32)  # the crops are on the server
+        if self._mixture is None:
+            return FeatureBatch(features, failures, high_band)
+        return DeviceFeatureBatch(features, failures, high_band, self._mixture, self._stream)
+
+    def _gather(self, faces: Sequence[EncodedFace], failures: dict[int, Unscorable]) -> Array:
+        """Return the features on the device of the stream."""
+        xp, size = self._stream.xp, self._feature_size
+        answers = np.full((len(faces), size), np.nan, np.float32)
+        with self._regions.borrow() if self._regions else nullcontext() as region:
+            refused = self._ask(faces, range(len(faces)), answers, failures, region)
+            if region is None:
+                return xp.asarray(answers)
+            count = min(len(faces), REGION_BYTES // (4 * size))
+            written = region.values[: count * size].reshape(count, size)
+            features = xp.concatenate([written, xp.asarray(answers[count:])])
+            self._stream.wait()  # the copy is complete
+            region.ended = bool(refused)
+        if refused:
+            self._ask(faces, refused, answers, failures)
+            features[refused] = xp.asarray(answers[refused])
+        return features
+
+    def _ask(
+        self,
+        faces: Sequence[EncodedFace],
+        rows: Sequence[int],
+        answers: NDArray[np.float32],
+        failures: dict[int, Unscorable],
+        region: Region | None = None,
+    ) -> list[int]:
+        """Send the faces of `rows` and wait; return the rows to send again without the region.
+
+        Features that are not in the region are written to `answers`, reasons to `failures`.
+        """
+        calls: dict[int, Any] = {}
         outage = threading.Event()
-        for face in faces:
+        for row in rows:
             if outage.is_set():
                 break  # the other requests would fail in the same way
-            calls.append(self._send(face, outage))
-        features = np.full((len(faces), self._feature_size), np.nan, np.float32)
-        for row, call in enumerate(calls):
+            calls[row] = self._send(row, faces[row], outage, region)
+        for row, call in calls.items():
             if call.code() is grpc.StatusCode.OK:  # waits for the call
-                features[row] = self._read_features(call.result())
-                if not np.isfinite(features[row]).all():
-                    features[row] = np.nan
-                    failures[row] = Unscorable(Reason.NOT_FINITE, "the extractor gave a number that is not finite")
+                if features := self._read_features(call.result()):
+                    answers[row] = np.frombuffer(features, np.float32)
             elif failure := _read_failure(call):
                 failures[row] = failure
-        self._raise_outage(calls, len(faces))
-        return FeatureBatch(features, failures, np.full(len(faces), np.nan, np.float32))  # the crops are on the server
+        refused = {row for row in rows if region and (row not in calls or is_refused(calls[row]))}
+        self._raise_outage({row: call for row, call in calls.items() if row not in refused}, rows)
+        return sorted(refused)
 
     @property
     def in_flight(self) -> int:
@@ -116,9 +205,11 @@ class TritonEmbedder:
 
     def close(self) -> None:
         """Close the connection; requests in flight fail as unavailable."""
+        if self._regions:
+            self._regions.close()
         self._channel.close()
 
-    def _send(self, face: EncodedFace, outage: threading.Event) -> Any:  # noqa: ANN401 - grpc's calls are untyped
+    def _send(self, row: int, face: EncodedFace, outage: threading.Event, region: Region | None) -> Any:  # noqa: ANN401 - grpc's calls are untyped
         def finish(call: Any) -> None:  # noqa: ANN401 - grpc's calls are untyped
             self._limit.release(len(face.data))
             if _is_outage(call):
@@ -126,7 +217,10 @@ class TritonEmbedder:
 
         self._limit.acquire(len(face.data))
         try:
-            call = self._infer.future(self._write_request(face), timeout=self._timeout_s)
+            request = self._write_request(face)
+            if region and (row + 1) * self._feature_size * 4 <= REGION_BYTES:
+                request.outputs.append(region.place("features", row, self._feature_size))
+            call = self._infer.future(request, timeout=self._timeout_s)
         except ValueError as error:  # the channel is closed
             self._limit.release(len(face.data))
             message = f"the connection to Triton at {self._url} was closed"
@@ -134,7 +228,8 @@ class TritonEmbedder:
         call.add_done_callback(finish)
         return call
 
-    def _read_features(self, response: Any) -> NDArray[np.float32]:  # noqa: ANN401 - generated messages are untyped
+    def _read_features(self, response: Any) -> bytes:  # noqa: ANN401 - generated messages are untyped
+        """Return the features; none if the server wrote them to a region."""
         output = response.outputs[0]
         found = output.datatype, *output.shape
         if found != ("FP32", 1, self._feature_size):
@@ -143,19 +238,19 @@ class TritonEmbedder:
                 "it serves another bundle"
             )
             raise BundleMismatch(message)
-        return np.frombuffer(response.raw_output_contents[0], np.float32)
+        return bytes(response.raw_output_contents[0])
 
-    def _raise_outage(self, calls: Sequence[Any], count: int) -> None:
-        outages = {row: call for row, call in enumerate(calls) if _is_outage(call)}
+    def _raise_outage(self, calls: Mapping[int, Any], rows: Sequence[int]) -> None:
+        outages = {row: call for row, call in calls.items() if _is_outage(call)}
         if not outages:
             return
         row, call = next(iter(outages.items()))
-        rows = (*outages, *range(len(calls), count))
+        lost = (*outages, *(row for row in rows if row not in calls))
         message = (
-            f"Triton at {self._url} did not score {len(rows)} of {count} faces; "
+            f"Triton at {self._url} did not score {len(lost)} of {len(rows)} faces; "
             f"its error for face {row} is {call.code().name}: {call.details()}"
         )
-        raise TritonUnavailable(message, rows, blames_faces=any(c.code() in _INTERNAL_ERRORS for c in outages.values()))
+        raise TritonUnavailable(message, lost, blames_faces=any(c.code() in _INTERNAL_ERRORS for c in outages.values()))
 
 
 class InFlightLimit:

@@ -1,4 +1,4 @@
-"""The bundle behind Triton Inference Server: golden faces through gRPC, and images a second.
+"""The bundle behind Triton Inference Server: golden faces and images a second, by NumPy and by the device's mixture.
 
 On a GPU it takes a server with TensorRT and the DALI backend (NVIDIA's container) and a TensorRT that builds its plan;
 without them this part says what is missing. A rehearsal serves the starter bundle on the CPU as `make triton` does.
@@ -9,9 +9,8 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,9 @@ from networks import RESNET
 from part import ROOT, Part
 from photographs import draw_photograph, encode_face
 
+from ingest.probe import EncodedFace
 from scorer.bundle.bundle import Bundle, read_bundle
+from scorer.engines.cuda.device_stream import DeviceStream
 from scorer.engines.verify import verify_engine
 from scorer.settings import TritonSettings
 
@@ -89,20 +90,37 @@ def await_port(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None
 
 
 def measure(part: Part) -> None:
-    """Report the golden faces' difference, and rates of a client with many requests in flight."""
+    """Report differences in nats, and rates of a client with many requests in flight, for each way of the features."""
     on_gpu = part.device == "cuda"
     bundle = make_gpu_bundle(part, RESNET, "fp16") if on_gpu else read_bundle(ROOT / "model_repository")
     rng, spec = np.random.default_rng(4), bundle.model.preprocess
     faces = [encode_face(*draw_photograph(rng, 1024, 768), spec) for _ in range(part.choose(1024, 16))]
     with (serve_on_gpu if on_gpu else serve_here)(part, bundle) as url:
-        from scorer.engines.triton.embedder import TritonEmbedder  # noqa: PLC0415 - first of all a server is wanted
+        for stream in (None, DeviceStream(part.device)):
+            with part.attempt("NumPy" if stream is None else "the device's mixture"):
+                measure_way(part, bundle, url, stream, faces)
+    if not on_gpu:
+        part.note("not measured: CuPy, shared memory of CUDA")
 
-        embedder = TritonEmbedder(bundle, TritonSettings(url=url))
-        part.record("golden faces through the server", verify_engine(bundle, embedder), "nats")
+
+def measure_way(
+    part: Part, bundle: Bundle, url: str, stream: DeviceStream | None, faces: Sequence[EncodedFace]
+) -> None:
+    """Report on a client that computes the mixture on `stream`, or with NumPy."""
+    from scorer.engines.triton.embedder import TritonEmbedder  # noqa: PLC0415 - first of all a server is wanted
+
+    paths = [("host", "no answer about shared memory")]
+    mixture, way = bundle.model.mixture, "NumPy" if stream is None else stream.xp.__name__ + " FP32"
+    embedder = TritonEmbedder(bundle, TritonSettings(url=url), stream, lambda *path: paths.append(path))
+    with closing(embedder):
+        part.record(f"golden faces, {way}", verify_engine(bundle, embedder), "nats")
+        part.note(f"{way}: features from {paths[-1][0]} ({paths[-1][1]})")
         for batch in part.choose(BATCHES, (16,)):
             some = faces[:batch] * part.choose(8, 1)
-            work = partial(embedder.embed, some)
-            work()
-            rate = len(some) / time_wall(work, "cpu", part.choose(5, 2))
-            part.record(f"1024x768, {len(some)} faces a call", rate, "images/s")
-        embedder.close()
+            scored = embedder.embed(some)
+            apart = np.abs(scored.log_likelihood(mixture) - scored.on_host().log_likelihood(mixture)).max()
+            part.record(f"mixture from FP64, {len(some)} faces a call, {way}", apart, "nats", at_most=1e-3)
+            seconds = time_wall(
+                lambda some=some: embedder.embed(some).log_likelihood(mixture), "cpu", part.choose(5, 2)
+            )
+            part.record(f"1024x768, {len(some)} faces a call, {way}", len(some) / seconds, "images/s")

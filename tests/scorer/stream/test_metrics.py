@@ -15,6 +15,7 @@ def metrics() -> Metrics:
     """The service's metrics with one series each, as after a first record."""
     metrics = Metrics()
     metrics.bundle_info.info({"bundle_id": "starter", "digest": "d", "mode": "live", "delivery": "at_least_once"})
+    metrics.engine_info.info({"mixture": "numpy", "features": "host"})
     metrics.records_received.labels(topic="requests").inc()
     metrics.records_dead.labels(code="not_json").inc()
     metrics.lag_records.labels(topic="requests", partition="0").set(7)
@@ -59,7 +60,7 @@ def test_labels_are_bounded(metrics: Metrics) -> None:
     """No label contains a field of a request, such as a tenant, so that no sender can add series."""
     labels = {name for family in metrics.registry.collect() for sample in family.samples for name in sample.labels}
     ours = {"topic", "partition", "status", "code", "decision", "stage", "reason", "backend", "le"}
-    assert labels == ours | {"bundle_id", "digest", "mode", "delivery"}
+    assert labels == ours | {"bundle_id", "digest", "mode", "delivery", "mixture", "features"}
 
 
 def test_series_of_known_labels_start_at_zero() -> None:

@@ -148,8 +148,10 @@ def test_a_killed_backend_is_blamed_on_faces_and_replaced(
         assert not triton.healthy
         assert not answers(starter, remote)
         supervision = pool.submit(triton.supervise, stop)
-        wait_until(lambda: answers(starter, remote))
-        stop.set()
+        try:
+            wait_until(lambda: answers(starter, remote), limit_s=60)
+        finally:
+            stop.set()  # the pool waits for the supervision
         supervision.result()
     # Sometimes the server ends with its backend, and no request gets an answer that could blame a face.
     assert caught.value.blames_faces or "UNAVAILABLE" in str(caught.value)

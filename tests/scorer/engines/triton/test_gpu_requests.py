@@ -14,10 +14,12 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from ingest.dali import FaceCropper
 from ingest.dali_graph import build_serving_pipeline
+from ingest.device import Device, DeviceUnavailable, find_gpu
 from ingest.probe import EncodedFace, probe_image
 from ingest.spec import Window
 from scorer.bundle.bundle import Bundle, read_bundle
-from scorer.engines.triton.embedder import TritonEmbedder, TritonUnavailable
+from scorer.engines.triton import embedder as client
+from scorer.engines.triton.embedder import TritonEmbedder, TritonUnavailable, open_stream
 from scorer.settings import TritonSettings
 from training.export.golden import draw_waves
 from training.export.onnx_features import OnnxExtractor
@@ -100,3 +102,15 @@ def test_a_file_that_dali_cannot_decode_blames_the_faces(remote: TritonEmbedder)
     with pytest.raises(TritonUnavailable, match="Failed to decode") as outage:
         remote.embed([shoot(1, "PNG")])
     assert outage.value.blames_faces
+
+
+@pytest.mark.skipif(bool(find_gpu()[0]), reason="there is a GPU")
+def test_numpy_computes_the_mixture_where_cupy_does_not(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a driver reports a GPU that CuPy cannot use; only who asked for "cuda" gets an error."""
+    assert open_stream(bundle, "cpu") == (None, "cpu was asked for")
+    monkeypatch.setattr(client, "resolve_device", lambda _request: Device("cuda", "the driver reports one"))
+    stream, why = open_stream(bundle, "auto")
+    assert stream is None
+    assert why
+    with pytest.raises(DeviceUnavailable):
+        open_stream(bundle, "cuda")

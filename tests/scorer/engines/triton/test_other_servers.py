@@ -13,6 +13,7 @@ from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason
 from ingest.spec import PreprocessSpec, Window
 from scorer.bundle.bundle import Bundle
+from scorer.engines.cuda.device_stream import DeviceStream
 from scorer.engines.triton.embedder import TritonEmbedder, TritonUnavailable
 from scorer.errors import BundleMismatch, SettingsError
 from scorer.settings import TritonSettings
@@ -24,6 +25,8 @@ from training.export.triton_repository import write_repository
 
 FEATURES = 4
 DARK, LIGHT = 20, 220
+# The second one shares memory with the server.
+STREAMS = pytest.mark.parametrize("stream", [None, DeviceStream("cpu")], ids=["answers", "regions"])
 
 
 def make_network() -> ov.Model:
@@ -72,10 +75,13 @@ def make_face(grey: int) -> EncodedFace:
     return EncodedFace(data, probe_image(data), Window(0, 0, 64, 64))
 
 
-def test_numbers_that_are_not_finite_are_failures(starter: Bundle, settings: TritonSettings) -> None:
+@STREAMS
+def test_numbers_that_are_not_finite_are_failures(
+    starter: Bundle, settings: TritonSettings, stream: DeviceStream | None
+) -> None:
     """A crop for which the network gives NaN has its reason; the other faces of the batch have their features."""
     other = replace(starter, manifest=starter.manifest.model_copy(update={"feature_size": FEATURES}))
-    embedder = TritonEmbedder(other, settings)
+    embedder = TritonEmbedder(other, settings, stream)
     batch = embedder.embed([make_face(LIGHT), make_face(DARK), make_face(LIGHT)])
     embedder.close()
     assert {row: failure.reason for row, failure in batch.failures.items()} == {1: Reason.NOT_FINITE}
@@ -83,9 +89,10 @@ def test_numbers_that_are_not_finite_are_failures(starter: Bundle, settings: Tri
     assert np.allclose(batch.features[::2], np.log(LIGHT - 100))
 
 
-def test_another_bundle_is_refused(starter: Bundle, settings: TritonSettings) -> None:
+@STREAMS
+def test_another_bundle_is_refused(starter: Bundle, settings: TritonSettings, stream: DeviceStream | None) -> None:
     """Features of another size are no outage: no waiting makes them this bundle's."""
-    embedder = TritonEmbedder(starter, settings)
+    embedder = TritonEmbedder(starter, settings, stream)
     with pytest.raises(BundleMismatch, match="another bundle"):
         embedder.embed([make_face(LIGHT)])
     embedder.close()
