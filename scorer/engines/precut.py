@@ -1,4 +1,4 @@
-"""HEIC and AVIF for engines that decode images themselves and cannot decode these: the sandbox cuts their faces."""
+"""HEIC, AVIF and JPEG XL for engines that decode images themselves, but not these: the sandbox cuts their faces."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Self, cast
 import numpy as np
 
 from ingest.crops import encode_crop, read_crop
-from ingest.decode_batches import is_heif_image
+from ingest.decode_batches import needs_sandbox
 from ingest.probe import EncodedFace
 from ingest.reasons import Unscorable
 from ingest.sandbox import Sandbox
@@ -15,7 +15,7 @@ from scorer.engines.base import Embedder, FeatureBatch, SharedEmbedder
 
 
 class PrecutEmbedder:
-    """An `Embedder` that gives `engine` the faces of HEIC and AVIF as crops in PNG, and all others unchanged.
+    """An `Embedder` that gives `engine` the faces of HEIC, AVIF and JPEG XL as crops in PNG, and all others unchanged.
 
     Args:
         engine: on a GPU, or a Triton server.
@@ -31,7 +31,7 @@ class PrecutEmbedder:
 
     def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
         """Return one row of features per face; see `Embedder`. A face that cannot be cut has those of a black crop."""
-        rows = [row for row, face in enumerate(faces) if is_heif_image(face.info)]
+        rows = [row for row, face in enumerate(faces) if needs_sandbox(face.info)]
         if not rows:
             return self._engine.embed(faces)
         sent, failures, unmeasured = list(faces), dict[int, Unscorable](), list[int]()

@@ -1,0 +1,260 @@
+"""JPEG XL: the container's boxes and the header of the codestream, no decode (ISO/IEC 18181-1 and 18181-2).
+
+Accepted: a bare codestream, or a container with one `jxlc` box or the parts of one in `jxlp` boxes, in order; samples
+are whole numbers of at most 16 bits. The codestream states the orientation; EXIF's is ignored, as the standard says.
+Alpha, depth and other extra channels, previews and stated display sizes are ignored. Colour profiles and HDR transfer
+curves are ignored, too: the code values are reduced to 8 bits. Boxes compressed with Brotli are not read.
+Refused: animations, floating-point samples, and CMYK, whose black is an extra channel.
+
+A decoder gets the codestream alone. Not covered: frames larger than the picture, which only frame headers state; the
+memory of the process that decodes is limited.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ingest.formats.header import Header
+from ingest.formats.isobmff import EXIF_PREFIX, walk_boxes
+from ingest.reasons import Reason, Unscorable
+
+JXL = "image/jxl"
+_CODESTREAM = b"\xff\x0a"
+_CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
+_LAST_PART = 1 << 31  # of the number of a `jxlp` box
+_ALPHA, _SPOT_COLOUR, _BLACK, _CFA = 0, 2, 4, 5  # types of extra channels
+_GREY = 1  # colour space
+_RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height
+_MAX_BITS = 16
+_HEAD_BYTES = 64  # the bits of a sample are stated within them
+_EXTRA_BYTES = 4  # a decoder has a whole number for each pixel of an extra channel
+
+# How an integer is stored: two bits choose (constant, bits that are added to it).
+_Choice = tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]
+_SIDE: _Choice = (1, 9), (1, 13), (1, 18), (1, 30)
+_PREVIEW_SIDE: _Choice = (1, 6), (65, 8), (321, 10), (1345, 12)
+_PREVIEW_EIGHTHS: _Choice = (16, 0), (32, 0), (1, 5), (33, 9)
+_ENUM: _Choice = (0, 0), (1, 0), (2, 4), (18, 6)
+_BITS: _Choice = (8, 0), (10, 0), (12, 0), (1, 6)
+_FLOAT_BITS: _Choice = (32, 0), (16, 0), (24, 0), (1, 6)
+_EXTRA_COUNT: _Choice = (0, 0), (1, 0), (2, 4), (1, 12)
+_SHIFT: _Choice = (0, 0), (3, 0), (4, 0), (1, 3)
+_NAME_BYTES: _Choice = (0, 0), (0, 4), (16, 5), (48, 10)
+_CFA_CHANNEL: _Choice = (1, 0), (0, 2), (3, 4), (19, 8)
+
+
+class JxlPicture(NamedTuple):
+    """What the header of a codestream states; sides in stored pixels, before `orientation` (1..8, as in EXIF).
+
+    `bits` are those of a colour sample, stated at bit `bits_at` of the codestream. `extra` are the types of the extra
+    channels. `is_grey` is whether there is one channel of colour. `is_linear` is whether libjxl gives linear light: the
+    picture is lossy, and only an ICC profile states its colours.
+    """
+
+    width: int
+    height: int
+    orientation: int = 1
+    bits: int = 8
+    is_float: bool = False
+    is_animated: bool = False
+    extra: tuple[int, ...] = ()
+    is_grey: bool = False
+    is_linear: bool = False
+    bits_at: int = 0
+
+    @property
+    def is_planar(self) -> bool:
+        """Whether libjxl's Python binding gives each channel as a plane: grey with channels that are no alpha."""
+        return self.is_grey and bool(self.extra) and _ALPHA not in self.extra
+
+
+def is_jxl(data: bytes) -> bool:
+    """Return whether `data` begins like a JPEG XL file."""
+    return data.startswith((_CODESTREAM, _CONTAINER))
+
+
+def read_jxl(data: bytes) -> Header:
+    """Return what the boxes of `data` and the header of its codestream state.
+
+    Raises:
+        Unscorable: truncated, undecodable, unsupported_format or animated.
+    """
+    picture = open_jxl(strip_jxl(data))
+    if picture.is_animated:
+        raise Unscorable(Reason.ANIMATED, "the JPEG XL is animated; send one frame")
+    if picture.is_float or picture.bits > _MAX_BITS:
+        kind = "floating-point" if picture.is_float else "whole"
+        message = f"the JPEG XL has {kind} samples of {picture.bits} bits; whole ones of up to {_MAX_BITS} are read"
+        raise Unscorable(Reason.UNSUPPORTED_FORMAT, message)
+    if _BLACK in picture.extra:
+        raise Unscorable(Reason.UNSUPPORTED_FORMAT, "the JPEG XL has colours for printing (CMYK); convert it first")
+    colour = 3 if picture.bits <= 8 else 6  # noqa: PLR2004 - bits of a sample
+    return Header(
+        picture.width,
+        picture.height,
+        read_exif_box(data),
+        pixel_bytes=colour + _EXTRA_BYTES * len(picture.extra),
+        orientation=picture.orientation,
+    )
+
+
+def strip_jxl(data: bytes) -> bytes:
+    """Return the codestream.
+
+    Raises:
+        Unscorable: truncated or undecodable.
+    """
+    if data.startswith(_CODESTREAM):
+        return data
+    parts: list[bytes] = []
+    ended = False
+    for kind, start, end in walk_jxl_boxes(data):
+        if kind not in {b"jxlc", b"jxlp"}:
+            continue
+        if ended:
+            raise Unscorable(Reason.UNDECODABLE, "the JPEG XL file has two codestreams")
+        if kind == b"jxlc":
+            number, ended = len(parts), not parts
+            parts.append(data[start:end])
+        else:
+            number = int.from_bytes(data[start : min(start + 4, end)], "big")
+            ended, number = bool(number & _LAST_PART), number & ~_LAST_PART
+            parts.append(data[min(start + 4, end) : end])
+        if number != len(parts) - 1 or (kind == b"jxlc" and not ended):
+            raise Unscorable(Reason.UNDECODABLE, "the parts of the JPEG XL file's codestream are not in order")
+    if not ended:
+        raise Unscorable(Reason.TRUNCATED, "the JPEG XL file has no end of its codestream")
+    return b"".join(parts)
+
+
+def read_exif_box(data: bytes) -> bytes:
+    """Return the EXIF block from its TIFF header on; b"" where there is none that can be read.
+
+    Raises:
+        Unscorable: see `strip_jxl`.
+    """
+    block = next((data[start:end] for kind, start, end in walk_jxl_boxes(data) if kind == b"Exif"), b"")
+    return block[EXIF_PREFIX + int.from_bytes(block[:EXIF_PREFIX], "big") :]
+
+
+def walk_jxl_boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (type, start, end) of each box's body; nothing for a bare codestream.
+
+    Raises:
+        Unscorable: truncated or undecodable.
+    """
+    if data.startswith(_CONTAINER):
+        yield from walk_boxes(data, len(_CONTAINER), len(data), "JPEG XL")
+
+
+def open_jxl(codestream: bytes) -> JxlPicture:
+    """Return what the header of a codestream states (ISO/IEC 18181-1, annex D).
+
+    Raises:
+        Unscorable: truncated or undecodable.
+    """
+    if not codestream.startswith(_CODESTREAM):
+        raise Unscorable(Reason.UNDECODABLE, "the JPEG XL file has no codestream")
+    bits = _Bits(codestream, 8 * len(_CODESTREAM))
+    width, height = _read_size(bits)
+    if bits.take(1):  # all defaults: 8 bits, lossy RGB
+        return JxlPicture(width, height)
+    orientation = 1
+    if bits.take(1):  # fields that few pictures need
+        orientation = 1 + bits.take(3)
+        if bits.take(1):
+            _read_size(bits)  # at which to display it
+        if bits.take(1):
+            _skip_preview(bits)
+        if bits.take(1):
+            return JxlPicture(width, height, orientation, is_animated=True)
+    bits_at = bits.position + 1
+    depth, is_float = _read_depth(bits)
+    bits.take(1)  # whether 16 bits suffice for the numbers of a lossless decoder
+    extra = tuple(_read_extra(bits) for _ in range(bits.choose(_EXTRA_COUNT)))
+    is_lossy = bool(bits.take(1))  # stored as XYB, not in the colour space of the picture
+    is_linear = is_grey = False
+    if not bits.take(1):  # not sRGB
+        is_linear = bool(bits.take(1)) and is_lossy
+        is_grey = bits.choose(_ENUM) == _GREY
+    picture = JxlPicture(width, height, orientation, depth, is_float)
+    return picture._replace(extra=extra, is_grey=is_grey, is_linear=is_linear, bits_at=bits_at)
+
+
+def deepen_samples(codestream: bytes, picture: JxlPicture) -> tuple[bytes, int]:
+    """Return the codestream of a lossy picture with other bits of a sample, 12 or 16, in its header, and these bits.
+
+    8 bits of linear light are too few for dark colours. The coded picture does not depend on what the header states.
+    """
+    head, at = int.from_bytes(codestream[:_HEAD_BYTES], "little"), picture.bits_at
+    if head >> at & 3 == 3:  # noqa: PLR2004 - six bits follow, the bits of a sample less one
+        head, bits = head & ~(63 << at + 2) | 15 << at + 2, 16
+    else:
+        head, bits = head & ~(3 << at) | 2 << at, 12
+    return head.to_bytes(len(codestream[:_HEAD_BYTES]), "little") + codestream[_HEAD_BYTES:], bits
+
+
+class _Bits:
+    """Reads unsigned integers from the lowest bit of each byte on.
+
+    Raises:
+        Unscorable: truncated.
+    """
+
+    def __init__(self, data: bytes, position: int) -> None:
+        self._data, self.position = data, position
+
+    def take(self, count: int) -> int:
+        """Return the next `count` bits."""
+        start, shift = divmod(self.position, 8)
+        self.position += count
+        if self.position > 8 * len(self._data):
+            raise Unscorable(Reason.TRUNCATED, "the JPEG XL file ends within its header")
+        return int.from_bytes(self._data[start : -(-self.position // 8)], "little") >> shift & (1 << count) - 1
+
+    def choose(self, choice: _Choice) -> int:
+        """Return the next integer that is stored as `choice` states."""
+        least, count = choice[self.take(2)]
+        return least + self.take(count)
+
+
+def _read_size(bits: _Bits) -> tuple[int, int]:
+    """Return (width, height)."""
+    small = bits.take(1)
+    height = 8 * (1 + bits.take(5)) if small else bits.choose(_SIDE)
+    if ratio := bits.take(3):
+        across, down = _RATIOS[ratio - 1]
+        return height * across // down, height
+    return (8 * (1 + bits.take(5)) if small else bits.choose(_SIDE)), height
+
+
+def _skip_preview(bits: _Bits) -> None:
+    side = _PREVIEW_EIGHTHS if bits.take(1) else _PREVIEW_SIDE
+    bits.choose(side)
+    if not bits.take(3):  # no fixed ratio of width to height
+        bits.choose(side)
+
+
+def _read_depth(bits: _Bits) -> tuple[int, bool]:
+    """Return the bits of a sample, and whether it is a floating-point number."""
+    if not bits.take(1):
+        return bits.choose(_BITS), False
+    depth = bits.choose(_FLOAT_BITS)
+    bits.take(4)  # of the exponent
+    return depth, True
+
+
+def _read_extra(bits: _Bits) -> int:
+    """Return the type of the next extra channel."""
+    if bits.take(1):  # all defaults
+        return _ALPHA
+    kind = bits.choose(_ENUM)
+    _read_depth(bits)
+    bits.choose(_SHIFT)
+    bits.take(8 * bits.choose(_NAME_BYTES))
+    if kind == _ALPHA:
+        bits.take(1)  # whether colours are multiplied with it
+    elif kind == _SPOT_COLOUR:
+        bits.take(4 * 16)
+    elif kind == _CFA:
+        bits.choose(_CFA_CHANNEL)
+    return kind
