@@ -87,7 +87,7 @@ def read_jxl(data: bytes) -> Header:
         raise Unscorable(Reason.UNSUPPORTED_FORMAT, message)
     if _BLACK in picture.extra:
         raise Unscorable(Reason.UNSUPPORTED_FORMAT, "the JPEG XL has colours for printing (CMYK); convert it first")
-    colour = 3 if picture.bits <= 8 else 6  # noqa: PLR2004 - bits of a sample
+    colour = 3 if picture.bits <= 8 and not picture.is_linear else 6  # noqa: PLR2004 - bits of a sample
     return Header(
         picture.width,
         picture.height,
