@@ -8,7 +8,7 @@ import numpy as np
 from imagecodecs import jpegxl_decode
 from numpy.typing import NDArray
 
-from ingest.formats.jxl import deepen_samples, open_jxl
+from ingest.formats.jxl import ALPHA, deepen_samples, open_jxl
 from ingest.reasons import Reason, Unscorable
 
 Pixels = NDArray[np.uint8]
@@ -18,9 +18,6 @@ _KNEE = 0.0031308  # of sRGB's curve: below, it is a line (IEC 61966-2-1)
 
 def decode_jxl(codestream: bytes) -> Pixels:
     """Return the stored picture, RGB (H, W, 3).
-
-    Args:
-        codestream: what `strip_jxl` returned for a file that `read_jxl` accepted.
 
     Raises:
         Unscorable: undecodable.
@@ -34,8 +31,8 @@ def decode_jxl(codestream: bytes) -> Pixels:
     except (RuntimeError, ValueError) as error:  # libjxl has one error for all causes
         message = "the image data cannot be decoded, end early, or need more memory than such a picture should"
         raise Unscorable(Reason.UNDECODABLE, message) from error
-    if picture.is_planar:
-        decoded = decoded[0]
+    if picture.is_grey and picture.extra and ALPHA not in picture.extra:
+        decoded = decoded[0]  # each channel is a plane
     samples = decoded.reshape(picture.height, picture.width, -1)[:, :, : 1 if picture.is_grey else 3]
     if picture.is_linear or bits != 8:  # noqa: PLR2004 - bits of a sample
         levels, deep = _list_levels(bits, linear=picture.is_linear), samples

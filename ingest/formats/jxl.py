@@ -1,13 +1,10 @@
 """JPEG XL: the container's boxes and the header of the codestream, no decode (ISO/IEC 18181-1 and 18181-2).
 
-Accepted: a bare codestream, or a container with one `jxlc` box or the parts of one in `jxlp` boxes, in order; samples
-are whole numbers of at most 16 bits. The codestream states the orientation; EXIF's is ignored, as the standard says.
-Alpha, depth and other extra channels, previews and stated display sizes are ignored. Colour profiles and HDR transfer
-curves are ignored, too: the code values are reduced to 8 bits. Boxes compressed with Brotli are not read.
-Refused: animations, floating-point samples, and CMYK, whose black is an extra channel.
-
-A decoder gets the codestream alone. Not covered: frames larger than the picture, which only frame headers state; the
-memory of the process that decodes is limited.
+Accepted: a bare codestream, or a container with one `jxlc` box or its parts in `jxlp` boxes, in order; samples are
+whole numbers of at most 16 bits. The codestream states the orientation; EXIF's is ignored, as the standard says. Alpha and
+other extra channels, previews, colour profiles and HDR transfer curves are ignored. Refused: animations, floating-point
+samples, and CMYK, whose black is an extra channel. A decoder gets the codestream alone. Not covered: frames larger than
+the picture, which only frame headers state; the memory of the process that decodes is limited.
 """
 
 from collections.abc import Iterator
@@ -18,24 +15,22 @@ from ingest.formats.isobmff import EXIF_PREFIX, walk_boxes
 from ingest.reasons import Reason, Unscorable
 
 JXL = "image/jxl"
-_CODESTREAM = b"\xff\x0a"
-_CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
+ALPHA, _SPOT_COLOUR, _BLACK, _CFA = 0, 2, 4, 5  # types of extra channels
+_CODESTREAM, _CONTAINER = b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"
 _LAST_PART = 1 << 31  # of the number of a `jxlp` box
-_ALPHA, _SPOT_COLOUR, _BLACK, _CFA = 0, 2, 4, 5  # types of extra channels
 _GREY = 1  # colour space
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height
 _MAX_BITS = 16
-_HEAD_BYTES = 64  # the bits of a sample are stated within them
 _EXTRA_BYTES = 4  # a decoder has a whole number for each pixel of an extra channel
+_HEAD_BYTES = 64  # the bits of a sample are stated within them
 
 # How an integer is stored: two bits choose (constant, bits that are added to it).
-_Choice = tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]
+_Choice = tuple[tuple[int, int], ...]
 _SIDE: _Choice = (1, 9), (1, 13), (1, 18), (1, 30)
 _PREVIEW_SIDE: _Choice = (1, 6), (65, 8), (321, 10), (1345, 12)
 _PREVIEW_EIGHTHS: _Choice = (16, 0), (32, 0), (1, 5), (33, 9)
 _ENUM: _Choice = (0, 0), (1, 0), (2, 4), (18, 6)
 _BITS: _Choice = (8, 0), (10, 0), (12, 0), (1, 6)
-_FLOAT_BITS: _Choice = (32, 0), (16, 0), (24, 0), (1, 6)
 _EXTRA_COUNT: _Choice = (0, 0), (1, 0), (2, 4), (1, 12)
 _SHIFT: _Choice = (0, 0), (3, 0), (4, 0), (1, 3)
 _NAME_BYTES: _Choice = (0, 0), (0, 4), (16, 5), (48, 10)
@@ -45,26 +40,19 @@ _CFA_CHANNEL: _Choice = (1, 0), (0, 2), (3, 4), (19, 8)
 class JxlPicture(NamedTuple):
     """What the header of a codestream states; sides in stored pixels, before `orientation` (1..8, as in EXIF).
 
-    `bits` are those of a colour sample, stated at bit `bits_at` of the codestream. `extra` are the types of the extra
-    channels. `is_grey` is whether there is one channel of colour. `is_linear` is whether libjxl gives linear light: the
-    picture is lossy, and only an ICC profile states its colours.
+    `bits` are those of a colour sample, stated at bit `bits_at` of the codestream; `extra` the types of the extra
+    channels. `is_linear` is whether libjxl gives linear light: the picture is lossy, and only an ICC profile states its
+    colours.
     """
 
     width: int
     height: int
     orientation: int = 1
     bits: int = 8
-    is_float: bool = False
-    is_animated: bool = False
+    bits_at: int = 0
     extra: tuple[int, ...] = ()
     is_grey: bool = False
     is_linear: bool = False
-    bits_at: int = 0
-
-    @property
-    def is_planar(self) -> bool:
-        """Whether libjxl's Python binding gives each channel as a plane: grey with channels that are no alpha."""
-        return self.is_grey and bool(self.extra) and _ALPHA not in self.extra
 
 
 def is_jxl(data: bytes) -> bool:
@@ -79,22 +67,10 @@ def read_jxl(data: bytes) -> Header:
         Unscorable: truncated, undecodable, unsupported_format or animated.
     """
     picture = open_jxl(strip_jxl(data))
-    if picture.is_animated:
-        raise Unscorable(Reason.ANIMATED, "the JPEG XL is animated; send one frame")
-    if picture.is_float or picture.bits > _MAX_BITS:
-        kind = "floating-point" if picture.is_float else "whole"
-        message = f"the JPEG XL has {kind} samples of {picture.bits} bits; whole ones of up to {_MAX_BITS} are read"
-        raise Unscorable(Reason.UNSUPPORTED_FORMAT, message)
-    if _BLACK in picture.extra:
-        raise Unscorable(Reason.UNSUPPORTED_FORMAT, "the JPEG XL has colours for printing (CMYK); convert it first")
     colour = 3 if picture.bits <= 8 and not picture.is_linear else 6  # noqa: PLR2004 - bits of a sample
-    return Header(
-        picture.width,
-        picture.height,
-        read_exif_box(data),
-        pixel_bytes=colour + _EXTRA_BYTES * len(picture.extra),
-        orientation=picture.orientation,
-    )
+    pixel_bytes = colour + _EXTRA_BYTES * len(picture.extra)
+    exif = read_exif_box(data)
+    return Header(picture.width, picture.height, exif, pixel_bytes=pixel_bytes, orientation=picture.orientation)
 
 
 def strip_jxl(data: bytes) -> bytes:
@@ -110,28 +86,20 @@ def strip_jxl(data: bytes) -> bytes:
     for kind, start, end in walk_jxl_boxes(data):
         if kind not in {b"jxlc", b"jxlp"}:
             continue
-        if ended:
-            raise Unscorable(Reason.UNDECODABLE, "the JPEG XL file has two codestreams")
-        if kind == b"jxlc":
-            number, ended = len(parts), not parts
-            parts.append(data[start:end])
-        else:
-            number = int.from_bytes(data[start : min(start + 4, end)], "big")
-            ended, number = bool(number & _LAST_PART), number & ~_LAST_PART
-            parts.append(data[min(start + 4, end) : end])
-        if number != len(parts) - 1 or (kind == b"jxlc" and not ended):
-            raise Unscorable(Reason.UNDECODABLE, "the parts of the JPEG XL file's codestream are not in order")
+        body = data[start:end]
+        number, body = (_LAST_PART, body) if kind == b"jxlc" else (int.from_bytes(body[:4], "big"), body[4:])
+        if ended or number & ~_LAST_PART != len(parts):
+            message = "the parts of the JPEG XL file's codestream are not in order, or it has two"
+            raise Unscorable(Reason.UNDECODABLE, message)
+        ended = bool(number & _LAST_PART)
+        parts.append(body)
     if not ended:
         raise Unscorable(Reason.TRUNCATED, "the JPEG XL file has no end of its codestream")
     return b"".join(parts)
 
 
 def read_exif_box(data: bytes) -> bytes:
-    """Return the EXIF block from its TIFF header on; b"" where there is none that can be read.
-
-    Raises:
-        Unscorable: see `strip_jxl`.
-    """
+    """Return the EXIF block from its TIFF header on; b"" where there is none. Raises as `walk_jxl_boxes`."""
     block = next((data[start:end] for kind, start, end in walk_jxl_boxes(data) if kind == b"Exif"), b"")
     return block[EXIF_PREFIX + int.from_bytes(block[:EXIF_PREFIX], "big") :]
 
@@ -150,34 +118,35 @@ def open_jxl(codestream: bytes) -> JxlPicture:
     """Return what the header of a codestream states (ISO/IEC 18181-1, annex D).
 
     Raises:
-        Unscorable: truncated or undecodable.
+        Unscorable: truncated, undecodable, unsupported_format or animated.
     """
     if not codestream.startswith(_CODESTREAM):
         raise Unscorable(Reason.UNDECODABLE, "the JPEG XL file has no codestream")
     bits = _Bits(codestream, 8 * len(_CODESTREAM))
-    width, height = _read_size(bits)
+    picture = JxlPicture(*_read_size(bits))
     if bits.take(1):  # all defaults: 8 bits, lossy RGB
-        return JxlPicture(width, height)
-    orientation = 1
+        return picture
     if bits.take(1):  # fields that few pictures need
-        orientation = 1 + bits.take(3)
+        picture = picture._replace(orientation=1 + bits.take(3))
         if bits.take(1):
             _read_size(bits)  # at which to display it
         if bits.take(1):
             _skip_preview(bits)
         if bits.take(1):
-            return JxlPicture(width, height, orientation, is_animated=True)
-    bits_at = bits.position + 1
-    depth, is_float = _read_depth(bits)
+            raise Unscorable(Reason.ANIMATED, "the JPEG XL is animated; send one frame")
+    picture = picture._replace(bits_at=bits.position + 1, bits=_read_depth(bits))
+    if not 1 <= picture.bits <= _MAX_BITS:
+        message = f"the JPEG XL's samples are not whole numbers of at most {_MAX_BITS} bits; convert it first"
+        raise Unscorable(Reason.UNSUPPORTED_FORMAT, message)
     bits.take(1)  # whether 16 bits suffice for the numbers of a lossless decoder
-    extra = tuple(_read_extra(bits) for _ in range(bits.choose(_EXTRA_COUNT)))
+    picture = picture._replace(extra=tuple(_read_extra(bits) for _ in range(bits.choose(_EXTRA_COUNT))))
+    if _BLACK in picture.extra:
+        raise Unscorable(Reason.UNSUPPORTED_FORMAT, "the JPEG XL has colours for printing (CMYK); convert it first")
     is_lossy = bool(bits.take(1))  # stored as XYB, not in the colour space of the picture
-    is_linear = is_grey = False
-    if not bits.take(1):  # not sRGB
-        is_linear = bool(bits.take(1)) and is_lossy
-        is_grey = bits.choose(_ENUM) == _GREY
-    picture = JxlPicture(width, height, orientation, depth, is_float)
-    return picture._replace(extra=extra, is_grey=is_grey, is_linear=is_linear, bits_at=bits_at)
+    if bits.take(1):  # sRGB
+        return picture
+    has_profile = bool(bits.take(1))
+    return picture._replace(is_linear=is_lossy and has_profile, is_grey=bits.choose(_ENUM) == _GREY)
 
 
 def deepen_samples(codestream: bytes, picture: JxlPicture) -> tuple[bytes, int]:
@@ -194,11 +163,7 @@ def deepen_samples(codestream: bytes, picture: JxlPicture) -> tuple[bytes, int]:
 
 
 class _Bits:
-    """Reads unsigned integers from the lowest bit of each byte on.
-
-    Raises:
-        Unscorable: truncated.
-    """
+    """Reads unsigned integers from the lowest bit of each byte on; beyond the end, a codestream is truncated."""
 
     def __init__(self, data: bytes, position: int) -> None:
         self._data, self.position = data, position
@@ -234,24 +199,22 @@ def _skip_preview(bits: _Bits) -> None:
         bits.choose(side)
 
 
-def _read_depth(bits: _Bits) -> tuple[int, bool]:
-    """Return the bits of a sample, and whether it is a floating-point number."""
-    if not bits.take(1):
-        return bits.choose(_BITS), False
-    depth = bits.choose(_FLOAT_BITS)
-    bits.take(4)  # of the exponent
-    return depth, True
+def _read_depth(bits: _Bits) -> int:
+    """Return the bits of a sample, or 0 for floating-point numbers."""
+    is_float, depth = bits.take(1), bits.choose(_BITS)
+    bits.take(4 * is_float)  # of the exponent
+    return 0 if is_float else depth
 
 
 def _read_extra(bits: _Bits) -> int:
     """Return the type of the next extra channel."""
     if bits.take(1):  # all defaults
-        return _ALPHA
+        return ALPHA
     kind = bits.choose(_ENUM)
     _read_depth(bits)
     bits.choose(_SHIFT)
     bits.take(8 * bits.choose(_NAME_BYTES))
-    if kind == _ALPHA:
+    if kind == ALPHA:
         bits.take(1)  # whether colours are multiplied with it
     elif kind == _SPOT_COLOUR:
         bits.take(4 * 16)

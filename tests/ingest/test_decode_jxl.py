@@ -26,7 +26,7 @@ def test_the_codestream_decides_the_orientation(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F], exif[0x0110] = 9 - orientation, "Maker", "Maker One"
     box = write_box(b"Exif", bytes(4) + exif.tobytes().removeprefix(b"Exif\0\0"))
-    bare = turn(encode(PIXELS), 95, 61, orientation)
+    bare = turn(encode(PIXELS), (95, 61), orientation)
     for data in (bare, wrap(bare, box)):
         info = probe_image(data)
         assert info.orientation == orientation

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 from ingest.formats.jxl import strip_jxl
 
 CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0\0\0\x14ftypjxl \0\0\0\0jxl "
+Fields = tuple[tuple[int, int], ...]  # (value, bits), from the lowest bit of each byte on
 
 
 def encode(pixels: ArrayLike, **options: object) -> bytes:
@@ -16,44 +17,26 @@ def encode(pixels: ArrayLike, **options: object) -> bytes:
     return strip_jxl(bytes(jpegxl_encode(np.asarray(pixels), numthreads=1, **options)))
 
 
-def wrap(codestream: bytes, *boxes: bytes) -> bytes:
-    """Return a codestream in a container, behind other boxes."""
-    return CONTAINER + b"".join(boxes) + write_box(b"jxlc", codestream)
-
-
 def write_box(kind: bytes, body: bytes) -> bytes:
     """Return a box."""
     return struct.pack(">I4s", 8 + len(body), kind) + body
 
 
+def wrap(codestream: bytes, *boxes: bytes) -> bytes:
+    """Return a codestream in a container, behind other boxes."""
+    return CONTAINER + b"".join(boxes) + write_box(b"jxlc", codestream)
+
+
 def write_header(
-    width: int,
-    height: int,
-    orientation: int | None = None,
-    depth: tuple[tuple[int, int], ...] = ((0, 1), (0, 2)),
-    before: tuple[tuple[int, int], ...] = ((0, 1),) * 3,
-    extra: tuple[tuple[int, int], ...] = ((0, 2),),
+    size: tuple[int, int], turned: Fields = (), depth: Fields = ((0, 3),), extra: Fields = ((0, 2),)
 ) -> bytes:
-    """Return a header that is not lossy, in sRGB, padded to whole bytes.
+    """Return a lossless header in sRGB. `size` is (width, height), up to 512, of no ratio that has a short form.
 
-    Args:
-        width, height: up to 8192, of no ratio that has a short form.
-        orientation: 1..8; None writes none.
-        depth: the bits of a sample as (value, bits).
-        before: displayed size, preview and animation, likewise, where there is an orientation.
-        extra: the number of extra channels and what each one is, likewise.
+    `turned` are the orientation and what follows, `depth` the bits of a sample, `extra` the extra channels.
     """
-    sizes = [((0, 2), (side - 1, 9)) if side <= 512 else ((1, 2), (side - 1, 13)) for side in (height, width)]
-    fields = [(0x0AFF, 16), (0, 1), *sizes[0], (0, 3), *sizes[1], (0, 1), (int(orientation is not None), 1)]
-    if orientation is not None:
-        fields += [(orientation - 1, 3), *before]
-    fields += [*depth, (1, 1), *extra, (0, 1), (1, 1)]
-    fields += [(1, 1)] if orientation is not None else []  # default tones
-    return pack_bits([*fields, (0, 2), (1, 1)])  # no extensions, default weights
-
-
-def pack_bits(fields: list[tuple[int, int]]) -> bytes:
-    """Return (value, bits) from the lowest bit of each byte on."""
+    width, height = ((side - 1) << 2 for side in size)
+    fields = [(0x0AFF, 16), (0, 1), (height, 11), (0, 3), (width, 11), (0, 1), (bool(turned), 1), *turned]
+    fields += [*depth, (1, 1), *extra, (0, 1), (1, 1), (bool(turned), bool(turned)), (0, 2), (1, 1)]
     total = position = 0
     for value, bits in fields:
         total |= value << position
@@ -61,8 +44,8 @@ def pack_bits(fields: list[tuple[int, int]]) -> bytes:
     return total.to_bytes(-(-position // 8), "little")
 
 
-def turn(codestream: bytes, width: int, height: int, orientation: int) -> bytes:
+def turn(codestream: bytes, size: tuple[int, int], orientation: int) -> bytes:
     """Return a codestream of `encode`, 8-bit RGB, whose header states an orientation."""
-    header = write_header(width, height)
+    header = write_header(size)
     assert codestream.startswith(header)
-    return write_header(width, height, orientation) + codestream[len(header) :]
+    return write_header(size, ((orientation - 1, 3), (0, 3))) + codestream[len(header) :]
