@@ -17,15 +17,15 @@ _KNEE = 0.0031308  # of sRGB's curve: below, it is a line (IEC 61966-2-1)
 
 
 def decode_jxl(codestream: bytes) -> Pixels:
-    """Return the stored picture, RGB (H, W, 3).
+    """Return the stored picture, RGB (H, W, 3), of a codestream that `open_jxl` accepts.
 
     Raises:
         Unscorable: undecodable.
     """
     picture = open_jxl(codestream)
-    bits = picture.bits
-    if picture.is_linear:
-        codestream, bits = deepen_samples(codestream, picture)
+    if is_linear := picture.is_linear:
+        codestream = deepen_samples(codestream, picture)
+        picture = open_jxl(codestream)
     try:
         decoded = jpegxl_decode(codestream, index=0, keeporientation=True, numthreads=1)
     except (RuntimeError, ValueError) as error:  # libjxl has one error for all causes
@@ -34,17 +34,11 @@ def decode_jxl(codestream: bytes) -> Pixels:
     if picture.is_grey and picture.extra and ALPHA not in picture.extra:
         decoded = decoded[0]  # each channel is a plane
     samples = decoded.reshape(picture.height, picture.width, -1)[:, :, : 1 if picture.is_grey else 3]
-    if picture.is_linear or bits != 8:  # noqa: PLR2004 - bits of a sample
-        levels, deep = _list_levels(bits, linear=picture.is_linear), samples
-        samples = np.empty(deep.shape, np.uint8)
+    if picture.bits != 8:  # noqa: PLR2004 - bits of a sample
+        share, deep = np.linspace(0, 1, 1 << picture.bits), samples
+        if is_linear:
+            share = np.where(share <= _KNEE, 12.92 * share, 1.055 * share ** (1 / 2.4) - 0.055)
+        levels, samples = np.rint(255 * share).astype(np.uint8), np.empty(deep.shape, np.uint8)
         for top in range(0, picture.height, _BAND_ROWS):
             samples[top : top + _BAND_ROWS] = np.take(levels, deep[top : top + _BAND_ROWS], mode="clip")
     return np.broadcast_to(samples, (picture.height, picture.width, 3))
-
-
-def _list_levels(bits: int, *, linear: bool) -> Pixels:
-    """Return the 8-bit level of each sample of `bits`."""
-    share = np.linspace(0, 1, 1 << bits)
-    if linear:
-        share = np.where(share <= _KNEE, 12.92 * share, 1.055 * share ** (1 / 2.4) - 0.055)
-    return np.rint(255 * share).astype(np.uint8)

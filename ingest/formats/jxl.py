@@ -1,17 +1,16 @@
 """JPEG XL: the container's boxes and the header of the codestream, no decode (ISO/IEC 18181-1 and 18181-2).
 
-Accepted: a bare codestream, or a container with one `jxlc` box or its parts in `jxlp` boxes, in order; samples are
-whole numbers of at most 16 bits. The codestream states the orientation; EXIF's is ignored, as the standard says. Alpha and
-other extra channels, previews, colour profiles and HDR transfer curves are ignored. Refused: animations, floating-point
-samples, and CMYK, whose black is an extra channel. A decoder gets the codestream alone. Not covered: frames larger than
-the picture, which only frame headers state; the memory of the process that decodes is limited.
+Accepted: a codestream, bare, in a `jxlc` box, or in parts in `jxlp` boxes in order, of whole samples of up to 16 bits.
+It states the orientation; EXIF's is ignored, as the standard says. Alpha and other extra channels, previews, profiles
+and HDR curves are ignored. Refused: animations, floating-point samples, and CMYK, whose black is an extra channel.
+A decoder gets the codestream alone. Not covered: frames larger than the picture; the decoding process is limited.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from ingest.formats.header import Header
-from ingest.formats.isobmff import EXIF_PREFIX, walk_boxes
+from ingest.formats.isobmff import EXIF_PREFIX, Box, walk_boxes
 from ingest.reasons import Reason, Unscorable
 
 JXL = "image/jxl"
@@ -25,24 +24,22 @@ _EXTRA_BYTES = 4  # a decoder has a whole number for each pixel of an extra chan
 _HEAD_BYTES = 64  # the bits of a sample are stated within them
 
 # How an integer is stored: two bits choose (constant, bits that are added to it).
-_Choice = tuple[tuple[int, int], ...]
-_SIDE: _Choice = (1, 9), (1, 13), (1, 18), (1, 30)
-_PREVIEW_SIDE: _Choice = (1, 6), (65, 8), (321, 10), (1345, 12)
-_PREVIEW_EIGHTHS: _Choice = (16, 0), (32, 0), (1, 5), (33, 9)
-_ENUM: _Choice = (0, 0), (1, 0), (2, 4), (18, 6)
-_BITS: _Choice = (8, 0), (10, 0), (12, 0), (1, 6)
-_EXTRA_COUNT: _Choice = (0, 0), (1, 0), (2, 4), (1, 12)
-_SHIFT: _Choice = (0, 0), (3, 0), (4, 0), (1, 3)
-_NAME_BYTES: _Choice = (0, 0), (0, 4), (16, 5), (48, 10)
-_CFA_CHANNEL: _Choice = (1, 0), (0, 2), (3, 4), (19, 8)
+_SIDE = (1, 9), (1, 13), (1, 18), (1, 30)
+_PREVIEW_SIDE = (1, 6), (65, 8), (321, 10), (1345, 12)
+_PREVIEW_EIGHTHS = (16, 0), (32, 0), (1, 5), (33, 9)
+_ENUM = (0, 0), (1, 0), (2, 4), (18, 6)
+_BITS = (8, 0), (10, 0), (12, 0), (1, 6)
+_EXTRA_COUNT = (0, 0), (1, 0), (2, 4), (1, 12)
+_SHIFT = (0, 0), (3, 0), (4, 0), (1, 3)
+_NAME_BYTES = (0, 0), (0, 4), (16, 5), (48, 10)
+_CFA_CHANNEL = (1, 0), (0, 2), (3, 4), (19, 8)
 
 
 class JxlPicture(NamedTuple):
-    """What the header of a codestream states; sides in stored pixels, before `orientation` (1..8, as in EXIF).
+    """What a header states; sides in stored pixels, before `orientation` (1..8, as in EXIF).
 
-    `bits` are those of a colour sample, stated at bit `bits_at` of the codestream; `extra` the types of the extra
-    channels. `is_linear` is whether libjxl gives linear light: the picture is lossy, and only an ICC profile states its
-    colours.
+    `bits` are those of a colour sample, stated at bit `bits_at`; `extra` the types of the extra channels. `is_linear`
+    is whether libjxl gives linear light: the picture is lossy, and only an ICC profile states its colours.
     """
 
     width: int
@@ -68,17 +65,12 @@ def read_jxl(data: bytes) -> Header:
     """
     picture = open_jxl(strip_jxl(data))
     colour = 3 if picture.bits <= 8 and not picture.is_linear else 6  # noqa: PLR2004 - bits of a sample
-    pixel_bytes = colour + _EXTRA_BYTES * len(picture.extra)
-    exif = read_exif_box(data)
+    pixel_bytes, exif = colour + _EXTRA_BYTES * len(picture.extra), read_exif_box(data)
     return Header(picture.width, picture.height, exif, pixel_bytes=pixel_bytes, orientation=picture.orientation)
 
 
 def strip_jxl(data: bytes) -> bytes:
-    """Return the codestream.
-
-    Raises:
-        Unscorable: truncated or undecodable.
-    """
+    """Return the codestream. Raises as `read_jxl`."""
     if data.startswith(_CODESTREAM):
         return data
     parts: list[bytes] = []
@@ -99,27 +91,19 @@ def strip_jxl(data: bytes) -> bytes:
 
 
 def read_exif_box(data: bytes) -> bytes:
-    """Return the EXIF block from its TIFF header on; b"" where there is none. Raises as `walk_jxl_boxes`."""
+    """Return the EXIF block from its TIFF header on; b"" where there is none. Raises as `read_jxl`."""
     block = next((data[start:end] for kind, start, end in walk_jxl_boxes(data) if kind == b"Exif"), b"")
     return block[EXIF_PREFIX + int.from_bytes(block[:EXIF_PREFIX], "big") :]
 
 
-def walk_jxl_boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (type, start, end) of each box's body; nothing for a bare codestream.
-
-    Raises:
-        Unscorable: truncated or undecodable.
-    """
+def walk_jxl_boxes(data: bytes) -> Iterator[Box]:
+    """Yield each box; none for a bare codestream. Raises as `read_jxl`."""
     if data.startswith(_CONTAINER):
         yield from walk_boxes(data, len(_CONTAINER), len(data), "JPEG XL")
 
 
 def open_jxl(codestream: bytes) -> JxlPicture:
-    """Return what the header of a codestream states (ISO/IEC 18181-1, annex D).
-
-    Raises:
-        Unscorable: truncated, undecodable, unsupported_format or animated.
-    """
+    """Return what the header of a codestream states (ISO/IEC 18181-1, annex D). Raises as `read_jxl`."""
     if not codestream.startswith(_CODESTREAM):
         raise Unscorable(Reason.UNDECODABLE, "the JPEG XL file has no codestream")
     bits = _Bits(codestream, 8 * len(_CODESTREAM))
@@ -135,13 +119,13 @@ def open_jxl(codestream: bytes) -> JxlPicture:
         if bits.take(1):
             raise Unscorable(Reason.ANIMATED, "the JPEG XL is animated; send one frame")
     picture = picture._replace(bits_at=bits.position + 1, bits=_read_depth(bits))
-    if not 1 <= picture.bits <= _MAX_BITS:
-        message = f"the JPEG XL's samples are not whole numbers of at most {_MAX_BITS} bits; convert it first"
-        raise Unscorable(Reason.UNSUPPORTED_FORMAT, message)
     bits.take(1)  # whether 16 bits suffice for the numbers of a lossless decoder
     picture = picture._replace(extra=tuple(_read_extra(bits) for _ in range(bits.choose(_EXTRA_COUNT))))
-    if _BLACK in picture.extra:
-        raise Unscorable(Reason.UNSUPPORTED_FORMAT, "the JPEG XL has colours for printing (CMYK); convert it first")
+    if _BLACK in picture.extra or not 1 <= picture.bits <= _MAX_BITS:
+        message = (
+            f"the JPEG XL is CMYK, or its samples are not whole numbers of up to {_MAX_BITS} bits; convert it first"
+        )
+        raise Unscorable(Reason.UNSUPPORTED_FORMAT, message)
     is_lossy = bool(bits.take(1))  # stored as XYB, not in the colour space of the picture
     if bits.take(1):  # sRGB
         return picture
@@ -149,17 +133,15 @@ def open_jxl(codestream: bytes) -> JxlPicture:
     return picture._replace(is_linear=is_lossy and has_profile, is_grey=bits.choose(_ENUM) == _GREY)
 
 
-def deepen_samples(codestream: bytes, picture: JxlPicture) -> tuple[bytes, int]:
-    """Return the codestream of a lossy picture with other bits of a sample, 12 or 16, in its header, and these bits.
+def deepen_samples(codestream: bytes, picture: JxlPicture) -> bytes:
+    """Return the codestream of a lossy picture whose header states 12 or 16 bits; the coded picture stays the same.
 
-    8 bits of linear light are too few for dark colours. The coded picture does not depend on what the header states.
+    8 bits of linear light are too few for dark colours.
     """
     head, at = int.from_bytes(codestream[:_HEAD_BYTES], "little"), picture.bits_at
-    if head >> at & 3 == 3:  # noqa: PLR2004 - six bits follow, the bits of a sample less one
-        head, bits = head & ~(63 << at + 2) | 15 << at + 2, 16
-    else:
-        head, bits = head & ~(3 << at) | 2 << at, 12
-    return head.to_bytes(len(codestream[:_HEAD_BYTES]), "little") + codestream[_HEAD_BYTES:], bits
+    six = head >> at & 3 == 3  # noqa: PLR2004 - six bits follow, the bits of a sample less one
+    head = head & ~(63 << at + 2) | 15 << at + 2 if six else head & ~(3 << at) | 2 << at
+    return head.to_bytes(len(codestream[:_HEAD_BYTES]), "little") + codestream[_HEAD_BYTES:]
 
 
 class _Bits:
@@ -169,15 +151,13 @@ class _Bits:
         self._data, self.position = data, position
 
     def take(self, count: int) -> int:
-        """Return the next `count` bits."""
         start, shift = divmod(self.position, 8)
         self.position += count
         if self.position > 8 * len(self._data):
             raise Unscorable(Reason.TRUNCATED, "the JPEG XL file ends within its header")
         return int.from_bytes(self._data[start : -(-self.position // 8)], "little") >> shift & (1 << count) - 1
 
-    def choose(self, choice: _Choice) -> int:
-        """Return the next integer that is stored as `choice` states."""
+    def choose(self, choice: tuple[tuple[int, int], ...]) -> int:
         least, count = choice[self.take(2)]
         return least + self.take(count)
 

@@ -73,7 +73,7 @@ def test_hostile_tables_are_refused_without_decoding(name: str) -> None:
     assert refusal.value.reason is reason, refusal.value.detail
 
 
-@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "JXL"])
 def test_every_truncation_and_bit_flip_has_one_outcome(kind: str) -> None:
     """Of a damaged file the probe gives an image or a reason, and nothing else; no truncated file is admitted."""
     data, rng = encode(kind), np.random.default_rng(3)
@@ -90,9 +90,9 @@ def test_every_truncation_and_bit_flip_has_one_outcome(kind: str) -> None:
         assert info.decoded_pixels <= 200_000_000
 
 
-@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "JXL"])
 def test_damaged_files_are_cut_or_refused_in_the_sandbox(sandbox: Sandbox, kind: str) -> None:
-    """The sandbox answers for each damaged file with a crop or a typed reason, and keeps working."""
+    """The sandbox answers for each damaged file with a crop or a typed reason, and keeps working; so for JPEG XL."""
     data, rng, outcomes = encode(kind), np.random.default_rng(4), []
     for _ in range(25):
         changed = bytearray(data)

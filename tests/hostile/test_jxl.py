@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import closing
-from functools import cache
 
 import numpy as np
 import pytest
@@ -13,15 +12,9 @@ from ingest.sandbox import Sandbox
 from ingest.spec import Window
 from scorer.bundle.bundle import Bundle
 from tests.ingest.formats.heif_files import make_picture
-from tests.ingest.formats.jxl_files import CONTAINER, encode, wrap, write_box, write_header
+from tests.ingest.formats.jxl_files import CONTAINER, encode, wrap, write_box, write_header, write_size
 
-LAST = 1 << 31
-
-
-@cache
-def make_bare(*, lossless: bool = True) -> bytes:
-    """Return a codestream of 96 x 64 pixels."""
-    return encode(make_picture(), lossless=lossless)
+LAST, BARE = 1 << 31, encode(make_picture())
 
 
 def split(*numbers: int) -> bytes:
@@ -36,25 +29,28 @@ CASES: dict[str, tuple[Reason, Callable[[], bytes]]] = {
     ),
     "thousands of channels": (
         Reason.TOO_MANY_PIXELS,
-        lambda: write_header((500, 499), extra=((3, 2), (4095, 12), *[(1, 1)] * 4096)),
+        lambda: write_header(write_size(500, 499), extra=((3, 2), (4095, 12), *[(1, 1)] * 4096)),
     ),
-    "a header that ends early": (Reason.TRUNCATED, lambda: write_header((61, 95), extra=((3, 2), (4095, 12)))),
+    "a header that ends early": (
+        Reason.TRUNCATED,
+        lambda: write_header(write_size(61, 95), extra=((3, 2), (4095, 12))),
+    ),
     "an animation": (Reason.ANIMATED, lambda: encode(np.zeros((2, 40, 40, 3), np.uint8))),
     "floating-point samples": (Reason.UNSUPPORTED_FORMAT, lambda: encode(np.zeros((40, 40), np.float32))),
     "colours for printing": (
         Reason.UNSUPPORTED_FORMAT,
-        lambda: write_header((61, 95), extra=((1, 2), (0, 1), (2, 2), (2, 4), (0, 7))),
+        lambda: write_header(write_size(61, 95), extra=((1, 2), (0, 1), (2, 2), (2, 4), (0, 7))),
     ),
     "no codestream": (Reason.TRUNCATED, lambda: CONTAINER),
     "a codestream without its signature": (Reason.UNDECODABLE, lambda: wrap(b"none")),
-    "two codestreams": (Reason.UNDECODABLE, lambda: wrap(make_bare(), write_box(b"jxlc", make_bare()))),
+    "two codestreams": (Reason.UNDECODABLE, lambda: wrap(BARE, write_box(b"jxlc", BARE))),
     "a part behind the last one": (Reason.UNDECODABLE, lambda: split(LAST, 1)),
     "parts in another order": (Reason.UNDECODABLE, lambda: split(1, LAST)),
     "a part that is missing": (Reason.UNDECODABLE, lambda: split(0, LAST | 2)),
     "a part without a number": (Reason.TRUNCATED, lambda: CONTAINER + write_box(b"jxlp", b"")),
     "thousands of boxes": (Reason.UNDECODABLE, lambda: CONTAINER + 5000 * write_box(b"free", b"")),
     "a box of three bytes": (Reason.UNDECODABLE, lambda: CONTAINER + b"\0\0\0\3jxlc"),
-    "a file cut in its pixels": (Reason.TRUNCATED, lambda: wrap(make_bare())[:-100]),
+    "a file cut in its pixels": (Reason.TRUNCATED, lambda: wrap(BARE)[:-100]),
 }
 
 
@@ -78,16 +74,12 @@ def cut(sandbox: Sandbox, data: bytes) -> np.ndarray | Unscorable:
 
 
 @pytest.mark.parametrize("lossless", [True, False])
-def test_damaged_files_are_cut_or_refused_in_the_sandbox(sandbox: Sandbox, *, lossless: bool) -> None:
-    """No truncated codestream has pixels; each one with a flipped bit gets a crop or a reason."""
-    data, rng = make_bare(lossless=lossless), np.random.default_rng(4)
+def test_no_truncated_codestream_has_pixels(sandbox: Sandbox, *, lossless: bool) -> None:
+    """Wherever a bare codestream ends early, its header or its decoder is refused."""
+    data = encode(make_picture(), lossless=lossless)
+    assert isinstance(cut(sandbox, data), np.ndarray)
     for end in np.linspace(2, len(data) - 1, 40).astype(int):
         assert isinstance(cut(sandbox, data[:end]), Unscorable), end
-    for number in range(60):
-        changed = bytearray(data)
-        changed[int(rng.integers(2, len(data) if number % 2 else 24))] ^= 1 << int(rng.integers(8))
-        assert isinstance(cut(sandbox, bytes(changed)), Unscorable | np.ndarray)
-    assert isinstance(cut(sandbox, data), np.ndarray)
 
 
 def test_a_tiny_file_of_a_huge_picture_needs_its_memory(starter: Bundle) -> None:

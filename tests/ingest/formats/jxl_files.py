@@ -6,7 +6,7 @@ import numpy as np
 from imagecodecs import jpegxl_encode
 from numpy.typing import ArrayLike
 
-from ingest.formats.jxl import strip_jxl
+from ingest.formats.jxl import _Bits, _read_size, strip_jxl
 
 CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0\0\0\x14ftypjxl \0\0\0\0jxl "
 Fields = tuple[tuple[int, int], ...]  # (value, bits), from the lowest bit of each byte on
@@ -27,25 +27,26 @@ def wrap(codestream: bytes, *boxes: bytes) -> bytes:
     return CONTAINER + b"".join(boxes) + write_box(b"jxlc", codestream)
 
 
-def write_header(
-    size: tuple[int, int], turned: Fields = (), depth: Fields = ((0, 3),), extra: Fields = ((0, 2),)
-) -> bytes:
-    """Return a lossless header in sRGB. `size` is (width, height), up to 512, of no ratio that has a short form.
+def write_size(width: int, height: int) -> Fields:
+    """Return sides of up to 512 pixels."""
+    return (0, 3), (height - 1, 9), (0, 5), (width - 1, 9)
 
-    `turned` are the orientation and what follows, `depth` the bits of a sample, `extra` the extra channels.
-    """
-    width, height = ((side - 1) << 2 for side in size)
-    fields = [(0x0AFF, 16), (0, 1), (height, 11), (0, 3), (width, 11), (0, 1), (bool(turned), 1), *turned]
-    fields += [*depth, (1, 1), *extra, (0, 1), (1, 1), (bool(turned), bool(turned)), (0, 2), (1, 1)]
+
+def write_header(size: Fields, turned: Fields = (), depth: Fields = ((0, 3),), extra: Fields = ((0, 2),)) -> bytes:
+    """Return a lossless header in sRGB: `turned` are the orientation and what follows, `depth` the bits of a sample."""
+    fields = [(0x0AFF, 16), *size, (0, 1), (bool(turned), 1), *turned, *depth, (1, 1), *extra, (2, 2)]
     total = position = 0
-    for value, bits in fields:
+    for value, bits in [*fields, (bool(turned), bool(turned)), (0, 2), (1, 1)]:
         total |= value << position
         position += bits
     return total.to_bytes(-(-position // 8), "little")
 
 
-def turn(codestream: bytes, size: tuple[int, int], orientation: int) -> bytes:
+def turn(codestream: bytes, orientation: int) -> bytes:
     """Return a codestream of `encode`, 8-bit RGB, whose header states an orientation."""
-    header = write_header(size)
-    assert codestream.startswith(header)
-    return write_header(size, ((orientation - 1, 3), (0, 3))) + codestream[len(header) :]
+    bits = _Bits(codestream, 16)
+    _read_size(bits)
+    size = (((int.from_bytes(codestream[:16], "little") & (1 << bits.position) - 1) >> 16, bits.position - 16),)
+    plain = write_header(size)
+    assert codestream.startswith(plain)
+    return write_header(size, ((orientation - 1, 3), (0, 3))) + codestream[len(plain) :]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ingest.formats.jxl import JXL, deepen_samples, open_jxl, read_exif_box, read_jxl, strip_jxl
 from ingest.probe import probe_image
 from ingest.reasons import Unscorable
-from tests.ingest.formats.jxl_files import CONTAINER, Fields, encode, wrap, write_box, write_header
+from tests.ingest.formats.jxl_files import CONTAINER, Fields, encode, wrap, write_box, write_header, write_size
 
 SIDES = st.sampled_from([1, 8, 32, 61, 64, 95, 256, 257, 520])
 DEPTHS: dict[int, Fields] = {8: ((0, 3),), 12: ((0, 1), (2, 2)), 16: ((0, 1), (3, 2), (15, 6))}
@@ -34,11 +34,11 @@ def test_a_header_states_what_the_decoder_gives(shape: tuple[int, int, int], bit
 def test_every_field_of_a_header_is_read(width: int, orientation: int, bits: int) -> None:
     """What stands behind a displayed size, a preview and a named channel is read from the right bits."""
     turned = ((orientation - 1, 3), *SHOWN, *PREVIEW, (0, 1))
-    data = write_header((width, 31), turned, DEPTHS[bits], EXTRA)
+    data = write_header(write_size(width, 31), turned, DEPTHS[bits], EXTRA)
     picture = open_jxl(data)
     assert (picture.width, picture.height, picture.orientation, picture.bits) == (width, 31, orientation, bits)
     assert picture.extra == (1, 0)
-    assert open_jxl(deepen_samples(data, picture)[0]).bits == max(bits, 12)
+    assert open_jxl(deepen_samples(data, picture)).bits == max(bits, 12)
 
 
 def test_a_codestream_in_parts_is_one() -> None:
