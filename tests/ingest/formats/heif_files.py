@@ -24,7 +24,7 @@ def make_picture(width: int = 96, height: int = 64, seed: int = 0) -> Image.Imag
 
 @cache
 def encode(kind: str, width: int = 96, height: int = 64, orientation: int = 1) -> bytes:
-    """Return a picture as "HEIF", "AVIF" or lossless "JXL", turned by the container; EXIF of JXL states another turn."""
+    """Return a picture as "HEIF", "AVIF" or lossless "JXL", turned by the file; EXIF of JXL states another turn."""
     picture, buffer = make_picture(width, height), io.BytesIO()
     exif = Image.Exif()
     exif[0x0112], exif[0x010F], exif[0x0110] = orientation, "Maker", "Maker One"
