@@ -11,7 +11,7 @@ images of 24 and 100 megapixels (peak of resident memory, bytes a pixel beyond t
 * CPU: at most 53 ns a pixel; 75 in AVIF. One decode of HEIC by libde265: 33 to 36 ns at 0.9 bits a pixel, 62 at 2.4 (a
   phone's 12 megapixels have 1 to 2), 118 at 6.6, and no less on two threads. To cut, the tiles of the faces are decoded
   twice and compared: 92, 166, 256.
-* JPEG XL, decoded whole: 4 to 12, and 31 with layers. CPU: 16 to 51 ns a pixel, 100 to 313 lossless.
+* JPEG XL, decoded whole: 4 to 17, and 31 with layers. CPU: 16 to 51 ns a pixel, 100 to 313 lossless.
 
 Clips: a decoder keeps up to 17 frames, of 1.5 to 6 bytes a pixel.
 """

@@ -35,10 +35,15 @@ def decode_jxl(codestream: bytes) -> Pixels:
         decoded = decoded[0]  # each channel is a plane
     samples = decoded.reshape(picture.height, picture.width, -1)[:, :, : 1 if picture.is_grey else 3]
     if picture.bits != 8:  # noqa: PLR2004 - bits of a sample
-        share, deep = np.linspace(0, 1, 1 << picture.bits), samples
-        if is_linear:
-            share = np.where(share <= _KNEE, 12.92 * share, 1.055 * share ** (1 / 2.4) - 0.055)
-        levels, samples = np.rint(255 * share).astype(np.uint8), np.empty(deep.shape, np.uint8)
+        levels, deep, samples = list_levels(picture.bits, linear=is_linear), samples, np.empty(samples.shape, np.uint8)
         for top in range(0, picture.height, _BAND_ROWS):
             samples[top : top + _BAND_ROWS] = np.take(levels, deep[top : top + _BAND_ROWS], mode="clip")
     return np.broadcast_to(samples, (picture.height, picture.width, 3))
+
+
+def list_levels(bits: int, *, linear: bool) -> Pixels:
+    """Return the 8-bit level of each sample of `bits`."""
+    share = np.linspace(0, 1, 1 << bits)
+    if linear:
+        share = np.where(share <= _KNEE, 12.92 * share, 1.055 * share ** (1 / 2.4) - 0.055)
+    return np.rint(255 * share).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Hostile HEIC, AVIF and JPEG XL files: each gets one typed reason, before a decoder reads it where the tables are wrong."""
+"""Hostile HEIC, AVIF and JPEG XL: each file gets one typed reason, before a decoder reads it where tables are wrong."""
 
 import io
 import struct

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ingest.decode_jxl import decode_jxl
+from ingest.decode_jxl import decode_jxl, list_levels
 from ingest.formats.jxl import JXL, deepen_samples, open_jxl, read_exif_box, read_jxl, strip_jxl
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Unscorable
@@ -22,6 +22,7 @@ SIDES = st.sampled_from([1, 8, 32, 61, 64, 95, 256, 257, 520])
 DEPTHS: dict[int, Fields] = {8: ((0, 3),), 12: ((0, 1), (2, 2)), 16: ((0, 1), (3, 2), (15, 6))}
 SHOWN = ((1, 1), (0, 3), (99, 9), (1, 3))  # a size at which to display: a square of 100 pixels
 PREVIEW = ((1, 1), (1, 1), (2, 2), (3, 5), (2, 3))  # 32 pixels high, 1.2 times as wide
+GREY_PROFILE = ((1, 1), (0, 1), (1, 1), (1, 2))  # lossy, in the colours of an ICC profile
 # A channel of depth, 16-bit floating-point, with a name of 19 bytes; then alpha.
 EXTRA = ((2, 2), (0, 4), (0, 1), (1, 2), (1, 1), (1, 2), (4, 4), (0, 2), (2, 2), (3, 5), *[(65, 8)] * 19, (1, 1))
 
@@ -42,10 +43,10 @@ def test_a_header_states_what_the_decoder_gives(shape: tuple[int, int, int], bit
 def test_every_field_of_a_header_is_read(width: int, orientation: int, bits: int) -> None:
     """What stands behind a displayed size, a preview and a named channel is read from the right bits."""
     turned = ((orientation - 1, 3), *SHOWN, *PREVIEW, (0, 1))
-    data = write_header(write_size(width, 31), turned, DEPTHS[bits], EXTRA)
+    data = write_header(write_size(width, 31), turned, DEPTHS[bits], EXTRA, GREY_PROFILE)
     picture = open_jxl(data)
     assert (picture.width, picture.height, picture.orientation, picture.bits) == (width, 31, orientation, bits)
-    assert picture.extra == (1, 0)
+    assert (picture.extra, picture.is_grey, picture.is_linear) == ((1, 0), True, True)
     assert open_jxl(deepen_samples(data, picture)).bits == max(bits, 12)
 
 
@@ -99,3 +100,5 @@ def test_the_stated_depth_of_a_lossy_picture_is_not_that_of_its_codes() -> None:
     deeper = deepen_samples(data, open_jxl(data))
     assert open_jxl(deeper) == open_jxl(data)._replace(bits=12)
     assert np.abs(decode_jxl(deeper).astype(int) - decode_jxl(data)).max() <= 1
+    assert np.diff(list_levels(12, linear=True).astype(int)).max() == 1
+    assert list_levels(16, linear=True)[[0, 205, 14_027, 65_535]].tolist() == [0, 10, 127, 255]  # IEC 61966-2-1

@@ -32,9 +32,18 @@ def write_size(width: int, height: int) -> Fields:
     return (0, 3), (height - 1, 9), (0, 5), (width - 1, 9)
 
 
-def write_header(size: Fields, turned: Fields = (), depth: Fields = ((0, 3),), extra: Fields = ((0, 2),)) -> bytes:
-    """Return a lossless header in sRGB: `turned` are the orientation and what follows, `depth` the bits of a sample."""
-    fields = [(0x0AFF, 16), *size, (0, 1), (bool(turned), 1), *turned, *depth, (1, 1), *extra, (2, 2)]
+def write_header(
+    size: Fields,
+    turned: Fields = (),
+    depth: Fields = ((0, 3),),
+    extra: Fields = ((0, 2),),
+    colours: Fields = ((2, 2),),
+) -> bytes:
+    """Return a header: `turned` are the orientation and what follows, `depth` the bits of a sample.
+
+    `extra` are the extra channels; `colours` are whether it is lossy and the colour space, lossless sRGB by default.
+    """
+    fields = [(0x0AFF, 16), *size, (0, 1), (bool(turned), 1), *turned, *depth, (1, 1), *extra, *colours]
     total = position = 0
     for value, bits in [*fields, (bool(turned), bool(turned)), (0, 2), (1, 1)]:
         total |= value << position
