@@ -144,6 +144,7 @@ def strip_metadata(data: bytes, media_type: str) -> bytes:
     """Return the same image with only the segments or chunks that its pixels need.
 
     `probe_image` accepted `data` as `media_type`. EXIF is removed, too: the caller applies `ImageInfo.orientation`.
+    The codestream of a JPEG XL keeps its own, which its decoder does not apply.
     """
     return {
         "image/jpeg": jpeg.strip_jpeg,
