@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ingest.crops import read_crop
-from ingest.formats import png
+from ingest.formats import jxl, png
 from ingest.probe import EncodedFace
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox
@@ -157,7 +157,14 @@ def name_clip(data: bytes) -> str | None:
 
 
 def name_animation(data: bytes) -> str:
-    """Return the media type of bytes that `probe_image` refused as animated."""
+    """Return the media type of bytes that `probe_image` refused as animated; "" for JPEG XL, whose frames are not read.
+
+    A sequence in HEIF or AVIF is a video: its frames refer to each other.
+    """
+    if jxl.is_jxl(data):
+        return ""
+    if data[4:8] == b"ftyp":
+        return "video/mp4"
     return "image/png" if data.startswith(png.MAGIC) else "image/webp"
 
 

@@ -32,9 +32,10 @@ from ingest.decode_batches import (
     FaceGroup,
     batch_groups,
     exceeds_dali,
-    is_heif_image,
+    needs_sandbox,
     split_batches,
 )
+from ingest.formats.jxl import JXL
 from ingest.jpeg_rows import drop_rows_above
 from ingest.native_messages import NativeMessages
 from ingest.orientation import find_stored_window, turn_upright
@@ -198,13 +199,13 @@ class FaceCropper:
 def _decode_without_dali(data: bytes, window: Window, info: ImageInfo) -> tuple[list[_Region], str]:
     """Return the stored rectangle of an image that DALI cannot decode, and a warning or failure, or ""."""
     # Triton's environment has neither simplejpeg nor pi-heif.
-    from ingest.decode import decode_reduced  # noqa: PLC0415
-    from ingest.decode_heif import MISSING_CODES, decode_heif, find_missing  # noqa: PLC0415
+    from ingest.decode import decode_reduced, decode_sandboxed  # noqa: PLC0415
+    from ingest.decode_heif import MISSING_CODES, find_missing  # noqa: PLC0415
 
     try:
-        if is_heif_image(info):
-            pixels = decode_heif(data, window)
-            missing = find_missing(data, window, pixels)
+        if needs_sandbox(info):
+            pixels = decode_sandboxed(data, info, window)
+            missing = None if info.media_type == JXL else find_missing(data, window, pixels)
             return [_Region(pixels, window)], "" if missing is None else MISSING_CODES
         stored, warning = decode_reduced(data, info, 1.0)
     except Unscorable as failure:

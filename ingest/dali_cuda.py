@@ -29,7 +29,7 @@ from ingest.decode_batches import (
     FaceGroup,
     batch_groups,
     exceeds_dali,
-    is_heif_image,
+    needs_sandbox,
     split_batches,
 )
 from ingest.device import Kind, load_array_module
@@ -84,12 +84,12 @@ class DeviceCropper:
         The crop of a failed face is black.
 
         Raises:
-            ValueError: a face of a HEIC or AVIF image.
+            ValueError: a face of a HEIC, AVIF or JPEG XL image.
             RuntimeError, MemoryError: the device or the decoder failed, not because of an image. The cropper can be
                 used again, if the GPU can.
         """
-        if any(is_heif_image(face.info) for face in faces):
-            message = "HEIC and AVIF are decoded in limited processes only: give their crops (scorer.engines.precut)"
+        if any(needs_sandbox(face.info) for face in faces):
+            message = "HEIC, AVIF and JPEG XL are decoded in limited processes only: give crops (scorer.engines.precut)"
             raise ValueError(message)
         if self._broken:
             self._rebuild()

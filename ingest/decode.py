@@ -1,8 +1,8 @@
 """Decodes a whole image at a reduced size, for the face detector.
 
 libjpeg-turbo (simplejpeg) decodes JPEG: it returns its warnings, and reduces inside the decoder. Pillow decodes PNG and
-WebP, `ingest.decode_heif` HEIC and AVIF. All decoders get `strip_metadata` bytes, as the cropper does, so that both
-accept the same files.
+WebP, `ingest.decode_heif` HEIC and AVIF, `ingest.decode_jxl` JPEG XL. All decoders get `strip_metadata` bytes, as the
+cropper does, so that both accept the same files.
 """
 
 import io
@@ -13,10 +13,13 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from ingest.decode_batches import LIBJPEG_WARNING, is_heif_image
+from ingest.decode_batches import LIBJPEG_WARNING, needs_sandbox
 from ingest.decode_heif import decode_heif
+from ingest.decode_jxl import decode_jxl
+from ingest.formats.jxl import JXL
 from ingest.probe import ImageInfo
 from ingest.reasons import Reason, Unscorable
+from ingest.spec import Window
 
 Image.MAX_IMAGE_PIXELS = None  # `probe_image` has checked the size
 
@@ -42,11 +45,23 @@ def decode_reduced(bare: bytes, info: ImageInfo, scale: float) -> tuple[Pixels, 
     if info.media_type == "image/jpeg":
         factor = next(f for f in _FACTORS if -(-width // f) >= least[0] and -(-height // f) >= least[1])  # rounded up
         stored, warning = _decode_jpeg(bare, -(-width // factor), -(-height // factor))
-    elif is_heif_image(info):
-        stored, warning = decode_heif(bare), ""
+    elif needs_sandbox(info):
+        stored, warning = decode_sandboxed(bare, info), ""
     else:
         stored, warning = _decode_with_pillow(bare, least), ""
     return reduce_pixels(stored, width * scale), warning
+
+
+def decode_sandboxed(bare: bytes, info: ImageInfo, window: Window | None = None) -> Pixels:
+    """Return the stored picture of a HEIC, AVIF or JPEG XL, or a stored `window` of it, RGB (H, W, 3).
+
+    Raises:
+        Unscorable: undecodable.
+    """
+    if info.media_type != JXL:
+        return decode_heif(bare, window)
+    pixels = decode_jxl(bare)
+    return pixels[window.top :, window.left :][: window.height, : window.width] if window else pixels
 
 
 def reduce_pixels(stored: Pixels, width: float) -> Pixels:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ingest.formats.heif import MEDIA_TYPES
+from ingest.formats.jxl import JXL
 from ingest.orientation import find_stored_window
 from ingest.probe import EncodedFace, ImageInfo
 from ingest.spec import Window
@@ -44,12 +45,12 @@ class FaceGroup:
 
 def exceeds_dali(info: ImageInfo) -> bool:
     """Return whether the image is too large for DALI, or of a format for which DALI has no decoder."""
-    return 3 * info.width * info.height >= _MAX_DECODED_BYTES or is_heif_image(info)
+    return 3 * info.width * info.height >= _MAX_DECODED_BYTES or needs_sandbox(info)
 
 
-def is_heif_image(info: ImageInfo) -> bool:
-    """Return whether the image is HEIC or AVIF, which only processes of the sandbox decode."""
-    return info.media_type in MEDIA_TYPES.values()
+def needs_sandbox(info: ImageInfo) -> bool:
+    """Return whether the image is HEIC, AVIF or JPEG XL, which only processes of the sandbox decode."""
+    return info.media_type in {*MEDIA_TYPES.values(), JXL}
 
 
 def batch_groups(faces: Sequence[EncodedFace], max_batch: int, max_pixels: int) -> Iterator[list[FaceGroup]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ingest.formats import heif, jpeg, png, webp
+from ingest.formats import heif, jpeg, jxl, png, webp
 from ingest.formats.header import EXIF_HEADER, TiffBlock
 from ingest.probe import ImageInfo
 from ingest.reasons import Unscorable
@@ -83,6 +83,8 @@ def read_image_metadata(data: bytes, info: ImageInfo) -> ImageMetadata:
             exif = next((data[start:end] for kind, start, end in webp.walk_chunks(data) if kind == b"EXIF"), b"")
         elif info.media_type in heif.MEDIA_TYPES.values():
             exif = heif.read_exif_item(data)
+        elif info.media_type == jxl.JXL:
+            exif = jxl.read_exif_box(data)
     except Unscorable:
         return ImageMetadata()  # `probe_image` would have refused it
     block = TiffBlock(exif)

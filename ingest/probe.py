@@ -1,8 +1,8 @@
 """Admits or refuses untrusted bytes by their headers and markers, before anything is decoded.
 
-The first bytes identify JPEG, PNG, WebP, HEIC and AVIF, never a file name. `ingest.formats` has one module for each
-container, which states what is accepted. The cost is linear in the bytes, and the number of segments, chunks and boxes
-is limited: any 64 MiB are refused within milliseconds.
+The first bytes identify JPEG, PNG, WebP, HEIC, AVIF and JPEG XL, never a file name. `ingest.formats` has one module for
+each container, which states what is accepted. The cost is linear in the bytes, and the number of segments, chunks and
+boxes is limited: any 64 MiB are refused within milliseconds.
 
 Not covered: damage inside compressed pixels. The decoders find it later (`ingest.dali`).
 """
@@ -11,13 +11,13 @@ import hashlib
 from dataclasses import dataclass
 from typing import Self
 
-from ingest.formats import heif, heif_writer, isobmff, jpeg, png, webp
+from ingest.formats import heif, heif_writer, isobmff, jpeg, jxl, png, webp
 from ingest.formats.header import Header, read_orientation
 from ingest.formats.signatures import name_format
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox, PreprocessSpec, Window, crop_window
 
-READ_FORMATS = "JPEG, PNG, WebP, HEIC and AVIF"
+READ_FORMATS = "JPEG, PNG, WebP, HEIC, AVIF and JPEG XL"
 _FIRST_TRANSPOSED = 5  # orientations 5..8 exchange width and height
 
 
@@ -146,6 +146,7 @@ def strip_metadata(data: bytes, media_type: str) -> bytes:
     """Return the same image with only the segments or chunks that its pixels need.
 
     `probe_image` accepted `data` as `media_type`. EXIF is removed, too: the caller applies `ImageInfo.orientation`.
+    The codestream of a JPEG XL keeps its own, which its decoder does not apply.
     """
     return {
         "image/jpeg": jpeg.strip_jpeg,
@@ -153,6 +154,7 @@ def strip_metadata(data: bytes, media_type: str) -> bytes:
         "image/webp": webp.strip_webp,
         heif.HEIC: heif_writer.strip_heif,
         heif.AVIF: heif_writer.strip_heif,
+        jxl.JXL: jxl.strip_jxl,
     }[media_type](data)
 
 
@@ -165,6 +167,8 @@ def _read_header(data: bytes, max_scans: int) -> tuple[str, Header]:
         return "image/webp", webp.read_webp(data)
     if isobmff.is_heif(data):
         return heif.read_heif(data)
+    if jxl.is_jxl(data):
+        return jxl.JXL, jxl.read_jxl(data)
     if name := name_format(data):
         convert = "; convert it first" if name.endswith("image") else ""
         raise Unscorable(Reason.UNSUPPORTED_FORMAT, f"the file is {name}; {READ_FORMATS} are read{convert}")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from ingest.decode_batches import is_heif_image
+from ingest.decode_batches import needs_sandbox
 from ingest.orientation import turn_upright
 from ingest.probe import probe_image, strip_metadata
 from ingest.reasons import Reason, Unscorable
@@ -32,10 +32,10 @@ def decode_upright(data: bytes) -> NDArray[np.uint8]:
     info = probe_image(data)
     try:
         bare = strip_metadata(data, info.media_type)  # damaged metadata does not damage the picture
-        if is_heif_image(info):
-            from ingest.decode_heif import decode_heif  # noqa: PLC0415 - Triton's environment has no pi-heif
+        if needs_sandbox(info):
+            from ingest.decode import decode_sandboxed  # noqa: PLC0415 - Triton's environment has no pi-heif
 
-            return turn_upright(decode_heif(bare), info.orientation)
+            return turn_upright(decode_sandboxed(bare, info), info.orientation)
         with Image.open(io.BytesIO(bare), formats=("JPEG", "PNG", "WEBP")) as image:
             if image.mode.startswith("I;16"):
                 grey = np.rint(np.asarray(image) / 257).astype(np.uint8)

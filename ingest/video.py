@@ -154,7 +154,7 @@ class _Video:
                 metadata_errors="replace",
                 io_open=_refuse_open,
             )
-            streams = [stream for stream in self._container.streams.video if not _is_cover(stream)]
+            streams = [stream for stream in self._container.streams.video if not _is_still(stream)]
             if not streams:
                 raise Unscorable(Reason.UNDECODABLE, "the file has no video stream")
             self._stream = streams[0]
@@ -266,8 +266,10 @@ def _refuse_open(*_arguments: object) -> None:
     raise ValueError(message)
 
 
-def _is_cover(stream: "av.video.stream.VideoStream") -> bool:
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+def _is_still(stream: "av.video.stream.VideoStream") -> bool:
+    """Return whether a stream is a cover, or a still picture beside a sequence in HEIF or AVIF."""
+    is_cover = bool(stream.disposition & av.stream.Disposition.attached_pic)
+    return is_cover or (stream.frames == 1 and stream.duration is None)
 
 
 def _to_upright(frame: "av.VideoFrame") -> Pixels:

@@ -119,8 +119,8 @@ def _probe(data: bytes, limits: Limits) -> ImageInfo | str:
     try:
         return probe_image(data, limits)
     except Unscorable as failure:
-        if failure.reason is Reason.ANIMATED:
-            return name_animation(data)
+        if failure.reason is Reason.ANIMATED and (media_type := name_animation(data)):
+            return media_type
         raise
 
 

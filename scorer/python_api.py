@@ -68,7 +68,7 @@ class Scorer:
         """Return the result of one encoded image.
 
         Args:
-            data: the bytes of a JPEG, PNG, WebP, HEIC or AVIF file.
+            data: the bytes of a JPEG, PNG, WebP, HEIC, AVIF or JPEG XL file.
             faces: boxes as `{"face_id": "1", "box": [x, y, width, height]}` in upright pixels; None finds the faces.
             name: the `request_id` and `content_id` of the result.
 

@@ -14,10 +14,10 @@ for its own faces, on 735 faces of 385 photographs of 34 sources and on their co
 faces of 150 and 100 px, screenshots, WebP): at 5 %, the pooled calibration flags 1.1 to 9.7 % of faces of a stratum,
 and its own 2.2 to 7.7 %; at 1 %, 0 to 5.2 % and 0 to 3.0 %. By kind of copy, its own flags 3.2 to 6.0 %.
 
-HEIC, AVIF and videos have no quantisation table that can be read without decoding, and their encoders erase other
-detail than JPEG's: each is a format of its own. Only a scan of such files calibrates them (`unlensed calibrate`); how
-their faces score beside other photographs is not measured. Large faces of HEIC and AVIF are in `large`, those of videos
-are not: no bit rate of a video is that of a photograph. An animation is in the strata of photographs.
+HEIC, AVIF, JPEG XL and videos have no quantisation table that can be read without decoding, and their encoders erase
+other detail than JPEG's: each is a format of its own. Only a scan of such files calibrates them (`unlensed calibrate`);
+how their faces score beside other photographs is not measured. Large faces of HEIC, AVIF and JPEG XL are in `large`,
+those of videos are not: no bit rate of a video is that of a photograph. An animation is in the strata of photographs.
 
 The risk that remains: whoever sends an image chooses its processing, and so its stratum. Reducing or compressing a
 generated face costs it traces, and photographs that were processed alike are the comparison.
@@ -42,9 +42,11 @@ class Stratum(StrEnum):
     SMALL_NO_QUALITY = "small_no_quality"
     HEIC = "heic"
     AVIF = "avif"
+    JXL = "jxl"
     VIDEO = "video"
     SMALL_HEIC = "small_heic"
     SMALL_AVIF = "small_avif"
+    SMALL_JXL = "small_jxl"
     SMALL_VIDEO = "small_video"
 
     @property
@@ -66,6 +68,7 @@ class Stratum(StrEnum):
 _FORMATS = {
     "image/heic": (Stratum.HEIC, Stratum.SMALL_HEIC),
     "image/avif": (Stratum.AVIF, Stratum.SMALL_AVIF),
+    "image/jxl": (Stratum.JXL, Stratum.SMALL_JXL),
 }
 
 

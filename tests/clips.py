@@ -18,6 +18,7 @@ KINDS: dict[str, tuple[str, str, str, dict[str, str]]] = {
     "mpeg4": ("mpeg4", "avi", "yuv420p", {}),
     "mjpeg": ("mjpeg", "mov", "yuvj420p", {}),
     "ffv1": ("ffv1", "matroska", "bgr0", {"slicecrc": "1", "level": "3"}),
+    "avif": ("libsvtav1", "avif", "yuv420p", {"preset": "12", "svtav1-params": "lp=1"}),
     "h264_ts": ("libx264", "mpegts", "yuv420p", {}),
 }
 ANIMATIONS = ("GIF", "PNG", "WEBP")

@@ -18,7 +18,7 @@ _MAX_BOXES = 4096  # of one level
 _MAX_BOX_BYTES = 1 << 20  # of a table inside `meta`; a phone's photograph has 20 KB in all
 _MAX_ITEMS = 4096  # a phone's photograph of 48 megapixels has about 400
 _MAX_EXTENTS = 64  # of an item
-_EXIF_PREFIX = 4  # an Exif item begins with the offset of its TIFF header
+EXIF_PREFIX = 4  # an Exif item begins with the offset of its TIFF header
 
 
 class Box(NamedTuple):
@@ -63,6 +63,36 @@ def is_heif(data: bytes) -> bool:
     return bool(find_brands(data)[1] & (_BRANDS | _SEQUENCES))
 
 
+def walk_boxes(data: bytes, start: int, end: int, name: str = "HEIF") -> Iterator[Box]:
+    """Yield the boxes of `data` between `start` and `end`; `name` is that of the format.
+
+    Raises:
+        Unscorable: truncated or undecodable.
+    """
+    for _ in range(_MAX_BOXES):
+        if start == end:
+            return
+        if end - start < 8:  # noqa: PLR2004 - size and type
+            if end == len(data):
+                return  # bytes behind the last box
+            raise Unscorable(Reason.UNDECODABLE, f"a box of the {name} file has no whole header")
+        size, kind = unpack_from(">I4s", data, start)
+        header = 8
+        if size == 1 and end - start >= 16:  # noqa: PLR2004 - and a size of 64 bits
+            header, size = 16, unpack_from(">Q", data, start + 8)[0]
+        elif size == 0 and end == len(data):
+            size = end - start
+        if size < header:
+            raise Unscorable(Reason.UNDECODABLE, f"the {name} file has a box of {size} bytes")
+        if start + size > end:
+            if end == len(data):
+                raise Unscorable(Reason.TRUNCATED, f"a box reaches beyond the file's {end} bytes")
+            raise Unscorable(Reason.UNDECODABLE, f"a box of the {name} file reaches beyond the box around it")
+        yield Box(kind, start + header, start + size)
+        start += size
+    raise Unscorable(Reason.UNDECODABLE, f"the {name} file has more than {_MAX_BOXES} boxes at one level")
+
+
 class ItemTables:
     """The items of a file, and the number of the primary one.
 
@@ -76,7 +106,7 @@ class ItemTables:
         self.items: dict[int, Item] = {}
         self.primary = -1
         boxes: dict[bytes, Box] = {}
-        for box in self._walk(0, len(data)):
+        for box in walk_boxes(self._data, 0, len(data)):
             boxes.setdefault(box.kind, box)
         major, _ = find_brands(data)
         if major in _SEQUENCES and b"moov" in boxes:
@@ -86,34 +116,9 @@ class ItemTables:
             raise Unscorable(Reason.UNSUPPORTED_FORMAT, f"the HEIF file has {form}; convert it first")
         self._read_meta(boxes[b"meta"])
 
-    def _walk(self, start: int, end: int) -> Iterator[Box]:
-        """Yield the boxes between `start` and `end`."""
-        for _ in range(_MAX_BOXES):
-            if start == end:
-                return
-            if end - start < 8:  # noqa: PLR2004 - size and type
-                if end == len(self._data):
-                    return  # bytes behind the last box
-                raise Unscorable(Reason.UNDECODABLE, "a box of the HEIF file has no whole header")
-            size, kind = unpack_from(">I4s", self._data, start)
-            header = 8
-            if size == 1 and end - start >= 16:  # noqa: PLR2004 - and a size of 64 bits
-                header, size = 16, unpack_from(">Q", self._data, start + 8)[0]
-            elif size == 0 and end == len(self._data):
-                size = end - start
-            if size < header:
-                raise Unscorable(Reason.UNDECODABLE, f"the HEIF file has a box of {size} bytes")
-            if start + size > end:
-                if end == len(self._data):
-                    raise Unscorable(Reason.TRUNCATED, f"a box reaches beyond the file's {end} bytes")
-                raise Unscorable(Reason.UNDECODABLE, "a box of the HEIF file reaches beyond the box around it")
-            yield Box(kind, start + header, start + size)
-            start += size
-        raise Unscorable(Reason.UNDECODABLE, f"the HEIF file has more than {_MAX_BOXES} boxes at one level")
-
     def _read_meta(self, meta: Box) -> None:
         tables: dict[bytes, Box] = {}
-        for box in self._walk(meta.start + 4, meta.end):
+        for box in walk_boxes(self._data, meta.start + 4, meta.end):
             if box.kind in tables:
                 raise Unscorable(Reason.UNDECODABLE, f"the HEIF file has two tables {box.kind!r}")
             if box.kind != b"idat" and box.end - box.start > _MAX_BOX_BYTES:
@@ -140,7 +145,7 @@ class ItemTables:
         cursor = Cursor(self._data, box)
         if cursor.take(4 if cursor.version else 2) > _MAX_ITEMS:
             raise Unscorable(Reason.UNDECODABLE, f"the HEIF file has more than {_MAX_ITEMS} items")
-        for entry in self._walk(cursor.position, box.end):
+        for entry in walk_boxes(self._data, cursor.position, box.end):
             inner = Cursor(self._data, entry)
             if entry.kind != b"infe" or inner.version < 2:  # noqa: PLR2004 - older ones have no type
                 continue
@@ -179,9 +184,12 @@ class ItemTables:
 
     def _read_properties(self, box: Box) -> None:
         owned: list[tuple[bytes, bytes]] = []
-        for part in self._walk(box.start, box.end):
+        for part in walk_boxes(self._data, box.start, box.end):
             if part.kind == b"ipco":
-                owned = [(each.kind, self._data[each.start : each.end]) for each in self._walk(part.start, part.end)]
+                owned = [
+                    (each.kind, self._data[each.start : each.end])
+                    for each in walk_boxes(self._data, part.start, part.end)
+                ]
             elif part.kind == b"ipma":
                 cursor = Cursor(self._data, part)
                 for _ in range(min(cursor.take(4), _MAX_ITEMS)):
@@ -199,7 +207,7 @@ class ItemTables:
 
     def _read_references(self, box: Box) -> None:
         outer = Cursor(self._data, box)
-        for part in self._walk(outer.position, box.end):
+        for part in walk_boxes(self._data, outer.position, box.end):
             if part.kind not in {b"dimg", b"cdsc"}:
                 continue
             cursor, wide = Cursor(self._data, part, full=False), 4 if outer.version else 2
@@ -220,7 +228,7 @@ class ItemTables:
             block = self.read_item(found[0]) if found else b""
         except Unscorable:
             return b""
-        return block[_EXIF_PREFIX + int.from_bytes(block[:_EXIF_PREFIX], "big") :]
+        return block[EXIF_PREFIX + int.from_bytes(block[:EXIF_PREFIX], "big") :]
 
     def read_item(self, item: Item) -> bytes:
         """Return the bytes of an item.

@@ -1,6 +1,6 @@
 """Names the formats that are not read, by a file's first bytes, for messages.
 
-Sources: the registered signatures of each format (ISO 14496-12 brands, RFC 9649, JPEG XL part 2, TIFF 6.0, Git LFS).
+Sources: the registered signatures of each format (ISO 14496-12 brands, RFC 9649, TIFF 6.0, Git LFS).
 """
 
 import re
@@ -15,7 +15,6 @@ _BYTES = (  # the first match counts; `.` is any byte
     (rb"FUJIFILMCCD-RAW", "a Fujifilm RAF raw image"),
     (rb"FOVb", "a Sigma X3F raw image"),
     (rb"II[\x2a\x2b]\0|MM\0[\x2a\x2b]", _TIFF),
-    (rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"),
     (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", "a JPEG 2000 image"),
     (rb"8BPS", "a Photoshop document"),
     (rb"%PDF-", "a PDF document"),

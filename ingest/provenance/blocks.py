@@ -1,7 +1,7 @@
 """The metadata blocks of an image, found without decoding it: EXIF, XMP, IIM and the texts of a PNG.
 
 Every block and the number of blocks are limited; what exceeds a limit is left out. Not covered: extended XMP (over
-64 KiB in a JPEG), texts and profiles that ImageMagick writes in hexadecimal.
+64 KiB in a JPEG), texts and profiles that ImageMagick writes in hexadecimal, boxes of a JPEG XL in Brotli.
 """
 
 import zlib
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from ingest.formats import heif, isobmff, jpeg, png, webp
+from ingest.formats import heif, isobmff, jpeg, jxl, png, webp
 from ingest.formats.header import EXIF_HEADER
 from ingest.probe import ImageInfo
 from ingest.reasons import Unscorable
@@ -49,15 +49,13 @@ def find_blocks(data: bytes, info: ImageInfo) -> Blocks:
         elif info.media_type == "image/png":
             _walk_png(data, blocks)
         elif info.media_type == "image/webp":
-            for kind, start, end in webp.walk_chunks(data):
-                if kind == b"EXIF":
-                    blocks.exif = blocks.exif or data[start:end]
-                elif kind == b"XMP ":
-                    blocks.add_xmp(data[start:end])
+            _walk_webp(data, blocks)
         elif info.media_type in heif.MEDIA_TYPES.values():
             blocks.exif = heif.read_exif_item(data)
             for packet in _read_heif_xmp(data):
                 blocks.add_xmp(packet)
+        elif info.media_type == jxl.JXL:
+            _walk_jxl(data, blocks)
     return blocks
 
 
@@ -73,6 +71,21 @@ def _walk_jpeg(data: bytes, blocks: Blocks) -> None:
         elif code == _APP13 and data.startswith(_PHOTOSHOP, start, end):
             resources.append(data[start + len(_PHOTOSHOP) : end])
     blocks.iim = b"".join(resources)[:MAX_IIM_BYTES]
+
+
+def _walk_webp(data: bytes, blocks: Blocks) -> None:
+    for kind, start, end in webp.walk_chunks(data):
+        if kind == b"EXIF":
+            blocks.exif = blocks.exif or data[start:end]
+        elif kind == b"XMP ":
+            blocks.add_xmp(data[start:end])
+
+
+def _walk_jxl(data: bytes, blocks: Blocks) -> None:
+    blocks.exif = jxl.read_exif_box(data)
+    for kind, start, end in jxl.walk_jxl_boxes(data):
+        if kind == b"xml ":
+            blocks.add_xmp(data[start:end])
 
 
 def _walk_png(data: bytes, blocks: Blocks) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import c2pa
 
+from ingest.formats import jxl
 from ingest.provenance.metadata import name_source_type
 from ingest.provenance.statements import Statement, StatementKind, StatementSource, Validity, make_line
 
@@ -35,6 +36,8 @@ class ManifestReader:
 
     def read(self, data: bytes, media_type: str) -> list[Statement]:
         """Return the statements of an image's manifests: the active one first, then those of its ingredients."""
+        if media_type == jxl.JXL and next(jxl.walk_jxl_boxes(data), None) is None:
+            return []  # a bare codestream has no place for a manifest
         try:
             reader = c2pa.Reader.try_create(media_type, io.BytesIO(data), context=self._context)
             if reader is None:

@@ -28,9 +28,12 @@ IMAGE_SUFFIXES = frozenset(
         ".heif",
         ".hif",
         ".avif",
+        ".jxl",
     }
 )
-CLIP_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts", ".m2ts", ".3gp", ".apng"})
+CLIP_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".ts", ".m2ts", ".3gp", ".apng", ".avifs", ".heics", ".heifs"}
+)
 TAR = ".tar"
 MANIFESTS = frozenset({".parquet", ".csv", ".jsonl"})
 COMPRESSED = frozenset({".gz", ".tgz", ".bz2", ".tbz2", ".xz", ".txz", ".zst", ".lz4", ".zip", ".7z"})

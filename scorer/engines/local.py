@@ -56,7 +56,7 @@ def open_sandbox(  # noqa: PLR0913 - the work of the processes
 ) -> Sandbox:
     """Return the sandbox that finds faces with the detector of `bundle` and cuts the faces for an engine on the CPU.
 
-    An engine on a GPU decodes the images itself; its HEIC, AVIF and clips are cut here. `trust`: see `Sandbox`.
+    An engine on a GPU decodes the images itself; HEIC, AVIF, JPEG XL and clips are cut here. `trust`: see `Sandbox`.
 
     Raises:
         DeviceUnavailable: see `Sandbox`.

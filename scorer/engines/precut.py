@@ -1,9 +1,9 @@
 """Images that an engine with a decoder of its own must not decode: the sandbox cuts their faces.
 
-HEIC and AVIF, which it cannot decode. On a GPU also a JPEG that is not known to be sound: nvJPEG fills damaged areas
-without a warning, so that a face would be scored that the CPU refuses. The detector's decode finds out. Where boxes are
-given there is none, and a check alone is hardly cheaper than the cut (ms of CPU: 0.8 and 1.4 at 640 x 480 pixels, 5.6
-and 3.7 at 1920 x 1080, 21 and 14 at 12 megapixels).
+HEIC, AVIF and JPEG XL, which it cannot decode. On a GPU also a JPEG that is not known to be sound: nvJPEG fills damaged
+areas without a warning, so that a face would be scored that the CPU refuses. The detector's decode finds out. Where
+boxes are given there is none, and a check alone is hardly cheaper than the cut (ms of CPU: 0.8 and 1.4 at 640 x 480
+pixels, 5.6 and 3.7 at 1920 x 1080, 21 and 14 at 12 megapixels).
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import Self, cast
 import numpy as np
 
 from ingest.crops import encode_crop, read_crop
-from ingest.decode_batches import is_heif_image
+from ingest.decode_batches import needs_sandbox
 from ingest.probe import EncodedFace, ImageInfo
 from ingest.reasons import Unscorable
 from ingest.sandbox import Sandbox
@@ -57,4 +57,4 @@ class PrecutEmbedder:
 
     def _is_cut_here(self, info: ImageInfo) -> bool:
         unsure = self._on_gpu and info.media_type == "image/jpeg" and not info.sound
-        return unsure or is_heif_image(info)
+        return unsure or needs_sandbox(info)

@@ -1,8 +1,9 @@
-"""Hostile HEIC and AVIF files: each gets one typed reason, before a decoder reads it where the tables are wrong."""
+"""Hostile HEIC, AVIF and JPEG XL: each file gets one typed reason, before a decoder reads it where tables are wrong."""
 
 import io
 import struct
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,9 @@ from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason, Unscorable
 from ingest.sandbox import Sandbox
 from ingest.spec import Window
-from tests.ingest.formats.heif_files import encode, make_grid, replace_field
+from scorer.bundle.bundle import Bundle
+from tests.ingest.formats import jxl_files
+from tests.ingest.formats.heif_files import encode, make_grid, make_picture, replace_field
 
 WHOLE = Window(0, 0, 64, 64)
 
@@ -33,7 +36,37 @@ def repeat_tiles(columns: int, rows: int, tile: int, canvas: tuple[int, int]) ->
     return write_heif(replace(grid, tiles=picture.tiles * count, properties=(owned,) * count, crop=whole))
 
 
+def wrap_parts(*numbers: int) -> bytes:
+    """Return a JPEG XL container with a part of a codestream for each number."""
+    parts = (jxl_files.write_box(b"jxlp", number.to_bytes(4, "big") + b"\xff\x0a") for number in numbers)
+    return jxl_files.CONTAINER + b"".join(parts)
+
+
+LAST_PART = 1 << 31
 CASES: dict[str, tuple[Reason, Callable[[], bytes]]] = {
+    "JPEG XL of a billion pixels a side": (
+        Reason.TOO_MANY_PIXELS,
+        lambda: jxl_files.write_header(((3 << 1, 3), (2**30 - 1, 30), (1, 3))),
+    ),
+    "JPEG XL of thousands of channels": (
+        Reason.TOO_MANY_PIXELS,
+        lambda: jxl_files.write_header(jxl_files.write_size(500, 499), extra=((3, 2), (4095, 12), *[(1, 1)] * 4096)),
+    ),
+    "JPEG XL of CMYK": (
+        Reason.UNSUPPORTED_FORMAT,
+        lambda: jxl_files.write_header(jxl_files.write_size(61, 95), extra=((1, 2), (0, 1), (2, 2), (2, 4), (0, 7))),
+    ),
+    "JPEG XL of floats": (Reason.UNSUPPORTED_FORMAT, lambda: jxl_files.encode(np.zeros((40, 40), np.float32))),
+    "animated JPEG XL": (Reason.ANIMATED, lambda: jxl_files.encode(np.zeros((2, 40, 40, 3), np.uint8))),
+    "a header that ends early": (Reason.TRUNCATED, lambda: jxl_files.wrap(b"\xff\x0a\0")),
+    "no codestream": (Reason.TRUNCATED, lambda: jxl_files.CONTAINER),
+    "a codestream without its signature": (Reason.UNDECODABLE, lambda: jxl_files.wrap(b"none")),
+    "two codestreams": (Reason.UNDECODABLE, lambda: jxl_files.wrap(b"", jxl_files.write_box(b"jxlc", b""))),
+    "a part behind the last one": (Reason.UNDECODABLE, lambda: wrap_parts(LAST_PART, 1)),
+    "parts in another order": (Reason.UNDECODABLE, lambda: wrap_parts(1, LAST_PART)),
+    "a part that is missing": (Reason.UNDECODABLE, lambda: wrap_parts(0, LAST_PART | 2)),
+    "no last part": (Reason.TRUNCATED, lambda: wrap_parts(0, 1)),
+    "thousands of boxes": (Reason.UNDECODABLE, lambda: jxl_files.CONTAINER + 5000 * jxl_files.write_box(b"free", b"")),
     "a grid of giant tiles": (Reason.TOO_MANY_PIXELS, lambda: repeat_tiles(4, 4, 25_000, (99_000, 99_000))),
     "a giant tile behind a small canvas": (Reason.TOO_MANY_PIXELS, lambda: repeat_tiles(1, 1, 60_000, (64, 64))),
     "tiles that leave a gap": (Reason.UNDECODABLE, lambda: repeat_tiles(2, 2, 64, (200, 128))),
@@ -73,7 +106,7 @@ def test_hostile_tables_are_refused_without_decoding(name: str) -> None:
     assert refusal.value.reason is reason, refusal.value.detail
 
 
-@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "JXL"])
 def test_every_truncation_and_bit_flip_has_one_outcome(kind: str) -> None:
     """Of a damaged file the probe gives an image or a reason, and nothing else; no truncated file is admitted."""
     data, rng = encode(kind), np.random.default_rng(3)
@@ -90,7 +123,7 @@ def test_every_truncation_and_bit_flip_has_one_outcome(kind: str) -> None:
         assert info.decoded_pixels <= 200_000_000
 
 
-@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "JXL"])
 def test_damaged_files_are_cut_or_refused_in_the_sandbox(sandbox: Sandbox, kind: str) -> None:
     """The sandbox answers for each damaged file with a crop or a typed reason, and keeps working."""
     data, rng, outcomes = encode(kind), np.random.default_rng(4), []
@@ -140,3 +173,27 @@ def test_a_coded_size_beyond_the_stated_one_is_no_lack_of_memory(sandbox: Sandbo
     with pytest.raises(Unscorable) as refusal:
         sandbox.detect(data, probe_image(data))
     assert refusal.value.reason is Reason.UNDECODABLE
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_no_truncated_codestream_has_pixels(sandbox: Sandbox, *, lossless: bool) -> None:
+    """Wherever a bare JPEG XL ends early, the probe or the decoder reports it."""
+    data = jxl_files.encode(make_picture(), lossless=lossless)
+    for end in [*np.linspace(2, len(data) - 1, 40).astype(int), len(data)]:
+        try:
+            face = EncodedFace(data[:end], probe_image(data[:end]), WHOLE)
+        except Unscorable:
+            continue
+        ((_, crop),) = sandbox.crop([face])
+        assert isinstance(crop, Unscorable) == (end < len(data)), end
+
+
+def test_a_tiny_file_of_a_huge_picture_needs_its_memory(starter: Bundle) -> None:
+    """A flat JPEG XL of 36 megapixels in 8 KB is decoded only where the memory that it may take is available."""
+    data = jxl_files.encode(np.zeros((6000, 6000, 3), np.uint8), effort=1)
+    face, preprocess = EncodedFace(data, probe_image(data), WHOLE), starter.manifest.preprocess
+    assert len(data) < 10_000
+    for megabytes, outcome in ((500, Unscorable), (1500, np.ndarray)):
+        with closing(Sandbox(starter.folder, None, preprocess, 1, memory_bytes=megabytes << 20)) as limited:
+            ((_, crop),) = limited.crop([face])
+        assert isinstance(crop, outcome)

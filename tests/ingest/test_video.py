@@ -19,6 +19,7 @@ from ingest.clips import (
     name_clip,
     plan_times,
 )
+from ingest.probe import probe_image
 from ingest.reasons import Reason, Unscorable
 from ingest.video import Damage, Frame, read_facts, read_frames
 from tests.clips import ANIMATIONS, KINDS, make_animation, make_clip
@@ -57,6 +58,17 @@ def test_each_codec_is_read(kind: str) -> None:
         expected = np.asarray(draw(round(frame.time_s * 25) // 4)).astype(float)
         assert frame.pixels.shape == (SIZE[1], SIZE[0], 3)
         assert abs(frame.pixels.astype(float) - expected).mean() < 8
+
+
+def test_a_sequence_in_heif_is_a_video() -> None:
+    """A file of HEVC whose brand is that of an image sequence is refused as an image, and its frames are read."""
+    clip = make_clip([draw(n) for n in range(10)], "hevc")
+    sequence = clip.replace(b"ftypisom", b"ftyphevc", 1)
+    with pytest.raises(Unscorable) as refusal:
+        probe_image(sequence)
+    assert refusal.value.reason is Reason.ANIMATED
+    assert [frame.time_s for frame in read(sequence)[1]] == [frame.time_s for frame in read(clip)[1]]
+    assert name_animation(b"\xff\x0a") == ""  # JPEG XL
 
 
 @pytest.mark.parametrize("kind", ANIMATIONS)

@@ -35,13 +35,15 @@ def test_other_formats_are_known_by_their_quality(face_px: float, quality: int |
         (100, "image/heic", "small_heic"),
         (200, "image/avif", "avif"),
         (100, "image/avif", "small_avif"),
+        (200, "image/jxl", "jxl"),
+        (100, "image/jxl", "small_jxl"),
         (300, "video/mp4", "video"),
         (128, "video/webm", "video"),
         (127, "video/quicktime", "small_video"),
     ],
 )
 def test_a_format_with_an_encoder_of_its_own_is_a_stratum(face_px: float, media_type: str, stratum: str) -> None:
-    """HEIC, AVIF and videos are apart; only large faces of photographs are alike in all formats."""
+    """HEIC, AVIF, JPEG XL and videos are apart; only large faces of photographs are alike in all formats."""
     found = stratum_of(face_px, None, media_type)
     assert found == stratum
     assert found.is_video == media_type.startswith("video/")

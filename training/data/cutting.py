@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ingest.dali import FaceCropper
-from ingest.decode_batches import is_heif_image
-from ingest.decode_heif import decode_heif
+from ingest.decode import decode_sandboxed
+from ingest.decode_batches import needs_sandbox
 from ingest.detect import FaceDetector
 from ingest.image_metadata import read_image_metadata
 from ingest.orientation import turn_upright
@@ -157,8 +157,9 @@ def hash_photo(data: bytes, info: ImageInfo) -> Hashes:
         Unscorable: it cannot be decoded.
     """
     try:
-        if is_heif_image(info):
-            stored = np.asarray(Image.fromarray(decode_heif(strip_metadata(data, info.media_type))).convert("L"))
+        if needs_sandbox(info):
+            colours = decode_sandboxed(strip_metadata(data, info.media_type), info)
+            stored = np.asarray(Image.fromarray(colours).convert("L"))
         else:
             with Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:
                 image.draft("L", (HASHED_PX, HASHED_PX))

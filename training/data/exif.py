@@ -15,6 +15,7 @@ from PIL import Image
 
 from ingest.formats.heif import read_exif_item
 from ingest.formats.isobmff import is_heif
+from ingest.formats.jxl import is_jxl, read_exif_box
 
 EXIF_IFD = 0x8769
 EXIF_PREFIX = b"Exif\0\0"
@@ -207,9 +208,9 @@ def _read_directories(exif: Image.Exif) -> ExifReading:
 def read_file_exif(data: bytes) -> ExifReading | None:
     """Read the tags of an encoded picture; return None if its metadata is too damaged to read."""
     try:
-        if is_heif(data):  # its block is read without a decoder
+        if is_heif(data) or is_jxl(data):  # its block is read without a decoder
             exif = Image.Exif()
-            if block := read_exif_item(data):
+            if block := read_exif_item(data) if is_heif(data) else read_exif_box(data):
                 exif.load(EXIF_PREFIX + block)
             return _read_directories(exif)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:

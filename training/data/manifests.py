@@ -14,7 +14,7 @@ from training.data.exif import read_json_exif
 from training.data.photos import Photo, check_size, read_file
 from training.data.tars import SOURCE_FIELDS, make_exif_reader, name_source
 
-BYTES_COLUMNS = ("bytes", "image", "jpg", "jpeg", "png", "webp", "heic", "avif")
+BYTES_COLUMNS = ("bytes", "image", "jpg", "jpeg", "png", "webp", "heic", "avif", "jxl")
 URI_COLUMNS = ("uri", "url", "path", "file")
 NAME_COLUMNS = ("name", "key", "id")
 ROWS_PER_BATCH = 4096

@@ -16,7 +16,7 @@ from scorer.archive.source.tars import BoundedFile, next_member, open_tar
 from training.data.exif import ExifReading, ExifTags, read_json_exif
 from training.data.photos import Photo, check_size
 
-PICTURES = ("jpg", "jpeg", "png", "webp", "heic", "heif", "avif")
+PICTURES = ("jpg", "jpeg", "png", "webp", "heic", "heif", "avif", "jxl")
 SOURCE_FIELDS = ("source", "photographer", "author", "owner")
 MAX_JSON_BYTES = 1 << 20
 

@@ -15,7 +15,7 @@ import triton_python_backend_utils as triton
 from numpy.typing import NDArray
 
 from ingest.dali import FaceCropper
-from ingest.decode_batches import is_heif_image
+from ingest.decode_batches import needs_sandbox
 from ingest.probe import EncodedFace, probe_image
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import PreprocessSpec, Window
@@ -73,8 +73,8 @@ def _read_face(request: Any) -> EncodedFace | Unscorable:  # noqa: ANN401 - the 
     try:
         data = image.tobytes()
         info = probe_image(data)
-        if is_heif_image(info):
-            message = "Triton decodes no HEIC and AVIF: send its crops as PNG, as `unlensed serve` does"
+        if needs_sandbox(info):
+            message = "Triton decodes no HEIC, AVIF and JPEG XL: send its crops as PNG, as `unlensed serve` does"
             return Unscorable(Reason.UNSUPPORTED_FORMAT, message)
         return EncodedFace(data, info, Window(*window[0].tolist()))
     except Unscorable as failure:

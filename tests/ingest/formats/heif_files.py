@@ -1,4 +1,4 @@
-"""HEIC and AVIF files for tests, with all that a phone writes: grids, turns, EXIF, and what is ignored."""
+"""HEIC, AVIF and JPEG XL files for tests, with all that a phone writes: grids, turns, EXIF, and what is ignored."""
 
 import io
 from dataclasses import replace
@@ -11,6 +11,7 @@ from PIL import Image
 from ingest.formats.heif import HeifPicture, open_heif
 from ingest.formats.heif_writer import write_heif
 from ingest.spec import Window
+from tests.ingest.formats import jxl_files
 
 pillow_heif.register_heif_opener()
 
@@ -23,10 +24,14 @@ def make_picture(width: int = 96, height: int = 64, seed: int = 0) -> Image.Imag
 
 @cache
 def encode(kind: str, width: int = 96, height: int = 64, orientation: int = 1) -> bytes:
-    """Return a picture as "HEIF" or "AVIF", turned by the container."""
+    """Return a picture as "HEIF", "AVIF" or lossless "JXL", turned by the file; EXIF of JXL states another turn."""
     picture, buffer = make_picture(width, height), io.BytesIO()
     exif = Image.Exif()
     exif[0x0112], exif[0x010F], exif[0x0110] = orientation, "Maker", "Maker One"
+    if kind == "JXL":
+        exif[0x0112] = 9 - orientation
+        box = jxl_files.write_box(b"Exif", bytes(4) + exif.tobytes().removeprefix(b"Exif\0\0"))
+        return jxl_files.wrap(jxl_files.turn(jxl_files.encode(picture), orientation), box)
     picture.info["exif"] = exif.tobytes()
     picture.save(buffer, kind, quality=80, exif=exif.tobytes())
     return buffer.getvalue()

@@ -51,7 +51,6 @@ FILES = {
     "a QuickTime video": [brand(b"qt  ", b"qt  "), struct.pack(">I", 8) + b"wide" + bytes(20)],
     "a Matroska or WebM video": [b"\x1aE\xdf\xa3\x9fB\x86\x81\x01"],
     "an AVI video": [b"RIFF\0\1\0\0AVI LIST"],
-    "a JPEG XL image": [b"\xff\x0a\xfa\x1f", b"\0\0\0\x0cJXL \r\n\x87\n\0\0"],
     "a JPEG 2000 image": [save("JPEG2000"), b"\xff\x4f\xff\x51\0\x2f"],
     "a PDF document": [save("PDF")],
     "a ZIP archive": [b"PK\x03\x04\x14\0"],

@@ -10,16 +10,21 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ingest.formats.jxl import strip_jxl
 from ingest.probe import probe_image
 from ingest.provenance.statements import Statement, Validity
 from ingest.sandbox import Sandbox
+from tests.ingest.formats import jxl_files
 from tests.ingest.provenance.signed import Authority, make_authority
 
 
 def encode(kind: str, size: int = 200) -> bytes:
     """Return a picture as encoded bytes."""
+    picture = Image.linear_gradient("L").resize((size, size)).convert("RGB")
+    if kind == "JXL":
+        return jxl_files.wrap(jxl_files.encode(picture))
     buffer = io.BytesIO()
-    Image.linear_gradient("L").resize((size, size)).convert("RGB").save(buffer, kind)
+    picture.save(buffer, kind)
     return buffer.getvalue()
 
 
@@ -46,7 +51,7 @@ def list_lines(statements: tuple[Statement, ...]) -> list[tuple[str, str, str]]:
     return [(each.kind, each.statement, each.validity) for each in statements]
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "JXL"])
 def test_a_signed_picture_is_trusted(trusting: Sandbox, authority: Authority, kind: str) -> None:
     """A manifest of a signer on the trust list is trusted, in every container."""
     signed = authority.sign(encode(kind), f"image/{kind.lower()}")
@@ -55,6 +60,8 @@ def test_a_signed_picture_is_trusted(trusting: Sandbox, authority: Authority, ki
         ("digital_source_type", "trainedAlgorithmicMedia", "trusted"),
     ]
     assert read(trusting, encode(kind)) == ()
+    if kind == "JXL":  # a bare codestream has no place for one
+        assert read(trusting, strip_jxl(signed)) == ()
 
 
 def test_other_signers_and_changed_pictures(trusting: Sandbox, authority: Authority) -> None:

@@ -17,6 +17,7 @@ from ingest.provenance.statements import MAX_STATEMENT_CHARACTERS, MAX_STATEMENT
 from ingest.provenance.xmp import read_properties
 from ingest.reasons import Unscorable
 from tests.hostile.test_survival import mutate
+from tests.ingest.formats import jxl_files
 
 PICTURE = Image.linear_gradient("L").resize((90, 60)).convert("RGB")
 CPU_S = 0.5
@@ -65,13 +66,15 @@ def write_iim(values: dict[int, bytes]) -> bytes:
     )
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "JXL"])
 def test_xmp_of_every_container(kind: str) -> None:
     """The digital source type and a generator's name are read; a person's name is not repeated."""
     if kind == "PNG":
         text = PngImagePlugin.PngInfo()
         text.add_itxt("XML:com.adobe.xmp", XMP.decode(), zip=True)
         data = encode(kind, pnginfo=text)
+    elif kind == "JXL":
+        data = jxl_files.wrap(jxl_files.encode(PICTURE), jxl_files.write_box(b"xml ", XMP))
     else:
         data = encode(kind, xmp=XMP)
     assert read(data) == FROM_XMP

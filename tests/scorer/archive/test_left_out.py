@@ -12,6 +12,8 @@ from scorer.archive.left_out import IMAGE_SUFFIXES, LeftOut, classify_name, desc
     [
         ("a.jpg", None),
         ("A/B.HEIC", None),
+        ("A/B.jxl", None),
+        ("A/B.avifs", None),
         (".hidden.png", None),
         (".thumbnails/a.jpg", None),
         (".jpg", None),

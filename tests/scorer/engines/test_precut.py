@@ -1,4 +1,4 @@
-"""HEIC and AVIF reach engines that cannot decode them as crops, with the features of an engine on the CPU."""
+"""HEIC, AVIF and JPEG XL reach engines that cannot decode them as crops, with the features of an engine on the CPU."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -31,9 +31,10 @@ from scorer.messages import ImageSource, RequestedFace, ScoreRequest
 from scorer.score import score_batch
 from scorer.settings import Settings, TritonSettings
 from scorer.stream.assemble import open_engine
+from tests.ingest.formats.jxl_files import encode
 
 pillow_heif.register_heif_opener()
-ROWS = ("PNG", "HEIF", "AVIF", "JPEG", "missing codes", "small window")
+ROWS = ("PNG", "HEIF", "AVIF", "JPEG", "JXL", "missing codes", "small window")
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,7 @@ def faces(portrait: bytes) -> list[EncodedFace]:
         buffer = io.BytesIO()
         Image.open(io.BytesIO(portrait)).convert("RGB").save(buffer, kind, quality=90)
         files[kind] = buffer.getvalue()
+    files["JXL"] = encode(Image.open(io.BytesIO(portrait)).convert("RGB"), lossless=False)
     heic = files["HEIF"]
     picture = open_heif(heic)
     kept = len(picture.tiles[0]) // 3  # of the only unit, whose length stands before it
@@ -169,10 +171,10 @@ def test_each_way_to_a_gpu_has_the_check(
 def test_triton_gets_crops(
     starter: Bundle, triton: TritonServer, embedder: LocalEmbedder, lazy: Sandbox, faces: list[EncodedFace]
 ) -> None:
-    """A live server gives the same features; sent as they are, HEIC and AVIF have a reason that says what to do."""
+    """A live server gives the same features; sent as they are, these formats have a reason that says what to do."""
     with closing(TritonEmbedder(starter, TritonSettings.model_validate({"url": triton.url}))) as client:
         check_batch(client, lazy, embedder, faces)
         refused = client.embed(faces).failures
-        assert {ROWS[row] for row in refused} == {"HEIF", "AVIF", "missing codes", "small window"}
+        assert {ROWS[row] for row in refused} == {"HEIF", "AVIF", "JXL", "missing codes", "small window"}
         assert {failure.reason for failure in refused.values()} == {Reason.UNSUPPORTED_FORMAT}
         assert all("PNG" in failure.detail for failure in refused.values())

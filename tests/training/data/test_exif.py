@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
 from tests.ingest.formats.heif_files import make_picture
+from tests.ingest.formats.jxl_files import encode, wrap, write_box
 from training.data.exif import (
     EXIF_IFD,
     FIELDS,
@@ -308,13 +309,17 @@ def test_deeply_nested_json_text_is_no_tag() -> None:
     assert read_json_exif("[" * 100_000) == ExifReading()
 
 
-@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "JXL"])
 def test_tags_of_phone_originals_are_read(kind: str) -> None:
-    """The EXIF item of HEIC and AVIF gives the same tags as a JPEG's block."""
+    """The EXIF item of HEIC and AVIF, and the box of JPEG XL, give the same tags as a JPEG's block."""
     exif, buffer = Image.Exif(), io.BytesIO()
     exif[0x010F] = "Maker"
     exif.get_ifd(0x8769).update({0x829D: 1.8, 0x829A: 0.01, 0x920A: 4.2, 0x8827: 80})
-    make_picture().save(buffer, kind, exif=exif.tobytes())
+    if kind == "JXL":
+        block = write_box(b"Exif", bytes(4) + exif.tobytes().removeprefix(b"Exif\0\0"))
+        buffer.write(wrap(encode(make_picture()), block))
+    else:
+        make_picture().save(buffer, kind, exif=exif.tobytes())
     reading = read_file_exif(buffer.getvalue())
     assert reading is not None
     assert reading.camera == "Maker"
