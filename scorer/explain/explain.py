@@ -22,6 +22,7 @@ from scorer.bundle.bundle import Bundle, read_mixture
 from scorer.decide import Policy, flagged_rank, p_values
 from scorer.engines.base import Embedder, FeatureBatch
 from scorer.errors import UsageError
+from scorer.explain.camera_tags import compare_tags
 from scorer.explain.crops import change_copies, choose_region, encode_png, occlude_crop
 from scorer.explain.messages import (
     GRID,
@@ -118,6 +119,7 @@ def explain_image(
         calibration=find_position(face, model, policy),
         occlusion=occlusion,
         clusters=find_clusters(features, model.mixture, read_mixture(explainer.bundle).weights),
+        camera_tags=compare_tags(explainer.bundle, image, features),
         screenshot_like=is_like_screenshot(result.image),
         copies=copies,
         cost=Cost(engine_passes=embedder.passes, seconds=round(time.perf_counter() - started, 3)),

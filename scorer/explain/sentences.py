@@ -2,13 +2,20 @@
 
 from collections.abc import Iterator
 
-from scorer.explain.messages import ChangedCopy, ExplainedResult
+from scorer.explain.messages import ChangedCopy, ExplainedResult, TagRank
 from scorer.messages import CalibratedBy
 from scorer.observe.printable import count_noun
 
 CHANGES = {
     "jpeg_90": "Saved again as a JPEG of quality 90",
     "resize_95": "Reduced to 95 % of its sides and saved without loss",
+}
+NO_HEADS = "This bundle has no heads that rank EXIF tags, so the tags in the file were compared with nothing."
+TAGS = {
+    "f_number": ("aperture", "f/{:g}"),
+    "exposure_time_s": ("exposure time", "{} s"),
+    "focal_length_mm": ("focal length", "{:g} mm"),
+    "iso": ("ISO speed", "{:g}"),
 }
 NO_COPIES = "The answer after other processing was not measured: the face has more than 60 megapixels."
 
@@ -21,6 +28,7 @@ def list_sentences(explained: ExplainedResult) -> list[str]:
         state_processing(explained),
         state_occlusion(explained),
         state_clusters(explained),
+        *state_tags(explained),
         *state_copies(explained),
         state_cost(explained),
     ]
@@ -97,6 +105,58 @@ def state_clusters(explained: ExplainedResult) -> str:
     if nearest.number == probable.number:
         return f"{text}; no other centre is nearer."
     return f"{text}; the centre of number {nearest.number} is nearer, with {nearest.squared_distance:.2f}."
+
+
+def state_tags(explained: ExplainedResult) -> Iterator[str]:
+    """Yield for each EXIF tag what the file states, what the face predicts, and whether they contradict each other."""
+    tags = explained.explanation.camera_tags
+    if tags is None:
+        yield NO_HEADS
+    for each in tags or ():
+        name = TAGS[each.tag][0]
+        yield f"The {name} in the file: {state_tag(each)}; predicted from the face: {state_prediction(each)}."
+        yield f"{state_agreement(each)}."
+
+
+def state_tag(tag: TagRank) -> str:
+    """Return the value of a tag and its rank."""
+    if tag.stated is None:
+        return "not stated"
+    seconds = tag.stated if tag.tag != "exposure_time_s" else _state_seconds(tag.stated)
+    value = TAGS[tag.tag][1].format(seconds)
+    return value if tag.stated_rank is None else f"{value}, {state_rank(tag.stated_rank)}"
+
+
+def state_prediction(tag: TagRank) -> str:
+    """Return the rank that the head predicts, or why it predicts none."""
+    if not tag.photographs:
+        return "not used: no photographs measured this head"
+    return "no better than chance: not used" if tag.predicted_rank is None else state_rank(tag.predicted_rank)
+
+
+def _state_seconds(seconds: float) -> str:
+    return f"1/{1 / seconds:.0f}" if seconds < 0.4 else f"{seconds:g}"  # noqa: PLR2004 - as cameras show it
+
+
+def state_rank(rank: float) -> str:
+    """Return a rank among the calibration photographs."""
+    return f"above {100 * rank:.0f} % of photographs"
+
+
+def state_agreement(tag: TagRank) -> str:
+    """Return whether file and prediction contradict each other, and how good the prediction is."""
+    skill = (
+        f"The prediction orders {100 * tag.skill:.0f} % of pairs of {tag.photographs:,} photographs rightly "
+        f"({100 * tag.skill_low:.0f} to {100 * tag.skill_high:.0f} % by source, chance 50 %)"
+    )
+    if tag.predicted_rank is None:
+        return skill if tag.photographs else "Not compared"
+    if tag.contradicts is None:
+        why = "the tag is not stated" if tag.stated is None else "too few photographs show how far both differ"
+        return f"Not compared: {why}. {skill}"
+    verdict = "They contradict each other" if tag.contradicts else "No contradiction"
+    rule = f"at most 1 % of photographs differ by more than {100 * (tag.limit or 0):.0f} percentage points"
+    return f"{verdict}: {rule}. {skill}"
 
 
 def state_copies(explained: ExplainedResult) -> Iterator[str]:
