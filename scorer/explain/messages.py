@@ -69,9 +69,9 @@ class TagRank(Message):
     """One EXIF tag as the file states it, and as the bundle's head ranks it from the face.
 
     Ranks are shares of calibration photographs with a lower tag, or with a lower prediction. `skill` is the share of
-    pairs of the `photographs` of `sources` that the head orders rightly, with its 95 % interval; if that does not lie
-    above 0.5, which is chance, the head is not used: `predicted_rank` is null. `contradicts`: the ranks differ by more
-    than `limit`, which at most 1 % of photographs do. Null where it cannot be judged.
+    pairs of these `photographs` that the head orders rightly, and its 95 % interval; if that does not lie above 0.5,
+    which is chance, `predicted_rank` is null. `contradicts`: the ranks differ by more than `limit`, as at most 1 % of
+    photographs do. Null: cannot be judged.
     """
 
     tag: str
@@ -80,11 +80,8 @@ class TagRank(Message):
     predicted_rank: Probability | None
     contradicts: bool | None
     limit: Probability | None
-    skill: Probability
-    skill_low: Probability
-    skill_high: Probability
+    skill: tuple[Probability, Probability, Probability]
     photographs: int
-    sources: int
 
 
 class ChangedCopy(Message):

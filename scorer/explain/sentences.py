@@ -12,11 +12,12 @@ CHANGES = {
 }
 NO_HEADS = "This bundle has no heads that rank EXIF tags, so the tags in the file were compared with nothing."
 TAGS = {
-    "f_number": ("aperture", "f/{:g}"),
-    "exposure_time_s": ("exposure time", "{} s"),
-    "focal_length_mm": ("focal length", "{:g} mm"),
-    "iso": ("ISO speed", "{:g}"),
+    "f_number": ("Aperture", "f/{}"),
+    "exposure_time_s": ("Exposure time", "{} s"),
+    "focal_length_mm": ("Focal length", "{} mm"),
+    "iso": ("ISO speed", "{}"),
 }
+_LONG_S = 0.4  # cameras show a shorter exposure time as a fraction
 NO_COPIES = "The answer after other processing was not measured: the face has more than 60 megapixels."
 
 
@@ -113,29 +114,11 @@ def state_tags(explained: ExplainedResult) -> Iterator[str]:
     if tags is None:
         yield NO_HEADS
     for each in tags or ():
-        name = TAGS[each.tag][0]
-        yield f"The {name} in the file: {state_tag(each)}; predicted from the face: {state_prediction(each)}."
-        yield f"{state_agreement(each)}."
-
-
-def state_tag(tag: TagRank) -> str:
-    """Return the value of a tag and its rank."""
-    if tag.stated is None:
-        return "not stated"
-    seconds = tag.stated if tag.tag != "exposure_time_s" else _state_seconds(tag.stated)
-    value = TAGS[tag.tag][1].format(seconds)
-    return value if tag.stated_rank is None else f"{value}, {state_rank(tag.stated_rank)}"
-
-
-def state_prediction(tag: TagRank) -> str:
-    """Return the rank that the head predicts, or why it predicts none."""
-    if not tag.photographs:
-        return "not used: no photographs measured this head"
-    return "no better than chance: not used" if tag.predicted_rank is None else state_rank(tag.predicted_rank)
-
-
-def _state_seconds(seconds: float) -> str:
-    return f"1/{1 / seconds:.0f}" if seconds < 0.4 else f"{seconds:g}"  # noqa: PLR2004 - as cameras show it
+        name, form = TAGS[each.tag]
+        short = each.tag == "exposure_time_s" and each.stated and each.stated < _LONG_S
+        value = form.format(f"1/{1 / each.stated:.0f}" if short and each.stated else f"{each.stated or 0:g}")
+        own = "" if each.stated_rank is None else f", {state_rank(each.stated_rank)}"
+        yield f"{name} in the file: {f'{value}{own}' if each.stated else 'not stated'}. {state_prediction(each)}."
 
 
 def state_rank(rank: float) -> str:
@@ -143,20 +126,24 @@ def state_rank(rank: float) -> str:
     return f"above {100 * rank:.0f} % of photographs"
 
 
-def state_agreement(tag: TagRank) -> str:
-    """Return whether file and prediction contradict each other, and how good the prediction is."""
+def state_prediction(tag: TagRank) -> str:
+    """Return the rank that the face predicts, how good such predictions are, and whether it contradicts the file."""
+    if not tag.photographs:
+        return "Predicted from the face: not measured, not used"
+    share, low, high = (100 * each for each in tag.skill)
     skill = (
-        f"The prediction orders {100 * tag.skill:.0f} % of pairs of {tag.photographs:,} photographs rightly "
-        f"({100 * tag.skill_low:.0f} to {100 * tag.skill_high:.0f} % by source, chance 50 %)"
+        f"{share:.0f} % of pairs of {tag.photographs:,} photographs are ordered rightly ({low:.0f} to {high:.0f} %; "
+        "chance: 50 %)"
     )
     if tag.predicted_rank is None:
-        return skill if tag.photographs else "Not compared"
+        return f"Predicted from the face: no better than chance: not used; {skill}"
+    predicted = f"Predicted from the face: {state_rank(tag.predicted_rank)}; {skill}"
+    if tag.limit is None:
+        return f"{predicted}. Too few photographs show what would be a contradiction"
     if tag.contradicts is None:
-        why = "the tag is not stated" if tag.stated is None else "too few photographs show how far both differ"
-        return f"Not compared: {why}. {skill}"
+        return predicted
     verdict = "They contradict each other" if tag.contradicts else "No contradiction"
-    rule = f"at most 1 % of photographs differ by more than {100 * (tag.limit or 0):.0f} percentage points"
-    return f"{verdict}: {rule}. {skill}"
+    return f"{predicted}. {verdict}: at most 1 % of photographs differ by more than {100 * tag.limit:.0f} points"
 
 
 def state_copies(explained: ExplainedResult) -> Iterator[str]:
