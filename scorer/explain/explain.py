@@ -36,7 +36,7 @@ from scorer.explain.messages import (
     MixtureComponent,
     OcclusionMap,
 )
-from scorer.explain.sentences import list_sentences
+from scorer.explain.sentences import list_sentences, state_image
 from scorer.locate import LocatedImage, locate_faces
 from scorer.meaning import explain_decisions
 from scorer.messages import CalibratedBy, FaceResult, ImageFacts, ImageSource, RequestedFace, ScoreRequest, ScoreResult
@@ -114,7 +114,7 @@ def explain_image(
     features = (image.features or {})[face.face_id]
     explanation = Explanation(
         face_id=face.face_id,
-        meaning=tuple(explain_decisions(explainer.bundle.manifest.evaluation, policy)),
+        meaning=(*explain_decisions(explainer.bundle.manifest.evaluation, policy), *state_image(result, face)),
         crop_png=f"data:image/png;base64,{base64.b64encode(encode_png(crop)).decode()}",
         calibration=find_position(face, model, policy),
         occlusion=occlusion,

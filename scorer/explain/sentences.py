@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
+from ingest.reasons import Reason
 from scorer.explain.messages import ChangedCopy, ExplainedResult, TagRank
-from scorer.messages import CalibratedBy
+from scorer.messages import CalibratedBy, FaceResult, ScoreResult
 from scorer.observe.printable import count_noun
 
 CHANGES = {
@@ -33,6 +34,13 @@ def list_sentences(explained: ExplainedResult) -> list[str]:
         *state_copies(explained),
         state_cost(explained),
     ]
+
+
+def state_image(result: ScoreResult, face: FaceResult) -> Iterator[str]:
+    """Yield why the decision on the image is not that on the face, if it is not."""
+    if result.decision is not face.decision:
+        because = result.detail if Reason.STATED_GENERATED in result.reason_codes else None
+        yield f"The decision on the image is {result.decision}, not for this face: {because or 'another face decided'}."
 
 
 def state_position(explained: ExplainedResult) -> str:
