@@ -57,7 +57,7 @@ class Panel:
             "datasource": SOURCE,
             "gridPos": {"x": x, "y": y, "w": self.width, "h": self.height},
             "targets": [
-                {"refId": chr(ord("A") + place), "datasource": SOURCE, "expr": query, "legendFormat": legend} | how
+                {"refId": chr(ord("A") + place), "expr": query, "legendFormat": legend} | how  # the panel's source
                 for place, (query, legend) in enumerate(self.queries)
             ],
             "fieldConfig": {"defaults": defaults, "overrides": []},
