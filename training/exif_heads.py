@@ -31,10 +31,7 @@ interval, by source, does not lie above 0.5 is not used.
 
 
 def choose_photographs(faces: FaceSet, recipe: Recipe) -> NDArray[np.intp]:
-    """Return the row of one face of each photograph that measures the heads: those with a tag, drawn if many.
-
-    Empty if the recipe trains no ranking, or if no tag differs.
-    """
+    """Return the row of one face of each tagged photograph; none if no tag differs, or the recipe ranks none."""
     tagged = np.flatnonzero(~np.isnan(faces.tags).all(axis=1))
     _, first = np.unique(name_photographs(faces.sources[tagged], faces.photos[tagged]), return_index=True)
     rows = np.random.default_rng(recipe.seed).permutation(tagged[first])[:MAX_PHOTOGRAPHS]

@@ -19,6 +19,7 @@ from ingest.reasons import Reason, Unscorable
 from ingest.sandbox import Sandbox
 from ingest.spec import FaceBox
 from scorer.bundle.bundle import Bundle, read_mixture
+from scorer.bundle.exif_heads import read_exif_heads
 from scorer.decide import Policy, flagged_rank, p_values
 from scorer.engines.base import Embedder, FeatureBatch
 from scorer.errors import UsageError
@@ -72,6 +73,7 @@ class Explainer:
 
     Raises:
         DeviceUnavailable: the bundle is built for a GPU.
+        BundleMismatch: its heads that rank EXIF tags are unusable.
     """
 
     bundle: Bundle
@@ -84,6 +86,7 @@ class Explainer:
         if self.bundle.manifest.target != "openvino":
             message = "explanations need a bundle for the CPU: export one with --target openvino"
             raise DeviceUnavailable(message)
+        read_exif_heads(self.bundle)  # unusable ones are refused before the first request
 
 
 def explain_image(

@@ -18,6 +18,7 @@ from scorer.bundle.bundle import Bundle, read_bundle, write_manifest
 from scorer.bundle.exif_heads import EXIF_HEADS, NO_LIMIT, QUANTILES, ExifHeads, rank_among
 from scorer.commands.main import app
 from scorer.errors import BundleMismatch
+from scorer.explain.explain import Explainer
 from scorer.explain.sentences import NO_HEADS
 from scorer.explain.sheet import render_sheet
 from scorer.local_scorer import LocalScorer
@@ -89,11 +90,13 @@ def test_agreement_contradiction_and_chance_are_told_apart(
     ],
 )
 def test_unusable_heads_are_refused(starter: Bundle, tmp_path: Path, harm: dict[str, np.ndarray]) -> None:
-    """`bundle verify` refuses a share above 1, descending quantiles, another shape and NaN."""
+    """`bundle verify`, and whoever explains, refuses a share above 1, descending quantiles, another shape and NaN."""
     bundle = add_heads(starter, tmp_path / "bundle", **harm)
     verified = CliRunner().invoke(app, ["bundle", "verify", "--files-only", str(bundle.folder)])
     assert isinstance(verified.exception, BundleMismatch)
     assert "exif_heads.npz cannot be used" in str(verified.exception)
+    with pytest.raises(BundleMismatch):
+        Explainer(bundle, None, None, None, None)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=9))
