@@ -43,7 +43,7 @@ class Panel:
             steps.append({"color": "red", "value": self.limit})
         defaults: Json = {"unit": self.unit, "thresholds": {"mode": "absolute", "steps": steps}}
         if self.kind == "timeseries":
-            defaults["custom"] = {"fillOpacity": 10, "showPoints": "never", "spanNulls": False}
+            defaults["custom"] = {"fillOpacity": 10, "showPoints": "never"}
             defaults["min"] = 0
             if self.stacked:
                 defaults["custom"] |= {"fillOpacity": 60, "stacking": {"mode": "normal", "group": "A"}}
@@ -71,10 +71,10 @@ class Panel:
 
 
 _OPTIONS: dict[str, Json] = {
-    "timeseries": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
-    "stat": {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "none"},
-    "bargauge": {"reduceOptions": {"calcs": ["lastNotNull"]}, "orientation": "horizontal", "displayMode": "basic"},
-    "table": {"showHeader": True},
+    "timeseries": {"tooltip": {"mode": "multi"}},
+    "stat": {"graphMode": "none"},
+    "bargauge": {"orientation": "horizontal", "displayMode": "basic"},
+    "table": {},
 }
 
 
