@@ -41,7 +41,9 @@ class Panel:
         steps: list[Json] = [{"color": "green", "value": None}]
         if self.limit is not None:
             steps.append({"color": "red", "value": self.limit})
-        defaults: Json = {"unit": self.unit, "thresholds": {"mode": "absolute", "steps": steps}}
+        defaults: Json = {"unit": self.unit}
+        if self.kind != "timeseries" or self.limit is not None:  # else nothing is coloured by a threshold
+            defaults["thresholds"] = {"mode": "absolute", "steps": steps}
         if self.kind == "timeseries":
             defaults["custom"] = {"fillOpacity": 10, "showPoints": "never"}
             defaults["min"] = 0
