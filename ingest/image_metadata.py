@@ -73,20 +73,7 @@ def read_image_metadata(data: bytes, info: ImageInfo) -> ImageMetadata:
     Never raises on damaged or hostile headers: a field that cannot be read is absent. A usual JPEG takes 0.05 ms, since
     the walk ends where the first scan begins; 65,536 chunks of a PNG take about 20 ms.
     """
-    exif, quality = b"", None
-    try:
-        if info.media_type == "image/jpeg":
-            exif, quality = _walk_jpeg(data)
-        elif info.media_type == "image/png":
-            exif = next((data[start:end] for kind, start, end in png.walk_chunks(data) if kind == b"eXIf"), b"")
-        elif info.media_type == "image/webp":
-            exif = next((data[start:end] for kind, start, end in webp.walk_chunks(data) if kind == b"EXIF"), b"")
-        elif info.media_type in heif.MEDIA_TYPES.values():
-            exif = heif.read_exif_item(data)
-        elif info.media_type == jxl.JXL:
-            exif = jxl.read_exif_box(data)
-    except Unscorable:
-        return ImageMetadata()  # `probe_image` would have refused it
+    exif, quality = find_exif(data, info)
     block = TiffBlock(exif)
     main = block.read_first_directory()
     pointer = block.read_number(main.get(_EXIF_DIRECTORY))
@@ -94,6 +81,24 @@ def read_image_metadata(data: bytes, info: ImageInfo) -> ImageMetadata:
     make, model = (clean_text(block.read_text(main.get(tag), 4 * MAX_WORD_CHARACTERS)) for tag in (_MAKE, _MODEL))
     width, height = (block.read_number(fields.get(tag)) for tag in (_PIXEL_X, _PIXEL_Y))
     return ImageMetadata(_join_names(make, model), quality, width or None, height or None)
+
+
+def find_exif(data: bytes, info: ImageInfo) -> tuple[bytes, int | None]:
+    """Return the EXIF block of `data`, empty if there is none, and the quality of a JPEG; see `read_image_metadata`."""
+    try:
+        if info.media_type == "image/jpeg":
+            return _walk_jpeg(data)
+        if info.media_type == "image/png":
+            return next((data[start:end] for kind, start, end in png.walk_chunks(data) if kind == b"eXIf"), b""), None
+        if info.media_type == "image/webp":
+            return next((data[start:end] for kind, start, end in webp.walk_chunks(data) if kind == b"EXIF"), b""), None
+        if info.media_type in heif.MEDIA_TYPES.values():
+            return heif.read_exif_item(data), None
+        if info.media_type == jxl.JXL:
+            return jxl.read_exif_box(data), None
+    except Unscorable:
+        pass  # `probe_image` would have refused it
+    return b"", None
 
 
 def _walk_jpeg(data: bytes) -> tuple[bytes, int | None]:

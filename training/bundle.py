@@ -30,6 +30,7 @@ from training.evaluation.card import write_card
 from training.evaluation.run import read_report
 from training.evaluation.run_facts import RunFacts
 from training.evaluation.stated import state_evaluation
+from training.exif_heads import choose_photographs, find_weights, write_exif_heads
 from training.export.features import extract_features
 from training.export.golden import draw_golden_images
 from training.export.onnx_features import describe_runtime
@@ -107,6 +108,12 @@ def write_bundle(run: Path, recipe: Recipe, deployment: Deployment, threads: int
     infix = "" if deployment.target == "openvino" else f"{deployment.target}-{deployment.precision}-"
     bundle_id = f"{recipe.name}-{infix}{created}"
     write_card(folder / "MODEL_CARD.md", facts, recipe, bundle_id, deployment, report, results)
+    held_out = load_role(run, "calibrate")
+    held_out = held_out.select(choose_photographs(held_out, recipe))
+    if len(held_out) and deployment.target == "openvino":  # explanations need the engine of the CPU
+        embedded = extract_features(engine, held_out.crops, threads, features)
+        with (folder / "MODEL_CARD.md").open("a", encoding="utf-8") as card:
+            card.write(write_exif_heads(folder, find_weights(run, recipe, threads), embedded, held_out))
     fields: dict[str, object] = {
         "bundle_id": bundle_id,
         "licence": facts.describe_licence(recipe),

@@ -79,12 +79,17 @@ def fit_run_head(run: Path, recipe: Recipe, threads: int) -> None:
         return
     network = build_network(recipe)
     load_checkpoint(checkpoint, network)
+    write_head(path, *fit_head(embed_plain(network.extractor, run, recipe, threads), recipe.head.components))
+
+
+def embed_plain(extractor: nn.Module, run: Path, recipe: Recipe, threads: int) -> NDArray[np.float32]:
+    """Return the FP32 features [M, D], without the recipe's head, of the faces that this head is fitted on."""
+    roles = recipe.head.roles if recipe.head else ()
     with tempfile.TemporaryDirectory() as folder:
         side = recipe.preprocess.size
-        plain = export_extractor(network.extractor, Path(folder), "fp32", np.zeros((1, side, side, 3), np.uint8))
-        extractor = open_extractor(plain, recipe.feature_size, threads)
-        parts = [embed_role(extractor, load_role(run, role), recipe)[0] for role in recipe.head.roles]
-    write_head(path, *fit_head(np.concatenate(parts), recipe.head.components))
+        plain = export_extractor(extractor, Path(folder), "fp32", np.zeros((1, side, side, 3), np.uint8))
+        engine = open_extractor(plain, recipe.feature_size, threads)
+        return np.concatenate([embed_role(engine, load_role(run, role), recipe)[0] for role in roles])
 
 
 def embed_role(extractor: Extractor, faces: FaceSet, recipe: Recipe) -> tuple[NDArray[np.float32], NDArray[np.intp]]:

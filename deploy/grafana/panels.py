@@ -41,9 +41,11 @@ class Panel:
         steps: list[Json] = [{"color": "green", "value": None}]
         if self.limit is not None:
             steps.append({"color": "red", "value": self.limit})
-        defaults: Json = {"unit": self.unit, "thresholds": {"mode": "absolute", "steps": steps}}
+        defaults: Json = {"unit": self.unit}
+        if self.kind != "timeseries" or self.limit is not None:  # else nothing is coloured by a threshold
+            defaults["thresholds"] = {"mode": "absolute", "steps": steps}
         if self.kind == "timeseries":
-            defaults["custom"] = {"fillOpacity": 10, "showPoints": "never", "spanNulls": False}
+            defaults["custom"] = {"fillOpacity": 10, "showPoints": "never"}
             defaults["min"] = 0
             if self.stacked:
                 defaults["custom"] |= {"fillOpacity": 60, "stacking": {"mode": "normal", "group": "A"}}
@@ -57,7 +59,7 @@ class Panel:
             "datasource": SOURCE,
             "gridPos": {"x": x, "y": y, "w": self.width, "h": self.height},
             "targets": [
-                {"refId": chr(ord("A") + place), "expr": query, "legendFormat": legend} | how  # the panel's datasource
+                {"refId": chr(ord("A") + place), "expr": query, "legendFormat": legend} | how  # the panel's source
                 for place, (query, legend) in enumerate(self.queries)
             ],
             "fieldConfig": {"defaults": defaults, "overrides": []},
@@ -71,10 +73,10 @@ class Panel:
 
 
 _OPTIONS: dict[str, Json] = {
-    "timeseries": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}},
-    "stat": {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "none"},
-    "bargauge": {"reduceOptions": {"calcs": ["lastNotNull"]}, "orientation": "horizontal", "displayMode": "basic"},
-    "table": {"showHeader": True},
+    "timeseries": {"tooltip": {"mode": "multi"}},
+    "stat": {"graphMode": "none"},
+    "bargauge": {"orientation": "horizontal", "displayMode": "basic"},
+    "table": {},
 }
 
 

@@ -1,6 +1,7 @@
 """Write the dashboards into the chart, whose files Compose mounts too: `python -m deploy.grafana.render`."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 from deploy.grafana import decisions, stream
@@ -23,8 +24,8 @@ def render() -> dict[str, str]:
 
 def _dump(dashboard: Json) -> str:
     """Return the JSON with one panel on each line."""
-    panels = ",\n".join(json.dumps(panel, ensure_ascii=False) for panel in dashboard["panels"])
-    head = json.dumps(dashboard | {"panels": []}, ensure_ascii=False)
+    dump = partial(json.dumps, ensure_ascii=False, separators=(",", ":"))
+    panels, head = ",\n".join(map(dump, dashboard["panels"])), dump(dashboard | {"panels": []})
     return f"{head.removesuffix(']}')}\n{panels}\n]}}\n"
 
 

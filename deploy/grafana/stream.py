@@ -6,6 +6,8 @@ MINE = 'job=~"$job", unlensed_stage=~"$stage"'
 OURS = f"{{{MINE}}}"
 WORKER, WORKERS_NAME = "pod, instance", "{{pod}} {{instance}}"
 RATE = "[$__rate_interval]"
+HTTP = 'job=~"$job", unlensed_stage="api"'
+HTTP_SECONDS = f'unlensed_stage_seconds_bucket{{{HTTP}, stage="total"}}'
 
 
 def rate(metric: str, labels: str = "", by: str = "") -> str:
@@ -259,6 +261,29 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 (f"sum(unlensed_policy_refused{OURS})", "workers that refuse it"),
                 (f"sum(increase(unlensed_policy_reloads_total{OURS}[$__rate_interval]))", "loaded"),
             ),
+        ),
+    ),
+    "HTTP service": (
+        Panel(
+            "Images answered and requests refused a second",
+            "overloaded: the queue is full, and clients are told to wait; defect: the log says why.",
+            "short",
+            (
+                (f"sum by (status) (rate(unlensed_images_answered_total{{{HTTP}}}{RATE}))", "{{status}}"),
+                (f"sum by (code) (rate(unlensed_http_refusals_total{{{HTTP}}}{RATE})) > 0", "refused: {{code}}"),
+            ),
+        ),
+        Panel(
+            "99 % answered within",
+            "From the admission of an image to its answer, without explanations.",
+            "s",
+            ((f"histogram_quantile(0.99, sum by (le) (rate({HTTP_SECONDS}{RATE})))", ""),),
+        ),
+        Panel(
+            "Queue",
+            "Images admitted and not yet answered; at `api.max_in_flight_images` requests are refused.",
+            "short",
+            ((f"sum by ({WORKER}) (unlensed_in_flight_images{{{HTTP}}})", WORKERS_NAME),),
         ),
     ),
     "Processes": (

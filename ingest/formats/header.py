@@ -1,5 +1,6 @@
 """What a container states about its image before a pixel is decoded: size, EXIF block, number of scans."""
 
+import math
 import re
 import struct
 from typing import NamedTuple
@@ -10,6 +11,9 @@ EXIF_HEADER = re.compile(rb"Exif\0.", re.DOTALL)
 _ORIENTATION_TAG = 0x0112
 _BYTE, _ASCII, _SHORT, _LONG, _UNDEFINED = 1, 2, 3, 4, 7
 _LAST_ORIENTATION = 8
+# The layout of one value of each type of number; a rational is two.
+_NUMBERS = {3: "H", 4: "I", 5: "II", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d"}
+_MAX_TEXT_BYTES, _MAX_VALUES = 64, 8  # of `TiffBlock.read_value`
 
 
 class Header(NamedTuple):
@@ -74,13 +78,27 @@ class TiffBlock:
         """Return the first `max_bytes` of a field of the type UNDEFINED, or BYTE, which some writers use instead."""
         return self._read_bytes(field, max_bytes, _UNDEFINED, _BYTE)
 
-    def _read_bytes(self, field: "TiffField | None", max_bytes: int, *kinds: int) -> bytes:
+    def read_value(self, field: "TiffField | None") -> object:
+        """Return a field's text, its number, or its first numbers as a tuple; None where it has none.
+
+        A rational is a float, NaN if its denominator is zero.
+        """
+        layout = _NUMBERS.get(field.kind) if field else None
+        if field is None or layout is None:
+            return self.read_text(field, _MAX_TEXT_BYTES) or None
+        size = struct.calcsize("=" + layout)
+        raw = self._read_bytes(field, size * _MAX_VALUES, field.kind, size=size)
+        values = list(struct.iter_unpack(self._order + layout, raw[: len(raw) // size * size]))
+        numbers = [each[0] if len(each) == 1 else each[0] / each[1] if each[1] else math.nan for each in values]
+        return numbers[0] if len(numbers) == 1 else tuple(numbers) or None
+
+    def _read_bytes(self, field: "TiffField | None", max_bytes: int, *kinds: int, size: int = 1) -> bytes:
         if field is None or field.kind not in kinds:
             return b""
-        if field.values <= len(field.raw):
-            return field.raw[: field.values]
+        if field.values * size <= len(field.raw):
+            return field.raw[: field.values * size]
         start = struct.unpack_from(self._order + "I", field.raw)[0]
-        return self._tiff[start : start + min(field.values, max_bytes)]
+        return self._tiff[start : start + min(field.values * size, max_bytes)]
 
 
 class TiffField(NamedTuple):

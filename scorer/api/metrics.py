@@ -22,7 +22,8 @@ NAMES = {
     "unlensed_faces_scored_total": "Faces in results, by decision.",
     "unlensed_p_value": "p-values of scored faces.",
     "unlensed_stage_seconds": "Seconds of an image in a stage: payload (fetch it), locate (probe and find faces), wait "
-    "(for its batch), score (engine and mixture), explain (all of an explanation).",
+    "(for its batch), score (engine and mixture), explain (all of an explanation), total "
+    "(from the admission to the answer, without explanations).",
     "unlensed_batch_images": "Images in a batch.",
     "unlensed_in_flight_images": "Images admitted and not yet answered: the queue.",
     "unlensed_in_flight_bytes": "Bytes of requests and images in flight.",
@@ -32,7 +33,7 @@ NAMES = {
     "unlensed_bundle_info": "1, with bundle_id and digest as labels.",
     "unlensed_policy_refused": "1 while the policies file is refused and the previous policies stay in use.",
 }
-STAGES = ("payload", "locate", "wait", "score", "explain")
+STAGES = ("payload", "locate", "wait", "score", "explain", "total")
 _STATUSES = (
     HTTPStatus.OK,
     HTTPStatus.UNPROCESSABLE_ENTITY,

@@ -5,6 +5,7 @@ It uses threads, since nearly all the time is spent outside Python. What waits i
 """
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -106,6 +107,7 @@ class ScoringService:
         answer: Future[ScoreResult] = Future()
         answer.set_running_or_notify_cancel()  # it cannot be cancelled: the ticket counts until the work is done
         answer.add_done_callback(lambda _: ticket.release())
+        started_s = time.perf_counter()
         if request.explain:
             try:
                 room = self._admit_explanation()
@@ -113,6 +115,9 @@ class ScoringService:
                 answer.set_exception(error)
                 return answer
             answer.add_done_callback(lambda _: room.release())
+        else:
+            total = self._metrics.stage_seconds.labels("total")
+            answer.add_done_callback(lambda _: total.observe(time.perf_counter() - started_s))
         self._submitted.put(_Job(request, ticket, answer))
         return answer
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from scorer.bundle.bundle import PLAN_FILE, Bundle
+from scorer.bundle.exif_heads import read_exif_heads
 from scorer.bundle.signature import read_trusted_bundle
 from scorer.commands.command_line import DigestOption, KeyOption
 from scorer.commands.terminal import Terminal
@@ -58,6 +59,7 @@ def verify(  # noqa: PLR0913 - one parameter per flag
         triton={"url": triton} if triton else None,
     )
     checked = read_trusted_bundle(settings)
+    read_exif_heads(checked)  # scoring does not read them
     if files_only:
         Terminal().say(f"{folder}: {len(checked.manifest.files)} files as recorded. Digest {checked.model.digest}")
         return

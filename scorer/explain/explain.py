@@ -19,9 +19,11 @@ from ingest.reasons import Reason, Unscorable
 from ingest.sandbox import Sandbox
 from ingest.spec import FaceBox
 from scorer.bundle.bundle import Bundle, read_mixture
+from scorer.bundle.exif_heads import read_exif_heads
 from scorer.decide import Policy, flagged_rank, p_values
 from scorer.engines.base import Embedder, FeatureBatch
 from scorer.errors import UsageError
+from scorer.explain.camera_tags import compare_tags
 from scorer.explain.crops import change_copies, choose_region, encode_png, occlude_crop
 from scorer.explain.messages import (
     GRID,
@@ -35,7 +37,7 @@ from scorer.explain.messages import (
     MixtureComponent,
     OcclusionMap,
 )
-from scorer.explain.sentences import list_sentences
+from scorer.explain.sentences import list_sentences, state_image
 from scorer.locate import LocatedImage, locate_faces
 from scorer.meaning import explain_decisions
 from scorer.messages import CalibratedBy, FaceResult, ImageFacts, ImageSource, RequestedFace, ScoreRequest, ScoreResult
@@ -71,6 +73,7 @@ class Explainer:
 
     Raises:
         DeviceUnavailable: the bundle is built for a GPU.
+        BundleMismatch: its heads that rank EXIF tags are unusable.
     """
 
     bundle: Bundle
@@ -83,6 +86,7 @@ class Explainer:
         if self.bundle.manifest.target != "openvino":
             message = "explanations need a bundle for the CPU: export one with --target openvino"
             raise DeviceUnavailable(message)
+        read_exif_heads(self.bundle)  # unusable ones are refused before the first request
 
 
 def explain_image(
@@ -113,11 +117,12 @@ def explain_image(
     features = (image.features or {})[face.face_id]
     explanation = Explanation(
         face_id=face.face_id,
-        meaning=tuple(explain_decisions(explainer.bundle.manifest.evaluation, policy)),
+        meaning=(*explain_decisions(explainer.bundle.manifest.evaluation, policy), *state_image(result, face)),
         crop_png=f"data:image/png;base64,{base64.b64encode(encode_png(crop)).decode()}",
         calibration=find_position(face, model, policy),
         occlusion=occlusion,
         clusters=find_clusters(features, model.mixture, read_mixture(explainer.bundle).weights),
+        camera_tags=compare_tags(explainer.bundle, image, features),
         screenshot_like=is_like_screenshot(result.image),
         copies=copies,
         cost=Cost(engine_passes=embedder.passes, seconds=round(time.perf_counter() - started, 3)),

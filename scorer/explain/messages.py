@@ -65,6 +65,25 @@ class Clusters(Message):
     nearest: MixtureComponent
 
 
+class TagRank(Message):
+    """One EXIF tag as the file states it, and as the bundle's head ranks it from the face.
+
+    Ranks are shares of calibration photographs with a lower tag, or with a lower prediction. `skill` is the share of
+    pairs of these `photographs` that the head orders rightly, and its 95 % interval; if that does not lie above 0.5,
+    which is chance, `predicted_rank` is null. `contradicts`: the ranks differ by more than `limit`, as at most 1 % of
+    photographs do. Null: cannot be judged.
+    """
+
+    tag: str
+    stated: float | None
+    stated_rank: Probability | None
+    predicted_rank: Probability | None
+    contradicts: bool | None
+    limit: Probability | None
+    skill: tuple[Probability, Probability, Probability]
+    photographs: int
+
+
 class ChangedCopy(Message):
     """The same face after a change of the image, scored with the same policy.
 
@@ -94,7 +113,7 @@ class Explanation(Message):
 
     `sentences` say the same as the other fields, and `meaning` what the decisions mean. `crop_png` is a data URI of the
     crop as the network saw it. `screenshot_like`: stored without loss, without a camera in the headers, as a screenshot
-    is.
+    is. `camera_tags` is null if the bundle has no heads for them.
     """
 
     face_id: str
@@ -104,6 +123,7 @@ class Explanation(Message):
     calibration: CalibrationPosition
     occlusion: OcclusionMap
     clusters: Clusters
+    camera_tags: tuple[TagRank, ...] | None = None
     screenshot_like: bool
     copies: tuple[ChangedCopy, ...]
     cost: Cost

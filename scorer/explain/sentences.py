@@ -2,14 +2,23 @@
 
 from collections.abc import Iterator
 
-from scorer.explain.messages import ChangedCopy, ExplainedResult
-from scorer.messages import CalibratedBy
+from ingest.reasons import Reason
+from scorer.explain.messages import ChangedCopy, ExplainedResult, TagRank
+from scorer.messages import CalibratedBy, FaceResult, ScoreResult
 from scorer.observe.printable import count_noun
 
 CHANGES = {
     "jpeg_90": "Saved again as a JPEG of quality 90",
     "resize_95": "Reduced to 95 % of its sides and saved without loss",
 }
+NO_HEADS = "This bundle has no heads that rank EXIF tags, so the tags in the file were compared with nothing."
+TAGS = {
+    "f_number": ("Aperture", "f/{}"),
+    "exposure_time_s": ("Exposure time", "{} s"),
+    "focal_length_mm": ("Focal length", "{} mm"),
+    "iso": ("ISO speed", "{}"),
+}
+_LONG_S = 0.4  # cameras show a shorter exposure time as a fraction
 NO_COPIES = "The answer after other processing was not measured: the face has more than 60 megapixels."
 
 
@@ -21,9 +30,17 @@ def list_sentences(explained: ExplainedResult) -> list[str]:
         state_processing(explained),
         state_occlusion(explained),
         state_clusters(explained),
+        *state_tags(explained),
         *state_copies(explained),
         state_cost(explained),
     ]
+
+
+def state_image(result: ScoreResult, face: FaceResult) -> Iterator[str]:
+    """Yield why the decision on the image is not that on the face, if it is not."""
+    if result.decision is not face.decision:
+        because = result.detail if Reason.STATED_GENERATED in result.reason_codes else None
+        yield f"The decision on the image is {result.decision}, not for this face: {because or 'another face decided'}."
 
 
 def state_position(explained: ExplainedResult) -> str:
@@ -97,6 +114,44 @@ def state_clusters(explained: ExplainedResult) -> str:
     if nearest.number == probable.number:
         return f"{text}; no other centre is nearer."
     return f"{text}; the centre of number {nearest.number} is nearer, with {nearest.squared_distance:.2f}."
+
+
+def state_tags(explained: ExplainedResult) -> Iterator[str]:
+    """Yield for each EXIF tag what the file states, what the face predicts, and whether they contradict each other."""
+    tags = explained.explanation.camera_tags
+    if tags is None:
+        yield NO_HEADS
+    for each in tags or ():
+        name, form = TAGS[each.tag]
+        short = each.tag == "exposure_time_s" and each.stated and each.stated < _LONG_S
+        value = form.format(f"1/{1 / each.stated:.0f}" if short and each.stated else f"{each.stated or 0:g}")
+        own = "" if each.stated_rank is None else f", {state_rank(each.stated_rank)}"
+        yield f"{name} in the file: {f'{value}{own}' if each.stated else 'not stated'}. {state_prediction(each)}."
+
+
+def state_rank(rank: float) -> str:
+    """Return a rank among the calibration photographs."""
+    return f"above {100 * rank:.0f} % of photographs"
+
+
+def state_prediction(tag: TagRank) -> str:
+    """Return the rank that the face predicts, how good such predictions are, and whether it contradicts the file."""
+    if not tag.photographs:
+        return "Predicted from the face: not measured, not used"
+    share, low, high = (100 * each for each in tag.skill)
+    skill = (
+        f"{share:.0f} % of pairs of {tag.photographs:,} photographs are ordered rightly ({low:.0f} to {high:.0f} %; "
+        "chance: 50 %)"
+    )
+    if tag.predicted_rank is None:
+        return f"Predicted from the face: no better than chance: not used; {skill}"
+    predicted = f"Predicted from the face: {state_rank(tag.predicted_rank)}; {skill}"
+    if tag.limit is None:
+        return f"{predicted}. Too few photographs show what would be a contradiction"
+    if tag.contradicts is None:
+        return predicted
+    verdict = "They contradict each other" if tag.contradicts else "No contradiction"
+    return f"{predicted}. {verdict}: at most 1 % of photographs differ by more than {100 * tag.limit:.0f} points"
 
 
 def state_copies(explained: ExplainedResult) -> Iterator[str]:

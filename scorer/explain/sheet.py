@@ -6,7 +6,7 @@ from pathlib import Path
 from scorer.archive.report.chart import Bar
 from scorer.archive.report.page import render_page
 from scorer.explain.messages import GRID, CalibrationPosition, ExplainedResult, OcclusionMap
-from scorer.explain.sentences import CHANGES, state_copy
+from scorer.explain.sentences import CHANGES, state_copy, state_tags
 
 WIDTH, HEIGHT, TOP, MARGIN = 352, 110, 44, 8  # of the histogram, in SVG units
 SQUARE = 32  # of the occlusion map, in SVG units
@@ -109,5 +109,6 @@ def render_sheet(explained: ExplainedResult) -> str:
         side=GRID * SQUARE,
         square=SQUARE,
         size=(WIDTH, TOP + HEIGHT),
+        tags=list(state_tags(explained)),
         copies=[(CHANGES[copy.change], state_copy(copy)) for copy in explanation.copies],
     )

@@ -37,7 +37,7 @@ _FILES = {
     "/review.js": ("text/javascript", (_HERE / "review.js",)),
     "/review.css": ("text/css", (REPORT_STYLE, _HERE / "review.css")),
 }
-_SHOWN = {"result_id", "face_id", "content_id", "camera", "p_value", "face_decision"}
+_SHOWN = {"result_id", "face_id", "content_id", "camera", "p_value", "face_decision", "decision", "reason_codes"}
 _PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 

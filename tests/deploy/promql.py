@@ -7,6 +7,9 @@ from typing import Any
 
 import yaml
 
+from scorer.api.metrics import NAMES as HTTP_NAMES
+from scorer.api.metrics import STAGES as HTTP_STAGES
+from scorer.api.refusals import RefusalCode
 from scorer.messages import DeadLetterCode, Decision, Status
 from scorer.stream.metrics import BACKENDS, NAMES, P_VALUES, STAGES
 
@@ -31,10 +34,10 @@ OTHERS = {
 PROCESS = {"up", "process_start_time_seconds", "process_cpu_seconds_total", "process_resident_memory_bytes"}
 # The values of labels in queries.
 LABELS = {
-    "code": set(DeadLetterCode),
+    "code": {*DeadLetterCode, *RefusalCode},
     "status": set(Status),
     "decision": set(Decision),
-    "stage": set(STAGES),
+    "stage": {*STAGES, *HTTP_STAGES},
     "backend": set(BACKENDS),
     "mode": {"live", "shadow"},
     "le": {f"{bound}" for bound in P_VALUES},
@@ -73,7 +76,7 @@ def find_wrong_labels(expression: str) -> list[str]:
 def is_known(metric: str, recorded: set[str]) -> bool:
     """Return whether an exporter or a recording rule has this metric."""
     base = re.sub(r"_(bucket|sum|count)$", "", metric)
-    return metric in NAMES or base in NAMES or metric in TRITON | TRITON_GPU | OTHERS | PROCESS | recorded
+    return {metric, base} & (NAMES.keys() | HTTP_NAMES) or metric in TRITON | TRITON_GPU | OTHERS | PROCESS | recorded
 
 
 def read_rules() -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from scorer.bundle.bundle import read_bundle
 from scorer.observe import trace_context
 from tests.deploy.chart import Document, environment, find, pods, render
 from tests.deploy.tools import ROOT, find_tool
@@ -51,7 +52,7 @@ def place_files(documents: list[Document], folder: Path) -> dict[str, str]:
 
 
 def test_the_pod_runs_the_service(tmp_path: Path) -> None:
-    """With the pod's variables and files the service answers the probes and a scrape by TLS, and stops in time."""
+    """With the pod's files the service answers the probes, a scrape and `helm test` by TLS, and stops in time."""
     documents = render("api")
     spec, monitor = get_pod(documents), find(documents, "PodMonitor")["spec"]
     (scorer,) = spec["containers"]
@@ -80,6 +81,17 @@ def test_the_pod_runs_the_service(tmp_path: Path) -> None:
         with pytest.raises(HTTPError, match="401"):
             get(scrape["path"])
         assert "unlensed_in_flight_images 0.0" in get(scrape["path"], Authorization=f"Bearer {TOKEN}")
+        program, asked = find(documents, "Pod", "unlensed-test")["spec"]["containers"][0]["args"]
+        program = program.replace("/etc/unlensed/api", str(tmp_path / "api"))
+        (tmp_path / "api" / "ca.crt").write_bytes((tmp_path / "ca.pem").read_bytes())
+        place, _, stated = asked.partition("=")
+        assert place == f"https://{NAME}.faces.svc:8000"
+        for digest, refused in ((stated, True), (read_bundle(ROOT / "model_repository").model.digest, False)):
+            command = [sys.executable, "-c", program, f"https://127.0.0.1:{urlsplit(url).port}={digest}"]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert bool(done.returncode) == refused == (f"does not serve the bundle {digest}" in done.stderr), (
+                done.stderr
+            )
         process.send_signal(signal.SIGTERM)
         assert process.wait(spec["terminationGracePeriodSeconds"]) == 0
     finally:
@@ -91,10 +103,10 @@ def test_the_pod_runs_the_service(tmp_path: Path) -> None:
 def test_a_release_of_its_own_has_no_brokers() -> None:
     """No workers, no address of a broker, no policy for them; the scraped name is that of the Service."""
     documents = render("api")
-    assert [name for name, _ in pods(documents)] == [f"Deployment/{NAME}"]
+    assert [name for name, _ in pods(documents)] == [f"Deployment/{NAME}", "Pod/unlensed-test"]
     (scorer,) = get_pod(documents)["containers"]
     assert "UNLENSED_KAFKA__BOOTSTRAP" not in environment(documents, scorer)
-    assert not [each for each in documents if each["metadata"]["name"] in {"unlensed-workers", "unlensed-test"}]
+    assert not [each for each in documents if each["metadata"]["name"] == "unlensed-workers"]
     service = find(documents, "Service", NAME)
     (endpoint,) = (
         each for each in find(documents, "PodMonitor")["spec"]["podMetricsEndpoints"] if each["port"] == "api"
@@ -141,10 +153,15 @@ def test_a_pod_with_a_gpu_stops_before_the_next_starts(mode: str, surge: int) ->
 
 
 def test_only_listed_clients_and_prometheus_connect() -> None:
-    """Ingress to the port: the clients of apiFrom, and scrapes; the pods reach no broker."""
+    """Ingress to the port: the clients of apiFrom, `helm test`, and scrapes; the pods reach no broker."""
     documents = render("api")
     (clients,) = find(documents, "NetworkPolicy", NAME)["spec"]["ingress"]
-    assert clients["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "moderation"}}}]
+    listed, test = clients["from"]
+    assert listed == {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "moderation"}}}
+    labels = find(documents, "Pod", "unlensed-test")["metadata"]["labels"]
+    assert test["podSelector"]["matchLabels"].items() <= labels.items()
+    (allowed,) = find(documents, "NetworkPolicy", "unlensed-test")["spec"]["egress"]
+    assert {"port": "api"} in allowed["ports"]
     everybody = find(documents, "NetworkPolicy")["spec"]
     assert {"port": "api"} in everybody["ingress"][0]["ports"]
     assert {port["port"] for rule in everybody["egress"] for port in rule["ports"]} == {53}

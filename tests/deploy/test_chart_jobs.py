@@ -135,7 +135,7 @@ def test_release_test_checks_the_bundle(ready_worker: str, digest: str, code: in
     """The test pod's program passes where the stated bundle serves, and fails where another does."""
     pod = find(render("scram", f'bundle.digest="{digest}"'), "Pod", "unlensed-test")
     script, *workers = pod["spec"]["containers"][0]["args"]
-    assert workers == [f"unlensed-{index}.unlensed.faces.svc:8080={digest}" for index in (0, 1)]
+    assert workers == [f"http://unlensed-{index}.unlensed.faces.svc:8080={digest}" for index in (0, 1)]
     asked = workers[0].replace("unlensed-0.unlensed.faces.svc:8080", ready_worker)
     run = subprocess.run([sys.executable, "-c", script, asked], capture_output=True, text=True, check=False, timeout=30)
     assert run.returncode == code, run.stderr
@@ -146,7 +146,7 @@ def test_release_test_checks_the_candidates(stage: str) -> None:
     """Workers with a candidate must have it: a canary that never becomes ready fails the release's test."""
     settings = (CANDIDATE, f'rollout.stage="{stage}"', "rollout.canaryShare=50")
     _, *workers = find(render("scram", *settings), "Pod", "unlensed-test")["spec"]["containers"][0]["args"]
-    assert workers[2:] == [f"unlensed-candidate-{index}.unlensed.faces.svc:8080={'b' * 64}" for index in (0, 1)]
+    assert workers[2:] == [f"http://unlensed-candidate-{index}.unlensed.faces.svc:8080={'b' * 64}" for index in (0, 1)]
 
 
 def test_release_test_fails_for_a_worker_that_is_not_ready() -> None:
@@ -156,7 +156,7 @@ def test_release_test_fails_for_a_worker_that_is_not_ready() -> None:
     script, *_ = pod["spec"]["containers"][0]["args"]
     with HealthServer(settings, HealthState(settings), Metrics()) as server:
         run = subprocess.run(
-            [sys.executable, "-c", script, f"{server.url.removeprefix('http://')}={'a' * 64}"],
+            [sys.executable, "-c", script, f"{server.url}={'a' * 64}"],
             capture_output=True,
             text=True,
             check=False,

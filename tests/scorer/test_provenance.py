@@ -95,9 +95,12 @@ def test_http_answers_have_statements_and_tenant(
     others = {"provenance": reading.settings.provenance, "policy": policy}
     with running(starter, reading.sandbox, embedder, {}, others) as client:
         answer = client.post_files(("c", signed), request={"tenant": "forum"})
+        (explained,) = client.post_files(("c", signed), request={"explain": True}).json()["results"]
     (result,) = (ScoreResult.model_validate(each) for each in answer.json()["results"])
     assert (result.provenance, result.tenant) == (score(reading, signed).provenance, "forum")
     assert (result.decision, result.reason_codes) == (Decision.FLAG, (Reason.STATED_GENERATED,))
+    because = "The decision on the image is flag, not for this face: the image states that it was generated ("
+    assert explained["explanation"]["meaning"][-1].startswith(because)
 
 
 STATEMENTS = st.lists(

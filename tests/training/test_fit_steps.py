@@ -21,6 +21,8 @@ from scorer.strata import Stratum
 from tests.small_extractor import make_small_extractor
 from training import steps
 from training.data.shards import FaceSet
+from training.exif_heads import find_weights
+from training.export.head import read_head
 from training.export.onnx import export_onnx
 from training.export.openvino import export_extractor
 from training.export.target import Deployment
@@ -230,6 +232,15 @@ def test_a_head_is_fitted_first_and_the_engine_contains_it(tmp_path: Path, monke
         steps.build_engine(tmp_path, recipe, ENGINE)
     steps.fit_run_head(tmp_path, recipe, 1)
     written = (tmp_path / "head.npz").stat().st_mtime_ns
+    # What the heads that rank tags lose by it has nothing in common with the components.
+    network = build_network(recipe)
+    features = steps.embed_plain(network.extractor, tmp_path, recipe, 1)
+    components, whole = (
+        features @ read_head(tmp_path / "head.npz")[0],
+        find_weights(tmp_path, replace(recipe, head=None), 1),
+    )
+    lost = features @ whole.T - components @ find_weights(tmp_path, recipe, 1).T
+    np.testing.assert_allclose(np.cov(lost.T, components.T)[:4, 4:], 0, atol=1e-4)
     steps.build_engine(tmp_path, recipe, ENGINE)
     report = steps.fit_run(tmp_path, recipe, ENGINE, 1)
     assert (report["faces"], report["copies_of_each_face"]) == (faces, 2)

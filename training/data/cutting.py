@@ -13,12 +13,13 @@ from ingest.dali import FaceCropper
 from ingest.decode import decode_sandboxed
 from ingest.decode_batches import needs_sandbox
 from ingest.detect import FaceDetector
+from ingest.exif import ExifReading
 from ingest.image_metadata import read_image_metadata
 from ingest.orientation import turn_upright
 from ingest.probe import EncodedFace, ImageInfo, probe_image, strip_metadata
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox, PreprocessSpec, Window
-from training.data.exif import ExifReading, read_file_exif
+from training.data.exif import read_file_exif
 from training.data.landmarks import Landmarker
 from training.data.near_duplicates import Hashes, hash_image, hash_rotations
 from training.data.photos import Photo

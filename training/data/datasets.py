@@ -13,8 +13,9 @@ from typing import Any
 
 import ijson
 
+from ingest.exif import ExifReading
 from ingest.spec import FaceBox
-from training.data.exif import ExifReading, read_json_exif
+from training.data.exif import read_json_exif
 from training.data.photos import Photo, Role, make_file_reader
 from training.data.roles import hash_position
 

@@ -11,8 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ingest.exif import TAG_NAMES
 from training.data.chunks import ChunkRecord
-from training.data.exif import TAG_NAMES
 from training.data.inputs import Inputs
 from training.data.minimums import compare_minimums, list_minimums, print_minimums
 from training.data.near_duplicates import find_distinct, find_distinct_photos

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ingest.exif import ExifReading
 from ingest.reasons import Unscorable
 from scorer.commands.progress import Progress
 from scorer.files import replace_file
-from training.data.exif import ExifReading, read_file_exif
+from training.data.exif import read_file_exif
 from training.data.photos import Photo, PhotoSource, Role
 from training.data.roles import MAX_NAMED, Need, RoleRule
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, get_args
 
+from ingest.exif import ExifReading
 from ingest.probe import DEFAULT_LIMITS
 from ingest.reasons import Reason, Unscorable
 from ingest.spec import FaceBox
-from training.data.exif import ExifReading
 
 Role = Literal["train", "fit", "calibrate", "test"]
 ROLES: tuple[Role, ...] = get_args(Role)

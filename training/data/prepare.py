@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.console import Console
 
 from ingest.detect import load_detector
+from ingest.exif import TAG_NAMES
 from scorer.commands.terminal import Terminal
 from training.data.chunks import PrepareProgress, explain_interruption, prepare_photos
 from training.data.cutting import FaceCutter
 from training.data.detector import SPEC, copy_detector
-from training.data.exif import TAG_NAMES
 from training.data.indexing import index_run, print_report, print_without_role
 from training.data.inputs import Inputs, list_inputs
 from training.data.landmarkers import open_landmarker

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from braceexpand import braceexpand
 
+from ingest.exif import ExifReading, ExifTags
 from scorer.archive.source.tars import BoundedFile, next_member, open_tar
-from training.data.exif import ExifReading, ExifTags, read_json_exif
+from training.data.exif import read_json_exif
 from training.data.photos import Photo, check_size
 
 PICTURES = ("jpg", "jpeg", "png", "webp", "heic", "heif", "avif", "jxl")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.exif import TAG_NAMES
+from ingest.exif import TAG_NAMES
 from training.data.shards import FaceSet
 from training.evaluation.measures import Rate
 from training.evaluation.operating_points import name_photographs

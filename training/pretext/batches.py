@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.exif import TAG_NAMES
+from ingest.exif import TAG_NAMES
 from training.data.manipulations import Augmentation, Face, FaceSampler, mirror
 from training.data.shards import FaceSet
 from training.pretext.classes import UNKNOWN, number_cameras, number_kind

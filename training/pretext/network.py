@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from training.data.exif import TAG_NAMES
+from ingest.exif import TAG_NAMES
 from training.pretext.efficientnet import LiteExtractor, load_imagenet
 from training.recipes import Recipe
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from training.data.exif import TAG_NAMES
+from ingest.exif import TAG_NAMES
 from training.data.shards import FaceSet
 from training.recipes import Recipe
 

@@ -19,10 +19,10 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from ingest.exif import TAG_NAMES
 from scorer.commands.terminal import Terminal
 from scorer.errors import TrainingDiverged, TrainingInterrupted
 from scorer.process_exit import stop_on_signals
-from training.data.exif import TAG_NAMES
 from training.data.manipulations import make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
 from training.pretext.backward import accumulate_gradients

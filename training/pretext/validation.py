@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.data.exif import TAG_NAMES
+from ingest.exif import TAG_NAMES
 from training.data.manipulations import FaceFunction, FaceSampler, make_sampler
 from training.data.shards import WIDE_SIZE, FaceSet
 from training.pretext.backward import embed

@@ -68,6 +68,10 @@ function readBundle() {
 
 function sayWhatItMeans(result) {
   const policy = result.policy, why = [result.reason_codes.join(", "), result.detail].filter(Boolean).join(": ");
+  if (result.reason_codes.includes("stated_generated") && !result.faces.some((face) => face.decision === result.decision))
+    return `${result.decision === "flag" ? "Flagged" : "For review by a person"}, but not for a score: ${
+      result.reason_codes[0] === "stated_generated" ? result.detail : "the image states that it was generated"}. Anybody
+      can write such a statement, unless it is signed and trusted. The faces have decisions of their own.`;
   switch (result.decision) {
     case "flag":
       return `Flagged: unlike the photographs this bundle knows. It does not mean that the face is generated: the policy

@@ -40,7 +40,9 @@ function show(index) {
   image.hidden = false;
   byId("absent").hidden = true;
   image.src = `faces/${at}.jpg`;
-  const facts = { image: face.content_id, face: face.face_id, decision: face.face_decision, p: face.p_value.toPrecision(3), camera: face.camera ?? "not stated" };
+  const why = face.reason_codes.includes("stated_generated") ? "the image states that it was generated" : "another face";
+  const decision = face.face_decision + (face.decision === face.face_decision ? "" : `; image: ${face.decision} (${why})`);
+  const facts = { image: face.content_id, face: face.face_id, decision, p: face.p_value.toPrecision(3), camera: face.camera ?? "not stated" };
   byId("facts").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => {
     const [term, text] = [document.createElement("dt"), document.createElement("dd")];
     term.textContent = name;

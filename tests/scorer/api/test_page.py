@@ -3,13 +3,21 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.scorer.api.conftest import Client, Serve
+from scorer.bundle.bundle import Bundle
+from scorer.decide import Policy
+from scorer.engines.local import open_sandbox
+from scorer.engines.openvino import LocalEmbedder
+from scorer.messages import Decision, StatementRule
+from scorer.settings import ProvenanceSettings
+from tests.ingest.provenance.signed import make_authority
+from tests.scorer.api.conftest import Client, Serve, running
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +98,30 @@ def test_a_picture_is_scored_and_explained(client: Client, page: Page, portrait:
     assert measure_overflow(page) == 0
     assert "fake" not in page.inner_text("body").lower()
     keep(page, f"reasons-{width}")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_decision_by_a_statement_is_not_told_as_one_by_a_score(
+    starter: Bundle, embedder: LocalEmbedder, page: Page, portrait: bytes, width: int
+) -> None:
+    """Where the policy flags what a file states, the page says so, and the face keeps its own decision."""
+    page.set_viewport_size({"width": width, "height": 800})
+    policy = Policy(statements=(StatementRule(at_least=Decision.FLAG),))
+    others = {"provenance": ProvenanceSettings(enabled=True), "policy": policy}
+    with (
+        closing(open_sandbox(starter, 1, trust="")) as sandbox,
+        running(starter, sandbox, embedder, {}, others) as client,
+    ):
+        page.goto(client.url)
+        give(page, ("signed.png", make_authority().sign(portrait, "image/png")))
+        page.get_by_role("button", name="Reasons").press("Enter")
+        page.get_by_text("The decision on the image is flag, not for this face").wait_for()
+        verdict = page.locator("article .verdict").inner_text()
+        keep(page, f"stated-{width}")
+    assert "Flagged, but not for a score: the image states that it was generated" in verdict
+    assert "unlike" not in verdict
+    assert page.locator(".faces button").inner_text().startswith("Face 1: pass")
+    assert measure_overflow(page) == 0
 
 
 def test_the_keyboard_is_enough(client: Client, page: Page, portrait: bytes) -> None:

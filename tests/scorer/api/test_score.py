@@ -172,4 +172,6 @@ def test_schema_bundle_health_and_metrics(client: Client, opened: scorer.Scorer,
     names = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE unlensed_")}
     assert {name for name in names if not name.endswith("_created")} == set(NAMES)
     assert 'unlensed_images_answered_total{status="scored"}' in text
+    (total,) = (line for line in text.splitlines() if line.startswith('unlensed_stage_seconds_count{stage="total"}'))
+    assert float(total.split()[1]) >= 1
     assert "unlensed_in_flight_images 0.0" in text

@@ -161,7 +161,13 @@ def test_labels_of_two_reviewers(run: Path, tmp_path: Path) -> None:
 
 def test_tracks_of_clips_are_not_shown(tmp_path: Path) -> None:
     """A reviewer gets the faces of photographs: those of a clip cannot be cut from its file."""
-    image = WrittenImage("a.jpg", (0.5, 0.2), facts={"result_id": "a"})
+    stated = {"decision": "flag", "reason_codes": ["stated_generated"]}
+    image = WrittenImage("a.jpg", (0.5, 0.2), facts={"result_id": "a", **stated})
     clip = WrittenImage("b.mp4", (0.3,), facts={"result_id": "b", "clip_frames": 5})
     run = write_run(tmp_path, [[image, clip]])
     assert [face.content_id for face in list_faces(run, 9)] == ["a.jpg", "a.jpg"]
+    assert list_faces(run, 1)[0].model_dump(include={"face_decision", *stated}) == {
+        "face_decision": "pass",
+        "decision": "flag",
+        "reason_codes": ("stated_generated",),
+    }

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from ingest.detect import FaceDetector, load_detector
 from ingest.probe import Limits
+from ingest.sandbox import Sandbox
 from scorer.bundle.bundle import Bundle, read_bundle
 from scorer.decide import Policy
 from scorer.engines.openvino import LocalEmbedder
@@ -58,6 +59,8 @@ class Bench:
     source: Callable[..., RecordSource] = MemorySource
     sink: Callable[..., RecordSink] = MemorySink
     engine_waits: Callable[[], bool] = lambda: False
+    policy: Policy = field(default_factory=Policy)
+    sandbox: Sandbox | None = None  # with it, statements are read
 
     def send(self, *values: object) -> None:
         """Append requests, as JSON unless they are bytes or None."""
@@ -69,11 +72,12 @@ class Bench:
         threadpool_limits(limits=1, user_api="blas")
         dependencies = Dependencies(
             self.read,
-            _load_detector(self.starter.folder),
+            self.sandbox or _load_detector(self.starter.folder),
             self.embedder,
             self.starter.model,
             self.limits,
-            PolicyWatcher(None, self.starter.manifest.calibration, Policy()),
+            PolicyWatcher(None, self.starter.manifest.calibration, self.policy, provenance=True),
+            provenance=self.sandbox is not None,
         )
         return Service(
             self.source(self.broker, PLACE.topic),

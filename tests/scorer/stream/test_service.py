@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any, Self
 
 import numpy as np
@@ -13,11 +14,16 @@ import pytest
 from ingest.probe import EncodedFace, Limits
 from ingest.reasons import Reason, Unscorable
 from scorer.bundle.bundle import Bundle
+from scorer.decide import Policy
 from scorer.engines.base import FeatureBatch
-from scorer.messages import ScoreRequest
+from scorer.engines.local import open_sandbox
+from scorer.engines.openvino import LocalEmbedder
+from scorer.engines.pool import EmbedderPool
+from scorer.messages import Decision, ScoreRequest, StatementRule
 from scorer.stream.broker import (
     Outgoing,
 )
+from tests.ingest.provenance.signed import make_authority
 from tests.scorer.stream.service_bench import FACE, PLACE, Bench, bench, request_for
 
 __all__ = ["bench", "request_for"]
@@ -70,6 +76,22 @@ def test_every_record_gets_one_answer_in_order(bench: Bench, request_for: Callab
     assert bench.broker.notes[PLACE].startswith("closed first=9 until=9 ")
     assert bench.count("unlensed_records_answered_total", status="scored") == 3
     assert bench.count("unlensed_records_dead_total", code="not_json") == 1
+
+
+def test_a_rule_for_statements_raises_a_decision(
+    starter: Bundle, embedder: LocalEmbedder, request_for: Callable[..., dict[str, Any]]
+) -> None:
+    """An image that states that it was generated gets the rule's decision; its face, and other images, keep theirs."""
+    plain, policy = request_for("plain"), Policy(statements=(StatementRule(at_least=Decision.FLAG),))
+    stated = base64.b64encode(make_authority().sign(base64.b64decode(plain["image"]["bytes"]), "image/png")).decode()
+    with closing(open_sandbox(starter, 1, trust="")) as sandbox:
+        bench = Bench(starter, EmbedderPool([embedder]), sandbox=sandbox, policy=policy)
+        bench.send(plain, request_for("stated", image={"bytes": stated}))
+        (first, second), _ = bench.run()
+    assert (first["decision"], first["reason_codes"], first["provenance"]) == ("pass", [], [])
+    assert (second["decision"], second["reason_codes"]) == ("flag", ["stated_generated"])
+    assert "and the policy decides at least flag" in second["detail"]
+    assert second["faces"] == first["faces"]
 
 
 def test_the_trace_reaches_the_result(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:

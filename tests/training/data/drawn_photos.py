@@ -11,11 +11,11 @@ from PIL import Image
 from rich.console import Console
 
 from ingest.detect import DetectorSpec, load_detector
+from ingest.exif import ExifReading, ExifTags
 from ingest.spec import FaceBox, PreprocessSpec
 from training.data.chunks import ChunkRecord, PrepareProgress, prepare_photos
 from training.data.cutting import FaceCutter
 from training.data.detector import copy_detector
-from training.data.exif import ExifReading, ExifTags
 from training.data.inputs import Inputs, list_inputs
 from training.data.photos import Photo
 from training.data.roles import RoleRule

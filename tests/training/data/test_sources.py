@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from ingest.exif import ExifTags
 from ingest.probe import DEFAULT_LIMITS
 from ingest.reasons import Unscorable
 from ingest.spec import FaceBox
 from training.data.datasets import CelebaHqPhotos, FdfPhotos, split_celeba
-from training.data.exif import ExifTags
 from training.data.manifests import ParquetPhotos
 from training.data.photos import FolderPhotos, Photo, PhotoSource
 from training.data.sources import open_source

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ingest.exif import TAG_NAMES
 from scorer.bundle.bundle import MANIFEST, Bundle, read_bundle
+from scorer.bundle.exif_heads import read_exif_heads
 from scorer.engines.triton.repository import SERVED_SPEC
 from scorer.errors import BundleMismatch
 from scorer.fitting.calibrate import HeldOutFaces, describe_calibration, describe_strata
@@ -19,14 +21,16 @@ from scorer.local_scorer import LocalScorer
 from scorer.meaning import explain_pass
 from scorer.settings import Settings
 from training import bundle as export
-from training.data.exif import TAG_NAMES
 from training.evaluation import card
 from training.evaluation.inputs import EvaluatedRun
 from training.evaluation.run_facts import RunFacts
 from training.evaluation.stated import state_evaluation
 from training.export.target import Deployment
+from training.pretext.checkpoints import save_checkpoint
+from training.pretext.network import build_network
 from training.recipes import Recipe, paper
 from training.recipes import starter as starter_recipe
+from training.run_recipe import CHECKPOINT
 
 pytestmark = pytest.mark.slow
 
@@ -150,6 +154,26 @@ def test_a_bundle_states_its_run_s_figures(export_run: Export, report: dict[str,
     assert "For research only" in written.manifest.licence
     assert "private.example" not in text
     assert "$" not in text
+
+
+def test_a_bundle_carries_the_trained_heads(
+    export_run: Export, evaluated: EvaluatedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where photographs have different tags, the checkpoint's heads are in the bundle and their figures in the card."""
+    network = build_network(evaluated.recipe)
+    network.state_dict()["centre.running_var"].fill_(4.0)
+    save_checkpoint(tmp_path / CHECKPOINT, network, evaluated.recipe, {})
+    faces = evaluated.load_role("test")
+    tags = np.repeat(np.arange(1.0, 11.0), 2)[:, None] * np.array([1, 0.01, 10, np.nan])
+    monkeypatch.setattr(export, "load_role", lambda _run, _role: replace(faces, tags=tags))
+    written = export_run(evaluated.recipe, {})
+    heads = read_exif_heads(written)
+    assert heads is not None
+    trained = network.state_dict()["heads.focal_length_mm.weight"][0] / 2
+    np.testing.assert_allclose(heads.weights[2], trained, rtol=1e-4)
+    assert heads.photographs.tolist() == [10, 10, 10, 0]
+    assert heads.tags[2, [0, -1]].tolist() == [10, 100]
+    assert "- focal_length_mm: 0." in (written.folder / "MODEL_CARD.md").read_text()
 
 
 def test_nothing_of_the_starter_is_in_another_bundle(export_run: Export, evaluated: EvaluatedRun) -> None:

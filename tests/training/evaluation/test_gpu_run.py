@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ingest.device import find_gpu
+from ingest.exif import TAG_NAMES
 from scorer.bundle.bundle import read_bundle
 from tests.small_extractor import make_small_extractor
 from training import bundle, steps
 from training.data.detector import copy_detector
-from training.data.exif import TAG_NAMES
 from training.evaluation import card
 from training.evaluation.inputs import EvaluatedRun
 from training.export.onnx import export_onnx

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from ingest.exif import TAG_NAMES
 from tests.training.pretext.tiny_training import make_faces
-from training.data.exif import TAG_NAMES
 from training.evaluation.pretext import measure_balanced_accuracy, measure_ordering, measure_pretext
 from training.pretext.checkpoints import save_checkpoint
 from training.pretext.network import MANIPULATION, build_network

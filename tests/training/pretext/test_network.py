@@ -13,12 +13,12 @@ from rich.console import Console
 from torch import nn
 
 from ingest.detect import DetectorSpec, load_detector
+from ingest.exif import EXIF_IFD, TAG_NAMES
 from ingest.network_files import list_network_files, unpack
 from ingest.spec import PreprocessSpec
 from training.data.chunks import PrepareProgress, prepare_photos
 from training.data.cutting import FaceCutter
 from training.data.detector import copy_detector
-from training.data.exif import EXIF_IFD, TAG_NAMES
 from training.data.indexing import index_run
 from training.data.inputs import list_inputs
 from training.data.photos import FolderPhotos
