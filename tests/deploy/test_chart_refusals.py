@@ -103,10 +103,7 @@ def test_schema_refuses(setting: str, where: str) -> None:
         ("gpu-sidecar", ['bundle.source="image"', 'bundle.image="a"'], "plan.enabled writes into a claim"),
         (
             "gpu-sidecar",
-            [
-                'rollout.stage="shadow"',
-                f'rollout.candidate={{"digest":"{OTHER}","source":"image","image":"a"}}',
-            ],
+            ['rollout.stage="shadow"', f'rollout.candidate={{"digest":"{OTHER}","source":"image","image":"a"}}'],
             "rollout.candidate.source must be claim",
         ),
         ("api", ['api.certificateSecret=""'], "without TLS: name a Secret"),

@@ -8,18 +8,7 @@ import pytest
 
 from scorer.settings import KafkaSettings
 from tests.deploy.chart import CHART, render
-from tests.deploy.week import (
-    KEDA_OUTAGE,
-    RUSH,
-    SESSION_S,
-    START_S,
-    STEP_S,
-    Scaling,
-    Week,
-    describe,
-    is_calm,
-    simulate,
-)
+from tests.deploy.week import KEDA_OUTAGE, RUSH, SESSION_S, START_S, STEP_S, Scaling, Week, describe, is_calm, simulate
 
 RATE = 70
 

@@ -36,16 +36,16 @@ FACES = 150
 ENGINE = Deployment("openvino", "fp32")
 
 
-@pytest.fixture(name="recipe", scope="module")
-def fixture_recipe() -> Recipe:
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
     """The starter's recipe with two small candidates, the second of which cannot be fitted."""
     shapes = (MixtureShape("diag", 2), MixtureShape("diag", 4000))
     plain = replace(starter(), head=None, feature_size=PAPER_FEATURES)
     return replace(plain, precision="fp32", mixture=MixtureRule(shapes, role_sets=(("fit",),)))
 
 
-@pytest.fixture(name="run", scope="module")
-def fixture_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder that contains only an engine."""
     run = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
@@ -144,9 +144,7 @@ def test_a_sweep_on_a_single_source_holds_out_photographs(
     """As in CelebA-HQ, one source cannot be held out; the report says that photographs were."""
     load = steps.load_role
     monkeypatch.setattr(
-        steps,
-        "load_role",
-        lambda path, role: replace(load(path, role), sources=np.full(FACES, "only")),
+        steps, "load_role", lambda path, role: replace(load(path, role), sources=np.full(FACES, "only"))
     )
     report = steps.fit_run(run, recipe, ENGINE, 1, components=(1, 2))
     assert report["held_out_by"] == "photograph"

@@ -137,10 +137,7 @@ def unsorted_calibration(folder: Path) -> None:
         (unsorted_calibration, r"not in ascending order"),
         (lambda folder: edit(folder, schema_version=1), "schema version 1, but this release reads 2: export it again"),
         (lambda folder: edit(folder, surprise=1), "does not fit the manifest's schema"),
-        (
-            lambda folder: edit(folder, calibration_photographs=1742),
-            "1741 calibration faces cannot be of 1742",
-        ),
+        (lambda folder: edit(folder, calibration_photographs=1742), "1741 calibration faces cannot be of 1742"),
         (lambda folder: edit(folder, files={"../secret": {}}), "does not fit"),
         (lambda folder: edit(folder, preprocess={"size": 224, "angle": 3}), "does not fit"),
         (lambda folder: (folder / MANIFEST).write_text("{"), "is not a manifest"),

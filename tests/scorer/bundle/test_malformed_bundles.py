@@ -85,11 +85,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize(
-    "harm",
-    [
-        "calibration.npz: log_likelihoods is of nan",
-        pytest.param("feature_size is null", marks=pytest.mark.long),
-    ],
+    "harm", ["calibration.npz: log_likelihoods is of nan", pytest.param("feature_size is null", marks=pytest.mark.long)]
 )
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_ends_with_bad_data(copy: Path, tmp_path: Path, portrait: bytes, command: str, harm: str) -> None:

@@ -359,10 +359,7 @@ def test_slow_handshake_ends_in_time(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("handlers", "data"),
-    [
-        ([answer("503 Busy"), answer("500 Oops"), answer("200 OK", BODY)], BODY),
-        ([answer("503 Busy")], None),
-    ],
+    [([answer("503 Busy"), answer("500 Oops"), answer("200 OK", BODY)], BODY), ([answer("503 Busy")], None)],
 )
 def test_read_payload_persists_until_its_limit(server: Server, handlers: list[Handler], data: bytes | None) -> None:
     """A moment's overload is waited out; a lasting one is no answer about the image and tells no secret."""

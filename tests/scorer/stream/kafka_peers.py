@@ -68,9 +68,7 @@ class Site:
     def read(self, topic: str) -> list[Any]:
         """Return the records of a topic for a read_committed reader."""
         consumer = KafkaConsumer(
-            bootstrap_servers=self.kafka.bootstrap,
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=64 << 20,
+            bootstrap_servers=self.kafka.bootstrap, isolation_level="read_committed", max_partition_fetch_bytes=64 << 20
         )
         partitions = [KafkaTopicPartition(topic, each) for each in sorted(consumer.partitions_for_topic(topic))]
         consumer.assign(partitions)

@@ -238,23 +238,11 @@ def test_listing_filters_by_code_and_time() -> None:
     log = make_log(list("abab"))
     log.dead_letters.append(Record("dead", 0, 9, 0, None, b"no dead letter"))
     moment = datetime.fromtimestamp(1, UTC)
-    assert [each.reason.offset for each in list_dead_letters(log, DeadLetterFilter("requests"))] == [
-        0,
-        1,
-        2,
-        3,
-    ]
-    assert [each.reason.offset for each in list_dead_letters(log, DeadLetterFilter("requests", "a"))] == [
-        0,
-        2,
-    ]
+    assert [each.reason.offset for each in list_dead_letters(log, DeadLetterFilter("requests"))] == [0, 1, 2, 3]
+    assert [each.reason.offset for each in list_dead_letters(log, DeadLetterFilter("requests", "a"))] == [0, 2]
     assert [
         dead_letter.reason.offset for dead_letter in list_dead_letters(log, DeadLetterFilter("requests", since=moment))
-    ] == [
-        1,
-        2,
-        3,
-    ]
+    ] == [1, 2, 3]
 
 
 def test_since_takes_ages_and_times() -> None:

@@ -87,11 +87,7 @@ def test_a_crash_with_a_suspect_affects_no_other_partition(watched: WatchedMembe
     notes = {topic_partition: CrashNote.parse(watched.group.notes[topic_partition]) for topic_partition in PLACES}
     assert [note and note.open for note in notes.values()] == [True, False, False]
     assert notes[SUSPECTED] == CrashNote(
-        open=True,
-        first=3,
-        until=SUSPECTS,
-        holder=notes[OTHERS[0]].holder,
-        crashed=DEAD[:1],
+        open=True, first=3, until=SUSPECTS, holder=notes[OTHERS[0]].holder, crashed=DEAD[:1]
     )
     assert all(not note.crashed for topic_partition, note in notes.items() if note and topic_partition in OTHERS)
 

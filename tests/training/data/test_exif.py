@@ -5,7 +5,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
@@ -86,7 +86,6 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(deadline=None)  # the first text strategy is slow to build
 @given(ANYTHING)
 def test_no_value_raises(value: object) -> None:
     """For any value of a tag, the result is a positive finite number or None."""
@@ -259,10 +258,7 @@ def test_fdf_json_is_read() -> None:
         ({"PhotographicSensitivity": [100, 0]}, ExifTags(None, None, None, 100.0)),
         ({"ISO Speed Ratings": "125, 0"}, ExifTags(None, None, None, 125.0)),
         ({"ISO Speed Ratings": 0, "ISO": "ISO 200"}, ExifTags(None, None, None, 200.0)),
-        (
-            {"ISOSpeedRatings": "65535", "Recommended Exposure Index": "102400"},
-            ExifTags(None, None, None, 102400.0),
-        ),
+        ({"ISOSpeedRatings": "65535", "Recommended Exposure Index": "102400"}, ExifTags(None, None, None, 102400.0)),
         ({"Exposure Time": [1, 125]}, ExifTags(None, 0.008)),
         ({"FocalLengthIn35mmFormat": "26 mm"}, ExifTags()),
         ({"ISO Speed Ratings": "99999999"}, ExifTags()),
@@ -286,7 +282,6 @@ JSON_NAMES = (
 )
 
 
-@settings(deadline=None)
 @given(
     st.one_of(
         ANYTHING,

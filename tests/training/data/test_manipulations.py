@@ -20,8 +20,8 @@ KINDS = AugmentRule().kinds
 EXTENTS = {name: getattr(starter().augment, name) for name in ("rotation_deg", "zoom", "shift", "mirror")}
 
 
-@pytest.fixture(name="face", scope="module")
-def fixture_face() -> np.ndarray:
+@pytest.fixture(scope="module")
+def face() -> np.ndarray:
     """A noisy picture."""
     return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
 
@@ -36,14 +36,14 @@ def place_points(seed: int) -> np.ndarray:
     return points.astype(np.float32)
 
 
-@pytest.fixture(name="points", scope="module")
-def fixture_points() -> np.ndarray:
+@pytest.fixture(scope="module")
+def points() -> np.ndarray:
     """Points of a face."""
     return place_points(1)
 
 
-@pytest.fixture(name="sampler", scope="module")
-def fixture_sampler() -> FaceSampler:
+@pytest.fixture(scope="module")
+def sampler() -> FaceSampler:
     """A sampler for small pictures."""
     return make_sampler(SIZE, SIDE, AugmentRule(warps=6, **EXTENTS), seed=3)
 
@@ -110,11 +110,7 @@ def test_the_resampling_does_not_depend_on_the_kind(sampler: FaceSampler, seed: 
     first, *others = (sampler.draw(np.random.default_rng(seed), kind, SIDE) for kind in Manipulation)
     for augmentation in others:
         assert np.array_equal(augmentation.matrix, first.matrix)
-        assert (augmentation.mirrored, augmentation.eyes, augmentation.warp) == (
-            first.mirrored,
-            first.eyes,
-            first.warp,
-        )
+        assert (augmentation.mirrored, augmentation.eyes, augmentation.warp) == (first.mirrored, first.eyes, first.warp)
     zoom = np.sqrt(np.linalg.det(first.matrix[:, :2]))
     middle = first.matrix @ ((SIDE - 1) / 2, (SIDE - 1) / 2, 1)
     angle = np.rad2deg(np.arctan2(first.matrix[1, 0], first.matrix[0, 0]))

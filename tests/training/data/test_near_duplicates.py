@@ -52,7 +52,7 @@ def test_a_smaller_recompressed_photograph_is_the_same() -> None:
     assert kept.tolist() == [1, 2]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32), st.integers(0, 60), st.integers(0, 20))
 def test_bands_miss_nothing(seed: int, count: int, most_bits: int) -> None:
     """The search by bands finds exactly the pairs that a comparison of all pairs finds."""

@@ -37,16 +37,16 @@ CHILD = """
 """
 
 
-@pytest.fixture(name="weights", scope="module")
-def fixture_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with random landmark weights."""
     folder = tmp_path_factory.mktemp("landmarks")
     write_weights(folder)
     return folder
 
 
-@pytest.fixture(name="cutter", scope="module")
-def fixture_cutter(tmp_path_factory: pytest.TempPathFactory) -> FaceCutter:
+@pytest.fixture(scope="module")
+def cutter(tmp_path_factory: pytest.TempPathFactory) -> FaceCutter:
     """The real cutter with one thread."""
     return make_cutter(tmp_path_factory.mktemp("detector"))
 
@@ -78,8 +78,8 @@ def assert_same_faces(one: Path, other: Path) -> None:
         assert np.array_equal(first.tags, second.tags, equal_nan=True)
 
 
-@pytest.fixture(name="whole", scope="module")
-def fixture_whole(cutter: FaceCutter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def whole(cutter: FaceCutter, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run without interruption: 40 photographs in three chunks."""
     run = tmp_path_factory.mktemp("whole")
     prepare(run, DrawnPhotos(40), cutter)

@@ -13,8 +13,8 @@ from training.data.processing import WORKING_SCALES, edit, process, reduce_rando
 SIDE, SIZE, DRAWS = 320, 224, 400
 
 
-@pytest.fixture(name="face", scope="module")
-def fixture_face() -> np.ndarray:
+@pytest.fixture(scope="module")
+def face() -> np.ndarray:
     """A portrait in the public domain, of the size of a wide crop."""
     return np.asarray(Image.fromarray(skimage.data.astronaut()[:256, 96:352]).resize((SIDE, SIDE)))
 

@@ -228,7 +228,7 @@ def test_damaged_fdf_metadata_is_named(tmp_path: Path) -> None:
         list(open_source(str(fdf)).list_photos())
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.recursive(
         st.none() | st.floats() | st.text() | st.integers(-(2**62), 2**62),

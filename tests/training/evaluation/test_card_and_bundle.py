@@ -105,8 +105,8 @@ def write_step_files(run: Path, report: dict[str, Any], recipe: Recipe, initial:
     return calibration
 
 
-@pytest.fixture(name="export_run")
-def fixture_export_run(
+@pytest.fixture
+def export_run(
     report: dict[str, Any], evaluated: EvaluatedRun, starter: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Export:
     """A function that exports a run of a recipe with the starter bundle's engine, mixture and calibration."""

@@ -26,8 +26,8 @@ from training.recipes import PAPER_FEATURES, MixtureRule, MixtureShape, starter
 WIDTH, LAYERS, OUTPUT = 128, 2, 24
 
 
-@pytest.fixture(name="crops", scope="module")
-def fixture_crops() -> np.ndarray:
+@pytest.fixture(scope="module")
+def crops() -> np.ndarray:
     """Five random crops."""
     return np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3), dtype=np.uint8)
 
@@ -52,16 +52,16 @@ def build_clip(patch: int) -> open_clip.CLIP:
     return clip
 
 
-@pytest.fixture(name="clip_file")
-def fixture_clip_file(tmp_path: Path) -> Path:
+@pytest.fixture
+def clip_file(tmp_path: Path) -> Path:
     """A small CLIP in open_clip's published format."""
     path = tmp_path / "open_clip_model.safetensors"
     save_file({name: value.contiguous() for name, value in build_clip(32).state_dict().items()}, path)
     return path
 
 
-@pytest.fixture(name="farl_state")
-def fixture_farl_state() -> dict[str, Tensor]:
+@pytest.fixture
+def farl_state() -> dict[str, Tensor]:
     """The arrays of a small FaRL: a CLIP with patches of 16 px, and the parts for masked image modelling."""
     pretext = {
         "visual.mask_token": torch.zeros(WIDTH),

@@ -21,7 +21,7 @@ def transcribe(fitted: list[float], real: list[float], generated: list[float]) -
     return right / len(labels), average_precision_score(labels, scores), roc_auc_score(labels, scores)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(NATS, NATS, NATS)
 def test_figures_are_the_release_s(fitted: list[float], real: list[float], generated: list[float]) -> None:
     """Threshold, accuracy, average precision and AUC equal the release's, including ties."""

@@ -42,8 +42,8 @@ FACES, BATCH = 14, 4
 PLAIN = {"copiers": None, "processing": False, "processed_ranking": 0.0}
 
 
-@pytest.fixture(name="sampler", scope="module")
-def fixture_sampler() -> FaceSampler:
+@pytest.fixture(scope="module")
+def sampler() -> FaceSampler:
     """A sampler for small crops."""
     return make_sampler(32, WIDE_SIZE, replace(starter().augment, warps=1, **PLAIN), seed=3)
 
@@ -255,8 +255,8 @@ def test_only_a_rule_that_mirrors_changes_a_served_crop(sampler: FaceSampler) ->
             assert np.array_equal(crop, same[:, ::-1] if flipped else same)
 
 
-@pytest.fixture(name="copying", scope="module")
-def fixture_copying() -> FaceSampler:
+@pytest.fixture(scope="module")
+def copying() -> FaceSampler:
     """The starter's sampler with untrained copiers; most of its manipulated faces are copies."""
     rule = starter().augment
     rule = replace(rule, warps=1, copiers=replace(rule.copiers, share=0.8))

@@ -46,14 +46,14 @@ def write(path: Path, model: dict[str, object], **changes: object) -> Path:
     return path
 
 
-@pytest.fixture(name="crops", scope="module")
-def fixture_crops() -> Tensor:
+@pytest.fixture(scope="module")
+def crops() -> Tensor:
     """Two random crops."""
     return torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8))
 
 
-@pytest.fixture(name="network", scope="module")
-def fixture_network() -> PretextNetwork:
+@pytest.fixture(scope="module")
+def network() -> PretextNetwork:
     """The paper's network with random weights."""
     return build_network(paper()).eval()
 

@@ -33,15 +33,15 @@ from training.pretext.trainer import train_extractor
 from training.recipes import PAPER_FEATURES, AugmentRule, Precision, paper, starter
 
 
-@pytest.fixture(name="network", scope="module")
-def fixture_network() -> PretextNetwork:
+@pytest.fixture(scope="module")
+def network() -> PretextNetwork:
     """The starter's network with ImageNet weights."""
     torch.manual_seed(0)
     return build_network(dataclasses.replace(starter(), frozen_blocks=9))
 
 
-@pytest.fixture(name="crops", scope="module")
-def fixture_crops() -> np.ndarray:
+@pytest.fixture(scope="module")
+def crops() -> np.ndarray:
     """Four smooth random crops."""
     rng = np.random.default_rng(0)
     return np.stack(
@@ -52,8 +52,8 @@ def fixture_crops() -> np.ndarray:
     )
 
 
-@pytest.fixture(name="small", scope="module")
-def fixture_small() -> nn.Module:
+@pytest.fixture(scope="module")
+def small() -> nn.Module:
     """A small extractor with the same interface, which is converted in a second."""
     torch.manual_seed(1)
     return nn.Sequential(

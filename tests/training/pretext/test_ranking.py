@@ -37,7 +37,7 @@ def transcribe_ranking(scores: np.ndarray, tags: np.ndarray, rule: PairRule, *, 
     return losses
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     count=st.integers(2, 9),
@@ -78,7 +78,7 @@ def transcribe_paper(
     return ranking / len(pairs) + manipulation / len(logits)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, 8))
 def test_the_paper_s_loss_is_eq_6(seed: int, count: int) -> None:
     """The recipe's total is the sum of five equally weighted tasks, with equal tags; the floor adds at most 1e-3."""

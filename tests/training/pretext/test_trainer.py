@@ -45,8 +45,8 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(name="reference", scope="module")
-def fixture_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a training without interruption."""
     torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("reference")

@@ -56,8 +56,8 @@ class FilterBank(nn.Module):
         return features
 
 
-@pytest.fixture(name="faces", scope="module")
-def fixture_faces() -> FaceSet:
+@pytest.fixture(scope="module")
+def faces() -> FaceSet:
     """Noise pictures with different contrast and sharpness."""
     rng = np.random.default_rng(0)
     pictures = []
@@ -113,7 +113,7 @@ def test_control_counts_both_directions() -> None:
     assert check_control({CONTROL: 0.5}) is None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 30))
 def test_auc_is_scikit_learn_s(seed: int, size: int) -> None:
     """The AUC equals scikit-learn's ROC AUC, including ties."""

@@ -15,8 +15,8 @@ from scorer.mixture import log_likelihood
 from tests.scorer.archive.calibration.synthetic_run import draw_faces, write_scored_run, write_small_bundle
 
 
-@pytest.fixture(name="bundle")
-def fixture_bundle(starter: Bundle, tmp_path: Path) -> Bundle:
+@pytest.fixture
+def bundle(starter: Bundle, tmp_path: Path) -> Bundle:
     """A bundle with a signature."""
     bundle = write_small_bundle(starter, tmp_path / "small")
     (bundle.folder / SIGNATURE).write_bytes(b"0" * 64)

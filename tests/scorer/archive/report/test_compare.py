@@ -25,7 +25,7 @@ def read_nothing(_: Face) -> None:
     """Represent an archive that no longer exists."""
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(shards=st.lists(draw_images(), max_size=2))
 def test_a_run_agrees_with_itself(shards: list[list[WrittenImage]]) -> None:
     """A run compared with itself has no different decision, no KS distance, no face of its own and correlation 1."""
@@ -43,7 +43,7 @@ def test_a_run_agrees_with_itself(shards: list[list[WrittenImage]]) -> None:
     assert sum(group.flips.of for group in found.by_source) == found.faces
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(pairs=st.lists(st.tuples(RATE, RATE), min_size=2, max_size=40))
 def test_the_figures_equal_those_of_scipy(pairs: list[tuple[float, float]]) -> None:
     """Rank correlation, KS distance and quantiles equal those of SciPy and NumPy, with ties."""

@@ -45,7 +45,7 @@ def draw_images(draw: st.DrawFn) -> list[WrittenImage]:
     return images
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(shards=st.lists(draw_images(), max_size=3))
 def test_figures_add_up(shards: list[list[WrittenImage]]) -> None:
     """Images, faces, decisions, groups and bins agree with each other and with the written rows."""

@@ -41,11 +41,7 @@ def write_parquet(path: Path, rows: Rows) -> None:
     pq.write_table(pa.table({"uri": pa.array(uris), "faces": pa.array(faces, pa.list_(face))}), path, row_group_size=2)
 
 
-WRITERS: dict[str, Callable[[Path, Rows], None]] = {
-    ".csv": write_csv,
-    ".jsonl": write_jsonl,
-    ".parquet": write_parquet,
-}
+WRITERS: dict[str, Callable[[Path, Rows], None]] = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}
 
 
 @pytest.mark.parametrize("suffix", WRITERS)

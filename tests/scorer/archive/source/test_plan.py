@@ -23,7 +23,7 @@ NAME = st.text("abä% #", min_size=1, max_size=3)
 COUNT = st.integers(0, 9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     files=st.sets(st.tuples(NAME, NAME), min_size=1, max_size=12),
     tars=st.lists(COUNT.filter(bool), max_size=3),

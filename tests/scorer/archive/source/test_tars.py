@@ -63,7 +63,7 @@ NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=40)
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(NAMES, st.binary(max_size=30)), max_size=12))
 def test_names_are_opaque_and_all_images_are_read(
     tmp_path_factory: pytest.TempPathFactory, members: list[tuple[str, bytes]]
@@ -209,7 +209,7 @@ def test_false_sizes_end_the_tar(tmp_path: Path, kind: bytes, size: int) -> None
     assert error is not None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_damage_raises_no_other_error(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """Whatever bytes are overwritten, the tar gives images or `SourceDamaged`, and no image above the limit."""

@@ -19,7 +19,6 @@ def figures_of(real: list[float], others: list[float], own_threshold: float | No
     return {name: float(values[0]) for name, values in drawn["g"].items()}
 
 
-@settings(max_examples=50, deadline=None)
 @given(VALUES, VALUES)
 def test_average_precisions_are_scikit_learn_s(real: list[float], others: list[float]) -> None:
     """Both conventions equal scikit-learn's with weights that make the classes equal."""
@@ -32,7 +31,7 @@ def test_average_precisions_are_scikit_learn_s(real: list[float], others: list[f
         assert figures[name] == pytest.approx(expected)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(MANY, VALUES)
 def test_matched_thresholds_are_those_of_a_plain_loop(real: list[float], others: list[float]) -> None:
     """The threshold is the highest that flags at most the rate of the photographs."""

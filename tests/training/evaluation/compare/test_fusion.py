@@ -47,7 +47,7 @@ def test_the_minimum_is_valid_under_dependence(second: Callable[[np.ndarray], np
         assert (join_minimum(first, second(first)) <= rate).mean() <= rate + 1e-4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(UNIT, UNIT, UNIT)
 def test_joined_p_values_are_symmetric_and_monotone(first: float, second: float, third: float) -> None:
     """Exchanged p-values give the same result, and a smaller one never a larger result; Fisher is SciPy's."""

@@ -68,15 +68,10 @@ def test_the_command_compares_what_is_there(
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
-    [(["--detectors", "bundle,gan"], "'gan'"), (["--generated", "portraits"], "NAME=PATH")],
+    ("options", "named"), [(["--detectors", "bundle,gan"], "'gan'"), (["--generated", "portraits"], "NAME=PATH")]
 )
 def test_wrong_usage_is_named(
-    options: list[str],
-    named: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    options: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An unknown detector and a generator without a name end with the code of wrong usage."""
     given = ["compare", str(tmp_path), "--real", str(tmp_path), "--generated", f"g={tmp_path}", "--out", str(tmp_path)]

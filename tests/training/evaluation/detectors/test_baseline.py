@@ -55,14 +55,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(name="filters", scope="module")
-def fixture_filters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def filters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file that the tiny detector needs."""
     return write_filters(tmp_path_factory.mktemp("files"))["filters"]
 
 
-@pytest.fixture(name="reference", scope="module")
-def fixture_reference(tmp_path_factory: pytest.TempPathFactory, filters: Path) -> Path:
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, filters: Path) -> Path:
     """The run folder of a training without interruption."""
     torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("reference")
@@ -322,10 +322,7 @@ def test_the_command_trains_from_two_folders(
     assert "faces of painter: 1 to train, 1 held out" in printed
     assert STATEMENT.split(":")[0] in printed
     facts = read_facts(run)
-    assert facts["data"]["real"]["sources"] == {
-        "a": {"train": 2, "held_out": 0},
-        "b": {"train": 0, "held_out": 1},
-    }
+    assert facts["data"]["real"]["sources"] == {"a": {"train": 2, "held_out": 0}, "b": {"train": 0, "held_out": 1}}
     assert facts["data"]["generator"] == "painter"
     assert len(list((run / "windows").iterdir())) == 2
 

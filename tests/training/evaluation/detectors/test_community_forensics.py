@@ -26,8 +26,8 @@ pytestmark = pytest.mark.slow
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@pytest.fixture(name="network", scope="module")
-def fixture_network() -> CommunityForensics:
+@pytest.fixture(scope="module")
+def network() -> CommunityForensics:
     """The network with random weights."""
     torch.manual_seed(0)
     return DESIGN.build({})

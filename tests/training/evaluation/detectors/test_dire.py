@@ -31,8 +31,8 @@ class Predictor(nn.Module):
         return SimpleNamespace(sample=torch.cat([noise, torch.full_like(noise, torch.nan)], dim=1))
 
 
-@pytest.fixture(name="config")
-def fixture_config(tmp_path: Path) -> Path:
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
     """The configuration of a tiny U-Net for 256 px, with its weights."""
     torch.manual_seed(0)
     UNet2DModel(

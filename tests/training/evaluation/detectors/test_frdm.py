@@ -12,8 +12,8 @@ from training.evaluation.detectors.frdm import DESIGN, Frdm, compute_margin_loss
 from training.evaluation.features.weights import WrongWeights
 
 
-@pytest.fixture(name="network", scope="module")
-def fixture_network() -> Frdm:
+@pytest.fixture(scope="module")
+def network() -> Frdm:
     """A network with random weights."""
     torch.manual_seed(0)
     return Frdm({})

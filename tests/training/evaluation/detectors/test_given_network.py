@@ -28,8 +28,8 @@ class Darkened(GivenNetworkDetector):
         return self.given(inputs)
 
 
-@pytest.fixture(name="given")
-def fixture_given() -> nn.Module:
+@pytest.fixture
+def given() -> nn.Module:
     """A network with a parameter and a batch normalisation."""
     return nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.BatchNorm2d(3))
 

@@ -12,8 +12,8 @@ from training.evaluation.detectors.gramnet import BLOCK_PARTS, BLOCKS, DESIGN, G
 from training.evaluation.features.weights import WrongWeights
 
 
-@pytest.fixture(name="network", scope="module")
-def fixture_network() -> GramNet:
+@pytest.fixture(scope="module")
+def network() -> GramNet:
     """The network with random weights."""
     torch.manual_seed(0)
     return DESIGN.build({})

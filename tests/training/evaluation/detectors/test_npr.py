@@ -13,8 +13,8 @@ from training.evaluation.features.weights import WrongWeights
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-@pytest.fixture(name="network", scope="module")
-def fixture_network() -> NPR:
+@pytest.fixture(scope="module")
+def network() -> NPR:
     """The network with random weights."""
     torch.manual_seed(0)
     return DESIGN.build({})

@@ -36,14 +36,14 @@ def vary(seed: int) -> Picture:
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
 
-@pytest.fixture(name="photographs", scope="module")
-def fixture_photographs() -> list[Picture]:
+@pytest.fixture(scope="module")
+def photographs() -> list[Picture]:
     """Windows to fit to."""
     return [vary(seed) for seed in range(24)]
 
 
-@pytest.fixture(name="noiseprint", scope="module")
-def fixture_noiseprint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def noiseprint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of the published layout with random weights."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "noiseprint++.th"
@@ -133,7 +133,7 @@ def test_filters_ignore_brightness_and_equal_numpy() -> None:
     np.testing.assert_allclose(HighPassBank()(torch.from_numpy(picture)), expected, atol=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(scale=st.floats(0.5, 20), shift=st.floats(-50, 50), seed=st.integers(0, 99))
 def test_correlations_ignore_contrast(scale: float, shift: float, seed: int) -> None:
     """Correlations equal NumPy's and do not change with the scale or the mean of the maps; a constant map has none."""

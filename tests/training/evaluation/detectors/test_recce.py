@@ -20,8 +20,8 @@ from training.evaluation.features.weights import WrongWeights
 SIDE = 75  # of the tests' inputs; the network takes any
 
 
-@pytest.fixture(name="network", scope="module")
-def fixture_network() -> Recce:
+@pytest.fixture(scope="module")
+def network() -> Recce:
     """A network with random weights."""
     torch.manual_seed(0)
     return Recce({})

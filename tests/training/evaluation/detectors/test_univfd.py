@@ -25,8 +25,8 @@ def write_tower(path: Path, outputs: int = 768) -> Path:
     return path
 
 
-@pytest.fixture(name="network")
-def fixture_network(tmp_path: Path) -> UnivFD:
+@pytest.fixture
+def network(tmp_path: Path) -> UnivFD:
     """The network with a small tower."""
     return DESIGN.build({"clip": write_tower(tmp_path / "open_clip_model.safetensors")})
 
