@@ -35,7 +35,7 @@ def write_faces(run: Path, role: str, counts: list[int]) -> np.ndarray:
 
 @pytest.fixture
 def run(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
-    """A run with three shards of the role train and an index of some faces; the rows, and all pictures."""
+    """A run of three shards with an index of some faces; the rows, and all pictures."""
     pictures = write_faces(tmp_path, "train", [4, 1, 5])
     rows = np.array([0, 2, 3, 4, 6, 9])
     write_index(tmp_path, "train", ["000000", "000001", "000002"], [4, 1, 5], rows)

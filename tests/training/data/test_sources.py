@@ -1,4 +1,4 @@
-"""Inputs of `prepare`: their photographs, sources, tags and boxes, and the errors of damaged inputs."""
+"""Inputs of `prepare`, and the errors of damaged ones."""
 
 import gzip
 import io
@@ -37,7 +37,7 @@ def tags_of(photo: Photo) -> ExifTags:
 
 
 def test_the_top_folder_is_the_source(tmp_path: Path) -> None:
-    """Pictures at any depth belong to the top folder; pictures outside of it belong to the input's folder."""
+    """Pictures at any depth belong to the top folder, others to the input's folder."""
     for name in ("ann/one.jpg", "ann/2019/may/two.jpg", "bob/three.jpg", "four.jpg", "ann/.hidden.jpg"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
 
 
 def test_tars_are_expanded_and_stream_their_samples(tmp_path: Path) -> None:
-    """Braces expand to tars; a sample's JSON gives source and tags, before or after the picture; no name is a path."""
+    """Braces expand to tars; a sample's JSON gives source and tags; no name is a path."""
     exif = json.dumps({"EXIF FNumber": "14/5"})
     write_tar(
         tmp_path / "faces-00.tar",
@@ -120,7 +120,7 @@ def test_a_damaged_tar_is_named(tmp_path: Path, damage: str) -> None:
 
 
 def test_parquet_with_bytes(tmp_path: Path) -> None:
-    """A column of bytes, or of Hugging Face's structs, is read over several row groups; null is an empty picture."""
+    """Bytes, or Hugging Face's structs, are read over row groups; null is empty."""
     for name, cells in (("plain", [b"a", b"b", None]), ("nested", [{"bytes": b"a"}, {"bytes": b"b"}, {"bytes": None}])):
         path = tmp_path / f"{name}.parquet"
         table = pa.table({"Image": cells, "owner": ["ann", None, "bob"], "exif": ['{"ISO": 100}', None, "{"]})
@@ -142,7 +142,7 @@ def test_the_owner_of_a_row_is_the_first_that_is_known(tmp_path: Path) -> None:
 
 
 def test_parquet_with_uris(tmp_path: Path) -> None:
-    """Paths are relative to the manifest, fsspec reads URIs, and a folder of manifests is one input."""
+    """Paths start at the manifest, fsspec reads URIs, and a folder is one input."""
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "1.jpg").write_bytes(b"one")
     uris = ["pictures/1.jpg", (tmp_path / "pictures" / "1.jpg").as_uri(), "pictures/absent.jpg"]
@@ -165,7 +165,7 @@ def test_parquet_without_pictures_is_refused(tmp_path: Path) -> None:
 
 
 def write_fdf(folder: Path) -> Path:
-    """Write a small FDF with the release's folders, EXIF JSONs two levels above; return its folder."""
+    """Write a small FDF with the release's folders; return its folder."""
     fdf = folder / "FDF" / "data" / "fdf"
     (fdf / "images" / "128").mkdir(parents=True)
     exif = folder / "fdf_ccby2_exif_update_filtered_v2"
@@ -192,7 +192,7 @@ def write_fdf(folder: Path) -> Path:
 
 
 def test_fdf_is_read_without_its_pickle(tmp_path: Path) -> None:
-    """Boxes are fractions of the picture, the URL's number finds the tags, and a face without a JSON is left out."""
+    """Boxes are fractions, the URL finds the tags, a face without a JSON is left out."""
     fdf = write_fdf(tmp_path)
     source = open_source(str(tmp_path / "FDF"))
     assert isinstance(source, FdfPhotos)
@@ -208,7 +208,7 @@ def test_fdf_is_read_without_its_pickle(tmp_path: Path) -> None:
 
 
 def test_fdf_takes_the_larger_pictures_and_names_absent_ones(tmp_path: Path) -> None:
-    """If pictures of 256 px exist, boxes are in their pixels; if no pictures exist, an error says so."""
+    """Boxes are in pixels of the larger pictures; absent pictures are an error."""
     fdf = write_fdf(tmp_path)
     (fdf / "images" / "256").mkdir()
     (fdf / "images" / "256" / "0.png").write_bytes(b"large")
@@ -254,7 +254,7 @@ def write_celeba(folder: Path, count: int) -> None:
 
 
 def test_a_sixth_of_celeba_hq_is_for_the_test(tmp_path: Path) -> None:
-    """With the mapping, the test takes CelebA's test part first; no picture calibrates; unmapped ones are counted."""
+    """The test takes CelebA's test part first; unmapped pictures are counted."""
     write_celeba(tmp_path, 7)
     rows = ["idx  orig_idx   orig_file", *(f"{number} {number} x" for number in range(5)), "5 182637 x", "6 202599 x"]
     (tmp_path / "CelebA-HQ-to-CelebA-mapping.txt").write_text("\n".join(rows) + "\n")
@@ -274,7 +274,7 @@ def test_a_sixth_of_celeba_hq_is_for_the_test(tmp_path: Path) -> None:
 
 
 def test_celeba_hq_is_split_as_in_the_paper() -> None:
-    """Of 30,000 pictures in CelebA's parts, exactly 5,000 are for the test; persons stay together if they are known."""
+    """Exactly 5,000 of 30,000 are for the test; known persons stay together."""
     starts, counts = (0, 162_770, 182_637), (24_183, 2_993, 2_824)  # the numbers of CelebA-HQ
     numbers = [start + 5 * index for start, count in zip(starts, counts, strict=True) for index in range(count)]
     originals = dict(enumerate(numbers))

@@ -99,7 +99,7 @@ def test_pictures_without_a_face_are_counted(report: dict[str, Any]) -> None:
 
 
 def test_figures_come_from_the_deployed_engine(report: dict[str, Any], evaluated: EvaluatedRun) -> None:
-    """The threshold is the 5th percentile of the fitted photographs' log-likelihoods from the engine's features."""
+    """The threshold is the 5th percentile of the engine's values of fitted photographs."""
     scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
     features = scorer.embed(evaluated.load_role("fit").crops)
     assert report["comparable"]["threshold_nats"] == pytest.approx(np.sort(scorer.score_features(features))[1])
@@ -156,7 +156,7 @@ def test_report_escapes_and_hides_names(page: PageReader, report: dict[str, Any]
 
 
 def test_report_begins_with_the_meaning_of_pass(page: PageReader, report: dict[str, Any]) -> None:
-    """The order is: the data, the meaning of a pass, the verdict, the operating points, the paper's protocol."""
+    """Data, meaning of a pass, verdict, operating points, protocol: in this order."""
     on_pass = explain_pass(state_evaluation(report), 0.05)
     assert "8 of 8 generated faces (100 %) passed at a review rate of 5 %" in on_pass
     positions = [
@@ -197,7 +197,7 @@ def test_published_figures_are_marked_and_unknown_ones_are_dashes(report: dict[s
 
 
 def test_other_features_and_runs_fill_tables_two_and_three(report: dict[str, Any]) -> None:
-    """Table II has the AUC of the compared features for each generator, and Table III the other evaluated runs."""
+    """Table II has the compared features' AUCs, Table III the other runs."""
     tables = {table.title: table for table in list_tables(report)}
     two, three = tables["Table II: AUC of features, by generator"], tables["Table III: pretext tasks and components"]
     assert two.head == ("generator", "ours", "colours")
@@ -211,7 +211,7 @@ def test_other_features_and_runs_fill_tables_two_and_three(report: dict[str, Any
 
 
 def test_the_paper_s_tables_stand_beside_ours(report: dict[str, Any], page: PageReader) -> None:
-    """Tables I and II are printed as published; each printed average is that of its row, except two of the paper."""
+    """Both tables are as published; averages are right, except two of the paper."""
     published = {table.title: table for table in list_tables(report) if "as published" in table.title}
     assert list(published) == ["Table I, as published", "Table II, as published"]
     for table in published.values():
@@ -231,7 +231,7 @@ def test_the_paper_s_tables_stand_beside_ours(report: dict[str, Any], page: Page
 def test_the_number_of_components_is_shown_and_not_chosen_on(
     report: dict[str, Any], page: PageReader, evaluated: EvaluatedRun
 ) -> None:
-    """Each number has its held-out figures and its averages; the deployed one has those of Table I."""
+    """Each number has its figures; the deployed one those of Table I."""
     rows = report["components"]
     assert list(rows) == ["1", "4"]
     assert rows["1"]["average"] == report["comparable"]["average"]
@@ -301,7 +301,7 @@ def test_a_log_likelihood_that_is_not_finite_is_an_error(evaluated: EvaluatedRun
 
 
 def test_figures_are_the_p_values_that_the_bundle_serves(report: dict[str, Any], evaluated: EvaluatedRun) -> None:
-    """Faces of a stratum are compared with its photographs: here those are 5 nats more likely than all together."""
+    """Faces are compared with their stratum, here 5 nats above all together."""
     test, scorer = evaluated.load_role("test"), FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
     calibration = load_calibration(evaluated.results / "calibration.npz")
     assert find_strata(test.short_sides, test.jpeg_qualities) == [Stratum.HIGH_QUALITY] * 20
@@ -312,7 +312,7 @@ def test_figures_are_the_p_values_that_the_bundle_serves(report: dict[str, Any],
 
 
 def test_processed_copies_stand_in_report_and_page(report: dict[str, Any], page: PageReader) -> None:
-    """Each kind of copy has its mean and lowest AUC, shares and control; the equalised figures are those of JPEG 90."""
+    """Copies have AUCs, shares and control; equalised figures are those of JPEG 90."""
     rows = {row["name"]: row for row in report["robustness"]}
     assert list(rows)[:6] == ["as stored", "JPEG 90", "JPEG 75", "JPEG 50", "half size", "screenshot"]
     equalised = report["operating_points"]["format_equalised"]
@@ -329,7 +329,7 @@ def test_processed_copies_stand_in_report_and_page(report: dict[str, Any], page:
 
 
 def test_errors_say_what_to_do(evaluated: EvaluatedRun, pictures: Path, tmp_path: Path) -> None:
-    """Missing or empty generators, no face, missing whole photographs and a missing report are errors."""
+    """Missing generators, faces, photographs and reports are errors."""
     console = Console(file=io.StringIO())
 
     def refuse(generated: Path, comparisons: Comparisons, sentence: str, recipe: Recipe = evaluated.recipe) -> None:
@@ -347,7 +347,7 @@ def test_errors_say_what_to_do(evaluated: EvaluatedRun, pictures: Path, tmp_path
 
 
 def test_a_bundle_contains_the_measured_figures(report: dict[str, Any]) -> None:
-    """Counts, intervals and AUCs are the report's at each measured rate, and every name is printable."""
+    """Counts, intervals and AUCs are the report's, and names are printable."""
     stated = state_evaluation(report)
     assert stated is not None
     operating = report["operating_points"]

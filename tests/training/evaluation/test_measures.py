@@ -72,7 +72,7 @@ def test_bootstrap_covers_the_truth() -> None:
 
 
 def test_mean_auc_is_that_of_the_generators_with_one_draw_of_photographs() -> None:
-    """Two equal generators have the mean of one; each draw of photographs serves both, so errors do not cancel out."""
+    """Equal generators have the mean of one; each draw of photographs serves both."""
     rng = np.random.default_rng(5)
     values, near, far = rng.normal(size=60), rng.normal(-1, 1, 900), rng.normal(-3, 1, 900)
     clusters = np.arange(60).astype(str)

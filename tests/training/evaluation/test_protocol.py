@@ -31,7 +31,7 @@ def test_figures_are_the_release_s(fitted: list[float], real: list[float], gener
 
 
 def test_a_photograph_on_the_threshold_is_a_photograph() -> None:
-    """A face at exactly the 5th percentile of the fitted photographs is classified as a photograph."""
+    """A face at exactly the 5th percentile is a photograph."""
     assert pick_threshold(np.arange(100.0)) == 5.0
     assert judge_generator(np.array([5.0]), np.array([4.9]), 5.0).accuracy == 1
 

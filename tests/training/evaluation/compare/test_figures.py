@@ -69,7 +69,7 @@ def test_rates_that_photographs_cannot_resolve_are_left_out() -> None:
 
 
 def test_intervals_draw_whole_sources() -> None:
-    """Photographs of one source are drawn together, so that few different sources have wider intervals."""
+    """Photographs of one source are drawn together, which widens intervals."""
     rng = np.random.default_rng(1)
     sources = np.repeat(np.arange(12), 20)
     real, others = rng.normal(size=12)[sources] + rng.normal(0, 0.3, 240), {"g": rng.normal(-1, 1, 300)}
@@ -83,7 +83,7 @@ def test_intervals_draw_whole_sources() -> None:
 
 
 def test_draws_are_the_same_for_every_detector() -> None:
-    """Two detectors of the same faces can be compared draw by draw: the difference of equal ones is 0."""
+    """Detectors of the same faces can be compared draw by draw."""
     rng = np.random.default_rng(2)
     real, others = rng.normal(size=120), {"g": rng.normal(-1, 1, 50), "h": rng.normal(-2, 1, 40)}
     clusters = np.arange(120).astype(str)

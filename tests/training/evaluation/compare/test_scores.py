@@ -1,4 +1,4 @@
-"""Cached scores: reused for the same detector, condition and windows, and computed again for another."""
+"""Cached scores are reused for the same detector, condition and windows."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +37,7 @@ def score(detector: Detector, faces: ComparedFaces, folder: Path) -> tuple[dict[
 
 
 def test_scores_are_reused(faces: ComparedFaces, smoothness: Detector, tmp_path: Path) -> None:
-    """The second time nothing is scored, the scores and their cost are the same, and progress counts every face."""
+    """The second time nothing is scored, and progress counts every face."""
     first, counted = score(smoothness, faces, tmp_path)
     total = sum(map(len, faces.list_sets().values())) * len(CONDITIONS)
     assert smoothness.pictures == counted == total  # type: ignore[attr-defined]
@@ -82,7 +82,7 @@ def test_conditions_differ_and_start_from_one_format() -> None:
 
 
 def test_windows_of_any_shape_are_reduced_alike() -> None:
-    """As stored nothing changes; in one format a face of 300 px has 150, and one of 100 px keeps its size."""
+    """In one format a face of 300 px has 150, and one of 100 px keeps its size."""
     picture = np.random.default_rng(0).integers(0, 256, (390, 300, 3)).astype(np.uint8)
     np.testing.assert_array_equal(CONDITIONS[AS_STORED].process(picture, 300.0, 0), picture)
     assert CONDITIONS[EQUALISED].process(picture, 300.0, 0).shape == (195, 150, 3)

@@ -26,11 +26,9 @@ TINY = "tiny"
 
 def write_tower(folder: Path) -> dict[str, Path]:
     """Write a CLIP tower of one narrow layer, in open_clip's layout."""
-    from open_clip.transformer import QuickGELU, VisionTransformer  # noqa: PLC0415 - the quick case needs no large package
+    from tests.training.evaluation.detectors import test_univfd  # noqa: PLC0415 - the quick case needs no large package
 
-    tower = VisionTransformer(224, 32, 64, 1, 1, 4, output_dim=768, act_layer=QuickGELU)
-    save_file({f"visual.{name}": value for name, value in tower.state_dict().items()}, folder / "clip.safetensors")
-    return {"clip": folder / "clip.safetensors"}
+    return {"clip": test_univfd.write_tower(folder / "clip.safetensors")}
 
 
 def write_classifier(folder: Path) -> dict[str, Path]:
@@ -70,6 +68,22 @@ def find(name: str) -> Design:
     """Return a design of the catalogue or the tiny one, with a rate for few steps."""
     design = tiny_detector.DESIGN if name == TINY else find_design(name)
     return replace(design, rule=replace(design.rule, rate=max(design.rule.rate, RATE)))
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("npr", 1_437_761),  # the publication states 1.44 million
+        ("gramnet", 11_734_723),
+        ("community_forensics", 21_811_969),
+        ("recce", 25_830_509),  # with the unused last layer of its encoder
+        ("frdm", 53_250_128),
+    ],
+)
+def test_parameters_are_the_publications(name: str, count: int) -> None:
+    """A network has as many parameters as the published one."""
+    design = find_design(name)
+    assert sum(value.numel() for value in design.build({}).parameters()) == design.parameters == count
 
 
 @pytest.mark.parametrize("name", [TINY, *(pytest.param(name, marks=pytest.mark.long) for name in DETECTORS)])
