@@ -14,7 +14,7 @@ LIFE = timedelta(days=1)
 
 
 class Authority:
-    """Signs certificates with a key that never leaves this object; `folder/ca.pem` is the certificate to trust."""
+    """Signs certificates; `folder/ca.pem` is the one to trust."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

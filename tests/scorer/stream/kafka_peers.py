@@ -32,6 +32,11 @@ class Site:
         self.kafka, self.stream = kafka, stream
         self._stack = ExitStack()
 
+    @property
+    def first(self) -> TopicPartition:
+        """The first partition of the requests."""
+        return TopicPartition(self.stream.requests, 0)
+
     def create_topics(self, partitions: int = 1, **configs: str) -> None:
         """Create the requests with `partitions`, and the two others with `configs`."""
         admin = KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
@@ -55,6 +60,14 @@ class Site:
     def join(self, **settings: object) -> "Member":
         """Return a member of the group that has subscribed and not polled yet."""
         return Member(*self.connect(**settings))
+
+    def join_with_records(self, count: int, partitions: int = 1, **settings: object) -> "Member":
+        """Create the topics; return a member that has read `count` requests."""
+        self.create_topics(partitions)
+        self.produce(self.requests(count))
+        member = self.join(**settings)
+        turn_until([member], lambda: len(member.polled) == count, "all records")
+        return member
 
     def produce(self, records: Iterable[Outgoing]) -> None:
         """Write requests."""
