@@ -38,7 +38,7 @@ def run_helm(*arguments: str | Path) -> str:
 
 @cache
 def render_text(scenario: str, *settings: str) -> str:
-    """Return the manifests of a scenario in ci/; `settings` are `key=value`, the value in JSON."""
+    """Return the manifests of a scenario; `settings` are `key=value`, the value in JSON."""
     flags = [flag for setting in settings for flag in ("--set-json", setting)]
     values = CHART / "ci" / f"{scenario}-values.yaml"
     return run_helm("template", "unlensed", CHART, "--namespace", NAMESPACE, "--values", values, *flags)
@@ -69,7 +69,7 @@ def containers(spec: Mapping[str, Any]) -> list[Document]:
 
 
 def environment(documents: list[Document], container: Mapping[str, Any]) -> dict[str, str]:
-    """Return a container's variables as a kubelet would set them, with examples for values that only a cluster has."""
+    """Return a container's variables as a kubelet sets them, with examples of a cluster's values."""
     known = {each["metadata"]["name"]: each["data"] for each in documents if each["kind"] == "ConfigMap"}
     variables: dict[str, str] = {}
     for source in container.get("envFrom", []):

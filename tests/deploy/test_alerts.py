@@ -36,7 +36,7 @@ def test_alerts_fire_when_they_should() -> None:
 
 
 def test_every_alert_has_a_unit_test() -> None:
-    """Each alert fires in some test; the tests list all firing alerts, so each is silent in the other tests."""
+    """Each alert fires in some test, and is silent in the others."""
     expected = set(re.findall(r'labels: \'{alertname="(\w+)"', "".join(file.read_text() for file in TESTS)))
     assert expected == {alert["alert"] for alert in ALERTS}
 
@@ -51,7 +51,7 @@ def test_alert_states_what_to_do(alert: dict[str, Any]) -> None:
 
 
 def test_rules_select_names_of_the_chart() -> None:
-    """The names that rules select are those of the chart; a candidate is excluded by its name."""
+    """Rules select the chart's names, without a candidate's."""
     names: dict[str, list[str]] = {}
     for each in render("shadow"):
         names.setdefault(each["kind"], []).append(each["metadata"]["name"])
@@ -75,7 +75,7 @@ def test_rules_select_names_of_the_chart() -> None:
 
 @pytest.mark.parametrize("rule", read_rules(), ids=lambda rule: rule.get("alert") or rule["record"])
 def test_rule_reads_metrics_that_exist(rule: dict[str, Any]) -> None:
-    """Every metric of a rule is in scorer.stream.metrics, in a listed exporter, or recorded by another rule."""
+    """Each metric of a rule is the service's, an exporter's, or recorded."""
     metrics = find_metrics(rule["expr"])
     assert metrics
     assert [metric for metric in metrics if not is_known(metric, RECORDED)] == []

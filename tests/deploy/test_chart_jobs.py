@@ -28,7 +28,7 @@ def scan_job(*settings: str) -> Document:
 
 
 def test_every_exit_code_has_one_meaning() -> None:
-    """Each exit code but 0 is in exactly one rule: permanent errors fail the Job, the others are retried."""
+    """Each exit code but 0 is in one rule: permanent errors fail the Job, others retry."""
     rules = scan_job()["spec"]["podFailurePolicy"]["rules"]
     assert rules[0] == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
     stated = {rule["action"]: rule["onExitCodes"]["values"] for rule in rules[1:]}
@@ -50,7 +50,7 @@ def test_indexes_and_processes_agree() -> None:
 
 
 def test_kueue_admits_a_queued_scan() -> None:
-    """Kueue needs only the label of the queue; a `suspend` of the chart would stop a running scan at each upgrade."""
+    """Kueue needs only the queue's label; `suspend` would stop a scan at each upgrade."""
     job = scan_job()
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "batch"
     assert "suspend" not in job["spec"]
@@ -58,7 +58,7 @@ def test_kueue_admits_a_queued_scan() -> None:
 
 
 def test_a_changed_scan_is_another_job() -> None:
-    """A Job's template is immutable, so a changed scan gets another name, and an unchanged one keeps its name."""
+    """A changed scan gets another name, as a Job's template is immutable."""
     assert scan_job()["metadata"]["name"] != scan_job("scan.maxFailed=5")["metadata"]["name"]
     assert scan_job()["metadata"]["name"] == scan_job("replicas=7")["metadata"]["name"]
 
@@ -75,7 +75,7 @@ def find_outs(job: Document) -> list[str]:
 
 
 def test_stage_compare_scans_with_both_bundles_and_compares() -> None:
-    """One value adds the candidate's scan and the comparison; the scan of the serving bundle is unchanged."""
+    """One value adds the candidate's scan and the comparison."""
     settings = (CANDIDATE, 'rollout.stage="compare"', 'scan.compareWith=""')
     before, after = jobs("scan", *settings)
     assert before == scan_job('scan.compareWith=""')
@@ -108,7 +108,7 @@ def test_comparison_does_not_wait_for_ever() -> None:
 
 
 def test_release_for_a_scan_alone_needs_no_brokers() -> None:
-    """Without workers nothing connects to Kafka, so an archive can be scanned without brokers."""
+    """Without workers an archive can be scanned without brokers."""
     documents = render("rescan", "replicas=0", 'kafka={"bootstrap":"","passwordSecret":{"name":""}}')
     kinds = {each["kind"] for each in documents}
     assert "Job" in kinds
@@ -132,7 +132,7 @@ def ready_worker() -> Iterator[str]:
 
 @pytest.mark.parametrize(("digest", "code"), [("a" * 64, 0), ("b" * 64, 1)])
 def test_release_test_checks_the_bundle(ready_worker: str, digest: str, code: int) -> None:
-    """The test pod's program passes where the stated bundle serves, and fails where another does."""
+    """The test pod passes where the stated bundle serves only."""
     pod = find(render("scram", f'bundle.digest="{digest}"'), "Pod", "unlensed-test")
     script, *workers = pod["spec"]["containers"][0]["args"]
     assert workers == [f"unlensed-{index}.unlensed.faces.svc:8080={digest}" for index in (0, 1)]
@@ -143,7 +143,7 @@ def test_release_test_checks_the_bundle(ready_worker: str, digest: str, code: in
 
 @pytest.mark.parametrize("stage", ["shadow", "canary"])
 def test_release_test_checks_the_candidates(stage: str) -> None:
-    """Workers with a candidate must have it: a canary that never becomes ready fails the release's test."""
+    """Workers with a candidate must have it, for the release's test to pass."""
     settings = (CANDIDATE, f'rollout.stage="{stage}"', "rollout.canaryShare=50")
     _, *workers = find(render("scram", *settings), "Pod", "unlensed-test")["spec"]["containers"][0]["args"]
     assert workers[2:] == [f"unlensed-candidate-{index}.unlensed.faces.svc:8080={'b' * 64}" for index in (0, 1)]

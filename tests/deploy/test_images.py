@@ -36,7 +36,7 @@ def test_hadolint_finds_what_is_wrong(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "target"), IMAGES)
 def test_image_runs_unprivileged(name: str, target: str) -> None:
-    """Each image has a numeric user, as `runAsNonRoot` requires, and an entry point without a shell."""
+    """Each image has a numeric user and an entry point without a shell."""
     stage = read_stages(name)[target]
     assert stage.user == "65532:65532"
     assert stage.entrypoint
@@ -44,7 +44,7 @@ def test_image_runs_unprivileged(name: str, target: str) -> None:
 
 @pytest.mark.parametrize(("name", "target"), [image for image in IMAGES if image[1] == "gpu"])
 def test_gpu_images_need_a_digest(name: str, target: str) -> None:
-    """NVIDIA's images are pinned by a digest whose default fits no image; no image contains an engine."""
+    """NVIDIA's images need a digest; no image contains an engine."""
     stage = read_stages(name)[target]
     digest = stage.base.rpartition("@")[2]
     assert digest.startswith("${")

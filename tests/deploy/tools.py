@@ -10,7 +10,7 @@ TOOLS = Path(os.environ.get("UNLENSED_TOOLS", ROOT / ".tools"))
 
 
 def find_tool(name: str) -> Path:
-    """Return the path of a tool or a folder; where it is missing, skip the test, and fail it in CI."""
+    """Return the path of a tool; where it is missing, skip the test, or fail in CI."""
     tool = TOOLS / name
     if not tool.exists():
         message = f"{tool} does not exist: `make .tools/installed` fetches it"

@@ -41,7 +41,7 @@ class Scaling:
 
     @classmethod
     def of(cls, documents: list[dict[str, Any]], rate: float) -> "Scaling":
-        """Read the ScaledObject of the workers and the topic of their requests from a rendered chart."""
+        """Read the workers' ScaledObject and the topic of requests from a rendered chart."""
         spec = next(each["spec"] for each in documents if each["kind"] == "ScaledObject")
         topic = spec["triggers"][0]["metadata"]["topic"]
         topics = [each["spec"] for each in documents if each["kind"] == "KafkaTopic"]
@@ -74,7 +74,7 @@ class Week:
 
 
 def traffic(second: int, scaling: Scaling, noise: random.Random) -> float:
-    """Return images/s: quiet at five in the morning, busy at five in the afternoon, busier at the weekend."""
+    """Return images/s: quiet at five in the morning, busy in the afternoon and at weekends."""
     full = scaling.rate * scaling.most
     hour = second % DAY_S / 3600
     daily = 0.5 - 0.5 * math.cos(2 * math.pi * (hour - 5) / 24)
