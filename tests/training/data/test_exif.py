@@ -126,7 +126,6 @@ def test_every_kind_of_file_is_read(kind: str) -> None:
     reading = read_file_exif(
         save_with_exif({0x829D: 2.8, 0x829A: 1 / 125, 0x920A: 35.0, 0x8827: 400}, "Maker\x00\n", kind)
     )
-    assert reading is not None
     assert reading.tags.as_floats() == pytest.approx((2.8, 0.008, 35.0, 400.0), rel=1e-3)
     assert (reading.camera, reading.implausible) == ("Maker", ())
 

@@ -32,7 +32,6 @@ def tags_of(photo: Photo) -> ExifTags:
     """Return the tags that the input contains."""
     assert photo.read_exif is not None
     reading = photo.read_exif()
-    assert reading is not None
     return reading.tags
 
 

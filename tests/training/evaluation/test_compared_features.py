@@ -1,4 +1,4 @@
-"""The features to compare with: published formats give the reference's features, other files give an error."""
+"""The features to compare with: published formats, and errors for others."""
 
 import json
 from dataclasses import replace
@@ -33,7 +33,7 @@ def crops() -> np.ndarray:
 
 
 def normalise(crops: np.ndarray) -> Tensor:
-    """Return crops as CLIP's transform normalises them: NCHW of 0..1, minus the mean, over the standard deviation."""
+    """Return crops as CLIP normalises them, NCHW."""
     mean, std = (
         torch.tensor(values).reshape(3, 1, 1)
         for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
@@ -42,7 +42,7 @@ def normalise(crops: np.ndarray) -> Tensor:
 
 
 def build_clip(patch: int) -> open_clip.CLIP:
-    """Return a small CLIP with both towers, whose state dictionary has the published format."""
+    """Return a small CLIP whose state dictionary has the published format."""
     torch.manual_seed(0)
     vision = CLIPVisionCfg(layers=LAYERS, width=WIDTH, patch_size=patch, image_size=224)
     text = CLIPTextCfg(context_length=8, vocab_size=32, width=64, heads=1, layers=1)
@@ -62,7 +62,7 @@ def clip_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def farl_state() -> dict[str, Tensor]:
-    """The arrays of a small FaRL: a CLIP with patches of 16 px, and the parts for masked image modelling."""
+    """The arrays of a small FaRL: a CLIP, and the parts for masked image modelling."""
     pretext = {
         "visual.mask_token": torch.zeros(WIDTH),
         "visual.ln_lm.weight": torch.ones(WIDTH),
@@ -74,7 +74,7 @@ def farl_state() -> dict[str, Tensor]:
 
 
 def build_exif_language() -> tuple[nn.Module, dict[str, object]]:
-    """Return a random ResNet-50 with 768 outputs, and a checkpoint with it and DistilBERT's arrays."""
+    """Return a random ResNet-50 with 768 outputs, and a checkpoint with it."""
     torch.manual_seed(1)
     network = resnet50(weights=None)
     network.fc = nn.Linear(2048, PAPER_FEATURES)
@@ -102,7 +102,7 @@ def test_clip_equals_open_clip(clip_file: Path, crops: np.ndarray) -> None:
 
 
 def test_farl_equals_clip_with_its_weights(farl_state: dict[str, Tensor], tmp_path: Path, crops: np.ndarray) -> None:
-    """FaRL's file loads in its published format, in half precision, without the parts for masked image modelling."""
+    """FaRL's file loads in half precision, without masked image modelling."""
     path = tmp_path / "FaRL-Base-Patch16-LAIONFace20M-ep16.pth"
     torch.save({"state_dict": {name: value.half() for name, value in farl_state.items()}}, path)
     clip = build_clip(16)
@@ -185,7 +185,7 @@ class Exploit:
 @pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:.*TorchScript archive")
 @pytest.mark.parametrize("name", ["clip", "farl", "exif_language"])
 def test_nothing_in_a_file_is_run(name: str, tmp_path: Path) -> None:
-    """A pickle with code, a TorchScript archive, damaged files and a single array are refused; no code runs."""
+    """Pickles with code, TorchScript, damaged files and single arrays are refused."""
     torch.save({"state_dict": Exploit(tmp_path / "ran")}, tmp_path / "hostile.pth")
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "ViT-B-32.pt"))
     (tmp_path / "damaged.pth").write_bytes(b"PK\x03\x04 and no more")
@@ -209,7 +209,7 @@ def test_another_image_size_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_exif_ranking_comes_from_a_run_of_its_recipe(tmp_path: Path, crops: np.ndarray) -> None:
-    """EXIF-L2R uses the engine of a run of `exif_only`; others, other cuts and runs without an engine are refused."""
+    """EXIF-L2R uses the engine of a run of `exif_only`; others are refused."""
     described = {"name": "starter", "precision": "fp32", "preprocess": {"antialias": False}}
     cut = PreprocessSpec(antialias=False)
     (tmp_path / "recipe.json").write_text(json.dumps(described))
@@ -233,7 +233,7 @@ def test_exif_ranking_comes_from_a_run_of_its_recipe(tmp_path: Path, crops: np.n
 
 
 def test_compared_features_have_their_own_mixture() -> None:
-    """Under the mixture of the compared features, crops like the fitted ones are more likely than others."""
+    """Crops like the fitted ones are more likely than others."""
     rng = np.random.default_rng(4)
     base = rng.integers(100, 156, (8, 8, 3))
     crops = (base + rng.integers(-9, 10, (60, 8, 8, 3))).astype(np.uint8)

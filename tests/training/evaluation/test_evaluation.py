@@ -266,7 +266,7 @@ def test_compared_features_are_fitted_by_the_recipe_s_rule(evaluated: EvaluatedR
 def test_whole_pictures_are_compared_with_a_mixture_of_their_own(
     evaluated: EvaluatedRun, pictures: Path, tmp_path: Path
 ) -> None:
-    """As in the release, whole pictures of both classes are compared, even those without a face."""
+    """Whole pictures are compared, even those without a face."""
     for role, generator in (("fit", "plain"), ("test", ODD_NAME)):
         shutil.copytree(pictures / generator, tmp_path / role)
     scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
@@ -280,7 +280,7 @@ def test_whole_pictures_are_compared_with_a_mixture_of_their_own(
 
 @pytest.mark.parametrize("count", [20, 59, 99, 103, 2899])
 def test_drawn_thresholds_are_those_of_the_p_values(count: int) -> None:
-    """A face is flagged below the drawn threshold and not on it; an unsupported rate has no line."""
+    """A face is flagged below the line; an unsupported rate has none."""
     calibration = np.arange(float(count))
     lines = pick_thresholds(calibration)
     assert len(lines) == (2 if count >= 99 else 1)
@@ -292,7 +292,7 @@ def test_drawn_thresholds_are_those_of_the_p_values(count: int) -> None:
 def test_a_log_likelihood_that_is_not_finite_is_an_error(evaluated: EvaluatedRun) -> None:
     """NaN would make every figure wrong."""
     scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
-    scorer.score_features = lambda features: np.full(len(features), np.nan)  # type: ignore[method-assign]  # as after an overflow
+    scorer.score_features = lambda features: np.full(len(features), np.nan)  # as after an overflow
     test = evaluated.load_role("test")
     held_out = HeldOutPhotographs(Calibration(np.zeros(1)), {"all": 1})
     evaluation = Evaluation(scorer, PreprocessSpec(), held_out, test, (test.sources, test.photos), {})
@@ -362,9 +362,9 @@ def test_a_bundle_contains_the_measured_figures(report: dict[str, Any]) -> None:
         assert (sample.auc, sample.faces) == (operating["raw"]["auc"][name]["value"], 4)
         assert sample.auc_one_format == operating["format_equalised"]["auc"][name]["value"]
     assert "OpenVINO" not in stated.note
-    assert "OpenVINO" in state_evaluation(report, through_openvino=True).note  # type: ignore[union-attr]
+    assert "OpenVINO" in state_evaluation(report, through_openvino=True).note
     odd = json.loads(json.dumps(report).replace('"plain"', json.dumps("a\x1b[31m\u202e")))
-    assert set(state_evaluation(odd).generated) == {"a\\x1b[31m\\u202e", ODD_NAME}  # type: ignore[union-attr]
+    assert set(state_evaluation(odd).generated) == {"a\\x1b[31m\\u202e", ODD_NAME}
 
 
 def test_a_bundle_without_a_supported_rate_has_no_evaluation(report: dict[str, Any]) -> None:

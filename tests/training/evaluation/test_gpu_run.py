@@ -62,7 +62,6 @@ def test_a_fresh_run_needs_no_openvino(
     assert "onnxruntime" in report["run"]["versions"]
     written = read_bundle(folder)
     assert written.manifest.plan is not None
-    assert written.manifest.evaluation is not None
     text = written.manifest.evaluation.note + (folder / "MODEL_CARD.md").read_text()
     assert "OpenVINO" not in text
     assert "executed on a CPU by onnxruntime" in text

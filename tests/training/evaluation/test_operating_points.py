@@ -37,7 +37,6 @@ def test_exchangeable_photographs_of_each_stratum_have_the_target_rate() -> None
     flagged = measure_flagged(served, (SOURCES, PHOTOS), {}, 0.05, find_finest_rate(calibration))
     for source in "ab":
         rate = flagged.by_source[source]
-        assert rate is not None
         assert rate.low < 0.05 < rate.high
 
 
@@ -68,8 +67,6 @@ def test_few_sources_are_resampled_by_photograph_and_many_by_source() -> None:
     one = np.where(sources == "0", 0.0, 1.0)
     spread = np.where(np.arange(len(sources)) % MIN_SOURCES == 0, 0.0, 1.0)
     wide, narrow = (measure_flagged(values, (sources, names), {}, 0.05, FINEST).photographs for values in (one, spread))
-    assert wide is not None
-    assert narrow is not None
     assert wide.value == narrow.value
     assert wide.high > narrow.high
 
@@ -83,7 +80,6 @@ def test_control_finds_an_odd_source_and_leaves_out_small_ones() -> None:
     assert control["odd"] > 0.8
     assert control["c"] < 0.5
     summary = summarise_control(control)
-    assert summary is not None
     assert (summary.high, summary.median, summary.sources) == (control["odd"], control["a"], 3)
 
 

@@ -42,7 +42,6 @@ def test_two_tags_make_an_auc() -> None:
     tags = (np.arange(40) % 2).astype(float)
     scores = rng.normal(size=40) + tags
     rate = measure_ordering(scores, tags, np.arange(40))
-    assert rate is not None
     assert rate.value == pytest.approx(roc_auc_score(tags, scores))
     assert rate.low < rate.value < rate.high
 

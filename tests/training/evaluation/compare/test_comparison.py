@@ -147,9 +147,9 @@ def test_a_comparison_continues_with_the_scores_that_are_there(
     shutil.copytree(comparison.out / "scores", tmp_path / "scores")
     lost = next((tmp_path / "scores" / "bundle" / "screenshot").glob("clear-*.npz"))
     lost.unlink()
-    before = smoothness.pictures  # type: ignore[attr-defined]
+    before = smoothness.pictures
     report = compare_detectors(faces, list_openers(grids, smoothness), CALIBRATION, tmp_path, CONSOLE)
-    assert smoothness.pictures - before == 30  # type: ignore[attr-defined]
+    assert smoothness.pictures - before == 30
     assert ScoreCache.read(lost) is not None
     assert report["results"] == comparison.report["results"]
 

@@ -76,7 +76,6 @@ def test_intervals_draw_whole_sources() -> None:
     widths = []
     for clusters in (sources, np.arange(240)):
         rate = summarise(draw_figures(real, clusters.astype(str), others)["g"]["ap_generated"], 300)
-        assert rate is not None
         assert rate.low < rate.value < rate.high
         widths.append(rate.high - rate.low)
     assert widths[0] > 1.5 * widths[1]

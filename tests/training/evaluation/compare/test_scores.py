@@ -40,9 +40,9 @@ def test_scores_are_reused(faces: ComparedFaces, smoothness: Detector, tmp_path:
     """The second time nothing is scored, and progress counts every face."""
     first, counted = score(smoothness, faces, tmp_path)
     total = sum(map(len, faces.list_sets().values())) * len(CONDITIONS)
-    assert smoothness.pictures == counted == total  # type: ignore[attr-defined]
+    assert smoothness.pictures == counted == total
     again, counted = score(smoothness, faces, tmp_path)
-    assert smoothness.pictures == counted == total  # type: ignore[attr-defined]
+    assert smoothness.pictures == counted == total
     for condition, row in first.items():
         for name, scored in row.items():
             np.testing.assert_array_equal(scored.scores, again[condition][name].scores)
@@ -53,10 +53,10 @@ def test_scores_are_reused(faces: ComparedFaces, smoothness: Detector, tmp_path:
 def test_a_changed_set_is_scored_again_alone(faces: ComparedFaces, smoothness: Detector, tmp_path: Path) -> None:
     """With one face less, only that set is scored."""
     score(smoothness, faces, tmp_path)
-    smoothness.pictures = 0  # type: ignore[attr-defined]
+    smoothness.pictures = 0
     fewer = faces.generated["clear"].select(np.arange(29))
     score(smoothness, ComparedFaces(faces.photographs, {**faces.generated, "clear": fewer}), tmp_path)
-    assert smoothness.pictures == 29 * len(CONDITIONS)  # type: ignore[attr-defined]
+    assert smoothness.pictures == 29 * len(CONDITIONS)
 
 
 def test_digests_differ_with_what_scores_depend_on(faces: ComparedFaces, grids: NetworkDetector) -> None:

@@ -1,4 +1,4 @@
-"""Each detector of the catalogue, trained for a short time on toy pictures, gives generated ones the higher scores."""
+"""Each detector, trained shortly on toy pictures, scores generated ones higher."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -88,7 +88,7 @@ def test_parameters_are_the_publications(name: str, count: int) -> None:
 
 @pytest.mark.parametrize("name", [TINY, *(pytest.param(name, marks=pytest.mark.long) for name in DETECTORS)])
 def test_generated_pictures_get_the_higher_scores(name: str, tmp_path: Path) -> None:
-    """On new pictures of both toy classes, the stored weights rank nearly all pairs the right way."""
+    """On new toy pictures nearly all pairs are ranked right."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     files = FILES[name](tmp_path) if name in FILES else {}

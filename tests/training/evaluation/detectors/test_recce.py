@@ -65,7 +65,7 @@ def build_published() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("shape", [(340, 700, 3), (97, 64, 3)])
 def test_input_is_the_published_one(shape: tuple[int, ...]) -> None:
-    """A picture is interpolated between its four nearest pixels, at 299 positions a side, and scaled to -1..1."""
+    """A picture is interpolated to 299 positions a side and scaled to -1..1."""
     picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     expected = interpolate(picture, 299)
     found = DESIGN.preprocess(picture)
@@ -75,7 +75,7 @@ def test_input_is_the_published_one(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_loads_the_published_layout(network: Recce, tmp_path: Path, *, wrapped: bool) -> None:
-    """Each array gets into its place, alone or as the trainer writes it; a renamed key is refused."""
+    """Each array gets into its place; a renamed key is refused."""
     published = build_published()
     path = tmp_path / "recce.bin"
     torch.save({"step": 1, "model": published} if wrapped else published, path)
@@ -99,7 +99,7 @@ def test_loads_the_published_layout(network: Recce, tmp_path: Path, *, wrapped: 
 
 
 def test_only_real_pictures_are_reconstructed() -> None:
-    """The loss is the mean difference of real pictures; generated ones do not count, and alone they give 0."""
+    """The loss is of real pictures only; without any it is 0."""
     inputs, reconstructions = torch.rand(3, 3, 4, 4), torch.rand(3, 3, 4, 4)
     found = compute_reconstruction_loss(reconstructions, inputs, torch.tensor([0.0, 1.0, 0.0]))
     np.testing.assert_allclose(found, (reconstructions - inputs)[[0, 2]].abs().mean(), rtol=1e-5)
@@ -107,7 +107,7 @@ def test_only_real_pictures_are_reconstructed() -> None:
 
 
 def test_the_metric_loss_is_the_published_one() -> None:
-    """Real pictures should be alike and unlike generated ones; pairs of generated pictures do not count."""
+    """Real pictures are alike and unlike generated ones, whose pairs do not count."""
     maps, labels = torch.rand(5, 8, 3, 3, dtype=torch.float64), (0, 1, 0, 0, 1)
     pooled = maps.mean((2, 3)).numpy()
     pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
@@ -120,7 +120,7 @@ def test_the_metric_loss_is_the_published_one() -> None:
 
 
 def test_noise_is_on_half_of_the_pictures() -> None:
-    """About half of the pictures get noise of 1e-6; the others keep their pixels, and none leaves -1..1."""
+    """About half get noise of 1e-6, and none leaves -1..1."""
     torch.manual_seed(0)
     inputs = torch.zeros(400, 3, 8, 8, dtype=torch.float64)
     changes = add_noise(inputs).flatten(1)

@@ -33,7 +33,7 @@ def network(tmp_path: Path) -> UnivFD:
 
 
 def test_parameters_are_the_publications() -> None:
-    """OpenAI's ViT-L/14 has 303,966,208 parameters in its image tower, and the trained layer 769."""
+    """OpenAI's ViT-L/14 has 303,966,208 parameters, and the trained layer 769."""
     with torch.device("meta"):
         tower = VisionTransformer(224, 14, 1024, layers=24, heads=16, mlp_ratio=4, output_dim=768, act_layer=QuickGELU)
         network = UnivFD(tower)
@@ -54,7 +54,7 @@ def test_input_is_the_unresized_centre(height: int, width: int, seed: int) -> No
 
 @given(st.integers(20, 400), st.integers(20, 400), st.integers(0, 99))
 def test_training_picture_is_a_whole_input(height: int, width: int, seed: int) -> None:
-    """A picture with random changes has 224 px, follows from the generator, and is only normalised afterwards."""
+    """A changed picture has 224 px and is only normalised afterwards."""
     picture = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     changed = augment(picture, np.random.default_rng(seed))
     assert changed.shape == (224, 224, 3)
@@ -63,7 +63,7 @@ def test_training_picture_is_a_whole_input(height: int, width: int, seed: int) -
 
 
 def test_published_layer_is_applied_to_the_embedding(network: UnivFD, tmp_path: Path) -> None:
-    """The file with `weight` [1, 768] and `bias` [1] gives the embedding's product with them."""
+    """The file's `weight` and `bias` are applied to the embedding."""
     weight, bias = torch.randn(1, 768), torch.randn(1)
     torch.save({"weight": weight, "bias": bias}, tmp_path / "fc_weights.pth")
     DESIGN.load(network.eval(), tmp_path / "fc_weights.pth")
@@ -73,7 +73,7 @@ def test_published_layer_is_applied_to_the_embedding(network: UnivFD, tmp_path: 
 
 
 def test_other_files_are_refused(network: UnivFD, tmp_path: Path) -> None:
-    """A renamed key, a tower of another size and an absent tower each give one sentence that names the right file."""
+    """Other keys, a tower of another size and an absent one name the right file."""
     torch.save({"fc.weight": torch.zeros(1, 768), "bias": torch.zeros(1)}, tmp_path / "fc_weights.pth")
     with pytest.raises(WrongWeights, match=r"fc\.weight.* it should be .*fc_weights\.pth of github\.com"):
         DESIGN.load(network, tmp_path / "fc_weights.pth")
