@@ -45,7 +45,7 @@ def write_labels(labels: dict[str, str]) -> pa.Table:
 
 def refit(bundle: Bundle, faces: DrawnFaces, folder: Path, **options: object) -> NewCalibration:
     """Return the calibration of a run with these faces."""
-    return calibrate_bundle(bundle, write_scored_run(folder, bundle, faces), **options)  # type: ignore[arg-type]
+    return calibrate_bundle(bundle, write_scored_run(folder, bundle, faces), **options)
 
 
 @settings(max_examples=20, phases=NO_SHRINKING)
