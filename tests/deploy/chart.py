@@ -1,6 +1,5 @@
 """Renders the chart with the real helm, for the tests of deploy/helm."""
 
-import subprocess
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tests.deploy.tools import ROOT, find_tool
+from tests.deploy.tools import ROOT, run_tool
 
 CHART = ROOT / "deploy" / "helm"
 SCENARIOS = tuple(sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml")))
@@ -28,9 +27,7 @@ def run_helm(*arguments: str | Path) -> str:
     Raises:
         Refused: it fails.
     """
-    run = subprocess.run(
-        [find_tool("helm"), *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
-    )
+    run = run_tool("helm", *arguments)
     if run.returncode:
         raise Refused(run.stderr + run.stdout)
     return run.stdout

@@ -1,14 +1,13 @@
 """Rules and alerts: tests by promtool, and the annotations that each alert must have."""
 
 import re
-import subprocess
 from typing import Any
 
 import pytest
 
 from tests.deploy.chart import render
 from tests.deploy.promql import ROOT, RULES, find_metrics, find_wrong_labels, is_known, read_rules
-from tests.deploy.tools import find_tool
+from tests.deploy.tools import run_tool
 
 TESTS = sorted((ROOT / "deploy/alerts/tests").glob("*.test.yaml"))
 ALERTS = [rule for rule in read_rules() if "alert" in rule]
@@ -16,22 +15,15 @@ UNLESS_SHADOW = '{{ if eq $labels.unlensed_stage "shadow" }}ticket{{ else }}page
 RECORDED = {rule["record"] for rule in read_rules() if "record" in rule}
 
 
-def run_promtool(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    """Run promtool and return the finished process."""
-    return subprocess.run(
-        [find_tool("promtool"), *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-
-
 def test_promtool_reads_the_rules() -> None:
     """The file is valid, without a finding of promtool's linter."""
-    done = run_promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
+    done = run_tool("promtool", "check", "rules", "--lint=all", "--lint-fatal", RULES)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_alerts_fire_when_they_should() -> None:
     """Prometheus's own unit tests of the alerts pass."""
-    done = run_promtool("test", "rules", *TESTS)
+    done = run_tool("promtool", "test", "rules", *TESTS)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -118,26 +117,21 @@ def test_release_for_a_scan_alone_needs_no_brokers() -> None:
         render("scram", 'kafka.bootstrap=""')
 
 
-@pytest.fixture
-def ready_worker() -> Iterator[str]:
-    """Host and port of a health server that is ready with the bundle `9e03...`."""
+@pytest.mark.parametrize(("ready", "digest", "code"), [(True, "a", 0), (True, "b", 1), (False, "a", 1)])
+def test_release_test_checks_the_bundle(digest: str, code: int, *, ready: bool) -> None:
+    """The test pod passes where the stated bundle serves only, with a verified engine."""
+    pod = find(render("scram", f'bundle.digest="{digest * 64}"'), "Pod", "unlensed-test")
+    script, *workers = pod["spec"]["containers"][0]["args"]
+    assert workers == [f"unlensed-{index}.unlensed.faces.svc:8080={digest * 64}" for index in (0, 1)]
     settings = HealthSettings(port=0)
     state, metrics = HealthState(settings), Metrics()
     metrics.bundle_info.info({"bundle_id": "b", "digest": "a" * 64, "mode": "live", "delivery": "at_least_once"})
-    state.set_ready(ready=True, why="")
+    state.set_ready(ready=ready, why="")
     state.canary(ok=True, detail="")
     with HealthServer(settings, state, metrics) as server:
-        yield server.url.removeprefix("http://")
-
-
-@pytest.mark.parametrize(("digest", "code"), [("a" * 64, 0), ("b" * 64, 1)])
-def test_release_test_checks_the_bundle(ready_worker: str, digest: str, code: int) -> None:
-    """The test pod passes where the stated bundle serves only."""
-    pod = find(render("scram", f'bundle.digest="{digest}"'), "Pod", "unlensed-test")
-    script, *workers = pod["spec"]["containers"][0]["args"]
-    assert workers == [f"unlensed-{index}.unlensed.faces.svc:8080={digest}" for index in (0, 1)]
-    asked = workers[0].replace("unlensed-0.unlensed.faces.svc:8080", ready_worker)
-    run = subprocess.run([sys.executable, "-c", script, asked], capture_output=True, text=True, check=False, timeout=30)
+        asked = workers[0].replace("unlensed-0.unlensed.faces.svc:8080", server.url.removeprefix("http://"))
+        command = [sys.executable, "-c", script, asked]
+        run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     assert run.returncode == code, run.stderr
 
 
@@ -147,19 +141,3 @@ def test_release_test_checks_the_candidates(stage: str) -> None:
     settings = (CANDIDATE, f'rollout.stage="{stage}"', "rollout.canaryShare=50")
     _, *workers = find(render("scram", *settings), "Pod", "unlensed-test")["spec"]["containers"][0]["args"]
     assert workers[2:] == [f"unlensed-candidate-{index}.unlensed.faces.svc:8080={'b' * 64}" for index in (0, 1)]
-
-
-def test_release_test_fails_for_a_worker_that_is_not_ready() -> None:
-    """The test pod's program fails while the engine is not verified."""
-    settings = HealthSettings(port=0)
-    pod = find(render("scram"), "Pod", "unlensed-test")
-    script, *_ = pod["spec"]["containers"][0]["args"]
-    with HealthServer(settings, HealthState(settings), Metrics()) as server:
-        run = subprocess.run(
-            [sys.executable, "-c", script, f"{server.url.removeprefix('http://')}={'a' * 64}"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-        )
-    assert run.returncode

@@ -85,10 +85,7 @@ def read_constant(name: str) -> float:
 @pytest.mark.parametrize("work", ["cut", "cut whole", "find"])
 @pytest.mark.parametrize("write", [write_deep_png, write_webp])
 def test_decoders_take_no_more_than_the_rule_says(tmp_path: Path, work: str, write: Callable[[Path], None]) -> None:
-    """The dearest kinds of picture grow a process by no more than is estimated, and than the bytes a pixel of the rule.
-
-    What a decoder's limit is above that is for its own needs.
-    """
+    """The dearest kinds of picture grow a process by no more than is estimated, and than the rule's bytes a pixel."""
     write(tmp_path / "picture")
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, work, tmp_path / "picture"],

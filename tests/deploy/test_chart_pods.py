@@ -14,7 +14,8 @@ from scorer.settings import HealthSettings
 from scorer.stream.health import HealthServer, HealthState
 from scorer.stream.metrics import Metrics
 from tests.deploy.chart import CHART, SCENARIOS, WORKLOADS, Document, Refused, containers, find, pods, render, run_helm
-from tests.deploy.tools import find_tool
+from tests.deploy.tools import run_tool
+from tests.scorer.stream.test_health import ask
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -184,7 +185,7 @@ def test_query_returns_the_queue_time(tmp_path: Path) -> None:
     tests = {"rule_files": [], "tests": [case(series, 80), case([], 0)]}
     file = tmp_path / "queue.yaml"
     file.write_text(yaml.safe_dump(tests))
-    run = subprocess.run([find_tool("promtool"), "test", "rules", file], capture_output=True, text=True, check=False)
+    run = run_tool("promtool", "test", "rules", file)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -197,20 +198,8 @@ def test_probes_use_paths_of_the_service() -> None:
     assert {each["port"] for each in probes.values()} == {"health"}
     settings = HealthSettings(port=0)
     with HealthServer(settings, HealthState(settings), Metrics()) as server:
-        assert get_status(server.url, probes["liveness"]["path"]) == 200
-        assert get_status(server.url, probes["startup"]["path"]) == 200
-        assert get_status(server.url, probes["readiness"]["path"]) == 503  # nothing is verified yet
-
-
-def get_status(url: str, path: str) -> int:
-    """Return the status of a GET."""
-    import http.client  # noqa: PLC0415 - urllib would raise
-
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
-    connection.request("GET", path)
-    status = connection.getresponse().status
-    connection.close()
-    return status
+        answers = [ask(server, probes[each]["path"])[0] for each in ("liveness", "startup", "readiness")]
+    assert answers == [200, 200, 503]  # nothing is verified yet
 
 
 def ports_out(policy: Document) -> set[int]:

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -13,7 +12,7 @@ import yaml
 
 from deploy.grafana.render import render as render_dashboards
 from tests.deploy.chart import CHART, SCENARIOS, WORKLOADS, Refused, find, render, run_helm
-from tests.deploy.tools import ROOT, find_tool
+from tests.deploy.tools import ROOT, run_tool
 
 CRDS = Path(__file__).parent / "crds"
 CUSTOM = {path.stem for path in CRDS.glob("*.json")}
@@ -88,9 +87,7 @@ def test_overlay_puts_all_of_it_into_a_restricted_namespace(tmp_path: Path) -> N
     values = CHART / "ci" / "scram-values.yaml"
     flags = ("--namespace", "unlensed", "--values", values, "--no-hooks")
     (tmp_path / "rendered.yaml").write_text(run_helm("template", "unlensed", CHART, *flags))
-    run = subprocess.run(
-        [find_tool("kubectl"), "kustomize", tmp_path], capture_output=True, text=True, check=False, timeout=60
-    )
+    run = run_tool("kubectl", "kustomize", tmp_path)
     assert run.returncode == 0, run.stderr
     documents = list(yaml.safe_load_all(run.stdout))
     assert "Pod" not in {each["kind"] for each in documents}  # hooks, which only Helm runs

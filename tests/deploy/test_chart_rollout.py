@@ -64,11 +64,6 @@ def test_promoted_equals_a_changed_bundle() -> None:
     assert kinds(promoted) == kinds(render("scram"))
 
 
-def test_rollback_is_one_value() -> None:
-    """From every stage, `none` renders the original workers."""
-    assert stage("none", "scram", "replicas=2") == render("scram", "replicas=2")
-
-
 def test_remote_tritons_of_both_bundles_stay_while_promoted() -> None:
     """Workers that are not replaced yet keep their Triton, as after a rollback."""
     servers = {name for kind, name in kinds(stage("promoted", "gpu-remote")) if kind == "Deployment"}

@@ -2,7 +2,6 @@
 
 import base64
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from scorer.settings import load_settings
 from tests.deploy.chart import pods, render
 from tests.deploy.compose import FOLDER, read_compose
 from tests.deploy.images import DOCKER, read_stages
-from tests.deploy.tools import find_tool
+from tests.deploy.tools import run_tool
 
 PROFILES = {"": set(), "cpu": {"triton-cpu"}, "gpu": {"triton-gpu"}, "api": {"api"}, "cpu,api": {"triton-cpu", "api"}}
 ALWAYS = {"kafka", "topics", "scorer", "prometheus", "grafana"}
@@ -77,12 +76,7 @@ def test_prometheus_accepts_its_configuration(services: dict[str, Any], tmp_path
     for volume in services["prometheus"]["volumes"]:
         if volume["type"] == "bind":
             (tmp_path / Path(volume["target"]).name).write_bytes(Path(volume["source"]).read_bytes())
-    done = subprocess.run(
-        [find_tool("promtool"), "check", "config", tmp_path / "prometheus.yaml"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_tool("promtool", "check", "config", tmp_path / "prometheus.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 rule files found" in done.stdout
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.deploy.images import DOCKER, ROOT, read_stages
-from tests.deploy.tools import find_tool
+from tests.deploy.tools import run_tool
 
 FILES = sorted(DOCKER.glob("*.Dockerfile"))
 IMAGES = [("scorer", "cpu"), ("scorer", "gpu"), ("triton", "cpu"), ("triton", "gpu"), ("training", "training")]
@@ -18,12 +18,7 @@ IMAGES = [("scorer", "cpu"), ("scorer", "gpu"), ("triton", "cpu"), ("triton", "g
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_hadolint_finds_nothing(file: Path) -> None:
     """No finding of any severity, and no rule switched off."""
-    done = subprocess.run(
-        [find_tool("hadolint"), "--disable-ignore-pragma", "--failure-threshold", "ignore", file],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_tool("hadolint", "--disable-ignore-pragma", "--failure-threshold", "ignore", file)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
@@ -31,7 +26,7 @@ def test_hadolint_finds_what_is_wrong(tmp_path: Path) -> None:
     """The check above can fail: an unpinned base and package are found."""
     bad = tmp_path / "Dockerfile"
     bad.write_text("FROM python\nRUN pip install numpy\n")
-    assert subprocess.run([find_tool("hadolint"), bad], capture_output=True, check=False).returncode == 1
+    assert run_tool("hadolint", bad).returncode == 1
 
 
 @pytest.mark.parametrize(("name", "target"), IMAGES)

@@ -1,6 +1,7 @@
 """Finds the tools that test deploy/: hadolint, docker-compose, Prometheus and others."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,9 @@ def find_tool(name: str) -> Path:
         message = f"{tool} does not exist: `make .tools/installed` fetches it"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
     return tool
+
+
+def run_tool(name: str, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    """Run a tool in the checkout."""
+    command = [str(find_tool(name)), *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)

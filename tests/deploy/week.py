@@ -1,9 +1,7 @@
 """A simulated week of traffic for the chart's autoscaler: how many workers run, and how long requests wait.
 
-The rules are those of a cluster: the autoscaler's formula with its tolerance, windows and policies (every 15 s), KEDA's
-cap and fallback, partitions that belong to one worker each, workers that take time to start, and partitions that are
-idle after their worker has gone until the group's session ends. The traffic is invented: days, nights, a weekend, a
-rush above the capacity of all workers, and an hour in which KEDA cannot ask the broker.
+The rules are a cluster's: the autoscaler's tolerance, windows and policies, KEDA's cap and fallback, one worker for a
+partition, time to start, and partitions idle until the session of a worker that left ends. The traffic is invented.
 """
 
 import math
