@@ -14,14 +14,7 @@ PROGRAM = "tests.scorer.archive.list_plan"
 
 
 class KilledScan:
-    """Scans a folder of images into a run, in processes that are killed, until `finish` lets one complete it.
-
-    Args:
-        images: the folder.
-        folder: the run's folder.
-        shard_images: images in a shard.
-        root: the checkout.
-    """
+    """Scans the folder `images` into the run `folder`, in processes that are killed until `finish`."""
 
     def __init__(self, images: Path, folder: Path, shard_images: int, root: Path) -> None:
         self.folder = folder

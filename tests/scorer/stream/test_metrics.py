@@ -84,10 +84,3 @@ def test_a_revoked_partition_is_removed(metrics: Metrics) -> None:
     metrics.forget(TopicPartition("requests", 0))
     lags = [sample for family in metrics.lag_records.collect() for sample in family.samples]
     assert [(sample.labels["partition"], sample.value) for sample in lags] == [("1", 9)]
-
-
-def test_two_services_in_one_process_do_not_mix() -> None:
-    """Each has its own registry."""
-    one, other = Metrics(), Metrics()
-    one.isolated_records.inc()
-    assert other.registry.get_sample_value("unlensed_isolated_records_total") == 0
