@@ -9,11 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
-from torch import nn
 
-from ingest.spec import PreprocessSpec
 from scorer.bundle.calibration import load_calibration
 from scorer.commands import progress
 from scorer.commands.terminal import Terminal
@@ -24,7 +21,6 @@ from training.data.shards import FaceSet
 from training.export.onnx import export_onnx
 from training.export.openvino import export_extractor
 from training.export.target import Deployment
-from training.pretext.backbone import Normalise
 from training.pretext.checkpoints import save_checkpoint
 from training.pretext.network import build_network
 from training.recipes import PAPER_FEATURES, MixtureRule, MixtureShape, PcaHead, Recipe, paper, starter
@@ -48,11 +44,7 @@ def recipe() -> Recipe:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder that contains only an engine."""
     run = tmp_path_factory.mktemp("run")
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        Normalise(PreprocessSpec()), nn.Conv2d(3, PAPER_FEATURES, 56, 56), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
-    export_extractor(network.eval(), run / "engine" / "fp32", "fp32", np.zeros((1, 224, 224, 3), np.uint8))
+    export_extractor(make_small_extractor(), run / "engine" / "fp32", "fp32", np.zeros((1, 224, 224, 3), np.uint8))
     return run
 
 

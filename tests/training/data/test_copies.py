@@ -21,8 +21,8 @@ from training.data.copies import Crop, StratumCopies, select_rows
 SIDES = np.array([64.0, 100.0, 128.0, 150.0, 400.0])
 
 
-@pytest.fixture(scope="module", name="wide")
-def fixture_wide() -> Crop:
+@pytest.fixture(scope="module")
+def wide() -> Crop:
     """The public-domain astronaut's face, 320 px."""
     return np.asarray(Image.fromarray(skimage.data.astronaut()).crop((150, 40, 300, 220)).resize((320, 320)))
 

@@ -83,10 +83,7 @@ def test_each_manipulation_changes_the_untouched_crop(
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), kind=st.sampled_from(KINDS))
 def test_every_class_is_resampled_in_the_same_way(sampler: FaceSampler, seed: int, kind: Manipulation) -> None:
-    """Outside the manipulated region, a crop equals the untouched one bit for bit under the same augmentation.
-
-    A warp with zero offsets gives exactly the untouched crop: no class is resampled more often or in another way.
-    """
+    """Outside the manipulated region, and with a warp of zero, a crop equals the untouched one bit for bit."""
     rng = np.random.default_rng(seed)
     face, points = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8), place_points(seed)
     augmentation = sampler.draw(rng, kind, SIDE)

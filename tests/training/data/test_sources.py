@@ -1,7 +1,6 @@
 """Inputs of `prepare`, and the errors of damaged ones."""
 
 import gzip
-import io
 import json
 import tarfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from pyarrow import parquet
 from ingest.probe import DEFAULT_LIMITS
 from ingest.reasons import Unscorable
 from ingest.spec import FaceBox
+from tests.scorer.archive.source.archives import fill, make_tar
 from training.data.datasets import CelebaHqPhotos, FdfPhotos, split_celeba
 from training.data.exif import ExifTags
 from training.data.manifests import ParquetPhotos
@@ -60,30 +60,17 @@ def test_a_file_too_large_for_an_image_is_not_read(tmp_path: Path) -> None:
         photo.read()
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    """Write a plain tar."""
-    with tarfile.open(path, "w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-
-
 def test_tars_are_expanded_and_stream_their_samples(tmp_path: Path) -> None:
     """Braces expand to tars; a sample's JSON gives source and tags; no name is a path."""
     exif = json.dumps({"EXIF FNumber": "14/5"})
-    write_tar(
-        tmp_path / "faces-00.tar",
-        {
-            "x/1.jpg": b"one",
-            "x/1.json": json.dumps({"photographer": "ann", "exif": exif}).encode(),
-            "../../2.json": b'{"author": "bob"}',
-            "../../2.png": b"two",
-        },
-    )
-    write_tar(
-        tmp_path / "faces-01.tar", {"3.jpeg": b"three", "3.txt": b"", "4.json": b"{", "4.webp": b"four", "5.cls": b"1"}
-    )
+    first = [
+        ("x/1.jpg", b"one"),
+        ("x/1.json", json.dumps({"photographer": "ann", "exif": exif}).encode()),
+        ("../../2.json", b'{"author": "bob"}'),
+        ("../../2.png", b"two"),
+    ]
+    second = [("3.jpeg", b"three"), ("3.txt", b""), ("4.json", b"{"), ("4.webp", b"four"), ("5.cls", b"1")]
+    fill(tmp_path, {"faces-00.tar": make_tar(first), "faces-01.tar": make_tar(second)})
     source = open_source(str(tmp_path / "faces-{00..01}.tar"))
     assert read_all(source) == [
         ("faces-00.tar/x/1.jpg", "ann", b"one"),
@@ -92,15 +79,15 @@ def test_tars_are_expanded_and_stream_their_samples(tmp_path: Path) -> None:
         ("faces-01.tar/4.webp", "faces-01", b"four"),
     ]
     assert source.dropped == {"sample_without_picture": 1, "json_unreadable": 1}
-    first, second, *_ = source.list_photos()
-    assert tags_of(first) == ExifTags(2.8)
-    assert second.read_exif is None  # the picture's own tags are read
+    tagged, untagged, *_ = source.list_photos()
+    assert tags_of(tagged) == ExifTags(2.8)
+    assert untagged.read_exif is None  # the picture's own tags are read
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["faces-00.tar", "faces-01.tar"]
 
 
 def test_a_missing_tar_is_named(tmp_path: Path) -> None:
     """A missing tar of a brace range is an error at the start."""
-    write_tar(tmp_path / "a-0.tar", {})
+    fill(tmp_path, {"a-0.tar": make_tar([])})
     with pytest.raises(FileNotFoundError, match=r"there is no tar .*a-1\.tar"):
         open_source(str(tmp_path / "a-{0..1}.tar"))
 
@@ -109,8 +96,7 @@ def test_a_missing_tar_is_named(tmp_path: Path) -> None:
 def test_a_damaged_tar_is_named(tmp_path: Path, damage: str) -> None:
     """A compressed tar, and one that is truncated within a header or a picture, are errors."""
     path = tmp_path / "a.tar"
-    write_tar(path, {"1.jpg": bytes(3000), "2.jpg": bytes(3000)})
-    whole = path.read_bytes()
+    whole = make_tar([("1.jpg", bytes(3000)), ("2.jpg", bytes(3000))], tarfile.USTAR_FORMAT)
     path.write_bytes(
         gzip.compress(whole) if damage == "compressed" else whole[: 512 + 3072 + (100 if "header" in damage else 1024)]
     )

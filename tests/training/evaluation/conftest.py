@@ -137,10 +137,7 @@ def report(evaluated: EvaluatedRun, pictures: Path, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="session")
 def pillow_bilinear() -> Callable[[np.ndarray, int, int], np.ndarray]:
-    """Pillow's bilinear resize of a picture to a height and a width, within two grey levels, in NumPy.
-
-    A triangle as wide as a source pixel, or as a target pixel if that is wider; columns first, each pass rounded.
-    """
+    """Pillow's bilinear resize to a height and a width, within two grey levels: a triangle, columns first."""
 
     def weigh(old: int, new: int) -> np.ndarray:
         centres, pixels = (np.arange(new) + 0.5) * old / new, np.arange(old) + 0.5

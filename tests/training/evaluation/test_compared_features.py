@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from ingest.spec import PreprocessSpec
+from tests.small_extractor import make_small_extractor
+from tests.training.pretext.test_import import Exploit
 from training.evaluation.evaluate import EvaluationFaces, compare_features
 from training.evaluation.features.compare import COMPARED, load_compared
 from training.evaluation.features.networks import FARL_PRETEXT, NetworkFeatures, load_farl
 from training.evaluation.features.weights import WrongWeights
 from training.evaluation.inputs import WholePictures
 from training.export.openvino import export_extractor
-from training.pretext.backbone import Normalise
 from training.recipes import PAPER_FEATURES, MixtureRule, MixtureShape, starter
 
 WIDTH, LAYERS, OUTPUT = 128, 2, 24
@@ -172,16 +173,6 @@ def test_the_wrong_publisher_is_recognised(clip_file: Path, tmp_path: Path) -> N
         load_compared("clip", tmp_path / "language.pth", 1, PreprocessSpec())
 
 
-class Exploit:
-    """An object that creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.path,)
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:.*TorchScript archive")
 @pytest.mark.parametrize("name", ["clip", "farl", "exif_language"])
 def test_nothing_in_a_file_is_run(name: str, tmp_path: Path) -> None:
@@ -220,10 +211,7 @@ def test_exif_ranking_comes_from_a_run_of_its_recipe(tmp_path: Path, crops: np.n
         load_compared("exif_l2r", tmp_path, 1, PreprocessSpec())
     with pytest.raises(FileNotFoundError, match="no fp32 engine: run"):
         load_compared("exif_l2r", tmp_path, 1, cut)
-    torch.manual_seed(3)
-    network = nn.Sequential(
-        Normalise(PreprocessSpec()), nn.Conv2d(3, PAPER_FEATURES, 32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    ).eval()
+    network = make_small_extractor()
     export_extractor(network, tmp_path / "engine" / "fp32", "fp32", crops)
     extractor = load_compared("exif_l2r", tmp_path, 1, cut)
     assert (extractor.name, extractor.preprocess) == ("EXIF-L2R", cut)

@@ -6,7 +6,6 @@ import re
 import shutil
 from collections import Counter
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ from scorer.bundle.calibration import load_calibration
 from scorer.decide import Calibration, p_values
 from scorer.meaning import explain_pass
 from scorer.strata import Stratum
+from tests.scorer.archive.report.test_run_page import ParsedPage
 from training.evaluation.evaluate import (
     Evaluation,
     EvaluationFaces,
@@ -40,47 +40,38 @@ from training.recipes import Recipe
 ODD_NAME = "<b>odd&name"
 
 
-class PageReader(HTMLParser):
-    """Collects the tags, attributes and text of a page, and fails on tags that do not nest."""
+class PageReader(ParsedPage):
+    """The tags and attributes of a page, whose tags must nest."""
 
     VOID: ClassVar = {"meta", "br", "link", "img"}
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, text: str) -> None:
         self.open: list[str] = []
-        self.tags: Counter[str] = Counter()
-        self.attributes: list[tuple[str, str]] = []
-        self.text = ""
+        super().__init__(text)
+        self.close()
+        self.tags = Counter(tag for tag, _ in self.elements)
+        self.attributes = [(name, value or "") for _, attrs in self.elements for name, value in attrs.items()]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Record a tag and its attributes."""
-        self.tags[tag] += 1
-        self.attributes += [(name, value or "") for name, value in attrs]
+        """Open a tag."""
+        super().handle_starttag(tag, attrs)
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Record an empty tag."""
-        self.tags[tag] += 1
-        self.attributes += [(name, value or "") for name, value in attrs]
+        """Keep an empty tag."""
+        super().handle_starttag(tag, attrs)
 
     def handle_endtag(self, tag: str) -> None:
         """Close the innermost tag."""
         assert self.open.pop() == tag
 
-    def handle_data(self, data: str) -> None:
-        """Record text."""
-        self.text += data
 
-
-@pytest.fixture(scope="module", name="page")
-def fixture_page(report: dict[str, Any], evaluated: EvaluatedRun) -> PageReader:
+@pytest.fixture(scope="module")
+def page(report: dict[str, Any], evaluated: EvaluatedRun) -> PageReader:
     """The parsed report."""
     assert report
-    reader = PageReader()
-    reader.feed((evaluated.run / "evaluation.html").read_text())
-    reader.close()
-    return reader
+    return PageReader((evaluated.run / "evaluation.html").read_text())
 
 
 def test_json_is_the_report(report: dict[str, Any], evaluated: EvaluatedRun) -> None:

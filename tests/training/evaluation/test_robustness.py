@@ -19,8 +19,8 @@ SPEC = PreprocessSpec()
 SIDES = np.array([300.0, 200.0, 100.0, 70.0])
 
 
-@pytest.fixture(scope="module", name="wide")
-def fixture_wide() -> Crop:
+@pytest.fixture(scope="module")
+def wide() -> Crop:
     """The public-domain astronaut's face, 320 px."""
     return np.asarray(Image.fromarray(skimage.data.astronaut()).crop((150, 40, 300, 190)).resize((320, 320)))
 

@@ -44,10 +44,7 @@ def transcribe_ranking(scores: np.ndarray, tags: np.ndarray, rule: PairRule, *, 
     rule=st.sampled_from([(PAPER, True), (RELEASED, True), (RELEASED, False)]),
 )
 def test_ranking_loss_equals_the_transcription(seed: int, count: int, rule: tuple[PairRule, bool]) -> None:
-    """All pairs at once give the result of the equations pair by pair, with equal and missing tags.
-
-    The release's pairs have one order only, which is the same.
-    """
+    """All pairs at once give the equations' result, with equal and missing tags; one order is the same."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(0, 2, (count, 4))
     tags = rng.integers(0, 4, (count, 4)).astype(float)

@@ -1,6 +1,6 @@
 """A tiny training for the tests: synthetic faces, a network of two layers, steps of milliseconds.
 
-Run as a program, it trains in a process of its own: `tiny_training.py RUN [--die-after N] [--recipe JSON]`.
+Run as a program, it trains in a process of its own: `tiny_training.py RUN [--die-after N]`.
 """
 
 import argparse
@@ -102,7 +102,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("--die-after", type=int)
-    parser.add_argument("--recipe", type=json.loads, default={})
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    train_tiny(arguments.run, make_recipe(**arguments.recipe), arguments.die_after)
+    train_tiny(arguments.run, make_recipe(), arguments.die_after)

@@ -1,4 +1,4 @@
-"""What tests of several detectors need: published shapes, expected inputs, and what a loss does not train."""
+"""Published shapes, expected inputs, and what a loss does not train, for several detectors."""
 
 import numpy as np
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ def list_untrained(network: nn.Module, inputs: Tensor, labels: Tensor) -> set[st
 
 
 def interpolate(picture: np.ndarray, side: int) -> np.ndarray:
-    """Return a picture [side, side, 3], interpolated between its four nearest pixels, without smoothing."""
+    """Return a picture [side, side, 3], interpolated between its four nearest pixels."""
     found = picture.astype(float)
     for axis, size in enumerate(picture.shape[:2]):
         places = np.clip((np.arange(side) + 0.5) * size / side - 0.5, 0, size - 1)
