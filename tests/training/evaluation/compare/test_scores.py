@@ -10,6 +10,7 @@ import torch
 from training.evaluation.compare.conditions import CURVES, list_window_conditions
 from training.evaluation.compare.run import ComparedFaces
 from training.evaluation.compare.scores import (
+    Cost,
     MemoryMeter,
     NotFinite,
     ScoreCache,
@@ -102,3 +103,8 @@ def test_memory_is_that_of_the_detector() -> None:
     used = np.ones(64 << 20, np.uint8)
     peak, _ = meter.read()
     assert peak == 0 or peak >= 0.9 * used.nbytes  # 0: the kernel does not tell
+
+
+def test_costs_are_joined() -> None:
+    """Seconds and faces are added, and peaks are not."""
+    assert Cost(1.0, 10, 100, 7).join(Cost(2.0, 20, 50, 9)) == Cost(3.0, 30, 100, 9)
