@@ -114,6 +114,7 @@ def test_mixtures_and_thresholds() -> None:
     for rule in (paper().mixture, released().mixture):
         assert (rule.variance_added, rule.variance_floor, rule.seed) == (1e-6, 0.0, 2024)
     assert paper().threshold_on == released().threshold_on == "train"
+    assert starter().threshold_on == "calibrate"  # on photographs to which nothing was fitted
     assert released().test_crop == "image"
     assert paper().test_crop == "face"
 
