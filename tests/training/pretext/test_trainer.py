@@ -74,6 +74,7 @@ def test_losses_fall_and_the_files_exist(reference: Path) -> None:
     assert json.loads((reference / "recipe.json").read_text())["name"] == "tiny"
     assert json.loads((reference / "init.json").read_text()) == {}  # no initial weights
     assert list((reference / "tensorboard").glob("events.out.tfevents.*"))
+    assert not (reference / "copiers").exists()  # the recipe has no rule for them
     best = max(lines, key=lambda line: line["merit"])
     network = make_network(make_recipe())
     assert load_checkpoint(reference / "best.safetensors", network)["epoch"] == best["epoch"]
