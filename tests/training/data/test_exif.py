@@ -109,7 +109,7 @@ def save_with_exif(tags: dict[int, object], make: str = "", kind: str = "JPEG") 
         exif[0x10F] = make
     exif.get_ifd(EXIF_IFD).update(tags)
     buffer = io.BytesIO()
-    make_picture().save(buffer, kind, exif=exif.tobytes())
+    Image.new("RGB", (8, 8)).save(buffer, kind, exif=exif)
     return buffer.getvalue()
 
 
@@ -120,7 +120,7 @@ def read(tags: dict[int, object], make: str = "") -> ExifReading:
     return reading
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "HEIF", "AVIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP"])
 def test_every_kind_of_file_is_read(kind: str) -> None:
     """The four tags and the camera of every format are read."""
     reading = read_file_exif(
@@ -295,3 +295,16 @@ def test_no_json_raises(document: object) -> None:
 def test_deeply_nested_json_text_is_no_tag() -> None:
     """Text that exceeds the parser's recursion limit has no tags and raises nothing."""
     assert read_json_exif("[" * 100_000) == ExifReading()
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
+def test_tags_of_phone_originals_are_read(kind: str) -> None:
+    """The EXIF item of HEIC and AVIF gives the same tags as a JPEG's block."""
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x010F] = "Maker"
+    exif.get_ifd(0x8769).update({0x829D: 1.8, 0x829A: 0.01, 0x920A: 4.2, 0x8827: 80})
+    make_picture().save(buffer, kind, exif=exif.tobytes())
+    reading = read_file_exif(buffer.getvalue())
+    assert reading is not None
+    assert reading.camera == "Maker"
+    assert reading.tags.as_floats() == pytest.approx((1.8, 0.01, 4.2, 80.0))
