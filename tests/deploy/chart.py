@@ -1,6 +1,5 @@
 """Renders the chart with the real helm, for the tests of deploy/helm."""
 
-import subprocess
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tests.deploy.tools import ROOT, find_tool
+from tests.deploy.tools import ROOT, run_tool
 
 CHART = ROOT / "deploy" / "helm"
 SCENARIOS = tuple(sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml")))
@@ -28,9 +27,7 @@ def run_helm(*arguments: str | Path) -> str:
     Raises:
         Refused: it fails.
     """
-    run = subprocess.run(
-        [find_tool("helm"), *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
-    )
+    run = run_tool("helm", *arguments)
     if run.returncode:
         raise Refused(run.stderr + run.stdout)
     return run.stdout
@@ -38,7 +35,7 @@ def run_helm(*arguments: str | Path) -> str:
 
 @cache
 def render_text(scenario: str, *settings: str) -> str:
-    """Return the manifests of a scenario in ci/; `settings` are `key=value`, the value in JSON."""
+    """Return the manifests of a scenario; `settings` are `key=value`, the value in JSON."""
     flags = [flag for setting in settings for flag in ("--set-json", setting)]
     values = CHART / "ci" / f"{scenario}-values.yaml"
     return run_helm("template", "unlensed", CHART, "--namespace", NAMESPACE, "--values", values, *flags)
@@ -69,7 +66,7 @@ def containers(spec: Mapping[str, Any]) -> list[Document]:
 
 
 def environment(documents: list[Document], container: Mapping[str, Any]) -> dict[str, str]:
-    """Return a container's variables as a kubelet would set them, with examples for values that only a cluster has."""
+    """Return a container's variables as a kubelet sets them, with examples of a cluster's values."""
     known = {each["metadata"]["name"]: each["data"] for each in documents if each["kind"] == "ConfigMap"}
     variables: dict[str, str] = {}
     for source in container.get("envFrom", []):

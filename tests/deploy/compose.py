@@ -12,7 +12,7 @@ FOLDER = ROOT / "deploy" / "compose"
 
 
 def read_compose(**variables: str) -> dict[str, Any]:
-    """Return the model with every variable replaced; `variables` are set in the environment of Compose."""
+    """Return the model with every variable replaced, also by `variables`."""
     done = subprocess.run(
         [find_tool("docker-compose"), "--project-directory", FOLDER, "config", "--format", "json"],
         env={"PATH": os.defpath, "HOME": "/nowhere"} | variables,

@@ -1,4 +1,4 @@
-"""A replacement of kafka-acls.sh, which is not in the local broker's jars, for the options of deploy/kafka."""
+"""A replacement of kafka-acls.sh, which the local broker lacks, for deploy/kafka."""
 
 import argparse
 import re

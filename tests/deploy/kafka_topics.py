@@ -1,4 +1,4 @@
-"""A replacement of kafka-topics.sh, which is not in the local broker's jars, for the options of deploy/compose."""
+"""A replacement of kafka-topics.sh, which the local broker lacks, for deploy/compose."""
 
 import argparse
 from contextlib import suppress

@@ -48,7 +48,7 @@ def can_seal() -> bool:
 def seal(
     command: Sequence[str], *, user: str, environment: Mapping[str, str], seen: Sequence[Path], scratch: Path
 ) -> list[str]:
-    """Return the command line that runs `command` as `user` ("65532:65532") without all folders but `seen`."""
+    """Return the command line that runs `command` as `user`, without all folders but `seen`."""
     uid, gid = user.split(":")
     listing = scratch / "seen.txt"
     listing.write_text("".join(f"{folder.resolve()}\n" for folder in seen))

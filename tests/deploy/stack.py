@@ -43,7 +43,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def make_broker(service: Mapping[str, Any], folder: Path) -> KafkaServer:
-    """Return the broker that the service's variables describe; `inside` is its listener for the other services."""
+    """Return the broker of the service's variables, with a listener `inside` for the others."""
     ports = dict(zip(("29092", "9092", "9093"), map(str, free_ports(3)), strict=True))
     lines = {}
     for name, value in service["environment"].items():
@@ -76,7 +76,7 @@ def create_topics(service: Mapping[str, Any], broker: KafkaServer) -> None:
 
 @contextmanager
 def running_triton(python: Path, folder: Path) -> Iterator[tuple[str, str]]:
-    """Run the entry point of triton.Dockerfile's target `cpu`; yield the addresses of gRPC and metrics."""
+    """Run triton.Dockerfile's target `cpu`; yield the addresses of gRPC and metrics."""
     home, (grpc, metrics) = folder / "tritonserver", free_ports(2)
     subprocess.run([python, ROOT / "deploy/docker/triton_backends.py", home], check=True)
     library = subprocess.run(

@@ -1,4 +1,4 @@
-"""deploy/kafka/acls.sh on a real broker that refuses what is not allowed: its rights are enough, and are needed."""
+"""deploy/kafka/acls.sh on a real broker: its rights are enough, and are needed."""
 
 import base64
 import json
@@ -80,7 +80,7 @@ def grant(role: str, principal: str, bootstrap: str) -> "subprocess.CompletedPro
 
 
 def test_worker_has_the_rights_it_needs(guarded: Guarded, tmp_path: Path) -> None:
-    """A shadow with the script's rights answers exactly once and writes dead letters, which needs all of them."""
+    """A shadow answers exactly once and writes dead letters, which needs all rights."""
     site = guarded.site()
     topics = ["unlensed.results.shadow", "unlensed.dead-letters.shadow"]
     settings = {"stream__mode": "shadow", "stream__delivery": "exactly_once"}

@@ -1,14 +1,13 @@
 """Rules and alerts: tests by promtool, and the annotations that each alert must have."""
 
 import re
-import subprocess
 from typing import Any
 
 import pytest
 
 from tests.deploy.chart import render
 from tests.deploy.promql import ROOT, RULES, find_metrics, find_wrong_labels, is_known, read_rules
-from tests.deploy.tools import find_tool
+from tests.deploy.tools import run_tool
 
 TESTS = sorted((ROOT / "deploy/alerts/tests").glob("*.test.yaml"))
 ALERTS = [rule for rule in read_rules() if "alert" in rule]
@@ -16,27 +15,20 @@ UNLESS_SHADOW = '{{ if eq $labels.unlensed_stage "shadow" }}ticket{{ else }}page
 RECORDED = {rule["record"] for rule in read_rules() if "record" in rule}
 
 
-def run_promtool(*arguments: object) -> "subprocess.CompletedProcess[str]":
-    """Run promtool and return the finished process."""
-    return subprocess.run(
-        [find_tool("promtool"), *map(str, arguments)], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-
-
 def test_promtool_reads_the_rules() -> None:
     """The file is valid, without a finding of promtool's linter."""
-    done = run_promtool("check", "rules", "--lint=all", "--lint-fatal", RULES)
+    done = run_tool("promtool", "check", "rules", "--lint=all", "--lint-fatal", RULES)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_alerts_fire_when_they_should() -> None:
     """Prometheus's own unit tests of the alerts pass."""
-    done = run_promtool("test", "rules", *TESTS)
+    done = run_tool("promtool", "test", "rules", *TESTS)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_alert_has_a_unit_test() -> None:
-    """Each alert fires in some test; the tests list all firing alerts, so each is silent in the other tests."""
+    """Each alert fires in some test, and is silent in the others."""
     expected = set(re.findall(r'labels: \'{alertname="(\w+)"', "".join(file.read_text() for file in TESTS)))
     assert expected == {alert["alert"] for alert in ALERTS}
 
@@ -51,7 +43,7 @@ def test_alert_states_what_to_do(alert: dict[str, Any]) -> None:
 
 
 def test_rules_select_names_of_the_chart() -> None:
-    """The names that rules select are those of the chart; a candidate is excluded by its name."""
+    """Rules select the chart's names, without a candidate's."""
     names: dict[str, list[str]] = {}
     for each in render("shadow"):
         names.setdefault(each["kind"], []).append(each["metadata"]["name"])
@@ -75,7 +67,7 @@ def test_rules_select_names_of_the_chart() -> None:
 
 @pytest.mark.parametrize("rule", read_rules(), ids=lambda rule: rule.get("alert") or rule["record"])
 def test_rule_reads_metrics_that_exist(rule: dict[str, Any]) -> None:
-    """Every metric of a rule is in scorer.stream.metrics, in a listed exporter, or recorded by another rule."""
+    """Each metric of a rule is the service's, an exporter's, or recorded."""
     metrics = find_metrics(rule["expr"])
     assert metrics
     assert [metric for metric in metrics if not is_known(metric, RECORDED)] == []

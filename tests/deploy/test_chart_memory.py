@@ -58,12 +58,12 @@ print(grown, estimate_memory(sys.argv[1].split()[0], [group]))
 
 
 def write_webp(path: Path) -> None:
-    """Write a WebP of SIDE x SIDE pixels: the kind of picture in which it is dearest to find faces."""
+    """Write a WebP, in which faces are dearest to find."""
     Image.linear_gradient("L").resize((SIDE, SIDE)).convert("RGB").save(path, "WEBP", method=0)
 
 
 def write_deep_png(path: Path) -> None:
-    """Write a 16-bit RGB PNG of SIDE x SIDE pixels and few bytes: the kind of picture that is dearest to cut."""
+    """Write a 16-bit RGB PNG of few bytes, which is dearest to cut."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -85,10 +85,7 @@ def read_constant(name: str) -> float:
 @pytest.mark.parametrize("work", ["cut", "cut whole", "find"])
 @pytest.mark.parametrize("write", [write_deep_png, write_webp])
 def test_decoders_take_no_more_than_the_rule_says(tmp_path: Path, work: str, write: Callable[[Path], None]) -> None:
-    """The dearest kinds of picture grow a process by no more than is estimated, and than the bytes a pixel of the rule.
-
-    What a decoder's limit is above that is for its own needs.
-    """
+    """The dearest kinds of picture grow a process by no more than is estimated, and than the rule's bytes a pixel."""
     write(tmp_path / "picture")
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, work, tmp_path / "picture"],
@@ -103,7 +100,7 @@ def test_decoders_take_no_more_than_the_rule_says(tmp_path: Path, work: str, wri
 
 
 def dearest_pixel(max_pixels: int) -> float:
-    """Return the most that is estimated for an admitted picture, in bytes for each pixel of `max_pixels`."""
+    """Return the most that is estimated for an admitted picture, a pixel of `max_pixels`."""
     most = 0
     for media_type in ("image/jpeg", "image/png", "image/webp"):
         # WebP is 8 bits deep and PNG has at most four channels of 16; four components of a JPEG have 11.
@@ -119,7 +116,7 @@ def dearest_pixel(max_pixels: int) -> float:
 
 @pytest.mark.parametrize("max_pixels", [200_000_000, 150_000_000, 60_000_000])
 def test_the_rule_is_that_of_the_decoders(max_pixels: int) -> None:
-    """The chart allows what the service estimates: a change of one without the other fails here."""
+    """The chart allows what the service estimates."""
     assert dearest_pixel(max_pixels) == pytest.approx(read_constant("decodedPixelBytes"), abs=0.01)
     assert read_constant("fileCopies") == costs._FILE_COPIES  # noqa: SLF001 - the other half of the rule
     assert read_constant("processMiB") * 2**20 == PROCESS_BYTES
@@ -138,7 +135,7 @@ def test_the_rule_is_that_of_the_decoders(max_pixels: int) -> None:
 def test_a_worker_admits_the_dearest_picture(
     settings: list[str], processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under the limit that the chart computes, what is left for decoding holds any picture that is admitted."""
+    """The computed limit leaves decoding room for any admitted picture."""
     values = dict(setting.split("=") for setting in settings)
     pixels = int(values.get("settings.limits.max_pixels", 200_000_000))
     file = b"\0" * int(values.get("settings.limits.max_bytes", 1 << 26))
@@ -171,7 +168,7 @@ def worker_memory(scenario: str, *settings: str) -> str:
     ],
 )
 def test_an_empty_limit_is_computed(scenario: str, settings: list[str], limit: str) -> None:
-    """The limit follows the pixels that are admitted and the decoders that may hold them at once."""
+    """The limit follows the admitted pixels and the decoders."""
     assert worker_memory(scenario, *settings) == limit
 
 
@@ -195,7 +192,7 @@ def test_a_limit_that_is_large_enough_is_kept(limit: str) -> None:
     ],
 )
 def test_too_little_memory_is_refused(scenario: str, setting: str, says: str) -> None:
-    """A limit under which the service's own limits admit a picture that kills it never becomes a manifest."""
+    """A limit under which an admitted picture kills the service is refused."""
     with pytest.raises(Refused, match=says):
         render(scenario, setting)
 

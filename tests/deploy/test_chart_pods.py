@@ -1,4 +1,4 @@
-"""Every pod of the chart may do little, is probed where the service answers, and reaches only what is listed."""
+"""Pods of the chart may do little, are probed right, and reach what is listed."""
 
 import json
 import os
@@ -14,12 +14,13 @@ from scorer.settings import HealthSettings
 from scorer.stream.health import HealthServer, HealthState
 from scorer.stream.metrics import Metrics
 from tests.deploy.chart import CHART, SCENARIOS, WORKLOADS, Document, Refused, containers, find, pods, render, run_helm
-from tests.deploy.tools import find_tool
+from tests.deploy.tools import run_tool
+from tests.scorer.stream.test_health import ask
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_pod_is_restricted(scenario: str) -> None:
-    """No root, no privilege, no writable folder but scratch, no token, no files of the node."""
+    """No root, privilege, token or writable folder but scratch."""
     for name, spec in pods(render(scenario)):
         security = spec["securityContext"]
         assert spec["automountServiceAccountToken"] is False, name
@@ -41,7 +42,7 @@ def test_every_pod_is_restricted(scenario: str) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_nothing_starts_before_its_bundle_is_verified(scenario: str) -> None:
-    """A pod first verifies the digest of the bundle on its volume; all other containers only read it."""
+    """A pod first verifies its bundle; all other containers only read it."""
     documents = render(scenario)
     for name, spec in pods(documents):
         order = [each["name"] for each in containers(spec)]
@@ -63,7 +64,7 @@ def test_nothing_starts_before_its_bundle_is_verified(scenario: str) -> None:
 
 
 def test_bundle_is_fetched_again_after_a_killed_copy(tmp_path: Path) -> None:
-    """Init containers run again on a filled volume: it is emptied, and the copy starts again."""
+    """A filled volume is emptied, and the copy starts again."""
     (fetch, *_) = find(render("mtls"), "StatefulSet")["spec"]["template"]["spec"]["initContainers"]
     source, target = tmp_path / "store", tmp_path / "bundle"
     for path in (source / "bundle.json", target / "bundle.json", target / "golden" / ".rest"):
@@ -77,7 +78,7 @@ def test_bundle_is_fetched_again_after_a_killed_copy(tmp_path: Path) -> None:
 
 
 def test_placement_reaches_every_pod() -> None:
-    """Node labels and tolerations reach every pod, those of the test and the comparison too."""
+    """Node labels and tolerations reach every pod."""
     for name, spec in pods(render("rescan", 'nodeSelector={"pool":"cpu"}', 'tolerations=[{"operator":"Exists"}]')):
         assert spec["nodeSelector"] == {"pool": "cpu"}, name
         assert spec["tolerations"] == [{"operator": "Exists"}], name
@@ -85,7 +86,7 @@ def test_placement_reaches_every_pod() -> None:
 
 @pytest.mark.parametrize("scenario", ["rescan", "gpu-sidecar", "gpu-remote"])
 def test_every_pod_has_the_labels_and_annotations_asked_for(scenario: str) -> None:
-    """Labels and annotations, of a mesh or a cost report, are also on Jobs and on the pod of the test."""
+    """Labels and annotations are also on Jobs and on the test's pod."""
     for document in render(scenario, 'podLabels={"team":"a"}', 'podAnnotations={"mesh":"off"}'):
         if document["kind"] in WORKLOADS:
             pod = document if document["kind"] == "Pod" else document["spec"]["template"]
@@ -110,7 +111,7 @@ def test_a_key_requires_the_signature() -> None:
 
 
 def test_sidecar_starts_before_and_stops_after_the_worker() -> None:
-    """Triton as a sidecar is native, with shared memory, on the loopback; only it has the GPU."""
+    """Triton as a native sidecar is on the loopback and alone has the GPU."""
     spec = find(render("gpu-sidecar"), "StatefulSet")["spec"]["template"]["spec"]
     triton = spec["initContainers"][-1]
     assert (triton["name"], triton["restartPolicy"]) == ("triton", "Always")
@@ -133,7 +134,7 @@ def test_remote_triton_requires_mutual_tls() -> None:
 
 
 def test_workers_see_every_remote_triton() -> None:
-    """The Service is headless, so its name has an address for each Triton; connections have a maximum age."""
+    """The headless Service has each Triton's address; connections have a maximum age."""
     documents = render("gpu-remote")
     service = find(documents, "Service", "unlensed-triton-aaaaaaaa")["spec"]
     deployment = find(documents, "Deployment", "unlensed-triton-aaaaaaaa")["spec"]
@@ -163,7 +164,7 @@ def test_remote_tritons_scale_by_queue_time() -> None:
 
 
 def test_query_returns_the_queue_time(tmp_path: Path) -> None:
-    """In Prometheus: the wait of a request at the slowest model of this Triton, in milliseconds, or 0."""
+    """It is the wait in milliseconds at this Triton's slowest model, or 0."""
     trigger = find(render("gpu-remote"), "ScaledObject", "unlensed-triton-aaaaaaaa")["spec"]["triggers"][0]
     labels = 'namespace="faces",pod="unlensed-triton-{}-x",model="{}"'
     steps = {"nv_inference_queue_duration_us": "0+{}x20", "nv_inference_request_success": "0+{}x20"}
@@ -184,7 +185,7 @@ def test_query_returns_the_queue_time(tmp_path: Path) -> None:
     tests = {"rule_files": [], "tests": [case(series, 80), case([], 0)]}
     file = tmp_path / "queue.yaml"
     file.write_text(yaml.safe_dump(tests))
-    run = subprocess.run([find_tool("promtool"), "test", "rules", file], capture_output=True, text=True, check=False)
+    run = run_tool("promtool", "test", "rules", file)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -197,20 +198,8 @@ def test_probes_use_paths_of_the_service() -> None:
     assert {each["port"] for each in probes.values()} == {"health"}
     settings = HealthSettings(port=0)
     with HealthServer(settings, HealthState(settings), Metrics()) as server:
-        assert get_status(server.url, probes["liveness"]["path"]) == 200
-        assert get_status(server.url, probes["startup"]["path"]) == 200
-        assert get_status(server.url, probes["readiness"]["path"]) == 503  # nothing is verified yet
-
-
-def get_status(url: str, path: str) -> int:
-    """Return the status of a GET."""
-    import http.client  # noqa: PLC0415 - urllib would raise
-
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=5)
-    connection.request("GET", path)
-    status = connection.getresponse().status
-    connection.close()
-    return status
+        answers = [ask(server, probes[each]["path"])[0] for each in ("liveness", "startup", "readiness")]
+    assert answers == [200, 200, 503]  # nothing is verified yet
 
 
 def ports_out(policy: Document) -> set[int]:
@@ -219,7 +208,7 @@ def ports_out(policy: Document) -> set[int]:
 
 
 def test_pods_reach_the_listed_peers_only() -> None:
-    """Egress: DNS, store, telemetry for all, brokers for workers; each rule has peers. Ingress: metrics."""
+    """All reach DNS, store and telemetry, workers also brokers; metrics are reached."""
     documents = render("cpu")
     everybody, workers = find(documents, "NetworkPolicy"), find(documents, "NetworkPolicy", "unlensed-workers")
     assert everybody["spec"]["policyTypes"] == ["Ingress", "Egress"]
@@ -266,7 +255,7 @@ def test_settings_restart_workers_and_policies_do_not() -> None:
 
 
 def test_workers_have_names_that_survive() -> None:
-    """Workers are a StatefulSet whose pod name is the instance id of the group, so no two pods share one."""
+    """A pod of the StatefulSet has its name as the group's instance id."""
     for scenario in SCENARIOS:
         for document in render(scenario):
             if document["kind"] == "Deployment":
@@ -285,7 +274,7 @@ def test_one_worker_at_a_time_is_evicted() -> None:
 
 
 def test_a_plan_needs_the_gpu_that_serves() -> None:
-    """The plan's Job runs before the release on serving nodes in the serving image; only it writes to the bundle."""
+    """The plan's Job runs on serving nodes in the serving image before the release."""
     documents = render("gpu-sidecar")
     job = find(documents, "Job", "unlensed-plan-bundle")
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
@@ -299,7 +288,7 @@ def test_a_plan_needs_the_gpu_that_serves() -> None:
 
 @pytest.mark.parametrize(("mode", "verified"), [("none", True), ("sidecar", False)])
 def test_a_plan_of_the_worker_itself_is_verified(mode: str, verified: bool) -> None:  # noqa: FBT001 - a case of the table
-    """Without a Triton, whose probes would do it, the Job tests its plan with the golden faces."""
+    """Without a Triton the Job tests its plan with the golden faces."""
     job = find(render("gpu-sidecar", f'triton.mode="{mode}"'), "Job", "unlensed-plan-bundle")
     (plan,) = job["spec"]["template"]["spec"]["containers"]
     shell, *_, program = plan["command"]
@@ -312,7 +301,7 @@ STORE = ('bundle.uri="s3://models/a"', 'networkPolicy.store.to=[{"ipBlock":{"cid
 
 
 def test_a_plans_job_fills_an_empty_claim(tmp_path: Path) -> None:
-    """A bundle is copied into an empty claim before the verification; an existing one is kept."""
+    """A bundle is copied into an empty claim; an existing one is kept."""
     settings = (*STORE, 'envSecrets=["s3"]', 'serviceAccount.name="mine"')
     documents = render("gpu-sidecar", *settings)
     spec = find(documents, "Job", "unlensed-plan-bundle")["spec"]["template"]["spec"]
@@ -337,7 +326,7 @@ def test_a_plans_job_fills_an_empty_claim(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("version", "refused"), [("1.32", True), ("1.33", False), ("1.35", False)])
 @pytest.mark.parametrize("scenario", ["cpu", "keda"])
 def test_image_volumes_need_a_cluster_that_has_them(scenario: str, version: str, refused: bool) -> None:  # noqa: FBT001 - a case of the table
-    """A bundle, or a candidate, in an image is refused where Kubernetes is too old for such volumes."""
+    """A bundle in an image is refused where Kubernetes is too old."""
     values = CHART / "ci" / f"{scenario}-values.yaml"
     command = ("template", "unlensed", CHART, "--values", values, "--kube-version", version)
     if refused:
@@ -348,7 +337,7 @@ def test_image_volumes_need_a_cluster_that_has_them(scenario: str, version: str,
 
 
 def test_extra_volumes_reach_every_scorer() -> None:
-    """Extra volumes, a store's CA or images, are mounted in each container with `env`, and in no other."""
+    """Extra volumes are mounted in each container with `env`, and in no other."""
     own = (
         'extraVolumes=[{"name":"ca","secret":{"secretName":"ca"}}]',
         'env=[{"name":"AWS_CA_BUNDLE","value":"/ca/a"}]',
@@ -365,7 +354,7 @@ def test_extra_volumes_reach_every_scorer() -> None:
 
 
 def test_an_existing_account_and_the_clusters_user() -> None:
-    """An existing account is used and none created; without a user the cluster assigns one, never root."""
+    """An existing account is used; without a user the cluster assigns one, never root."""
     documents = render("rescan", 'serviceAccount.name="mine"', "runAsUser=null", 'affinity={"nodeAffinity":{}}')
     assert not [each for each in documents if each["kind"] == "ServiceAccount"]
     for name, spec in pods(documents):

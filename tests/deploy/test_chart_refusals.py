@@ -103,10 +103,7 @@ def test_schema_refuses(setting: str, where: str) -> None:
         ("gpu-sidecar", ['bundle.source="image"', 'bundle.image="a"'], "plan.enabled writes into a claim"),
         (
             "gpu-sidecar",
-            [
-                'rollout.stage="shadow"',
-                f'rollout.candidate={{"digest":"{OTHER}","source":"image","image":"a"}}',
-            ],
+            ['rollout.stage="shadow"', f'rollout.candidate={{"digest":"{OTHER}","source":"image","image":"a"}}'],
             "rollout.candidate.source must be claim",
         ),
         ("api", ['api.certificateSecret=""'], "without TLS: name a Secret"),
@@ -137,7 +134,7 @@ def test_schema_refuses(setting: str, where: str) -> None:
     ],
 )
 def test_values_that_contradict_each_other_are_refused(scenario: str, settings: list[str], says: str) -> None:
-    """The templates refuse combinations that the schema cannot express, and state what to do."""
+    """Templates refuse what the schema cannot express, and state what to do."""
     with pytest.raises(Refused, match=re.escape(says)):
         render(scenario, *settings)
 
@@ -153,7 +150,7 @@ def test_defaults_alone_install_nothing() -> None:
 
 
 def test_schema_and_values_name_the_same() -> None:
-    """Every value has a schema and every name in the schema a default, so that none is missing in values.yaml."""
+    """Every value has a schema, and every name in the schema a default."""
     schema = json.loads((CHART / "values.schema.json").read_text())
 
     def compare(part: dict[str, object], values: object, path: str) -> None:
@@ -170,7 +167,7 @@ def test_schema_and_values_name_the_same() -> None:
 
 
 def test_every_value_has_a_comment() -> None:
-    """Each value is explained above it or beside it; CPU and memory by the comment of their block."""
+    """Each value is explained above or beside it; CPU and memory by their block."""
     bare, head = [], ""
     for above, line in pairwise((CHART / "values.yaml").read_text().splitlines()):
         if re.search(r"^ *[a-z]\w*:$", line):

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -13,7 +12,7 @@ import yaml
 
 from deploy.grafana.render import render as render_dashboards
 from tests.deploy.chart import CHART, SCENARIOS, WORKLOADS, Refused, find, render, run_helm
-from tests.deploy.tools import ROOT, find_tool
+from tests.deploy.tools import ROOT, run_tool
 
 CRDS = Path(__file__).parent / "crds"
 CUSTOM = {path.stem for path in CRDS.glob("*.json")}
@@ -28,7 +27,7 @@ def test_lint_finds_nothing(scenario: str) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_every_manifest_fits_its_schema(scenario: str) -> None:
-    """Kubernetes' own kinds fit the schemas of 1.37, strictly; custom resources fit schemas of the used fields."""
+    """Kubernetes' kinds fit the schemas of 1.37, custom ones those of the used fields."""
     for document in render(scenario):
         if document["kind"] in CUSTOM:
             schema = json.loads((CRDS / f"{document['kind']}.json").read_text())
@@ -76,21 +75,19 @@ def test_a_chart_without_its_files_is_refused(tmp_path: Path, name: str, content
 
 
 def test_one_release_installs_what_is_shared() -> None:
-    """A second release on the same Prometheus is scraped, and installs no alerts and no dashboards."""
+    """A second release is scraped, without alerts and dashboards."""
     kinds = {(each["kind"], each["metadata"]["name"]) for each in render("gpu-sidecar", "monitoring.shared=false")}
     assert ("PodMonitor", "unlensed") in kinds
     assert not kinds & {("PrometheusRule", "unlensed"), ("ConfigMap", "unlensed-dashboards")}
 
 
 def test_overlay_puts_all_of_it_into_a_restricted_namespace(tmp_path: Path) -> None:
-    """`kubectl kustomize` of the overlay contains the chart's manifests and a `restricted` namespace."""
+    """The overlay has the chart's manifests and a `restricted` namespace."""
     shutil.copytree(ROOT / "deploy" / "kustomize", tmp_path, dirs_exist_ok=True)
     values = CHART / "ci" / "scram-values.yaml"
     flags = ("--namespace", "unlensed", "--values", values, "--no-hooks")
     (tmp_path / "rendered.yaml").write_text(run_helm("template", "unlensed", CHART, *flags))
-    run = subprocess.run(
-        [find_tool("kubectl"), "kustomize", tmp_path], capture_output=True, text=True, check=False, timeout=60
-    )
+    run = run_tool("kubectl", "kustomize", tmp_path)
     assert run.returncode == 0, run.stderr
     documents = list(yaml.safe_load_all(run.stdout))
     assert "Pod" not in {each["kind"] for each in documents}  # hooks, which only Helm runs
@@ -101,7 +98,7 @@ def test_overlay_puts_all_of_it_into_a_restricted_namespace(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("release", ["faces", "faces.of.today", "a" * 53, f"{'a' * 32}-unlensed-{'b' * 11}"])
 def test_names_contain_the_product_and_are_short(release: str) -> None:
-    """With any name of a release, alerts find its workers by `unlensed`, and no name is too long."""
+    """With any release's name workers are `unlensed`, and no name is too long."""
     values = CHART / "ci" / "shadow-values.yaml"
     documents = [each for each in yaml.safe_load_all(run_helm("template", release, CHART, "--values", values)) if each]
     assert all(re.fullmatch("[-a-z0-9.]{1,63}", each["metadata"]["name"]) for each in documents)

@@ -1,4 +1,4 @@
-"""A bundle's way into service: each stage is one value, and the way back is the same value."""
+"""A bundle's way into service: each stage is one value."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_without_a_stage_there_is_no_candidate() -> None:
 
 
 def test_shadow_does_not_change_the_live_workers() -> None:
-    """In shadow mode the candidate scores into its own topics; the live workers are rendered unchanged."""
+    """A shadow scores into its own topics beside unchanged live workers."""
     documents = stage("shadow")
     assert find(documents, "StatefulSet") == find(render("scram"), "StatefulSet")
     shadow = worker(documents, "unlensed-candidate")
@@ -44,7 +44,7 @@ def test_shadow_does_not_change_the_live_workers() -> None:
 
 @pytest.mark.parametrize(("replicas", "share", "expected"), [(2, 10, 1), (6, 25, 2), (9, 10, 1), (10, 50, 10)])
 def test_canary_serves_its_share(replicas: int, share: int, expected: int) -> None:
-    """A canary's workers are live members of the same group, at least one and at least the requested share."""
+    """Live members of the same group have at least the requested share."""
     documents = stage("canary", "scram", f"replicas={replicas}", f"rollout.canaryShare={share}")
     canary = find(documents, "StatefulSet", "unlensed-candidate")
     assert canary["spec"]["replicas"] == expected
@@ -57,16 +57,11 @@ def test_canary_serves_its_share(replicas: int, share: int, expected: int) -> No
 
 
 def test_promoted_equals_a_changed_bundle() -> None:
-    """Promoting renders the live workers that the candidate as `bundle` renders, so finishing restarts none."""
+    """Promoted workers are those of the candidate as `bundle`."""
     promoted = stage("promoted")
     assert worker(promoted)["digest"] == "b" * 64
     assert find(promoted, "StatefulSet") == find(render("scram", BUNDLE), "StatefulSet")
     assert kinds(promoted) == kinds(render("scram"))
-
-
-def test_rollback_is_one_value() -> None:
-    """From every stage, `none` renders the original workers."""
-    assert stage("none", "scram", "replicas=2") == render("scram", "replicas=2")
 
 
 def test_remote_tritons_of_both_bundles_stay_while_promoted() -> None:
@@ -77,7 +72,7 @@ def test_remote_tritons_of_both_bundles_stay_while_promoted() -> None:
 
 
 def test_partitions_limit_workers_and_canary_together() -> None:
-    """With KEDA a canary's workers are subtracted from the maximum; a shadow, another group, has the whole maximum."""
+    """KEDA's maximum is less a canary's workers; a shadow has all of it."""
     canary = render("keda")
     candidates = find(canary, "StatefulSet", "unlensed-candidate")["spec"]["replicas"]
     assert find(canary, "ScaledObject")["spec"]["maxReplicaCount"] + candidates == 12
@@ -88,7 +83,7 @@ def test_partitions_limit_workers_and_canary_together() -> None:
 
 
 def test_scaler_without_secrets_has_no_authentication() -> None:
-    """For brokers with a public CA and no login there is no authentication, because KEDA rejects an empty one."""
+    """Brokers without login have no authentication, which KEDA rejects when empty."""
     nothing = ('kafka.security="tls"', 'kafka.caSecret.name=""', 'kafka.certificateSecret.name=""')
     documents = render("keda", *nothing)
     trigger = find(documents, "ScaledObject")["spec"]["triggers"][0]
@@ -126,7 +121,7 @@ def test_shadow_has_its_topics_and_rights() -> None:
 
 
 def test_records_are_stamped_by_the_broker() -> None:
-    """Strimzi's topics have the broker's timestamps, which measure the lag; the broker decompresses requests."""
+    """Topics have the broker's timestamps; it decompresses requests."""
     topics = {
         each["spec"]["topicName"]: each["spec"]["config"] for each in render("strimzi") if each["kind"] == "KafkaTopic"
     }

@@ -55,7 +55,7 @@ def unlensed_containers() -> Iterator[tuple[str, list[dict[str, Any]], dict[str,
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_service_accepts_every_variable(scenario: str, clean: pytest.MonkeyPatch) -> None:
-    """`load_settings`, which refuses unknown names, accepts the variables of each container."""
+    """`load_settings` accepts the variables of each container."""
     documents = render(scenario)
     for _, spec in pods(documents):
         for container in containers(spec):
@@ -67,7 +67,7 @@ def test_service_accepts_every_variable(scenario: str, clean: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_files_in_settings_are_mounted(scenario: str) -> None:
-    """Each `kafka.*_file`, or `api.*_file`, is an item of the volume there; a token is for the brokers only."""
+    """Each `kafka.*_file` or `api.*_file` is mounted; a token is for brokers only."""
     documents = render(scenario)
     volumes = {"StatefulSet": "kafka", "Deployment": "api"}
     for document in documents:

@@ -12,7 +12,7 @@ END_S, MARGIN_S = 5 + trace_context.FLUSH_S, 5
 
 
 def least_grace(settings: dict[str, str], sidecar_s: float) -> float:
-    """Compute, independently of the templates, the longest stop: drain, commit, close, end, a sidecar's end."""
+    """Compute the longest stop: drain, commit, close, end, a sidecar's end."""
     revoke_s = float(settings["UNLENSED_STREAM__REVOKE_S"])
     close_s = 4 * revoke_s + 2 * source.COMMIT_S
     return float(settings["UNLENSED_STREAM__DRAIN_S"]) + source.COMMIT_S + close_s + END_S + sidecar_s
@@ -34,7 +34,7 @@ def worst_batch(settings: dict[str, str]) -> float:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 @pytest.mark.parametrize("drain_s", ["25", "0.5", "600"])
 def test_grace_is_longer_than_the_stop(scenario: str, drain_s: str) -> None:
-    """The kubelet waits for drain, commit, close, a sidecar's end and a margin, for any deadline of the drain."""
+    """The kubelet waits for the stop and a margin, with any drain."""
     documents = render(scenario, f"settings.stream.drain_s={drain_s}")
     settings = find(documents, "ConfigMap", "unlensed-settings")["data"]
     for document in documents:

@@ -1,8 +1,7 @@
-"""deploy/compose: valid in every profile, closed to the outside, and made of files that exist."""
+"""deploy/compose: valid in every profile, and closed to the outside."""
 
 import base64
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from scorer.settings import load_settings
 from tests.deploy.chart import pods, render
 from tests.deploy.compose import FOLDER, read_compose
 from tests.deploy.images import DOCKER, read_stages
-from tests.deploy.tools import find_tool
+from tests.deploy.tools import run_tool
 
 PROFILES = {"": set(), "cpu": {"triton-cpu"}, "gpu": {"triton-gpu"}, "api": {"api"}, "cpu,api": {"triton-cpu", "api"}}
 ALWAYS = {"kafka", "topics", "scorer", "prometheus", "grafana"}
@@ -34,7 +33,7 @@ def services() -> dict[str, Any]:
 
 @pytest.mark.parametrize("profile", PROFILES)
 def test_profile_starts(profile: str) -> None:
-    """Each profile is valid and has its own Triton, or none, and the HTTP service where it is asked for."""
+    """Each profile has its own Triton, or none, and its HTTP service."""
     assert read_compose(COMPOSE_PROFILES=profile)["services"].keys() == ALWAYS | PROFILES[profile]
 
 
@@ -77,12 +76,7 @@ def test_prometheus_accepts_its_configuration(services: dict[str, Any], tmp_path
     for volume in services["prometheus"]["volumes"]:
         if volume["type"] == "bind":
             (tmp_path / Path(volume["target"]).name).write_bytes(Path(volume["source"]).read_bytes())
-    done = subprocess.run(
-        [find_tool("promtool"), "check", "config", tmp_path / "prometheus.yaml"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_tool("promtool", "check", "config", tmp_path / "prometheus.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 rule files found" in done.stdout
 
@@ -92,13 +86,13 @@ def test_prometheus_accepts_its_configuration(services: dict[str, Any], tmp_path
     [("scorer", "cpu", "StatefulSet/unlensed"), ("api", "api", "Deployment/unlensed-api")],
 )
 def test_scorers_have_time_to_stop(services: dict[str, Any], service: str, scenario: str, pod: str) -> None:
-    """Compose waits as long as the kubelet does for the chart's pod of the same command without a sidecar."""
+    """Compose waits as long as the kubelet for the same command."""
     minutes, seconds = divmod(dict(pods(render(scenario)))[pod]["terminationGracePeriodSeconds"], 60)
     assert services[service]["stop_grace_period"] == (f"{minutes}m{seconds}s" if minutes else f"{seconds}s")
 
 
 def test_the_http_service_starts(services: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its settings need no broker, TLS or tokens, and allow uploads only; it waits for no other service."""
+    """Its settings need no broker, TLS or tokens, and allow uploads only."""
     service = services["api"]
     for name, value in service["environment"].items():
         monkeypatch.setenv(name, value)
@@ -126,7 +120,7 @@ def test_no_password_is_kept() -> None:
 def test_stated_memory_is_enough_for_the_stated_pictures(
     monkeypatch: pytest.MonkeyPatch, media_type: str, pixel_bytes: int, kind: Kind
 ) -> None:
-    """With the memory in README.md and up to four decoding processes, any picture of the stated size fits."""
+    """With the memory in README.md any picture of the stated size fits."""
     said = re.search(
         r"(\d+) GB of memory\. .*up to (\d+) megapixels is scored", (FOLDER / "README.md").read_text(), re.DOTALL
     )

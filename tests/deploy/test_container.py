@@ -1,4 +1,4 @@
-"""The scorer's image without a container engine: packages, user, read-only root, entry point."""
+"""The scorer's image without a container engine."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The environment of scorer.Dockerfile's target `cpu`, installed offline from fetched wheels."""
+    """The environment of the image's target `cpu`, installed offline."""
     wheels, folder = find_tool("wheels"), tmp_path_factory.mktemp("image")
     stages = read_stages("scorer")
     for path in stages["wheel"].copied:
@@ -50,7 +50,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def contained(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Run the image's entry point with arguments, its user and its variables, without a home."""
+    """Run the image's entry point with its user and variables, without a home."""
     if not can_seal():
         message = "mount namespaces cannot be made here: only root can rehearse a container"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(message)
@@ -80,7 +80,7 @@ def run(*command: object) -> None:
 
 
 def pip(environment: Path, *arguments: object) -> None:
-    """Install the given packages, offline and without dependencies, into an environment without pip."""
+    """Install packages, offline, into an environment without pip."""
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", "--no-compile"]
     run(sys.executable, "-m", "pip", "--python", environment / "bin/python", "install", *options, *arguments)
 
@@ -99,14 +99,14 @@ def test_doctor_finds_everything(contained: Run) -> None:
 
 
 def test_bundle_is_verified(contained: Run) -> None:
-    """`unlensed bundle verify` sends the golden faces through the live engine of the image's packages."""
+    """The golden faces pass the live engine of the image's packages."""
     done = contained("bundle", "verify", str(BUNDLE))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "files as recorded" in done.stdout
 
 
 def test_service_answers(contained: Run, portrait: bytes, tmp_path: Path) -> None:
-    """The service finds and scores a face, with its child processes and shared memory, and exits with 0."""
+    """The service finds and scores a face, and exits with 0."""
     image = {"bytes": base64.b64encode(portrait).decode()}
     tmp_path.chmod(0o755)
     requests = tmp_path / "requests.jsonl"
@@ -123,7 +123,7 @@ def test_http_service_can_be_imported(contained: Run) -> None:
 
 
 def test_packages_lack_only_what_is_left_out(environment: Path) -> None:
-    """No dependency of the packages is missing, except OpenVINO's telemetry, which the image omits."""
+    """Only OpenVINO's telemetry is missing."""
     check = [sys.executable, "-m", "pip", "--python", str(environment / "bin/python"), "check"]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert [line.split()[0] + " " + line.split()[3] for line in done.stdout.splitlines()] == [

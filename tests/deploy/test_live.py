@@ -1,4 +1,4 @@
-"""Compose's services run as processes: a photograph is scored, and the dashboards' queries return data."""
+"""Compose's services as processes: photographs are scored, dashboards have data."""
 
 import json
 import math
@@ -52,7 +52,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def live(portrait: bytes, triton_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Start everything, send photographs by reference for some seconds, and a record that is no request."""
+    """Start everything, send photographs for some seconds, and a record that is none."""
     services = read_compose(COMPOSE_PROFILES="cpu")["services"]
     folder = tmp_path_factory.mktemp("compose")
     photos = folder / "photos"
@@ -170,7 +170,7 @@ def test_every_metric_is_used() -> None:
 
 
 def test_queries_select_the_chosen_stage() -> None:
-    """A query reads only the chosen installations, and only the chosen stages unless it shows each stage."""
+    """A query reads the chosen installations and stages only."""
     for page, title, query in QUERIES:
         ours = find_metrics(query) - OTHERS
         by_stage = "by (unlensed_stage" in query or ours <= RECORDED
@@ -182,12 +182,12 @@ def test_queries_select_the_chosen_stage() -> None:
 
 
 def test_alerts_are_silent(live: Running) -> None:
-    """A healthy service raises no alert; those of the records that are no requests are pending, not firing."""
+    """A healthy service raises no alert."""
     assert live.prometheus.query('ALERTS{alertstate="firing"}') == []
 
 
 def test_queries_read_metrics_that_exist() -> None:
-    """Every metric of a panel is in scorer.stream.metrics or in a listed exporter, and so are its labels' values."""
+    """Metrics of panels and their labels' values exist."""
     for page, title, query in QUERIES:
         assert [metric for metric in find_metrics(query) if not is_known(metric, RECORDED)] == [], (page, title)
         assert find_wrong_labels(query) == [], (page, title)
@@ -195,7 +195,7 @@ def test_queries_read_metrics_that_exist() -> None:
 
 @pytest.mark.parametrize("name", render())
 def test_dashboard_is_generated(name: str) -> None:
-    """The committed file is the output of `python -m deploy.grafana.render`; no panels overlap or share an id."""
+    """The committed file is the generated one; panels neither overlap nor share an id."""
     assert (DASHBOARDS / name).read_text() == render()[name]
     panels = PAGES[name]["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)

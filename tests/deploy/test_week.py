@@ -8,18 +8,7 @@ import pytest
 
 from scorer.settings import KafkaSettings
 from tests.deploy.chart import CHART, render
-from tests.deploy.week import (
-    KEDA_OUTAGE,
-    RUSH,
-    SESSION_S,
-    START_S,
-    STEP_S,
-    Scaling,
-    Week,
-    describe,
-    is_calm,
-    simulate,
-)
+from tests.deploy.week import KEDA_OUTAGE, RUSH, SESSION_S, START_S, STEP_S, Scaling, Week, describe, is_calm, simulate
 
 RATE = 70
 
@@ -54,20 +43,20 @@ def test_scaling_down_is_slow(week: Week, scaling: Scaling) -> None:
 
 
 def test_no_worker_is_removed_while_the_lag_is_unknown(week: Week) -> None:
-    """In the hour in which KEDA cannot ask the broker, the workers stay, and afterwards the backlog is worked off."""
+    """While KEDA cannot ask the broker, workers stay; then the backlog is worked off."""
     during = week.replicas[KEDA_OUTAGE[0] // STEP_S : sum(KEDA_OUTAGE) // STEP_S]
     assert min(during) == max(during) == at(week, KEDA_OUTAGE[0] - STEP_S)
     assert week.wait_s[(sum(KEDA_OUTAGE) + 3600) // STEP_S] < 60
 
 
 def test_all_workers_run_in_the_rush_and_the_backlog_is_worked_off(week: Week, scaling: Scaling) -> None:
-    """In a rush above the capacity of all workers all of them run; two hours after it requests wait as usual."""
+    """All workers run in the rush; two hours later requests wait as usual."""
     assert at(week, sum(RUSH)) == scaling.most
     assert week.wait_s[(sum(RUSH) + 7200) // STEP_S] < 60
 
 
 def test_requests_wait_about_as_long_as_the_target(week: Week, scaling: Scaling) -> None:
-    """On calm days the wait stays near the target, with half of the worker-hours of a fixed maximum."""
+    """On calm days the wait is near the target, with half the worker-hours."""
     waits = sorted(wait for step, wait in enumerate(week.wait_s) if is_calm(step * STEP_S))
     target_s = scaling.threshold / RATE
     assert waits[int(0.99 * len(waits))] < 2 * target_s
@@ -76,7 +65,7 @@ def test_requests_wait_about_as_long_as_the_target(week: Week, scaling: Scaling)
 
 
 def test_few_partitions_make_requests_wait(scaling: Scaling) -> None:
-    """With as many partitions as workers some workers own two and some one, so that requests wait longer."""
+    """With as many partitions as workers requests wait longer."""
     few = simulate(replace(scaling, partitions=scaling.most))
     waits = sorted(wait for step, wait in enumerate(few.wait_s) if is_calm(step * STEP_S))
     assert waits[int(0.99 * len(waits))] > 4 * scaling.threshold / RATE

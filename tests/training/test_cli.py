@@ -8,6 +8,8 @@ import pytest
 
 from training.cli import main
 
+COMPARE = ["compare", "{run}", "--real", "{run}", "--generated", "g={run}", "--out", "{run}"]
+
 
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
@@ -18,7 +20,11 @@ from training.cli import main
         (["evaluate", "{run}", "--generated", "{run}", "--features", "clip"], 2, "NAME=PATH"),
         (["import", "{run}/weights.pth", "--out", "{run}/out.safetensors", "--kind", "clip"], 2, "clip"),
         (["import", "{run}/weights.pth", "--out", "{run}/out.safetensors"], 65, "weights.pth"),
-        (["prepare", "{run}"], 2, "--photos"),
+        (["prepare", "{run}"], 2, "give --photos"),
+        (["prepare", "{run}", "--photos", "."], 2, "give --landmarks"),
+        (["prepare", "{run}", "--photos", ".", "--landmarks", ".", "--shares", "train=2"], 65, "share"),
+        ([*COMPARE, "--detectors", "bundle,gan"], 2, "'gan'"),
+        ([*COMPARE, "--generated", "portraits"], 2, "NAME=PATH"),
         (["fit", "{run}", "--precision", "fp8"], 2, "fp8 is for GPUs (--target tensorrt)"),
         (["fit", "{run}", "--components", "4,x"], 2, "no list of whole numbers"),
         (["fit", "{run}", "--target", "tensorrt"], 65, "unlensed-train train"),
@@ -42,6 +48,7 @@ def test_errors_name_the_cause(
         main()
     assert ended.value.code == code
     assert named in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "refused before any work"
 
 
 def test_help_loads_no_framework() -> None:

@@ -9,11 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from rich.console import Console
-from torch import nn
 
-from ingest.spec import PreprocessSpec
 from scorer.bundle.calibration import load_calibration
 from scorer.commands import progress
 from scorer.commands.terminal import Terminal
@@ -26,7 +23,6 @@ from training.export.head import read_head
 from training.export.onnx import export_onnx
 from training.export.openvino import export_extractor
 from training.export.target import Deployment
-from training.pretext.backbone import Normalise
 from training.pretext.checkpoints import save_checkpoint
 from training.pretext.network import build_network
 from training.recipes import PAPER_FEATURES, MixtureRule, MixtureShape, PcaHead, Recipe, paper, starter
@@ -38,23 +34,19 @@ FACES = 150
 ENGINE = Deployment("openvino", "fp32")
 
 
-@pytest.fixture(name="recipe", scope="module")
-def fixture_recipe() -> Recipe:
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
     """The starter's recipe with two small candidates, the second of which cannot be fitted."""
     shapes = (MixtureShape("diag", 2), MixtureShape("diag", 4000))
     plain = replace(starter(), head=None, feature_size=PAPER_FEATURES)
     return replace(plain, precision="fp32", mixture=MixtureRule(shapes, role_sets=(("fit",),)))
 
 
-@pytest.fixture(name="run", scope="module")
-def fixture_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder that contains only an engine."""
     run = tmp_path_factory.mktemp("run")
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        Normalise(PreprocessSpec()), nn.Conv2d(3, PAPER_FEATURES, 56, 56), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
-    export_extractor(network.eval(), run / "engine" / "fp32", "fp32", np.zeros((1, 224, 224, 3), np.uint8))
+    export_extractor(make_small_extractor(), run / "engine" / "fp32", "fp32", np.zeros((1, 224, 224, 3), np.uint8))
     return run
 
 
@@ -86,7 +78,7 @@ def fixture_faces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_fit_then_calibrate(run: Path, recipe: Recipe) -> None:
-    """The reports contain the shape, the bound, refused candidates, thresholds and unsupported rates."""
+    """The reports have shape, bound, refused candidates, thresholds and unsupported rates."""
     with pytest.raises(FileNotFoundError, match=r"no fit.json: run `unlensed-train fit`"):
         steps.calibrate_run(run, ENGINE, 1)
     report = steps.fit_run(run, recipe, ENGINE, 1)
@@ -118,7 +110,7 @@ def test_fit_then_calibrate(run: Path, recipe: Recipe) -> None:
 
 
 def test_a_sweep_keeps_the_best_mixture_of_each_number(run: Path, recipe: Recipe) -> None:
-    """Numbers of components replace the recipe's; the chosen mixture is that of its number, and a table shows all."""
+    """Given numbers replace the recipe's; a table shows all mixtures."""
     report = steps.fit_run(run, recipe, ENGINE, 1, components=(1, 2, 3))
     assert list(report["held_out_nats"]) == [f"fit diag K={count}" for count in (1, 2, 3)]
     assert list(report["held_out_alarms"]) == list(report["held_out_nats"])
@@ -146,9 +138,7 @@ def test_a_sweep_on_a_single_source_holds_out_photographs(
     """As in CelebA-HQ, one source cannot be held out; the report says that photographs were."""
     load = steps.load_role
     monkeypatch.setattr(
-        steps,
-        "load_role",
-        lambda path, role: replace(load(path, role), sources=np.full(FACES, "only")),
+        steps, "load_role", lambda path, role: replace(load(path, role), sources=np.full(FACES, "only"))
     )
     report = steps.fit_run(run, recipe, ENGINE, 1, components=(1, 2))
     assert report["held_out_by"] == "photograph"
@@ -158,7 +148,7 @@ def test_a_sweep_on_a_single_source_holds_out_photographs(
 
 
 def test_a_calibration_has_strata_of_copies(run: Path, recipe: Recipe) -> None:
-    """Small copies are of all 90 photographs; the 30 photographs with larger faces are too few for a stratum."""
+    """Small copies are of all 90 photographs; 30 with larger faces are too few."""
     steps.fit_run(run, recipe, ENGINE, 1)
     report = steps.calibrate_run(run, ENGINE, 1)
     strata = report["strata"]
@@ -177,7 +167,7 @@ def test_a_calibration_has_strata_of_copies(run: Path, recipe: Recipe) -> None:
 def test_progress_counts_the_iterations_of_each_mixture(
     run: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A line has the mixture, its iteration and the bound; the iterations of the next mixture start from 1 again."""
+    """A line has mixture, iteration and bound; each mixture counts from 1."""
     monkeypatch.setattr(progress, "INTERVAL_S", 0.0)
     output = io.StringIO()
     steps.fit_run(run, recipe, ENGINE, 1, Console(file=output))
@@ -189,7 +179,7 @@ def test_progress_counts_the_iterations_of_each_mixture(
 
 
 def test_progress_on_a_terminal_is_one_line(run: Path, recipe: Recipe) -> None:
-    """A terminal shows the candidate, the iteration and the bound in one line, which is finally erased."""
+    """A terminal shows one line, which is finally erased."""
     output = io.StringIO()
     steps.fit_run(run, recipe, ENGINE, 1, Console(file=output, force_terminal=True, width=120))
     assert "fitting" in output.getvalue()
@@ -197,7 +187,7 @@ def test_progress_on_a_terminal_is_one_line(run: Path, recipe: Recipe) -> None:
 
 
 def test_each_target_has_its_own_results(run: Path, recipe: Recipe) -> None:
-    """For TensorRT, mixture and calibration come from the ONNX graph and are in another folder than OpenVINO's."""
+    """TensorRT's results come from the ONNX graph, in a folder of their own."""
     deployment = Deployment("tensorrt", "fp16")
     with pytest.raises(FileNotFoundError, match=r"no fit.json: run `unlensed-train fit` first, with --target tensorrt"):
         steps.calibrate_run(run, deployment, 1)
@@ -222,7 +212,7 @@ def test_each_target_has_its_own_results(run: Path, recipe: Recipe) -> None:
 
 
 def test_a_head_is_fitted_first_and_the_engine_contains_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a head and copies, `fit` fits a mixture of the components of faces and copies; the head is fitted once."""
+    """With a head and copies `fit` fits a mixture of components; the head is fitted once."""
     faces, load = 12, steps.load_role
     monkeypatch.setattr(steps, "load_role", lambda path, role: load(path, role).select(np.arange(faces)))
     rule = MixtureRule((MixtureShape("full", 1, 0.1),), role_sets=(("fit",),), copies=True)

@@ -14,7 +14,7 @@ from training.recipes import RECIPES, MixtureShape, Recipe, exif_only, face_only
 
 
 def test_thurstone_scale_and_ties() -> None:
-    """Eq. 2 divides by sqrt(2), the release multiplies by 2; equal tags have the target 1 in Eq. 1, else 0.5."""
+    """Eq. 2 divides by sqrt(2), the release multiplies by 2; ties are 1 or 0.5."""
     ours, theirs = paper().losses.pairs, released().losses.pairs
     assert (ours.thurstone_scale, ours.tie_target) == (pytest.approx(1 / math.sqrt(2)), 1.0)
     assert (theirs.thurstone_scale, theirs.tie_target) == (2.0, 0.5)
@@ -25,7 +25,7 @@ def test_thurstone_scale_and_ties() -> None:
 
 
 def test_optimisers() -> None:
-    """The paper has a decoupled decay of 1e-4 (AdamW), the release a coupled one, with other betas and epsilon."""
+    """The paper decays decoupled (AdamW), the release coupled, with other betas."""
     network = torch.nn.Linear(2, 2)
     ours, theirs = (make_optimiser(network, recipe().optimiser) for recipe in (paper, released))
     assert type(ours) is torch.optim.AdamW
@@ -36,7 +36,7 @@ def test_optimisers() -> None:
 
 
 def test_schedules() -> None:
-    """Both train 20 epochs with batches of 256 from 1e-5; the last rate is 0 in the paper, 1e-5 in the release."""
+    """20 epochs of batches of 256 from 1e-5; the last rate is 0, or 1e-5 in the release."""
     for recipe in (paper(), released()):
         assert (recipe.batch_size, recipe.epochs) == (256, 20)
         assert recipe.optimiser.head_rate == recipe.optimiser.backbone_rate == 1e-5
@@ -48,7 +48,7 @@ def test_schedules() -> None:
 
 
 def test_the_rate_rises_in_the_first_steps() -> None:
-    """The starter's rate rises linearly for 50 steps, then follows the cosine; other recipes start at the highest."""
+    """The starter's rate rises for 50 steps; other recipes start at the highest."""
     rule = starter().optimiser
     assert [rate_factor(rule, step, 1000, 10) for step in (0, 24)] == pytest.approx([0.02, 0.5], rel=1e-3)
     plain = dataclasses.replace(rule, warmup_steps=0)
@@ -57,7 +57,7 @@ def test_the_rate_rises_in_the_first_steps() -> None:
 
 
 def test_additions_are_the_starter_s_only() -> None:
-    """Classifiers, balanced sources, a head, copies and clipping are no part of the paper and of the release."""
+    """Classifiers, balance, head, copies and clipping are the starter's only."""
 
     def list_additions(recipe: Recipe) -> list[object]:
         losses = recipe.losses
@@ -78,7 +78,7 @@ def test_additions_are_the_starter_s_only() -> None:
 
 
 def test_sampling_and_manipulations() -> None:
-    """Both manipulate half of the faces; the release rotates mouths by 180 degrees, flips one eye and warps more."""
+    """The release rotates mouths, flips one eye and warps more."""
     ours, theirs = paper().augment, released().augment
     assert ours.manipulated_share == theirs.manipulated_share == 0.5
     assert (ours.vertical_mouth, ours.eyes) == ("mirror", "any")
@@ -87,7 +87,7 @@ def test_sampling_and_manipulations() -> None:
 
 
 def test_weights_of_the_losses() -> None:
-    """Eq. 6 and the release add five tasks with equal weights; `starter` has another weight for manipulations."""
+    """Five tasks have equal weights, except in `starter`."""
     for recipe in (paper(), released()):
         assert (recipe.losses.ranking_weight, recipe.losses.manipulation_weight) == (1.0, 1.0)
     assert (exif_only().losses.ranking_weight, face_only().losses.manipulation_weight) == (1.0, 1.0)
@@ -95,7 +95,7 @@ def test_weights_of_the_losses() -> None:
 
 
 def test_augmentation_is_the_starter_s_only() -> None:
-    """Neither the paper nor the release rotates, zooms, shifts, mirrors, copies or processes faces; `starter` does."""
+    """Only `starter` rotates, zooms, shifts, mirrors, copies or processes."""
 
     def list_extents(recipe: Recipe) -> list[float]:
         rule = recipe.augment
@@ -108,18 +108,19 @@ def test_augmentation_is_the_starter_s_only() -> None:
 
 
 def test_mixtures_and_thresholds() -> None:
-    """Both use full covariances, with 8 components in the paper, 12 in the release, and thresholds of fitted faces."""
+    """Full covariances, 8 or 12 components, thresholds of fitted faces."""
     assert paper().mixture.shapes == (MixtureShape("full", 8),)
     assert released().mixture.shapes == (MixtureShape("full", 12),)
     for rule in (paper().mixture, released().mixture):
         assert (rule.variance_added, rule.variance_floor, rule.seed) == (1e-6, 0.0, 2024)
     assert paper().threshold_on == released().threshold_on == "train"
+    assert starter().threshold_on == "calibrate"  # on photographs to which nothing was fitted
     assert released().test_crop == "image"
     assert paper().test_crop == "face"
 
 
 def test_cutting_a_face() -> None:
-    """Both cut 1.3 times the box and resize it to 224 pixels; only the release resizes without antialiasing."""
+    """Both cut 1.3 times the box to 224 pixels; the release without antialiasing."""
     assert dataclasses.replace(released().preprocess, antialias=True) == paper().preprocess == PreprocessSpec()
     assert (PreprocessSpec().margin, PreprocessSpec().size) == (1.3, 224)
     assert not released().preprocess.antialias
@@ -136,12 +137,6 @@ def test_ablations_leave_one_task_out() -> None:
     assert without_task(exif_only()) == without_task(face_only()) == without_task(paper())
 
 
-def test_starter_is_small_and_has_a_held_out_threshold() -> None:
-    """The starter's threshold comes from photographs on which nothing was fitted."""
-    assert starter().backbone == "efficientnet_lite0"
-    assert starter().threshold_on == "calibrate"
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_names_are_the_recipes_own(name: str) -> None:
     """Each recipe has the name under which it is listed."""
@@ -149,7 +144,7 @@ def test_names_are_the_recipes_own(name: str) -> None:
 
 
 def test_a_run_keeps_its_batch_size(tmp_path: Path) -> None:
-    """Later steps have the number that the run was trained with; an option and another recipe's run do not."""
+    """Later steps have the run's number, unless an option states another."""
     assert find_recipe("starter", tmp_path) == starter()
     smaller = find_recipe("starter", tmp_path, 8)
     assert smaller == dataclasses.replace(starter(), batch_size=8)

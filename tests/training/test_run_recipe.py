@@ -37,13 +37,13 @@ def test_weights_of_another_network_are_one_sentence(tmp_path: Path) -> None:
 
 
 def test_the_run_s_recipe_is_accepted(tmp_path: Path) -> None:
-    """Other settings after the training, such as the mixture's, do not matter, nor does another batch size."""
+    """Other settings after the training, and another batch size, do not matter."""
     write_run(tmp_path, replace(paper(), batch_size=16))
     check_recipe(tmp_path, replace(paper(), mixture=starter().mixture, precision="int8"))
 
 
 def test_another_recipe_is_refused(tmp_path: Path) -> None:
-    """Another name, other settings of the same name, and faces that were cut in another way are refused."""
+    """Another name, other settings, and faces cut in another way are refused."""
     write_run(tmp_path, paper())
     with pytest.raises(UsageError, match="was trained with the recipe paper, not starter: use --recipe paper"):
         check_recipe(tmp_path, starter())

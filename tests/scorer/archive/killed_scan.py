@@ -14,14 +14,7 @@ PROGRAM = "tests.scorer.archive.list_plan"
 
 
 class KilledScan:
-    """Scans a folder of images into a run, in processes that are killed, until `finish` lets one complete it.
-
-    Args:
-        images: the folder.
-        folder: the run's folder.
-        shard_images: images in a shard.
-        root: the checkout.
-    """
+    """Scans the folder `images` into the run `folder`, in processes that are killed until `finish`."""
 
     def __init__(self, images: Path, folder: Path, shard_images: int, root: Path) -> None:
         self.folder = folder
@@ -30,7 +23,7 @@ class KilledScan:
         self._command = [sys.executable, "-m", PROGRAM, images, folder, str(shard_images), root / "model_repository"]
 
     def kill_after(self, commits: int, delay_s: float) -> bool:
-        """Start a process, and kill it `delay_s` after `commits` more commits; return False if it ended before."""
+        """Start a process and kill it `delay_s` after `commits` commits; return False if it ended before."""
         wanted = self.count_marks() + commits
         with self._start() as process:
             if process.stdout is None:
@@ -66,7 +59,7 @@ class KilledScan:
 
 
 def read_images(folder: Path) -> dict[str, Any]:
-    """Return the row of each image in results and errors, without the time; no image must have two."""
+    """Return the row of each image without the time; no image may have two."""
     rows = [
         row | {"scored_at": None}
         for kind in ("results", "errors")

@@ -20,7 +20,7 @@ FACE = (180.0, 70.0, 95.0, 110.0)
 
 
 class ListPlan:
-    """The files of a folder, sorted by name, `shard_images` in a shard, with the same face boxes for each."""
+    """The sorted files of a folder, `shard_images` in a shard, with the same face boxes for each."""
 
     def __init__(self, folder: Path, shard_images: int, faces: tuple[RequestedFace, ...] | None = None) -> None:
         self.folder, self._files = folder, sorted(folder.iterdir())
@@ -64,7 +64,7 @@ def make_archive(folder: Path, portrait: bytes, count: int) -> Path:
 
 
 def main() -> None:
-    """Scan; the arguments are the folder of images, the run's folder, the images in a shard and the bundle."""
+    """Scan; the arguments are images, the run's folder, images in a shard and the bundle."""
     images, out, shard_images, bundle = sys.argv[1:5]
     plan = ListPlan(Path(images), int(shard_images), (RequestedFace(face_id="0", box=FACE),))
     scorer = LocalScorer(Settings(bundle=Path(bundle), threads=1, batch_images=8))

@@ -13,7 +13,7 @@ KINDS = ("results", "errors")
 
 
 def scan(root: Path, source: object, out: Path, *more: object) -> "subprocess.CompletedProcess[str]":
-    """Run the command of the checkout `root`; a store's client makes only two attempts, so that tests are short."""
+    """Run the command of the checkout `root`, with two attempts at a store to be short."""
     command = [COMMAND, "scan", source, "--out", out, "--bundle", root / "model_repository", *more]
     return subprocess.run(
         [str(each) for each in command],
@@ -31,7 +31,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def check_published(folder: Path) -> int:
-    """Return how many shards are committed; check that marks name all files, and that each can be read."""
+    """Return how many shards are committed; check that marks name all files, which can be read."""
     marks = [json.loads(path.read_text()) for path in (folder / "_stats").glob("*")]
     named = {f"{kind}/{name}" for mark in marks for kind in KINDS for name in mark[kind]}
     found = {path.relative_to(folder).as_posix() for kind in KINDS for path in (folder / kind).glob("*")}

@@ -55,7 +55,7 @@ def test_only_crashes_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 def test_the_image_that_kills_is_found(tmp_path: Path) -> None:
-    """Two crashes make a shard suspect; an image that is noted at three more is skipped, and no other image."""
+    """Two crashes make a suspect shard; only an image noted at three more is skipped."""
     for _ in range(SUSPECT_FROM_STARTS - 1):
         assert not find_suspects(tmp_path)
         crash_with(tmp_path, None)

@@ -1,4 +1,4 @@
-"""`scan` of folders and tars with clips: rows of tracks have the figures of `score`, and the report shows them."""
+"""`scan` of clips: rows of tracks have the figures of `score`."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from tests.scorer.archive.report.written_run import WrittenImage, write_run
 
 
 def make_files() -> dict[str, bytes]:
-    """Return a photograph, a video, an animation, a truncated video and a video without a face, by name."""
+    """Return a photograph, a video, an animation, a truncated video and one without a face."""
     portrait = Image.fromarray(skimage.data.astronaut())
     moved = [portrait.transform(portrait.size, Image.Transform.AFFINE, (1, 0, n, 0, 1, 0)) for n in range(6)]
     photograph = io.BytesIO()
@@ -68,7 +68,7 @@ def check_row(row: dict[str, Any], result: ScoreResult) -> None:
 
 @pytest.mark.slow
 def test_clips_in_folders_and_tars(root: Path, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """Each file of a folder and of a tar has a row or an error; clips count apart, and their tracks are on the page."""
+    """Each file has a row or an error; clips count apart, with their tracks on the page."""
     files = make_files()
     (tmp_path / "in").mkdir()
     for name, data in files.items():
@@ -99,7 +99,7 @@ def test_clips_in_folders_and_tars(root: Path, tmp_path: Path, local_scorer: Loc
 
 
 def test_rows_of_an_older_release_are_images(tmp_path: Path) -> None:
-    """Files without the columns of clips are read, also beside files that have them; the page has no part on clips."""
+    """Files without the columns of clips are read, also beside files that have them."""
     track = {name: 1.0 for name in ADDED_RESULTS if name.startswith("track_")} | {"clip_frames": 5}
     old, new = [WrittenImage("a.jpg", (0.5, 0.2))], [WrittenImage("b.mp4", (0.3,), marks=("thumbnail",), facts=track)]
     run = write_run(tmp_path, [old, new])

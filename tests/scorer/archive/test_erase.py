@@ -1,4 +1,4 @@
-"""`unlensed erase`: nothing of an image is left in any file of a run, and the other rows stay as they were."""
+"""`unlensed erase`: nothing of an image is left, and other rows are unchanged."""
 
 import io
 import json
@@ -39,7 +39,7 @@ def scanned(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(root: Path, portrait: bytes, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of fourteen photographs in four shards, two of them broken, and one with a camera of its own."""
+    """A run of fourteen photographs in four shards, two broken, one with its own camera."""
     tmp_path = tmp_path_factory.mktemp("erase")
     images = make_archive(tmp_path / "photographs", portrait, 14)
     exif = Image.Exif()
@@ -71,7 +71,7 @@ def read_rows(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def list_words(folder: Path) -> str:
-    """Return everything that the files of a run contain: texts, and all strings of Parquet files, dictionaries too."""
+    """Return all text in the files of a run, with the strings of Parquet files."""
     words = []
     for path in folder.rglob("*"):
         if path.is_file():
@@ -88,7 +88,7 @@ def list_words(folder: Path) -> str:
 
 
 def test_nothing_is_left_and_the_rest_is_unchanged(scanned: Path) -> None:
-    """A scored image, a whole shard, a broken image and a source are erased; marks, report and other rows are right."""
+    """After erasing images, a shard and a source, marks, report and other rows are right."""
     ids = [name_image(scanned, number) for number in (0, 3, 4, 5, 6, 7)]
     before = {kind: read_rows(scanned, kind) for kind in ("results", "errors", "features")}
     gone = {
@@ -126,7 +126,7 @@ def test_nothing_is_left_and_the_rest_is_unchanged(scanned: Path) -> None:
 
 @pytest.mark.parametrize("stop_at", range(4))
 def test_a_stopped_erasure_is_resumed(scanned: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
-    """Wherever a mark cannot be written, each shard is whole, no report is left, and the same command does the rest."""
+    """Wherever it stops, each shard is whole, and the same command does the rest."""
     ids = [name_image(scanned, number) for number in (1, 3, 5, 9)]
     calls = []
 
@@ -150,7 +150,7 @@ def test_a_stopped_erasure_is_resumed(scanned: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_unfinished_and_busy_runs_are_refused(scanned: Path) -> None:
-    """A run that is not finished, and a shard on which another process works, are not changed."""
+    """An unfinished run, and a shard that another process has, are not changed."""
     image = name_image(scanned, 1)
     claim = Claim.acquire(scanned / "_attempts", 0)
     assert claim

@@ -19,7 +19,7 @@ KILLS, IMAGES, SHARD_IMAGES = 2, 80, 10
 def test_a_killed_scan_has_the_rows_of_an_undisturbed_one(
     tmp_path: Path, portrait: bytes, root: Path, local_scorer: LocalScorer
 ) -> None:
-    """After kills, each image has one row, equal to that of an undisturbed run, and no commit is lost."""
+    """After kills each image has its one undisturbed row, and no commit is lost."""
     images = make_archive(tmp_path / "photographs", portrait, IMAGES)
     plan = ListPlan(images, SHARD_IMAGES, (RequestedFace(face_id="0", box=FACE),))
     Scan(tmp_path / "whole", plan, local_scorer, read_file).run(range(plan.shard_count))

@@ -36,7 +36,7 @@ from scorer.archive.left_out import IMAGE_SUFFIXES, LeftOut, classify_name, desc
     ],
 )
 def test_names_are_classified(path: str, expected: LeftOut | None) -> None:
-    """Hidden images are images; files that systems write beside photographs, and containers, are not."""
+    """Hidden images are images; files of systems beside them, and containers, are not."""
     assert classify_name(path) is expected
 
 

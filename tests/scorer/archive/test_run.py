@@ -56,7 +56,7 @@ def test_the_same_run_is_resumed(tmp_path: Path) -> None:
     ],
 )
 def test_another_run_is_refused_or_renamed(tmp_path: Path, change: dict[str, object], words: list[str]) -> None:
-    """The error names the difference and --new-run, which keeps the old run under another name."""
+    """The error names the difference and --new-run, which renames the old run."""
     folder = tmp_path / "run"
     open_run(folder, RUN, plan, new_run=False)
     (folder / "results").mkdir()
@@ -73,7 +73,7 @@ def test_another_run_is_refused_or_renamed(tmp_path: Path, change: dict[str, obj
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
-    """Other files are never touched; files that a killed process left are no reason to refuse."""
+    """Other files are never touched; leftovers of a killed process do not matter."""
     with pytest.raises(RunNotReady):
         wait_for_run(tmp_path / "nowhere", RUN, timeout_s=0)
     half = tmp_path / "half"
@@ -91,7 +91,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    """A file of that name, a file as a parent, and a read-only file system are refused: a retry would not help."""
+    """A file of that name or as a parent, and a read-only file system, are refused."""
     (tmp_path / "file").write_bytes(b"")
     for folder in (tmp_path / "file", tmp_path / "file" / "run", Path("/proc/run")):
         with pytest.raises(RunRefused, match="cannot be written"):

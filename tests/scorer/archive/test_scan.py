@@ -1,4 +1,4 @@
-"""A scan commits every image once, in rows with the figures of `score`, also after failures."""
+"""A scan commits every image once, with the figures of `score`."""
 
 import json
 import threading
@@ -69,7 +69,7 @@ def scan_all(
 
 
 def test_rows_have_the_figures_of_score(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """The same images through `score` and `scan` get the same figures, bit for bit, each image once, in order."""
+    """`score` and `scan` give the same figures, bit for bit, each image once, in order."""
     scan = scan_all(plan, tmp_path, local_scorer)
     items = [item for index in range(plan.shard_count) for item in plan.read_items(plan.read_shard(index))]
     results = {result.content_id: result for result in local_scorer.score(map(make_request, items))}
@@ -93,21 +93,10 @@ def test_rows_have_the_figures_of_score(plan: ListPlan, tmp_path: Path, local_sc
 
 
 def test_features_are_kept_on_request(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """With `keep_features` each scored face has its features, whose log-likelihood is the row's; a retry adds its own.
-
-    The marks name their files, which a killed process's leftovers do not survive, and the results do not change.
-    """
-    hidden = set(range(8, 12))
-
-    def read(item: Item) -> bytes:
-        if int(item.content_id[:5]) in hidden:
-            raise PayloadUnavailable(item.content_id)
-        return read_file(item)
-
-    for _ in range(2):
+    """`keep_features` keeps the features of each row's log-likelihood, in files that the marks name."""
+    for read in (failing({f"{number:05d}.jpg" for number in range(8, 12)}), read_file):
         scan = Scan(tmp_path / "kept", plan, local_scorer, read, keep_features=True)
         scan.run(range(plan.shard_count), retry_failed=True)
-        hidden.clear()
     scan_all(plan, tmp_path / "plain", local_scorer)
     rows = {(row["shard"], row["position"], row["face_id"]): row for row in read_rows(tmp_path / "kept")}
     kept = read_rows(tmp_path / "kept", "features")
@@ -127,7 +116,7 @@ def test_features_are_kept_on_request(plan: ListPlan, tmp_path: Path, local_scor
 
 
 def test_marks_describe_all_files(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """Each file has the schema's columns and the number of rows in its mark, and no other file exists."""
+    """Each file has the schema and number of rows of its mark, and there is no other."""
     scan_all(plan, tmp_path, local_scorer)
     marks = read_marks(tmp_path)
     named = {f"results/{name}": file for mark in marks for name, file in mark.results.items()}
@@ -147,7 +136,7 @@ def test_marks_describe_all_files(plan: ListPlan, tmp_path: Path, local_scorer: 
 
 
 def test_an_image_without_a_face_has_a_row(archive: Path, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """An empty list of boxes means no face: the image has one row, and the columns of a face are null."""
+    """An empty list of boxes means no face: one row, without a face's columns."""
     plan = ListPlan(archive, COUNT, ())
     scan_all(plan, tmp_path, local_scorer)
     rows = read_rows(tmp_path)
@@ -159,7 +148,7 @@ def test_an_image_without_a_face_has_a_row(archive: Path, tmp_path: Path, local_
 
 
 def test_an_image_without_a_scored_face_is_reviewed(archive: Path, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """If all faces are too small or cut off, their rows are in results, and the mark counts the image as review."""
+    """If no face can be scored, their rows are results, and the image counts as review."""
     boxes = (
         RequestedFace(face_id="small", box=(180, 70, 40, 45)),
         RequestedFace(face_id="cut", box=(-150, 70, 200, 200)),
@@ -179,7 +168,7 @@ def test_an_image_without_a_scored_face_is_reviewed(archive: Path, tmp_path: Pat
 
 
 def test_only_missing_shards_are_scanned_again(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """Committed shards are neither read nor written; a shard whose mark was deleted is scanned again."""
+    """Committed shards are left as they are; one whose mark was deleted is scanned again."""
     scan_all(plan, tmp_path, local_scorer)
     kept = (tmp_path / "results" / "part-00001.parquet").stat().st_mtime_ns
     (tmp_path / "_stats" / "00002.json").unlink()
@@ -202,7 +191,7 @@ def failing(names: set[str]) -> Callable[[Item], bytes]:
 
 
 def test_only_failed_images_are_retried(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """A retry scores the images that could not be read, keeps all other rows, and removes replaced files."""
+    """A retry scores unread images, keeps all other rows, and removes replaced files."""
     whole, folder = tmp_path / "whole", tmp_path / "run"
     scan_all(plan, whole, local_scorer)
     scan_all(plan, folder, local_scorer, read=failing({"00001.jpg", "00002.jpg", "00008.jpg"}))
@@ -233,7 +222,7 @@ def by_image(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_an_outage_commits_no_errors(
     plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If many images in a row cannot be read, the scan ends and commits none of them; later it resumes."""
+    """If many images in a row cannot be read the scan commits none of them, and resumes later."""
     monkeypatch.setattr(module, "OUTAGE_ITEMS", 10)
     with pytest.raises(ArchiveUnavailable, match="10 images in a row"):
         scan_all(plan, tmp_path, local_scorer, read=failing({f"{number:05d}.jpg" for number in range(8, COUNT)}))
@@ -244,7 +233,7 @@ def test_an_outage_commits_no_errors(
 
 
 def test_time_limits_fail_images_and_not_the_run(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """An image that hangs is `timed_out`, and so is the rest of a shard after its limit; both can be retried."""
+    """Images after a limit of their own or of their shard are `timed_out`, and retried."""
     release = threading.Event()
 
     def hang(item: Item) -> bytes:
@@ -270,7 +259,7 @@ def test_time_limits_fail_images_and_not_the_run(plan: ListPlan, tmp_path: Path,
 
 
 def test_a_damaged_tar_is_scored_up_to_the_damage(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """Images before the damage are scored; one error row represents the rest, and is not retried."""
+    """One error row represents what is behind the damage, and is not retried."""
 
     class DamagedPlan(ListPlan):
         def read_shard(self, index: int) -> Shard:
@@ -296,7 +285,7 @@ def test_a_damaged_tar_is_scored_up_to_the_damage(plan: ListPlan, tmp_path: Path
 def test_a_tar_that_cannot_be_read_now_is_not_committed(
     plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer, failure: type[Exception], expected: type[Exception]
 ) -> None:
-    """Other shards are committed, and the error names the tar; a refusal is not reported as an outage."""
+    """Other shards are committed; the error names the tar, and a refusal is no outage."""
 
     class LostPlan(ListPlan):
         def read_items(self, shard: Shard, left_out: Counter[str] | None = None) -> Iterator[Item]:
@@ -315,7 +304,7 @@ def test_a_tar_that_cannot_be_read_now_is_not_committed(
 
 
 def test_a_stopped_scan_is_resumed(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """A stopped scan raises, commits only whole shards and counts no crash; the next scan does the rest."""
+    """A stopped scan commits whole shards and counts no crash; the next does the rest."""
 
     def stop_soon(advance: ScanProgress) -> None:
         if advance.counts["images"] == SHARD + 1:
@@ -332,7 +321,7 @@ def test_a_stopped_scan_is_resumed(plan: ListPlan, tmp_path: Path, local_scorer:
 
 
 def test_an_image_that_kills_is_skipped(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """After three crashes an image gets an error row without being read, and all others of its shard are scored."""
+    """After three crashes an image has an error row and is not read; others are scored."""
     (tmp_path / "_attempts").mkdir()
     note = {"starts": 4, "deaths": {"4": 2}, "now": 4}
     (tmp_path / "_attempts" / "00001.json").write_text(json.dumps(note))
@@ -351,7 +340,7 @@ def test_an_image_that_kills_is_skipped(plan: ListPlan, tmp_path: Path, local_sc
 
 
 def test_a_suspect_shard_is_scored_image_by_image(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """Each image of a suspect shard is noted before it is read, while no other image is in flight."""
+    """Each image of a suspect shard is noted before it is read, alone."""
     (tmp_path / "_attempts").mkdir()
     path = tmp_path / "_attempts" / "00002.json"
     path.write_text(json.dumps({"starts": 2, "deaths": {}, "now": None}))
@@ -368,7 +357,7 @@ def test_a_suspect_shard_is_scored_image_by_image(plan: ListPlan, tmp_path: Path
 
 
 def test_two_scans_share_a_run(plan: ListPlan, tmp_path: Path, local_scorer: LocalScorer) -> None:
-    """A claimed shard belongs to one scan: a second scan of the same shards scores no image twice."""
+    """A second scan of a claimed shard scores no image twice."""
     blocked, unblocked = threading.Event(), threading.Event()
 
     def wait(item: Item) -> bytes:

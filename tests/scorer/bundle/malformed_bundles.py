@@ -1,4 +1,4 @@
-"""Bundles that are malformed in one way each, with matching digests: what an attacker can supply as a bundle."""
+"""Bundles that are malformed in one way each, with matching digests."""
 
 import hashlib
 import io
@@ -37,7 +37,7 @@ def write_manifest(folder: Path, fields: object) -> None:
 
 
 def record(folder: Path, name: str) -> None:
-    """Make the manifest agree with a replaced file, as someone who forges a whole bundle would."""
+    """Make the manifest agree with a replaced file, as a forger would."""
     manifest = read_manifest(folder)
     data = (folder / name).read_bytes()
     licence = {"licence": "none"} | manifest["files"].get(name, {})
@@ -85,17 +85,8 @@ def _spoil_names(manifest: dict[str, Any]) -> Iterator[tuple[str, Harm]]:
         yield f"extractor is {name}", partial(_change, ("extractor",), name)
         yield f"detector.file is {name}", partial(_change, ("detector", "file"), name)
     for text in (
-        "",
-        "null",
-        "[]",
-        "{}",
-        "1",
-        '"x"',
-        "\xff",
-        "[" * 10**5,
-        "NaN",
-        '{"schema_version": NaN}',
-        "{" * 10**6,
+        *("", "null", "[]", "{}", "1", '"x"', "\xff", "NaN", '{"schema_version": NaN}'),
+        *("[" * 10**5, "{" * 10**6),
     ):
         yield f"the manifest is {text[:20]!r}", partial(_write, MANIFEST, text.encode("latin-1"))
     yield "the manifest is too long", partial(_write, MANIFEST, b" " * (2**20 + 1))

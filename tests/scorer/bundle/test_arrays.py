@@ -40,7 +40,7 @@ def read(data: bytes) -> np.ndarray:
     arrays(np.dtype("<u1"), st.integers(0, 20_000)),
 )
 def test_written_arrays_are_read(first: np.ndarray, second: np.ndarray) -> None:
-    """The project's reader and NumPy's return the arrays that were written, of any length; the file has no date."""
+    """The project's reader and NumPy's return what was written; the file has no date."""
     data = write(first=first, second=second)
     found = read_arrays(data, {"first": ArraySpec("f", (first.shape,)), "second": ArraySpec("u", ((None,),))})
     with np.load(io.BytesIO(data), allow_pickle=False) as archive:
@@ -51,7 +51,7 @@ def test_written_arrays_are_read(first: np.ndarray, second: np.ndarray) -> None:
 
 
 def test_a_changed_byte_is_found(packed: bytes) -> None:
-    """A change anywhere in the compressed numbers is refused: LZMA has no checksum, the zip has one."""
+    """A change of the compressed numbers is refused, by the zip's checksum."""
     read(packed)
     for offset in range(200, len(packed) - 200, len(packed) // 50):
         with pytest.raises(InvalidArrays):
@@ -69,7 +69,7 @@ def test_a_large_dictionary_is_refused(packed: bytes) -> None:
 
 
 def test_a_bomb_is_not_unpacked(packed: bytes) -> None:
-    """A member that is far longer than its array takes the memory of the array and of the dictionary."""
+    """A member that is too long takes the memory of its array and of the dictionary."""
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         plain = archive.read("values.npy")
     file = io.BytesIO()

@@ -1,10 +1,6 @@
 """A bundle is trusted only when every byte, the schema and the live engine agree."""
 
-import hashlib
-import json
 import os
-import pickle
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,27 +16,10 @@ from scorer.engines.verify import verify_engine
 from scorer.errors import BundleMismatch
 from scorer.local_scorer import LocalScorer
 from scorer.settings import Settings
+from tests.conftest import ROOT
+from tests.scorer.bundle.malformed_bundles import list_harms, read_manifest, record, write_manifest
 
-
-@pytest.fixture
-def copy(starter: Bundle, tmp_path: Path) -> Path:
-    """A private copy of the starter bundle to damage."""
-    return Path(shutil.copytree(starter.folder, tmp_path / "bundle"))
-
-
-def record(folder: Path, name: str) -> None:
-    """Make the manifest agree with a replaced file, as someone who forges a whole bundle would."""
-    manifest = json.loads((folder / MANIFEST).read_text())
-    data = (folder / name).read_bytes()
-    licence = {"licence": "none"} | manifest["files"].get(name, {})
-    manifest["files"][name] = licence | {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    (folder / MANIFEST).write_text(json.dumps(manifest))
-
-
-def edit(folder: Path, **fields: object) -> None:
-    """Replace top-level fields of the manifest."""
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(manifest | fields))
+HARMS = list_harms(ROOT / "model_repository")
 
 
 def test_live_engine_gives_the_golden_answers(starter: Bundle, embedder: LocalEmbedder) -> None:
@@ -50,7 +29,7 @@ def test_live_engine_gives_the_golden_answers(starter: Bundle, embedder: LocalEm
 
 @pytest.mark.parametrize("noise", [-2.3e-13, 2.3e-13])
 def test_a_held_out_face_is_as_likely_as_itself(copy: Path, starter: Bundle, noise: float) -> None:
-    """Where training's CPU added in another order, a held-out face still gets the p-value of its place."""
+    """A held-out face has its p-value also where training's CPU added in another order."""
     with np.load(copy / "calibration.npz") as arrays:
         np.savez(copy / "calibration.npz", log_likelihoods=arrays["log_likelihoods"] + noise)
     record(copy, "calibration.npz")
@@ -61,7 +40,7 @@ def test_a_held_out_face_is_as_likely_as_itself(copy: Path, starter: Bundle, noi
 
 @pytest.mark.parametrize("instructions", ["AVX2", "AVX512_CORE"])
 def test_older_processors_give_the_golden_answers(root: Path, instructions: str) -> None:
-    """The engine restricted to older instruction sets, which add int8 products in 16 bits, scores the same."""
+    """The engine scores the same with older instruction sets."""
     run = subprocess.run(
         [Path(sys.executable).parent / "unlensed", "bundle", "verify", root / "model_repository"],
         env=os.environ | {"ONEDNN_MAX_CPU_ISA": instructions},
@@ -74,7 +53,7 @@ def test_older_processors_give_the_golden_answers(root: Path, instructions: str)
 
 
 def test_golden_tolerance_is_tighter_than_a_decision(starter: Bundle) -> None:
-    """The tolerance is small against the spread of photographs, so a wrong engine cannot hide in it."""
+    """The tolerance is small against the spread of photographs."""
     spread = np.subtract(*np.percentile(starter.model.calibration.pooled, [75, 25]))
     assert starter.manifest.golden_tolerance_nats < 0.1 * spread
 
@@ -90,61 +69,26 @@ def test_every_file_of_the_bundle_is_pinned(copy: Path, starter: Bundle) -> None
     assert read_bundle(copy).model.digest == starter.model.digest
 
 
-def remove_extractor(folder: Path) -> None:
-    """Take the network away."""
-    (folder / "mixture.npz").unlink()
-
-
-def add_stray(folder: Path) -> None:
-    """Add a file that the manifest does not list."""
-    (folder / "notes.txt").write_text("x")
-
-
-def add_pickle(folder: Path) -> None:
-    """Smuggle a recorded pickle in."""
-    (folder / "weights.pt").write_bytes(pickle.dumps({"weights": 1}))
-    record(folder, "weights.pt")
-
-
-def pickle_the_mixture(folder: Path) -> None:
-    """Hide Python objects in the mixture's own file."""
-    np.savez(folder / "mixture.npz", weights=np.array([{}], dtype=object), means=0, precisions_cholesky=0)
-    record(folder, "mixture.npz")
-
-
-def bare_pickle_as_mixture(folder: Path) -> None:
-    """Replace the mixture's archive by a bare pickle."""
-    (folder / "mixture.npz").write_bytes(pickle.dumps([1]))
-    record(folder, "mixture.npz")
-
-
-def unsorted_calibration(folder: Path) -> None:
-    """Put the calibration out of order."""
-    with np.load(folder / "calibration.npz") as arrays:
-        values = arrays["log_likelihoods"][::-1]
-    np.savez(folder / "calibration.npz", log_likelihoods=values)
-    record(folder, "calibration.npz")
+def edit(folder: Path, **fields: object) -> None:
+    """Replace top-level fields of the manifest."""
+    write_manifest(folder, read_manifest(folder) | fields)
 
 
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (remove_extractor, r"mixture\.npz is missing"),
-        (add_stray, r"notes\.txt is not in the manifest"),
-        (add_pickle, r"weights\.pt has a format that can contain a pickle"),
-        (pickle_the_mixture, r"mixture\.npz cannot be used: array weights has the type object"),
-        (bare_pickle_as_mixture, r"mixture\.npz cannot be used: it does not contain plain arrays"),
-        (unsorted_calibration, r"not in ascending order"),
-        (lambda folder: edit(folder, schema_version=1), "schema version 1, but this release reads 2: export it again"),
+        (HARMS["mixture.npz is gone"], r"mixture\.npz is missing"),
+        (lambda folder: (folder / "notes.txt").touch(), r"notes\.txt is not in the manifest"),
+        (HARMS["a pickle"], r"weights\.pt has a format that can contain a pickle"),
+        (HARMS["mixture.npz: weights is of objects"], "cannot be used: array weights has the type object"),
+        (HARMS["mixture.npz is a pickle"], r"mixture\.npz cannot be used: it does not contain plain arrays"),
+        (HARMS["the calibration is out of order"], "not in ascending order"),
+        (HARMS["schema_version is 1"], "schema version 1, but this release reads 2: export it again"),
         (lambda folder: edit(folder, surprise=1), "does not fit the manifest's schema"),
-        (
-            lambda folder: edit(folder, calibration_photographs=1742),
-            "1741 calibration faces cannot be of 1742",
-        ),
+        (lambda folder: edit(folder, calibration_photographs=1742), "1741 calibration faces cannot be of 1742"),
         (lambda folder: edit(folder, files={"../secret": {}}), "does not fit"),
         (lambda folder: edit(folder, preprocess={"size": 224, "angle": 3}), "does not fit"),
         (lambda folder: (folder / MANIFEST).write_text("{"), "is not a manifest"),
-        (lambda folder: (folder / MANIFEST).write_text("[" * 100_000), "is not a manifest"),
         (lambda folder: (folder / MANIFEST).unlink(), "is not a bundle"),
     ],
 )
@@ -162,10 +106,10 @@ def test_a_readme_is_no_part_of_a_bundle(copy: Path, starter: Bundle) -> None:
 
 
 def test_a_bundle_of_an_earlier_release_is_read(copy: Path, starter: Bundle) -> None:
-    """A manifest that states neither evaluation nor photographs is read: its faces count, and nothing was measured."""
-    manifest = json.loads((copy / MANIFEST).read_text())
+    """Without evaluation and photographs its faces count, and nothing was measured."""
+    manifest = read_manifest(copy)
     del manifest["evaluation"], manifest["calibration_photographs"]
-    (copy / MANIFEST).write_text(json.dumps(manifest))
+    write_manifest(copy, manifest)
     old = read_bundle(copy).manifest
     assert (old.evaluation, old.calibration.photographs) == (None, starter.manifest.calibration_size)
     assert starter.manifest.calibration.photographs < old.calibration.photographs
@@ -173,7 +117,7 @@ def test_a_bundle_of_an_earlier_release_is_read(copy: Path, starter: Bundle) -> 
 
 @pytest.mark.parametrize("part", ["extractor", "detector"])
 def test_a_network_that_is_none_is_refused(copy: Path, part: str) -> None:
-    """A forged file in place of a network is a sentence that names it, even when all digests fit."""
+    """A forged file in place of a network is named, even when all digests fit."""
     manifest = read_bundle(copy).manifest
     name = manifest.extractor if part == "extractor" else manifest.detector.file
     (copy / name).write_bytes(b"<net/>")
@@ -190,7 +134,7 @@ def test_a_network_of_another_size_is_refused(copy: Path) -> None:
 
 
 def test_an_engine_with_other_answers_is_refused(copy: Path, embedder: LocalEmbedder) -> None:
-    """Golden answers that the live engine does not give stop the start, even when all digests fit."""
+    """An engine without the golden answers stops the start, even when all digests fit."""
     with np.load(copy / "golden.npz") as archive:
         arrays = dict(archive)
     tolerance = read_bundle(copy).manifest.golden_tolerance_nats

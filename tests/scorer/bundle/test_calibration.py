@@ -1,7 +1,5 @@
 """`calibration.npz`: written, read, and split by stratum."""
 
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scorer.bundle.bundle import MANIFEST, Bundle, read_bundle
+from scorer.bundle.bundle import Bundle, read_bundle
 from scorer.bundle.calibration import (
     load_calibration,
     make_calibration_id,
@@ -21,33 +19,26 @@ from scorer.bundle.manifest import LEAST_STRATUM_PHOTOGRAPHS
 from scorer.decide import Calibration
 from scorer.errors import BundleMismatch
 from scorer.strata import Stratum
-from tests.scorer.bundle.malformed_bundles import record
+from tests.scorer.bundle.malformed_bundles import read_manifest, record, write_manifest
 
 VALUES = np.arange(80, dtype=np.float64)
 
 
-@pytest.fixture
-def copy(starter: Bundle, tmp_path: Path) -> Path:
-    """A copy of the starter bundle that a test may change."""
-    return shutil.copytree(starter.folder, tmp_path / "bundle")
-
-
 def add_stratum(folder: Path, starter: Bundle, values: np.ndarray = VALUES, photographs: int = 75) -> None:
-    """Write the starter's calibration with the stratum `small_low_quality` of these values beside it."""
+    """Write the starter's calibration with a stratum `small_low_quality` of these values."""
     calibration = Calibration(starter.model.calibration.pooled, {Stratum.SMALL_LOW_QUALITY: values})
     write_calibration(folder / "calibration.npz", calibration)
     fields = make_manifest_fields(calibration, 78, {Stratum.SMALL_LOW_QUALITY: 75})
     fields["calibration_strata"] = {"small_low_quality": {"faces": 80, "photographs": photographs}}
-    manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(manifest | fields))
+    write_manifest(folder, read_manifest(folder) | fields)
     record(folder, "calibration.npz")
 
 
 def test_a_bundle_without_strata_has_one_calibration(copy: Path, starter: Bundle) -> None:
-    """A bundle of an earlier release does not state strata: all faces are scored against all photographs."""
-    manifest = json.loads((copy / MANIFEST).read_text())
+    """A bundle of an earlier release scores all faces against all photographs."""
+    manifest = read_manifest(copy)
     manifest.pop("calibration_strata", None)
-    (copy / MANIFEST).write_text(json.dumps(manifest))
+    write_manifest(copy, manifest)
     bundle = read_bundle(copy)
     np.testing.assert_array_equal(bundle.model.calibration.pooled, starter.model.calibration.pooled)
     assert bundle.model.calibration.strata == {}
@@ -55,7 +46,7 @@ def test_a_bundle_without_strata_has_one_calibration(copy: Path, starter: Bundle
 
 
 def test_strata_are_read_as_they_were_written(copy: Path, starter: Bundle) -> None:
-    """The pooled values are unchanged, and the smallest part limits the rates that the bundle supports."""
+    """The pooled values are unchanged, and the smallest part limits the rates."""
     add_stratum(copy, starter)
     bundle = read_bundle(copy)
     np.testing.assert_array_equal(bundle.model.calibration.pooled, starter.model.calibration.pooled)
@@ -86,7 +77,7 @@ def test_an_unusable_stratum_is_refused(
 
 @pytest.mark.parametrize("changed", ["pooled", "stratum"])
 def test_the_calibration_id_depends_on_the_values(changed: str) -> None:
-    """Any change of a value, pooled or of a stratum, changes the id; a calibration without strata keeps its old id."""
+    """A change of a value, pooled or of a stratum, changes the id."""
     one = Calibration(VALUES, {Stratum.SMALL_LOW_QUALITY: VALUES})
     pooled, stratum = (VALUES + 1e-9 * (changed == part) for part in ("pooled", "stratum"))
     other = Calibration(pooled, {Stratum.SMALL_LOW_QUALITY: stratum})
@@ -101,7 +92,7 @@ def test_the_starter_keeps_its_calibration_id(starter: Bundle, root: Path) -> No
 
 @given(st.lists(st.tuples(st.sampled_from(Stratum), st.integers(0, 90)), min_size=1, max_size=300))
 def test_a_split_keeps_every_face_of_a_sufficient_stratum(faces: list[tuple[Stratum, int]]) -> None:
-    """Copies of one photograph count as one photograph; a stratum of too few photographs is stated, not used."""
+    """Copies count as one photograph; a stratum of too few is stated, not used."""
     strata, photos = (np.array([str(face[part]) for face in faces]) for part in (0, 1))
     values = np.arange(len(faces), dtype=np.float64)[::-1]
     split, photographs = split_by_stratum(values, photos, strata)

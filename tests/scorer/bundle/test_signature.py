@@ -1,9 +1,6 @@
 """A bundle is used only when it is the stated one, and signed when a key is given."""
 
-import os
-import shutil
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -13,18 +10,11 @@ from deploy.local.triton import TritonServer
 from scorer.bundle.bundle import MANIFEST, SIGNATURE, Bundle, read_bundle
 from scorer.bundle.signature import check_trust
 from scorer.errors import BundleMismatch, SettingsError
-
-UNLENSED = Path(sys.executable).parent / "unlensed"
-
-
-@pytest.fixture
-def copy(starter: Bundle, tmp_path: Path) -> Path:
-    """A private copy of the starter bundle."""
-    return Path(shutil.copytree(starter.folder, tmp_path / "bundle"))
+from tests.scorer.bundle.jobs import JOBS, run_command, run_job
 
 
 def make_key(folder: Path, name: str) -> tuple[Path, Path]:
-    """Return a private and a public key in PEM, made by OpenSSL as in `scorer.bundle.signature`."""
+    """Return a private and a public key in PEM, made by OpenSSL."""
     private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
     openssl("genpkey", "-algorithm", "ed25519", "-out", private)
     openssl("pkey", "-in", private, "-pubout", "-out", public)
@@ -42,24 +32,11 @@ def openssl(*arguments: str | Path) -> None:
     subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=30)  # noqa: S607 - the system's
 
 
-def verify(bundle: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run `unlensed bundle verify`."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("UNLENSED_")}
-    return subprocess.run(
-        [UNLENSED, "bundle", "verify", bundle, *arguments],
-        env=clean,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
 def test_signed_bundle_is_trusted(copy: Path, tmp_path: Path, starter: Bundle) -> None:
-    """OpenSSL's signature and the right digest are accepted, and the signature's file is allowed in the bundle."""
+    """OpenSSL's signature and the right digest are accepted."""
     private, public = make_key(tmp_path, "ours")
     sign(copy, private)
-    run = verify(copy, "--files-only", "--digest", starter.model.digest, "--key", public)
+    run = run_command("bundle", "verify", copy, "--files-only", "--digest", starter.model.digest, "--key", public)
     assert run.returncode == 0, run.stderr
     assert starter.model.digest in run.stdout
     assert read_bundle(copy).model.digest == starter.model.digest
@@ -83,7 +60,7 @@ def test_bad_signature_is_refused(copy: Path, tmp_path: Path, harm: str) -> None
 def test_another_bundle_is_refused_before_it_is_read(copy: Path) -> None:
     """A manifest with another digest ends with 65, even one that could not be parsed."""
     (copy / MANIFEST).write_text("not JSON at all")
-    run = verify(copy, "--files-only", "--digest", "0" * 64)
+    run = run_command("bundle", "verify", copy, "--files-only", "--digest", "0" * 64)
     assert run.returncode == 65
     assert "this is another bundle" in run.stderr
 
@@ -104,7 +81,7 @@ def test_damaged_file_is_refused_without_an_engine(copy: Path, starter: Bundle) 
     """`--files-only` still checks every file that the manifest names."""
     with (copy / "mixture.npz").open("ab") as file:
         file.write(b"x")
-    run = verify(copy, "--files-only", "--digest", starter.model.digest)
+    run = run_command("bundle", "verify", copy, "--files-only", "--digest", starter.model.digest)
     assert run.returncode == 65
     assert "mixture.npz" in run.stderr
 
@@ -112,39 +89,25 @@ def test_damaged_file_is_refused_without_an_engine(copy: Path, starter: Bundle) 
 @pytest.mark.slow
 def test_triton_is_asked_for_the_golden_faces(triton: TritonServer, starter: Bundle) -> None:
     """`--triton` checks the engine of the server; if the server is down, the exit code is 75."""
-    run = verify(starter.folder, "--triton", triton.url)
+    run = run_command("bundle", "verify", starter.folder, "--triton", triton.url)
     assert run.returncode == 0, run.stderr
     triton.stop()
     try:
-        run = verify(starter.folder, "--triton", triton.url)
+        run = run_command("bundle", "verify", starter.folder, "--triton", triton.url)
     finally:
         triton.start()
     assert run.returncode == 75, run.stderr
 
 
-@pytest.mark.parametrize("command", ["score", "scan", "serve", "doctor"])
+@pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("wrong", ["digest", "key"])
 def test_every_job_checks_digest_and_signature(
-    copy: Path, tmp_path: Path, portrait: bytes, command: str, wrong: str
+    copy: Path, tmp_path: Path, portrait: bytes, job: str, wrong: str
 ) -> None:
-    """A bundle with another digest, or without the signature that the settings require, ends each job with 65."""
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.png").write_bytes(portrait)
-    (tmp_path / "requests.jsonl").write_text("{}\n")
-    arguments = {
-        "score": ["score", tmp_path / "images"],
-        "scan": ["scan", tmp_path / "images", "--out", tmp_path / "run"],
-        "serve": ["serve", "--replay", tmp_path / "requests.jsonl"],
-        "doctor": ["doctor"],
-    }[command]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("UNLENSED_")}
-    if wrong == "digest":
-        arguments = [*arguments, "--digest", "0" * 64]
-    else:
-        clean["UNLENSED_BUNDLE_KEY"] = str(make_key(tmp_path, "ours")[1])
-    run = subprocess.run(
-        [UNLENSED, *arguments, "--bundle", copy], env=clean, capture_output=True, text=True, check=False, timeout=120
-    )
+    """Another digest, or a missing signature, ends each job with 65."""
+    options = ["--digest", "0" * 64] if wrong == "digest" else []
+    key = {} if options else {"UNLENSED_BUNDLE_KEY": str(make_key(tmp_path, "ours")[1])}
+    run = run_job(job, copy, tmp_path, portrait, *options, **key)
     assert run.returncode == 65, run.stderr
     sentence = "this is another bundle" if wrong == "digest" else "without a signature the key cannot confirm"
     assert sentence in run.stdout + run.stderr
@@ -154,15 +117,7 @@ def test_a_signed_bundle_scores(copy: Path, tmp_path: Path, portrait: bytes, sta
     """With the right digest and key a job runs as without them."""
     private, public = make_key(tmp_path, "ours")
     sign(copy, private)
-    image = tmp_path / "a.png"
-    image.write_bytes(portrait)
-    run = subprocess.run(
-        [UNLENSED, "score", image, "--bundle", copy, "--digest", starter.model.digest, "--key", public, "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    run = run_job("score", copy, tmp_path, portrait, "--digest", starter.model.digest, "--key", public, "--json")
     assert run.returncode == 0, run.stderr
 
 

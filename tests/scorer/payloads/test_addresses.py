@@ -27,7 +27,7 @@ def test_only_the_public_internet_is_public() -> None:
 
 @given(st.integers(0, 2**32 - 1))
 def test_embedded_addresses_gain_nothing(number: int) -> None:
-    """NAT64 is as public as the address it embeds; mapped, compatible, 6to4 and Teredo addresses never are."""
+    """NAT64 is as public as its address; mapped, compatible, 6to4 and Teredo never are."""
     inner = IPv4Address(number)
     assert is_public(IPv6Address((0x64FF9B << 96) | number)) == is_public(inner)
     for outer in ((0xFFFF << 32) | number, number, (0x2002 << 112) | (number << 80), (0x20010000 << 96) | number):

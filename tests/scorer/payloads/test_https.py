@@ -1,4 +1,4 @@
-"""`https://` claim checks against a real TLS server on the loopback: what is fetched, and all that is refused."""
+"""`https://` claim checks against a real TLS server on the loopback."""
 
 import contextlib
 import functools
@@ -8,15 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,6 +22,7 @@ from scorer.payloads.addresses import Endpoint, is_public, resolve_host
 from scorer.payloads.https import Network, TemporaryFailure, describe_uri, fetch_https, make_tls_context
 from scorer.payloads.read import read_payload
 from scorer.settings import PayloadSettings
+from tests.scorer.stream.certificates import Authority
 
 Handler = Callable[[ssl.SSLSocket], None]
 BODY = bytes(range(256)) * 40
@@ -35,10 +31,10 @@ LIMIT = 20_000
 
 @dataclass
 class Server:
-    """Answers each path by its handlers in turn, the last one again and again, and remembers what it was asked."""
+    """Answers each path by its handlers in turn, and remembers what it was asked."""
 
     port: int
-    certificate: Path
+    trusted: Path
     paths: dict[str, list[Handler]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     names: list[str | None] = field(default_factory=list)
@@ -54,7 +50,7 @@ class Server:
         def resolve(host: str, port: int, _: float) -> list[Endpoint]:
             return [Endpoint(socket.AF_INET, ("10.0.0.1" if host in private else "127.0.0.1", port))]
 
-        return Network(resolve, lambda ip: ip.is_loopback, lambda: make_tls_context(self.certificate))
+        return Network(resolve, lambda ip: ip.is_loopback, lambda: make_tls_context(self.trusted))
 
     def fetch(self, handler: Handler, network: Network | None = None, timeout_s: float = 20) -> bytes:
         """Fetch from a path that is answered by `handler`."""
@@ -92,34 +88,14 @@ def endless(head: bytes, piece: bytes, pause_s: float = 0) -> Handler:
     return handle
 
 
-def make_certificate(folder: Path, host: str) -> tuple[Path, Path]:
-    """Write a self-signed certificate of `host` and its key; return both paths."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.now(UTC)
-    names = x509.SubjectAlternativeName([x509.DNSName(host), x509.DNSName("second.example")])
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(names, critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    files = folder / "certificate.pem", folder / "key.pem"
-    files[0].write_bytes(certificate.public_bytes(pem))
-    files[1].write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    return files
-
-
 @contextlib.contextmanager
 def serve(folder: Path, host: str = "images.example") -> Iterator[Server]:
     """Run a server with a certificate of `host` until the block ends."""
-    certificate, key = make_certificate(folder, host)
+    authority = Authority(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(authority.issue("server", hosts=[host, "second.example"]))
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = Server(listener.getsockname()[1], certificate)
+        server = Server(listener.getsockname()[1], folder / "ca.pem")
         context.sni_callback = lambda _, name, __: server.names.append(name)
         accepter = threading.Thread(target=_accept, args=(listener, context, server))
         accepter.start()
@@ -189,7 +165,7 @@ def say_goodbye(peer: ssl.SSLSocket) -> None:
     "handler", [answer("200 OK", BODY), send("200 OK", "Transfer-Encoding: chunked", body=CHUNKED), say_goodbye]
 )
 def test_body_arrives_whole(server: Server, monkeypatch: pytest.MonkeyPatch, handler: Handler) -> None:
-    """A body with a length, in chunks, or ended by TLS is returned; the server gets the name, proxies are ignored."""
+    """A body of any framing is returned; the server gets the name, proxies are ignored."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
     assert server.fetch(handler) == BODY
@@ -248,7 +224,7 @@ def test_answers_that_stay_wrong_are_refused(server: Server, handler: Handler, r
     ],
 )
 def test_answers_that_may_come_right_are_tried_again(server: Server, handler: Handler, timeout_s: float) -> None:
-    """Overload, broken connections and slow servers: each ends in time, and no text contains the query."""
+    """Overload, broken connections and slow servers end in time, without the query."""
     with pytest.raises(TemporaryFailure) as error:
         server.fetch(handler, timeout_s=timeout_s)
     assert "hunter2" not in str(error.value)
@@ -294,7 +270,7 @@ def test_paths_that_no_url_has_are_refused(server: Server, path: str) -> None:
 
 
 def test_redirects_are_followed_to_listed_hosts_only(server: Server) -> None:
-    """Two listed hosts may send the client to each other; a listed host with a private address is not reached."""
+    """Listed hosts may redirect to each other, but not to a private address."""
     server.paths["/b.jpg"] = [answer("200 OK", BODY)]
     target = server.url("/b.jpg", "second.example")
     assert server.fetch(redirect(target)) == BODY
@@ -318,7 +294,7 @@ def test_one_private_address_among_public_ones_is_enough(server: Server) -> None
 
 
 def test_a_name_is_asked_once(server: Server) -> None:
-    """A name that changes its mind after the check gains nothing: the checked address is the one that is used."""
+    """A name that changes after the check gains nothing: the checked address is used."""
     answers = iter(["127.0.0.1", "10.0.0.1"])
 
     def resolve(_: str, port: int, __: float) -> list[Endpoint]:
@@ -329,7 +305,7 @@ def test_a_name_is_asked_once(server: Server) -> None:
 
 
 def test_next_address_is_tried(server: Server) -> None:
-    """An address that refuses the connection does not stop the fetch while another one answers."""
+    """An address that refuses does not stop the fetch while another one answers."""
     with socket.create_server(("127.0.0.2", 0)) as closed:
         dead = closed.getsockname()
     endpoints = [Endpoint(socket.AF_INET, dead), Endpoint(socket.AF_INET, ("127.0.0.1", server.port))]
@@ -341,7 +317,7 @@ def test_next_address_is_tried(server: Server) -> None:
 
 
 def test_certificates_are_checked_by_name(server: Server, tmp_path: Path) -> None:
-    """A certificate of another name, or of an unknown authority, is no answer about the image."""
+    """A certificate of another name or authority is no answer about the image."""
     with serve(tmp_path, "other.example") as impostor, pytest.raises(PayloadUnavailable, match="certificate"):
         impostor.fetch(answer("200 OK", BODY))
     network = replace(server.network(), make_context=make_tls_context)
@@ -359,13 +335,10 @@ def test_slow_handshake_ends_in_time(server: Server) -> None:
 
 @pytest.mark.parametrize(
     ("handlers", "data"),
-    [
-        ([answer("503 Busy"), answer("500 Oops"), answer("200 OK", BODY)], BODY),
-        ([answer("503 Busy")], None),
-    ],
+    [([answer("503 Busy"), answer("500 Oops"), answer("200 OK", BODY)], BODY), ([answer("503 Busy")], None)],
 )
 def test_read_payload_persists_until_its_limit(server: Server, handlers: list[Handler], data: bytes | None) -> None:
-    """A moment's overload is waited out; a lasting one is no answer about the image and tells no secret."""
+    """A short overload is waited out; a lasting one is no answer and tells no secret."""
     server.paths["/retry.jpg"] = list(handlers)
     settings = PayloadSettings(https_hosts=(f"images.example:{server.port}",), timeout_s=20 if data else 3)
     image = ImageSource(uri=server.url("/retry.jpg"))

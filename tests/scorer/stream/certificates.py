@@ -1,5 +1,6 @@
 """Certificates that the tests create, and that end with them."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,7 +14,7 @@ LIFE = timedelta(days=1)
 
 
 class Authority:
-    """Signs certificates with a key that never leaves this object; `folder/ca.pem` is the certificate to trust."""
+    """Signs certificates; `folder/ca.pem` is the one to trust."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -27,13 +28,14 @@ class Authority:
         )
         (folder / "ca.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, address: str = "127.0.0.1") -> Path:
-        """Return a file with the key and the certificate for `address`."""
+    def issue(self, name: str, address: str = "127.0.0.1", hosts: Sequence[str] = ()) -> Path:
+        """Return a file with the key and the certificate for `address` and `hosts`."""
         key = ec.generate_private_key(ec.SECP256R1())
+        names = [x509.IPAddress(ip_address(address)), *map(x509.DNSName, hosts)]
         authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         certificate = (
             _unsigned(_name(name), self._name, key.public_key())
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(authority, critical=False)
             .sign(self._key, hashes.SHA256())
         )

@@ -53,7 +53,7 @@ def kafka_server(tmp_path_factory: pytest.TempPathFactory, authority: Authority)
 
 @pytest.fixture(scope="session")
 def open_site(request: pytest.FixtureRequest) -> Iterator[Callable[[], Site]]:
-    """Create names of topics and a group, on the tests' broker or the one in `KAFKA_BOOTSTRAP_SERVERS`."""
+    """Name topics and a group, on the tests' broker or `KAFKA_BOOTSTRAP_SERVERS`."""
     bootstrap = os.environ.get("KAFKA_BOOTSTRAP_SERVERS") or request.getfixturevalue("kafka_server").bootstrap
     sites: list[Site] = []
 

@@ -32,6 +32,11 @@ class Site:
         self.kafka, self.stream = kafka, stream
         self._stack = ExitStack()
 
+    @property
+    def first(self) -> TopicPartition:
+        """The first partition of the requests."""
+        return TopicPartition(self.stream.requests, 0)
+
     def create_topics(self, partitions: int = 1, **configs: str) -> None:
         """Create the requests with `partitions`, and the two others with `configs`."""
         admin = KafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
@@ -56,6 +61,14 @@ class Site:
         """Return a member of the group that has subscribed and not polled yet."""
         return Member(*self.connect(**settings))
 
+    def join_with_records(self, count: int, partitions: int = 1, **settings: object) -> "Member":
+        """Create the topics; return a member that has read `count` requests."""
+        self.create_topics(partitions)
+        self.produce(self.requests(count))
+        member = self.join(**settings)
+        turn_until([member], lambda: len(member.polled) == count, "all records")
+        return member
+
     def produce(self, records: Iterable[Outgoing]) -> None:
         """Write requests."""
         _, sink = self.connect()
@@ -68,9 +81,7 @@ class Site:
     def read(self, topic: str) -> list[Any]:
         """Return the records of a topic for a read_committed reader."""
         consumer = KafkaConsumer(
-            bootstrap_servers=self.kafka.bootstrap,
-            isolation_level="read_committed",
-            max_partition_fetch_bytes=64 << 20,
+            bootstrap_servers=self.kafka.bootstrap, isolation_level="read_committed", max_partition_fetch_bytes=64 << 20
         )
         partitions = [KafkaTopicPartition(topic, each) for each in sorted(consumer.partitions_for_topic(topic))]
         consumer.assign(partitions)

@@ -117,12 +117,6 @@ def request_for(portrait: bytes) -> Callable[..., dict[str, Any]]:
     encoded = base64.b64encode(portrait).decode()
 
     def make(request_id: str, **fields: object) -> dict[str, Any]:
-        return {
-            "request_id": request_id,
-            "content_id": "c",
-            "image": {"bytes": encoded},
-            "faces": [FACE],
-            **fields,
-        }
+        return {"request_id": request_id, "content_id": "c", "image": {"bytes": encoded}, "faces": [FACE], **fields}
 
     return make

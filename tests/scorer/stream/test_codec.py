@@ -22,13 +22,8 @@ BAD = {
     "an explanation": (GOOD | {"explain": True}, "wrong_schema"),
     "an unknown field": (GOOD | {"extra": SECRET}, "wrong_schema"),
     "both uri and bytes": (GOOD | {"image": {"uri": "s3://b/k", "bytes": SECRET}}, "wrong_schema"),
-    "neither uri nor bytes": (GOOD | {"image": {}}, "wrong_schema"),
     "bytes that are no base64": (GOOD | {"image": {"bytes": SECRET + "*"}}, "wrong_schema"),
-    "a NaN in a box": (GOOD | {"faces": [FACE | {"box": [float("nan"), 0, 10, 10]}]}, "wrong_schema"),
     "an infinite box": (GOOD | {"faces": [FACE | {"box": [0, 0, float("inf"), 10]}]}, "wrong_schema"),
-    "a box without area": (GOOD | {"faces": [FACE | {"box": [0, 0, 0, 10]}]}, "wrong_schema"),
-    "1,000 boxes": (GOOD | {"faces": [FACE | {"face_id": str(n)} for n in range(1000)]}, "wrong_schema"),
-    "a face_id twice": (GOOD | {"faces": [FACE, FACE]}, "wrong_schema"),
     "an empty id": (GOOD | {"request_id": ""}, "wrong_schema"),
     "deep nesting": (b"[" * 100_000, "not_json"),
 }

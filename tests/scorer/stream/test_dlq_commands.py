@@ -51,7 +51,7 @@ def replayed(site: Site) -> list[Outgoing]:
 
 
 def test_list_shows_reasons_and_no_content(site: Site) -> None:
-    """A table for people, JSON lines for machines, filtered; neither shows content of the record."""
+    """Neither the table nor JSON lines show content of a record."""
     write_dead_letters(site, "not_json", "wrong_schema", "not_json")
     table = invoke(site, "list")
     lines = invoke(site, "list", "--json", "--code", "not_json", "--since", "1h")
@@ -85,7 +85,7 @@ def test_no_letter_acts_on_the_terminal(site: Site, columns: int) -> None:
 
 
 def test_replay_sends_originals_once(site: Site) -> None:
-    """Nothing without confirmation, then each original unchanged, then nothing until --again."""
+    """Each confirmed original is sent once, unchanged, until --again."""
     originals = write_dead_letters(site, "a", "b", "a")
     assert "2 letters (2 a)" in invoke(site, "replay", "--code", "a", "--dry-run").output
     refused = invoke(site, "replay")

@@ -1,4 +1,4 @@
-"""Each exit code of a worker with records in flight: which exits count as a crash, and which do not."""
+"""Each exit code of a worker with records in flight: which count as a crash."""
 
 import signal
 import subprocess
@@ -79,7 +79,7 @@ bench.service().run()
 def test_errors_count_unless_they_are_known_refusals(
     bench: Bench, request_for: Callable[..., dict[str, Any]], error: Exception, code: Exit, *, counts: bool
 ) -> None:
-    """A refusal leaves a closed note without suspects; an error that a record may have caused leaves an open one."""
+    """A refusal leaves a closed note; an error that a record may cause an open one."""
 
     def fail(_request: ScoreRequest, _max_bytes: int) -> bytes:
         raise error
@@ -90,21 +90,21 @@ def test_errors_count_unless_they_are_known_refusals(
         bench.service().run()
     assert find_exit(error) is code
     note = CrashNote.parse(bench.broker.notes[PLACE])
-    assert note
-    assert (note.open, note.first, note.until) == (counts, 0, 1 + NOTED_AHEAD * counts)
+    assert (note.open, note.first, note.until, note.crashed) == (counts, 0, 1 + NOTED_AHEAD * counts, ())
+    assert bench.broker.committed.get(PLACE, 0) == 0
+    assert not bench.broker.topics["unlensed.results"]
 
 
 @pytest.mark.parametrize(("act", "code", "counts"), ACTS)
 def test_exits_from_a_thread_count_unless_their_cause_is_known(
     root: Path, act: str, code: int, *, counts: bool
 ) -> None:
-    """The watchdog and damaged hardware close the notes first; a signal or a fault of a GPU kernel cannot."""
+    """The watchdog and lost hardware close notes first; signals cannot."""
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(act=act)], cwd=root, capture_output=True, text=True, check=False
     )
     assert ended.returncode == code, ended.stderr
     note = CrashNote.parse(ended.stdout.splitlines()[-1])
-    assert note
     assert (note.open, note.first) == (counts, 0)
 
 

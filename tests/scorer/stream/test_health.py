@@ -89,7 +89,7 @@ def test_ready_requires_a_verified_bundle_and_a_canary(state: HealthState) -> No
 
 
 def test_a_failing_canary_makes_a_service_not_live_only_after_its_limit(state: HealthState, clock: Clock) -> None:
-    """An outage of the engine leaves the scorer live until no canary has succeeded for `max_canary_age_s`."""
+    """An outage leaves the scorer live for `max_canary_age_s`."""
     state.canary(ok=True, detail="")
     for _ in range(300):
         clock.now += 1
@@ -114,7 +114,7 @@ def test_a_canary_that_hangs_is_neither_live_nor_ready(state: HealthState, clock
 
 
 def test_a_remote_engine_does_not_make_a_service_not_live(clock: Clock) -> None:
-    """However long a remote engine is down, the scorer is not ready and stays live, as long as it polls."""
+    """While a remote engine is down a polling scorer is live and not ready."""
     state = HealthState(SETTINGS, clock, engine_elsewhere=True)
     state.set_ready(ready=True, why="")
     state.canary(ok=True, detail="")
@@ -153,7 +153,7 @@ def test_other_paths_are_not_found(server: HealthServer, path: str) -> None:
 
 
 def test_only_get_and_head(server: HealthServer) -> None:
-    """HEAD has no body; other methods, and bytes that are not HTTP, are refused without an echo."""
+    """HEAD has no body; all else is refused without an echo."""
     with connect(server, b"HEAD /metrics HTTP/1.1\r\n\r\n") as connection, connection.makefile("rb") as answer:
         head, _, body = answer.read().partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.0 200 OK")
@@ -167,7 +167,7 @@ def test_only_get_and_head(server: HealthServer) -> None:
 
 
 def test_silent_clients_block_no_others(server: HealthServer) -> None:
-    """With three times as many silent connections as the limit a probe is answered; threads stay few."""
+    """Beyond the limit of silent connections a probe is answered; threads stay few."""
     before = threading.active_count()
     silent = [connect(server, b"GET /health/live HT") for _ in range(3 * health.MAX_CONNECTIONS)]
     assert ask(server, "/health/live")[0] == 200
@@ -241,7 +241,7 @@ def test_canaries_run_one_after_another(state: HealthState) -> None:
 
 
 def test_a_canary_reports_its_result(state: HealthState) -> None:
-    """A check that raises makes the service unready with the exception's message; one that returns makes it ready."""
+    """A check that raises makes the service unready with its message."""
     state.set_ready(ready=True, why="")
     checked = threading.Semaphore(0)
     broken = threading.Event()

@@ -1,4 +1,4 @@
-"""A partition with suspects and others without: when records start, and which become suspects."""
+"""A partition with suspects beside others without."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ SUSPECTS, RECORDS = 6, 24
 
 
 class WatchedMember:
-    """A member of a group; it notes each record that it starts, and how many others are in flight then."""
+    """A member that notes what it starts, and how many others are in flight then."""
 
     def __init__(self, bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
         self.group = MemoryGroup({topic_partition: [] for topic_partition in PLACES})
@@ -59,12 +59,12 @@ class WatchedMember:
 
 @pytest.fixture
 def watched(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> WatchedMember:
-    """A member that takes over from a crashed one, which had the first records of a partition in flight."""
+    """A member that takes over records that were in flight in a crash."""
     return WatchedMember(bench, request_for)
 
 
 def test_a_suspect_is_alone_and_others_start_between_two(watched: WatchedMember) -> None:
-    """Nothing else is in flight with a suspect; before the next one, waiting records of others start in batches."""
+    """A suspect is alone; before the next one others start in batches."""
     watched.run()
     suspects = [f"{SUSPECTED.partition}-{offset}" for offset in range(SUSPECTS)]
     assert sorted(watched.started) == sorted(
@@ -87,17 +87,13 @@ def test_a_crash_with_a_suspect_affects_no_other_partition(watched: WatchedMembe
     notes = {topic_partition: CrashNote.parse(watched.group.notes[topic_partition]) for topic_partition in PLACES}
     assert [note and note.open for note in notes.values()] == [True, False, False]
     assert notes[SUSPECTED] == CrashNote(
-        open=True,
-        first=3,
-        until=SUSPECTS,
-        holder=notes[OTHERS[0]].holder,
-        crashed=DEAD[:1],
+        open=True, first=3, until=SUSPECTS, holder=notes[OTHERS[0]].holder, crashed=DEAD[:1]
     )
     assert all(not note.crashed for topic_partition, note in notes.items() if note and topic_partition in OTHERS)
 
 
 def test_partitions_with_suspects_alternate() -> None:
-    """The partition that waited longest is next, whatever arrived first; records behind a suspect wait."""
+    """The partition that waited longest is next; records behind a suspect wait."""
     isolation = Isolation()
     for topic_partition in PLACES[:2]:
         isolation.add_suspects(topic_partition, SuspectRange(0, 3, DEAD[:1]))
@@ -115,7 +111,7 @@ def test_partitions_with_suspects_alternate() -> None:
 
 
 def test_records_that_arrive_after_a_crash_are_no_suspects() -> None:
-    """Once the log end was reached, later records were not in flight in the crash, although the note goes further."""
+    """Records behind the reached log end are no suspects."""
     isolation = Isolation()
     isolation.add_suspects(SUSPECTED, SuspectRange(0, 40, DEAD[:1]))
     waiting = InFlight(Record(*SUSPECTED, 0, 0, None, None))

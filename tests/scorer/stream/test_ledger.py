@@ -1,4 +1,4 @@
-"""The ledger: which answers may be produced, which offsets committed, and which bytes are counted."""
+"""The ledger: answers to produce, offsets to commit, bytes to count."""
 
 import threading
 import time
@@ -33,7 +33,7 @@ def filled(offsets: range, topic_partition: TopicPartition = PLACE) -> tuple[Led
 
 @given(st.permutations(range(12)), st.integers(1, 5))
 def test_answers_are_produced_in_the_order_of_the_records(order: list[int], at_once: int) -> None:
-    """In whatever order records finish, they are produced in offset order, once, and no further offset is committed."""
+    """Answers are produced in offset order, once, and no further offset is committed."""
     ledger, entries = filled(range(100, 112))
     delivered: list[int] = []
     for number in order:
@@ -51,7 +51,7 @@ STEPS = ["add", "fetch", "answer", "answer late", "shrink", "deliver", "drop", "
 
 @given(st.lists(st.sampled_from(STEPS), max_size=60))
 def test_counts_are_always_correct(steps: list[str]) -> None:
-    """After any sequence of steps, the counts are those of the records, images and answers in memory."""
+    """After any steps the counts are those in memory."""
     ledger = Ledger()
     ledger.open(PLACE)
     open_entries: list[InFlight] = []
@@ -106,7 +106,7 @@ def in_background(work: Callable[[], object]) -> threading.Thread:
 
 
 def test_images_wait_for_room() -> None:
-    """An image that does not fit waits until another one is answered; alone it fits whatever its size."""
+    """An image that does not fit waits; alone it fits whatever its size."""
     ledger, (first, second) = filled(range(2))
     ledger.reserve_image(first, 500, budget=100)
     waiting = in_background(lambda: ledger.reserve_image(second, 90, budget=100))
@@ -119,7 +119,7 @@ def test_images_wait_for_room() -> None:
 
 
 def test_images_that_need_more_room_do_not_block_each_other() -> None:
-    """Two images with small reservations that need large ones release the first, so that one of them continues."""
+    """Of two images that need more, one continues."""
     ledger, entries = filled(range(2))
     for entry in entries:
         ledger.reserve_image(entry, 40, budget=150)
@@ -161,7 +161,7 @@ def test_a_failed_delivery_is_returned_again() -> None:
 
 
 def test_a_lost_partition_is_not_committed() -> None:
-    """An acknowledgement after the revocation moves no position, even if the partition was assigned again."""
+    """An acknowledgement after the revocation moves no position."""
     ledger, entries = filled(range(2))
     ledger.answer(entries[0], answer())
     ready = ledger.wait_ready(0, 10)
@@ -208,7 +208,7 @@ def test_a_gap_in_the_offsets_is_passed() -> None:
 
 
 def test_an_end_without_records_is_passed_when_nothing_is_in_flight() -> None:
-    """Offsets that reading has passed are committed once, but never beyond a record in flight."""
+    """Passed offsets are committed once, never beyond a record in flight."""
     ledger, (entry,) = filled(range(5, 6))
     ledger.open(OTHER)
     assert ledger.skip({PLACE: 7, OTHER: 3}) == {OTHER: 3}

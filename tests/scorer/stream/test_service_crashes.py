@@ -1,4 +1,4 @@
-"""Records that crash their worker, exits that are no crash, and answers that the broker refuses."""
+"""Records that crash their worker, other exits, and refused answers."""
 
 import hashlib
 import json
@@ -7,15 +7,12 @@ from typing import Any
 
 import pytest
 
-from ingest.probe import EncodedFace
-from scorer.engines.base import FeatureBatch
 from scorer.errors import BrokerRefused, BrokerUnavailable, BundleMismatch
 from scorer.messages import ScoreRequest
 from scorer.stream.broker import Outgoing, RecordsTooLarge, TopicPartition
 from scorer.stream.crash_notes import CrashNote
 from scorer.stream.dead_letters import NotReplayable, restore
 from scorer.stream.memory_broker import MemorySink, MemorySource
-from scorer.stream.service import NOTED_AHEAD
 from tests.scorer.stream.service_bench import DEAD, PLACE, Bench, bench, request_for
 
 __all__ = ["bench", "request_for"]
@@ -24,7 +21,7 @@ __all__ = ["bench", "request_for"]
 def test_records_of_a_crashed_worker_are_processed_alone(
     bench: Bench, request_for: Callable[..., dict[str, Any]]
 ) -> None:
-    """After an open note the records in it are started one at a time; the others in batches."""
+    """Records in an open note start one at a time; others in batches."""
     bench.broker.notes[PLACE] = str(CrashNote(open=True, first=0, until=4, holder=DEAD[0]))
     bench.send(*[request_for(str(number)) for number in range(8)])
     results, dead = bench.run()
@@ -33,40 +30,12 @@ def test_records_of_a_crashed_worker_are_processed_alone(
     assert bench.count("unlensed_isolated_records_total") == 4
 
 
-def test_a_record_with_three_crashes_is_not_retried(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
-    """It becomes a dead letter that states that, and the records behind it are answered."""
-    bench.broker.notes[PLACE] = str(CrashNote(open=True, first=0, until=1, holder=DEAD[2], crashed=DEAD[:2]))
-    bench.send(*[request_for(str(number)) for number in range(3)])
-    results, dead = bench.run()
-    assert [result["request_id"] for result in results] == ["1", "2"]
-    assert dead[0]["unlensed-error-code"] == "kills_worker"
-    assert dead[0]["unlensed-attempts"] == "3"
-
-
-def test_a_worker_writes_a_note_before_it_starts(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
-    """The next worker sees a crash with the first record: records start after their note is stored."""
-
-    class Crashing:
-        def embed(self, faces: Sequence[EncodedFace]) -> FeatureBatch:
-            raise MemoryError(len(faces))
-
-    bench.embedder = Crashing()
-    bench.send(request_for("a"))
-    with pytest.raises(MemoryError):
-        bench.service().run()
-    note = CrashNote.parse(bench.broker.notes[PLACE])
-    assert note
-    assert (note.open, note.first, note.until, note.crashed) == (True, 0, 1 + NOTED_AHEAD, ())
-    assert bench.broker.committed.get(PLACE, 0) == 0
-    assert not bench.broker.topics["unlensed.results"]
-
-
 class Killed(Exception):
     """Ends a service like a native crash."""
 
 
 def crash_with(bench: Bench, crashing: Collection[str]) -> int:
-    """Start services until all records are answered, where some requests crash each service; return the crashes."""
+    """Start services until all is answered, where some requests crash; return the crashes."""
     read = bench.read
 
     def read_or_crash(request: ScoreRequest, max_bytes: int) -> bytes:
@@ -88,18 +57,18 @@ def crash_with(bench: Bench, crashing: Collection[str]) -> int:
 def test_crashing_records_are_found_at_any_offset(
     bench: Bench, request_for: Callable[..., dict[str, Any]], crashing: Sequence[str]
 ) -> None:
-    """Each causes at most three crashes and becomes one dead letter; every other record is answered once."""
+    """Each causes at most three crashes and becomes one letter; others are answered once."""
     bench.send(*[request_for(str(number)) for number in range(8)])
     crashes = crash_with(bench, crashing)
     assert crashes <= 3 + 2 * (len(crashing) - 1)
     results, dead = bench.run()
     assert [letter["unlensed-offset"] for letter in dead] == list(crashing)
-    assert {letter["unlensed-error-code"] for letter in dead} == {"kills_worker"}
+    assert {(letter["unlensed-error-code"], letter["unlensed-attempts"]) for letter in dead} == {("kills_worker", "3")}
     assert {result["request_id"] for result in results} == set("01234567") - set(crashing)
 
 
 def test_notes_never_pass_committed_offsets(bench: Bench, request_for: Callable[..., dict[str, Any]]) -> None:
-    """While commits fail, no note moves, so that a crash is not counted for finished records."""
+    """While commits fail no note moves, so that finished records have no crash."""
     bench.broker.notes[PLACE] = str(CrashNote(open=True, first=0, until=4, holder=DEAD[0]))
     bench.send(*[request_for(str(number)) for number in range(4)])
     notes: list[CrashNote] = []
@@ -126,7 +95,7 @@ def test_notes_never_pass_committed_offsets(bench: Bench, request_for: Callable[
 def test_answers_that_the_broker_refuses_stop_no_worker(
     bench: Bench, request_for: Callable[..., dict[str, Any]], delivery: str
 ) -> None:
-    """A result becomes a dead letter; a dead letter loses its value, then key and headers; all once."""
+    """A result becomes a letter; a letter loses its value, then key and headers."""
 
     class Small(MemorySink):
         def deliver(self, records: Sequence[Outgoing]) -> None:
@@ -159,7 +128,7 @@ def test_answers_that_the_broker_refuses_stop_no_worker(
 def test_a_foreseen_exit_is_no_crash(
     bench: Bench, request_for: Callable[..., dict[str, Any]], error: Exception
 ) -> None:
-    """Workers that the broker or the engine refuses close their notes, however often; no request is affected."""
+    """Workers that broker or engine refuse close their notes, however often."""
     bench.send(*[request_for(str(number)) for number in range(6)])
 
     class Refusing(MemorySink):

@@ -72,7 +72,7 @@ class DrawnPhotos:
 
 
 class FixedLandmarks:
-    """Returns random points: the real landmarkers have their own tests, and torch takes seconds to import."""
+    """Returns random points, without torch, whose import takes seconds."""
 
     name = "fixed"
 

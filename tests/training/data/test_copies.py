@@ -21,15 +21,15 @@ from training.data.copies import Crop, StratumCopies, select_rows
 SIDES = np.array([64.0, 100.0, 128.0, 150.0, 400.0])
 
 
-@pytest.fixture(scope="module", name="wide")
-def fixture_wide() -> Crop:
+@pytest.fixture(scope="module")
+def wide() -> Crop:
     """The public-domain astronaut's face, 320 px."""
     return np.asarray(Image.fromarray(skimage.data.astronaut()).crop((150, 40, 300, 220)).resize((320, 320)))
 
 
 @pytest.mark.parametrize("stratum", Stratum)
 def test_copies_are_of_their_stratum(monkeypatch: pytest.MonkeyPatch, wide: Crop, stratum: Stratum) -> None:
-    """The size and the quality of each copy, as a server reads them from its bytes, are those of the stratum."""
+    """Size and quality of each copy, as a server reads them, are those of the stratum."""
     made: list[tuple[int, str, int]] = []
 
     def record(crop: Crop, kind: str, quality: int) -> Crop:
@@ -56,7 +56,7 @@ def test_copies_are_of_their_stratum(monkeypatch: pytest.MonkeyPatch, wide: Crop
 
 @pytest.mark.parametrize("stratum", [stratum for stratum in Stratum if stratum.has_copies])
 def test_a_face_always_gets_the_same_copy(wide: Crop, stratum: Stratum) -> None:
-    """A copy depends on its face and row only, differs from the face, and leaves its input unchanged."""
+    """A copy depends on its face and row only and leaves its input unchanged."""
     before = wide.copy()
     maker = StratumCopies(stratum, np.full(9, 300.0), 1.3, 224)
     plain = copies.rescale(wide, 224, Image.Resampling.BILINEAR)
@@ -76,7 +76,7 @@ def test_no_face_is_enlarged(stratum: Stratum, sides: list[float]) -> None:
 
 
 def test_copies_of_a_mixture_are_two_and_of_many_strata(wide: Crop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each face has two copies in different strata; neighbours have others, and small faces have small copies only."""
+    """Each face has two copies in different strata; small faces have small ones."""
     made: list[tuple[int, Stratum]] = []
     make = StratumCopies.make
 

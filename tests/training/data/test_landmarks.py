@@ -47,8 +47,8 @@ def test_wrong_size_is_refused(tmp_path: Path) -> None:
         open_landmarker(str(tmp_path))
 
 
-@pytest.fixture(name="fan", scope="module")
-def fixture_fan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Landmarker]:
+@pytest.fixture(scope="module")
+def fan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Landmarker]:
     """Torch's download folder with random weights of 2D-FAN-4, and the landmarker."""
     home = tmp_path_factory.mktemp("torch")
     folder = home / "hub" / "checkpoints"

@@ -20,8 +20,8 @@ KINDS = AugmentRule().kinds
 EXTENTS = {name: getattr(starter().augment, name) for name in ("rotation_deg", "zoom", "shift", "mirror")}
 
 
-@pytest.fixture(name="face", scope="module")
-def fixture_face() -> np.ndarray:
+@pytest.fixture(scope="module")
+def face() -> np.ndarray:
     """A noisy picture."""
     return np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
 
@@ -36,14 +36,14 @@ def place_points(seed: int) -> np.ndarray:
     return points.astype(np.float32)
 
 
-@pytest.fixture(name="points", scope="module")
-def fixture_points() -> np.ndarray:
+@pytest.fixture(scope="module")
+def points() -> np.ndarray:
     """Points of a face."""
     return place_points(1)
 
 
-@pytest.fixture(name="sampler", scope="module")
-def fixture_sampler() -> FaceSampler:
+@pytest.fixture(scope="module")
+def sampler() -> FaceSampler:
     """A sampler for small pictures."""
     return make_sampler(SIZE, SIDE, AugmentRule(warps=6, **EXTENTS), seed=3)
 
@@ -83,10 +83,7 @@ def test_each_manipulation_changes_the_untouched_crop(
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), kind=st.sampled_from(KINDS))
 def test_every_class_is_resampled_in_the_same_way(sampler: FaceSampler, seed: int, kind: Manipulation) -> None:
-    """Outside the manipulated region, a crop equals the untouched one bit for bit under the same augmentation.
-
-    A warp with zero offsets gives exactly the untouched crop: no class is resampled more often or in another way.
-    """
+    """Outside the manipulated region, and with a warp of zero, a crop equals the untouched one bit for bit."""
     rng = np.random.default_rng(seed)
     face, points = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8), place_points(seed)
     augmentation = sampler.draw(rng, kind, SIDE)
@@ -106,15 +103,11 @@ def test_every_class_is_resampled_in_the_same_way(sampler: FaceSampler, seed: in
 
 @given(seed=st.integers(0, 2**32))
 def test_the_resampling_does_not_depend_on_the_kind(sampler: FaceSampler, seed: int) -> None:
-    """Rotation, zoom, shift and mirroring do not depend on the manipulation, and are within the rule's limits."""
+    """Rotation, zoom, shift and mirroring are the same for each kind, within the rule."""
     first, *others = (sampler.draw(np.random.default_rng(seed), kind, SIDE) for kind in Manipulation)
     for augmentation in others:
         assert np.array_equal(augmentation.matrix, first.matrix)
-        assert (augmentation.mirrored, augmentation.eyes, augmentation.warp) == (
-            first.mirrored,
-            first.eyes,
-            first.warp,
-        )
+        assert (augmentation.mirrored, augmentation.eyes, augmentation.warp) == (first.mirrored, first.eyes, first.warp)
     zoom = np.sqrt(np.linalg.det(first.matrix[:, :2]))
     middle = first.matrix @ ((SIDE - 1) / 2, (SIDE - 1) / 2, 1)
     angle = np.rad2deg(np.arctan2(first.matrix[1, 0], first.matrix[0, 0]))
@@ -125,7 +118,7 @@ def test_the_resampling_does_not_depend_on_the_kind(sampler: FaceSampler, seed: 
 
 @given(seed=st.integers(0, 2**32))
 def test_without_augmentation_pixels_hardly_move(seed: int) -> None:
-    """Without augmentation beyond the paper, no pixel of an untouched face moves by more than 2 % of the side."""
+    """Without augmentation beyond the paper no pixel moves by more than 2 % of the side."""
     plain = FaceSampler(SIZE, AugmentRule(), ())
     augmentation = plain.draw(np.random.default_rng(seed), Manipulation.NONE, SIDE)
     moved = np.stack(plain.build_map(augmentation, SIDE), axis=-1) - identity_map(SIDE)
@@ -160,7 +153,7 @@ def test_the_rule_decides_the_eye_flip(
     rule: str,
     both: bool,  # noqa: FBT001 - a case of the parametrised test
 ) -> None:
-    """The release flips one eye only; the paper flips one or both; at least one eye is always flipped."""
+    """The release flips one eye; the paper one or both."""
     sampler = make_sampler(SIZE, SIDE, AugmentRule(eyes=rule, warps=0), seed=3)
     seen = set()
     for seed in range(40):
@@ -220,7 +213,7 @@ def copy_unchanged(face: np.ndarray, _: np.random.Generator) -> np.ndarray:
 @pytest.mark.parametrize("processing", [False, True])
 @given(seed=st.integers(0, 2**32))
 def test_copies_pass_the_chain_of_untouched_faces(processing: bool, seed: int) -> None:  # noqa: FBT001 - a case
-    """A copy by a function that changes nothing has the bytes of the untouched crop, also with random processing."""
+    """A copy that changes nothing has the bytes of the untouched crop, also processed."""
     rng = np.random.default_rng(seed)
     face, points = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8), place_points(1)
     rule = AugmentRule(copiers=CopierRule(), processing=processing, warps=0, **EXTENTS)
@@ -235,7 +228,7 @@ def test_copies_pass_the_chain_of_untouched_faces(processing: bool, seed: int) -
 
 
 def test_copies_have_their_share_and_need_a_copier(face: np.ndarray, points: np.ndarray) -> None:
-    """Half of the manipulated faces are copies, the others are the four kinds; without a copier none can be made."""
+    """Half of the manipulated faces are copies, which need a copier."""
     sampler = make_sampler(SIZE, SIDE, AugmentRule(copiers=CopierRule(share=0.5), warps=0), 3)
     rng = np.random.default_rng(11)
     kinds = [sampler.draw_kind(rng) for _ in range(4000)]
@@ -263,7 +256,7 @@ def test_warps_are_reproducible_and_continuous() -> None:
 
 @pytest.mark.slow
 def test_the_scale_of_a_warp_is_a_share_of_the_crop() -> None:
-    """The grid points of the crop move by `scale` of its side, and its middle by as much as with imgaug alone."""
+    """Grid points move by `scale` of the side, and the middle as with imgaug alone."""
     scale, count = 0.03, 8
     points = np.linspace(0, SIDE - 1, GRID).round().astype(int)
     middle = slice(SIDE // 4, SIDE - SIDE // 4)

@@ -13,15 +13,15 @@ from training.data.processing import WORKING_SCALES, edit, process, reduce_rando
 SIDE, SIZE, DRAWS = 320, 224, 400
 
 
-@pytest.fixture(name="face", scope="module")
-def fixture_face() -> np.ndarray:
+@pytest.fixture(scope="module")
+def face() -> np.ndarray:
     """A portrait in the public domain, of the size of a wide crop."""
     return np.asarray(Image.fromarray(skimage.data.astronaut()[:256, 96:352]).resize((SIDE, SIDE)))
 
 
 @given(seed=st.integers(0, 2**32), side=st.integers(64, SIDE), edited=st.booleans())
 def test_the_same_generator_gives_the_same_crop(seed: int, side: int, *, edited: bool) -> None:
-    """The result has the served size and depends on the generator only; a reduction never enlarges."""
+    """The result has the served size and follows from the generator; nothing is enlarged."""
     crop = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     once, again = (process(crop, SIZE, np.random.default_rng(seed), edited=edited) for _ in range(2))
     assert once.shape == (SIZE, SIZE, 3)

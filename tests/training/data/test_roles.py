@@ -48,7 +48,7 @@ def write_table(path: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("column", ["repo", "source", " source ", "\ufeffsource"])
 def test_a_table_gives_roles_to_sources(tmp_path: Path, column: str) -> None:
-    """Names are as written, with their spaces; other columns, and spaces around a role, are ignored."""
+    """Names keep their spaces; other columns, and spaces around a role, are ignored."""
     table = write_table(tmp_path / "roles.csv", f'{column},role,note\na/one,train,x\n b ,  test ,\n"c, d",fit,\n')
     assert read_roles(table) == {"a/one": "train", " b ": "test", "c, d": "fit"}
 
@@ -72,7 +72,7 @@ def test_a_wrong_table_is_refused(tmp_path: Path, text: str, error: str) -> None
 
 @given(st.dictionaries(st.text(st.characters(codec="utf-8", exclude_characters="\0")), st.sampled_from(ROLES)))
 def test_every_name_can_be_an_entry(roles: dict[str, Role]) -> None:
-    """Any name of a source - with a slash, a plus sign, spaces, line breaks - has the role of the entry of its name."""
+    """Any name of a source has the role of its entry."""
     assume(roles)
     assert dict(assign(RoleRule(table=roles), *roles).roles) == roles
 
@@ -88,13 +88,13 @@ def test_every_name_can_be_an_entry(roles: dict[str, Role]) -> None:
     ],
 )
 def test_an_entry_names_a_folder_too(tmp_path: Path, source: str, entry: str) -> None:
-    """`/` in a table also means `+` in a folder's name; accents can be composed or not; any bytes are a name."""
+    """`/` also means `+`; accents can be composed or not; any bytes are a name."""
     rule = RoleRule.read(write_table(tmp_path / "roles.csv", f"repo,role\n{entry},test\n"), "")
     assert dict(assign(rule, source, "another").roles) == {source: "test"}
 
 
 def test_the_entry_of_the_exact_name_precedes() -> None:
-    """`a/b` and `a+b` can be two sources with two entries; a name that two entries could mean is an error."""
+    """`a/b` and `a+b` can be two sources; a name that two entries mean is an error."""
     rule = RoleRule(table={"a/b": "train", "a+b": "test"})
     assert dict(assign(rule, "a/b", "a+b").roles) == {"a/b": "train", "a+b": "test"}
     with pytest.raises(ValueError, match=r"gives source 'a\+b\+c' two roles, by its entries 'a\+b/c', 'a/b\+c'"):
@@ -139,7 +139,7 @@ def test_the_split_does_not_depend_on_the_order(sizes: dict[str, int], shares: d
 
 @given(SIZES, SHARES)
 def test_the_split_fills_every_role(sizes: dict[str, int], shares: dict[Role, float]) -> None:
-    """With as many sources as roles, no role is empty; with as many as the recipe needs, each role has its number."""
+    """With enough sources no role is empty, and each has what the recipe needs."""
     needs = list_needs(starter())
     counts = Counter(split_sources(sizes, shares, needs, {}).values())
     if len(sizes) >= len(shares):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.data.shards import FaceSet, ImageRows, load_role, write_index, write_shard
+from training.data.shards import ImageRows, load_role, write_index, write_shard
 
 SIDE = 6
 
@@ -33,9 +33,9 @@ def write_faces(run: Path, role: str, counts: list[int]) -> np.ndarray:
     return np.concatenate(written)
 
 
-@pytest.fixture(name="run")
-def fixture_run(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
-    """A run with three shards of the role train and an index of some faces; the rows, and all pictures."""
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
+    """A run of three shards with an index of some faces; the rows, and all pictures."""
     pictures = write_faces(tmp_path, "train", [4, 1, 5])
     rows = np.array([0, 2, 3, 4, 6, 9])
     write_index(tmp_path, "train", ["000000", "000001", "000002"], [4, 1, 5], rows)
@@ -79,26 +79,6 @@ def test_worker_processes_get_paths_and_not_pictures(run: tuple[Path, np.ndarray
     sent = pickle.dumps(faces.wide)
     assert len(sent) < 2000
     assert np.array_equal(pickle.loads(sent)[:], faces.wide[:])  # noqa: S301 - dumped by this test
-
-
-def test_arrays_in_memory_make_a_set_too() -> None:
-    """A set of arrays in memory can be selected by numbers and by masks."""
-    count = 3
-    names = np.array(list("abc"))
-    pictures = np.arange(count, dtype=np.uint8).reshape(-1, 1, 1, 1)
-    faces = FaceSet(
-        pictures,
-        pictures,
-        np.zeros((count, 68, 2), np.float32),
-        np.zeros((count, 4)),
-        names,
-        names,
-        names,
-        np.ones(3),
-        np.zeros(3, np.int16),
-    )
-    assert faces.select(np.array([True, False, True])).photos.tolist() == ["a", "c"]
-    assert faces.select(np.array([2])).wide[0].item() == 2
 
 
 def test_a_shard_is_replaced_completely(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
-"""Inputs of `prepare`: their photographs, sources, tags and boxes, and the errors of damaged inputs."""
+"""Inputs of `prepare`, and the errors of damaged ones."""
 
 import gzip
-import io
 import json
 import tarfile
 from pathlib import Path
@@ -16,6 +15,7 @@ from ingest.exif import ExifTags
 from ingest.probe import DEFAULT_LIMITS
 from ingest.reasons import Unscorable
 from ingest.spec import FaceBox
+from tests.scorer.archive.source.archives import fill, make_tar
 from training.data.datasets import CelebaHqPhotos, FdfPhotos, split_celeba
 from training.data.manifests import ParquetPhotos
 from training.data.photos import FolderPhotos, Photo, PhotoSource
@@ -32,12 +32,11 @@ def tags_of(photo: Photo) -> ExifTags:
     """Return the tags that the input contains."""
     assert photo.read_exif is not None
     reading = photo.read_exif()
-    assert reading is not None
     return reading.tags
 
 
 def test_the_top_folder_is_the_source(tmp_path: Path) -> None:
-    """Pictures at any depth belong to the top folder; pictures outside of it belong to the input's folder."""
+    """Pictures at any depth belong to the top folder, others to the input's folder."""
     for name in ("ann/one.jpg", "ann/2019/may/two.jpg", "bob/three.jpg", "four.jpg", "ann/.hidden.jpg"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,30 +60,17 @@ def test_a_file_too_large_for_an_image_is_not_read(tmp_path: Path) -> None:
         photo.read()
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    """Write a plain tar."""
-    with tarfile.open(path, "w") as archive:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-
-
 def test_tars_are_expanded_and_stream_their_samples(tmp_path: Path) -> None:
-    """Braces expand to tars; a sample's JSON gives source and tags, before or after the picture; no name is a path."""
+    """Braces expand to tars; a sample's JSON gives source and tags; no name is a path."""
     exif = json.dumps({"EXIF FNumber": "14/5"})
-    write_tar(
-        tmp_path / "faces-00.tar",
-        {
-            "x/1.jpg": b"one",
-            "x/1.json": json.dumps({"photographer": "ann", "exif": exif}).encode(),
-            "../../2.json": b'{"author": "bob"}',
-            "../../2.png": b"two",
-        },
-    )
-    write_tar(
-        tmp_path / "faces-01.tar", {"3.jpeg": b"three", "3.txt": b"", "4.json": b"{", "4.webp": b"four", "5.cls": b"1"}
-    )
+    first = [
+        ("x/1.jpg", b"one"),
+        ("x/1.json", json.dumps({"photographer": "ann", "exif": exif}).encode()),
+        ("../../2.json", b'{"author": "bob"}'),
+        ("../../2.png", b"two"),
+    ]
+    second = [("3.jpeg", b"three"), ("3.txt", b""), ("4.json", b"{"), ("4.webp", b"four"), ("5.cls", b"1")]
+    fill(tmp_path, {"faces-00.tar": make_tar(first), "faces-01.tar": make_tar(second)})
     source = open_source(str(tmp_path / "faces-{00..01}.tar"))
     assert read_all(source) == [
         ("faces-00.tar/x/1.jpg", "ann", b"one"),
@@ -93,15 +79,15 @@ def test_tars_are_expanded_and_stream_their_samples(tmp_path: Path) -> None:
         ("faces-01.tar/4.webp", "faces-01", b"four"),
     ]
     assert source.dropped == {"sample_without_picture": 1, "json_unreadable": 1}
-    first, second, *_ = source.list_photos()
-    assert tags_of(first) == ExifTags(2.8)
-    assert second.read_exif is None  # the picture's own tags are read
+    tagged, untagged, *_ = source.list_photos()
+    assert tags_of(tagged) == ExifTags(2.8)
+    assert untagged.read_exif is None  # the picture's own tags are read
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["faces-00.tar", "faces-01.tar"]
 
 
 def test_a_missing_tar_is_named(tmp_path: Path) -> None:
     """A missing tar of a brace range is an error at the start."""
-    write_tar(tmp_path / "a-0.tar", {})
+    fill(tmp_path, {"a-0.tar": make_tar([])})
     with pytest.raises(FileNotFoundError, match=r"there is no tar .*a-1\.tar"):
         open_source(str(tmp_path / "a-{0..1}.tar"))
 
@@ -110,8 +96,7 @@ def test_a_missing_tar_is_named(tmp_path: Path) -> None:
 def test_a_damaged_tar_is_named(tmp_path: Path, damage: str) -> None:
     """A compressed tar, and one that is truncated within a header or a picture, are errors."""
     path = tmp_path / "a.tar"
-    write_tar(path, {"1.jpg": bytes(3000), "2.jpg": bytes(3000)})
-    whole = path.read_bytes()
+    whole = make_tar([("1.jpg", bytes(3000)), ("2.jpg", bytes(3000))], tarfile.USTAR_FORMAT)
     path.write_bytes(
         gzip.compress(whole) if damage == "compressed" else whole[: 512 + 3072 + (100 if "header" in damage else 1024)]
     )
@@ -120,7 +105,7 @@ def test_a_damaged_tar_is_named(tmp_path: Path, damage: str) -> None:
 
 
 def test_parquet_with_bytes(tmp_path: Path) -> None:
-    """A column of bytes, or of Hugging Face's structs, is read over several row groups; null is an empty picture."""
+    """Bytes, or Hugging Face's structs, are read over row groups; null is empty."""
     for name, cells in (("plain", [b"a", b"b", None]), ("nested", [{"bytes": b"a"}, {"bytes": b"b"}, {"bytes": None}])):
         path = tmp_path / f"{name}.parquet"
         table = pa.table({"Image": cells, "owner": ["ann", None, "bob"], "exif": ['{"ISO": 100}', None, "{"]})
@@ -142,7 +127,7 @@ def test_the_owner_of_a_row_is_the_first_that_is_known(tmp_path: Path) -> None:
 
 
 def test_parquet_with_uris(tmp_path: Path) -> None:
-    """Paths are relative to the manifest, fsspec reads URIs, and a folder of manifests is one input."""
+    """Paths start at the manifest, fsspec reads URIs, and a folder is one input."""
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "1.jpg").write_bytes(b"one")
     uris = ["pictures/1.jpg", (tmp_path / "pictures" / "1.jpg").as_uri(), "pictures/absent.jpg"]
@@ -165,7 +150,7 @@ def test_parquet_without_pictures_is_refused(tmp_path: Path) -> None:
 
 
 def write_fdf(folder: Path) -> Path:
-    """Write a small FDF with the release's folders, EXIF JSONs two levels above; return its folder."""
+    """Write a small FDF with the release's folders; return its folder."""
     fdf = folder / "FDF" / "data" / "fdf"
     (fdf / "images" / "128").mkdir(parents=True)
     exif = folder / "fdf_ccby2_exif_update_filtered_v2"
@@ -192,7 +177,7 @@ def write_fdf(folder: Path) -> Path:
 
 
 def test_fdf_is_read_without_its_pickle(tmp_path: Path) -> None:
-    """Boxes are fractions of the picture, the URL's number finds the tags, and a face without a JSON is left out."""
+    """Boxes are fractions, the URL finds the tags, a face without a JSON is left out."""
     fdf = write_fdf(tmp_path)
     source = open_source(str(tmp_path / "FDF"))
     assert isinstance(source, FdfPhotos)
@@ -208,7 +193,7 @@ def test_fdf_is_read_without_its_pickle(tmp_path: Path) -> None:
 
 
 def test_fdf_takes_the_larger_pictures_and_names_absent_ones(tmp_path: Path) -> None:
-    """If pictures of 256 px exist, boxes are in their pixels; if no pictures exist, an error says so."""
+    """Boxes are in pixels of the larger pictures; absent pictures are an error."""
     fdf = write_fdf(tmp_path)
     (fdf / "images" / "256").mkdir()
     (fdf / "images" / "256" / "0.png").write_bytes(b"large")
@@ -228,7 +213,7 @@ def test_damaged_fdf_metadata_is_named(tmp_path: Path) -> None:
         list(open_source(str(fdf)).list_photos())
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.recursive(
         st.none() | st.floats() | st.text() | st.integers(-(2**62), 2**62),
@@ -254,7 +239,7 @@ def write_celeba(folder: Path, count: int) -> None:
 
 
 def test_a_sixth_of_celeba_hq_is_for_the_test(tmp_path: Path) -> None:
-    """With the mapping, the test takes CelebA's test part first; no picture calibrates; unmapped ones are counted."""
+    """The test takes CelebA's test part first; unmapped pictures are counted."""
     write_celeba(tmp_path, 7)
     rows = ["idx  orig_idx   orig_file", *(f"{number} {number} x" for number in range(5)), "5 182637 x", "6 202599 x"]
     (tmp_path / "CelebA-HQ-to-CelebA-mapping.txt").write_text("\n".join(rows) + "\n")
@@ -274,7 +259,7 @@ def test_a_sixth_of_celeba_hq_is_for_the_test(tmp_path: Path) -> None:
 
 
 def test_celeba_hq_is_split_as_in_the_paper() -> None:
-    """Of 30,000 pictures in CelebA's parts, exactly 5,000 are for the test; persons stay together if they are known."""
+    """Exactly 5,000 of 30,000 are for the test; known persons stay together."""
     starts, counts = (0, 162_770, 182_637), (24_183, 2_993, 2_824)  # the numbers of CelebA-HQ
     numbers = [start + 5 * index for start, count in zip(starts, counts, strict=True) for index in range(count)]
     originals = dict(enumerate(numbers))

@@ -1,4 +1,4 @@
-"""A small evaluation with the starter bundle's engine, detector and mixture on public-domain faces."""
+"""A small evaluation with the starter bundle on public-domain faces."""
 
 import io
 import json
@@ -61,7 +61,7 @@ def make_faces(count: int, first_seed: int) -> FaceSet:
 
 @pytest.fixture(scope="package")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folders of two generators with portraits, a file that is no picture, and a picture without a face."""
+    """Two generators with portraits, a file that is no picture, and a picture without a face."""
     folder = tmp_path_factory.mktemp("generated")
     for generator, first_seed in (("plain", 1000), (ODD_NAME, 2000)):
         (folder / generator / "deeper").mkdir(parents=True)
@@ -123,7 +123,7 @@ def average_colours(crops: Crop) -> np.ndarray:
 
 @pytest.fixture(scope="package")
 def report(evaluated: EvaluatedRun, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The evaluation's report, with other features and another run to compare with; its files are in the run folder."""
+    """The evaluation's report, with other features and another run to compare with."""
     other = tmp_path_factory.mktemp("other")
     outcome = {"accuracy": 0.5, "average_precision": 0.25, "auc": 0.125, "count": 8}
     facts = {
@@ -137,10 +137,7 @@ def report(evaluated: EvaluatedRun, pictures: Path, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="session")
 def pillow_bilinear() -> Callable[[np.ndarray, int, int], np.ndarray]:
-    """Pillow's bilinear resize of a picture to a height and a width, within two grey levels, in NumPy.
-
-    A triangle as wide as a source pixel, or as a target pixel if that is wider; columns first, each pass rounded.
-    """
+    """Pillow's bilinear resize to a height and a width, within two grey levels: a triangle, columns first."""
 
     def weigh(old: int, new: int) -> np.ndarray:
         centres, pixels = (np.arange(new) + 0.5) * old / new, np.arange(old) + 0.5

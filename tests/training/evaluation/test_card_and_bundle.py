@@ -40,7 +40,7 @@ Export = Callable[..., Bundle]
 
 
 def test_card_lists_the_supported_rates() -> None:
-    """Each rate, highest first, has its threshold and the interval of its true rate, or the reason why not."""
+    """Each rate has its threshold and interval, or the reason why not."""
     calibration = describe_calibration(np.arange(400.0), np.arange(400).astype(str))
     assert card.describe_thresholds(calibration).splitlines() == [
         "| 5 % | 19.0 | 3.1 to 7.3 % |",
@@ -50,7 +50,7 @@ def test_card_lists_the_supported_rates() -> None:
 
 
 def test_card_states_the_features_the_head_and_the_copies() -> None:
-    """The numbers are the recipe's, and a recipe without a head or copies has no word of them."""
+    """The numbers are the recipe's; without head or copies there is no word of them."""
     facts = RunFacts(Path(), {}, {}, {}, {}, "")
     text = facts.describe_extractor(starter_recipe())
     assert "a new 1x1 convolution to 256 channels" in text
@@ -63,7 +63,7 @@ def test_card_states_the_features_the_head_and_the_copies() -> None:
 
 @pytest.mark.parametrize(("keeps", "epoch"), [("best", 2), ("last", 3)])
 def test_facts_are_of_the_epoch_that_was_kept(tmp_path: Path, keeps: str, epoch: int) -> None:
-    """A training that keeps its last epoch has that epoch's figures in the card, not those of the best one."""
+    """The card has the figures of the kept epoch."""
     rows = [{"epoch": 1, "merit": 0.5}, {"epoch": 2, "merit": 0.7}, {"epoch": 3, "merit": 0.6}]
     (tmp_path / "progress.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "prepare.json").write_text("{}")
@@ -72,7 +72,7 @@ def test_facts_are_of_the_epoch_that_was_kept(tmp_path: Path, keeps: str, epoch:
 
 
 def test_card_lists_the_strata() -> None:
-    """Each stratum has its size and the rate that it supports; one with too few photographs says so."""
+    """Each stratum has its size and rate, or too few photographs."""
     strata = np.array(["no_quality"] * 20 + ["small_low_quality"] * 380 + ["large"] * 90)
     _, described = describe_strata(HeldOutFaces(np.arange(490.0), np.arange(490).astype(str), strata))
     assert card.describe_strata({"strata": described}).splitlines() == [
@@ -83,7 +83,7 @@ def test_card_lists_the_strata() -> None:
 
 
 def write_step_files(run: Path, report: dict[str, Any], recipe: Recipe, initial: dict[str, str]) -> dict[str, object]:
-    """Write the files of the steps before an export into `run`; return the calibration's report."""
+    """Write the files of the steps before an export; return the calibration's report."""
     facts = dict.fromkeys((*TAG_NAMES, "manipulation"), 0.7) | {"epoch": 3.0, "merit": 0.7}
     fit = {
         "precision": "int8",
@@ -109,11 +109,11 @@ def write_step_files(run: Path, report: dict[str, Any], recipe: Recipe, initial:
     return calibration
 
 
-@pytest.fixture(name="export_run")
-def fixture_export_run(
+@pytest.fixture
+def export_run(
     report: dict[str, Any], evaluated: EvaluatedRun, starter: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Export:
-    """A function that exports a run of a recipe with the starter bundle's engine, mixture and calibration."""
+    """Exports a run with the starter bundle's engine, mixture and calibration."""
     faces = evaluated.load_role("test")
     for module in (card, export):
         monkeypatch.setattr(module, "load_role", lambda _run, _role: faces)
@@ -177,7 +177,7 @@ def test_a_bundle_carries_the_trained_heads(
 
 
 def test_nothing_of_the_starter_is_in_another_bundle(export_run: Export, evaluated: EvaluatedRun) -> None:
-    """A ResNet-50 from imported weights names these, its data's licence and its landmarks, and no EfficientNet."""
+    """A ResNet-50 from imported weights names these and its data, and no EfficientNet."""
     recipe = replace(paper(), precision="int8", threshold_on=evaluated.recipe.threshold_on)
     initial = {"file": "exif.safetensors", "sha256": "ab" * 32, "origin": IMPORTED}
     written = export_run(recipe, initial, "FDF, Flickr photographs under CC BY 2.0.")
@@ -198,7 +198,7 @@ def test_nothing_of_the_starter_is_in_another_bundle(export_run: Export, evaluat
 
 
 def test_a_bundle_serves_with_its_recipe_s_crops(export_run: Export, evaluated: EvaluatedRun) -> None:
-    """A recipe without antialiasing is served without; if the bundle then states another cut, no scorer starts."""
+    """No scorer starts if the bundle states another cut than its recipe's."""
     spec = replace(evaluated.recipe.preprocess, antialias=False)
     written = export_run(replace(evaluated.recipe, preprocess=spec), {})
     assert written.manifest.preprocess == spec
@@ -221,7 +221,7 @@ def test_a_bundle_serves_with_its_recipe_s_crops(export_run: Export, evaluated: 
 
 
 def test_steps_that_are_missing_are_named(tmp_path: Path) -> None:
-    """An export without a calibration or an evaluation says which step comes first, with its target."""
+    """An export says which step comes first, with its target."""
     with pytest.raises(FileNotFoundError, match="run `unlensed-train fit` first"):
         export.write_bundle(tmp_path, paper(), ENGINE, 1)
     (tmp_path / "fit.json").write_text(json.dumps({"precision": "int8"}))

@@ -1,4 +1,4 @@
-"""The features to compare with: published formats give the reference's features, other files give an error."""
+"""The features to compare with: published formats, and errors for others."""
 
 import json
 from dataclasses import replace
@@ -14,26 +14,27 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 
 from ingest.spec import PreprocessSpec
+from tests.small_extractor import make_small_extractor
+from tests.training.pretext.test_import import Exploit
 from training.evaluation.evaluate import EvaluationFaces, compare_features
 from training.evaluation.features.compare import COMPARED, load_compared
 from training.evaluation.features.networks import FARL_PRETEXT, NetworkFeatures, load_farl
 from training.evaluation.features.weights import WrongWeights
 from training.evaluation.inputs import WholePictures
 from training.export.openvino import export_extractor
-from training.pretext.backbone import Normalise
 from training.recipes import PAPER_FEATURES, MixtureRule, MixtureShape, starter
 
 WIDTH, LAYERS, OUTPUT = 128, 2, 24
 
 
-@pytest.fixture(name="crops", scope="module")
-def fixture_crops() -> np.ndarray:
+@pytest.fixture(scope="module")
+def crops() -> np.ndarray:
     """Five random crops."""
     return np.random.default_rng(0).integers(0, 256, (5, 224, 224, 3), dtype=np.uint8)
 
 
 def normalise(crops: np.ndarray) -> Tensor:
-    """Return crops as CLIP's transform normalises them: NCHW of 0..1, minus the mean, over the standard deviation."""
+    """Return crops as CLIP normalises them, NCHW."""
     mean, std = (
         torch.tensor(values).reshape(3, 1, 1)
         for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
@@ -42,7 +43,7 @@ def normalise(crops: np.ndarray) -> Tensor:
 
 
 def build_clip(patch: int) -> open_clip.CLIP:
-    """Return a small CLIP with both towers, whose state dictionary has the published format."""
+    """Return a small CLIP whose state dictionary has the published format."""
     torch.manual_seed(0)
     vision = CLIPVisionCfg(layers=LAYERS, width=WIDTH, patch_size=patch, image_size=224)
     text = CLIPTextCfg(context_length=8, vocab_size=32, width=64, heads=1, layers=1)
@@ -52,17 +53,17 @@ def build_clip(patch: int) -> open_clip.CLIP:
     return clip
 
 
-@pytest.fixture(name="clip_file")
-def fixture_clip_file(tmp_path: Path) -> Path:
+@pytest.fixture
+def clip_file(tmp_path: Path) -> Path:
     """A small CLIP in open_clip's published format."""
     path = tmp_path / "open_clip_model.safetensors"
     save_file({name: value.contiguous() for name, value in build_clip(32).state_dict().items()}, path)
     return path
 
 
-@pytest.fixture(name="farl_state")
-def fixture_farl_state() -> dict[str, Tensor]:
-    """The arrays of a small FaRL: a CLIP with patches of 16 px, and the parts for masked image modelling."""
+@pytest.fixture
+def farl_state() -> dict[str, Tensor]:
+    """The arrays of a small FaRL: a CLIP, and the parts for masked image modelling."""
     pretext = {
         "visual.mask_token": torch.zeros(WIDTH),
         "visual.ln_lm.weight": torch.ones(WIDTH),
@@ -74,7 +75,7 @@ def fixture_farl_state() -> dict[str, Tensor]:
 
 
 def build_exif_language() -> tuple[nn.Module, dict[str, object]]:
-    """Return a random ResNet-50 with 768 outputs, and a checkpoint with it and DistilBERT's arrays."""
+    """Return a random ResNet-50 with 768 outputs, and a checkpoint with it."""
     torch.manual_seed(1)
     network = resnet50(weights=None)
     network.fc = nn.Linear(2048, PAPER_FEATURES)
@@ -102,7 +103,7 @@ def test_clip_equals_open_clip(clip_file: Path, crops: np.ndarray) -> None:
 
 
 def test_farl_equals_clip_with_its_weights(farl_state: dict[str, Tensor], tmp_path: Path, crops: np.ndarray) -> None:
-    """FaRL's file loads in its published format, in half precision, without the parts for masked image modelling."""
+    """FaRL's file loads in half precision, without masked image modelling."""
     path = tmp_path / "FaRL-Base-Patch16-LAIONFace20M-ep16.pth"
     torch.save({"state_dict": {name: value.half() for name, value in farl_state.items()}}, path)
     clip = build_clip(16)
@@ -172,20 +173,10 @@ def test_the_wrong_publisher_is_recognised(clip_file: Path, tmp_path: Path) -> N
         load_compared("clip", tmp_path / "language.pth", 1, PreprocessSpec())
 
 
-class Exploit:
-    """An object that creates a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.path,)
-
-
 @pytest.mark.filterwarnings("ignore:.*torch.jit", "ignore:.*TorchScript archive")
 @pytest.mark.parametrize("name", ["clip", "farl", "exif_language"])
 def test_nothing_in_a_file_is_run(name: str, tmp_path: Path) -> None:
-    """A pickle with code, a TorchScript archive, damaged files and a single array are refused; no code runs."""
+    """Pickles with code, TorchScript, damaged files and single arrays are refused."""
     torch.save({"state_dict": Exploit(tmp_path / "ran")}, tmp_path / "hostile.pth")
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "ViT-B-32.pt"))
     (tmp_path / "damaged.pth").write_bytes(b"PK\x03\x04 and no more")
@@ -209,7 +200,7 @@ def test_another_image_size_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_exif_ranking_comes_from_a_run_of_its_recipe(tmp_path: Path, crops: np.ndarray) -> None:
-    """EXIF-L2R uses the engine of a run of `exif_only`; others, other cuts and runs without an engine are refused."""
+    """EXIF-L2R uses the engine of a run of `exif_only`; others are refused."""
     described = {"name": "starter", "precision": "fp32", "preprocess": {"antialias": False}}
     cut = PreprocessSpec(antialias=False)
     (tmp_path / "recipe.json").write_text(json.dumps(described))
@@ -220,10 +211,7 @@ def test_exif_ranking_comes_from_a_run_of_its_recipe(tmp_path: Path, crops: np.n
         load_compared("exif_l2r", tmp_path, 1, PreprocessSpec())
     with pytest.raises(FileNotFoundError, match="no fp32 engine: run"):
         load_compared("exif_l2r", tmp_path, 1, cut)
-    torch.manual_seed(3)
-    network = nn.Sequential(
-        Normalise(PreprocessSpec()), nn.Conv2d(3, PAPER_FEATURES, 32, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    ).eval()
+    network = make_small_extractor()
     export_extractor(network, tmp_path / "engine" / "fp32", "fp32", crops)
     extractor = load_compared("exif_l2r", tmp_path, 1, cut)
     assert (extractor.name, extractor.preprocess) == ("EXIF-L2R", cut)
@@ -233,7 +221,7 @@ def test_exif_ranking_comes_from_a_run_of_its_recipe(tmp_path: Path, crops: np.n
 
 
 def test_compared_features_have_their_own_mixture() -> None:
-    """Under the mixture of the compared features, crops like the fitted ones are more likely than others."""
+    """Crops like the fitted ones are more likely than others."""
     rng = np.random.default_rng(4)
     base = rng.integers(100, 156, (8, 8, 3))
     crops = (base + rng.integers(-9, 10, (60, 8, 8, 3))).astype(np.uint8)

@@ -7,7 +7,7 @@ from training.evaluation.drift import measure_drift
 
 
 def test_equal_engines_do_not_drift() -> None:
-    """Equal engines have no difference, a rank correlation of 1 and no flips; shuffled scores have all of them."""
+    """Equal engines have no difference and no flips; shuffled scores have."""
     rng = np.random.default_rng(2)
     scores, calibration = rng.normal(size=200), np.sort(rng.normal(size=99))
     same = measure_drift(scores, scores, calibration, calibration)

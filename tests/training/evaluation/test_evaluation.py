@@ -6,7 +6,6 @@ import re
 import shutil
 from collections import Counter
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +18,7 @@ from scorer.bundle.calibration import load_calibration
 from scorer.decide import Calibration, p_values
 from scorer.meaning import explain_pass
 from scorer.strata import Stratum
+from tests.scorer.archive.report.test_run_page import ParsedPage
 from training.evaluation.evaluate import (
     Evaluation,
     EvaluationFaces,
@@ -40,47 +40,38 @@ from training.recipes import Recipe
 ODD_NAME = "<b>odd&name"
 
 
-class PageReader(HTMLParser):
-    """Collects the tags, attributes and text of a page, and fails on tags that do not nest."""
+class PageReader(ParsedPage):
+    """The tags and attributes of a page, whose tags must nest."""
 
     VOID: ClassVar = {"meta", "br", "link", "img"}
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, text: str) -> None:
         self.open: list[str] = []
-        self.tags: Counter[str] = Counter()
-        self.attributes: list[tuple[str, str]] = []
-        self.text = ""
+        super().__init__(text)
+        self.close()
+        self.tags = Counter(tag for tag, _ in self.elements)
+        self.attributes = [(name, value or "") for _, attrs in self.elements for name, value in attrs.items()]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Record a tag and its attributes."""
-        self.tags[tag] += 1
-        self.attributes += [(name, value or "") for name, value in attrs]
+        """Open a tag."""
+        super().handle_starttag(tag, attrs)
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Record an empty tag."""
-        self.tags[tag] += 1
-        self.attributes += [(name, value or "") for name, value in attrs]
+        """Keep an empty tag."""
+        super().handle_starttag(tag, attrs)
 
     def handle_endtag(self, tag: str) -> None:
         """Close the innermost tag."""
         assert self.open.pop() == tag
 
-    def handle_data(self, data: str) -> None:
-        """Record text."""
-        self.text += data
 
-
-@pytest.fixture(scope="module", name="page")
-def fixture_page(report: dict[str, Any], evaluated: EvaluatedRun) -> PageReader:
+@pytest.fixture(scope="module")
+def page(report: dict[str, Any], evaluated: EvaluatedRun) -> PageReader:
     """The parsed report."""
     assert report
-    reader = PageReader()
-    reader.feed((evaluated.run / "evaluation.html").read_text())
-    reader.close()
-    return reader
+    return PageReader((evaluated.run / "evaluation.html").read_text())
 
 
 def test_json_is_the_report(report: dict[str, Any], evaluated: EvaluatedRun) -> None:
@@ -99,7 +90,7 @@ def test_pictures_without_a_face_are_counted(report: dict[str, Any]) -> None:
 
 
 def test_figures_come_from_the_deployed_engine(report: dict[str, Any], evaluated: EvaluatedRun) -> None:
-    """The threshold is the 5th percentile of the fitted photographs' log-likelihoods from the engine's features."""
+    """The threshold is the 5th percentile of the engine's values of fitted photographs."""
     scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
     features = scorer.embed(evaluated.load_role("fit").crops)
     assert report["comparable"]["threshold_nats"] == pytest.approx(np.sort(scorer.score_features(features))[1])
@@ -156,7 +147,7 @@ def test_report_escapes_and_hides_names(page: PageReader, report: dict[str, Any]
 
 
 def test_report_begins_with_the_meaning_of_pass(page: PageReader, report: dict[str, Any]) -> None:
-    """The order is: the data, the meaning of a pass, the verdict, the operating points, the paper's protocol."""
+    """Data, meaning of a pass, verdict, operating points, protocol: in this order."""
     on_pass = explain_pass(state_evaluation(report), 0.05)
     assert "8 of 8 generated faces (100 %) passed at a review rate of 5 %" in on_pass
     positions = [
@@ -197,7 +188,7 @@ def test_published_figures_are_marked_and_unknown_ones_are_dashes(report: dict[s
 
 
 def test_other_features_and_runs_fill_tables_two_and_three(report: dict[str, Any]) -> None:
-    """Table II has the AUC of the compared features for each generator, and Table III the other evaluated runs."""
+    """Table II has the compared features' AUCs, Table III the other runs."""
     tables = {table.title: table for table in list_tables(report)}
     two, three = tables["Table II: AUC of features, by generator"], tables["Table III: pretext tasks and components"]
     assert two.head == ("generator", "ours", "colours")
@@ -211,7 +202,7 @@ def test_other_features_and_runs_fill_tables_two_and_three(report: dict[str, Any
 
 
 def test_the_paper_s_tables_stand_beside_ours(report: dict[str, Any], page: PageReader) -> None:
-    """Tables I and II are printed as published; each printed average is that of its row, except two of the paper."""
+    """Both tables are as published; averages are right, except two of the paper."""
     published = {table.title: table for table in list_tables(report) if "as published" in table.title}
     assert list(published) == ["Table I, as published", "Table II, as published"]
     for table in published.values():
@@ -231,7 +222,7 @@ def test_the_paper_s_tables_stand_beside_ours(report: dict[str, Any], page: Page
 def test_the_number_of_components_is_shown_and_not_chosen_on(
     report: dict[str, Any], page: PageReader, evaluated: EvaluatedRun
 ) -> None:
-    """Each number has its held-out figures and its averages; the deployed one has those of Table I."""
+    """Each number has its figures; the deployed one those of Table I."""
     rows = report["components"]
     assert list(rows) == ["1", "4"]
     assert rows["1"]["average"] == report["comparable"]["average"]
@@ -266,7 +257,7 @@ def test_compared_features_are_fitted_by_the_recipe_s_rule(evaluated: EvaluatedR
 def test_whole_pictures_are_compared_with_a_mixture_of_their_own(
     evaluated: EvaluatedRun, pictures: Path, tmp_path: Path
 ) -> None:
-    """As in the release, whole pictures of both classes are compared, even those without a face."""
+    """Whole pictures are compared, even those without a face."""
     for role, generator in (("fit", "plain"), ("test", ODD_NAME)):
         shutil.copytree(pictures / generator, tmp_path / role)
     scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
@@ -280,7 +271,7 @@ def test_whole_pictures_are_compared_with_a_mixture_of_their_own(
 
 @pytest.mark.parametrize("count", [20, 59, 99, 103, 2899])
 def test_drawn_thresholds_are_those_of_the_p_values(count: int) -> None:
-    """A face is flagged below the drawn threshold and not on it; an unsupported rate has no line."""
+    """A face is flagged below the line; an unsupported rate has none."""
     calibration = np.arange(float(count))
     lines = pick_thresholds(calibration)
     assert len(lines) == (2 if count >= 99 else 1)
@@ -292,7 +283,7 @@ def test_drawn_thresholds_are_those_of_the_p_values(count: int) -> None:
 def test_a_log_likelihood_that_is_not_finite_is_an_error(evaluated: EvaluatedRun) -> None:
     """NaN would make every figure wrong."""
     scorer = FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
-    scorer.score_features = lambda features: np.full(len(features), np.nan)  # type: ignore[method-assign]  # as after an overflow
+    scorer.score_features = lambda features: np.full(len(features), np.nan)  # as after an overflow
     test = evaluated.load_role("test")
     held_out = HeldOutPhotographs(Calibration(np.zeros(1)), {"all": 1})
     evaluation = Evaluation(scorer, PreprocessSpec(), held_out, test, (test.sources, test.photos), {})
@@ -301,7 +292,7 @@ def test_a_log_likelihood_that_is_not_finite_is_an_error(evaluated: EvaluatedRun
 
 
 def test_figures_are_the_p_values_that_the_bundle_serves(report: dict[str, Any], evaluated: EvaluatedRun) -> None:
-    """Faces of a stratum are compared with its photographs: here those are 5 nats more likely than all together."""
+    """Faces are compared with their stratum, here 5 nats above all together."""
     test, scorer = evaluated.load_role("test"), FaceScorer(evaluated.engines["int8"], evaluated.mixture, 1)
     calibration = load_calibration(evaluated.results / "calibration.npz")
     assert find_strata(test.short_sides, test.jpeg_qualities) == [Stratum.HIGH_QUALITY] * 20
@@ -312,7 +303,7 @@ def test_figures_are_the_p_values_that_the_bundle_serves(report: dict[str, Any],
 
 
 def test_processed_copies_stand_in_report_and_page(report: dict[str, Any], page: PageReader) -> None:
-    """Each kind of copy has its mean and lowest AUC, shares and control; the equalised figures are those of JPEG 90."""
+    """Copies have AUCs, shares and control; equalised figures are those of JPEG 90."""
     rows = {row["name"]: row for row in report["robustness"]}
     assert list(rows)[:6] == ["as stored", "JPEG 90", "JPEG 75", "JPEG 50", "half size", "screenshot"]
     equalised = report["operating_points"]["format_equalised"]
@@ -329,7 +320,7 @@ def test_processed_copies_stand_in_report_and_page(report: dict[str, Any], page:
 
 
 def test_errors_say_what_to_do(evaluated: EvaluatedRun, pictures: Path, tmp_path: Path) -> None:
-    """Missing or empty generators, no face, missing whole photographs and a missing report are errors."""
+    """Missing generators, faces, photographs and reports are errors."""
     console = Console(file=io.StringIO())
 
     def refuse(generated: Path, comparisons: Comparisons, sentence: str, recipe: Recipe = evaluated.recipe) -> None:
@@ -347,7 +338,7 @@ def test_errors_say_what_to_do(evaluated: EvaluatedRun, pictures: Path, tmp_path
 
 
 def test_a_bundle_contains_the_measured_figures(report: dict[str, Any]) -> None:
-    """Counts, intervals and AUCs are the report's at each measured rate, and every name is printable."""
+    """Counts, intervals and AUCs are the report's, and names are printable."""
     stated = state_evaluation(report)
     assert stated is not None
     operating = report["operating_points"]
@@ -362,9 +353,9 @@ def test_a_bundle_contains_the_measured_figures(report: dict[str, Any]) -> None:
         assert (sample.auc, sample.faces) == (operating["raw"]["auc"][name]["value"], 4)
         assert sample.auc_one_format == operating["format_equalised"]["auc"][name]["value"]
     assert "OpenVINO" not in stated.note
-    assert "OpenVINO" in state_evaluation(report, through_openvino=True).note  # type: ignore[union-attr]
+    assert "OpenVINO" in state_evaluation(report, through_openvino=True).note
     odd = json.loads(json.dumps(report).replace('"plain"', json.dumps("a\x1b[31m\u202e")))
-    assert set(state_evaluation(odd).generated) == {"a\\x1b[31m\\u202e", ODD_NAME}  # type: ignore[union-attr]
+    assert set(state_evaluation(odd).generated) == {"a\\x1b[31m\\u202e", ODD_NAME}
 
 
 def test_a_bundle_without_a_supported_rate_has_no_evaluation(report: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ FINEST = 0.001
 
 
 def test_exchangeable_photographs_of_each_stratum_have_the_target_rate() -> None:
-    """Strata that differ by 50 nats have about the target rate each, which the pooled calibration would not give."""
+    """Strata that differ by 50 nats have about the target rate each."""
     rng = np.random.default_rng(1)
     shifts = {Stratum.LARGE: 0.0, Stratum.SMALL_LOW_QUALITY: -50.0}
     strata = {stratum: np.sort(rng.normal(shift, 1, 999)) for stratum, shift in shifts.items()}
@@ -37,7 +37,6 @@ def test_exchangeable_photographs_of_each_stratum_have_the_target_rate() -> None
     flagged = measure_flagged(served, (SOURCES, PHOTOS), {}, 0.05, find_finest_rate(calibration))
     for source in "ab":
         rate = flagged.by_source[source]
-        assert rate is not None
         assert rate.low < 0.05 < rate.high
 
 
@@ -59,7 +58,7 @@ def test_the_least_likely_face_of_all_is_flagged_at_the_finest_rate() -> None:
 
 
 def test_few_sources_are_resampled_by_photograph_and_many_by_source() -> None:
-    """Alarms of one source of many widen the interval; photographs of one name in two sources are two."""
+    """Alarms of one source widen the interval; a name in two sources is two."""
     photos = np.repeat(np.arange(20).astype(str), 4)
     assert len(np.unique(choose_clusters((np.tile(["a", "b"], 40), photos)))) == 40
     sources = np.repeat(np.arange(MIN_SOURCES).astype(str), 20)
@@ -68,8 +67,6 @@ def test_few_sources_are_resampled_by_photograph_and_many_by_source() -> None:
     one = np.where(sources == "0", 0.0, 1.0)
     spread = np.where(np.arange(len(sources)) % MIN_SOURCES == 0, 0.0, 1.0)
     wide, narrow = (measure_flagged(values, (sources, names), {}, 0.05, FINEST).photographs for values in (one, spread))
-    assert wide is not None
-    assert narrow is not None
     assert wide.value == narrow.value
     assert wide.high > narrow.high
 
@@ -83,7 +80,6 @@ def test_control_finds_an_odd_source_and_leaves_out_small_ones() -> None:
     assert control["odd"] > 0.8
     assert control["c"] < 0.5
     summary = summarise_control(control)
-    assert summary is not None
     assert (summary.high, summary.median, summary.sources) == (control["odd"], control["a"], 3)
 
 
@@ -134,7 +130,7 @@ def test_summary_states_means_the_lowest_and_the_measured_rates() -> None:
 
 
 def test_support_states_what_is_needed_and_whether_a_rate_was_kept() -> None:
-    """A rate is kept if its interval reaches the target; parts with too few photographs are named."""
+    """A rate is kept if its interval reaches the target; small parts are named."""
     values = np.linspace(0.0005, 1, 400)
     kept, broken = (measure_flagged(v, (SOURCES, PHOTOS), {}, 0.01, FINEST) for v in (values, values / 10))
     text = describe_support({"all": 400, "large": 80}, kept, 0.01)

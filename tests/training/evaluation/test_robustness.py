@@ -19,8 +19,8 @@ SPEC = PreprocessSpec()
 SIDES = np.array([300.0, 200.0, 100.0, 70.0])
 
 
-@pytest.fixture(scope="module", name="wide")
-def fixture_wide() -> Crop:
+@pytest.fixture(scope="module")
+def wide() -> Crop:
     """The public-domain astronaut's face, 320 px."""
     return np.asarray(Image.fromarray(skimage.data.astronaut()).crop((150, 40, 300, 190)).resize((320, 320)))
 
@@ -34,7 +34,7 @@ def power_beyond(crop: Crop, cycles: int) -> float:
 
 @pytest.mark.parametrize("condition", CONDITIONS.values(), ids=CONDITIONS)
 def test_copies_are_crops_as_served_and_repeat(wide: Crop, condition: Condition) -> None:
-    """A copy has the served size, is the same on every call, and is like its original, which it does not modify."""
+    """A copy has the served size, repeats, and is like its unmodified original."""
     before, alter = wide.copy(), condition.make_alteration(SIDES, SPEC)
     copy = alter(wide, 1)
     assert (copy.shape, copy.dtype) == ((224, 224, 3), np.uint8)
@@ -52,7 +52,7 @@ def test_copies_differ_by_condition(wide: Crop) -> None:
 
 
 def test_one_format_makes_large_faces_alike(wide: Crop) -> None:
-    """A face of 300 px and one of 200 px become one of 150 px; a smaller face is not enlarged and keeps less detail."""
+    """Faces of 300 and 200 px become 150 px; a smaller one is not enlarged."""
     alter = CONDITIONS[EQUALISED].make_alteration(SIDES, SPEC)
     noise = np.random.default_rng(0).integers(0, 256, wide.shape).astype(np.uint8)
     detail = [power_beyond(alter(noise, row), 70) for row in range(3)]
@@ -62,7 +62,7 @@ def test_one_format_makes_large_faces_alike(wide: Crop) -> None:
 
 
 def test_copies_have_the_strata_of_their_files(wide: Crop) -> None:
-    """Strata follow from the size of the copy and the quality that the scorer reads in such a file."""
+    """Strata follow from the copy's size and the quality that the scorer reads."""
     strata = {name: condition.find_strata(SIDES) for name, condition in CONDITIONS.items()}
     assert strata[EQUALISED] == [Stratum.HIGH_QUALITY] * 2 + [Stratum.SMALL_HIGH_QUALITY] * 2
     assert strata["JPEG 75"][0] is strata["JPEG 50"][0] is Stratum.LOW_QUALITY
@@ -76,7 +76,7 @@ def test_copies_have_the_strata_of_their_files(wide: Crop) -> None:
 
 
 def test_faces_that_become_too_small_are_left_out() -> None:
-    """At half size a face of 100 px has 50 px, which no default policy scores; nothing else reduces it as far."""
+    """Only half size leaves 50 px, which is not scored, of 100 px."""
     assert CONDITIONS["half size"].find_scored(SIDES).tolist() == [True, True, False, False]
     assert CONDITIONS["screenshot"].find_scored(SIDES).tolist() == [True, True, True, False]
     assert CONDITIONS["JPEG 50"].find_scored(SIDES).all()

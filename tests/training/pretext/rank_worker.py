@@ -1,4 +1,4 @@
-"""One process of a distributed training, for the tests: `rank_worker.py OUT`, in the environment of `torchrun`."""
+"""One process of a distributed training: `rank_worker.py OUT`, started as by `torchrun`."""
 
 import dataclasses
 import sys
@@ -22,7 +22,7 @@ CLASSIFYING = LossRule(camera_weight=0.1, kind_weight=0.2)
 
 
 class DoubleExtractor(nn.Module):
-    """Maps [N, 3, 3, 3] pictures to [N, 768] features in double precision, with batch normalisation."""
+    """Maps [N, 3, 3, 3] pictures to [N, 768] features in double precision."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def make_pictures() -> Batch:
 def measure_gradients(
     recipe: Recipe, ranks: Ranks, *, frozen_statistics: bool
 ) -> tuple[Losses, dict[str, torch.Tensor], PretextNetwork]:
-    """Return losses, gradients by parameter, and the network after one batch that the ranks share."""
+    """Return losses, gradients and the network after one batch that the ranks share."""
     network = make_double_network(recipe, frozen_statistics=frozen_statistics)
     extractor = ranks.wrap(network.extractor)
     own = Batch(*(ranks.select_own(getattr(make_pictures(), field.name)) for field in dataclasses.fields(Batch)))

@@ -1,4 +1,4 @@
-"""Batches depend on seed, epoch and step only; each face has a crop as served and one for the manipulation task."""
+"""Batches depend on seed, epoch and step only."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
@@ -42,8 +42,8 @@ FACES, BATCH = 14, 4
 PLAIN = {"copiers": None, "processing": False, "processed_ranking": 0.0}
 
 
-@pytest.fixture(name="sampler", scope="module")
-def fixture_sampler() -> FaceSampler:
+@pytest.fixture(scope="module")
+def sampler() -> FaceSampler:
     """A sampler for small crops."""
     return make_sampler(32, WIDE_SIZE, replace(starter().augment, warps=1, **PLAIN), seed=3)
 
@@ -111,7 +111,7 @@ def test_ranks_share_the_batch_of_one_process(sampler: FaceSampler) -> None:
 
 
 def test_only_ranked_crops_have_cameras_and_only_manipulated_ones_have_kinds(sampler: FaceSampler) -> None:
-    """A camera is the class of the crop as served, a kind that of the manipulated crop; all others are unknown."""
+    """A served crop has a camera, a manipulated one a kind; all else is unknown."""
     plan = make_plan(sampler, LossRule(camera_weight=0.1, kind_weight=0.2))
     cameras = np.array(["a", "b", "other"])[np.arange(FACES) % 3]
     plan = replace(plan, faces=replace(plan.faces, cameras=cameras), cameras=("a", "b"))
@@ -128,7 +128,7 @@ def test_only_ranked_crops_have_cameras_and_only_manipulated_ones_have_kinds(sam
 
 
 def test_balanced_sources_are_drawn_less_often_the_more_faces_they_have() -> None:
-    """A source with 100 times the faces has 10 times the draws, which the random generator alone determines."""
+    """A source with 100 times the faces has 10 times the draws."""
     sources = np.repeat(["many", "few"], [10_000, 100])
     rows = draw_balanced(sources, np.random.default_rng(1))
     assert len(rows) == len(sources)
@@ -158,7 +158,7 @@ def test_an_error_in_a_worker_is_raised(sampler: FaceSampler) -> None:
 
 
 def test_the_device_resamples_as_the_cpu(sampler: FaceSampler) -> None:
-    """The batches of the GPU's code, run on the CPU, equal those of the worker threads except for OpenCV's rounding."""
+    """The GPU's code, run on the CPU, equals the workers but for OpenCV's rounding."""
     recipe = make_recipe(seed=2, batch_size=FACES)
     plan = BatchPlan(make_faces(FACES), replace(sampler, size=224), recipe)
     smooth = cv2.GaussianBlur(np.random.default_rng(5).normal(128, 3000, (WIDE_SIZE, WIDE_SIZE, 3)), (0, 0), 9)
@@ -187,13 +187,8 @@ def test_area_weights_are_means() -> None:
     torch.testing.assert_close(weights[1], torch.tensor([0, 1 / 3, 2 / 3, 0, 0, 0]))
 
 
-def test_a_cpu_s_batches_come_from_the_workers(sampler: FaceSampler) -> None:
-    """A network on a CPU gets its batches from the worker threads only."""
-    assert isinstance(choose_batch_maker(make_plan(sampler), torch.device("cpu")), CpuBatchMaker)
-
-
 def test_ranked_crops_are_those_that_are_served(tmp_path: Path) -> None:
-    """The crops of the ranking task are, byte for byte, what the scorer's cropper cuts from the files."""
+    """Ranked crops are, byte for byte, what the scorer's cropper cuts."""
     cutter = make_cutter(tmp_path)
     inputs, records = prepare_drawn(tmp_path, DrawnPhotos(9), cutter, ROLES)
     index_run(tmp_path, records, inputs, paper())
@@ -244,7 +239,7 @@ def test_each_face_has_a_crop_for_each_trained_task(
 
 
 def test_only_a_rule_that_mirrors_changes_a_served_crop(sampler: FaceSampler) -> None:
-    """The crops of the ranking task are the stored ones, mirrored at random if the recipe says so."""
+    """Ranked crops are the stored ones, mirrored if the recipe says so."""
     for mirrors in (False, True):
         plan = make_plan(replace(sampler, rule=replace(sampler.rule, mirror=mirrors)), LossRule(manipulation_weight=0))
         rows = plan.select_rows(0, 0)
@@ -255,8 +250,8 @@ def test_only_a_rule_that_mirrors_changes_a_served_crop(sampler: FaceSampler) ->
             assert np.array_equal(crop, same[:, ::-1] if flipped else same)
 
 
-@pytest.fixture(name="copying", scope="module")
-def fixture_copying() -> FaceSampler:
+@pytest.fixture(scope="module")
+def copying() -> FaceSampler:
     """The starter's sampler with untrained copiers; most of its manipulated faces are copies."""
     rule = starter().augment
     rule = replace(rule, warps=1, copiers=replace(rule.copiers, share=0.8))
@@ -281,7 +276,7 @@ def test_copies_and_processed_crops_depend_on_the_step_only(copying: FaceSampler
 
 
 def test_a_share_of_the_ranked_crops_is_processed(copying: FaceSampler) -> None:
-    """About half of the starter's ranked crops are processed, with their tags; the others are exactly as served."""
+    """About half of the ranked crops are processed; the others are as served."""
     plan = make_plan(copying, LossRule(manipulation_weight=0))
     served, count = 0, 0
     for epoch in range(6):
@@ -296,10 +291,11 @@ def test_a_share_of_the_ranked_crops_is_processed(copying: FaceSampler) -> None:
 
 
 def test_batches_with_copies_are_made_on_the_cpu(copying: FaceSampler, sampler: FaceSampler) -> None:
-    """A GPU gets copied and processed faces from the worker threads, since its code has the resampling only."""
+    """Copied and processed faces come from worker threads, also for a GPU."""
     for rule in (copying.rule, replace(copying.rule, copiers=None), replace(copying.rule, processing=False)):
         plan = make_plan(replace(copying, rule=rule))
         assert isinstance(choose_batch_maker(plan, torch.device("cuda")), CpuBatchMaker)
+    assert isinstance(choose_batch_maker(make_plan(sampler), torch.device("cpu")), CpuBatchMaker)
     # On the CPU and with other recipes on the GPU, ranked crops can be processed, too.
     ranked = make_plan(replace(sampler, rule=replace(sampler.rule, processed_ranking=1.0)))
     augmentation = ranked.draw_augmentation(0, 0, 0)
@@ -312,7 +308,7 @@ def test_batches_with_copies_are_made_on_the_cpu(copying: FaceSampler, sampler: 
 
 @pytest.mark.parametrize(("cosine_epochs", "stepwise"), [(None, True), (3, False)])
 def test_rates_follow_torch_s_cosine(cosine_epochs: int | None, *, stepwise: bool) -> None:
-    """The rate as a function of the step equals torch's cosine annealing, also where it rises again."""
+    """The rate equals torch's cosine annealing, also where it rises again."""
     rule = OptimiserRule("coupled", 1e-5, 1e-5, 1e-4, cosine_epochs=cosine_epochs, rate_floor=1e-7, stepwise=stepwise)
     epochs, steps = 6, 4
     network = torch.nn.Linear(2, 2)

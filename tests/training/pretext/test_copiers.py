@@ -40,8 +40,8 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(name="face", scope="module")
-def fixture_face() -> np.ndarray:
+@pytest.fixture(scope="module")
+def face() -> np.ndarray:
     """A portrait in the public domain."""
     return np.asarray(Image.fromarray(skimage.data.astronaut()[:256, 96:352]).resize((SIDE, SIDE)))
 
@@ -60,16 +60,9 @@ def obtain(run: Path, wide: np.ndarray, recipe: Recipe, stop: threading.Event | 
     return copier
 
 
-def test_other_recipes_have_no_copiers(tmp_path: Path, face: np.ndarray) -> None:
-    """Without a rule nothing is trained and nothing is written."""
-    arguments = (face[None], make_recipe(), Ranks(), Console(quiet=True), threading.Event())
-    assert obtain_copier(tmp_path, *arguments) is None
-    assert not list(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_network_copies_any_size(face: np.ndarray, kind: str) -> None:
-    """A copy has the shape of the face, also if its side is no multiple of the reduction; the generator decides all."""
+    """A copy has the shape of any face, and the generator decides all."""
     torch.manual_seed(2)
     network = build_copier(kind).eval()
     for side in (64, 75):
@@ -81,7 +74,7 @@ def test_each_network_copies_any_size(face: np.ndarray, kind: str) -> None:
 
 
 def test_trained_copies_differ_and_keep_the_face(tmp_path: Path, face: np.ndarray) -> None:
-    """After a short training, copies differ from the face and correlate with it, in part because some are mixed."""
+    """After a short training copies differ from the face and correlate with it."""
     recipe = make_copying_recipe(kinds=("transposed4", "sr4"), steps=80, batch=2)
     copier = obtain(tmp_path, face[None], recipe)
     copies = [copier(face, np.random.default_rng(seed)) for seed in range(12)]
@@ -105,7 +98,7 @@ def test_the_loss_falls(face: np.ndarray) -> None:
 
 
 def test_a_copy_gets_the_spectrum_of_its_face(face: np.ndarray) -> None:
-    """A blurred copy regains half of its lost detail, as gains are limited; an exact copy does not change."""
+    """A blurred copy regains half of its detail; an exact one does not change."""
     blurred = cv2.GaussianBlur(face, (0, 0), 1.0).astype(np.float32)
 
     def measure_detail(pixels: np.ndarray) -> float:
@@ -128,7 +121,7 @@ class Killed(Exception):
 
 
 def test_finished_networks_survive_a_crash(tmp_path: Path, face: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a crash in the second network, the first is not trained again, and the result has no difference."""
+    """After a crash in the second network the first is not trained again."""
     recipe, whole, broken = make_copying_recipe(kinds=KINDS[:3]), tmp_path / "whole", tmp_path / "broken"
     obtain(whole, face[None], recipe)
     taken = []
@@ -159,7 +152,7 @@ def load_networks(run: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_stop_keeps_finished_networks_only(tmp_path: Path, face: np.ndarray) -> None:
-    """A stop ends the training with an error that names the network; no unfinished network is written."""
+    """A stop names the network; no unfinished one is written."""
     stop = threading.Event()
     stop.set()
     with pytest.raises(TrainingInterrupted, match="at the copier transposed4; the same command continues"):

@@ -46,21 +46,21 @@ def write(path: Path, model: dict[str, object], **changes: object) -> Path:
     return path
 
 
-@pytest.fixture(name="crops", scope="module")
-def fixture_crops() -> Tensor:
+@pytest.fixture(scope="module")
+def crops() -> Tensor:
     """Two random crops."""
     return torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8))
 
 
-@pytest.fixture(name="network", scope="module")
-def fixture_network() -> PretextNetwork:
+@pytest.fixture(scope="module")
+def network() -> PretextNetwork:
     """The paper's network with random weights."""
     return build_network(paper()).eval()
 
 
 @pytest.mark.slow
 def test_authors_checkpoint_fills_the_network(network: PretextNetwork, crops: Tensor, tmp_path: Path) -> None:
-    """The network has torchvision's features from 320 arrays, and five heads, with `et` and `fl` exchanged."""
+    """320 arrays give torchvision's features, and five heads with `et` and `fl` exchanged."""
     model = make_model()
     assert len(model) == 335
     out = tmp_path / "anomalies.safetensors"
@@ -107,7 +107,7 @@ def test_torchvision_weights_fill_all_but_the_last_layer(network: PretextNetwork
 
 
 def test_weights_of_another_network_are_refused(network: PretextNetwork, tmp_path: Path) -> None:
-    """A file of another backbone, or with a missing key, is refused with the differing keys; no weight changes."""
+    """Differing keys are named, and no weight changes."""
     weights = {name: values.contiguous() for name, values in resnet50(weights=None).state_dict().items()}
     del weights["layer3.0.conv1.weight"]
     save_file(weights, tmp_path / "short.safetensors")

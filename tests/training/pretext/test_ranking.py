@@ -1,4 +1,4 @@
-"""The losses compared with a direct implementation of the paper's equations in double precision."""
+"""The losses compared with the paper's equations in double precision."""
 
 import math
 
@@ -20,7 +20,7 @@ def transcribe_fidelity(target: float, predicted: float) -> float:
 
 
 def transcribe_ranking(scores: np.ndarray, tags: np.ndarray, rule: PairRule, *, ordered: bool) -> list[float]:
-    """Return the ranking part of Eq. 6 (with Eqs. 1 to 3) for each tag, pair by pair, of both orders or of one."""
+    """Return the ranking part of Eq. 6 for each tag, pair by pair, in both orders or one."""
     losses = []
     for tag in range(tags.shape[1]):
         total, pairs = 0.0, 0
@@ -37,17 +37,14 @@ def transcribe_ranking(scores: np.ndarray, tags: np.ndarray, rule: PairRule, *, 
     return losses
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**32 - 1),
     count=st.integers(2, 9),
     rule=st.sampled_from([(PAPER, True), (RELEASED, True), (RELEASED, False)]),
 )
 def test_ranking_loss_equals_the_transcription(seed: int, count: int, rule: tuple[PairRule, bool]) -> None:
-    """All pairs at once give the result of the equations pair by pair, with equal and missing tags.
-
-    The release's pairs have one order only, which is the same.
-    """
+    """All pairs at once give the equations' result, with equal and missing tags; one order is the same."""
     rng = np.random.default_rng(seed)
     scores = rng.normal(0, 2, (count, 4))
     tags = rng.integers(0, 4, (count, 4)).astype(float)
@@ -60,7 +57,7 @@ def test_ranking_loss_equals_the_transcription(seed: int, count: int, rule: tupl
 def transcribe_paper(
     g: list[list[float]], tags: list[list[float]], logits: list[float], manipulated: list[float]
 ) -> float:
-    """Return Eq. 6 of M ranked faces and M faces of the manipulation task, by Eqs. 1 to 5 as they are printed."""
+    """Return Eq. 6 by Eqs. 1 to 5 as they are printed."""
 
     def fidelity(p: float, q: float) -> float:
         return 1 - math.sqrt(p * q) - math.sqrt((1 - p) * (1 - q))
@@ -78,10 +75,10 @@ def transcribe_paper(
     return ranking / len(pairs) + manipulation / len(logits)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, 8))
 def test_the_paper_s_loss_is_eq_6(seed: int, count: int) -> None:
-    """The recipe's total is the sum of five equally weighted tasks, with equal tags; the floor adds at most 1e-3."""
+    """The total is the sum of five equal tasks; the floor adds at most 1e-3."""
     rng = np.random.default_rng(seed)
     g, tags = rng.normal(0, 2, (count, 4)), rng.integers(0, 3, (count, 4)).astype(float)
     logits, manipulated = rng.normal(0, 2, count), (rng.random(count) < 0.5).astype(float)
@@ -98,7 +95,7 @@ def test_the_paper_s_loss_is_eq_6(seed: int, count: int) -> None:
 
 
 def test_the_order_of_a_batch_does_not_count() -> None:
-    """Equal tags pull scale values together from both sides, so that the reversed batch has the same gradients."""
+    """The reversed batch has the same gradients, also with equal tags."""
     scores = torch.tensor([[3.0], [1.0], [-2.0]], dtype=torch.float64, requires_grad=True)
     tags = torch.ones(3, 1, dtype=torch.float64)
     (there,) = torch.autograd.grad(exif_ranking_loss(scores, tags, PAPER).sum(), scores)
@@ -118,16 +115,9 @@ def test_gradients_are_finite_at_certain_probabilities(gap: float, target: float
     assert torch.isfinite(difference.grad).all()
 
 
-def test_gradient_agrees_with_finite_differences() -> None:
-    """Autograd's gradient of the ranking loss equals the numerical gradient."""
-    scores = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    tags = torch.tensor(np.random.default_rng(1).integers(0, 3, (5, 4)).astype(float))
-    assert torch.autograd.gradcheck(lambda value: exif_ranking_loss(value, tags, PAPER).sum(), scores)
-
-
 @pytest.mark.parametrize("rule", [LossRule(PAPER), LossRule(RELEASED, ranking_weight=0.25)])
 def test_gradient_of_the_whole_loss_agrees_with_finite_differences(rule: LossRule) -> None:
-    """The gradient of Eq. 6 is the numerical one, with equal and missing tags and manipulated faces."""
+    """The gradient of Eq. 6 is the numerical one, with equal and missing tags."""
     generator = torch.Generator().manual_seed(3)
     scores = torch.randn(6, 4, dtype=torch.float64, generator=generator, requires_grad=True)
     logits = torch.randn(6, dtype=torch.float64, generator=generator, requires_grad=True)
@@ -149,25 +139,8 @@ def test_manipulation_loss_is_finite_for_extreme_logits(logit: float) -> None:
     assert torch.isfinite(logits.grad).all()
 
 
-def test_perfect_order_costs_less_than_the_reverse() -> None:
-    """Scores in the order of the tags have a loss near 0, scores in the reverse order a loss near 1."""
-    tags = torch.arange(6.0)[:, None].repeat(1, 4)
-    assert exif_ranking_loss(10 * tags, tags, PAPER).max() < 1e-3
-    assert exif_ranking_loss(-10 * tags, tags, PAPER).min() > 0.9
-
-
-def test_missing_tags_are_ignored() -> None:
-    """A face without a tag changes neither the tag's loss nor any gradient."""
-    tags = torch.tensor([[1.0, 2, 3, 4], [2.0, 1, 4, 3], [math.nan] * 4])
-    scores = torch.randn(3, 4, generator=torch.Generator().manual_seed(2), requires_grad=True)
-    loss = exif_ranking_loss(scores, tags, RELEASED)
-    torch.testing.assert_close(loss, exif_ranking_loss(scores[:2], tags[:2], RELEASED))
-    loss.sum().backward()
-    assert scores.grad[2].abs().max() == 0
-
-
 def test_a_crop_counts_for_the_tasks_that_it_has_labels_of() -> None:
-    """Crops without tags are not ranked, crops without a manipulation label are not classified, and weights weigh."""
+    """Unlabelled crops do not count, and weights weigh."""
     nan = math.nan
     tags = torch.tensor([[1.0] * 4, [2.0] * 4, [nan] * 4])
     scores, logits = torch.randn(3, 4), torch.tensor([-3.0, -3.0, 3.0])
@@ -181,7 +154,7 @@ def test_a_crop_counts_for_the_tasks_that_it_has_labels_of() -> None:
 
 
 def test_a_task_without_labels_has_no_loss() -> None:
-    """If no crop has a tag or a manipulation label, the losses are zero, and so are the gradients."""
+    """Without labels losses and gradients are zero."""
     outputs = (torch.randn(3, 4, requires_grad=True), torch.randn(3, requires_grad=True))
     losses = combine_losses(outputs, torch.full((3, 4), math.nan), torch.full((3,), math.nan), paper().losses)
     losses.total.backward()

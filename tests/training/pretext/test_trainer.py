@@ -1,4 +1,4 @@
-"""Training: kills, signals, a full disk and divergence, the files that remain, and the resume."""
+"""Training: interruptions, divergence, the files that remain, and the resume."""
 
 import dataclasses
 import json
@@ -45,8 +45,8 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(name="reference", scope="module")
-def fixture_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a training without interruption."""
     torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("reference")
@@ -70,9 +70,11 @@ def test_losses_fall_and_the_files_exist(reference: Path) -> None:
     """The loss of a training without interruption falls, and the files for later steps exist."""
     lines = read_log(reference)
     assert lines[-1]["loss"] < lines[0]["loss"]
+    assert all({"loss", "loss_iso", "iso", "manipulation", "merit", CONTROL} <= line.keys() for line in lines)
     assert json.loads((reference / "recipe.json").read_text())["name"] == "tiny"
     assert json.loads((reference / "init.json").read_text()) == {}  # no initial weights
     assert list((reference / "tensorboard").glob("events.out.tfevents.*"))
+    assert not (reference / "copiers").exists()  # the recipe has no rule for them
     best = max(lines, key=lambda line: line["merit"])
     network = make_network(make_recipe())
     assert load_checkpoint(reference / "best.safetensors", network)["epoch"] == best["epoch"]
@@ -82,7 +84,7 @@ def test_losses_fall_and_the_files_exist(reference: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 3])
 def test_a_killed_training_resumes_without_difference(reference: Path, tmp_path: Path, every: int) -> None:
-    """A process killed in the second epoch, and a second one that resumes, give the same loss curve."""
+    """A training killed in the second epoch is resumed with the same curve."""
     if every == 1:
         command = [sys.executable, tiny_training.__file__, str(tmp_path), "--die-after", str(STEPS + 2)]
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
@@ -101,7 +103,7 @@ class StepLost(Exception):
 
 
 def run_to_loss(run: Path, after: int, every: int) -> None:
-    """Train with a checkpoint every `every` steps until the forward pass number `after` + 1 fails."""
+    """Train until the forward pass number `after` + 1 fails, with a checkpoint every `every` steps."""
     network = make_network(make_recipe())
     passes = []
 
@@ -141,7 +143,7 @@ def test_another_recipe_or_other_faces_do_not_resume(reference: Path) -> None:
 def test_a_signal_stops_after_the_step_and_the_training_resumes(
     reference: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    """After Ctrl-C or SIGTERM the step is saved, the error says how to resume, and the handlers are restored."""
+    """The step is saved, the error says how to resume, handlers are restored."""
     network = make_network(make_recipe())
     passes = []
 
@@ -161,7 +163,7 @@ def test_a_signal_stops_after_the_step_and_the_training_resumes(
 
 
 def test_a_training_resumes_after_a_full_disk(reference: Path, tmp_path: Path) -> None:
-    """If a checkpoint cannot be written, the error says so, the previous one is kept, and a later call resumes."""
+    """The previous checkpoint is kept, the error says why, a later call resumes."""
     with pytest.raises(StepLost):
         run_to_loss(tmp_path, STEPS + 1, every=1)
     kept = (tmp_path / "last.safetensors").read_bytes()
@@ -181,7 +183,7 @@ def test_a_training_resumes_after_a_full_disk(reference: Path, tmp_path: Path) -
 
 
 def test_a_diverged_training_stops_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    """With far too large learning rates the training stops with an error, and saved weights are finite."""
+    """Far too large rates are an error, and saved weights are finite."""
     diverging = OptimiserRule(decay="decoupled", head_rate=1e3, backbone_rate=1e30, weight_decay=0.0)
     with pytest.raises(TrainingDiverged, match=r"is (nan|no longer).* in step \d of epoch 1; no checkpoint contains"):
         train_tiny(tmp_path, make_recipe(optimiser=diverging))
@@ -196,7 +198,7 @@ def select_tags(faces: FaceSet, values: list[float]) -> FaceSet:
 
 
 def test_equal_tags_cause_a_warning_before_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """If all tags are equal, a warning says that nothing will be learned; single constant tags are named."""
+    """Equal tags are a warning; single constant tags are named."""
     same = select_tags(make_faces(8), [2.8, 0.01, 50.0, 100.0])
     recipe = make_recipe(epochs=1)
     train_extractor(make_network(recipe), same, same, recipe, tmp_path)
@@ -211,7 +213,7 @@ def test_equal_tags_cause_a_warning_before_the_training(tmp_path: Path, capsys: 
 def test_initial_weights_are_loaded_or_missing(
     reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Training starts from the weights of `init`; a ResNet-50 without initial weights causes one warning."""
+    """Training starts from `init`; a ResNet-50 without it is one warning."""
     unchanged = make_recipe(epochs=1, optimiser=OptimiserRule("decoupled", 0.0, 0.0, 0.0))
     train_tiny(tmp_path / "given", unchanged, init=reference / "best.safetensors", console=Console(stderr=True))
     assert "random weights" not in capsys.readouterr().err
@@ -225,7 +227,7 @@ def test_initial_weights_are_loaded_or_missing(
 
 @pytest.mark.parametrize("keeps", ["best", "last"])
 def test_a_recipe_states_the_epoch_that_is_kept(tmp_path: Path, keeps: Literal["best", "last"]) -> None:
-    """The checkpoint is of the epoch with the highest figure of merit, or of the last one whatever its figures are."""
+    """The kept epoch is the best, or the last whatever its figures are."""
     recipe = make_recipe(epochs=3, keeps=keeps)
     train_tiny(tmp_path, recipe)
     merits = [row["merit"] for row in read_log(tmp_path)]
@@ -246,16 +248,9 @@ def test_weights_without_a_training_state_do_not_resume(reference: Path, tmp_pat
 )
 def test_too_few_faces_are_refused(tmp_path: Path, train: int, held_out: int, error: str) -> None:
     """A training with too few faces for one step, or without held-out faces, is refused."""
-    faces = make_faces(8)
-    rows = torch.arange(8).numpy()
+    faces, held_out_faces = (make_faces(8).select(np.arange(count)) for count in (train, held_out))
     with pytest.raises(ValueError, match=error):
-        train_extractor(
-            make_network(make_recipe()),
-            faces.select(rows[:train]),
-            faces.select(rows[:held_out]),
-            make_recipe(),
-            tmp_path,
-        )
+        train_extractor(make_network(make_recipe()), faces, held_out_faces, make_recipe(), tmp_path)
 
 
 def make_cameras(count: int, seed: int = 0) -> FaceSet:
@@ -267,7 +262,7 @@ def make_cameras(count: int, seed: int = 0) -> FaceSet:
 
 
 def test_cameras_and_kinds_are_classes_of_the_training_only(tmp_path: Path) -> None:
-    """Heads for cameras with enough faces and for kinds are trained, logged and resumed, and not needed afterwards."""
+    """Heads for cameras and kinds are trained, resumed, and not needed afterwards."""
     recipe = make_recipe(losses=LossRule(camera_weight=0.5, kind_weight=0.5), epochs=1)
     faces, held_out = make_cameras(40), make_faces(HELD_OUT_FACES, seed=1)
     options = TrainOptions(console=Console(quiet=True))
@@ -293,7 +288,7 @@ def test_cameras_and_kinds_are_classes_of_the_training_only(tmp_path: Path) -> N
 
 
 def test_a_classifying_training_resumes_with_the_same_curve(tmp_path: Path) -> None:
-    """A training that stops within an epoch and is resumed has the losses and weights of one that did not stop."""
+    """A resumed training has the losses and weights of one that did not stop."""
     recipe = make_recipe(
         losses=LossRule(camera_weight=0.5, kind_weight=0.5), centred_heads=True, balance_sources=True, epochs=1
     )
@@ -318,27 +313,14 @@ def test_a_classifying_training_resumes_with_the_same_curve(tmp_path: Path) -> N
 
 
 def test_a_long_gradient_is_clipped(tmp_path: Path) -> None:
-    """With a tiny largest norm plain Adam's step is that of the clipped gradient; other recipes do not clip."""
+    """The gradient is clipped to the largest norm; other recipes do not clip."""
     norms = {}
     for clip in (None, 1e-6):
         rule = OptimiserRule(decay="coupled", head_rate=1e-3, backbone_rate=1e-3, weight_decay=0.0, clip_norm=clip)
         recipe = make_recipe(optimiser=rule, epochs=1)
-        network = make_network(recipe)
-        train_extractor(
-            network,
-            make_faces(4),
-            make_faces(HELD_OUT_FACES, seed=1),
-            recipe,
-            tmp_path / str(clip),
-            TrainOptions(console=Console(quiet=True)),
-        )
+        network, options = make_network(recipe), TrainOptions(console=Console(quiet=True))
+        train_extractor(network, make_faces(4), make_faces(4, seed=1), recipe, tmp_path / str(clip), options)
         gradients = [value.grad.flatten() for value in network.parameters() if value.grad is not None]
         norms[clip] = float(torch.cat(gradients).norm())
     assert norms[1e-6] == pytest.approx(1e-6, rel=1e-2)
     assert norms[None] > 1e-4
-
-
-def test_progress_without_a_terminal_is_json(reference: Path) -> None:
-    """Each line of the log has the losses, the held-out metrics, the control and the merit."""
-    for line in read_log(reference):
-        assert {"loss", "loss_iso", "iso", "manipulation", "merit", CONTROL} <= line.keys()

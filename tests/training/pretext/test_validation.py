@@ -1,4 +1,4 @@
-"""Validation: the selection of a checkpoint, and the control that detects a head that learned resampling."""
+"""Validation: the selection of a checkpoint, and the control of resampling."""
 
 import dataclasses
 import math
@@ -56,8 +56,8 @@ class FilterBank(nn.Module):
         return features
 
 
-@pytest.fixture(name="faces", scope="module")
-def fixture_faces() -> FaceSet:
+@pytest.fixture(scope="module")
+def faces() -> FaceSet:
     """Noise pictures with different contrast and sharpness."""
     rng = np.random.default_rng(0)
     pictures = []
@@ -82,7 +82,7 @@ def train_head(batches: list[Batch]) -> PretextNetwork:
 
 @pytest.mark.slow
 def test_control_detects_a_head_that_learned_resampling(faces: FaceSet) -> None:
-    """A head trained with the release's confound causes a warning; a head trained on a dark mark does not."""
+    """A head with the release's confound causes a warning, a sound one does not."""
     batches = make_validation_batches(faces, RECIPE)
     untouched = [batch for batch in batches if (batch.manipulated == 0).all()]
 
@@ -106,14 +106,14 @@ def test_control_detects_a_head_that_learned_resampling(faces: FaceSet) -> None:
 
 
 def test_control_counts_both_directions() -> None:
-    """An AUC below the lower bound or above the upper bound causes a warning; an AUC at the bound does not."""
+    """An AUC beyond either bound causes a warning; one at the bound does not."""
     assert check_control({CONTROL: 0.24}) is not None
     assert check_control({CONTROL: 0.76}) is not None
     assert check_control({CONTROL: 0.75}) is None
     assert check_control({CONTROL: 0.5}) is None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 30))
 def test_auc_is_scikit_learn_s(seed: int, size: int) -> None:
     """The AUC equals scikit-learn's ROC AUC, including ties."""
@@ -125,7 +125,7 @@ def test_auc_is_scikit_learn_s(seed: int, size: int) -> None:
 
 
 def test_validation_uses_the_same_faces_each_time(faces: FaceSet) -> None:
-    """Each face is used as served, then untouched and manipulated for the manipulation task; the same on every call."""
+    """Each face is used as served, untouched and manipulated, the same on every call."""
     once, again = (make_validation_batches(faces, RECIPE) for _ in range(2))
     assert all(torch.equal(one.crops, two.crops) for one, two in zip(once, again, strict=True))
     served, untouched, altered = once
@@ -139,7 +139,7 @@ def test_validation_uses_the_same_faces_each_time(faces: FaceSet) -> None:
 
 
 def test_predictions_are_of_the_faces_in_order(faces: FaceSet) -> None:
-    """The crops as served, untouched and manipulated each have the order of the faces, over several batches."""
+    """Each kind of crop has the order of the faces, over several batches."""
     batches = [batch for part in range(2) for batch in make_validation_batches(faces.select(rows(part)), RECIPE)]
     torch.manual_seed(2)
     network = PretextNetwork(FilterBank(), PAPER_FEATURES, centred_heads=False)
@@ -174,7 +174,7 @@ def test_untagged_faces_are_few() -> None:
 
 
 def test_merit_counts_what_the_recipe_trains() -> None:
-    """Only the trained tasks count, missing tags are left out, and without any accuracy the merit is NaN."""
+    """Only trained tasks count, without missing tags; without any it is NaN."""
     figures = {"f_number": 0.6, "exposure_time_s": 0.8, "focal_length_mm": math.nan, "iso": 0.7, "manipulation": 0.9}
     figures[CONTROL] = 0.0
     assert figure_of_merit(figures, LossRule()) == pytest.approx(0.75)

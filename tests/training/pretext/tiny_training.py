@@ -1,6 +1,6 @@
 """A tiny training for the tests: synthetic faces, a network of two layers, steps of milliseconds.
 
-Run as a program, it trains in a process of its own: `tiny_training.py RUN [--die-after N] [--recipe JSON]`.
+Run as a program, it trains in a process of its own: `tiny_training.py RUN [--die-after N]`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ TRAIN_FACES, HELD_OUT_FACES = 16, 4
 
 
 class TinyExtractor(nn.Module):
-    """Two layers on 28-pixel pictures, with batch normalisation; kills its process after a given number of passes."""
+    """Two layers with batch normalisation; kills its process after `die_after` passes."""
 
     def __init__(self, die_after: int | None = None) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class TinyExtractor(nn.Module):
 
 
 def make_faces(count: int, seed: int = 0) -> FaceSet:
-    """Return `count` smooth random pictures with landmarks and tags; brighter pictures have larger tags."""
+    """Return `count` smooth random pictures; brighter ones have larger tags."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 200, (count, 5, 5, 3)).astype(np.float32) + np.linspace(0, 55, count)[:, None, None, None]
     wide = np.kron(small, np.ones((1, WIDE_SIZE // 5, WIDE_SIZE // 5, 1), np.float32)).astype(np.uint8)
@@ -102,7 +102,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("run", type=Path)
     parser.add_argument("--die-after", type=int)
-    parser.add_argument("--recipe", type=json.loads, default={})
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    train_tiny(arguments.run, make_recipe(**arguments.recipe), arguments.die_after)
+    train_tiny(arguments.run, make_recipe(), arguments.die_after)

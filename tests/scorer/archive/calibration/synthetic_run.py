@@ -1,11 +1,10 @@
-"""Runs with features that were drawn at random, and a bundle of few features that scored them."""
+"""Runs with features drawn at random, and a bundle of few features that scored them."""
 
 import hashlib
 import io
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ingest.probe import Limits
-from scorer.archive.folder import mark_name, part_name
-from scorer.archive.marks import CommitMark, PartFile
+from scorer.archive.folder import part_name
+from scorer.archive.marks import PartFile
 from scorer.archive.rows import FEATURES, RESULTS
-from scorer.archive.run import RunFile
 from scorer.bundle.bundle import MANIFEST, Bundle, read_bundle, write_manifest
 from scorer.bundle.calibration import make_manifest_fields, write_calibration
 from scorer.bundle.manifest import CALIBRATION, GOLDEN, MIXTURE
 from scorer.decide import Calibration, Policy, decide_face
 from scorer.mixture import GaussianMixture, log_likelihood, stack_mixture
 from scorer.strata import Stratum
+from tests.scorer.archive.report.written_run import write_mark, write_run_file
 
 SIZE = 6
-NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def write_small_bundle(starter: Bundle, folder: Path, components: int = 1, *, diagonal: bool = False) -> Bundle:
-    """Write a bundle whose mixture is around the origin, calibrated on 400 faces of it; no engine can run it."""
+    """Write a bundle with a mixture around the origin and 400 calibration faces; no engine can run it."""
     shutil.copytree(starter.folder, folder)
     rng = np.random.default_rng(1)
     factors = np.ones((components, SIZE)) if diagonal else np.broadcast_to(np.eye(SIZE), (components, SIZE, SIZE))
@@ -69,7 +66,7 @@ class DrawnFaces:
 
 
 def draw_faces(rng: np.random.Generator, photographs: int, sources: int, shift: float = 4.0) -> DrawnFaces:
-    """Return a face or two of each photograph, correlated and far from the bundle's; sources have different sizes."""
+    """Return one or two faces of each photograph, correlated and far from the bundle's."""
     faces = rng.integers(1, 3, photographs)
     of = np.repeat(np.arange(photographs), faces)
     mixing = np.random.default_rng(9).normal(size=(SIZE, SIZE)) / 2 + np.eye(SIZE)
@@ -87,7 +84,7 @@ def write_scored_run(
     shards: int = 2,
     policy: Policy | None = None,
 ) -> Path:
-    """Write the finished run in which the bundle scored these faces, one row each, and return its folder."""
+    """Write the finished run in which the bundle scored these faces; return its folder."""
     policy = policy or Policy(flag_false_alarm_rate=0.05)
     nats = log_likelihood(faces.features, bundle.model.mixture)
     strata = list(faces.strata or [Stratum.HIGH_QUALITY] * len(nats))
@@ -122,24 +119,13 @@ def write_scored_run(
         _write_shard(
             folder, shard, [row for row in rows if row["shard"] == shard], faces.features if features else None
         )
-    run = RunFile(
-        version="1",
-        created_at=NOW,
-        bundle_id=bundle.manifest.bundle_id,
-        bundle_digest=bundle.model.digest,
-        policy=policy,
-        limits=Limits(),
-        sources=("/archive",),
-        options={"keep_features": True} if features else {},
-        shards=shards,
-        plan_digest="",
-    )
-    (folder / "run.json").write_text(run.model_dump_json())
-    return folder
+    options = {"keep_features": True} if features else {}
+    bundle_id, digest = bundle.manifest.bundle_id, bundle.model.digest
+    return write_run_file(folder, shards, bundle_id, digest, policy=policy, options=options)
 
 
 def _write_shard(folder: Path, shard: int, rows: list[dict[str, Any]], features_ND: np.ndarray | None) -> None:
-    for kind in ("results", "features", "_stats"):
+    for kind in ("results", "features"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
     name = part_name(shard)
     part = {name: PartFile(rows=len(rows), sha256="")}
@@ -151,12 +137,11 @@ def _write_shard(folder: Path, shard: int, rows: list[dict[str, Any]], features_
             for row in rows
         ]
         pq.write_table(pa.Table.from_pylist(kept, FEATURES), folder / "features" / name)
-    counts = dict.fromkeys(("no_face", "failed", "retryable", "flag", "review"), 0)
-    mark = CommitMark(
-        shard=shard,
-        generation=0,
+    counts = dict.fromkeys(("no_face", "failed", "flag", "review"), 0)
+    write_mark(
+        folder,
+        shard,
         results=part,
-        errors={},
         features=part if features_ND is not None else {},
         images=len(rows),
         faces=len(rows),
@@ -164,6 +149,4 @@ def _write_shard(folder: Path, shard: int, rows: list[dict[str, Any]], features_
         passed=len(rows),
         work_intervals=(),
         stage_s={},
-        bundle_digest="",
     )
-    (folder / "_stats" / mark_name(shard)).write_text(mark.model_dump_json(by_alias=True))

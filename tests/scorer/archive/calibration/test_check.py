@@ -1,4 +1,4 @@
-"""A run against its promise: the verdict follows from the interval, and labels decide what counts as a photograph."""
+"""A run against its promise: intervals give the verdict, labels say what is a photograph."""
 
 import re
 from pathlib import Path
@@ -14,17 +14,11 @@ from scorer.bundle.bundle import Bundle
 from scorer.decide import Policy
 from scorer.errors import UsageError
 from scorer.strata import Stratum
-from tests.scorer.archive.calibration.synthetic_run import SIZE, DrawnFaces, write_scored_run, write_small_bundle
-
-
-@pytest.fixture(scope="module")
-def bundle(starter: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle of 6 features."""
-    return write_small_bundle(starter, tmp_path_factory.mktemp("bundles") / "small")
+from tests.scorer.archive.calibration.synthetic_run import SIZE, DrawnFaces, write_scored_run
 
 
 def draw(count: int, sources: int = 20) -> DrawnFaces:
-    """Return one face each of `count` photographs; the bundle was calibrated on others like these."""
+    """Return one face each of `count` photographs like those that calibrated the bundle."""
     features = np.random.default_rng(11).normal(size=(count, SIZE)).astype(np.float32)
     of = [f"source {row // 20 % sources}" for row in range(count)]
     return DrawnFaces(features, [f"{row}" for row in range(count)], of)
@@ -54,7 +48,7 @@ def spread(count: int, share: float) -> list[float]:
 def test_the_advice_follows_from_the_intervals(
     bundle: Bundle, tmp_path: Path, share: float, advice: Advice, words: str
 ) -> None:
-    """Too many alarms at a rate of the policy mean yes; clearly fewer at every rate are optional."""
+    """Too many alarms at a rate of the policy mean yes; clearly fewer are optional."""
     found = check(tmp_path, bundle, draw(1000), spread(1000, share))
     assert found.recalibrate is advice
     assert re.search(words, found.sentence)
@@ -104,7 +98,7 @@ def test_too_few_photographs_say_nothing(bundle: Bundle, tmp_path: Path) -> None
 
 
 def test_sources_are_clusters(bundle: Bundle, tmp_path: Path) -> None:
-    """Alarms that come from two of twenty sources have a wider interval than the same number spread over all."""
+    """Alarms of two of twenty sources have a wider interval than as many of all sources."""
     apart = check(tmp_path / "a", bundle, draw(1000), [0.001 if row // 20 % 20 < 2 else 0.5 for row in range(1000)])
     even = check(tmp_path / "b", bundle, draw(1000), spread(1000, 0.1))
     few = check(
@@ -117,7 +111,7 @@ def test_sources_are_clusters(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_labels_give_false_alarms_and_catches(bundle: Bundle, tmp_path: Path) -> None:
-    """Generated and unsure faces are no false alarms; of the generated ones the caught are counted."""
+    """Generated and unsure faces are no false alarms; caught generated ones are counted."""
     faces, p_values = draw(1000), [0.001] * 60 + [0.5] * 940
     rows = [("generated", 0, 40), ("generated", 100, 110), ("unsure", 40, 60), ("photograph", 110, 210)]
     lines = [{"result_id": f"result-{n:05d}", "face": None, "label": x} for x, i, j in rows for n in range(i, j)]

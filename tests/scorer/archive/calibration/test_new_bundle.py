@@ -1,4 +1,4 @@
-"""The bundle that a calibration writes: another id and digest, its own golden faces, no promise of the one before."""
+"""The bundle that a calibration writes."""
 
 import json
 import shutil
@@ -15,8 +15,8 @@ from scorer.mixture import log_likelihood
 from tests.scorer.archive.calibration.synthetic_run import draw_faces, write_scored_run, write_small_bundle
 
 
-@pytest.fixture(name="bundle")
-def fixture_bundle(starter: Bundle, tmp_path: Path) -> Bundle:
+@pytest.fixture
+def bundle(starter: Bundle, tmp_path: Path) -> Bundle:
     """A bundle with a signature."""
     bundle = write_small_bundle(starter, tmp_path / "small")
     (bundle.folder / SIGNATURE).write_bytes(b"0" * 64)
@@ -24,7 +24,7 @@ def fixture_bundle(starter: Bundle, tmp_path: Path) -> Bundle:
 
 
 def test_the_new_bundle_states_what_was_done(bundle: Bundle, tmp_path: Path) -> None:
-    """Its id, digest, calibration and card are new, its evaluation is gone, its other files are the same bytes."""
+    """Id, digest, calibration and card are new, the evaluation is gone, other files are unchanged."""
     run = write_scored_run(tmp_path / "run", bundle, draw_faces(np.random.default_rng(1), 300, 12))
     found = calibrate_bundle(bundle, run)
     new = write_calibrated_bundle(bundle, found, tmp_path / "new")
@@ -54,7 +54,7 @@ def test_the_new_bundle_states_what_was_done(bundle: Bundle, tmp_path: Path) -> 
 
 
 def test_calibrated_again(bundle: Bundle, tmp_path: Path) -> None:
-    """The calibration alone keeps mixture and golden faces; a further one replaces the card's section and the id."""
+    """The calibration alone keeps mixture and golden faces; a second one replaces card section and id."""
     drawn = draw_faces(np.random.default_rng(2), 300, 12)
     once = write_calibrated_bundle(
         bundle,
@@ -74,7 +74,7 @@ def test_calibrated_again(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_nothing_is_overwritten(bundle: Bundle, tmp_path: Path) -> None:
-    """A folder with content is refused, and a file that changed after the bundle was read leaves no new bundle."""
+    """A full folder is refused, and a file that changed since leaves no new bundle."""
     run = write_scored_run(tmp_path / "run", bundle, draw_faces(np.random.default_rng(4), 200, 12))
     found = calibrate_bundle(bundle, run, calibration_only=True)
     full = tmp_path / "full"

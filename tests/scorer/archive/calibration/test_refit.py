@@ -1,4 +1,4 @@
-"""A run's photographs refit a bundle: what is promised is kept, and what is used is what was stated."""
+"""A run's photographs refit a bundle, and its promise is kept."""
 
 import tempfile
 from dataclasses import replace
@@ -25,16 +25,16 @@ RATE = 0.05
 NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)  # a seed cannot be made simpler
 
 
-@pytest.fixture(scope="module")
-def bundle(starter: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle of 6 features with one full covariance."""
-    return write_small_bundle(starter, tmp_path_factory.mktemp("bundles") / "small")
-
-
 def take(faces: DrawnFaces, rows: np.ndarray) -> DrawnFaces:
     """Return some of the faces."""
     chosen = {name: [getattr(faces, name)[row] for row in rows] for name in ("photographs", "sources")}
     return replace(faces, features=faces.features[rows], **chosen)
+
+
+def draw_apart(seed: int, photographs: int) -> DrawnFaces:
+    """Return drawn faces that each have a photograph of their own."""
+    drawn = draw_faces(np.random.default_rng(seed), photographs, 12)
+    return replace(drawn, photographs=[f"{row}" for row in range(len(drawn.features))])
 
 
 def write_labels(labels: dict[str, str]) -> pa.Table:
@@ -45,13 +45,13 @@ def write_labels(labels: dict[str, str]) -> pa.Table:
 
 def refit(bundle: Bundle, faces: DrawnFaces, folder: Path, **options: object) -> NewCalibration:
     """Return the calibration of a run with these faces."""
-    return calibrate_bundle(bundle, write_scored_run(folder, bundle, faces), **options)  # type: ignore[arg-type]
+    return calibrate_bundle(bundle, write_scored_run(folder, bundle, faces), **options)
 
 
 @settings(max_examples=20, phases=NO_SHRINKING)
 @given(st.integers(0, 2**32 - 1), st.integers(160, 320), st.sampled_from(["refit", "calibration only"]))
 def test_new_photographs_are_flagged_as_promised(bundle: Bundle, seed: int, photographs: int, how: str) -> None:
-    """Before, nearly all faces of other traffic are flagged; afterwards as many as the calibration's law allows."""
+    """Before, nearly all faces of other traffic are flagged; then as many as the law allows."""
     rng, only = np.random.default_rng(seed), how == "calibration only"
     drawn, fresh = draw_faces(rng, photographs, 20), draw_faces(rng, 2000, 20)
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +73,7 @@ def test_new_photographs_are_flagged_as_promised(bundle: Bundle, seed: int, phot
 @settings(max_examples=10, phases=NO_SHRINKING)
 @given(st.integers(0, 2**32 - 1), st.integers(8, 30))
 def test_no_source_and_no_photograph_does_both(bundle: Bundle, seed: int, sources: int) -> None:
-    """The halves share no group; copies of one photograph in two sources keep its faces together."""
+    """The halves share no group, and no photograph that has copies in two sources."""
     drawn = draw_faces(np.random.default_rng(seed), 400, sources)
     for by in ("source", "photograph", "camera"):
         if by == "camera":
@@ -86,7 +86,7 @@ def test_no_source_and_no_photograph_does_both(bundle: Bundle, seed: int, source
 
 
 def test_copies_count_once(bundle: Bundle, tmp_path: Path) -> None:
-    """Neither the same file again nor the same picture with other metadata changes the calibration."""
+    """Neither a file again nor its picture with other metadata changes the calibration."""
     drawn = draw_faces(np.random.default_rng(3), 300, 12)
     once = refit(bundle, drawn, tmp_path / "once")
     rows = np.concatenate([np.arange(len(drawn.features)), np.arange(40), np.arange(60)])
@@ -99,9 +99,8 @@ def test_copies_count_once(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_only_labels_leave_faces_out(bundle: Bundle, tmp_path: Path) -> None:
-    """Flagged faces stay; faces labelled generated or unsure go, as if the run did not have them."""
-    drawn = draw_faces(np.random.default_rng(4), 300, 12)
-    drawn.photographs = [f"{row}" for row in range(len(drawn.features))]
+    """Flagged faces stay; faces labelled generated or unsure go."""
+    drawn = draw_apart(4, 300)
     whole = refit(bundle, drawn, tmp_path / "whole", calibration_only=True)
     nats = np.sort(log_likelihood(drawn.features, bundle.model.mixture))
     np.testing.assert_array_equal(whole.calibration.pooled, nats)
@@ -117,9 +116,8 @@ def test_only_labels_leave_faces_out(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_a_stratum_with_enough_photographs_has_its_own(bundle: Bundle, tmp_path: Path) -> None:
-    """A stratum with 72 photographs is calibrated by itself; the others are named with their numbers."""
-    drawn = draw_faces(np.random.default_rng(5), 400, 12)
-    drawn.photographs = [f"{row}" for row in range(len(drawn.features))]
+    """A stratum with 72 photographs is calibrated by itself; smaller ones are named."""
+    drawn = draw_apart(5, 400)
     small = [Stratum.SMALL_LOW_QUALITY] * 71 + [Stratum.LOW_QUALITY] * 72
     drawn.strata = small + [Stratum.HIGH_QUALITY] * (len(drawn.features) - len(small))
     found = refit(bundle, drawn, tmp_path / "run", calibration_only=True)
@@ -132,9 +130,8 @@ def test_a_stratum_with_enough_photographs_has_its_own(bundle: Bundle, tmp_path:
 
 
 def test_tracks_calibrate_their_strata_only(bundle: Bundle, tmp_path: Path) -> None:
-    """Tracks of videos are no photographs: 72 clips have a stratum, and neither the fit nor the whole contains them."""
-    drawn = draw_faces(np.random.default_rng(5), 400, 12)
-    drawn.photographs = [f"{row}" for row in range(len(drawn.features))]
+    """72 clips have a stratum, and neither the fit nor the whole contains them."""
+    drawn = draw_apart(5, 400)
     others = len(drawn.features) - 72
     drawn.strata = [Stratum.VIDEO] * 72 + [Stratum.HIGH_QUALITY] * others
     found = refit(bundle, drawn, tmp_path / "run", calibration_only=True)
@@ -150,7 +147,7 @@ def test_tracks_calibrate_their_strata_only(bundle: Bundle, tmp_path: Path) -> N
 
 
 def test_a_worse_mixture_is_not_taken(bundle: Bundle, tmp_path: Path) -> None:
-    """Where few photographs are like those that the bundle knows, its mixture is kept, and all faces calibrate it."""
+    """A mixture that is worse on held-out faces is not taken, and all faces calibrate."""
     drawn = draw_faces(np.random.default_rng(12), 160, 12)
     drawn.features = np.random.default_rng(12).normal(size=drawn.features.shape).astype(np.float32)
     found = refit(bundle, drawn, tmp_path / "run")
@@ -173,7 +170,7 @@ def test_the_kind_of_mixture_stays(starter: Bundle, tmp_path: Path, components: 
 
 
 def test_minimums_are_stated(bundle: Bundle, tmp_path: Path) -> None:
-    """Too few photographs is an error with the number there is and the numbers for 5 % and 1 %."""
+    """Too few photographs is an error with their number and those for 5 % and 1 %."""
     drawn = draw_faces(np.random.default_rng(7), 71, 12)
     numbers = r"71 photographs: at least 72 are needed, .* of 5 %, and 368 for 1 %"
     with pytest.raises(UsageError, match=rf"the calibration has {numbers}"):
@@ -189,7 +186,7 @@ def test_minimums_are_stated(bundle: Bundle, tmp_path: Path) -> None:
 
 
 def test_runs_that_do_not_fit_are_refused(bundle: Bundle, starter: Bundle, tmp_path: Path) -> None:
-    """Another bundle's run, a run without features, an unfinished one and unknown columns are errors that say so."""
+    """Another bundle's run, absent features, an unfinished run and unknown columns are refused."""
     drawn = draw_faces(np.random.default_rng(8), 200, 12)
     run = write_scored_run(tmp_path / "run", bundle, drawn)
     with pytest.raises(UsageError, match=r"was scored with small .* is starter-.*: name the bundle of the run"):

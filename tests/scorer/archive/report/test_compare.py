@@ -1,4 +1,4 @@
-"""Comparison of two runs: properties of equal runs, known differences, and refusal of unrelated runs."""
+"""Comparison of two runs."""
 
 import tempfile
 from dataclasses import replace
@@ -13,22 +13,17 @@ from scipy import stats
 
 from scorer.archive.report.compare import compare_runs
 from scorer.archive.report.compare_page import explain_sides, render_comparison, state_difference
-from scorer.archive.report.figures import Face
 from scorer.bundle.bundle import Bundle
 from scorer.errors import UsageError
 from scorer.meaning import explain_flag, explain_pass
 from tests.scorer.archive.report.test_summary import RATE, draw_images
-from tests.scorer.archive.report.written_run import WrittenImage, write_run
+from tests.scorer.archive.report.written_run import WrittenImage, read_nothing, write_run
 
 
-def read_nothing(_: Face) -> None:
-    """Represent an archive that no longer exists."""
-
-
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(shards=st.lists(draw_images(), max_size=2))
 def test_a_run_agrees_with_itself(shards: list[list[WrittenImage]]) -> None:
-    """A run compared with itself has no different decision, no KS distance, no face of its own and correlation 1."""
+    """A run compared with itself has no difference and correlation 1."""
     common = WrittenImage("common", (0.3,))
     named = [[replace(image, name=f"{number}/{image.name}") for image in shard] for number, shard in enumerate(shards)]
     with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +38,7 @@ def test_a_run_agrees_with_itself(shards: list[list[WrittenImage]]) -> None:
     assert sum(group.flips.of for group in found.by_source) == found.faces
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(pairs=st.lists(st.tuples(RATE, RATE), min_size=2, max_size=40))
 def test_the_figures_equal_those_of_scipy(pairs: list[tuple[float, float]]) -> None:
     """Rank correlation, KS distance and quantiles equal those of SciPy and NumPy, with ties."""
@@ -65,7 +60,7 @@ def test_the_figures_equal_those_of_scipy(pairs: list[tuple[float, float]]) -> N
 
 
 def test_differences_are_counted(tmp_path: Path) -> None:
-    """Different decisions, faces of one run, missing images, moved boxes and other bytes are counted separately."""
+    """Decisions, faces of one run, missing images, moved boxes and other bytes are counted apart."""
     before = [
         WrittenImage("same", (0.5,)),
         WrittenImage("flips", (0.005,)),

@@ -1,4 +1,4 @@
-"""The page of a run: self-contained, safe with any names in the archive, and explicit about missing pictures."""
+"""The page of a run: self-contained, safe with any names, and explicit about missing pictures."""
 
 import hashlib
 import io
@@ -16,7 +16,6 @@ from PIL import Image
 from s3fs import S3FileSystem
 
 from scorer.archive.report.chart import WIDTHS, draw_chart
-from scorer.archive.report.figures import Face
 from scorer.archive.report.gallery import SIDE_PX
 from scorer.archive.report.page import SHOWN_CHARACTERS, show_percent, show_plain
 from scorer.archive.report.reading import ArchiveReader
@@ -26,7 +25,7 @@ from scorer.archive.source.plan import StoredPlan
 from scorer.bundle.bundle import Bundle
 from scorer.meaning import explain_pass, state_flagged_share
 from scorer.settings import Settings
-from tests.scorer.archive.report.written_run import WrittenImage, write_run
+from tests.scorer.archive.report.written_run import WrittenImage, read_nothing, write_run
 from tests.scorer.archive.source.archives import list_items, make_tar, plan
 
 MALICIOUS_NAMES = [
@@ -38,6 +37,9 @@ MALICIOUS_NAMES = [
     "]]>--><!--",
     "x" * 4000,
 ]
+
+
+FACES = (0.005,) * 25
 
 
 class ParsedPage(HTMLParser):
@@ -63,28 +65,18 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_nothing(_: Face) -> None:
-    """Represent an archive that no longer exists."""
+def show(folder: Path, *images: WrittenImage, **options: int) -> str:
+    """Return the page of a run with these images."""
+    return render_report(summarise(write_run(folder, [images], **options)), read_nothing)
 
 
 @pytest.mark.parametrize("name", MALICIOUS_NAMES)
 def test_no_name_becomes_markup(tmp_path: Path, name: str) -> None:
     """Ids, sources and cameras are shown as text: they add no element and no attribute."""
     text = name.encode(errors="backslashreplace").decode()  # Parquet cannot store half of a surrogate pair
-    run = write_run(
-        tmp_path, [[WrittenImage(text, (0.005,) * 25, text, text, (text,)), WrittenImage("plain", (0.005,) * 25, text)]]
-    )
-    page = ParsedPage(render_report(summarise(run), read_nothing))
-    plain = ParsedPage(
-        render_report(
-            summarise(
-                write_run(
-                    tmp_path, [[WrittenImage("a", (0.005,) * 25, marks=("m",)), WrittenImage("b", (0.005,) * 25)]]
-                )
-            ),
-            read_nothing,
-        )
-    )
+    images = WrittenImage(text, FACES, text, text, (text,)), WrittenImage("plain", FACES, text)
+    page = ParsedPage(show(tmp_path, *images))
+    plain = ParsedPage(show(tmp_path, WrittenImage("a", FACES, marks=("m",)), WrittenImage("b", FACES)))
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in plain.elements}
     assert not {"script", "img", "iframe", "object", "link", "base"} & {tag for tag, _ in page.elements}
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
@@ -94,8 +86,8 @@ def test_no_name_becomes_markup(tmp_path: Path, name: str) -> None:
 
 
 def test_the_page_loads_nothing(tmp_path: Path) -> None:
-    """The policy permits only embedded pictures and the style sheet with its digest; the page has no URL."""
-    page = render_report(summarise(write_run(tmp_path, [[WrittenImage("a", (0.005, 0.9))]])), read_nothing)
+    """Only embedded pictures and the style sheet are permitted; the page has no URL."""
+    page = show(tmp_path, WrittenImage("a", (0.005, 0.9)))
     style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)
     assert style
     allowed = b64encode(hashlib.sha256(style[1].encode()).digest()).decode()
@@ -111,7 +103,7 @@ def test_the_page_loads_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "tar", "rows"])
 def test_faces_are_read_again_and_cut(tmp_path: Path, portrait: bytes, kind: str) -> None:
-    """A face is read from its file, its tar or its row, and shown as a small JPEG without metadata, with a checkbox."""
+    """A face of a file, tar or row is shown as a small JPEG without metadata."""
     source = tmp_path / "archive of #1" / {"file": "a.png", "tar": "a.tar", "rows": "a.parquet"}[kind]
     source.parent.mkdir()
     columns = {"bytes_column": "image"} if kind == "rows" else {}
@@ -159,7 +151,7 @@ def test_faces_are_read_again_from_a_store(
 
 
 def test_a_missing_picture_has_a_reason(tmp_path: Path, portrait: bytes) -> None:
-    """A missing file, a changed file, a box outside the image and a pipe each have a reason instead of a picture."""
+    """A missing or changed file, a box outside the image and a pipe each have a reason."""
     archive = tmp_path / "archive"
     archive.mkdir()
     good, other, lost, pipe, outside = (archive / name for name in ("good.png", "other", "lost", "pipe", "../outside"))
@@ -193,7 +185,7 @@ def test_a_missing_picture_has_a_reason(tmp_path: Path, portrait: bytes) -> None
 
 
 def test_a_second_report_is_the_same(tmp_path: Path) -> None:
-    """Two processes that finish at the same time write the same bytes, and no other file remains."""
+    """A second report has the same bytes, and no other file remains."""
     run = write_run(
         tmp_path,
         [[WrittenImage("a", (0.005, 0.2)), WrittenImage("b", marks=("resized",)), WrittenImage("c", failure="empty")]],
@@ -216,16 +208,16 @@ def test_a_second_report_is_the_same(tmp_path: Path) -> None:
     ],
 )
 def test_the_verdict_compares_with_the_promise(tmp_path: Path, p_values: list[float], sentence: str) -> None:
-    """The page states whether more faces are flagged than promised, and never calls fewer a good sign."""
+    """The page says whether more faces are flagged than promised; fewer are no good sign."""
     images = [WrittenImage(f"{n}", (p,)) for n, p in enumerate(p_values)]
-    page = ParsedPage(render_report(summarise(write_run(tmp_path, [images])), read_nothing))
+    page = ParsedPage(show(tmp_path, *images))
     assert sentence in page.text
     assert "less than was allowed for" not in page.text
 
 
 @pytest.mark.parametrize("measured", [True, False])
 def test_a_report_begins_with_what_a_pass_does_not_mean(tmp_path: Path, starter: Bundle, *, measured: bool) -> None:
-    """The page begins with what was scored, then states that a pass is no proof, with the bundle's figures if any."""
+    """The page states what was scored, then that a pass is no proof, with the bundle's figures."""
     evaluation = starter.manifest.evaluation if measured else None
     run = write_run(tmp_path, [[WrittenImage("a", (0.5, 0.2)), WrittenImage("b", (0.9,))]], evaluation=evaluation)
     lines = list_lines(summarise(run))
@@ -240,7 +232,7 @@ def test_a_report_begins_with_what_a_pass_does_not_mean(tmp_path: Path, starter:
 
 
 def test_each_chart_contains_its_text(tmp_path: Path) -> None:
-    """In the narrow and the wide chart, bars, ticks and labels of thresholds stay within the edges."""
+    """Bars, ticks and labels of thresholds stay within the edges of both charts."""
     histogram = summarise(write_run(tmp_path, [[WrittenImage(f"{n}", (n / 400,)) for n in range(1, 400)]])).histogram
     for kind in WIDTHS:
         chart = draw_chart(histogram, kind)
@@ -255,7 +247,7 @@ def test_each_chart_contains_its_text(tmp_path: Path) -> None:
 
 def test_an_unfinished_run_is_marked(tmp_path: Path) -> None:
     """The report of an unfinished run states how many shards are committed."""
-    page = render_report(summarise(write_run(tmp_path, [[WrittenImage("a", (0.5,))]], planned=2)), read_nothing)
+    page = show(tmp_path, WrittenImage("a", (0.5,)), planned=2)
     assert "Unfinished: 1 of 2 shards are committed" in page
 
 

@@ -1,4 +1,4 @@
-"""The figures of a run: their sums agree, and only files that commit marks name are counted."""
+"""The figures of a run: sums agree, and only files that marks name are counted."""
 
 import json
 import tempfile
@@ -26,7 +26,7 @@ NAMES = st.sampled_from(["holiday", "x' OR 1=1 --", "<b>", "\u202e", ""])
 
 @st.composite
 def draw_images(draw: st.DrawFn) -> list[WrittenImage]:
-    """Return images of one shard: scored ones, ones with unscored faces, ones without a face, and failed ones."""
+    """Return images of one shard: scored, unscored, without a face, and failed."""
     images = []
     for number in range(draw(st.integers(0, 12))):
         faces = draw(st.lists(RATE, max_size=3))
@@ -45,10 +45,10 @@ def draw_images(draw: st.DrawFn) -> list[WrittenImage]:
     return images
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(shards=st.lists(draw_images(), max_size=3))
 def test_figures_add_up(shards: list[list[WrittenImage]]) -> None:
-    """Images, faces, decisions, groups and bins agree with each other and with the written rows."""
+    """Images, faces, decisions, groups and bins agree with the written rows."""
     with tempfile.TemporaryDirectory() as folder:
         summary = summarise(write_run(Path(folder), shards))
     images = [image for shard in shards for image in shard]
@@ -108,7 +108,7 @@ def test_further_sources_are_combined(tmp_path: Path) -> None:
 
 
 def test_strata_have_their_faces_and_images(tmp_path: Path) -> None:
-    """A face counts in its stratum, and the interval counts the images that have such a face, once each."""
+    """A face counts in its stratum, whose interval counts each image once."""
     sizes = [("large", 30), ("small_low_quality", 25), ("no_quality", 3)]
     images = [
         WrittenImage(f"{name}-{n}", (0.001 if n < 5 else 0.5, 0.5), facts={"stratum": name})
@@ -128,7 +128,7 @@ def test_a_folder_name_is_not_a_pattern(tmp_path: Path) -> None:
 
 
 def test_throughput_counts_each_second_of_work_once(tmp_path: Path) -> None:
-    """Intervals of shards that overlap count once, and a pause between two intervals does not count."""
+    """Overlapping intervals count once, and a pause does not count."""
     run = write_run(tmp_path, [[WrittenImage(f"{n}")] for n in range(3)])
     work_intervals = [
         [("09:00:00", "09:00:10"), ("10:00:00", "10:00:05")],
@@ -152,7 +152,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut", "flipped", "other", "mark", "name", "count", "run"])
 def test_damage_is_reported(tmp_path: Path, damage: str) -> None:
-    """Missing, truncated and exchanged files, invalid marks, and marks with other counts are errors."""
+    """Missing, truncated, exchanged files and invalid marks are errors."""
     run = write_run(tmp_path, [[WrittenImage("a", (0.5,) * 400)]])
     part, mark = run / "results" / part_name(0), run / "_stats" / "00000.json"
     match damage:
@@ -188,7 +188,7 @@ def test_damage_is_reported(tmp_path: Path, damage: str) -> None:
 
 @given(counts=st.dictionaries(st.integers(-1_000_000, 1_000_000), st.integers(1, 1000), max_size=30))
 def test_the_axis_is_short_and_round(counts: dict[int, int]) -> None:
-    """For likelihoods of any range there are at most `BINS` + 1 bins, of equal width of at least 1 nat."""
+    """At most `BINS` + 1 bins of equal width of at least 1 nat cover any likelihoods."""
     edges = choose_edges(Counter(counts), [])
     assert 2 <= len(edges) <= BINS + 2
     widths = {high - low for low, high in pairwise(edges)}
@@ -211,7 +211,7 @@ def test_an_interval_contains_its_share(of: int, part: float, cases: int) -> Non
 
 
 def test_statements_are_counted_by_image(tmp_path: Path) -> None:
-    """An image with two faces and two alike statements counts once; files of older releases were not read."""
+    """An image with alike statements counts once; files of older releases were not read."""
     made = {"kind": "generator", "statement": "Software: x", "source": "xmp", "validity": "unverified"}
     signed = {"kind": "digital_source_type", "statement": "y", "source": "c2pa", "validity": "trusted"}
     images = [

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from ingest.probe import Limits
 from scorer.archive.folder import mark_name, part_name
 from scorer.archive.marks import CommitMark, PartFile, WorkInterval
+from scorer.archive.report.figures import Face
 from scorer.archive.rows import ERRORS, RESULTS
 from scorer.archive.run import RunFile
 from scorer.bundle.manifest import Evaluation
@@ -27,7 +28,7 @@ CALIBRATION_SIZE = 199
 
 @dataclass(frozen=True)
 class WrittenImage:
-    """One image of a written run; `p_values` has one number a face, None for a face that was not scored."""
+    """One image of a written run; `p_values` has a number a face, None for an unscored one."""
 
     name: str
     p_values: tuple[float | None, ...] = ()
@@ -101,20 +102,16 @@ def write_run(
     folder.mkdir(parents=True, exist_ok=True)
     for index, images in enumerate(shards):
         write_shard(folder, index, images)
-    run = RunFile(
-        version="1",
-        created_at=START,
-        bundle_id=bundle,
-        bundle_digest=bundle.encode().hex().ljust(64, "0")[:64],
-        policy=policy,
-        limits=Limits(),
-        sources=("/archive",),
-        options={},
-        shards=len(shards) if planned is None else planned,
-        plan_digest="",
-        evaluation=evaluation,
-    )
-    (folder / "run.json").write_text(run.model_dump_json())
+    digest = bundle.encode().hex().ljust(64, "0")[:64]
+    planned = len(shards) if planned is None else planned
+    return write_run_file(folder, planned, bundle, digest, policy=policy, evaluation=evaluation)
+
+
+def write_run_file(folder: Path, shards: int, bundle: str, digest: str, **fields: Any) -> Path:  # noqa: ANN401
+    """Write what a run states of itself, and return its folder."""
+    usual = {"version": "1", "created_at": START, "limits": Limits(), "sources": ("/archive",), "options": {}}
+    own = {"bundle_id": bundle, "bundle_digest": digest, "shards": shards, "plan_digest": ""}
+    (folder / "run.json").write_text(RunFile.model_validate(usual | own | fields).model_dump_json())
     return folder
 
 
@@ -130,20 +127,28 @@ def write_shard(folder: Path, index: int, images: Sequence[WrittenImage]) -> Non
         (folder / kind).mkdir(exist_ok=True)
         if lines or kind == "results":
             pq.write_table(pa.Table.from_pylist(lines, schema), folder / kind / part_name(index))
-    (folder / "_stats").mkdir(exist_ok=True)
     counts = Counter("failed" if image.failure else image.decision or "no_face" for image in images)
     started_at = START + timedelta(seconds=10 * index)
-    mark = CommitMark(
-        shard=index,
-        generation=0,
+    write_mark(
+        folder,
+        index,
         results={part_name(index): PartFile(rows=len(rows), sha256="")},
         errors={part_name(index): PartFile(rows=len(errors), sha256="")} if errors else {},
         images=len(images),
         faces=sum(len(image.p_values) for image in images),
-        retryable=0,
         **{name: counts[name] for name in ("no_face", "failed", "flag", "review", "pass")},
         work_intervals=(WorkInterval(started_at=started_at, finished_at=started_at + timedelta(seconds=10)),),
         stage_s={"read": 1.0, "decode": 6.0},
-        bundle_digest="",
     )
-    (folder / "_stats" / mark_name(index)).write_text(mark.model_dump_json(by_alias=True))
+
+
+def write_mark(folder: Path, shard: int, **fields: Any) -> None:  # noqa: ANN401
+    """Write the commit mark of a shard."""
+    (folder / "_stats").mkdir(exist_ok=True)
+    usual = {"shard": shard, "generation": 0, "errors": {}, "retryable": 0, "bundle_digest": ""}
+    text = CommitMark.model_validate(usual | fields).model_dump_json(by_alias=True)
+    (folder / "_stats" / mark_name(shard)).write_text(text)
+
+
+def read_nothing(_: Face) -> None:
+    """Represent an archive that no longer exists."""

@@ -78,7 +78,7 @@ OUTCOMES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_is_refused_before_it_is_inflated(tmp_path: Path, name: str) -> None:
-    """Each bomb has the expected outcome within 512 MiB above the idle process and 2 s of CPU."""
+    """Each bomb has its outcome within 512 MiB above the idle process and 2 s of CPU."""
     path = tmp_path / name
     BOMBS[name](path)
     run = subprocess.run(
@@ -102,7 +102,7 @@ def test_a_bomb_is_refused_before_it_is_inflated(tmp_path: Path, name: str) -> N
 
 @pytest.mark.parametrize("name", ["size.tar", "name.tar", "pax.tar", "chain.tar", "globals.tar"])
 def test_training_refuses_the_same_tars(tmp_path: Path, name: str) -> None:
-    """The tars that a scan refuses are also refused by training, with an error that names them."""
+    """Training refuses the tars that a scan refuses, and names them."""
     BOMBS[name](tmp_path / name)
     with pytest.raises(ValueError, match=name):
         list(TarPhotos((tmp_path / name,)).list_photos())

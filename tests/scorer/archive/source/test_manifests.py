@@ -1,4 +1,4 @@
-"""Manifests: all formats give the same images, relative URIs start at the manifest, and access is checked."""
+"""Manifests: all formats give the same images, and access is checked."""
 
 import csv
 import json
@@ -41,16 +41,12 @@ def write_parquet(path: Path, rows: Rows) -> None:
     pq.write_table(pa.table({"uri": pa.array(uris), "faces": pa.array(faces, pa.list_(face))}), path, row_group_size=2)
 
 
-WRITERS: dict[str, Callable[[Path, Rows], None]] = {
-    ".csv": write_csv,
-    ".jsonl": write_jsonl,
-    ".parquet": write_parquet,
-}
+WRITERS: dict[str, Callable[[Path, Rows], None]] = {".csv": write_csv, ".jsonl": write_jsonl, ".parquet": write_parquet}
 
 
 @pytest.mark.parametrize("suffix", WRITERS)
 def test_all_formats_give_the_same_images(tmp_path: Path, suffix: str) -> None:
-    """URIs are relative, absolute or have special characters; a row has faces, an empty list, or null."""
+    """URIs may be relative, absolute or odd; a row has faces, none, or null."""
     fill(tmp_path, {"in/a b.jpg": b"1", "in/ü%41?.jpg": b"2", "in/c": b"3"})
     rows: Rows = [
         ("in/a b.jpg", FACES),
@@ -63,6 +59,7 @@ def test_all_formats_give_the_same_images(tmp_path: Path, suffix: str) -> None:
     stored, facts = plan(tmp_path / "_plan", tmp_path / f"m{suffix}", uri_column="uri", faces_column="faces")
     assert list(read_all(stored).values()) == [b"1", b"2", b"3"]
     items = list_items(stored)
+    assert [item.content_id for item in items[::2]] == [(tmp_path / "in" / name).as_uri() for name in ("a b.jpg", "c")]
     assert [item.faces and item.faces[0].model_dump(mode="json") for item in items] == [FACES[0], (), None]
     assert {item.source for item in items} == {f"m{suffix}"}
     assert (facts.images, facts.unsized_images, facts.duplicates, facts.imageless_rows) == (3, 3, 1, 1)
@@ -89,7 +86,7 @@ def test_a_manifest_with_invalid_syntax_is_damaged(tmp_path: Path, suffix: str) 
     ],
 )
 def test_invalid_faces_are_reported_by_the_plan(tmp_path: Path, faces: str) -> None:
-    """Invalid JSON, no box, an empty box, a duplicate id, too many faces: the error names the row."""
+    """Invalid JSON, boxes, ids and numbers of faces: the error names the row."""
     table = pa.table({"uri": ["a.jpg", "b.jpg"], "image": [b"a", b"b"], "faces": [None, faces]})
     pq.write_table(table, tmp_path / "m.parquet")
     for columns in ({"uri_column": "uri"}, {"bytes_column": "image"}):
@@ -98,7 +95,7 @@ def test_invalid_faces_are_reported_by_the_plan(tmp_path: Path, faces: str) -> N
 
 
 def test_rows_with_bytes_are_images(tmp_path: Path) -> None:
-    """Bytes are in a column or a struct's field; their id contains the row; nulls are not images."""
+    """Bytes are in a column or a struct's field; ids contain the row; nulls are no images."""
     images = [b"0", None, b"2", b"", b"4"]
     table = pa.table(
         {
@@ -171,7 +168,7 @@ def test_a_manifest_that_is_not_utf8_is_refused(tmp_path: Path, suffix: str, enc
     ],
 )
 def test_a_manifest_without_an_image_is_refused(tmp_path: Path, name: str, data: bytes, words: str) -> None:
-    """Only a header, an empty file, and rows without an image are refused, also next to a source with images."""
+    """A header alone, an empty file and rows without images are refused, also beside another source."""
     fill(tmp_path, {name: data, "in/1.jpg": b"1"})
     for sources in ([tmp_path / name], [tmp_path / "in", tmp_path / name]):
         with pytest.raises(UsageError, match=words):
@@ -268,7 +265,7 @@ def test_rows_without_bytes_are_counted_when_they_are_read(tmp_path: Path) -> No
 
 
 def read_uris(tmp_path: Path, payloads: PayloadSettings, *uris: str) -> list[Reason | bytes]:
-    """Return the bytes or the reason of refusal for each URI in a manifest, after a first one that may be read."""
+    """Return the bytes or the reason of refusal for each URI in a manifest."""
     fill(tmp_path / "in", {"good.jpg": b"good"})
     write_jsonl(tmp_path / "in" / "m.jsonl", [(uri, None) for uri in ("good.jpg", *uris)])
     stored, _ = plan(tmp_path / "_plan", tmp_path / "in" / "m.jsonl", uri_column="uri", payloads=payloads)
@@ -283,7 +280,7 @@ def read_uris(tmp_path: Path, payloads: PayloadSettings, *uris: str) -> list[Rea
 
 
 def test_a_manifest_may_read_only_its_folder(tmp_path: Path) -> None:
-    """Paths and links that leave the folder, hosts and other schemes are forbidden unless the settings list them."""
+    """Paths, links, hosts and schemes outside the folder are forbidden unless listed."""
     fill(tmp_path, {"secret/s.jpg": b"secret", "in-not/n.jpg": b"not"})
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "out").symlink_to("../secret/s.jpg")
@@ -309,7 +306,7 @@ def test_a_manifest_may_read_only_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_forbidden_images_is_refused_at_once(tmp_path: Path) -> None:
-    """If the settings forbid the first image, the plan is refused, instead of ten million error rows."""
+    """A plan whose first image is forbidden is refused, instead of millions of error rows."""
     for uri in ("https://images.example/a.jpg?token=hunter2", "s3://bucket/a.jpg", "/etc/hostname", "../a.jpg"):
         write_csv(tmp_path / "m.csv", [(None, None), (uri, None)])
         with pytest.raises(UsageError, match="the settings do not permit") as error:

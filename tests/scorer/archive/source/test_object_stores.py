@@ -1,10 +1,7 @@
-"""Archives in object stores: a real S3 server on the loopback interface, and stores that fail."""
+"""Archives in object stores: a real S3 server, and stores that fail."""
 
-import http.server
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import boto3
@@ -23,12 +20,13 @@ from scorer.errors import PayloadRefused, SourceChanged, SourceDamaged, UsageErr
 from scorer.payloads.stores import BLOCK_BYTES
 from scorer.settings import PayloadSettings
 from tests.scorer.archive.source.archives import LIMIT, NOTHING, list_items, make_tar, plan, read_all
+from tests.scorer.bad_store import open_bad_store
 from tests.scorer.s3 import SECRET
 
 
 @pytest.fixture
 def bucket(moto: str, credentials: Callable[[str], None], tmp_path: Path) -> S3FileSystem:
-    """A bucket `archive` with images, tars and manifests, and a bucket `other`; tests only add objects."""
+    """Buckets `archive` with images, tars and manifests, and `other`; tests only add objects."""
     credentials(moto)
     store = S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
     if store.exists("archive"):
@@ -77,7 +75,7 @@ def test_prefixes_and_globs_are_listed_and_read(tmp_path: Path, sources: list[st
 
 
 def test_tars_are_streamed_and_members_are_read_again(bucket: S3FileSystem, tmp_path: Path) -> None:
-    """Globs and braces name tars; a member is read again by its span, and a large one is refused without reading."""
+    """Globs and braces name tars; a member is read again by its span, a large one is refused."""
     bucket.copy("archive/t-0.tar", "archive/own/t-0.tar")
     bucket.copy("archive/t-1.tar", "archive/own/t-1.tar")
     for source in ("s3://archive/own/*.tar", "s3://archive/own/t-{0..1}.tar"):
@@ -107,7 +105,7 @@ def test_tars_are_streamed_and_members_are_read_again(bucket: S3FileSystem, tmp_
 
 
 def test_a_tar_that_is_replaced_while_it_is_read_is_reported(bucket: S3FileSystem, tmp_path: Path) -> None:
-    """If an object is replaced between two reads, no image of the new object is yielded as one of the old."""
+    """No image of an object that replaces a tar is yielded as one of the old."""
     large = [(f"{n}.jpg", bytes([n % 100]) * 900) for n in range(3 * BLOCK_BYTES // 1536)]
     bucket.pipe_file("archive/large.tar", make_tar(large))
     stored, _ = plan(tmp_path / "_plan", "s3://archive/large.tar")
@@ -122,7 +120,7 @@ def test_a_tar_that_is_replaced_while_it_is_read_is_reported(bucket: S3FileSyste
 
 @pytest.mark.usefixtures("bucket")
 def test_manifests_may_read_their_bucket(tmp_path: Path) -> None:
-    """A manifest permits reading its own bucket; another bucket must be listed in the settings."""
+    """A manifest may read its own bucket; the settings must list another one."""
     stored, facts = plan(tmp_path / "_plan", "s3://archive/m/l.csv", uri_column="uri")
     items = list_items(stored)
     assert (facts.images, facts.duplicates) == (3, 1)  # both spellings of other/o.jpg are one
@@ -165,7 +163,7 @@ def test_missing_sources_are_reported(tmp_path: Path, source: str, words: str) -
 def test_keys_with_empty_parts_are_listed_and_read(
     moto: str, credentials: Callable[[str], None], tmp_path: Path, source: str
 ) -> None:
-    """Every key is an image, with a slash at the start or end, two in the middle, or dots; placeholders are not."""
+    """Keys with any slashes and dots are images; placeholders are not."""
     credentials(moto)
     client = boto3.client("s3")
     keys = ["/lead.jpg", "//two.jpg", "a//b.jpg", "a///c.jpg", "a//d/e.jpg", "a/f.jpg", "g.jpg", "h.jpg/", "a/../i.jpg"]
@@ -184,7 +182,7 @@ def test_keys_with_empty_parts_are_listed_and_read(
 def test_missing_credentials_are_named(
     moto: str, credentials: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Listing, reading an image and copying a bundle name the variables to set; a public bucket needs none."""
+    """Every reader names the variables to set; a public bucket needs none."""
     credentials(moto)
     client = boto3.client("s3")
     client.create_bucket(Bucket="public", ACL="public-read")
@@ -208,43 +206,16 @@ def test_missing_credentials_are_named(
     S3FileSystem.clear_instance_cache()
 
 
-class Refusing(http.server.BaseHTTPRequestHandler):
-    """Answers 403 to every request, which clients do not retry."""
-
-    def do_GET(self) -> None:
-        """Answer 403."""
-        self.send_response(403)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_HEAD = do_GET  # noqa: N815 - the base class looks for it
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Write no log."""
-
-
-@contextmanager
-def run_refusing_store() -> Iterator[str]:
-    """Run a store that refuses every request; yield its address."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
-        serving = threading.Thread(target=server.serve_forever, args=(0.02,))
-        serving.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            serving.join()
-
-
 def test_a_store_that_refuses_every_request_is_reported(
     bucket: S3FileSystem, credentials: Callable[[str], None], moto: str, tmp_path: Path
 ) -> None:
     """Planning and reading raise an error of the store, and no image is called unreadable."""
     stored, _ = plan(tmp_path / "_plan", "s3://archive/t-0.tar", "s3://archive/in")
     item = list_items(stored)[-1]
-    with run_refusing_store() as address:
+    with open_bad_store(moto) as store:
+        store.judge = lambda _method, _path: 403
         S3FileSystem.clear_instance_cache()
-        credentials(address)
+        credentials(store.address)
         for failing in (
             lambda: plan(tmp_path / "again", "s3://archive/in"),
             lambda: plan(tmp_path / "again", "s3://archive/t-0.tar"),

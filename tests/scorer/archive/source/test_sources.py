@@ -71,7 +71,7 @@ def archive(tmp_path: Path) -> Path:
     ],
 )
 def test_sources_name_images(archive: Path, monkeypatch: pytest.MonkeyPatch, sources: list[str], expected: str) -> None:
-    """Folders, globs, braces, tars and single files are found by relative path, absolute path and URI."""
+    """Folders, globs, braces, tars and files are found by relative path, absolute path and URI."""
     monkeypatch.chdir(archive)
     for prefix in ("", f"{archive}/", f"{archive.as_uri()}/"):
         stored, _ = plan(archive / "_plan", *(prefix + source for source in sources), shard_images=100)
@@ -115,7 +115,7 @@ def test_a_source_that_cannot_be_scanned_is_refused(
 
 
 def test_a_source_permits_reading_only_what_it_names(archive: Path) -> None:
-    """A source permits reading its folder, its pattern's folder, its manifest's folder, or its file."""
+    """A source may read its folder, the folder of its pattern or manifest, or its file."""
     named = [
         source.named and source.named.removeprefix(archive.as_uri())
         for source in find_sources(
@@ -163,7 +163,7 @@ def photographs(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("pattern", ["", "/**", "/*", "/**/*"])
 def test_everything_left_out_is_counted(photographs: Path, pattern: str) -> None:
-    """Each entry is an image, an unreadable image, or counted by its kind; hidden images are images."""
+    """Each entry is an image, hidden ones too, an unreadable image, or counted by kind."""
     stored, facts = plan(photographs.parent / "_plan", f"{photographs}{pattern}", shard_images=100)
     access = stored.grant_access(NOTHING)
     found: dict[str, bytes | Reason] = {}
@@ -216,7 +216,7 @@ def drop_privileges() -> Iterator[None]:
 
 @pytest.mark.parametrize("source", ["in", "in/*", "in/**/*.jpg", "in/*/*.jpg"])
 def test_a_folder_without_permission_is_an_error_row(as_nobody: Path, source: str) -> None:
-    """A folder below a source that cannot be listed is an unreadable image; all other folders are planned."""
+    """A folder that cannot be listed is an unreadable image; all others are planned."""
     fill(as_nobody, {"in/a/1.jpg": b"1", "in/shut/2.jpg": b"2", "in/z/3.jpg": b"3"})
     (as_nobody / "in" / "shut").chmod(0)
     with drop_privileges():
@@ -242,7 +242,7 @@ def test_a_source_without_permission_is_refused(as_nobody: Path, source: str) ->
 
 
 def test_folders_of_any_depth_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder whose path is too long for the system is an error row; the folders above it are planned."""
+    """A folder with a too long path is an error row; those above it are planned."""
     fill(tmp_path, {"in/1.jpg": b"1"})
     monkeypatch.chdir(tmp_path / "in")
     for _ in range(2100):
@@ -260,7 +260,7 @@ def test_folders_of_any_depth_are_listed(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("name", ["loop.tar", "nothing.tar", "pipe.tar", "pipe.csv", "loop.csv", "1.jpg/below"])
 def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path, name: str) -> None:
-    """A link to itself, a broken link and a pipe, whose reading would block, are refused at once."""
+    """Links to themselves or nothing, and a pipe, are refused at once."""
     fill(tmp_path, {"1.jpg": b"1", "good.tar": make_tar([("2.jpg", b"2")])})
     for loop in ("loop.tar", "loop.csv"):
         (tmp_path / loop).symlink_to(loop)
@@ -299,7 +299,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("kind", ["webdataset", "parquet", "files"])
 def test_img2dataset_output_is_recognised(tmp_path: Path, kind: str) -> None:
-    """Each format of img2dataset is recognised; failed downloads are not images; counts are known."""
+    """Each format of img2dataset is recognised, without failed downloads."""
     expected = set()
     for shard in range(2):
         stem = f"{shard:05d}"
@@ -336,7 +336,7 @@ def test_img2dataset_output_is_recognised(tmp_path: Path, kind: str) -> None:
 
 
 def test_invalid_statistics_are_refused(tmp_path: Path) -> None:
-    """A `_stats.json` without successes, without its tar, or with two columns of images ends the planning."""
+    """A `_stats.json` without successes or tar, or with two image columns, is refused."""
     fill(tmp_path, {"00000_stats.json": b"[]", "00000.tar": make_tar([])})
     with pytest.raises(UsageError, match="not a statistics file of img2dataset"):
         plan(tmp_path / "_plan", tmp_path)

@@ -1,4 +1,4 @@
-"""Membership of a group on a real broker: joins that end between polls, and static members."""
+"""Membership of a group on a real broker."""
 
 import time
 
@@ -11,7 +11,7 @@ from tests.scorer.stream.kafka_peers import Site, turn_until, wait_until
 
 
 def test_a_join_for_new_metadata_ends(site: Site) -> None:
-    """A leader whose polls are too short to await such a join becomes a member, and commits."""
+    """A leader whose polls are too short to await such a join gets in, and commits."""
     site.create_topics(2)
     site.produce(site.requests(1))
     member = site.join()
@@ -29,7 +29,7 @@ def test_a_join_for_new_metadata_ends(site: Site) -> None:
 
 
 def test_a_join_that_an_outage_interrupts_is_repeated(site: Site) -> None:
-    """If the coordinator fails while the leader joins for new metadata, the leader joins again."""
+    """If the coordinator fails meanwhile, the leader joins again."""
     site.create_topics(2)
     member = site.join()
     turn_until([member], lambda: len(member.owned) == 2, "the partitions")

@@ -50,15 +50,12 @@ class Deliveries:
 
 
 class OutageMember:
-    """A member that reads, and delivers once or at least once, before, during and after the outage."""
+    """A member that reads, and delivers, before, during and after the outage."""
 
     def __init__(self, site: Site, delivery: str) -> None:
         self.site, self.once = site, delivery == "exactly_once"
-        site.create_topics()
-        site.produce(site.requests(REQUESTS))
-        self.member = site.join(delivery=delivery)
-        turn_until([self.member], lambda: len(self.member.polled) == REQUESTS, "all records")
-        topic_partition = TopicPartition(site.stream.requests, 0) if self.once else None
+        self.member = site.join_with_records(REQUESTS, delivery=delivery)
+        topic_partition = site.first if self.once else None
         self.deliveries = Deliveries(self.member, site.stream.results, topic_partition)
         wait_until(lambda: len(self.deliveries.acknowledged) > 3, "the first results")
 
@@ -68,7 +65,7 @@ class OutageMember:
             assert self.member.turn() == []
 
     def recover(self) -> list[bytes]:
-        """Continue until results and requests are processed again; return the results that a reader sees."""
+        """Continue until all is processed again; return the results that a reader sees."""
         before = len(self.deliveries.acknowledged)
         wait_until(lambda: len(self.deliveries.acknowledged) > before + 3, "results after the outage")
         self.deliveries.stop()
@@ -90,15 +87,12 @@ class Outage:
 
 @pytest.fixture(scope="module")
 def outage(kafka_server: KafkaServer, open_site: Callable[[], Site]) -> Outage:
-    """Kill the broker under two working members, one that leaves meanwhile, and one with a too short session."""
+    """Kill the broker under two members, one that leaves, and one with a short session."""
     seen = Outage({delivery: OutageMember(open_site(), delivery) for delivery in ("at_least_once", "exactly_once")})
     leaver = OutageMember(open_site(), "at_least_once")
     leaver.deliveries.stop()
     idle_site = open_site()
-    idle_site.create_topics(2)
-    idle_site.produce(idle_site.requests(10))
-    forgotten = idle_site.join(session_timeout_s=1)
-    turn_until([forgotten], lambda: len(forgotten.polled) == 10, "all records")
+    forgotten = idle_site.join_with_records(10, 2, session_timeout_s=1)
     kafka_server.kill()
     try:
         for outage_member in seen.outage_members.values():
@@ -108,7 +102,7 @@ def outage(kafka_server: KafkaServer, open_site: Callable[[], Site]) -> Outage:
             member.source.commit(member.offsets(member.owned))
         except BrokerUnavailable as error:
             seen.refused_commit = error
-        leaver.member.offsets = lambda _topic_partitions: {}  # type: ignore[method-assign]  # there is no broker to commit to
+        leaver.member.offsets = lambda _topic_partitions: {}  # there is no broker to commit to
         leaving = threading.Thread(target=lambda: (leaver.member.source.close(1), leaver.member.sink.close(1)))
         leaving.start()
         leaving.join(20)
@@ -147,10 +141,10 @@ def test_commits_fail_during_the_outage(outage: Outage) -> None:
 
 
 def test_leaving_needs_no_broker(outage: Outage) -> None:
-    """A worker can leave during an outage: its listener is called, and nothing waits for an answer."""
+    """A worker leaves during an outage without waiting for an answer."""
     assert outage.left == ["assigned", "revoked"]
 
 
 def test_a_removed_member_joins_again(outage: Outage) -> None:
-    """After an outage longer than the session, every record was read and all partitions are owned."""
+    """After an outage longer than the session all is read and owned."""
     assert len(outage.forgotten) == 20

@@ -28,7 +28,7 @@ def unpack(data: bytes | bytearray) -> list[DefaultRecord]:
 
 
 def test_names_of_any_bytes_and_absent_values_are_kept() -> None:
-    """A name that is not UTF-8 is sent as the same bytes, and a header without a value stays without one."""
+    """Names keep their bytes, and absent values stay absent."""
     name = b"a\xff\xc3"
     records = unpack(pack([], [(HeaderName(name.decode("utf-8", "surrogateescape")), b"v"), ("null", None)], []))
     assert [record.value for record in records] == [b"value 0", b"value 1", b"value 2"]
@@ -54,7 +54,7 @@ def test_a_record_whose_parts_do_not_fit_is_unreadable() -> None:
 
 
 def test_a_wrong_length_makes_the_rest_of_the_batch_unreadable() -> None:
-    """Where the next record cannot be found, one record replaces all remaining ones and names their offsets."""
+    """One record replaces all that cannot be found and names their offsets."""
     data = pack([], [], [])
     _, bad = unpack(data[:-12])[1:]
     assert (bad.offset, bad.value) == (2, None)
@@ -75,7 +75,7 @@ def test_a_batch_that_cannot_be_unpacked_is_one_record() -> None:
 @given(st.data())
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_batches_end(data: st.DataObject) -> None:
-    """Whatever the bytes of the records are, offsets rise within the batch, and reading ends without an error."""
+    """With any bytes offsets rise within the batch, and reading ends without an error."""
     batch = pack([], [("name", b"v")], [("other", None)])
     for _ in range(data.draw(st.integers(1, 6))):
         position = data.draw(st.integers(61, len(batch) - 1))

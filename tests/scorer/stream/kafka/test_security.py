@@ -61,7 +61,7 @@ def plain(server: KafkaServer, authority: Authority) -> dict[str, object]:
 
 
 def aws(server: KafkaServer, authority: Authority, **changes: object) -> dict[str, object]:
-    """Return settings for the SASL_SSL listener with AWS_MSK_IAM, which that broker does not support."""
+    """Return settings with AWS_MSK_IAM, which the broker does not support."""
     settings = {"sasl_mechanism": "AWS_MSK_IAM", "username": None, "password": None}
     return secure(server, authority, **settings | changes)
 

@@ -13,7 +13,7 @@ from scorer.stream.broker import Outgoing, RecordsTooLarge, TopicPartition
 from scorer.stream.kafka.client import ConsumerGroupMetadata, KafkaClientFactory
 from scorer.stream.kafka.log import KafkaLog
 from scorer.stream.kafka.sink import KafkaSink
-from tests.scorer.stream.kafka_peers import Member, Site, turn_until, wait_until
+from tests.scorer.stream.kafka_peers import Site, turn_until, wait_until
 
 ONCE = "exactly_once"
 
@@ -36,15 +36,6 @@ def stored(site: Site) -> int | None:
     finally:
         consumer.close()
     return offset
-
-
-def join_with_records(site: Site, count: int = 10, **settings: object) -> Member:
-    """Return a member that has read `count` requests of one partition."""
-    site.create_topics()
-    site.produce(site.requests(count))
-    member = site.join(**settings)
-    turn_until([member], lambda: len(member.polled) == count, "all records")
-    return member
 
 
 def test_acknowledged_records_are_stored(site: Site) -> None:
@@ -123,10 +114,9 @@ def test_a_wrong_clock_is_no_refusal(site: Site, monkeypatch: pytest.MonkeyPatch
 
 def test_transactions_write_results_and_positions_together(site: Site) -> None:
     """Readers see each batch at once, and the group's offset moves with it."""
-    member = join_with_records(site, delivery=ONCE)
-    topic_partition = TopicPartition(site.stream.requests, 0)
+    member = site.join_with_records(10, delivery=ONCE)
     for number in range(3):
-        member.sink.deliver_once(results(site, b"a%d" % number, b"b%d" % number), {topic_partition: number + 1})
+        member.sink.deliver_once(results(site, b"a%d" % number, b"b%d" % number), {site.first: number + 1})
         # The coordinator acknowledges a transaction shortly before its offsets are visible.
         wait_until(lambda number=number: stored(site) == number + 1, "the position")
     assert values(site) == [b"a0", b"b0", b"a1", b"b1", b"a2", b"b2"]
@@ -134,7 +124,7 @@ def test_transactions_write_results_and_positions_together(site: Site) -> None:
     member.source.close(timeout_s=2)
     successor = site.join()
     turn_until([successor], lambda: successor.owned, "the partition")
-    assert successor.owned == {topic_partition: ""}
+    assert successor.owned == {site.first: ""}
 
 
 def test_a_failed_transaction_writes_nothing(site: Site) -> None:
@@ -143,12 +133,11 @@ def test_a_failed_transaction_writes_nothing(site: Site) -> None:
     site.produce(site.requests(3))
     member = site.join(delivery=ONCE)
     turn_until([member], lambda: len(member.polled) == 3, "all records")
-    topic_partition = TopicPartition(site.stream.requests, 0)
     with pytest.raises(RecordsTooLarge):
-        member.sink.deliver_once(results(site, b"small", b"x" * 20_000), {topic_partition: 3})
+        member.sink.deliver_once(results(site, b"small", b"x" * 20_000), {site.first: 3})
     assert values(site) == []
     assert stored(site) is None
-    member.sink.deliver_once(results(site, b"good"), {topic_partition: 3})
+    member.sink.deliver_once(results(site, b"good"), {site.first: 3})
     assert values(site) == [b"good"]
     assert stored(site) == 3
 
@@ -159,14 +148,13 @@ def test_a_batch_over_the_limit_of_small_records_is_written(site: Site) -> None:
     site.produce(site.requests(3))
     member = site.join(delivery=ONCE)
     turn_until([member], lambda: len(member.polled) == 3, "all records")
-    topic_partition = TopicPartition(site.stream.requests, 0)
     small = [b"%d" % number * 4000 for number in range(8)]
-    member.sink.deliver_once(results(site, *small), {topic_partition: 2})
+    member.sink.deliver_once(results(site, *small), {site.first: 2})
     assert values(site) == small
     large = results(site, b"x" * 12_000, b"y" * 30_000)
     letters = [Outgoing(site.stream.dead_letters, b"key", b"z" * 9000) for _ in range(3)]
     with pytest.raises(RecordsTooLarge) as refused:
-        member.sink.deliver_once([*results(site, *small), *letters, *large], {topic_partition: 3})
+        member.sink.deliver_once([*results(site, *small), *letters, *large], {site.first: 3})
     assert refused.value.records == large
     assert values(site) == small
     assert stored(site) == 2
@@ -174,20 +162,19 @@ def test_a_batch_over_the_limit_of_small_records_is_written(site: Site) -> None:
 
 def test_partitions_of_others_are_not_stored(site: Site) -> None:
     """Partitions that are not owned are refused before anything is written."""
-    member = join_with_records(site, delivery=ONCE)
+    member = site.join_with_records(10, delivery=ONCE)
     with pytest.raises(BrokerUnavailable, match="nothing was written"):
         member.sink.deliver_once(results(site, b"x"), {TopicPartition(site.stream.requests, 9): 1})
     with pytest.raises(BrokerUnavailable, match="nothing was written"):
-        site.connect()[1].deliver_once(results(site, b"x"), {TopicPartition(site.stream.requests, 0): 1})
+        site.connect()[1].deliver_once(results(site, b"x"), {site.first: 1})
     assert values(site) == []
 
 
 @pytest.mark.parametrize("instance_id", [None, "one"])
 def test_an_outdated_membership_commits_nothing(site: Site, instance_id: str | None) -> None:
     """The broker refuses a transaction of a former membership, which the worker has replaced; a current one works."""
-    member = join_with_records(site, delivery=ONCE, instance_id=instance_id)
-    topic_partition = TopicPartition(site.stream.requests, 0)
-    current = member.source.membership([topic_partition])
+    member = site.join_with_records(10, delivery=ONCE, instance_id=instance_id)
+    current = member.source.membership([site.first])
     outdated = [current._replace(generation_id=current.generation_id - 1), current._replace(member_id="somebody")]
     memberships = [*outdated, current]
 
@@ -199,8 +186,8 @@ def test_an_outdated_membership_commits_nothing(site: Site, instance_id: str | N
     )
     for _ in outdated:
         with pytest.raises(BrokerUnavailable):
-            sink.deliver_once(results(site, b"stale"), {topic_partition: 5})
-    sink.deliver_once(results(site, b"current"), {topic_partition: 6})
+            sink.deliver_once(results(site, b"stale"), {site.first: 5})
+    sink.deliver_once(results(site, b"current"), {site.first: 6})
     sink.close(timeout_s=2)
     assert values(site) == [b"current"]
     assert stored(site) == 6
@@ -208,9 +195,8 @@ def test_an_outdated_membership_commits_nothing(site: Site, instance_id: str | N
 
 def test_a_successor_fences_its_predecessor(site: Site) -> None:
     """With an instance id, the restarted worker aborts the open transaction of the old one, which is refused."""
-    member = join_with_records(site, delivery=ONCE, instance_id="one")
-    topic_partition = TopicPartition(site.stream.requests, 0)
-    member.sink.deliver_once(results(site, b"before"), {topic_partition: 1})
+    member = site.join_with_records(10, delivery=ONCE, instance_id="one")
+    member.sink.deliver_once(results(site, b"before"), {site.first: 1})
     old_producer = KafkaClientFactory(site.kafka, insecure_dev=False).open_producer(f"{site.stream.group_id}-one")
     old_producer.init_transactions()
     old_producer.begin_transaction()
@@ -221,22 +207,21 @@ def test_a_successor_fences_its_predecessor(site: Site) -> None:
         old_producer.commit_transaction()
     old_producer.close()
     with pytest.raises(BrokerRefused):
-        member.sink.deliver_once(results(site, b"late"), {topic_partition: 2})
-    successor.sink.deliver_once(results(site, b"after"), {topic_partition: 10})
+        member.sink.deliver_once(results(site, b"late"), {site.first: 2})
+    successor.sink.deliver_once(results(site, b"after"), {site.first: 10})
     assert values(site) == [b"before", b"after"]
     assert stored(site) == 10
 
 
 def test_without_an_instance_id_a_fenced_producer_is_replaced(site: Site) -> None:
     """With a random id only the coordinator can have fenced it: the next transaction works."""
-    member = join_with_records(site, delivery=ONCE)
-    topic_partition = TopicPartition(site.stream.requests, 0)
+    member = site.join_with_records(10, delivery=ONCE)
     brokers = KafkaClientFactory(site.kafka, insecure_dev=False)
     fencer = brokers.open_producer(member.sink._transactional_id)  # noqa: SLF001 - it is random
     fencer.init_transactions()
     fencer.close()
     with pytest.raises(BrokerUnavailable):
-        member.sink.deliver_once(results(site, b"fenced"), {topic_partition: 1})
-    member.sink.deliver_once(results(site, b"fresh"), {topic_partition: 2})
+        member.sink.deliver_once(results(site, b"fenced"), {site.first: 1})
+    member.sink.deliver_once(results(site, b"fresh"), {site.first: 2})
     assert values(site) == [b"fresh"]
     assert stored(site) == 2

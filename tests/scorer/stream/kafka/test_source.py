@@ -172,10 +172,7 @@ def test_only_reassigned_partitions_are_revoked(site: Site) -> None:
 
 def test_revoked_partitions_are_finished_while_heartbeats_continue(site: Site) -> None:
     """Three seconds in on_revoked with a session of two: still a member, the commit works, no other member reads."""
-    site.create_topics(2)
-    site.produce(site.requests(40))
-    slow = site.join(session_timeout_s=2)
-    turn_until([slow], lambda: len(slow.polled) == 40, "all records")
+    slow = site.join_with_records(40, 2, session_timeout_s=2)
     threads: list[str] = []
 
     def wait_in_callback(_topic_partitions: object) -> None:
@@ -197,10 +194,7 @@ def test_revoked_partitions_are_finished_while_heartbeats_continue(site: Site) -
 
 def test_commits_during_a_rebalance_are_refused_and_repeated(site: Site) -> None:
     """During a rebalance a commit fails at once; after it the same commit succeeds."""
-    site.create_topics(2)
-    site.produce(site.requests(10))
-    member = site.join()
-    turn_until([member], lambda: len(member.polled) == 10, "all records")
+    member = site.join_with_records(10, 2)
     other = site.join()
 
     def is_refused() -> bool:
@@ -217,10 +211,7 @@ def test_commits_during_a_rebalance_are_refused_and_repeated(site: Site) -> None
 
 def test_only_owned_partitions_are_committed(site: Site) -> None:
     """Neither a partition that was never assigned nor one that was reassigned."""
-    site.create_topics(2)
-    site.produce(site.requests(10))
-    first = site.join()
-    turn_until([first], lambda: len(first.polled) == 10, "all records")
+    first = site.join_with_records(10, 2)
     before = first.offsets(first.owned)
     second = site.join()
     turn_until([first, second], lambda: second.owned, "a partition that moved")
@@ -232,10 +223,7 @@ def test_only_owned_partitions_are_committed(site: Site) -> None:
 
 def test_a_stalled_member_is_told_its_lost_partitions(site: Site) -> None:
     """After max.poll.interval without a poll another member owns all partitions: commits fail, on_lost is called."""
-    site.create_topics(2)
-    site.produce(site.requests(10))
-    stalled = site.join(max_poll_interval_s=1.5)
-    turn_until([stalled], lambda: len(stalled.polled) == 10, "all records")
+    stalled = site.join_with_records(10, 2, max_poll_interval_s=1.5)
     topic_partitions = frozenset(stalled.owned)
     successor = site.join()
     turn_until([successor], lambda: len(successor.owned) == 2, "the partitions of the stalled member")
@@ -290,24 +278,20 @@ def test_a_damaged_batch_is_fetched_again(site: Site, kafka_server: KafkaServer)
 
 def test_expired_records_are_reported(site: Site) -> None:
     """Records that the broker deleted before they were read are reported, before a start and during a pause."""
-    site.create_topics()
-    topic_partition = TopicPartition(site.stream.requests, 0)
-    site.produce(site.requests(5))
-    first = site.join()
-    turn_until([first], lambda: len(first.polled) == 5, "five records")
+    first = site.join_with_records(5)
     first.source.close(timeout_s=2)
     site.produce(site.requests(15))
     delete_records(site, 15)
     second = site.join()
     turn_until([second], lambda: len(second.polled) == 5, "the five that are left")
-    assert second.expired == [(topic_partition, 5, 15)]
-    second.source.pause([topic_partition])
+    assert second.expired == [(site.first, 5, 15)]
+    second.source.pause([site.first])
     second.turn()
     site.produce(site.requests(3))
     delete_records(site, 23)
-    second.source.resume([topic_partition])
+    second.source.resume([site.first])
     turn_until([second], lambda: len(second.expired) == 2, "the second account")
-    assert second.expired[1] == (topic_partition, 20, 23)
+    assert second.expired[1] == (site.first, 20, 23)
 
 
 def delete_records(site: Site, before: int) -> None:

@@ -23,7 +23,7 @@ ODD_NAME = "<b>odd&name"
 
 
 def draw_picture(seed: int, *, grid: float = 0.0, side: int = 136) -> Image.Image:
-    """Return smooth random colours; `grid` grey levels of a fine checkerboard make it a generated picture."""
+    """Return smooth random colours; `grid` grey levels of a checkerboard mean generated."""
     rng = np.random.default_rng(seed)
     smooth = gaussian_filter(rng.normal(size=(side, side, 3)), (3, 3, 0)) * 250 + 128
     board = np.indices((side, side)).sum(axis=0) % 2 * 2.0 - 1
@@ -33,7 +33,7 @@ def draw_picture(seed: int, *, grid: float = 0.0, side: int = 136) -> Image.Imag
 
 @pytest.fixture(scope="package")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder `real`, with one folder for each source, and two generators; one has small pictures."""
+    """The folder `real` with a folder a source, and two generators, one with small pictures."""
     folder = tmp_path_factory.mktemp("pictures")
     for source in range(SOURCES):
         (folder / "real" / f"source{source}").mkdir(parents=True)
@@ -110,7 +110,7 @@ DESIGN = Design(
 
 
 class Smoothness:
-    """A one-class score: minus the mean distance of neighbouring pixels; a low one means generated."""
+    """A one-class score: minus the mean distance of neighbours; a low one means generated."""
 
     name, higher_is_generated = "bundle", False
 

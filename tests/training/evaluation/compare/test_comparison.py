@@ -67,7 +67,7 @@ def comparison(
 
 
 def test_a_comparison_measures_and_explains(comparison: Comparison) -> None:
-    """Both orientations rank grids above photographs, the control is near chance, and the absent have their reasons."""
+    """Grids rank above photographs, the control is near chance, absence has reasons."""
     report = comparison.report
     assert json.loads((comparison.out / "compare.json").read_text(encoding="utf-8")) == report
     results = report["results"][AS_STORED]
@@ -103,7 +103,7 @@ def test_figures_are_those_of_the_cached_scores(
 
 
 def test_the_page_stands_alone_and_names_no_source(comparison: Comparison) -> None:
-    """Names are escaped, nothing is loaded, reasons and the published tables are there, sources are not named."""
+    """Names are escaped, nothing is loaded, no source is named."""
     page = (comparison.out / "compare.html").read_text(encoding="utf-8")
     assert "&lt;b&gt;odd&amp;name" in page
     assert "<b>odd" not in page
@@ -143,13 +143,13 @@ def test_fusion_is_measured_on_the_sources_that_did_not_calibrate(comparison: Co
 def test_a_comparison_continues_with_the_scores_that_are_there(
     faces: ComparedFaces, grids: NetworkDetector, smoothness: Detector, comparison: Comparison, tmp_path: Path
 ) -> None:
-    """After a kill in the middle, only the missing scores are computed, and the results are the same."""
+    """After a kill only missing scores are computed, with the same results."""
     shutil.copytree(comparison.out / "scores", tmp_path / "scores")
     lost = next((tmp_path / "scores" / "bundle" / "screenshot").glob("clear-*.npz"))
     lost.unlink()
-    before = smoothness.pictures  # type: ignore[attr-defined]
+    before = smoothness.pictures
     report = compare_detectors(faces, list_openers(grids, smoothness), CALIBRATION, tmp_path, CONSOLE)
-    assert smoothness.pictures - before == 30  # type: ignore[attr-defined]
+    assert smoothness.pictures - before == 30
     assert ScoreCache.read(lost) is not None
     assert report["results"] == comparison.report["results"]
 

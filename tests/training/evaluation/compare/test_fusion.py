@@ -47,10 +47,10 @@ def test_the_minimum_is_valid_under_dependence(second: Callable[[np.ndarray], np
         assert (join_minimum(first, second(first)) <= rate).mean() <= rate + 1e-4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(UNIT, UNIT, UNIT)
 def test_joined_p_values_are_symmetric_and_monotone(first: float, second: float, third: float) -> None:
-    """Exchanged p-values give the same result, and a smaller one never a larger result; Fisher is SciPy's."""
+    """Joining is symmetric and monotone; Fisher is SciPy's."""
     low, high = sorted((second, third))
     for join in METHODS.values():
         one, other, lower, higher = (
@@ -73,14 +73,14 @@ def test_sources_are_split_whole_and_evenly() -> None:
 
 
 def draw_pair(shift: float, count: int, seed: int) -> Pair:
-    """Return p-values and values that are independent for photographs; generated ones are `shift` lower in both."""
+    """Return independent p-values and values; generated ones are `shift` lower."""
     first, second = np.random.default_rng(seed).normal(-shift, 1, (2, count))
     calibration = np.sort(np.random.default_rng(99).normal(size=2000))
     return Pair((1 + np.searchsorted(calibration, first, "right")) / 2001, second)
 
 
 def test_fusion_of_independent_evidence_helps() -> None:
-    """Two weak independent scores detect more together, and false alarms stay at the rate on unseen sources."""
+    """Two weak scores detect more together, with false alarms at the rate on unseen sources."""
     sources = np.repeat(np.arange(20), 150).astype(str)
     names = np.arange(3000).astype(str)
     fusion = fuse("other", draw_pair(0, 3000, 1), (sources, names), {"g": draw_pair(2, 500, 2)}, 1 / 2001)
@@ -89,7 +89,6 @@ def test_fusion_of_independent_evidence_helps() -> None:
     assert rows["Fisher"].helps
     assert not rows["one-class"].helps
     for row in rows.values():
-        assert row.false_alarms is not None
         assert row.false_alarms.low <= 0.01
     assert rows["Fisher"].flagged > max(rows["one-class"].flagged, rows["other"].flagged)
     assert "other by Fisher" in conclude([fusion])

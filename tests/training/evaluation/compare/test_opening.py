@@ -1,4 +1,4 @@
-"""The command on real faces: the starter bundle, and detectors that lack a file, a training or photographs."""
+"""The command on real faces, and detectors that lack a file, a training or photographs."""
 
 import json
 import sys
@@ -46,7 +46,7 @@ def write_fit_role(run: Path, sources: list[str]) -> None:
 def test_the_command_compares_what_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The starter's bundle scores real faces; a missing baseline, file and role each have their reason."""
+    """The bundle scores real faces; what is missing has its reason."""
     for number in range(4):
         save_portrait(tmp_path / "real" / f"source{number % 2}" / f"{number}.jpg", number)
         save_portrait(tmp_path / "generated" / f"{number}.jpg", 100 + number)
@@ -67,26 +67,6 @@ def test_the_command_compares_what_is_there(
     assert (tmp_path / "out" / "compare.html").is_file()
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [(["--detectors", "bundle,gan"], "'gan'"), (["--generated", "portraits"], "NAME=PATH")],
-)
-def test_wrong_usage_is_named(
-    options: list[str],
-    named: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """An unknown detector and a generator without a name end with the code of wrong usage."""
-    given = ["compare", str(tmp_path), "--real", str(tmp_path), "--generated", f"g={tmp_path}", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["unlensed-train", *given, *options])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 2
-    assert named in capsys.readouterr().err
-
-
 def make_options(run: Path, folder: Path) -> CompareOptions:
     """Return options for two generators."""
     return CompareOptions(
@@ -95,7 +75,7 @@ def make_options(run: Path, folder: Path) -> CompareOptions:
 
 
 def test_compared_photographs_are_never_fitted_on(faces: ComparedFaces, tmp_path: Path) -> None:
-    """The role fit serves without the compared sources; if no other is left, the detector is left out."""
+    """Compared sources are left out of the role fit; without others so is the detector."""
     write_fit_role(tmp_path, ["source0", "other", "source1", "another"])
     fitting = FittingPhotographs(make_options(tmp_path, tmp_path), frozenset({"source0", "source1"}), lambda _: faces)
     pictures = fitting.read("residuals")
@@ -109,7 +89,7 @@ def test_compared_photographs_are_never_fitted_on(faces: ComparedFaces, tmp_path
 
 
 def test_a_baseline_states_its_generator_and_shared_sources(faces: ComparedFaces, tmp_path: Path) -> None:
-    """The generator of its training is marked, by its folder's name, and shared photographs are noted."""
+    """The generator of its training is marked, and shared photographs are noted."""
     folder = find_folder(tmp_path, "npr")
     folder.mkdir(parents=True)
     data = {"generator": "flux1", "real": {"sources": {"source0": {"train": 3, "held_out": 0}, "elsewhere": {}}}}

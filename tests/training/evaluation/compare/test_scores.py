@@ -1,4 +1,4 @@
-"""Cached scores: reused for the same detector, condition and windows, and computed again for another."""
+"""Cached scores are reused for the same detector, condition and windows."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,12 +37,12 @@ def score(detector: Detector, faces: ComparedFaces, folder: Path) -> tuple[dict[
 
 
 def test_scores_are_reused(faces: ComparedFaces, smoothness: Detector, tmp_path: Path) -> None:
-    """The second time nothing is scored, the scores and their cost are the same, and progress counts every face."""
+    """The second time nothing is scored, and progress counts every face."""
     first, counted = score(smoothness, faces, tmp_path)
     total = sum(map(len, faces.list_sets().values())) * len(CONDITIONS)
-    assert smoothness.pictures == counted == total  # type: ignore[attr-defined]
+    assert smoothness.pictures == counted == total
     again, counted = score(smoothness, faces, tmp_path)
-    assert smoothness.pictures == counted == total  # type: ignore[attr-defined]
+    assert smoothness.pictures == counted == total
     for condition, row in first.items():
         for name, scored in row.items():
             np.testing.assert_array_equal(scored.scores, again[condition][name].scores)
@@ -53,10 +53,10 @@ def test_scores_are_reused(faces: ComparedFaces, smoothness: Detector, tmp_path:
 def test_a_changed_set_is_scored_again_alone(faces: ComparedFaces, smoothness: Detector, tmp_path: Path) -> None:
     """With one face less, only that set is scored."""
     score(smoothness, faces, tmp_path)
-    smoothness.pictures = 0  # type: ignore[attr-defined]
+    smoothness.pictures = 0
     fewer = faces.generated["clear"].select(np.arange(29))
     score(smoothness, ComparedFaces(faces.photographs, {**faces.generated, "clear": fewer}), tmp_path)
-    assert smoothness.pictures == 29 * len(CONDITIONS)  # type: ignore[attr-defined]
+    assert smoothness.pictures == 29 * len(CONDITIONS)
 
 
 def test_digests_differ_with_what_scores_depend_on(faces: ComparedFaces, grids: NetworkDetector) -> None:
@@ -82,7 +82,7 @@ def test_conditions_differ_and_start_from_one_format() -> None:
 
 
 def test_windows_of_any_shape_are_reduced_alike() -> None:
-    """As stored nothing changes; in one format a face of 300 px has 150, and one of 100 px keeps its size."""
+    """In one format a face of 300 px has 150, and one of 100 px keeps its size."""
     picture = np.random.default_rng(0).integers(0, 256, (390, 300, 3)).astype(np.uint8)
     np.testing.assert_array_equal(CONDITIONS[AS_STORED].process(picture, 300.0, 0), picture)
     assert CONDITIONS[EQUALISED].process(picture, 300.0, 0).shape == (195, 150, 3)

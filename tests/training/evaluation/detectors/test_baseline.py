@@ -1,4 +1,4 @@
-"""Baselines: kills, signals and the resume, what is held out, published weights, and the command."""
+"""Baselines: interruptions and the resume, published weights, and the command."""
 
 import io
 import json
@@ -55,14 +55,14 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(name="filters", scope="module")
-def fixture_filters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module")
+def filters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file that the tiny detector needs."""
     return write_filters(tmp_path_factory.mktemp("files"))["filters"]
 
 
-@pytest.fixture(name="reference", scope="module")
-def fixture_reference(tmp_path_factory: pytest.TempPathFactory, filters: Path) -> Path:
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, filters: Path) -> Path:
     """The run folder of a training without interruption."""
     torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("reference")
@@ -93,7 +93,7 @@ def assert_same(run: Path, reference: Path) -> None:
 
 
 def test_the_files_state_what_was_trained(reference: Path) -> None:
-    """The weights are those of the most accurate validation, the latest of equal ones; the file forbids a bundle."""
+    """The weights are of the latest of the most accurate validations; no bundle may hold them."""
     facts, lines = read_facts(reference), read_log(reference)
     best = max(reversed(lines), key=lambda line: line["accuracy"])
     assert facts["selected"] == {name: value for name, value in best.items() if name != "loss"}
@@ -109,7 +109,7 @@ def test_the_files_state_what_was_trained(reference: Path) -> None:
 
 @pytest.mark.long
 def test_a_killed_training_resumes_without_difference(reference: Path, filters: Path, tmp_path: Path) -> None:
-    """A process killed between two validations, and a second one that resumes, give the same weights."""
+    """A process killed between two validations is resumed with the same weights."""
     command = [sys.executable, tiny_detector.__file__, str(tmp_path), str(filters), "--die-after", "7"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4])}
     ended = subprocess.run(command, env=environment, check=False, capture_output=True, timeout=TIMEOUT_S)
@@ -121,7 +121,7 @@ def test_a_killed_training_resumes_without_difference(reference: Path, filters: 
 def test_a_validation_that_is_not_saved_is_made_again(
     reference: Path, filters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash between log line and checkpoint loses steps; they are repeated, and no line is in the log twice."""
+    """Steps lost between log line and checkpoint are repeated, without a second line."""
     save, saved = BaselineTraining.save, []
 
     def fail(training: BaselineTraining) -> None:
@@ -143,7 +143,7 @@ def test_a_validation_that_is_not_saved_is_made_again(
 def test_a_signal_stops_after_the_step(
     reference: Path, filters: Path, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The step in progress finishes, the message says how to resume, and the resumed training is the same."""
+    """The step finishes, the message says how to resume, the result is the same."""
     forward = TinyNetwork.forward
 
     def send(network: TinyNetwork, inputs: torch.Tensor) -> torch.Tensor:
@@ -168,7 +168,7 @@ def test_a_finished_training_is_not_trained_again(reference: Path, filters: Path
 
 
 def test_another_training_does_not_resume(reference: Path, filters: Path, tmp_path: Path) -> None:
-    """A folder of a training with other settings, pictures or files is refused, and each is named."""
+    """Other settings, pictures or files are refused by name."""
     with pytest.raises(ValueError, match="trained with another steps and batch_size: finish it with those, or delete"):
         train_tiny(reference, filters, steps=7, batch_size=4)
     other = tmp_path / "other.safetensors"
@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(
 
 
 def test_a_baseline_scores_as_its_validation_did(reference: Path, filters: Path, tmp_path: Path) -> None:
-    """The loaded detector has the selected accuracy; another or an absent file of the design is refused."""
+    """A loaded detector has its accuracy; another or absent file is refused."""
     detector, pictures, facts = open_baseline(DESIGN, reference), draw_pictures(8, 6), read_facts(reference)
     assert (detector.score_batch(pictures.held_out_real) <= 0).mean() == facts["selected"]["accuracy_real"]
     assert (detector.score_batch(pictures.held_out_generated) > 0).mean() == facts["selected"]["accuracy_generated"]
@@ -227,7 +227,7 @@ def test_published_weights_become_the_baseline(reference: Path, filters: Path, t
 
 
 def test_a_training_begins_with_the_weights_of_another(reference: Path, filters: Path, tmp_path: Path) -> None:
-    """After one tiny step the layer is near the initial one; the digest of the file stands in baseline.json."""
+    """After one tiny step the layer is near the initial one, whose digest is stated."""
     initial = reference / "baselines" / "tiny" / "weights.safetensors"
     design = replace(DESIGN, rule=replace(DESIGN.rule, rate=1e-6, steps=1))
     options = BaselineOptions(files={"filters": filters}, init=initial, console=Console(file=io.StringIO()))
@@ -242,7 +242,7 @@ def test_a_training_begins_with_the_weights_of_another(reference: Path, filters:
 
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=30), seed=st.integers(0, 9))
 def test_whole_sources_are_held_out(sizes: list[int], seed: int) -> None:
-    """A source is trained on or held out, never both; both sides have one; the share is a tenth or one small source."""
+    """A source is trained on or held out; the share is a tenth or one small source."""
     groups = np.repeat([f"source {number}" for number in range(len(sizes))], sizes)
     if len(groups) == 1:
         return
@@ -263,7 +263,7 @@ def make_windows(names: list[str]) -> Windows:
 
 
 def test_the_split_is_stated_by_source() -> None:
-    """The counts of each source stand in the facts; other pictures have another digest; a single face is refused."""
+    """Counts stand by source; other pictures have another digest; one face is refused."""
     real = make_windows([f"{source}/{number}" for source in "abc" for number in range(10)])
     generated = make_windows([str(number) for number in range(20)])
     pictures = TrainingPictures.split(real, generated, "painter", seed=1)
@@ -278,7 +278,7 @@ def test_the_split_is_stated_by_source() -> None:
 
 
 def test_batches_are_functions_of_seed_and_step() -> None:
-    """Half of a batch is generated, each pass has each picture once, and a resumed sequence is the same."""
+    """Half is generated, each pass has each picture once, also resumed."""
     pictures = draw_pictures(4, 0)
     design = replace(DESIGN, rule=replace(DESIGN.rule, augment=None))
     with ThreadPoolExecutor(2) as pool:
@@ -322,10 +322,7 @@ def test_the_command_trains_from_two_folders(
     assert "faces of painter: 1 to train, 1 held out" in printed
     assert STATEMENT.split(":")[0] in printed
     facts = read_facts(run)
-    assert facts["data"]["real"]["sources"] == {
-        "a": {"train": 2, "held_out": 0},
-        "b": {"train": 0, "held_out": 1},
-    }
+    assert facts["data"]["real"]["sources"] == {"a": {"train": 2, "held_out": 0}, "b": {"train": 0, "held_out": 1}}
     assert facts["data"]["generator"] == "painter"
     assert len(list((run / "windows").iterdir())) == 2
 

@@ -1,4 +1,4 @@
-"""A ResNet-50 over a given network: what is trained, saved and moved, and which part of a picture it gets."""
+"""A ResNet-50 over a given network."""
 
 from pathlib import Path
 
@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet50
 
+from tests.training.evaluation.detectors.published import IMAGENET, list_untrained
+from training.evaluation.detectors.base import WeightsAbsent
+from training.evaluation.detectors.catalogue import find_design
 from training.evaluation.detectors.given_network import (
     PARAMETERS,
     GivenNetworkDetector,
@@ -28,22 +31,36 @@ class Darkened(GivenNetworkDetector):
         return self.given(inputs)
 
 
-@pytest.fixture(name="given")
-def fixture_given() -> nn.Module:
+@pytest.fixture
+def given() -> nn.Module:
     """A network with a parameter and a batch normalisation."""
     return nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.BatchNorm2d(3))
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("dire", r"give unet=PATH.*google/ddpm-celebahq-256"),
+        ("lgrad", r"give given=PATH.*github.com/chuangchuangtan/LGrad"),
+    ],
+)
+def test_designs_state_the_published_parameters(name: str, sentence: str) -> None:
+    """The ResNet-50 has the release's number; an absent given network is named."""
+    design = find_design(name)
+    assert design.parameters == 23_510_081
+    with pytest.raises(WeightsAbsent, match=sentence):
+        design.check_files({})
+
+
 def test_only_the_classifier_is_trained_and_saved(given: nn.Module) -> None:
-    """The given network keeps its weights and mode; gradient reaches every parameter of the ResNet-50."""
+    """The given network keeps weights and mode; all of the ResNet-50 is trained."""
     torch.manual_seed(0)
     network = Darkened(given, 64, {}).train()
     assert sum(each.numel() for each in network.parameters()) == PARAMETERS
     assert {name.split(".")[0] for name in network.state_dict()} == {"classifier"}
     assert not given.training
     inputs = torch.rand(2, 3, 230, 226) * 255
-    network.loss(inputs[..., :226, :], torch.tensor([0.0, 1.0])).backward()
-    assert all(each.grad is not None and each.grad.abs().sum() > 0 for each in network.parameters())
+    assert not list_untrained(network, inputs[..., :226, :], torch.tensor([0.0, 1.0]))
     assert all(each.grad is None for each in given.parameters())
     assert network.double().given[0].weight.dtype == torch.float64
 
@@ -53,7 +70,7 @@ def test_evaluation_normalises_the_centre_as_numpy_does() -> None:
     network = Darkened(nn.Identity(), 224, {}).eval()
     network.classifier = nn.Sequential(nn.Flatten(), nn.Identity())  # shows its input
     pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 256, 256)).astype(np.float32)
-    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    mean, std = np.array(IMAGENET)
     centre = pictures[:, :, 16:240, 16:240].transpose(0, 2, 3, 1)
     expected = ((centre / 255 - mean) / std).transpose(0, 3, 1, 2).reshape(2, -1)
     np.testing.assert_allclose(network(torch.from_numpy(pictures)), expected[:, 0], atol=1e-5)
@@ -62,7 +79,7 @@ def test_evaluation_normalises_the_centre_as_numpy_does() -> None:
 
 
 def test_random_crops_are_parts_of_the_pictures() -> None:
-    """Each crop of 224 px, or its mirror image, is somewhere in its picture, and the places differ."""
+    """Each crop of 224 px, or its mirror image, is in its picture, at varying places."""
     torch.manual_seed(1)
     pictures = torch.arange(256 * 256).reshape(1, 1, 256, 256).repeat(16, 1, 1, 1)
     places = set()

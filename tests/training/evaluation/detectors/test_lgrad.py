@@ -1,4 +1,4 @@
-"""LGrad: gradients are those of the given network, and published layouts of given networks load."""
+"""LGrad: gradients of a given network, and published layouts."""
 
 from pathlib import Path
 
@@ -10,8 +10,6 @@ from torch.nn.functional import avg_pool2d
 from torchvision.models import resnet50
 
 from training.evaluation.detectors import gan_discriminator
-from training.evaluation.detectors.base import WeightsAbsent
-from training.evaluation.detectors.catalogue import find_design
 from training.evaluation.detectors.gan_discriminator import Discriminator, EqualisedLayer
 from training.evaluation.detectors.lgrad import LGrad, build, preprocess
 from training.evaluation.features.weights import WrongWeights
@@ -33,16 +31,8 @@ class Quadratic(nn.Module):
         return (self.weights * pictures**2).sum((1, 2, 3))[:, None] / 2
 
 
-def test_design_states_the_published_parameters() -> None:
-    """The ResNet-50 has the number of the release's; without the given network a sentence says which it is."""
-    design = find_design("lgrad")
-    assert design.parameters == 23_510_081
-    with pytest.raises(WeightsAbsent, match=r"give given=PATH.*github.com/chuangchuangtan/LGrad"):
-        design.check_files({})
-
-
 def test_preprocessing_stretches_to_256() -> None:
-    """A picture of 256 px is only divided by 255; another one equals torch's antialiased bilinear resize."""
+    """256 px are only divided by 255; others equal torch's antialiased resize."""
     rng = np.random.default_rng(0)
     same = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
     np.testing.assert_array_equal(preprocess(same), same.transpose(2, 0, 1).astype(np.float32) / 255)
@@ -53,7 +43,7 @@ def test_preprocessing_stretches_to_256() -> None:
 
 
 def test_gradients_equal_numpy() -> None:
-    """Gradients are taken at the normalised picture and scaled to whole numbers 0..255, in inference mode, too."""
+    """Gradients at the normalised picture are scaled to whole numbers 0..255."""
     rng = np.random.default_rng(1)
     weights, inputs = rng.normal(size=(3, 8, 8)), rng.random((2, 3, 8, 8))
     network = LGrad(Quadratic(torch.from_numpy(weights)), MEAN, STD, {}).double()
@@ -77,7 +67,7 @@ def test_discriminators_load_in_the_published_layout(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The layout decides which discriminator it is; a renamed key and an unfinished training are refused."""
+    """The layout decides; a renamed key and an unfinished training are refused."""
     with torch.device("meta"):
         assert sum(each.numel() for each in Discriminator(stylegan=stylegan).parameters()) == DISCRIMINATOR_PARAMETERS
     monkeypatch.setattr(gan_discriminator, "count_maps", lambda side: min(1024 // side, 8))
@@ -96,7 +86,7 @@ def test_discriminators_load_in_the_published_layout(
 
 
 def test_pictures_of_a_batch_do_not_change_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A discriminator's value of a picture is the same in a batch and alone; it has fewer maps here, to be fast."""
+    """A picture has the same value in a batch and alone, here with fewer maps."""
     torch.manual_seed(3)
     monkeypatch.setattr(gan_discriminator, "count_maps", lambda side: min(1024 // side, 8))
     discriminator = Discriminator(stylegan=True)

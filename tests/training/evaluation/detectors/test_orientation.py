@@ -1,4 +1,4 @@
-"""Each detector of the catalogue, trained for a short time on toy pictures, gives generated ones the higher scores."""
+"""Each detector, trained shortly on toy pictures, scores generated ones higher."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -26,11 +26,9 @@ TINY = "tiny"
 
 def write_tower(folder: Path) -> dict[str, Path]:
     """Write a CLIP tower of one narrow layer, in open_clip's layout."""
-    from open_clip.transformer import QuickGELU, VisionTransformer  # noqa: PLC0415 - the quick case needs no large package
+    from tests.training.evaluation.detectors import test_univfd  # noqa: PLC0415 - the quick case needs no large package
 
-    tower = VisionTransformer(224, 32, 64, 1, 1, 4, output_dim=768, act_layer=QuickGELU)
-    save_file({f"visual.{name}": value for name, value in tower.state_dict().items()}, folder / "clip.safetensors")
-    return {"clip": folder / "clip.safetensors"}
+    return {"clip": test_univfd.write_tower(folder / "clip.safetensors")}
 
 
 def write_classifier(folder: Path) -> dict[str, Path]:
@@ -72,9 +70,25 @@ def find(name: str) -> Design:
     return replace(design, rule=replace(design.rule, rate=max(design.rule.rate, RATE)))
 
 
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("npr", 1_437_761),  # the publication states 1.44 million
+        ("gramnet", 11_734_723),
+        ("community_forensics", 21_811_969),
+        ("recce", 25_830_509),  # with the unused last layer of its encoder
+        ("frdm", 53_250_128),
+    ],
+)
+def test_parameters_are_the_publications(name: str, count: int) -> None:
+    """A network has as many parameters as the published one."""
+    design = find_design(name)
+    assert sum(value.numel() for value in design.build({}).parameters()) == design.parameters == count
+
+
 @pytest.mark.parametrize("name", [TINY, *(pytest.param(name, marks=pytest.mark.long) for name in DETECTORS)])
 def test_generated_pictures_get_the_higher_scores(name: str, tmp_path: Path) -> None:
-    """On new pictures of both toy classes, the stored weights rank nearly all pairs the right way."""
+    """On new toy pictures nearly all pairs are ranked right."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     files = FILES[name](tmp_path) if name in FILES else {}

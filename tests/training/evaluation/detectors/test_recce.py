@@ -8,6 +8,7 @@ import torch
 from timm.models.xception import Xception
 from torch import Tensor
 
+from tests.training.evaluation.detectors.published import interpolate, list_norm, list_untrained
 from training.evaluation.detectors.recce import (
     DESIGN,
     Recce,
@@ -20,17 +21,11 @@ from training.evaluation.features.weights import WrongWeights
 SIDE = 75  # of the tests' inputs; the network takes any
 
 
-@pytest.fixture(name="network", scope="module")
-def fixture_network() -> Recce:
+@pytest.fixture(scope="module")
+def network() -> Recce:
     """A network with random weights."""
     torch.manual_seed(0)
     return Recce({})
-
-
-def list_norm(name: str, width: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of batch normalisation."""
-    parts = ("weight", "bias", "running_mean", "running_var")
-    return {f"{name}.{part}": (width,) for part in parts} | {f"{name}.num_batches_tracked": ()}
 
 
 def build_published() -> dict[str, Tensor]:
@@ -68,24 +63,11 @@ def build_published() -> dict[str, Tensor]:
     return {name: torch.tensor(float(order)).expand(shape) for order, (name, shape) in enumerate(shapes.items())}
 
 
-def test_has_the_published_size(network: Recce) -> None:
-    """The authors' network has 25,830,509 parameters, with the unused last layer of its encoder."""
-    assert sum(value.numel() for value in network.parameters()) == DESIGN.parameters == 25_830_509
-
-
 @pytest.mark.parametrize("shape", [(340, 700, 3), (97, 64, 3)])
 def test_input_is_the_published_one(shape: tuple[int, ...]) -> None:
-    """A picture is interpolated between its four nearest pixels, at 299 positions a side, and scaled to -1..1."""
+    """A picture is interpolated to 299 positions a side and scaled to -1..1."""
     picture = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-    def locate(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        places = np.clip((np.arange(299) + 0.5) * size / 299 - 0.5, 0, size - 1)
-        before = np.minimum(places.astype(int), size - 2)
-        return before, before + 1, places - before
-
-    (top, bottom, down), (left, right, across) = locate(shape[0]), locate(shape[1])
-    rows = picture[top] * (1 - down)[:, None, None] + picture[bottom] * down[:, None, None]
-    expected = rows[:, left] * (1 - across)[:, None] + rows[:, right] * across[:, None]
+    expected = interpolate(picture, 299)
     found = DESIGN.preprocess(picture)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected.transpose(2, 0, 1) / 127.5 - 1, atol=1.1 / 127.5)  # OpenCV rounds
@@ -93,7 +75,7 @@ def test_input_is_the_published_one(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_loads_the_published_layout(network: Recce, tmp_path: Path, *, wrapped: bool) -> None:
-    """Each array gets into its place, alone or as the trainer writes it; a renamed key is refused."""
+    """Each array gets into its place; a renamed key is refused."""
     published = build_published()
     path = tmp_path / "recce.bin"
     torch.save({"step": 1, "model": published} if wrapped else published, path)
@@ -117,7 +99,7 @@ def test_loads_the_published_layout(network: Recce, tmp_path: Path, *, wrapped: 
 
 
 def test_only_real_pictures_are_reconstructed() -> None:
-    """The loss is the mean difference of real pictures; generated ones do not count, and alone they give 0."""
+    """The loss is of real pictures only; without any it is 0."""
     inputs, reconstructions = torch.rand(3, 3, 4, 4), torch.rand(3, 3, 4, 4)
     found = compute_reconstruction_loss(reconstructions, inputs, torch.tensor([0.0, 1.0, 0.0]))
     np.testing.assert_allclose(found, (reconstructions - inputs)[[0, 2]].abs().mean(), rtol=1e-5)
@@ -125,7 +107,7 @@ def test_only_real_pictures_are_reconstructed() -> None:
 
 
 def test_the_metric_loss_is_the_published_one() -> None:
-    """Real pictures should be alike and unlike generated ones; pairs of generated pictures do not count."""
+    """Real pictures are alike and unlike generated ones, whose pairs do not count."""
     maps, labels = torch.rand(5, 8, 3, 3, dtype=torch.float64), (0, 1, 0, 0, 1)
     pooled = maps.mean((2, 3)).numpy()
     pooled /= np.linalg.norm(pooled, axis=1, keepdims=True)
@@ -138,7 +120,7 @@ def test_the_metric_loss_is_the_published_one() -> None:
 
 
 def test_noise_is_on_half_of_the_pictures() -> None:
-    """About half of the pictures get noise of 1e-6; the others keep their pixels, and none leaves -1..1."""
+    """About half get noise of 1e-6, and none leaves -1..1."""
     torch.manual_seed(0)
     inputs = torch.zeros(400, 3, 8, 8, dtype=torch.float64)
     changes = add_noise(inputs).flatten(1)
@@ -151,8 +133,8 @@ def test_noise_is_on_half_of_the_pictures() -> None:
 def test_gradient_reaches_every_trained_part() -> None:
     """Each parameter but the encoder's unused last layer gets a gradient."""
     torch.manual_seed(0)
-    network = Recce({}).train()
-    network.loss(torch.rand(3, 3, SIDE, SIDE) * 2 - 1, torch.tensor([0.0, 1.0, 0.0])).backward()
-    without = {name for name, value in network.named_parameters() if value.grad is None or not value.grad.any()}
+    network = Recce({})
+    inputs = torch.rand(3, 3, SIDE, SIDE) * 2 - 1
+    without = list_untrained(network, inputs, torch.tensor([0.0, 1.0, 0.0]))
     assert without == {"encoder.fc.weight", "encoder.fc.bias"}
     assert not network.encoder.fc.weight.requires_grad

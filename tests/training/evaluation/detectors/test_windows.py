@@ -28,7 +28,7 @@ def cut(folder: Path, rule: CutRule, cache: Path, **options: int) -> tuple[Windo
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
-    """A folder of two sources: two portraits, one of them stored on its side, a blank picture and a damaged file."""
+    """Two portraits of two sources, one on its side, a blank picture and a damaged file."""
     folder = tmp_path / "photographs"
     (folder / "camera").mkdir(parents=True)
     (folder / "phone" / "deeper").mkdir(parents=True)
@@ -51,7 +51,7 @@ def rule(root: Path) -> CutRule:
 
 
 def test_windows_have_the_pixels_of_the_file(photographs: Path, rule: CutRule, tmp_path: Path) -> None:
-    """Each window is a part of the upright picture as Pillow decodes it; sources, sides and qualities stand beside."""
+    """Each window is a part of the upright picture as Pillow decodes it."""
     found, progress = cut(photographs, rule, tmp_path / "cache")
     assert found.names.tolist() == ["camera/upright.png", "phone/deeper/turned.jpg"]
     assert found.sources.tolist() == ["camera", "phone"]
@@ -63,7 +63,6 @@ def test_windows_have_the_pixels_of_the_file(photographs: Path, rule: CutRule, t
     for name, pixels, side in zip(found.names, found.pictures, found.short_sides, strict=True):
         path = photographs / str(name)
         located = cutter.locate(path)
-        assert located is not None
         window = located.encoded.window
         whole = decode_upright(path.read_bytes())
         expected = whole[window.top : window.top + window.height, window.left : window.left + window.width]
@@ -74,7 +73,7 @@ def test_windows_have_the_pixels_of_the_file(photographs: Path, rule: CutRule, t
 def test_nothing_is_detected_twice(
     photographs: Path, rule: CutRule, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call after a kill cuts the chunks that lack a record only; a third one needs no detector."""
+    """After a kill only missing chunks are cut; a third call needs no detector."""
     monkeypatch.setattr(windows_module, "PICTURES_PER_CHUNK", 1)
     cache = tmp_path / "cache"
     first, _ = cut(photographs, rule, cache)

@@ -13,14 +13,14 @@ from training.evaluation.features.weights import WrongWeights
 
 
 def build_published() -> dict[str, Tensor]:
-    """Return arrays of the published layout: one value each, and no counters of batch normalisation."""
+    """Return arrays of the published layout: one value each, without counters."""
     names = [name for name in Xception().state_dict() if not name.endswith("num_batches_tracked")]
     shapes = Xception().state_dict()
     return {name: torch.tensor(float(order)).expand(shapes[name].shape) for order, name in enumerate(names)}
 
 
 def test_starts_from_a_file(tmp_path: Path) -> None:
-    """The file's arrays become the network's, except for a last layer of another size; a renamed key is refused."""
+    """The file's arrays become the network's, but for a last layer of another size."""
     published = build_published()
     path = tmp_path / "xception.pth"
     torch.save(published, path)
