@@ -121,7 +121,7 @@ def read_twice(data: bytes) -> ExifReading:
 
 @pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP"])
 def test_every_kind_of_file_is_read(kind: str) -> None:
-    """The four tags and the camera of every format are read, including MPO, which phones write with several pictures."""
+    """The four tags and the camera of every format are read; MPO is that of phones, with several pictures."""
     fields = {0x829D: 2.8, 0x829A: 1 / 125, 0x920A: 35.0, 0x8827: 400}
     reading = read_twice(save_with_exif(fields, "Maker\x00\n", kind))
     assert reading.tags.as_floats() == pytest.approx((2.8, 0.008, 35.0, 400.0), rel=1e-3)
