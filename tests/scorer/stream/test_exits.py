@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,6 @@ from scorer.errors import (
     PolicyError,
     SettingsError,
 )
-from scorer.messages import ScoreRequest
 from scorer.stream.crash_notes import CrashNote
 from scorer.stream.service import NOTED_AHEAD
 from tests.scorer.stream.service_bench import PLACE, Bench, bench, request_for
@@ -81,10 +81,13 @@ def test_errors_count_unless_they_are_known_refusals(
 ) -> None:
     """A refusal leaves a closed note; an error that a record may cause an open one."""
 
-    def fail(_request: ScoreRequest, _max_bytes: int) -> bytes:
+    def fail(*_: object) -> bytes:
         raise error
 
-    bench.read = fail
+    if isinstance(error, MemoryError):  # of the engine, on a thread of its own
+        bench.embedder = SimpleNamespace(embed=fail)
+    else:
+        bench.read = fail
     bench.send(request_for("a"))
     with pytest.raises(type(error)):
         bench.service().run()
