@@ -16,7 +16,6 @@ from ingest.detect import DetectorSpec, load_detector
 from ingest.exif import EXIF_IFD, TAG_NAMES
 from ingest.network_files import list_network_files, unpack
 from ingest.spec import PreprocessSpec
-from tests.small_extractor import make_small_extractor
 from tests.training.data.drawn_photos import FixedLandmarks
 from training.data.chunks import PrepareProgress, prepare_photos
 from training.data.cutting import FaceCutter
@@ -28,6 +27,7 @@ from training.data.roles import RoleRule
 from training.data.shards import load_role
 from training.export.features import extract_features
 from training.export.openvino import convert_extractor, export_extractor, write_model
+from training.pretext.backbone import Normalise
 from training.pretext.checkpoints import load_checkpoint
 from training.pretext.network import PretextNetwork, build_network
 from training.pretext.trainer import train_extractor
@@ -56,7 +56,15 @@ def crops() -> np.ndarray:
 @pytest.fixture(scope="module")
 def small() -> nn.Module:
     """A small extractor with the same interface, which is converted in a second."""
-    return make_small_extractor()
+    torch.manual_seed(1)
+    return nn.Sequential(
+        Normalise(PreprocessSpec()),
+        nn.Conv2d(3, 64, 4, 16),  # few weights: the first convolution is not quantised
+        nn.ReLU6(),
+        nn.Conv2d(64, PAPER_FEATURES, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ).eval()
 
 
 def test_exported_graph_equals_the_network(small: nn.Module, crops: np.ndarray, tmp_path: Path) -> None:
