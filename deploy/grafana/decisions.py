@@ -126,7 +126,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "short",
             ((f"count by (unlensed_stage, mode, delivery, bundle_id, digest) (unlensed_bundle_info{OURS})", ""),),
             "table",
-            24,
+            16,
+        ),
+        Panel(
+            "Mixture",
+            "What computes it, and where its features come from.",
+            "short",
+            ((f"count by (mixture, features) (unlensed_engine_info{OURS})", ""),),
+            "table",
         ),
     ),
 }

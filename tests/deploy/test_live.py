@@ -74,7 +74,7 @@ def live(portrait: bytes, triton_python: Path, tmp_path_factory: pytest.TempPath
         address = str(scorer.find_url()).removeprefix("http://")
         # The same scorer with another name represents a shadow with the same figures.
         shadow = {"targets": [address.replace("127.0.0.1", "localhost")], "labels": {"unlensed_stage": "shadow"}}
-        targets = {"scorer": [{"targets": [address]}, shadow], "triton": [{"targets": [metrics]}]}
+        targets = {"scorer": [{"targets": [address]}, shadow], "triton": [{"targets": [metrics]}], "api": []}
         prometheus = stack.enter_context(running_prometheus(targets, folder))
         wait_until(lambda: len(prometheus.query('up{job="unlensed"} == 1')) == 3, "the first scrapes")
         site = Site(KafkaSettings(bootstrap=broker.bootstrap), StreamSettings())
