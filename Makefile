@@ -122,7 +122,7 @@ triton: .venv-triton/installed
 $(DEMO)/portraits: .venv/demo deploy/local/portraits
 	mkdir -p $@
 	$(BIN)/python -c 'import shutil, skimage, pathlib; shutil.copy(pathlib.Path(skimage.__file__).parent / "data/astronaut.png", "$@/astronaut.png")'
-	cp deploy/local/portraits/*.jpg $@
+	cp deploy/local/portraits/*.webp $@
 
 .venv/demo: .venv/bin/python pyproject.toml constraints.txt
 	@echo "installing the scorer (about a minute) ..."
