@@ -13,7 +13,6 @@ from ingest.formats.header import TiffBlock
 from ingest.image_metadata import find_exif
 from ingest.probe import ImageInfo
 
-EXIF_IFD = 0x8769
 # The fields that are read, by their names in EXIF without spaces, in lower case.
 FIELDS = {
     "fnumber": 0x829D,
@@ -206,6 +205,5 @@ def read_header_tags(data: bytes, info: ImageInfo) -> ExifTags:
     Never raises on damaged or hostile headers: a tag that cannot be read is absent. No decoder is used.
     """
     block = TiffBlock(find_exif(data, info)[0])
-    pointer = block.read_number(block.read_first_directory().get(EXIF_IFD))
-    entries = {} if pointer is None else block.read_directory(pointer)
+    entries = block.read_exif_directory(block.read_first_directory())
     return read_fields({name: block.read_value(entries.get(number)) for name, number in FIELDS.items()}, "").tags

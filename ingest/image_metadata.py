@@ -17,7 +17,7 @@ from ingest.probe import ImageInfo
 from ingest.reasons import Unscorable
 
 MAX_WORD_CHARACTERS = 48  # the longest make and model in our photographs have 22 and 30
-_MAKE, _MODEL, _EXIF_DIRECTORY, _PIXEL_X, _PIXEL_Y = 0x010F, 0x0110, 0x8769, 0xA002, 0xA003
+_MAKE, _MODEL, _PIXEL_X, _PIXEL_Y = 0x010F, 0x0110, 0xA002, 0xA003
 _APP1, _DQT, _SOS = 0xE1, 0xDB, 0xDA
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 _MAX_TABLES = 4  # T.81 B.2.4.1: destinations 0..3
@@ -76,8 +76,7 @@ def read_image_metadata(data: bytes, info: ImageInfo) -> ImageMetadata:
     exif, quality = find_exif(data, info)
     block = TiffBlock(exif)
     main = block.read_first_directory()
-    pointer = block.read_number(main.get(_EXIF_DIRECTORY))
-    fields = {} if pointer is None else block.read_directory(pointer)
+    fields = block.read_exif_directory(main)
     make, model = (clean_text(block.read_text(main.get(tag), 4 * MAX_WORD_CHARACTERS)) for tag in (_MAKE, _MODEL))
     width, height = (block.read_number(fields.get(tag)) for tag in (_PIXEL_X, _PIXEL_Y))
     return ImageMetadata(_join_names(make, model), quality, width or None, height or None)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 # EXIF 2.32, section 4.5.2. The sixth byte should be 0; some cameras write another one, and no reader checks it.
 EXIF_HEADER = re.compile(rb"Exif\0.", re.DOTALL)
 
+EXIF_IFD = 0x8769
 _ORIENTATION_TAG = 0x0112
 _BYTE, _ASCII, _SHORT, _LONG, _UNDEFINED = 1, 2, 3, 4, 7
 _LAST_ORIENTATION = 8
@@ -52,6 +53,11 @@ class TiffBlock:
         if not self._order or len(self._tiff) < 8:  # noqa: PLR2004 - a TIFF header is 8 bytes
             return {}
         return self.read_directory(struct.unpack_from(self._order + "I", self._tiff, 4)[0])
+
+    def read_exif_directory(self, main: "dict[int, TiffField]") -> dict[int, "TiffField"]:
+        """Return the fields of the directory of EXIF, to which a field of the `main` directory points, by tag."""
+        pointer = self.read_number(main.get(EXIF_IFD))
+        return {} if pointer is None else self.read_directory(pointer)
 
     def read_directory(self, start: int) -> dict[int, "TiffField"]:
         """Return the fields of the directory at byte `start` by tag; of a repeated tag, the first."""

@@ -10,7 +10,7 @@ from ingest.provenance.blocks import Blocks, find_blocks
 from ingest.provenance.statements import Statement, StatementKind, StatementSource, make_line
 from ingest.provenance.xmp import read_properties
 
-_SOFTWARE, _EXIF_DIRECTORY, _USER_COMMENT = 0x0131, 0x8769, 0x9286
+_SOFTWARE, _USER_COMMENT = 0x0131, 0x9286
 _MAX_FIELD_BYTES = 4096
 _SOURCE_TYPES = re.compile(r"https?://cv\.iptc\.org/newscodes/digitalsourcetype/(\w+)/?", re.IGNORECASE)
 # The names of generators, as they write them into fields that name a program, a system or a credit.
@@ -102,8 +102,7 @@ def _read_exif(blocks: Blocks) -> Iterator[Statement]:
     main = block.read_first_directory()
     software = block.read_text(main.get(_SOFTWARE), _MAX_FIELD_BYTES)
     yield from _name_program("Software", software.decode(errors="replace"), StatementSource.EXIF)
-    pointer = block.read_number(main.get(_EXIF_DIRECTORY))
-    fields = {} if pointer is None else block.read_directory(pointer)
+    fields = block.read_exif_directory(main)
     comment = block.read_undefined(fields.get(_USER_COMMENT), _MAX_FIELD_BYTES * 4)
     # Text of one or two bytes a character; without the NULs, ASCII is the same in both.
     if _PARAMETERS.search(comment.replace(b"\0", b"").decode("latin-1")):

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from PIL import Image
 
-from ingest.exif import EXIF_IFD, FIELDS, ExifReading, parse_first_positive, read_fields
+from ingest.exif import FIELDS, ExifReading, parse_first_positive, read_fields
+from ingest.formats.header import EXIF_IFD
 from ingest.formats.heif import read_exif_item
 from ingest.formats.isobmff import is_heif
 from ingest.formats.jxl import is_jxl, read_exif_box

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from ingest.exif import EXIF_IFD
+from ingest.formats.header import EXIF_IFD
 from scorer.bundle.arrays import write_arrays
 from scorer.bundle.bundle import Bundle, read_bundle, write_manifest
 from scorer.bundle.exif_heads import EXIF_HEADS, NO_LIMIT, QUANTILES, ExifHeads, rank_among

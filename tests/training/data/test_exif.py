@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from ingest.exif import EXIF_IFD, FIELDS, PLAUSIBLE, ExifReading, ExifTags, parse_apex, parse_positive, read_header_tags
+from ingest.exif import FIELDS, PLAUSIBLE, ExifReading, ExifTags, parse_apex, parse_positive, read_header_tags
+from ingest.formats.header import EXIF_IFD
 from ingest.probe import probe_image
 from tests.ingest.formats.heif_files import make_picture
 from tests.ingest.formats.jxl_files import encode, wrap, write_box

@@ -13,7 +13,8 @@ from rich.console import Console
 from torch import nn
 
 from ingest.detect import DetectorSpec, load_detector
-from ingest.exif import EXIF_IFD, TAG_NAMES
+from ingest.exif import TAG_NAMES
+from ingest.formats.header import EXIF_IFD
 from ingest.network_files import list_network_files, unpack
 from ingest.spec import PreprocessSpec
 from tests.training.data.drawn_photos import FixedLandmarks
