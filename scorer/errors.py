@@ -229,7 +229,7 @@ class CannotCommit(UnlensedError, OSError):
 
 
 class TrainingInterrupted(UnlensedError):
-    """Ctrl-C, SIGTERM or a full disk: the same command resumes the training, as the message states."""
+    """Ctrl-C, SIGTERM, a full disk, or another process at work: the same command resumes, as the message states."""
 
     exit_code = Exit.TRY_AGAIN
 

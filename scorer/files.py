@@ -4,6 +4,7 @@ A reader sees the old file or the new one, also after a crash.
 """
 
 import errno
+import fcntl
 import os
 import re
 import stat
@@ -14,6 +15,7 @@ from typing import IO
 
 from scorer.errors import UsageError
 
+_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # `Path` turns two slashes into one
 
 
@@ -30,6 +32,21 @@ def require_local(path: Path) -> None:
             "name a path, and copy it to a store afterwards"
         )
         raise UsageError(message)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file until it is closed or the process ends; return False when another process has locked it.
+
+    On a file system without locks nothing is locked.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -9,18 +9,16 @@ The lock is `flock`, which ends with the process. On a file system without locks
 same index then do the same work twice, and the commit is still that of one of them, whole.
 """
 
-import errno
-import fcntl
 import json
 import os
 from pathlib import Path
 from typing import Self
 
 from scorer.archive.folder import mark_name
+from scorer.files import try_lock
 
 SUSPECT_FROM_STARTS = 3
 MAX_CRASHES = 3
-_NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL})
 _BLOCK = 512  # the file only grows, by whole blocks, and one write fills it: a kill leaves the old text or the new one
 
 
@@ -54,7 +52,7 @@ class Claim:
         while True:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                if not _lock(descriptor):
+                if not try_lock(descriptor):
                     os.close(descriptor)
                     return None
                 if os.fstat(descriptor).st_nlink:
@@ -95,18 +93,6 @@ class Claim:
         text = json.dumps({"starts": self.starts, "deaths": self.crashes, "now": current}).encode() + b"\n"
         size = max(-(-len(text) // _BLOCK) * _BLOCK, os.fstat(self._descriptor).st_size)
         os.pwrite(self._descriptor, text.rjust(size), 0)
-
-
-def _lock(descriptor: int) -> bool:
-    """Return False when another process has locked the file."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    return True
 
 
 def find_suspects(folder: Path) -> set[int]:

@@ -20,6 +20,7 @@ from training.data.minimums import compare_minimums, list_minimums, list_needs, 
 from training.data.roles import RoleRule
 from training.data.sources import open_source
 from training.recipes import Recipe
+from training.run_lock import hold_folder
 
 WIDTH_WITHOUT_TERMINAL = 140
 
@@ -37,7 +38,7 @@ def prepare_run(  # noqa: PLR0913, PLR0917 - the options of the command
 
     Raises:
         FileNotFoundError: an input, all photographs with a role, or the weights of the landmarks are missing.
-        TrainingInterrupted: Ctrl-C, or the disk is full; the same call resumes.
+        TrainingInterrupted: Ctrl-C, the disk is full, or another process works in `run`; the same call resumes.
         ValueError: there is no face, an input is damaged, the roles table does not fit the inputs, or `run` was
             prepared with other settings or from other photographs.
     """
@@ -53,9 +54,9 @@ def prepare_run(  # noqa: PLR0913, PLR0917 - the options of the command
     print_listing(inputs, recipe, console)
     detector = load_detector(copy_detector(run).parents[2], SPEC, threads)
     cutter = FaceCutter(detector, landmarker, recipe.preprocess, recipe.min_face_px, threads)
-    with PrepareProgress("preparing", None, "photographs", console) as progress:
+    with hold_folder(run), PrepareProgress("preparing", None, "photographs", console) as progress:
         records = prepare_photos(run, inputs, cutter, progress)
-    with explain_interruption(run, progress):
+    with hold_folder(run), explain_interruption(run, progress):
         facts = index_run(run, records, inputs, recipe) | {
             "recipe": recipe.name,
             "landmarks": landmarker.name,

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from training.pretext.validation import (
     validate,
 )
 from training.recipes import Recipe
+from training.run_lock import hold_folder
 from training.run_recipe import CHECKPOINT
 
 LAST = "last.safetensors"
@@ -99,11 +100,11 @@ def train_extractor(  # noqa: PLR0913, PLR0917 - the network, two sets of faces,
 
     Raises:
         TrainingDiverged: a loss or a weight became NaN or infinite.
-        TrainingInterrupted: a signal arrived, or the disk is full; the same call resumes from the last checkpoint.
+        TrainingInterrupted: a signal arrived, the disk is full, or another process works in `run`; the call resumes.
         ValueError: the faces are unsuitable, `run` contains another training, or the initial weights do not fit.
     """
     options = options or TrainOptions()
-    with join_ranks(options.device) as ranks:
+    with join_ranks(options.device) as ranks, hold_folder(run) if ranks.rank == 0 else nullcontext():
         check_faces(train, held_out, recipe, ranks.count)
         training = Training(network, recipe, run, options, ranks)
         try:

@@ -45,6 +45,7 @@ from training.evaluation.operating_points import (
     serve_p_values,
 )
 from training.evaluation.robustness import AS_STORED, EQUAL_PX, EQUAL_QUALITY, EQUALISED
+from training.run_lock import hold_folder
 
 ONE_CLASS_SCORE = "bundle"  # whose p-values are fused with each other detector's
 FORMATS = (AS_STORED, EQUALISED)  # conditions with intervals for every figure, and with fusion
@@ -128,10 +129,12 @@ def compare_detectors(  # noqa: PLR0913 - the faces, the detectors, and where re
     Raises:
         FileNotFoundError: no detector can be used.
         OSError: the disk is full.
+        TrainingInterrupted: another process works in `out`.
     """
     started = time.monotonic()
     conditions = list_window_conditions(curves=curves)
-    detectors, left_out = score_all(faces, openers, conditions, ScoreCache(out / "scores"), console)
+    with hold_folder(out):
+        detectors, left_out = score_all(faces, openers, conditions, ScoreCache(out / "scores"), console)
     if not detectors:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         message = f"no detector can be used: {reasons}"

@@ -43,6 +43,7 @@ from training.evaluation.measures import auc
 from training.pretext.checkpoints import list_moments, read_notes, restore_moments, write_tensors
 from training.pretext.run_log import LOG_FILE, RunLog, delete_later_lines
 from training.pretext.trainer import stop_on_signal
+from training.run_lock import hold_folder
 
 VALIDATIONS = 10
 
@@ -111,7 +112,7 @@ def train_baseline(
 
     Raises:
         TrainingDiverged: a loss or a weight became NaN or infinite.
-        TrainingInterrupted: a signal arrived, or the disk is full; the same call resumes.
+        TrainingInterrupted: a signal arrived, the disk is full, or another process trains it; the same call resumes.
         ValueError: the folder contains another training.
         WeightsAbsent: a file is missing.
         WrongWeights: a file contains something else.
@@ -119,7 +120,7 @@ def train_baseline(
     options = options or BaselineOptions()
     options.check(design)
     training = BaselineTraining(design, pictures, find_folder(run, design.name), options)
-    with torch.random.fork_rng(devices=[]):
+    with hold_folder(training.folder), torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         training.open()
         try:

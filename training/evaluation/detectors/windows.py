@@ -29,6 +29,7 @@ from scorer.files import replace_file, write_and_rename
 from training.data.detector import SPEC, copy_detector
 from training.evaluation.detectors.base import Picture
 from training.evaluation.generated import Part, PictureCutter, draw_pictures
+from training.run_lock import hold_folder
 from training.run_recipe import read_cut
 
 LAYOUT = 1  # version of the files
@@ -162,7 +163,11 @@ def cut_windows(folder: Path, rule: CutRule, cache: Path, progress: Progress, mo
     """
     paths = draw_pictures(folder, most)
     files = cache / _name_cache(folder, paths, rule)
-    files.mkdir(parents=True, exist_ok=True)
+    with hold_folder(files, wait=True):  # two trainings of one run may begin with the same pictures
+        return _cut_missing(folder, paths, files, rule, progress)
+
+
+def _cut_missing(folder: Path, paths: Sequence[Path], files: Path, rule: CutRule, progress: Progress) -> Windows:
     chunks = [paths[start : start + PICTURES_PER_CHUNK] for start in range(0, len(paths), PICTURES_PER_CHUNK)]
     records = {files / f"{number:06}.json": chunk for number, chunk in enumerate(chunks)}
     missing = {record: chunk for record, chunk in records.items() if not record.exists()}
