@@ -32,10 +32,19 @@ def write_tower(folder: Path) -> dict[str, Path]:
 
 
 def write_classifier(folder: Path) -> dict[str, Path]:
-    """Write a ResNet-50 in torchvision's layout."""
+    """Write a ResNet-50 in torchvision's layout, whose gradients differ between bright and dark pictures.
+
+    Half of the first filters are flat and positive, so that a bright picture passes them; the others are chequered with
+    a negative sum, so that a dark one does.
+    """
     from torchvision.models import resnet50  # noqa: PLC0415 - the quick case needs no large package
 
-    save_file(resnet50(weights=None).state_dict(), folder / "given.safetensors")
+    weights = resnet50(weights=None).state_dict()
+    filters, rows = weights["conv1.weight"], torch.arange(7)
+    flat = torch.ones(7, 7) / 49
+    filters[:32] = flat
+    filters[32:] = (1 - 2 * ((rows[:, None] + rows) % 2)) / 7 - flat
+    save_file(weights, folder / "given.safetensors")
     return {"given": folder / "given.safetensors"}
 
 
@@ -45,9 +54,10 @@ def write_unet(folder: Path) -> dict[str, Path]:
 
     UNet2DModel(
         sample_size=256,
-        block_out_channels=(8,),
-        norm_num_groups=4,
+        block_out_channels=(4,),
+        norm_num_groups=2,
         layers_per_block=1,
+        mid_block_type=None,
         down_block_types=("DownBlock2D",),
         up_block_types=("UpBlock2D",),
         add_attention=False,
