@@ -6,12 +6,10 @@ appends them. Requests for the rates lie in the topic before the worker starts, 
 """
 
 import argparse
-import base64
-import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,12 +20,23 @@ from statistics import mean
 import numpy as np
 import psutil
 from bench import ROOT, STAGE_IMAGES, measure_end_to_end
-from kafka import KafkaConsumer, KafkaProducer
-from kafka import TopicPartition as KafkaTopicPartition
 from photographs import encode_faces, make_photographs
 from resnet_bundle import make_resnet_bundle
 from rich.console import Console
 from rich.table import Table
+from topics import (
+    DEAD_LETTERS,
+    PARTITIONS,
+    STAMPED,
+    Result,
+    answer_records,
+    open_producer,
+    produce,
+    rate_of,
+    read_results,
+    wait_answered,
+    write_values,
+)
 
 from deploy.local.kafka import KafkaServer
 from deploy.local.triton import TritonServer
@@ -36,21 +45,15 @@ from ingest.probe import EncodedFace
 from ingest.spec import PreprocessSpec
 from scorer.engines.triton.embedder import TritonEmbedder
 from scorer.local_scorer import LocalScorer
-from scorer.messages import ScoreRequest
-from scorer.payloads.local_file import read_image
-from scorer.settings import KafkaSettings, Settings, StreamSettings, TritonSettings
-from scorer.stream.broker import Outgoing, TopicPartition
-from scorer.stream.kafka.connect import connect
+from scorer.settings import Settings, StreamSettings, TritonSettings
 
-PARTITIONS = 4
-DEAD_LETTERS, REQUESTS = "unlensed.dead-letters", "bench.requests"
+REQUESTS = "bench.requests"
 WARM_UP_IMAGES = 384
 CLIENT_RECORDS = 1024
 EMBED_ROUNDS = 3
 WARM_UP_S = 10
 LOADS = (0.5, 0.9)
 OVERLOAD = 1.5
-STAMPED = {"message_timestamp_type": "LogAppendTime"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +77,6 @@ class SteadyRun:
     sent: float
     answered: float
     latencies_ms: Sequence[float]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """One result in the broker; `number` is the request's key."""
-
-    number: int
-    timestamp_ms: int
-    value: bytes
 
 
 class Bench:
@@ -146,59 +140,6 @@ class CoreSeconds:
         return used | {"elsewhere": sum(machine) - machine.idle - machine.iowait}
 
 
-def write_values(requests: Iterable[ScoreRequest]) -> list[bytes]:
-    """Return each request as a record's value, with the image's bytes inside."""
-    values = []
-    for request in requests:
-        data = read_image(str(request.image.uri), 2**30)
-        faces = [face.model_dump() for face in request.faces or ()]
-        body = {"request_id": request.request_id, "content_id": request.content_id, "faces": faces}
-        values.append(json.dumps(body | {"image": {"bytes": base64.b64encode(data).decode()}}).encode())
-    return values
-
-
-def open_producer(kafka: KafkaServer) -> KafkaProducer:
-    """Return a producer that sends large records at once."""
-    return KafkaProducer(bootstrap_servers=kafka.bootstrap, acks="all", max_request_size=2**26, linger_ms=0)
-
-
-def produce(kafka: KafkaServer, topic: str, values: Sequence[bytes], records: int) -> None:
-    """Fill a new topic with the values, repeatedly."""
-    kafka.create_topic(topic, PARTITIONS, **STAMPED)
-    producer = open_producer(kafka)
-    for number in range(records):
-        producer.send(topic, values[number % len(values)], key=b"%d" % number)
-    producer.flush(300)
-    producer.close()
-
-
-def read_results(kafka: KafkaServer, topic: str) -> list[Result]:
-    """Return the current results in a topic, oldest first."""
-    topic_partitions = [KafkaTopicPartition(topic, number) for number in range(PARTITIONS)]
-    consumer = KafkaConsumer(bootstrap_servers=kafka.bootstrap, enable_auto_commit=False)
-    consumer.assign(topic_partitions)
-    ends = consumer.end_offsets(topic_partitions)
-    consumer.seek_to_beginning(*topic_partitions)
-    results = []
-    while any(consumer.position(topic_partition) < ends[topic_partition] for topic_partition in topic_partitions):
-        for records in consumer.poll(timeout_ms=1000).values():
-            results += [Result(int(record.key), record.timestamp, record.value) for record in records]
-    consumer.close()
-    return sorted(results, key=lambda result: result.timestamp_ms)
-
-
-def rate_of(times_ms: Sequence[int]) -> float:
-    """Return results per second."""
-    return (len(times_ms) - 1) / (times_ms[-1] - times_ms[0]) * 1000
-
-
-def wait_answered(worker: Worker, images: int) -> int:
-    """Wait until a worker has answered at least `count`; return how many it has answered."""
-    while (answered := int(worker.read_metric("unlensed_records_answered_total"))) < images:
-        time.sleep(0.5)
-    return answered
-
-
 def measure_stream(bench: Bench, seconds: float) -> tuple[StreamRun, Result]:
     """Run a worker on the waiting requests for `seconds` after its warm-up; also return one of its results."""
     worker, topic = bench.worker(REQUESTS)
@@ -214,39 +155,15 @@ def measure_stream(bench: Bench, seconds: float) -> tuple[StreamRun, Result]:
     return StreamRun(rate_of(times), {name: value / answered for name, value in used.items()}), results[0]
 
 
-class _Nobody:
-    """A listener without records in flight."""
-
-    def on_assigned(self, notes: Mapping[TopicPartition, str]) -> None:
-        pass
-
-    def on_revoked(self, topic_partitions: Collection[TopicPartition]) -> None:
-        pass
-
-    def on_lost(self, topic_partitions: Collection[TopicPartition]) -> None:
-        pass
-
-
 def measure_kafka(bench: Bench, answer: Result) -> tuple[float, float]:
     """Return core-seconds per record of client and broker for answers without any scoring."""
-    group = f"{bench.bundle.name}.client"
-    bench.kafka.create_topic(answers := f"{group}.answers", PARTITIONS)
-    stream = StreamSettings(group=group, requests=REQUESTS, results=answers)
-    source, sink = connect(KafkaSettings(bootstrap=bench.kafka.bootstrap), stream)
-    headers = tuple((f"ce_header_{number}", b"x" * 16) for number in range(7))
-    source.subscribe(_Nobody())
-    while not source.poll(0.1, 1):
-        pass
-    cores = CoreSeconds({"client": psutil.Process(), "broker": psutil.Process(bench.kafka.pid)})
-    done = 0
+    batches = answer_records(bench.kafka, REQUESTS, f"{bench.bundle.name}.client", answer.value)
+    next(batches)
+    cores, done = CoreSeconds({"client": psutil.Process(), "broker": psutil.Process(bench.kafka.pid)}), 0
     while done < CLIENT_RECORDS:
-        records = source.poll(0.1, stream.batch_images)
-        sink.deliver([Outgoing(answers, record.key, answer.value, headers) for record in records])
-        source.commit({record.topic_partition: record.offset + 1 for record in records})
-        done += len(records)
+        done += next(batches)
     used = cores.since()
-    source.close(5)
-    sink.close(5)
+    batches.close()
     return used["client"] / done, used["broker"] / done
 
 

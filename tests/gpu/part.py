@@ -71,6 +71,8 @@ ASKED = (
     Asked("jobs", "unlensed score: energy of 1,000 images", "J"),
     Asked("jobs", "jobs: unlensed scan, files to shards", "images/s"),
     Asked("jobs", "unlensed scan: share of the slowest stage alone", "%", at_least=85),
+    Asked("jobs", "jobs: unlensed serve, records to results", "images/s"),
+    Asked("jobs", "unlensed serve: share of the slowest stage alone", "%", at_least=70),
     Asked("damage", "refused by the CPU, scored after the check", "files", at_most=0),
     Asked("video", "h264: frames of another time", "frames", at_most=0),
     Asked("video", "h264: mean difference of frames", "levels", at_most=2),

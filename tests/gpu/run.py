@@ -32,7 +32,7 @@ REPORTS = HERE / "reports"
 BOXES_S = {
     "engine_parity": (100, 150),
     "end_to_end": (90, 50),
-    "jobs": (75, 60),
+    "jobs": (120, 90),
     "damage": (30, 30),
     "mixture": (45, 30),
     "decode": (60, 40),
@@ -147,7 +147,6 @@ def main() -> int:
     say(format_report(report))
     say(f"the report: {options.out} and {options.out.with_suffix('.html')}")
     if options.save:
-        REPORTS.mkdir(exist_ok=True)
         write_report(report, REPORTS / f"{options.save}.json")
     return int(any(map(has_failed, report["parts"].values())))
 
@@ -167,6 +166,7 @@ def has_failed(section: dict[str, Any]) -> bool:
 def write_report(report: dict[str, Any], path: Path, running: str = "") -> None:
     """Write the report as JSON, in which a number that is none is null, and as a page."""
     clean = json.loads(json.dumps(report), parse_constant=lambda _: None)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(clean, indent=1) + "\n")
     try:
         write_page(clean, path.with_suffix(".html"), running)

@@ -1,13 +1,17 @@
-"""`unlensed score` and `unlensed scan` on files whose faces are not given, beside the slowest of their stages alone.
+"""`unlensed score`, `scan` and `serve` on images whose faces are not given, beside the slowest of their stages alone.
 
 Faces are found in the sandbox, on all cores; then the engine decodes, cuts and embeds. A rehearsal has the starter
-bundle and its engine on the CPU. The rate of a scan is from its first image to the commit of its last shard.
+bundle and its engine on the CPU. The rate of a scan is from its first image to the commit of its last shard. That of
+the stream is of the last three quarters of its results, by the stamps of a broker on the same machine, which also has
+the requests before the worker starts.
 """
 
 import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -25,6 +29,7 @@ from photographs import encode_faces, make_photographs
 from ingest.probe import EncodedFace, probe_image
 from scorer.bundle.bundle import read_bundle
 from scorer.local_scorer import LocalScorer
+from scorer.messages import ScoreRequest
 from scorer.settings import Settings
 
 THREADS = len(os.sched_getaffinity(0))
@@ -71,8 +76,46 @@ def run_scan(bundle: Path, manifest: Path, out: Path) -> float:
     return (ended - min(datetime.fromisoformat(spell["started_at"]) for spell in spells)).total_seconds()
 
 
+def run_stream(part: Part, bundle: Path, requests: Sequence[ScoreRequest], images: int) -> tuple[float, float]:
+    """Return results a second of a worker, and records a second of its Kafka client without scoring.
+
+    Raises:
+        KafkaUnavailable: the broker does not start.
+        ModuleNotFoundError: Java, the broker's jars or a package of the extra `stream` is missing.
+        WorkerFailed: the worker does not start.
+    """
+    import topics  # noqa: PLC0415 - the other jobs need no client
+
+    from deploy.local.kafka import KafkaServer, KafkaUnavailable  # noqa: PLC0415 - as above
+    from deploy.local.worker import Worker  # noqa: PLC0415 - as above
+
+    names = {"bundle": bundle, "stream__group": "jobs", "stream__requests": "jobs", "stream__results": "results"}
+    try:
+        broker = KafkaServer(part.scratch / "kafka")
+    except KafkaUnavailable as error:
+        raise ModuleNotFoundError(str(error), name="java") from error
+    with broker as kafka:
+        kafka.create_topic(topics.DEAD_LETTERS)
+        kafka.create_topic("results", topics.PARTITIONS, **topics.STAMPED)
+        topics.produce(kafka, "jobs", topics.write_values(requests), images)
+        with Worker(part.scratch / "worker.log", names | {"kafka__bootstrap": kafka.bootstrap}) as worker:
+            worker.wait_ready()
+            with part.measure_energy("unlensed serve", images):
+                topics.wait_answered(worker, images)
+        results = topics.read_results(kafka, "results")
+        unscored = sum(json.loads(result.value)["score"] is None for result in results)
+        part.record("images of the stream without a score", unscored, "images", at_most=0)
+        with closing(topics.answer_records(kafka, "jobs", "client", results[0].value)) as batches:
+            next(batches)
+            began_s, answered = time.monotonic(), 0
+            while answered < images / 2:
+                answered += next(batches)
+            client = answered / (time.monotonic() - began_s)
+    return topics.rate_of([result.timestamp_ms for result in results[images // 4 :]]), client
+
+
 def measure(part: Part) -> None:
-    """State the stages, then both jobs."""
+    """State the stages, then each job."""
     on_gpu = part.device == "cuda"
     bundle = make_gpu_bundle(part, RESNET, "fp16") if on_gpu else read_bundle(ROOT / "model_repository")
     folder, (distinct, repeats) = part.scratch / "photographs", part.choose((256, 16), (12, 2))
@@ -82,9 +125,9 @@ def measure(part: Part) -> None:
     faces = encode_faces(given, bundle.model.preprocess)
     faces = [replace(face, info=replace(face.info, sound=True)) for face in faces]  # as after the detector
 
-    def state(job: str, what: str, seconds: float) -> None:
-        part.record(f"jobs: {job}, {what}", images / seconds, "images/s", ceiling=slowest)
-        part.record(f"{job}: share of the slowest stage alone", 100 * images / seconds / slowest, "%")
+    def state(job: str, what: str, rate: float, ceiling: float) -> None:
+        part.record(f"jobs: {job}, {what}", rate, "images/s", ceiling=ceiling)
+        part.record(f"{job}: share of the slowest stage alone", 100 * rate / ceiling, "%")
 
     with closing(LocalScorer(Settings(bundle=bundle.folder))) as scorer:
         part.note(f"{scorer.engine.name}: {scorer.engine.why}")
@@ -93,7 +136,7 @@ def measure(part: Part) -> None:
             results = list[Any]()
             seconds = time_wall(lambda: results.extend(scorer.score(requests)), part.device, 1)
     part.record("images without a score", sum(result.score is None for result in results), "images", at_most=0)
-    state("unlensed score", "files to results", seconds)
+    state("unlensed score", "files to results", images / seconds, slowest)
     with part.attempt("unlensed scan"):
         lines = []
         for number, request in enumerate(requests):
@@ -102,4 +145,9 @@ def measure(part: Part) -> None:
             lines.append(json.dumps({"uri": link.as_uri()}) + "\n")
         manifest = part.scratch / "manifest.jsonl"
         manifest.write_text("".join(lines))
-        state("unlensed scan", "files to shards", run_scan(bundle.folder, manifest, part.scratch / "run"))
+        seconds = run_scan(bundle.folder, manifest, part.scratch / "run")
+        state("unlensed scan", "files to shards", images / seconds, slowest)
+    with part.attempt("unlensed serve"):
+        rate, client = run_stream(part, bundle.folder, requests, images)
+        part.record("jobs: Kafka's client, one thread", client, "images/s")
+        state("unlensed serve", "records to results", rate, min(slowest, client))
