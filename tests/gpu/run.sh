@@ -46,5 +46,6 @@ export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 for libraries in "$site"/nvidia/*/lib "$site"/tensorrt_rtx_libs "$site"/tensorrt_libs; do
   [ -d "$libraries" ] && export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 done
+[ -d "$site/java" ] && export PATH="$site/java/bin:$PATH" UNLENSED_KAFKA_JARS="$site/kafka"
 cd "$root"
 exec "$python" tests/gpu/run.py "$@"
