@@ -1,4 +1,4 @@
-"""Files on this machine: replaced atomically, and opened only if they are regular files inside a folder.
+"""Files on this machine: replaced atomically, locked, and opened only if they are regular files inside a folder.
 
 A reader sees the old file or the new one, also after a crash.
 """

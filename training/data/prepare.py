@@ -54,15 +54,16 @@ def prepare_run(  # noqa: PLR0913, PLR0917 - the options of the command
     print_listing(inputs, recipe, console)
     detector = load_detector(copy_detector(run).parents[2], SPEC, threads)
     cutter = FaceCutter(detector, landmarker, recipe.preprocess, recipe.min_face_px, threads)
-    with hold_folder(run), PrepareProgress("preparing", None, "photographs", console) as progress:
-        records = prepare_photos(run, inputs, cutter, progress)
-    with hold_folder(run), explain_interruption(run, progress):
-        facts = index_run(run, records, inputs, recipe) | {
-            "recipe": recipe.name,
-            "landmarks": landmarker.name,
-            "seconds": time.monotonic() - started,
-        }
-        (run / "prepare.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    with hold_folder(run):
+        with PrepareProgress("preparing", None, "photographs", console) as progress:
+            records = prepare_photos(run, inputs, cutter, progress)
+        with explain_interruption(run, progress):
+            facts = index_run(run, records, inputs, recipe) | {
+                "recipe": recipe.name,
+                "landmarks": landmarker.name,
+                "seconds": time.monotonic() - started,
+            }
+            (run / "prepare.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print_report(facts, console)
     if not facts["faces"]:
         message = f"none of {facts['photographs']} photographs has a usable face: the report above lists the reasons"

@@ -163,19 +163,15 @@ def cut_windows(folder: Path, rule: CutRule, cache: Path, progress: Progress, mo
     """
     paths = draw_pictures(folder, most)
     files = cache / _name_cache(folder, paths, rule)
-    with hold_folder(files, wait=True):  # two trainings of one run may begin with the same pictures
-        return _cut_missing(folder, paths, files, rule, progress)
-
-
-def _cut_missing(folder: Path, paths: Sequence[Path], files: Path, rule: CutRule, progress: Progress) -> Windows:
     chunks = [paths[start : start + PICTURES_PER_CHUNK] for start in range(0, len(paths), PICTURES_PER_CHUNK)]
     records = {files / f"{number:06}.json": chunk for number, chunk in enumerate(chunks)}
-    missing = {record: chunk for record, chunk in records.items() if not record.exists()}
-    progress.begin(len(paths), len(paths) - sum(map(len, missing.values())))
-    if missing:
-        cutter = rule.open_cutter()
-        for record, chunk in missing.items():
-            _write_chunk(folder, chunk, record, cutter, progress)
+    with hold_folder(files, wait=True):  # two trainings of one run may begin with the same pictures
+        missing = {record: chunk for record, chunk in records.items() if not record.exists()}
+        progress.begin(len(paths), len(paths) - sum(map(len, missing.values())))
+        if missing:
+            cutter = rule.open_cutter()
+            for record, chunk in missing.items():
+                _write_chunk(folder, chunk, record, cutter, progress)
     windows = _read_chunks(list(records), folder, len(paths))
     if not len(windows):
         message = f"no {rule.part} was found in the {len(paths)} pictures of {folder}: {windows.dropped}"
